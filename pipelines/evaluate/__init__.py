@@ -1,0 +1,1 @@
+"""In: a student and held-out examples. Out: report."""

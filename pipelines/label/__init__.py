@@ -1,0 +1,1 @@
+"""In: corpus. Out: labels."""

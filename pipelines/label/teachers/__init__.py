@@ -1,0 +1,1 @@
+"""Teachers: engines that answer prompts, behind one protocol (base.py)."""

@@ -1,0 +1,1 @@
+"""Run files that ship, and the corpora of our own making that the quickstart runs on."""

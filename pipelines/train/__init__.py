@@ -1,0 +1,1 @@
+"""In: labels. Out: student."""

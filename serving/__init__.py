@@ -1,0 +1,1 @@
+"""In: students. Out: an endpoint."""
