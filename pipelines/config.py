@@ -6,6 +6,7 @@ tests/test_surface.py holds the list, so that a key is added on purpose.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -255,9 +256,15 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(str(path), f"not readable as YAML ({error})", "Mend the file.") from error
     if not isinstance(tree, dict):
         raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
+    return parse_run(apply_overrides(tree, overrides), origin=str(path))
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The tree with `section.key=value` overrides applied, values being YAML. Raises UserError where one is malformed."""
+    result = copy.deepcopy(dict(tree))
     for override in overrides:
-        _apply(tree, override)
-    return parse_run(tree, origin=str(path))
+        _apply(result, override)
+    return result
 
 
 def parse_run(tree: Mapping[str, Any], origin: str = "run") -> RunConfig:

@@ -29,14 +29,14 @@ REJECT_REASONS = (
     "gives_label_away",
 )
 
-# A corpus row that its task could read. `fields` is the row as JSON text: tasks differ in their fields, the schema does not.
+# A corpus row that its task could read.
 EXAMPLE = pa.schema(
     [
         pa.field("split", pa.string(), nullable=False),  # train | heldout
         pa.field("id", pa.string(), nullable=False),
         pa.field("input", pa.string(), nullable=False),  # what the student reads, without prefix
         pa.field("gold", pa.string()),
-        pa.field("fields", pa.string(), nullable=False),
+        pa.field("choices", pa.list_(pa.string()), nullable=False),  # multiple choice: the texts of (a), (b), ...
     ]
 )
 

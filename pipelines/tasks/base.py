@@ -59,6 +59,8 @@ class Task(ABC):
     """Bumped when prompt, parsing or scoring changes: labels of another version are not reused."""
     required: ClassVar[tuple[str, ...]] = ("input",)
     """Fields that a row must have, besides `id` and the optional `gold`."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Fields that a row may have."""
     gold_field: ClassVar[str] = "label"
     """The column that holds the gold label where corpus.fields does not name one."""
     stops: ClassVar[tuple[str, ...]] = ("\nQ:", "\n\n")

@@ -1,0 +1,178 @@
+"""The command `raystill`. Light: a stage's code is imported inside the command that runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def run_options(command: Command) -> Command:
+    """The options that every command with a run file takes."""
+    for option in (
+        click.option("--verbose", is_flag=True, help="Show the logs of Ray and of the engines on stderr."),
+        click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."),
+    ):
+        command = option(command)
+    return command
+
+
+replace_option = click.option("--replace", is_flag=True, help="Discard an artifact that was made with other settings.")
+
+
+class _Group(click.Group):
+    """Turns the errors that we understand into one message and their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from pipelines.errors import RaystillError
+
+        try:
+            return super().invoke(ctx)
+        except RaystillError as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("Interrupted. Finished work is kept; the same command goes on.", 130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="raystill")
+def main() -> None:
+    """Distil a large language model into a small task student: label, train, evaluate, serve.
+
+    \b
+    Example, without a GPU and without a model hub:
+      raystill quickstart
+    """
+
+
+@main.command()
+@click.option("--output", default="raystill-quickstart", show_default=True, help="Folder for the run file, corpus and artifacts.")
+@click.option("--recipe", default="quickstart", show_default=True, type=click.Choice(["quickstart", "quickstart-nli"]))
+@run_options
+def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """The whole chain on this machine, on shipped data, in minutes.
+
+    \b
+    Example:
+      raystill quickstart --output try-it
+    """
+    from cluster.quickstart import run_quickstart
+
+    run_quickstart(output, recipe, overrides, as_json=as_json, verbose=verbose)
+
+
+@main.command()
+@click.argument("run_file", metavar="RUN")
+@click.option("--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="How many rendered prompts to show.")
+@run_options
+def plan(run_file: str, prompts: int, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """What a run would do: resolved config, first prompts, tokens, storage, what is finished already.
+
+    \b
+    Example:
+      raystill plan svamp.yaml --set corpus.limit=100
+    """
+    del verbose  # nothing is started that would log
+    from cluster.plan import make_plan, print_plan
+    from pipelines.config import load_run
+
+    print_plan(make_plan(load_run(run_file, overrides), prompts), as_json=as_json)
+
+
+def _stage_command(name: str, text: str) -> None:
+    @main.command(name, help=f"{text}\n\n\b\nExample:\n  raystill {name} svamp.yaml --set corpus.limit=100")
+    @click.argument("run_file", metavar="RUN")
+    @replace_option
+    @run_options
+    def command(run_file: str, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+        from pipelines.run import STAGES
+
+        stages = STAGES if name == "run" else (name,)
+        _run_stages(run_file, stages, replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
+
+
+_stage_command("label", "Corpus -> labels: the teacher answers every example with label and rationale.")
+_stage_command("train", "Labels -> student: Ray Train with DeepSpeed.")
+_stage_command("evaluate", "Student -> report: accuracy on held-out examples beside the alternatives.")
+_stage_command("run", "label, train and evaluate, one after the other; finished stages are reused.")
+
+
+@main.command()
+@click.argument("students", nargs=-1, required=True, metavar="STUDENT...")
+@click.option("--run", "run_file", metavar="RUN", help="Take the serving section of this run file.")
+@run_options
+def serve(students: tuple[str, ...], run_file: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """One or several student folders as an endpoint on this machine; Ctrl-C or SIGTERM ends it.
+
+    STUDENT is a student folder, or NAME=FOLDER.
+
+    \b
+    Example:
+      raystill serve runs/svamp/student --set serving.port=8001
+    """
+    from cluster.endpoint import serve_until_signal
+
+    serve_until_signal(students, run_file, overrides, as_json=as_json, verbose=verbose)
+
+
+def _run_stages(
+    run_file: str, stages: tuple[Any, ...], *, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
+) -> None:
+    from cluster.bootstrap import ray_session
+    from cluster.summary import print_summary, stage_summary
+    from pipelines.config import load_run
+    from pipelines.run import run_stages
+
+    run = load_run(run_file, overrides)
+    summaries: list[dict[str, Any]] = []
+    click.echo(f"{run.name}: {', '.join(stages)} -> {run.output}", err=True)
+    check_inputs(run, stages)
+    with ray_session(run, list(stages), verbose=verbose):
+        run_stages(
+            run, stages, replace=replace,
+            on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
+        )  # fmt: skip
+    extra = report_of(run) if "evaluate" in stages else {}
+    print_summary(summaries, as_json=as_json, extra=extra)
+    if extra and not as_json:
+        print_report(extra["report"])
+
+
+def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
+    """What can be known to be wrong before Ray is started. Raises UserError."""
+    if "label" in stages:
+        from pipelines.label.stage import check_label
+
+        check_label(run)
+    if "train" in stages:
+        from pipelines.decode import check_model
+
+        check_model(run.student.model, "student.model")
+
+
+def report_of(run: Any) -> dict[str, Any]:
+    """The report of a run as {"report": ...}."""
+    import json
+
+    from pipelines.artifacts import Store
+
+    return {"report": json.loads(Store(run.output).child("report").read("report.json"))}
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The accuracy table on stdout."""
+    from rich.console import Console
+
+    from pipelines.evaluate.report import table
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table(report))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"raystill: {message}", err=True)
+    sys.exit(code)

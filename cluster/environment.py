@@ -1,0 +1,19 @@
+"""Every environment variable that we read. Values that decide results are keys of the run file, never variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """RAYSTILL_CACHE, or `raystill` in the user's cache folder: where the embedded teacher is kept."""
+    named = os.environ.get("RAYSTILL_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raystill"
+
+
+def ray_address() -> str | None:
+    """RAY_ADDRESS: the cluster to use. None: Ray is started in this process, for this process."""
+    return os.environ.get("RAY_ADDRESS") or None

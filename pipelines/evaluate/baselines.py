@@ -1,0 +1,74 @@
+"""What a student is compared with, from the labels artifact: the teacher's answers and the majority label.
+
+In: OUTPUT/labels. Out: the teacher's label by example id, and the label that is the most frequent in training:
+
+    teacher_labels(...)  -> {"apples-17": "4 - 1", "apples-18": "35 + 9"}
+    majority_label(...)  -> Majority(label="neutral", count=61, rows=150, of="gold")
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.artifacts import Store
+from pipelines.config import CorpusConfig
+from pipelines.corpus import is_validation
+from pipelines.tasks import Task
+
+
+@dataclass(frozen=True)
+class Majority:
+    """The most frequent label among the training rows."""
+
+    label: str
+    count: int
+    rows: int
+    """Training rows that have a label of this kind."""
+    of: Literal["gold", "teacher"]
+    """teacher: no training row has a gold label, so the teacher's stand for them."""
+
+
+def teacher_labels(labels: Store, corpus: CorpusConfig, ids: Collection[str]) -> dict[str, str]:
+    """The teacher's label of each held-out example that it answered.
+
+    The test set's answers are kept unfiltered beside the labels; those of validation rows are among the labels, so that
+    what a filter rejected has none.
+    """
+    folder = "heldout/data" if corpus.test is not None else "data"
+    wanted = set(ids)
+    return {row["id"]: row["label"] for row in _rows(labels, folder, ["id", "label"]) if row["id"] in wanted}
+
+
+def majority_label(labels: Store, corpus: CorpusConfig, task: Task, heldout: Collection[str]) -> Majority | None:
+    """The most frequent label of the training rows, by what the task scores; None where there are no training rows.
+
+    Of labels that are equally frequent, the one whose key sorts first.
+    """
+    unseen = set(heldout)
+    share = corpus.validation if isinstance(corpus.validation, float) else 0.0
+    rows = [
+        row
+        for row in _rows(labels, "data", ["id", "gold", "label"])
+        if row["id"] not in unseen and not is_validation(row["id"], share)
+    ]
+    golds = [row["gold"] for row in rows if row["gold"] is not None]
+    texts = golds or [row["label"] for row in rows]
+    if not texts:
+        return None
+    counts = Counter(task.key(text) for text in texts)
+    key = min(counts, key=lambda k: (-counts[k], k))
+    label = min(text for text in texts if task.key(text) == key)
+    return Majority(label, counts[key], len(texts), "gold" if golds else "teacher")
+
+
+def _rows(labels: Store, folder: str, columns: list[str]) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    found: list[dict[str, Any]] = []
+    for name in labels.files(folder, ".parquet"):
+        with labels.fs.open_input_file(labels.path(name)) as file:
+            found.extend(pq.read_table(file, columns=columns).to_pylist())
+    return found

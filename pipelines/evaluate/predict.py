@@ -1,0 +1,161 @@
+"""Held-out inputs -> a student's answers, in batches on Ray. The trained and the untrained student take the same way.
+
+In: the inputs, in the order of the examples. Out: one `Prediction` for each, in that order:
+
+    Prediction(text="4 - 1", confidence=0.93, prompt_tokens=24, output_tokens=5, too_long=False)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipelines.config import EvaluationConfig, StudentConfig
+from pipelines.decode import Student
+from pipelines.errors import StageFailedError
+from pipelines.progress import Progress
+
+_INPUT = pa.schema([pa.field("row", pa.int32(), nullable=False), pa.field("input", pa.string(), nullable=False)])
+_OUTPUT = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("output_tokens", pa.int32(), nullable=False),
+        pa.field("too_long", pa.bool_(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A student's answer to one example. An input above the student's max_input_tokens is not answered: `too_long`."""
+
+    text: str
+    confidence: float
+    prompt_tokens: int
+    output_tokens: int
+    too_long: bool
+
+
+class Source(Protocol):
+    """Where an actor gets its student from. Small: it travels to the actors, the weights do not."""
+
+    def load(self, device: str) -> Student:
+        """Make the student in this process."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The student of a finished student artifact."""
+
+    folder: str
+    """Path or URI."""
+
+    def load(self, device: str) -> Student:
+        """Read it."""
+        return Student.load(self.folder, device=device)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """The same student before any training."""
+
+    student: StudentConfig
+    seed: int
+    max_input_tokens: int
+
+    def load(self, device: str) -> Student:
+        """Initialise it as the training did."""
+        from pipelines.student_init import initial_student
+
+        model, tokenizer = initial_student(self.student, self.seed)
+        method = self.student.method
+        return Student(model, tokenizer, method=method, max_input_tokens=self.max_input_tokens, device=device)
+
+
+class Answerer:
+    """The Ray Data actor: holds one student, answers one block (row, input) at a time."""
+
+    def __init__(self, source: Source, settings: EvaluationConfig) -> None:
+        import torch
+
+        if not settings.gpus_per_worker:
+            # Ray allows an actor one OpenMP thread per logical CPU it asked for; the workers share all real cores.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // settings.workers))
+        self._student = source.load("cuda" if settings.gpus_per_worker else "cpu")
+        self._max_new_tokens = settings.max_new_tokens
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The answers to a block's inputs, as one padded batch."""
+        rows = {row["row"]: row["input"] for row in block.to_pylist()}
+        lengths = {row: self._student.count_tokens(text, "label") for row, text in rows.items()}
+        fits = [row for row, length in lengths.items() if length <= self._student.max_input_tokens]
+        answers = self._student.answer([rows[row] for row in fits], "label", self._max_new_tokens)
+        decoded = dict(zip(fits, answers, strict=True))
+        return pa.Table.from_pylist([_answer_row(row, decoded.get(row)) for row in rows], schema=_OUTPUT)
+
+
+def predict(source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str) -> list[Prediction]:
+    """Answer all inputs greedily, `settings.batch_size` at a time on `settings.workers` actors.
+
+    Raises:
+        StageFailedError: an actor could not load the student or failed on a batch.
+    """
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # Progress is the one line that a stage shows
+    dataset = ray.data.from_arrow(_batches(inputs, settings.batch_size)).map_batches(
+        Answerer,
+        fn_constructor_args=(source, settings),
+        batch_size=settings.batch_size,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=settings.workers),
+        num_cpus=1,
+        num_gpus=settings.gpus_per_worker,
+    )
+    found: dict[int, Prediction] = {}
+    try:
+        with Progress(title, total=len(inputs), unit="examples") as progress:
+            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in block.to_pylist():
+                    found[row.pop("row")] = Prediction(**row)
+                progress.advance(block.num_rows)
+    except ray.exceptions.RayError as error:
+        rule = f"{title}: broke off after {len(found):,} of {len(inputs):,} examples ({_last_line(error)})"
+        raise StageFailedError(f"{rule}. Run the command again; labels and student are untouched.") from error
+    return [found[row] for row in range(len(inputs))]
+
+
+def _batches(inputs: Sequence[str], batch_size: int) -> list[pa.Table]:
+    """One table a batch, longest inputs first: little padding, and what does not fit into memory shows at once."""
+    order = sorted(range(len(inputs)), key=lambda row: (-len(inputs[row]), row))
+    rows = [{"row": row, "input": inputs[row]} for row in order]
+    chunks = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return [pa.Table.from_pylist(chunk, schema=_INPUT) for chunk in chunks]
+
+
+def _answer_row(row: int, decoded: Any) -> dict[str, Any]:
+    if decoded is None:
+        return {"row": row, "text": "", "confidence": 0.0, "prompt_tokens": 0, "output_tokens": 0, "too_long": True}
+    return {
+        "row": row,
+        "text": decoded.text,
+        "confidence": decoded.confidence,
+        "prompt_tokens": decoded.prompt_tokens,
+        "output_tokens": decoded.output_tokens,
+        "too_long": False,
+    }
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of a Ray error that says what happened: the last, below the worker's traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

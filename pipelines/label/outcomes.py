@@ -1,0 +1,104 @@
+"""One answered example -> one outcome row: accepted with label and rationale, or rejected with a reason.
+
+An outcome row is what a teacher actor returns: the columns of schema.LABEL, with nulls where it is rejected, and
+
+    split: train | heldout    reason: null | one of REJECT_REASONS    detail, output: as in schema.REJECT
+    agrees: whether the label means the gold label, null where there is no gold or no label (before any filter)
+    note: what the parser found worth counting
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.config import FiltersConfig
+from pipelines.errors import UnparsableError
+from pipelines.label.consensus import Consensus, vote
+from pipelines.label.filters import agrees, refuse
+from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample
+from pipelines.schema import LABEL
+from pipelines.tasks import Answer, Example, Task
+
+OUTCOME = pa.schema(
+    [
+        pa.field("split", pa.string()),
+        *(field.with_nullable(True) for field in LABEL),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("output", pa.string()),
+        pa.field("agrees", pa.bool_()),
+        pa.field("note", pa.string()),
+    ]
+)
+_EMPTY: dict[str, Any] = dict.fromkeys(OUTCOME.names)
+
+
+def judge(split: str, example: Example, generation: Generation, task: Task, filters: FiltersConfig) -> dict[str, Any]:
+    """The outcome row of an example that the teacher answered."""
+    answers, problem = _parse(generation.samples, example, task)
+    consensus = vote(answers, task)
+    raw = _raw(generation.samples)
+    tokens = {
+        "prompt_tokens": generation.prompt_tokens,
+        "output_tokens": sum(sample.tokens for sample in generation.samples),
+    }
+    if consensus is None:
+        cut = all(sample.finish_reason == "length" for sample in generation.samples)
+        reason = "truncated" if cut else "unparsable"
+        return {**rejected(split, example.id, reason, problem, raw), **tokens, "gold": example.gold}
+    refusal = refuse(consensus, example, task, filters) if split == "train" else None
+    row = _accepted(split, example, consensus, generation, task) | tokens
+    row["note"] = next((a.note for a in answers if a is not None and a.note), "")
+    if refusal:
+        row["reason"], row["detail"] = refusal
+        row["output"] = raw
+    return row
+
+
+def rejected(split: str, example_id: str, reason: str, detail: str, output: str) -> dict[str, Any]:
+    """The outcome row of a row that got no label."""
+    return {**_EMPTY, "split": split, "id": example_id, "reason": reason, "detail": detail, "output": output}
+
+
+def refused(split: str, example: Example, refusal: PromptRefusedError) -> dict[str, Any]:
+    """The outcome row of an example that the teacher could not be asked."""
+    return rejected(split, example.id, refusal.reason, refusal.detail, example.input)
+
+
+def _accepted(split: str, example: Example, consensus: Consensus, generation: Generation, task: Task) -> dict[str, Any]:
+    several = len(generation.samples) > 1
+    return {
+        **_EMPTY,
+        "split": split,
+        "id": example.id,
+        "input": example.input,
+        "gold": example.gold,
+        "label": consensus.label,
+        "rationale": consensus.rationale,
+        "votes": consensus.votes,
+        "agreement": consensus.agreement,
+        "soft_label": [{"label": k, "probability": p} for k, p in consensus.soft_label] if several else None,
+        "finish_reason": generation.samples[consensus.kept].finish_reason,
+        "agrees": None if example.gold is None else agrees(consensus, example, task),
+    }
+
+
+def _parse(samples: Sequence[Sample], example: Example, task: Task) -> tuple[list[Answer | None], str]:
+    answers: list[Answer | None] = []
+    problem = ""
+    for sample in samples:
+        try:
+            answers.append(task.parse(sample.text, example))
+        except UnparsableError as error:
+            answers.append(None)
+            problem = problem or str(error)
+    return answers, problem
+
+
+def _raw(samples: Sequence[Sample]) -> str:
+    if len(samples) == 1:
+        return samples[0].text
+    return "\n".join(f"[{number}] {sample.text.strip()}" for number, sample in enumerate(samples, 1))

@@ -1,0 +1,57 @@
+"""The protocol of teachers: a prompt goes in, n samples come out, one call per example, many calls at a time.
+
+Two kinds of failure. `PromptRefusedError`: this prompt cannot be answered, the row becomes a reject. `EngineDeadError`: no prompt can
+be answered any more, the process that holds the teacher must end so that a fresh one takes its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipelines.tasks import Example
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the teacher is asked. Either `text` (the model continues it) or `messages` (its chat template renders them)."""
+
+    example: Example
+    text: str
+    messages: tuple[dict[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer. `finish_reason` is the engine's: `stop`, or `length` where the answer was cut; `unknown` in recordings."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The n answers to one prompt."""
+
+    samples: tuple[Sample, ...]
+    prompt_tokens: int
+
+
+class PromptRefusedError(Exception):
+    """This prompt cannot be answered. `reason` is one of schema.REJECT_REASONS."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class EngineDeadError(Exception):
+    """The engine answers nothing any more."""
+
+
+class Teacher(Protocol):
+    """An engine that answers prompts. Made inside the process that uses it."""
+
+    async def answer(self, prompt: Prompt) -> Generation:
+        """Answer one prompt. Raises PromptRefusedError or EngineDeadError."""

@@ -1,0 +1,133 @@
+"""Arithmetic word problems in the manner of SVAMP: the label is an expression, scored by its value.
+
+    {"id": "apples-17", "input": "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?",
+     "label": "( ( 4.0 - 2.0 ) - 1.0 )"}
+      -> gold `4 - 2 - 1`, value `1`
+
+Version history: 1, first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.errors import BadRowError, UnparsableError
+from pipelines.tasks.answers import read_answer
+from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.expressions import (
+    ExpressionError,
+    evaluate_expression,
+    format_value,
+    normalise_expression,
+    spell_signs,
+    value_key,
+)
+
+_SHOTS = (
+    Shot(
+        "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?",
+        "Anne starts with 4 apples. She gives away 2 and then 1. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).",
+    ),
+    Shot(
+        "Ben has 7 red marbles and 5 blue marbles. How many marbles does he have?",
+        "Ben has 7 red marbles and 5 blue marbles. 7 + 5 = 12. The answer is (7 + 5).",
+    ),
+    Shot(
+        "A shelf holds 6 books. How many books do 3 such shelves hold?",
+        "There are 3 shelves with 6 books each. 3 * 6 = 18. The answer is (3 * 6).",
+    ),
+    Shot(
+        "Clara puts 20 eggs into 4 boxes, the same number into each. How many eggs are in each box?",
+        "There are 20 eggs in 4 equal boxes. 20 / 4 = 5. The answer is (20 / 4).",
+    ),
+)
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_DECORATION = re.compile(r"\\boxed|\\[()\[\]]|[${}`]|\*\*|\\(?=%)|€|£|\\quad")
+_EQUALS = re.compile(r"=|≈|\\approx")
+_WRAPPED_EQUATION = re.compile(r"\s*\(([^()]*=[^()]*)\)[\s.]*")
+_ARITHMETIC = re.compile(r"[-+*/().,%0-9 ]*[0-9][-+*/().,%0-9 ]*")
+_WORDS = re.compile(r"[A-Za-z_'’²³]+")
+_SECOND = re.compile(r"\s*(?:[A-Za-z]+ )?(?:and|or)\b[^0-9]*[0-9]")
+
+
+class Arithmetic(Task):
+    """Arithmetic word problems; the answer is an expression."""
+
+    name = "arithmetic"
+    version = "1"
+    required = ("input",)
+
+    @property
+    def shots(self) -> Sequence[Shot]:
+        return _SHOTS
+
+    def read(self, row: Mapping[str, Any]) -> Example:
+        gold = optional_gold(row)
+        if gold is not None:
+            try:
+                gold = normalise_expression(gold)
+            except ExpressionError as error:
+                raise BadRowError(f"the gold label {gold[:60]!r} is no arithmetic expression: {error}") from error
+        return Example(text_field(row, "id"), text_field(row, "input"), gold)
+
+    def parse(self, text: str, example: Example) -> Answer:
+        label, rationale = read_answer(text, read_expression)
+        return Answer(label, rationale)
+
+    def normalise(self, label: str, example: Example) -> str:
+        return read_expression(label)
+
+    def key(self, label: str) -> str:
+        """The value, rounded to 6 decimals: `4 - 2 - 1` and `1.0` are the same answer, so are `10 / 3` and `3.333333`."""
+        return value_key(evaluate_expression(label))
+
+    def value(self, label: str) -> str:
+        return format_value(evaluate_expression(label))
+
+    def render(self, answer: Answer) -> str:
+        return f"{answer.rationale} The answer is ({answer.label}).".lstrip()
+
+
+def read_expression(stated: str) -> str:
+    """The expression that a teacher's phrase states, normalised: `\\(84 \\div 2 = 42\\) points` -> `84 / 2`.
+
+    Raises:
+        UnparsableError: it states none, several, or one that has no value.
+    """
+    text = _plain(stated)
+    wrapped = _WRAPPED_EQUATION.fullmatch(text)
+    text = wrapped[1] if wrapped else text
+    sides = [_side(side) for side in _EQUALS.split(text)]
+    found = [side for side in sides if isinstance(side, str)]
+    worked_out = [side for side in found if any(sign in side for sign in " (")]
+    if found:
+        return (worked_out or found)[0]
+    raise UnparsableError(f"{stated[:60]!r} states no expression: {sides[0]}")
+
+
+def _side(text: str) -> str | ExpressionError:
+    """One side of an equation, with units between or after the numbers."""
+    try:
+        return normalise_expression(_WORDS.sub(" ", text).strip(" .,:"))
+    except ExpressionError as error:
+        reason = error
+    match = _ARITHMETIC.search(text)
+    if match is None:
+        return ExpressionError("there is no number")
+    if _SECOND.match(text, match.end()):
+        return ExpressionError("it names two numbers")
+    try:
+        return normalise_expression(match[0].rstrip(" .,-+*/("))
+    except ExpressionError:
+        return reason
+
+
+def _plain(text: str) -> str:
+    """Without LaTeX, Markdown and currency signs."""
+    text = _FRACTION.sub(r"((\1) / (\2))", text)
+    text = _TEXT_COMMAND.sub(r" \1 ", text)
+    return _DECORATION.sub("", spell_signs(_DECORATION.sub("", text)))

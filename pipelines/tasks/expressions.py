@@ -1,0 +1,256 @@
+"""A small, safe reader of arithmetic: text -> one canonical text and an exact value. It never calls `eval`.
+
+In: what people and teachers write, `( ( 84.0 − 2 ) ÷ 1,000 )`. Out: `(84 - 2) / 1000` and Fraction(41, 500).
+
+    sum     = product (("+" | "-") product)*
+    product = signed (("*" | "/") signed)*
+    signed  = ("-" | "+") signed | atom "%"*
+    atom    = number | "(" sum ")"
+
+Length, depth and the digits of a number are bounded, so that no text costs more than a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_CHARACTERS = 500
+MAX_DEPTH = 40
+MAX_DIGITS = 30
+KEY_DECIMALS = 6
+"""Two values mean the same where they agree when rounded to this many decimals: `10 / 3` and `3.333333` do."""
+
+_SIGNS = str.maketrans(
+    {"×": "*", "✕": "*", "✖": "*", "·": "*", "∙": "*", "⋅": "*", "÷": "/", "∕": "/", "⁄": "/", "−": "-", "–": "-",
+     "—": "-", "‐": "-", "‑": "-", "＋": "+", "[": "(", "]": ")", "\u00a0": " ", "\u2009": " ", "\u202f": " "}
+)
+_LATEX_SIGNS = re.compile(r"\\(times|cdot|div|left|right)(?![A-Za-z])|\\([,;:! ])")
+_LATEX_MEANING = {"times": "*", "cdot": "*", "div": "/", "left": "", "right": ""}
+_TIMES_X = re.compile(r"(?<=[0-9)]) ?[xX] ?(?=[0-9(.])")
+_TOKEN = re.compile(r"[ \t\r\n]*(?:([0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)|([-+*/()%]))")
+_END = re.compile(r"[ \t\r\n]*\Z")
+
+
+class ExpressionError(ValueError):
+    """The text is no arithmetic that we read. The message is short and fit for a reject's `detail`."""
+
+
+@dataclass(frozen=True)
+class _Number:
+    value: Fraction
+
+
+@dataclass(frozen=True)
+class _Negative:
+    of: _Node
+
+
+@dataclass(frozen=True)
+class _Binary:
+    sign: str
+    left: _Node
+    right: _Node
+
+
+_Node = _Number | _Negative | _Binary
+_Operand = Callable[[int], _Node]
+
+
+def normalise_expression(text: str) -> str:
+    """The canonical text: `( ( 84.0 / 2.0 ) )` -> `84 / 2`. Parentheses stay only where the value needs them.
+
+    Raises:
+        ExpressionError: no arithmetic, too long, too deep, or a division by zero.
+    """
+    tree = _parse(text)
+    _evaluate(tree)
+    return _render(tree)
+
+
+def evaluate_expression(text: str) -> Fraction:
+    """The exact value. Raises ExpressionError like `normalise_expression`."""
+    return _evaluate(_parse(text))
+
+
+def is_plain_number(text: str) -> bool:
+    """Whether a canonical text holds a number alone."""
+    return re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) is not None
+
+
+def format_value(value: Fraction) -> str:
+    """The value exactly and shortly: `42`, `3.5`, and `10/3` where no decimal of up to 12 places is exact."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    scaled = value * 10**12
+    if scaled.denominator != 1:
+        return f"{value.numerator}/{value.denominator}"
+    return _decimal(value)
+
+
+def value_key(value: Fraction) -> str:
+    """Equal for values that agree when rounded to KEY_DECIMALS decimals."""
+    rounded = round(value, KEY_DECIMALS)
+    return str(rounded.numerator) if rounded.denominator == 1 else _decimal(rounded)
+
+
+def spell_signs(text: str) -> str:
+    """`×`, `÷`, `−`, `\\times`, `[` ... as the ASCII signs that the grammar has."""
+    text = _LATEX_SIGNS.sub(lambda m: _LATEX_MEANING.get(m[1] or "", " "), text.translate(_SIGNS))
+    return _TIMES_X.sub(" * ", text)
+
+
+def _parse(text: str) -> _Node:
+    if len(text) > MAX_CHARACTERS:
+        raise ExpressionError(f"an expression of {len(text):,} characters, the limit is {MAX_CHARACTERS}")
+    reader = _Reader(list(_tokens(spell_signs(text))))
+    tree = reader.sum(0)
+    if reader.peek():
+        raise ExpressionError(f"unexpected `{reader.peek()}`")
+    return tree
+
+
+def _tokens(text: str) -> Iterator[str]:
+    position = 0
+    while not _END.match(text, position):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise ExpressionError(f"unexpected {text[position:].strip()[:1]!r}")
+        number: str | None = match[1]
+        yield number.replace(",", "") if number else match[2]
+        position = match.end()
+
+
+class _Reader:
+    """Recursive descent over tokens; the empty string stands for the end."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._tokens = tokens
+        self._next = 0
+
+    def peek(self) -> str:
+        return self._tokens[self._next] if self._next < len(self._tokens) else ""
+
+    def sum(self, depth: int) -> _Node:
+        return self._chain(("+", "-"), self._product, depth)
+
+    def _product(self, depth: int) -> _Node:
+        return self._chain(("*", "/"), self._signed, depth)
+
+    def _chain(self, signs: tuple[str, str], operand: _Operand, depth: int) -> _Node:
+        tree = operand(depth)
+        while self.peek() in signs:
+            sign = self._take()
+            tree = _Binary(sign, tree, operand(depth))
+        return tree
+
+    def _signed(self, depth: int) -> _Node:
+        if depth > MAX_DEPTH:
+            raise ExpressionError(f"deeper than {MAX_DEPTH} levels")
+        if self.peek() not in ("-", "+"):
+            return self._atom(depth)
+        sign = self._take()
+        of = self._signed(depth + 1)
+        if sign == "+":
+            return of
+        return of.of if isinstance(of, _Negative) else _Negative(of)
+
+    def _atom(self, depth: int) -> _Node:
+        token = self._take()
+        if token == "(":
+            tree = self.sum(depth + 1)
+            if self._take() != ")":
+                raise ExpressionError("a parenthesis is not closed")
+        elif token and token[0] in "0123456789.":
+            tree = _Number(_number(token))
+        else:
+            raise ExpressionError(f"unexpected `{token}`" if token else "it ends where a number is needed")
+        while self.peek() == "%":
+            self._take()
+            tree = _Binary("/", tree, _Number(Fraction(100)))
+        return tree
+
+    def _take(self) -> str:
+        token = self.peek()
+        self._next += 1
+        return token
+
+
+def _number(token: str) -> Fraction:
+    if len(token) > MAX_DIGITS:
+        raise ExpressionError(f"a number of {len(token)} characters, the limit is {MAX_DIGITS}")
+    return Fraction(token)
+
+
+def _evaluate(tree: _Node) -> Fraction:
+    if isinstance(tree, _Number):
+        return tree.value
+    if isinstance(tree, _Negative):
+        return -_evaluate(tree.of)
+    # A chain `1 + 1 + ...` leans to the left: walked in a loop, its length costs no recursion.
+    pending: list[tuple[str, Fraction]] = []
+    node: _Node = tree
+    while isinstance(node, _Binary):
+        pending.append((node.sign, _evaluate(node.right)))
+        node = node.left
+    result = _evaluate(node)
+    for sign, right in reversed(pending):
+        result = _apply(sign, result, right)
+    return result
+
+
+def _apply(sign: str, left: Fraction, right: Fraction) -> Fraction:
+    if sign == "+":
+        return left + right
+    if sign == "-":
+        return left - right
+    if sign == "*":
+        return left * right
+    if right == 0:
+        raise ExpressionError("division by zero")
+    return left / right
+
+
+_LEVEL = {"+": 1, "-": 1, "*": 2, "/": 2}
+
+
+def _render(tree: _Node) -> str:
+    if isinstance(tree, _Number):
+        return _decimal(tree.value)
+    if isinstance(tree, _Negative):
+        inner = _render(tree.of)
+        return f"-({inner})" if isinstance(tree.of, _Binary) else f"-{inner}"
+    parts: list[str] = []
+    node: _Node = tree
+    while isinstance(node, _Binary):
+        level = _LEVEL[node.sign]
+        parts.append(f" {node.sign} {_render_right(node)}")
+        if isinstance(node.left, _Binary) and _LEVEL[node.left.sign] < level:
+            return f"({_render(node.left)})" + "".join(reversed(parts))
+        node = node.left
+    return _render(node) + "".join(reversed(parts))
+
+
+def _render_right(node: _Binary) -> str:
+    """`a + (b - c)` needs no parentheses, `a - (b - c)` does; a negative on the right gets them to be readable."""
+    right = node.right
+    text = _render(right)
+    if text.startswith("-"):
+        return f"({text})"
+    if not isinstance(right, _Binary):
+        return text
+    weaker = _LEVEL[right.sign] < _LEVEL[node.sign]
+    same = _LEVEL[right.sign] == _LEVEL[node.sign] and node.sign in "-/"
+    return f"({text})" if weaker or same else text
+
+
+def _decimal(value: Fraction) -> str:
+    """A value whose denominator divides a power of ten, without exponent or trailing zeros."""
+    places, scaled = 0, abs(value)
+    while scaled.denominator != 1:
+        places, scaled = places + 1, scaled * 10
+    digits = str(scaled.numerator).rjust(places + 1, "0")
+    text = f"{digits[:-places]}.{digits[-places:]}" if places else digits
+    return f"-{text}" if value < 0 else text

@@ -1,0 +1,76 @@
+"""Artifacts as the other stages leave them, made small: a corpus, labels and a student's manifest in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import Manifest, Store, manifest_of, write_manifest
+from pipelines.config import RunConfig, parse_run
+from pipelines.schema import LABEL
+
+TASK = {"name": "arithmetic", "version": "1", "options": {}, "source": None}
+
+
+def make_run(folder: Path, model: str = "none", **sections: Any) -> RunConfig:
+    """A run over `folder`/train.jsonl and test.jsonl, whose output is `folder`/out. Sections replace the ones here."""
+    tree = {
+        "name": "made",
+        "output": str(folder / "out"),
+        "task": "arithmetic",
+        "corpus": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")},
+        "teacher": {"engine": "replay", "outputs": str(folder / "outputs.jsonl")},
+        "student": {"model": model},
+        "evaluation": {"batch_size": 4, "max_new_tokens": 12},
+    }
+    return parse_run({**tree, **sections})
+
+
+def write_corpus(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """JSON Lines of {id, input, label}."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def label_row(row_id: str, label: str, gold: str | None = None) -> dict[str, Any]:
+    """A row of schema.LABEL."""
+    return {
+        "id": row_id, "input": f"question {row_id}", "gold": gold, "label": label, "rationale": "because", "votes": 1,
+        "agreement": 1.0, "soft_label": None, "prompt_tokens": 9, "output_tokens": 5, "finish_reason": "stop",
+    }  # fmt: skip
+
+
+def write_labels(folder: Path, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]] = ()) -> Manifest:
+    """A finished labels artifact, its rows in two parts."""
+    half = len(rows) // 2
+    parts = {"data/part-0.parquet": rows[:half], "data/part-1.parquet": rows[half:], "heldout/data/part-0.parquet": heldout}
+    for name, part in parts.items():
+        if part:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(list(part), schema=LABEL), folder / name)
+    details = {"content": "c0", "prompt_version": "arithmetic/1/0", "teacher": {"engine": "replay"}, "task": TASK}
+    manifest = manifest_of("labels", {"made": 1}, config={}, counts={}, timings_s={}, details=details, provenance={})
+    write_manifest(Store(str(folder)), manifest)
+    return manifest
+
+
+def write_student_manifest(folder: Path, run: RunConfig, labels: Manifest, **details: Any) -> Manifest:
+    """The manifest of a student trained on `labels` as `run` says; the folder may hold its weights."""
+    manifest = manifest_of(
+        "student",
+        {"made": 1, "details": details},
+        config=run.model_dump(mode="json"),
+        counts={},
+        timings_s={},
+        details={
+            "method": run.student.method, "family": "decoder-only", "task": TASK, "parameters": 123_456,
+            "max_input_tokens": 64, "max_target_tokens": 16, **details,
+        },
+        provenance={"labels": {"fingerprint": labels.fingerprint, "teacher": {"engine": "replay"}}},
+    )  # fmt: skip
+    write_manifest(Store(str(folder)), manifest)
+    return manifest

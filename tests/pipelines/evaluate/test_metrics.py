@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pipelines.evaluate.metrics import paired, score
+
+
+def _outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    pairs = [(True, True)] * both + [(True, False)] * only_first + [(False, True)] * only_second
+    pairs += [(False, False)] * neither
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def test_wilson_interval_worked_by_hand() -> None:
+    # n = 4, p = 3/4, z = 1.959964: centre (p + z2/8) / (1 + z2/4) = 0.62753,
+    # half width z * sqrt(p(1-p)/4 + z2/64) / (1 + z2/4) = 0.32689
+    measured = score([True, True, False, True])
+    assert (measured.correct, measured.total, measured.accuracy) == (3, 4, 0.75)
+    assert measured.low == pytest.approx(0.30064, abs=1e-5)
+    assert measured.high == pytest.approx(0.95442, abs=1e-5)
+
+
+def test_wilson_interval_at_the_ends() -> None:
+    # With none right of n the upper bound is z2 / (n + z2), and the other end mirrors it.
+    z2 = 1.959964**2
+    none, every = score([False] * 10), score([True] * 10)
+    assert none.low == 0.0
+    assert none.high == pytest.approx(z2 / (10 + z2), abs=1e-5)
+    assert every.high == 1.0
+    assert every.low == pytest.approx(1 - z2 / (10 + z2), abs=1e-5)
+
+
+def test_no_examples_have_no_accuracy() -> None:
+    with pytest.raises(ValueError, match="no examples"):
+        score([])
+
+
+def test_mcnemar_worked_by_hand() -> None:
+    # 8 against 1: twice the probability of at most 1 head in 9 tosses = 2 * (1 + 9) / 512
+    result = paired(*_outcomes(both=30, only_first=8, only_second=1, neither=11))
+    assert (result.better, result.worse) == (8, 1)
+    assert result.p_value == pytest.approx(20 / 512)
+
+
+def test_mcnemar_is_symmetric_and_ignores_agreement() -> None:
+    first, second = _outcomes(both=5, only_first=2, only_second=7, neither=3)
+    there, back = paired(first, second), paired(second, first)
+    assert (there.better, there.worse) == (back.worse, back.better) == (2, 7)
+    assert there.p_value == back.p_value
+    assert paired(*_outcomes(500, 2, 7, 300)).p_value == there.p_value
+
+
+def test_mcnemar_even_split_and_full_agreement_show_nothing() -> None:
+    assert paired(*_outcomes(0, 4, 4, 0)).p_value == pytest.approx(1.0)
+    assert paired([True, False], [True, False]) == paired([True], [True])
+    assert paired([True], [True]).p_value == 1.0
+
+
+def test_mcnemar_one_sided_large() -> None:
+    # 100 against 0: 2 * 2^-100
+    assert paired([True] * 100, [False] * 100).p_value == pytest.approx(math.ldexp(1, -99))
+
+
+def test_mcnemar_refuses_unpaired() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        paired([True, False], [True])

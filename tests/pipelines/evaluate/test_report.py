@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from pipelines.evaluate import plots, report
+from pipelines.evaluate.report import System
+from pipelines.tasks import Example
+
+NUM = 40
+EXAMPLES = [Example(f"e{i}", f"How many is {i} | 1?", "4 - 1") for i in range(NUM)]
+
+
+def _system(name: str, num_right: int, num_unanswered: int = 0, **more: Any) -> System:
+    """Right from the front, unanswered at the end."""
+    labels = tuple(None if i >= NUM - num_unanswered else ("3" if i < num_right else "7") for i in range(NUM))
+    right = tuple(i < num_right for i in range(NUM))
+    return System(name, labels=labels, right=right, **more)
+
+
+def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **more: Any) -> System:
+    system = _system(name, num_right, num_unanswered)
+    texts = tuple("?" if label is None else label for label in system.labels)
+    confidences = tuple(i / NUM for i in range(NUM))
+    return System(name, system.labels, system.right, texts, confidences, seconds=1.5, prompt_tokens=9, output_tokens=8, **more)
+
+
+def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "run": "made",
+        "task": {"name": "arithmetic", "version": "1"},
+        "heldout": {"split": "test", "scored": NUM, "without_gold": {"count": 0, "ids": []}, "unreadable": 0, **heldout},
+        "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
+        **report.results(EXAMPLES, student, others, 57_000_000),
+        "majority": None,
+        "provenance": {"labels": {"fingerprint": "a"}},
+        "versions": {"torch": "2.13.0"},
+        "seconds": 3.0,
+        "created": "2026-01-31T12:00:00+00:00",
+    }
+
+
+OTHERS = [_student(0, 40, "untrained"), _system("teacher", 30, 4), _system("majority", 2, note="`8`, the label of 2 of 9")]
+
+
+def test_systems_and_comparisons() -> None:
+    made = _report(_student(25, 3, too_long=2), OTHERS)
+    by_name = {s["name"]: s for s in made["systems"]}
+    assert list(by_name) == ["student", "untrained", "teacher", "majority"]
+    student = by_name["student"]
+    assert (student["correct"], student["total"], student["unanswered"], student["too_long"]) == (25, 40, 3, 2)
+    assert student["accuracy"] == 0.625
+    assert student["interval"] == pytest.approx([0.4703, 0.7577], abs=2e-3)
+    assert by_name["untrained"]["unanswered"] == 40
+    versus = {c["student_vs"]: (c["better"], c["worse"]) for c in made["comparisons"]}
+    assert versus == {"untrained": (25, 0), "teacher": (0, 5), "majority": (23, 0)}
+    assert made["comparisons"][1]["p_value"] == pytest.approx(2 / 32)
+    json.dumps(made, allow_nan=False)
+
+
+def test_headline_of_a_win() -> None:
+    said = _report(_student(25), OTHERS)["headline"]
+    assert said.startswith("The student (57M parameters) is right on 62.5% (47.0-75.8) of 40 held-out examples; ")
+    assert "the majority label on 5.0% (the student is better, p = 2e-07)" in said
+    assert "the untrained student on 0.0% (the student is better, p = 6e-08)" in said
+
+
+def test_headline_of_a_loss_and_of_a_draw_says_so() -> None:
+    said = _report(_student(2), [_student(1, name="untrained"), _system("majority", 20)])["headline"]
+    assert "the majority label on 50.0% (the student is worse, p = 8e-06)" in said
+    assert "the untrained student on 2.5% (no difference is shown, p = 1.000)" in said
+
+
+def test_a_system_without_answers_is_named_and_not_compared() -> None:
+    made = _report(_student(25), [OTHERS[0], System("teacher", note="the labels hold none"), System("majority", note="none")])
+    teacher = made["systems"][2]
+    assert teacher["accuracy"] is teacher["correct"] is teacher["interval"] is teacher["unanswered"] is None
+    assert [c["student_vs"] for c in made["comparisons"]] == ["untrained"]
+    assert "majority" not in made["headline"]
+    assert "| teacher | - | - | - | - | - | - | - |" in report.markdown(made)
+    assert "- teacher: the labels hold none" in report.markdown(made)
+
+
+def test_errors_are_the_most_confident_wrong_answers() -> None:
+    made = _report(_student(10, 3), OTHERS)
+    assert [e["id"] for e in made["errors"]] == [f"e{i}" for i in range(39, 19, -1)]
+    assert made["errors"][0] == {
+        "id": "e39", "input": "How many is 39 | 1?", "gold": "4 - 1", "student": "?", "confidence": 0.975, "teacher": None,
+    }  # fmt: skip
+    assert made["errors"][-1]["teacher"] == "3"
+    assert _report(_student(40), OTHERS)["errors"] == []
+
+
+def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
+    heldout = {"without_gold": {"count": 3, "ids": ["x1", "x2"]}, "unreadable": 4}
+    text = report.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
+    assert "| student | 25 of 40 | 62.5% | 47.0-75.8% | 3 |  |  |  |" in text
+    assert "| teacher | 30 of 40 | 75.0% | 59.8-85.8% | 4 | 0 | 5 | 0.062 |" in text
+    assert "not scored, without gold label: 3 (x1, x2, ...)" in text
+    assert "rows that the task cannot read: 4" in text
+    assert "student: 2 inputs are longer than it reads" in text
+    assert "majority label: `8`, the label of 2 of 9" in text
+    assert "How many is 39 \\| 1?" in text  # a bar in an input does not add a column
+    columns = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| e")}
+    assert columns == {7}
+
+
+def test_table_shows_every_system() -> None:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(report.table(_report(_student(25), OTHERS)))
+    text = console.export_text()
+    for expected in ("student", "untrained student", "teacher", "majority label", "25 of 40", "47.0-75.8%", "2e-07"):
+        assert expected in text
+
+
+def test_predictions_have_the_schema() -> None:
+    student = _student(25, 3)
+    data = report.predictions(EXAMPLES, [student, OTHERS[0], System("teacher"), OTHERS[2]])
+    found = pq.read_table(io.BytesIO(data))
+    assert found.schema.equals(report.PREDICTION)
+    rows = found.to_pylist()
+    assert [r["id"] for r in rows] == [e.id for e in EXAMPLES]
+    assert [r["student_right"] for r in rows] == list(student.right)
+    assert rows[39]["student_label"] is None
+    assert rows[39]["student_text"] == "?"
+    assert {r["teacher_right"] for r in rows} == {None}
+
+
+def test_plot_is_a_png_of_the_systems_that_have_an_accuracy() -> None:
+    full = plots.accuracy_png(_report(_student(25), OTHERS), report.TITLES)
+    fewer = plots.accuracy_png(_report(_student(25), [OTHERS[0], System("teacher"), OTHERS[2]]), report.TITLES)
+    assert full.startswith(b"\x89PNG\r\n\x1a\n")
+    assert _height(full) > _height(fewer) > 0
+
+
+def _height(png: bytes) -> int:
+    return int.from_bytes(png[20:24], "big")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import MANIFEST, Store, manifest_of, write_manifest
+from pipelines.config import RunConfig
+from pipelines.corpus import heldout_examples
+from pipelines.errors import UserError
+from pipelines.evaluate.baselines import Majority
+from pipelines.evaluate.stage import _identity, _majority_system, _teacher_system, evaluate
+from pipelines.tasks import Example
+from pipelines.tasks.arithmetic import Arithmetic
+from tests.pipelines.evaluate.made import TASK, label_row, make_run, write_corpus, write_labels, write_student_manifest
+
+ROWS = [{"id": "h1", "input": "one", "label": "4 - 1"}, {"id": "h2", "input": "two"}, {"id": "h3", "input": "x", "label": "!"}]
+
+
+def _prepared(folder: Path, rows: list[dict[str, Any]] = ROWS, **details: Any) -> RunConfig:
+    run = make_run(folder)
+    write_corpus(folder / "test.jsonl", rows)
+    labels = write_labels(folder / "out" / "labels", [label_row("a", "3", "3"), label_row("b", "4", "4")])
+    write_student_manifest(folder / "out" / "student", run, labels, **details)
+    return run
+
+
+def test_without_a_student_the_command_is_named(tmp_path: Path) -> None:
+    write_labels(tmp_path / "out" / "labels", [label_row("a", "3"), label_row("b", "3")])
+    with pytest.raises(UserError, match=r"raystill train RUN"):
+        evaluate(make_run(tmp_path))
+
+
+def test_without_labels_the_command_is_named(tmp_path: Path) -> None:
+    run = _prepared(tmp_path)
+    (tmp_path / "out" / "labels" / MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"raystill label RUN"):
+        evaluate(run)
+
+
+@pytest.mark.parametrize("change", [{"name": "nli"}, {"version": "0"}])
+def test_a_student_of_another_task_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    run = _prepared(tmp_path, task={**TASK, **change})
+    with pytest.raises(UserError, match="student: it is for task"):
+        evaluate(run)
+    assert not (tmp_path / "out" / "report").exists()
+
+
+def test_a_student_of_other_labels_is_refused(tmp_path: Path) -> None:
+    run = _prepared(tmp_path)
+    store = Store(str(tmp_path / "out" / "labels"))
+    details = {"content": "c1", "task": TASK}
+    write_manifest(store, manifest_of("labels", {"made": 2}, config={}, counts={}, timings_s={}, details=details, provenance={}))
+    with pytest.raises(UserError, match="trained on other labels"):
+        evaluate(run)
+
+
+def test_a_student_trained_otherwise_than_the_run_says_is_refused(tmp_path: Path) -> None:
+    _prepared(tmp_path)
+    run = make_run(tmp_path, student={"model": "elsewhere/same", "method": "finetune"})
+    with pytest.raises(UserError, match=r"student\.method was step-by-step, the run says finetune"):
+        evaluate(run)
+
+
+def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
+    run = _prepared(tmp_path, rows=ROWS[1:])
+    with pytest.raises(UserError, match=r"corpus\.test: none of its 2 rows has a gold label"):
+        evaluate(run)
+    assert not (tmp_path / "out" / "report").exists()
+
+
+def _finish(run: RunConfig) -> Store:
+    """The report's manifest as a finished evaluation of this run would leave it."""
+    output = Store(run.output)
+    from pipelines.artifacts import require_manifest
+
+    student = require_manifest(output.child("student"), "student", "")
+    labels = require_manifest(output.child("labels"), "labels", "")
+    identity = _identity(run, Arithmetic(), student, labels, heldout_examples(run, Arithmetic()))
+    store = output.child("report")
+    write_manifest(store, manifest_of("report", identity, config={}, counts={}, timings_s={}, details={}, provenance={}))
+    return store
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"workers": 2}])
+def test_a_finished_report_is_reused_however_it_is_batched(tmp_path: Path, settings: dict[str, int]) -> None:
+    run = _prepared(tmp_path)
+    _finish(run)
+    other = make_run(tmp_path, evaluation={"batch_size": 4, "max_new_tokens": 12, **settings})
+    assert evaluate(other).type == "report"
+
+
+@pytest.mark.parametrize("what", ["max_new_tokens", "gold", "input", "student", "seed", "content"])
+def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> None:
+    run = _prepared(tmp_path)
+    before = _finish(run).read(MANIFEST)
+    if what == "max_new_tokens":
+        run = make_run(tmp_path, evaluation={"batch_size": 4, "max_new_tokens": 13})
+    elif what == "seed":
+        run = make_run(tmp_path, training={"seed": 5})
+    elif what == "student":
+        _prepared(tmp_path, parameters=9)
+    elif what == "content":
+        path = tmp_path / "out" / "labels" / MANIFEST
+        path.write_text(path.read_text().replace('"c0"', '"c9"'))
+    else:
+        change = {"label": "5"} if what == "gold" else {"input": "other"}
+        write_corpus(tmp_path / "test.jsonl", [{**ROWS[0], **change}, *ROWS[1:]])
+    assert _finish(run).read(MANIFEST).partition(b'"identity"')[0] != before.partition(b'"identity"')[0]
+
+
+def test_an_example_that_the_teacher_left_open_is_wrong_and_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    heldout = [label_row("h1", "3"), label_row("h2", "9"), label_row("other", "4")]
+    write_labels(tmp_path / "labels", [label_row("a", "3")], heldout)
+    examples = [Example("h1", "one", "4 - 1"), Example("h2", "two", "8"), Example("h3", "three", "4")]
+    teacher = _teacher_system(run, Arithmetic(), Store(str(tmp_path / "labels")), examples)
+    assert teacher.right == (True, False, False)
+    assert teacher.row()["unanswered"] == 1
+
+
+def test_a_teacher_without_answers_says_so(tmp_path: Path) -> None:
+    write_labels(tmp_path / "labels", [label_row("h1", "3")])
+    teacher = _teacher_system(make_run(tmp_path), Arithmetic(), Store(str(tmp_path / "labels")), [Example("h1", "one", "3")])
+    assert teacher.right == ()
+    assert "none of its answers" in teacher.note
+
+
+def test_majority_is_scored_by_value() -> None:
+    examples = [Example("h1", "one", "4 - 1"), Example("h2", "two", "8")]
+    system = _majority_system(Arithmetic(), Majority("1 + 2", 5, 9, "gold"), examples)
+    assert system.right == (True, False)
+    assert system.note == "`1 + 2`, the label of 5 of 9 training rows"
