@@ -26,6 +26,7 @@ from pipelines.artifacts import open_filesystem
 from pipelines.config import CorpusConfig, RunConfig
 from pipelines.errors import BadRowError, UserError
 from pipelines.tasks import Example, Task
+from pipelines.tasks.base import is_unicode
 
 SplitName = Literal["train", "heldout"]
 MAX_ID_CHARACTERS = 512
@@ -308,8 +309,8 @@ def _parquet_records(split: Split) -> Iterator[tuple[Any, str]]:
 
 
 def _row(position: int, record: Any, raw: str, task: Task, fields: Mapping[str, str]) -> Row:
-    raw = raw.strip()
-    identity = "row-" + hashlib.sha256(raw.encode("utf-8", errors="replace")).hexdigest()[:24]
+    raw = raw.strip().encode("utf-8", errors="replace").decode()
+    identity = "row-" + hashlib.sha256(raw.encode()).hexdigest()[:24]
     shown = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
     if not isinstance(record, Mapping):
         problem = record if isinstance(record, str) and not raw.startswith('"') else "not a JSON object"
@@ -330,4 +331,6 @@ def _checked_id(given: object) -> str:
     text = str(given)
     if not text or len(text) > MAX_ID_CHARACTERS:
         raise BadRowError(f"the id has {len(text)} characters, 1 to {MAX_ID_CHARACTERS} are allowed")
+    if not is_unicode(text):
+        raise BadRowError("the id is not valid Unicode (a lone surrogate)")
     return text

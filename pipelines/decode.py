@@ -1,11 +1,11 @@
-"""Student -> text, the same for evaluation and serving. Also THE format of a student's prompts, which training uses too.
+"""Student -> text, the same for evaluation and serving. Also THE format of a student's prompts, used in training too.
 
     step-by-step   [label] Anne has 4 apples ...      -> 4 - 1
                    [rationale] Anne has 4 apples ...  -> Anne has 4 apples and gives away 1. 4 - 1 = 3.
     finetune       Anne has 4 apples ...              -> 4 - 1
 
-An encoder-decoder student reads the prompt in its encoder. A decoder-only student reads the prompt and a line break, then
-writes the target and its end-of-sequence token.
+An encoder-decoder student reads the prompt in its encoder. A decoder-only student reads the prompt and a line break,
+then writes the target and its end-of-sequence token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODEL_FILES = ("config.json",)
 
 
 def prompt_of(method: str, part: Part, text: str) -> str:
-    """What the student reads for one part of its answer. Raises ValueError for a part that the method does not train."""
+    """What the student reads for one part of its answer. Raises ValueError for a part that the method trains not."""
     if method == "step-by-step":
         return f"[{part}] {text}"
     if part == "label":
@@ -36,7 +36,7 @@ def prompt_of(method: str, part: Part, text: str) -> str:
 
 
 def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
-    """Token ids of a prompt. Decoder-only: with the line break that ends it, and with BOS where the tokenizer adds one."""
+    """Token ids of a prompt. Decoder-only: with the line break that ends it, and BOS where the tokenizer adds one."""
     if family == "encoder-decoder":
         return list(tokenizer(prompt)["input_ids"])
     return list(tokenizer(prompt + "\n")["input_ids"])
@@ -102,6 +102,7 @@ class Student:
             UserError: there is no finished student, its weights are not safetensors, or transformers cannot load it.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
         store = Store(str(folder))
@@ -112,10 +113,15 @@ class Student:
             try:
                 config = AutoConfig.from_pretrained(path, **trusted)
                 kind = AutoModelForSeq2SeqLM if model_family(config) == "encoder-decoder" else AutoModelForCausalLM
-                model = kind.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True, **trusted)
+                model, loaded = kind.from_pretrained(
+                    path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **trusted
+                )
                 tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, SafetensorError) as error:
                 raise UserError(store.uri, f"transformers cannot load it ({error})", "Train it anew.") from error
+        # transformers fills what is missing with random numbers, and goes on.
+        if missing := sorted(loaded["missing_keys"]):
+            raise UserError(store.uri, f"its weights lack {', '.join(missing[:3])}", "Train it anew.")
         details = manifest.details
         return cls(
             model, tokenizer, method=details["method"], max_input_tokens=details["max_input_tokens"], device=device
@@ -152,7 +158,7 @@ class Student:
         return [self._decoded(*row) for row in zip(prompts, written, log_probs, strict=True)]
 
     def _pad_batch(self, prompts: list[list[int]]) -> tuple[Any, Any]:
-        """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: on the left, where nothing follows."""
+        """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: padding comes first."""
         import torch
 
         longest = max(map(len, prompts))

@@ -15,8 +15,11 @@ class UserError(RaystillError):
     exit_code = 2
 
     def __init__(self, value: str, rule: str, remedy: str) -> None:
-        super().__init__(f"{value}: {rule}. {remedy}")
+        super().__init__(value, rule, remedy)  # as they came, so that the error survives the way from a Ray worker
         self.value, self.rule, self.remedy = value, rule, remedy
+
+    def __str__(self) -> str:
+        return f"{self.value}: {self.rule}. {self.remedy}"
 
 
 class StageFailedError(RaystillError):

@@ -120,8 +120,9 @@ def _agree(model: Any, tokenizer: Any, name: str) -> None:
     from transformers import GenerationConfig
 
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        rule = f"its tokenizer has {len(tokenizer):,} tokens, its embedding {rows:,} rows"
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        rule = f"its tokenizer has token ids up to {highest:,}, its embedding {rows:,} rows"
         raise UserError(f"student.model {name}", rule, "Give a model whose tokenizer belongs to it.")
     config = model.config
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id

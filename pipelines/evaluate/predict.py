@@ -126,7 +126,8 @@ def predict(source: Source, inputs: Sequence[str], settings: EvaluationConfig, t
         with Progress(title, total=len(inputs), unit="examples") as progress:
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in block.to_pylist():
-                    found[row.pop("row")] = Prediction(**row)
+                    position = row.pop("row")
+                    found[position] = Prediction(**row)
                 progress.advance(block.num_rows)
     except ray.exceptions.RayError as error:
         rule = f"{title}: broke off after {len(found):,} of {len(inputs):,} examples ({_last_line(error)})"

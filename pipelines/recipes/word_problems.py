@@ -2,11 +2,14 @@
 
 In: a count and a seed. Out: rows, the same for the same count and seed, on every machine:
 
-    {"id": "apples-train-0", "input": "Anne has 14 apples and gives Peter 3. How many apples has Anne left?", "label": "14 - 3"}
+    {"id": "apples-train-0", "input": "Anne has 14 apples and gives Peter 3. How many apples has Anne left?",
+     "label": "14 - 3"}
 
-The label is an expression over the numbers of the text. Training and test rows come from different sentence templates, which
-share the vocabulary of their operation, so that a student has to read and cannot recall. Within each operation, templates
-differ in which number comes first. `python -m pipelines.recipes.word_problems FOLDER` writes train.jsonl and test.jsonl.
+The label is an expression over the numbers of the text. Training and test rows come from different sentence templates
+that share the vocabulary of their operation, so that a student has to read and cannot recall. Within an operation,
+templates differ in which number comes first.
+
+`python -m pipelines.recipes.word_problems FOLDER` writes train.jsonl and test.jsonl.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipelines.recipes.rows import SEED, TEST_ROWS, TRAIN_ROWS, Row, write_rows
+from pipelines.recipes.rows import SEED, TEST_ROWS, TRAIN_ROWS, Row, draw_unused, write_rows
 
 Operation = Literal["+", "-", "*", "/"]
 OPERATIONS: tuple[Operation, ...] = ("+", "-", "*", "/")
@@ -27,7 +31,7 @@ LARGEST = 20
 
 @dataclass(frozen=True)
 class Template:
-    """A problem with places for its words. `{a}` and `{b}` are the operands of the label `a operation b`, wherever they stand."""
+    """A problem with places for its words. The label is `{a} operation {b}`, wherever the two stand."""
 
     operation: Operation
     text: str
@@ -37,7 +41,7 @@ _TRAIN: dict[Operation, tuple[str, ...]] = {
     "+": (
         "{name} has {a} {thing}. {friend} gives {him} {b} more. How many {thing} does {name} have now?",
         "{name} has {a} {thing} and {friend} has {b} {thing}. How many {thing} do they have together?",
-        "There are {a} {thing} in a {box}. {name} puts {b} more {thing} into it. How many {thing} are in the {box} now?",
+        "There are {a} {thing} in a {box}. {name} puts in {b} more. How many {thing} are in the {box} now?",
         "{name} buys {a} {thing} on Monday and {b} {thing} on Tuesday. How many {thing} does {he} buy in total?",
         "{name} finds {b} {thing}. {He} already had {a} {thing}. How many {thing} does {he} have now?",
         "{name} picks {a} {thing} and {friend} picks {b} {thing}. How many {thing} do they pick in total?",
@@ -79,7 +83,7 @@ _TRAIN: dict[Operation, tuple[str, ...]] = {
 _TEST: dict[Operation, tuple[str, ...]] = {
     "+": (
         "{name} had {a} {thing}. Then {he} buys {b} more {thing}. How many {thing} does {he} have altogether?",
-        "There are {a} {thing} in {name}'s {box} and {b} {thing} in {friend}'s {box}. How many {thing} are there in total?",
+        "{name}'s {box} holds {a} {thing} and {friend}'s {box} holds {b}. How many {thing} are there in total?",
         "{friend} gives {name} {b} more {thing}. {name} had {a} {thing} before. How many {thing} does {he} have now?",
     ),
     "-": (
@@ -94,8 +98,8 @@ _TEST: dict[Operation, tuple[str, ...]] = {
     ),
     "/": (
         "{name} splits {a} {thing} equally among {b} children. How many {thing} does each child get?",
-        "There are {a} {thing} in {b} {box}s, the same number in each {box}. How many {thing} does each {box} hold?",
-        "{b} children get {a} {thing} in total. Each child gets the same number. How many {thing} does each of them get?",
+        "{a} {thing} are in {b} {box}s, the same number in each {box}. How many {thing} does each {box} hold?",
+        "{b} children get {a} {thing}. Each child gets the same number. How many {thing} does each of them get?",
     ),
 }
 
@@ -110,7 +114,11 @@ _BOXES = ("box", "bag", "basket", "jar", "bowl", "tin")
 
 
 def train_rows(count: int, seed: int) -> list[Row]:
-    """`count` rows of the training templates, each operation and template about equally often."""
+    """`count` rows of the training templates, each operation and template about equally often.
+
+    Raises:
+        ValueError: the templates have no more different rows than some thousands.
+    """
     return _rows("train", TRAIN_TEMPLATES, count, seed)
 
 
@@ -127,13 +135,10 @@ def _rows(split: str, templates: Sequence[Template], count: int, seed: int) -> l
         same = by_operation[i % len(OPERATIONS)]
         plan.append(same[i // len(OPERATIONS) % len(same)])
     chance.shuffle(plan)
-    inputs: set[str] = set()
+    used: set[tuple[str, str]] = set()
     rows = []
     for i, template in enumerate(plan):
-        text, label = _problem(template, chance)
-        while text in inputs:
-            text, label = _problem(template, chance)
-        inputs.add(text)
+        text, label = draw_unused(partial(_problem, template, chance), used)
         rows.append({"id": f"apples-{split}-{i}", "input": text, "label": label})
     return rows
 

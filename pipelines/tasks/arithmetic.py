@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.answers import read_answer
+from pipelines.tasks.answers import MAX_STATED_CHARACTERS, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
 from pipelines.tasks.expressions import (
     ExpressionError,
@@ -44,11 +44,9 @@ _SHOTS = (
     ),
 )
 
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_DECORATION = re.compile(r"\\boxed|\\[()\[\]]|[${}`]|\*\*|\\(?=%)|€|£|\\quad")
 _EQUALS = re.compile(r"=|≈|\\approx")
 _WRAPPED_EQUATION = re.compile(r"\s*\(([^()]*=[^()]*)\)[\s.]*")
+_UNKNOWN = re.compile(r"(?<![A-Za-z])[xyzXYZ](?![A-Za-z])")
 _ARITHMETIC = re.compile(r"[-+*/().,%0-9 ]*[0-9][-+*/().,%0-9 ]*")
 _WORDS = re.compile(r"[A-Za-z_'’²³]+")
 _SECOND = re.compile(r"\s*(?:[A-Za-z]+ )?(?:and|or)\b[^0-9]*[0-9]")
@@ -72,17 +70,17 @@ class Arithmetic(Task):
                 gold = normalise_expression(gold)
             except ExpressionError as error:
                 raise BadRowError(f"the gold label {gold[:60]!r} is no arithmetic expression: {error}") from error
-        return Example(text_field(row, "id"), text_field(row, "input"), gold)
+        return Example(str(row.get("id", "")), text_field(row, "input"), gold)
 
     def parse(self, text: str, example: Example) -> Answer:
-        label, rationale = read_answer(text, read_expression)
+        label, rationale = read_answer(text, lambda s: read_expression(s.stated, bare=s.bare))
         return Answer(label, rationale)
 
     def normalise(self, label: str, example: Example) -> str:
         return read_expression(label)
 
     def key(self, label: str) -> str:
-        """The value, rounded to 6 decimals: `4 - 2 - 1` and `1.0` are the same answer, so are `10 / 3` and `3.333333`."""
+        """The value, rounded to 6 decimals: `4 - 2 - 1` and `1.0` are the same, so are `10 / 3` and `3.333333`."""
         return value_key(evaluate_expression(label))
 
     def value(self, label: str) -> str:
@@ -92,42 +90,45 @@ class Arithmetic(Task):
         return f"{answer.rationale} The answer is ({answer.label}).".lstrip()
 
 
-def read_expression(stated: str) -> str:
+def read_expression(stated: str, *, bare: bool = False) -> str:
     """The expression that a teacher's phrase states, normalised: `\\(84 \\div 2 = 42\\) points` -> `84 / 2`.
+
+    Of an equation it is the side that is worked out, else the first number. `bare`: the phrase must hold nothing else.
 
     Raises:
         UnparsableError: it states none, several, or one that has no value.
     """
-    text = _plain(stated)
+    if len(stated) > MAX_STATED_CHARACTERS:
+        raise UnparsableError(f"a label of {len(stated):,} characters")
+    text = plain_text(spell_signs(plain_text(stated)))
     wrapped = _WRAPPED_EQUATION.fullmatch(text)
     text = wrapped[1] if wrapped else text
-    sides = [_side(side) for side in _EQUALS.split(text)]
-    found = [side for side in sides if isinstance(side, str)]
-    worked_out = [side for side in found if any(sign in side for sign in " (")]
-    if found:
-        return (worked_out or found)[0]
-    raise UnparsableError(f"{stated[:60]!r} states no expression: {sides[0]}")
+    sides = [side for side in _EQUALS.split(text) if not _UNKNOWN.fullmatch(side.strip())]
+    if not sides or any(_UNKNOWN.search(side) for side in sides):
+        raise UnparsableError(f"{stated[:60]!r} holds an unknown")
+    read = [_side(side, bare) for side in sides]
+    found = [side for side in read if isinstance(side, str)]
+    if bare and len(found) < len(read):
+        raise UnparsableError("no `answer is` in the text")
+    if not found:
+        raise UnparsableError(f"{stated[:60]!r} states no expression: {read[0]}")
+    return next((side for side in found if " " in side), found[0])
 
 
-def _side(text: str) -> str | ExpressionError:
+def _side(text: str, bare: bool) -> str | ExpressionError:
     """One side of an equation, with units between or after the numbers."""
     try:
-        return normalise_expression(_WORDS.sub(" ", text).strip(" .,:"))
+        return normalise_expression((text if bare else _WORDS.sub(" ", text)).strip(" .,:"))
     except ExpressionError as error:
         reason = error
     match = _ARITHMETIC.search(text)
     if match is None:
         return ExpressionError("there is no number")
+    if bare:
+        return reason
     if _SECOND.match(text, match.end()):
         return ExpressionError("it names two numbers")
     try:
         return normalise_expression(match[0].rstrip(" .,-+*/("))
     except ExpressionError:
         return reason
-
-
-def _plain(text: str) -> str:
-    """Without LaTeX, Markdown and currency signs."""
-    text = _FRACTION.sub(r"((\1) / (\2))", text)
-    text = _TEXT_COMMAND.sub(r" \1 ", text)
-    return _DECORATION.sub("", spell_signs(_DECORATION.sub("", text)))

@@ -156,7 +156,14 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
         raise BadRowError(f"field `{name}` has {len(text):,} characters, the limit is {MAX_FIELD_CHARACTERS:,}")
     if "\x00" in text:
         raise BadRowError(f"field `{name}` holds a NUL character")
+    if not is_unicode(text):
+        raise BadRowError(f"field `{name}` is not valid Unicode (a lone surrogate)")
     return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: JSON can spell characters that no text can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def optional_gold(row: Mapping[str, Any]) -> str | None:

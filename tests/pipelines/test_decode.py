@@ -136,6 +136,8 @@ def test_a_student_is_loaded_from_a_uri(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_no_student_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
     with pytest.raises(UserError, match="raystill train RUN"):
         Student.load(tmp_path / "nothing")
     pickled = write_student(tmp_path / "pickled", "decoder-only")
@@ -146,6 +148,16 @@ def test_folders_that_are_no_student_are_refused(tmp_path: Path) -> None:
     (weightless / "model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot load"):
         Student.load(weightless)
+    torn = write_student(tmp_path / "torn", "decoder-only")
+    (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot load"):
+        Student.load(torn)
+    partial = write_student(tmp_path / "partial", "decoder-only")
+    weights = load_file(partial / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"its weights lack model\.layers\.1\.mlp\.up_proj"):
+        Student.load(partial)
     damaged = write_student(tmp_path / "damaged", "decoder-only")
     (damaged / MANIFEST).write_text("{}")
     with pytest.raises(UserError, match="not a manifest"):

@@ -13,7 +13,7 @@ TEXTS = [
     "Tom picked 35 pears and Sue picked 9 pears. How many pears did they pick?",
     "4 - 2 - 1",
     "There are 7 shelves with 12 books on each shelf. How many books are there in all?",
-    "[label] [rationale] Maria shares 18 sweets equally among 3 friends.",
+    "[label] Maria shares 18 sweets equally among 3 friends.",
 ]
 
 
@@ -35,7 +35,7 @@ def tiny_tokenizer(family: Family) -> Any:
 
 
 def tiny_model(family: Family, vocabulary: int, seed: int = 0) -> Any:
-    """A model of some 100,000 float32 parameters, whose weights are large enough for its answers to depend on the input."""
+    """Some 100,000 float32 parameters, large enough in size for the answers to depend on the input."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 

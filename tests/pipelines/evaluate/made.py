@@ -47,7 +47,11 @@ def label_row(row_id: str, label: str, gold: str | None = None) -> dict[str, Any
 def write_labels(folder: Path, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]] = ()) -> Manifest:
     """A finished labels artifact, its rows in two parts."""
     half = len(rows) // 2
-    parts = {"data/part-0.parquet": rows[:half], "data/part-1.parquet": rows[half:], "heldout/data/part-0.parquet": heldout}
+    parts = {
+        "data/part-0.parquet": rows[:half],
+        "data/part-1.parquet": rows[half:],
+        "heldout/data/part-0.parquet": heldout,
+    }
     for name, part in parts.items():
         if part:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,9 @@ ids = [f"r{i}" for i in range(200)]
 
 
 def test_teacher_answers_the_test_set_from_heldout(tmp_path: Path) -> None:
-    write_labels(tmp_path, [label_row("a", "1 + 1"), label_row("h1", "6")], [label_row("h1", "2 + 2"), label_row("h2", "9")])
+    write_labels(
+        tmp_path, [label_row("a", "1 + 1"), label_row("h1", "6")], [label_row("h1", "2 + 2"), label_row("h2", "9")]
+    )
     # `h1` also stands among the training rows, with another answer, which must not be taken; `h3` was not answered.
     assert teacher_labels(Store(str(tmp_path)), TESTED, ["h1", "h3"]) == {"h1": "2 + 2"}
 

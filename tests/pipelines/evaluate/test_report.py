@@ -27,7 +27,9 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
     system = _system(name, num_right, num_unanswered)
     texts = tuple("?" if label is None else label for label in system.labels)
     confidences = tuple(i / NUM for i in range(NUM))
-    return System(name, system.labels, system.right, texts, confidences, seconds=1.5, prompt_tokens=9, output_tokens=8, **more)
+    return System(
+        name, system.labels, system.right, texts, confidences, seconds=1.5, prompt_tokens=9, output_tokens=8, **more
+    )
 
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
@@ -35,7 +37,13 @@ def _report(student: System, others: list[System], **heldout: Any) -> dict[str, 
         "format": 1,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
-        "heldout": {"split": "test", "scored": NUM, "without_gold": {"count": 0, "ids": []}, "unreadable": 0, **heldout},
+        "heldout": {
+            "split": "test",
+            "scored": NUM,
+            "without_gold": {"count": 0, "ids": []},
+            "unreadable": 0,
+            **heldout,
+        },
         "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
         **report.results(EXAMPLES, student, others, 57_000_000),
         "majority": None,
@@ -46,7 +54,11 @@ def _report(student: System, others: list[System], **heldout: Any) -> dict[str, 
     }
 
 
-OTHERS = [_student(0, 40, "untrained"), _system("teacher", 30, 4), _system("majority", 2, note="`8`, the label of 2 of 9")]
+OTHERS = [
+    _student(0, 40, "untrained"),
+    _system("teacher", 30, 4),
+    _system("majority", 2, note="`8`, the label of 2 of 9"),
+]
 
 
 def test_systems_and_comparisons() -> None:
@@ -78,7 +90,9 @@ def test_headline_of_a_loss_and_of_a_draw_says_so() -> None:
 
 
 def test_a_system_without_answers_is_named_and_not_compared() -> None:
-    made = _report(_student(25), [OTHERS[0], System("teacher", note="the labels hold none"), System("majority", note="none")])
+    made = _report(
+        _student(25), [OTHERS[0], System("teacher", note="the labels hold none"), System("majority", note="none")]
+    )
     teacher = made["systems"][2]
     assert teacher["accuracy"] is teacher["correct"] is teacher["interval"] is teacher["unanswered"] is None
     assert [c["student_vs"] for c in made["comparisons"]] == ["untrained"]
@@ -90,9 +104,8 @@ def test_a_system_without_answers_is_named_and_not_compared() -> None:
 def test_errors_are_the_most_confident_wrong_answers() -> None:
     made = _report(_student(10, 3), OTHERS)
     assert [e["id"] for e in made["errors"]] == [f"e{i}" for i in range(39, 19, -1)]
-    assert made["errors"][0] == {
-        "id": "e39", "input": "How many is 39 | 1?", "gold": "4 - 1", "student": "?", "confidence": 0.975, "teacher": None,
-    }  # fmt: skip
+    first = {"id": "e39", "input": "How many is 39 | 1?", "gold": "4 - 1", "student": "?", "confidence": 0.975}
+    assert made["errors"][0] == {**first, "teacher": None}
     assert made["errors"][-1]["teacher"] == "3"
     assert _report(_student(40), OTHERS)["errors"] == []
 

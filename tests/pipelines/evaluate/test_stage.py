@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST, Store, manifest_of, write_manifest
+from pipelines.artifacts import MANIFEST, Store, manifest_of, require_manifest, write_manifest
 from pipelines.config import RunConfig
 from pipelines.corpus import heldout_examples
 from pipelines.errors import UserError
@@ -15,7 +15,11 @@ from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.evaluate.made import TASK, label_row, make_run, write_corpus, write_labels, write_student_manifest
 
-ROWS = [{"id": "h1", "input": "one", "label": "4 - 1"}, {"id": "h2", "input": "two"}, {"id": "h3", "input": "x", "label": "!"}]
+ROWS = [
+    {"id": "h1", "input": "one", "label": "4 - 1"},
+    {"id": "h2", "input": "two"},
+    {"id": "h3", "input": "x", "label": "!"},
+]
 
 
 def _prepared(folder: Path, rows: list[dict[str, Any]] = ROWS, **details: Any) -> RunConfig:
@@ -51,7 +55,9 @@ def test_a_student_of_other_labels_is_refused(tmp_path: Path) -> None:
     run = _prepared(tmp_path)
     store = Store(str(tmp_path / "out" / "labels"))
     details = {"content": "c1", "task": TASK}
-    write_manifest(store, manifest_of("labels", {"made": 2}, config={}, counts={}, timings_s={}, details=details, provenance={}))
+    write_manifest(
+        store, manifest_of("labels", {"made": 2}, config={}, counts={}, timings_s={}, details=details, provenance={})
+    )
     with pytest.raises(UserError, match="trained on other labels"):
         evaluate(run)
 
@@ -73,13 +79,13 @@ def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
 def _finish(run: RunConfig) -> Store:
     """The report's manifest as a finished evaluation of this run would leave it."""
     output = Store(run.output)
-    from pipelines.artifacts import require_manifest
-
     student = require_manifest(output.child("student"), "student", "")
     labels = require_manifest(output.child("labels"), "labels", "")
     identity = _identity(run, Arithmetic(), student, labels, heldout_examples(run, Arithmetic()))
     store = output.child("report")
-    write_manifest(store, manifest_of("report", identity, config={}, counts={}, timings_s={}, details={}, provenance={}))
+    write_manifest(
+        store, manifest_of("report", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
+    )
     return store
 
 
@@ -122,7 +128,9 @@ def test_an_example_that_the_teacher_left_open_is_wrong_and_counted(tmp_path: Pa
 
 def test_a_teacher_without_answers_says_so(tmp_path: Path) -> None:
     write_labels(tmp_path / "labels", [label_row("h1", "3")])
-    teacher = _teacher_system(make_run(tmp_path), Arithmetic(), Store(str(tmp_path / "labels")), [Example("h1", "one", "3")])
+    teacher = _teacher_system(
+        make_run(tmp_path), Arithmetic(), Store(str(tmp_path / "labels")), [Example("h1", "one", "3")]
+    )
     assert teacher.right == ()
     assert "none of its answers" in teacher.note
 

@@ -1,0 +1,168 @@
+"""Classification and free text, configured in the run file alone.
+
+    task: classification
+    task_options:
+      instruction: What does the customer want?
+      labels: [refund, delivery, other]
+      examples: [{input: Where is my parcel?, rationale: The customer asks where something is., label: delivery}]
+      input_field: message
+
+    {"id": "m-1", "message": "I want my money back.", "label": "refund"} -> input "I want my money back.", gold `refund`
+
+Without `labels` the answer is free text: the sentence, or the lines, after `The answer is`.
+
+Version history: 1, first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+
+OPTIONS = ("labels", "instruction", "examples", "input_field")
+_EDGES = " \t\r\n.,;:!?\"'“”()[]*_`"
+
+
+class Classification(Task):
+    """One of the labels of the run file, or free text where it gives none."""
+
+    name = "classification"
+    version = "1"
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        options = options or {}
+        unknown = [str(key) for key in options if key not in OPTIONS]
+        if unknown:
+            raise UserError(f"task_options.{unknown[0]}", "there is no such option", f"Options: {', '.join(OPTIONS)}.")
+        self._labels = _labels(options.get("labels"))
+        self._instruction = _text(options.get("instruction", ""), "instruction")
+        self._input_field = _text(options.get("input_field", "input"), "input_field")
+        if self._input_field in ("", "id", "gold"):
+            rule = "it is no field for a text"
+            raise UserError(f"task_options.input_field {self._input_field!r}", rule, "Name the text's field.")
+        examples = _list(options.get("examples"), "examples")
+        self._shots = tuple(self._shot(i, example) for i, example in enumerate(examples))
+        # Class variables of the other tasks: here the run file decides.
+        self.required = (self._input_field,)  # type: ignore[misc]
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self._labels
+
+    @property
+    def instruction(self) -> str:
+        names = f" Labels: {', '.join(self._labels)}." if self._labels else ""
+        return (self._instruction + names).strip()
+
+    @property
+    def shots(self) -> Sequence[Shot]:
+        return self._shots
+
+    def read(self, row: Mapping[str, Any]) -> Example:
+        gold = optional_gold(row)
+        example = Example(str(row.get("id", "")), text_field(row, self._input_field), None)
+        if gold is None:
+            return example
+        try:
+            return Example(
+                example.id, example.input, self._known(gold) if self._labels else self.normalise(gold, example)
+            )
+        except UnparsableError as error:
+            raise BadRowError(f"the gold label: {error}") from error
+
+    def parse(self, text: str, example: Example) -> Answer:
+        label, rationale = read_answer(text, self._stated, negations=True)
+        return Answer(label, rationale)
+
+    def normalise(self, label: str, example: Example) -> str:
+        if len(label) > MAX_STATED_CHARACTERS:
+            raise UnparsableError(f"a label of {len(label):,} characters, the limit is {MAX_STATED_CHARACTERS:,}")
+        return self._stated(Statement("", label, label))
+
+    def key(self, label: str) -> str:
+        return _comparable(label)
+
+    def _stated(self, statement: Statement) -> str:
+        """Raises UnparsableError where the statement names none of the labels, or several."""
+        if not self._labels:
+            free = plain_text(statement.stated).strip(" \t\r\n*_").removesuffix(".").rstrip()
+            if statement.bare or not free:
+                raise UnparsableError("no `answer is` in the text")
+            return free
+        said = plain_text(statement.stated)
+        try:
+            return self._known(said)
+        except UnparsableError:
+            if statement.bare:
+                raise UnparsableError("no `answer is` in the text") from None
+        named = _named(said, self._labels)
+        if len(named) != 1:
+            raise UnparsableError(f"{said[:60]!r} names {'several labels' if named else 'none of the labels'}")
+        return named[0]
+
+    def _known(self, text: str) -> str:
+        """The label that the whole text is, whatever its case."""
+        wanted = _comparable(text)
+        for label in self._labels or ():
+            if _comparable(label) == wanted:
+                return label
+        raise UnparsableError(f"{text[:60]!r} is none of {', '.join(self._labels or ())[:200]}")
+
+    def _shot(self, position: int, example: Any) -> Shot:
+        where = f"examples[{position}]"
+        keys = set(example) if isinstance(example, Mapping) else set()
+        if not {"input", "label"} <= keys <= {"input", "rationale", "label"}:
+            rule = "an example has input, label and, if you like, rationale"
+            raise UserError(f"task_options.{where}", rule, "Write these keys, no others.")
+        label = _text(example["label"], f"{where}.label")
+        if self._labels and label not in self._labels:
+            rule = f"it is none of {', '.join(self._labels)}"
+            raise UserError(f"task_options.{where}.label {label!r}", rule, "Use one of the labels.")
+        rationale = _text(example.get("rationale", ""), f"{where}.rationale")
+        return Shot(_text(example["input"], f"{where}.input"), self.render(Answer(label, rationale)).lstrip())
+
+
+def _named(said: str, labels: Sequence[str]) -> list[str]:
+    """The labels in a phrase, longest first, so that `not spam` does not name `spam` too."""
+    rest, found = said.casefold(), []
+    for label in sorted(labels, key=len, reverse=True):
+        pattern = r"(?<!\w)" + re.escape(label.casefold()) + r"(?!\w)"
+        if re.search(pattern, rest):
+            found.append(label)
+            rest = re.sub(pattern, " ", rest)
+    return found
+
+
+def _labels(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    labels = tuple(_text(label, f"labels[{i}]") for i, label in enumerate(_list(value, "labels")))
+    if len(labels) < 2 or len({_comparable(label) for label in labels}) < len(labels) or not all(labels):
+        rule = "two or more different labels are needed"
+        raise UserError(f"task_options.labels {list(labels)}", rule, "Mend the list, or leave it out for free text.")
+    return labels
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        rule = f"it is a {type(value).__name__}, a list is needed"
+        raise UserError(f"task_options.{name}", rule, "Write a YAML list.")
+    return list(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"task_options.{name}", f"{value!r} is no text", "Put it in quotes.")
+    return str(value).strip()
+
+
+def _comparable(text: str) -> str:
+    folded = " ".join(text.casefold().split())
+    return folded.strip(_EDGES) or folded

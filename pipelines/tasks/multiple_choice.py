@@ -1,0 +1,219 @@
+"""Multiple choice in the manner of CommonsenseQA: the label is the text of the right choice.
+
+    {"id": "q-3", "question": "Where does Anne keep her apples?", "choices": ["basket", "river", "cloud"],
+     "label": "basket"}
+      -> input "Where does Anne keep her apples?\\n(a) basket\\n(b) river\\n(c) cloud", gold `basket`
+
+The gold label may be the letter instead. Choices with the same text are the same answer.
+
+Version history: 1, first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.errors import BadRowError, UnparsableError
+from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Shot, Task, optional_gold, text_field
+
+MAX_CHOICES = 26
+LETTER_AND_TEXT = "letter and text disagree: the letter counts"
+SEVERAL = "several choices named: the first counts"
+
+
+def _shot(question: str, choices: Sequence[str], answer: str) -> Shot:
+    return Shot(_input(question, choices), answer)
+
+
+def _input(question: str, choices: Sequence[str]) -> str:
+    return "\n".join([question, *(f"({_letter(i)}) {text}" for i, text in enumerate(choices))])
+
+
+def _letter(index: int) -> str:
+    return chr(ord("a") + index)
+
+
+_SHOTS = (
+    _shot(
+        "Where does Anne put her apples so that she can carry them home?",
+        ("cloud", "river", "basket", "tree", "plate"),
+        "The answer must be something in which apples can be carried. Of the above choices, only a basket is made to "
+        "carry things. So the answer is (c) basket.",
+    ),
+    _shot(
+        "Peter is thirsty after a long run. What will he do first?",
+        ("drink water", "read a book", "paint a wall", "sell his shoes", "sleep in"),
+        "The answer must be something that helps against thirst. Of the above choices, only drinking water does. "
+        "So the answer is (a) drink water.",
+    ),
+    _shot(
+        "What do people use to see in a dark cellar?",
+        ("spoon", "lamp", "blanket", "radio", "hammer"),
+        "The answer must be something that gives light. Of the above choices, only a lamp gives light. "
+        "So the answer is (b) lamp.",
+    ),
+    _shot(
+        "Clara wants to borrow a novel without paying for it. Where will she go?",
+        ("bookshop", "cinema", "bank", "library", "bakery"),
+        "The answer must be a place that lends books. Of the above choices, only a library lends books for free. "
+        "So the answer is (d) library.",
+    ),
+)
+
+_LETTERED = re.compile(r"(?<!\w)\(\s*([A-Za-z])\s*\)[\s:]*")
+_NAMED = re.compile(
+    r"(?:(?:option|choice|letter|answer)\s+\(?)?([A-Za-z])(?:\s*[).:,]|\s*\Z|\s+[-–]\s)[\s:]*", re.IGNORECASE
+)
+_WITH_WORD = re.compile(r"\b(?:option|choice|letter)\s+([A-Za-z])\b[).:,]?[\s:]*", re.IGNORECASE)
+_ALTERNATIVE = re.compile(r"(?:\bor|\band|,)\s*\(?\s*[A-Za-z]\s*\)", re.IGNORECASE)
+_QUOTES = " \"'“”‘’*_`"
+
+
+class MultipleChoice(Task):
+    """Multiple choice; the answer is one of the row's own choices."""
+
+    name = "multiple-choice"
+    version = "1"
+    required = ("question", "choices")
+
+    @property
+    def shots(self) -> Sequence[Shot]:
+        return _SHOTS
+
+    def read(self, row: Mapping[str, Any]) -> Example:
+        choices = _choices(row.get("choices"))
+        text = _input(text_field(row, "question"), choices)
+        if len(text) > MAX_FIELD_CHARACTERS:
+            raise BadRowError(f"question and choices: {len(text):,} characters, the limit is {MAX_FIELD_CHARACTERS:,}")
+        example = Example(str(row.get("id", "")), text, None, choices)
+        gold = optional_gold(row)
+        if gold is None:
+            return example
+        try:
+            return Example(example.id, text, self.normalise(gold, example), choices)
+        except UnparsableError as error:
+            raise BadRowError(f"the gold label {gold[:60]!r} is none of the {len(choices)} choices") from error
+
+    def parse(self, text: str, example: Example) -> Answer:
+        (label, note), rationale = read_answer(text, lambda s: _stated_choice(s, example.choices), negations=True)
+        return Answer(label, rationale, note)
+
+    def normalise(self, label: str, example: Example) -> str:
+        """The choice whose text this is, else the one whose letter this is (`c`, `(C)`, `(c) basket`)."""
+        by_text = _with_text(label, example.choices)
+        if by_text is not None:
+            return by_text
+        letter = _LETTERED.match(label.strip()) or _NAMED.fullmatch(label.strip())
+        if letter is None or len(label) > MAX_STATED_CHARACTERS:
+            raise UnparsableError(f"{label[:60]!r} is none of the choices")
+        return _with_letter(letter[1], example.choices)
+
+    def key(self, label: str) -> str:
+        return _comparable(label)
+
+    def render(self, answer: Answer) -> str:
+        return f"{answer.rationale} So the answer is {answer.label}.".lstrip()
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    """The choices of a row: a list, or a JSON list as text where the corpus is CSV."""
+    if isinstance(value, str):
+        if len(value) > MAX_FIELD_CHARACTERS:
+            raise BadRowError(f"field `choices` has {len(value):,} characters, the limit is {MAX_FIELD_CHARACTERS:,}")
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise BadRowError("field `choices` is text, but no JSON list") from error
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        kind = "missing or null" if value is None else f"a {type(value).__name__}"
+        raise BadRowError(f"field `choices` is {kind}, a list is needed")
+    if not 2 <= len(value) <= MAX_CHOICES:
+        raise BadRowError(f"field `choices` has {len(value)} entries, 2 to {MAX_CHOICES} are allowed")
+    return tuple(" ".join(text_field({"choices": choice}, "choices").split()) for choice in value)
+
+
+def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, str]:
+    """The choice that a statement names, and a note. The letter wins over the text.
+
+    Raises:
+        UnparsableError: it names none, or a letter that the row does not have.
+    """
+    onwards = plain_text(statement.onwards).strip()
+    either = onwards.lower().startswith("either ")
+    onwards = onwards[len("either ") :].lstrip() if either else onwards
+    exact = _with_text(statement.stated, choices)
+    if exact is not None:
+        return exact, ""
+    if onwards.lower().startswith("not "):
+        negative = _starting_with(onwards, choices)
+        if negative is None:
+            raise UnparsableError(f"{statement.stated[:60]!r} says only what it is not")
+        return negative, ""
+    letter = _find_letter(onwards, bare=statement.bare)
+    if letter is None and statement.bare:
+        raise UnparsableError("no `answer is` in the text")
+    if letter is None:
+        text = _starting_with(onwards, choices) or _only_one_in(statement.stated, choices)
+        if text is None:
+            raise UnparsableError(f"{statement.stated[:60]!r} is none of the choices")
+        return text, ""
+    label = _with_letter(letter[1], choices)
+    said = onwards[letter.end() :]
+    if either or _ALTERNATIVE.search(said.split("\n")[0].split(". ")[0]):
+        return label, SEVERAL
+    return label, "" if _agrees(said, label) else LETTER_AND_TEXT
+
+
+def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:
+    """`(c)` at the front, `c` or `C.` at the front, `option c` or `(c)` later in the sentence."""
+    found = _LETTERED.match(onwards) or (_NAMED.fullmatch(onwards) if bare else _NAMED.match(onwards))
+    if found is not None or bare:
+        return found
+    sentence = onwards.split("\n")[0]
+    return _WITH_WORD.search(sentence) or _LETTERED.search(sentence)
+
+
+def _with_letter(letter: str, choices: Sequence[str]) -> str:
+    index = ord(letter.lower()) - ord("a")
+    if index >= len(choices):
+        raise UnparsableError(f"there is no choice ({letter.lower()})")
+    return choices[index]
+
+
+def _with_text(text: str, choices: Sequence[str]) -> str | None:
+    wanted = _comparable(text) if len(text) <= MAX_FIELD_CHARACTERS else ""
+    return next((choice for choice in choices if wanted and _comparable(choice) == wanted), None)
+
+
+def _starting_with(onwards: str, choices: Sequence[str]) -> str | None:
+    """The longest choice with which the text goes on: choices may hold sentence ends of their own."""
+    said = _comparable(onwards)
+    fitting = [c for c in choices if re.match(re.escape(_comparable(c)) + r"(?!\w)", said)]
+    return max(fitting, key=len) if fitting else None
+
+
+def _only_one_in(stated: str, choices: Sequence[str]) -> str | None:
+    """The choice in the middle of a sentence, where it is the only one: `to put them into a basket`."""
+    said = _comparable(stated)
+    named = {_comparable(c): c for c in choices if re.search(r"(?<!\w)" + re.escape(_comparable(c)) + r"(?!\w)", said)}
+    # `sea` inside `sea shore` is not named by itself.
+    outer = [c for key, c in named.items() if not any(key != other and key in other for other in named)]
+    return outer[0] if len(outer) == 1 else None
+
+
+def _agrees(said: str, label: str) -> bool:
+    """Whether the text after a letter is the choice's, nothing, or a part of it that a full stop cut off."""
+    sentence = said.split("\n")[0]
+    stop = re.search(r"[.!?;](?=\s|\Z)", sentence)
+    said_text, wanted = _comparable(sentence[: stop.start()] if stop else sentence), _comparable(label)
+    return not said_text or said_text.startswith(wanted) or _comparable(sentence).startswith(wanted)
+
+
+def _comparable(text: str) -> str:
+    """Without case, outer quotes and the full stop at the end; a choice of such signs alone stays as it is."""
+    folded = " ".join(text.casefold().split())
+    return folded.lstrip(_QUOTES).rstrip(_QUOTES + ".,;:!?") or folded

@@ -1,0 +1,110 @@
+"""Natural language inference in the manner of e-SNLI and ANLI: entailment, neutral or contradiction.
+
+    {"id": "horse-1", "premise": "A person on a horse jumps over a broken down airplane.",
+     "hypothesis": "A person is training his horse for a competition.", "label": "neutral"}
+      -> input "premise: A person on a horse jumps ... hypothesis: A person is training his horse ...", gold `neutral`
+
+Gold labels may also be 0, 1, 2 in that order (the coding of SNLI, MNLI and ANLI) or e, n, c (ANLI's own files).
+
+Version history: 1, first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.errors import BadRowError, UnparsableError
+from pipelines.tasks.answers import Statement, plain_text, read_answer
+from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+_LETTERS = {"e": "entailment", "n": "neutral", "c": "contradiction"}
+_GOLD = {**_LETTERS, **{label: label for label in LABELS}, **{str(i): label for i, label in enumerate(LABELS)}}
+_SAID = {
+    **_LETTERS,
+    **dict.fromkeys(("yes", "true"), "entailment"),
+    **dict.fromkeys(("maybe", "neither", "unknown", "undetermined"), "neutral"),
+    **dict.fromkeys(("it is not possible to tell", "it's not possible to tell", "it cannot be determined"), "neutral"),
+    **dict.fromkeys(("no", "false"), "contradiction"),
+}
+"""Whole phrases that teachers say instead of the label."""
+_WORD = re.compile(
+    r"(?P<negated>\b(?:not|no|neither|nor|n't)\s+(?:an?\s+)?)?"
+    r"\b(?:(?P<entailment>entail(?:ment|ed|s))|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|ed|s|ory)))\b",
+    re.IGNORECASE,
+)
+
+_SHOTS = (
+    Shot(
+        "premise: A person on a horse jumps over a broken down airplane. "
+        "hypothesis: A person is training his horse for a competition.",
+        "The person could be training his horse for a competition, but it is not necessarily the case. "
+        "The answer is neutral.",
+    ),
+    Shot(
+        "premise: Two children are eating apples in a garden. hypothesis: Children are eating fruit.",
+        "Apples are fruit, so children who eat apples eat fruit. The answer is entailment.",
+    ),
+    Shot(
+        "premise: A man is asleep on a bench in the park. hypothesis: A man is running through the park.",
+        "A man who is asleep cannot be running at the same time. The answer is contradiction.",
+    ),
+)
+
+
+class NaturalLanguageInference(Task):
+    """Whether a hypothesis follows from a premise."""
+
+    name = "nli"
+    version = "1"
+    required = ("premise", "hypothesis")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return LABELS
+
+    @property
+    def instruction(self) -> str:
+        return (
+            "Does the hypothesis follow from the premise (entailment), does the premise rule it out (contradiction), "
+            "or neither (neutral)?"
+        )
+
+    @property
+    def shots(self) -> Sequence[Shot]:
+        return _SHOTS
+
+    def read(self, row: Mapping[str, Any]) -> Example:
+        premise, hypothesis = (" ".join(text_field(row, name).split()) for name in self.required)
+        gold = optional_gold(row)
+        if gold is not None:
+            known = _GOLD.get(gold.lower())
+            if known is None:
+                raise BadRowError(f"the gold label {gold[:60]!r} is none of {', '.join(LABELS)} (or 0, 1, 2; e, n, c)")
+            gold = known
+        return Example(str(row.get("id", "")), f"premise: {premise} hypothesis: {hypothesis}", gold)
+
+    def parse(self, text: str, example: Example) -> Answer:
+        label, rationale = read_answer(text, _stated_label)
+        return Answer(label, rationale)
+
+    def normalise(self, label: str, example: Example) -> str:
+        return _stated_label(Statement("", label, label))
+
+
+def _stated_label(statement: Statement) -> str:
+    """Raises UnparsableError where the statement names no label, two, or says only what it is not."""
+    said = plain_text(statement.stated)
+    exact = said.strip(" .,:;!?\"'()*_").lower()
+    if exact in _SAID:
+        return _SAID[exact]
+    if statement.bare and exact not in LABELS:
+        raise UnparsableError("no `answer is` in the text")
+    named = {match.lastgroup for match in _WORD.finditer(said) if not match["negated"]}
+    if len(named) != 1:
+        what = "several labels" if named else "no label"
+        raise UnparsableError(f"{said[:60]!r} names {what}")
+    return str(named.pop())

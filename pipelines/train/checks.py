@@ -1,0 +1,113 @@
+"""What the train stage refuses, before any worker starts. Every check raises UserError; none writes anything.
+
+In: the run, its labels and its model's config. Out: `TokenSettings`, and the identity that a student's fingerprint is made of.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts import Manifest, Store, model_fingerprint
+from pipelines.config import RunConfig
+from pipelines.decode import model_family
+from pipelines.errors import UserError
+from pipelines.student_init import max_positions, student_config, student_tokenizer
+from pipelines.tasks import Task
+from pipelines.train.batches import PARTS
+from pipelines.train.tokens import TokenCounts, TokenSettings
+
+FORMAT = 1
+"""Bumped when this stage makes another student from the same input."""
+
+_WITHOUT_EFFECT = {"max_failures", "checkpoint_every_steps"}
+
+
+def with_absolute_model(run: RunConfig) -> RunConfig:
+    """The run with its model folder named in full: workers have another working directory."""
+    path = Path(run.student.model).expanduser()
+    if not path.is_dir():
+        return run
+    return run.model_copy(update={"student": run.student.model_copy(update={"model": str(path.absolute())})})
+
+
+def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, Any]:
+    """What decides the student; its fingerprint is the artifact's."""
+    student = run.student.model_dump(exclude={"model"}) | {"labels": run.student.labels or "gold"}
+    if run.student.method == "finetune":
+        del student["rationale_weight"]
+    return {
+        "format": FORMAT,
+        "task": {"name": task.name, "version": task.version},
+        "student": {**student, "model": model_fingerprint(run.student.model)},
+        "training": run.training.model_dump(exclude=_WITHOUT_EFFECT),
+        "corpus": {"validation": run.corpus.validation},
+        "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
+    }
+
+
+def token_settings(run: RunConfig) -> TokenSettings:
+    """What to tokenise, checked against the model."""
+    student, training = run.student, run.training
+    config = student_config(student)
+    student_tokenizer(student.model)
+    family, positions = model_family(config), max_positions(config)
+    limits = (training.max_input_tokens, training.max_target_tokens)
+    needed = max(limits) if family == "encoder-decoder" else sum(limits)
+    if positions is not None and needed > positions:
+        how = "the larger of" if family == "encoder-decoder" else "the sum of"
+        value = f"training.max_input_tokens {limits[0]} and max_target_tokens {limits[1]}"
+        rule = f"{how} both is {needed}, {student.model} has {positions} positions"
+        raise UserError(value, rule, "Lower them, or give a model with more positions.")
+    weights = {"label": 1.0}
+    if student.method == "step-by-step":
+        weights = {"label": 1.0 - student.rationale_weight, "rationale": student.rationale_weight}
+    return TokenSettings(
+        model=student.model,
+        family=family,
+        method=student.method,
+        parts=tuple(part for part in PARTS if weights.get(part, 0.0) > 0),
+        label_column="label" if student.labels == "teacher" else "gold",
+        validation_share=run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0,
+        max_input_tokens=training.max_input_tokens,
+        max_target_tokens=training.max_target_tokens,
+    )
+
+
+def check_gold(labels: Store, settings: TokenSettings) -> None:
+    """Refuse to train on gold labels that are not there; the message says how many are missing."""
+    import pyarrow.dataset as ds
+
+    if settings.label_column != "gold" or "label" not in settings.parts:
+        return
+    files = [labels.path(name) for name in labels.files("data", ".parquet")]
+    rows = ds.dataset(files, filesystem=labels.fs, format="parquet")
+    gold = ds.field("gold")
+    lacking = rows.count_rows(filter=gold.is_null() | (gold == ""))
+    if lacking:
+        asked = "method finetune" if settings.method == "finetune" else "student.labels gold"
+        rule = f"it learns gold labels, and {lacking:,} of {rows.count_rows():,} labelled examples have none"
+        remedy = "Add gold labels to the corpus, or set method: step-by-step with labels: teacher."
+        raise UserError(asked, rule, remedy)
+
+
+def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -> None:
+    """Refuse splits without examples, and examples that no batch has room for."""
+    if not counts.train:
+        rule = f"no example is left to train on ({counts.validation:,} held out, {counts.too_long:,} too long)"
+        raise UserError(f"{run.output}/labels", rule, "Label more examples, or lower corpus.validation.")
+    if settings.validation_share and not counts.validation:
+        rule = f"of {counts.train:,} examples none is held out"
+        raise UserError(f"corpus.validation {settings.validation_share:g}", rule, "Raise it, or set it to 0.")
+    if "rationale" in settings.parts and not counts.rationales:
+        rule = f"none of {counts.train:,} examples has a rationale"
+        raise UserError("method step-by-step", rule, "Label with a prompt that asks for one, or set method: finetune.")
+    limits = (
+        ("tokens_per_batch", counts.largest, "largest example has, its label and rationale sequences together"),
+        ("tokens_per_micro_batch", counts.longest, "longest sequence has"),
+    )
+    for name, needed, what in limits:
+        given = getattr(run.training, name)
+        if needed > given:
+            rule = f"it is below the {needed} tokens that the {what}"
+            raise UserError(f"training.{name} {given}", rule, f"Raise it to {needed} at least, or lower max_input_tokens.")

@@ -1,0 +1,181 @@
+"""The train stage. In: a finished labels artifact. Out: OUTPUT/student, a Hugging Face checkpoint with its manifest.
+
+    OUTPUT/labels  ->  tokens (Ray Data)  ->  steps (Ray Train, DeepSpeed)  ->  OUTPUT/student
+
+What is under way lies in OUTPUT/training/<fingerprint>: tokens and checkpoints of exactly this training. The same run file goes on
+there after any failure; another one starts another folder. It is removed when the manifest is written.
+
+The manifest's details: method, family, task, parameters, max_input_tokens, max_target_tokens, and `training` with world_size,
+zero_stage, precision, steps, optimizer_bytes_per_rank and loss {label: {first, last}, rationale: {...}, validation: {before,
+after}}, in nats per target token.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from pipelines.artifacts import (
+    Manifest,
+    Store,
+    fingerprint,
+    finished,
+    library_versions,
+    manifest_of,
+    require_manifest,
+    write_manifest,
+)
+from pipelines.config import RunConfig
+from pipelines.errors import RaystillError, StageFailedError
+from pipelines.tasks import load_task, task_spec
+from pipelines.train.batches import PARTS
+from pipelines.train.checks import check_counts, check_gold, token_settings, train_identity, with_absolute_model
+from pipelines.train.export import model_card
+from pipelines.train.loop import Job, train_loop
+from pipelines.train.tokens import TokenCounts, TokenSettings, tokenise
+from pipelines.train.watch import shown_progress
+
+
+def check_train(run: RunConfig) -> TokenSettings:
+    """Everything that can be wrong with the input of this stage, before Ray is started. Raises UserError."""
+    labels = Store(run.output).child("labels")
+    require_manifest(labels, "labels", "label")
+    settings = token_settings(with_absolute_model(run))
+    check_gold(labels, settings)
+    return settings
+
+
+def train(run: RunConfig, *, replace: bool = False) -> Manifest:
+    """Make `OUTPUT/student`, or reuse it. Ray is running.
+
+    Raises:
+        UserError: labels are missing or unfit, the model is unfit, or the folder holds another student and `replace` is not set.
+        StageFailedError: the training broke off; the same call goes on from its last checkpoint.
+    """
+    output = Store(run.output)
+    labels_store, store = output.child("labels"), output.child("student")
+    labels = require_manifest(labels_store, "labels", "label")
+    run = with_absolute_model(run)
+    identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
+    manifest = finished(store, "student", identity, replace=replace)
+    if manifest:
+        return manifest
+    settings = check_train(run)
+    work = output.child(f"training/{fingerprint(identity)[:12]}")
+    began = time.monotonic()
+    counts = tokenise(labels_store, settings, work.child("tokens"))
+    check_counts(counts, run, settings)
+    tokenised = time.monotonic()
+    result = _fit(run, work, store)
+    timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result["seconds"]}
+    manifest = _manifest(run, identity, labels, settings, counts, result, timings)
+    card = model_card(run, manifest.details, manifest.provenance, manifest.counts, library_versions())
+    store.write("README.md", card.encode())
+    write_manifest(store, manifest)
+    work.clear()
+    return manifest
+
+
+def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
+    """Train on Ray Train's workers. Returns what worker 0 says of the whole. Raises StageFailedError where it broke off."""
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    training = run.training
+    with shown_progress("train") as board:
+        job = Job(run=run.model_dump(mode="json"), tokens=work.child("tokens").uri, student=store.uri, board=board)
+        trainer = TorchTrainer(
+            train_loop,
+            train_loop_config=job.as_config(),
+            scaling_config=ScalingConfig(
+                num_workers=training.workers,
+                use_gpu=training.gpus_per_worker > 0,
+                resources_per_worker={"CPU": 1} | ({"GPU": 1} if training.gpus_per_worker else {}),
+            ),
+            run_config=RayRunConfig(
+                # Ray reads its own snapshots only in the version that wrote them: another version starts anew.
+                name=f"ray-{ray.__version__}",
+                storage_path=work.root,
+                storage_filesystem=None if work.is_local else work.fs,
+                failure_config=FailureConfig(max_failures=training.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        try:
+            result: dict[str, Any] = trainer.fit().return_value
+        except TrainingFailedError as error:
+            raise StageFailedError(f"training broke off: {_reason(error)}. {_how_to_go_on(work)}") from error
+    return result
+
+
+def _reason(error: Any) -> str:
+    """What the workers raised, in one line; the traceback follows as the cause."""
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [getattr(failure, "cause", None) or failure for failure in failures.values()]
+    ours = [str(cause) for cause in causes if isinstance(cause, RaystillError)]
+    if ours:
+        return ours[0].rstrip(".")
+    lines = [line for line in str(causes[0] if causes else error).strip().splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+def _how_to_go_on(work: Store) -> str:
+    return f"The same command goes on from the last checkpoint; it lies in {work.uri}."
+
+
+def _manifest(
+    run: RunConfig, identity: dict[str, Any], labels: Manifest, settings: TokenSettings, counts: TokenCounts,
+    result: dict[str, Any], timings: dict[str, float],
+) -> Manifest:  # fmt: skip
+    spec = task_spec(run.task, run.task_options)
+    task = load_task(spec)
+    history, training = result["history"], run.training
+    loss: dict[str, Any] = {part: _first_and_last(history, part) for part in PARTS if part in settings.parts}
+    return manifest_of(
+        "student",
+        identity,
+        config=run.model_dump(mode="json"),
+        counts={
+            "train_examples": counts.train,
+            "validation_examples": counts.validation,
+            "too_long": counts.too_long,
+            "tokens": result["tokens"],
+        },
+        timings_s=timings,
+        details={
+            "method": run.student.method,
+            "family": settings.family,
+            "task": {"name": task.name, "version": task.version, "options": spec.options, "source": spec.source},
+            "parameters": result["parameters"],
+            "max_input_tokens": training.max_input_tokens,
+            "max_target_tokens": training.max_target_tokens,
+            "training": {
+                "world_size": result["world_size"],
+                "zero_stage": training.zero_stage,
+                "precision": training.precision,
+                "optimizer_bytes_per_rank": result["optimizer_bytes_per_rank"],
+                "steps": result["steps"],
+                "tokens_per_s": result["tokens"] / max(result["seconds"], 1e-9),
+                "token_counts": asdict(counts),
+                "loss": {**loss, "validation": result["validation"]},
+            },
+        },
+        provenance={
+            "labels": {
+                "fingerprint": labels.fingerprint,
+                "prompt_version": labels.details.get("prompt_version"),
+                "teacher": labels.details.get("teacher"),
+                "counts": labels.counts,
+                "task": labels.details.get("task"),
+            }
+        },
+    )
+
+
+def _first_and_last(history: list[dict[str, float]], part: str) -> dict[str, float | None]:
+    """Loss of the first and of the last step that held the part."""
+    losses = [row[part] for row in history if part in row]
+    return {"first": losses[0] if losses else None, "last": losses[-1] if losses else None}

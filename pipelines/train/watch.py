@@ -1,0 +1,70 @@
+"""Progress of the workers, shown where the command runs.
+
+Ray Train runs its controller and callbacks in a process of their own, so that a callback cannot draw on the user's terminal. Worker
+0 tells a small actor after each step; a thread of the driver reads it while the main thread waits for the training.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipelines.progress import Progress
+
+_POLL_S = 1.0
+
+
+class Board:
+    """What worker 0 has said last. Runs as an actor."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int, str] | None = None
+
+    def note(self, done: int, total: int, detail: str) -> None:
+        """Tokens done of all, and a remark."""
+        self._last = (done, total, detail)
+
+    def read(self) -> tuple[int, int, str] | None:
+        """The last note; None before the first."""
+        return self._last
+
+
+@contextmanager
+def shown_progress(title: str) -> Iterator[Any]:
+    """A board to hand to the workers; what is noted on it is shown until the block ends."""
+    import ray
+
+    board = ray.remote(num_cpus=0)(Board).remote()
+    finished = threading.Event()
+    thread = threading.Thread(target=_show, args=(board, title, finished), daemon=True, name="train-progress")
+    thread.start()
+    try:
+        yield board
+    finally:
+        finished.set()
+        thread.join()
+        ray.kill(board)
+
+
+def _show(board: Any, title: str, finished: threading.Event) -> None:
+    import ray
+
+    progress: Progress | None = None
+    while True:
+        last = finished.wait(_POLL_S)
+        try:
+            note = ray.get(board.read.remote(), timeout=10)
+        except ray.exceptions.RayError:
+            break  # the cluster is going down: the main thread reports why
+        if note is not None:
+            done, total, detail = note
+            if progress is None:
+                progress = Progress(title, total, "tokens", start=done).__enter__()
+            # A restart after a lost worker goes back to its checkpoint, the count with it.
+            progress.advance(done - progress.done, detail)
+        if last:
+            break
+    if progress is not None:
+        progress.__exit__(None, None, None)

@@ -1,0 +1,118 @@
+"""DeepSpeed from the run: its JSON, an engine, the learning rate, and what its optimizer holds on each worker.
+
+In: the training section of the run. Out: a DeepSpeed engine around `StudentLoss`, for CPU (gloo) and GPU (nccl) workers:
+
+    {"workers": 2, "zero_stage": 2, "precision": "bf16"} -> {"zero_optimization": {"stage": 2, ...}, "bf16": {"enabled": true}, ...}
+
+There is no fp16: T5 overflows in it. The learning rate is a function of the step, so that a resumed run needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from pipelines.config import TrainingConfig
+
+
+def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
+    """The resolved DeepSpeed JSON.
+
+    A step's micro-batches vary in number, so accumulation is driven by hand: DeepSpeed is told 1 micro-batch, and `loop` says
+    which backward pass ends a step.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.gradient_clipping,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": training.learning_rate,
+                "betas": [0.9, 0.999],
+                "eps": 1e-8,
+                "weight_decay": training.weight_decay,
+                "torch_adam": True,  # DeepSpeed's own needs a C++ or CUDA compiler on every worker
+            },
+        },
+        "zero_optimization": {
+            "stage": training.zero_stage,
+            "overlap_comm": training.gpus_per_worker > 0,
+            "reduce_bucket_size": 50_000_000,
+            "allgather_bucket_size": 50_000_000,
+        },
+        "bf16": {"enabled": training.precision == "bf16"},
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+
+
+def prepare_deepspeed(gpu: bool) -> None:
+    """Join DeepSpeed to the process group that Ray Train has made. On the CPU without compiling anything.
+
+    DeepSpeed would build a shared-memory collective from C++ there; gloo does the same job without a compiler.
+    """
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    if not gpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", dist_init_required=False, verbose=False)
+
+
+def make_engine(module: Any, training: TrainingConfig) -> Any:
+    """A DeepSpeed engine around a module. Norms and biases get no weight decay.
+
+    `prepare_deepspeed` has been called. The module's weights must be the same on every worker.
+    """
+    import deepspeed
+
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    # The rate is set before every step. Until then it is 0: some of DeepSpeed's optimizers take a step while they are made.
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "lr": 0.0, "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "lr": 0.0, "weight_decay": 0.0},
+    ]
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        model_parameters=[group for group in groups if group["params"]],
+        config=deepspeed_config(training),
+        dist_init_required=False,
+    )
+    if training.zero_stage == 0:
+        engine.basic_optimizer.state.clear()  # that step must not count in Adam's bias correction
+    return engine
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """The rate of a step (from 0): up to `peak` in a straight line over the share `warmup` of the steps, then down towards 0.
+
+    >>> [learning_rate(step, 4, 1.0, 0.5) for step in range(4)]
+    [0.5, 1.0, 0.6666666666666666, 0.3333333333333333]
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * (steps - step) / (steps - rising + 1) if rising else peak * (steps - step) / steps
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in engine.basic_optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_bytes(engine: Any) -> int:
+    """Bytes of optimizer state on this worker: Adam's moments, and master weights where they are not the model's own.
+
+    Measured on the tensors that are there, after at least one step.
+    """
+    own = {id(parameter) for parameter in engine.module.parameters()}
+    total = 0
+    for master, state in engine.basic_optimizer.state.items():
+        held = [value for value in state.values() if hasattr(value, "element_size")]
+        held += [] if id(master) in own else [master]
+        total += sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in held)
+    return total

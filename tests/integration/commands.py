@@ -1,0 +1,40 @@
+"""Running the installed command as a user does: in a process and a Ray of its own, in a session that can be killed whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "cluster"]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a command: its own RAY_TMPDIR (a short path: sockets live in it), no cluster, no hub."""
+    cleared = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return {**cleared, "RAY_TMPDIR": tempfile.mkdtemp(prefix="rs-", dir="/tmp"), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
+
+
+def raystill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment(), cwd=cwd, check=False)
+
+
+@contextmanager
+def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs meanwhile. Whatever is left of its session afterwards is killed."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([*COMMAND, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True)
+    try:
+        yield process
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()

@@ -1,0 +1,42 @@
+"""What integration tests share: the embedded teacher, and a corpus of a few word problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.recipes.word_problems import test_rows as heldout_rows
+from pipelines.recipes.word_problems import train_rows
+from tests.pipelines.test_corpus import write_jsonl
+
+
+@pytest.fixture(scope="session")
+def teacher_folder() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder; fetched into the cache where it is not there yet."""
+    from cluster.embedded_teacher import embedded_teacher
+
+    return embedded_teacher()
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, teacher_folder: Path) -> Path:
+    """A run over 40 train and 12 held-out word problems, with the embedded teacher under vLLM."""
+    train = write_jsonl(tmp_path / "train.jsonl", train_rows(40, seed=1))
+    test = write_jsonl(tmp_path / "test.jsonl", heldout_rows(12, seed=1))
+    run = {
+        "name": "small",
+        "output": str(tmp_path / "out"),
+        "task": "arithmetic",
+        "corpus": {"train": train, "test": test, "validation": 0.1},
+        "teacher": {"engine": "vllm", "model": str(teacher_folder), "sampling": {"max_tokens": 48},
+                    "vllm": {"max_model_len": 512, "max_num_seqs": 16}},
+        "student": {"model": str(teacher_folder), "init": {"kind": "first-layers", "layers": 2}},
+        "training": {"workers": 2, "precision": "fp32", "epochs": 2, "tokens_per_batch": 1024, "learning_rate": 1e-3},
+        "evaluation": {"batch_size": 16, "max_new_tokens": 12},
+        "serving": {"replicas": {"min": 1, "max": 1}},
+    }  # fmt: skip
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run, sort_keys=False))
+    return file

@@ -1,0 +1,156 @@
+"""The evaluate stage on real Ray with tiny students: one that was taught a constant answer, and what it was before."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.artifacts import MANIFEST
+from pipelines.config import RunConfig
+from pipelines.decode import Student, encode_prompt, encode_target, prompt_of
+from pipelines.errors import StageFailedError
+from pipelines.evaluate.predict import Trained, predict
+from pipelines.evaluate.stage import evaluate
+from pipelines.student_init import initial_student
+from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels, write_student_manifest
+from tests.serving.tiny import tiny_model, tiny_tokenizer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # Ray's start counts
+
+CONSTANT = "5 + 3"
+NUM = 30
+# Two thirds have the value 8; the lengths differ, so that batches by length change the order.
+GOLDS = ["8" if i % 3 else "4 - 1" for i in range(NUM)]
+INPUTS = [f"Tom has {i} pears{' and more' * (i * 7 % 5)}." for i in range(NUM)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads, which on a busy machine wait for each other 30 times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def ray_local() -> Iterator[None]:
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            del os.environ["RAY_TMPDIR"]
+
+
+def _base(folder: Path) -> Path:
+    """A model folder with random weights: what the untrained student is made from."""
+    tokenizer = tiny_tokenizer("decoder-only")
+    tiny_model("decoder-only", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _teach_constant(run: RunConfig, folder: Path) -> None:
+    """Train the initial student until it answers CONSTANT to whatever it reads, and save it."""
+    import torch
+
+    model, tokenizer = initial_student(run.student, run.training.seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    target = encode_target(tokenizer, CONSTANT)
+    prompts = [
+        encode_prompt(tokenizer, "decoder-only", prompt_of(run.student.method, "label", text)) for text in INPUTS
+    ]
+    model.train()
+    for step in range(150):
+        prompt = prompts[step % NUM]
+        learned = torch.tensor([[-100] * len(prompt) + target])
+        loss = model(input_ids=torch.tensor([[*prompt, *target]]), labels=learned).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _prepare(folder: Path) -> RunConfig:
+    run = make_run(folder, model=str(_base(folder / "base")))
+    rows: list[dict[str, Any]] = [
+        {"id": f"h{i}", "input": text, "label": gold} for i, (text, gold) in enumerate(zip(INPUTS, GOLDS, strict=True))
+    ]
+    write_corpus(
+        folder / "test.jsonl", [*rows, {"id": "open", "input": "No gold."}, {"id": "bad", "input": 7, "label": "?"}]
+    )
+    # The teacher is right on the first 10, wrong on the next 10 and silent on the rest. `3` leads in training.
+    heldout = [label_row(f"h{i}", GOLDS[i] if i < 10 else "99") for i in range(20)]
+    training = [label_row(f"t{i}", "1", "3" if i < 4 else "7") for i in range(7)]
+    labels = write_labels(folder / "out" / "labels", training, heldout)
+    _teach_constant(run, folder / "out" / "student")
+    write_student_manifest(folder / "out" / "student", run, labels)
+    return run
+
+
+def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_local: None) -> None:
+    run = _prepare(tmp_path)
+    manifest = evaluate(run)
+    folder = tmp_path / "out" / "report"
+    found = json.loads((folder / "report.json").read_text())
+
+    systems = {system["name"]: system for system in found["systems"]}
+    correct = {name: (system["correct"], system["total"], system["unanswered"]) for name, system in systems.items()}
+    assert correct["student"] == (20, 30, 0)
+    assert correct["teacher"] == (10, 30, 10)
+    assert correct["majority"] == (10, 30, 0)
+    assert correct["untrained"][0] == 0
+    assert systems["student"]["output_tokens"] >= NUM
+    versus = {c["student_vs"]: (c["better"], c["worse"]) for c in found["comparisons"]}
+    assert versus["majority"] == (20, 10)
+    assert versus["untrained"] == (20, 0)
+    assert found["heldout"] == {
+        "split": "test",
+        "scored": 30,
+        "without_gold": {"count": 1, "ids": ["open"]},
+        "unreadable": 1,
+    }
+    assert found["headline"].startswith("The student (123k parameters) is right on 66.7% (48.8-80.8) of 30 held-out")
+    assert manifest.counts["correct"] == {name: system["correct"] for name, system in systems.items()}
+
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert [row["id"] for row in rows] == [f"h{i}" for i in range(NUM)]
+    assert {row["student_text"] for row in rows} == {CONSTANT}
+    untrained = Student(*initial_student(run.student, 0), method="step-by-step", max_input_tokens=64)
+    alone = [untrained.answer([text], "label", 12)[0].text for text in INPUTS[:6]]
+    assert len(set(alone)) > 1, "the answers must differ for the test to see an exchange"
+    assert [row["untrained_text"] for row in rows[:6]] == alone
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert found["headline"] in (folder / "report.md").read_text()
+
+    assert evaluate(run) == manifest  # reused
+    written = (folder / MANIFEST).stat().st_mtime_ns
+    shorter = make_run(tmp_path, model=run.student.model, evaluation={"batch_size": 16, "max_new_tokens": 2})
+    anew = evaluate(shorter)
+    assert anew.fingerprint != manifest.fingerprint
+    assert (folder / MANIFEST).stat().st_mtime_ns > written
+    assert anew.counts["correct"]["student"] == 0  # `5 +` is no answer
+
+
+def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_local: None) -> None:
+    run = _prepare(tmp_path)
+    weights = tmp_path / "out" / "student" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(StageFailedError, match="evaluate student: broke off after 0 of 30 examples"):
+        predict(Trained(str(weights.parent)), INPUTS, run.evaluation, "evaluate student")
+    assert not (tmp_path / "out" / "report").exists()

@@ -1,0 +1,132 @@
+"""Labelling on real Ray with a real vLLM engine, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.schema import LABEL
+from tests.integration.commands import raystill, running
+
+pytestmark = pytest.mark.integration
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "labels/manifest.json").read_text()))
+
+
+def ids(out: Path) -> Counter[str]:
+    """How often each train id has an outcome."""
+    parts = [*out.glob("labels/data/*.parquet"), *out.glob("labels/rejects/*.parquet")]
+    return Counter(i for part in parts for i in pq.read_table(part)["id"].to_pylist())
+
+
+def succeed(*arguments: str) -> dict[str, Any]:
+    result = raystill(*arguments, "--json")
+    assert result.returncode == 0, result.stderr[-3000:]
+    return dict(json.loads(result.stdout))
+
+
+@pytest.mark.vllm
+def test_vllm_labels_are_complete_and_open_everywhere(run_file: Path, tmp_path: Path) -> None:
+    summary = succeed("label", str(run_file))["stages"][0]
+    out = tmp_path / "out"
+    counts = summary["counts"]
+    assert counts["read"] == 40 == counts["accepted"] + counts["rejected"]
+    assert counts["heldout"]["read"] == 12
+    assert counts["accepted"] > 20
+    assert set(ids(out).values()) == {1}
+    labels = pq.read_table(out / "labels/data")
+    assert labels.schema.equals(LABEL)
+    assert min(labels["prompt_tokens"].to_pylist()) > 100
+    assert summary["tokens"]["output"] >= sum(labels["output_tokens"].to_pylist()) > 0
+    record = manifest(out)
+    assert record["details"]["teacher"]["engine"] == "vllm"
+    assert {"ray", "transformers", "pyarrow"} < set(record["versions"])
+    _opens_in_datasets_and_pandas(out, counts["accepted"])
+
+    again = succeed("label", str(run_file))["stages"][0]
+    assert (again["reused"], again["fingerprint"]) == (True, summary["fingerprint"])
+
+    changed = raystill("label", str(run_file), "--set", "teacher.sampling.max_tokens=40")
+    assert changed.returncode == 2
+    assert "teacher.sampling.max_tokens: 48 -> 40" in changed.stderr
+
+
+def _opens_in_datasets_and_pandas(out: Path, accepted: int) -> None:
+    import datasets
+    import pandas
+
+    opened = datasets.load_dataset(str(out / "labels"), cache_dir=str(out / "cache"))["train"]
+    assert opened.num_rows == accepted
+    assert opened.column_names == LABEL.names
+    assert list(pandas.read_parquet(out / "labels/data").columns) == LABEL.names
+
+
+@pytest.mark.vllm
+def test_kill_9_of_the_driver_relabels_no_finished_row(run_file: Path, tmp_path: Path) -> None:
+    """One sequence at a time, so that the kill falls into the middle."""
+    slow = ["label", str(run_file), "--set", "teacher.vllm.max_num_seqs=2"]
+    out = tmp_path / "out"
+    with running(*slow, log=tmp_path / "log") as process:
+        deadline = time.monotonic() + 240
+        while not list(out.glob("labels/commits/*.json")) or not list(out.glob("labels/data/*.parquet")):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (out / "labels/manifest.json").exists()
+    named = [p for c in out.glob("labels/commits/*.json") for p in json.loads(c.read_text())["parts"]]
+    before = {name: (out / "labels" / name).read_bytes() for name in named}
+    finished = sum(pq.read_metadata(out / "labels" / name).num_rows for name in named)
+    summary = succeed(*slow)["stages"][0]
+    assert 0 < finished < 52
+    assert manifest(out)["details"]["resumed_at_rows"] == finished
+    assert before == {name: (out / "labels" / name).read_bytes() for name in named}
+    assert summary["counts"]["read"] == 40
+    assert len(ids(out)) == 40
+    assert set(ids(out).values()) == {1}
+
+
+def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> None:
+    good = (tmp_path / "train.jsonl").read_bytes()
+    first = good.splitlines(keepends=True)[0]
+    bad = b"\xff\xfe\n{oops\n" + b'{"id": "null", "input": null}\n' + b'{"id": "long", "input": "' + b"x " * 500_000 + b'"}\n'
+    (tmp_path / "train.jsonl").write_bytes(good + bad + first)
+    counts = succeed("label", str(run_file), "--set", "teacher={engine: echo}")["stages"][0]["counts"]
+    assert counts["read"] == 45
+    assert counts["accepted"] == 40
+    assert counts["rejected_by_reason"] == {"bad_input": 4, "duplicate": 1}
+    assert counts["gold"] == {"with_gold": 40, "agreeing": 40}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["corpus.train=nowhere.jsonl"], "corpus.train nowhere.jsonl: there is no such file or folder"),
+        (["task=alchemy"], "there is no such task"),
+        (["corpus.fields={input: question}"], "reads column `question`"),
+        (["teacher.model=tests"], "the folder has no config.json"),
+        (["teacher.gpus_per_replica=64"], "the run asks for 64 GPUs"),
+        (["teacher.replicas={min: 999, max: 999}"], "the run asks for 999 CPUs"),
+        (["teacher.tempo=1"], "unknown key `teacher.tempo`"),
+        (["teacher.vllm.max_model_len=48"], "leaves 0 tokens for the prompt"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_2_and_nothing_written(
+    run_file: Path, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    result = raystill("label", str(run_file), *(part for change in changes for part in ("--set", change)))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,171 @@
+"""Two students, one of each family, behind a real endpoint: Ray Serve, HTTP, torch in the replicas."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipelines.config import ReplicasConfig, ServingConfig
+from pipelines.decode import Student
+from pipelines.errors import UnparsableError
+from pipelines.tasks.base import Example, TaskSpec
+from pipelines.tasks.registry import load_task
+from tests.serving.tiny import TEXTS, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+QUEUE = 32
+
+
+@dataclass
+class Running:
+    """The endpoint under test, and the students' folders by model name."""
+
+    client: httpx.Client
+    folders: dict[str, Path]
+    refused: list[httpx.Response]
+    woken: list[httpx.Response]
+
+    def predict(self, **body: Any) -> httpx.Response:
+        return self.client.post("/v1/predict", json=body)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The endpoint, woken from zero replicas by its first requests, some of which find the queue full."""
+    from serving.app import serve_students
+
+    root = tmp_path_factory.mktemp("students")
+    folders = {
+        "t5": write_student(root / "t5", "encoder-decoder"),
+        "llama": write_student(root / "llama", "decoder-only", method="finetune"),
+    }
+    serving = ServingConfig(
+        port=free_port(), replicas=ReplicasConfig(min=0, max=1), max_new_tokens=8, max_batch_size=8,
+        batch_wait_s=0.05, max_queued_requests=QUEUE, request_timeout_s=150.0,
+    )  # fmt: skip
+    endpoint = serve_students({name: str(folder) for name, folder in folders.items()}, serving)
+    assert endpoint.models == ("t5", "llama")
+    with httpx.Client(base_url=endpoint.url, timeout=160.0) as client, ThreadPoolExecutor(4) as pool:
+        bodies = [{"model": name, "inputs": [TEXTS[0]] * QUEUE} for name in ("t5", "t5", "llama")]
+        first = list(pool.map(lambda body: client.post("/v1/predict", json=body), bodies))
+        refused, woken = ([r for r in first if r.is_error == bad] for bad in (True, False))
+        yield Running(client, folders, refused, woken)
+    began = time.monotonic()
+    endpoint.shutdown()
+    assert time.monotonic() - began < 15.0
+    assert_nothing_serves(endpoint.url)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def assert_nothing_serves(url: str) -> None:
+    import ray
+    from ray import serve
+
+    assert serve.status().applications == {}
+    assert [actor for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == "serve"] == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/healthz")
+
+
+def test_students_wake_from_zero_and_a_full_queue_is_refused(running: Running) -> None:
+    assert [r.json()["model"] for r in running.woken] == ["t5", "llama"]
+    assert [len(r.json()["predictions"]) for r in running.woken] == [QUEUE, QUEUE]
+    assert [r.status_code for r in running.refused] == [503]
+    assert running.refused[0].json()["error"]["code"] == "queue_full"
+    assert int(running.refused[0].headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_the_endpoint_answers_as_the_student_does(running: Running, name: str) -> None:
+    student = Student.load(running.folders[name])
+    response = running.predict(model=name, inputs=[*TEXTS[:3], {"input": TEXTS[3]}])
+    assert response.status_code == 200, response.text
+    body = response.json()
+    expected = student.answer(TEXTS[:4], "label", 8)
+    assert [p["label"] for p in body["predictions"]] == [stated(d.text) for d in expected]
+    confidences = [p["confidence"] for p in body["predictions"]]
+    assert confidences == pytest.approx([d.confidence for d in expected], rel=1e-3)
+    assert body["usage"]["prompt_tokens"] == sum(d.prompt_tokens for d in expected)
+    assert body["usage"]["completion_tokens"] == sum(d.output_tokens for d in expected)
+
+
+def stated(text: str) -> str:
+    """The label in the task's form where the text is one."""
+    try:
+        return load_task(TaskSpec("arithmetic")).normalise(text, Example("", "", None))
+    except UnparsableError:
+        return text
+
+
+def test_rationale_on_demand(running: Running) -> None:
+    student = Student.load(running.folders["t5"])
+    body = running.predict(model="t5", inputs=TEXTS[:2], rationale=True).json()
+    expected = [d.text for d in student.answer(TEXTS[:2], "rationale", 8)]
+    assert [p["rationale"] for p in body["predictions"]] == expected
+    assert running.predict(model="llama", inputs=TEXTS[:2], rationale=True).status_code == 422
+
+
+def test_concurrent_requests_share_batches(running: Running) -> None:
+    from ray import serve
+
+    from serving.app import APPLICATION
+
+    replica = serve.get_deployment_handle("student-t5", APPLICATION)
+    before = replica.stats.remote().result()
+    with ThreadPoolExecutor(16) as pool:
+        texts = [TEXTS[i % len(TEXTS)] for i in range(48)]
+        responses = list(pool.map(lambda text: running.predict(model="t5", inputs=[text]), texts))
+    after = replica.stats.remote().result()
+    assert [r.status_code for r in responses] == [200] * 48
+    labels: dict[str, set[str]] = {}
+    for text, response in zip(texts, responses, strict=True):
+        labels.setdefault(text, set()).add(response.json()["predictions"][0]["label"])
+    assert all(len(found) == 1 for found in labels.values()), "the batch that a question lands in changed its answer"
+    assert after["answered"] - before["answered"] == 48
+    assert after["batches"] - before["batches"] <= 24
+
+
+def test_errors_reach_the_client_in_one_shape(running: Running) -> None:
+    wrong = [
+        (running.predict(model="nobody", inputs=["a"]), 404, "model_not_found"),
+        (running.client.post("/v1/predict", content=b"{"), 400, "invalid_json"),
+        (running.predict(model="t5", inputs=[{"question": "a"}]), 422, "invalid_field"),
+        (running.predict(model="t5", inputs=["apples " * 500]), 422, "input_too_long"),
+        (running.predict(model="t5", inputs=["a"] * (QUEUE + 1)), 413, "too_many_inputs"),
+        (running.client.get("/v1/nothing"), 404, "not_found"),
+    ]
+    assert [(r.status_code, r.json()["error"]["code"]) for r, _, _ in wrong] == [(s, c) for _, s, c in wrong]
+    assert "the limit" in wrong[4][0].json()["error"]["message"]
+    assert running.predict(model="t5", inputs=["a"]).status_code == 200
+
+
+def test_models_and_health(running: Running) -> None:
+    models = running.client.get("/v1/models").json()["data"]
+    assert [(m["id"], m["family"]) for m in models] == [("t5", "encoder-decoder"), ("llama", "decoder-only")]
+    assert models[0]["provenance"]["labels"]["teacher"] == {"engine": "echo"}
+    assert running.client.get("/healthz").json() == {"status": "ok"}

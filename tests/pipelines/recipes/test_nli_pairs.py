@@ -1,0 +1,107 @@
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UnparsableError
+from pipelines.recipes import nli_pairs
+from pipelines.recipes.nli_pairs import ASPECTS, TEST_FRAMES, TRAIN_FRAMES
+from pipelines.tasks import load_task, task_spec
+from pipelines.tasks.nli import LABELS
+
+SHIPPED = Path(nli_pairs.__file__).parent / "corpora" / "nli_pairs"
+TASK = load_task(task_spec("nli"))
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (SHIPPED / name).read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_shipped_files_are_what_the_module_writes(tmp_path: Path) -> None:
+    nli_pairs.main([str(tmp_path)])
+    for name in ("train.jsonl", "test.jsonl", "teacher.jsonl"):
+        assert (tmp_path / name).read_bytes() == (SHIPPED / name).read_bytes(), f"regenerate {SHIPPED}"
+
+
+@pytest.mark.parametrize(("name", "count"), [("train.jsonl", 600), ("test.jsonl", 200)])
+def test_rows_are_distinct_and_balanced(name: str, count: int) -> None:
+    rows = _rows(name)
+    examples = [TASK.read({**row, "gold": row["label"]}) for row in rows]
+    assert len({e.id for e in examples}) == len({e.input for e in examples}) == count
+    per_label = Counter(e.gold for e in examples)
+    assert set(per_label) == set(LABELS)
+    assert max(per_label.values()) - min(per_label.values()) <= 1
+
+
+def _claim(row: dict[str, str]) -> str:
+    """What the hypothesis claims, one of the phrases of the module."""
+    phrases = [p for options in nli_pairs._CIRCUMSTANCES.values() for p in options]
+    phrases += [p for a in nli_pairs._ACTIVITIES for p in (a.exact, a.general)]
+    named = [p for p in phrases if row["hypothesis"].endswith(f" {p}.")]
+    assert len(named) == 1, row
+    return named[0]
+
+
+def test_every_label_follows_from_the_premise() -> None:
+    """Judged from the texts alone, without the plan by which the rows were made."""
+    for row in (*_rows("train.jsonl"), *_rows("test.jsonl")):
+        claim, premise = _claim(row), row["premise"]
+        for activity in nli_pairs._ACTIVITIES:
+            if claim in (activity.exact, activity.general):
+                if claim in premise or activity.exact in premise:
+                    expected = "entailment"
+                else:
+                    expected = "neutral" if activity.general in premise else "contradiction"
+        for options in nli_pairs._CIRCUMSTANCES.values():
+            if claim in options:
+                stated = [option for option in options if option in premise]
+                assert len(stated) <= 1
+                expected = "neutral" if not stated else "entailment" if stated == [claim] else "contradiction"
+        assert row["label"] == expected, row
+
+
+def test_training_and_test_share_no_template() -> None:
+    for part in ("premise", *ASPECTS):
+        assert not set(getattr(TRAIN_FRAMES, part)) & set(getattr(TEST_FRAMES, part))
+    trained = {(row["premise"], row["hypothesis"]) for row in _rows("train.jsonl")}
+    assert not trained & {(row["premise"], row["hypothesis"]) for row in _rows("test.jsonl")}
+
+
+def test_a_hypothesis_alone_does_not_tell_the_label() -> None:
+    by_claim: dict[str, Counter[str]] = defaultdict(Counter)
+    rows = _rows("train.jsonl")
+    for row in rows:
+        by_claim[_claim(row)][row["label"]] += 1
+    assert sum(max(labels.values()) for labels in by_claim.values()) < 0.55 * len(rows)
+
+
+def test_explanations_do_not_name_labels() -> None:
+    for row in (*_rows("train.jsonl"), *_rows("test.jsonl")):
+        assert not any(word in row["explanation"].lower() for word in ("entail", "neutral", "contradict"))
+        assert row["explanation"].endswith(".")
+        assert not set("{}") & set(row["explanation"] + row["premise"] + row["hypothesis"])
+
+
+def test_the_generated_teacher_errs_a_little() -> None:
+    rows = {row["id"]: row for row in (*_rows("train.jsonl"), *_rows("test.jsonl"))}
+    answers = _rows("teacher.jsonl")
+    assert [answer["id"] for answer in answers] == list(rows)
+    outcome: Counter[str] = Counter()
+    for answer in answers:
+        row = rows[answer["id"]]
+        example = TASK.read({**row, "gold": row["label"]})
+        try:
+            parsed = TASK.parse(answer["output"], example)
+        except UnparsableError:
+            outcome["unreadable"] += 1
+            continue
+        outcome["right" if parsed.label == example.gold else "wrong"] += 1
+        assert parsed.rationale == row["explanation"]
+    assert 0.005 * len(answers) < outcome["unreadable"] < 0.04 * len(answers)
+    assert 0.02 * len(answers) < outcome["wrong"] < 0.07 * len(answers)
+
+
+def test_it_needs_a_folder() -> None:
+    with pytest.raises(SystemExit):
+        nli_pairs.main([])

@@ -1,0 +1,149 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.tasks import load_task, task_spec
+from pipelines.tasks.base import Answer, Example
+from tests.pipelines.tasks.teachers import score_teacher
+
+TASK = load_task(task_spec("arithmetic"))
+EXAMPLE = Example("a", "Anne has 4 apples.", None)
+
+
+@pytest.mark.parametrize(
+    ("row", "gold"),
+    [
+        ({"gold": "( ( 4.0 - 2.0 ) - 1.0 )"}, "4 - 2 - 1"),
+        ({"gold": 42}, "42"),
+        ({"gold": 3.5}, "3.5"),
+        ({"gold": None}, None),
+        ({"gold": ""}, None),
+        ({}, None),
+    ],
+)
+def test_read(row: Mapping[str, Any], gold: str | None) -> None:
+    assert TASK.read({"id": "a", "input": " Anne has 4 apples.\nHow many? ", **row}) == Example(
+        "a", "Anne has 4 apples.\nHow many?", gold
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"gold": "four"},
+        {"gold": "1 / 0"},
+        {"gold": True},
+        {"gold": ["4"]},
+        {"gold": "nan"},
+        {"gold": "9" * 50_000},
+        {"input": None},
+        {"input": "  "},
+        {"input": ["text"]},
+        {"input": "x" * 100_001},
+        {"input": "a\x00b"},
+    ],
+    ids=lambda row: str(row)[:30],
+)
+def test_bad_rows(row: Mapping[str, Any]) -> None:
+    with pytest.raises(BadRowError):
+        TASK.read({"id": "a", "input": "Anne has 4 apples.", **row})
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "rationale"),
+    [
+        ("Anne has 4. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).", "4 - 2 - 1", "Anne has 4. 4 - 2 - 1 = 1."),
+        ("A. The answer is (84 / 2).\n\nQ: There are 120.\nA: The answer is (120 / 3).", "84 / 2", "A."),
+        ("A. The answer is (84 ÷ 2).", "84 / 2", "A."),
+        ("A. The answer is \\(84 \\div 2 = 42\\).", "84 / 2", "A."),
+        ("A. The answer is \\( \\frac{84}{2} \\).", "84 / 2", "A."),
+        ("A.\n\nSo, the answer is:\n\\[ \\boxed{1,234} \\]", "1234", "A."),
+        ("A. Therefore, the baker has \\(\\boxed{274}\\) grams.", "274", "A."),
+        ("A. The answer is 7 + 5 = 12.", "7 + 5", "A."),
+        ("A. The answer is (7 + 5 = 12).", "7 + 5", "A."),
+        ("A. The answer is x = 12.", "12", "A."),
+        ("A. The answer is 12 = 7 + 5.", "7 + 5", "A."),
+        ("A. The answer is 42 apples.", "42", "A."),
+        ("A. The answer is 84 points / 2 rounds = 42 points.", "84 / 2", "A."),
+        ("A. The answer is (14 * $201).", "14 * 201", "A."),
+        ("A. The answer is $84.50 per week.", "84.5", "A."),
+        ("A. The answer is (16 * 17) * 4.", "16 * 17 * 4", "A."),
+        ("A. The answer is (17 + (-18)).", "17 + (-18)", "A."),
+        ("A. The answer is **84.0**.", "84", "A."),
+        ("A. The answer is `84 / 2`.", "84 / 2", "A."),
+        ("A. The answer is (84 / 2). B. The answer is (9 + 9).", "84 / 2", "A."),
+        ("A, so the answer is unclear. The answer is 3.", "3", "A, so the answer is unclear."),
+        ("```python\nprint(84 / 2)\n```\nThe answer is 42", "42", "```python\nprint(84 / 2)\n```"),
+        ("4 - 1", "4 - 1", ""),
+        ("4 - 1 = 3.", "4 - 1", ""),
+        ("#### 12", "12", ""),
+    ],
+)  # fmt: skip
+def test_parse(text: str, label: str, rationale: str) -> None:
+    assert TASK.parse(text, EXAMPLE) == Answer(label, rationale)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "There are 4 seats.",
+        "The tree had 7 apples to begin with.",
+        "5 apples",
+        "The answer is (25 + x).",
+        "The answer is (7x = 14).",
+        "The answer is x.",
+        "The answer is not 4.",
+        "The answer is ((28 - 13) and (28 - 15)).",
+        "The answer is 5 apples and 3 pears.",
+        "The answer is (175, 5).",
+        "The answer is ((491 - 21",
+        "The answer is \\(\\boxed{49",
+        "The answer is 4 / 0.",
+        "The answer is five.",
+        "The answer is ٣.",
+        "The answer is " + "9" * 1_000_000,
+        "The answer is " + "(" * 1_000_000,
+        "\x00",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_unparsable(text: str) -> None:
+    with pytest.raises(UnparsableError) as error:
+        TASK.parse(text, EXAMPLE)
+    assert len(str(error.value)) < 200
+
+
+def test_scores_compare_values() -> None:
+    assert TASK.same("1.0", "4 - 2 - 1", EXAMPLE)
+    assert TASK.same("2 * 3", "3 * 2", EXAMPLE)
+    assert not TASK.same("4 - 2", "4 - 2 - 1", EXAMPLE)
+    assert not TASK.same("apples", "4", EXAMPLE)
+    assert TASK.value("10 / 4") == "2.5"
+
+
+def test_what_it_renders_it_reads() -> None:
+    for answer in (Answer("4 - 1", "Anne gives away 1."), Answer("42", "")):
+        assert TASK.parse(TASK.render(answer), EXAMPLE) == answer
+
+
+def test_shots_are_read_and_right() -> None:
+    for shot in TASK.shots:
+        label, expected = TASK.parse(shot.answer, EXAMPLE).label, shot.answer.rpartition("(")[2].rstrip(").")
+        assert label == expected
+        assert f"{label} = {TASK.value(label)}." in shot.answer
+
+
+def test_it_takes_no_options() -> None:
+    with pytest.raises(UserError):
+        load_task(task_spec("arithmetic", {"labels": ["1"]}))
+
+
+@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.744), ("qwen2.5-coder-1.5b", 0.62)])
+def test_real_teachers(test_data: Path, teacher: str, share: float) -> None:
+    score = score_teacher(TASK, test_data / "svamp", teacher)
+    assert score.examples == 800
+    assert score.right >= share * score.examples

@@ -1,0 +1,112 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.tasks import load_task, task_spec
+from pipelines.tasks.base import Answer, Example, Task
+
+OPTIONS: dict[str, object] = {
+    "labels": ["spam", "not spam", "no reply"],
+    "instruction": "What kind of message is this?",
+    "examples": [{"input": "Win now!", "rationale": "It promises a prize.", "label": "spam"}],
+    "input_field": "message",
+}
+EXAMPLE = Example("m", "Hello.", None)
+
+
+def _task(options: Mapping[str, object] = OPTIONS) -> Task:
+    return load_task(task_spec("classification", dict(options)))
+
+
+def test_options_make_the_prompt() -> None:
+    task = _task()
+    assert task.labels == ("spam", "not spam", "no reply")
+    assert task.instruction == "What kind of message is this? Labels: spam, not spam, no reply."
+    assert [(s.question, s.answer) for s in task.shots] == [("Win now!", "It promises a prize. The answer is spam.")]
+    assert task.required == ("message",)
+    assert load_task(task_spec("classification")).required == ("input",)
+
+
+def test_read_takes_the_field_of_the_options() -> None:
+    row = {"id": "m", "message": " Hello. ", "input": "other"}
+    assert _task().read({**row, "gold": "Not Spam"}) == Example("m", "Hello.", "not spam")
+    assert _task().read({**row, "gold": None}) == EXAMPLE
+
+
+@pytest.mark.parametrize("row", [{"gold": "ham"}, {"gold": "spam or not spam"}, {"message": None}, {"message": ""}])
+def test_bad_rows(row: Mapping[str, Any]) -> None:
+    with pytest.raises(BadRowError):
+        _task().read({"id": "m", "message": "Hello.", **row})
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("A. The answer is spam.", "spam"),
+        ("A. The answer is Not Spam.", "not spam"),
+        ("A. The answer is (no reply).", "no reply"),
+        ("A. The answer is that it is not spam.", "not spam"),
+        ("spam", "spam"),
+    ],
+)
+def test_parse(text: str, label: str) -> None:
+    assert _task().parse(text, EXAMPLE).label == label
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "This is spam.",
+        "The answer is ham.",
+        "The answer is spam or no reply.",
+        "The answer is spammer.",
+        "x" * 10**6,
+    ],
+)
+def test_unparsable(text: str) -> None:
+    with pytest.raises(UnparsableError):
+        _task().parse(text, EXAMPLE)
+
+
+def test_free_text() -> None:
+    task = _task({"instruction": "Name the capital."})
+    assert task.labels is None
+    assert task.instruction == "Name the capital."
+    assert task.parse("France's capital. The answer is Paris.", EXAMPLE) == Answer("Paris", "France's capital.")
+    assert task.same("paris", "Paris", EXAMPLE)
+    assert not task.same("London", "Paris", EXAMPLE)
+    assert task.read({"id": "m", "input": "France", "gold": "Paris."}).gold == "Paris"
+    with pytest.raises(UnparsableError):
+        task.parse("Paris, I think.", EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"label": ["a", "b"]}, "task_options.label"),
+        ({"labels": "a, b"}, "task_options.labels"),
+        ({"labels": ["a"]}, "task_options.labels"),
+        ({"labels": ["a", "A"]}, "task_options.labels"),
+        ({"labels": ["a", ""]}, "task_options.labels"),
+        ({"labels": [True, False]}, "task_options.labels[0]"),
+        ({"instruction": ["a"]}, "task_options.instruction"),
+        ({"input_field": "gold"}, "task_options.input_field"),
+        ({"examples": "a"}, "task_options.examples"),
+        ({"examples": ["a"]}, "task_options.examples[0]"),
+        ({"examples": [{"input": "a"}]}, "task_options.examples[0]"),
+        ({"examples": [{"input": "a", "label": "b", "why": "c"}]}, "task_options.examples[0]"),
+        ({"labels": ["a", "b"], "examples": [{"input": "x", "label": "c"}]}, "task_options.examples[0].label"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, object], named: str) -> None:
+    with pytest.raises(UserError) as error:
+        _task(options)
+    assert str(error.value).startswith(named)
+
+
+def test_what_it_renders_it_reads() -> None:
+    for label in ("spam", "not spam", "no reply"):
+        assert _task().parse(_task().render(Answer(label, "Because.")), EXAMPLE) == Answer(label, "Because.")

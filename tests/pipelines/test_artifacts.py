@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import (
+    MANIFEST,
+    Store,
+    file_fingerprint,
+    finished,
+    fingerprint,
+    manifest_of,
+    model_fingerprint,
+    read_manifest,
+    require_manifest,
+    write_manifest,
+)
+from pipelines.errors import UserError
+
+PARTS: dict[str, Any] = {"config": {}, "counts": {}, "timings_s": {}, "details": {}, "provenance": {}}
+
+
+def finish(store: Store, identity: dict[str, Any]) -> None:
+    write_manifest(store, manifest_of("labels", identity, **PARTS))
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_manifest_makes_an_artifact_finished(tmp_path: Path, scheme: str) -> None:
+    store = Store(f"{scheme}{tmp_path}/labels")
+    assert read_manifest(store, "labels") is None
+    finish(store, {"a": 1})
+    assert store.files() == [MANIFEST]
+    manifest = finished(store, "labels", {"a": 1}, replace=False)
+    assert manifest is not None
+    assert manifest.fingerprint == fingerprint({"a": 1})
+
+
+def test_an_artifact_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    finish(store, {"teacher": {"model": "a", "seed": 0}})
+    with pytest.raises(UserError, match=r'teacher.model: "a" -> "b"'):
+        finished(store, "labels", {"teacher": {"model": "b", "seed": 0}}, replace=False)
+    assert read_manifest(store, "labels") is not None
+
+
+def test_replace_discards_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "labels"))
+    finish(store, {"a": 1})
+    store.write("data/part.parquet", b"x")
+    assert finished(store, "labels", {"a": 2}, replace=True) is None
+    assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"type": "labels"}'])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match="not a manifest"):
+        read_manifest(Store(str(tmp_path)), "labels")
+
+
+def test_another_type_or_schema_version_is_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    finish(store, {})
+    with pytest.raises(UserError, match="it is a labels artifact"):
+        read_manifest(store, "student")
+    tree = json.loads(store.read(MANIFEST)) | {"schema_version": 99}
+    store.write(MANIFEST, json.dumps(tree).encode())
+    with pytest.raises(UserError, match="schema version 99"):
+        read_manifest(store, "labels")
+
+
+def test_a_missing_input_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="raystill label RUN"):
+        require_manifest(Store(str(tmp_path)), "labels", "label RUN")
+
+
+def test_fingerprints_follow_content_not_place(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    assert model_fingerprint(str(one)) == model_fingerprint(str(two))
+    assert file_fingerprint(str(one / "config.json")) == file_fingerprint(str(two / "config.json"))
+    (two / "config.json").write_text('{"a": 1}')
+    assert model_fingerprint(str(one)) != model_fingerprint(str(two))
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(UserError, match="no filesystem opens it"):
+        Store("nonsense://bucket/x")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.config import RunConfig, load_run, parse_run
+from pipelines.errors import UserError
+
+MINIMAL: dict[str, Any] = {
+    "name": "a",
+    "output": "out",
+    "task": "arithmetic",
+    "corpus": {"train": "train.jsonl"},
+    "teacher": {"engine": "echo"},
+    "student": {"model": "m"},
+}
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return {**MINIMAL, **sections}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (changed(studnt={}), "unknown key `studnt` (did you mean `student`?"),
+        (changed(training={"epoch": 1}), "unknown key `training.epoch` (did you mean `epochs`?"),
+        (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
+        (changed(training={"workers": 0}), "`training.workers`: Input should be greater than or equal to 1 (it is 0)"),
+        (changed(training={"precision": "fp16"}), "`training.precision`"),
+        (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
+        (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
+        (changed(teacher={"engine": "echo", "outputs": "x"}), "`outputs` has no effect"),
+        (changed(teacher={"engine": "echo", "sampling": {"n": 3}}), "n 3 with temperature 0"),
+        (changed(teacher={"engine": "echo", "replicas": {"min": 3, "max": 2}}), "min 3 is above max 2"),
+        (changed(student={"model": "m", "method": "finetune", "labels": "gold"}), "`labels` has no effect with method finetune"),
+        (changed(student={"model": "m", "init": {"kind": "pretrained", "layers": 2}}), "`layers` goes with"),
+        (changed(name="a/b"), "`name`"),
+        ({k: v for k, v in MINIMAL.items() if k != "corpus"}, "`corpus` is missing"),
+    ],
+)  # fmt: skip
+def test_a_wrong_run_names_value_and_rule(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_run(tree)
+    assert message in str(caught.value)
+
+
+def test_every_problem_is_in_the_one_message() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_run(changed(name="", task=3))
+    assert "`name`" in str(caught.value)
+    assert "`task`" in str(caught.value)
+
+
+def test_overrides_reach_the_section_that_they_name(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    run = load_run(file, ["training.learning_rate=1e-4", "corpus.limit=5", "teacher.replicas={min: 1, max: 2}", "output=elsewhere"])
+    assert (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output) == (1e-4, 5, 2, "elsewhere")
+
+
+@pytest.mark.parametrize("override", ["corpus.limit", "=3", "corpus..limit=3", "name.x=3", "corpus.train=[", "corpus.nope=1"])
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(UserError):
+        load_run(file, [override])
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError):
+        load_run(file)
+
+
+def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 1e-3}\n")
+    assert load_run(file).training.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "quickstart-nli", "svamp", "cqa"])
+def test_shipped_recipes_are_valid(recipe: str) -> None:
+    file = Path(__file__).parents[2] / "pipelines" / "recipes" / f"{recipe}.yaml"
+    assert isinstance(load_run(file), RunConfig)

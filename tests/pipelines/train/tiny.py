@@ -1,0 +1,122 @@
+"""Tiny models of both families, their tokenizer, runs and labels, made on the spot."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import Store, manifest_of, write_manifest
+from pipelines.config import RunConfig, parse_run
+from pipelines.schema import LABEL
+
+WORDS = (
+    "Anne Peter Tom has had gives buys sells loses apples pears books pens how many has she left now in total and then to a "
+    "the of from is are more fewer each box boxes [label] [rationale] 0 1 2 3 4 5 6 7 8 9 + - * / = . , ?"
+).split()
+
+
+def make_tokenizer() -> Any:
+    """A word-level tokenizer with <pad>, </s> and <unk>, which adds no tokens of its own."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<pad>", "</s>", "<unk>", "\n", *WORDS]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" |(?=\n)|(?<=\n)"), "removed")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def make_model(family: str, folder: Path, seed: int = 0, layers: int = 2, positions: int = 64) -> str:
+    """Save a tiny model with random weights and without dropout, and its tokenizer. Returns the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    special = {"pad_token_id": 0, "eos_token_id": 1, "vocab_size": len(tokenizer)}
+    if family == "decoder-only":
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
+                max_position_embeddings=positions, tie_word_embeddings=True, **special,
+            )
+        )  # fmt: skip
+    else:
+        model = T5ForConditionalGeneration(
+            T5Config(
+                d_model=16, d_kv=8, d_ff=32, num_layers=layers, num_decoder_layers=layers, num_heads=2, dropout_rate=0.0,
+                decoder_start_token_id=0, **special,
+            )
+        )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_run(output: Path, model: str, **sections: dict[str, Any]) -> RunConfig:
+    """A run of the tiny model; `sections` are merged into the tree."""
+    tree: dict[str, dict[str, Any]] = {
+        "corpus": {"train": "unused.jsonl", "validation": 0.2},
+        "teacher": {"engine": "echo"},
+        "student": {"model": model},
+        "training": {
+            "precision": "fp32", "epochs": 2, "tokens_per_batch": 400, "tokens_per_micro_batch": 160, "learning_rate": 1e-2,
+            "max_input_tokens": 40, "max_target_tokens": 20,
+        },
+    }  # fmt: skip
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return parse_run({"name": "tiny", "output": str(output), "task": "arithmetic", **tree})
+
+
+def label_rows(count: int, *, gold: bool = True, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows in the schema of labels: small sums with rationales of different lengths."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        a, b = rng.randint(1, 9), rng.randint(1, 9)
+        thing = rng.choice(["apples", "pears", "books", "pens"])
+        padding = " and then ".join(["Peter has a pen"] * rng.randint(1, 4))
+        text = f"{padding} . Anne has {a} {thing} and buys {b} . how many {thing} has she now ?"
+        rationale = " . ".join([f"Anne has {a}", f"she buys {b} more", f"{a} + {b}"][: rng.randint(1, 3)]) + " ."
+        rows.append(
+            {
+                "id": f"sum-{i}", "input": text, "gold": f"{a} + {b}" if gold else None, "label": f"{b} + {a}",
+                "rationale": rationale, "votes": 1, "agreement": 1.0, "soft_label": None, "prompt_tokens": 9,
+                "output_tokens": 9, "finish_reason": "stop",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None:
+    """A finished labels artifact of the rows in OUTPUT/labels."""
+    folder = output / "labels" / "data"
+    folder.mkdir(parents=True)
+    for i in range(files):
+        pq.write_table(pa.Table.from_pylist(rows[i::files], schema=LABEL), folder / f"part-{i:05d}.parquet")
+    manifest = manifest_of(
+        "labels", {"rows": len(rows)}, config={}, timings_s={}, provenance={},
+        counts={"read": len(rows), "accepted": len(rows), "rejected": 0},
+        details={
+            "content": f"rows-{len(rows)}", "prompt_version": "arithmetic/1/abc", "teacher": {"engine": "echo"},
+            "task": {"name": "arithmetic", "version": "1"},
+        },
+    )  # fmt: skip
+    write_manifest(Store(str(output / "labels")), manifest)
+
+
+def random_lengths(examples: int, seed: int = 0, longest: int = 60) -> Any:
+    """Lengths of random sequences, every seventh rationale missing."""
+    from pipelines.train.batches import Lengths
+
+    rng = np.random.default_rng(seed)
+    prompt = rng.integers(5, longest // 2, 2 * examples)
+    target = rng.integers(1, longest // 2, 2 * examples)
+    target[1::14] = 0
+    return Lengths(prompt, target)

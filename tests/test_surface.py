@@ -1,0 +1,65 @@
+"""The commands, options and run-file keys that users rely on. A new one is added here on purpose; a lost one is a breaking change."""
+
+from __future__ import annotations
+
+import click
+from pydantic import BaseModel
+
+from cluster.cli import main
+from pipelines.config import RunConfig
+
+COMMANDS = {
+    "quickstart": {"--output", "--recipe", "--set", "--json", "--verbose"},
+    "plan": {"RUN", "--prompts", "--set", "--json", "--verbose"},
+    "label": {"RUN", "--replace", "--set", "--json", "--verbose"},
+    "train": {"RUN", "--replace", "--set", "--json", "--verbose"},
+    "evaluate": {"RUN", "--replace", "--set", "--json", "--verbose"},
+    "run": {"RUN", "--replace", "--set", "--json", "--verbose"},
+    "serve": {"STUDENT...", "--run", "--set", "--json", "--verbose"},
+}
+
+KEYS = """
+name output task task_options
+corpus.train corpus.validation corpus.test corpus.fields corpus.limit
+teacher.engine teacher.model teacher.outputs teacher.replicas.min teacher.replicas.max teacher.gpus_per_replica teacher.prompt teacher.system
+teacher.sampling.n teacher.sampling.temperature teacher.sampling.top_p teacher.sampling.max_tokens teacher.sampling.seed
+teacher.filters.gold teacher.filters.min_agreement teacher.latency_s
+teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib
+teacher.vllm.enforce_eager
+student.model student.init.kind student.init.layers student.method student.labels student.rationale_weight
+training.workers training.gpus_per_worker training.zero_stage training.precision training.epochs training.tokens_per_batch
+training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay training.gradient_clipping
+training.max_input_tokens training.max_target_tokens training.checkpoint_every_steps training.max_failures training.seed
+evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
+serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
+serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
+compare.methods compare.fractions compare.students compare.seeds
+"""
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= keys(kind, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def test_commands_and_options_are_the_frozen_ones() -> None:
+    found = {
+        name: {p.opts[0] if isinstance(p, click.Option) else str(p.metavar) for p in command.params}
+        for name, command in main.commands.items()
+    }
+    assert found == COMMANDS
+
+
+def test_run_file_keys_are_the_frozen_ones() -> None:
+    assert keys(RunConfig) == set(KEYS.split())
+
+
+def test_every_command_has_an_example_in_its_help() -> None:
+    for name, command in main.commands.items():
+        assert "Example" in (command.help or ""), name
