@@ -46,7 +46,11 @@ def check_resources(wanted: Wanted, there: Mapping[str, float]) -> None:
     for kind, count in (("GPU", wanted.gpus), ("CPU", wanted.cpus)):
         available = int(there.get(kind, 0))
         if count > available:
-            remedy = "Set gpus_per_replica / gpus_per_worker to 0 to run on CPUs." if kind == "GPU" and not available else "Lower it."
+            remedy = (
+                "Set gpus_per_replica / gpus_per_worker to 0 to run on CPUs."
+                if kind == "GPU" and not available
+                else "Lower it."
+            )
             raise UserError(wanted.key, f"the run asks for {count} {kind}s, there are {available}", remedy)
 
 

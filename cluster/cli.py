@@ -16,7 +16,9 @@ def run_options(command: Command) -> Command:
     for option in (
         click.option("--verbose", is_flag=True, help="Show the logs of Ray and of the engines on stderr."),
         click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
+        ),
     ):
         command = option(command)
     return command
@@ -51,7 +53,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--output", default="raystill-quickstart", show_default=True, help="Folder for the run file, corpus and artifacts.")
+@click.option(
+    "--output", default="raystill-quickstart", show_default=True, help="Folder for the run file, corpus and artifacts."
+)
 @click.option("--recipe", default="quickstart", show_default=True, type=click.Choice(["quickstart", "quickstart-nli"]))
 @run_options
 def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
@@ -68,7 +72,9 @@ def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bo
 
 @main.command()
 @click.argument("run_file", metavar="RUN")
-@click.option("--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="How many rendered prompts to show.")
+@click.option(
+    "--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="How many rendered prompts to show."
+)
 @run_options
 def plan(run_file: str, prompts: int, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
     """What a run would do: resolved config, first prompts, tokens, storage, what is finished already.
@@ -106,7 +112,9 @@ _stage_command("run", "label, train and evaluate, one after the other; finished 
 @click.argument("students", nargs=-1, required=True, metavar="STUDENT...")
 @click.option("--run", "run_file", metavar="RUN", help="Take the serving section of this run file.")
 @run_options
-def serve(students: tuple[str, ...], run_file: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+def serve(
+    students: tuple[str, ...], run_file: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool
+) -> None:
     """One or several student folders as an endpoint on this machine; Ctrl-C or SIGTERM ends it.
 
     STUDENT is a student folder, or NAME=FOLDER.
@@ -153,6 +161,10 @@ def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
         from pipelines.decode import check_model
 
         check_model(run.student.model, "student.model")
+        if "label" not in stages:
+            from pipelines.train.stage import check_train
+
+            check_train(run)
 
 
 def report_of(run: Any) -> dict[str, Any]:

@@ -63,7 +63,9 @@ def _bare_run(overrides: tuple[str, ...]) -> RunConfig:
     """A run whose serving section is all that counts."""
     foreign = [o for o in overrides if not o.startswith("serving.")]
     if foreign:
-        raise UserError(f"--set {foreign[0]}", "without --run only serving.* has an effect", "Remove it, or give --run.")
+        raise UserError(
+            f"--set {foreign[0]}", "without --run only serving.* has an effect", "Remove it, or give --run."
+        )
     tree = {"name": "serve", "output": ".", "task": "arithmetic", "corpus": {"train": "-"}, "teacher": {"engine": "echo"},
             "student": {"model": "-"}}  # fmt: skip
     return parse_run(apply_overrides(tree, overrides), origin="--set")

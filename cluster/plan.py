@@ -48,7 +48,11 @@ def make_plan(run: RunConfig, prompts: int) -> dict[str, Any]:
         "rows": rows,
         "tokens": {
             "counted_with": how,
-            "prompt": {"mean": statistics.mean(lengths), "max": max(lengths), "total": round(statistics.mean(lengths) * total)},
+            "prompt": {
+                "mean": statistics.mean(lengths),
+                "max": max(lengths),
+                "total": round(statistics.mean(lengths) * total),
+            },
             "output_at_most": answer * total,
         },
         "storage_bytes": {"labels": round(total * (text + _BYTES_PER_LABEL))},
@@ -104,5 +108,7 @@ def _existing(run: RunConfig) -> dict[str, str]:
     kinds: dict[str, Any] = {"labels": "labels", "student": "student", "report": "report"}
     for name, kind in kinds.items():
         manifest = read_manifest(Store(run.output).child(name), kind)
-        states[name] = f"finished {manifest.created}, fingerprint {manifest.fingerprint[:12]}" if manifest else "to be made"
+        states[name] = (
+            f"finished {manifest.created}, fingerprint {manifest.fingerprint[:12]}" if manifest else "to be made"
+        )
     return states

@@ -74,7 +74,11 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
         run_stages(run, on_finish=lambda stage, m, s: summaries.append(stage_summary(run, stage, m, s)))
         answer = _ask(run, _QUESTIONS[recipe])
     total = time.monotonic() - began
-    extra = {**report_of(run), "endpoint": answer, "seconds": {"ray_start": round(started, 1), "total": round(total, 1)}}
+    extra = {
+        **report_of(run),
+        "endpoint": answer,
+        "seconds": {"ray_start": round(started, 1), "total": round(total, 1)},
+    }
     print_summary(summaries, as_json=as_json, extra=extra)
     if not as_json:
         print_report(extra["report"])
@@ -102,6 +106,12 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
                 response = client.post("/v1/predict", json=request)
                 response.raise_for_status()
                 latency = time.monotonic() - sent
-        return {"url": endpoint.url, "ready_s": ready, "latency_ms": 1000 * latency, "request": request, "response": response.json()}
+        return {
+            "url": endpoint.url,
+            "ready_s": ready,
+            "latency_ms": 1000 * latency,
+            "request": request,
+            "response": response.json(),
+        }
     finally:
         endpoint.shutdown()

@@ -175,7 +175,9 @@ def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest
     """The manifest of an input. Raises UserError that names the command which makes it."""
     manifest = read_manifest(store, kind)
     if manifest is None:
-        raise UserError(store.uri, f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`.")
+        raise UserError(
+            store.uri, f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`."
+        )
     return manifest
 
 
@@ -235,7 +237,9 @@ def model_fingerprint(model: str) -> str:
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return model
-    names = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in {".json", ".safetensors", ".model", ".jinja"})
+    names = sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix in {".json", ".safetensors", ".model", ".jinja"}
+    )
     return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name != MANIFEST})
 
 

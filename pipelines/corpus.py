@@ -84,14 +84,18 @@ def corpus_files(named: str | list[str], key: str) -> list[str]:
     return files
 
 
-def corpus_splits(files: Iterable[str], name: SplitName, *, parallelism: int = 1, limit: int | None = None) -> list[Split]:
+def corpus_splits(
+    files: Iterable[str], name: SplitName, *, parallelism: int = 1, limit: int | None = None
+) -> list[Split]:
     """The splits of files, in corpus order: enough of them for `parallelism` readers, and none above 8 MiB where it can be cut."""
     files = list(files)
     if limit is not None:
         return list(_limited(files, name, limit))
     sizes = [_size(uri) for uri in files]
     step = min(max(sum(sizes) // max(parallelism, 1), _MIN_SPLIT_BYTES), _MAX_SPLIT_BYTES)
-    return list(itertools.chain.from_iterable(_cut(uri, size, name, step) for uri, size in zip(files, sizes, strict=True)))
+    return list(
+        itertools.chain.from_iterable(_cut(uri, size, name, step) for uri, size in zip(files, sizes, strict=True))
+    )
 
 
 def read_split(split: Split, task: Task, fields: Mapping[str, str]) -> Iterator[Row]:
@@ -123,7 +127,9 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
     if "gold" in fields and fields["gold"] not in seen:
         missing.append(fields["gold"])
     if missing:
-        rule = f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {', '.join(sorted(seen))}"
+        rule = (
+            f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {', '.join(sorted(seen))}"
+        )
         raise UserError(f"{key} {files[0]}", rule, "Say in corpus.fields which column holds it.")
 
 
@@ -195,7 +201,9 @@ def _suffix(name: str) -> str:
 def _kind(uri: str, key: str) -> str:
     kind = _KINDS.get(_suffix(uri))
     if kind is None:
-        raise UserError(f"{key} {uri}", "neither JSON Lines, CSV nor Parquet by its name", f"Known: {', '.join(_KINDS)}.")
+        raise UserError(
+            f"{key} {uri}", "neither JSON Lines, CSV nor Parquet by its name", f"Known: {', '.join(_KINDS)}."
+        )
     return kind
 
 

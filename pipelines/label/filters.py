@@ -15,7 +15,10 @@ def refuse(consensus: Consensus, example: Example, task: Task, filters: FiltersC
     if consensus.tie:
         return "tie", f"{consensus.votes} votes each for {consensus.soft_label[0][0]} and {consensus.soft_label[1][0]}"
     if consensus.agreement < filters.min_agreement:
-        return "low_agreement", f"{consensus.agreement:.2f} of the samples agree, min_agreement is {filters.min_agreement}"
+        return (
+            "low_agreement",
+            f"{consensus.agreement:.2f} of the samples agree, min_agreement is {filters.min_agreement}",
+        )
     if filters.gold == "drop-disagreeing" and example.gold is not None and not agrees(consensus, example, task):
         return "disagrees_with_gold", f"the teacher says {consensus.label}, gold is {example.gold}"
     return None

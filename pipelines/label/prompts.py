@@ -1,10 +1,10 @@
 """Example -> prompt: the task's instruction, its few-shot examples, the question. Nothing here knows an engine.
 
-    Q: Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?
-    A: Anne starts with 4 apples. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).
+Q: Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?
+A: Anne starts with 4 apples. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).
 
-    Q: ...
-    A:
+Q: ...
+A:
 """
 
 from __future__ import annotations

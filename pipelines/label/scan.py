@@ -55,7 +55,9 @@ def id_keys(ids: Sequence[str]) -> Keys:
 
 def sort_keys(keys: Keys) -> Keys:
     """Keys (n, 2) in the order that `contains` needs."""
-    return keys[np.lexsort((keys[:, 1], keys[:, 0]))]
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    ordered: Keys = keys[order]
+    return ordered
 
 
 def contains(index: Keys, keys: Keys) -> npt.NDArray[np.bool_]:
@@ -88,7 +90,7 @@ def scan_corpus(splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, st
     bad = np.array([r["position"] for r in rejects], dtype=np.int64)
     duplicates = _duplicates(position, key, bad, [s.name for s in splits])
     rejects += _read_duplicates(duplicates, splits, load_task(spec), fields)
-    rows = {name: 0 for name in ("train", "heldout")}
+    rows = dict.fromkeys(("train", "heldout"), 0)
     for index, count in zip(*np.unique(position >> _SPLIT_SHIFT, return_counts=True), strict=True):
         rows[splits[index].name] += int(count)
     table = pa.Table.from_pylist([{k: r[k] for k in OUTCOME.names} for r in rejects], schema=OUTCOME)
@@ -96,7 +98,12 @@ def scan_corpus(splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, st
 
 
 def example_blocks(
-    index: int, splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, str], passed_over: Positions, done: Mapping[str, Keys]
+    index: int,
+    splits: Sequence[Split],
+    spec: TaskSpec,
+    fields: Mapping[str, str],
+    passed_over: Positions,
+    done: Mapping[str, Keys],
 ) -> Iterator[pa.Table]:
     """Blocks (schema.EXAMPLE) of a split's examples that still want a label: neither rejected by the scan nor done."""
     split = splits[index]

@@ -173,7 +173,9 @@ class LabelSink:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
-            raise UserError(self._store.uri, "another process is labelling into it", "Wait for it, or stop it.") from error
+            raise UserError(
+                self._store.uri, "another process is labelling into it", "Wait for it, or stop it."
+            ) from error
 
     def _begin(self) -> None:
         wanted = fingerprint(self._identity)
@@ -182,7 +184,9 @@ class LabelSink:
             return
         begun = json.loads(self._store.read("attempt.json"))
         if begun["fingerprint"] != wanted:
-            changed = [k for k in self._identity if begun["identity"].get(k) != json.loads(json.dumps(self._identity[k]))]
+            changed = [
+                k for k in self._identity if begun["identity"].get(k) != json.loads(json.dumps(self._identity[k]))
+            ]
             rule = f"it holds unfinished labels made with other settings ({', '.join(changed)} differ)"
             raise UserError(self._store.uri, rule, "Set another output, or pass --replace to discard them.")
 
@@ -197,8 +201,9 @@ class LabelSink:
             # A row that the scan rejects as duplicate has the id of a row that still wants its label.
             answered |= set() if record["scan"] else set(record["parts"])
             self.scanned = self.scanned or record["scan"]
-            tally = {k: Counter(v) if isinstance(v, dict) else v for k, v in record["tally"].items()}
-            self.tally.add(Tally(**tally))
+            tally: dict[str, Any] = record["tally"]
+            counters = {name: Counter(value) for name, value in tally.items() if isinstance(value, dict)}
+            self.tally.add(Tally(**tally | counters))
         self._next = 1 + max((int(name.rpartition("/")[2].removesuffix(".json")) for name in names), default=-1)
         self._remove_uncommitted(committed)
         for split in ("train", "heldout"):

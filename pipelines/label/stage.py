@@ -18,8 +18,8 @@ from pipelines.artifacts import (
     Manifest,
     Store,
     file_fingerprint,
-    finished,
     fingerprint,
+    finished,
     manifest_of,
     model_fingerprint,
     write_manifest,
@@ -148,7 +148,13 @@ def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sin
         return
     teacher = run.teacher
     block_rows, blocks_in_flight = _in_flight(run)
-    reader = {"splits": splits, "spec": spec, "fields": dict(run.corpus.fields), "passed_over": scan.passed_over, "done": sink.done}
+    reader = {
+        "splits": splits,
+        "spec": spec,
+        "fields": dict(run.corpus.fields),
+        "passed_over": scan.passed_over,
+        "done": sink.done,
+    }
     shared = ray.put(reader)
     items = [{"index": index} for index in range(len(splits))]
     examples = (
@@ -156,7 +162,11 @@ def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sin
         .map_batches(_read, fn_args=(shared,), batch_size=1, batch_format="numpy", num_cpus=0.5)
         .repartition(target_num_rows_per_block=block_rows)
     )
-    environment = dict(_CPU_ENGINE, VLLM_CPU_KVCACHE_SPACE=str(teacher.vllm.cpu_kv_cache_gib)) if not teacher.gpus_per_replica else {}
+    environment = (
+        dict(_CPU_ENGINE, VLLM_CPU_KVCACHE_SPACE=str(teacher.vllm.cpu_kv_cache_gib))
+        if not teacher.gpus_per_replica
+        else {}
+    )
     outcomes = examples.map_batches(
         TeacherActor,
         fn_constructor_args=(run, spec),
@@ -182,7 +192,9 @@ def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sin
         except RayError as error:
             sink.commit()
             reason = str(error).strip().splitlines()[-1]
-            raise StageFailedError(f"labelling broke off: {reason}. Finished rows are kept; the same command goes on.") from error
+            raise StageFailedError(
+                f"labelling broke off: {reason}. Finished rows are kept; the same command goes on."
+            ) from error
 
 
 def _read(batch: Any, shared: Any) -> Any:
@@ -242,7 +254,11 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: Scan, sink: LabelS
             "content": f"{tally.content:016x}",
             "prompt_version": task.prompt_version(),
             "task": {"name": task.name, "version": task.version},
-            "teacher": {"engine": run.teacher.engine, "model": run.teacher.model, "sampling": run.teacher.sampling.model_dump()},
+            "teacher": {
+                "engine": run.teacher.engine,
+                "model": run.teacher.model,
+                "sampling": run.teacher.sampling.model_dump(),
+            },
             "tokens": {"prompt": tally.prompt_tokens, "output": tally.output_tokens},
             "parts": parts,
         },

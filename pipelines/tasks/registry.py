@@ -28,8 +28,11 @@ def task_spec(name: str, options: dict[str, object] | None = None) -> TaskSpec:
         return TaskSpec(name, dict(options or {}))
     path = Path(name).expanduser()
     if path.suffix != ".py":
-        raise UserError(f"task {name}", f"there is no such task; built in: {', '.join(BUILT_IN)}",
-                        "Name one of them, or the path of a task file (*.py).")
+        raise UserError(
+            f"task {name}",
+            f"there is no such task; built in: {', '.join(BUILT_IN)}",
+            "Name one of them, or the path of a task file (*.py).",
+        )
     if not path.is_file():
         raise UserError(f"task {name}", "there is no such file", "Give the path of an existing task file.")
     return TaskSpec(name, dict(options or {}), path.read_text(encoding="utf-8"))
@@ -44,10 +47,13 @@ def load_task(spec: TaskSpec) -> Task:
     module = types.ModuleType("raystill_user_task")
     try:
         exec(compile(spec.source, spec.name, "exec"), module.__dict__)  # noqa: S102 - the user's own file, named by path
-    except Exception as error:  # noqa: BLE001 - whatever the user's file raises is theirs to mend
+    except Exception as error:
         raise UserError(f"task {spec.name}", f"the file fails ({type(error).__name__}: {error})", "Mend it.") from error
-    found = [v for v in vars(module).values()
-             if isinstance(v, type) and issubclass(v, Task) and v.__module__ == module.__name__]
+    found = [
+        v
+        for v in vars(module).values()
+        if isinstance(v, type) and issubclass(v, Task) and v.__module__ == module.__name__
+    ]
     if len(found) != 1:
         raise UserError(f"task {spec.name}", f"it defines {len(found)} subclasses of Task, one is needed", "Mend it.")
     return found[0](spec.options)

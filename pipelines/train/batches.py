@@ -173,7 +173,9 @@ class Plan:
     def tokens(self, first: int = 0, last: int | None = None) -> int:
         """Real tokens of the steps from `first` to before `last`."""
         per_example = self.lengths.per_example
-        return sum(int(per_example[self.step_examples(s)].sum()) for s in range(first, self.steps if last is None else last))
+        return sum(
+            int(per_example[self.step_examples(s)].sum()) for s in range(first, self.steps if last is None else last)
+        )
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
         return epoch_steps(self.lengths, self.examples, self._batch, self._seed, epoch)

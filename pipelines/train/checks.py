@@ -110,4 +110,6 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
         given = getattr(run.training, name)
         if needed > given:
             rule = f"it is below the {needed} tokens that the {what}"
-            raise UserError(f"training.{name} {given}", rule, f"Raise it to {needed} at least, or lower max_input_tokens.")
+            raise UserError(
+                f"training.{name} {given}", rule, f"Raise it to {needed} at least, or lower max_input_tokens."
+            )

@@ -122,7 +122,10 @@ def _labels_counts(counts: Mapping[str, Any]) -> str:
 
 
 def _loss_table(loss: Mapping[str, Any]) -> list[str]:
-    rows = ["| nats per token | first step | last step | validation before | validation after |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| nats per token | first step | last step | validation before | validation after |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     before, after = loss["validation"]["before"], loss["validation"]["after"]
     for part in (name for name in ("label", "rationale") if name in loss):
         values = (loss[part]["first"], loss[part]["last"], before.get(part), after.get(part))

@@ -6,8 +6,8 @@ In: `labels/data`. Out, in OUTPUT/training/<fingerprint>/tokens: `tokens.arrow` 
     {"id": "apples-17", "validation": false, "too_long": false, "label_prompt": [58, 1133, ...], "label_target": [20, 2],
      "rationale_prompt": [58, 3182, ...], "rationale_target": [10841, 8, ...]}
 
-Ray Data tokenises; this process writes what streams out of it, so that there is one file, and no moment at which a reader meets
-half of it. Arrow IPC rather than Parquet: a mapped file costs a worker no memory of its own, and any row is reached at once.
+Ray Data tokenises (a small corpus: this process); this process writes what streams out of it, so that there is one file, and no
+moment at which a reader meets half of it. Arrow IPC rather than Parquet: a mapped file costs a worker no memory of its own, and any row is reached at once.
 Row order means nothing: examples are numbered in the order of their ids.
 """
 
@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
 )
 FILE, COUNTS = "tokens.arrow", "counts.json"
 _BLOCK_ROWS = 8192
+# Up to here this process tokenises by itself, in seconds: a worker takes longer to import transformers.
+_ROWS_HERE = 20_000
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,18 @@ def tokenise(labels: Store, settings: TokenSettings, target: Store) -> TokenCoun
     """Tokenise all rows of a labels artifact into `target`; what an earlier run has finished there is used as it is."""
     if target.exists(COUNTS):
         return TokenCounts(**json.loads(target.read(COUNTS)))
-    import ray
+    import pyarrow.dataset as ds
 
     files = [labels.path(name) for name in labels.files("data", ".parquet")]
     columns = ["id", "input", settings.label_column, "rationale"]
+    dataset = ds.dataset(files, filesystem=labels.fs, format="parquet")
+    if dataset.count_rows() <= _ROWS_HERE:
+        tables = (pa.Table.from_batches([batch]) for batch in dataset.to_batches(columns=columns))
+        return write_tokens((encode_table(table, settings) for table in tables), target)
+    import ray
+
     rows = ray.data.read_parquet(files, filesystem=labels.fs, columns=columns)
-    # One file is one block to Ray, however many rows it has: cut, so that more than one core can tokenise.
+    # Ray reads small files into one block: cut it, so that every core of the cluster can tokenise.
     blocks = rows.repartition(target_num_rows_per_block=_BLOCK_ROWS)
     encoded = blocks.map_batches(encode_table, fn_args=(settings,), batch_format="pyarrow", batch_size=None)
     return write_tokens(encoded.iter_batches(batch_format="pyarrow", batch_size=None), target)
@@ -182,7 +190,9 @@ def _encode(row: dict[str, Any], tokenizer: Any, settings: TokenSettings) -> dic
 
 def _lengths(batches: list[Any]) -> Lengths:
     def of(side: str) -> Ints:
-        columns = [np.concatenate([_sizes(b[f"{part}_{side}"]) for b in batches] or [np.zeros(0, np.int64)]) for part in PARTS]
+        columns = [
+            np.concatenate([_sizes(b[f"{part}_{side}"]) for b in batches] or [np.zeros(0, np.int64)]) for part in PARTS
+        ]
         return np.stack(columns, axis=1).ravel()
 
     return Lengths(of("prompt"), of("target"))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "cluster"]
@@ -17,24 +17,31 @@ COMMAND = [sys.executable, "-m", "cluster"]
 def environment() -> dict[str, str]:
     """The environment of a command: its own RAY_TMPDIR (a short path: sockets live in it), no cluster, no hub."""
     cleared = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return {**cleared, "RAY_TMPDIR": tempfile.mkdtemp(prefix="rs-", dir="/tmp"), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
+    return {
+        **cleared,
+        "RAY_TMPDIR": tempfile.mkdtemp(prefix="rs-", dir="/tmp"),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "160",
+    }
 
 
 def raystill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment(), cwd=cwd, check=False)
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, env=environment(), cwd=cwd, check=False
+    )
 
 
 @contextmanager
 def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs meanwhile. Whatever is left of its session afterwards is killed."""
     with log.open("wb") as output:
-        process = subprocess.Popen([*COMMAND, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True)
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True
+        )
     try:
         yield process
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()

@@ -100,7 +100,13 @@ def test_kill_9_of_the_driver_relabels_no_finished_row(run_file: Path, tmp_path:
 def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> None:
     good = (tmp_path / "train.jsonl").read_bytes()
     first = good.splitlines(keepends=True)[0]
-    bad = b"\xff\xfe\n{oops\n" + b'{"id": "null", "input": null}\n' + b'{"id": "long", "input": "' + b"x " * 500_000 + b'"}\n'
+    bad = (
+        b"\xff\xfe\n{oops\n"
+        + b'{"id": "null", "input": null}\n'
+        + b'{"id": "long", "input": "'
+        + b"x " * 500_000
+        + b'"}\n'
+    )
     (tmp_path / "train.jsonl").write_bytes(good + bad + first)
     counts = succeed("label", str(run_file), "--set", "teacher={engine: echo}")["stages"][0]["counts"]
     assert counts["read"] == 45

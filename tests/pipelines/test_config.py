@@ -58,11 +58,20 @@ def test_every_problem_is_in_the_one_message() -> None:
 def test_overrides_reach_the_section_that_they_name(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(MINIMAL))
-    run = load_run(file, ["training.learning_rate=1e-4", "corpus.limit=5", "teacher.replicas={min: 1, max: 2}", "output=elsewhere"])
-    assert (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output) == (1e-4, 5, 2, "elsewhere")
+    run = load_run(
+        file, ["training.learning_rate=1e-4", "corpus.limit=5", "teacher.replicas={min: 1, max: 2}", "output=elsewhere"]
+    )
+    assert (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output) == (
+        1e-4,
+        5,
+        2,
+        "elsewhere",
+    )
 
 
-@pytest.mark.parametrize("override", ["corpus.limit", "=3", "corpus..limit=3", "name.x=3", "corpus.train=[", "corpus.nope=1"])
+@pytest.mark.parametrize(
+    "override", ["corpus.limit", "=3", "corpus..limit=3", "name.x=3", "corpus.train=[", "corpus.nope=1"]
+)
 def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(MINIMAL))

@@ -61,7 +61,9 @@ def test_every_format_gives_the_same_examples_in_order(corpus_file: str) -> None
 
 
 @pytest.mark.parametrize("step", [1, 7, 64, 1000, 10**6])
-def test_cutting_a_file_anywhere_loses_and_doubles_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_cutting_a_file_anywhere_loses_and_doubles_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     rows = [{**row, "input": row["input"] + "é" * (i % 13)} for i, row in enumerate(ROWS[:60])]
     file = write_jsonl(tmp_path / "c.jsonl", rows)
     monkeypatch.setattr(corpus, "_MIN_SPLIT_BYTES", step)
@@ -134,7 +136,9 @@ def test_a_corpus_without_what_the_task_reads_is_refused(tmp_path: Path, rows: A
 
 
 @pytest.mark.parametrize("named", ["nothing.jsonl", "nothing/*.jsonl", "c.txt", []])
-def test_files_that_are_not_there_or_not_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Any) -> None:
+def test_files_that_are_not_there_or_not_data_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("c.txt").write_text("x")
     with pytest.raises(UserError):

@@ -71,8 +71,8 @@ class VllmTeacher:
         output = None
         try:
             request = self._engine.generate({"prompt_token_ids": tokens}, self._sampling, f"row-{next(self._number)}")
-            async for output in request:
-                pass
+            async for latest in request:
+                output = latest
         except VllmDeadError as error:
             raise EngineDeadError(str(error)) from error
         except ValueError as error:  # vLLM's verdict on this one request

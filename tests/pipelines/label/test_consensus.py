@@ -53,10 +53,17 @@ def test_nothing_parsed_is_no_consensus() -> None:
         (["3"], None, FiltersConfig(gold="drop-disagreeing"), None),
         (["3", "4"], "3", FiltersConfig(), "tie"),
         (["3", None, None], "3", FiltersConfig(min_agreement=0.5), "low_agreement"),
-        (["3", "3", "4"], "4", FiltersConfig(min_agreement=0.9, gold="drop-disagreeing"), "low_agreement"),  # the first decides
+        (
+            ["3", "3", "4"],
+            "4",
+            FiltersConfig(min_agreement=0.9, gold="drop-disagreeing"),
+            "low_agreement",
+        ),  # the first decides
     ],
 )
-def test_filters_in_their_order(labels: list[str | None], gold: str | None, filters: FiltersConfig, reason: str | None) -> None:
+def test_filters_in_their_order(
+    labels: list[str | None], gold: str | None, filters: FiltersConfig, reason: str | None
+) -> None:
     example = Example("a", "input", gold)
     consensus = vote(answers(*labels), TASK)
     assert consensus is not None

@@ -95,7 +95,9 @@ def test_replay_answers_by_id(tmp_path: Path) -> None:
         asyncio.run(teacher.answer(other))
 
 
-@pytest.mark.parametrize("line", ["", "nonsense", "[]", '{"id": "a"}', json.dumps({"id": "a", "output": 3}), '{"id": [], "output": "x"}'])
+@pytest.mark.parametrize(
+    "line", ["", "nonsense", "[]", '{"id": "a"}', json.dumps({"id": "a", "output": 3}), '{"id": [], "output": "x"}']
+)
 def test_a_damaged_recording_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "outputs.jsonl"
     file.write_text(line + "\n")

@@ -38,11 +38,19 @@ def test_parts_have_the_schemas_and_the_tally_adds_up(tmp_path: Path) -> None:
         sink.add(table(accepted("a"), accepted("b"), accepted("h", "heldout"), rejected("train", "c", "tie", "d", "o"),
                        rejected("heldout", "k", "unparsable", "d", "o")))  # fmt: skip
         parts = sink.finish()
-    assert parts == {f"{n}/part-000000.parquet": c for n, c in (("data", 2), ("rejects", 1), ("heldout/data", 1), ("heldout/rejects", 1))}
+    assert parts == {
+        f"{n}/part-000000.parquet": c
+        for n, c in (("data", 2), ("rejects", 1), ("heldout/data", 1), ("heldout/rejects", 1))
+    }
     assert pq.read_schema(tmp_path / "data/part-000000.parquet").equals(LABEL)
     assert pq.read_schema(tmp_path / "rejects/part-000000.parquet").equals(REJECT)
     tally = sink.tally
-    assert (tally.accepted, dict(tally.rejected), tally.heldout_answered, tally.heldout_rejected) == (2, {"tie": 1}, 1, 1)
+    assert (tally.accepted, dict(tally.rejected), tally.heldout_answered, tally.heldout_rejected) == (
+        2,
+        {"tie": 1},
+        1,
+        1,
+    )
     assert (tally.done, tally.prompt_tokens, tally.output_tokens, tally.agreeing, tally.with_gold) == (5, 9, 6, 2, 2)
 
 

@@ -14,10 +14,63 @@ from pipelines.artifacts import Store, manifest_of, write_manifest
 from pipelines.config import RunConfig, parse_run
 from pipelines.schema import LABEL
 
-WORDS = (
-    "Anne Peter Tom has had gives buys sells loses apples pears books pens how many has she left now in total and then to a "
-    "the of from is are more fewer each box boxes [label] [rationale] 0 1 2 3 4 5 6 7 8 9 + - * / = . , ?"
-).split()
+WORDS = [
+    "Anne",
+    "Peter",
+    "Tom",
+    "has",
+    "had",
+    "gives",
+    "buys",
+    "sells",
+    "loses",
+    "apples",
+    "pears",
+    "books",
+    "pens",
+    "how",
+    "many",
+    "has",
+    "she",
+    "left",
+    "now",
+    "in",
+    "total",
+    "and",
+    "then",
+    "to",
+    "a",
+    "the",
+    "of",
+    "from",
+    "is",
+    "are",
+    "more",
+    "fewer",
+    "each",
+    "box",
+    "boxes",
+    "[label]",
+    "[rationale]",
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "7",
+    "8",
+    "9",
+    "+",
+    "-",
+    "*",
+    "/",
+    "=",
+    ".",
+    ",",
+    "?",
+]
 
 
 def make_tokenizer() -> Any:
