@@ -21,7 +21,8 @@ COMMANDS = {
 KEYS = """
 name output task task_options
 corpus.train corpus.validation corpus.test corpus.fields corpus.limit
-teacher.engine teacher.model teacher.outputs teacher.replicas.min teacher.replicas.max teacher.gpus_per_replica teacher.prompt teacher.system
+teacher.engine teacher.model teacher.outputs teacher.replicas.min teacher.replicas.max teacher.gpus_per_replica
+teacher.prompt teacher.system
 teacher.sampling.n teacher.sampling.temperature teacher.sampling.top_p teacher.sampling.max_tokens teacher.sampling.seed
 teacher.filters.gold teacher.filters.min_agreement teacher.latency_s
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib

@@ -55,7 +55,8 @@ def check_label(run: RunConfig) -> None:
         check_model(run.teacher.model, "teacher.model")
         room = run.teacher.vllm.max_model_len - run.teacher.sampling.max_tokens
         if room < 1:
-            rule = f"max_model_len {run.teacher.vllm.max_model_len} less sampling.max_tokens {run.teacher.sampling.max_tokens} leaves {room}"
+            engine, sampling = run.teacher.vllm, run.teacher.sampling
+            rule = f"max_model_len {engine.max_model_len} less sampling.max_tokens {sampling.max_tokens} leaves {room}"
             raise UserError("teacher.vllm", f"{rule} tokens for the prompt", "Raise max_model_len or lower max_tokens.")
     if run.teacher.engine == "replay":
         from pipelines.label.teachers.replay import read_recording

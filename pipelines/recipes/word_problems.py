@@ -162,13 +162,13 @@ def _problem(template: Template, chance: random.Random) -> tuple[str, str]:
 
 
 def _operands(operation: Operation, chance: random.Random) -> tuple[int, int]:
-    """Two numbers from 2 to 20. Differences and quotients are whole and at least 1 and 2."""
+    """Two numbers whose result is whole and, drawn evenly, so varied that no one answer is often right."""
     if operation == "-":
-        b = chance.randint(2, LARGEST - 1)
-        return chance.randint(b + 1, LARGEST), b
+        b = chance.randint(2, LARGEST)
+        return b + chance.randint(2, LARGEST), b
     if operation == "/":
-        b = chance.randint(2, LARGEST // 2)
-        return b * chance.randint(2, LARGEST // b), b
+        b = chance.randint(2, 9)
+        return b * chance.randint(2, LARGEST), b
     return chance.randint(2, LARGEST), chance.randint(2, LARGEST)
 
 

@@ -65,7 +65,7 @@ def model_card(run: RunConfig, details: Mapping[str, Any], provenance: Mapping[s
     """README.md of a student: what it is, what it learned from, how the training went."""
     labels, training = provenance["labels"], details["training"]
     teacher = labels.get("teacher") or {}
-    named = teacher.get("model") or teacher.get("engine") or "unknown"
+    named = _base_name(teacher.get("model")) or teacher.get("engine") or "unknown"
     lines = [
         "---",
         "library_name: transformers",
@@ -77,7 +77,7 @@ def model_card(run: RunConfig, details: Mapping[str, Any], provenance: Mapping[s
         f"method `{details['method']}`.",
         "",
         "## What it is",
-        f"- Started from `{run.student.model}` ({run.student.init.kind}{_layers(run)}), {details['family']}, "
+        f"- Started from `{_base_name(run.student.model)}` ({run.student.init.kind}{_layers(run)}), {details['family']}, "
         f"{details['parameters']:,} parameters.",
         f"- Reads up to {details['max_input_tokens']:,} tokens, writes up to {details['max_target_tokens']:,}.",
         _prompts(details),
@@ -99,6 +99,11 @@ def model_card(run: RunConfig, details: Mapping[str, Any], provenance: Mapping[s
         "",
     ]
     return "\n".join(lines)
+
+
+def _base_name(model: str | None) -> str | None:
+    """A hub id as it is, a folder by its last name: where it lay is nobody's concern."""
+    return Path(model).name if model and Path(model).expanduser().is_dir() else model
 
 
 def _layers(run: RunConfig) -> str:

@@ -63,6 +63,7 @@ class State:
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Train one worker's share. Called by Ray Train on every worker, again after a failure."""
     from ray import train
+    from transformers.utils.logging import disable_progress_bar
 
     from pipelines.student_init import initial_student
     from pipelines.train.export import export_student
@@ -73,6 +74,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     context = train.get_context()
     _use_cores(context.get_local_world_size())
     prepare_deepspeed(gpu=run.training.gpus_per_worker > 0)
+    disable_progress_bar()
     model, tokenizer = initial_student(run.student, run.training.seed)
     with tempfile.TemporaryDirectory() as cache:
         tokens = Tokens(Store(job.tokens), Path(cache))
@@ -144,12 +146,12 @@ class Worker:
             engine.backward(loss)
             engine.step()
             sums += part_sums
-        norm = engine.get_global_grad_norm()
+        norm = engine.get_global_grad_norm()  # None where ZeRO is off: torch clips then, and keeps the norm to itself
         means = self._means(sums)
         if not all(np.isfinite(value) for value in means.values()):
             remedy = "Lower training.learning_rate, or set precision: fp32"
             raise StageFailedError(f"the loss of step {step} is not finite ({means}). {remedy}.")
-        return {**means, "learning_rate": rate, "gradient_norm": float(norm) if norm is not None else 0.0}
+        return {**means, "learning_rate": rate} | ({} if norm is None else {"gradient_norm": float(norm)})
 
     @property
     def rationale_weight(self) -> float:

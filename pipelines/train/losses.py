@@ -19,11 +19,47 @@ from torch import nn
 
 from pipelines.train.batches import MicroBatch
 
+_CHUNK_ELEMENTS = {False: 1 << 18, True: 1 << 27}
+"""Logits that are in float32 at a time: on a CPU, on a GPU."""
+
 
 def token_weights(rationale_weight: float, label_tokens: int, rationale_tokens: int) -> tuple[float, float]:
     """What one label token and one rationale token of a step weigh. A part without tokens contributes nothing."""
     label = (1.0 - rationale_weight) / label_tokens if label_tokens else 0.0
     return label, rationale_weight / rationale_tokens if rationale_tokens else 0.0
+
+
+class _TokenLosses(torch.autograd.Function):  # type: ignore[misc]
+    """Cross entropy of each token in float32, a few rows at a time: the whole of the logits (N, V) never exists in float32.
+
+    logits (N, V) in any precision, targets (N,) -> losses (N,) float32, in nats.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+        norms = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        for rows in _chunks(logits):
+            norms[rows] = torch.logsumexp(logits[rows].float(), dim=-1)
+        ctx.save_for_backward(logits, targets, norms)
+        return norms - logits.gather(1, targets[:, None])[:, 0].float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
+        logits, targets, norms = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for rows in _chunks(logits):
+            # d loss / d logits = softmax - one-hot
+            chunk = torch.sub(logits[rows], norms[rows, None]).exp_()  # float32, also from bf16
+            chunk.scatter_add_(1, targets[rows, None], torch.full_like(norms[rows, None], -1.0))
+            result[rows] = chunk.mul_(gradients[0][rows, None])
+        return result, None
+
+
+def _chunks(logits: Any) -> list[slice]:
+    """Rows that fit a processor's cache together; on a GPU, that fill it."""
+    size = _CHUNK_ELEMENTS[logits.device.type == "cuda"]
+    rows = max(1, size // logits.shape[-1])
+    return [slice(start, start + rows) for start in range(0, len(logits), rows)]
 
 
 class StudentLoss(nn.Module):  # type: ignore[misc]
@@ -58,7 +94,7 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
             self._rows = self._columns = None
         if logits.dim() == 3:  # a head that is not called as a module
             logits = logits[rows, columns]
-        losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        losses = _TokenLosses.apply(logits, targets)
         return (losses * weights).sum(), losses.detach()
 
     def _select(self, head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:

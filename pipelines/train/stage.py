@@ -56,7 +56,6 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
     output = Store(run.output)
     labels_store, store = output.child("labels"), output.child("student")
     labels = require_manifest(labels_store, "labels", "label")
-    run = with_absolute_model(run)
     identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
     manifest = finished(store, "student", identity, replace=replace)
     if manifest:
@@ -67,7 +66,7 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
     counts = tokenise(labels_store, settings, work.child("tokens"))
     check_counts(counts, run, settings)
     tokenised = time.monotonic()
-    result = _fit(run, work, store)
+    result = _fit(with_absolute_model(run), work, store)
     timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result["seconds"]}
     manifest = _manifest(run, identity, labels, settings, counts, result, timings)
     card = model_card(run, manifest.details, manifest.provenance, manifest.counts, library_versions())

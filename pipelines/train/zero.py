@@ -33,6 +33,7 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
                 "betas": [0.9, 0.999],
                 "eps": 1e-8,
                 "weight_decay": training.weight_decay,
+                "fused": True,  # on the CPU six times as fast as a loop over tensors
                 "torch_adam": True,  # DeepSpeed's own needs a C++ or CUDA compiler on every worker
             },
         },
@@ -57,6 +58,7 @@ def prepare_deepspeed(gpu: bool) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
+    deepspeed.logger.setLevel("WARNING")
     if not gpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", dist_init_required=False, verbose=False)

@@ -19,6 +19,7 @@ class VllmTeacher:
     def __init__(self, config: TeacherConfig, task: Task) -> None:
         from vllm import AsyncEngineArgs, SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         sampling, engine = config.sampling, config.vllm
@@ -47,7 +48,9 @@ class VllmTeacher:
                 "gpu_memory_utilization": engine.gpu_memory_utilization,
                 "tensor_parallel_size": config.gpus_per_replica,
             }
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # vLLM sizes its batches by who asks: offline, a step on a large GPU prefills 16384 tokens; unasked, 2048.
+        context = UsageContext.LLM_CLASS
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=context)
         self._tokenizer = self._engine.get_tokenizer()
         self._sampling = SamplingParams(
             n=sampling.n,

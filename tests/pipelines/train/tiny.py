@@ -132,7 +132,7 @@ def label_rows(count: int, *, gold: bool = True, seed: int = 0) -> list[dict[str
     rng = random.Random(seed)
     rows = []
     for i in range(count):
-        a, b = rng.randint(1, 9), rng.randint(1, 9)
+        a, b = rng.sample(range(1, 10), 2)
         thing = rng.choice(["apples", "pears", "books", "pens"])
         padding = " and then ".join(["Peter has a pen"] * rng.randint(1, 4))
         text = f"{padding} . Anne has {a} {thing} and buys {b} . how many {thing} has she now ?"

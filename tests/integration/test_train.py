@@ -1,0 +1,324 @@
+"""Training with real DeepSpeed: engines against plain torch, and the whole stage on Ray Train, with workers that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import MANIFEST, Store
+from pipelines.errors import UserError
+from pipelines.train.tokens import Tokens, tokenise
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+
+FAMILIES = ("decoder-only", "encoder-decoder")
+STEPS = 3
+CLIP, DECAY = 0.5, 0.1
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each family an output folder with labels, a tiny model in `model`, and tokens in `tokens`."""
+    found = {}
+    for family in FAMILIES:
+        output = tmp_path_factory.mktemp(family)
+        write_labels(output, label_rows(60))
+        make_model(family, output / "model")
+        _tokens(output)
+        found[family] = output
+    return found
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A Ray of this module's own, and its sockets under a short path."""
+    import ray
+
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _run(output: Path, **training: Any) -> Any:
+    return make_run(output, str(output / "model"), training=training)
+
+
+def _tokens(output: Path) -> Tokens:
+    from pipelines.train.checks import token_settings
+
+    store = Store(str(output / "tokens"))
+    tokenise(Store(str(output / "labels")), token_settings(_run(output)), store)
+    return Tokens(store, output)
+
+
+# Engines against plain torch.
+
+
+def _engine_cases(outputs: dict[str, Path], workers: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, output folder, training settings)."""
+    cases = []
+    for family, output in outputs.items():
+        for stage in (0, 1, 2, 3):
+            for precision, micro in (("fp32", 60), ("fp32", 1000), ("bf16", 60)):
+                training = {
+                    "zero_stage": stage, "precision": precision, "tokens_per_micro_batch": micro, "workers": workers,
+                    "gradient_clipping": CLIP, "weight_decay": DECAY,
+                }  # fmt: skip
+                cases.append((f"{family}/{stage}/{precision}/{micro}", str(output), training))
+    return cases
+
+
+def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str, str, dict[str, Any]]]) -> None:
+    """One of `world` gloo processes, on a machine without compilers: train each case for some steps, save what came of it.
+
+    Between its steps each case is saved, and goes on in a second engine that has been restored from that.
+    """
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), PATH="")
+    import torch
+    import torch.distributed as dist
+
+    from pipelines.student_init import initial_student
+    from pipelines.train.export import full_state
+    from pipelines.train.loop import Worker
+    from pipelines.train.zero import prepare_deepspeed
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
+    prepare_deepspeed(gpu=False)
+    results = {}
+    for name, output, training in cases:
+        run = _run(Path(output), **training)
+        tokens = Tokens(Store(f"{output}/tokens"), Path(output))
+        workers = [Worker(run, initial_student(run.student, 0)[0], tokens, rank, world) for _ in range(2)]
+        before = workers[0].measure(tokens.validation)
+        history = [workers[0].step(step) for step in range(STEPS - 1)]
+        saved = Path(folder, "checkpoints", name)
+        workers[0].engine.save_checkpoint(str(saved), tag="engine", client_state={"step": STEPS - 1})
+        workers[1].engine.load_checkpoint(str(saved), tag="engine")
+        history.append(workers[1].step(STEPS - 1))
+        weights = full_state(workers[1].engine)
+        results[name] = {
+            "history": history,
+            "validation": before,
+            "bytes": workers[1].optimizer_bytes_per_rank(),
+            "micro_batches": len(workers[0].plan.step(0)[0]),
+            "weights": {k: v.float() for k, v in weights.items()} if weights else None,
+        }
+    if rank == 0:
+        torch.save(results, Path(folder) / f"results{world}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def engines(
+    request: Any, outputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, dict[str, Any]]:
+    """(number of workers, what came of each case)."""
+    import torch
+
+    world, folder = request.param, tmp_path_factory.mktemp("engines")
+    cases = _engine_cases(outputs, world)
+    torch.multiprocessing.spawn(_train_without_ray, (world, str(folder), cases), nprocs=world)
+    return world, torch.load(folder / f"results{world}.pt")
+
+
+@pytest.fixture(scope="module")
+def references(outputs: dict[str, Path]) -> dict[str, Any]:
+    """For each family what plain torch makes of the same plan: losses by step, validation losses, weights at the end."""
+    from pipelines.student_init import initial_student
+    from pipelines.train.loop import make_plan
+    from pipelines.train.zero import learning_rate
+    from tests.pipelines.train.reference import part_losses, reference_training
+
+    found = {}
+    for family, output in outputs.items():
+        run, tokens = _run(output, workers=1, tokens_per_micro_batch=1000), _tokens(output)
+        model, _ = initial_student(run.student, 0)
+        label, rationale = part_losses(model, tokens, tokens.validation)
+        plan = make_plan(tokens, run, family)
+        rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(STEPS)]
+        history = reference_training(model, tokens, plan, rates, clip=CLIP, decay=DECAY)
+        found[family] = {
+            "history": history,
+            "validation": {"label": label.item(), "rationale": rationale.item()},
+            "weights": {k: v.detach().clone() for k, v in model.state_dict().items()},
+        }
+    return found
+
+
+def test_engines_learn_what_plain_torch_learns(engines, references):
+    """1 and 2 workers, with and without accumulation, all ZeRO stages, across a restart: one loss, one gradient norm, one model."""
+    import torch
+
+    _, results = engines
+    for name, found in results.items():
+        family, stage, precision, _ = name.split("/")
+        wanted = references[family]
+        # bf16 keeps 8 bits of each weight: that, not the arithmetic of the loss, is what the wider bound is for.
+        near = 1e-5 if precision == "fp32" else 2e-2
+        for mine, theirs in zip(found["history"], wanted["history"], strict=True):
+            assert mine["label"] == pytest.approx(theirs["label"], rel=near), name
+            assert mine["rationale"] == pytest.approx(theirs["rationale"], rel=near), name
+            if "gradient_norm" in mine:
+                assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=near), name
+            else:
+                assert (stage, precision) == ("0", "fp32")
+        assert found["validation"] == pytest.approx(wanted["validation"], rel=near), name
+        assert found["weights"].keys() == wanted["weights"].keys()
+        if precision == "fp32":
+            for key, weight in wanted["weights"].items():
+                torch.testing.assert_close(found["weights"][key], weight, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+
+
+def test_accumulation_is_tried_and_varies(engines):
+    _, results = engines
+    counts = {name.rsplit("/", 1)[1]: found["micro_batches"] for name, found in results.items()}
+    assert counts["60"] > 2
+    assert counts["1000"] == 1
+
+
+def test_zero_parts_the_optimizer_state(engines, outputs):
+    world, results = engines
+    for name, found in results.items():
+        family, stage, precision, _ = name.split("/")
+        parameters = sum(p.numel() for p in _model(outputs[family]).parameters())
+        # Two moments, and master weights where they are not the model's own; of a part that is padded to even size.
+        whole = 4 * parameters * (2 if (stage, precision) == ("0", "fp32") else 3)
+        share = whole if stage == "0" else whole / world
+        assert len(found["bytes"]) == world
+        assert all(share <= held <= share + 1024 for held in found["bytes"]), (name, share, found["bytes"])
+
+
+def _model(output: Path) -> Any:
+    from pipelines.student_init import initial_student
+
+    return initial_student(_run(output).student, 0)[0]
+
+
+# The stage on Ray Train.
+
+
+@pytest.fixture(scope="module")
+def students(local_ray, outputs, tmp_path_factory):
+    """A student of each family: the decoder-only one undisturbed, the encoder-decoder one after the death of a worker."""
+    from pipelines.train.stage import train
+
+    settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2}
+    manifests = {"decoder-only": train(_run(outputs["decoder-only"], **settings, precision="bf16"))}
+    output = outputs["encoder-decoder"]
+    victim = threading.Thread(target=_kill_a_worker, args=(output,), daemon=True)
+    victim.start()
+    manifests["encoder-decoder"] = train(_run(output, **settings))
+    victim.join()
+    return manifests
+
+
+def _kill_a_worker(output: Path) -> None:
+    """SIGKILL one of this process' own training workers when the first checkpoint is there."""
+    import psutil
+
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if any(output.glob("training/*/ray-*/checkpoint_manager_snapshot.json")):
+            workers = [
+                p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name() + str(p.cmdline())
+            ]
+            workers[-1].kill()
+            (output / "killed").touch()
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_is_trained(family, students, outputs):
+    manifest, folder = students[family], outputs[family] / "student"
+    assert manifest.type == "student"
+    assert json.loads((folder / MANIFEST).read_text())["fingerprint"] == manifest.fingerprint
+    training = manifest.details["training"]
+    assert manifest.details["family"] == family
+    assert training["world_size"] == 2
+    first, second = training["optimizer_bytes_per_rank"]
+    assert first == second < 0.55 * 12 * manifest.details["parameters"]
+    for part in ("label", "rationale"):
+        assert training["loss"][part]["last"] < 0.7 * training["loss"][part]["first"]
+        assert training["loss"]["validation"]["after"][part] < training["loss"]["validation"]["before"][part]
+    history = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in history] == list(range(training["steps"]))
+    assert manifest.counts["train_examples"] + manifest.counts["validation_examples"] == 60
+    assert manifest.provenance["labels"]["prompt_version"] == "arithmetic/1/abc"
+    card = (folder / "README.md").read_text()
+    assert "prompt version `arithmetic/1/abc`" in card
+    assert str(outputs[family]) not in card, "a card names no path of the machine it was made on"
+    assert not list((outputs[family] / "training").iterdir()), "what was under way is removed"
+
+
+def test_a_lost_worker_changes_no_loss(students, outputs):
+    """The killed training goes on from its checkpoint, and each of its steps is the step of an undisturbed one."""
+    from pipelines.student_init import initial_student
+    from pipelines.train.loop import make_plan
+    from pipelines.train.zero import learning_rate
+    from tests.pipelines.train.reference import reference_training
+
+    output = outputs["encoder-decoder"]
+    assert (output / "killed").exists()
+    history = [json.loads(line) for line in (output / "student" / "training.jsonl").read_text().splitlines()]
+    run, tokens = _run(output, epochs=4), _tokens(output)
+    model, _ = initial_student(run.student, 0)
+    plan = make_plan(tokens, run, "encoder-decoder")
+    rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(12)]
+    assert len(history) == plan.steps > 12
+    wanted = reference_training(model, tokens, plan, rates, clip=run.training.gradient_clipping, decay=0.0)
+    for mine, theirs in zip(history, wanted, strict=False):
+        assert mine["label"] == pytest.approx(theirs["label"], rel=1e-3)
+        assert mine["rationale"] == pytest.approx(theirs["rationale"], rel=1e-3)
+
+
+def test_a_finished_student_is_reused_and_never_mixed(students, outputs):
+    from pipelines.train.stage import train
+
+    output = outputs["decoder-only"]
+    settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2, "precision": "bf16"}
+    began = time.monotonic()
+    assert train(_run(output, **settings)) == students["decoder-only"]
+    assert time.monotonic() - began < 5
+    with pytest.raises(UserError, match=r"training.seed: 0 -> 1"):
+        train(_run(output, **settings, seed=1))
+
+
+def test_students_open_without_this_project(students, outputs):
+    """In a fresh process, through transformers alone: the folder is the model that was trained, and it generates."""
+    code = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+result = {}
+for family, folder in json.loads(sys.argv[1]).items():
+    kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
+    model, loading = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "[label] Anne has 4 apples and buys 3 . how many apples has she now ?"
+    ids = tokenizer(text + ("" if family == "encoder-decoder" else "\\n"), return_tensors="pt")
+    out = model.generate(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=8)[0]
+    new = out if family == "encoder-decoder" else out[ids["input_ids"].shape[1]:]
+    result[family] = {"text": tokenizer.decode(new, skip_special_tokens=True), "missing": sorted(loading["missing_keys"]),
+                      "unexpected": sorted(loading["unexpected_keys"])}
+print(json.dumps([result, [m for m in sys.modules if m.split(".")[0] in ("pipelines", "cluster", "serving")]]))
+"""
+    folders = json.dumps({family: str(outputs[family] / "student") for family in FAMILIES})
+    run = subprocess.run([sys.executable, "-c", code, folders], capture_output=True, text=True, check=True)
+    answers, ours = json.loads(run.stdout.strip().splitlines()[-1])
+    assert ours == []
+    for family in FAMILIES:
+        assert answers[family]["missing"] == answers[family]["unexpected"] == []
+        assert "+" in answers[family]["text"], "after so few steps it knows at least what a label looks like"

@@ -1,0 +1,159 @@
+"""The batch plan: every example once, within its limits, the same for every number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.train.batches import Lengths, Plan, collate, deal, epoch_steps, even_parts, padded_tokens
+from tests.pipelines.train.tiny import random_lengths
+
+FAMILIES = ["decoder-only", "encoder-decoder"]
+
+
+def make_plan(lengths, examples, *, workers=2, epochs=2.0, batch=300, micro=150, seed=0, family="decoder-only"):
+    return Plan(
+        lengths, examples, family=family, workers=workers, epochs=epochs, tokens_per_batch=batch,
+        tokens_per_micro_batch=micro, seed=seed,
+    )  # fmt: skip
+
+
+def test_a_plan_by_hand():
+    # Example 0: label 4 + 2, rationale 4 + 6. Example 1: label 3 + 1, no rationale. Example 2: label 5 + 3, rationale 5 + 3.
+    lengths = Lengths(np.array([4, 4, 3, 3, 5, 5]), np.array([2, 6, 1, 0, 3, 3]))
+    assert lengths.real.tolist() == [6, 10, 4, 0, 8, 8]
+    assert lengths.per_example.tolist() == [16, 4, 16]
+    assert lengths.target_tokens(np.array([0, 2])) == (5, 9)
+    # Sequences by length: 1 (10 tokens), 4 and 5 (8), 0 (6), 2 (4). 36 tokens on two workers within 20: one micro-batch each.
+    dealt = deal(lengths, np.array([0, 1, 2]), 2, 30, "decoder-only")
+    assert [[m.tolist() for m in worker] for worker in dealt] == [[[1, 4]], [[5, 0, 2]]]
+    # With its padding the second holds 3 x 8 = 24 tokens: within 20, both take two, the second round dealt backwards.
+    dealt = deal(lengths, np.array([0, 1, 2]), 2, 20, "decoder-only")
+    assert [[m.tolist() for m in worker] for worker in dealt] == [[[1], [0, 2]], [[4], [5]]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_example_is_in_one_step_of_each_epoch(seed):
+    lengths = random_lengths(200, seed)
+    examples = np.arange(3, 180)
+    for epoch in range(3):
+        steps = epoch_steps(lengths, examples, 400, seed, epoch)
+        assert sorted(np.concatenate(steps).tolist()) == examples.tolist()
+        sizes = [int(lengths.per_example[step].sum()) for step in steps]
+        assert max(sizes) <= 400
+        assert min(sizes) > 400 / 2, "steps are about equally large"
+
+
+def test_the_plan_is_the_same_for_the_same_seed_and_another_in_each_epoch():
+    lengths, examples = random_lengths(100), np.arange(100)
+    first, second = (make_plan(lengths, examples, seed=5) for _ in range(2))
+    assert first.steps == second.steps
+    for step in range(first.steps):
+        assert first.step_examples(step).tolist() == second.step_examples(step).tolist()
+    epochs = [epoch_steps(lengths, examples, 300, 5, epoch) for epoch in (0, 1)]
+    assert [s.tolist() for s in epochs[0]] != [s.tolist() for s in epochs[1]]
+    other = make_plan(lengths, examples, seed=6)
+    assert [first.step_examples(s).tolist() for s in range(3)] != [other.step_examples(s).tolist() for s in range(3)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_hold_the_same_examples_for_every_number_of_workers(family):
+    lengths, examples = random_lengths(80), np.arange(80)
+    plans = {workers: make_plan(lengths, examples, workers=workers, family=family) for workers in (1, 2, 5)}
+    for step in range(plans[1].steps):
+        wanted = sorted(lengths.present(plans[1].step_examples(step)).tolist())
+        for workers, plan in plans.items():
+            dealt = plan.step(step)
+            assert len(dealt) == workers
+            assert sorted(s for worker in dealt for micro in worker for s in micro.tolist()) == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_micro_batches_fit_and_are_as_many_on_every_worker(family, workers, seed):
+    lengths = random_lengths(60, seed)
+    for limit in (60, 150, 1000):
+        dealt = deal(lengths, np.arange(60), workers, limit, family)
+        assert len({len(worker) for worker in dealt}) == 1
+        assert max(padded_tokens(lengths, m, family) for worker in dealt for m in worker) <= limit
+
+
+def test_workers_get_about_the_same_work():
+    lengths = random_lengths(400)
+    for workers in (2, 4):
+        dealt = deal(lengths, np.arange(400), workers, 600, "decoder-only")
+        loads = [sum(int(lengths.real[m].sum()) for m in worker) for worker in dealt]
+        assert max(loads) <= 1.05 * min(loads)
+
+
+def test_padding_stays_small():
+    lengths = random_lengths(500)
+    plan = make_plan(lengths, np.arange(500), batch=4000, micro=1000, epochs=1)
+    micros = [m for step in range(plan.steps) for worker in plan.step(step) for m in worker]
+    padded = sum(padded_tokens(lengths, m, "decoder-only") for m in micros)
+    assert plan.tokens() / padded > 0.85
+
+
+def test_fewer_sequences_than_workers_leaves_empty_micro_batches():
+    lengths = Lengths(np.array([4, 4]), np.array([2, 2]))
+    dealt = deal(lengths, np.array([0]), 4, 10, "decoder-only")
+    assert [len(worker) for worker in dealt] == [1] * 4
+    assert sorted(len(micro) for worker in dealt for micro in worker) == [0, 0, 1, 1]
+
+
+def test_epochs_may_be_a_fraction():
+    lengths, examples = random_lengths(100), np.arange(100)
+    one = make_plan(lengths, examples, epochs=1)
+    assert make_plan(lengths, examples, epochs=0.5).steps == round(one.steps / 2)
+    assert make_plan(lengths, examples, epochs=1e-6).steps == 1
+    long = make_plan(lengths, examples, epochs=2.25)
+    assert long.steps > 2 * one.steps - 2
+    assert long.tokens() == sum(int(lengths.per_example[long.step_examples(s)].sum()) for s in range(long.steps))
+    assert long.tokens(0, 3) + long.tokens(3) == long.tokens()
+    last_epoch = [e for s in range(one.steps) for e in long.step_examples(s).tolist()]
+    assert sorted(last_epoch) == examples.tolist()
+
+
+def test_even_parts():
+    assert even_parts(np.array([5, 5, 5, 5]), 10) == [slice(0, 2), slice(2, 4)]
+    assert even_parts(np.array([9, 1, 1, 9]), 10) == [slice(0, 2), slice(2, 4)]
+    assert even_parts(np.array([], dtype=np.int64), 10) == []
+    with pytest.raises(ValueError, match="11 is above the limit 10"):
+        even_parts(np.array([1, 11]), 10)
+    for seed in range(20):
+        sizes = np.random.default_rng(seed).integers(1, 11, 200)
+        parts = even_parts(sizes, 25)
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(200))
+        assert max(int(sizes[part].sum()) for part in parts) <= 25
+
+
+def test_a_sequence_above_the_limit_is_refused():
+    with pytest.raises(ValueError, match="6 tokens is above the limit 5"):
+        deal(Lengths(np.array([4, 4]), np.array([2, 0])), np.array([0]), 1, 5, "decoder-only")
+
+
+def test_collate_decoder_only():
+    batch = collate([[7, 8], [5]], [[3, 1], [4, 6, 1]], [0, 1], family="decoder-only", pad=0, start=None)
+    assert batch.inputs["input_ids"].tolist() == [[7, 8, 3], [5, 4, 6]]
+    assert list(batch.inputs) == ["input_ids"]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 1]
+    assert batch.columns.tolist() == [1, 2, 0, 1, 2], "token i of the target is predicted by the position before it"
+    assert batch.targets.tolist() == [3, 1, 4, 6, 1]
+    assert batch.parts.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_collate_encoder_decoder():
+    batch = collate([[7, 8], [5]], [[3, 1], [4, 6, 1]], [0, 1], family="encoder-decoder", pad=0, start=9)
+    assert batch.inputs["input_ids"].tolist() == [[7, 8], [5, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch.inputs["decoder_input_ids"].tolist() == [[9, 3, 0], [9, 4, 6]]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 1]
+    assert batch.columns.tolist() == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_empty_micro_batch_has_one_token_that_counts_for_nothing(family):
+    batch = collate([], [], [], family=family, pad=2, start=2)
+    assert batch.targets.tolist() == [2]
+    assert batch.parts.tolist() == [-1]

@@ -1,0 +1,130 @@
+"""What the train stage refuses, and what makes two trainings different ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.artifacts import Store, fingerprint, require_manifest
+from pipelines.errors import UserError
+from pipelines.tasks import load_task, task_spec
+from pipelines.train.checks import check_counts, check_gold, token_settings, train_identity
+from pipelines.train.stage import check_train
+from pipelines.train.tokens import TokenCounts
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {family: make_model(family, folder / family) for family in ("decoder-only", "encoder-decoder")}
+
+
+def counts(**changed):
+    return TokenCounts(
+        **({"train": 9, "validation": 2, "too_long": 1, "rationales": 9, "longest": 50, "largest": 90} | changed)
+    )
+
+
+def test_settings_follow_from_the_run(models, tmp_path):
+    settings = token_settings(make_run(tmp_path, models["encoder-decoder"]))
+    assert (settings.family, settings.parts, settings.label_column) == (
+        "encoder-decoder",
+        ("label", "rationale"),
+        "gold",
+    )
+    assert settings.validation_share == 0.2
+    model = models["decoder-only"]
+    tuned = token_settings(make_run(tmp_path, model, student={"model": model, "method": "finetune"}))
+    assert (tuned.family, tuned.parts, tuned.label_column) == ("decoder-only", ("label",), "gold")
+    taught = token_settings(make_run(tmp_path, model, student={"model": model, "labels": "teacher"}))
+    assert taught.label_column == "label"
+    file = make_run(tmp_path, model, corpus={"train": "a.jsonl", "validation": "b.jsonl"})
+    assert token_settings(file).validation_share == 0.0
+
+
+@pytest.mark.parametrize(("weight", "parts"), [(0.0, ("label",)), (1.0, ("rationale",))])
+def test_a_part_that_weighs_nothing_is_not_trained(models, tmp_path, weight, parts):
+    model = models["decoder-only"]
+    run = make_run(tmp_path, model, student={"model": model, "rationale_weight": weight})
+    assert token_settings(run).parts == parts
+
+
+def test_more_tokens_than_positions(models, tmp_path):
+    run = make_run(tmp_path, models["decoder-only"], training={"max_input_tokens": 50, "max_target_tokens": 15})
+    with pytest.raises(UserError, match="the sum of both is 65, .* has 64 positions"):
+        token_settings(run)
+    # T5's positions are relative: it has no limit.
+    token_settings(make_run(tmp_path, models["encoder-decoder"], training={"max_input_tokens": 5000}))
+
+
+def test_missing_gold_labels_are_counted(models, tmp_path):
+    write_labels(tmp_path, label_rows(7) + label_rows(3, gold=False))
+    model = models["decoder-only"]
+    with pytest.raises(UserError, match="3 of 10 labelled examples have none"):
+        check_train(make_run(tmp_path, model))
+    with pytest.raises(UserError, match="method finetune: .* 3 of 10"):
+        check_train(make_run(tmp_path, model, student={"model": model, "method": "finetune"}))
+    check_train(make_run(tmp_path, model, student={"model": model, "labels": "teacher"}))
+
+
+def test_labels_are_needed(models, tmp_path):
+    with pytest.raises(UserError, match="Run `raystill label`"):
+        check_train(make_run(tmp_path, models["decoder-only"]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train": 0}, "no example is left to train on .2 held out, 1 too long"),
+        ({"validation": 0}, "corpus.validation 0.2: of 9 examples none is held out"),
+        ({"rationales": 0}, "none of 9 examples has a rationale"),
+        ({"largest": 401}, "training.tokens_per_batch 400: it is below the 401 tokens"),
+        ({"longest": 161}, "training.tokens_per_micro_batch 160: it is below the 161 tokens"),
+    ],
+)
+def test_what_no_training_can_be_made_of(models, tmp_path, changed, message):
+    run = make_run(tmp_path, models["decoder-only"])
+    settings = token_settings(run)
+    check_counts(counts(), run, settings)
+    with pytest.raises(UserError, match=message):
+        check_counts(counts(**changed), run, settings)
+
+
+def test_identity(models, tmp_path):
+    write_labels(tmp_path, label_rows(8))
+    labels = require_manifest(Store(str(tmp_path / "labels")), "labels", "label")
+    task, model = load_task(task_spec("arithmetic")), models["decoder-only"]
+
+    def of(**sections):
+        return fingerprint(train_identity(make_run(tmp_path, model, **sections), task, labels))
+
+    assert of() == of()
+    assert of() == of(training={"max_failures": 9}) == of(training={"checkpoint_every_steps": 3})
+    assert of() == of(student={"model": model, "labels": "gold"}), "gold is what labels means where it is not set"
+    different = [
+        of(), of(training={"seed": 1}), of(training={"workers": 1}), of(corpus={"train": "x", "validation": 0.5}),
+        of(student={"model": models["encoder-decoder"]}), of(student={"model": model, "rationale_weight": 0.1}),
+        of(student={"model": model, "method": "finetune"}),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    tuned = [of(student={"model": model, "method": "finetune", "rationale_weight": w}) for w in (0.1, 0.9)]
+    assert tuned[0] == tuned[1], "finetuning has no rationale loss to weigh"
+
+
+def test_identity_does_not_know_where_the_model_lies(models, tmp_path):
+    import shutil
+
+    write_labels(tmp_path, label_rows(8))
+    labels = require_manifest(Store(str(tmp_path / "labels")), "labels", "label")
+    task, moved = load_task(task_spec("arithmetic")), tmp_path / "elsewhere"
+    shutil.copytree(models["decoder-only"], moved)
+    identities = [train_identity(make_run(tmp_path, m), task, labels) for m in (models["decoder-only"], str(moved))]
+    assert fingerprint(identities[0]) == fingerprint(identities[1])
+    assert str(tmp_path) not in str(identities)
+
+
+def test_gold_is_not_asked_for_where_no_label_is_trained(models, tmp_path):
+    write_labels(tmp_path, label_rows(5, gold=False))
+    model = models["decoder-only"]
+    settings = token_settings(make_run(tmp_path, model, student={"model": model, "rationale_weight": 1.0}))
+    check_gold(Store(str(tmp_path / "labels")), settings)

@@ -1,0 +1,46 @@
+"""The DeepSpeed settings of a run, and the learning rate. Engines are in tests/integration/test_train.py."""
+
+from __future__ import annotations
+
+import doctest
+import json
+
+import pytest
+
+from pipelines.config import TrainingConfig
+from pipelines.train import zero
+from pipelines.train.zero import deepspeed_config, learning_rate
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_settings_say_what_the_run_says(stage, precision):
+    settings = deepspeed_config(
+        TrainingConfig(zero_stage=stage, precision=precision, gradient_clipping=0.7, weight_decay=0.2)
+    )
+    assert settings["zero_optimization"]["stage"] == stage
+    assert settings["bf16"] == {"enabled": precision == "bf16"}
+    assert "fp16" not in settings
+    assert settings["gradient_clipping"] == 0.7
+    assert settings["optimizer"]["params"]["weight_decay"] == 0.2
+    assert settings["optimizer"]["params"]["torch_adam"] is True
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_the_rate_rises_and_falls_in_straight_lines():
+    rates = [learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
+    assert max(rates) == rates[9] == 2.0
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a > b for a, b in zip(rates[9:-1], rates[10:], strict=True))
+    assert min(rates) > 0, "no step is without effect"
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 1.0), (7, 0.0), (7, 1.0), (3, 0.05)])
+def test_the_rate_of_short_trainings(steps, warmup):
+    rates = [learning_rate(step, steps, 1.0, warmup) for step in range(steps)]
+    assert max(rates) == 1.0
+    assert min(rates) > 0
+
+
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(zero).failed == 0
