@@ -7,8 +7,8 @@ In: `labels/data`. Out, in OUTPUT/training/<fingerprint>/tokens: `tokens.arrow` 
      "rationale_prompt": [58, 3182, ...], "rationale_target": [10841, 8, ...]}
 
 Ray Data tokenises (a small corpus: this process); this process writes what streams out of it, so that there is one file, and no
-moment at which a reader meets half of it. Arrow IPC rather than Parquet: a mapped file costs a worker no memory of its own, and any row is reached at once.
-Row order means nothing: examples are numbered in the order of their ids.
+moment at which a reader meets half of it. Arrow IPC rather than Parquet: a mapped file costs a worker no memory of its own,
+and any row is reached at once. Row order means nothing: examples are numbered in the order of their ids.
 """
 
 from __future__ import annotations

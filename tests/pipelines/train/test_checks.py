@@ -51,7 +51,7 @@ def test_a_part_that_weighs_nothing_is_not_trained(models, tmp_path, weight, par
 
 def test_more_tokens_than_positions(models, tmp_path):
     run = make_run(tmp_path, models["decoder-only"], training={"max_input_tokens": 50, "max_target_tokens": 15})
-    with pytest.raises(UserError, match="the sum of both is 65, .* has 64 positions"):
+    with pytest.raises(UserError, match=r"the sum of both is 65, .* has 64 positions"):
         token_settings(run)
     # T5's positions are relative: it has no limit.
     token_settings(make_run(tmp_path, models["encoder-decoder"], training={"max_input_tokens": 5000}))
@@ -62,7 +62,7 @@ def test_missing_gold_labels_are_counted(models, tmp_path):
     model = models["decoder-only"]
     with pytest.raises(UserError, match="3 of 10 labelled examples have none"):
         check_train(make_run(tmp_path, model))
-    with pytest.raises(UserError, match="method finetune: .* 3 of 10"):
+    with pytest.raises(UserError, match=r"method finetune: .* 3 of 10"):
         check_train(make_run(tmp_path, model, student={"model": model, "method": "finetune"}))
     check_train(make_run(tmp_path, model, student={"model": model, "labels": "teacher"}))
 
