@@ -77,7 +77,8 @@ class Arithmetic(Task):
         return Answer(label, rationale)
 
     def normalise(self, label: str, example: Example) -> str:
-        return read_expression(label)
+        # A label is an expression and nothing else: a number found in a student's babble is no answer.
+        return read_expression(label, bare=True)
 
     def key(self, label: str) -> str:
         """The value, rounded to 6 decimals: `4 - 2 - 1` and `1.0` are the same, so are `10 / 3` and `3.333333`."""
