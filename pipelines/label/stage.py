@@ -11,6 +11,7 @@ Held-out rows (`corpus.test`, or a validation file) go the same way into `labels
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from typing import Any
 
@@ -38,8 +39,6 @@ from pipelines.tasks import TaskSpec, load_task, task_spec
 
 FORMAT = 1
 """Bumped when this stage makes other rows from the same input."""
-
-_CPU_ENGINE = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}  # vLLM's default leaves one core idle: half of a small machine
 
 
 def check_label(run: RunConfig) -> None:
@@ -163,11 +162,7 @@ def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sin
         .map_batches(_read, fn_args=(shared,), batch_size=1, batch_format="numpy", num_cpus=0.5)
         .repartition(target_num_rows_per_block=block_rows)
     )
-    environment = (
-        dict(_CPU_ENGINE, VLLM_CPU_KVCACHE_SPACE=str(teacher.vllm.cpu_kv_cache_gib))
-        if not teacher.gpus_per_replica
-        else {}
-    )
+    environment = _cpu_environment(run) if not teacher.gpus_per_replica else {}
     outcomes = examples.map_batches(
         TeacherActor,
         fn_constructor_args=(run, spec),
@@ -196,6 +191,16 @@ def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sin
             raise StageFailedError(
                 f"labelling broke off: {reason}. Finished rows are kept; the same command goes on."
             ) from error
+
+
+def _cpu_environment(run: RunConfig) -> dict[str, str]:
+    """What a replica on CPUs must be told: Ray gives each actor one thread, vLLM leaves one core idle; both waste a small machine."""
+    threads = max(1, len(os.sched_getaffinity(0)) // run.teacher.replicas.max)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(run.teacher.vllm.cpu_kv_cache_gib),
+    }
 
 
 def _read(batch: Any, shared: Any) -> Any:
