@@ -123,7 +123,7 @@ def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.full), 2])
 def engines(
     request: Any, outputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, dict[str, Any]]:
