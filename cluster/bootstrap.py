@@ -76,9 +76,10 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
     else:
         ray.init(address=address, log_to_driver=verbose, logging_level=level)
+    try:
+        # Ray may have fewer GPUs than the machine (CUDA_VISIBLE_DEVICES), and would wait for ever for more.
         for stage in stages:
             check_resources(wanted_by(run, stage), ray.cluster_resources())
-    try:
         _quiet(verbose)
         yield
     finally:

@@ -43,9 +43,10 @@ def serve_until_signal(
     for name, folder in students.items():
         read_card(name, folder)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     with ray_session(run, ["serve"], verbose=verbose):
+        # Now, since Ray puts its own handler of SIGTERM in place when it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         endpoint = serve_students(students, run.serving)
         try:
             if as_json:

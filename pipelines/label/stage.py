@@ -166,7 +166,7 @@ def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sin
     outcomes = examples.map_batches(
         TeacherActor,
         fn_constructor_args=(run, spec),
-        batch_size=None,
+        batch_size=block_rows,  # a block; Ray insists on a number where GPUs are asked for
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(

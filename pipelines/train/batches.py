@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -39,12 +39,12 @@ class Lengths:
     prompt: Ints
     target: Ints
 
-    @property
+    @cached_property
     def real(self) -> Ints:
         """Real tokens of each sequence; 0 where it is not there."""
         return np.asarray(np.where(self.target > 0, self.prompt + self.target, 0), dtype=np.int64)
 
-    @property
+    @cached_property
     def per_example(self) -> Ints:
         """Real tokens of each example, both sequences together. Shape (examples,)."""
         return np.asarray(self.real.reshape(-1, 2).sum(axis=1), dtype=np.int64)

@@ -58,6 +58,8 @@ class State:
     """Time spent in steps, over all attempts."""
     history: list[dict[str, float]] = field(default_factory=list)
     validation_before: dict[str, float] | None = None
+    started_at: list[int] = field(default_factory=list)
+    """The steps at which an attempt began: [0], and the checkpoints that were gone on from."""
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -82,11 +84,13 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
         state = _restore(worker.engine)
         if state.validation_before is None:
             state.validation_before = worker.measure(tokens.validation)
+        state.started_at.append(state.step)
         _run_steps(worker, state, job)
         result = {
             "steps": worker.plan.steps,
             "tokens": worker.plan.tokens(),
             "seconds": state.seconds,
+            "started_at_steps": state.started_at,
             "history": state.history,
             "validation": {"before": state.validation_before, "after": worker.measure(tokens.validation)},
             "optimizer_bytes_per_rank": worker.optimizer_bytes_per_rank(),

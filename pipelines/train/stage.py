@@ -6,8 +6,8 @@ What is under way lies in OUTPUT/training/<fingerprint>: tokens and checkpoints 
 there after any failure; another one starts another folder. It is removed when the manifest is written.
 
 The manifest's details: method, family, task, parameters, max_input_tokens, max_target_tokens, and `training` with world_size,
-zero_stage, precision, steps, optimizer_bytes_per_rank and loss {label: {first, last}, rationale: {...}, validation: {before,
-after}}, in nats per target token.
+zero_stage, precision, steps, started_at_steps (above 0: a checkpoint was gone on from), optimizer_bytes_per_rank and loss
+{label: {first, last}, rationale: {...}, validation: {before, after}}, in nats per target token.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ def _manifest(
                 "precision": training.precision,
                 "optimizer_bytes_per_rank": result["optimizer_bytes_per_rank"],
                 "steps": result["steps"],
+                "started_at_steps": result["started_at_steps"],
                 "tokens_per_s": result["tokens"] / max(result["seconds"], 1e-9),
                 "token_counts": asdict(counts),
                 "loss": {**loss, "validation": result["validation"]},

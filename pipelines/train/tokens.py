@@ -139,7 +139,7 @@ class Tokens:
                     copy.write(chunk)
         self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         batches = self._table.to_batches()
-        order = np.argsort(np.array(self._table["id"].to_pylist(), dtype=object), kind="stable")
+        order = pa.compute.sort_indices(self._table["id"]).to_numpy().astype(np.int64)
         self._columns = {name: _Column(batches, name, order) for name in SCHEMA.names[3:]}
         held_out = self._table["validation"].to_numpy()[order]
         self.train: Ints = np.flatnonzero(~held_out)

@@ -159,6 +159,7 @@ def references(outputs: dict[str, Path]) -> dict[str, Any]:
     for family, output in outputs.items():
         run, tokens = _run(output, workers=1, tokens_per_micro_batch=1000), _tokens(output)
         model, _ = initial_student(run.student, 0)
+        initial = {k: v.detach().clone() for k, v in model.state_dict().items()}
         label, rationale = part_losses(model, tokens, tokens.validation)
         plan = make_plan(tokens, run, family)
         rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(STEPS)]
@@ -166,6 +167,7 @@ def references(outputs: dict[str, Path]) -> dict[str, Any]:
         found[family] = {
             "history": history,
             "validation": {"label": label.item(), "rationale": rationale.item()},
+            "initial": initial,
             "weights": {k: v.detach().clone() for k, v in model.state_dict().items()},
         }
     return found
@@ -173,8 +175,6 @@ def references(outputs: dict[str, Path]) -> dict[str, Any]:
 
 def test_engines_learn_what_plain_torch_learns(engines, references):
     """1 and 2 workers, with and without accumulation, all ZeRO stages, across a restart: one loss, one gradient norm, one model."""
-    import torch
-
     _, results = engines
     for name, found in results.items():
         family, stage, precision, _ = name.split("/")
@@ -192,7 +192,9 @@ def test_engines_learn_what_plain_torch_learns(engines, references):
         assert found["weights"].keys() == wanted["weights"].keys()
         if precision == "fp32":
             for key, weight in wanted["weights"].items():
-                torch.testing.assert_close(found["weights"][key], weight, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+                # By norm: Adam turns a gradient of nothing but rounding into a step as large as any other.
+                off = (found["weights"][key] - weight).norm() / (weight - wanted["initial"][key]).norm()
+                assert off < 1e-3, f"{name} {key}"
 
 
 def test_accumulation_is_tried_and_varies(engines):
@@ -220,7 +222,23 @@ def _model(output: Path) -> Any:
     return initial_student(_run(output).student, 0)[0]
 
 
-# The stage on Ray Train.
+# The stage on Ray.
+
+
+def test_ray_data_tokenises_what_this_process_would(local_ray, outputs, monkeypatch, tmp_path):
+    from pipelines.train import tokens
+    from pipelines.train.checks import token_settings
+
+    monkeypatch.setattr(tokens, "_ROWS_HERE", 0)
+    output = outputs["decoder-only"]
+    store = Store(str(tmp_path / "tokens"))
+    counts = tokenise(Store(str(output / "labels")), token_settings(_run(output)), store)
+    here, there = _tokens(output), Tokens(store, tmp_path)
+    assert counts.train == len(here.train)
+    assert there.train.tolist() == here.train.tolist()
+    for sequence in range(len(here.lengths.prompt)):
+        assert there.prompt(sequence).tolist() == here.prompt(sequence).tolist()
+        assert there.target(sequence).tolist() == here.target(sequence).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +304,11 @@ def test_a_lost_worker_changes_no_loss(students, outputs):
 
     output = outputs["encoder-decoder"]
     assert (output / "killed").exists()
+    start, resumed = students["encoder-decoder"].details["training"]["started_at_steps"]
+    assert start == 0
+    assert resumed > 0, "it went on from a checkpoint, not from the beginning"
+    assert resumed % 5 == 0
+    assert students["decoder-only"].details["training"]["started_at_steps"] == [0]
     history = [json.loads(line) for line in (output / "student" / "training.jsonl").read_text().splitlines()]
     run, tokens = _run(output, epochs=4), _tokens(output)
     model, _ = initial_student(run.student, 0)

@@ -31,8 +31,8 @@ def test_settings_say_what_the_run_says(stage, precision):
 def test_the_rate_rises_and_falls_in_straight_lines():
     rates = [learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
     assert max(rates) == rates[9] == 2.0
-    assert all(a < b for a, b in itertools.pairwise(rates))
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a < b for a, b in itertools.pairwise(rates[:10]))
+    assert all(a > b for a, b in itertools.pairwise(rates[9:]))
     assert min(rates) > 0, "no step is without effect"
 
 
