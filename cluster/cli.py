@@ -85,7 +85,7 @@ def plan(run_file: str, prompts: int, overrides: tuple[str, ...], as_json: bool,
     """
     del verbose  # nothing is started that would log
     from cluster.plan import make_plan, print_plan
-    from pipelines.config import load_run
+    from pipelines.run_file import load_run
 
     print_plan(make_plan(load_run(run_file, overrides), prompts), as_json=as_json)
 
@@ -133,8 +133,8 @@ def _run_stages(
 ) -> None:
     from cluster.bootstrap import ray_session
     from cluster.summary import print_summary, stage_summary
-    from pipelines.config import load_run
     from pipelines.run import run_stages
+    from pipelines.run_file import load_run
 
     run = load_run(run_file, overrides)
     summaries: list[dict[str, Any]] = []

@@ -8,8 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
-from pipelines.config import RunConfig, apply_overrides, load_run, parse_run
+from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.run_file import apply_overrides, load_run, parse_run
 
 
 def named_students(arguments: tuple[str, ...]) -> dict[str, str]:

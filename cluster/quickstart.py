@@ -16,7 +16,8 @@ from typing import Any
 
 import click
 
-from pipelines.config import RunConfig, load_run
+from pipelines.config import RunConfig
+from pipelines.run_file import load_run
 
 _QUESTIONS = {
     "quickstart": "Anne has 9 apples and gives Peter 4. How many apples has she left?",

@@ -1,21 +1,14 @@
 """THE run file: one typed tree. Unknown keys are refused; each key's rule stands beside it.
 
-In: a YAML file and `--set section.key=value` overrides. Out: a `RunConfig`. The keys of product documentation are fixed:
-tests/test_surface.py holds the list, so that a key is added on purpose.
+run_file.py reads it from YAML. The keys of product documentation are fixed: tests/test_surface.py holds the list, so that a key is
+added on purpose.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from pipelines.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Method = Literal["finetune", "step-by-step"]
 METHODS: tuple[Method, ...] = ("finetune", "step-by-step")
@@ -75,8 +68,22 @@ class SamplingConfig(Section):
 class FiltersConfig(Section):
     """Which answers are kept. Applied in the order of schema.REJECT_REASONS."""
 
-    gold: Literal["keep", "drop-disagreeing"] = "keep"
+    gold: Literal["keep", "drop-disagreeing", "rationalise"] = "keep"
+    """What happens where the teacher's label is not the gold label. rationalise: it is asked again with the gold label as a hint."""
     min_agreement: Share = 0.0
+    min_rationale_words: Annotated[int, Field(ge=0)] = 0
+    max_rationale_words: Annotated[int, Field(ge=1)] | None = None
+    drop_giveaways: bool = False
+    """Reject a rationale that states the label and nothing that leads to it."""
+    near_duplicates: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Reject inputs whose word 3-grams are at least this similar (Jaccard, estimated by MinHash) to an earlier one's; None: none."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_rationale_words is not None and self.min_rationale_words > self.max_rationale_words:
+            rule = f"min_rationale_words {self.min_rationale_words} is above max_rationale_words {self.max_rationale_words}"
+            raise ValueError(f"{rule}; lower it")
+        return self
 
 
 class EngineConfig(Section):
@@ -93,12 +100,42 @@ class EngineConfig(Section):
     """True: no compilation and no CUDA graphs. CPU replicas are always eager: there it only costs start-up time."""
 
 
-class TeacherConfig(Section):
-    """Who answers. `model` for vllm, `outputs` for replay, neither for echo."""
+class RemoteConfig(Section):
+    """An OpenAI-compatible endpoint, for engine openai."""
 
-    engine: Literal["vllm", "replay", "echo"]
+    url: str | None = None
+    """Its base URL, up to and with `/v1`."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key. The key itself never stands in a file or a log."""
+    max_concurrent_requests: Annotated[int, Field(ge=1)] = 64
+    """At most so many at a time; fewer while the endpoint refuses some for its rate limit."""
+    max_attempts: Annotated[int, Field(ge=1)] = 8
+    timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
+
+
+class BudgetConfig(Section):
+    """What labelling may use up; it stops cleanly before it uses more. None: no limit."""
+
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of prompts and answers together."""
+    money: Annotated[float, Field(gt=0.0)] | None = None
+    """In the currency of `teacher.price`."""
+
+
+class PriceConfig(Section):
+    """What things cost, in any one currency. For estimates, and for `teacher.budget.money`."""
+
+    per_million_prompt_tokens: Annotated[float, Field(ge=0.0)] | None = None
+    per_million_output_tokens: Annotated[float, Field(ge=0.0)] | None = None
+    per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class TeacherConfig(Section):
+    """Who answers. `model` for vllm and openai, `outputs` for replay, neither for echo."""
+
+    engine: Literal["vllm", "openai", "replay", "echo"]
     model: str | None = None
-    """Hub id or folder."""
+    """Hub id or folder; openai: the endpoint's name for it."""
     outputs: str | None = None
     """replay: JSON Lines of {id, output}, one answer per example."""
     replicas: ReplicasConfig = ReplicasConfig()
@@ -108,16 +145,31 @@ class TeacherConfig(Section):
     """plain: few-shot text that the model continues. chat: the same shots as turns of the model's chat template."""
     system: str | None = None
     """chat: the system message."""
+    shots: str | None = None
+    """JSON Lines of {question, answer}: few-shot examples instead of the task's own."""
+    constrained: bool = False
+    """vllm: the answer's form is enforced where the task has a closed label set: a rationale, then one of the labels."""
     sampling: SamplingConfig = SamplingConfig()
+    soft_labels: Literal["votes", "logprobs"] = "votes"
+    """votes: shares of the samples. logprobs: the teacher's probabilities of the label tokens, for closed label sets (vllm)."""
+    token_logprobs: Annotated[int, Field(ge=1, le=20)] | None = None
+    """vllm: store the probabilities of the k likeliest tokens at each position of the kept answer, in labels/token_logprobs."""
     filters: FiltersConfig = FiltersConfig()
     vllm: EngineConfig = EngineConfig()
+    remote: RemoteConfig = RemoteConfig()
+    budget: BudgetConfig = BudgetConfig()
+    price: PriceConfig = PriceConfig()
     latency_s: Annotated[float, Field(ge=0.0)] = 0.0
-    """echo: seconds until it answers."""
+    """echo: seconds until it answers, on average."""
+    latency_tail: Annotated[float, Field(gt=1.0)] | None = None
+    """echo: shape of a Pareto distribution that latencies are drawn from (smaller: a heavier tail). None: all the same."""
 
     @model_validator(mode="after")
     def _engine_has_what_it_needs(self) -> Self:
-        if self.engine == "vllm" and not self.model:
-            raise ValueError("engine vllm needs `model`: a hub id or a folder")
+        if self.engine in ("vllm", "openai") and not self.model:
+            raise ValueError(f"engine {self.engine} needs `model`")
+        if self.engine == "openai" and not self.remote.url:
+            raise ValueError("engine openai needs `remote.url`: the endpoint's base URL, up to and with /v1")
         if self.engine == "replay" and not self.outputs:
             raise ValueError("engine replay needs `outputs`: a JSON Lines file of {id, output}")
         if self.engine != "replay" and self.outputs:
@@ -129,6 +181,37 @@ class TeacherConfig(Section):
         if self.replicas.min < 1:
             raise ValueError("replicas.min of a teacher is at least 1")
         return self
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.engine != "vllm":
+            for key in ("constrained", "token_logprobs"):
+                if getattr(self, key):
+                    raise ValueError(f"`{key}` has no effect with engine {self.engine}; remove it or set engine: vllm")
+            if self.soft_labels == "logprobs":
+                raise ValueError(f"soft_labels: logprobs needs engine vllm, engine is {self.engine}; set votes")
+        if self.budget.money is not None:
+            missing = [
+                k for k in ("per_million_prompt_tokens", "per_million_output_tokens") if getattr(self.price, k) is None
+            ]
+            if missing:
+                raise ValueError(f"budget.money needs price.{missing[0]}; set it, or use budget.tokens")
+        return self
+
+
+class LabellingConfig(Section):
+    """How the label stage goes about it. Nothing here changes a label."""
+
+    commit_rows: Annotated[int, Field(ge=1)] = 16_384
+    """Rows with an outcome are made durable when there are so many of them,"""
+    commit_every_s: Annotated[float, Field(gt=0.0)] = 5.0
+    """or when so many seconds have passed: what a kill costs at the most, beside what is in flight."""
+    first_rows: Annotated[int, Field(ge=1)] = 200
+    """After so many answered rows the rejects are looked at:"""
+    max_reject_share: Share = 0.9
+    """more of them than this stop the run, since then the prompt or the parser is wrong, not the rows. 1: never."""
+    max_engine_error_share: Share = 0.01
+    """More rows than this that no engine could answer, and the stage fails at its end (they are tried again by the next one)."""
 
 
 class InitConfig(Section):
@@ -234,110 +317,9 @@ class RunConfig(Section):
     """What a task can be told in YAML (classification: labels, instruction, examples)."""
     corpus: CorpusConfig
     teacher: TeacherConfig
+    labelling: LabellingConfig = LabellingConfig()
     student: StudentConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     compare: CompareConfig = CompareConfig()
-
-
-def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a run file and apply `section.key=value` overrides, whose values are YAML.
-
-    Raises:
-        UserError: the file is missing or is not YAML, a key is unknown, or a value breaks its rule.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(str(path), "there is no such run file", "Give the path of a YAML run file.")
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"not readable as YAML ({error})", "Mend the file.") from error
-    if not isinstance(tree, dict):
-        raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
-    return parse_run(apply_overrides(tree, overrides), origin=str(path))
-
-
-def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The tree with `section.key=value` overrides applied, values being YAML. Raises UserError where one is malformed."""
-    result = copy.deepcopy(dict(tree))
-    for override in overrides:
-        _apply(result, override)
-    return result
-
-
-def parse_run(tree: Mapping[str, Any], origin: str = "run") -> RunConfig:
-    """Validate a tree as a run. Raises UserError with every broken rule, each with its key."""
-    try:
-        return RunConfig.model_validate(_numbers_for_floats(RunConfig, tree))
-    except ValidationError as error:
-        problems = [_explain(e) for e in error.errors()]
-        raise UserError(origin, "; ".join(problems), "Correct the run file or the --set.") from error
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not sign or not all(parts):
-        raise UserError(f"--set {override}", "it reads section.key=value", "For example: --set teacher.engine=echo")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}", "the value is not YAML", "Quote it.") from error
-    if isinstance(value, str) and value == text.strip():
-        value = _number(value)
-    node = tree
-    for part in parts[:-1]:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise UserError(f"--set {override}", f"`{part}` is a value, not a section", "Set the key above it.")
-        node = child
-    node[parts[-1]] = value
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads 1e-4 as text; a user of --set means the number."""
-    try:
-        return float(text) if text[:1].isdigit() and "e" in text.lower() else text
-    except ValueError:
-        return text
-
-
-def _numbers_for_floats(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with YAML's `1e-4` (text to YAML 1.1) as a number where the field is a float."""
-    result = dict(tree)
-    for name, field in model.model_fields.items():
-        value = result.get(name)
-        kind = field.annotation
-        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
-            result[name] = _numbers_for_floats(kind, value)
-        elif isinstance(value, str) and kind is float:
-            result[name] = _number(value)
-    return result
-
-
-def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "function")))
-    if error["type"] == "extra_forbidden":
-        *parents, name = (str(p) for p in error["loc"])
-        known = _keys(parents)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean `{close[0]}`? " if close else ""
-        return f"unknown key `{where}` ({hint}known here: {', '.join(known)})"
-    if error["type"] == "missing":
-        return f"`{where}` is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    given = error["input"]
-    shown = "" if isinstance(given, dict | BaseModel) else f" (it is {given!r})"
-    return f"`{where}`: {message}{shown}" if where else f"{message}"
-
-
-def _keys(parents: list[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for part in parents:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)

@@ -24,7 +24,13 @@ corpus.train corpus.validation corpus.test corpus.fields corpus.limit
 teacher.engine teacher.model teacher.outputs teacher.replicas.min teacher.replicas.max teacher.gpus_per_replica
 teacher.prompt teacher.system
 teacher.sampling.n teacher.sampling.temperature teacher.sampling.top_p teacher.sampling.max_tokens teacher.sampling.seed
-teacher.filters.gold teacher.filters.min_agreement teacher.latency_s
+teacher.shots teacher.constrained teacher.soft_labels teacher.token_logprobs
+teacher.filters.gold teacher.filters.min_agreement teacher.filters.min_rationale_words teacher.filters.max_rationale_words
+teacher.filters.drop_giveaways teacher.filters.near_duplicates teacher.latency_s teacher.latency_tail
+teacher.remote.url teacher.remote.key_variable teacher.remote.max_concurrent_requests teacher.remote.max_attempts teacher.remote.timeout_s
+teacher.budget.tokens teacher.budget.money
+teacher.price.per_million_prompt_tokens teacher.price.per_million_output_tokens teacher.price.per_gpu_hour
+labelling.commit_rows labelling.commit_every_s labelling.first_rows labelling.max_reject_share labelling.max_engine_error_share
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib
 teacher.vllm.enforce_eager
 student.model student.init.kind student.init.layers student.method student.labels student.rationale_weight

@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.config import EvaluationConfig, parse_run
+from pipelines.config import EvaluationConfig
 from pipelines.decode import Student
 from pipelines.evaluate.predict import predict
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
+from pipelines.run_file import parse_run
 from tests.pipelines.test_corpus import write_jsonl
 from tests.serving.tiny import TEXTS, write_student
 

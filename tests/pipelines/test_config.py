@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import RunConfig, load_run, parse_run
+from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.run_file import load_run, parse_run
 
 MINIMAL: dict[str, Any] = {
     "name": "a",

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import corpus
-from pipelines.config import parse_run
 from pipelines.corpus import (
     check_columns,
     corpus_files,
@@ -21,6 +20,7 @@ from pipelines.corpus import (
     read_split,
 )
 from pipelines.errors import UserError
+from pipelines.run_file import parse_run
 from pipelines.tasks import load_task, task_spec
 
 TASK = load_task(task_spec("arithmetic"))

@@ -22,12 +22,29 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """The teacher's distribution along one answer: T positions, the k likeliest tokens at each."""
+
+    token_ids: tuple[int, ...]
+    """(T,) what was sampled."""
+    top_ids: tuple[tuple[int, ...], ...]
+    """(T, k), likeliest first."""
+    top_logprobs: tuple[tuple[float, ...], ...]
+    """(T, k) natural logarithms."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One answer. `finish_reason` is the engine's: `stop`, or `length` where the answer was cut; `unknown` in recordings."""
 
     text: str
     tokens: int
     finish_reason: str
+    logprobs: TokenLogprobs | None = None
+    """Where teacher.token_logprobs asks for it."""
+    label_probabilities: tuple[tuple[str, float], ...] | None = None
+    """(label, probability) over the closed label set at the place where this answer states its label, summing to 1; where
+    teacher.soft_labels is logprobs and the answer has such a place."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.artifacts import Store, manifest_of, write_manifest
-from pipelines.config import RunConfig, parse_run
+from pipelines.config import RunConfig
+from pipelines.run_file import parse_run
 from pipelines.schema import LABEL
 
 WORDS = [
