@@ -5,10 +5,12 @@ An outcome row is what a teacher actor returns: the columns of schema.LABEL, wit
     split: train | heldout    reason: null | one of REJECT_REASONS    detail, output: as in schema.REJECT
     agrees: whether the label means the gold label, null where there is no gold or no label (before any filter)
     note: what the parser found worth counting
+    content: hash of (id, label, rationale), null where it is rejected; sums of it tell whether labels are the same
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,7 @@ OUTCOME = pa.schema(
         pa.field("output", pa.string()),
         pa.field("agrees", pa.bool_()),
         pa.field("note", pa.string()),
+        pa.field("content", pa.uint64()),
     ]
 )
 _EMPTY: dict[str, Any] = dict.fromkeys(OUTCOME.names)
@@ -55,12 +58,22 @@ def judge(split: str, example: Example, generation: Generation, task: Task, filt
     if refusal:
         row["reason"], row["detail"] = refusal
         row["output"] = raw
+    else:
+        row["content"] = _content(row)
     return row
 
 
 def rejected(split: str, example_id: str, reason: str, detail: str, output: str) -> dict[str, Any]:
     """The outcome row of a row that got no label."""
     return {**_EMPTY, "split": split, "id": example_id, "reason": reason, "detail": detail, "output": output}
+
+
+def outcome_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Outcome rows as a table of OUTCOME."""
+    columns = ([row[field.name] for row in rows] for field in OUTCOME)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, OUTCOME, strict=True)], schema=OUTCOME
+    )
 
 
 def refused(split: str, example: Example, refusal: PromptRefusedError) -> dict[str, Any]:
@@ -84,6 +97,11 @@ def _accepted(split: str, example: Example, consensus: Consensus, generation: Ge
         "finish_reason": generation.samples[consensus.kept].finish_reason,
         "agrees": None if example.gold is None else agrees(consensus, example, task),
     }
+
+
+def _content(row: dict[str, Any]) -> int:
+    text = "\x00".join((row["id"], row["label"], row["rationale"]))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _parse(samples: Sequence[Sample], example: Example, task: Task) -> tuple[list[Answer | None], str]:

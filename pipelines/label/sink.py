@@ -1,40 +1,48 @@
 """Writing labels, so that a kill at any moment loses no finished row and leaves none twice.
 
-One process writes: the driver. It gathers outcomes and commits them in groups. A commit k is, in this order,
+One process writes: the driver. It gathers outcomes and commits them in groups. Commit k is, in this order,
 
-    1. rejects/part-k.parquet and data/part-k.parquet (held-out rows: heldout/...), each written whole or not at all
-    2. commits/k.json, naming them with their counts
+    1. write   data/part-k.parquet, rejects/part-k.parquet (held-out rows: heldout/...), token_logprobs/part-k.parquet
+    2. record  commits/k.json: the parts it adds with their rows, the parts it removes, and what its rows come to
+    3. remove  the parts that it replaces (only where rows with `engine_error` have a new outcome)
 
-A part counts only when a commit names it. Each file becomes visible atomically (artifacts.Store.write: rename on a local disk, one PUT on
-an object store), and 2 happens only after 1 is durable. So a kill before 2 leaves parts that no commit names: the next run removes
-them and labels their rows again; a kill after 2 leaves finished rows, which the next run reads back (ids only) and skips. When all
-rows are committed, manifest.json is written, and after it the commit records, which it sums up, are removed.
+A part counts when a record adds it and none removes it. Each file becomes visible whole or not at all (artifacts.Store.write: fsync and
+rename on a local disk, one PUT on an object store), and each step begins when the one before it is durable. So a kill before 2 is
+done leaves parts that no record names: the next run removes them and labels their rows again. A kill after 2 leaves finished rows,
+which the next run reads back (ids only) and skips, and perhaps parts to be removed, which it removes.
 
-`attempt.json` is written first of all: which labels are being made here. Another run with other settings is refused, never mixed in.
-One driver at a time: on a local disk a lock file says so, and the lock dies with its process.
+Rows with `engine_error` are tried again by the next run. A new outcome and the removal of the old one stand in one record: the old
+part is replaced by one without the row. Labels that were finished with such rows stay as they are until the first new outcome is
+committed; then their manifest goes, and comes back when the run is complete.
+
+When every row is committed, manifest.json is written, and after it the records, which it sums up, are removed: where there is a
+manifest, records mean nothing. `attempt.json`, written first of all, says which labels are being made; another run with other
+settings is refused, never mixed in. One driver at a time: on a local disk a lock file says so, and the lock dies with its process.
+
+The driver holds 16 bytes per finished id (ids.py), and about 200 bytes per part.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import json
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.artifacts import Store, fingerprint
+from pipelines.artifacts import MANIFEST, Manifest, Store, fingerprint
+from pipelines.config import LabellingConfig
 from pipelines.errors import UserError
-from pipelines.label.outcomes import OUTCOME
-from pipelines.label.scan import Keys, id_keys, sort_keys
+from pipelines.label.ids import Keys, id_keys, key_set
+from pipelines.label.tally import Tally
 from pipelines.schema import LABEL, REJECT
 
 FOLDERS = {
@@ -43,75 +51,71 @@ FOLDERS = {
     ("heldout", True): ("heldout/data", LABEL),
     ("heldout", False): ("heldout/rejects", REJECT),
 }
-_COMMIT_ROWS = 4096
-_COMMIT_EVERY_S = 5.0
+SCAN_REASONS = ("bad_input", "duplicate", "near_duplicate")
+ATTEMPT = "attempt.json"
+COMMITS = "commits"
+SCAN_FILE = f"{COMMITS}/scan.npy"
+_BASE = f"{COMMITS}/base.json"
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """What the scan of a corpus found (scan.py), as it is kept for the next run."""
+
+    rows: dict[str, int]
+    """Rows read, by split name."""
+    splits: list[dict[str, Any]]
+    passed_over: Positions
+    """Sorted positions of the rejects."""
 
 
 @dataclass
-class Tally:
-    """What the committed rows come to. Sums of its parts, in any order."""
+class Commit:
+    """One record. `scan` stands in the one that ends the scan."""
 
-    accepted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    heldout_answered: int = 0
-    heldout_rejected: int = 0
-    with_gold: int = 0
-    agreeing: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    notes: Counter[str] = field(default_factory=Counter)
-    content: int = 0
-    """Sum modulo 2^64 of the hashes of (id, label, rationale): the same for the same labels in any order."""
+    parts: dict[str, int] = field(default_factory=dict)
+    """Parts added -> their rows."""
+    tally: Tally = field(default_factory=Tally)
+    removed: list[str] = field(default_factory=list)
+    scan: dict[str, Any] | None = None
 
-    @property
-    def done(self) -> int:
-        """Rows with an outcome, held-out ones included."""
-        return self.accepted + self.rejected.total() + self.heldout_answered + self.heldout_rejected
-
-    def add(self, other: Tally) -> None:
-        """Add another tally's counts."""
-        for name, value in vars(other).items():
-            if isinstance(value, Counter):
-                getattr(self, name).update(value)
-            else:
-                setattr(self, name, getattr(self, name) + value)
-        self.content %= 2**64
+    def as_json(self) -> bytes:
+        """The record as it is written."""
+        return json.dumps({**vars(self), "tally": self.tally.as_json()}).encode()
 
     @classmethod
-    def of(cls, outcomes: pa.Table) -> Tally:
-        """The tally of a table of outcomes."""
-        train = outcomes.filter(pc.equal(outcomes["split"], "train"))
-        heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
-        accepted = train.filter(pc.is_null(train["reason"]))
-        answered = heldout.filter(pc.is_null(heldout["reason"]))
-        return cls(
-            accepted=len(accepted),
-            rejected=Counter(reason for reason in train["reason"].to_pylist() if reason),
-            heldout_answered=len(answered),
-            heldout_rejected=len(heldout) - len(answered),
-            with_gold=len(train.filter(pc.is_valid(train["gold"]))),
-            agreeing=pc.sum(train["agrees"]).as_py() or 0,
-            prompt_tokens=pc.sum(outcomes["prompt_tokens"]).as_py() or 0,
-            output_tokens=pc.sum(outcomes["output_tokens"]).as_py() or 0,
-            notes=Counter(note for note in outcomes["note"].to_pylist() if note),
-            content=sum(_row_hash(row) for row in _rows(accepted)) % 2**64,
-        )
+    def from_json(cls, data: bytes) -> Self:
+        """The record as it was written."""
+        tree = json.loads(data)
+        return cls(**{**tree, "tally": Tally.from_json(tree["tally"])})
 
 
 class LabelSink:
-    """The labels folder while it is being written. A context manager: it holds the lock."""
+    """The labels folder while it is being written. A context manager: it holds the lock.
 
-    def __init__(self, store: Store, identity: Mapping[str, Any]) -> None:
-        self._store, self._identity = store, dict(identity)
+    `reopened`: the manifest of labels that are finished but for rows with `engine_error`.
+    """
+
+    def __init__(
+        self, store: Store, identity: Mapping[str, Any], settings: LabellingConfig, reopened: Manifest | None = None
+    ) -> None:
+        self._store, self._identity, self._settings, self._reopened = store, dict(identity), settings, reopened
         self._lock: io.TextIOBase | None = None
         self._buffer: list[pa.Table] = []
         self._buffered = 0
         self._last_commit = time.monotonic()
         self._next = 0
+        self._scanned = Commit()
+        self._retried: dict[tuple[str, str], str] = {}
+        """(split, id) of each row with `engine_error` from an earlier run -> the part that holds it."""
+        self.parts: dict[str, int] = {}
+        """The parts that count, with their rows."""
         self.tally = Tally()
         self.done: dict[str, Keys] = {}
-        self.scanned = False
-        """Whether the rejects of the scan are committed already."""
+        """For each split the ids that want no label any more."""
+        self.scan: ScanRecord | None = None
+        """Where the scan is committed already."""
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -123,46 +127,108 @@ class LabelSink:
         if self._lock:
             self._lock.close()
 
+    @property
+    def retried(self) -> int:
+        """Rows that count as rejects with `engine_error` and are to be tried again."""
+        return len(self._retried)
+
     def add(self, outcomes: pa.Table) -> None:
         """Take outcomes; commit when there are enough of them or enough time has passed."""
         self._buffer.append(outcomes)
         self._buffered += len(outcomes)
-        if self._buffered >= _COMMIT_ROWS or time.monotonic() - self._last_commit >= _COMMIT_EVERY_S:
+        late = time.monotonic() - self._last_commit >= self._settings.commit_every_s
+        if self._buffered >= self._settings.commit_rows or late:
             self.commit()
 
-    def commit(self, *, scan: bool = False) -> None:
+    def commit(self) -> None:
         """Make the rows taken so far durable, in the order that the module's docstring gives."""
         self._last_commit = time.monotonic()
-        if not self._buffered and not scan:
+        if not self._buffered:
             return
-        table = pa.concat_tables(self._buffer) if self._buffer else OUTCOME.empty_table()
+        table = pa.concat_tables(self._buffer)
         self._buffer, self._buffered = [], 0
-        parts = {}
-        for (split, accepted), (folder, schema) in FOLDERS.items():
-            chosen = _select(table, split, accepted=accepted)
-            if len(chosen):
-                name = f"{folder}/part-{self._next:06d}.parquet"
-                self._store.write(name, _parquet(chosen, schema))
-                parts[name] = len(chosen)
+        again = self._answered_again(table)
+        kept, removed = self._replaced(again)
         tally = Tally.of(table)
-        record = {"parts": parts, "tally": vars(tally), "scan": scan}
-        self._store.write(f"commits/{self._next:06d}.json", json.dumps(record).encode())
-        self._next += 1
-        self.tally.add(tally)
+        for split, _ in again:
+            (tally.rejected if split == "train" else tally.heldout_rejected)["engine_error"] -= 1
+        self._commit(Commit(self._write_parts(table, kept), tally, sorted(removed)))
+        for pair in again:
+            del self._retried[pair]
+        for pair, name in self._retried.items():
+            if name in removed:
+                self._retried[pair] = f"{name.rpartition('/')[0]}/part-{self._next - 1:06d}.parquet"
 
-    def finish(self) -> dict[str, int]:
-        """Commit what is left and remove what no commit names. The parts and their rows, for the manifest."""
-        self.commit()
-        parts: dict[str, int] = {}
-        for name in self._store.files("commits", ".json"):
-            parts |= json.loads(self._store.read(name))["parts"]
-        self._remove_uncommitted(set(parts))
-        return parts
+    def add_scanned(self, rejects: pa.Table) -> None:
+        """Write rejects that the scan found. They count from `commit_scan` on, all together: a scan that broke off is done anew."""
+        self._scanned.tally.add(Tally.of(rejects))
+        self._scanned.parts.update(self._write_parts(rejects, {}))
+        self._next += 1
+
+    def commit_scan(self, scan: ScanRecord) -> None:
+        """Make the scan durable, with the rejects that it found."""
+        self._store.write(SCAN_FILE, _npy(scan.passed_over))
+        self._scanned.scan = {"rows": scan.rows, "splits": scan.splits}
+        self._commit(self._scanned)
+        self._scanned = Commit()
+        self.scan = scan
 
     def tidy(self) -> None:
         """Remove the records that the manifest has made superfluous. Call it after the manifest is written."""
-        for name in [*self._store.files("commits"), "attempt.json"]:
+        for name in [*self._store.files(COMMITS), ATTEMPT]:
             self._store.delete(name)
+
+    def _commit(self, commit: Commit) -> None:
+        """Steps 2 and 3, and what they change in memory."""
+        if self._reopened:
+            self._store.write(_BASE, _base(self._reopened).as_json())
+            self._store.delete(MANIFEST)
+            self._reopened = None
+        self._write_record(commit)
+        for name in commit.removed:
+            self._store.delete(name)
+        self._take(commit)
+        self._next += 1
+
+    def _take(self, commit: Commit) -> None:
+        self.parts |= commit.parts
+        for name in commit.removed:
+            self.parts.pop(name, None)
+        self.tally.add(commit.tally)
+
+    def _write_parts(self, table: pa.Table, kept: Mapping[str, pa.Table]) -> dict[str, int]:
+        """Step 1. `kept`: for each folder the rows of replaced parts that stay."""
+        parts = {}
+        for (split, accepted), (folder, schema) in FOLDERS.items():
+            chosen = _columns(_select(table, split, accepted=accepted), schema)
+            if folder in kept:
+                chosen = pa.concat_tables([kept[folder], chosen])
+            if len(chosen):
+                name = f"{folder}/part-{self._next:06d}.parquet"
+                self._store.write(name, _parquet(chosen))
+                parts[name] = len(chosen)
+        return parts
+
+    def _write_record(self, commit: Commit) -> None:
+        """Step 2."""
+        self._store.write(f"{COMMITS}/{self._next:06d}.json", commit.as_json())
+
+    def _answered_again(self, table: pa.Table) -> list[tuple[str, str]]:
+        if not self._retried:
+            return []
+        pairs = zip(table["split"].to_pylist(), table["id"].to_pylist(), strict=True)
+        return [pair for pair in pairs if pair in self._retried]
+
+    def _replaced(self, again: list[tuple[str, str]]) -> tuple[dict[str, pa.Table], set[str]]:
+        """(rows that stay of the parts that go, by folder; the parts that go)."""
+        kept: dict[str, list[pa.Table]] = {}
+        removed = {self._retried[pair] for pair in again}
+        for name in sorted(removed):
+            gone = pa.array([row for split, row in again if self._retried[split, row] == name], pa.string())
+            old = self._read(name, REJECT.names)
+            stays = pc.invert(pc.and_(pc.is_in(old["id"], gone), pc.equal(old["reason"], "engine_error")))
+            kept.setdefault(name.rpartition("/")[0], []).append(old.filter(stays))
+        return {folder: pa.concat_tables(tables) for folder, tables in kept.items()}, removed
 
     def _acquire(self) -> None:
         if not self._store.is_local:
@@ -179,10 +245,10 @@ class LabelSink:
 
     def _begin(self) -> None:
         wanted = fingerprint(self._identity)
-        if not self._store.exists("attempt.json"):
-            self._store.write("attempt.json", json.dumps({"fingerprint": wanted, "identity": self._identity}).encode())
+        if self._reopened or not self._store.exists(ATTEMPT):
+            self._store.write(ATTEMPT, json.dumps({"fingerprint": wanted, "identity": self._identity}).encode())
             return
-        begun = json.loads(self._store.read("attempt.json"))
+        begun = json.loads(self._store.read(ATTEMPT))
         if begun["fingerprint"] != wanted:
             changed = [
                 k for k in self._identity if begun["identity"].get(k) != json.loads(json.dumps(self._identity[k]))
@@ -191,36 +257,71 @@ class LabelSink:
             raise UserError(self._store.uri, rule, "Set another output, or pass --replace to discard them.")
 
     def _recover(self) -> None:
-        """Read back what earlier runs committed."""
-        names = self._store.files("commits", ".json")
-        committed: set[str] = set()
-        answered: set[str] = set()
-        for name in names:
-            record = json.loads(self._store.read(name))
-            committed |= set(record["parts"])
-            # A row that the scan rejects as duplicate has the id of a row that still wants its label.
-            answered |= set() if record["scan"] else set(record["parts"])
-            self.scanned = self.scanned or record["scan"]
-            tally: dict[str, Any] = record["tally"]
-            counters = {name: Counter(value) for name, value in tally.items() if isinstance(value, dict)}
-            self.tally.add(Tally(**tally | counters))
-        self._next = 1 + max((int(name.rpartition("/")[2].removesuffix(".json")) for name in names), default=-1)
-        self._remove_uncommitted(committed)
+        """Read back what earlier runs committed, and remove what they did not."""
+        if self._reopened:
+            for name in self._store.files(COMMITS):
+                self._store.delete(name)
+            commits = [_base(self._reopened)]
+            last = -1
+        else:
+            names = self._store.files(COMMITS, ".json")
+            commits = [Commit.from_json(self._store.read(name)) for name in names]
+            last = max((_number(name) for name in names if name != _BASE), default=-1)
+        for commit in commits:
+            self.parts |= commit.parts
+            self.tally.add(commit.tally)
+            if commit.scan:
+                self.scan = self._load_scan(commit.scan)
+        for name in {name for commit in commits for name in commit.removed}:
+            self.parts.pop(name, None)
+        self._remove_leftovers()
+        self._next = 1 + max([last, *(_number(name) for name in self.parts)])
+        self._index()
+
+    def _load_scan(self, record: Mapping[str, Any]) -> ScanRecord:
+        passed_over = np.load(io.BytesIO(self._store.read(SCAN_FILE)), allow_pickle=False)
+        return ScanRecord(record["rows"], record["splits"], passed_over)
+
+    def _index(self) -> None:
+        """Which rows want no label any more, and which rows with `engine_error` are to be tried again."""
         for split in ("train", "heldout"):
             folders = tuple(f"{FOLDERS[split, accepted][0]}/" for accepted in (True, False))
-            ids = [self._ids(part) for part in sorted(answered) if part.startswith(folders)]
-            keys = [id_keys(part) for part in ids]
-            self.done[split] = sort_keys(np.concatenate(keys)) if keys else np.empty((0, 2), dtype=np.uint64)
+            mine = [name for name in sorted(self.parts) if name.startswith(folders)]
+            self.done[split] = key_set(
+                (self._answered(name, split) for name in mine), sum(self.parts[name] for name in mine)
+            )
 
-    def _ids(self, part: str) -> list[str]:
-        with self._store.fs.open_input_file(self._store.path(part)) as file:
-            return list(pq.read_table(file, columns=["id"])["id"].to_pylist())
+    def _answered(self, name: str, split: str) -> Keys:
+        """The ids of a part whose rows the teacher answered. What the scan rejects is passed over by its position instead:
+        a `duplicate` or an unreadable row may have the id of a row that wants its label."""
+        if "rejects/" not in name:
+            return id_keys(self._read(name, ["id"])["id"].to_pylist())
+        rows = self._read(name, ["id", "reason"])
+        failed = rows.filter(pc.equal(rows["reason"], "engine_error"))
+        self._retried |= {(split, row): name for row in failed["id"].to_pylist()}
+        answered = rows.filter(pc.invert(pc.is_in(rows["reason"], pa.array([*SCAN_REASONS, "engine_error"]))))
+        return id_keys(answered["id"].to_pylist())
 
-    def _remove_uncommitted(self, committed: set[str]) -> None:
-        for folder, _ in FOLDERS.values():
-            for name in self._store.files(folder):
-                if name not in committed:
-                    self._store.delete(name)
+    def _read(self, name: str, columns: list[str]) -> pa.Table:
+        with self._store.fs.open_input_file(self._store.path(name)) as file:
+            return pq.read_table(file, columns=columns)
+
+    def _remove_leftovers(self) -> None:
+        """Parts that no record names, and files that were being written when a run was killed."""
+        leftovers = [
+            name for folder, _ in FOLDERS.values() for name in self._store.files(folder) if name not in self.parts
+        ]
+        for name in {*leftovers, *self._store.files(suffix=".tmp")}:
+            self._store.delete(name)
+
+
+def _base(manifest: Manifest) -> Commit:
+    """All of finished labels as one commit."""
+    return Commit(dict(manifest.details["parts"]), Tally.from_json(manifest.details["tally"]))
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2].partition(".")[0].removeprefix("part-"))
 
 
 def _select(table: pa.Table, split: str, *, accepted: bool) -> pa.Table:
@@ -228,16 +329,17 @@ def _select(table: pa.Table, split: str, *, accepted: bool) -> pa.Table:
     return table.filter(pc.and_(pc.equal(table["split"], split), null if accepted else pc.invert(null)))
 
 
-def _parquet(table: pa.Table, schema: pa.Schema) -> bytes:
+def _columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([table[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
+
+
+def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    columns = [table[name].cast(schema.field(name).type) for name in schema.names]
-    pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _rows(accepted: pa.Table) -> Iterable[tuple[str, str, str]]:
-    return zip(*(accepted[name].to_pylist() for name in ("id", "label", "rationale")), strict=True)
-
-
-def _row_hash(row: tuple[str, str, str]) -> int:
-    return int.from_bytes(hashlib.blake2b("\x00".join(row).encode(), digest_size=8).digest(), "big")
+def _npy(array: Positions) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

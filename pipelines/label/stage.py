@@ -1,7 +1,7 @@
 """The label stage. In: corpus (JSON Lines, CSV, Parquet). Out: `OUTPUT/labels`, by way of
 
     scan        every row once: count, unreadable rows, duplicate ids                 (scan.py)
-    examples -> teacher actors -> outcomes                                            (Ray Data; actor.py, outcomes.py)
+    examples -> teacher actors -> outcomes                                            (stream.py, actor.py, outcomes.py)
     outcomes -> Parquet, committed group by group                                     (sink.py)
     manifest.json and the dataset card, last                                          (here, card.py)
 
@@ -10,8 +10,8 @@ Held-out rows (`corpus.test`, or a validation file) go the same way into `labels
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import os
 import time
 from typing import Any
 
@@ -29,12 +29,11 @@ from pipelines.config import RunConfig
 from pipelines.corpus import Split, check_columns, corpus_files, corpus_splits, heldout_files
 from pipelines.decode import check_model
 from pipelines.errors import StageFailedError, UserError
-from pipelines.label.actor import TeacherActor
 from pipelines.label.card import dataset_card
-from pipelines.label.scan import Scan, example_blocks, scan_corpus
-from pipelines.label.sink import LabelSink
-from pipelines.progress import Progress
-from pipelines.schema import EXAMPLE
+from pipelines.label.scan import scan_corpus
+from pipelines.label.sink import LabelSink, ScanRecord
+from pipelines.label.stream import stream
+from pipelines.label.tally import Tally
 from pipelines.tasks import TaskSpec, load_task, task_spec
 
 FORMAT = 1
@@ -92,40 +91,52 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
 
 
 def label(run: RunConfig, *, replace: bool = False) -> Manifest:
-    """Make `OUTPUT/labels`, or reuse it. Ray is running.
+    """Make `OUTPUT/labels`, go on with it, or reuse it. Ray is running.
+
+    Finished labels with `engine_error` rows are opened again, and those rows are tried again.
 
     Raises:
         UserError: the input is wrong, or the folder holds labels made with other settings and `replace` is not set.
-        StageFailedError: the engine cannot be started, or rows are missing at the end.
+        StageFailedError: the engine cannot be started, too many rows are rejected, or rows are missing at the end.
     """
     check_label(run)
     store = Store(run.output).child("labels")
     identity = label_identity(run)
-    manifest = finished(store, "labels", identity, replace=replace)
-    if manifest:
-        return manifest
+    finished_before = finished(store, "labels", identity, replace=replace)
+    if finished_before and not Tally.from_json(finished_before.details["tally"]).engine_errors:
+        return finished_before
     if replace and _begun_otherwise(store, identity):
         store.clear()
-    started = time.monotonic()
     spec = task_spec(run.task, run.task_options)
-    splits = _splits(run)
-    with LabelSink(store, identity) as sink:
-        already = sink.tally.done
-        scan = scan_corpus(splits, spec, run.corpus.fields)
-        if not sink.scanned:
-            sink.add(scan.rejects)
-            sink.commit(scan=True)
+    began = time.monotonic()
+    with LabelSink(store, identity, run.labelling, finished_before) as sink:
+        already = sink.tally.done - sink.retried
+        splits, scan = _scan(run, spec, sink, count_rejects=finished_before is None)
         scanned = time.monotonic()
-        _stream(run, spec, splits, scan, sink)
-        parts = sink.finish()
+        usage = stream(run, spec, splits, scan, sink)
+        sink.commit()
+        labelled = time.monotonic()
         _check_complete(scan, sink)
-        manifest = _manifest(run, identity, scan, sink, parts)
-        manifest.timings_s = {"scan": scanned - started, "label": time.monotonic() - scanned}
-        manifest.details["resumed_at_rows"] = already
+        manifest = _manifest(run, identity, scan, sink)
+        manifest.timings_s = {"scan": scanned - began, "label": labelled - scanned}
+        manifest.details |= {"resumed_at_rows": already, "engines": dataclasses.asdict(usage)}
         store.write("README.md", dataset_card(run, manifest, store).encode())
         write_manifest(store, manifest)
         sink.tidy()
+    _check_engine_errors(run, sink)
     return manifest
+
+
+def _scan(run: RunConfig, spec: TaskSpec, sink: LabelSink, *, count_rejects: bool) -> tuple[list[Split], ScanRecord]:
+    """The scan that an earlier run committed, or a new one. `count_rejects`: not where finished labels hold them already."""
+    if sink.scan is not None:
+        return [Split(**split) for split in sink.scan.splits], sink.scan
+    splits = _splits(run)
+    if not count_rejects:
+        return splits, scan_corpus(splits, spec, run.corpus.fields, lambda rejects: None)
+    scan = scan_corpus(splits, spec, run.corpus.fields, sink.add_scanned)
+    sink.commit_scan(scan)
+    return splits, scan
 
 
 def _splits(run: RunConfig) -> list[Split]:
@@ -137,105 +148,30 @@ def _splits(run: RunConfig) -> list[Split]:
     return splits + corpus_splits(heldout or [], "heldout", parallelism=readers, limit=run.corpus.limit)
 
 
-def _stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: Scan, sink: LabelSink) -> None:
-    """Examples through the teacher actors into the sink."""
-    import ray
-    from ray.data import ActorPoolStrategy
-    from ray.exceptions import RayError
-
-    total = sum(scan.rows.values())
-    if sink.tally.done >= total:
-        return
-    teacher = run.teacher
-    block_rows, blocks_in_flight = _in_flight(run)
-    reader = {
-        "splits": splits,
-        "spec": spec,
-        "fields": dict(run.corpus.fields),
-        "passed_over": scan.passed_over,
-        "done": sink.done,
-    }
-    shared = ray.put(reader)
-    items = [{"index": index} for index in range(len(splits))]
-    examples = (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(_read, fn_args=(shared,), batch_size=1, batch_format="numpy", num_cpus=0.5)
-        .repartition(target_num_rows_per_block=block_rows)
-    )
-    environment = _cpu_environment(run) if not teacher.gpus_per_replica else {}
-    outcomes = examples.map_batches(
-        TeacherActor,
-        fn_constructor_args=(run, spec),
-        batch_size=block_rows,  # a block; Ray insists on a number where GPUs are asked for
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ActorPoolStrategy(
-            min_size=teacher.replicas.min,
-            max_size=teacher.replicas.max,
-            max_tasks_in_flight_per_actor=2 * blocks_in_flight,
-            max_concurrent_calls_per_actor=blocks_in_flight,
-        ),
-        num_cpus=1,
-        num_gpus=teacher.gpus_per_replica,
-        runtime_env={"env_vars": environment},
-    )
-    with Progress("label", total=total, unit="rows", start=sink.tally.done) as progress:
-        progress.advance(0)
-        try:
-            for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                sink.add(table)
-                progress.advance(len(table), detail=f"{sink.tally.accepted:,} accepted")
-        except RayError as error:
-            sink.commit()
-            reason = str(error).strip().splitlines()[-1]
-            raise StageFailedError(
-                f"labelling broke off: {reason}. Finished rows are kept; the same command goes on."
-            ) from error
-
-
-def _cpu_environment(run: RunConfig) -> dict[str, str]:
-    """What a replica on CPUs must be told: Ray gives each actor one thread, vLLM leaves one core idle; both waste a small machine."""
-    threads = max(1, len(os.sched_getaffinity(0)) // run.teacher.replicas.max)
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(run.teacher.vllm.cpu_kv_cache_gib),
-    }
-
-
-def _read(batch: Any, shared: Any) -> Any:
-    import ray
-
-    reader = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
-    yield EXAMPLE.empty_table()
-    yield from example_blocks(int(batch["index"][0]), **reader)
-
-
-def _in_flight(run: RunConfig) -> tuple[int, int]:
-    """(rows per block, blocks in flight per replica): twice the engine's batch, so that it always has the next ones."""
-    teacher = run.teacher
-    if teacher.engine == "replay" or (teacher.engine == "echo" and not teacher.latency_s):
-        return 256, 4
-    sequences = teacher.vllm.max_num_seqs
-    rows = max(2 * sequences // teacher.sampling.n, 16)
-    return 16, -(-rows // 16)
-
-
 def _begun_otherwise(store: Store, identity: dict[str, Any]) -> bool:
     return store.exists("attempt.json") and fingerprint(identity).encode() not in store.read("attempt.json")
 
 
-def _check_complete(scan: Scan, sink: LabelSink) -> None:
+def _check_complete(scan: ScanRecord, sink: LabelSink) -> None:
     tally = sink.tally
-    train, heldout = tally.accepted + tally.rejected.total(), tally.heldout_answered + tally.heldout_rejected
-    if (train, heldout) != (scan.rows["train"], scan.rows["heldout"]):
+    if (tally.train, tally.heldout) != (scan.rows["train"], scan.rows["heldout"]):
         raise StageFailedError(
             f"rows do not add up: {scan.rows['train']} train and {scan.rows['heldout']} held-out rows were read, "
-            f"{train} and {heldout} have an outcome. No manifest was written; remove the folder and report this."
+            f"{tally.train} and {tally.heldout} have an outcome. No manifest was written; remove the folder and report this."
         )
 
 
-def _manifest(run: RunConfig, identity: dict[str, Any], scan: Scan, sink: LabelSink, parts: dict[str, int]) -> Manifest:
+def _check_engine_errors(run: RunConfig, sink: LabelSink) -> None:
+    """Raises StageFailedError where no engine could answer more rows than is allowed. The labels are finished all the same."""
+    errors, limit = sink.tally.engine_errors, run.labelling.max_engine_error_share
+    if errors > limit * sink.tally.done:
+        raise StageFailedError(
+            f"no engine could answer {errors:,} of {sink.tally.done:,} rows, labelling.max_engine_error_share is {limit}. "
+            "The others are labelled; the same command tries these again."
+        )
+
+
+def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: LabelSink) -> Manifest:
     tally = sink.tally
     task = load_task(task_spec(run.task, run.task_options))
     return manifest_of(
@@ -246,11 +182,12 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: Scan, sink: LabelS
             "read": scan.rows["train"],
             "accepted": tally.accepted,
             "rejected": tally.rejected.total(),
-            "rejected_by_reason": dict(sorted(tally.rejected.items())),
+            "rejected_by_reason": dict(sorted((+tally.rejected).items())),
             "heldout": {
                 "read": scan.rows["heldout"],
                 "answered": tally.heldout_answered,
-                "unanswered": tally.heldout_rejected,
+                "unanswered": tally.heldout_rejected.total(),
+                "unanswered_by_reason": dict(sorted((+tally.heldout_rejected).items())),
             },
             "gold": {"with_gold": tally.with_gold, "agreeing": tally.agreeing},
             "notes": dict(tally.notes),
@@ -266,7 +203,8 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: Scan, sink: LabelS
                 "sampling": run.teacher.sampling.model_dump(),
             },
             "tokens": {"prompt": tally.prompt_tokens, "output": tally.output_tokens},
-            "parts": parts,
+            "parts": dict(sorted(sink.parts.items())),
+            "tally": tally.as_json(),
         },
         provenance={},
     )

@@ -1,7 +1,8 @@
 """The protocol of teachers: a prompt goes in, n samples come out, one call per example, many calls at a time.
 
 Two kinds of failure. `PromptRefusedError`: this prompt cannot be answered, the row becomes a reject. `EngineDeadError`: no prompt can
-be answered any more, the process that holds the teacher must end so that a fresh one takes its rows.
+be answered any more, the process that holds the teacher must end so that a fresh one takes its rows. (A third, `TeacherUnusableError`,
+is not a failure of one process: a fresh one would meet it too.)
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class PromptRefusedError(Exception):
 
 class EngineDeadError(Exception):
     """The engine answers nothing any more."""
+
+
+class TeacherUnusableError(Exception):
+    """No prompt can be answered, and a fresh process would not help: the stage fails with this message."""
 
 
 class Teacher(Protocol):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +11,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import Store
+from pipelines.artifacts import Manifest, Store, manifest_of, read_manifest, write_manifest
+from pipelines.config import LabellingConfig
 from pipelines.errors import UserError
 from pipelines.label import sink as sink_module
+from pipelines.label.ids import contains, id_keys, key_set
 from pipelines.label.outcomes import OUTCOME, rejected
-from pipelines.label.scan import contains, id_keys, sort_keys
-from pipelines.label.sink import LabelSink, Tally
+from pipelines.label.sink import LabelSink, ScanRecord
+from pipelines.label.tally import Tally
 from pipelines.schema import LABEL, REJECT
 
 IDENTITY = {"teacher": "echo"}
+SETTINGS = LabellingConfig()
 
 
-def accepted(example_id: str, split: str = "train") -> dict[str, Any]:
-    return {**dict.fromkeys(OUTCOME.names), "split": split, "id": example_id, "input": "i", "gold": "1", "label": "1", "rationale": "r",
-            "votes": 1, "agreement": 1.0, "prompt_tokens": 3, "output_tokens": 2, "finish_reason": "stop", "agrees": True}  # fmt: skip
+def open_sink(folder: Path, identity: dict[str, Any] = IDENTITY, reopened: Manifest | None = None) -> LabelSink:
+    return LabelSink(Store(str(folder)), identity, SETTINGS, reopened)
+
+
+def accepted(example_id: str, split: str = "train", label: str = "1") -> dict[str, Any]:
+    return {**dict.fromkeys(OUTCOME.names), "split": split, "id": example_id, "input": "i", "gold": "1", "label": label, "rationale": "r",
+            "votes": 1, "agreement": 1.0, "prompt_tokens": 3, "output_tokens": 2, "finish_reason": "stop", "agrees": True,
+            "content": hash_of(example_id, label)}  # fmt: skip
+
+
+def hash_of(*words: str) -> int:
+    return zlib.crc32(" ".join(words).encode())
 
 
 def table(*rows: dict[str, Any]) -> pa.Table:
@@ -34,10 +48,11 @@ def ids(folder: Path, name: str = "data") -> list[str]:
 
 
 def test_parts_have_the_schemas_and_the_tally_adds_up(tmp_path: Path) -> None:
-    with LabelSink(Store(str(tmp_path)), IDENTITY) as sink:
+    with open_sink(tmp_path) as sink:
         sink.add(table(accepted("a"), accepted("b"), accepted("h", "heldout"), rejected("train", "c", "tie", "d", "o"),
                        rejected("heldout", "k", "unparsable", "d", "o")))  # fmt: skip
-        parts = sink.finish()
+        sink.commit()
+        parts = sink.parts
     assert parts == {
         f"{n}/part-000000.parquet": c
         for n, c in (("data", 2), ("rejects", 1), ("heldout/data", 1), ("heldout/rejects", 1))
@@ -45,29 +60,26 @@ def test_parts_have_the_schemas_and_the_tally_adds_up(tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "data/part-000000.parquet").equals(LABEL)
     assert pq.read_schema(tmp_path / "rejects/part-000000.parquet").equals(REJECT)
     tally = sink.tally
-    assert (tally.accepted, dict(tally.rejected), tally.heldout_answered, tally.heldout_rejected) == (
-        2,
-        {"tie": 1},
-        1,
-        1,
-    )
+    assert (tally.accepted, tally.rejected, tally.heldout_answered) == (2, {"tie": 1}, 1)
+    assert tally.heldout_rejected == {"unparsable": 1}
     assert (tally.done, tally.prompt_tokens, tally.output_tokens, tally.agreeing, tally.with_gold) == (5, 9, 6, 2, 2)
 
 
 def test_what_no_commit_names_is_removed_and_the_rest_is_done(tmp_path: Path) -> None:
-    with LabelSink(Store(str(tmp_path)), IDENTITY) as sink:
+    with open_sink(tmp_path) as sink:
         sink.add(table(accepted("a")))
         sink.commit()
     (tmp_path / "data/part-000001.parquet").write_bytes((tmp_path / "data/part-000000.parquet").read_bytes())
     (tmp_path / "rejects").mkdir()
     (tmp_path / "rejects/part-000001.parquet.abc.tmp").write_bytes(b"torn")
-    with LabelSink(Store(str(tmp_path)), IDENTITY) as sink:
+    with open_sink(tmp_path) as sink:
         assert ids(tmp_path) == ["a"]
         assert not list((tmp_path / "rejects").iterdir())
         assert contains(sink.done["train"], id_keys(["a", "b"])).tolist() == [True, False]
         assert sink.tally.accepted == 1
         sink.add(table(accepted("b")))
-        assert sorted(sink.finish()) == ["data/part-000000.parquet", "data/part-000001.parquet"]
+        sink.commit()
+        assert sorted(sink.parts) == ["data/part-000000.parquet", "data/part-000001.parquet"]
     assert ids(tmp_path) == ["a", "b"]
 
 
@@ -75,16 +87,16 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
-def killed_after(writes: int) -> Callable[[Store, str, bytes], None]:
-    original, left = Store.write, [writes]
+def killed_after(calls: int, method: str = "write") -> Callable[..., None]:
+    original, left = getattr(Store, method), [calls]
 
-    def write(self: Store, name: str, data: bytes) -> None:
+    def call(self: Store, *arguments: Any) -> None:
         if left[0] == 0:
             raise Killed
         left[0] -= 1
-        original(self, name, data)
+        original(self, *arguments)
 
-    return write
+    return call
 
 
 @pytest.mark.parametrize("writes", range(12))
@@ -94,12 +106,11 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     rows = [accepted(f"r{i}") if i % 3 else rejected("train", f"r{i}", "tie", "", "") for i in range(12)]
 
     def label_all() -> None:
-        with LabelSink(Store(str(tmp_path)), IDENTITY) as sink:
+        with open_sink(tmp_path) as sink:
             left = [r for r in rows if not contains(sink.done["train"], id_keys([r["id"]]))[0]]
             for start in range(0, len(left), 3):
                 sink.add(table(*left[start : start + 3]))
                 sink.commit()
-            sink.finish()
 
     monkeypatch.setattr(sink_module.Store, "write", killed_after(writes))
     with pytest.raises(Killed):
@@ -111,28 +122,104 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     )
 
 
-def test_rejects_of_the_scan_do_not_make_their_ids_done(tmp_path: Path) -> None:
-    with LabelSink(Store(str(tmp_path)), IDENTITY) as sink:
-        sink.add(table(rejected("train", "a", "duplicate", "", "")))
-        sink.commit(scan=True)
-    with LabelSink(Store(str(tmp_path)), IDENTITY) as sink:
-        assert sink.scanned
-        assert sink.tally.rejected == {"duplicate": 1}
-        assert not contains(sink.done["train"], id_keys(["a"]))[0]
+def test_rejects_of_the_scan_count_when_the_scan_is_whole_and_do_not_make_their_ids_done(tmp_path: Path) -> None:
+    scanned = table(rejected("train", "a", "duplicate", "", ""), rejected("train", "b", "bad_input", "", ""))
+    with open_sink(tmp_path) as sink:
+        sink.add_scanned(scanned)
+    with open_sink(tmp_path) as sink:
+        assert ids(tmp_path, "rejects") == []  # the scan broke off
+        assert sink.scan is None
+        sink.add_scanned(scanned.slice(0, 1))
+        sink.add_scanned(scanned.slice(1))
+        sink.commit_scan(ScanRecord({"train": 3}, [{"uri": "u"}], np.array([1, 2])))
+    with open_sink(tmp_path) as sink:
+        assert sink.scan is not None
+        assert (sink.scan.rows, sink.scan.splits, sink.scan.passed_over.tolist()) == (
+            {"train": 3},
+            [{"uri": "u"}],
+            [1, 2],
+        )
+        assert sink.tally.rejected == {"duplicate": 1, "bad_input": 1}
+        assert ids(tmp_path, "rejects") == ["a", "b"]
+        assert not contains(sink.done["train"], id_keys(["a", "b"])).any()
+
+
+FAILED = [rejected("train", name, "engine_error", "died", "") for name in ("e1", "e2", "e3")]
+
+
+def finished_with_engine_errors(folder: Path) -> Manifest:
+    """Labels with one accepted row, one `tie` and three rows that no engine could answer."""
+    with open_sink(folder) as sink:
+        sink.add(table(accepted("a"), *FAILED, rejected("train", "t", "tie", "", "")))
+        sink.commit()
+        manifest = manifest_of("labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={},
+                               details={"parts": sink.parts, "tally": sink.tally.as_json()})  # fmt: skip
+        write_manifest(Store(str(folder)), manifest)
+        sink.tidy()
+    return manifest
+
+
+def test_engine_errors_are_tried_again_and_nothing_changes_before_they_have_an_outcome(tmp_path: Path) -> None:
+    manifest = finished_with_engine_errors(tmp_path)
+    with open_sink(tmp_path, reopened=manifest) as sink:
+        assert (sink.retried, sink.tally.done) == (3, 5)
+        wanted = contains(sink.done["train"], id_keys(["a", "t", "e1", "e2", "e3"]))
+        assert wanted.tolist() == [True, True, False, False, False]
+    assert (tmp_path / "manifest.json").exists()
+    with open_sink(tmp_path, reopened=manifest) as sink:
+        sink.add(table(accepted("e2")))
+        sink.commit()
+        assert not (tmp_path / "manifest.json").exists()
+    assert (ids(tmp_path), ids(tmp_path, "rejects")) == (["a", "e2"], ["e1", "e3", "t"])
+    with open_sink(tmp_path) as sink:  # killed meanwhile: it goes on
+        assert (sink.retried, sink.tally.rejected) == (2, {"engine_error": 2, "tie": 1})
+        sink.add(table(rejected("train", "e1", "unparsable", "", "")))
+        sink.commit()
+        sink.add(table(rejected("train", "e3", "engine_error", "again", "")))
+        sink.commit()
+        assert sink.tally.rejected == {"engine_error": 1, "tie": 1, "unparsable": 1}
+    assert (ids(tmp_path), ids(tmp_path, "rejects")) == (["a", "e2"], ["e1", "e3", "t"])
+
+
+@pytest.mark.parametrize("calls", range(10))
+def test_a_kill_while_engine_errors_are_replaced_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    store = Store(str(tmp_path))
+    finished_with_engine_errors(tmp_path)
+
+    def label_all() -> None:
+        manifest = read_manifest(store, "labels")
+        with open_sink(tmp_path, reopened=manifest) as sink:
+            for row in (accepted("e1"), rejected("train", "e2", "tie", "", ""), accepted("e3")):
+                if not contains(sink.done["train"], id_keys([row["id"]]))[0]:
+                    sink.add(table(row))
+                    sink.commit()
+
+    kill = killed_after(calls)
+    monkeypatch.setattr(sink_module.Store, "write", kill)
+    monkeypatch.setattr(sink_module.Store, "delete", killed_after(calls // 2, "delete"))
+    with pytest.raises(Killed):
+        label_all()
+    monkeypatch.undo()
+    label_all()
+    assert (ids(tmp_path), ids(tmp_path, "rejects")) == (["a", "e1", "e3"], ["e2", "t"])
+    with open_sink(tmp_path) as sink:
+        assert (sink.tally.accepted, +sink.tally.rejected) == (3, {"tie": 2})
 
 
 def test_unfinished_labels_of_other_settings_are_refused(tmp_path: Path) -> None:
-    with LabelSink(Store(str(tmp_path)), IDENTITY):
+    with open_sink(tmp_path):
         pass
-    with pytest.raises(UserError, match="teacher differ"), LabelSink(Store(str(tmp_path)), {"teacher": "vllm"}):
+    with pytest.raises(UserError, match="teacher differ"), open_sink(tmp_path, {"teacher": "vllm"}):
         pass
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     with (
-        LabelSink(Store(str(tmp_path)), IDENTITY),
+        open_sink(tmp_path),
         pytest.raises(UserError, match="another process is labelling"),
-        LabelSink(Store(str(tmp_path)), IDENTITY),
+        open_sink(tmp_path),
     ):
         pass
 
@@ -143,12 +230,18 @@ def test_content_is_the_same_in_any_order_and_changes_with_a_label() -> None:
     split.add(Tally.of(table(two)))
     split.add(Tally.of(table(one)))
     assert Tally.of(table(one, two)).content == split.content
-    assert Tally.of(table(one, {**two, "label": "2"})).content != split.content
+    assert Tally.of(table(one, accepted("b", label="2"))).content != split.content
+
+
+def test_a_tally_survives_its_record() -> None:
+    tally = Tally.of(table(accepted("a"), {**accepted("b"), "agreement": 0.3}, rejected("train", "c", "tie", "", "")))
+    assert tally.agreements == {"9": 1, "3": 1}
+    assert Tally.from_json(json.loads(json.dumps(tally.as_json()))) == tally
 
 
 def test_the_index_finds_exactly_its_ids() -> None:
-    index = sort_keys(id_keys([f"id-{i}" for i in range(0, 2000, 2)]))
+    index = key_set(iter([id_keys([f"id-{i}" for i in range(0, 2000, 2)])]), 1000)
     assert index.nbytes == 16 * 1000
     found = contains(index, id_keys([f"id-{i}" for i in range(2000)]))
     assert found.tolist() == [i % 2 == 0 for i in range(2000)]
-    assert not contains(np.empty((0, 2), dtype=np.uint64), id_keys(["a"])).any()
+    assert not contains(index[:0], id_keys(["a"])).any()

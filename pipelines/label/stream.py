@@ -1,0 +1,188 @@
+"""Examples through the teacher actors into the sink, on Ray Data: splits -> examples -> blocks -> teacher actors -> outcomes.
+
+How much is in flight. A replica has twice as many rows assigned as it takes for stragglers to cost nothing: a block of 16 rows is open
+until its slowest is answered, and with latencies of a heavy tail fewer than 3 of 16 rows of an open block are still being answered. So
+8 times the engine's batch is assigned, and the engine's batch stays full. Of these, the engine has 1.25 times its batch at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.config import RunConfig
+from pipelines.corpus import Split, read_split
+from pipelines.errors import RaystillError, StageFailedError, UserError
+from pipelines.label.actor import TeacherActor
+from pipelines.label.ids import Keys, contains, id_keys
+from pipelines.label.ledger import Usage, ledger_actor
+from pipelines.label.scan import SPLIT_SHIFT
+from pipelines.label.sink import LabelSink, Positions, ScanRecord
+from pipelines.label.teachers.base import TeacherUnusableError
+from pipelines.progress import Progress
+from pipelines.schema import EXAMPLE
+from pipelines.tasks import TaskSpec, load_task
+
+_ROWS_PER_BLOCK = 16
+_ROWS_PER_INSTANT_BLOCK = 1024
+_ASSIGNED_BATCHES = 8
+_READ_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """What one replica holds at a time."""
+
+    rows_per_block: int
+    blocks: int
+    rows_in_engine: int
+
+
+def in_flight(run: RunConfig) -> InFlight:
+    """The sizes of the module's docstring for this run's engine."""
+    teacher = run.teacher
+    if teacher.engine == "replay" or (teacher.engine == "echo" and not teacher.latency_s):
+        return InFlight(_ROWS_PER_INSTANT_BLOCK, 2, _ROWS_PER_INSTANT_BLOCK)
+    batch = max(teacher.vllm.max_num_seqs // teacher.sampling.n, 1)
+    return InFlight(_ROWS_PER_BLOCK, max(-(-_ASSIGNED_BATCHES * batch // _ROWS_PER_BLOCK), 4), batch + -(-batch // 4))
+
+
+def stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink) -> Usage:
+    """Give every row that has none an outcome, and commit it.
+
+    Raises:
+        StageFailedError: the engine cannot be started, or most of the first rows are rejected. What is finished is committed.
+    """
+    from ray.exceptions import RayError
+
+    total = sum(scan.rows.values())
+    done = sink.tally.done - sink.retried
+    ledger = ledger_actor()
+    with Progress("label", total=total, unit="rows", start=done) as progress:
+        progress.advance(0)
+        if done < total:
+            try:
+                for table in _outcomes(run, spec, splits, scan, sink, ledger):
+                    sink.add(table)
+                    progress.advance(len(table), detail=f"{sink.tally.accepted:,} accepted")
+            except RayError as error:
+                sink.commit()
+                raise _failure(error) from error
+    import ray
+
+    usage: Usage = ray.get(ledger.usage.remote())
+    return usage
+
+
+def _outcomes(
+    run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink, ledger: Any
+) -> Iterator[pa.Table]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    teacher, sizes = run.teacher, in_flight(run)
+    reader = ray.put(
+        {
+            "splits": splits,
+            "spec": spec,
+            "fields": dict(run.corpus.fields),
+            "passed_over": scan.passed_over,
+            "done": sink.done,
+        }
+    )
+    context = copy.deepcopy(DataContext.get_current())
+    # Ray holds back calls for whose results it sees no room, and takes each to be of this size until the first is there.
+    context.target_max_block_size = 4 << 20
+    # A pool grows while all its places are taken; Ray's own threshold wants nearly twice as many calls waiting as are running.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    with DataContext.current(context):
+        items = [{"index": index} for index in range(len(splits))]
+        examples = (
+            ray.data.from_items(items, override_num_blocks=len(items))
+            .map_batches(_read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=0.5)
+            .repartition(target_num_rows_per_block=sizes.rows_per_block)
+        )
+        outcomes = examples.map_batches(
+            TeacherActor,
+            fn_constructor_args=(run, spec, ledger, sizes.rows_in_engine),
+            batch_size=sizes.rows_per_block,  # a block; Ray insists on a number where GPUs are asked for
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(
+                min_size=teacher.replicas.min,
+                max_size=teacher.replicas.max,
+                max_tasks_in_flight_per_actor=sizes.blocks + 2,
+                max_concurrent_calls_per_actor=sizes.blocks,
+            ),
+            num_cpus=1,
+            num_gpus=teacher.gpus_per_replica,
+            runtime_env={"env_vars": {} if teacher.gpus_per_replica else _cpu_environment(run)},
+        )
+        for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            if len(table):
+                yield table
+
+
+def _failure(error: BaseException) -> RaystillError:
+    """What broke the flow off, in the words of the error that an actor or reader raised."""
+    reason, cause = error, getattr(error, "cause", None) or error.__cause__
+    while isinstance(cause, BaseException) and not isinstance(reason, UserError | TeacherUnusableError):
+        reason, cause = cause, getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(reason, UserError):
+        return UserError(reason.value, reason.rule, reason.remedy)
+    said = (str(reason).strip() or str(error)).splitlines()[-1]
+    return StageFailedError(f"labelling broke off: {said}. Finished rows are kept; the same command goes on.")
+
+
+def _cpu_environment(run: RunConfig) -> dict[str, str]:
+    """What a replica on CPUs must be told: Ray gives each actor one thread, vLLM leaves one core idle; both waste a small machine."""
+    threads = max(1, len(os.sched_getaffinity(0)) // run.teacher.replicas.max)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(run.teacher.vllm.cpu_kv_cache_gib),
+    }
+
+
+def _read(batch: Any, shared: Any) -> Any:
+    import ray
+
+    reader = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
+    yield EXAMPLE.empty_table()
+    yield from example_blocks(int(batch["index"][0]), **reader)
+
+
+def example_blocks(
+    index: int,
+    splits: list[Split],
+    spec: TaskSpec,
+    fields: dict[str, str],
+    passed_over: Positions,
+    done: dict[str, Keys],
+) -> Iterator[pa.Table]:
+    """Blocks (schema.EXAMPLE) of a split's examples that still want a label: neither rejected by the scan nor done."""
+    split = splits[index]
+    here = passed_over[slice(*passed_over.searchsorted([index << SPLIT_SHIFT, (index + 1) << SPLIT_SHIFT]))]
+    passed = set((here & (2**SPLIT_SHIFT - 1)).tolist())
+    block: list[tuple[Any, ...]] = []
+    for row in read_split(split, load_task(spec), fields):
+        if row.position in passed or row.example is None:
+            continue
+        example = row.example
+        block.append((split.name, example.id, example.input, example.gold, example.choices))
+        if len(block) == _READ_ROWS:
+            yield _without(block, done[split.name])
+            block = []
+    yield _without(block, done[split.name])
+
+
+def _without(block: list[tuple[Any, ...]], done: Keys) -> pa.Table:
+    finished = contains(done, id_keys(row[1] for row in block))
+    columns = list(zip(*block, strict=True)) or [()] * len(EXAMPLE)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, EXAMPLE, strict=True)], schema=EXAMPLE)
+    return table.filter(pa.array(~finished)) if finished.any() else table

@@ -1,0 +1,97 @@
+"""What outcomes come to: counts that add up over any parts of the labels, in any order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+AGREEMENT_BINS = 10
+
+
+@dataclass
+class Tally:
+    """Sums over rows with an outcome."""
+
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Train rows by reason."""
+    heldout_answered: int = 0
+    heldout_rejected: Counter[str] = field(default_factory=Counter)
+    with_gold: int = 0
+    agreeing: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    agreements: Counter[str] = field(default_factory=Counter)
+    """Accepted rows by tenth of agreement: `0` is [0, 0.1), `9` is [0.9, 1]."""
+    content: int = 0
+    """Sum modulo 2^64 of the accepted rows' `content` hashes: the same for the same labels in any order."""
+
+    @property
+    def done(self) -> int:
+        """Rows with an outcome, held-out ones included."""
+        return self.train + self.heldout
+
+    @property
+    def train(self) -> int:
+        """Train rows with an outcome."""
+        return self.accepted + self.rejected.total()
+
+    @property
+    def heldout(self) -> int:
+        """Held-out rows with an outcome."""
+        return self.heldout_answered + self.heldout_rejected.total()
+
+    @property
+    def engine_errors(self) -> int:
+        """Rows that no engine could answer."""
+        return self.rejected["engine_error"] + self.heldout_rejected["engine_error"]
+
+    def add(self, other: Tally) -> None:
+        """Add another tally's counts, some of which may be negative."""
+        for name, value in vars(other).items():
+            if isinstance(value, Counter):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+        self.content %= 2**64
+
+    @classmethod
+    def of(cls, outcomes: pa.Table) -> Self:
+        """The tally of a table of outcomes (outcomes.OUTCOME)."""
+        train = outcomes.filter(pc.equal(outcomes["split"], "train"))
+        heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
+        accepted = train.filter(pc.is_null(train["reason"]))
+        tenths = pc.min_element_wise(pc.floor(pc.multiply(accepted["agreement"].cast(pa.float64()), 10.0001)), 9)
+        return cls(
+            accepted=len(accepted),
+            rejected=_counts(train["reason"]),
+            heldout_answered=heldout["reason"].null_count,
+            heldout_rejected=_counts(heldout["reason"]),
+            with_gold=len(train) - train["gold"].null_count,
+            agreeing=pc.sum(train["agrees"]).as_py() or 0,
+            prompt_tokens=pc.sum(outcomes["prompt_tokens"]).as_py() or 0,
+            output_tokens=pc.sum(outcomes["output_tokens"]).as_py() or 0,
+            notes=_counts(outcomes["note"]),
+            agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
+            content=int(accepted["content"].to_numpy().sum(dtype="uint64")) if len(accepted) else 0,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For a commit record; `from_json` reads it back."""
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Self:
+        """The tally of a commit record."""
+        fields: dict[str, Any] = {k: Counter(v) if isinstance(v, dict) else v for k, v in tree.items()}
+        return cls(**fields)
+
+
+def _counts(column: pa.ChunkedArray) -> Counter[str]:
+    counted = ((entry["values"].as_py(), entry["counts"].as_py()) for entry in pc.value_counts(column))
+    return Counter({value: count for value, count in counted if value})
