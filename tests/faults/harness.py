@@ -1,0 +1,187 @@
+"""Killing `raystill label` at a moment, starting it again, and counting what came of it.
+
+Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
+`raylet`, `gcs`, and `node` (everything at once, as when a machine is lost).
+
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from tests.integration.commands import environment
+
+COMMAND = [sys.executable, "-m", "cluster"]
+TITLES = {
+    "actor": ("TeacherActor",),
+    "engine": ("VLLM::EngineCore", "EngineCore"),
+    "reader": ("ray::MapBatches", "ray::ReadRange", "ray::Repartition"),
+    "raylet": ("raylet/raylet",),
+    "gcs": ("gcs/gcs_server",),
+}
+GIVE_UP_S = 240.0
+
+
+@dataclass
+class Kill:
+    """One kill: what was killed, when, and what the labels folder looked like afterwards."""
+
+    fault: str
+    after_s: float
+    hit: bool
+    """Whether there was such a process, and the command had not ended."""
+    torn: bool
+    """Whether it fell inside a commit: parts are there that no record names."""
+    survived: bool
+    """Whether the command went on by itself, and finished."""
+
+
+@dataclass
+class Labelling:
+    """A run file's label stage, as commands that may be killed. `command` is what is started."""
+
+    run_file: Path
+    output: Path
+    command: list[str] = field(default_factory=lambda: COMMAND)
+    kills: list[Kill] = field(default_factory=list)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with (self.output.parent / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*self.command, "label", str(self.run_file)],
+                stdout=log,
+                stderr=log,
+                env=environment(),
+                start_new_session=True,
+            )
+
+    def finish(self) -> float:
+        """Run the command to its end. The seconds that it took. Raises AssertionError where it does not exit with 0."""
+        began = time.monotonic()
+        process = self.start()
+        family = Family(process.pid)
+        try:
+            code = _wait(process, family)
+        finally:
+            family.end()
+        assert code == 0, self.log()
+        return time.monotonic() - began
+
+    def kill(self, fault: str, after_s: float) -> Kill:
+        """Start the command, kill one kind of its processes after so many seconds, and wait for what becomes of it."""
+        began = time.monotonic()
+        process = self.start()
+        family = Family(process.pid)
+        try:
+            while time.monotonic() - began < after_s and process.poll() is None:
+                family.look()
+                time.sleep(0.02)
+            hit = process.poll() is None and family.kill(fault)
+            if fault in ("driver", "node") and hit:
+                process.wait()
+            torn = hit and self.torn()
+            code = _wait(process, family)
+        finally:
+            family.end()
+        self.kills.append(Kill(fault, after_s, hit, torn, survived=hit and code == 0))
+        return self.kills[-1]
+
+    def torn(self) -> bool:
+        """Whether there are parts that no record names."""
+        labels = self.output / "labels"
+        with suppress(FileNotFoundError):
+            named = {n for c in labels.glob("commits/*.json") for n in json.loads(c.read_text())["parts"]}
+            parts = {str(p.relative_to(labels)) for p in labels.glob("**/part-*")}
+            return bool(parts - named) and not (labels / "manifest.json").exists()
+        return False
+
+    def log(self) -> str:
+        """The end of what the commands said."""
+        return (self.output.parent / "log").read_text(errors="replace")[-4000:]
+
+    def ids(self) -> Counter[str]:
+        """How often each train id has an outcome."""
+        labels = self.output / "labels"
+        parts = [*labels.glob("data/*.parquet"), *labels.glob("rejects/*.parquet")]
+        return Counter(i for part in parts for i in pq.read_table(part)["id"].to_pylist())
+
+
+class Family:
+    """The processes of a command and of the Ray that it started, so far as they have been seen."""
+
+    def __init__(self, pid: int) -> None:
+        self._driver = psutil.Process(pid)
+        self._seen: dict[int, psutil.Process] = {}
+
+    def look(self) -> list[psutil.Process]:
+        """All that are there now."""
+        with suppress(psutil.NoSuchProcess):
+            for process in self._driver.children(recursive=True):
+                self._seen[process.pid] = process
+        return [process for process in self._seen.values() if process.is_running()]
+
+    def kill(self, fault: str) -> bool:
+        """Whether there was something to kill."""
+        self.look()
+        if fault == "driver":
+            return _sigkill([self._driver])
+        if fault == "node":
+            return _sigkill([*self.look(), self._driver])
+        found = [p for p in self.look() if any(title in _title(p) for title in TITLES[fault])]
+        return _sigkill(random.sample(found, 1) if found else [])
+
+    def end(self) -> None:
+        """Kill what is left."""
+        _sigkill([*self.look(), self._driver])
+        psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
+
+
+def check(labelling: Labelling, readable: int, counts: dict[str, int]) -> None:
+    """Every row has exactly one outcome. `counts`: rejects by reason; `readable`: rows with an id of their own."""
+    manifest = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
+    assert manifest["rejected_by_reason"] == counts
+    assert manifest["accepted"] == readable
+    assert manifest["read"] == manifest["accepted"] + manifest["rejected"]
+    accepted = Counter(
+        i for p in (labelling.output / "labels/data").glob("*") for i in pq.read_table(p)["id"].to_pylist()
+    )
+    assert len(accepted) == readable
+    assert set(accepted.values()) == {1}
+    assert sum(labelling.ids().values()) == manifest["read"]
+
+
+def _wait(process: subprocess.Popen[bytes], family: Family) -> int:
+    deadline = time.monotonic() + GIVE_UP_S
+    while process.poll() is None:
+        family.look()
+        assert time.monotonic() < deadline, "the command neither finished nor failed"
+        time.sleep(0.1)
+    return process.returncode
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _sigkill(processes: list[psutil.Process]) -> bool:
+    killed = False
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+            killed = True
+    return killed

@@ -1,0 +1,113 @@
+"""Rows that kill engines: they become rejects, the others are labelled, and the next run tries again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.config import RunConfig
+from pipelines.errors import StageFailedError
+from pipelines.label.stage import label
+from pipelines.recipes.word_problems import train_rows
+from pipelines.run_file import parse_run
+from tests.pipelines.test_corpus import write_jsonl
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+ROWS = 80
+
+
+def deadly_task(folder: Path) -> str:
+    """A task whose label `6 * 7` kills the engine that says it, until the file `healed` is there. Deaths are counted in a file."""
+    source = f"""
+import os
+
+from pipelines.label.teachers.base import EngineDeadError
+from pipelines.tasks.arithmetic import Arithmetic
+
+
+class Deadly(Arithmetic):
+    name = "deadly"
+
+    def render(self, answer):
+        if answer.label == "6 * 7" and not os.path.exists({str(folder / "healed")!r}):
+            with open({str(folder / "deaths")!r}, "a") as deaths:
+                deaths.write("x")
+            raise EngineDeadError("this row")
+        return super().render(answer)
+"""
+    (folder / "deadly.py").write_text(source)
+    return str(folder / "deadly.py")
+
+
+@pytest.fixture(scope="module")
+def ray_local() -> Iterator[None]:
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+        del os.environ["RAY_TMPDIR"]
+
+
+def run_with(folder: Path, share: float) -> RunConfig:
+    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
+    rows[ROWS // 2] |= {"input": "A shelf holds 6 books. How many do 7 such shelves hold?", "label": "6 * 7"}
+    return parse_run({
+        "name": "deadly",
+        "output": str(folder / "out"),
+        "task": deadly_task(folder),
+        "corpus": {"train": write_jsonl(folder / "train.jsonl", rows)},
+        "teacher": {"engine": "echo", "latency_s": 0.05, "vllm": {"max_num_seqs": 8}},
+        "labelling": {"max_engine_error_share": share},
+        "student": {"model": "none"},
+    })  # fmt: skip
+
+
+def outcomes(folder: Path) -> tuple[Counter[str], list[dict[str, Any]]]:
+    data, rejects = (list((folder / "out/labels" / name).glob("*.parquet")) for name in ("data", "rejects"))
+    accepted = Counter(i for part in data for i in pq.read_table(part)["id"].to_pylist())
+    return accepted, [row for part in rejects for row in pq.read_table(part).to_pylist()]
+
+
+def test_a_row_that_kills_engines_twice_is_rejected_and_tried_again_by_the_next_run(
+    ray_local: None, tmp_path: Path
+) -> None:
+    run = run_with(tmp_path, share=0.5)
+    manifest = label(run)
+    accepted, rejects = outcomes(tmp_path)
+    poison = f"r{ROWS // 2}"
+    assert [(row["id"], row["reason"]) for row in rejects] == [(poison, "engine_error")]
+    assert "2 engines died" in rejects[0]["detail"]
+    assert (tmp_path / "deaths").read_text() == "xx"
+    assert manifest.details["engines"]["deaths"] == 2
+    assert (len(accepted), set(accepted.values())) == (ROWS - 1, {1})
+    assert manifest.counts["rejected_by_reason"] == {"engine_error": 1}
+
+    (tmp_path / "healed").touch()
+    healed = label(run)
+    accepted, rejects = outcomes(tmp_path)
+    assert (len(accepted), set(accepted.values()), rejects) == (ROWS, {1}, [])
+    assert (healed.counts["accepted"], healed.counts["rejected"]) == (ROWS, 0)
+    assert healed.details["resumed_at_rows"] == ROWS - 1
+    assert healed.fingerprint == manifest.fingerprint
+    assert healed.details["content"] != manifest.details["content"]
+    assert label(run) == healed
+
+
+def test_more_engine_errors_than_allowed_fail_the_stage_with_its_labels_finished(
+    ray_local: None, tmp_path: Path
+) -> None:
+    with pytest.raises(StageFailedError, match="no engine could answer 1 of 80 rows"):
+        label(run_with(tmp_path, share=0.01))
+    assert json.loads((tmp_path / "out/labels/manifest.json").read_text())["counts"]["accepted"] == ROWS - 1
