@@ -2,7 +2,6 @@
 
 Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
 `raylet`, `gcs`, and `node` (everything at once, as when a machine is lost).
-
 """
 
 from __future__ import annotations

@@ -1,0 +1,52 @@
+"""The prompts of a run file straight through `vllm.LLM.generate`: the line that labelling is measured against. JSON on stdout.
+
+python -m tests.benchmarks.bare_vllm run.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from pipelines.config import RunConfig
+from pipelines.corpus import corpus_files, corpus_splits, read_split
+from pipelines.label.prompts import PromptMaker
+from pipelines.label.teachers.vllm import engine_arguments, sampling_arguments
+from pipelines.run_file import load_run
+from pipelines.tasks import load_task, task_spec
+
+
+def prompts(run: RunConfig) -> list[str]:
+    """The text of every prompt, in corpus order."""
+    task = load_task(task_spec(run.task, run.task_options))
+    maker = PromptMaker(run, task)
+    splits = corpus_splits(corpus_files(run.corpus.train, "corpus.train"), "train", limit=run.corpus.limit)
+    rows = (row for split in splits for row in read_split(split, task, run.corpus.fields))
+    return [maker.render(row.example).text for row in rows if row.example is not None]
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+
+    run = load_run(sys.argv[1], sys.argv[2:])
+    task = load_task(task_spec(run.task, run.task_options))
+    texts = prompts(run)
+    began = time.monotonic()
+    llm = LLM(**engine_arguments(run.teacher))
+    started = time.monotonic()
+    outputs = llm.generate(texts, SamplingParams(**sampling_arguments(run.teacher, task)), use_tqdm=False)
+    seconds = time.monotonic() - started
+    tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+    print(json.dumps({
+        "rows": len(texts),
+        "seconds": seconds,
+        "engine_start_s": started - began,
+        "rows_per_s": len(texts) / seconds,
+        "output_tokens": tokens,
+        "output_tokens_per_s": tokens / seconds,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Stragglers: an engine of `max_num_seqs` places whose latencies have a heavy tail, and how full labelling keeps it.
+
+The ideal is every place taken all the time: (sum of the latencies of all rows) / places. The echo teacher draws the same latencies for
+the same rows, so the ideal is known. Engine start and the last rows, which leave places empty whatever one does, count as ours.
+
+    python -m tests.benchmarks.label_stragglers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.label.teachers.echo import latency
+from pipelines.run_file import load_run
+from tests.benchmarks.label_ceiling import _watched, corpus_rows
+from tests.benchmarks.results import publish
+
+
+def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | None) -> dict[str, Any]:
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in corpus_rows(rows)))
+    teacher = {"engine": "echo", "latency_s": mean_s, "vllm": {"max_num_seqs": places}}
+    if tail:
+        teacher["latency_tail"] = tail
+    run = {"name": "stragglers", "output": str(folder / f"out-{tail}-{places}"), "task": "arithmetic",
+           "corpus": {"train": str(corpus)}, "teacher": teacher, "student": {"model": "none"}}  # fmt: skip
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
+        import sys
+
+        _watched([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_TMPDIR": sockets})
+    manifest = json.loads(Path(run["output"], "labels/manifest.json").read_text())
+    config = load_run(file).teacher
+    drawn = [latency(config, row["id"]) for row in corpus_rows(rows)]
+    ideal = sum(drawn) / places
+    seconds = manifest["timings_s"]["label"]
+    return {
+        "latencies": f"Pareto {tail}" if tail else "all the same",
+        "rows": rows,
+        "places": places,
+        "mean s": sum(drawn) / rows,
+        "longest s": max(drawn),
+        "ideal s": ideal,
+        "ours s": seconds,
+        "of the ideal": ideal / seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--places", type=int, default=64)
+    parser.add_argument("--mean-s", type=float, default=0.25)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        table = [measure(Path(folder), options.rows, options.places, options.mean_s, tail) for tail in (None, 2.5, 1.5)]
+    publish("label_stragglers", table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a benchmark prints and writes: a table on stdout, and the same figures as JSON in `benchmarks-out/`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.artifacts import library_versions, now
+
+OUT = Path("benchmarks-out")
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    gpus: list[str] = []
+    try:
+        import torch
+
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    except ImportError:
+        pass
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "gpus": gpus,
+        "python": platform.python_version(),
+        **library_versions(),
+    }
+
+
+def publish(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
+    """Print the rows as a table and write `benchmarks-out/NAME.json`."""
+    table = Table(title=name)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for row in rows:
+        table.add_row(*(_shown(row.get(column, "")) for column in columns))
+    Console(width=140).print(table)
+    for key, value in more.items():
+        print(f"{key}: {_shown(value)}")
+    OUT.mkdir(exist_ok=True)
+    record = {"benchmark": name, "when": now(), "machine": machine(), "rows": list(rows), **more}
+    (OUT / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return float(statistics.median(values))
+
+
+def _shown(value: Any) -> str:
+    return (
+        f"{value:,.3g}"
+        if isinstance(value, float) and abs(value) < 1000
+        else f"{value:,.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
