@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "deepspeed", "ray.data", "ray.train")
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "openai", "ray.data", "ray.train")
 STAGES = ("label", "train", "evaluate")
 
 
 @pytest.mark.parametrize(
     "module", ["cluster.cli", "serving.app", "pipelines.config", "pipelines.tasks", "pipelines.label.stage", "pipelines.train.stage",
-               "pipelines.evaluate.stage", "cluster.plan"],
+               "pipelines.evaluate.stage", "pipelines.label.teachers.openai", "cluster.plan"],
 )  # fmt: skip
 def test_module_loads_nothing_heavy(module: str) -> None:
     code = f"import {module}, sys; print([m for m in {HEAVY!r} if m in sys.modules])"

@@ -25,14 +25,15 @@ from pipelines.config import RunConfig
 from pipelines.label.ledger import FRUITLESS_STARTS, STRIKES, RowKey
 from pipelines.label.outcomes import judge, outcome_table, refused
 from pipelines.label.prompts import render_prompt
+from pipelines.label.secret import Secret
 from pipelines.label.teachers.base import EngineDeadError, PromptRefusedError, Teacher, TeacherUnusableError
 from pipelines.tasks import Example, Task, TaskSpec, load_task
 
 _REPORT_EVERY_S = 2.0
 
 
-def make_teacher(run: RunConfig, task: Task) -> Teacher:
-    """The run's teacher, made in this process."""
+def make_teacher(run: RunConfig, task: Task, *, key: Secret | None = None, used: tuple[int, int] = (0, 0)) -> Teacher:
+    """The run's teacher, made in this process. `key` and `used` are for engine openai (OpenaiTeacher)."""
     if run.teacher.engine == "echo":
         from pipelines.label.teachers.echo import EchoTeacher
 
@@ -42,6 +43,10 @@ def make_teacher(run: RunConfig, task: Task) -> Teacher:
 
         assert run.teacher.outputs is not None
         return ReplayTeacher(run.teacher.outputs)
+    if run.teacher.engine == "openai":
+        from pipelines.label.teachers.openai import OpenaiTeacher
+
+        return OpenaiTeacher(run.teacher, task, key=key, used=used)
     from pipelines.label.teachers.vllm import VllmTeacher
 
     return VllmTeacher(run.teacher, task)

@@ -60,6 +60,10 @@ def check_label(run: RunConfig) -> None:
         from pipelines.label.teachers.replay import read_recording
 
         read_recording(run.teacher.outputs or "")
+    if run.teacher.engine == "openai":
+        from pipelines.label.teachers.openai import check_remote
+
+        check_remote(run.teacher)
 
 
 def label_identity(run: RunConfig) -> dict[str, Any]:

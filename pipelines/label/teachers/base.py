@@ -1,8 +1,8 @@
 """The protocol of teachers: a prompt goes in, n samples come out, one call per example, many calls at a time.
 
-Two kinds of failure. `PromptRefusedError`: this prompt cannot be answered, the row becomes a reject. `EngineDeadError`: no prompt can
-be answered any more, the process that holds the teacher must end so that a fresh one takes its rows. (A third, `TeacherUnusableError`,
-is not a failure of one process: a fresh one would meet it too.)
+Kinds of failure. `PromptRefusedError`: this prompt cannot be answered, the row becomes a reject. `EngineDeadError`: no prompt can be
+answered any more, the process that holds the teacher must end so that a fresh one takes its rows. `TeacherUnusableError`: a fresh one
+would not help either, the stage fails. `BudgetExhaustedError`: nothing more may be asked, the stage stops and keeps what it has.
 """
 
 from __future__ import annotations
@@ -69,11 +69,15 @@ class EngineDeadError(Exception):
 
 
 class TeacherUnusableError(Exception):
-    """No prompt can be answered, and a fresh process would not help: the stage fails with this message."""
+    """No prompt can be answered, and a fresh process would not help (a wrong key, an unknown model): the stage fails with this message."""
+
+
+class BudgetExhaustedError(Exception):
+    """The next request could use more than is left of `teacher.budget`: the stage stops. Rows in flight are still answered."""
 
 
 class Teacher(Protocol):
     """An engine that answers prompts. Made inside the process that uses it."""
 
     async def answer(self, prompt: Prompt) -> Generation:
-        """Answer one prompt. Raises PromptRefusedError or EngineDeadError."""
+        """Answer one prompt. Raises PromptRefusedError, EngineDeadError, TeacherUnusableError or BudgetExhaustedError."""

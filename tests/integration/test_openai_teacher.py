@@ -1,0 +1,174 @@
+"""The remote teacher against vLLM's own OpenAI server, and on Ray: what its errors and its key become there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.config import TeacherConfig
+from pipelines.errors import UnparsableError
+from pipelines.label.prompts import render_prompt
+from pipelines.label.secret import Secret
+from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.openai import OpenaiTeacher
+from pipelines.recipes.word_problems import train_rows
+from pipelines.tasks import Example, load_task, task_spec
+
+pytestmark = pytest.mark.integration
+KEY = "sk-integration-5d20c7"
+TASK = load_task(task_spec("arithmetic", {}))
+
+
+@pytest.fixture(scope="module")
+def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of `vllm serve` with the embedded teacher, on the CPU, behind a key."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(teacher_folder), "--served-model-name", "teacher",
+               "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-model-len", "512", "--api-key", KEY,
+               "--max-num-seqs", "16"]  # fmt: skip
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while True:
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.5)
+
+
+def teacher_config(url: str, **changes: Any) -> TeacherConfig:
+    values = {"engine": "openai", "model": "teacher", "remote": {"url": url}, "sampling": {"max_tokens": 48}, **changes}
+    return TeacherConfig.model_validate(values)
+
+
+def answers(config: TeacherConfig, prompts: list[Prompt], key: str = KEY) -> list[Generation | BaseException]:
+    async def all_of_them() -> list[Generation | BaseException]:
+        teacher = OpenaiTeacher(config, TASK, key=Secret(key))
+        try:
+            return await asyncio.gather(*(teacher.answer(prompt) for prompt in prompts), return_exceptions=True)
+        finally:
+            await teacher.aclose()
+
+    return asyncio.run(all_of_them())
+
+
+def word_problems(config: TeacherConfig, count: int) -> list[Prompt]:
+    examples = [TASK.read({"gold": row["label"], **row}) for row in train_rows(count, seed=3)]
+    return [render_prompt(TASK, example, config) for example in examples]
+
+
+def parses(text: str, example: Example) -> bool:
+    try:
+        return bool(TASK.parse(text, example).label)
+    except UnparsableError:
+        return False
+
+
+@pytest.mark.vllm
+def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
+    config = teacher_config(served)
+    prompts = word_problems(config, 12)
+    generations = answers(config, prompts)
+    assert [type(g) for g in generations] == [Generation] * 12
+    pairs = [(g.samples[0], p.example) for g, p in zip(generations, prompts, strict=True) if isinstance(g, Generation)]
+    assert sum(parses(sample.text, example) for sample, example in pairs) >= 6
+    assert all(0 < sample.tokens <= 48 for sample, _ in pairs)
+    assert {sample.finish_reason for sample, _ in pairs} <= {"stop", "length"}
+    assert all("\nQ:" not in sample.text for sample, _ in pairs), "the task's stops are obeyed"
+    assert min(g.prompt_tokens for g in generations if isinstance(g, Generation)) > 100
+
+
+@pytest.mark.vllm
+def test_samples_differ_and_chat_works_on_vllm_serve(served: str) -> None:
+    config = teacher_config(served, prompt="chat", sampling={"n": 4, "temperature": 1.0, "seed": 1, "max_tokens": 24})
+    [generation] = answers(config, word_problems(config, 1))
+    assert isinstance(generation, Generation)
+    assert len({sample.text for sample in generation.samples}) > 1
+    assert len(generation.samples) == 4
+
+
+@pytest.mark.vllm
+def test_what_vllm_serve_refuses(served: str) -> None:
+    config = teacher_config(served)
+    long = Prompt(Example("long", "x", None), "apples and pears " * 400)
+    [too_long], [wrong_key] = answers(config, [long]), answers(config, word_problems(config, 1), key="sk-wrong")
+    assert isinstance(too_long, PromptRefusedError)
+    assert too_long.reason == "too_long", too_long.detail
+    assert isinstance(wrong_key, TeacherUnusableError)
+    [no_model] = answers(teacher_config(served, model="nobody"), word_problems(config, 1))
+    assert isinstance(no_model, TeacherUnusableError)
+    assert "nobody" in str(no_model)
+
+
+class KeyHolder:
+    """An actor that is given the key as the label stage gives it, and finds it no good."""
+
+    def __init__(self, key: Secret) -> None:
+        self._key = key
+
+    def __call__(self, block: pa.Table | None = None) -> pa.Table:
+        raise TeacherUnusableError(f"a key of {len(self._key.reveal())} characters is no good")
+
+
+def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its type from an actor; Ray Data keeps only its text."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    message = f"a key of {len(KEY)} characters is no good"
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    try:
+        actor = ray.remote(KeyHolder).remote(Secret(KEY))
+        with pytest.raises(TeacherUnusableError, match=message) as direct:
+            ray.get(actor.__call__.remote())
+        data = ray.data.range(4).map_batches(
+            KeyHolder,
+            fn_constructor_args=(Secret(KEY),),
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=1,
+        )
+        with pytest.raises(ray.exceptions.RayError, match=f"TeacherUnusableError: {message}") as through_data:
+            data.materialize()
+        assert KEY not in str(direct.value) + str(through_data.value)
+        logs = [file for file in Path(folder).rglob("*") if file.is_file() and not file.is_symlink()]
+        assert len(logs) > 5
+        assert not [file for file in logs if KEY.encode() in file.read_bytes()]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,137 @@
+"""An OpenAI-compatible endpoint on 127.0.0.1: FastAPI under uvicorn in a thread of its own, real sockets, that can be told to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+KEY = "sk-test-7f3a9c51e2"
+
+
+@dataclass
+class Seen:
+    """A request as the endpoint saw it."""
+
+    path: str
+    body: dict[str, Any]
+    at_s: float
+    """On time.monotonic."""
+    status: int = 0
+    """0: not answered."""
+
+    @property
+    def question(self) -> str:
+        """What identifies the row: the prompt, or the last message."""
+        return str(self.body.get("prompt") or self.body["messages"][-1]["content"])
+
+
+Behaviour = Callable[[Seen, "Endpoint"], Response | None]
+
+
+@dataclass
+class Endpoint:
+    """The endpoint's state. `behaviour` gets each request first; None from it: the ordinary answer."""
+
+    url: str = ""
+    behaviour: Behaviour = lambda seen, endpoint: None
+    latency_s: float = 0.0
+    choices_at_most: int = 256
+    """Like endpoints that ignore `n`."""
+    finish_reason: str = "stop"
+    usage: bool = True
+    seen: list[Seen] = field(default_factory=list)
+    working: int = 0
+    """Requests that are being worked on."""
+    most_working: int = 0
+    disconnected: int = 0
+
+    def statuses(self) -> list[int]:
+        return [seen.status for seen in self.seen]
+
+
+def error(
+    status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None, **more: Any
+) -> Response:
+    """An error in OpenAI's form."""
+    body = {"error": {"message": message, "type": "error", "param": None, "code": code, **more}}
+    return JSONResponse(body, status, headers)
+
+
+def _answer(seen: Seen, endpoint: Endpoint) -> Response:
+    count = min(int(seen.body.get("n", 1)), endpoint.choices_at_most)
+    chat = "messages" in seen.body
+    choices: list[dict[str, Any]] = []
+    for index in range(count):
+        text = f"answer {index} with seed {seen.body.get('seed')} to {seen.question}"
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choices.append({"index": index, "finish_reason": endpoint.finish_reason, **said})
+    body: dict[str, Any] = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+    if endpoint.usage:
+        body["usage"] = {"prompt_tokens": 20, "completion_tokens": 10 * count, "total_tokens": 20 + 10 * count}
+    return JSONResponse(body)
+
+
+def _app(endpoint: Endpoint) -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/v1/completions")
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        seen = Seen(request.url.path, await request.json(), time.monotonic())
+        endpoint.seen.append(seen)
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            response: Response | None = error(
+                401, f"Incorrect API key: {request.headers.get('authorization')}", "invalid_api_key"
+            )
+        else:
+            response = endpoint.behaviour(seen, endpoint)
+        if response is None:
+            endpoint.working += 1
+            endpoint.most_working = max(endpoint.most_working, endpoint.working)
+            try:
+                await _work(request, endpoint)
+            finally:
+                endpoint.working -= 1
+            response = _answer(seen, endpoint)
+        seen.status = response.status_code
+        return response
+
+    return app
+
+
+async def _work(request: Request, endpoint: Endpoint) -> None:
+    end = time.monotonic() + endpoint.latency_s
+    while (left := end - time.monotonic()) > 0:
+        if endpoint.latency_s > 1 and await request.is_disconnected():
+            endpoint.disconnected += 1
+            return
+        await asyncio.sleep(min(left, 0.02))
+
+
+@contextmanager
+def running_endpoint() -> Iterator[Endpoint]:
+    """A fresh endpoint while the block runs."""
+    endpoint = Endpoint()
+    server = uvicorn.Server(
+        uvicorn.Config(_app(endpoint), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    endpoint.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    try:
+        yield endpoint
+    finally:
+        server.should_exit = True
+        thread.join(10)
