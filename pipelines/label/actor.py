@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import aiorwlock
@@ -26,50 +27,73 @@ from pipelines.label.ledger import FRUITLESS_STARTS, STRIKES, RowKey
 from pipelines.label.outcomes import judge, outcome_table, refused
 from pipelines.label.prompts import render_prompt
 from pipelines.label.secret import Secret
-from pipelines.label.teachers.base import EngineDeadError, PromptRefusedError, Teacher, TeacherUnusableError
+from pipelines.label.teachers.base import (
+    BudgetExhaustedError,
+    EngineDeadError,
+    PromptRefusedError,
+    Teacher,
+    TeacherUnusableError,
+)
 from pipelines.tasks import Example, Task, TaskSpec, load_task
 
 _REPORT_EVERY_S = 2.0
 
 
-def make_teacher(run: RunConfig, task: Task, *, key: Secret | None = None, used: tuple[int, int] = (0, 0)) -> Teacher:
-    """The run's teacher, made in this process. `key` and `used` are for engine openai (OpenaiTeacher)."""
-    if run.teacher.engine == "echo":
-        from pipelines.label.teachers.echo import EchoTeacher
+@dataclass(frozen=True)
+class TeacherSetup:
+    """What a teacher actor is made from."""
 
-        return EchoTeacher(run.teacher, task)
-    if run.teacher.engine == "replay":
-        from pipelines.label.teachers.replay import ReplayTeacher
+    run: RunConfig
+    spec: TaskSpec
+    rows_at_a_time: int
+    """Rows in the engine at a time."""
+    key: Secret | None = None
+    """openai: the endpoint's key. It travels as an argument: an actor's environment variables are written to Ray's logs."""
+    used: tuple[int, int] = (0, 0)
+    """openai: (prompt tokens, output tokens) that earlier runs used of the budget."""
 
-        assert run.teacher.outputs is not None
-        return ReplayTeacher(run.teacher.outputs)
-    if run.teacher.engine == "openai":
-        from pipelines.label.teachers.openai import OpenaiTeacher
+    def teacher(self, task: Task) -> Teacher:
+        """The run's teacher, made in this process."""
+        config = self.run.teacher
+        if config.engine == "echo":
+            from pipelines.label.teachers.echo import EchoTeacher
 
-        return OpenaiTeacher(run.teacher, task, key=key, used=used)
-    from pipelines.label.teachers.vllm import VllmTeacher
+            return EchoTeacher(config, task)
+        if config.engine == "replay":
+            from pipelines.label.teachers.replay import ReplayTeacher
 
-    return VllmTeacher(run.teacher, task)
+            assert config.outputs is not None
+            return ReplayTeacher(config.outputs)
+        if config.engine == "openai":
+            from pipelines.label.teachers.openai import OpenaiTeacher
+
+            return OpenaiTeacher(config, task, key=self.key, used=self.used)
+        from pipelines.label.teachers.vllm import VllmTeacher
+
+        return VllmTeacher(config, task)
 
 
 class TeacherActor:
-    """Holds one teacher. Called by Ray Data with Arrow blocks of schema.EXAMPLE. `rows_at_a_time`: rows in the engine at a time."""
+    """Holds one teacher. Called by Ray Data with Arrow blocks of schema.EXAMPLE."""
 
-    def __init__(self, run: RunConfig, spec: TaskSpec, ledger: Any, rows_at_a_time: int) -> None:
-        self._run, self._task, self._ledger = run, load_task(spec), ledger
-        self._rows_at_a_time = rows_at_a_time
+    def __init__(self, setup: TeacherSetup, ledger: Any) -> None:
+        self._setup, self._config, self._ledger = setup, setup.run.teacher, ledger
+        self._task = load_task(setup.spec)
         self._teacher: Teacher | None = None
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
         self._engine = _EngineClock()
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        """Outcomes (outcomes.OUTCOME) of a block of examples, in the block's order."""
-        teacher = await self._ready()
-        rows = block.to_pylist()
-        outcomes = await asyncio.gather(*(self._outcome(teacher, row) for row in rows))
+        """Outcomes (outcomes.OUTCOME) of a block of examples, in the block's order. Rows beyond the budget have none."""
+        try:
+            teacher = await self._ready()
+            outcomes = await asyncio.gather(*(self._outcome(teacher, row) for row in block.to_pylist()))
+        except TeacherUnusableError as error:
+            await self._ledger.give_up.remote(str(error))
+            raise
         self._engine.report(self._ledger)
-        return outcome_table(outcomes)
+        return outcome_table([row for row in outcomes if row is not None])
 
     async def _ready(self) -> Teacher:
         """The teacher, started by the first block: an asynchronous engine belongs to the loop that serves its calls."""
@@ -84,11 +108,11 @@ class TeacherActor:
         self._strikes, fruitless, started = await self._ledger.starting.remote()
         if fruitless >= FRUITLESS_STARTS:
             raise TeacherUnusableError(f"{fruitless} engines in a row died before they had answered anything")
-        self._places = asyncio.Semaphore(self._rows_at_a_time)
+        self._places = asyncio.Semaphore(self._setup.rows_at_a_time)
         self._company = aiorwlock.RWLock()
         began = time.monotonic()
         try:
-            teacher = make_teacher(self._run, self._task)
+            teacher = self._setup.teacher(self._task)
         except (RuntimeError, OSError) as error:
             if not started:
                 raise  # No engine ever started in this run: it is set up wrongly, and a second try would not help.
@@ -96,7 +120,7 @@ class TeacherActor:
         self._engine.started(time.monotonic() - began)
         return teacher
 
-    async def _outcome(self, teacher: Teacher, row: dict[str, Any]) -> dict[str, Any]:
+    async def _outcome(self, teacher: Teacher, row: dict[str, Any]) -> dict[str, Any] | None:
         example = Example(row["id"], row["input"], row["gold"], tuple(row["choices"]))
         key = (row["split"], row["id"])
         strikes = self._strikes.get(key, 0)
@@ -109,19 +133,22 @@ class TeacherActor:
             async with self._company.writer_lock if strikes else self._company.reader_lock:
                 return await self._ask(teacher, example, key)
 
-    async def _ask(self, teacher: Teacher, example: Example, key: RowKey) -> dict[str, Any]:
+    async def _ask(self, teacher: Teacher, example: Example, key: RowKey) -> dict[str, Any] | None:
         split, _ = key
         with self._engine.holds(key):
             try:
-                generation = await teacher.answer(render_prompt(self._task, example, self._run.teacher))
+                generation = await teacher.answer(render_prompt(self._task, example, self._config))
             except PromptRefusedError as refusal:
                 return refused(split, example, refusal)
+            except BudgetExhaustedError as error:
+                await self._ledger.spent.remote(str(error))
+                return None
             except EngineDeadError as error:
                 import ray
 
                 ray.get(self._ledger.died.remote(self._engine.rows), timeout=60.0)
                 self._end(f"the engine died ({error})")
-        return judge(split, example, generation, self._task, self._run.teacher.filters)
+        return judge(split, example, generation, self._task, self._config.filters)
 
     def _end(self, reason: str) -> NoReturn:
         """End this process, so that Ray starts a fresh one."""

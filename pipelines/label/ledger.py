@@ -47,6 +47,10 @@ class Ledger:
     started: int = 0
     deaths: int = 0
     engines: dict[str, _Engine] = field(default_factory=dict)
+    unusable: str = ""
+    """Why no engine can answer anything. Ray Data hands on the text of an actor's error between other texts, so it is kept here."""
+    budget: str = ""
+    """Why rows were not asked, where the budget is used up."""
 
     def starting(self) -> tuple[dict[RowKey, int], int, int]:
         """An engine is about to start. (strikes by row, fruitless starts before this one, engines that ever started)."""
@@ -63,6 +67,18 @@ class Ledger:
         """An engine died with these rows in it."""
         self.deaths += 1
         self.strikes.update(rows)
+
+    def spent(self, reason: str) -> None:
+        """A row was not asked, since the budget is used up."""
+        self.budget = reason
+
+    def give_up(self, reason: str) -> None:
+        """An actor is about to raise TeacherUnusableError."""
+        self.unusable = reason
+
+    def stopped(self) -> tuple[str, str]:
+        """(why no engine can answer anything, why rows were not asked), each empty where that is not so."""
+        return self.unusable, self.budget
 
     def usage(self) -> Usage:
         """The sums so far."""
