@@ -90,6 +90,28 @@ def plan(run_file: str, prompts: int, overrides: tuple[str, ...], as_json: bool,
     print_plan(make_plan(load_run(run_file, overrides), prompts), as_json=as_json)
 
 
+@main.command()
+@click.argument("run_file", metavar="RUN")
+@click.option("--follow", is_flag=True, help="Go on showing it until labelling has ended.")
+@run_options
+def status(run_file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """Where each stage of a run stands; also while another shell, or another machine, is working on it.
+
+    \b
+    Example:
+      raystill status svamp.yaml --follow
+    """
+    del verbose  # nothing is started that would log
+    from cluster.status import follow_status, print_status
+    from pipelines.run_file import load_run
+
+    run = load_run(run_file, overrides)
+    if follow:
+        follow_status(run, run_file, as_json=as_json)
+    else:
+        print_status(run, run_file, as_json=as_json)
+
+
 def _stage_command(name: str, text: str) -> None:
     @main.command(name, help=f"{text}\n\n\b\nExample:\n  raystill {name} svamp.yaml --set corpus.limit=100")
     @click.argument("run_file", metavar="RUN")

@@ -39,7 +39,9 @@ def test_nothing_answered_has_no_rates() -> None:
 
 
 def test_works_of_several_runs_add_up() -> None:
-    both = WORK + Work(rows=500, prompt_tokens=1, seconds=25.0, engine_start_s=20.0, start_s=20.0, ready_s=25.0, busy_s=25.0)
+    both = WORK + Work(
+        rows=500, prompt_tokens=1, seconds=25.0, engine_start_s=20.0, start_s=20.0, ready_s=25.0, busy_s=25.0
+    )
     assert (both.rows, both.prompt_tokens, both.output_tokens) == (1500, 300_001, 50_000)
     assert (both.seconds, both.engine_start_s, both.start_s, both.ready_s, both.busy_s) == (125, 40, 70, 215, 201)
 
