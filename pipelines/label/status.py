@@ -167,7 +167,7 @@ def is_alive(progress: Mapping[str, Any], at: float) -> bool:
     if progress["ended"]:
         return False
     if progress["processes"] and progress["processes"] == process_table():
-        return process_start(progress["pid"]) == progress["process"]  # the pid alone may be another process' by now
+        return bool(process_start(progress["pid"]) == progress["process"])  # the pid alone may be another process' by now
     return bool(at - progress["updated_s"] < FRESH_S)
 
 
