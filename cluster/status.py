@@ -120,14 +120,14 @@ def _running(found: dict[str, Any], at: float) -> str:
     from pipelines.label.figures import shares
 
     left = found["seconds_left"]
-    engine = found["engine"]
+    engines = found["engines"]
     parts = [
         f"{found['done']:,}/{found['total']:,} rows",
         f"{found['rows_per_s']:.1f} rows/s",
         "time left not known yet" if left is None else f"{duration(left)} left",
         shares(found["accepted"], found["rejected_by_reason"]),
         f"tokens {found['tokens']['prompt']:,} in, {found['tokens']['output']:,} out",
-        ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in engine.items() if value is not None),
+        ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in engines.items() if value is not None),
         f"pid {found['pid']} on {found['host']}, {duration(max(at - found['updated_s'], 0))} ago",
     ]
     return ", ".join(part for part in parts if part)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import Manifest, Store
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.corpus import corpus_files, corpus_splits, read_split
-from pipelines.label.figures import AGREEMENT_BINS
 from pipelines.label.prompts import prompt_text, render_prompt
+from pipelines.label.tally import AGREEMENT_BINS
 from pipelines.progress import duration
 from pipelines.schema import REJECT_REASONS
 from pipelines.tasks import Example, load_task, task_spec
@@ -225,7 +225,7 @@ def _agreement(details: dict[str, Any]) -> list[str]:
         f"| {index / AGREEMENT_BINS:.1f} to {(index + 1) / AGREEMENT_BINS:.1f} | {count:,} |"
         for index, count in enumerate(bins)
     ]
-    head = ["Of all answered rows, those that a filter dropped included.", "", "| agreement | rows |", "| --- | ---: |"]
+    head = ["Accepted rows by the share of samples that voted for the label.", "", "| agreement | rows |", "| --- | ---: |"]
     return head + rows
 
 

@@ -6,25 +6,24 @@ The stage puts into its manifest, from here and nowhere else,
     details     label_details(...):
       throughput           {"rows": 800, "seconds": 61.5, "replicas": 1.0, "rows_per_s": 13.0, "prompt_tokens_per_s": ...,
                             "output_tokens_per_s": ..., "engine_busy_share": 0.97}      all replicas together, engine start excluded
-      agreement_histogram  ten counts, of agreement in [0, 0.1), ... [0.9, 1]; null where n is 1
+      agreement_histogram  accepted rows by agreement in [0, 0.1), ... [0.9, 1]; null where n is 1
       cost                 {"amount": 3.1, "basis": "1.24 GPU-hours at 2.5", "rows": 800}; null where no price is given
       gpu_hours            1.24, engine start included; null on CPUs
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.config import PriceConfig, TeacherConfig
-
-AGREEMENT_BINS = 10
+from pipelines.label.tally import AGREEMENT_BINS, Tally
 
 
 @dataclass(frozen=True)
 class Work:
-    """What answering took. Works of several runs over the same labels add up. Times in seconds."""
+    """What answering took, in one run of the stage. Works of several runs over the same labels add up. Times in seconds."""
 
     rows: int = 0
     """Rows that the teacher was asked."""
@@ -35,32 +34,33 @@ class Work:
     engine_start_s: float = 0.0
     """Wall time until the first engine was ready."""
     start_s: float = 0.0
-    """Sum over replicas: until its engine was ready."""
-    ready_s: float = 0.0
-    """Sum over replicas: from then to its end."""
+    """Sum over engines: until it was ready."""
+    up_s: float = 0.0
+    """Sum over engines: from then to its end."""
     busy_s: float = 0.0
-    """Sum over replicas: of ready_s, the time with at least one request in the engine."""
+    """Sum over engines: of up_s, with at least one row in the engine."""
 
     def __add__(self, other: Work) -> Work:
         return Work(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-def label_details(
-    work: Work, teacher: TeacherConfig, *, prompt_tokens: int, output_tokens: int, agreement: Sequence[int]
-) -> dict[str, Any]:
+def label_details(work: Work, tally: Tally, teacher: TeacherConfig) -> dict[str, Any]:
     """The parts of `manifest.details` that the module's docstring lists.
 
     Args:
         work: as far as it is known: where earlier runs finished rows and kept no record of their work, `throughput.rows` and
-            `cost.rows` say how many rows the figures cover.
-        prompt_tokens: of all rows of the artifact, whichever run answered them; so are output_tokens.
-        agreement: `agreement_bins` of all answered train rows, those that a filter dropped included.
+            `cost.rows` say how many rows the figures cover. Tokens are charged for all rows of the tally.
+        tally: of all rows of the artifact, whichever run answered them.
+        teacher: its prices, samples and GPUs.
     """
-    gpu_hours = (work.start_s + work.ready_s) * teacher.gpus_per_replica / 3600
-    charged = cost(teacher.price, gpu_hours=gpu_hours, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+    gpu_hours = (work.start_s + work.up_s) * teacher.gpus_per_replica / 3600
+    charged = cost(
+        teacher.price, gpu_hours=gpu_hours, prompt_tokens=tally.prompt_tokens, output_tokens=tally.output_tokens
+    )
+    bins = [tally.agreements[str(tenth)] for tenth in range(AGREEMENT_BINS)]
     return {
         "throughput": throughput(work),
-        "agreement_histogram": list(agreement) if teacher.sampling.n > 1 else None,
+        "agreement_histogram": bins if teacher.sampling.n > 1 else None,
         "cost": charged | {"rows": work.rows} if charged else None,
         "gpu_hours": gpu_hours if teacher.gpus_per_replica else None,
     }
@@ -75,11 +75,11 @@ def throughput(work: Work) -> dict[str, Any]:
     return {
         "rows": work.rows,
         "seconds": work.seconds,
-        "replicas": per_s(work.ready_s),
+        "replicas": per_s(work.up_s),
         "rows_per_s": per_s(work.rows),
         "prompt_tokens_per_s": per_s(work.prompt_tokens),
         "output_tokens_per_s": per_s(work.output_tokens),
-        "engine_busy_share": min(work.busy_s / work.ready_s, 1.0) if work.ready_s > 0 else None,
+        "engine_busy_share": min(work.busy_s / work.up_s, 1.0) if work.up_s > 0 else None,
     }
 
 
@@ -103,16 +103,6 @@ def cost(price: PriceConfig, *, gpu_hours: float, prompt_tokens: float, output_t
         return None
     basis = " + ".join(f"{tokens / 1e6:.2f} million {kind} tokens at {each:g}" for kind, tokens, each in charged)
     return {"amount": sum(tokens / 1e6 * each for _, tokens, each in charged), "basis": basis}
-
-
-def agreement_bins(values: Iterable[float | None]) -> list[int]:
-    """Ten counts: how many of the agreements lie in [0, 0.1), ... [0.9, 1]. None (nothing was parsed) is not counted."""
-    bins = [0] * AGREEMENT_BINS
-    for value in values:
-        if value is not None:
-            # The column is float32, where 0.7 is a little less than 0.7.
-            bins[min(int(value * AGREEMENT_BINS + 1e-5), AGREEMENT_BINS - 1)] += 1
-    return bins
 
 
 def shares(accepted: int, rejected_by_reason: Mapping[str, int]) -> str:

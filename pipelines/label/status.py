@@ -3,7 +3,7 @@
     {"format": 1, "host": "node-7", "pid": 4711, "processes": "<boot> pid:[4026531836]", "process": 88123,
      "started": "2026-01-01T12:00:00+00:00", "updated_s": 1767268800.5, "ended": false, "resumed_at_rows": 100,
      "done": 300, "total": 1000, "accepted": 290, "rejected_by_reason": {"unparsable": 10},
-     "tokens": {"prompt": 30000, "output": 9000}, "rows_per_s": 20.0, "seconds_left": 35.0, "engine": {"replicas": 1}}
+     "tokens": {"prompt": 30000, "output": 9000}, "rows_per_s": 20.0, "seconds_left": 35.0, "engines": {"replicas": 1}}
 
 The file is a sign of life and decides nothing: labels are finished by their manifest, rows by the commits. It is removed when the
 manifest is there. A driver that is killed leaves it; that its process is gone, or that it was not updated for 30 seconds, tells so.
@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipelines.artifacts import Store, now, read_manifest
+from pipelines.label.sink import Commit
+from pipelines.label.tally import Tally
 from pipelines.progress import Clock, RecentRate
 
 PROGRESS = "progress.json"
@@ -35,18 +38,22 @@ State = Literal["finished", "running", "interrupted", "not begun"]
 class ProgressFile:
     """The driver's side. A context manager around all of the work, the manifest included.
 
-    Left without an error it removes the file; left by one it says in it that the work has ended.
+    A thread writes the file, every two seconds and also while nothing is finished (an engine that starts, a slow block), so that
+    writing costs the driver's loop nothing. Left without an error the file is removed; left by one it says that the work has ended.
     """
 
     def __init__(
-        self, store: Store, *, total: int, done: int = 0, clock: Clock = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
+        self, store: Store, *, total: int, done: int = 0, engines: Callable[[], Mapping[str, Any]] = dict,
+        every_s: float = _EVERY_S, clock: Clock = time.monotonic,
     ) -> None:  # fmt: skip
-        """`done` of `total` rows have an outcome already. Writes the file."""
-        self._store, self._clock, self._wall_clock = store, clock, wall_clock
+        """`done` of `total` rows have an outcome already. `engines`: what is known of them, as JSON; called before each write."""
+        self._store, self._engines, self._every_s = store, engines, every_s
         self._recent = RecentRate(done, clock)
-        self._last_write = float("-inf")
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="label-progress")
         self._warned = False
+        self._work: dict[str, Any] = {}
         self._content: dict[str, Any] = {
             "format": _FORMAT,
             "host": socket.gethostname(),
@@ -56,60 +63,45 @@ class ProgressFile:
             "started": now(),
             "ended": False,
             "resumed_at_rows": done,
-            "done": done,
-            "total": total,
-            "accepted": 0,
-            "rejected_by_reason": {},
-            "tokens": {"prompt": 0, "output": 0},
-            "engine": {},
         }
-        self._write()
+        self.update(done, total, 0, {}, 0, 0)
 
     def __enter__(self) -> Self:
+        self.write()
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
         if error is None:
             self._store.delete(PROGRESS)
             self._remove_leftovers()
         else:
             self._content["ended"] = True
-            self._write()
-
-    @property
-    def due(self) -> bool:
-        """Whether the next `update` writes: two seconds have passed since the last."""
-        return self._clock() - self._last_write >= _EVERY_S
+            self.write()
 
     def update(
         self, done: int, total: int, accepted: int, rejected_by_reason: Mapping[str, int], prompt_tokens: int,
-        output_tokens: int, engine: Mapping[str, Any] | None = None,
+        output_tokens: int,
     ) -> None:  # fmt: skip
-        """Note where the work stands: totals over all runs, held-out rows included in `done` and `total`.
+        """Note where the work stands: totals over all runs. Held-out rows are in `done`, `total` and the tokens. Cheap."""
+        with self._lock:
+            self._recent.note(done)
+            self._work = {
+                "done": done,
+                "total": total,
+                "accepted": accepted,
+                "rejected_by_reason": dict(rejected_by_reason),
+                "tokens": {"prompt": prompt_tokens, "output": output_tokens},
+            }
 
-        Cheap except every two seconds, when the file is written. `engine`: what is known of the engines, as JSON; None: as before.
-        """
-        self._recent.note(done)
-        if not self.due:
-            return
-        self._content |= {
-            "done": done,
-            "total": total,
-            "accepted": accepted,
-            "rejected_by_reason": dict(rejected_by_reason),
-            "tokens": {"prompt": prompt_tokens, "output": output_tokens},
-            "engine": self._content["engine"] if engine is None else dict(engine),
-        }
-        self._write()
-
-    def _write(self) -> None:
-        self._last_write = self._clock()
-        left = self._recent.seconds_left(self._content["total"])
-        content = self._content | {
-            "updated_s": self._wall_clock(),
-            "rows_per_s": self._recent.per_s,
-            "seconds_left": left,
-        }
+    def write(self) -> None:
+        """Write the file as things stand."""
+        with self._lock:
+            left = self._recent.seconds_left(self._work["total"])
+            work = self._work | {"rows_per_s": self._recent.per_s, "seconds_left": left}
+        content = self._content | work | {"updated_s": time.time(), "engines": dict(self._engines())}
         try:
             self._store.write(PROGRESS, json.dumps(content).encode(), durable=False)
         except OSError as error:
@@ -117,6 +109,10 @@ class ProgressFile:
             if not self._warned:
                 print(f"label: {self._store.uri}/{PROGRESS} cannot be written ({error})", file=sys.stderr, flush=True)
             self._warned = True
+
+    def _keep_writing(self) -> None:
+        while not self._over.wait(self._every_s):
+            self.write()
 
     def _remove_leftovers(self) -> None:
         """What a kill in the middle of a write left."""
@@ -140,16 +136,17 @@ def label_status(store: Store, *, wall_clock: Callable[[], float] = time.time) -
     Raises:
         UserError: the manifest is damaged, or of another type or schema version.
     """
+    progress = read_progress(store)
+    if progress and is_alive(progress, wall_clock()):
+        return StageStatus("running", progress)  # finished labels may be reopened, for rows with `engine_error`
     manifest = read_manifest(store, "labels")
     if manifest:
         found = {"created": manifest.created, "fingerprint": manifest.fingerprint, "counts": manifest.counts}
         return StageStatus("finished", found)
-    progress = read_progress(store)
-    if progress and is_alive(progress, wall_clock()):
-        return StageStatus("running", progress)
     if progress is None and not store.exists("attempt.json"):
         return StageStatus("not begun", {})
-    return StageStatus("interrupted", {"rows": committed_rows(store), "total": progress["total"] if progress else None})
+    rows, total = committed_rows(store)
+    return StageStatus("interrupted", {"rows": rows, "total": total})
 
 
 def read_progress(store: Store) -> dict[str, Any] | None:
@@ -171,10 +168,15 @@ def is_alive(progress: Mapping[str, Any], at: float) -> bool:
     return bool(at - progress["updated_s"] < FRESH_S)
 
 
-def committed_rows(store: Store) -> int:
-    """Rows whose outcome is durable: what the next `label` will not ask again. One read per commit."""
-    records = (json.loads(store.read(name)) for name in store.files("commits", ".json"))
-    return sum(sum(record["parts"].values()) for record in records)
+def committed_rows(store: Store) -> tuple[int, int | None]:
+    """(rows that the next `label` will not ask again, rows of the corpus; None before the scan is done). One read per commit."""
+    tally, total = Tally(), None
+    for name in store.files("commits", ".json"):
+        record = Commit.from_json(store.read(name))
+        tally.add(record.tally)
+        if record.scan:
+            total = sum(record.scan["rows"].values())
+    return tally.done - tally.engine_errors, total
 
 
 def process_start(pid: int) -> int | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections import Counter
+
 import pytest
 
 from pipelines.config import PriceConfig, SamplingConfig, TeacherConfig
-from pipelines.label.figures import Work, agreement_bins, cost, label_details, shares, throughput
+from pipelines.label.figures import Work, cost, label_details, shares, throughput
+from pipelines.label.tally import Tally
 
 # Two replicas on a GPU each: 20 s and 30 s of engine start, then 100 s and 90 s of work, of which 95 s and 81 s busy.
 WORK = Work(
     rows=1000, prompt_tokens=300_000, output_tokens=50_000, seconds=100.0, engine_start_s=20.0, start_s=50.0,
-    ready_s=190.0, busy_s=176.0,
+    up_s=190.0, busy_s=176.0,
 )  # fmt: skip
 
 
@@ -40,26 +42,26 @@ def test_nothing_answered_has_no_rates() -> None:
 
 def test_works_of_several_runs_add_up() -> None:
     both = WORK + Work(
-        rows=500, prompt_tokens=1, seconds=25.0, engine_start_s=20.0, start_s=20.0, ready_s=25.0, busy_s=25.0
+        rows=500, prompt_tokens=1, seconds=25.0, engine_start_s=20.0, start_s=20.0, up_s=25.0, busy_s=25.0
     )
     assert (both.rows, both.prompt_tokens, both.output_tokens) == (1500, 300_001, 50_000)
-    assert (both.seconds, both.engine_start_s, both.start_s, both.ready_s, both.busy_s) == (125, 40, 70, 215, 201)
+    assert (both.seconds, both.engine_start_s, both.start_s, both.up_s, both.busy_s) == (125, 40, 70, 215, 201)
 
 
 def test_gpu_hours_hold_the_engine_start_and_all_gpus_of_a_replica() -> None:
     sampling = SamplingConfig(n=5, temperature=0.7)
     config = teacher(gpus_per_replica=4, sampling=sampling, price=PriceConfig(per_gpu_hour=3.0))
-    details = label_details(WORK, config, prompt_tokens=400_000, output_tokens=70_000, agreement=[0] * 9 + [7])
+    details = label_details(WORK, Tally(agreements=Counter({"9": 7, "0": 1})), config)
     hours = 4 * 240 / 3600
     assert details["gpu_hours"] == pytest.approx(hours)
     assert details["cost"]["amount"] == pytest.approx(3 * hours)
     assert details["cost"]["basis"] == "0.27 GPU-hours at 3"
     assert details["cost"]["rows"] == 1000
-    assert details["agreement_histogram"] == [0] * 9 + [7]
+    assert details["agreement_histogram"] == [1, 0, 0, 0, 0, 0, 0, 0, 0, 7]
 
 
 def test_one_sample_has_no_agreement_histogram_and_cpus_no_gpu_hours() -> None:
-    details = label_details(WORK, teacher(gpus_per_replica=0), prompt_tokens=1, output_tokens=1, agreement=[1] * 10)
+    details = label_details(WORK, Tally(agreements=Counter({"9": 7})), teacher(gpus_per_replica=0))
     assert (details["agreement_histogram"], details["gpu_hours"], details["cost"]) == (None, None, None)
 
 
@@ -76,14 +78,10 @@ def test_a_price_of_hours_says_nothing_where_there_are_no_gpus() -> None:
     assert cost(PriceConfig(per_gpu_hour=9.0), gpu_hours=0.0, prompt_tokens=1e6, output_tokens=1e6) is None
 
 
-@pytest.mark.parametrize("n", [1, 3, 5, 7, 10, 40, 256])
-def test_every_agreement_of_n_samples_falls_into_its_bin(n: int) -> None:
-    """The column is float32; the bin is that of the exact fraction."""
-    values = np.arange(1, n + 1, dtype=np.float32) / np.float32(n)
-    expected = [0] * 10
-    for votes in range(1, n + 1):
-        expected[min(10 * votes // n, 9)] += 1
-    assert agreement_bins([*values.tolist(), None]) == expected
+def test_tokens_are_charged_for_all_rows_and_the_cover_is_told() -> None:
+    price = PriceConfig(per_million_prompt_tokens=1.0)
+    details = label_details(WORK, Tally(prompt_tokens=3_000_000), teacher(gpus_per_replica=0, price=price))
+    assert details["cost"] == {"amount": 3.0, "basis": "3.00 million prompt tokens at 1", "rows": 1000}
 
 
 def test_shares_name_the_most_frequent_reason() -> None:
