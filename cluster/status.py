@@ -121,6 +121,9 @@ def _running(found: dict[str, Any], at: float) -> str:
 
     left = found["seconds_left"]
     engines = found["engines"]
+    alive = f"pid {found['pid']} on {found['host']}, {duration(max(at - found['updated_s'], 0))} ago"
+    if found["total"] is None:
+        return f"scanning the corpus, {alive}"
     parts = [
         f"{found['done']:,}/{found['total']:,} rows",
         f"{found['rows_per_s']:.1f} rows/s",
@@ -128,7 +131,7 @@ def _running(found: dict[str, Any], at: float) -> str:
         shares(found["accepted"], found["rejected_by_reason"]),
         f"tokens {found['tokens']['prompt']:,} in, {found['tokens']['output']:,} out",
         ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in engines.items() if value is not None),
-        f"pid {found['pid']} on {found['host']}, {duration(max(at - found['updated_s'], 0))} ago",
+        alive,
     ]
     return ", ".join(part for part in parts if part)
 

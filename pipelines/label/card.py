@@ -225,7 +225,12 @@ def _agreement(details: dict[str, Any]) -> list[str]:
         f"| {index / AGREEMENT_BINS:.1f} to {(index + 1) / AGREEMENT_BINS:.1f} | {count:,} |"
         for index, count in enumerate(bins)
     ]
-    head = ["Accepted rows by the share of samples that voted for the label.", "", "| agreement | rows |", "| --- | ---: |"]
+    head = [
+        "Accepted rows by the share of samples that voted for the label.",
+        "",
+        "| agreement | rows |",
+        "| --- | ---: |",
+    ]
     return head + rows
 
 

@@ -38,22 +38,16 @@ State = Literal["finished", "running", "interrupted", "not begun"]
 class ProgressFile:
     """The driver's side. A context manager around all of the work, the manifest included.
 
-    A thread writes the file, every two seconds and also while nothing is finished (an engine that starts, a slow block), so that
-    writing costs the driver's loop nothing. Left without an error the file is removed; left by one it says that the work has ended.
+    A thread writes the file every two seconds, also while nothing is finished (a scan, an engine that starts), and the driver's loop does
+    not wait for it. Left without an error the file is removed; left by one it says that the work has ended.
     """
 
-    def __init__(
-        self, store: Store, *, total: int, done: int = 0, engines: Callable[[], Mapping[str, Any]] = dict,
-        every_s: float = _EVERY_S, clock: Clock = time.monotonic,
-    ) -> None:  # fmt: skip
-        """`done` of `total` rows have an outcome already. `engines`: what is known of them, as JSON; called before each write."""
-        self._store, self._engines, self._every_s = store, engines, every_s
-        self._recent = RecentRate(done, clock)
+    def __init__(self, store: Store, *, every_s: float = _EVERY_S, clock: Clock = time.monotonic) -> None:
+        self._store, self._every_s, self._clock = store, every_s, clock
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="label-progress")
         self._warned = False
-        self._work: dict[str, Any] = {}
         self._content: dict[str, Any] = {
             "format": _FORMAT,
             "host": socket.gethostname(),
@@ -62,9 +56,8 @@ class ProgressFile:
             "process": process_start(os.getpid()),
             "started": now(),
             "ended": False,
-            "resumed_at_rows": done,
         }
-        self.update(done, total, 0, {}, 0, 0)
+        self.begin(None, 0)
 
     def __enter__(self) -> Self:
         self.write()
@@ -81,14 +74,25 @@ class ProgressFile:
             self._content["ended"] = True
             self.write()
 
+    def begin(self, total: int | None, done: int, engines: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """The teacher is asked from now on: `done` of `total` rows have an outcome already. Until then, the corpus is scanned.
+
+        `engines`: what is known of the engines, as JSON; called before each write, by another thread.
+        """
+        with self._lock:
+            self._engines = engines
+            self._recent = RecentRate(done, self._clock)
+            self._content["resumed_at_rows"] = done
+        self.update(done, total, 0, {}, 0, 0)
+
     def update(
-        self, done: int, total: int, accepted: int, rejected_by_reason: Mapping[str, int], prompt_tokens: int,
+        self, done: int, total: int | None, accepted: int, rejected_by_reason: Mapping[str, int], prompt_tokens: int,
         output_tokens: int,
     ) -> None:  # fmt: skip
         """Note where the work stands: totals over all runs. Held-out rows are in `done`, `total` and the tokens. Cheap."""
         with self._lock:
             self._recent.note(done)
-            self._work = {
+            self._work: dict[str, Any] = {
                 "done": done,
                 "total": total,
                 "accepted": accepted,
@@ -164,7 +168,9 @@ def is_alive(progress: Mapping[str, Any], at: float) -> bool:
     if progress["ended"]:
         return False
     if progress["processes"] and progress["processes"] == process_table():
-        return bool(process_start(progress["pid"]) == progress["process"])  # the pid alone may be another process' by now
+        return bool(
+            process_start(progress["pid"]) == progress["process"]
+        )  # the pid alone may be another process' by now
     return bool(at - progress["updated_s"] < FRESH_S)
 
 

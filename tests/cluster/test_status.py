@@ -26,7 +26,8 @@ import sys, time
 from pipelines.artifacts import Store
 from pipelines.label.sink import Commit
 from pipelines.label.status import ProgressFile
-with ProgressFile(Store(sys.argv[1]), total=1000, done=100, engines=lambda: {"replicas": 2}) as live:
+with ProgressFile(Store(sys.argv[1])) as live:
+    live.begin(1000, 100, lambda: {"engines": 2, "busy_share": 0.5})
     live.update(300, 1000, 290, {"unparsable": 10}, 30000, 9000)
     live.write()
     print("working", flush=True)
@@ -72,7 +73,9 @@ def status(run_file: str, *options: str) -> Any:
     return json.loads(result.stdout) if "--json" in options else result.stdout
 
 
-def commit(store: Store, number: int, accepted: int, engine_errors: int = 0, scan: dict[str, Any] | None = None) -> None:
+def commit(
+    store: Store, number: int, accepted: int, engine_errors: int = 0, scan: dict[str, Any] | None = None
+) -> None:
     tally = Tally(accepted=accepted, rejected=Counter(engine_error=engine_errors))
     store.write("attempt.json", b"{}")
     store.write(f"commits/{number:06d}.json", Commit({}, tally, scan=scan).as_json())
@@ -113,7 +116,10 @@ def test_a_running_process_is_seen_and_its_death_at_once(
     commit(store, 1, 100, engine_errors=7)
     line = status(run_file).splitlines()[0]
     assert line.startswith("label     running      300/1,000 rows, ")
-    assert "96.7% accepted, 3.3% rejected (unparsable 3.3%), tokens 30,000 in, 9,000 out, replicas 2" in line
+    assert (
+        "96.7% accepted, 3.3% rejected (unparsable 3.3%), tokens 30,000 in, 9,000 out, engines 2, busy share 0.50"
+        in line
+    )
     assert f"pid {worker.pid} on " in line
     found = status(run_file, "--json")["stages"]["label"]
     assert (found["state"], found["pid"], found["resumed_at_rows"]) == ("running", worker.pid, 100)
@@ -134,7 +140,7 @@ def test_a_silent_process_is_still_running(store: Store, worker: subprocess.Pope
 
 def written(store: Store) -> dict[str, Any]:
     """The content of a progress file of this process."""
-    ProgressFile(store, total=10).write()
+    ProgressFile(store).write()
     return dict(json.loads(store.read(PROGRESS)))
 
 
@@ -154,23 +160,24 @@ def test_a_pid_that_another_process_has_by_now_is_nobody(store: Store) -> None:
 
 def test_an_error_ends_the_work_and_success_leaves_nothing(store: Store) -> None:
     def fail() -> None:
-        with ProgressFile(store, total=10):
+        with ProgressFile(store):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert label_status(store).state == "interrupted"
     store.write(f"{PROGRESS}.0123.tmp", b"what a kill left")
-    with ProgressFile(store, total=10):
+    with ProgressFile(store):
         assert label_status(store).state == "running"
         finish(store)
     assert label_status(store).state == "finished"
     assert store.files() == ["manifest.json"]
 
 
-def test_the_file_is_written_while_nothing_is_finished(store: Store) -> None:
+def test_the_file_is_written_while_nothing_is_finished(run_file: str, store: Store) -> None:
     """An engine may take minutes to start; whoever looks from another machine must see that somebody is there."""
-    with ProgressFile(store, total=1000, every_s=0.05):
+    with ProgressFile(store, every_s=0.05):
+        assert status(run_file).splitlines()[0].startswith("label     running      scanning the corpus, pid ")
         first = json.loads(store.read(PROGRESS))["updated_s"]
         deadline = time.monotonic() + 10
         while json.loads(store.read(PROGRESS))["updated_s"] == first:
@@ -179,7 +186,9 @@ def test_the_file_is_written_while_nothing_is_finished(store: Store) -> None:
 
 def test_rate_and_time_left(store: Store) -> None:
     at = 0.0
-    live = ProgressFile(store, total=1000, done=100, clock=lambda: at)
+    live = ProgressFile(store, clock=lambda: at)
+    at = 60.0  # the scan
+    live.begin(1000, 100)
     for done in range(200, 501, 100):
         at += 10.0
         live.update(done, 1000, done, {}, 0, 0)
@@ -190,7 +199,7 @@ def test_rate_and_time_left(store: Store) -> None:
 
 
 def test_updates_cost_the_loop_next_to_nothing(store: Store) -> None:
-    with ProgressFile(store, total=100_000) as live:
+    with ProgressFile(store) as live:
         began = time.perf_counter()
         for done in range(100_000):
             live.update(done, 100_000, done, {"tie": 1}, 0, 0)
@@ -201,7 +210,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_ends_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "labels").write_text("a file where the folder should be")
-    live = ProgressFile(Store(str(tmp_path / "labels")), total=10)
+    live = ProgressFile(Store(str(tmp_path / "labels")))
     live.write()
     live.write()
     assert capsys.readouterr().err.count("cannot be written") == 1

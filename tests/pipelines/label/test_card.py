@@ -129,7 +129,8 @@ def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> 
     ):
         assert line in card, line
     reasons = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("| ") and "|" in line[2:]]
-    assert [r for r in reasons if r in REJECT_REASONS] == ["bad_input", "low_agreement", "disagrees_with_gold", "rationale_length"]  # fmt: skip
+    listed = [reason for reason in reasons if reason in REJECT_REASONS]
+    assert listed == ["bad_input", "low_agreement", "disagrees_with_gold", "rationale_length"]
     shown = json.loads(card.partition("```json\n")[2].partition("\n```")[0])
     assert [row["input"] for row in shown] == [f"text {i}" for i in range(10)]
     assert shown[0]["agreement"] == 0.6
@@ -148,7 +149,10 @@ def test_no_text_of_others_becomes_markup(tmp_path: Path, text: str, prompt: str
     texts = [text, *NASTY]
     run = a_run(tmp_path, texts, prompt=prompt, model=f"hub/{text[:300]}")
     manifest, store = labels_of(tmp_path, texts)
-    tame_run, (tame_manifest, tame_store) = a_run(tmp_path / "tame", ["a"], prompt=prompt), labels_of(tmp_path / "tame", ["a"])
+    tame_run, (tame_manifest, tame_store) = (
+        a_run(tmp_path / "tame", ["a"], prompt=prompt),
+        labels_of(tmp_path / "tame", ["a"]),
+    )
     assert shape(dataset_card(run, manifest, store)) == shape(dataset_card(tame_run, tame_manifest, tame_store))
 
 
