@@ -10,7 +10,7 @@ from pipelines.config import RunConfig
 
 COMMANDS = {
     "quickstart": {"--output", "--recipe", "--set", "--json", "--verbose"},
-    "plan": {"RUN", "--prompts", "--set", "--json", "--verbose"},
+    "plan": {"RUN", "--prompts", "--calibrate", "--set", "--json", "--verbose"},
     "status": {"RUN", "--follow", "--set", "--json", "--verbose"},
     "label": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "train": {"RUN", "--replace", "--set", "--json", "--verbose"},
