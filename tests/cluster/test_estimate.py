@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -166,7 +167,7 @@ def test_histogram_counts_every_length_once(lengths: list[int]) -> None:
     found = histogram(lengths, bins=12)
     edges, counts = found["edges"], found["counts"]
     assert len(edges) == len(counts) + 1 <= 13
-    assert counts == [sum(low <= n < high for n in lengths) for low, high in zip(edges, edges[1:], strict=False)]
+    assert counts == [sum(low <= n < high for n in lengths) for low, high in itertools.pairwise(edges)]
     assert sum(counts) == len(lengths)
     assert counts[0] > 0 < counts[-1]
 
