@@ -133,7 +133,7 @@ def label_estimate(
         prompt_tokens: of these rows together.
         text_bytes: of a row's input, id and gold label, on average.
         throughput: of one replica.
-    """  # fmt: skip
+    """
     from pipelines.label.figures import cost
 
     teacher, replicas = run.teacher, run.teacher.replicas.max
