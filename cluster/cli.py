@@ -75,19 +75,56 @@ def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bo
 @click.option(
     "--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="How many rendered prompts to show."
 )
+@click.option(
+    "--calibrate",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Label N rows for real, and throw them away, to measure how fast it goes.",
+)
 @run_options
-def plan(run_file: str, prompts: int, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
-    """What a run would do: resolved config, first prompts, tokens, storage, what is finished already.
+def plan(
+    run_file: str, prompts: int, calibrate: int | None, overrides: tuple[str, ...], as_json: bool, verbose: bool
+) -> None:
+    """What a run would do and take: config, first prompts, tokens, time, GPU-hours, storage, cost, what is finished already.
 
     \b
     Example:
-      raystill plan svamp.yaml --set corpus.limit=100
+      raystill plan svamp.yaml --calibrate 200
     """
-    del verbose  # nothing is started that would log
-    from cluster.plan import make_plan, print_plan
+    from cluster.plan import make_plan
+    from cluster.plan_text import print_plan
     from pipelines.run_file import load_run
 
-    print_plan(make_plan(load_run(run_file, overrides), prompts), as_json=as_json)
+    run = load_run(run_file, overrides)
+    measured = None
+    if calibrate is not None:
+        from cluster.calibrate import calibrate as measure
+
+        check_inputs(run, ("label",))
+        measured = measure(run, calibrate, verbose=verbose)
+    print_plan(make_plan(run, prompts, measured), as_json=as_json)
+
+
+@main.command()
+@click.argument("run_file", metavar="RUN")
+@click.option("--follow", is_flag=True, help="Go on showing it until labelling has ended.")
+@run_options
+def status(run_file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """Where each stage of a run stands; also while another shell, or another machine, is working on it.
+
+    \b
+    Example:
+      raystill status svamp.yaml --follow
+    """
+    del verbose  # nothing is started that would log
+    from cluster.status import follow_status, print_status
+    from pipelines.run_file import load_run
+
+    run = load_run(run_file, overrides)
+    if follow:
+        follow_status(run, run_file, as_json=as_json)
+    else:
+        print_status(run, run_file, as_json=as_json)
 
 
 def _stage_command(name: str, text: str) -> None:

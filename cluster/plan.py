@@ -1,114 +1,242 @@
-"""What a run would do, found out without starting anything heavy: no Ray, no engine, no weights.
+"""`raystill plan`: what a run would do, found out without starting anything heavy: no Ray, no engine, no weights (but for --calibrate).
 
-Token counts come from the teacher's own tokenizer where it is a local folder, else from the length of the text (4 characters a token),
-and the plan says which. Only the first 1,000 rows are rendered; the totals scale them up to the rows that are there.
+Token counts come from the teacher's own tokenizer where its folder is on this machine (or in the hub's cache), else from the length of
+the text (4 characters a token), and the plan says which. Only the first 1,000 rows are rendered; the totals scale them up.
+The arithmetic stands in estimate.py, the words in plan_text.py.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
 import statistics
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import Store, read_manifest
+from cluster.calibrate import labels_bytes
+from cluster.estimate import (
+    CHARACTERS_PER_TOKEN,
+    Throughput,
+    by_labels,
+    by_reference,
+    histogram,
+    label_estimate,
+    share_at,
+)
+from pipelines.artifacts import Manifest, Store, fingerprint, read_manifest
 from pipelines.config import RunConfig
 from pipelines.corpus import corpus_files, corpus_splits, heldout_files, read_split
 from pipelines.errors import UserError
-from pipelines.tasks import load_task, task_spec
+from pipelines.tasks import Example, Task, load_task, task_spec
 
 _RENDERED_ROWS = 1000
-_CHARACTERS_PER_TOKEN = 4.0
-_BYTES_PER_LABEL = 400  # of a compressed Parquet row beside its text
 
 
-def make_plan(run: RunConfig, prompts: int) -> dict[str, Any]:
-    """The plan as one tree: config, prompts, rows, tokens, storage, artifacts. Raises UserError for wrong input."""
-    from pipelines.label.prompts import render_prompt
+@dataclass
+class _Corpus:
+    """What one pass over the corpus finds."""
+
+    rows: dict[str, int] = field(default_factory=lambda: {"train": 0, "heldout": 0, "unreadable": 0})
+    first: list[Example] = field(default_factory=list)
+    text_bytes: int = 0
+    """Of the first examples: input, id and gold label."""
+
+
+def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = None) -> dict[str, Any]:
+    """The plan as one tree: config, prompts, rows, tokens, throughput, stages, exists. Raises UserError for wrong input."""
+    from pipelines.label.prompts import prompt_text, render_prompt
     from pipelines.label.stage import check_label
 
     check_label(run)
     task = load_task(task_spec(run.task, run.task_options))
-    train = corpus_files(run.corpus.train, "corpus.train")
-    rows = {"train": _count(train, run, task), "heldout": _count(heldout_files(run.corpus) or [], run, task)}
-    shown = itertools.islice(_examples(train, run, task), _RENDERED_ROWS)
-    rendered = [render_prompt(task, example, run.teacher) for example in shown]
-    if not rendered:
+    corpus = _read_corpus(run, task)
+    if not corpus.first:
         raise UserError("corpus.train", "no row of it can be read by the task", "Look at corpus.fields.")
+    texts = [prompt_text(render_prompt(task, example, run.teacher)) for example in corpus.first]
     count, how = _counter(run.teacher.model)
-    lengths = [count(prompt.text) for prompt in rendered]
-    total = sum(rows.values())
-    answer = run.teacher.sampling.n * run.teacher.sampling.max_tokens
-    text = statistics.mean(len(prompt.example.input) for prompt in rendered)
+    lengths = [count(text) for text in texts]
+    mean = statistics.mean(lengths)
+    asked = corpus.rows["train"] + corpus.rows["heldout"]
+    exists = existing(run, task)
+    throughput = calibration or _known_throughput(run, task)
+    remaining = max(asked - exists["label"]["rows_finished"], 0) if not exists["label"]["reused"] else 0
+    text_bytes = corpus.text_bytes / len(corpus.first)
+    room = run.teacher.vllm.max_model_len - run.teacher.sampling.max_tokens
     return {
         "config": run.model_dump(),
-        "prompts": [prompt.text for prompt in rendered[:prompts]],
-        "rows": rows,
+        "prompts": texts[:prompts],
+        "rows": corpus.rows,
         "tokens": {
             "counted_with": how,
+            "rows_counted": len(lengths),
             "prompt": {
-                "mean": statistics.mean(lengths),
+                "mean": mean,
+                "median": share_at(lengths, 0.5),
+                "p95": share_at(lengths, 0.95),
                 "max": max(lengths),
-                "total": round(statistics.mean(lengths) * total),
+                "total": round(mean * asked),
             },
-            "output_at_most": answer * total,
+            "histogram": histogram(lengths),
+            "too_long": sum(n > room for n in lengths) if run.teacher.engine == "vllm" else 0,
+            "output_at_most": run.teacher.sampling.n * run.teacher.sampling.max_tokens * asked,
         },
-        "storage_bytes": {"labels": round(total * (text + _BYTES_PER_LABEL))},
-        "exists": _existing(run),
+        "throughput": dataclasses.asdict(throughput),
+        "stages": {
+            "label": label_estimate(run, remaining, round(mean * remaining), text_bytes, throughput),
+            "train": _train_estimate(run, corpus.rows["train"], reused=exists["train"]["reused"]),
+            "evaluate": _evaluate_estimate(run, corpus.rows["heldout"], reused=exists["evaluate"]["reused"]),
+        },
+        "exists": exists,
     }
 
 
-def print_plan(plan: dict[str, Any], *, as_json: bool) -> None:
-    """The plan on stdout."""
-    if as_json:
-        json.dump(plan, sys.stdout, ensure_ascii=False, indent=2)
-        print()
-        return
-    import yaml
+def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
+    """For each stage: {"state", "reused", "detail"}; label also "rows_finished" of an unfinished run of the same labels."""
+    from pipelines.label.stage import label_identity
+    from pipelines.label.status import label_status
+    from pipelines.train.checks import train_identity
 
-    tokens = plan["tokens"]
-    print(yaml.safe_dump(plan["config"], sort_keys=False, allow_unicode=True))
-    for number, prompt in enumerate(plan["prompts"], 1):
-        print(f"--- prompt {number}\n{prompt}\n")
-    print(f"rows      {plan['rows']['train']:,} train, {plan['rows']['heldout']:,} held out")
-    print(f"prompts   {tokens['prompt']['mean']:.0f} tokens on average, {tokens['prompt']['max']:,} at most, "
-          f"{tokens['prompt']['total']:,} in all ({tokens['counted_with']})")  # fmt: skip
-    print(f"answers   {tokens['output_at_most']:,} tokens at most")
-    print(f"storage   about {plan['storage_bytes']['labels'] / 1e6:.1f} MB of labels")
-    for stage, state in plan["exists"].items():
-        print(f"{stage:9} {state}")
-
-
-def _count(files: list[str], run: RunConfig, task: Any) -> int:
-    splits = corpus_splits(files, "train", limit=run.corpus.limit) if files else []
-    return sum(1 for split in splits for _ in read_split(split, task, run.corpus.fields))
-
-
-def _examples(files: list[str], run: RunConfig, task: Any) -> Any:
-    for split in corpus_splits(files, "train", limit=run.corpus.limit):
-        for row in read_split(split, task, run.corpus.fields):
-            if row.example is not None:
-                yield row.example
+    output = Store(run.output)
+    labels = output.child("labels")
+    identity = label_identity(run)
+    manifest = read_manifest(labels, "labels")
+    found: dict[str, dict[str, Any]] = {"label": _state(manifest, identity) | {"rows_finished": 0}}
+    status = label_status(labels)
+    if manifest is None and status.state in ("running", "interrupted"):
+        found["label"] |= _begun(labels, identity, status.state, status.detail)
+    student = read_manifest(output.child("student"), "student")
+    same_labels = manifest is not None and found["label"]["reused"]
+    found["train"] = _state(student, train_identity(run, task, manifest) if manifest and same_labels else None)
+    report = read_manifest(output.child("report"), "report")
+    found["evaluate"] = _state(report, None)
+    if report and student and found["train"]["reused"] and report.identity.get("student") == student.fingerprint:
+        found["evaluate"] |= {"reused": True, "detail": "reused unless the held-out examples have changed"}
+    elif report:
+        found["evaluate"]["detail"] = "of another student: made anew"
+    return found
 
 
-def _counter(model: str | None) -> tuple[Any, str]:
-    tokenizer_file = Path(model or "", "tokenizer.json")
-    if model and tokenizer_file.is_file():
+def _state(manifest: Manifest | None, identity: dict[str, Any] | None) -> dict[str, Any]:
+    if manifest is None:
+        return {"state": "to be made", "reused": False, "detail": ""}
+    reused = identity is not None and manifest.fingerprint == fingerprint(identity)
+    detail = "reused" if reused else "made with other settings or inputs: refused without --replace"
+    return {"state": f"finished {manifest.created}", "reused": reused, "detail": detail}
+
+
+def _begun(labels: Store, identity: dict[str, Any], state: str, detail: dict[str, Any]) -> dict[str, Any]:
+    rows = int(detail["rows"] if state == "interrupted" else detail["done"])
+    begun = json.loads(labels.read("attempt.json")) if labels.exists("attempt.json") else {}
+    if begun and begun["fingerprint"] != fingerprint(identity):
+        return {"state": state, "detail": f"with other settings ({rows:,} rows): refused without --replace"}
+    return {"state": state, "detail": f"{rows:,} rows are finished and are not asked again", "rows_finished": rows}
+
+
+def _read_corpus(run: RunConfig, task: Task) -> _Corpus:
+    corpus = _Corpus()
+    sources = {"train": corpus_files(run.corpus.train, "corpus.train"), "heldout": heldout_files(run.corpus) or []}
+    for name, files in sources.items():
+        for split in corpus_splits(files, "train", limit=run.corpus.limit):
+            for row in read_split(split, task, run.corpus.fields):
+                if row.example is None:
+                    corpus.rows["unreadable"] += 1
+                    continue
+                corpus.rows[name] += 1
+                if name == "train" and len(corpus.first) < _RENDERED_ROWS:
+                    corpus.first.append(row.example)
+                    text = row.example.input + row.example.id + (row.example.gold or "")
+                    corpus.text_bytes += len(text.encode())
+    return corpus
+
+
+def _model_file(model: str | None, name: str) -> Path | None:
+    """A file of a model that is on this machine: in its folder, or in the hub's cache. Nothing is fetched."""
+    if not model:
+        return None
+    if Path(model).expanduser().is_dir():
+        file = Path(model).expanduser() / name
+        return file if file.is_file() else None
+    if model.count("/") > 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, name)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _counter(model: str | None) -> tuple[Callable[[str], int], str]:
+    file = _model_file(model, "tokenizer.json")
+    if file is not None:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        return (lambda text: len(tokenizer.encode(text).ids)), "the teacher's tokenizer"
-    return (lambda text: round(len(text) / _CHARACTERS_PER_TOKEN)), "estimated, 4 characters a token"
+        tokenizer = Tokenizer.from_file(str(file))
+        return (
+            lambda text: len(tokenizer.encode(text).ids)
+        ), "the teacher's tokenizer, without marks of a chat template"
+    return (lambda text: round(len(text) / CHARACTERS_PER_TOKEN)), "an estimate of 4 characters a token"
 
 
-def _existing(run: RunConfig) -> dict[str, str]:
-    states = {}
-    kinds: dict[str, Any] = {"labels": "labels", "student": "student", "report": "report"}
-    for name, kind in kinds.items():
-        manifest = read_manifest(Store(run.output).child(name), kind)
-        states[name] = (
-            f"finished {manifest.created}, fingerprint {manifest.fingerprint[:12]}" if manifest else "to be made"
-        )
-    return states
+def _known_throughput(run: RunConfig, task: Task) -> Throughput:
+    """From finished labels of the same teacher below OUTPUT, else scaled from a reference, else unknown."""
+    from pipelines.label.stage import label_identity
+
+    output = Store(run.output)
+    manifest = read_manifest(output.child("labels"), "labels")
+    if manifest:
+        mine, theirs = label_identity(run)["teacher"], manifest.identity.get("teacher", {})
+        gpus = manifest.config["teacher"]["gpus_per_replica"]
+        same = all(mine[key] == theirs.get(key) for key in ("engine", "model", "outputs", "prompt", "sampling"))
+        if same and gpus == run.teacher.gpus_per_replica:
+            source = f"the labels of the same teacher in {run.output}, of {manifest.created}"
+            known = by_labels(manifest.model_dump(), "labels", source, labels_bytes(output))
+            if known:
+                return known
+    file = _model_file(run.teacher.model, "config.json") if run.teacher.engine == "vllm" else None
+    config = json.loads(file.read_text(encoding="utf-8")) if file else None
+    return by_reference(config, run.teacher, task.name)
+
+
+def _train_estimate(run: RunConfig, rows: int, *, reused: bool) -> dict[str, Any]:
+    """Scaled from a student with the same settings below OUTPUT; nothing else would be more than a guess."""
+    if reused:
+        return {"seconds": 0.0, "gpu_hours": 0.0, "source": "the student is reused"}
+    manifest = read_manifest(Store(run.output).child("student"), "student")
+    keys = ("workers", "gpus_per_worker", "tokens_per_batch", "precision", "zero_stage")
+    if (
+        manifest is None
+        or manifest.config["student"] != run.student.model_dump(mode="json")
+        or any(manifest.config["training"][key] != getattr(run.training, key) for key in keys)
+    ):
+        return {
+            "seconds": None,
+            "gpu_hours": None,
+            "source": "unknown: no student with these settings was trained here",
+        }
+    share = run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0
+    before = manifest.counts["train_examples"] * manifest.config["training"]["epochs"]
+    seconds = manifest.timings_s["train"] * rows * (1 - share) * run.training.epochs / before
+    gpus = run.training.workers * run.training.gpus_per_worker
+    source = f"the training of {manifest.created}, by examples x epochs, as if every row were accepted"
+    return {"seconds": seconds, "gpu_hours": seconds * gpus / 3600 if gpus else None, "source": source}
+
+
+def _evaluate_estimate(run: RunConfig, heldout: int, *, reused: bool) -> dict[str, Any]:
+    """Scaled from a report below OUTPUT with the same student settings."""
+    if reused:
+        return {"seconds": 0.0, "gpu_hours": 0.0, "source": "the report is reused"}
+    manifest = read_manifest(Store(run.output).child("report"), "report")
+    same = manifest is not None and all(
+        manifest.config[key] == getattr(run, key).model_dump(mode="json") for key in ("student", "evaluation")
+    )
+    if manifest is None or not same or not manifest.counts["scored"] or not heldout:
+        return {
+            "seconds": None,
+            "gpu_hours": None,
+            "source": "unknown: no student with these settings was evaluated here",
+        }
+    seconds = manifest.timings_s["total"] * heldout / manifest.counts["scored"]
+    gpus = run.evaluation.workers * run.evaluation.gpus_per_worker
+    source = f"the evaluation of {manifest.created}, by examples"
+    return {"seconds": seconds, "gpu_hours": seconds * gpus / 3600 if gpus else None, "source": source}

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipelines.artifacts import Manifest
 from pipelines.config import RunConfig
+from pipelines.progress import duration
+
+_LABEL_DETAILS = ("tokens", "resumed_at_rows", "throughput", "agreement_histogram", "gpu_hours", "cost")
+_BAR_CHARACTERS = 30
 
 
 def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float) -> dict[str, Any]:
@@ -22,24 +27,18 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
         "counts": manifest.counts,
     }
     if stage == "label":
-        summary["tokens"] = manifest.details["tokens"]
+        summary |= {key: manifest.details.get(key) for key in _LABEL_DETAILS}
+        summary["timings_s"] = manifest.timings_s
     if stage == "train":
         summary["training"] = manifest.details["training"]
     return summary
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """One line for people."""
+    """What was done, for people; several lines where there is much to say."""
     counts = summary["counts"]
     if summary["stage"] == "label":
-        gold, reasons = counts["gold"], counts["rejected_by_reason"]
-        text = f"{counts['read']:,} read = {counts['accepted']:,} accepted + {counts['rejected']:,} rejected"
-        if reasons:
-            text += f" ({', '.join(f'{reason} {count:,}' for reason, count in reasons.items())})"
-        if gold["with_gold"]:
-            share = gold["agreeing"] / gold["with_gold"]
-            text += f"; the teacher's label is gold in {gold['agreeing']:,} of {gold['with_gold']:,} ({share:.1%})"
-        return text
+        return "\n".join(_label_lines(summary))
     if summary["stage"] == "train":
         training = summary["training"]
         return (
@@ -47,6 +46,43 @@ def describe(summary: dict[str, Any]) -> str:
             f"ZeRO stage {training['zero_stage']}"
         )
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if isinstance(count, int))
+
+
+def _label_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Counts and rejects; rates, with the engine's start apart; agreement; cost. A figure that was not measured has no line."""
+    counts, timings = summary["counts"], summary["timings_s"]
+    gold = counts["gold"]
+    yield f"{counts['read']:,} read = {counts['accepted']:,} accepted + {counts['rejected']:,} rejected"
+    for reason, count in sorted(counts["rejected_by_reason"].items(), key=lambda item: -item[1]):
+        yield f"  {reason} {count:,} ({count / counts['read']:.1%})"
+    if gold["with_gold"]:
+        share = gold["agreeing"] / gold["with_gold"]
+        yield f"the teacher's label is gold in {gold['agreeing']:,} of {gold['with_gold']:,} ({share:.1%})"
+    rates = summary["throughput"]
+    if rates and rates["rows_per_s"]:
+        yield (
+            f"{rates['rows_per_s']:,.1f} rows/s; tokens/s {rates['prompt_tokens_per_s']:,.0f} in, "
+            f"{rates['output_tokens_per_s']:,.0f} out; engine start {duration(timings['engine_start'])}, apart"
+        )
+        if rates["engine_busy_share"] is not None:
+            yield f"engines busy {rates['engine_busy_share']:.1%} of the time, {rates['replicas']:.1f} of them on average"
+        if summary["resumed_at_rows"]:
+            yield f"(rates of the {rates['rows']:,} rows that the last run asked)"
+    if summary["agreement_histogram"]:
+        yield from agreement_lines(summary["agreement_histogram"])
+    if summary["gpu_hours"] is not None:
+        yield f"{summary['gpu_hours']:.2f} GPU-hours"
+    if summary["cost"]:
+        yield f"estimated cost {summary['cost']['amount']:,.2f}: {summary['cost']['basis']}"
+
+
+def agreement_lines(bins: Sequence[int]) -> Iterator[str]:
+    """The accepted rows by agreement, a bar for each tenth that has any."""
+    yield "agreement of the samples:"
+    for tenth, count in enumerate(bins):
+        if count:
+            bar = "█" * max(1, round(_BAR_CHARACTERS * count / max(bins)))
+            yield f"  {tenth / 10:.1f} to {(tenth + 1) / 10:.1f}  {bar} {count:,}"
 
 
 def print_summary(summaries: list[dict[str, Any]], *, as_json: bool, extra: dict[str, Any] | None = None) -> None:

@@ -87,8 +87,11 @@ class Store:
         with self.fs.open_input_stream(self.path(name)) as stream:
             return cast(bytes, stream.read())
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file so that a reader sees all of it or none, also when this process is killed meanwhile."""
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write a file so that a reader sees all of it or none, also when this process is killed meanwhile.
+
+        `durable` False: a loss of power may still take it; for what is written every few seconds and decides nothing.
+        """
         path = self.path(name)
         self.fs.create_dir(path.rpartition("/")[0], recursive=True)
         if not self.is_local:
@@ -99,9 +102,11 @@ class Store:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.rpartition("/")[0])
+        if durable:
+            _sync_folder(path.rpartition("/")[0])
 
     def put_folder(self, local: str | Path) -> None:
         """Copy the files of a local folder into this store."""

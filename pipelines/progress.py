@@ -1,35 +1,82 @@
-"""Progress of a stage on stderr: done, rate, time left. A live bar in a terminal; a line every ten seconds elsewhere."""
+"""Progress of a stage on stderr: done, rate, time left. A live bar in a terminal; a line every ten seconds elsewhere.
+
+The rate is that of the last minute, and the time left follows from it: an engine that started slowly, or a backlog that grew, is
+forgotten after a minute, and work that has stopped shows a rate that falls to 0.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+RATE_WINDOW_S = 60.0
 _LINE_EVERY_S = 10.0
+_MARK_EVERY_S = 1.0
+Clock = Callable[[], float]
+
+
+class RecentRate:
+    """Units per second over the last minute, or since the beginning where that is nearer. Holds at most 62 marks."""
+
+    def __init__(self, done: int, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._done = done
+        self._marks: deque[tuple[float, int]] = deque([(clock(), done)])
+
+    def note(self, done: int) -> None:
+        """Note how much is done by now, in all. Less than before (a worker went back to its checkpoint) begins anew."""
+        now = self._clock()
+        if done < self._done:
+            self._marks.clear()
+        self._done = done
+        if not self._marks or now - self._marks[-1][0] >= _MARK_EVERY_S:
+            self._marks.append((now, done))
+
+    @property
+    def per_s(self) -> float:
+        """Units per second up to this moment; 0 where nothing is done or no time has passed."""
+        now = self._clock()
+        # The oldest mark kept is the last one before the window, so that the window is always covered.
+        while len(self._marks) > 1 and self._marks[1][0] <= now - RATE_WINDOW_S:
+            self._marks.popleft()
+        began, done = self._marks[0]
+        return (self._done - done) / (now - began) if now > began else 0.0
+
+    def seconds_left(self, total: int | None) -> float | None:
+        """Until `total` at this rate; None where the total or the rate is not known."""
+        rate = self.per_s
+        return None if total is None or rate <= 0 else max(total - self._done, 0) / rate
 
 
 class Progress:
     """Counts work. `total` None where it is not known beforehand. `start` is what an earlier run had done."""
 
-    def __init__(self, title: str, total: int | None, unit: str, start: int = 0) -> None:
+    def __init__(
+        self, title: str, total: int | None, unit: str, start: int = 0, clock: Clock = time.monotonic,
+        console: Console | None = None,
+    ) -> None:  # fmt: skip
         self.title, self.total, self.unit = title, total, unit
-        self.done = self._at_start = start
-        self._began = self._last_line = time.monotonic()
-        console = Console(stderr=True)
+        self.done = start
+        self._clock = clock
+        self._recent = RecentRate(start, clock)
+        self._last_line = clock()
+        console = console or Console(stderr=True)
         self._bar: RichProgress | None = None
         if console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                TextColumn("{task.fields[detail]}"), console=console, transient=True,
+                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
+                TextColumn("{task.fields[detail]}", markup=False), console=console, transient=True,
             )  # fmt: skip
-            self._task = self._bar.add_task(title, total=total, completed=start, rate="", detail="")
+            self._task = self._bar.add_task(title, total=total, completed=start, rate="", left="", detail="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -42,21 +89,39 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units per second since this run began."""
-        return (self.done - self._at_start) / max(time.monotonic() - self._began, 1e-9)
+        """Units per second over the last minute."""
+        return self._recent.per_s
 
     def advance(self, amount: int, detail: str = "") -> None:
         """Note that `amount` more units are done; `detail` is shown at the end of the line."""
         self.done += amount
+        self._recent.note(self.done)
         if self._bar:
-            self._bar.update(self._task, completed=self.done, rate=f"{self.rate:.1f} {self.unit}/s", detail=detail)
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
-            self._last_line = time.monotonic()
+            rate, left = f"{self.rate:.1f} {self.unit}/s", self._left()
+            self._bar.update(self._task, completed=self.done, rate=rate, left=left, detail=detail)
+        elif self._clock() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = self._clock()
             print(self._line(detail), file=sys.stderr, flush=True)
 
     def _line(self, detail: str) -> str:
         of = f"/{self.total:,}" if self.total is not None else ""
-        left = ""
-        if self.total is not None and self.rate > 0:
-            left = f", {max(self.total - self.done, 0) / self.rate:.0f} s left"
-        return f"{self.title}: {self.done:,}{of} {self.unit}, {self.rate:.1f} {self.unit}/s{left} {detail}".rstrip()
+        parts = [f"{self.title}: {self.done:,}{of} {self.unit}", f"{self.rate:.1f} {self.unit}/s", self._left(), detail]
+        return ", ".join(part for part in parts if part)
+
+    def _left(self) -> str:
+        left = self._recent.seconds_left(self.total)
+        return "" if left is None else f"{duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Time for people: `42 s`, `3 min 20 s`, `5 h 07 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"

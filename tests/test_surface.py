@@ -10,7 +10,8 @@ from pipelines.config import RunConfig
 
 COMMANDS = {
     "quickstart": {"--output", "--recipe", "--set", "--json", "--verbose"},
-    "plan": {"RUN", "--prompts", "--set", "--json", "--verbose"},
+    "plan": {"RUN", "--prompts", "--calibrate", "--set", "--json", "--verbose"},
+    "status": {"RUN", "--follow", "--set", "--json", "--verbose"},
     "label": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "train": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "evaluate": {"RUN", "--replace", "--set", "--json", "--verbose"},

@@ -5,6 +5,7 @@ A row that was in an engine when it died is a suspect: it is asked again alone. 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Usage:
     busy_s: float
     """Of `up_s`, with at least one row in the engine."""
     deaths: int
+    first_ready_s: float | None
+    """From the beginning of the run to its first engine's readiness; None where there was none."""
 
 
 @dataclass
@@ -51,11 +54,18 @@ class Ledger:
     """Why no engine can answer anything. Ray Data hands on the text of an actor's error between other texts, so it is kept here."""
     budget: str = ""
     """Why rows were not asked, where the budget is used up."""
+    began: float = field(default_factory=time.monotonic)
+    first_ready_s: float | None = None
 
     def starting(self) -> tuple[dict[RowKey, int], int, int]:
         """An engine is about to start. (strikes by row, fruitless starts before this one, engines that ever started)."""
         self.fruitless += 1
         return dict(self.strikes), self.fruitless - 1, self.started
+
+    def ready(self) -> None:
+        """An engine is ready."""
+        if self.first_ready_s is None:
+            self.first_ready_s = time.monotonic() - self.began
 
     def report(self, engine: str, start_s: float, up_s: float, busy_s: float) -> None:
         """An engine has answered; its times so far."""
@@ -89,6 +99,7 @@ class Ledger:
             sum(e.up_s for e in engines),
             sum(e.busy_s for e in engines),
             self.deaths,
+            self.first_ready_s,
         )
 
 

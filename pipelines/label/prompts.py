@@ -29,6 +29,13 @@ def render_prompt(task: Task, example: Example, config: TeacherConfig) -> Prompt
     return Prompt(example, _plain(task, example), tuple(messages))
 
 
+def prompt_text(prompt: Prompt) -> str:
+    """The prompt for people: its text, or its messages, each under its role (the model's chat template adds marks of its own)."""
+    if not prompt.messages:
+        return prompt.text
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt.messages)
+
+
 def _plain(task: Task, example: Example) -> str:
     parts = [task.instruction] if task.instruction else []
     parts += [f"Q: {shot.question}\nA: {shot.answer}" for shot in task.shots]

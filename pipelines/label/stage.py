@@ -30,8 +30,10 @@ from pipelines.corpus import Split, check_columns, corpus_files, corpus_splits, 
 from pipelines.decode import check_model
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.card import dataset_card
+from pipelines.label.figures import label_details
 from pipelines.label.scan import scan_corpus
 from pipelines.label.sink import LabelSink, ScanRecord
+from pipelines.label.status import ProgressFile
 from pipelines.label.stream import stream
 from pipelines.label.tally import Tally
 from pipelines.tasks import TaskSpec, load_task, task_spec
@@ -113,17 +115,16 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         store.clear()
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
-    with LabelSink(store, identity, run.labelling, finished_before) as sink:
+    with LabelSink(store, identity, run.labelling, finished_before) as sink, ProgressFile(store) as live:
         already = sink.tally.done - sink.retried
         splits, scan = _scan(run, spec, sink, count_rejects=finished_before is None)
         scanned = time.monotonic()
-        usage = stream(run, spec, splits, scan, sink)
-        sink.commit()
-        labelled = time.monotonic()
+        work, usage = stream(run, spec, splits, scan, sink, live)
         _check_complete(scan, sink)
         manifest = _manifest(run, identity, scan, sink)
-        manifest.timings_s = {"scan": scanned - began, "label": labelled - scanned}
+        manifest.timings_s = {"scan": scanned - began, "engine_start": work.engine_start_s, "label": work.seconds}
         manifest.details |= {"resumed_at_rows": already, "engines": dataclasses.asdict(usage)}
+        manifest.details |= label_details(work, sink.tally, run.teacher)
         store.write("README.md", dataset_card(run, manifest, store).encode())
         write_manifest(store, manifest)
         sink.tidy()

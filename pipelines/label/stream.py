@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +21,12 @@ from pipelines.config import RunConfig
 from pipelines.corpus import Split, read_split
 from pipelines.errors import RaystillError, StageFailedError, UserError
 from pipelines.label.actor import TeacherActor
+from pipelines.label.figures import Work, shares
 from pipelines.label.ids import Keys, contains, id_keys
 from pipelines.label.ledger import Usage, ledger_actor
 from pipelines.label.scan import SPLIT_SHIFT
 from pipelines.label.sink import LabelSink, Positions, ScanRecord
+from pipelines.label.status import ProgressFile
 from pipelines.label.teachers.base import TeacherUnusableError
 from pipelines.progress import Progress
 from pipelines.schema import EXAMPLE
@@ -52,8 +56,10 @@ def in_flight(run: RunConfig) -> InFlight:
     return InFlight(_ROWS_PER_BLOCK, max(-(-_ASSIGNED_BATCHES * batch // _ROWS_PER_BLOCK), 4), batch + -(-batch // 4))
 
 
-def stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink) -> Usage:
-    """Give every row that has none an outcome, and commit it.
+def stream(
+    run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink, live: ProgressFile
+) -> tuple[Work, Usage]:
+    """Give every row that has none an outcome, and commit it. What that took, and what the engines did.
 
     Raises:
         StageFailedError: the engine cannot be started, or most of the first rows are rejected. What is finished is committed.
@@ -62,21 +68,52 @@ def stream(run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord
 
     total = sum(scan.rows.values())
     done = sink.tally.done - sink.retried
-    ledger = ledger_actor()
+    ledger, before = ledger_actor(), copy.deepcopy(sink.tally)
+    live.begin(total, done, partial(_engines, ledger))
+    began = last = time.monotonic()
     with Progress("label", total=total, unit="rows", start=done) as progress:
         progress.advance(0)
         if done < total:
             try:
                 for table in _outcomes(run, spec, splits, scan, sink, ledger):
                     sink.add(table)
-                    progress.advance(len(table), detail=f"{sink.tally.accepted:,} accepted")
+                    last = time.monotonic()
+                    tally = sink.tally
+                    progress.advance(len(table), detail=shares(tally.accepted, tally.rejected))
+                    live.update(
+                        progress.done, total, tally.accepted, tally.rejected, tally.prompt_tokens, tally.output_tokens
+                    )
             except RayError as error:
                 sink.commit()
                 raise _failure(error) from error
     import ray
 
+    sink.commit()
     usage: Usage = ray.get(ledger.usage.remote())
-    return usage
+    first = usage.first_ready_s or 0.0
+    work = Work(
+        rows=sink.tally.done - sink.retried - done,
+        prompt_tokens=sink.tally.prompt_tokens - before.prompt_tokens,
+        output_tokens=sink.tally.output_tokens - before.output_tokens,
+        seconds=last - began - first,
+        engine_start_s=first,
+        start_s=usage.start_s,
+        up_s=usage.up_s,
+        busy_s=usage.busy_s,
+    )
+    return work, usage
+
+
+def _engines(ledger: Any) -> dict[str, Any]:
+    """What is known of the engines, for whoever looks from outside."""
+    import ray
+
+    try:
+        usage: Usage = ray.get(ledger.usage.remote(), timeout=10)
+    except ray.exceptions.RayError:
+        return {}  # the cluster is going down: the main thread reports why
+    busy = usage.busy_s / usage.up_s if usage.up_s else None
+    return {"engines": usage.engines, "busy_share": busy, "deaths": usage.deaths, "start_s": usage.first_ready_s}
 
 
 def _outcomes(

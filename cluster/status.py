@@ -1,0 +1,140 @@
+"""`raystill status RUN`: where each stage of a run stands, read from the run's folder alone: no Ray, on a local disk or an object store."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.artifacts import ArtifactType, Store, read_manifest
+from pipelines.config import RunConfig
+from pipelines.errors import StageFailedError
+from pipelines.progress import duration
+
+_READ_EVERY_S = 2.0
+_LINE_EVERY_S = 10.0
+
+
+def run_status(run: RunConfig) -> dict[str, Any]:
+    """{"run", "output", "stages": {"label": {"state", ...}, "train": ..., "evaluate": ...}}.
+
+    States: finished, running (label only: the others leave no sign of life), interrupted, begun (unfinished work is there, and
+    whether somebody works on it cannot be told), not begun.
+
+    Raises:
+        UserError: a manifest is damaged, or of another type or schema version.
+    """
+    from pipelines.label.status import label_status
+
+    output = Store(run.output)
+    label = label_status(output.child("labels"))
+    return {
+        "run": run.name,
+        "output": output.uri,
+        "stages": {
+            "label": {"state": label.state, **label.detail},
+            "train": _by_manifest(output, "student", "training"),
+            "evaluate": _by_manifest(output, "report", None),
+        },
+    }
+
+
+def status_lines(status: dict[str, Any], run_file: str, *, at: float) -> list[str]:
+    """A line per stage. `at`: seconds since 1970, now."""
+    lines = []
+    for stage, found in status["stages"].items():
+        text = _describe(found, f"raystill {stage} {run_file}", at)
+        lines.append(f"{stage:9} {found['state']:12} {text}".rstrip())
+    return lines
+
+
+def print_status(run: RunConfig, run_file: str, *, as_json: bool) -> None:
+    """The status on stdout."""
+    _print(run_status(run), run_file, as_json=as_json)
+
+
+def follow_status(
+    run: RunConfig, run_file: str, *, as_json: bool, sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:  # fmt: skip
+    """Print the status again and again until nothing is running: every two seconds in a terminal or as JSON, else every ten.
+
+    Raises:
+        StageFailedError: what was running has ended without its artifact.
+    """
+    every = _READ_EVERY_S if as_json or sys.stdout.isatty() else _LINE_EVERY_S
+    was_running, printed = False, float("-inf")
+    while True:
+        status = run_status(run)
+        state = status["stages"]["label"]["state"]
+        if state != "running" or clock() - printed >= every:
+            if printed > float("-inf") and sys.stdout.isatty() and not as_json:
+                sys.stdout.write(f"\x1b[{len(status['stages'])}F\x1b[J")  # back over the lines printed before
+            _print(status, run_file, as_json=as_json, one_line=True)
+            printed = clock()
+        if state != "running":
+            break
+        was_running = True
+        sleep(_READ_EVERY_S)
+    if was_running and state != "finished":
+        raise StageFailedError(f"labelling has ended and is not finished. `raystill label {run_file}` goes on.")
+
+
+def _by_manifest(output: Store, kind: ArtifactType, work: str | None) -> dict[str, Any]:
+    manifest = read_manifest(output.child(kind), kind)
+    if manifest:
+        return {
+            "state": "finished",
+            "created": manifest.created,
+            "fingerprint": manifest.fingerprint,
+            "counts": manifest.counts,
+        }
+    return {"state": "begun" if work and output.files(work) else "not begun"}
+
+
+def _print(status: dict[str, Any], run_file: str, *, as_json: bool, one_line: bool = False) -> None:
+    if as_json:
+        print(json.dumps(status, ensure_ascii=False, indent=None if one_line else 2), flush=True)
+    else:
+        print("\n".join(status_lines(status, run_file, at=time.time())), flush=True)
+
+
+def _describe(found: dict[str, Any], command: str, at: float) -> str:
+    state = found["state"]
+    if state == "finished":
+        counts = ", ".join(f"{name} {count:,}" for name, count in found["counts"].items() if isinstance(count, int))
+        return f"{found['created']}: {counts}"
+    if state == "running":
+        return _running(found, at)
+    if state == "interrupted":
+        of = f" of {found['total']:,}" if found["total"] is not None else ""
+        return f"{found['rows']:,}{of} rows are finished; `{command}` goes on"
+    if state == "begun":
+        return f"unfinished work is there; whether somebody works on it cannot be told from here; `{command}` goes on"
+    return ""
+
+
+def _running(found: dict[str, Any], at: float) -> str:
+    from pipelines.label.figures import shares
+
+    left = found["seconds_left"]
+    engines = found["engines"]
+    alive = f"pid {found['pid']} on {found['host']}, {duration(max(at - found['updated_s'], 0))} ago"
+    if found["total"] is None:
+        return f"scanning the corpus, {alive}"
+    parts = [
+        f"{found['done']:,}/{found['total']:,} rows",
+        f"{found['rows_per_s']:.1f} rows/s",
+        "time left not known yet" if left is None else f"{duration(left)} left",
+        shares(found["accepted"], found["rejected_by_reason"]),
+        f"tokens {found['tokens']['prompt']:,} in, {found['tokens']['output']:,} out",
+        ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in engines.items() if value is not None),
+        alive,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

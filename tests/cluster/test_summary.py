@@ -1,0 +1,72 @@
+"""What a command says at its end."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cluster.summary import describe, print_summary, stage_summary
+from pipelines.artifacts import Manifest
+from pipelines.run_file import parse_run
+
+RUN = parse_run(
+    {
+        "name": "small",
+        "output": "out",
+        "task": "arithmetic",
+        "corpus": {"train": "train.jsonl"},
+        "teacher": {"engine": "echo"},
+        "student": {"model": "some/model"},
+    }
+)
+FIGURES: dict[str, Any] = {
+    "resumed_at_rows": 100,
+    "throughput": {"rows": 900, "seconds": 61.5, "replicas": 1.9, "rows_per_s": 14.6, "prompt_tokens_per_s": 3000.0,
+                   "output_tokens_per_s": 500.4, "engine_busy_share": 0.973},
+    "agreement_histogram": [0, 0, 1, 0, 0, 0, 40, 0, 0, 120],
+    "gpu_hours": 0.25,
+    "cost": {"amount": 1.0, "basis": "0.25 GPU-hours at 4", "rows": 900},
+}  # fmt: skip
+
+
+def manifest(details: dict[str, Any]) -> Manifest:
+    return Manifest(
+        type="labels", fingerprint="f" * 64, identity={}, config={}, versions={}, provenance={}, created="",
+        timings_s={"scan": 1.0, "engine_start": 98.0, "label": 61.5},
+        counts={"read": 1000, "accepted": 161, "rejected": 839, "rejected_by_reason": {"tie": 39, "unparsable": 800},
+                "gold": {"with_gold": 10, "agreeing": 9}, "heldout": {}, "notes": {}},
+        details={"tokens": {"prompt": 1, "output": 2}, **details},
+    )  # fmt: skip
+
+
+def test_label_in_words() -> None:
+    assert describe(stage_summary(RUN, "label", manifest(FIGURES), 70.0)).splitlines() == [
+        "1,000 read = 161 accepted + 839 rejected",
+        "  unparsable 800 (80.0%)",
+        "  tie 39 (3.9%)",
+        "the teacher's label is gold in 9 of 10 (90.0%)",
+        "14.6 rows/s; tokens/s 3,000 in, 500 out; engine start 1 min 38 s, apart",
+        "engines busy 97.3% of the time, 1.9 of them on average",
+        "(rates of the 900 rows that the last run asked)",
+        "agreement of the samples:",
+        "  0.2 to 0.3  █ 1",
+        "  0.6 to 0.7  ██████████ 40",
+        "  0.9 to 1.0  ██████████████████████████████ 120",
+        "0.25 GPU-hours",
+        "estimated cost 1.00: 0.25 GPU-hours at 4",
+    ]
+
+
+def test_labels_without_figures_have_none() -> None:
+    lines = describe(stage_summary(RUN, "label", manifest({}), 70.0)).splitlines()
+    assert lines[-1] == "the teacher's label is gold in 9 of 10 (90.0%)"
+
+
+def test_label_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary([stage_summary(RUN, "label", manifest(FIGURES), 0.1)], as_json=True)
+    (stage,) = json.loads(capsys.readouterr().out)["stages"]
+    assert {key: stage[key] for key in FIGURES} == FIGURES
+    assert stage["reused"] is True
+    assert stage["timings_s"]["engine_start"] == 98.0

@@ -1,0 +1,113 @@
+"""Rate, time left and what is shown, with a clock of our own."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipelines.progress import Progress, RecentRate, duration
+
+
+class FakeClock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def test_the_rate_forgets_a_slow_beginning(clock: FakeClock) -> None:
+    rate = RecentRate(0, clock)
+    clock.now += 300  # the engine starts
+    done = 0
+    for _ in range(90):
+        clock.now += 1
+        done += 10
+        rate.note(done)
+    assert rate.per_s == pytest.approx(10, rel=0.02)
+    assert rate.seconds_left(1900) == pytest.approx(100, rel=0.02)
+
+
+def test_before_a_minute_the_rate_is_that_since_the_beginning(clock: FakeClock) -> None:
+    rate = RecentRate(500, clock)  # 500 were done by an earlier run
+    clock.now += 10
+    rate.note(520)
+    assert rate.per_s == pytest.approx(2)
+
+
+def test_the_rate_of_work_that_stopped_falls_to_zero(clock: FakeClock) -> None:
+    rate = RecentRate(0, clock)
+    for second in range(1, 31):
+        clock.now += 1
+        rate.note(second * 100)
+    clock.now += 30
+    assert rate.per_s == pytest.approx(50, rel=0.05)
+    clock.now += 60
+    assert rate.per_s == 0
+    assert rate.seconds_left(10_000) is None
+
+
+def test_many_notes_keep_few_marks(clock: FakeClock) -> None:
+    rate = RecentRate(0, clock)
+    for done in range(100_000):
+        clock.now += 0.01
+        rate.note(done)
+        _ = rate.per_s
+    assert len(rate._marks) <= 62
+    assert rate.per_s == pytest.approx(100, rel=0.03)
+
+
+def test_going_back_to_a_checkpoint_never_gives_a_negative_rate(clock: FakeClock) -> None:
+    rate = RecentRate(0, clock)
+    clock.now += 10
+    rate.note(1000)
+    clock.now += 10
+    rate.note(400)
+    assert rate.per_s == 0
+    clock.now += 10
+    rate.note(500)
+    assert rate.per_s == pytest.approx(10)
+
+
+def test_elsewhere_than_in_a_terminal_there_is_a_line_every_ten_seconds(
+    clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("label", total=2000, unit="rows", clock=clock, console=Console(file=io.StringIO())) as progress:
+        for _ in range(25):
+            clock.now += 1
+            progress.advance(20, detail="98.0% accepted")
+    assert capsys.readouterr().err.splitlines() == [
+        "label: 200/2,000 rows, 20.0 rows/s, 1 min 30 s left, 98.0% accepted",
+        "label: 400/2,000 rows, 20.0 rows/s, 1 min 20 s left, 98.0% accepted",
+    ]
+
+
+def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
+    clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160)
+    with Progress("label", total=100, unit="rows", clock=clock, console=console) as progress:
+        clock.now += 10
+        progress.advance(20, detail="[red]not markup[/red]")
+    assert "20/100 rows 2.0 rows/s" in screen.getvalue().replace("\x1b[32m", "").replace("\x1b[0m", "")
+    assert "40 s left" in screen.getvalue()
+    assert "[red]not markup[/red]" in screen.getvalue()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"), (18_420, "5 h 07 min"), (273_600, "3 d 4 h")],
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
