@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.corpus import Split, read_split
+from pipelines.errors import UserError
 from pipelines.label.ids import id_digest
 from pipelines.label.outcomes import OUTCOME, rejected
 from pipelines.label.sink import Positions, ScanRecord
@@ -31,6 +32,9 @@ Halves = npt.NDArray[np.uint64]
 
 SPLIT_SHIFT = 32
 _BLOCK_ROWS = 4096
+_DAMAGED = -1
+"""In the place of a position: the file cannot be read on; the texts are a UserError's."""
+_Scanned = tuple[int, int, str | None, str | None, str | None]
 _REJECTS_AT_A_TIME = 4096
 _SCANNED = pa.schema(
     [
@@ -96,6 +100,7 @@ def _read_all(
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             if not len(table):
                 continue
+            _check_damage(table)
             position, half = table["position"].to_numpy(), table["half"].to_numpy()
             for index in np.unique(position >> SPLIT_SHIFT):
                 mine = position >> SPLIT_SHIFT == index
@@ -112,23 +117,32 @@ def _read_all(
     )
 
 
+def _check_damage(table: pa.Table) -> None:
+    """Raises UserError where a file is damaged beyond its rows. Ray Data would hand on the text of the reader's error alone."""
+    for row in table.filter(pc.equal(table["position"], _DAMAGED)).to_pylist():
+        raise UserError(row["id"], row["problem"], row["raw"])
+
+
 def _scan_split(
     batch: Mapping[str, npt.NDArray[np.int64]], splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, str]
 ) -> Iterator[pa.Table]:
     index = int(batch["index"][0])
     task = load_task(spec)
-    block: list[tuple[int, int, str | None, str | None, str | None]] = []
-    for row in read_split(splits[index], task, fields):
-        half = int.from_bytes(id_digest(row.id)[:8], "little")
-        unreadable = (row.id, row.problem, row.raw) if row.example is None else (None, None, None)
-        block.append((index << SPLIT_SHIFT | row.position, half, *unreadable))
-        if len(block) == _BLOCK_ROWS:
-            yield _table(block)
-            block = []
+    block: list[_Scanned] = []
+    try:
+        for row in read_split(splits[index], task, fields):
+            half = int.from_bytes(id_digest(row.id)[:8], "little")
+            unreadable = (row.id, row.problem, row.raw) if row.example is None else (None, None, None)
+            block.append((index << SPLIT_SHIFT | row.position, half, *unreadable))
+            if len(block) == _BLOCK_ROWS:
+                yield _table(block)
+                block = []
+    except UserError as error:
+        block.append((_DAMAGED, 0, error.value, error.rule, error.remedy))
     yield _table(block)
 
 
-def _table(block: list[tuple[int, int, str | None, str | None, str | None]]) -> pa.Table:
+def _table(block: list[_Scanned]) -> pa.Table:
     columns = list(zip(*block, strict=True)) or [()] * len(_SCANNED)
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, _SCANNED, strict=True)], schema=_SCANNED

@@ -1,59 +1,30 @@
-"""Examples through the teacher actors into the sink, on Ray Data: splits -> examples -> blocks -> teacher actors -> outcomes.
-
-How much is in flight. A replica has twice as many rows assigned as it takes for stragglers to cost nothing: a block of 16 rows is open
-until its slowest is answered, and with latencies of a heavy tail fewer than 3 of 16 rows of an open block are still being answered. So
-8 times the engine's batch is assigned, and the engine's batch stays full. Of these, the engine has 1.25 times its batch at a time.
-"""
+"""From the flow of outcomes into the sink: commits, progress, and the reasons to stop early."""
 
 from __future__ import annotations
 
 import copy
-import os
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.config import RunConfig
-from pipelines.corpus import Split, read_split
-from pipelines.errors import RaystillError, StageFailedError, UserError
-from pipelines.label.actor import TeacherActor
-from pipelines.label.figures import Work, shares
-from pipelines.label.ids import Keys, contains, id_keys
+from pipelines.config import LabellingConfig, RunConfig
+from pipelines.corpus import Split
+from pipelines.errors import StageFailedError
+from pipelines.label.figures import Work, cost, shares
+from pipelines.label.flow import outcomes
 from pipelines.label.ledger import Usage, ledger_actor
-from pipelines.label.scan import SPLIT_SHIFT
-from pipelines.label.sink import LabelSink, Positions, ScanRecord
+from pipelines.label.sink import LabelSink, ScanRecord
 from pipelines.label.status import ProgressFile
-from pipelines.label.teachers.base import TeacherUnusableError
+from pipelines.label.tally import Tally
 from pipelines.progress import Progress
-from pipelines.schema import EXAMPLE
-from pipelines.tasks import TaskSpec, load_task
+from pipelines.tasks import TaskSpec
 
-_ROWS_PER_BLOCK = 16
-_ROWS_PER_INSTANT_BLOCK = 1024
-_ASSIGNED_BATCHES = 8
-_READ_ROWS = 1024
-
-
-@dataclass(frozen=True)
-class InFlight:
-    """What one replica holds at a time."""
-
-    rows_per_block: int
-    blocks: int
-    rows_in_engine: int
-
-
-def in_flight(run: RunConfig) -> InFlight:
-    """The sizes of the module's docstring for this run's engine."""
-    teacher = run.teacher
-    if teacher.engine == "replay" or (teacher.engine == "echo" and not teacher.latency_s):
-        return InFlight(_ROWS_PER_INSTANT_BLOCK, 2, _ROWS_PER_INSTANT_BLOCK)
-    batch = max(teacher.vllm.max_num_seqs // teacher.sampling.n, 1)
-    return InFlight(_ROWS_PER_BLOCK, max(-(-_ASSIGNED_BATCHES * batch // _ROWS_PER_BLOCK), 4), batch + -(-batch // 4))
+GOES_ON = "Finished rows are kept; the same command goes on."
 
 
 def stream(
@@ -62,8 +33,10 @@ def stream(
     """Give every row that has none an outcome, and commit it. What that took, and what the engines did.
 
     Raises:
-        StageFailedError: the engine cannot be started, or most of the first rows are rejected. What is finished is committed.
+        StageFailedError: the engine cannot be started, most of the first rows are rejected, or the budget is used up. What is
+            finished is committed.
     """
+    import ray
     from ray.exceptions import RayError
 
     total = sum(scan.rows.values())
@@ -73,35 +46,106 @@ def stream(
     began = last = time.monotonic()
     with Progress("label", total=total, unit="rows", start=done) as progress:
         progress.advance(0)
-        if done < total:
-            try:
-                for table in _outcomes(run, spec, splits, scan, sink, ledger):
+        try:
+            if done < total:
+                first_rows = FirstRows(run.labelling)
+                for table in _while_budget_lasts(run, sink, outcomes(run, spec, splits, scan, sink, ledger)):
                     sink.add(table)
+                    first_rows.look(table)
                     last = time.monotonic()
                     tally = sink.tally
                     progress.advance(len(table), detail=shares(tally.accepted, tally.rejected))
                     live.update(
                         progress.done, total, tally.accepted, tally.rejected, tally.prompt_tokens, tally.output_tokens
                     )
-            except RayError as error:
-                sink.commit()
-                raise _failure(error) from error
-    import ray
-
-    sink.commit()
+        except RayError as error:
+            unusable, _ = ray.get(ledger.stopped.remote(), timeout=60.0)
+            said = unusable or str(error).strip().splitlines()[-1]
+            raise StageFailedError(f"labelling broke off: {said}. {GOES_ON}") from error
+        finally:
+            sink.commit()
+    _, spent = ray.get(ledger.stopped.remote())
+    if sink.tally.done - sink.retried < total and (spent or over_budget(run, sink.tally)):
+        raise StageFailedError(
+            f"{spent or over_budget(run, sink.tally)}; {total - sink.tally.done + sink.retried:,} rows have no label yet. "
+            f"{GOES_ON.removesuffix('.')} after teacher.budget is raised."
+        )
     usage: Usage = ray.get(ledger.usage.remote())
+    return _work(sink, before, done, usage, last - began), usage
+
+
+class FirstRows:
+    """Stops a run whose first answers are mostly rejected: then the prompt or the parser is wrong, and not the rows."""
+
+    def __init__(self, settings: LabellingConfig) -> None:
+        self._settings = settings
+        self._seen = 0
+        self._reasons: Counter[str] = Counter()
+        self._example: dict[str, Any] = {}
+
+    def look(self, outcomes: pa.Table) -> None:
+        """Take the outcomes of train rows. Raises StageFailedError when the first ones are there and too many are rejected."""
+        left = self._settings.first_rows - self._seen
+        if left <= 0:
+            return
+        train = outcomes.filter(pc.equal(outcomes["split"], "train")).slice(0, left)
+        rejects = train.filter(pc.is_valid(train["reason"]))
+        self._seen += len(train)
+        self._reasons.update(rejects["reason"].to_pylist())
+        if len(rejects) and not self._example:
+            self._example = rejects.slice(0, 1).to_pylist()[0]
+        if self._seen == self._settings.first_rows:
+            self._decide()
+
+    def _decide(self) -> None:
+        rejected, limit = self._reasons.total(), self._settings.max_reject_share
+        if rejected <= limit * self._seen:
+            return
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(3))
+        example = self._example
+        raise StageFailedError(
+            f"{rejected} of the first {self._seen} answers are rejected ({reasons}); labelling.max_reject_share is {limit}. "
+            f"For example {example['id']}, {example['reason']} ({example['detail']}): {example['output'][:300]!r}. "
+            "Look at `raystill plan`; --set labelling.max_reject_share=1 goes on all the same."
+        )
+
+
+def over_budget(run: RunConfig, tally: Tally) -> str:
+    """Which budget the tally has used up; empty where there is none, or something is left of it."""
+    budget, tokens = run.teacher.budget, tally.prompt_tokens + tally.output_tokens
+    if budget.tokens is not None and tokens >= budget.tokens:
+        return f"teacher.budget.tokens {budget.tokens:,} is used up ({tokens:,} tokens)"
+    spent = cost(run.teacher.price, gpu_hours=0.0, prompt_tokens=tally.prompt_tokens, output_tokens=tally.output_tokens)
+    if budget.money is not None and spent and spent["amount"] >= budget.money:
+        return f"teacher.budget.money {budget.money:g} is used up ({spent['basis']})"
+    return ""
+
+
+def _while_budget_lasts(run: RunConfig, sink: LabelSink, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The tables with rows, until what is committed has used up the budget, or nothing but unasked rows has come for long."""
+    last = time.monotonic()
+    for table in tables:
+        if len(table):
+            last = time.monotonic()
+            yield table
+        elif time.monotonic() - last > run.teacher.remote.timeout_s:
+            return
+        if over_budget(run, sink.tally):
+            return
+
+
+def _work(sink: LabelSink, before: Tally, done: int, usage: Usage, seconds: float) -> Work:
     first = usage.first_ready_s or 0.0
-    work = Work(
+    return Work(
         rows=sink.tally.done - sink.retried - done,
         prompt_tokens=sink.tally.prompt_tokens - before.prompt_tokens,
         output_tokens=sink.tally.output_tokens - before.output_tokens,
-        seconds=last - began - first,
+        seconds=seconds - first,
         engine_start_s=first,
         start_s=usage.start_s,
         up_s=usage.up_s,
         busy_s=usage.busy_s,
     )
-    return work, usage
 
 
 def _engines(ledger: Any) -> dict[str, Any]:
@@ -114,112 +158,3 @@ def _engines(ledger: Any) -> dict[str, Any]:
         return {}  # the cluster is going down: the main thread reports why
     busy = usage.busy_s / usage.up_s if usage.up_s else None
     return {"engines": usage.engines, "busy_share": busy, "deaths": usage.deaths, "start_s": usage.first_ready_s}
-
-
-def _outcomes(
-    run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink, ledger: Any
-) -> Iterator[pa.Table]:
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext
-
-    teacher, sizes = run.teacher, in_flight(run)
-    reader = ray.put(
-        {
-            "splits": splits,
-            "spec": spec,
-            "fields": dict(run.corpus.fields),
-            "passed_over": scan.passed_over,
-            "done": sink.done,
-        }
-    )
-    context = copy.deepcopy(DataContext.get_current())
-    # Ray holds back calls for whose results it sees no room, and takes each to be of this size until the first is there.
-    context.target_max_block_size = 4 << 20
-    # A pool grows while all its places are taken; Ray's own threshold wants nearly twice as many calls waiting as are running.
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    with DataContext.current(context):
-        items = [{"index": index} for index in range(len(splits))]
-        examples = (
-            ray.data.from_items(items, override_num_blocks=len(items))
-            .map_batches(_read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=0.5)
-            .repartition(target_num_rows_per_block=sizes.rows_per_block)
-        )
-        outcomes = examples.map_batches(
-            TeacherActor,
-            fn_constructor_args=(run, spec, ledger, sizes.rows_in_engine),
-            batch_size=sizes.rows_per_block,  # a block; Ray insists on a number where GPUs are asked for
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(
-                min_size=teacher.replicas.min,
-                max_size=teacher.replicas.max,
-                max_tasks_in_flight_per_actor=sizes.blocks + 2,
-                max_concurrent_calls_per_actor=sizes.blocks,
-            ),
-            num_cpus=1,
-            num_gpus=teacher.gpus_per_replica,
-            runtime_env={"env_vars": {} if teacher.gpus_per_replica else _cpu_environment(run)},
-        )
-        for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            if len(table):
-                yield table
-
-
-def _failure(error: BaseException) -> RaystillError:
-    """What broke the flow off, in the words of the error that an actor or reader raised."""
-    reason, cause = error, getattr(error, "cause", None) or error.__cause__
-    while isinstance(cause, BaseException) and not isinstance(reason, UserError | TeacherUnusableError):
-        reason, cause = cause, getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(reason, UserError):
-        return UserError(reason.value, reason.rule, reason.remedy)
-    said = (str(reason).strip() or str(error)).splitlines()[-1]
-    return StageFailedError(f"labelling broke off: {said}. Finished rows are kept; the same command goes on.")
-
-
-def _cpu_environment(run: RunConfig) -> dict[str, str]:
-    """What a replica on CPUs must be told: Ray gives each actor one thread, vLLM leaves one core idle; both waste a small machine."""
-    threads = max(1, len(os.sched_getaffinity(0)) // run.teacher.replicas.max)
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(run.teacher.vllm.cpu_kv_cache_gib),
-    }
-
-
-def _read(batch: Any, shared: Any) -> Any:
-    import ray
-
-    reader = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
-    yield EXAMPLE.empty_table()
-    yield from example_blocks(int(batch["index"][0]), **reader)
-
-
-def example_blocks(
-    index: int,
-    splits: list[Split],
-    spec: TaskSpec,
-    fields: dict[str, str],
-    passed_over: Positions,
-    done: dict[str, Keys],
-) -> Iterator[pa.Table]:
-    """Blocks (schema.EXAMPLE) of a split's examples that still want a label: neither rejected by the scan nor done."""
-    split = splits[index]
-    here = passed_over[slice(*passed_over.searchsorted([index << SPLIT_SHIFT, (index + 1) << SPLIT_SHIFT]))]
-    passed = set((here & (2**SPLIT_SHIFT - 1)).tolist())
-    block: list[tuple[Any, ...]] = []
-    for row in read_split(split, load_task(spec), fields):
-        if row.position in passed or row.example is None:
-            continue
-        example = row.example
-        block.append((split.name, example.id, example.input, example.gold, example.choices))
-        if len(block) == _READ_ROWS:
-            yield _without(block, done[split.name])
-            block = []
-    yield _without(block, done[split.name])
-
-
-def _without(block: list[tuple[Any, ...]], done: Keys) -> pa.Table:
-    finished = contains(done, id_keys(row[1] for row in block))
-    columns = list(zip(*block, strict=True)) or [()] * len(EXAMPLE)
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, EXAMPLE, strict=True)], schema=EXAMPLE)
-    return table.filter(pa.array(~finished)) if finished.any() else table
