@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from pipelines.errors import StageFailedError
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import parse_run
+from tests.integration.local_ray import local_ray
 from tests.pipelines.test_corpus import write_jsonl
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -49,15 +48,9 @@ class Deadly(Arithmetic):
 
 
 @pytest.fixture(scope="module")
-def ray_local() -> Iterator[None]:
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
-        os.environ["RAY_TMPDIR"] = folder
-        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+def ray_here() -> Iterator[None]:
+    with local_ray():
         yield
-        ray.shutdown()
-        del os.environ["RAY_TMPDIR"]
 
 
 def run_with(folder: Path, share: float) -> RunConfig:
@@ -81,7 +74,7 @@ def outcomes(folder: Path) -> tuple[Counter[str], list[dict[str, Any]]]:
 
 
 def test_a_row_that_kills_engines_twice_is_rejected_and_tried_again_by_the_next_run(
-    ray_local: None, tmp_path: Path
+    ray_here: None, tmp_path: Path
 ) -> None:
     run = run_with(tmp_path, share=0.5)
     manifest = label(run)
@@ -106,7 +99,7 @@ def test_a_row_that_kills_engines_twice_is_rejected_and_tried_again_by_the_next_
 
 
 def test_more_engine_errors_than_allowed_fail_the_stage_with_its_labels_finished(
-    ray_local: None, tmp_path: Path
+    ray_here: None, tmp_path: Path
 ) -> None:
     with pytest.raises(StageFailedError, match="no engine could answer 1 of 80 rows"):
         label(run_with(tmp_path, share=0.01))

@@ -1,0 +1,111 @@
+"""The label stage through a remote endpoint on this machine, and what stops it early: budget, key, answers that are all rejected."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.responses import JSONResponse, Response
+
+from pipelines.config import RunConfig
+from pipelines.errors import StageFailedError
+from pipelines.label.stage import label
+from pipelines.recipes.word_problems import train_rows
+from pipelines.run_file import parse_run
+from tests.integration.local_ray import local_ray
+from tests.pipelines.label.teachers.endpoint import KEY, Endpoint, Seen, running_endpoint
+from tests.pipelines.test_corpus import write_jsonl
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+ROWS, PROMPT_TOKENS, OUTPUT_TOKENS = 60, 20, 10
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with running_endpoint() as running:
+        running.behaviour = saying("4 - 1 = 3. The answer is (4 - 1).")
+        yield running
+
+
+def saying(text: str) -> Any:
+    def answer(seen: Seen, endpoint: Endpoint) -> Response:
+        usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": OUTPUT_TOKENS, "total_tokens": 30}
+        choice = {"index": 0, "finish_reason": "stop", "text": text}
+        return JSONResponse(
+            {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        )
+
+    return answer
+
+
+def make_run(folder: Path, endpoint: Endpoint, **changes: Any) -> RunConfig:
+    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
+    teacher = {"engine": "openai", "model": "m", "remote": {"url": endpoint.url, "max_concurrent_requests": 4},
+               "sampling": {"max_tokens": OUTPUT_TOKENS}, **changes.pop("teacher", {})}  # fmt: skip
+    return parse_run({
+        "name": "remote",
+        "output": str(folder / "out"),
+        "task": "arithmetic",
+        "corpus": {"train": write_jsonl(folder / "train.jsonl", rows)},
+        "teacher": teacher,
+        "student": {"model": "none"},
+        **changes,
+    })  # fmt: skip
+
+
+def questions(endpoint: Endpoint) -> Counter[str]:
+    return Counter(seen.question for seen in endpoint.seen if seen.status == 200)
+
+
+def test_a_budget_stops_cleanly_and_a_larger_one_goes_on_without_asking_twice(
+    ray_here: None, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    # A prompt is estimated by its length, above what the endpoint charges: so fewer rows than the budget could pay for are asked.
+    with pytest.raises(StageFailedError, match=r"budget.tokens 1,300.*rows have no label yet"):
+        label(make_run(tmp_path, endpoint, teacher={"budget": {"tokens": 1300}}))
+    asked = questions(endpoint)
+    assert 0 < len(asked) < ROWS
+    assert sum(asked.values()) * (PROMPT_TOKENS + OUTPUT_TOKENS) <= 1300
+    manifest = label(make_run(tmp_path, endpoint, teacher={"budget": {"tokens": 100_000}}))
+    assert manifest.counts["accepted"] == ROWS
+    assert manifest.details["resumed_at_rows"] == len(asked)
+    assert (len(questions(endpoint)), set(questions(endpoint).values())) == (ROWS, {1})
+    assert manifest.details["tokens"] == {"prompt": ROWS * PROMPT_TOKENS, "output": ROWS * OUTPUT_TOKENS}
+    assert KEY not in (tmp_path / "out/labels/manifest.json").read_text()
+
+
+def test_a_key_that_is_refused_is_said_in_one_line(
+    ray_here: None, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
+    with pytest.raises(StageFailedError, match="Incorrect API key") as refused:
+        label(make_run(tmp_path, endpoint))
+    assert "sk-of-somebody-else" not in str(refused.value)
+    assert not (tmp_path / "out/labels/manifest.json").exists()
+
+
+def test_answers_that_are_nearly_all_rejected_stop_the_run_early(
+    ray_here: None, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    endpoint.behaviour = saying("I would rather not say.")
+    settings = {"first_rows": 20, "max_reject_share": 0.9}
+    with pytest.raises(
+        StageFailedError, match=r"20 of the first 20 answers are rejected \(unparsable 20\).*I would rather"
+    ):
+        label(make_run(tmp_path, endpoint, labelling=settings))
+    assert not (tmp_path / "out/labels/manifest.json").exists()
+    manifest = label(make_run(tmp_path, endpoint, labelling={**settings, "max_reject_share": 1.0}))
+    assert manifest.counts["rejected_by_reason"] == {"unparsable": ROWS}
+    kept = json.loads((tmp_path / "out/labels/manifest.json").read_text())["details"]["resumed_at_rows"]
+    assert kept >= 20
