@@ -5,7 +5,7 @@
 
 The gold label may also be GSM8K's own solution text, which ends in `#### 72`.
 
-Version history: 1, first.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class GradeSchoolMath(Task):
     """Word problems of several steps; the answer is a number."""
 
     name = "grade-school-math"
-    version = "1"
+    version = "2"
     required = ("question",)
 
     @property
