@@ -25,6 +25,7 @@ from pipelines.tasks.expressions import (
     spell_signs,
     value_key,
 )
+from pipelines.tasks.giveaways import calculates_nothing
 
 _SHOTS = (
     Shot(
@@ -79,6 +80,9 @@ class Arithmetic(Task):
     def parse(self, text: str, example: Example) -> Answer:
         label, rationale = read_answer(text, _stated_expression, conclusions=True)
         return Answer(label, rationale)
+
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
 
     def normalise(self, label: str, example: Example) -> str:
         # A label is an expression and nothing else: a number found in a student's babble is no answer.

@@ -12,6 +12,7 @@ Length, depth and the digits of a number are bounded, so that no text costs more
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def normalise_expression(text: str) -> str:
     return _render(tree)
 
 
+@functools.lru_cache(maxsize=4096)  # a row's label and gold label are asked for several times each
 def evaluate_expression(text: str) -> Fraction:
     """The exact value. Raises ExpressionError like `normalise_expression`."""
     if text.isdecimal() and text.isascii() and len(text) <= MAX_DIGITS:  # most labels are whole numbers

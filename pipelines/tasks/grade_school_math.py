@@ -18,6 +18,7 @@ from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
 from pipelines.tasks.expressions import ExpressionError, evaluate_expression, format_value, spell_signs, value_key
+from pipelines.tasks.giveaways import calculates_nothing
 
 _SHOTS = (
     Shot(
@@ -71,6 +72,9 @@ class GradeSchoolMath(Task):
     def parse(self, text: str, example: Example) -> Answer:
         label, rationale = read_answer(text, _stated_number)
         return Answer(label, rationale)
+
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
 
     def normalise(self, label: str, example: Example) -> str:
         return _read_number(label)

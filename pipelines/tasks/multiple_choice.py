@@ -20,6 +20,7 @@ from typing import Any
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.giveaways import says_only
 
 MAX_CHOICES = 26
 LETTER_AND_TEXT = "letter and text disagree: the letter counts"
@@ -104,6 +105,17 @@ class MultipleChoice(Task):
             text, lambda s: _stated_choice(s, example.choices), negations=True, conclusions=True
         )
         return Answer(label, rationale, note)
+
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        return says_only(answer.rationale, answer.label, example.input)
+
+    def shot_example(self, question: str) -> Example:
+        lines = question.split("\n")
+        lettered = [line for i, line in enumerate(lines[-MAX_CHOICES:]) if line.startswith("(")]
+        choices = tuple(line[len("(a) ") :] for i, line in enumerate(lettered) if line.startswith(f"({_letter(i)}) "))
+        if not 2 <= len(choices) == len(lettered) < len(lines):
+            raise BadRowError("its last lines must be the choices: `(a) cloud`, `(b) river` and so on")
+        return Example("shot", question, None, choices)
 
     def normalise(self, label: str, example: Example) -> str:
         """The choice whose text this is, else the one whose letter this is (`c`, `(C)`, `(c) basket`)."""
