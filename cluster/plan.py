@@ -46,7 +46,7 @@ class _Corpus:
 
 def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = None) -> dict[str, Any]:
     """The plan as one tree: config, prompts, rows, tokens, throughput, stages, exists. Raises UserError for wrong input."""
-    from pipelines.label.prompts import prompt_text, render_prompt
+    from pipelines.label.prompts import PromptMaker, prompt_text, read_shots
     from pipelines.label.stage import check_label
 
     check_label(run)
@@ -54,7 +54,8 @@ def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = Non
     corpus = _read_corpus(run, task)
     if not corpus.first:
         raise UserError("corpus.train", "no row of it can be read by the task", "Look at corpus.fields.")
-    texts = [prompt_text(render_prompt(task, example, run.teacher)) for example in corpus.first]
+    maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
+    texts = [prompt_text(maker.render(example)) for example in corpus.first]
     count, how = _counter(run.teacher.model)
     lengths = [count(text) for text in texts]
     mean = statistics.mean(lengths)

@@ -190,6 +190,10 @@ class TeacherConfig(Section):
                     raise ValueError(f"`{key}` has no effect with engine {self.engine}; remove it or set engine: vllm")
             if self.soft_labels == "logprobs":
                 raise ValueError(f"soft_labels: logprobs needs engine vllm, engine is {self.engine}; set votes")
+        if self.engine == "replay" and self.filters.gold == "rationalise":
+            raise ValueError(
+                "filters.gold: rationalise has no effect with engine replay, which cannot be asked again; set drop-disagreeing"
+            )
         if self.budget.money is not None:
             missing = [
                 k for k in ("per_million_prompt_tokens", "per_million_output_tokens") if getattr(self.price, k) is None

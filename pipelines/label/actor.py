@@ -24,17 +24,19 @@ import pyarrow as pa
 
 from pipelines.config import RunConfig
 from pipelines.label.ledger import FRUITLESS_STARTS, STRIKES, RowKey
-from pipelines.label.outcomes import judge, outcome_table, refused
-from pipelines.label.prompts import render_prompt
+from pipelines.label.outcomes import judge, outcome_table, refused, second_attempt, wants_rationalising
+from pipelines.label.prompts import PromptMaker
 from pipelines.label.secret import Secret
 from pipelines.label.teachers.base import (
     BudgetExhaustedError,
     EngineDeadError,
+    Generation,
+    Prompt,
     PromptRefusedError,
     Teacher,
     TeacherUnusableError,
 )
-from pipelines.tasks import Example, Task, TaskSpec, load_task
+from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
 
 _REPORT_EVERY_S = 2.0
 
@@ -47,6 +49,8 @@ class TeacherSetup:
     spec: TaskSpec
     rows_at_a_time: int
     """Rows in the engine at a time."""
+    shots: tuple[Shot, ...] | None = None
+    """Those of teacher.shots; None: the task's own."""
     key: Secret | None = None
     """openai: the endpoint's key. It travels as an argument: an actor's environment variables are written to Ray's logs."""
     used: tuple[int, int] = (0, 0)
@@ -79,6 +83,7 @@ class TeacherActor:
     def __init__(self, setup: TeacherSetup, ledger: Any) -> None:
         self._setup, self._config, self._ledger = setup, setup.run.teacher, ledger
         self._task = load_task(setup.spec)
+        self._prompts = PromptMaker(self._task, self._config, setup.shots)
         self._teacher: Teacher | None = None
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
@@ -135,12 +140,27 @@ class TeacherActor:
                 return await self._ask(teacher, example, key)
 
     async def _ask(self, teacher: Teacher, example: Example, key: RowKey) -> dict[str, Any] | None:
-        split, _ = key
+        (split, _), filters = key, self._config.filters
+        try:
+            generation = await self._generate(teacher, self._prompts.render(example), key)
+        except PromptRefusedError as refusal:
+            return refused(split, example, refusal)
+        if generation is None:
+            return None
+        outcome = judge(split, example, generation, self._task, filters)
+        if not wants_rationalising(outcome, filters):
+            return outcome
+        try:
+            again = await self._generate(teacher, self._prompts.render(example, hint=True), key)
+        except PromptRefusedError:
+            return outcome
+        return second_attempt(split, example, outcome, again, self._task, filters) if again else None
+
+    async def _generate(self, teacher: Teacher, prompt: Prompt, key: RowKey) -> Generation | None:
+        """The teacher's answer, None where the budget is spent."""
         with self._engine.holds(key):
             try:
-                generation = await teacher.answer(render_prompt(self._task, example, self._config))
-            except PromptRefusedError as refusal:
-                return refused(split, example, refusal)
+                return await teacher.answer(prompt)
             except BudgetExhaustedError as error:
                 await self._ledger.spent.remote(str(error))
                 return None
@@ -149,7 +169,6 @@ class TeacherActor:
 
                 ray.get(self._ledger.died.remote(self._engine.rows), timeout=60.0)
                 self._end(f"the engine died ({error})")
-        return judge(split, example, generation, self._task, self._config.filters)
 
     def _end(self, reason: str) -> NoReturn:
         """End this process, so that Ray starts a fresh one."""

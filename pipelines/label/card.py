@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import Manifest, Store
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.corpus import corpus_files, corpus_splits, read_split
-from pipelines.label.prompts import prompt_text, render_prompt
+from pipelines.label.prompts import PromptMaker, prompt_text, read_shots
 from pipelines.label.tally import AGREEMENT_BINS
 from pipelines.progress import duration
 from pipelines.schema import REJECT_REASONS
@@ -159,7 +159,7 @@ def _prompt(run: RunConfig) -> list[str]:
     if example is None:
         return []
     task = load_task(task_spec(run.task, run.task_options))
-    text = prompt_text(render_prompt(task, example, run.teacher))
+    text = prompt_text(PromptMaker(task, run.teacher, read_shots(run.teacher, task)).render(example))
     cut = text if len(text) <= _MAX_PROMPT_CHARACTERS else f"{text[:_MAX_PROMPT_CHARACTERS]}\n... (cut)"
     return [f"The whole prompt of row {code(_cut(example.id))}:", "", *fenced(cut)]
 

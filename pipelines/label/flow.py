@@ -19,6 +19,7 @@ from pipelines.config import RunConfig
 from pipelines.corpus import Split, read_split
 from pipelines.label.actor import TeacherActor, TeacherSetup
 from pipelines.label.ids import Keys, contains, id_keys
+from pipelines.label.prompts import read_shots
 from pipelines.label.scan import SPLIT_SHIFT
 from pipelines.label.secret import Secret
 from pipelines.label.sink import LabelSink, Positions, ScanRecord
@@ -61,7 +62,7 @@ def outcomes(
 
     teacher, sizes = run.teacher, in_flight(run)
     used = (sink.tally.prompt_tokens, sink.tally.output_tokens)
-    setup = TeacherSetup(run, spec, sizes.rows_in_engine, _key(run), used)
+    setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), _key(run), used)
     reader = ray.put(
         {
             "splits": splits,

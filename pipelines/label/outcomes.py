@@ -3,15 +3,22 @@
 An outcome row is what a teacher actor returns: the columns of schema.LABEL, with nulls where it is rejected, and
 
     split: train | heldout    reason: null | one of REJECT_REASONS    detail, output: as in schema.REJECT
-    agrees: whether the label means the gold label, null where there is no gold or no label (before any filter)
-    note: what the parser found worth counting
+    agrees: whether the label means the gold label, null where there is no gold or no label (before any filter, and without a hint)
+    note: what the parser found worth counting, or RATIONALISED
     content: hash of (id, label, rationale), null where it is rejected; sums of it tell whether labels are the same
+
+With filters.gold `rationalise` a row may take two answers (STaR: Zelikman et al. 2022, section 3.2, rationalisation). The caller asks
+
+    row = judge(split, example, first, task, filters)
+    if wants_rationalising(row, filters):
+        again = await teacher.answer(prompts.render(example, hint=True))
+        row = second_attempt(split, example, row, again, task, filters)
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +43,8 @@ OUTCOME = pa.schema(
         pa.field("content", pa.uint64()),
     ]
 )
+RATIONALISED = "rationalised"
+"""The note of a row whose label is the gold label and whose rationale was written with that label as a hint."""
 _EMPTY: dict[str, Any] = dict.fromkeys(OUTCOME.names)
 
 
@@ -61,6 +70,59 @@ def judge(split: str, example: Example, generation: Generation, task: Task, filt
     else:
         row["content"] = _content(row)
     return row
+
+
+def wants_rationalising(row: Mapping[str, Any], filters: FiltersConfig) -> bool:
+    """Whether this outcome of a first answer asks for a second one, to a prompt with the gold label as a hint.
+
+    So it is where the label is not the gold one, and also where there is no label: the answer was unparsable, truncated or a tie. An
+    answer that means the gold label and was dropped for another reason, a row without gold and a held-out row get no second one.
+    """
+    if filters.gold != "rationalise" or row["split"] != "train" or row["gold"] is None:
+        return False
+    return row["agrees"] is False or row["reason"] in ("unparsable", "truncated", "tie")
+
+
+def second_attempt(
+    split: str,
+    example: Example,
+    first_row: Mapping[str, Any],
+    generation: Generation,
+    task: Task,
+    filters: FiltersConfig,
+) -> dict[str, Any]:
+    """The outcome row of an example that was asked again with its gold label as a hint.
+
+    Accepted where the second answer means the gold label and passes the filters. Its label is then the gold label; votes and agreement
+    are the second answer's; there is no soft label, since a distribution given the answer is not the teacher's; `agrees` stays what
+    it was without the hint, so that the teacher's accuracy is not flattered; note is RATIONALISED. Where the second answer means the
+    gold label but a filter drops it, the reason is that filter's; else it is the first answer's. A reject's `output` holds both texts.
+    Tokens are those of both answers. Where the second prompt is refused (too long with the hint), the first row stands.
+
+    Args:
+        split: train.
+        example: with gold.
+        first_row: for which `wants_rationalising` holds.
+        generation: the answer to the prompt with the hint.
+    """
+    assert example.gold is not None
+    answers, _ = _parse(generation.samples, example, task)
+    consensus = vote(answers, task)
+    row = {
+        **first_row,
+        "prompt_tokens": first_row["prompt_tokens"] + generation.prompt_tokens,
+        "output_tokens": first_row["output_tokens"] + sum(sample.tokens for sample in generation.samples),
+        "output": f"[first answer]\n{first_row['output']}\n[with the gold label as a hint]\n{_raw(generation.samples)}",
+    }
+    if consensus is None or not agrees(consensus, example, task):
+        return row
+    refusal = refuse(consensus, example, task, filters, hinted=True)
+    if refusal:
+        return {**row, "reason": refusal[0], "detail": f"with the gold label as a hint: {refusal[1]}"}
+    kept = _accepted(split, example, consensus, generation, task)
+    changed = {"label": example.gold, "soft_label": None, "agrees": first_row["agrees"], "note": RATIONALISED}
+    accepted = {**kept, **changed, "prompt_tokens": row["prompt_tokens"], "output_tokens": row["output_tokens"]}
+    return {**accepted, "content": _content(accepted)}
 
 
 def rejected(split: str, example_id: str, reason: str, detail: str, output: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from pipelines.decode import check_model
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.card import dataset_card
 from pipelines.label.figures import label_details
+from pipelines.label.prompts import PromptMaker, read_shots
 from pipelines.label.scan import scan_corpus
 from pipelines.label.sink import LabelSink, ScanRecord
 from pipelines.label.status import ProgressFile
@@ -50,6 +51,7 @@ def check_label(run: RunConfig) -> None:
     heldout = heldout_files(run.corpus)
     if heldout:
         check_columns(heldout, task, run.corpus.fields, "corpus.test")
+    read_shots(run.teacher, task)
     if run.teacher.engine == "vllm":
         assert run.teacher.model is not None
         check_model(run.teacher.model, "teacher.model")
@@ -88,6 +90,7 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
             "outputs": file_fingerprint(teacher.outputs) if teacher.outputs else None,
             "prompt": teacher.prompt,
             "system": teacher.system,
+            "shots": file_fingerprint(teacher.shots) if teacher.shots else None,
             "sampling": teacher.sampling.model_dump(),
             "filters": teacher.filters.model_dump(),
             "dtype": teacher.vllm.dtype,
@@ -200,7 +203,7 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: 
         timings_s={},
         details={
             "content": f"{tally.content:016x}",
-            "prompt_version": task.prompt_version(),
+            "prompt_version": PromptMaker(task, run.teacher, read_shots(run.teacher, task)).version,
             "task": {"name": task.name, "version": task.version},
             "teacher": {
                 "engine": run.teacher.engine,

@@ -6,9 +6,8 @@ Out: what it states, `(4 - 1)`, and the rationale before it, `Anne starts with 4
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,20 +16,33 @@ from pipelines.errors import UnparsableError
 MAX_STATED_CHARACTERS = 2_000
 """How much of the text after `answer is` is looked at."""
 MAX_STATEMENTS = 20
+MAX_CONCLUSION_CHARACTERS = 400
 MAX_TEXT_CHARACTERS = 100_000
 """How much of a teacher's text is looked at. Longer than any answer that a teacher is allowed to give."""
 
-# A base model goes on with a question of its own making, a chat model with its next turn.
-_RUN_ON = re.compile(
-    r"(?:^|\n)[ \t]*(?:Q|Question|Input)[ \t]*[0-9]{0,3}[ \t]*:|(?<=[.)])[ \t]+Q:[ \t]"
-    r"|<\|[a-z_]{2,20}\|>|</s>|\n### ?Instruction"
+# A base model goes on with a question of its own making, a chat model with its next turn. Patterns that begin with a literal are
+# cheap to look for: the regex engine skips to it.
+_RUN_ON = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\n[ \t]*(?:Q|Question|Input)[ \t]*[0-9]{0,3}[ \t]*:",
+        r"(?<=[.)])[ \t]+Q:[ \t]",
+        r"<\|[a-z_]{2,20}\|>",
+        r"</s>",
+        r"\n### ?Instruction",
+    )
 )
 _STATEMENT = re.compile(
+    r"\banswer(?:[ \t]to[ \t][^.:\n]{1,80}?)?(?:[ \t]{1,3}is\b|[*_ \t]{0,4}[:=])[*_ \t]{0,4}:?|####", re.IGNORECASE
+)
+# What a statement begins with; looked for backwards from the word `answer`, so that no other place of the text costs anything.
+_OPENING = re.compile(
     r"(?:\b(?P<conclusion>so|thus|hence|therefore|finally)\b,?[ \t]{0,3})?(?:\bthe[ \t]{1,3})?"
-    r"(?:\b(?:final|correct|right|best|closest|only|most likely)[ \t]{1,3})?"
-    r"\banswer(?:[ \t]to[ \t][^.:\n]{1,80}?)?(?:[ \t]{1,3}is\b|[*_ \t]{0,4}[:=])[*_ \t]{0,4}:?|####",
+    r"(?:\b(?:final|correct|right|best|closest|only|most likely)[ \t]{1,3})?\Z",
     re.IGNORECASE,
 )
+_OPENING_CHARACTERS = 40
+_CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore)\b,?[ \t]", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed[ \t]*\{")
 # A box that never closes was cut off, perhaps in the middle of its number.
 _CUT_OFF = re.compile(r"\\boxed[ \t]*\{[^{}]*\Z")
@@ -58,54 +70,110 @@ class Statement:
     """What follows `answer is`, beyond its sentence."""
     bare: bool = False
     """The text says no `answer is`: it is one line that may be the answer alone."""
+    concluding: bool = False
+    """The text says no `answer is`: this is its last sentence from `so` on, which may state the answer or one more step."""
 
 
-def read_answer(text: str, read: Callable[[Statement], Result], *, negations: bool = False) -> tuple[Result, str]:
-    """The first statement that `read` understands, with its rationale. `The answer is not ...` counts with `negations`.
+def read_answer(
+    text: str, read: Callable[[Statement], Result], *, negations: bool = False, conclusions: bool = False
+) -> tuple[Result, str]:
+    """The first statement that `read` understands, with its rationale.
 
-    The first, because small models repeat themselves and then drift to other problems. A text without any statement
-    that is one line is taken for the answer alone.
+    The first, because small models repeat themselves and then drift to other problems. Where none can be read, the last
+    `\\boxed{}` counts; in a text without either, a single line is taken for the answer alone.
+
+    Args:
+        text: the teacher's.
+        read: raises UnparsableError for a statement that it does not understand.
+        negations: `The answer is not ...` is a statement, too.
+        conclusions: `read` judges a last sentence `So Jake has 16 - 7 = 9 peaches.` (Statement.concluding), too.
 
     Raises:
         UnparsableError: there is no statement, or `read` understands none; the first one's reason.
     """
-    text = first_answer(text)
-    found = [s for s in _statements(text) if negations or not _NEGATION.match(s.stated)]
-    if not found:
-        raise UnparsableError("no `answer is` in the text")
     reasons = []
-    for statement in found:
+    for statement in _statements(first_answer(text), conclusions):
+        if not negations and _NEGATION.match(statement.stated):
+            continue
         try:
             return read(statement), statement.rationale
         except UnparsableError as error:
             reasons.append(error)
-    raise reasons[0]
+    raise reasons[0] if reasons else UnparsableError("no `answer is` in the text")
 
 
 def first_answer(text: str) -> str:
     """The text up to where it runs on into the next question."""
-    text = _CUT_OFF.sub("", text[:MAX_TEXT_CHARACTERS].replace("\r\n", "\n").strip())
-    for match in _RUN_ON.finditer(text):
-        if match.start() > 0:
-            return text[: match.start()].rstrip()
-    return text
+    text = text[:MAX_TEXT_CHARACTERS].strip()
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    if "\\boxed" in text:
+        text = _CUT_OFF.sub("", text)
+    end = len(text)
+    for pattern in _RUN_ON:
+        match = pattern.search(text, 1, end)
+        end = match.start() if match else end
+    return text[:end].rstrip() if end < len(text) else text
 
 
 def plain_text(text: str) -> str:
     """Without LaTeX, Markdown and currency signs; `\\frac{1}{2}` becomes `((1) / (2))`."""
-    text = _FRACTION.sub(r"((\1) / (\2))", text)
-    return _DECORATION.sub("", _TEXT_COMMAND.sub(r" \1 ", text))
+    if "\\" in text:
+        text = _TEXT_COMMAND.sub(r" \1 ", _FRACTION.sub(r"((\1) / (\2))", text))
+    return _DECORATION.sub("", text)
 
 
-def _statements(text: str) -> list[Statement]:
-    """All statements in order; `\\boxed{}` counts where no `answer is` does, a single line where neither does."""
-    matches = itertools.islice(_STATEMENT.finditer(text), MAX_STATEMENTS)
-    found = [_statement(text, m.start(), m.end(), bool(m["conclusion"])) for m in matches]
-    if not any(s.stated for s in found):
-        found = [_statement(text, m.start(), m.start(), False) for m in list(_BOXED.finditer(text))[-1:]]
-    if not found and text and "\n" not in text:
-        found = [Statement("", text, text, bare=True)]
-    return [s for s in found if s.stated]
+def _statements(text: str, conclusions: bool) -> Iterator[Statement]:
+    """In the order in which they are tried: `answer is` from the front, the last box, then what may be an answer by its form."""
+    said = False
+    for start, end, is_clause in _places(text):
+        statement = _statement(text, start, end, is_clause)
+        if statement.stated:
+            said = True
+            yield statement
+    for match in list(_BOXED.finditer(text))[-1:] if "\\boxed" in text else ():
+        said = True
+        yield _statement(text, match.start(), match.start(), False)
+    if said or not text:
+        return
+    if "\n" not in text:
+        yield Statement("", text, text, bare=True)
+    conclusion = _conclusion(text) if conclusions else None
+    if conclusion is not None:
+        yield conclusion
+
+
+def _places(text: str) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, whether it begins with `so`) of the first `answer is`, `Answer:` and `####` in the text."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a few capitals become two characters
+        lower = "".join(c.lower() if c.isascii() else c for c in text)
+    word, sign = lower.find("answer"), lower.find("####")
+    found = done = 0
+    while found < MAX_STATEMENTS and (word >= 0 or sign >= 0):
+        at = sign if word < 0 or 0 <= sign < word else word
+        match = _STATEMENT.match(text, at)
+        if match is not None:
+            opening = _OPENING.search(text, max(done, at - _OPENING_CHARACTERS), at) if at == word else None
+            yield opening.start() if opening else at, match.end(), bool(opening and opening["conclusion"])
+            found, done = found + 1, match.end()
+        onwards = max(at + 1, done)
+        word = lower.find("answer", onwards) if 0 <= word < onwards else word
+        sign = lower.find("####", onwards) if 0 <= sign < onwards else sign
+
+
+def _conclusion(text: str) -> Statement | None:
+    """The last sentence from its last `so` on. None where the text does not end with a sentence: then it was cut."""
+    tail = text[-MAX_CONCLUSION_CHARACTERS:]
+    if not tail.endswith((".", "!")):
+        return None
+    ends = [match.end() for match in _SENTENCE_ENDS.finditer(tail[:-1])]
+    sentence = tail[ends[-1] if ends else 0 :]
+    starts = [match.end() for match in _CONCLUSION.finditer(sentence)]
+    if not starts:
+        return None
+    clause = sentence[starts[-1] :].strip()
+    return Statement(text, clause.rstrip(".!"), clause, concluding=True)
 
 
 def _statement(text: str, start: int, end: int, is_clause: bool) -> Statement:
@@ -128,4 +196,4 @@ def _rationale(before: str, is_clause: bool) -> str:
     if not is_clause and before and before[-1] not in ".!?:\n)]":
         ends = [m.end() for m in _SENTENCE_ENDS.finditer(before)]
         before = before[: ends[-1]] if ends and before[: ends[-1]].strip() else before
-    return before.removesuffix("\\[").removesuffix("\\(").rstrip(" \t\n,;*_#-")
+    return before.rstrip().removesuffix("\\[").removesuffix("\\(").rstrip(" \t\n,;*_#-")

@@ -4,7 +4,8 @@
      "label": "( ( 4.0 - 2.0 ) - 1.0 )"}
       -> gold `4 - 2 - 1`, value `1`
 
-Version history: 1, first.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read, and so does a true
+equation that ends the text (`So Jake has 16 - 7 = 9 peaches.`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.answers import MAX_STATED_CHARACTERS, plain_text, read_answer
+from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
 from pipelines.tasks.expressions import (
     ExpressionError,
@@ -24,6 +25,7 @@ from pipelines.tasks.expressions import (
     spell_signs,
     value_key,
 )
+from pipelines.tasks.giveaways import calculates_nothing
 
 _SHOTS = (
     Shot(
@@ -49,6 +51,9 @@ _WRAPPED_EQUATION = re.compile(r"\s*\(([^()]*=[^()]*)\)[\s.]*")
 _UNKNOWN = re.compile(r"(?<![A-Za-z])[xyzXYZ](?![A-Za-z])")
 _ARITHMETIC = re.compile(r"[-+*/().,%0-9 ]*[0-9][-+*/().,%0-9 ]*")
 _WORDS = re.compile(r"[A-Za-z_'’²³]+")
+_ENDS_WORKED = re.compile(r"[-+*/().0-9 ]*[0-9][-+*/().0-9 ]*\Z")
+_RESULT = re.compile(r" *([0-9][0-9.,]*)")
+_DIGIT = re.compile(r"[0-9=]")
 _SECOND = re.compile(r"\s*(?:[A-Za-z]+ )?(?:and|or)\b[^0-9]*[0-9]")
 
 
@@ -56,7 +61,7 @@ class Arithmetic(Task):
     """Arithmetic word problems; the answer is an expression."""
 
     name = "arithmetic"
-    version = "1"
+    version = "2"
     required = ("input",)
 
     @property
@@ -73,8 +78,11 @@ class Arithmetic(Task):
         return Example(str(row.get("id", "")), text_field(row, "input"), gold)
 
     def parse(self, text: str, example: Example) -> Answer:
-        label, rationale = read_answer(text, lambda s: read_expression(s.stated, bare=s.bare))
+        label, rationale = read_answer(text, _stated_expression, conclusions=True)
         return Answer(label, rationale)
+
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
 
     def normalise(self, label: str, example: Example) -> str:
         # A label is an expression and nothing else: a number found in a student's babble is no answer.
@@ -89,6 +97,33 @@ class Arithmetic(Task):
 
     def render(self, answer: Answer) -> str:
         return f"{answer.rationale} The answer is ({answer.label}).".lstrip()
+
+
+def _stated_expression(statement: Statement) -> str:
+    if statement.concluding:
+        return _concluded(statement.stated)
+    return read_expression(statement.stated, bare=statement.bare)
+
+
+def _concluded(clause: str) -> str:
+    """`Jake has 16 - 7 = 9 peaches` -> `16 - 7`: one equation, which is true, and no other number.
+
+    Raises:
+        UnparsableError: it is anything else, which may be a step on the way as well as the answer.
+    """
+    nothing = UnparsableError("no `answer is` in the text")
+    left, _, right = plain_text(spell_signs(plain_text(clause))).partition("=")
+    worked, result = _ENDS_WORKED.search(left), _RESULT.match(right)
+    if worked is None or result is None or _DIGIT.search(left[: worked.start()] + right[result.end() :]):
+        raise nothing
+    try:
+        expression = normalise_expression(worked[0])
+        true = value_key(evaluate_expression(expression)) == value_key(evaluate_expression(result[1].rstrip(".,")))
+    except ExpressionError:
+        raise nothing from None
+    if not true or " " not in expression:
+        raise nothing
+    return expression
 
 
 def read_expression(stated: str, *, bare: bool = False) -> str:
@@ -106,7 +141,7 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
     text = wrapped[1] if wrapped else text
     sides = [side for side in _EQUALS.split(text) if not _UNKNOWN.fullmatch(side.strip())]
     if not sides or any(_UNKNOWN.search(side) for side in sides):
-        raise UnparsableError(f"{stated[:60]!r} holds an unknown")
+        raise UnparsableError("no `answer is` in the text" if bare else f"{stated[:60]!r} holds an unknown")
     read = [_side(side, bare) for side in sides]
     found = [side for side in read if isinstance(side, str)]
     if bare and len(found) < len(read):

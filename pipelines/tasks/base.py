@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipelines.errors import BadRowError
+from pipelines.tasks.giveaways import says_only
 
 MAX_FIELD_CHARACTERS = 100_000
 
@@ -116,6 +117,14 @@ class Task(ABC):
         """What the label comes to, where that says more than the label (arithmetic: the number)."""
         return None
 
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        """Whether the rationale states the label and nothing that leads to it (giveaways.py). Here: no word but the labels' is left."""
+        return says_only(answer.rationale, answer.label, *(self.labels or ()))
+
+    def shot_example(self, question: str) -> Example:
+        """The example that a few-shot question stands for, so that its answer can be parsed. Raises BadRowError where it is none."""
+        return Example("shot", question, None)
+
     def render(self, answer: Answer) -> str:
         """The answer in the format that the shots teach; what the echo teacher says."""
         return f"{answer.rationale} The answer is {answer.label}."
@@ -129,9 +138,10 @@ class Task(ABC):
         except UnparsableError:
             return False
 
-    def prompt_version(self) -> str:
-        """Changes when anything that the teacher reads changes."""
-        text = json.dumps([self.instruction, [(s.question, s.answer) for s in self.shots], list(self.stops)])
+    def prompt_version(self, shots: Sequence[Shot] | None = None) -> str:
+        """Changes when anything that the teacher reads changes. `shots`: those used instead of the task's own."""
+        shown = self.shots if shots is None else shots
+        text = json.dumps([self.instruction, [(s.question, s.answer) for s in shown], list(self.stops)])
         return f"{self.name}/{self.version}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

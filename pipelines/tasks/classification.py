@@ -11,7 +11,7 @@
 
 Without `labels` the answer is free text: the sentence, or the lines, after `The answer is`.
 
-Version history: 1, first.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Classification(Task):
     """One of the labels of the run file, or free text where it gives none."""
 
     name = "classification"
-    version = "1"
+    version = "2"
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         options = options or {}

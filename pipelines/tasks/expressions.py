@@ -12,6 +12,7 @@ Length, depth and the digits of a number are bounded, so that no text costs more
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,8 +41,6 @@ _SIGNS = str.maketrans(
         "‐": "-",
         "‑": "-",
         "＋": "+",
-        "[": "(",
-        "]": ")",
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
@@ -91,8 +90,11 @@ def normalise_expression(text: str) -> str:
     return _render(tree)
 
 
+@functools.lru_cache(maxsize=4096)  # a row's label and gold label are asked for several times each
 def evaluate_expression(text: str) -> Fraction:
     """The exact value. Raises ExpressionError like `normalise_expression`."""
+    if text.isdecimal() and text.isascii() and len(text) <= MAX_DIGITS:  # most labels are whole numbers
+        return Fraction(int(text))
     return _evaluate(_parse(text))
 
 
@@ -119,8 +121,12 @@ def value_key(value: Fraction) -> str:
 
 def spell_signs(text: str) -> str:
     """`×`, `÷`, `−`, `\\times`, `[` ... as the ASCII signs that the grammar has."""
-    text = _LATEX_SIGNS.sub(lambda m: _LATEX_MEANING.get(m[1] or "", " "), text.translate(_SIGNS))
-    return _TIMES_X.sub(" * ", text)
+    text = text.replace("[", "(").replace("]", ")")
+    if not text.isascii():
+        text = text.translate(_SIGNS)
+    if "\\" in text:
+        text = _LATEX_SIGNS.sub(lambda m: _LATEX_MEANING.get(m[1] or "", " "), text)
+    return _TIMES_X.sub(" * ", text) if "x" in text or "X" in text else text
 
 
 def _parse(text: str) -> _Node:
@@ -202,7 +208,7 @@ class _Reader:
 def _number(token: str) -> Fraction:
     if len(token) > MAX_DIGITS:
         raise ExpressionError(f"a number of {len(token)} characters, the limit is {MAX_DIGITS}")
-    return Fraction(token)
+    return Fraction(int(token)) if token.isdecimal() else Fraction(token)
 
 
 def _evaluate(tree: _Node) -> Fraction:
@@ -269,6 +275,8 @@ def _render_right(node: _Binary) -> str:
 
 def _decimal(value: Fraction) -> str:
     """A value whose denominator divides a power of ten, without exponent or trailing zeros."""
+    if value.denominator == 1:
+        return str(value.numerator)
     places, scaled = 0, abs(value)
     while scaled.denominator != 1:
         places, scaled = places + 1, scaled * 10

@@ -5,7 +5,7 @@
 
 The gold label may also be GSM8K's own solution text, which ends in `#### 72`.
 
-Version history: 1, first.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
 from pipelines.tasks.expressions import ExpressionError, evaluate_expression, format_value, spell_signs, value_key
+from pipelines.tasks.giveaways import calculates_nothing
 
 _SHOTS = (
     Shot(
@@ -52,7 +53,7 @@ class GradeSchoolMath(Task):
     """Word problems of several steps; the answer is a number."""
 
     name = "grade-school-math"
-    version = "1"
+    version = "2"
     required = ("question",)
 
     @property
@@ -71,6 +72,9 @@ class GradeSchoolMath(Task):
     def parse(self, text: str, example: Example) -> Answer:
         label, rationale = read_answer(text, _stated_number)
         return Answer(label, rationale)
+
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
 
     def normalise(self, label: str, example: Example) -> str:
         return _read_number(label)

@@ -6,7 +6,8 @@
 
 The gold label may be the letter instead. Choices with the same text are the same answer.
 
-Version history: 1, first.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read, and so does a letter with its
+text that ends it (`so they were looking at (a) skeleton.`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.giveaways import says_only
 
 MAX_CHOICES = 26
 LETTER_AND_TEXT = "letter and text disagree: the letter counts"
@@ -77,7 +79,7 @@ class MultipleChoice(Task):
     """Multiple choice; the answer is one of the row's own choices."""
 
     name = "multiple-choice"
-    version = "1"
+    version = "2"
     required = ("question", "choices")
 
     @property
@@ -99,8 +101,21 @@ class MultipleChoice(Task):
             raise BadRowError(f"the gold label {gold[:60]!r} is none of the {len(choices)} choices") from error
 
     def parse(self, text: str, example: Example) -> Answer:
-        (label, note), rationale = read_answer(text, lambda s: _stated_choice(s, example.choices), negations=True)
+        (label, note), rationale = read_answer(
+            text, lambda s: _stated_choice(s, example.choices), negations=True, conclusions=True
+        )
         return Answer(label, rationale, note)
+
+    def gives_away(self, answer: Answer, example: Example) -> bool:
+        return says_only(answer.rationale, answer.label, example.input)
+
+    def shot_example(self, question: str) -> Example:
+        lines = question.split("\n")
+        lettered = [line for i, line in enumerate(lines[-MAX_CHOICES:]) if line.startswith("(")]
+        choices = tuple(line[len("(a) ") :] for i, line in enumerate(lettered) if line.startswith(f"({_letter(i)}) "))
+        if not 2 <= len(choices) == len(lettered) < len(lines):
+            raise BadRowError("its last lines must be the choices: `(a) cloud`, `(b) river` and so on")
+        return Example("shot", question, None, choices)
 
     def normalise(self, label: str, example: Example) -> str:
         """The choice whose text this is, else the one whose letter this is (`c`, `(C)`, `(c) basket`)."""
@@ -143,12 +158,16 @@ def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, s
         UnparsableError: it names none, or a letter that the row does not have.
     """
     onwards = plain_text(statement.onwards).strip()
-    either = onwards.lower().startswith("either ")
+    if statement.concluding:
+        return _concluded(onwards, choices), ""
+    either = onwards[:7].lower() == "either "
     onwards = onwards[len("either ") :].lstrip() if either else onwards
-    exact = _with_text(statement.stated, choices)
-    if exact is not None:
-        return exact, ""
-    if onwards.lower().startswith("not "):
+    # The text of a choice, as it is; none is `(c) basket` unless it begins so itself.
+    if not onwards.startswith("(") or any(choice.startswith("(") for choice in choices):
+        exact = _with_text(statement.stated, choices)
+        if exact is not None:
+            return exact, ""
+    if onwards[:4].lower() == "not ":
         negative = _starting_with(onwards, choices)
         if negative is None:
             raise UnparsableError(f"{statement.stated[:60]!r} says only what it is not")
@@ -166,6 +185,16 @@ def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, s
     if either or _ALTERNATIVE.search(said.split("\n")[0].split(". ")[0]):
         return label, SEVERAL
     return label, "" if _agrees(said, label) else LETTER_AND_TEXT
+
+
+def _concluded(clause: str, choices: Sequence[str]) -> str:
+    """`they were looking at (a) skeleton` -> `skeleton`: one letter, with its text. Raises UnparsableError for anything else."""
+    letters = list(_LETTERED.finditer(clause))
+    if len(letters) == 1 and ord(letters[0][1].lower()) - ord("a") < len(choices):
+        label, said = _with_letter(letters[0][1], choices), clause[letters[0].end() :]
+        if said.strip(_QUOTES + ".!") and _agrees(said, label):
+            return label
+    raise UnparsableError("no `answer is` in the text")
 
 
 def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:

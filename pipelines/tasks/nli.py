@@ -6,7 +6,7 @@
 
 Gold labels may also be 0, 1, 2 in that order (the coding of SNLI, MNLI and ANLI) or e, n, c (ANLI's own files).
 
-Version history: 1, first.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class NaturalLanguageInference(Task):
     """Whether a hypothesis follows from a premise."""
 
     name = "nli"
-    version = "1"
+    version = "2"
     required = ("premise", "hypothesis")
 
     @property

@@ -21,7 +21,7 @@ import pytest
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import UnparsableError
-from pipelines.label.prompts import render_prompt
+from pipelines.label.prompts import PromptMaker
 from pipelines.label.secret import Secret
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.openai import OpenaiTeacher
@@ -89,7 +89,7 @@ def answers(config: TeacherConfig, prompts: list[Prompt], key: str = KEY) -> lis
 
 def word_problems(config: TeacherConfig, count: int) -> list[Prompt]:
     examples = [TASK.read({"gold": row["label"], **row}) for row in train_rows(count, seed=3)]
-    return [render_prompt(TASK, example, config) for example in examples]
+    return [PromptMaker(TASK, config).render(example) for example in examples]
 
 
 def parses(text: str, example: Example) -> bool:

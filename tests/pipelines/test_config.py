@@ -34,6 +34,7 @@ def changed(**sections: Any) -> dict[str, Any]:
         (changed(training={"precision": "fp16"}), "`training.precision`"),
         (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
         (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
+        (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "cannot be asked again"),
         (changed(teacher={"engine": "echo", "outputs": "x"}), "`outputs` has no effect"),
         (changed(teacher={"engine": "echo", "sampling": {"n": 3}}), "n 3 with temperature 0"),
         (changed(teacher={"engine": "echo", "replicas": {"min": 3, "max": 2}}), "min 3 is above max 2"),

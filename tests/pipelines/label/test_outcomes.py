@@ -10,8 +10,8 @@ import pytest
 
 from pipelines.config import FiltersConfig, TeacherConfig
 from pipelines.errors import UserError
-from pipelines.label.outcomes import OUTCOME, judge
-from pipelines.label.prompts import render_prompt
+from pipelines.label.outcomes import OUTCOME, RATIONALISED, judge, refused, second_attempt, wants_rationalising
+from pipelines.label.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample
 from pipelines.label.teachers.echo import EchoTeacher
 from pipelines.label.teachers.replay import ReplayTeacher
@@ -62,17 +62,6 @@ def test_gold_filter_holds_for_train_rows_only() -> None:
     assert outcome("heldout", wrong, gold="drop-disagreeing")["reason"] is None
 
 
-def test_prompts_hold_shots_and_question_once() -> None:
-    plain = render_prompt(TASK, EXAMPLE, TeacherConfig(engine="echo"))
-    assert plain.text.endswith(f"Q: {EXAMPLE.input}\nA:")
-    assert plain.text.count("Q: ") == len(TASK.shots) + 1
-    assert plain.messages == ()
-    chat = render_prompt(TASK, EXAMPLE, TeacherConfig(engine="vllm", model="m", prompt="chat", system="Be brief."))
-    assert chat.messages[0]["role"] == "system"
-    assert chat.messages[0]["content"].startswith("Be brief.")
-    assert [m["role"] for m in chat.messages[1:]] == ["user", "assistant"] * len(TASK.shots) + ["user"]
-
-
 @pytest.mark.parametrize("name", ["arithmetic", "multiple-choice", "nli", "grade-school-math"])
 def test_what_echo_says_is_read_back_as_gold(name: str) -> None:
     task = load_task(task_spec(name))
@@ -80,7 +69,7 @@ def test_what_echo_says_is_read_back_as_gold(name: str) -> None:
                      "grade-school-math": ("72", ())}[name]  # fmt: skip
     example = Example("a", "text", gold, choices)
     teacher = EchoTeacher(TeacherConfig(engine="echo"), task)
-    generation = asyncio.run(teacher.answer(render_prompt(task, example, TeacherConfig(engine="echo"))))
+    generation = asyncio.run(teacher.answer(PromptMaker(task, TeacherConfig(engine="echo")).render(example)))
     assert task.same(task.parse(generation.samples[0].text, example).label, gold, example)
 
 
@@ -88,9 +77,10 @@ def test_replay_answers_by_id(tmp_path: Path) -> None:
     file = tmp_path / "outputs.jsonl"
     file.write_text('{"id": "a", "output": "The answer is 3.", "output_tokens": 4}\n\n{"id": "a", "output": "later"}\n')
     teacher = ReplayTeacher(str(file))
-    prompt = render_prompt(TASK, EXAMPLE, TeacherConfig(engine="echo"))
+    prompts = PromptMaker(TASK, TeacherConfig(engine="echo"))
+    prompt = prompts.render(EXAMPLE)
     assert asyncio.run(teacher.answer(prompt)) == Generation((Sample("The answer is 3.", 4, "unknown"),), 0)
-    other = render_prompt(TASK, Example("b", "x", None), TeacherConfig(engine="echo"))
+    other = prompts.render(Example("b", "x", None))
     with pytest.raises(PromptRefusedError, match="no output for this id"):
         asyncio.run(teacher.answer(other))
 
@@ -108,3 +98,102 @@ def test_a_damaged_recording_is_refused(tmp_path: Path, line: str) -> None:
 def test_a_missing_recording_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         ReplayTeacher(str(tmp_path / "none.jsonl"))
+
+
+WRONG = "Anne has 4 and 1. 4 + 1 = 5. The answer is (4 + 1)."
+RIGHT = "Anne gives 1 away. 4 - 1 = 3. The answer is (4 - 1)."
+
+
+def attempts(first: Generation, second: Generation, example: Example = EXAMPLE, **filters: Any) -> dict[str, Any]:
+    config = FiltersConfig(gold="rationalise", **filters)
+    row = judge("train", example, first, TASK, config)
+    assert wants_rationalising(row, config)
+    row = second_attempt("train", example, row, second, TASK, config)
+    pa.Table.from_pylist([row], schema=OUTCOME)
+    assert row["reason"] is None or row["reason"] in REJECT_REASONS
+    return row
+
+
+@pytest.mark.parametrize(
+    ("texts", "finish", "wanted"),
+    [
+        ([WRONG], "stop", True),
+        (["I do not know."], "stop", True),
+        (["I do not"], "length", True),
+        ([RIGHT, WRONG], "stop", True),  # a tie
+        ([RIGHT], "stop", False),
+        ([WRONG, WRONG, RIGHT], "stop", True),
+        ([RIGHT, "I do not know."], "stop", False),  # too little agreement, but with gold
+    ],
+)
+def test_what_is_asked_again(texts: list[str], finish: str, wanted: bool) -> None:
+    filters = FiltersConfig(gold="rationalise", min_agreement=0.7)
+    row = judge("train", EXAMPLE, generated(*texts, finish=finish), TASK, filters)
+    assert wants_rationalising(row, filters) == wanted
+    assert not wants_rationalising(row, FiltersConfig(gold="drop-disagreeing", min_agreement=0.7))
+    heldout = judge("heldout", EXAMPLE, generated(*texts, finish=finish), TASK, filters)
+    assert not wants_rationalising(heldout, filters)
+    unlabelled = judge("train", Example("a", "input", None), generated(*texts, finish=finish), TASK, filters)
+    assert not wants_rationalising(unlabelled, filters)
+
+
+def test_a_row_that_no_teacher_could_be_asked_is_not_asked_again() -> None:
+    row = refused("train", EXAMPLE, PromptRefusedError("too_long", "9 tokens"))
+    assert not wants_rationalising(row, FiltersConfig(gold="rationalise"))
+
+
+@pytest.mark.parametrize("first", [WRONG, "I do not know."])
+def test_a_second_answer_that_means_gold_is_accepted_with_the_gold_label(first: str) -> None:
+    row = attempts(generated(first), generated("She keeps 4 - 1 = 3. The answer is 3."))
+    assert (row["reason"], row["output"], row["note"]) == (None, None, RATIONALISED)
+    assert (row["label"], row["rationale"]) == ("4 - 1", "She keeps 4 - 1 = 3.")
+    assert (row["votes"], row["agreement"], row["soft_label"]) == (1, 1.0, None)
+    assert (row["prompt_tokens"], row["output_tokens"]) == (200, 10)
+    same = judge("train", EXAMPLE, generated("She keeps 4 - 1 = 3. The answer is (4 - 1)."), TASK, FiltersConfig())
+    assert row["content"] == same["content"] is not None
+
+
+def test_the_hint_does_not_flatter_the_teacher() -> None:
+    assert attempts(generated(WRONG), generated(RIGHT))["agrees"] is False
+    assert attempts(generated("I do not know."), generated(RIGHT))["agrees"] is None
+
+
+@pytest.mark.parametrize("second", [WRONG, "I do not know."])
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [((WRONG,), "disagrees_with_gold"), (("No idea.",), "unparsable"), ((RIGHT, WRONG), "tie")],
+)
+def test_a_second_answer_that_does_not_mean_gold_leaves_the_first_reject(
+    first: tuple[str, ...], reason: str, second: str
+) -> None:
+    row = attempts(generated(*first), generated(second))
+    assert row["reason"] == reason
+    assert all(text in row["output"] for text in (*first, second))
+    assert row["note"] != RATIONALISED
+    assert (row["prompt_tokens"], row["output_tokens"]) == (200, 5 * len(first) + 5)
+
+
+@pytest.mark.parametrize(
+    ("second", "filters", "reason"),
+    [
+        ("The answer is 3.", {}, None),
+        ("The answer is 3.", {"drop_giveaways": True}, "gives_label_away"),
+        ("As the hint says, 4 - 1 = 3. The answer is 3.", {}, None),
+        ("As the hint says, 4 - 1 = 3. The answer is 3.", {"drop_giveaways": True}, "gives_label_away"),
+        ("Given that the answer is 3, 4 - 1 = 3.", {"drop_giveaways": True}, "gives_label_away"),
+        (RIGHT, {"drop_giveaways": True}, None),
+        (RIGHT, {"min_rationale_words": 20}, "rationale_length"),
+    ],
+)
+def test_filters_hold_for_the_second_answer(second: str, filters: dict[str, Any], reason: str | None) -> None:
+    row = attempts(generated(WRONG), generated(second), **filters)
+    assert row["reason"] == reason
+    if reason:
+        assert WRONG in row["output"]
+        assert second in row["output"]
+
+
+def test_a_second_answer_needs_agreement_too() -> None:
+    row = attempts(generated(WRONG), generated(RIGHT, WRONG, RIGHT), min_agreement=0.9)
+    assert row["reason"] == "low_agreement"
+    assert attempts(generated(WRONG), generated(RIGHT, WRONG, RIGHT), min_agreement=0.6)["reason"] is None

@@ -48,6 +48,42 @@ def test_statement_and_rationale(text: str, stated: str, rationale: str) -> None
     assert read_answer(text, _word) == (stated, rationale)
 
 
+def test_a_box_counts_where_no_statement_can_be_read() -> None:
+    def number(statement: Statement) -> str:
+        if "3" not in statement.stated:
+            raise UnparsableError(statement.stated)
+        return statement.stated
+
+    assert read_answer("We get \\boxed{3}. The answer is (", number)[0] == "\\boxed{3}"
+    with pytest.raises(UnparsableError, match="twelve"):
+        read_answer("We get \\boxed{4}. The answer is twelve.", number)
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("It is late. So they left early.", "they left early"),
+        ("It is late, therefore they left.", "they left"),
+        ("It is late. So they left early", None),
+        ("So it is late. They left.", None),
+        ("It is late.\nThus, they left: all.", None),  # `all` is a sentence of its own
+    ],
+)
+def test_a_conclusion_is_a_statement_for_who_asks_for_it(text: str, stated: str | None) -> None:
+    def concluding(statement: Statement) -> str:
+        if not statement.concluding:
+            raise UnparsableError("no")
+        return statement.stated
+
+    if stated is None:
+        with pytest.raises(UnparsableError):
+            read_answer(text, concluding, conclusions=True)
+    else:
+        assert read_answer(text, concluding, conclusions=True) == (stated, text)
+    with pytest.raises(UnparsableError):
+        read_answer(text, concluding)
+
+
 def test_a_label_may_be_a_negation() -> None:
     assert read_answer("The answer is not spam.", _word, negations=True) == ("not spam", "")
 

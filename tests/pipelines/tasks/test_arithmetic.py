@@ -77,6 +77,9 @@ def test_bad_rows(row: Mapping[str, Any]) -> None:
         ("A. The answer is (84 / 2). B. The answer is (9 + 9).", "84 / 2", "A."),
         ("A, so the answer is unclear. The answer is 3.", "3", "A, so the answer is unclear."),
         ("```python\nprint(84 / 2)\n```\nThe answer is 42", "42", "```python\nprint(84 / 2)\n```"),
+        ("A. 4 of them.\n\\[ \\boxed{3} \\] The answer is (6", "3", "A. 4 of them."),
+        ("A. So he has 16 - 7 = 9 pears.", "16 - 7", "A. So he has 16 - 7 = 9 pears."),
+        ("A.\n\nThus, it is $12 × 3 = $36.\n\nQ: x?", "12 * 3", "A.\n\nThus, it is $12 × 3 = $36."),
         ("4 - 1", "4 - 1", ""),
         ("4 - 1 = 3.", "4 - 1", ""),
         ("#### 12", "12", ""),
@@ -93,6 +96,13 @@ def test_parse(text: str, label: str, rationale: str) -> None:
         "There are 4 seats.",
         "The tree had 7 apples to begin with.",
         "5 apples",
+        "A. So he has 16 - 7 = 9 pears",  # cut, perhaps before it goes on
+        "A. So he has 16 - 7 = 8 pears.",
+        "A. So he has 16 - 7 = 9 pears and 3 figs.",
+        "A. So 2 + 2 = 4 = 2 * 2.",
+        "A. So he has 9 pears.",
+        "A. So he has 9 = 9 pears.",
+        "A. So he walks. He has 16 - 7 = 9 pears.",
         "The answer is (25 + x).",
         "The answer is (7x = 14).",
         "The answer is x.",
@@ -142,7 +152,7 @@ def test_it_takes_no_options() -> None:
         load_task(task_spec("arithmetic", {"labels": ["1"]}))
 
 
-@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.744), ("qwen2.5-coder-1.5b", 0.62)])
+@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.746), ("qwen2.5-coder-1.5b", 0.63)])
 def test_real_teachers(test_data: Path, teacher: str, share: float) -> None:
     score = score_teacher(TASK, test_data / "svamp", teacher)
     assert score.examples == 800

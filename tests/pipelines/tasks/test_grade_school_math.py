@@ -103,4 +103,4 @@ def test_what_shots_and_renderings_say_is_read() -> None:
 def test_a_real_teacher(test_data: Path) -> None:
     score = score_teacher(TASK, test_data / "gsm8k", "qwen2.5-coder-1.5b")
     assert score.examples == 7473
-    assert score.right >= 0.495 * score.examples
+    assert score.right >= 0.5 * score.examples

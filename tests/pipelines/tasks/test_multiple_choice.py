@@ -117,6 +117,12 @@ def test_choices_with_stops_and_inside_each_other(text: str, label: str) -> None
         "",
         "I do not know.",
         "a bus goes to the beach",
+        "It is late, so they took (a)",
+        "It is late, so they took (a).",
+        "It is late, so they took (a) beach.",
+        "It is late, so they took (a) bus depot or (b) beach.",
+        "It is late, so they left. They took (a) bus depot.",
+        "It is late, so they took (f) airport.",
         "The answer is one of these.",
         "The answer is not (a) bus depot.",
         "The answer is (f) airport.",
@@ -131,6 +137,11 @@ def test_unparsable(text: str) -> None:
     with pytest.raises(UnparsableError) as error:
         TASK.parse(text, EXAMPLE)
     assert len(str(error.value)) < 200
+
+
+def test_a_conclusion_with_letter_and_text_is_an_answer() -> None:
+    text = "It is late, so they were at the (a) bus depot."
+    assert TASK.parse(text, EXAMPLE) == Answer("bus depot", text)
 
 
 def test_choices_of_signs_alone_stay_apart() -> None:
@@ -163,7 +174,7 @@ def test_shots_are_read_and_in_the_format_of_the_input() -> None:
         assert answer.label in shot.answer
 
 
-@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.761), ("qwen2.5-coder-1.5b", 0.56)])
+@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.768), ("qwen2.5-coder-1.5b", 0.563)])
 def test_real_teachers(test_data: Path, teacher: str, share: float) -> None:
     score = score_teacher(TASK, test_data / "cqa", teacher)
     assert score.examples == 9741
