@@ -1,16 +1,18 @@
 """The first look at a corpus: every row is read once, none is shown to the teacher.
 
 In: splits. Out: how many rows there are, and the rejects that need no teacher: rows that the task cannot read (`bad_input`) and later
-rows with an id that an earlier one has (`duplicate`). A row's position in the corpus is the index of its split << 32 | its index in
-the split.
+rows with an id that an earlier one has (`duplicate`), and on request later rows that nearly repeat an earlier one (`near_duplicate`). A
+row's position in the corpus is the index of its split << 32 | its index in the split.
 
-The driver holds 16 bytes per row while it looks for duplicates, 8 per reject afterwards, and 16 per row whose id occurs again.
+The driver holds 16 bytes per row while it looks for duplicates, 8 per reject afterwards, and 16 per row whose id occurs again. Looking for
+near duplicates takes some KB per row (near_duplicates.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,23 +20,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.corpus import Split, read_split
+from pipelines.corpus import Row, Split, read_split
 from pipelines.errors import UserError
 from pipelines.label.ids import id_digest
+from pipelines.label.near_duplicates import SIGNATURE_BYTES, NearDuplicates, signature
 from pipelines.label.outcomes import OUTCOME, rejected
 from pipelines.label.sink import Positions, ScanRecord
 from pipelines.progress import Progress
-from pipelines.tasks import Task, TaskSpec, load_task
+from pipelines.tasks import TaskSpec, load_task
 
 OnRejects = Callable[[pa.Table], None]
 Halves = npt.NDArray[np.uint64]
 """Half of each id's hash: 8 bytes that tell nearly all ids apart. Those they do not are read again."""
 
 SPLIT_SHIFT = 32
+_ROW_MASK = 2**SPLIT_SHIFT - 1
 _BLOCK_ROWS = 4096
 _DAMAGED = -1
 """In the place of a position: the file cannot be read on; the texts are a UserError's."""
-_Scanned = tuple[int, int, str | None, str | None, str | None]
+_Scanned = tuple[int, int, str | None, str | None, str | None, bytes | None]
 _REJECTS_AT_A_TIME = 4096
 _SCANNED = pa.schema(
     [
@@ -43,27 +47,55 @@ _SCANNED = pa.schema(
         pa.field("id", pa.string()),  # this and the rest: of unreadable rows only
         pa.field("problem", pa.string()),
         pa.field("raw", pa.string()),
+        pa.field("signature", pa.binary(SIGNATURE_BYTES)),  # where near duplicates are looked for
     ]
 )
 
 
-def scan_corpus(
-    splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, str], on_rejects: OnRejects
-) -> ScanRecord:
-    """Read every split once, in parallel. `on_rejects` is given the rejects (outcomes.OUTCOME), some thousands at a time."""
+@dataclass
+class _Found:
+    """What reading every split found. A row's place in its split's arrays is its place in the split."""
+
+    halves: list[Halves]
+    signatures: list[list[bytes | None]]
+    """Where near duplicates are looked for: of the readable train rows."""
+    unreadable: Positions
+    """Sorted."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is scanned. `near_duplicates`: the similarity from which a later train row is rejected, None: not looked for."""
+
+    splits: Sequence[Split]
+    spec: TaskSpec
+    fields: Mapping[str, str]
+    near_duplicates: float | None = None
+
+    def rows(self, index: int) -> Iterator[Row]:
+        """The rows of a split."""
+        return read_split(self.splits[index], load_task(self.spec), self.fields)
+
+
+def scan_corpus(corpus: Corpus, on_rejects: OnRejects) -> ScanRecord:
+    """Read every split once, in parallel. `on_rejects` is given the rejects (outcomes.OUTCOME), some thousands at a time.
+
+    Raises:
+        UserError: a file is damaged beyond its rows.
+    """
+    splits = corpus.splits
     rejects = _Rejects(splits, on_rejects)
-    halves, unreadable = _read_all(splits, spec, fields, rejects)
+    found = _read_all(corpus, rejects)
     rows = dict.fromkeys(("train", "heldout"), 0)
-    for split, found in zip(splits, halves, strict=True):
-        rows[split.name] += len(found)
-    duplicates = [
-        position
-        for name in ("train", "heldout")
-        for position in _duplicates(name, splits, halves, unreadable, load_task(spec), fields, rejects)
-    ]
+    for split, halves in zip(splits, found.halves, strict=True):
+        rows[split.name] += len(halves)
+    passed_over = [found.unreadable]
+    for name in ("train", "heldout"):
+        passed_over.append(np.array(list(_duplicates(name, corpus, found, rejects)), dtype=np.int64))
+    if corpus.near_duplicates is not None:
+        passed_over.append(_near_duplicates(corpus, found, np.sort(np.concatenate(passed_over)), rejects))
     rejects.flush()
-    passed_over = np.sort(np.concatenate([unreadable, np.array(duplicates, dtype=np.int64)]))
-    return ScanRecord(rows, [dataclasses.asdict(split) for split in splits], passed_over)
+    return ScanRecord(rows, [dataclasses.asdict(split) for split in splits], np.sort(np.concatenate(passed_over)))
 
 
 class _Rejects:
@@ -84,37 +116,39 @@ class _Rejects:
             self._rows = []
 
 
-def _read_all(
-    splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, str], rejects: _Rejects
-) -> tuple[list[Halves], Positions]:
-    """(for each split the halves of its rows in their order; sorted positions of the unreadable rows)."""
+def _read_all(corpus: Corpus, rejects: _Rejects) -> _Found:
     import ray
 
-    items = [{"index": index} for index in range(len(splits))]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _scan_split, fn_args=(list(splits), spec, dict(fields)), batch_size=1, batch_format="numpy"
+    count = len(corpus.splits)
+    dataset = ray.data.from_items([{"index": i} for i in range(count)], override_num_blocks=count).map_batches(
+        _scan_split, fn_args=(corpus,), batch_size=1, batch_format="numpy"
     )
-    found: list[list[Halves]] = [[] for _ in splits]
+    halves: list[list[Halves]] = [[np.empty(0, dtype=np.uint64)] for _ in range(count)]
+    signatures: list[list[bytes | None]] = [[] for _ in range(count)]
     unreadable: list[Positions] = [np.empty(0, dtype=np.int64)]
     with Progress("scan", total=None, unit="rows") as progress:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            if not len(table):
-                continue
             _check_damage(table)
-            position, half = table["position"].to_numpy(), table["half"].to_numpy()
-            for index in np.unique(position >> SPLIT_SHIFT):
-                mine = position >> SPLIT_SHIFT == index
-                # A split's blocks come in their order: a row's place in `found` is its place in the split.
-                assert int(position[mine][0]) & (2**SPLIT_SHIFT - 1) == sum(map(len, found[index]))
-                found[index].append(half[mine])
+            for part in _by_split(table):
+                position = part["position"].to_numpy()
+                index = int(position[0]) >> SPLIT_SHIFT
+                # A split's blocks come in their order: so a row's place in the arrays is its place in the split.
+                assert int(position[0]) & _ROW_MASK == sum(map(len, halves[index]))
+                halves[index].append(part["half"].to_numpy())
+                if corpus.near_duplicates is not None:
+                    signatures[index] += part["signature"].to_pylist()
             bad = table.filter(pc.is_valid(table["problem"]))
             unreadable.append(bad["position"].to_numpy())
             for row in bad.to_pylist():
                 rejects.add(row["position"], row["id"], "bad_input", row["problem"], row["raw"])
             progress.advance(len(table))
-    return [np.concatenate([np.empty(0, dtype=np.uint64), *parts]) for parts in found], np.sort(
-        np.concatenate(unreadable)
-    )
+    return _Found([np.concatenate(parts) for parts in halves], signatures, np.sort(np.concatenate(unreadable)))
+
+
+def _by_split(table: pa.Table) -> Iterator[pa.Table]:
+    index = table["position"].to_numpy() >> SPLIT_SHIFT
+    for one in np.unique(index):
+        yield table.filter(pa.array(index == one))
 
 
 def _check_damage(table: pa.Table) -> None:
@@ -123,22 +157,21 @@ def _check_damage(table: pa.Table) -> None:
         raise UserError(row["id"], row["problem"], row["raw"])
 
 
-def _scan_split(
-    batch: Mapping[str, npt.NDArray[np.int64]], splits: Sequence[Split], spec: TaskSpec, fields: Mapping[str, str]
-) -> Iterator[pa.Table]:
+def _scan_split(batch: Mapping[str, npt.NDArray[np.int64]], corpus: Corpus) -> Iterator[pa.Table]:
     index = int(batch["index"][0])
-    task = load_task(spec)
+    sign = corpus.near_duplicates is not None and corpus.splits[index].name == "train"
     block: list[_Scanned] = []
     try:
-        for row in read_split(splits[index], task, fields):
+        for row in corpus.rows(index):
             half = int.from_bytes(id_digest(row.id)[:8], "little")
             unreadable = (row.id, row.problem, row.raw) if row.example is None else (None, None, None)
-            block.append((index << SPLIT_SHIFT | row.position, half, *unreadable))
+            signed = signature(row.example.input) if sign and row.example is not None else None
+            block.append((index << SPLIT_SHIFT | row.position, half, *unreadable, signed))
             if len(block) == _BLOCK_ROWS:
                 yield _table(block)
                 block = []
     except UserError as error:
-        block.append((_DAMAGED, 0, error.value, error.rule, error.remedy))
+        block.append((_DAMAGED, 0, error.value, error.rule, error.remedy, None))
     yield _table(block)
 
 
@@ -149,34 +182,65 @@ def _table(block: list[_Scanned]) -> pa.Table:
     )
 
 
-def _duplicates(
-    name: str,
-    splits: Sequence[Split],
-    halves: Sequence[Halves],
-    unreadable: Positions,
-    task: Task,
-    fields: Mapping[str, str],
-    rejects: _Rejects,
-) -> Iterator[int]:
+def _duplicates(name: str, corpus: Corpus, found: _Found, rejects: _Rejects) -> Iterator[int]:
     """Positions of readable rows whose id an earlier readable row with the same split name has."""
-    mine = [index for index, split in enumerate(splits) if split.name == name]
-    ordered = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *(halves[index] for index in mine)]))
+    mine = [index for index, split in enumerate(corpus.splits) if split.name == name]
+    ordered = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *(found.halves[index] for index in mine)]))
     again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
     if not len(again):
         return
     seen: set[bytes] = set()
     for index in mine:
-        here = unreadable[(unreadable >> SPLIT_SHIFT) == index] & (2**SPLIT_SHIFT - 1)
-        suspects = set(np.flatnonzero(np.isin(halves[index], again)).tolist()) - set(here.tolist())
+        suspects = set(np.flatnonzero(np.isin(found.halves[index], again)).tolist()) - _here(found.unreadable, index)
         if not suspects:
             continue
-        for row in read_split(splits[index], task, fields):
-            position = index << SPLIT_SHIFT | row.position
+        for row in corpus.rows(index):
             if row.position not in suspects:
                 continue
             digest = id_digest(row.id)
             if digest in seen:
+                position = index << SPLIT_SHIFT | row.position
                 rejects.add(position, row.id, "duplicate", "an earlier row has this id", row.raw)
                 yield position
             seen.add(digest)
+
+
+def _near_duplicates(corpus: Corpus, found: _Found, passed_over: Positions, rejects: _Rejects) -> Positions:
+    """Positions of train rows that nearly repeat an earlier one, which is none of `passed_over`."""
+    assert corpus.near_duplicates is not None
+    kept = NearDuplicates(corpus.near_duplicates)
+    repeats: dict[int, int] = {}
+    for index, signed in enumerate(found.signatures):
+        elsewhere = _here(passed_over, index)
+        for row, signature_ in enumerate(signed):
+            if signature_ is None or row in elsewhere:
+                continue
+            position = index << SPLIT_SHIFT | row
+            earlier = kept.earlier(position, signature_)
+            if earlier is not None:
+                repeats[position] = earlier
+    names = _ids_at(corpus, set(repeats.values()))
+    for index in sorted({position >> SPLIT_SHIFT for position in repeats}):
+        for row_ in corpus.rows(index):
+            position = index << SPLIT_SHIFT | row_.position
+            if position in repeats:
+                detail = f"it nearly repeats {names[repeats[position]]}"
+                rejects.add(position, row_.id, "near_duplicate", detail, row_.raw)
+    return np.array(sorted(repeats), dtype=np.int64)
+
+
+def _ids_at(corpus: Corpus, positions: set[int]) -> dict[int, str]:
+    """The ids of the rows at these positions."""
+    ids: dict[int, str] = {}
+    for index in sorted({position >> SPLIT_SHIFT for position in positions}):
+        for row in corpus.rows(index):
+            position = index << SPLIT_SHIFT | row.position
+            if position in positions:
+                ids[position] = row.id
+    return ids
+
+
+def _here(positions: Positions, index: int) -> set[int]:
+    """The rows of one split among positions."""
+    return set((positions[(positions >> SPLIT_SHIFT) == index] & _ROW_MASK).tolist())

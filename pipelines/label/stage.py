@@ -32,7 +32,7 @@ from pipelines.errors import StageFailedError, UserError
 from pipelines.label.card import dataset_card
 from pipelines.label.figures import label_details
 from pipelines.label.prompts import PromptMaker, read_shots
-from pipelines.label.scan import scan_corpus
+from pipelines.label.scan import Corpus, scan_corpus
 from pipelines.label.sink import LabelSink, ScanRecord
 from pipelines.label.status import ProgressFile
 from pipelines.label.stream import stream
@@ -140,9 +140,10 @@ def _scan(run: RunConfig, spec: TaskSpec, sink: LabelSink, *, count_rejects: boo
     if sink.scan is not None:
         return [Split(**split) for split in sink.scan.splits], sink.scan
     splits = _splits(run)
+    corpus = Corpus(splits, spec, run.corpus.fields, run.teacher.filters.near_duplicates)
     if not count_rejects:
-        return splits, scan_corpus(splits, spec, run.corpus.fields, lambda rejects: None)
-    scan = scan_corpus(splits, spec, run.corpus.fields, sink.add_scanned)
+        return splits, scan_corpus(corpus, lambda rejects: None)
+    scan = scan_corpus(corpus, sink.add_scanned)
     sink.commit_scan(scan)
     return splits, scan
 
