@@ -32,18 +32,20 @@ PROGRESS = "progress.json"
 FRESH_S = 30.0
 _FORMAT = 1
 _EVERY_S = 2.0
+_EVERY_S_ON_OBJECT_STORES = 10.0  # each write is a PUT, which is paid for
 State = Literal["finished", "running", "interrupted", "not begun"]
 
 
 class ProgressFile:
     """The driver's side. A context manager around all of the work, the manifest included.
 
-    A thread writes the file every two seconds, also while nothing is finished (a scan, an engine that starts), and the driver's loop does
-    not wait for it. Left without an error the file is removed; left by one it says that the work has ended.
+    A thread writes the file every two seconds (ten on an object store), also while nothing is finished (a scan, an engine that
+    starts), and the driver's loop does not wait for it. Left without an error the file is removed; left by one it says that the work has ended.
     """
 
-    def __init__(self, store: Store, *, every_s: float = _EVERY_S, clock: Clock = time.monotonic) -> None:
-        self._store, self._every_s, self._clock = store, every_s, clock
+    def __init__(self, store: Store, *, every_s: float | None = None, clock: Clock = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._every_s = every_s or (_EVERY_S if store.is_local else _EVERY_S_ON_OBJECT_STORES)
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="label-progress")
