@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -74,7 +74,9 @@ def follow_status(
         if state != "running" or clock() - printed >= every:
             if live and printed > float("-inf"):
                 sys.stdout.write(f"\x1b[{len(status['stages'])}F\x1b[J")  # back over the lines printed before
-            _print(status, run_file, as_json=as_json, live=True, width=os.get_terminal_size().columns if live else None)
+            _print(
+                status, run_file, as_json=as_json, live=True, width=shutil.get_terminal_size().columns if live else None
+            )
             printed = clock()
         if state != "running":
             break

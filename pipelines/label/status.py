@@ -40,7 +40,8 @@ class ProgressFile:
     """The driver's side. A context manager around all of the work, the manifest included.
 
     A thread writes the file every two seconds (ten on an object store), also while nothing is finished (a scan, an engine that
-    starts), and the driver's loop does not wait for it. Left without an error the file is removed; left by one it says that the work has ended.
+    starts), and the driver's loop does not wait for it. Left without an error the file is removed; left by one it says that the work
+    has ended.
     """
 
     def __init__(self, store: Store, *, every_s: float | None = None, clock: Clock = time.monotonic) -> None:
