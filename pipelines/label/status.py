@@ -88,6 +88,11 @@ class ProgressFile:
             self._content["resumed_at_rows"] = done
         self.update(done, total, 0, {}, 0, 0)
 
+    def work_began(self, at: float) -> None:
+        """The first engine was ready at this moment of the clock; rates count from there."""
+        with self._lock:
+            self._recent.begin(at)
+
     def update(
         self, done: int, total: int | None, accepted: int, rejected_by_reason: Mapping[str, int], prompt_tokens: int,
         output_tokens: int,
