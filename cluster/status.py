@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -64,15 +65,18 @@ def follow_status(
     Raises:
         StageFailedError: what was running has ended without its artifact.
     """
-    every = _READ_EVERY_S if as_json or sys.stdout.isatty() else _LINE_EVERY_S
+    live = sys.stdout.isatty() and not as_json
+    every = _READ_EVERY_S if live or as_json else _LINE_EVERY_S
     was_running, printed = False, float("-inf")
     while True:
         status = run_status(run)
         state = status["stages"]["label"]["state"]
         if state != "running" or clock() - printed >= every:
-            if printed > float("-inf") and sys.stdout.isatty() and not as_json:
+            if live and printed > float("-inf"):
                 sys.stdout.write(f"\x1b[{len(status['stages'])}F\x1b[J")  # back over the lines printed before
-            _print(status, run_file, as_json=as_json, one_line=True)
+            _print(
+                status, run_file, as_json=as_json, live=True, width=shutil.get_terminal_size().columns if live else None
+            )
             printed = clock()
         if state != "running":
             break
@@ -94,11 +98,14 @@ def _by_manifest(output: Store, kind: ArtifactType, work: str | None) -> dict[st
     return {"state": "begun" if work and output.files(work) else "not begun"}
 
 
-def _print(status: dict[str, Any], run_file: str, *, as_json: bool, one_line: bool = False) -> None:
+def _print(
+    status: dict[str, Any], run_file: str, *, as_json: bool, live: bool = False, width: int | None = None
+) -> None:
+    """`live`: JSON on one line. `width`: lines are cut to it, so that each stays one."""
     if as_json:
-        print(json.dumps(status, ensure_ascii=False, indent=None if one_line else 2), flush=True)
+        print(json.dumps(status, ensure_ascii=False, indent=None if live else 2), flush=True)
     else:
-        print("\n".join(status_lines(status, run_file, at=time.time())), flush=True)
+        print("\n".join(line[:width] for line in status_lines(status, run_file, at=time.time())), flush=True)
 
 
 def _describe(found: dict[str, Any], command: str, at: float) -> str:

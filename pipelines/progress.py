@@ -31,6 +31,10 @@ class RecentRate:
         self._done = done
         self._marks: deque[tuple[float, int]] = deque([(clock(), done)])
 
+    def begin(self, at: float) -> None:
+        """What is done so far counts from this moment of the clock on; the time before it was a start that is not to be counted."""
+        self._marks = deque([(at, self._marks[0][1])])
+
     def note(self, done: int) -> None:
         """Note how much is done by now, in all. Less than before (a worker went back to its checkpoint) begins anew."""
         now = self._clock()
@@ -91,6 +95,10 @@ class Progress:
     def rate(self) -> float:
         """Units per second over the last minute."""
         return self._recent.per_s
+
+    def begin(self, at: float) -> None:
+        """The rate counts from this moment of the clock on (before it an engine was starting)."""
+        self._recent.begin(at)
 
     def advance(self, amount: int, detail: str = "") -> None:
         """Note that `amount` more units are done; `detail` is shown at the end of the line."""

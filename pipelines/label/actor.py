@@ -123,7 +123,7 @@ class TeacherActor:
                 raise  # No engine ever started in this run: it is set up wrongly, and a second try would not help.
             self._end(f"the engine did not start ({error})")
         self._engine.started(time.monotonic() - began)
-        self._ledger.ready.remote()
+        await self._ledger.ready.remote()
         return teacher
 
     async def _outcome(self, teacher: Teacher, row: dict[str, Any]) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ class Usage:
     busy_s: float
     """Of `up_s`, with at least one row in the engine."""
     deaths: int
-    first_ready_s: float | None
-    """From the beginning of the run to its first engine's readiness; None where there was none."""
+    ready_for_s: float | None
+    """Since the run's first engine was ready; None where there was none."""
 
 
 @dataclass
@@ -54,8 +54,7 @@ class Ledger:
     """Why no engine can answer anything. Ray Data hands on the text of an actor's error between other texts, so it is kept here."""
     budget: str = ""
     """Why rows were not asked, where the budget is used up."""
-    began: float = field(default_factory=time.monotonic)
-    first_ready_s: float | None = None
+    first_ready: float | None = None
 
     def starting(self) -> tuple[dict[RowKey, int], int, int]:
         """An engine is about to start. (strikes by row, fruitless starts before this one, engines that ever started)."""
@@ -64,8 +63,8 @@ class Ledger:
 
     def ready(self) -> None:
         """An engine is ready."""
-        if self.first_ready_s is None:
-            self.first_ready_s = time.monotonic() - self.began
+        if self.first_ready is None:
+            self.first_ready = time.monotonic()
 
     def report(self, engine: str, start_s: float, up_s: float, busy_s: float) -> None:
         """An engine has answered; its times so far."""
@@ -99,7 +98,7 @@ class Ledger:
             sum(e.up_s for e in engines),
             sum(e.busy_s for e in engines),
             self.deaths,
-            self.first_ready_s,
+            None if self.first_ready is None else time.monotonic() - self.first_ready,
         )
 
 

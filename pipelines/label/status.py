@@ -32,18 +32,21 @@ PROGRESS = "progress.json"
 FRESH_S = 30.0
 _FORMAT = 1
 _EVERY_S = 2.0
+_EVERY_S_ON_OBJECT_STORES = 10.0  # each write is a PUT, which is paid for
 State = Literal["finished", "running", "interrupted", "not begun"]
 
 
 class ProgressFile:
     """The driver's side. A context manager around all of the work, the manifest included.
 
-    A thread writes the file every two seconds, also while nothing is finished (a scan, an engine that starts), and the driver's loop does
-    not wait for it. Left without an error the file is removed; left by one it says that the work has ended.
+    A thread writes the file every two seconds (ten on an object store), also while nothing is finished (a scan, an engine that
+    starts), and the driver's loop does not wait for it. Left without an error the file is removed; left by one it says that the work
+    has ended.
     """
 
-    def __init__(self, store: Store, *, every_s: float = _EVERY_S, clock: Clock = time.monotonic) -> None:
-        self._store, self._every_s, self._clock = store, every_s, clock
+    def __init__(self, store: Store, *, every_s: float | None = None, clock: Clock = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._every_s = every_s or (_EVERY_S if store.is_local else _EVERY_S_ON_OBJECT_STORES)
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="label-progress")
@@ -84,6 +87,11 @@ class ProgressFile:
             self._recent = RecentRate(done, self._clock)
             self._content["resumed_at_rows"] = done
         self.update(done, total, 0, {}, 0, 0)
+
+    def work_began(self, at: float) -> None:
+        """The first engine was ready at this moment of the clock; rates count from there."""
+        with self._lock:
+            self._recent.begin(at)
 
     def update(
         self, done: int, total: int | None, accepted: int, rejected_by_reason: Mapping[str, int], prompt_tokens: int,

@@ -44,6 +44,7 @@ def stream(
     ledger, before = ledger_actor(), copy.deepcopy(sink.tally)
     live.begin(total, done, partial(_engines, ledger))
     began = last = time.monotonic()
+    ready: float | None = None
     with Progress("label", total=total, unit="rows", start=done) as progress:
         progress.advance(0)
         try:
@@ -53,6 +54,11 @@ def stream(
                     sink.add(table)
                     first_rows.look(table)
                     last = time.monotonic()
+                    if ready is None:
+                        # The rates are those of engines at work; what their start took is told apart.
+                        ready = _ready_at(ledger, began)
+                        progress.begin(ready)
+                        live.work_began(ready)
                     tally = sink.tally
                     progress.advance(len(table), detail=shares(tally.accepted, tally.rejected))
                     live.update(
@@ -71,7 +77,8 @@ def stream(
             f"{GOES_ON.removesuffix('.')} after teacher.budget is raised."
         )
     usage: Usage = ray.get(ledger.usage.remote())
-    return _work(sink, before, done, usage, last - began), usage
+    ready = began if ready is None else ready
+    return _work(sink, before, done, usage, ready - began, last - ready), usage
 
 
 class FirstRows:
@@ -134,14 +141,13 @@ def _while_budget_lasts(run: RunConfig, sink: LabelSink, tables: Iterator[pa.Tab
             return
 
 
-def _work(sink: LabelSink, before: Tally, done: int, usage: Usage, seconds: float) -> Work:
-    first = usage.first_ready_s or 0.0
+def _work(sink: LabelSink, before: Tally, done: int, usage: Usage, engine_start_s: float, seconds: float) -> Work:
     return Work(
         rows=sink.tally.done - sink.retried - done,
         prompt_tokens=sink.tally.prompt_tokens - before.prompt_tokens,
         output_tokens=sink.tally.output_tokens - before.output_tokens,
-        seconds=seconds - first,
-        engine_start_s=first,
+        seconds=seconds,
+        engine_start_s=engine_start_s,
         start_s=usage.start_s,
         up_s=usage.up_s,
         busy_s=usage.busy_s,
@@ -157,4 +163,12 @@ def _engines(ledger: Any) -> dict[str, Any]:
     except ray.exceptions.RayError:
         return {}  # the cluster is going down: the main thread reports why
     busy = usage.busy_s / usage.up_s if usage.up_s else None
-    return {"engines": usage.engines, "busy_share": busy, "deaths": usage.deaths, "start_s": usage.first_ready_s}
+    return {"engines": usage.engines, "busy_share": busy, "deaths": usage.deaths}
+
+
+def _ready_at(ledger: Any, otherwise: float) -> float:
+    """When the first engine was ready, on this process' monotonic clock; `otherwise` where its word is not here yet."""
+    import ray
+
+    usage: Usage = ray.get(ledger.usage.remote())
+    return otherwise if usage.ready_for_s is None else max(time.monotonic() - usage.ready_for_s, otherwise)

@@ -37,6 +37,16 @@ def test_the_rate_forgets_a_slow_beginning(clock: FakeClock) -> None:
     assert rate.seconds_left(1900) == pytest.approx(100, rel=0.02)
 
 
+def test_a_start_that_is_told_apart_does_not_count(clock: FakeClock) -> None:
+    rate = RecentRate(500, clock)
+    clock.now += 90
+    ready = clock.now
+    clock.now += 4
+    rate.begin(ready)  # known only when the first results are there
+    rate.note(516)
+    assert rate.per_s == pytest.approx(4)
+
+
 def test_before_a_minute_the_rate_is_that_since_the_beginning(clock: FakeClock) -> None:
     rate = RecentRate(500, clock)  # 500 were done by an earlier run
     clock.now += 10
