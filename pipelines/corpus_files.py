@@ -169,7 +169,7 @@ def _hub_files(uri: str, key: str) -> list[str]:
         raise UserError(f"{key} {uri}", "the package `datasets` is not installed", "Install raystill[hub].") from error
     try:
         loaded = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         rule = f"`datasets` cannot load it ({' '.join(str(error).split())[:300]})"
         remedy = "Look at name, config and split, and whether the hub can be reached; or save it to disk and name the folder."
         raise UserError(f"{key} {uri}", rule, remedy) from error

@@ -49,8 +49,8 @@ _FEW, _MANY = "fewer values than the header has columns", "more values than the 
 
 
 def format_of(name: str) -> str | None:
-    """The format that a file's name stands for: jsonl, csv, parquet, arrow; None for no format of ours."""
-    plain = name.rpartition("/")[2].partition("?")[0].lower()
+    """The format that the name or URI of a file stands for: jsonl, csv, parquet, arrow; None for no format of ours."""
+    plain = _location(name).rpartition("/")[2]
     for ending in COMPRESSED:
         if plain.endswith(ending):
             plain = plain.removesuffix(ending)
@@ -114,7 +114,7 @@ def _location(uri: str) -> str:
 def _stream(uri: str) -> Any:
     """The file's bytes from its beginning, decompressed by its name's ending."""
     filesystem, path = open_filesystem(uri)
-    if not filesystem.get_file_info(path).size:
+    if filesystem.get_file_info(path).size == 0:
         return io.BytesIO()  # an empty .gz is no gzip file, and holds no rows all the same
     ending = next((e for e in COMPRESSED if _location(uri).endswith(e)), "")
     compression = {".gz": "gzip", ".zst": "zstd"}.get(ending)

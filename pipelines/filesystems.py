@@ -73,6 +73,8 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     if scheme == "file":
         if authority not in ("", "localhost"):
             raise UserError(uri, "a file:// URI names a file of this machine", f"Write file:///{location}.")
+        if query:
+            raise UserError(uri, "a file:// URI has no query part", "Write a `?` in a name as %3F.")
         return LocalFileSystem(), f"/{path}"
     if scheme not in ("s3", "gs", "gcs"):
         return _opened(uri)
