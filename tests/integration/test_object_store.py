@@ -237,5 +237,15 @@ def test_an_endpoint_that_never_answers_is_one_error_in_bounded_time(monkeypatch
         assert time.monotonic() - begin < 1.0 * filesystems.S3_ATTEMPTS + 10
 
 
+def test_google_cloud_storage_out_of_reach_is_one_error_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "GCS_RETRY_S", 2)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        begin = time.monotonic()
+        with pytest.raises(UserError, match="cannot be reached"):
+            Store(_uri_of(taken).replace("s3://k:s@", "gs://anonymous@").replace("&region=us-east-1", "")).exists("a")
+    assert time.monotonic() - begin < 30
+
+
 def _uri_of(listener: socket.socket) -> str:
     return f"s3://k:s@bucket/x?endpoint_override=127.0.0.1:{listener.getsockname()[1]}&scheme=http&region=us-east-1"
