@@ -90,14 +90,20 @@ class Store:
             return bool(self.fs.get_file_info(self.path(name)).type != FileType.NotFound)
 
     def files(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Names of the files below a folder, sorted; none where there is no such folder. Unfinished files are left out."""
+        """Names of the files below a folder, sorted; none where there is no such folder. Unfinished ones are left out."""
+        return [name for name in self._names(folder) if name.endswith(suffix) and not name.endswith(_UNFINISHED)]
+
+    def unfinished(self, folder: str = "") -> list[str]:
+        """Names of the files that are being written, or were when their writer was killed. An object store shows none."""
+        return [name for name in self._names(folder) if name.endswith(_UNFINISHED)] if self.is_local else []
+
+    def _names(self, folder: str) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
         selector = FileSelector(self.path(folder), recursive=True, allow_not_found=True)
         with object_store_errors(self.uri):
-            infos = self.fs.get_file_info(selector)
-        found = (i.path for i in infos if i.type == FileType.File and i.path.endswith(suffix))
-        return sorted(path.removeprefix(self.root).lstrip("/") for path in found if not _is_unfinished(path))
+            found = self.fs.get_file_info(selector)
+        return sorted(i.path.removeprefix(self.root).lstrip("/") for i in found if i.type == FileType.File)
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises FileNotFoundError where there is none."""
@@ -175,11 +181,6 @@ def _published(filesystem: Any, path: str) -> Iterator[Any]:
         filesystem.delete_file(path)
         raise
     stream.close()
-
-
-def _is_unfinished(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.startswith(".") and name.endswith(_UNFINISHED)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

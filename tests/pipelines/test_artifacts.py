@@ -134,6 +134,7 @@ def test_a_killed_writer_leaves_nothing_that_a_reader_sees(tmp_path: Path) -> No
         writer.send_signal(signal.SIGKILL)
     assert len(list((tmp_path / "data").iterdir())) == 2
     assert store.files() == ["data/part-1.parquet"]
+    assert len(store.unfinished()) == 1
     assert not store.exists("data/part-2.parquet")
     assert pq.read_table(tmp_path / "data").to_pylist() == [{"a": 1}]
 
