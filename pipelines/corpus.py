@@ -1,46 +1,44 @@
 """Reading a corpus: files -> splits -> rows -> examples. What a row lacks becomes that row's problem, never the run's.
 
-In: what `corpus.train` or `corpus.test` names: a file, list, glob, folder or URI of JSON Lines (.jsonl, also .gz, .zst), CSV or
-Parquet. Out: `Row`s in corpus order, each with an example or with the problem that makes it unreadable:
+In: what `corpus.train` or `corpus.test` names (corpus_files.py): JSON Lines, CSV, Parquet or Arrow (corpus_formats.py).
+Out: `Row`s in corpus order, each with an example or with the problem that makes it unreadable:
 
     Row(position=0, id="svamp-train-0", example=Example(...), problem="", raw='{"id": "svamp-train-0", ...}')
 
-A split is a part of a file that one worker reads: a byte range of a JSON Lines file, a row group of a Parquet file, or a whole
-file. The splits of a corpus, each in its order, are the corpus in its order.
+A split is a part of a file that one worker reads: a byte range of a JSON Lines file, a row group of a Parquet file, a record batch of
+an Arrow file, or a whole file. The splits of a corpus, each in its order, are the corpus in its order, however it is cut.
 """
 
 from __future__ import annotations
 
-import csv
-import fnmatch
 import hashlib
-import io
 import itertools
-import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from pipelines.artifacts import open_filesystem
 from pipelines.config import CorpusConfig, RunConfig
+from pipelines.corpus_files import corpus_files, file_format, file_size
+from pipelines.corpus_formats import cuts, records
 from pipelines.errors import BadRowError, UserError
+from pipelines.filesystems import shown
 from pipelines.tasks import Example, Task
 from pipelines.tasks.base import is_unicode
+
+__all__ = ["MAX_ID_CHARACTERS", "MAX_RAW_CHARACTERS", "Heldout", "Row", "Split", "SplitName", "check_columns",
+           "corpus_files", "corpus_splits", "heldout_examples", "heldout_files", "is_validation", "read_split"]  # fmt: skip
 
 SplitName = Literal["train", "heldout"]
 MAX_ID_CHARACTERS = 512
 MAX_RAW_CHARACTERS = 10_000
 _MAX_SPLIT_BYTES = 8 << 20
 _MIN_SPLIT_BYTES = 64 << 10
-_KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-_COMPRESSED = (".gz", ".zst")
 _PROBED_ROWS = 100
 
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a file. `start` and `end` are bytes (jsonl) or row groups (parquet); `rows` caps how many are read."""
+    """A part of a file. `start` and `end` are what corpus_formats.cuts counts in; `rows` caps how many are read."""
 
     name: SplitName
     uri: str
@@ -50,8 +48,7 @@ class Split:
     rows: int | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row as its task reads it. `position` orders the rows of a split. Either `example` or `problem` is set."""
 
     position: int
@@ -70,20 +67,6 @@ class Heldout:
     unreadable: int
 
 
-def corpus_files(named: str | list[str], key: str) -> list[str]:
-    """The files that a corpus setting names, sorted within each folder or glob.
-
-    Raises:
-        UserError: nothing is there, or a file is of a kind that is not read.
-    """
-    files = [uri for pattern in ([named] if isinstance(named, str) else named) for uri in _expand(pattern, key)]
-    if not files:
-        raise UserError(f"{key} {named}", "it names no files", "Name JSON Lines, CSV or Parquet files.")
-    for uri in files:
-        _kind(uri, key)
-    return files
-
-
 def corpus_splits(
     files: Iterable[str], name: SplitName, *, parallelism: int = 1, limit: int | None = None
 ) -> list[Split]:
@@ -91,17 +74,37 @@ def corpus_splits(
     files = list(files)
     if limit is not None:
         return list(_limited(files, name, limit))
-    sizes = [_size(uri) for uri in files]
+    sizes = [file_size(uri) for uri in files]
     step = min(max(sum(sizes) // max(parallelism, 1), _MIN_SPLIT_BYTES), _MAX_SPLIT_BYTES)
-    return list(
-        itertools.chain.from_iterable(_cut(uri, size, name, step) for uri, size in zip(files, sizes, strict=True))
-    )
+    splits = []
+    for uri, size in zip(files, sizes, strict=True):
+        kind = file_format(uri)
+        splits += [Split(name, uri, kind, start, end) for start, end in cuts(uri, kind, size, step)]
+    return splits
 
 
 def read_split(split: Split, task: Task, fields: Mapping[str, str]) -> Iterator[Row]:
     """The rows of a split in their order. Raises UserError where the file itself is damaged beyond its rows."""
-    for position, (record, raw) in enumerate(itertools.islice(_records(split), split.rows)):
-        yield _row(position, record, raw, task, fields)
+    id_column, gold_column = fields.get("id", "id"), fields.get("gold", task.gold_field)
+    renamed = list(fields.items())
+    found = itertools.islice(records(split.uri, split.kind, split.start, split.end), split.rows)
+    for position, (record, raw, problem) in enumerate(found):
+        identity, example = "", None
+        if not problem:
+            given = record.get(id_column)
+            gold = record.get(gold_column)
+            if renamed:
+                record |= {name: record.get(column) for name, column in renamed}
+            try:
+                identity = _content_id(raw) if given is None else _checked_id(given)
+                record["id"] = identity
+                record["gold"] = gold
+                example = task.read(record)
+            except BadRowError as error:
+                problem = str(error)
+        identity = identity or _content_id(raw)
+        short = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
+        yield Row(position, identity, example, problem, short)
 
 
 def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: str) -> None:
@@ -112,13 +115,19 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
     """
     seen: dict[str, None] = {}
     count = 0
+    first_problem = ""
     for split in corpus_splits(files, "train", limit=_PROBED_ROWS):
-        for record, _ in itertools.islice(_records(split), split.rows):
+        for record, _, problem in itertools.islice(records(split.uri, split.kind), split.rows):
             count += 1
-            if isinstance(record, Mapping):
+            first_problem = first_problem or problem
+            if not problem:
                 seen.update(dict.fromkeys(str(k) for k, v in record.items() if v is not None))
+    where = f"{key} {shown(files[0])}"
     if not count:
-        raise UserError(f"{key} {files[0]}", "the corpus is empty", "Give a corpus with at least one row.")
+        raise UserError(where, "the corpus is empty", "Give a corpus with at least one row.")
+    if not seen:
+        rule = f"none of its first {count} rows can be read ({first_problem or 'all values are null'})"
+        raise UserError(where, rule, "Give JSON Lines with one object per line, CSV with a header, Parquet or Arrow.")
     unknown = [name for name in fields if name not in {"id", "gold", *task.required, *task.optional}]
     if unknown:
         takes = ", ".join(["id", "gold", *task.required, *task.optional])
@@ -130,7 +139,7 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
         rule = (
             f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {', '.join(sorted(seen))}"
         )
-        raise UserError(f"{key} {files[0]}", rule, "Say in corpus.fields which column holds it.")
+        raise UserError(where, rule, "Say in corpus.fields which column holds it.")
 
 
 def is_validation(example_id: str, share: float) -> bool:
@@ -166,171 +175,19 @@ def heldout_examples(run: RunConfig, task: Task) -> Heldout:
     return Heldout(tuple(examples.values()), unreadable)
 
 
-def _expand(pattern: str, key: str) -> list[str]:
-    from pyarrow.fs import FileSelector, FileType
-
-    filesystem, path = open_filesystem(pattern)
-    prefix = pattern.partition("://")[0] + "://" if "://" in pattern else ""
-    base = path if not any(c in path for c in "*?[") else path.partition("*")[0].partition("?")[0].partition("[")[0]
-    if base == path:
-        info = filesystem.get_file_info(path)
-        if info.type == FileType.File:
-            return [pattern if prefix else path]
-        if info.type == FileType.NotFound:
-            raise UserError(f"{key} {pattern}", "there is no such file or folder", "Name an existing corpus.")
-        found = filesystem.get_file_info(FileSelector(path, recursive=True))
-        names = [f.path for f in found if f.type == FileType.File and _is_data(f.path)]
-    else:
-        selector = FileSelector(base.rpartition("/")[0] or "/", recursive=True, allow_not_found=True)
-        found = filesystem.get_file_info(selector)
-        names = [f.path for f in found if f.type == FileType.File and fnmatch.fnmatch(f.path, path)]
-    return [f"{prefix}{name}" for name in sorted(names)]
-
-
-def _is_data(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return not name.startswith((".", "_")) and _suffix(name) in _KINDS
-
-
-def _suffix(name: str) -> str:
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    return "." + name.rpartition(".")[2].lower()
-
-
-def _kind(uri: str, key: str) -> str:
-    kind = _KINDS.get(_suffix(uri))
-    if kind is None:
-        raise UserError(
-            f"{key} {uri}", "neither JSON Lines, CSV nor Parquet by its name", f"Known: {', '.join(_KINDS)}."
-        )
-    return kind
-
-
-def _size(uri: str) -> int:
-    filesystem, path = open_filesystem(uri)
-    return int(filesystem.get_file_info(path).size or 0)
-
-
-def _cut(uri: str, size: int, name: SplitName, step: int) -> Iterator[Split]:
-    kind = _kind(uri, "corpus")
-    if kind == "jsonl" and not uri.endswith(_COMPRESSED):
-        for start in range(0, size, step):
-            yield Split(name, uri, kind, start, min(start + step, size))
-    elif kind == "parquet":
-        groups = _parquet(uri).num_row_groups
-        for start in range(groups):
-            yield Split(name, uri, kind, start, start + 1)
-    else:
-        yield Split(name, uri, kind)
-
-
 def _limited(files: list[str], name: SplitName, limit: int) -> Iterator[Split]:
     for uri in files:
         if limit <= 0:
             return
-        whole = Split(name, uri, _kind(uri, "corpus"))
-        count = sum(1 for _ in itertools.islice(_records(whole), limit))
-        yield Split(name, uri, whole.kind, rows=count)
+        kind = file_format(uri)
+        count = sum(1 for _ in itertools.islice(records(uri, kind), limit))
+        yield Split(name, uri, kind, rows=count)
         limit -= count
 
 
-def _records(split: Split) -> Iterator[tuple[Any, str]]:
-    """(row, raw text) of a split; the row is an error message where the line is not readable."""
-    if split.kind == "parquet":
-        yield from _parquet_records(split)
-    elif split.kind == "csv":
-        yield from _csv_records(split)
-    else:
-        yield from _json_records(split)
-
-
-def _json_records(split: Split) -> Iterator[tuple[Any, str]]:
-    for line in _lines(split):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line.decode("utf-8"), parse_constant=_no_constant), line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield f"not UTF-8 (byte {error.start})", line.decode("utf-8", errors="replace")
-        except (ValueError, RecursionError) as error:
-            yield f"not JSON ({str(error)[:100]})", line.decode("utf-8", errors="replace")
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _lines(split: Split) -> Iterator[bytes]:
-    """The lines that begin within the split's bytes."""
-    filesystem, path = open_filesystem(split.uri)
-    if split.start == 0 and split.end is None:
-        with filesystem.open_input_stream(path) as stream:  # decompresses by the name's ending
-            yield from io.BufferedReader(stream)
-        return
-    with filesystem.open_input_file(path) as file:
-        end = math.inf if split.end is None else split.end
-        file.seek(max(split.start - 1, 0))
-        reader = io.BufferedReader(file)
-        position = max(split.start - 1, 0)
-        if split.start > 0:
-            position += len(reader.readline())
-        while position < end and (line := reader.readline()):
-            position += len(line)
-            yield line
-
-
-def _csv_records(split: Split) -> Iterator[tuple[Any, str]]:
-    filesystem, path = open_filesystem(split.uri)
-    with filesystem.open_input_stream(path) as stream:
-        text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", errors="surrogateescape", newline="")
-        try:
-            for record in csv.DictReader(text):
-                raw = json.dumps(record, ensure_ascii=True)
-                if any("\udc80" <= c <= "\udcff" for v in record.values() for c in str(v)):
-                    yield "not UTF-8", raw
-                elif None in record:
-                    yield "more values than the header has columns", raw
-                else:
-                    yield {k: (None if v == "" else v) for k, v in record.items()}, raw
-        except csv.Error as error:
-            raise UserError(split.uri, f"not readable as CSV ({error})", "Mend the file.") from error
-
-
-def _parquet(uri: str) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    filesystem, path = open_filesystem(uri)
-    try:
-        return pq.ParquetFile(path, filesystem=filesystem)
-    except pa.ArrowInvalid as error:
-        raise UserError(uri, f"not a Parquet file ({error})", "Mend or remove the file.") from error
-
-
-def _parquet_records(split: Split) -> Iterator[tuple[Any, str]]:
-    file = _parquet(split.uri)
-    groups = range(split.start, file.num_row_groups if split.end is None else split.end)
-    for batch in file.iter_batches(row_groups=list(groups), batch_size=1024):
-        for record in batch.to_pylist():
-            yield record, json.dumps(record, ensure_ascii=False, default=str)
-
-
-def _row(position: int, record: Any, raw: str, task: Task, fields: Mapping[str, str]) -> Row:
-    raw = raw.strip().encode("utf-8", errors="replace").decode()
-    identity = "row-" + hashlib.sha256(raw.encode()).hexdigest()[:24]
-    shown = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
-    if not isinstance(record, Mapping):
-        problem = record if isinstance(record, str) and not raw.startswith('"') else "not a JSON object"
-        return Row(position, identity, None, problem, shown)
-    try:
-        given = record.get(fields.get("id", "id"))
-        identity = identity if given is None else _checked_id(given)
-        row = {**record, **{name: record.get(column) for name, column in fields.items()}, "id": identity}
-        row["gold"] = record.get(fields.get("gold", task.gold_field))
-        return Row(position, identity, task.read(row), "", shown)
-    except BadRowError as error:
-        return Row(position, identity, None, str(error), shown)
+def _content_id(raw: str) -> str:
+    text = raw.strip().encode("utf-8", errors="replace")
+    return "row-" + hashlib.sha256(text).hexdigest()[:24]
 
 
 def _checked_id(given: object) -> str:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import s3, s3_server
+
+__all__ = ["s3", "s3_server"]
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

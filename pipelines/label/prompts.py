@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.artifacts import open_filesystem
 from pipelines.config import TeacherConfig
 from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.filesystems import open_filesystem
 from pipelines.label.teachers.base import Prompt
 from pipelines.tasks import Example, Shot, Task
 from pipelines.tasks.base import text_field

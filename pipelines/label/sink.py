@@ -311,7 +311,7 @@ class LabelSink:
         leftovers = [
             name for folder, _ in FOLDERS.values() for name in self._store.files(folder) if name not in self.parts
         ]
-        for name in {*leftovers, *self._store.files(suffix=".tmp")}:
+        for name in {*leftovers, *self._store.unfinished()}:
             self._store.delete(name)
 
 

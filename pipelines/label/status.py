@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipelines.artifacts import Store, now, read_manifest
+from pipelines.errors import UserError
 from pipelines.label.sink import Commit
 from pipelines.label.tally import Tally
 from pipelines.progress import Clock, RecentRate
@@ -116,10 +117,10 @@ class ProgressFile:
         content = self._content | work | {"updated_s": time.time(), "engines": dict(self._engines())}
         try:
             self._store.write(PROGRESS, json.dumps(content).encode(), durable=False)
-        except OSError as error:
+        except (OSError, UserError) as error:
             # Labels matter more than their progress: a full quota or a lost PUT here must not end the run.
             if not self._warned:
-                print(f"label: {self._store.uri}/{PROGRESS} cannot be written ({error})", file=sys.stderr, flush=True)
+                print(f"label: {self._store.shown(PROGRESS)} cannot be written ({error})", file=sys.stderr, flush=True)
             self._warned = True
 
     def _keep_writing(self) -> None:
@@ -128,9 +129,9 @@ class ProgressFile:
 
     def _remove_leftovers(self) -> None:
         """What a kill in the middle of a write left."""
-        if self._store.is_local:
-            for leftover in Path(self._store.root).glob(f"{PROGRESS}.*.tmp"):
-                leftover.unlink(missing_ok=True)
+        for name in self._store.unfinished():
+            if f"{PROGRESS}." in name:
+                self._store.delete(name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,6 +160,8 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRowError(f"field `{name}` is {_kind(value)}, text is needed")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRowError(f"field `{name}` is the number {value}, text is needed")
     text = str(value).strip()
     if not text:
         raise BadRowError(f"field `{name}` is empty")
@@ -173,7 +176,13 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether the text can be written as UTF-8: JSON can spell characters that no text can hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def optional_gold(row: Mapping[str, Any]) -> str | None:

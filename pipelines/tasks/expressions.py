@@ -15,8 +15,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 MAX_CHARACTERS = 500
 MAX_DEPTH = 40
@@ -58,18 +58,15 @@ class ExpressionError(ValueError):
     """The text is no arithmetic that we read. The message is short and fit for a reject's `detail`."""
 
 
-@dataclass(frozen=True)
-class _Number:
+class _Number(NamedTuple):
     value: Fraction
 
 
-@dataclass(frozen=True)
-class _Negative:
+class _Negative(NamedTuple):
     of: _Node
 
 
-@dataclass(frozen=True)
-class _Binary:
+class _Binary(NamedTuple):
     sign: str
     left: _Node
     right: _Node
@@ -132,7 +129,7 @@ def spell_signs(text: str) -> str:
 def _parse(text: str) -> _Node:
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"an expression of {len(text):,} characters, the limit is {MAX_CHARACTERS}")
-    reader = _Reader(list(_tokens(spell_signs(text))))
+    reader = _Reader(_tokens(spell_signs(text)))
     tree = reader.sum(0)
     if reader.peek():
         raise ExpressionError(f"unexpected `{reader.peek()}`")
@@ -141,24 +138,23 @@ def _parse(text: str) -> _Node:
 
 def _tokens(text: str) -> Iterator[str]:
     position = 0
-    while not _END.match(text, position):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise ExpressionError(f"unexpected {text[position:].strip()[:1]!r}")
-        number: str | None = match[1]
-        yield number.replace(",", "") if number else match[2]
+    while match := _TOKEN.match(text, position):
+        number, sign = match.groups()
+        yield number.replace(",", "") if number else sign
         position = match.end()
+    if not _END.match(text, position):
+        raise ExpressionError(f"unexpected {text[position:].strip()[:1]!r}")
 
 
 class _Reader:
     """Recursive descent over tokens; the empty string stands for the end."""
 
-    def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Iterator[str]) -> None:
+        self._tokens = [*tokens, ""]
         self._next = 0
 
     def peek(self) -> str:
-        return self._tokens[self._next] if self._next < len(self._tokens) else ""
+        return self._tokens[self._next]
 
     def sum(self, depth: int) -> _Node:
         return self._chain(("+", "-"), self._product, depth)
@@ -200,8 +196,9 @@ class _Reader:
         return tree
 
     def _take(self) -> str:
-        token = self.peek()
-        self._next += 1
+        token = self._tokens[self._next]
+        if token:
+            self._next += 1
         return token
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import json
 
-from pipelines.artifacts import open_filesystem
 from pipelines.errors import UserError
+from pipelines.filesystems import open_filesystem
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample
 
 

@@ -1,0 +1,170 @@
+"""Where files are: a path or a URI -> a pyarrow filesystem and the path in it.
+
+    /data/a.jsonl, file:///data/a.jsonl                                       this machine
+    s3://[KEY:SECRET@]BUCKET/a.jsonl?region=eu-west-1                         S3, and all that speaks its protocol
+    s3://BUCKET/a.jsonl?endpoint_override=store.example:9000&scheme=http
+    gs://BUCKET/a.jsonl                                                       Google Cloud Storage
+    any other scheme that pyarrow opens                                       hdfs://, abfs://
+
+The query part belongs to the filesystem, not to the file: `join` keeps it at the end. A path in a URI is percent-encoded
+where it holds `%`, `?` or the like. Credentials come from the URI or, better, from where AWS and Google tools look for them.
+
+An endpoint that does not answer fails within a minute or so: connecting may take 5 s, silence 20 s, three tries in all. What a bucket, the
+credentials or the endpoint lack becomes a UserError where the work is done inside `object_store_errors`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
+
+from pipelines.errors import UserError
+
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 20.0
+"""How long a request may pass no byte."""
+S3_ATTEMPTS = 3
+GCS_RETRY_S = 60
+
+_S3_TEXT = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
+_S3_FLAGS = ("allow_bucket_creation", "force_virtual_addressing", "anonymous")
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_REASONS = (
+    (
+        ("NO_SUCH_BUCKET", "Bucket '"),
+        "there is no such bucket",
+        "Make the bucket, or name another.",
+    ),
+    (
+        ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT",
+         "MISSING_AUTHENTICATION", "EXPIRED_TOKEN", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP status 403",
+         "HTTP status 401", "PERMISSION_DENIED", "UNAUTHENTICATED"),
+        "the store refuses these credentials",
+        "Set the credentials of the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or what they may do.",
+    ),
+    (
+        ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Could not connect", "Could not resolve", "UNAVAILABLE"),
+        "its endpoint cannot be reached",
+        "Look at the network, and at endpoint_override and region in the URI; then give the same command again.",
+    ),
+)  # fmt: skip
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or URI, and the path within it, without a slash at its end.
+
+    Filesystems of object stores are made once per process, bucket and options, and are safe to share between threads.
+
+    Raises:
+        UserError: no filesystem opens it, or an option in the query part is unknown.
+    """
+    from pyarrow.fs import LocalFileSystem
+
+    if "://" not in uri:
+        return LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    scheme, _, rest = uri.partition("://")
+    location, _, query = rest.partition("?")
+    authority, _, key = location.partition("/")
+    path = unquote(key).rstrip("/")
+    if scheme == "file":
+        if authority not in ("", "localhost"):
+            raise UserError(uri, "a file:// URI names a file of this machine", f"Write file:///{location}.")
+        if query:
+            raise UserError(uri, "a file:// URI has no query part", "Write a `?` in a name as %3F.")
+        return LocalFileSystem(), f"/{path}"
+    if scheme not in ("s3", "gs", "gcs"):
+        return _opened(uri)
+    bucket = authority.rpartition("@")[2]
+    if not bucket:
+        raise UserError(shown(uri), "it names no bucket", f"Write {scheme}://BUCKET/FOLDER.")
+    with object_store_errors(uri):
+        filesystem = _s3(authority, query) if scheme == "s3" else _gcs(authority, query)
+    return filesystem, f"{bucket}/{path}".rstrip("/")
+
+
+def join(uri: str, name: str) -> str:
+    """The path or URI of a file inside a folder: `s3://b/f?region=x` and `a.json` -> `s3://b/f/a.json?region=x`."""
+    if "://" not in uri:
+        return f"{uri.rstrip('/')}/{name}"
+    location, mark, query = uri.partition("?")
+    return f"{location.rstrip('/')}/{quote(name)}{mark}{query}"
+
+
+def ancestor(uri: str, levels: int) -> str:
+    """The path or URI that many levels up."""
+    location, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    for _ in range(levels):
+        location = location.rstrip("/").rpartition("/")[0]
+    return f"{location or '/'}{mark}{query}"
+
+
+def shown(uri: str) -> str:
+    """The URI as a message may show it: without the credentials that stand before an `@`."""
+    scheme, mark, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}" if mark else uri
+
+
+@contextmanager
+def object_store_errors(uri: str) -> Iterator[None]:
+    """Inside it, a missing bucket, refused credentials and an endpoint out of reach become one UserError each."""
+    try:
+        yield
+    except OSError as error:
+        text = " ".join(str(error).split())
+        for marks, rule, remedy in _REASONS:
+            if "://" in uri and any(mark in text for mark in marks):
+                raise UserError(shown(uri), f"{rule} ({text[:300]})", remedy) from error
+        raise
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, path = FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ImportError) as error:
+        rule = f"no filesystem opens it ({error})"
+        raise UserError(shown(uri), rule, "Use a path, file://, s3:// or gs://.") from error
+    return filesystem, path.rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _s3(authority: str, query: str) -> Any:
+    """Built here and not by FileSystem.from_uri, which takes no time limits: its requests to a dead endpoint last minutes."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
+
+    user, _, bucket = authority.rpartition("@")
+    access_key, _, secret_key = user.partition(":")
+    options: dict[str, Any] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in _S3_TEXT:
+            options[name] = value
+        elif name in _S3_FLAGS and value.lower() in _FLAGS:
+            options[name] = _FLAGS[value.lower()]
+        else:
+            known = f"{', '.join(_S3_TEXT)}; true or false: {', '.join(_S3_FLAGS)}"
+            raise UserError(f"s3://{bucket}?{name}={value}", "S3 takes no such option", f"It takes {known}.")
+    if "region" not in options and "endpoint_override" not in options:
+        options["region"] = resolve_s3_region(bucket)
+    if user:
+        options |= {"access_key": unquote(access_key), "secret_key": unquote(secret_key)}
+    return S3FileSystem(
+        **options,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=REQUEST_TIMEOUT_S,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        allow_delayed_open=True,  # a small file is one PUT then, not an upload in parts
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _gcs(authority: str, query: str) -> Any:
+    if "retry_limit_seconds" not in query:
+        query = f"{query}&retry_limit_seconds={GCS_RETRY_S}".lstrip("&")
+    return _opened(f"gs://{authority}/?{query}")[0]

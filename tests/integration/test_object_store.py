@@ -1,0 +1,251 @@
+"""Store and corpus on an S3 server of its own process, with its signatures checked and its writers killed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import filesystems
+from pipelines.artifacts import MANIFEST, Store, finished, manifest_of, read_manifest, write_manifest
+from pipelines.corpus import corpus_files, corpus_splits, read_split
+from pipelines.errors import UserError
+from pipelines.filesystems import open_filesystem
+from pipelines.tasks import load_task, task_spec
+from tests.object_store import Bucket
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+TASK = load_task(task_spec("arithmetic"))
+PARTS: dict[str, Any] = {"config": {}, "counts": {}, "timings_s": {}, "details": {}, "provenance": {}}
+
+
+def lines(first: int, count: int) -> bytes:
+    rows = [{"id": f"r{i}", "input": f"Anne has {i} apples.", "label": f"{i}"} for i in range(first, first + count)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def test_a_store_writes_reads_lists_and_deletes(s3: Bucket) -> None:
+    store = Store(s3.uri("out/labels"))
+    assert not store.is_local
+    assert not store.exists()
+    assert store.files() == []
+    store.write("data/part-1.parquet", b"one")
+    store.child("data").write("part 2?.parquet", b"two")
+    assert s3.keys() == ["out/labels/data/part 2?.parquet", "out/labels/data/part-1.parquet"]
+    assert store.files() == ["data/part 2?.parquet", "data/part-1.parquet"]
+    assert store.files("data", "1.parquet") == ["data/part-1.parquet"]
+    assert store.read("data/part 2?.parquet") == b"two"
+    assert store.exists("data")
+    assert store.exists("data/part-1.parquet")
+    store.write("data/part-1.parquet", b"one anew")
+    assert store.read("data/part-1.parquet") == b"one anew"
+    store.delete("data/part-1.parquet")
+    store.delete("data/part-1.parquet")
+    assert store.files() == ["data/part 2?.parquet"]
+    with pytest.raises(FileNotFoundError):
+        store.read("data/part-1.parquet")
+
+
+def test_the_query_part_stays_with_children_and_files(s3: Bucket) -> None:
+    child = Store(s3.uri("out/")).child("labels").child("data")
+    assert child.uri == s3.uri("out/labels/data")
+    s3.put("corpus/a.jsonl", lines(0, 1))
+    for named in ("corpus", "corpus/*.jsonl", "corpus/a.jsonl", "**/a.jsonl"):
+        assert corpus_files(s3.uri(named), "corpus.train") == [s3.uri("corpus/a.jsonl")]
+
+
+def test_a_folder_is_put_and_cleared_and_nothing_else_is(s3: Bucket, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 80_000)  # 20 MB: in parts
+    (tmp_path / "sub/config.json").write_text("{}")
+    store = Store(s3.uri("student"))
+    s3.put("student2/keep", b"x")
+    store.put_folder(tmp_path)
+    assert s3.keys("student/") == ["student/model.safetensors", "student/sub/config.json"]
+    assert store.read("model.safetensors") == (tmp_path / "model.safetensors").read_bytes()
+    store.clear()
+    assert not store.exists()
+    assert s3.keys() == ["student2/keep"]
+    bucket = Store(s3.uri())
+    bucket.clear()
+    assert bucket.files() == []
+    bucket.write("a", b"the bucket is still there")
+
+
+def test_a_manifest_makes_an_artifact_finished(s3: Bucket) -> None:
+    store = Store(s3.uri("labels"))
+    assert read_manifest(store, "labels") is None
+    write_manifest(store, manifest_of("labels", {"a": 1}, **PARTS))
+    assert finished(store, "labels", {"a": 1}, replace=False) is not None
+    with pytest.raises(UserError, match="other settings"):
+        finished(store, "labels", {"a": 2}, replace=False)
+    assert finished(store, "labels", {"a": 2}, replace=True) is None
+    assert s3.keys() == []
+
+
+def test_a_small_file_is_one_request(s3: Bucket) -> None:
+    store = Store(s3.uri("one"))
+    with store.writing(MANIFEST) as file:
+        file.write(b"x" * 100_000)
+        assert s3.uploads() == []
+    assert s3.keys() == [f"one/{MANIFEST}"]
+
+
+WRITER = """
+import sys, time
+from pipelines.artifacts import Store
+store = Store(sys.argv[1])
+if sys.argv[2] == "write":
+    store.write("data/part.parquet", b"n" * (100 << 20))
+else:
+    with store.writing("data/part.parquet") as file:
+        while True:
+            file.write(b"n" * (11 << 20))
+            time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("way", ["write", "writing"])
+@pytest.mark.parametrize("before", [None, b"what was there"])
+def test_a_writer_killed_in_the_middle_of_an_upload_leaves_nothing_to_see(
+    s3: Bucket, way: str, before: bytes | None
+) -> None:
+    if before is not None:
+        s3.put("labels/data/part.parquet", before)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, s3.uri("labels"), way])
+    try:
+        deadline = time.monotonic() + 60
+        while not _parts(s3) and time.monotonic() < deadline and writer.poll() is None:
+            time.sleep(0.02)
+        assert _parts(s3) > 0, "the upload never began"
+    finally:
+        writer.send_signal(signal.SIGKILL)
+    assert writer.wait() == -signal.SIGKILL, "it had finished before it was killed"
+    assert s3.uploads() == ["labels/data/part.parquet"], "it was not in the middle of an upload"
+    store = Store(s3.uri("labels"))
+    if before is None:
+        assert not store.exists("data/part.parquet")
+        assert store.files() == s3.keys() == []
+    else:
+        assert store.read("data/part.parquet") == before
+    store.write("data/part.parquet", b"anew")
+    assert store.read("data/part.parquet") == b"anew"
+
+
+def _parts(s3: Bucket) -> int:
+    """How many parts of uploads have arrived."""
+    client = s3.server.client()
+    uploads = client.list_multipart_uploads(Bucket=s3.name).get("Uploads", [])
+    listed = (client.list_parts(Bucket=s3.name, Key=u["Key"], UploadId=u["UploadId"]) for u in uploads)
+    return sum(len(parts.get("Parts", [])) for parts in listed)
+
+
+def test_an_error_while_writing_leaves_nothing_to_see(s3: Bucket) -> None:
+    def fail() -> None:
+        with Store(s3.uri("labels")).writing("part") as file:
+            file.write(b"n" * (12 << 20))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert s3.keys() == []
+
+
+def test_a_corpus_of_several_files_is_read_in_order(s3: Bucket) -> None:
+    s3.put("corpus/a.jsonl", lines(0, 3000))
+    s3.put("corpus/b.jsonl.gz", gzip.compress(lines(3000, 100)))
+    table = pa.Table.from_pylist([json.loads(line) for line in lines(3100, 100).splitlines()])
+    parquet = io.BytesIO()
+    pq.write_table(table, parquet, row_group_size=30)
+    s3.put("corpus/c.parquet", parquet.getvalue())
+    s3.put("corpus/d.jsonl", b"")
+    s3.put("corpus/_done", b"")
+    files = corpus_files(s3.uri("corpus/"), "corpus.train")
+    assert files == [s3.uri(f"corpus/{name}") for name in ("a.jsonl", "b.jsonl.gz", "c.parquet", "d.jsonl")]
+    splits = corpus_splits(files, "train", parallelism=10)
+    assert len(splits) > 6
+    rows = [row for split in splits for row in read_split(split, TASK, {})]
+    assert [row.id for row in rows] == [f"r{i}" for i in range(3200)]
+    assert not [row.problem for row in rows if row.problem]
+
+
+def test_filesystems_are_made_once_per_bucket_and_options(s3: Bucket) -> None:
+    assert open_filesystem(s3.uri("a"))[0] is open_filesystem(s3.uri("b/c"))[0]
+    assert open_filesystem(s3.uri("a"))[0] is not open_filesystem(s3.uri("a") + "&anonymous=true")[0]
+
+
+def refused(uri: str) -> str:
+    """The one message that writing and reading there give."""
+    with pytest.raises(UserError) as written:
+        Store(uri).write("a", b"x")
+    with pytest.raises(UserError) as read:
+        corpus_files(uri, "corpus.train")
+    assert written.value.rule[:20] == read.value.rule[:20] or "no such" in read.value.rule
+    return str(written.value)
+
+
+def test_a_missing_bucket_is_one_error(s3: Bucket) -> None:
+    assert "there is no such bucket" in refused(s3.uri("x").replace(s3.name, "no-such-bucket"))
+
+
+@pytest.mark.parametrize("key", ["AKIAWRONG", ""])
+def test_wrong_credentials_are_one_error_that_does_not_show_them(s3: Bucket, key: str) -> None:
+    user = key or s3.server.access_key
+    message = refused(s3.uri("x").replace("s3://", f"s3://{user}:not%2Fthe-secret@"))
+    assert "refuses these credentials" in message
+    assert "the-secret" not in message
+
+
+def test_credentials_may_stand_in_the_uri(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    secret = s3.server.secret_key.replace("%", "%25").replace("/", "%2F").replace("+", "%2B")
+    store = Store(s3.uri("x").replace("s3://", f"s3://{s3.server.access_key}:{secret}@"))
+    store.write("a", b"x")
+    assert s3.keys() == ["x/a"]
+    assert secret not in store.shown("a")
+
+
+def test_an_endpoint_that_refuses_connections_is_one_error_soon() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
+        begin = time.monotonic()
+        message = refused(_uri_of(taken))
+    assert "cannot be reached" in message
+    assert time.monotonic() - begin < 30
+
+
+def test_an_endpoint_that_never_answers_is_one_error_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "REQUEST_TIMEOUT_S", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        begin = time.monotonic()
+        with pytest.raises(UserError, match="cannot be reached"):
+            Store(_uri_of(silent)).exists("a")
+        assert time.monotonic() - begin < 1.0 * filesystems.S3_ATTEMPTS + 10
+
+
+def test_google_cloud_storage_out_of_reach_is_one_error_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "GCS_RETRY_S", 2)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        begin = time.monotonic()
+        with pytest.raises(UserError, match="cannot be reached"):
+            Store(_uri_of(taken).replace("s3://k:s@", "gs://anonymous@").replace("&region=us-east-1", "")).exists("a")
+    assert time.monotonic() - begin < 30
+
+
+def _uri_of(listener: socket.socket) -> str:
+    return f"s3://k:s@bucket/x?endpoint_override=127.0.0.1:{listener.getsockname()[1]}&scheme=http&region=us-east-1"
