@@ -14,8 +14,9 @@ from pipelines.artifacts import Manifest, Store, manifest_of, write_manifest
 from pipelines.config import RunConfig
 from pipelines.run_file import parse_run
 from pipelines.schema import LABEL
+from pipelines.tasks.arithmetic import Arithmetic
 
-TASK = {"name": "arithmetic", "version": "1", "options": {}, "source": None}
+TASK = {"name": "arithmetic", "version": Arithmetic.version, "options": {}, "source": None}
 
 
 def make_run(folder: Path, model: str = "none", **sections: Any) -> RunConfig:

@@ -14,6 +14,7 @@ from pipelines.artifacts import Store, manifest_of, write_manifest
 from pipelines.config import RunConfig
 from pipelines.run_file import parse_run
 from pipelines.schema import LABEL
+from pipelines.tasks.arithmetic import Arithmetic
 
 WORDS = [
     "Anne", "Peter", "Tom", "has", "had", "have", "gives", "buys", "sells", "loses", "apples", "pears", "books", "pens", "pen",
@@ -107,7 +108,7 @@ def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> No
         counts={"read": len(rows), "accepted": len(rows), "rejected": 0},
         details={
             "content": f"rows-{len(rows)}", "prompt_version": "arithmetic/1/abc", "teacher": {"engine": "echo"},
-            "task": {"name": "arithmetic", "version": "1"},
+            "task": {"name": "arithmetic", "version": Arithmetic.version},
         },
     )  # fmt: skip
     write_manifest(Store(str(output / "labels")), manifest)
