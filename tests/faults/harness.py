@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from tests.integration.commands import environment
 
-COMMAND = [sys.executable, "-m", "cluster"]
+COMMAND = [sys.executable, "-m", "tests.faults.slow_commits", "in-order"]
+REVERSED = [sys.executable, "-m", "tests.faults.slow_commits", "reversed"]
 TITLES = {
     "actor": ("TeacherActor",),
     "engine": ("VLLM::EngineCore", "EngineCore"),

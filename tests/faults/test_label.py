@@ -12,7 +12,7 @@ import yaml
 
 from pipelines.recipes.word_problems import train_rows
 from tests.faults.counted import answered, write_task
-from tests.faults.harness import Labelling, check
+from tests.faults.harness import COMMAND, REVERSED, Labelling, check
 from tests.pipelines.test_corpus import write_jsonl
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -25,7 +25,9 @@ IN_FLIGHT = 8 * BATCH + 2 * 16 + COMMIT_ROWS + 64
 ECHO = {"engine": "echo", "latency_s": 0.02, "vllm": {"max_num_seqs": BATCH}}
 
 
-def prepare(folder: Path, teacher: dict[str, Any], rows: int, task: str = "arithmetic") -> Labelling:
+def prepare(
+    folder: Path, teacher: dict[str, Any], rows: int, task: str = "arithmetic", command: list[str] = COMMAND
+) -> Labelling:
     """A run over `rows` word problems and five rows that are rejected."""
     good = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(rows, seed=1))]
     broken: list[dict[str, Any]] = [{"id": "b0", "input": None}, {"id": "b1", "input": 1, "label": "x"}, {"input": ""}]
@@ -41,14 +43,14 @@ def prepare(folder: Path, teacher: dict[str, Any], rows: int, task: str = "arith
     }
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run))
-    return Labelling(file, folder / "out")
+    return Labelling(file, folder / "out", command)
 
 
-def rounds(folder: Path, faults: list[str], seed: int, kills_per_round: int = 2) -> list[dict[str, Any]]:
-    """One round for each fault, on `echo`: kills at uniform moments of a run, then a rerun that must come out right."""
+def rounds(folder: Path, faults: list[str], seed: int, command: list[str] = COMMAND) -> list[dict[str, Any]]:
+    """One round for each fault, on `echo`: two kills at uniform moments of a run, then a rerun that must come out right."""
     draw = random.Random(seed)
     (folder / "whole").mkdir()
-    whole = prepare(folder / "whole", ECHO, ROWS)
+    whole = prepare(folder / "whole", ECHO, ROWS, command=command)
     duration = whole.finish()
     check(whole, ROWS, BAD)
     table = []
@@ -56,8 +58,8 @@ def rounds(folder: Path, faults: list[str], seed: int, kills_per_round: int = 2)
         here = folder / f"round-{number}"
         here.mkdir()
         task, log = write_task(here)
-        labelling = prepare(here, ECHO, ROWS, str(task))
-        for _ in range(kills_per_round):
+        labelling = prepare(here, ECHO, ROWS, str(task), command)
+        for _ in range(2):
             labelling.kill(fault, draw.uniform(0.0, duration))
         labelling.finish()
         check(labelling, ROWS, BAD)
@@ -70,7 +72,14 @@ def rounds(folder: Path, faults: list[str], seed: int, kills_per_round: int = 2)
 
 
 def test_kills_lose_and_double_no_row(tmp_path: Path) -> None:
-    rounds(tmp_path, ["driver", "actor", "node"], seed=1)
+    table = rounds(tmp_path, ["driver", "actor", "node"], seed=1)
+    assert any(kill["hit"] for row in table for kill in row["kills"])
+
+
+def test_a_record_before_its_parts_would_not_pass(tmp_path: Path) -> None:
+    """The same kills find it out, so they would find out a commit whose steps are in the wrong order."""
+    with pytest.raises(AssertionError):
+        rounds(tmp_path, ["driver"] * 4, seed=1, command=REVERSED)
 
 
 @pytest.mark.full

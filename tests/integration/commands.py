@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def raystill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 
 
 @contextmanager
-def running(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(*arguments: str, log: Path, command: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs meanwhile. Whatever is left of its session afterwards is killed."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True
+            [*command, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True
         )
     try:
         yield process

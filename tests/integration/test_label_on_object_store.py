@@ -1,0 +1,74 @@
+"""The label stage with its corpus and its labels on an S3 server, killed in the middle of a commit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipelines.recipes.word_problems import train_rows
+from tests.faults.harness import COMMAND
+from tests.integration.commands import raystill, running
+from tests.object_store import Bucket
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+ROWS = 600
+
+
+def read(s3: Bucket, key: str) -> bytes:
+    return bytes(s3.server.client().get_object(Bucket=s3.name, Key=key)["Body"].read())
+
+
+def parts(s3: Bucket) -> set[str]:
+    return {key.removeprefix("out/labels/") for key in s3.keys("out/labels/") if key.endswith(".parquet")}
+
+
+def named(s3: Bucket) -> set[str]:
+    records = [key for key in s3.keys("out/labels/commits/") if key.endswith(".json")]
+    return {name for key in records for name in json.loads(read(s3, key))["parts"]}
+
+
+def test_a_kill_inside_a_commit_loses_and_doubles_no_row(s3: Bucket, tmp_path: Path) -> None:
+    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
+    corpus = s3.put("corpus/train.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    run = {
+        "name": "s3",
+        "output": s3.uri("out"),
+        "task": "arithmetic",
+        "corpus": {"train": corpus},
+        "teacher": {"engine": "echo", "latency_s": 0.05, "vllm": {"max_num_seqs": 8}},
+        "labelling": {"commit_rows": 32, "commit_every_s": 0.2},
+        "student": {"model": "none"},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    with running("label", str(file), log=tmp_path / "log", command=COMMAND) as process:
+        deadline = time.monotonic() + 200
+        while len(named(s3)) < 2 or not parts(s3) - named(s3):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    torn = parts(s3) - named(s3)
+    assert torn, "the kill was to fall between the parts and their record"
+    finished = named(s3)
+    before = {name: read(s3, f"out/labels/{name}") for name in finished}
+    result = raystill("label", str(file), "--json")
+    assert result.returncode == 0, result.stderr[-3000:]
+    counts = json.loads(result.stdout)["stages"][0]["counts"]
+    assert (counts["read"], counts["accepted"]) == (ROWS, ROWS)
+    assert {name: read(s3, f"out/labels/{name}") for name in finished} == before
+    ids = Counter(
+        i for name in parts(s3) for i in pq.read_table(io.BytesIO(read(s3, f"out/labels/{name}")))["id"].to_pylist()
+    )
+    assert (len(ids), set(ids.values())) == (ROWS, {1})
+    again = raystill("label", str(file), "--json")
+    assert json.loads(again.stdout)["stages"][0]["reused"] is True
