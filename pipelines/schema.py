@@ -64,3 +64,13 @@ REJECT = pa.schema(
         pa.field("output", pa.string(), nullable=False),  # the teacher's raw text, or the raw row where there is none
     ]
 )
+
+# labels/token_logprobs: the teacher's k likeliest tokens (teacher.token_logprobs) along the answer whose rationale was kept, T tokens.
+TOKEN_LOGPROBS = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("token_ids", pa.list_(pa.int32())),  # (T,) what was sampled
+        pa.field("top_ids", pa.list_(pa.list_(pa.int32()))),  # (T, k), likeliest first
+        pa.field("top_logprobs", pa.list_(pa.list_(pa.float16()))),  # (T, k) natural logarithms, before temperature
+    ]
+)

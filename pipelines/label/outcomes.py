@@ -5,6 +5,8 @@ An outcome row is what a teacher actor returns: the columns of schema.LABEL, wit
     split: train | heldout    reason: null | one of REJECT_REASONS    detail, output: as in schema.REJECT
     agrees: whether the label means the gold label, null where there is no gold or no label (before any filter, and without a hint)
     note: what the parser found worth counting, or RATIONALISED
+    token_logprobs: of the sample whose rationale is kept, where teacher.token_logprobs asks for it and a train row is accepted without
+        a hint
     content: hash of (id, label, rationale), null where it is rejected; sums of it tell whether labels are the same
 
 With filters.gold `rationalise` a row may take two answers (STaR: Zelikman et al. 2022, section 3.2, rationalisation). The caller asks
@@ -22,13 +24,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.config import FiltersConfig
 from pipelines.errors import UnparsableError
 from pipelines.label.consensus import Consensus, vote
 from pipelines.label.filters import agrees, refuse
+from pipelines.label.soft_labels import mean_distribution
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample
-from pipelines.schema import LABEL
+from pipelines.schema import LABEL, TOKEN_LOGPROBS
 from pipelines.tasks import Answer, Example, Task
 
 OUTCOME = pa.schema(
@@ -41,6 +45,7 @@ OUTCOME = pa.schema(
         pa.field("agrees", pa.bool_()),
         pa.field("note", pa.string()),
         pa.field("content", pa.uint64()),
+        pa.field("token_logprobs", pa.struct([field for field in TOKEN_LOGPROBS if field.name != "id"])),
     ]
 )
 RATIONALISED = "rationalised"
@@ -62,13 +67,14 @@ def judge(split: str, example: Example, generation: Generation, task: Task, filt
         reason = "truncated" if cut else "unparsable"
         return {**rejected(split, example.id, reason, problem, raw), **tokens, "gold": example.gold}
     refusal = refuse(consensus, example, task, filters) if split == "train" else None
-    row = _accepted(split, example, consensus, generation, task) | tokens
+    row = _accepted(split, example, consensus, generation, answers, task) | tokens
     row["note"] = next((a.note for a in answers if a is not None and a.note), "")
     if refusal:
         row["reason"], row["detail"] = refusal
         row["output"] = raw
     else:
         row["content"] = _content(row)
+        row["token_logprobs"] = _token_logprobs(generation.samples[consensus.kept]) if split == "train" else None
     return row
 
 
@@ -119,7 +125,7 @@ def second_attempt(
     refusal = refuse(consensus, example, task, filters, hinted=True)
     if refusal:
         return {**row, "reason": refusal[0], "detail": f"with the gold label as a hint: {refusal[1]}"}
-    kept = _accepted(split, example, consensus, generation, task)
+    kept = _accepted(split, example, consensus, generation, answers, task)
     changed = {"label": example.gold, "soft_label": None, "agrees": first_row["agrees"], "note": RATIONALISED}
     accepted = {**kept, **changed, "prompt_tokens": row["prompt_tokens"], "output_tokens": row["output_tokens"]}
     return {**accepted, "content": _content(accepted)}
@@ -143,8 +149,17 @@ def refused(split: str, example: Example, refusal: PromptRefusedError) -> dict[s
     return rejected(split, example.id, refusal.reason, refusal.detail, example.input)
 
 
-def _accepted(split: str, example: Example, consensus: Consensus, generation: Generation, task: Task) -> dict[str, Any]:
-    several = len(generation.samples) > 1
+def _accepted(
+    split: str,
+    example: Example,
+    consensus: Consensus,
+    generation: Generation,
+    answers: Sequence[Answer | None],
+    task: Task,
+) -> dict[str, Any]:
+    soft_label = mean_distribution(generation.samples, answers, task)
+    if soft_label is None and len(answers) > 1:
+        soft_label = consensus.soft_label
     return {
         **_EMPTY,
         "split": split,
@@ -155,10 +170,24 @@ def _accepted(split: str, example: Example, consensus: Consensus, generation: Ge
         "rationale": consensus.rationale,
         "votes": consensus.votes,
         "agreement": consensus.agreement,
-        "soft_label": [{"label": k, "probability": p} for k, p in consensus.soft_label] if several else None,
+        "soft_label": [{"label": k, "probability": p} for k, p in soft_label] if soft_label else None,
         "finish_reason": generation.samples[consensus.kept].finish_reason,
         "agrees": None if example.gold is None else agrees(consensus, example, task),
     }
+
+
+def token_logprobs_table(outcomes: pa.Table) -> pa.Table:
+    """The rows of labels/token_logprobs (schema.TOKEN_LOGPROBS) among outcomes: those of accepted train rows that have any."""
+    chosen = outcomes.filter(pc.is_valid(outcomes["token_logprobs"]))
+    fields = chosen["token_logprobs"].combine_chunks().flatten()
+    return pa.table([chosen["id"], *fields], schema=TOKEN_LOGPROBS)
+
+
+def _token_logprobs(sample: Sample) -> dict[str, Any] | None:
+    if sample.logprobs is None:
+        return None
+    return {"token_ids": sample.logprobs.token_ids, "top_ids": list(sample.logprobs.top_ids),
+            "top_logprobs": list(sample.logprobs.top_logprobs)}  # fmt: skip
 
 
 def _content(row: dict[str, Any]) -> int:

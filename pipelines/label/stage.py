@@ -30,6 +30,7 @@ from pipelines.corpus import Split, check_columns, corpus_files, corpus_splits, 
 from pipelines.decode import check_model
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.card import dataset_card
+from pipelines.label.closed import check_closed_labels
 from pipelines.label.figures import label_details
 from pipelines.label.prompts import PromptMaker, read_shots
 from pipelines.label.scan import Corpus, scan_corpus
@@ -46,6 +47,7 @@ FORMAT = 1
 def check_label(run: RunConfig) -> None:
     """Everything that can be wrong with the input of this stage, before Ray is started. Raises UserError."""
     task = load_task(task_spec(run.task, run.task_options))
+    check_closed_labels(run.teacher, task)
     train = corpus_files(run.corpus.train, "corpus.train")
     check_columns(train, task, run.corpus.fields, "corpus.train")
     heldout = heldout_files(run.corpus)
@@ -90,6 +92,9 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
             "outputs": file_fingerprint(teacher.outputs) if teacher.outputs else None,
             "prompt": teacher.prompt,
             "system": teacher.system,
+            "constrained": teacher.constrained,
+            "soft_labels": teacher.soft_labels,
+            "token_logprobs": teacher.token_logprobs,
             "shots": file_fingerprint(teacher.shots) if teacher.shots else None,
             "sampling": teacher.sampling.model_dump(),
             "filters": teacher.filters.model_dump(),

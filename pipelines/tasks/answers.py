@@ -144,7 +144,7 @@ def _statements(text: str, conclusions: bool) -> Iterator[Statement]:
 
 
 def _places(text: str) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, whether it begins with `so`) of the first `answer is`, `Answer:` and `####` in the text."""
+    """(start, end, whether it begins with `so`) of the first `answer is`, `Answer:` and `####` in the text, and of the last."""
     lower = text.lower()
     if len(lower) != len(text):  # a few capitals become two characters
         lower = "".join(c.lower() if c.isascii() else c for c in text)
@@ -160,6 +160,10 @@ def _places(text: str) -> Iterator[tuple[int, int, bool]]:
         onwards = max(at + 1, done)
         word = lower.find("answer", onwards) if 0 <= word < onwards else word
         sign = lower.find("####", onwards) if 0 <= sign < onwards else sign
+    # The last one is looked at too, so that a text which ends as it should is read whatever stands before it.
+    last = _STATEMENT.match(text, max(word, lower.rfind("answer"))) if word >= 0 else None
+    if last is not None:
+        yield last.start(), last.end(), False
 
 
 def _conclusion(text: str) -> Statement | None:

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pipelines.errors import BadRowError
+from pipelines.errors import BadRowError, UnparsableError
+from pipelines.tasks.closed import LabelPlace, answer_pattern, place_of_text, statement_region
 from pipelines.tasks.giveaways import says_only
 
 MAX_FIELD_CHARACTERS = 100_000
@@ -77,8 +78,17 @@ class Task(ABC):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The closed label set, None where labels are free."""
+        """The closed label set where it is the same for all examples, else None."""
         return None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether each example's label is one of a set that is known beforehand."""
+        return self.labels is not None
+
+    def label_set(self, example: Example) -> tuple[str, ...]:
+        """The labels that this example may have, each one once. Empty where labels are free."""
+        return self.labels or ()
 
     @property
     @abstractmethod
@@ -130,10 +140,27 @@ class Task(ABC):
         """The answer in the format that the shots teach; what the echo teacher says."""
         return f"{answer.rationale} The answer is {answer.label}."
 
+    def answer_pattern(self, example: Example) -> str | None:
+        """A regular expression for whole answers: a rationale of bounded length, then a statement of one of the labels.
+
+        `parse` reads every text that it allows. None where labels are free.
+        """
+        labels = self.label_set(example)
+        return answer_pattern([f"{label}." for label in labels]) if labels else None
+
+    def label_place(self, text: str, example: Example) -> LabelPlace | None:
+        """Where the text states the label that `parse` reads in it. None where labels are free or it says it in other words.
+
+        Raises:
+            UnparsableError: it holds no answer.
+        """
+        answer = self.parse(text, example)
+        region = statement_region(text, answer.rationale)
+        labels = self.label_set(example)
+        return place_of_text(text, region, answer.label, labels) if region and answer.label in labels else None
+
     def same(self, predicted: str, gold: str, example: Example) -> bool:
         """Whether a predicted label text means the gold label; a text that is no label is wrong."""
-        from pipelines.errors import UnparsableError
-
         try:
             return self.key(self.normalise(predicted, example)) == self.key(gold)
         except UnparsableError:

@@ -20,6 +20,7 @@ from typing import Any
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.closed import LabelPlace, answer_pattern, place_of_text, statement_region
 from pipelines.tasks.giveaways import says_only
 
 MAX_CHOICES = 26
@@ -130,6 +131,35 @@ class MultipleChoice(Task):
     def key(self, label: str) -> str:
         return _comparable(label)
 
+    @property
+    def is_closed(self) -> bool:
+        return True
+
+    def label_set(self, example: Example) -> tuple[str, ...]:
+        first: dict[str, str] = {}
+        for choice in example.choices:
+            first.setdefault(_comparable(choice), choice)
+        return tuple(first.values())
+
+    def answer_pattern(self, example: Example) -> str:
+        """The letter alone is stated: the pattern, which the engine compiles, is then the same for all rows with so many choices."""
+        return answer_pattern([f"({_letter(i)})." for i in range(len(example.choices))])
+
+    def label_place(self, text: str, example: Example) -> LabelPlace | None:
+        """The place of the letter, or of the choice's text where no letter is said."""
+        answer = self.parse(text, example)
+        region = statement_region(text, answer.rationale)
+        if region is None:
+            return None
+        labels = {_comparable(label): label for label in self.label_set(example)}
+        letters = {_letter(i): labels[_comparable(choice)] for i, choice in enumerate(example.choices)}
+        wanted = labels[_comparable(answer.label)]
+        named = [*_LETTERED.finditer(text, *region), *filter(None, [_NAMED.match(text, *region)])]
+        for match in named:
+            if letters.get(match[1].lower()) == wanted:
+                return LabelPlace(match.start(1), wanted, tuple(letters.items()))
+        return place_of_text(text, region, wanted, labels.values())
+
     def render(self, answer: Answer) -> str:
         return f"{answer.rationale} So the answer is {answer.label}.".lstrip()
 
@@ -207,7 +237,8 @@ def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:
 
 
 def _with_letter(letter: str, choices: Sequence[str]) -> str:
-    index = ord(letter.lower()) - ord("a")
+    # Without case, `[a-z]` takes the Turkish dotted I and the Kelvin sign for letters too.
+    index = ord(letter.lower()) - ord("a") if letter.isascii() else len(choices)
     if index >= len(choices):
         raise UnparsableError(f"there is no choice ({letter.lower()})")
     return choices[index]

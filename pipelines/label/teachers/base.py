@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from pipelines.tasks import Example
 
 
@@ -22,16 +25,16 @@ class Prompt:
     messages: tuple[dict[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenLogprobs:
-    """The teacher's distribution along one answer: T positions, the k likeliest tokens at each."""
+    """The teacher's distribution along one answer: T positions, the k likeliest tokens at each. Before temperature and top_p."""
 
-    token_ids: tuple[int, ...]
+    token_ids: npt.NDArray[np.int32]
     """(T,) what was sampled."""
-    top_ids: tuple[tuple[int, ...], ...]
+    top_ids: npt.NDArray[np.int32]
     """(T, k), likeliest first."""
-    top_logprobs: tuple[tuple[float, ...], ...]
-    """(T, k) natural logarithms."""
+    top_logprobs: npt.NDArray[np.float16]
+    """(T, k) natural logarithms; -inf for tokens that teacher.constrained forbids."""
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines.config import FiltersConfig, TeacherConfig
 from pipelines.errors import UserError
-from pipelines.label.outcomes import OUTCOME, RATIONALISED, judge, refused, second_attempt, wants_rationalising
+from pipelines.label.outcomes import (
+    OUTCOME,
+    RATIONALISED,
+    judge,
+    outcome_table,
+    refused,
+    second_attempt,
+    token_logprobs_table,
+    wants_rationalising,
+)
 from pipelines.label.prompts import PromptMaker
-from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample
+from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.label.teachers.echo import EchoTeacher
 from pipelines.label.teachers.replay import ReplayTeacher
-from pipelines.schema import REJECT_REASONS
+from pipelines.schema import REJECT_REASONS, TOKEN_LOGPROBS
 from pipelines.tasks import Example, load_task, task_spec
 
 TASK = load_task(task_spec("arithmetic"))
@@ -197,3 +207,55 @@ def test_a_second_answer_needs_agreement_too() -> None:
     row = attempts(generated(WRONG), generated(RIGHT, WRONG, RIGHT), min_agreement=0.9)
     assert row["reason"] == "low_agreement"
     assert attempts(generated(WRONG), generated(RIGHT, WRONG, RIGHT), min_agreement=0.6)["reason"] is None
+
+
+NLI = load_task(task_spec("nli"))
+PAIR = Example("p", "premise: ... hypothesis: ...", None)
+
+
+def said(label: str, *probabilities: tuple[str, float], logprobs: TokenLogprobs | None = None) -> Sample:
+    return Sample(f"It is so. The answer is {label}.", 5, "stop", logprobs, probabilities or None)
+
+
+def test_probabilities_of_labels_make_the_soft_label_even_of_one_sample() -> None:
+    one = Generation((said("neutral", ("neutral", 0.75), ("entailment", 0.25), ("contradiction", 0.0)),), 100)
+    row = judge("train", PAIR, one, NLI, FiltersConfig())
+    assert {e["label"]: e["probability"] for e in row["soft_label"]} == {
+        "neutral": 0.75,
+        "entailment": 0.25,
+        "contradiction": 0.0,
+    }
+    both = Generation((*one.samples, *one.samples, said("maybe")), 100)
+    row = judge("train", PAIR, both, NLI, FiltersConfig())
+    assert row["votes"] == 3
+    assert sum(e["probability"] for e in row["soft_label"]) == pytest.approx(1.0)
+    assert row["soft_label"][0] == {"label": "neutral", "probability": pytest.approx(2.5 / 3)}
+
+
+def test_token_logprobs_are_those_of_the_kept_sample_of_accepted_train_rows() -> None:
+    def logprobs(first: int) -> TokenLogprobs:
+        ids = np.arange(first, first + 6, dtype=np.int32).reshape(3, 2)
+        return TokenLogprobs(ids[:, 0], ids, np.array([[-0.5, -np.inf]] * 3, dtype=np.float16))
+
+    longer = said("neutral", logprobs=logprobs(0))
+    shorter = Sample("So. The answer is neutral.", 5, "stop", logprobs(10))
+    generation = Generation((longer, shorter), 100)
+    gold = Example("q", "x", "entailment")
+    rows = [
+        judge("train", PAIR, generation, NLI, FiltersConfig()),
+        judge("heldout", PAIR, generation, NLI, FiltersConfig()),
+        judge("train", gold, generation, NLI, FiltersConfig(gold="drop-disagreeing")),
+        judge("train", PAIR, generated("no idea"), NLI, FiltersConfig()),
+        judge("train", PAIR, Generation((said("neutral"),), 9), NLI, FiltersConfig()),
+    ]
+    table = token_logprobs_table(outcome_table(rows))
+    assert table.schema.equals(TOKEN_LOGPROBS)
+    assert table.to_pylist() == [
+        {
+            "id": "p",
+            "token_ids": [10, 12, 14],
+            "top_ids": [[10, 11], [12, 13], [14, 15]],
+            "top_logprobs": [[-0.5, -np.inf]] * 3,
+        }
+    ]
+    assert len(token_logprobs_table(outcome_table(rows[3:]))) == 0
