@@ -9,6 +9,8 @@ One accepted row of `labels/data`:
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -74,3 +76,11 @@ TOKEN_LOGPROBS = pa.schema(
         pa.field("top_logprobs", pa.list_(pa.list_(pa.float16()))),  # (T, k) natural logarithms, before temperature
     ]
 )
+# How that table is written (arguments of pyarrow.parquet.write_table). Measured on 1,797 tokens of SmolLM2-135M's answers: 16.6 bytes per
+# token with k = 5 and 55.8 with k = 20, against 20.0 and 68.0 with zstd alone; zstd level 9 would save another 3 to 5%.
+TOKEN_LOGPROBS_PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "use_dictionary": ["token_ids.list.element", "top_ids.list.element.list.element"],
+    "column_encoding": {"top_logprobs.list.element.list.element": "BYTE_STREAM_SPLIT"},
+}

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import FiltersConfig, TeacherConfig
@@ -25,7 +27,7 @@ from pipelines.label.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.label.teachers.echo import EchoTeacher
 from pipelines.label.teachers.replay import ReplayTeacher
-from pipelines.schema import REJECT_REASONS, TOKEN_LOGPROBS
+from pipelines.schema import REJECT_REASONS, TOKEN_LOGPROBS, TOKEN_LOGPROBS_PARQUET
 from pipelines.tasks import Example, load_task, task_spec
 
 TASK = load_task(task_spec("arithmetic"))
@@ -259,3 +261,9 @@ def test_token_logprobs_are_those_of_the_kept_sample_of_accepted_train_rows() ->
         }
     ]
     assert len(token_logprobs_table(outcome_table(rows[3:]))) == 0
+    file = io.BytesIO()
+    pq.write_table(table, file, **TOKEN_LOGPROBS_PARQUET)
+    assert pq.read_table(file).equals(table)
+    encodings = [pq.read_metadata(file).row_group(0).column(i).encodings for i in range(4)]
+    assert "RLE_DICTIONARY" in encodings[2]
+    assert "BYTE_STREAM_SPLIT" in encodings[3]
