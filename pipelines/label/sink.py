@@ -42,8 +42,9 @@ from pipelines.artifacts import MANIFEST, Manifest, Store, fingerprint
 from pipelines.config import LabellingConfig
 from pipelines.errors import UserError
 from pipelines.label.ids import Keys, id_keys, key_set
+from pipelines.label.outcomes import token_logprobs_table
 from pipelines.label.tally import Tally
-from pipelines.schema import LABEL, REJECT
+from pipelines.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
 
 FOLDERS = {
     ("train", True): ("data", LABEL),
@@ -51,6 +52,7 @@ FOLDERS = {
     ("heldout", True): ("heldout/data", LABEL),
     ("heldout", False): ("heldout/rejects", REJECT),
 }
+TOKEN_LOGPROBS_FOLDER = "token_logprobs"
 SCAN_REASONS = ("bad_input", "duplicate", "near_duplicate")
 ATTEMPT = "attempt.json"
 COMMITS = "commits"
@@ -207,6 +209,11 @@ class LabelSink:
                 name = f"{folder}/part-{self._next:06d}.parquet"
                 self._store.write(name, _parquet(chosen))
                 parts[name] = len(chosen)
+        logprobs = token_logprobs_table(table)
+        if len(logprobs):
+            name = f"{TOKEN_LOGPROBS_FOLDER}/part-{self._next:06d}.parquet"
+            self._store.write(name, _parquet(logprobs, **TOKEN_LOGPROBS_PARQUET))
+            parts[name] = len(logprobs)
         return parts
 
     def _write_record(self, commit: Commit) -> None:
@@ -309,7 +316,10 @@ class LabelSink:
     def _remove_leftovers(self) -> None:
         """Parts that no record names, and files that were being written when a run was killed."""
         leftovers = [
-            name for folder, _ in FOLDERS.values() for name in self._store.files(folder) if name not in self.parts
+            name
+            for folder in (*(folder for folder, _ in FOLDERS.values()), TOKEN_LOGPROBS_FOLDER)
+            for name in self._store.files(folder)
+            if name not in self.parts
         ]
         for name in {*leftovers, *self._store.unfinished()}:
             self._store.delete(name)
@@ -333,9 +343,9 @@ def _columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table([table[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table, **settings: Any) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, **{"compression": "zstd", **settings})
     return buffer.getvalue()
 
 

@@ -39,6 +39,7 @@ from pipelines.label.status import ProgressFile
 from pipelines.label.stream import stream
 from pipelines.label.tally import Tally
 from pipelines.tasks import TaskSpec, load_task, task_spec
+from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
 
 FORMAT = 1
 """Bumped when this stage makes other rows from the same input."""
@@ -219,6 +220,7 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: 
             "tokens": {"prompt": tally.prompt_tokens, "output": tally.output_tokens},
             "parts": dict(sorted(sink.parts.items())),
             "tally": tally.as_json(),
+            "tokenizer": tokenizer_fingerprint(run.teacher.model or "") if run.teacher.token_logprobs else None,
         },
         provenance={},
     )

@@ -19,7 +19,7 @@ from pipelines.label.ids import contains, id_keys, key_set
 from pipelines.label.outcomes import OUTCOME, rejected
 from pipelines.label.sink import LabelSink, ScanRecord
 from pipelines.label.tally import Tally
-from pipelines.schema import LABEL, REJECT
+from pipelines.schema import LABEL, REJECT, TOKEN_LOGPROBS
 
 IDENTITY = {"teacher": "echo"}
 SETTINGS = LabellingConfig()
@@ -63,6 +63,20 @@ def test_parts_have_the_schemas_and_the_tally_adds_up(tmp_path: Path) -> None:
     assert (tally.accepted, tally.rejected, tally.heldout_answered) == (2, {"tie": 1}, 1)
     assert tally.heldout_rejected == {"unparsable": 1}
     assert (tally.done, tally.prompt_tokens, tally.output_tokens, tally.agreeing, tally.with_gold) == (5, 9, 6, 2, 2)
+
+
+def test_token_logprobs_stand_in_the_commit_of_their_rows(tmp_path: Path) -> None:
+    logprobs = {"token_ids": [5, 7], "top_ids": [[5, 6], [6, 7]], "top_logprobs": [[-0.5, -1.5], [-0.25, -2.0]]}
+    (tmp_path / "token_logprobs").mkdir()
+    (tmp_path / "token_logprobs/part-000009.parquet").write_bytes(b"of a commit that was killed")
+    with open_sink(tmp_path) as sink:
+        sink.add(table({**accepted("a"), "token_logprobs": logprobs}, accepted("b")))
+        sink.commit()
+        assert sink.parts == {"data/part-000000.parquet": 2, "token_logprobs/part-000000.parquet": 1}
+    assert [f.name for f in (tmp_path / "token_logprobs").iterdir()] == ["part-000000.parquet"]
+    found = pq.read_table(tmp_path / "token_logprobs")
+    assert found.schema.equals(TOKEN_LOGPROBS)
+    assert found.to_pylist() == [{"id": "a", **logprobs}]
 
 
 def test_what_no_commit_names_is_removed_and_the_rest_is_done(tmp_path: Path) -> None:
