@@ -7,6 +7,7 @@ Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engi
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -79,15 +80,21 @@ class Labelling:
         assert code == 0, self.log()
         return time.monotonic() - began
 
-    def kill(self, fault: str, after_s: float) -> Kill:
-        """Start the command, kill one kind of its processes after so many seconds, and wait for what becomes of it."""
+    def kill(self, fault: str, after_s: float = math.inf, after_commits: int = 0, inside: bool = False) -> Kill:
+        """Start the command, kill one kind of its processes after so many seconds or commits, and wait for what becomes of it.
+
+        `inside`: not before the next commit has written parts and no record.
+        """
         began = time.monotonic()
         process = self.start()
         family = Family(process.pid)
         try:
             while time.monotonic() - began < after_s and process.poll() is None:
+                if after_commits and self.commits() >= after_commits and (not inside or self.torn()):
+                    break
                 family.look()
                 time.sleep(0.02)
+            killed_after_s = time.monotonic() - began
             hit = process.poll() is None and family.kill(fault)
             if fault in ("driver", "node") and hit:
                 process.wait()
@@ -95,8 +102,12 @@ class Labelling:
             code = _wait(process, family)
         finally:
             family.end()
-        self.kills.append(Kill(fault, after_s, hit, torn, survived=hit and code == 0))
+        self.kills.append(Kill(fault, killed_after_s, hit, torn, survived=hit and code == 0))
         return self.kills[-1]
+
+    def commits(self) -> int:
+        """How many records there are, the scan's included."""
+        return len(list((self.output / "labels").glob("commits/*.json")))
 
     def torn(self) -> bool:
         """Whether there are parts that no record names."""
@@ -146,6 +157,16 @@ class Family:
         """Kill what is left."""
         _sigkill([*self.look(), self._driver])
         psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
+
+
+def check_complete(labelling: Labelling, ids: set[str]) -> dict[str, int]:
+    """Each of these ids, all rows of the corpus, has exactly one outcome, and the manifest counts them so. The rejects by reason."""
+    counts = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
+    found = labelling.ids()
+    assert set(found) == ids
+    assert set(found.values()) == {1}
+    assert counts["read"] == counts["accepted"] + counts["rejected"] == len(ids)
+    return dict(counts["rejected_by_reason"])
 
 
 def check(labelling: Labelling, readable: int, counts: dict[str, int]) -> None:
