@@ -89,8 +89,12 @@ def test_a_kill_inside_a_commit_is_found_out_where_the_record_comes_before_its_p
     labelling = prepare(reverse, ECHO, ROWS, command=REVERSED)
     labelling.kill("driver", after_commits=4)
     with pytest.raises(AssertionError):
-        labelling.finish()
-        check(labelling, ROWS, BAD)
+        finish_and_check(labelling)
+
+
+def finish_and_check(labelling: Labelling) -> None:
+    labelling.finish()
+    check(labelling, ROWS, BAD)
 
 
 @pytest.mark.full
