@@ -1,8 +1,8 @@
 """Closed label sets: the form of an answer as a regular expression, and where in an answer the label stands.
 
 The person could be training his horse, but need not. The answer is neutral.
-|--------------------- rationale ------------------|  |- statement ------|
-                                                                 ^ label place; `entailment` could stand there instead
+|-------------------- rationale --------------------| |---- statement -----|
+                                                                    ^ label place: `entailment` could stand there instead
 """
 
 from __future__ import annotations

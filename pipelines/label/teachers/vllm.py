@@ -41,7 +41,7 @@ class VllmTeacher:
         self.engine = engine or _start_engine(config, self._logprobs)
         self._tokenizer = self.engine.get_tokenizer()
         self._encode, self._decode = encoder(self._tokenizer), decoder(self._tokenizer)
-        if self._logprobs:
+        if self._logprobs and engine is None:
             decode_single_tokens_from_a_table(self._tokenizer)
         self._parameters: dict[str | None, Any] = {}
         self._number = itertools.count()
