@@ -32,6 +32,9 @@ $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(EXTRA),dev]' \
 	  --constraint constraints/$(EXTRA).txt --override constraints/overrides.txt
+	@# The chain starts many processes, and each would compile what it imports where the environment keeps Python from caching it.
+	@# Some packages ship files for other Pythons, which do not compile: never a reason to stop.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@rm -f $(VENV)/ready-*; touch $@
 	@echo "setup: ready"
 
