@@ -33,7 +33,7 @@ def run_status(run: RunConfig) -> dict[str, Any]:
     label = label_status(output.child("labels"))
     return {
         "run": run.name,
-        "output": output.uri,
+        "output": output.shown(),
         "stages": {
             "label": {"state": label.state, **label.detail},
             "train": _by_manifest(output, "student", "training"),

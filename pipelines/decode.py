@@ -118,10 +118,10 @@ class Student:
                 )
                 tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
             except (OSError, ValueError, SafetensorError) as error:
-                raise UserError(store.uri, f"transformers cannot load it ({error})", "Train it anew.") from error
+                raise UserError(store.shown(), f"transformers cannot load it ({error})", "Train it anew.") from error
         # transformers fills what is missing with random numbers, and goes on.
         if missing := sorted(loaded["missing_keys"]):
-            raise UserError(store.uri, f"its weights lack {', '.join(missing[:3])}", "Train it anew.")
+            raise UserError(store.shown(), f"its weights lack {', '.join(missing[:3])}", "Train it anew.")
         details = manifest.details
         return cls(
             model, tokenizer, method=details["method"], max_input_tokens=details["max_input_tokens"], device=device

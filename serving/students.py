@@ -84,13 +84,13 @@ def read_card(name: str, folder: str) -> StudentCard:
         raise UserError(f"student name {name!r}", rule, "Give NAME=FOLDER with another name.") from error
     store = Store(folder)
     if not store.exists():
-        raise UserError(store.uri, "there is no such folder", "Give the folder of a student: OUTPUT/student.")
+        raise UserError(store.shown(), "there is no such folder", "Give the folder of a student: OUTPUT/student.")
     manifest = require_manifest(store, "student", "train RUN")
     try:
         details = _Details.model_validate(manifest.details)
     except ValidationError as error:
         missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-        raise UserError(store.uri, f"its manifest's details lack {missing}", "Train the student anew.") from error
+        raise UserError(store.shown(), f"its manifest's details lack {missing}", "Train the student anew.") from error
     _check_servable(store, details.method)
     return StudentCard(
         name=name,
@@ -109,13 +109,13 @@ def read_card(name: str, folder: str) -> StudentCard:
 def _check_servable(store: Store, method: str) -> None:
     if method == _NEEDS_A_TEACHER:
         rule = f"method {method} reads the teacher's rationale with every input, and no teacher answers here"
-        raise UserError(store.uri, rule, "Serve a student of another method, for example step-by-step.")
+        raise UserError(store.shown(), rule, "Serve a student of another method, for example step-by-step.")
     if not store.exists("config.json"):
-        raise UserError(store.uri, "it has no config.json", "Train the student anew.")
+        raise UserError(store.shown(), "it has no config.json", "Train the student anew.")
     if not store.files(suffix=".safetensors"):
         pickled = store.files(suffix=".bin")
         rule = f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no *.safetensors"
-        raise UserError(store.uri, rule, "Train the student anew, or convert its weights to safetensors.")
+        raise UserError(store.shown(), rule, "Train the student anew, or convert its weights to safetensors.")
 
 
 @dataclass(frozen=True)

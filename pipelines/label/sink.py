@@ -247,7 +247,7 @@ class LabelSink:
         except BlockingIOError as error:
             self._lock.close()
             raise UserError(
-                self._store.uri, "another process is labelling into it", "Wait for it, or stop it."
+                self._store.shown(), "another process is labelling into it", "Wait for it, or stop it."
             ) from error
 
     def _begin(self) -> None:
@@ -261,7 +261,7 @@ class LabelSink:
                 k for k in self._identity if begun["identity"].get(k) != json.loads(json.dumps(self._identity[k]))
             ]
             rule = f"it holds unfinished labels made with other settings ({', '.join(changed)} differ)"
-            raise UserError(self._store.uri, rule, "Set another output, or pass --replace to discard them.")
+            raise UserError(self._store.shown(), rule, "Set another output, or pass --replace to discard them.")
 
     def _recover(self) -> None:
         """Read back what earlier runs committed, and remove what they did not."""
