@@ -113,8 +113,9 @@ class Labelling:
         """Whether there are parts that no record names."""
         labels = self.output / "labels"
         with suppress(FileNotFoundError):
-            named = {n for c in labels.glob("commits/*.json") for n in json.loads(c.read_text())["parts"]}
+            # In this order: a commit that ends between the two is none that is torn.
             parts = {str(p.relative_to(labels)) for p in labels.glob("**/part-*")}
+            named = {n for c in labels.glob("commits/*.json") for n in json.loads(c.read_text())["parts"]}
             return bool(parts - named) and not (labels / "manifest.json").exists()
         return False
 
