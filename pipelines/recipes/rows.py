@@ -11,7 +11,7 @@ Row = dict[str, str]
 
 SEED = 0
 TRAIN_ROWS = 600
-TEST_ROWS = 200
+TEST_ROWS = 120
 
 
 Drawn = TypeVar("Drawn")
