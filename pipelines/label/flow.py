@@ -1,8 +1,8 @@
 """The flow on Ray Data: splits -> examples that want a label -> blocks -> teacher actors -> outcomes.
 
-How much is in flight. A replica has twice as many rows assigned as it takes for stragglers to cost nothing: a block of 16 rows is open
-until its slowest is answered, and with latencies of a heavy tail fewer than 3 of 16 rows of an open block are still being answered. So
-8 times the engine's batch is assigned, and the engine's batch stays full. Of these, the engine has 1.25 times its batch at a time.
+How much is in flight. A block of 16 rows is open until its slowest is answered: with latencies of a heavy tail (Pareto, shape 1.5) on
+average 2.8 of its rows are still being answered (16 x the mean / the expected longest of 16). A replica has 8 times the engine's batch
+assigned, of which 1.4 batches then are unanswered, so that its batch stays full. Of these the engine has 1.25 batches at a time.
 """
 
 from __future__ import annotations

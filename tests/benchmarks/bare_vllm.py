@@ -11,8 +11,8 @@ import time
 
 from pipelines.config import RunConfig
 from pipelines.corpus import corpus_files, corpus_splits, read_split
-from pipelines.label.prompts import PromptMaker
-from pipelines.label.teachers.vllm import engine_arguments, sampling_arguments
+from pipelines.label.prompts import PromptMaker, read_shots
+from pipelines.label.teachers.vllm import engine_arguments, sampling_parameters
 from pipelines.run_file import load_run
 from pipelines.tasks import load_task, task_spec
 
@@ -20,14 +20,14 @@ from pipelines.tasks import load_task, task_spec
 def prompts(run: RunConfig) -> list[str]:
     """The text of every prompt, in corpus order."""
     task = load_task(task_spec(run.task, run.task_options))
-    maker = PromptMaker(run, task)
+    maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
     splits = corpus_splits(corpus_files(run.corpus.train, "corpus.train"), "train", limit=run.corpus.limit)
     rows = (row for split in splits for row in read_split(split, task, run.corpus.fields))
     return [maker.render(row.example).text for row in rows if row.example is not None]
 
 
 def main() -> None:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
     run = load_run(sys.argv[1], sys.argv[2:])
     task = load_task(task_spec(run.task, run.task_options))
@@ -35,7 +35,7 @@ def main() -> None:
     began = time.monotonic()
     llm = LLM(**engine_arguments(run.teacher))
     started = time.monotonic()
-    outputs = llm.generate(texts, SamplingParams(**sampling_arguments(run.teacher, task)), use_tqdm=False)
+    outputs = llm.generate(texts, sampling_parameters(run.teacher, task), use_tqdm=False)
     seconds = time.monotonic() - started
     tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
     print(json.dumps({

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.label.stream import cpu_environment
+from pipelines.label.flow import cpu_environment
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import load_run
 from tests.benchmarks.results import median, publish

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,6 @@ def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | N
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run))
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
-        import sys
-
         _watched([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_TMPDIR": sockets})
     manifest = json.loads(Path(run["output"], "labels/manifest.json").read_text())
     config = load_run(file).teacher

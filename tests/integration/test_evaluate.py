@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from pipelines.errors import StageFailedError
 from pipelines.evaluate.predict import Trained, predict
 from pipelines.evaluate.stage import evaluate
 from pipelines.student_init import initial_student
+from tests.integration.local_ray import local_ray
 from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels, write_student_manifest
 from tests.serving.tiny import tiny_model, tiny_tokenizer
 
@@ -43,17 +42,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def ray_local() -> Iterator[None]:
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
-        os.environ["RAY_TMPDIR"] = folder
-        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-            del os.environ["RAY_TMPDIR"]
+def ray_here() -> Iterator[None]:
+    with local_ray():
+        yield
 
 
 def _base(folder: Path) -> Path:
@@ -103,7 +94,7 @@ def _prepare(folder: Path) -> RunConfig:
     return run
 
 
-def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_local: None) -> None:
+def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None) -> None:
     run = _prepare(tmp_path)
     manifest = evaluate(run)
     folder = tmp_path / "out" / "report"
@@ -147,7 +138,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_local: Non
     assert anew.counts["correct"]["student"] == 0  # `5 +` is no answer
 
 
-def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_local: None) -> None:
+def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_here: None) -> None:
     run = _prepare(tmp_path)
     weights = tmp_path / "out" / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])

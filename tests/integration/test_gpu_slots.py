@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pipelines.evaluate.predict import predict
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import parse_run
+from tests.integration.local_ray import local_ray
 from tests.pipelines.test_corpus import write_jsonl
 from tests.serving.tiny import TEXTS, write_student
 
@@ -28,14 +28,10 @@ ROWS = 300  # several blocks of 16, and a rest
 
 @pytest.fixture(scope="module")
 def one_gpu() -> Iterator[None]:
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
+    with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
+        with local_ray(num_gpus=1):
+            yield
 
 
 def test_labelling_on_gpu_replicas_loses_and_doubles_no_row(one_gpu: None, tmp_path: Path) -> None:

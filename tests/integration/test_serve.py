@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from pipelines.decode import Student
 from pipelines.errors import UnparsableError
 from pipelines.tasks.base import Example, TaskSpec
 from pipelines.tasks.registry import load_task
+from tests.integration.local_ray import local_ray
 from tests.serving.tiny import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
@@ -40,13 +40,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    with local_ray():
         yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

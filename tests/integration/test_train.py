@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from pipelines.artifacts import MANIFEST, Store
 from pipelines.errors import UserError
 from pipelines.train.tokens import Tokens, tokenise
+from tests.integration.local_ray import local_ray
 from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -40,14 +41,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def local_ray():
-    """A Ray of this module's own, and its sockets under a short path."""
-    import ray
-
-    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def ray_here() -> Iterator[None]:
+    with local_ray():
+        yield
 
 
 def _run(output: Path, **training: Any) -> Any:
@@ -225,7 +221,7 @@ def _model(output: Path) -> Any:
 # The stage on Ray.
 
 
-def test_ray_data_tokenises_what_this_process_would(local_ray, outputs, monkeypatch, tmp_path):
+def test_ray_data_tokenises_what_this_process_would(ray_here, outputs, monkeypatch, tmp_path):
     from pipelines.train import tokens
     from pipelines.train.checks import token_settings
 
@@ -242,7 +238,7 @@ def test_ray_data_tokenises_what_this_process_would(local_ray, outputs, monkeypa
 
 
 @pytest.fixture(scope="module")
-def students(local_ray, outputs, tmp_path_factory):
+def students(ray_here, outputs, tmp_path_factory):
     """A student of each family: the decoder-only one undisturbed, the encoder-decoder one after the death of a worker."""
     from pipelines.train.stage import train
 

@@ -11,7 +11,7 @@ answer (`ParserTooComplex`) on patterns that count characters; outlines had not 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TeacherConfig
 from pipelines.label.soft_labels import LIKELIEST, AnswerTokens
@@ -25,6 +25,9 @@ from pipelines.label.teachers.vllm_logprobs import (
     top_k,
 )
 from pipelines.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
 
 # Prompt tokens that stand before an answer when it is decoded.
 _BEFORE = 4
@@ -85,7 +88,7 @@ class VllmTeacher:
     def _sampling(self, pattern: str | None) -> Any:
         """The sampling parameters for answers of this form; made once for each."""
         if pattern not in self._parameters:
-            self._parameters[pattern] = _sampling_parameters(self._config, self._task, self._logprobs, pattern)
+            self._parameters[pattern] = sampling_parameters(self._config, self._task, self._logprobs, pattern)
         return self._parameters[pattern]
 
     def _tokens(self, prompt: Prompt) -> list[int]:
@@ -103,10 +106,11 @@ def _start_engine(config: TeacherConfig, logprobs: int) -> Any:
 
     # vLLM sizes its batches by who asks: offline, a step on a large GPU prefills 16384 tokens; unasked, 2048.
     context = UsageContext.LLM_CLASS
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(config, logprobs)), usage_context=context)
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, logprobs)), usage_context=context)
 
 
-def _engine_arguments(config: TeacherConfig, logprobs: int) -> dict[str, Any]:
+def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]:
+    """vLLM's arguments for a teacher whose requests want that many log-probabilities at each position."""
     engine = config.vllm
     arguments: dict[str, Any] = {
         "model": config.model,
@@ -136,7 +140,10 @@ def _engine_arguments(config: TeacherConfig, logprobs: int) -> dict[str, Any]:
     }
 
 
-def _sampling_parameters(config: TeacherConfig, task: Task, logprobs: int, pattern: str | None) -> Any:
+def sampling_parameters(
+    config: TeacherConfig, task: Task, logprobs: int = 0, pattern: str | None = None
+) -> SamplingParams:
+    """vLLM's SamplingParams for answers that match the pattern."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
