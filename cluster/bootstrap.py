@@ -80,15 +80,18 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         # Ray may have fewer GPUs than the machine (CUDA_VISIBLE_DEVICES), and would wait for ever for more.
         for stage in stages:
             check_resources(wanted_by(run, stage), ray.cluster_resources())
-        _quiet(verbose)
+        _quiet(stages, verbose)
         yield
     finally:
         ray.shutdown()
 
 
-def _quiet(verbose: bool) -> None:
+def _quiet(stages: list[str], verbose: bool) -> None:
     """Ray Data's and Serve's own bars and logs would write over our progress."""
     import ray
+
+    if "serve" in stages:
+        import ray.serve  # which sets the level of its log when it is imported
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -36,6 +36,7 @@ def serve_until_signal(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain and stop."""
     from cluster.bootstrap import ray_session
+    from cluster.environment import ray_address
     from serving.app import serve_students
     from serving.students import read_card
 
@@ -58,7 +59,7 @@ def serve_until_signal(
             stop.wait()
             print("draining", file=sys.stderr, flush=True)
         finally:
-            endpoint.shutdown()
+            endpoint.shutdown(ray_ends=ray_address() is None)
 
 
 def _bare_run(overrides: tuple[str, ...]) -> RunConfig:

@@ -93,6 +93,7 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
     """Start the endpoint, ask one question twice (the second answer's latency counts), stop the endpoint."""
     import httpx
 
+    from cluster.environment import ray_address
     from serving.app import serve_students
 
     began = time.monotonic()
@@ -115,4 +116,4 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
             "response": response.json(),
         }
     finally:
-        endpoint.shutdown()
+        endpoint.shutdown(ray_ends=ray_address() is None)

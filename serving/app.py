@@ -190,10 +190,14 @@ class Endpoint:
     """Without a slash at the end."""
     models: tuple[str, ...]
 
-    def shutdown(self) -> None:
-        """Stop the endpoint, and Serve itself where no other application runs. Requests under way are answered."""
+    def shutdown(self, *, ray_ends: bool = False) -> None:
+        """Stop the endpoint, and Serve itself where no other application runs. Requests under way are answered.
+
+        Args:
+            ray_ends: this Ray ends next, and Serve with it. (Stopped by itself, Serve reports a failed task that is none.)
+        """
         others = set(serve.status().applications) - {APPLICATION}
-        if others:
+        if others or ray_ends:
             serve.delete(APPLICATION)
         else:
             serve.shutdown()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import publish
+from tests.benchmarks.watched import watched
 
 PEERS = Path(__file__).parent / "peers"
 DISTINCT = 5000
@@ -49,7 +48,7 @@ def labelled(corpus: Path, rows: int, actors: int) -> dict[str, Any]:
     shutil.rmtree(folder / "out", ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
         command = [sys.executable, "-m", "cluster", "label", str(folder / "run.yaml"), "--json"]
-        wall, peak = _watched(command, {"RAY_TMPDIR": sockets})
+        wall, peak = watched(command, {"RAY_TMPDIR": sockets})
     manifest = json.loads((folder / "out/labels/manifest.json").read_text())
     assert manifest["counts"]["accepted"] == rows
     spent = manifest["timings_s"]["scan"] + manifest["timings_s"]["label"]
@@ -81,25 +80,6 @@ def peer(python: str, name: str, corpus: Path, rows: int) -> dict[str, Any]:
         "scan + label rows/s": rows / found["seconds"],
         "wall s": time.monotonic() - began,
     }
-
-
-def _watched(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """(seconds, peak private memory of the process in MiB). Shared memory, in which Ray keeps objects, is not its own."""
-    began, peak = time.monotonic(), 0.0
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
-        watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            try:
-                memory = watched.memory_info()
-                peak = max(peak, (memory.rss - memory.shared) / 2**20)
-            except psutil.NoSuchProcess:
-                break
-            time.sleep(0.2)
-        if process.wait():
-            log.seek(0)
-            raise SystemExit(log.read()[-3000:])
-    return time.monotonic() - began, peak
 
 
 def main() -> None:

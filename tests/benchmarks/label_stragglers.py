@@ -19,8 +19,9 @@ import yaml
 
 from pipelines.label.teachers.echo import latency
 from pipelines.run_file import load_run
-from tests.benchmarks.label_ceiling import _watched, corpus_rows
+from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import publish
+from tests.benchmarks.watched import watched
 
 
 def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | None) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | N
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run))
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
-        _watched([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_TMPDIR": sockets})
+        watched([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_TMPDIR": sockets})
     manifest = json.loads(Path(run["output"], "labels/manifest.json").read_text())
     config = load_run(file).teacher
     drawn = [latency(config, row["id"]) for row in corpus_rows(rows)]

@@ -1,7 +1,8 @@
 """Killing `raystill label` at a moment, starting it again, and counting what came of it.
 
 Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
-`raylet`, `gcs`, and `node` (everything at once, as when a machine is lost).
+`raylet`, `gcs`, and `node` (everything at once, as when a machine is lost). In a cluster of several nodes also `worker-node`: a node on
+which a teacher actor runs, with all its processes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
+from tests.faults.nodes import Cluster
 from tests.integration.commands import environment
 
 COMMAND = [sys.executable, "-m", "tests.faults.slow_commits", "in-order"]
@@ -56,6 +58,8 @@ class Labelling:
     run_file: Path
     output: Path
     command: list[str] = field(default_factory=lambda: COMMAND)
+    cluster: Cluster | None = None
+    """The cluster to run on; a Ray of the command's own where there is none."""
     kills: list[Kill] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -64,7 +68,7 @@ class Labelling:
                 [*self.command, "label", str(self.run_file)],
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=environment() | ({"RAY_ADDRESS": self.cluster.address} if self.cluster else {}),
                 start_new_session=True,
             )
 
@@ -72,7 +76,7 @@ class Labelling:
         """Run the command to its end. The seconds that it took. Raises AssertionError where it does not exit with 0."""
         began = time.monotonic()
         process = self.start()
-        family = Family(process.pid)
+        family = Family(process.pid, self.cluster)
         try:
             code = _wait(process, family)
         finally:
@@ -87,7 +91,7 @@ class Labelling:
         """
         began = time.monotonic()
         process = self.start()
-        family = Family(process.pid)
+        family = Family(process.pid, self.cluster)
         try:
             while time.monotonic() - began < after_s and process.poll() is None:
                 if after_commits and self.commits() >= after_commits and (not inside or self.torn()):
@@ -131,10 +135,11 @@ class Labelling:
 
 
 class Family:
-    """The processes of a command and of the Ray that it started, so far as they have been seen."""
+    """The processes of a command and of the Ray that it started or runs on, so far as they have been seen."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, cluster: Cluster | None = None) -> None:
         self._driver = psutil.Process(pid)
+        self._cluster = cluster
         self._seen: dict[int, psutil.Process] = {}
 
     def look(self) -> list[psutil.Process]:
@@ -151,11 +156,21 @@ class Family:
             return _sigkill([self._driver])
         if fault == "node":
             return _sigkill([*self.look(), self._driver])
+        if fault == "worker-node":
+            return self._kill_worker_node()
         found = [p for p in self.look() if any(title in _title(p) for title in TITLES[fault])]
         return _sigkill(random.sample(found, 1) if found else [])
 
+    def _kill_worker_node(self) -> bool:
+        assert self._cluster, "worker nodes are of a cluster"
+        for raylet in self._cluster.process.children():
+            processes = raylet.children(recursive=True)
+            if any(title in _title(p) for p in processes for title in TITLES["actor"]):
+                return _sigkill([raylet, *processes])
+        return False
+
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill what is left of the command and of its own Ray."""
         _sigkill([*self.look(), self._driver])
         psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
 

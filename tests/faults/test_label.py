@@ -14,6 +14,7 @@ import yaml
 from pipelines.recipes.word_problems import train_rows
 from tests.faults.counted import answered, write_task
 from tests.faults.harness import COMMAND, REVERSED, Labelling, check, check_complete
+from tests.faults.nodes import ray_nodes
 from tests.pipelines.test_corpus import write_jsonl
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -90,6 +91,19 @@ def test_a_kill_inside_a_commit_is_found_out_where_the_record_comes_before_its_p
     labelling.kill("driver", after_commits=4)
     with pytest.raises(AssertionError):
         finish_and_check(labelling)
+
+
+def test_a_lost_node_costs_only_what_was_in_flight_on_it(tmp_path: Path) -> None:
+    task, log = write_task(tmp_path)
+    labelling = prepare(tmp_path, {**ECHO, "replicas": {"min": 2, "max": 2}}, ROWS, str(task))
+    with ray_nodes(2) as labelling.cluster:
+        kill = labelling.kill("worker-node", after_commits=4)
+        assert kill.hit, labelling.log()
+        labelling.finish()
+    check(labelling, ROWS, BAD)
+    again = answered(log) - ROWS
+    print(json.dumps({**vars(kill), "labelled_again": again}))
+    assert again <= 2 * IN_FLIGHT
 
 
 def finish_and_check(labelling: Labelling) -> None:

@@ -1,0 +1,58 @@
+"""Replicas follow the backlog, from `min` to `max`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.label.stage import label
+from pipelines.recipes.word_problems import train_rows
+from pipelines.run_file import parse_run
+from tests.integration.local_ray import local_ray
+from tests.pipelines.test_corpus import write_jsonl
+
+pytestmark = pytest.mark.integration
+
+SOURCE = """
+import os
+
+from pipelines.tasks.arithmetic import Arithmetic
+
+
+class Traced(Arithmetic):
+    name = "traced"
+
+    def parse(self, text, example):
+        with open({log!r}, "a") as log:
+            log.write(f"{{os.getpid()}}\\n")
+        return super().parse(text, example)
+"""
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@pytest.mark.parametrize(("rows", "maximum", "replicas"), [(1500, 3, {2, 3}), (1500, 1, {1})])
+def test_a_backlog_starts_replicas_up_to_the_maximum(
+    ray_here: None, tmp_path: Path, rows: int, maximum: int, replicas: set[int]
+) -> None:
+    (tmp_path / "traced.py").write_text(SOURCE.format(log=str(tmp_path / "log")))
+    corpus = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(rows, seed=1))]
+    manifest = label(parse_run({
+        "name": "replicas",
+        "output": str(tmp_path / "out"),
+        "task": str(tmp_path / "traced.py"),
+        "corpus": {"train": write_jsonl(tmp_path / "train.jsonl", corpus)},
+        "teacher": {"engine": "echo", "latency_s": 0.05, "replicas": {"min": 1, "max": maximum},
+                    "vllm": {"max_num_seqs": 4}},
+        "student": {"model": "none"},
+    }))  # fmt: skip
+    assert manifest.counts["accepted"] == rows
+    pids = (tmp_path / "log").read_text().split()
+    assert len(pids) == rows
+    assert len(set(pids)) in replicas
