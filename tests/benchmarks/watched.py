@@ -18,13 +18,18 @@ def watched(command: list[str], environment: Mapping[str, str]) -> tuple[float, 
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            try:
-                memory = watched.memory_info()
-                peak = max(peak, (memory.rss - memory.shared) / 2**20)
-            except psutil.NoSuchProcess:
-                break
+            peak = max(peak, private_mib(watched))
             time.sleep(0.2)
         if process.wait():
             log.seek(0)
             raise SystemExit(log.read()[-3000:])
     return time.monotonic() - began, peak
+
+
+def private_mib(process: psutil.Process) -> float:
+    """Private memory of a process; 0 where it has ended."""
+    try:
+        memory = process.memory_info()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(memory.rss - memory.shared) / 2**20
