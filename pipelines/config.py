@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Method = Literal["finetune", "step-by-step"]
-METHODS: tuple[Method, ...] = ("finetune", "step-by-step")
+from pipelines.methods import Method
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -240,15 +240,31 @@ class StudentConfig(Section):
     init: InitConfig = InitConfig()
     method: Method = "step-by-step"
     labels: Literal["gold", "teacher"] | None = None
-    """Which label the label task learns; step-by-step only, `gold` where it is not set."""
+    """Whose label is learned, for the methods with rationales; `gold` where it is not set."""
     rationale_weight: Share = 0.5
-    """w in loss = (1 - w) x label loss + w x rationale loss."""
+    """step-by-step: w in loss = (1 - w) x label loss + w x rationale loss."""
+    soft_weight: Share = 0.5
+    """soft-label and token-kd: s in loss = (1 - s) x cross entropy + s x divergence from the teacher's distribution."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """soft-label: by which both distributions over the labels are softened."""
+    divergence: Literal["forward-kl", "reverse-kl", "jsd"] = "forward-kl"
+    """token-kd: forward-kl is KL(teacher || student)."""
 
     @model_validator(mode="after")
     def _labels_where_chosen(self) -> Self:
-        if self.labels is not None and self.method == "finetune":
-            raise ValueError("`labels` has no effect with method finetune, which learns gold labels; remove it")
+        if self.labels is not None and self.method in _LABELS_LEARNED:
+            raise ValueError(
+                f"`labels` has no effect with method {self.method}, which learns {_LABELS_LEARNED[self.method]}; remove it"
+            )
         return self
+
+
+_LABELS_LEARNED = {
+    "finetune": "gold labels",
+    "task-distillation": "the teacher's labels",
+    "soft-label": "the teacher's distribution, and the gold label where there is one",
+    "token-kd": "the teacher's text",
+}
 
 
 class TrainingConfig(Section):
@@ -303,7 +319,7 @@ class ServingConfig(Section):
 class CompareConfig(Section):
     """The grid of `raystill compare`."""
 
-    methods: list[Method] = list(METHODS)
+    methods: list[Method] = ["finetune", "step-by-step"]
     fractions: list[Annotated[float, Field(gt=0.0, le=1.0)]] = [0.25, 1.0]
     students: list[str] | None = None
     seeds: list[int] = [0, 1, 2]

@@ -1,8 +1,4 @@
-"""Student -> text, the same for evaluation and serving. Also THE format of a student's prompts, used in training too.
-
-    step-by-step   [label] Anne has 4 apples ...      -> 4 - 1
-                   [rationale] Anne has 4 apples ...  -> Anne has 4 apples and gives away 1. 4 - 1 = 3.
-    finetune       Anne has 4 apples ...              -> 4 - 1
+"""Student -> text, the same for evaluation and serving. Also how prompts and targets become tokens, in training too.
 
 An encoder-decoder student reads the prompt in its encoder. A decoder-only student reads the prompt and a line break,
 then writes the target and its end-of-sequence token.
@@ -20,19 +16,11 @@ from typing import Any, Literal
 
 from pipelines.artifacts import Store, require_manifest
 from pipelines.errors import UserError
+from pipelines.methods import Part, prompt_of
 
-Part = Literal["label", "rationale"]
 Family = Literal["encoder-decoder", "decoder-only"]
 MODEL_FILES = ("config.json",)
-
-
-def prompt_of(method: str, part: Part, text: str) -> str:
-    """What the student reads for one part of its answer. Raises ValueError for a part that the method trains not."""
-    if method == "step-by-step":
-        return f"[{part}] {text}"
-    if part == "label":
-        return text
-    raise ValueError(f"method {method} trains no {part}")
+_STATEMENT = "answer is"
 
 
 def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
@@ -76,7 +64,8 @@ class Decoded:
 
     text: str
     confidence: float
-    """Product of the probabilities of the tokens of `text`, the end-of-sequence token included."""
+    """Product of the probabilities of the label's tokens, the end-of-sequence token included. Of a rationale, and of a text in which no
+    `answer is` stands, of all tokens."""
     prompt_tokens: int
     output_tokens: int
 
@@ -84,8 +73,12 @@ class Decoded:
 class Student:
     """A model that answers. Greedy: the same texts give the same answers, however they are batched (in float32)."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, method: str, max_input_tokens: int, device: str = "cpu") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, method: str, max_input_tokens: int, max_target_tokens: int = 256,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         self.method = method
+        self.max_target_tokens = max_target_tokens
         self.family: Family = model_family(model.config)
         self.max_input_tokens = max_input_tokens
         self.device = device
@@ -123,9 +116,8 @@ class Student:
         if missing := sorted(loaded["missing_keys"]):
             raise UserError(store.shown(), f"its weights lack {', '.join(missing[:3])}", "Train it anew.")
         details = manifest.details
-        return cls(
-            model, tokenizer, method=details["method"], max_input_tokens=details["max_input_tokens"], device=device
-        )
+        limits = {key: details[key] for key in ("max_input_tokens", "max_target_tokens")}
+        return cls(model, tokenizer, method=details["method"], device=device, **limits)
 
     def count_tokens(self, text: str, part: Part) -> int:
         """Tokens that the student reads for one part; to be compared with `max_input_tokens`."""
@@ -133,6 +125,9 @@ class Student:
 
     def answer(self, texts: Sequence[str], part: Part, max_new_tokens: int) -> list[Decoded]:
         """Write one part of the answer to each text, as one padded batch. Texts are not cut: see `count_tokens`.
+
+        Args:
+            max_new_tokens: of a label or a rationale. A text of both may be as long as the student was trained to write.
 
         Raises:
             ValueError: the method trains no such part.
@@ -145,6 +140,8 @@ class Student:
         prompts = [encode_prompt(self.tokenizer, self.family, prompt_of(self.method, part, text)) for text in texts]
         ids, mask = self._pad_batch(prompts)
         chosen = _ChosenLogProbs()
+        if part == "text":
+            max_new_tokens = max(max_new_tokens, self.max_target_tokens)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
@@ -155,7 +152,7 @@ class Student:
         # A decoder-only model returns the prompt too, an encoder-decoder one its start token.
         written = output[:, output.shape[1] - len(chosen.steps) :].tolist()
         log_probs = torch.stack(chosen.steps, dim=1).tolist()
-        return [self._decoded(*row) for row in zip(prompts, written, log_probs, strict=True)]
+        return [self._decoded(part, *row) for row in zip(prompts, written, log_probs, strict=True)]
 
     def _pad_batch(self, prompts: list[list[int]]) -> tuple[Any, Any]:
         """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: padding comes first."""
@@ -187,14 +184,35 @@ class Student:
         self.model.generation_config = config
         return config
 
-    def _decoded(self, prompt: list[int], written: list[int], log_probs: list[float]) -> Decoded:
+    def _decoded(self, part: Part, prompt: list[int], written: list[int], log_probs: list[float]) -> Decoded:
         length = written.index(self._eos) + 1 if self._eos in written else len(written)
+        first = self._statement(written[:length]) if part == "text" else 0
         return Decoded(
             text=self.tokenizer.decode(written[:length], skip_special_tokens=True).strip(),
-            confidence=math.exp(math.fsum(log_probs[:length])),
+            confidence=math.exp(math.fsum(log_probs[first:length])),
             prompt_tokens=len(prompt),
             output_tokens=length,
         )
+
+    def _statement(self, written: list[int]) -> int:
+        """The token with which the statement of the label begins: after the last `answer is`; 0 where there is none."""
+        text = self.tokenizer.decode(written, skip_special_tokens=True)
+        at = text.rfind(_STATEMENT)
+        if at < 0:
+            return 0
+        return tokens_within(written, at + len(_STATEMENT), self.tokenizer)
+
+
+def tokens_within(ids: Sequence[int], characters: int, tokenizer: Any) -> int:
+    """How many of the tokens, from the first, spell no more than so many characters."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(tokenizer.decode(ids[:middle], skip_special_tokens=True)) <= characters:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class _ChosenLogProbs:

@@ -21,7 +21,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
 
-from pipelines.errors import BadRowError, UnparsableError
+from pipelines.errors import BadRowError
+from pipelines.methods import read_answer
 from pipelines.tasks.base import Example, Task, text_field
 from pipelines.tasks.registry import load_task
 from serving.students import Question, Reply, StudentCard, TooLong
@@ -108,7 +109,7 @@ def create_app(cards: Sequence[StudentCard], ask: Ask, limits: Limits) -> FastAP
         body = parse_request(await read_body(request, limits.max_body_bytes))
         card, task = choose_student(students, body.model)
         questions, examples = read_inputs(body, card, task, limits.max_inputs)
-        return respond(card, task, examples, await ask(card.name, questions))
+        return respond(card, task, examples, await ask(card.name, questions), rationale=body.rationale)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -194,19 +195,23 @@ def _example(task: Task, given: dict[str, JsonValue] | str, dummy_id: str) -> Ex
 
 
 def respond(
-    card: StudentCard, task: Task, examples: Sequence[Example], outcomes: Sequence[Reply | TooLong]
+    card: StudentCard, task: Task, examples: Sequence[Example], outcomes: Sequence[Reply | TooLong], *, rationale: bool
 ) -> PredictResponse:
-    """The response of a request. Raises ApiError 422 where an input was too long for the student."""
+    """The response of a request. Raises ApiError 422 where an input was too long for the student.
+
+    Args:
+        rationale: whether one was asked for.
+    """
     predictions = []
     prompt_tokens = completion_tokens = 0
     for i, (example, outcome) in enumerate(zip(examples, outcomes, strict=True)):
         if isinstance(outcome, TooLong):
             message = f"inputs[{i}] has {outcome.tokens:,} tokens, model {card.name} reads at most {outcome.limit:,}"
             raise ApiError(422, "input_too_long", message, param=f"inputs[{i}]")
-        for part in (outcome.label, outcome.rationale):
+        for part in (outcome.answer, outcome.rationale):
             prompt_tokens += part.prompt_tokens if part else 0
             completion_tokens += part.output_tokens if part else 0
-        predictions.append(_prediction(task, example, outcome))
+        predictions.append(_prediction(card, task, example, outcome, wanted=rationale))
     usage = Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
@@ -215,18 +220,14 @@ def respond(
     return PredictResponse(model=card.name, predictions=predictions, usage=usage)
 
 
-def _prediction(task: Task, example: Example, reply: Reply) -> Prediction:
-    label, value = reply.label.text, None
-    try:
-        label = task.normalise(label, example)
-        value = task.value(label)
-    except UnparsableError:
-        pass  # the student's words are shown as they are
+def _prediction(card: StudentCard, task: Task, example: Example, reply: Reply, *, wanted: bool) -> Prediction:
+    read = read_answer(card.method, reply.answer.text, task, example)
+    said = read.rationale or None if read and wanted else None
     return Prediction(
-        label=label,
-        value=value,
-        confidence=reply.label.confidence,
-        rationale=reply.rationale.text if reply.rationale else None,
+        label=reply.answer.text if read is None else read.label,  # unreadable: the student's words as they are
+        value=None if read is None else task.value(read.label),
+        confidence=reply.answer.confidence,
+        rationale=reply.rationale.text if reply.rationale else said,
     )
 
 

@@ -17,14 +17,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.artifacts import Store, require_manifest
-from pipelines.decode import Decoded, Family, Part, Student
+from pipelines.decode import Decoded, Family, Student
 from pipelines.errors import UserError
+from pipelines.methods import FORMATS, NEEDS_A_TEACHER, Part, writes_rationales
 from pipelines.tasks.base import TaskSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 StudentName = Annotated[str, Field(pattern=NAME_PATTERN)]
-_NEEDS_A_TEACHER = "rationale-as-input"
-_METHODS_WITH_RATIONALE = frozenset({"step-by-step"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class StudentCard:
     @property
     def has_rationale(self) -> bool:
         """Whether the student was trained to write rationales of its own."""
-        return self.method in _METHODS_WITH_RATIONALE
+        return writes_rationales(self.method)
 
 
 class _TaskDetails(BaseModel):
@@ -107,7 +106,11 @@ def read_card(name: str, folder: str) -> StudentCard:
 
 
 def _check_servable(store: Store, method: str) -> None:
-    if method == _NEEDS_A_TEACHER:
+    if method not in FORMATS:
+        raise UserError(
+            store.shown(), f"its method {method} is unknown here", "Serve it with the version that trained it."
+        )
+    if method == NEEDS_A_TEACHER:
         rule = f"method {method} reads the teacher's rationale with every input, and no teacher answers here"
         raise UserError(store.shown(), rule, "Serve a student of another method, for example step-by-step.")
     if not store.exists("config.json"):
@@ -130,8 +133,10 @@ class Question:
 class Reply:
     """The student's answer to one question."""
 
-    label: Decoded
+    answer: Decoded
+    """The label, or a text of rationale and label, by the method."""
     rationale: Decoded | None = None
+    """Where it was asked for and is an answer of its own."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +160,21 @@ class Engine:
 
     def answer(self, questions: Sequence[Question]) -> list[Reply | TooLong]:
         """One outcome per question, in order. Labels are one batch, the rationales that are asked for another."""
+        form = FORMATS[self.student.method]
         too_long = {i: found for i, question in enumerate(questions) if (found := self._too_long(question))}
         fits = [i for i in range(len(questions)) if i not in too_long]
-        labels = self._part("label", questions, fits)
-        rationales = self._part("rationale", questions, [i for i in fits if questions[i].rationale])
-        return [too_long.get(i) or Reply(labels[i], rationales.get(i)) for i in range(len(questions))]
+        answers = self._part(form.answer, questions, fits)
+        with_rationale = [i for i in fits if form.prefixed and questions[i].rationale]
+        rationales = self._part("rationale", questions, with_rationale)
+        return [too_long.get(i) or Reply(answers[i], rationales.get(i)) for i in range(len(questions))]
 
     def _part(self, part: Part, questions: Sequence[Question], which: list[int]) -> dict[int, Decoded]:
         answers = self.student.answer([questions[i].text for i in which], part, self.max_new_tokens)
         return dict(zip(which, answers, strict=True))
 
     def _too_long(self, question: Question) -> TooLong | None:
-        parts: tuple[Part, ...] = ("label", "rationale") if question.rationale else ("label",)
+        form = FORMATS[self.student.method]
+        parts: tuple[Part, ...] = (form.answer, "rationale") if form.prefixed and question.rationale else (form.answer,)
         tokens = max(self.student.count_tokens(question.text, part) for part in parts)
         limit = self.student.max_input_tokens
         return TooLong(tokens, limit) if tokens > limit else None

@@ -2,7 +2,7 @@
 
 In: OUTPUT/labels. Out: the teacher's label by example id, and the label that is the most frequent in training:
 
-    teacher_labels(...)  -> {"apples-17": "4 - 1", "apples-18": "35 + 9"}
+    teacher_answers(...) -> {"apples-17": TeacherAnswer(label="4 - 1", rationale="Anne gives 1 away."), ...}
     majority_label(...)  -> Majority(label="neutral", count=61, rows=150, of="gold")
 """
 
@@ -31,15 +31,24 @@ class Majority:
     """teacher: no training row has a gold label, so the teacher's stand for them."""
 
 
-def teacher_labels(labels: Store, corpus: CorpusConfig, ids: Collection[str]) -> dict[str, str]:
-    """The teacher's label of each held-out example that it answered.
+@dataclass(frozen=True)
+class TeacherAnswer:
+    """What the teacher said of an example."""
+
+    label: str
+    rationale: str
+
+
+def teacher_answers(labels: Store, corpus: CorpusConfig, ids: Collection[str]) -> dict[str, TeacherAnswer]:
+    """The teacher's answer to each held-out example that it answered.
 
     The test set's answers are kept unfiltered beside the labels; those of validation rows are among the labels, so that
     what a filter rejected has none.
     """
     folder = "heldout/data" if corpus.test is not None else "data"
     wanted = set(ids)
-    return {row["id"]: row["label"] for row in _rows(labels, folder, ["id", "label"]) if row["id"] in wanted}
+    rows = _rows(labels, folder, ["id", "label", "rationale"])
+    return {row["id"]: TeacherAnswer(row["label"], row["rationale"]) for row in rows if row["id"] in wanted}
 
 
 def majority_label(labels: Store, corpus: CorpusConfig, task: Task, heldout: Collection[str]) -> Majority | None:

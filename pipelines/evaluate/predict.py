@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipelines.config import EvaluationConfig, StudentConfig
 from pipelines.decode import Student
 from pipelines.errors import StageFailedError
+from pipelines.methods import FORMATS
 from pipelines.progress import Progress
 
 _INPUT = pa.schema([pa.field("row", pa.int32(), nullable=False), pa.field("input", pa.string(), nullable=False)])
@@ -70,14 +71,17 @@ class Untrained:
     student: StudentConfig
     seed: int
     max_input_tokens: int
+    max_target_tokens: int
 
     def load(self, device: str) -> Student:
         """Initialise it as the training did."""
         from pipelines.student_init import initial_student
 
         model, tokenizer = initial_student(self.student, self.seed)
-        method = self.student.method
-        return Student(model, tokenizer, method=method, max_input_tokens=self.max_input_tokens, device=device)
+        return Student(
+            model, tokenizer, method=self.student.method, device=device,
+            max_input_tokens=self.max_input_tokens, max_target_tokens=self.max_target_tokens,
+        )  # fmt: skip
 
 
 class Answerer:
@@ -95,9 +99,10 @@ class Answerer:
     def __call__(self, block: pa.Table) -> pa.Table:
         """The answers to a block's inputs, as one padded batch."""
         rows = {row["row"]: row["input"] for row in block.to_pylist()}
-        lengths = {row: self._student.count_tokens(text, "label") for row, text in rows.items()}
+        part = FORMATS[self._student.method].answer
+        lengths = {row: self._student.count_tokens(text, part) for row, text in rows.items()}
         fits = [row for row, length in lengths.items() if length <= self._student.max_input_tokens]
-        answers = self._student.answer([rows[row] for row in fits], "label", self._max_new_tokens)
+        answers = self._student.answer([rows[row] for row in fits], part, self._max_new_tokens)
         decoded = dict(zip(fits, answers, strict=True))
         return pa.Table.from_pylist([_answer_row(row, decoded.get(row)) for row in rows], schema=_OUTPUT)
 

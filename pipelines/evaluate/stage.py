@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import (
@@ -30,11 +30,12 @@ from pipelines.artifacts import (
 )
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout, heldout_examples
-from pipelines.errors import UnparsableError, UserError
+from pipelines.errors import UserError
 from pipelines.evaluate import plots, report
-from pipelines.evaluate.baselines import Majority, majority_label, teacher_labels
+from pipelines.evaluate.baselines import Majority, TeacherAnswer, majority_label, teacher_answers
 from pipelines.evaluate.predict import Prediction, Source, Trained, Untrained, predict
 from pipelines.evaluate.report import System
+from pipelines.methods import NEEDS_A_TEACHER, read_answer, with_rationale
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _FORMAT = 1
@@ -69,13 +70,18 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     if done := finished(store, "report", identity, replace=True):
         return done
 
+    answers = teacher_answers(labels_store, run.corpus, [example.id for example in examples])
     inputs = [example.input for example in examples]
-    untrained = Untrained(run.student, run.training.seed, student.details["max_input_tokens"])
+    if run.student.method == NEEDS_A_TEACHER:
+        rationales = (answers[e.id].rationale if e.id in answers else "" for e in examples)
+        inputs = [with_rationale(text, rationale) for text, rationale in zip(inputs, rationales, strict=True)]
+    limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
+    untrained = Untrained(run.student, run.training.seed, *limits)
     trained_system = _student_system("student", Trained(student_store.uri), run, task, examples, inputs)
     majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
     others = [
         _student_system("untrained", untrained, run, task, examples, inputs),
-        _teacher_system(run, task, labels_store, examples),
+        _teacher_system(run, task, answers, examples),
         _majority_system(task, majority, examples),
     ]
     content: dict[str, Any] = {
@@ -137,11 +143,17 @@ def _student_system(
 ) -> System:
     began = time.monotonic()
     answers: list[Prediction] = predict(source, inputs, run.evaluation, f"evaluate {report.TITLES[name]}")
-    pairs = list(zip(answers, examples, strict=True))
+    read = [
+        read_answer(run.student.method, answer.text, task, example)
+        for answer, example in zip(answers, examples, strict=True)
+    ]
+    labels = tuple(None if found is None else found.label for found in read)
     return System(
         name,
-        labels=tuple(_label(task, answer.text, example) for answer, example in pairs),
-        right=tuple(_right(task, answer.text, example) for answer, example in pairs),
+        labels=labels,
+        right=tuple(
+            label is not None and _right(task, label, example) for label, example in zip(labels, examples, strict=True)
+        ),
         texts=tuple(answer.text for answer in answers),
         confidences=tuple(answer.confidence for answer in answers),
         too_long=sum(answer.too_long for answer in answers),
@@ -151,11 +163,12 @@ def _student_system(
     )
 
 
-def _teacher_system(run: RunConfig, task: Task, labels: Store, examples: Sequence[Example]) -> System:
-    found = teacher_labels(labels, run.corpus, [example.id for example in examples])
+def _teacher_system(
+    run: RunConfig, task: Task, found: Mapping[str, TeacherAnswer], examples: Sequence[Example]
+) -> System:
     if not found:
         return System("teacher", note="the labels hold none of its answers to the held-out examples")
-    answers = [found.get(example.id) for example in examples]
+    answers = [found[example.id].label if example.id in found else None for example in examples]
     right = tuple(a is not None and _right(task, a, e) for a, e in zip(answers, examples, strict=True))
     note = "engine echo repeats the gold label" if run.teacher.engine == "echo" else ""
     return System("teacher", labels=tuple(answers), right=right, note=note)
@@ -169,13 +182,6 @@ def _majority_system(task: Task, majority: Majority | None, examples: Sequence[E
     source = "" if majority.of == "gold" else " by the teacher, as no training row has a gold label"
     note = f"`{majority.label}`, the label of {majority.count:,} of {majority.rows:,} training rows{source}"
     return System("majority", labels=(majority.label,) * len(examples), right=right, note=note)
-
-
-def _label(task: Task, text: str, example: Example) -> str | None:
-    try:
-        return task.normalise(text, example)
-    except UnparsableError:
-        return None
 
 
 def _right(task: Task, text: str, example: Example) -> bool:

@@ -1,12 +1,12 @@
 """The batch plan: which sequences make up each optimizer step, on which worker and in which micro-batch. Pure functions of numpy.
 
-In: the lengths of all sequences. Example `e` has two: 2e teaches its label, 2e + 1 its rationale. Out: `Plan`, the same for the
-same seed on every worker and after every restart:
+In: the lengths of all sequences. An example has one or several, numbered on from example to example; those of one example follow each
+other. Out: `Plan`, the same for the same seed on every worker and after every restart:
 
     plan.step(7) -> [[[0, 8, 3], [5]],     worker 0: two micro-batches of sequences
                      [[1, 2], [9, 4]]]     worker 1: as many; a micro-batch may be empty
 
-Which examples a step holds does not depend on the number of workers, so that one worker and eight descend the same losses. Both
+Which examples a step holds does not depend on the number of workers, so that one worker and eight descend the same losses. All
 sequences of an example belong to the same step. Sizes count tokens: real ones for a step, padded ones for a micro-batch.
 """
 
@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ import numpy.typing as npt
 from pipelines.decode import Family
 
 Ints = npt.NDArray[np.int64]
-PARTS = ("label", "rationale")
 
 # Examples of like length share a step within a stretch of this many steps: less padding, and still another mix every epoch.
 _STRETCH_STEPS = 16
@@ -34,29 +32,67 @@ _BLUR = 1.25
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of every sequence. Shapes (2 x examples,). A sequence with an empty target is not there: it is in no batch."""
+    """Tokens of every sequence, S in all, of E examples."""
 
     prompt: Ints
+    """(S,)"""
     target: Ints
+    """(S,) at least 1 each."""
+    starts: Ints
+    """(E + 1,) example e has the sequences from starts[e] to before starts[e + 1], at least one."""
+    together: bool = False
+    """Whether the sequences of an example share a micro-batch: a loss compares them."""
 
     @cached_property
     def real(self) -> Ints:
-        """Real tokens of each sequence; 0 where it is not there."""
-        return np.asarray(np.where(self.target > 0, self.prompt + self.target, 0), dtype=np.int64)
+        """(S,) real tokens of each sequence."""
+        return self.prompt + self.target
 
     @cached_property
     def per_example(self) -> Ints:
-        """Real tokens of each example, both sequences together. Shape (examples,)."""
-        return np.asarray(self.real.reshape(-1, 2).sum(axis=1), dtype=np.int64)
+        """(E,) real tokens of each example, its sequences together."""
+        return self.sums(self.starts[:-1], self.starts[1:])
 
-    def present(self, examples: Ints) -> Ints:
-        """The sequences that the examples have."""
-        sequences = np.stack([2 * examples, 2 * examples + 1], axis=1).ravel()
-        return sequences[self.target[sequences] > 0]
+    def of(self, examples: Ints) -> Ints:
+        """The sequences of the examples."""
+        return _ranges(self.starts[examples], self.starts[examples + 1])
 
-    def target_tokens(self, examples: Ints) -> tuple[int, int]:
-        """Target tokens of the examples' labels, and of their rationales: what each loss is the mean over."""
-        return int(self.target[2 * examples].sum()), int(self.target[2 * examples + 1].sum())
+    def units(self, examples: Ints) -> tuple[Ints, Ints]:
+        """What a micro-batch takes whole: (U,) first sequences, and those after the last."""
+        if self.together:
+            return self.starts[examples], self.starts[examples + 1]
+        sequences = self.of(examples)
+        return sequences, sequences + 1
+
+    def sums(self, first: Ints, end: Ints) -> Ints:
+        """(U,) real tokens of ranges of sequences."""
+        return np.asarray(self._before[end] - self._before[first], dtype=np.int64)
+
+    def widths(self, first: Ints, end: Ints, family: Family) -> tuple[Ints, Ints, Ints]:
+        """Of ranges of sequences, each none empty: (U,) rows, columns of each row with its padding, and columns of its targets."""
+        if not len(first):
+            return first, first, first
+        sequences, rows = _ranges(first, end), end - first
+        at = np.cumsum(rows) - rows
+        target = np.maximum.reduceat(self.target[sequences], at)
+        if family == "encoder-decoder":
+            return rows, np.maximum.reduceat(self.prompt[sequences], at) + target, target
+        return rows, np.maximum.reduceat(self.real[sequences], at), target
+
+    @cached_property
+    def _before(self) -> Ints:
+        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.real)])
+
+
+def _ranges(first: Ints, end: Ints) -> Ints:
+    """All numbers of some ranges, one range after the other.
+
+    >>> _ranges(np.array([3, 7]), np.array([5, 8])).tolist()
+    [3, 4, 7]
+    """
+    counts = end - first
+    offsets = np.cumsum(counts) - counts
+    return np.asarray(np.repeat(first - offsets, counts) + np.arange(int(counts.sum())), dtype=np.int64)
 
 
 def padded_tokens(lengths: Lengths, sequences: Ints, family: Family) -> int:
@@ -109,18 +145,19 @@ def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Fam
     number of them; where there are too few, some are empty.
 
     Raises:
-        ValueError: one sequence alone is above the limit.
+        ValueError: a sequence alone, or an example's whose sequences stay together, is above the limit.
     """
-    sequences = lengths.present(examples)
-    real = lengths.real
-    if len(sequences) and int(real[sequences].max()) > limit:
-        raise ValueError(f"a sequence of {int(real[sequences].max())} tokens is above the limit {limit}")
-    ordered = sequences[np.lexsort((sequences, -lengths.target[sequences], -real[sequences]))]
-    sizes = real[ordered]
+    first, end = lengths.units(examples)
+    rows, longest, target = lengths.widths(first, end, family)
+    if len(first) and int((rows * longest).max()) > limit:
+        raise ValueError(f"{int((rows * longest).max())} padded tokens that stay together are above the limit {limit}")
+    order = np.lexsort((first, -target, -longest))
+    first, end = first[order], end[order]
+    sizes = lengths.sums(first, end)
     micros = max(1, math.ceil(int(sizes.sum()) / (limit * workers)))
     while True:
         index = _part_of(sizes, workers * micros)
-        parts = [ordered[index == part] for part in range(workers * micros)]
+        parts = [_ranges(first[index == part], end[index == part]) for part in range(workers * micros)]
         if all(padded_tokens(lengths, part, family) <= limit for part in parts):
             break
         micros += 1
@@ -179,56 +216,3 @@ class Plan:
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
         return epoch_steps(self.lengths, self.examples, self._batch, self._seed, epoch)
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Arrays of one micro-batch. R rows, N target tokens over all rows.
-
-    `inputs`: what the model reads. Decoder-only: input_ids (R, L), padded on the right, where causal attention never looks, so
-    that no mask is needed. Encoder-decoder: input_ids and attention_mask (1 = real) (R, S), decoder_input_ids (R, T).
-    """
-
-    inputs: dict[str, Ints]
-    rows: Ints
-    """(N,) the row of each target token."""
-    columns: Ints
-    """(N,) the position whose output predicts it."""
-    targets: Ints
-    """(N,) its id."""
-    parts: Ints
-    """(N,) 0: it is of a label. 1: of a rationale."""
-
-
-def collate(
-    prompts: list[Any], targets: list[Any], parts: list[int], *, family: Family, pad: int, start: int | None
-) -> MicroBatch:
-    """Pad sequences into one micro-batch. `start`: the token that an encoder-decoder's decoder begins with.
-
-    No sequences at all give one row with one target token of part -1, which no loss counts: a worker without work still has to
-    take part in every forward pass.
-    """
-    if not prompts:
-        prompts, targets, parts = [[pad]], [[pad]], [-1]
-    count = np.array([len(t) for t in targets], dtype=np.int64)
-    rows = np.repeat(np.arange(len(targets)), count)
-    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    if family == "encoder-decoder":
-        assert start is not None, "an encoder-decoder needs its decoder's start token"
-        ids = _padded(prompts, pad)
-        mask = _padded([np.ones(len(p), dtype=np.int64) for p in prompts], 0)
-        decoder = _padded([[start, *t[:-1]] for t in targets], pad)
-        inputs, columns = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder}, within
-    else:
-        # The last target token is predicted, never read.
-        inputs = {"input_ids": _padded([[*p, *t[:-1]] for p, t in zip(prompts, targets, strict=True)], pad)}
-        columns = within + np.repeat(np.array([len(p) for p in prompts], dtype=np.int64) - 1, count)
-    flat = np.concatenate([np.asarray(t, dtype=np.int64) for t in targets])
-    return MicroBatch(inputs, rows, columns, flat, np.repeat(np.array(parts, dtype=np.int64), count))
-
-
-def _padded(sequences: list[Any], value: int) -> Ints:
-    result = np.full((len(sequences), max(len(s) for s in sequences)), value, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        result[row, : len(sequence)] = sequence
-    return result

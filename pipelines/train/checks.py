@@ -6,21 +6,39 @@ In: the run, its labels and its model's config. Out: `TokenSettings`, and the id
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.artifacts import Manifest, Store, model_fingerprint
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, StudentConfig
 from pipelines.decode import model_family
 from pipelines.errors import UserError
+from pipelines.methods import METHODS
 from pipelines.student_init import max_positions, student_config, student_tokenizer
-from pipelines.tasks import Task
-from pipelines.train.batches import PARTS
-from pipelines.train.tokens import TokenCounts, TokenSettings
+from pipelines.tasks import Task, task_spec
+from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
+from pipelines.train.objective import term_weights
+from pipelines.train.sequences import TokenSettings
+from pipelines.train.tokens import TokenCounts
 
 FORMAT = 1
 """Bumped when this stage makes another student from the same input."""
 
+_METHODS_WITH = {
+    "rationale_weight": {"step-by-step"},
+    "soft_weight": {"soft-label", "token-kd"},
+    "temperature": {"soft-label"},
+    "divergence": {"token-kd"},
+}
+"""Keys of `student` that only some methods read."""
 _WITHOUT_EFFECT = {"max_failures", "checkpoint_every_steps"}
+_WHERE_TO_GET = {
+    "rationale-as-input": "Label with a prompt that asks for rationales, or set method: task-distillation.",
+    "token-kd": "Label with teacher.token_logprobs, or choose another method.",
+}
+_WIDEST = {
+    False: "longest sequence has",
+    True: "widest example has, with all labels that it compares and their padding",
+}
 
 
 def with_absolute_model(run: RunConfig) -> RunConfig:
@@ -33,9 +51,8 @@ def with_absolute_model(run: RunConfig) -> RunConfig:
 
 def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, Any]:
     """What decides the student; its fingerprint is the artifact's."""
-    student = run.student.model_dump(exclude={"model"}) | {"labels": run.student.labels or "gold"}
-    if run.student.method == "finetune":
-        del student["rationale_weight"]
+    student = run.student.model_dump(exclude={"model"}) | {"labels": label_column(run.student)}
+    student = {key: value for key, value in student.items() if run.student.method in _METHODS_WITH.get(key, METHODS)}
     return {
         "format": FORMAT,
         "task": {"name": task.name, "version": task.version},
@@ -59,26 +76,33 @@ def token_settings(run: RunConfig) -> TokenSettings:
         value = f"training.max_input_tokens {limits[0]} and max_target_tokens {limits[1]}"
         rule = f"{how} both is {needed}, {student.model} has {positions} positions"
         raise UserError(value, rule, "Lower them, or give a model with more positions.")
-    weights = {"label": 1.0}
-    if student.method == "step-by-step":
-        weights = {"label": 1.0 - student.rationale_weight, "rationale": student.rationale_weight}
     return TokenSettings(
         model=student.model,
         family=family,
         method=student.method,
-        parts=tuple(part for part in PARTS if weights.get(part, 0.0) > 0),
-        label_column="label" if student.labels == "teacher" else "gold",
+        terms=tuple(term_weights(student)),
+        label_column=label_column(student),
         validation_share=run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0,
         max_input_tokens=training.max_input_tokens,
         max_target_tokens=training.max_target_tokens,
+        task=task_spec(run.task, run.task_options),
     )
+
+
+def label_column(student: StudentConfig) -> Literal["gold", "label", "either"]:
+    """Whose label the student learns, as a column of the labels. either: gold where there is one, else the teacher's."""
+    if student.method == "soft-label":
+        return "either"
+    if student.method in ("task-distillation", "token-kd") or student.labels == "teacher":
+        return "label"
+    return "gold"
 
 
 def check_gold(labels: Store, settings: TokenSettings) -> None:
     """Refuse to train on gold labels that are not there; the message says how many are missing."""
     import pyarrow.dataset as ds
 
-    if settings.label_column != "gold" or "label" not in settings.parts:
+    if settings.label_column != "gold" or not {"label", "text"} & set(settings.terms):
         return
     files = [labels.path(name) for name in labels.files("data", ".parquet")]
     rows = ds.dataset(files, filesystem=labels.fs, format="parquet")
@@ -91,20 +115,39 @@ def check_gold(labels: Store, settings: TokenSettings) -> None:
         raise UserError(asked, rule, remedy)
 
 
+def check_tops(labels: Manifest, run: RunConfig) -> None:
+    """Refuse token-kd without the teacher's token log-probabilities, and with a student whose tokens are others."""
+    if run.student.method != "token-kd":
+        return
+    tokenizer = labels.details.get("tokenizer")
+    if tokenizer is None:
+        rule = "it learns the teacher's distributions over tokens, and the labels hold none"
+        remedy = "Label with teacher.token_logprobs: 20 (engine vllm), or choose another method."
+        raise UserError("method token-kd", rule, remedy)
+    if tokenizer != tokenizer_fingerprint(run.student.model):
+        teacher = (labels.details.get("teacher") or {}).get("model")
+        rule = f"its tokenizer is not that of the teacher {teacher}, so that their tokens cannot be compared"
+        remedy = "Give a student of the teacher's family, or choose another method, such as rationale-then-label."
+        raise UserError(f"student.model {run.student.model}", rule, remedy)
+
+
 def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -> None:
     """Refuse splits without examples, and examples that no batch has room for."""
     if not counts.train:
+        if counts.nothing_to_learn:
+            rule = f"{counts.nothing_to_learn:,} labelled examples hold nothing that it learns from, and none is left"
+            raise UserError(f"method {settings.method}", rule, _WHERE_TO_GET[settings.method])
         rule = f"no example is left to train on ({counts.validation:,} held out, {counts.too_long:,} too long)"
         raise UserError(f"{run.output}/labels", rule, "Label more examples, or lower corpus.validation.")
     if settings.validation_share and not counts.validation:
         rule = f"of {counts.train:,} examples none is held out"
         raise UserError(f"corpus.validation {settings.validation_share:g}", rule, "Raise it, or set it to 0.")
-    if "rationale" in settings.parts and not counts.rationales:
+    if "rationale" in settings.terms and not counts.rationales:
         rule = f"none of {counts.train:,} examples has a rationale"
         raise UserError("method step-by-step", rule, "Label with a prompt that asks for one, or set method: finetune.")
     limits = (
-        ("tokens_per_batch", counts.largest, "largest example has, its label and rationale sequences together"),
-        ("tokens_per_micro_batch", counts.longest, "longest sequence has"),
+        ("tokens_per_batch", counts.largest, "largest example has, its sequences together"),
+        ("tokens_per_micro_batch", counts.widest, _WIDEST[settings.together]),
     )
     for name, needed, what in limits:
         given = getattr(run.training, name)

@@ -14,6 +14,9 @@ from typing import Any
 
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
+from pipelines.methods import NEEDS_A_TEACHER, with_rationale, writes_rationales
+from pipelines.train.checks import label_column
+from pipelines.train.objective import TERMS
 
 
 def export_student(
@@ -114,11 +117,19 @@ def _prompts(details: Mapping[str, Any]) -> str:
     ends = "" if details["family"] == "encoder-decoder" else " followed by a line break"
     if details["method"] == "step-by-step":
         return f"- Reads `[label] <input>` for the label and `[rationale] <input>` for the rationale{ends}; decode greedily."
-    return f"- Reads `<input>`{ends} and writes the label; decode greedily."
+    if details["method"] == NEEDS_A_TEACHER:
+        return f"- Reads `{with_rationale('<input>', '<rationale>')}`{ends} and writes the label; decode greedily."
+    what = "a rationale and the label, as a teacher does" if writes_rationales(details["method"]) else "the label"
+    return f"- Reads `<input>`{ends} and writes {what}; decode greedily."
 
 
 def _source(run: RunConfig) -> str:
-    return "the teacher's" if run.student.labels == "teacher" else "gold, from people"
+    sources = {
+        "gold": "gold, from people",
+        "label": "the teacher's",
+        "either": "gold where there are any, else the teacher's",
+    }
+    return sources[label_column(run.student)]
 
 
 def _labels_counts(counts: Mapping[str, Any]) -> str:
@@ -128,11 +139,11 @@ def _labels_counts(counts: Mapping[str, Any]) -> str:
 
 def _loss_table(loss: Mapping[str, Any]) -> list[str]:
     rows = [
-        "| nats per token | first step | last step | validation before | validation after |",
+        "| nats per token (soft: per example) | first step | last step | validation before | validation after |",
         "| --- | --- | --- | --- | --- |",
     ]
     before, after = loss["validation"]["before"], loss["validation"]["after"]
-    for part in (name for name in ("label", "rationale") if name in loss):
-        values = (loss[part]["first"], loss[part]["last"], before.get(part), after.get(part))
-        rows.append(f"| {part} | " + " | ".join("–" if v is None else f"{v:.4f}" for v in values) + " |")
+    for term in (name for name in TERMS if name in loss):
+        values = (loss[term]["first"], loss[term]["last"], before.get(term), after.get(term))
+        rows.append(f"| {term} | " + " | ".join("–" if v is None else f"{v:.4f}" for v in values) + " |")
     return rows

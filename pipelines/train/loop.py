@@ -23,7 +23,9 @@ from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 from pipelines.decode import model_family
 from pipelines.errors import StageFailedError
-from pipelines.train.batches import PARTS, Ints, Plan, collate, deal
+from pipelines.train.batches import Ints, Plan, deal
+from pipelines.train.micro_batch import collate
+from pipelines.train.objective import TERMS, term_weights
 from pipelines.train.tokens import Tokens
 
 _TAG = "engine"
@@ -79,7 +81,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     disable_progress_bar()
     model, tokenizer = initial_student(run.student, run.training.seed)
     with tempfile.TemporaryDirectory() as cache:
-        tokens = Tokens(Store(job.tokens), Path(cache))
+        tokens = Tokens(Store(job.tokens), Path(cache), together=run.student.method == "soft-label")
         worker = Worker(run, model, tokens, context.get_world_rank(), context.get_world_size())
         state = _restore(worker.engine)
         if state.validation_before is None:
@@ -122,13 +124,15 @@ class Worker:
         self.pad, self.start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.plan = make_plan(tokens, run, self.family)
-        self.engine = make_engine(StudentLoss(model), run.training)
+        self.weights = term_weights(run.student)
+        loss = StudentLoss(model, temperature=run.student.temperature, divergence=run.student.divergence)
+        self.engine = make_engine(loss, run.training)
 
     def step(self, step: int) -> dict[str, float]:
-        """One optimizer step. Returns its loss per part, over all workers."""
+        """One optimizer step. Returns the loss of each term, over all workers."""
         import torch
 
-        from pipelines.train.losses import token_weights
+        from pipelines.train.losses import step_scales
         from pipelines.train.zero import learning_rate, set_learning_rate
 
         training, engine = self.run.training, self.engine
@@ -136,20 +140,18 @@ class Worker:
         torch.manual_seed(int(np.random.SeedSequence([training.seed, step, self.rank]).generate_state(1)[0]))
         rate = learning_rate(step, self.plan.steps, training.learning_rate, training.warmup)
         set_learning_rate(engine, rate)
-        label, rationale = token_weights(
-            self.rationale_weight, *self.tokens.lengths.target_tokens(self.plan.step_examples(step))
-        )
+        counts = self.tokens.term_counts(self.plan.step_examples(step))
         # DeepSpeed takes the mean of the workers' gradients, the step's loss is the sum of their shares.
-        weights = (label * self.world, rationale * self.world)
+        scales = [scale * self.world for scale in step_scales(self.weights, counts)]
         engine.train()
         micros = self.plan.step(step)[self.rank]
-        sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)
         for index, sequences in enumerate(micros):
             engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
-            loss, part_sums = self._forward(sequences, weights)
+            loss, found = self._forward(sequences, scales)
             engine.backward(loss)
             engine.step()
-            sums += part_sums
+            sums += found
         norm = engine.get_global_grad_norm()  # None where ZeRO is off: torch clips then, and keeps the norm to itself
         means = self._means(sums)
         if not all(np.isfinite(value) for value in means.values()):
@@ -157,13 +159,8 @@ class Worker:
             raise StageFailedError(f"the loss of step {step} is not finite ({means}). {remedy}.")
         return {**means, "learning_rate": rate} | ({} if norm is None else {"gradient_norm": float(norm)})
 
-    @property
-    def rationale_weight(self) -> float:
-        """w of the loss; 0 where the method trains no rationales."""
-        return self.run.student.rationale_weight if self.run.student.method == "step-by-step" else 0.0
-
     def measure(self, examples: Ints) -> dict[str, float]:
-        """Mean loss per part over examples, without training; none without examples."""
+        """Mean of each term over examples, without training; none without examples."""
         import torch
 
         if not len(examples):
@@ -171,10 +168,10 @@ class Worker:
         self.engine.eval()
         limit = self.run.training.tokens_per_micro_batch
         micros = deal(self.tokens.lengths, examples, self.world, limit, self.family)[self.rank]
-        sums = torch.zeros(4, dtype=torch.float64, device=self.engine.device)
+        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
         with torch.no_grad():
             for sequences in micros:
-                sums += self._forward(sequences, (0.0, 0.0))[1]
+                sums += self._forward(sequences, [0.0] * len(TERMS))[1]
         return self._means(sums)
 
     def optimizer_bytes_per_rank(self) -> list[int]:
@@ -188,22 +185,20 @@ class Worker:
         torch.distributed.all_gather(gathered, held)
         return [int(value.item()) for value in gathered]
 
-    def _forward(self, sequences: Ints, weights: tuple[float, float]) -> tuple[Any, Any]:
-        from pipelines.train.losses import sums_by_part, to_tensors
+    def _forward(self, sequences: Ints, scales: list[float]) -> tuple[Any, Any]:
+        from pipelines.train.losses import to_tensors
 
         batch = collate(
-            [self.tokens.prompt(s) for s in sequences], [self.tokens.target(s) for s in sequences],
-            [int(s) % 2 for s in sequences], family=self.family, pad=self.pad, start=self.start,
-        )  # fmt: skip
-        loss, losses = self.engine(**to_tensors(batch, weights, self.engine.device))
-        return loss, sums_by_part(losses, batch)
+            [self.tokens.sequence(s) for s in sequences], family=self.family, pad=self.pad, start=self.start
+        )
+        loss, found = self.engine(**to_tensors(batch, scales, self.engine.device))
+        return loss, found
 
     def _means(self, sums: Any) -> dict[str, float]:
         import torch
 
         torch.distributed.all_reduce(sums)
-        values = sums.tolist()
-        return {part: values[i] / values[i + 2] for i, part in enumerate(PARTS) if values[i + 2]}
+        return {term: total / count for term, total, count in zip(TERMS, *sums.tolist(), strict=True) if count}
 
 
 def _run_steps(worker: Worker, state: State, job: Job) -> None:
@@ -221,7 +216,7 @@ def _run_steps(worker: Worker, state: State, job: Job) -> None:
         done += worker.plan.tokens(state.step, state.step + 1)
         state.step += 1
         if worker.rank == 0 and job.board is not None:
-            losses = ", ".join(f"{part} {measured[part]:.3f}" for part in PARTS if part in measured)
+            losses = ", ".join(f"{part} {measured[part]:.3f}" for part in TERMS if part in measured)
             job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")
         if state.step % every == 0 and state.step < worker.plan.steps:
             _save(worker.engine, state)

@@ -7,7 +7,7 @@ there after any failure; another one starts another folder. It is removed when t
 
 The manifest's details: method, family, task, parameters, max_input_tokens, max_target_tokens, and `training` with world_size,
 zero_stage, precision, steps, started_at_steps (above 0: a checkpoint was gone on from), optimizer_bytes_per_rank and loss
-{label: {first, last}, rationale: {...}, validation: {before, after}}, in nats per target token.
+{TERM: {first, last}, ..., validation: {before, after}}, in nats per target token (`soft`: per example); TERM of objective.TERMS.
 """
 
 from __future__ import annotations
@@ -29,20 +29,28 @@ from pipelines.artifacts import (
 from pipelines.config import RunConfig
 from pipelines.errors import RaystillError, StageFailedError
 from pipelines.tasks import load_task, task_spec
-from pipelines.train.batches import PARTS
-from pipelines.train.checks import check_counts, check_gold, token_settings, train_identity, with_absolute_model
+from pipelines.train.checks import (
+    check_counts,
+    check_gold,
+    check_tops,
+    token_settings,
+    train_identity,
+    with_absolute_model,
+)
 from pipelines.train.export import model_card
 from pipelines.train.loop import Job, train_loop
-from pipelines.train.tokens import TokenCounts, TokenSettings, tokenise
+from pipelines.train.sequences import TokenSettings
+from pipelines.train.tokens import TokenCounts, tokenise
 from pipelines.train.watch import shown_progress
 
 
 def check_train(run: RunConfig) -> TokenSettings:
     """Everything that can be wrong with the input of this stage, before Ray is started. Raises UserError."""
     labels = Store(run.output).child("labels")
-    require_manifest(labels, "labels", "label")
+    manifest = require_manifest(labels, "labels", "label")
     settings = token_settings(with_absolute_model(run))
     check_gold(labels, settings)
+    check_tops(manifest, with_absolute_model(run))
     return settings
 
 
@@ -132,7 +140,7 @@ def _manifest(
     spec = task_spec(run.task, run.task_options)
     task = load_task(spec)
     history, training = result["history"], run.training
-    loss: dict[str, Any] = {part: _first_and_last(history, part) for part in PARTS if part in settings.parts}
+    loss: dict[str, Any] = {term: _first_and_last(history, term) for term in settings.terms}
     return manifest_of(
         "student",
         identity,
@@ -141,6 +149,7 @@ def _manifest(
             "train_examples": counts.train,
             "validation_examples": counts.validation,
             "too_long": counts.too_long,
+            "nothing_to_learn": counts.nothing_to_learn,
             "tokens": result["tokens"],
         },
         timings_s=timings,
@@ -175,7 +184,7 @@ def _manifest(
     )
 
 
-def _first_and_last(history: list[dict[str, float]], part: str) -> dict[str, float | None]:
-    """Loss of the first and of the last step that held the part."""
-    losses = [row[part] for row in history if part in row]
+def _first_and_last(history: list[dict[str, float]], term: str) -> dict[str, float | None]:
+    """Loss of the first and of the last step that held the term."""
+    losses = [row[term] for row in history if term in row]
     return {"first": losses[0] if losses else None, "last": losses[-1] if losses else None}

@@ -1,136 +1,185 @@
 """Tokenise once: labels -> one Arrow file of token ids, which every worker maps into memory and reads by the batch plan.
 
-In: `labels/data`. Out, in OUTPUT/training/<fingerprint>/tokens: `tokens.arrow` (Arrow IPC, uncompressed) and, written last,
-`counts.json`. One row:
+In: `labels/data` (and `labels/token_logprobs` for token-kd). Out, in OUTPUT/training/<fingerprint>/tokens: `tokens.arrow` (Arrow IPC,
+uncompressed) and, written last, `counts.json`. One row for each sequence, those of an example one after the other:
 
-    {"id": "apples-17", "validation": false, "too_long": false, "label_prompt": [58, 1133, ...], "label_target": [20, 2],
-     "rationale_prompt": [58, 3182, ...], "rationale_target": [10841, 8, ...]}
+    {"id": "apples-17", "validation": false, "dropped": null, "part": 0, "probability": null, "prompt": [58, 1133, ...],
+     "target": [20, 2], "top_ids": [], "top_logprobs": []}
 
 Ray Data tokenises (a small corpus: this process); this process writes what streams out of it, so that there is one file, and no
 moment at which a reader meets half of it. Arrow IPC rather than Parquet: a mapped file costs a worker no memory of its own,
-and any row is reached at once. Row order means nothing: examples are numbered in the order of their ids.
+and any row is reached at once. The order of examples means nothing: they are numbered in the order of their ids.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipelines.artifacts import Store
 from pipelines.corpus import is_validation
-from pipelines.decode import Family, encode_prompt, encode_target, prompt_of
 from pipelines.student_init import student_tokenizer
-from pipelines.train.batches import PARTS, Ints, Lengths
+from pipelines.tasks import Task, load_task
+from pipelines.train.batches import Ints, Lengths
+from pipelines.train.micro_batch import Sequence
+from pipelines.train.objective import PARTS, TERMS
+from pipelines.train.sequences import TokenSettings, sequences_of
 
 _IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("validation", pa.bool_(), nullable=False),
-        pa.field("too_long", pa.bool_(), nullable=False),
-        *(pa.field(f"{part}_{side}", _IDS, nullable=False) for part in PARTS for side in ("prompt", "target")),
+        pa.field("dropped", pa.string()),  # too_long | nothing_to_learn: the example is not used
+        pa.field("part", pa.int8(), nullable=False),
+        pa.field("probability", pa.float32()),
+        pa.field("prompt", _IDS, nullable=False),
+        pa.field("target", _IDS, nullable=False),
+        pa.field("top_ids", _IDS, nullable=False),  # (U x k,) row by row
+        pa.field("top_logprobs", pa.list_(pa.float32()), nullable=False),
+        pa.field("top_positions", pa.int32(), nullable=False),  # U
     ]
 )
 FILE, COUNTS = "tokens.arrow", "counts.json"
-_BLOCK_ROWS = 8192
 # Up to here this process tokenises by itself, in seconds: a worker takes longer to import transformers.
 _ROWS_HERE = 20_000
-
-
-@dataclass(frozen=True)
-class TokenSettings:
-    """What decides the tokens of a row."""
-
-    model: str
-    family: Family
-    method: str
-    parts: tuple[str, ...]
-    """The parts that are trained; the others have empty sequences."""
-    label_column: Literal["gold", "label"]
-    validation_share: float
-    """Share of the rows that is held out by hash of the id; 0 where the validation examples are a file of their own."""
-    max_input_tokens: int
-    max_target_tokens: int
+_BATCH_ROWS = 8192
+_COLUMNS = ["id", "input", "gold", "label", "rationale", "soft_label"]
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What came of the rows. `train` and `validation` count the rows that are used, `too_long` those that are not."""
+    """What came of the rows. `train` and `validation` count the rows that are used."""
 
     train: int
     validation: int
     too_long: int
+    """Rows of which a sequence is above its limit: not used."""
+    nothing_to_learn: int
+    """Rows without what the method learns from: not used."""
     rationales: int
     """Training rows that have a rationale to learn."""
-    longest: int
-    """Tokens of the longest sequence, prompt and target together."""
+    widest: int
+    """Padded tokens that a micro-batch must have room for: of the longest sequence, or of all that stay together."""
     largest: int
     """Tokens of the largest example, its sequences together."""
 
 
 def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
-    """Rows of labels -> rows of tokens. A row of which one sequence is above its limit is marked `too_long`, never cut."""
-    tokenizer = _tokenizer(settings.model)
-    return pa.Table.from_pylist([_encode(row, tokenizer, settings) for row in table.to_pylist()], schema=SCHEMA)
+    """Rows of labels -> rows of tokens. A row of which one sequence is above its limit is dropped, never cut."""
+    tokenizer, task = _tokenizer(settings.model), load_task(settings.task)
+    rows = [found for row in table.to_pylist() for found in _encode(row, tokenizer, settings, task)]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def tokenise(labels: Store, settings: TokenSettings, target: Store) -> TokenCounts:
     """Tokenise all rows of a labels artifact into `target`; what an earlier run has finished there is used as it is."""
     if target.exists(COUNTS):
         return TokenCounts(**json.loads(target.read(COUNTS)))
-    import pyarrow.dataset as ds
-
-    files = [labels.path(name) for name in labels.files("data", ".parquet")]
-    columns = ["id", "input", settings.label_column, "rationale"]
-    dataset = ds.dataset(files, filesystem=labels.fs, format="parquet")
-    if dataset.count_rows() <= _ROWS_HERE:
-        tables = (pa.Table.from_batches([batch]) for batch in dataset.to_batches(columns=columns))
-        return write_tokens((encode_table(table, settings) for table in tables), target)
+    parts = labels.files("data", ".parquet")
+    if sum(_rows_in(labels, name) for name in parts) <= _ROWS_HERE:
+        return write_tokens((t for name in parts for t in encode_part(labels, name, settings)), target, settings)
     import ray
 
-    rows = ray.data.read_parquet(files, filesystem=labels.fs, columns=columns)
-    # Ray reads small files into one block: cut it, so that every core of the cluster can tokenise.
-    blocks = rows.repartition(target_num_rows_per_block=_BLOCK_ROWS)
-    encoded = blocks.map_batches(encode_table, fn_args=(settings,), batch_format="pyarrow", batch_size=None)
-    return write_tokens(encoded.iter_batches(batch_format="pyarrow", batch_size=None), target)
+    # By file and not by Ray's reader: a part of labels/token_logprobs belongs to the part of labels/data of its name.
+    items = ray.data.from_items([{"part": name} for name in parts], override_num_blocks=len(parts))
+    encoded = items.map_batches(_EncodeParts(labels, settings), batch_size=1, batch_format="numpy")
+    return write_tokens(encoded.iter_batches(batch_format="pyarrow", batch_size=None), target, settings)
 
 
-def write_tokens(tables: Iterable[pa.Table], target: Store) -> TokenCounts:
-    """Write tables of tokens as the one file of `target`, and its counts last."""
-    train = validation = too_long = rationales = longest = largest = 0
+class _EncodeParts:
+    """What Ray Data calls for every part of the labels."""
+
+    def __init__(self, labels: Store, settings: TokenSettings) -> None:
+        self._labels, self._settings = labels, settings
+
+    def __call__(self, batch: Any) -> Iterator[pa.Table]:
+        yield SCHEMA.empty_table()
+        for name in batch["part"]:
+            yield from encode_part(self._labels, str(name), self._settings)
+
+
+def encode_part(labels: Store, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
+    """The tokens of one file of labels/data, a batch of its rows at a time."""
+    tops = _tops(labels, name.rpartition("/")[2]) if settings.with_tops else {}
+    with labels.fs.open_input_file(labels.path(name)) as file:
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=_COLUMNS):
+            table = pa.Table.from_batches([batch])
+            if settings.with_tops:
+                table = table.append_column("top", pa.array([tops.get(i) for i in table["id"].to_pylist()], _TOP))
+            yield encode_table(table, settings)
+
+
+_TOP = pa.struct([("token_ids", _IDS), ("top_ids", pa.list_(_IDS)), ("top_logprobs", pa.list_(pa.list_(pa.float16())))])
+
+
+def _tops(labels: Store, part: str) -> dict[str, Any]:
+    """id -> the teacher's likeliest tokens, of the part of labels/token_logprobs with this name."""
+    path = labels.path(f"token_logprobs/{part}")
+    if not labels.exists(f"token_logprobs/{part}"):
+        return {}
+    with labels.fs.open_input_file(path) as file:
+        return {row.pop("id"): row for row in pq.read_table(file).to_pylist()}
+
+
+def _rows_in(labels: Store, name: str) -> int:
+    with labels.fs.open_input_file(labels.path(name)) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+def write_tokens(tables: Iterable[pa.Table], target: Store, settings: TokenSettings) -> TokenCounts:
+    """Write tables of tokens as the one file of `target`, and its counts last. An example's rows are all in one table."""
+    seen = dict.fromkeys(TokenCounts.__dataclass_fields__, 0)
     with tempfile.TemporaryDirectory() as folder:
         with pa.ipc.new_file(Path(folder) / FILE, SCHEMA) as writer:
             for table in tables:
                 chunk = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-                kept = chunk.filter(pa.compute.invert(chunk["too_long"])).combine_chunks()
-                too_long += len(chunk) - len(kept)
+                for reason in ("too_long", "nothing_to_learn"):
+                    seen[reason] += int(pc.sum(pc.equal(chunk["dropped"], reason)).as_py() or 0)
+                kept = chunk.filter(pc.is_null(chunk["dropped"])).combine_chunks()
                 if not len(kept):
                     continue
-                sizes, held_out = _lengths([kept]), kept["validation"].to_numpy()
-                train, validation = train + int((~held_out).sum()), validation + int(held_out.sum())
-                rationales += int((sizes.target[1::2][~held_out] > 0).sum())
-                longest, largest = max(longest, int(sizes.real.max())), max(largest, int(sizes.per_example.max()))
+                _count(kept, settings, seen)
                 writer.write_table(kept)
         target.put_folder(folder)
-    counts = TokenCounts(train, validation, too_long, rationales, longest, largest)
+    counts = TokenCounts(**seen)
     target.write(COUNTS, json.dumps(asdict(counts)).encode())
     return counts
 
 
-class Tokens:
-    """The tokens of all examples, numbered in the order of their ids. Sequence 2e is example e's label, 2e + 1 its rationale."""
+def _count(table: pa.Table, settings: TokenSettings, seen: dict[str, int]) -> None:
+    lengths = _lengths(table, settings.together)
+    first = lengths.starts[:-1]
+    held_out = table["validation"].to_numpy()[first]
+    seen["train"] += int((~held_out).sum())
+    seen["validation"] += int(held_out.sum())
+    rationale = table["part"].to_numpy() == PARTS.index("rationale")
+    seen["rationales"] += int((rationale & ~table["validation"].to_numpy()).sum())
+    rows, columns, _ = lengths.widths(*lengths.units(np.arange(len(first))), settings.family)
+    seen["widest"] = max(seen["widest"], int((rows * columns).max()))
+    seen["largest"] = max(seen["largest"], int(lengths.per_example.max()))
 
-    def __init__(self, store: Store, cache: Path) -> None:
-        """Map the file of a store. From an object store it is first copied into the folder `cache`."""
+
+class Tokens:
+    """The sequences of all examples. Examples are numbered in the order of their ids, sequences on from example to example."""
+
+    def __init__(self, store: Store, cache: Path, *, together: bool = False) -> None:
+        """Map the file of a store. From an object store it is first copied into the folder `cache`.
+
+        Args:
+            together: as in `Lengths`.
+        """
         path = Path(store.path(FILE))
         if not store.is_local:
             path = cache / FILE
@@ -139,22 +188,46 @@ class Tokens:
                     copy.write(chunk)
         self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         batches = self._table.to_batches()
-        order = pa.compute.sort_indices(self._table["id"]).to_numpy().astype(np.int64)
-        self._columns = {name: _Column(batches, name, order) for name in SCHEMA.names[3:]}
-        held_out = self._table["validation"].to_numpy()[order]
+        # Stable: the sequences of an example keep their order.
+        order = pc.sort_indices(self._table["id"]).to_numpy().astype(np.int64)
+        small = self._table.select(["id", "validation", "part", "probability", "top_positions"]).take(order)
+        sizes = {name: _sizes(self._table[name])[order] for name in ("prompt", "target")}
+        self.lengths = Lengths(sizes["prompt"], sizes["target"], _starts(small["id"]), together)
+        held_out = small["validation"].to_numpy()[self.lengths.starts[:-1]]
         self.train: Ints = np.flatnonzero(~held_out)
         self.validation: Ints = np.flatnonzero(held_out)
-        by_row = _lengths(batches)
-        both = np.stack([2 * order, 2 * order + 1], axis=1).ravel()
-        self.lengths = Lengths(by_row.prompt[both], by_row.target[both])
+        self._part = small["part"].to_numpy()
+        self._probability = small["probability"].to_numpy()
+        self._positions = small["top_positions"].to_numpy()
+        self._example = np.repeat(np.arange(len(held_out)), np.diff(self.lengths.starts))
+        self._columns = {
+            name: _Column(batches, name, order) for name in ("prompt", "target", "top_ids", "top_logprobs")
+        }
 
-    def prompt(self, sequence: int) -> Any:
-        """Token ids of what the student reads. int32 (length,)."""
-        return self._columns[f"{PARTS[sequence % 2]}_prompt"][sequence // 2]
+    def sequence(self, sequence: int) -> Sequence:
+        """A sequence, its token ids without a copy."""
+        positions, probability = int(self._positions[sequence]), float(self._probability[sequence])
+        tops = [self._columns[name][sequence].reshape(positions, -1) if positions else None for name in _TOPS]
+        return Sequence(
+            self._columns["prompt"][sequence],
+            self._columns["target"][sequence],
+            int(self._part[sequence]),
+            int(self._example[sequence]),
+            None if np.isnan(probability) else probability,
+            *tops,
+        )
 
-    def target(self, sequence: int) -> Any:
-        """Token ids of what the student learns to write, with its end token. int32 (length,)."""
-        return self._columns[f"{PARTS[sequence % 2]}_target"][sequence // 2]
+    def term_counts(self, examples: Ints) -> dict[str, float]:
+        """What each term of the loss (objective.TERMS) counts in these examples."""
+        sequences = self.lengths.of(examples)
+        target, part = self.lengths.target[sequences], self._part[sequences]
+        counts = {name: float(target[part == index].sum()) for index, name in enumerate(PARTS)}
+        counts["soft"] = float(len(examples)) if self.lengths.together else 0.0
+        counts["divergence"] = float(self._positions[sequences].sum())
+        return {term: counts[term] for term in TERMS}
+
+
+_TOPS = ("top_ids", "top_logprobs")
 
 
 class _Column:
@@ -167,39 +240,48 @@ class _Column:
         self._batch = np.repeat(np.arange(len(batches)), sizes)[order]
         self._row = np.concatenate([np.arange(size) for size in sizes])[order] if sizes else order
 
-    def __getitem__(self, example: int) -> Any:
-        batch, row = self._batch[example], self._row[example]
+    def __getitem__(self, sequence: int) -> npt.NDArray[Any]:
+        batch, row = self._batch[sequence], self._row[sequence]
         offsets = self._offsets[batch]
-        return self._values[batch][offsets[row] : offsets[row + 1]]
+        return np.asarray(self._values[batch][offsets[row] : offsets[row + 1]])
 
 
-def _encode(row: dict[str, Any], tokenizer: Any, settings: TokenSettings) -> dict[str, Any]:
-    texts = {"label": row[settings.label_column], "rationale": row["rationale"]}
-    encoded: dict[str, list[int]] = {}
-    for part in PARTS:
-        wanted = part in settings.parts and bool(texts[part])
-        prompt = prompt_of(settings.method, part, row["input"]) if wanted else ""  # type: ignore[arg-type]
-        encoded[f"{part}_prompt"] = encode_prompt(tokenizer, settings.family, prompt) if wanted else []
-        encoded[f"{part}_target"] = encode_target(tokenizer, texts[part]) if wanted else []
-    too_long = any(len(encoded[f"{part}_prompt"]) > settings.max_input_tokens for part in PARTS)
-    too_long |= any(len(encoded[f"{part}_target"]) > settings.max_target_tokens for part in PARTS)
+def _encode(row: dict[str, Any], tokenizer: Any, settings: TokenSettings, task: Task) -> list[dict[str, Any]]:
     share = settings.validation_share
-    held_out = share > 0 and is_validation(row["id"], share)
-    return {"id": row["id"], "validation": held_out, "too_long": too_long, **encoded}
+    common = {
+        "id": row["id"], "validation": share > 0 and is_validation(row["id"], share), "dropped": None, "part": -1,
+        "probability": None, "prompt": [], "target": [], "top_ids": [], "top_logprobs": [], "top_positions": 0,
+    }  # fmt: skip
+    found = sequences_of(row, tokenizer, settings, task)
+    if not found:
+        return [common | {"dropped": "nothing_to_learn"}]
+    if any(len(s.prompt) > settings.max_input_tokens or len(s.target) > settings.max_target_tokens for s in found):
+        return [common | {"dropped": "too_long"}]
+    return [common | _columns(sequence) for sequence in found]
 
 
-def _lengths(batches: list[Any]) -> Lengths:
-    def of(side: str) -> Ints:
-        columns = [
-            np.concatenate([_sizes(b[f"{part}_{side}"]) for b in batches] or [np.zeros(0, np.int64)]) for part in PARTS
-        ]
-        return np.stack(columns, axis=1).ravel()
+def _columns(sequence: Sequence) -> dict[str, Any]:
+    columns = {name: getattr(sequence, name) for name in ("part", "probability", "prompt", "target")}
+    if sequence.top_ids is None:
+        return columns
+    return {**columns, "top_positions": len(sequence.top_ids), **{n: getattr(sequence, n).ravel() for n in _TOPS}}
 
-    return Lengths(of("prompt"), of("target"))
+
+def _lengths(table: pa.Table, together: bool) -> Lengths:
+    """Of a table whose rows of one example follow each other."""
+    return Lengths(_sizes(table["prompt"]), _sizes(table["target"]), _starts(table["id"]), together)
+
+
+def _starts(ids: Any) -> Ints:
+    """Where the runs of equal ids begin, and the end of the last."""
+    if not len(ids):
+        return np.zeros(1, dtype=np.int64)
+    ends = pc.run_end_encode(ids.combine_chunks(), run_end_type=pa.int64()).run_ends.to_numpy()
+    return np.concatenate([np.zeros(1, dtype=np.int64), ends])
 
 
 def _sizes(column: Any) -> Ints:
-    return np.asarray(pa.compute.list_value_length(column).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return np.asarray(pc.list_value_length(column).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 @lru_cache(maxsize=1)

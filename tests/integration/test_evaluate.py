@@ -12,10 +12,11 @@ import pytest
 
 from pipelines.artifacts import MANIFEST
 from pipelines.config import RunConfig
-from pipelines.decode import Student, encode_prompt, encode_target, prompt_of
+from pipelines.decode import Student, encode_prompt, encode_target
 from pipelines.errors import StageFailedError
 from pipelines.evaluate.predict import Trained, predict
 from pipelines.evaluate.stage import evaluate
+from pipelines.methods import prompt_of
 from pipelines.student_init import initial_student
 from tests.integration.local_ray import local_ray
 from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels, write_student_manifest

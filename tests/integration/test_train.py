@@ -233,8 +233,8 @@ def test_ray_data_tokenises_what_this_process_would(ray_here, outputs, monkeypat
     assert counts.train == len(here.train)
     assert there.train.tolist() == here.train.tolist()
     for sequence in range(len(here.lengths.prompt)):
-        assert there.prompt(sequence).tolist() == here.prompt(sequence).tolist()
-        assert there.target(sequence).tolist() == here.target(sequence).tolist()
+        mine, theirs = here.sequence(sequence), there.sequence(sequence)
+        assert (mine.prompt.tolist(), mine.target.tolist()) == (theirs.prompt.tolist(), theirs.target.tolist())
 
 
 @pytest.fixture(scope="module")

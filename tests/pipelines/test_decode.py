@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import MANIFEST
-from pipelines.decode import Family, Student, encode_prompt, encode_target, prompt_of
+from pipelines.decode import Family, Student, encode_prompt, encode_target
 from pipelines.errors import UserError
+from pipelines.methods import prompt_of
 from tests.serving.tiny import TEXTS, tiny_model, tiny_tokenizer, write_student
 
 FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]

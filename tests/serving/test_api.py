@@ -67,9 +67,9 @@ class FakeStudents:
     def _answer(self, question: Question) -> Reply | TooLong:
         if len(question.text) > 500:
             return TooLong(tokens=1234, limit=64)
-        label = Decoded(self.labels.get(question.text, "4 - 1"), 0.75, prompt_tokens=10, output_tokens=4)
+        answer = Decoded(self.labels.get(question.text, "4 - 1"), 0.75, prompt_tokens=10, output_tokens=4)
         rationale = Decoded("because", 0.5, prompt_tokens=12, output_tokens=2)
-        return Reply(label, rationale if question.rationale else None)
+        return Reply(answer, rationale if question.rationale else None)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_an_engine_answers_what_fits_and_writes_rationales_where_asked(folder: P
     first, second, third, fourth = engine.answer(questions)
     assert second == TooLong(tokens=engine.student.count_tokens(long, "label"), limit=64)
     expected = engine.student.answer([TEXTS[0], TEXTS[1], TEXTS[2]], "label", 6)
-    assert [r.label.text for r in (first, third, fourth) if isinstance(r, Reply)] == [d.text for d in expected]
+    assert [r.answer.text for r in (first, third, fourth) if isinstance(r, Reply)] == [d.text for d in expected]
     assert isinstance(first, Reply)
     assert first.rationale is None
     assert isinstance(third, Reply)

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipelines.artifacts import Store
 from pipelines.config import CorpusConfig
 from pipelines.corpus import is_validation
-from pipelines.evaluate.baselines import majority_label, teacher_labels
+from pipelines.evaluate.baselines import majority_label, teacher_answers
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.evaluate.made import label_row, write_labels
 
@@ -13,23 +13,27 @@ TESTED = CorpusConfig(train="t.jsonl", test="h.jsonl", validation=0.0)
 ids = [f"r{i}" for i in range(200)]
 
 
+def labels_of(corpus: CorpusConfig, folder: Path, *wanted: str) -> dict[str, str]:
+    return {name: answer.label for name, answer in teacher_answers(Store(str(folder)), corpus, wanted).items()}
+
+
 def test_teacher_answers_the_test_set_from_heldout(tmp_path: Path) -> None:
     write_labels(
         tmp_path, [label_row("a", "1 + 1"), label_row("h1", "6")], [label_row("h1", "2 + 2"), label_row("h2", "9")]
     )
     # `h1` also stands among the training rows, with another answer, which must not be taken; `h3` was not answered.
-    assert teacher_labels(Store(str(tmp_path)), TESTED, ["h1", "h3"]) == {"h1": "2 + 2"}
+    assert labels_of(TESTED, tmp_path, "h1", "h3") == {"h1": "2 + 2"}
 
 
 def test_teacher_answers_validation_rows_from_the_labels(tmp_path: Path) -> None:
     write_labels(tmp_path, [label_row("a", "1 + 1"), label_row("b", "5"), label_row("c", "6")])
-    found = teacher_labels(Store(str(tmp_path)), CorpusConfig(train="t.jsonl"), ["c", "a"])
+    found = labels_of(CorpusConfig(train="t.jsonl"), tmp_path, "c", "a")
     assert found == {"a": "1 + 1", "c": "6"}
 
 
 def test_no_heldout_answers(tmp_path: Path) -> None:
     write_labels(tmp_path, [label_row("a", "1 + 1"), label_row("b", "2")])
-    assert teacher_labels(Store(str(tmp_path)), TESTED, ["a"]) == {}
+    assert labels_of(TESTED, tmp_path, "a") == {}
 
 
 def test_majority_counts_by_what_the_task_scores(tmp_path: Path) -> None:

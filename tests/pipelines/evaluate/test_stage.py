@@ -9,7 +9,7 @@ from pipelines.artifacts import MANIFEST, Store, manifest_of, require_manifest, 
 from pipelines.config import RunConfig
 from pipelines.corpus import heldout_examples
 from pipelines.errors import UserError
-from pipelines.evaluate.baselines import Majority
+from pipelines.evaluate.baselines import Majority, teacher_answers
 from pipelines.evaluate.stage import _identity, _majority_system, _teacher_system, evaluate
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
@@ -121,16 +121,14 @@ def test_an_example_that_the_teacher_left_open_is_wrong_and_counted(tmp_path: Pa
     heldout = [label_row("h1", "3"), label_row("h2", "9"), label_row("other", "4")]
     write_labels(tmp_path / "labels", [label_row("a", "3")], heldout)
     examples = [Example("h1", "one", "4 - 1"), Example("h2", "two", "8"), Example("h3", "three", "4")]
-    teacher = _teacher_system(run, Arithmetic(), Store(str(tmp_path / "labels")), examples)
+    answers = teacher_answers(Store(str(tmp_path / "labels")), run.corpus, [e.id for e in examples])
+    teacher = _teacher_system(run, Arithmetic(), answers, examples)
     assert teacher.right == (True, False, False)
     assert teacher.row()["unanswered"] == 1
 
 
 def test_a_teacher_without_answers_says_so(tmp_path: Path) -> None:
-    write_labels(tmp_path / "labels", [label_row("h1", "3")])
-    teacher = _teacher_system(
-        make_run(tmp_path), Arithmetic(), Store(str(tmp_path / "labels")), [Example("h1", "one", "3")]
-    )
+    teacher = _teacher_system(make_run(tmp_path), Arithmetic(), {}, [Example("h1", "one", "3")])
     assert teacher.right == ()
     assert "none of its answers" in teacher.note
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,12 @@ def token_losses(model: Any, prompt: Any, target: Any) -> Any:
     return torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
 
 
-def part_losses(model: Any, tokens: Tokens, examples: Iterable[int]) -> tuple[Any, Any]:
+def part_losses(model: Any, tokens: Tokens, examples: Any) -> tuple[Any, Any]:
     """Mean loss over all label tokens of the examples, and over all rationale tokens."""
-    means = []
-    for part in (0, 1):
-        sequences = [2 * int(e) + part for e in examples]
-        losses = [token_losses(model, tokens.prompt(s), tokens.target(s)) for s in sequences if len(tokens.target(s))]
-        means.append(torch.cat(losses).mean())
-    return means[0], means[1]
+    losses: tuple[list[Any], list[Any]] = ([], [])
+    for sequence in map(tokens.sequence, tokens.lengths.of(np.asarray(examples))):
+        losses[sequence.part].append(token_losses(model, sequence.prompt, sequence.target))
+    return torch.cat(losses[0]).mean(), torch.cat(losses[1]).mean()
 
 
 def reference_training(model: Any, tokens: Tokens, plan: Any, rates: list[float], *, clip: float, decay: float,

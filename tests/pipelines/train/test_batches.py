@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.train.batches import Lengths, Plan, collate, deal, epoch_steps, even_parts, padded_tokens
-from tests.pipelines.train.tiny import random_lengths
+from pipelines.train.batches import Plan, deal, epoch_steps, even_parts, padded_tokens
+from tests.pipelines.train.tiny import lengths_of_pairs, random_lengths
 
 FAMILIES = ["decoder-only", "encoder-decoder"]
 
@@ -20,16 +20,29 @@ def make_plan(lengths, examples, *, workers=2, epochs=2.0, batch=300, micro=150,
 
 def test_a_plan_by_hand():
     # Example 0: label 4 + 2, rationale 4 + 6. Example 1: label 3 + 1, no rationale. Example 2: label 5 + 3, rationale 5 + 3.
-    lengths = Lengths(np.array([4, 4, 3, 3, 5, 5]), np.array([2, 6, 1, 0, 3, 3]))
-    assert lengths.real.tolist() == [6, 10, 4, 0, 8, 8]
+    lengths = lengths_of_pairs([4, 4, 3, 3, 5, 5], [2, 6, 1, 0, 3, 3])
+    assert lengths.starts.tolist() == [0, 2, 3, 5]
+    assert lengths.real.tolist() == [6, 10, 4, 8, 8]
     assert lengths.per_example.tolist() == [16, 4, 16]
-    assert lengths.target_tokens(np.array([0, 2])) == (5, 9)
-    # Sequences by length: 1 (10 tokens), 4 and 5 (8), 0 (6), 2 (4). 36 tokens on two workers within 20: one micro-batch each.
+    assert lengths.of(np.array([2, 0])).tolist() == [3, 4, 0, 1]
+    # Sequences by length: 1 (10 tokens), 3 and 4 (8), 0 (6), 2 (4). 36 tokens on two workers within 20: one micro-batch each.
     dealt = deal(lengths, np.array([0, 1, 2]), 2, 30, "decoder-only")
-    assert [[m.tolist() for m in worker] for worker in dealt] == [[[1, 4]], [[5, 0, 2]]]
+    assert [[m.tolist() for m in worker] for worker in dealt] == [[[1, 3]], [[4, 0, 2]]]
     # With its padding the second holds 3 x 8 = 24 tokens: within 20, both take two, the second round dealt backwards.
     dealt = deal(lengths, np.array([0, 1, 2]), 2, 20, "decoder-only")
-    assert [[m.tolist() for m in worker] for worker in dealt] == [[[1], [0, 2]], [[4], [5]]]
+    assert [[m.tolist() for m in worker] for worker in dealt] == [[[1], [0, 2]], [[3], [4]]]
+
+
+def test_what_belongs_together_shares_a_micro_batch():
+    lengths = random_lengths(50, together=True)
+    for workers in (1, 3):
+        dealt = deal(lengths, np.arange(50), workers, 200, "decoder-only")
+        micros = [m for worker in dealt for m in worker]
+        assert sorted(s for m in micros for s in m.tolist()) == list(range(len(lengths.real)))
+        for micro in micros:
+            examples = np.searchsorted(lengths.starts, micro, side="right") - 1
+            assert sorted(lengths.of(np.unique(examples)).tolist()) == sorted(micro.tolist())
+            assert padded_tokens(lengths, micro, "decoder-only") <= 200
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +74,7 @@ def test_steps_hold_the_same_examples_for_every_number_of_workers(family):
     lengths, examples = random_lengths(80), np.arange(80)
     plans = {workers: make_plan(lengths, examples, workers=workers, family=family) for workers in (1, 2, 5)}
     for step in range(plans[1].steps):
-        wanted = sorted(lengths.present(plans[1].step_examples(step)).tolist())
+        wanted = sorted(lengths.of(plans[1].step_examples(step)).tolist())
         for workers, plan in plans.items():
             dealt = plan.step(step)
             assert len(dealt) == workers
@@ -96,7 +109,7 @@ def test_padding_stays_small():
 
 
 def test_fewer_sequences_than_workers_leaves_empty_micro_batches():
-    lengths = Lengths(np.array([4, 4]), np.array([2, 2]))
+    lengths = lengths_of_pairs([4, 4], [2, 2])
     dealt = deal(lengths, np.array([0]), 4, 10, "decoder-only")
     assert [len(worker) for worker in dealt] == [1] * 4
     assert sorted(len(micro) for worker in dealt for micro in worker) == [0, 0, 1, 1]
@@ -128,32 +141,10 @@ def test_even_parts():
         assert max(int(sizes[part].sum()) for part in parts) <= 25
 
 
-def test_a_sequence_above_the_limit_is_refused():
-    with pytest.raises(ValueError, match="6 tokens is above the limit 5"):
-        deal(Lengths(np.array([4, 4]), np.array([2, 0])), np.array([0]), 1, 5, "decoder-only")
-
-
-def test_collate_decoder_only():
-    batch = collate([[7, 8], [5]], [[3, 1], [4, 6, 1]], [0, 1], family="decoder-only", pad=0, start=None)
-    assert batch.inputs["input_ids"].tolist() == [[7, 8, 3], [5, 4, 6]]
-    assert list(batch.inputs) == ["input_ids"]
-    assert batch.rows.tolist() == [0, 0, 1, 1, 1]
-    assert batch.columns.tolist() == [1, 2, 0, 1, 2], "token i of the target is predicted by the position before it"
-    assert batch.targets.tolist() == [3, 1, 4, 6, 1]
-    assert batch.parts.tolist() == [0, 0, 1, 1, 1]
-
-
-def test_collate_encoder_decoder():
-    batch = collate([[7, 8], [5]], [[3, 1], [4, 6, 1]], [0, 1], family="encoder-decoder", pad=0, start=9)
-    assert batch.inputs["input_ids"].tolist() == [[7, 8], [5, 0]]
-    assert batch.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert batch.inputs["decoder_input_ids"].tolist() == [[9, 3, 0], [9, 4, 6]]
-    assert batch.rows.tolist() == [0, 0, 1, 1, 1]
-    assert batch.columns.tolist() == [0, 1, 0, 1, 2]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_empty_micro_batch_has_one_token_that_counts_for_nothing(family):
-    batch = collate([], [], [], family=family, pad=2, start=2)
-    assert batch.targets.tolist() == [2]
-    assert batch.parts.tolist() == [-1]
+def test_what_cannot_be_split_and_is_above_the_limit_is_refused():
+    with pytest.raises(ValueError, match="6 padded tokens that stay together are above the limit 5"):
+        deal(lengths_of_pairs([4, 4], [2, 0]), np.array([0]), 1, 5, "decoder-only")
+    pair = lengths_of_pairs([4, 4], [2, 1], together=True)
+    with pytest.raises(ValueError, match="12 padded tokens"):
+        deal(pair, np.array([0]), 1, 11, "decoder-only")
+    assert [[m.tolist() for m in worker] for worker in deal(pair, np.array([0]), 1, 12, "decoder-only")] == [[[0, 1]]]

@@ -21,13 +21,24 @@ def models(tmp_path_factory):
 
 def counts(**changed):
     return TokenCounts(
-        **({"train": 9, "validation": 2, "too_long": 1, "rationales": 9, "longest": 50, "largest": 90} | changed)
+        **(
+            {
+                "train": 9,
+                "validation": 2,
+                "too_long": 1,
+                "nothing_to_learn": 0,
+                "rationales": 9,
+                "widest": 50,
+                "largest": 90,
+            }
+            | changed
+        )
     )
 
 
 def test_settings_follow_from_the_run(models, tmp_path):
     settings = token_settings(make_run(tmp_path, models["encoder-decoder"]))
-    assert (settings.family, settings.parts, settings.label_column) == (
+    assert (settings.family, settings.terms, settings.label_column) == (
         "encoder-decoder",
         ("label", "rationale"),
         "gold",
@@ -35,7 +46,7 @@ def test_settings_follow_from_the_run(models, tmp_path):
     assert settings.validation_share == 0.2
     model = models["decoder-only"]
     tuned = token_settings(make_run(tmp_path, model, student={"model": model, "method": "finetune"}))
-    assert (tuned.family, tuned.parts, tuned.label_column) == ("decoder-only", ("label",), "gold")
+    assert (tuned.family, tuned.terms, tuned.label_column) == ("decoder-only", ("label",), "gold")
     taught = token_settings(make_run(tmp_path, model, student={"model": model, "labels": "teacher"}))
     assert taught.label_column == "label"
     file = make_run(tmp_path, model, corpus={"train": "a.jsonl", "validation": "b.jsonl"})
@@ -46,7 +57,7 @@ def test_settings_follow_from_the_run(models, tmp_path):
 def test_a_part_that_weighs_nothing_is_not_trained(models, tmp_path, weight, parts):
     model = models["decoder-only"]
     run = make_run(tmp_path, model, student={"model": model, "rationale_weight": weight})
-    assert token_settings(run).parts == parts
+    assert token_settings(run).terms == parts
 
 
 def test_more_tokens_than_positions(models, tmp_path):
@@ -79,7 +90,7 @@ def test_labels_are_needed(models, tmp_path):
         ({"validation": 0}, "corpus.validation 0.2: of 9 examples none is held out"),
         ({"rationales": 0}, "none of 9 examples has a rationale"),
         ({"largest": 401}, "training.tokens_per_batch 400: it is below the 401 tokens"),
-        ({"longest": 161}, "training.tokens_per_micro_batch 160: it is below the 161 tokens"),
+        ({"widest": 161}, "training.tokens_per_micro_batch 160: it is below the 161 tokens"),
     ],
 )
 def test_what_no_training_can_be_made_of(models, tmp_path, changed, message):
@@ -109,6 +120,9 @@ def test_identity(models, tmp_path):
     assert len(set(different)) == len(different)
     tuned = [of(student={"model": model, "method": "finetune", "rationale_weight": w}) for w in (0.1, 0.9)]
     assert tuned[0] == tuned[1], "finetuning has no rationale loss to weigh"
+    kd = {"model": model, "method": "token-kd"}
+    assert of(student=kd) == of(student={**kd, "temperature": 3.0}), "temperature is of soft-label"
+    assert len({of(student={**kd, "divergence": d}) for d in ("forward-kl", "reverse-kl", "jsd")}) == 3
 
 
 def test_identity_does_not_know_where_the_model_lies(models, tmp_path):
@@ -128,3 +142,34 @@ def test_gold_is_not_asked_for_where_no_label_is_trained(models, tmp_path):
     model = models["decoder-only"]
     settings = token_settings(make_run(tmp_path, model, student={"model": model, "rationale_weight": 1.0}))
     check_gold(Store(str(tmp_path / "labels")), settings)
+
+
+def test_token_kd_needs_distributions_over_the_tokens_of_the_student(models, tmp_path):
+    from pipelines.artifacts import Manifest, write_manifest
+    from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
+
+    write_labels(tmp_path, label_rows(5))
+    model = models["decoder-only"]
+    run = make_run(tmp_path, model, student={"model": model, "method": "token-kd"})
+    with pytest.raises(UserError, match=r"the labels hold none\. Label with teacher.token_logprobs"):
+        check_train(run)
+    store = Store(str(tmp_path / "labels"))
+    manifest = require_manifest(store, "labels", "label")
+
+    def written(tokenizer: str) -> Manifest:
+        manifest.details["tokenizer"] = tokenizer
+        write_manifest(store, manifest)
+        return manifest
+
+    written("another")
+    with pytest.raises(UserError, match="its tokenizer is not that of the teacher"):
+        check_train(run)
+    written(tokenizer_fingerprint(model))
+    check_train(run)
+
+
+def test_a_method_that_finds_nothing_to_learn_says_where_to_get_it(models, tmp_path):
+    model = models["decoder-only"]
+    run = make_run(tmp_path, model, student={"model": model, "method": "rationale-as-input"})
+    with pytest.raises(UserError, match=r"5 labelled examples hold nothing that it learns from.*asks for rationales"):
+        check_counts(counts(train=0, nothing_to_learn=5), run, token_settings(run))

@@ -114,12 +114,20 @@ def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> No
     write_manifest(Store(str(output / "labels")), manifest)
 
 
-def random_lengths(examples: int, seed: int = 0, longest: int = 60) -> Any:
-    """Lengths of random sequences, every seventh rationale missing."""
-    from pipelines.train.batches import Lengths
-
+def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, together: bool = False) -> Any:
+    """Lengths of random sequences, two to an example, every seventh example's second missing."""
     rng = np.random.default_rng(seed)
     prompt = rng.integers(5, longest // 2, 2 * examples)
     target = rng.integers(1, longest // 2, 2 * examples)
     target[1::14] = 0
-    return Lengths(prompt, target)
+    return lengths_of_pairs(prompt, target, together=together)
+
+
+def lengths_of_pairs(prompt: Any, target: Any, *, together: bool = False) -> Any:
+    """Lengths of two sequences to each example; one whose target is 0 is not there."""
+    from pipelines.train.batches import Lengths
+
+    prompt, target = np.asarray(prompt), np.asarray(target)
+    there = target > 0
+    starts = np.concatenate([[0], np.cumsum(there.reshape(-1, 2).sum(axis=1))])
+    return Lengths(prompt[there], target[there], starts, together)

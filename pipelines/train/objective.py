@@ -1,0 +1,34 @@
+"""What a method's loss is made of: terms, each a mean over what it counts, with weights that sum to 1.
+
+term        counts               is
+label       label tokens         cross entropy
+rationale   rationale tokens     cross entropy
+text        text tokens          cross entropy
+soft        examples             divergence of the student's distribution over labels from the teacher's
+divergence  text tokens          divergence of the student's distribution over tokens from the teacher's
+
+step-by-step, w = 0.3:  loss = 0.7 x label + 0.3 x rationale
+"""
+
+from __future__ import annotations
+
+from pipelines.config import StudentConfig
+
+TERMS = ("label", "rationale", "text", "soft", "divergence")
+PARTS = TERMS[:3]
+"""The terms that a sequence's own tokens count in."""
+
+
+def term_weights(student: StudentConfig) -> dict[str, float]:
+    """The weight of each term of the student's method, those of weight 0 left out."""
+    if student.method == "step-by-step":
+        weights = {"label": 1.0 - student.rationale_weight, "rationale": student.rationale_weight}
+    elif student.method == "rationale-then-label":
+        weights = {"text": 1.0}
+    elif student.method == "soft-label":
+        weights = {"label": 1.0 - student.soft_weight, "soft": student.soft_weight}
+    elif student.method == "token-kd":
+        weights = {"text": 1.0 - student.soft_weight, "divergence": student.soft_weight}
+    else:
+        weights = {"label": 1.0}
+    return {term: weight for term, weight in weights.items() if weight > 0.0}

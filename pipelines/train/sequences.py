@@ -1,0 +1,138 @@
+"""A row of labels -> the sequences that a method learns from it.
+
+{"input": "Anne has 4 apples ...", "gold": "4 - 1", "label": "4 - 1", "rationale": "Anne gives 1 away.", ...}
+
+finetune              [Sequence("Anne has 4 apples ...\\n" -> "4 - 1", part label)]
+step-by-step          [Sequence("[label] Anne ...\\n" -> "4 - 1", label), Sequence("[rationale] Anne ...\\n" -> "Anne ...", rationale)]
+soft-label            [Sequence("Anne ...\\n" -> "4 - 1", label, probability 0.8), Sequence("Anne ...\\n" -> "4 + 1", probability 0.2)]
+token-kd              [Sequence("Anne ...\\n" -> the teacher's tokens, text, with its likeliest tokens at each position)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipelines.decode import Family, encode_prompt, encode_target, tokens_within
+from pipelines.methods import prompt_of, with_rationale
+from pipelines.tasks import Task, TaskSpec
+from pipelines.tasks.base import Answer
+from pipelines.train import micro_batch
+from pipelines.train.micro_batch import NO_PART
+from pipelines.train.objective import PARTS
+
+MOST_CANDIDATES = 8
+"""Labels of an example that soft-label compares: the teacher's likeliest, and the hard one."""
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """What decides the tokens of a row."""
+
+    model: str
+    family: Family
+    method: str
+    terms: tuple[str, ...]
+    """The terms of the loss that are trained (objective.TERMS)."""
+    label_column: Literal["gold", "label", "either"]
+    """Whose label is learned. either: gold where there is one, else the teacher's."""
+    validation_share: float
+    """Share of the rows that is held out by hash of the id; 0 where the validation examples are a file of their own."""
+    max_input_tokens: int
+    max_target_tokens: int
+    task: TaskSpec
+
+    @property
+    def with_tops(self) -> bool:
+        """Whether rows come with the teacher's likeliest tokens (`top`: a row of schema.TOKEN_LOGPROBS)."""
+        return self.method == "token-kd"
+
+    @property
+    def together(self) -> bool:
+        """Whether the sequences of an example are compared with each other."""
+        return self.method == "soft-label"
+
+
+def sequences_of(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, task: Task) -> list[Any]:
+    """The sequences (micro_batch.Sequence) of a row. Empty where it holds nothing that the method can learn."""
+    learn = _Learner(row, tokenizer, settings)
+    hard = row["label"] if settings.label_column == "label" else row["gold"]
+    if settings.label_column == "either":
+        hard = row["gold"] or row["label"]
+    method, rationale = settings.method, row["rationale"]
+    if method == "step-by-step":
+        found = [learn("label", hard)] if "label" in settings.terms else []
+        return [*found, learn("rationale", rationale)] if "rationale" in settings.terms and rationale else found
+    if method == "rationale-then-label":
+        return [learn("text", task.render(Answer(hard, rationale)).strip())]
+    if method == "rationale-as-input":
+        return [learn("label", hard, with_rationale(row["input"], rationale))] if rationale else []
+    if method == "soft-label":
+        return [
+            learn("label", label, probability=probability, counts=label == hard)
+            for label, probability in candidates(hard, row["soft_label"], task)
+        ]
+    if method == "token-kd":
+        return [learn.tokens(row["top"], task.stops)] if row["top"] is not None else []
+    return [learn("label", hard)]
+
+
+def candidates(hard: str, soft_label: Sequence[Mapping[str, Any]] | None, task: Task) -> list[tuple[str, float]]:
+    """(label, the teacher's probability): the hard label first, then the likeliest others. Labels that mean the same are one."""
+    probabilities: dict[str, float] = {}
+    names = {task.key(hard): hard}
+    for entry in soft_label or ({"label": hard, "probability": 1.0},):
+        key = task.key(entry["label"])
+        names.setdefault(key, entry["label"])
+        probabilities[key] = probabilities.get(key, 0.0) + entry["probability"]
+    first = task.key(hard)
+    others = sorted((key for key in probabilities if key != first), key=lambda key: (-probabilities[key], key))
+    kept = [first, *others[: MOST_CANDIDATES - 1]]
+    return [(names[key], probabilities.get(key, 0.0)) for key in kept]
+
+
+class _Learner:
+    """Makes sequences of one row."""
+
+    def __init__(self, row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings) -> None:
+        self._row, self._tokenizer, self._settings = row, tokenizer, settings
+
+    def __call__(
+        self, part: Any, target: str, text: str | None = None, *, probability: float | None = None, counts: bool = True
+    ) -> micro_batch.Sequence:
+        """Read the input (or `text`), write `target`. `counts`: its tokens do in the term of its part."""
+        return micro_batch.Sequence(
+            self._prompt(part, self._row["input"] if text is None else text),
+            encode_target(self._tokenizer, target),
+            PARTS.index(part) if counts else NO_PART,
+            probability=probability,
+        )
+
+    def tokens(self, top: Mapping[str, Any], stops: Sequence[str]) -> micro_batch.Sequence:
+        """Read the input, write the teacher's own tokens up to where its answer ends."""
+        eos = self._tokenizer.eos_token_id
+        ids = list(top["token_ids"])
+        kept = len(ids) - 1 if ids[-1] == eos else _tokens_before(ids, stops, self._tokenizer)
+        # Where the teacher did not end its answer with the end token itself, it has no distribution there.
+        known = kept + (ids[-1] == eos)
+        return micro_batch.Sequence(
+            self._prompt("text", self._row["input"]),
+            [*ids[:kept], eos],
+            PARTS.index("text"),
+            top_ids=np.array(top["top_ids"][:known], dtype=np.int32),
+            top_logprobs=np.array(top["top_logprobs"][:known], dtype=np.float32),
+        )
+
+    def _prompt(self, part: Any, text: str) -> list[int]:
+        settings = self._settings
+        return encode_prompt(self._tokenizer, settings.family, prompt_of(settings.method, part, text))
+
+
+def _tokens_before(ids: list[int], stops: Sequence[str], tokenizer: Any) -> int:
+    """How many tokens come before the first stop string. The engine cuts the string off an answer's text, not its tokens."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    end = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))
+    return tokens_within(ids, end, tokenizer)
