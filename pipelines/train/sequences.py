@@ -1,11 +1,13 @@
 """A row of labels -> the sequences that a method learns from it.
 
-{"input": "Anne has 4 apples ...", "gold": "4 - 1", "label": "4 - 1", "rationale": "Anne gives 1 away.", ...}
+In: {"input": "Anne has 4 apples ...", "gold": "4 - 1", "label": "4 - 1", "rationale": "Anne gives 1 away.", ...}. Out:
 
-finetune              [Sequence("Anne has 4 apples ...\\n" -> "4 - 1", part label)]
-step-by-step          [Sequence("[label] Anne ...\\n" -> "4 - 1", label), Sequence("[rationale] Anne ...\\n" -> "Anne ...", rationale)]
-soft-label            [Sequence("Anne ...\\n" -> "4 - 1", label, probability 0.8), Sequence("Anne ...\\n" -> "4 + 1", probability 0.2)]
-token-kd              [Sequence("Anne ...\\n" -> the teacher's tokens, text, with its likeliest tokens at each position)]
+    finetune              [Sequence("Anne has 4 apples ...\\n" -> "4 - 1", part label)]
+    step-by-step          [Sequence("[label] Anne has ...\\n" -> "4 - 1", label),
+                           Sequence("[rationale] Anne has ...\\n" -> "Anne gives 1 away.", rationale)]
+    soft-label            [Sequence("Anne has ...\\n" -> "4 - 1", label, probability 0.8),
+                           Sequence("Anne has ...\\n" -> "4 + 1", no part, probability 0.2)]
+    token-kd              [Sequence("Anne has ...\\n" -> the teacher's tokens, text, its likeliest tokens at each position)]
 """
 
 from __future__ import annotations

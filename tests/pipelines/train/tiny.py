@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.artifacts import Store, manifest_of, write_manifest
 from pipelines.config import RunConfig
 from pipelines.run_file import parse_run
-from pipelines.schema import LABEL
+from pipelines.schema import LABEL, TOKEN_LOGPROBS
 from pipelines.tasks.arithmetic import Arithmetic
 
 WORDS = [
@@ -112,6 +112,24 @@ def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> No
         },
     )  # fmt: skip
     write_manifest(Store(str(output / "labels")), manifest)
+
+
+def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None:
+    """labels/token_logprobs of the rows: at each position the token that the text has, with 0.7, and two others."""
+    tokenizer = make_tokenizer()
+    folder = output / "labels" / "token_logprobs"
+    folder.mkdir(parents=True)
+    tops = []
+    for row in rows:
+        ids = tokenizer(f"{row['rationale']} The answer is ({row['label']}).")["input_ids"]
+        others = [(i + 1) % 20 + 4 for i in ids], [(i + 2) % 20 + 24 for i in ids]
+        top = [list(three) for three in zip(ids, *others, strict=True)]
+        logprobs = [np.log([0.7, 0.15, 0.05]).astype(np.float16)] * len(ids)
+        tops.append({"id": row["id"], "token_ids": ids, "top_ids": top, "top_logprobs": logprobs})
+    for i in range(files):
+        pq.write_table(
+            pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet"
+        )
 
 
 def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, together: bool = False) -> Any:

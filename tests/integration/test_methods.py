@@ -1,0 +1,102 @@
+"""Every method with real DeepSpeed, on both families: it learns, and two workers learn what one learns."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import Store
+from pipelines.methods import METHODS
+from pipelines.train.objective import TERMS
+from pipelines.train.tokens import Tokens, tokenise
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels, write_tops
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+
+FAMILIES = ("decoder-only", "encoder-decoder")
+CASES = [(family, method) for family in FAMILIES for method in METHODS]
+STEPS = 12
+
+
+def _run(output: Path, family: str, method: str, workers: int = 1) -> Any:
+    training = {"workers": workers, "tokens_per_batch": 700, "tokens_per_micro_batch": 350, "epochs": 4,
+                "max_input_tokens": 60, "max_target_tokens": 40, "zero_stage": 2}  # fmt: skip
+    student = {"model": str(output / family), "method": method, "temperature": 2.0, "divergence": "jsd"}
+    return make_run(output, student["model"], training=training, student=student)
+
+
+def _train(rank: int, world: int, folder: str, output: str) -> None:
+    """One of `world` gloo processes: every case for some steps."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), PATH="")
+    import torch
+    import torch.distributed as dist
+
+    from pipelines.student_init import initial_student
+    from pipelines.train.loop import Worker
+    from pipelines.train.zero import prepare_deepspeed
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
+    prepare_deepspeed(gpu=False)
+    found = {}
+    for family, method in CASES:
+        run = _run(Path(output), family, method, world)
+        tokens = Tokens(Store(f"{output}/tokens/{family}/{method}"), Path(output), together=method == "soft-label")
+        worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
+        before = worker.measure(tokens.validation)
+        history = [worker.step(step) for step in range(STEPS)]
+        found[family, method] = {"before": before, "history": history, "after": worker.measure(tokens.validation)}
+    if rank == 0:
+        torch.save(found, Path(folder) / f"{world}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[tuple[str, str], Any]]:
+    """What came of each case, with one worker and with two."""
+    import torch
+
+    from pipelines.train.checks import token_settings
+
+    folder, output = tmp_path_factory.mktemp("methods"), tmp_path_factory.mktemp("output")
+    rows, chance = label_rows(120), random.Random(0)
+    for row in rows:
+        share = chance.choice([1.0, 0.8, 0.6])
+        row["soft_label"] = [{"label": row["gold"], "probability": share}, {"label": "1 + 1", "probability": 1 - share}]
+    write_labels(output, rows)
+    write_tops(output, rows)
+    for family in FAMILIES:
+        make_model(family, output / family, positions=128)
+    for family, method in CASES:
+        settings = token_settings(_run(output, family, method))
+        tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}/{method}"))
+    found = {}
+    for world in (1, 2):
+        torch.multiprocessing.spawn(_train, (world, str(folder), str(output)), nprocs=world)
+        found[world] = torch.load(folder / f"{world}.pt")
+    return found
+
+
+@pytest.mark.parametrize(("family", "method"), CASES)
+def test_a_method_learns_what_its_loss_is_made_of(results: Any, family: str, method: str) -> None:
+    found = results[2][family, method]
+    terms = {
+        "step-by-step": {"label", "rationale"}, "rationale-then-label": {"text"}, "soft-label": {"label", "soft"},
+        "token-kd": {"text", "divergence"},
+    }.get(method, {"label"})  # fmt: skip
+    assert set(found["before"]) == set(found["after"]) == terms
+    for term in terms:
+        assert found["after"][term] < found["before"][term], (term, found["before"], found["after"])
+
+
+@pytest.mark.parametrize(("family", "method"), CASES)
+def test_two_workers_learn_what_one_learns(results: Any, family: str, method: str) -> None:
+    one, two = (results[world][family, method] for world in (1, 2))
+    for mine, theirs in zip(one["history"], two["history"], strict=True):
+        for term in set(TERMS) & set(mine):
+            assert mine[term] == pytest.approx(theirs[term], rel=2e-3, abs=1e-4), term
