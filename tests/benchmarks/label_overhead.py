@@ -76,24 +76,27 @@ def run_file(folder: Path, options: argparse.Namespace) -> Path:
 def bare(file: Path) -> dict[str, Any]:
     run = load_run(file)
     environment = {} if run.teacher.gpus_per_replica else cpu_environment(run)
-    return _json([sys.executable, "-m", "tests.benchmarks.bare_vllm", str(file)], environment)
+    said = _run([sys.executable, "-m", "tests.benchmarks.bare_vllm", str(file)], environment)
+    # vLLM logs to standard output too.
+    return dict(json.loads(next(line for line in reversed(said.splitlines()) if line.startswith('{"rows"'))))
 
 
 def labelled(file: Path) -> dict[str, Any]:
     shutil.rmtree(file.parent / "out", ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
-        _json([sys.executable, "-m", "cluster", "label", str(file), "--json"], {"RAY_TMPDIR": sockets})
+        _run([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_TMPDIR": sockets})
     manifest = json.loads((file.parent / "out/labels/manifest.json").read_text())
     throughput = manifest["details"]["throughput"]
     assert throughput["rows"] == manifest["counts"]["read"], "every row was to be asked"
     return {**throughput, **manifest["details"]["tokens"], "engine_start_s": manifest["timings_s"]["engine_start"]}
 
 
-def _json(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def _run(command: list[str], environment: dict[str, str]) -> str:
+    """What the command says on standard output. Raises SystemExit where it fails."""
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return dict(json.loads(done.stdout[done.stdout.index("{") :]))
+    return done.stdout
 
 
 def main() -> None:
