@@ -281,15 +281,45 @@ class TrainingConfig(Section):
     """Padded tokens that one worker holds at a time; accumulation steps follow from it."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
     warmup: Share = 0.05
-    """Share of the steps over which the learning rate rises; it then falls to 0 in a straight line."""
+    """Share of the steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How it goes on then: to 0 in a straight line, along half a wave, or not at all."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     gradient_clipping: Annotated[float, Field(gt=0.0)] = 1.0
     max_input_tokens: Annotated[int, Field(ge=1)] = 1024
     max_target_tokens: Annotated[int, Field(ge=1)] = 256
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept in the memory of the CPU: optimizer state (ZeRO 1 to 3), parameters too (ZeRO 3)."""
+    activation_checkpointing: bool = False
+    """Compute activations a second time in the backward pass rather than keep them."""
+    validate_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Measure the validation split in between, and export the checkpoint whose loss on it is lowest. None: before and after only."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many measurements without a better one; goes with validate_every_steps."""
+    max_loss_spike: Annotated[float, Field(gt=1.0)] | None = None
+    """Stop where a step's loss is above so many times the median of the 50 before it."""
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Also after so many minutes without one."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """The last so many are kept, and the best: where one is damaged, the one before is gone on from."""
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    """Begin, and go on after a loss, with fewer workers than `workers`, down to so many, where the cluster has no more."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker deaths that the run survives by going on from its last checkpoint."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if self.patience is not None and self.validate_every_steps is None:
+            raise ValueError("`patience` counts measurements; set `validate_every_steps` too, or remove it")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3, it is 0")
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(f"offload: parameters needs zero_stage 3, it is {self.zero_stage}")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is above workers {self.workers}")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -30,7 +30,21 @@ _METHODS_WITH = {
     "divergence": {"token-kd"},
 }
 """Keys of `student` that only some methods read."""
-_WITHOUT_EFFECT = {"max_failures", "checkpoint_every_steps"}
+_WITHOUT_EFFECT = {
+    "workers",
+    "min_workers",
+    "gpus_per_worker",
+    "zero_stage",
+    "tokens_per_micro_batch",
+    "offload",
+    "activation_checkpointing",
+    "max_failures",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "keep_checkpoints",
+    "max_loss_spike",
+}
+"""Settings of `training` that decide how the same student is computed."""
 _WHERE_TO_GET = {
     "rationale-as-input": "Label with a prompt that asks for rationales, or set method: task-distillation.",
     "token-kd": "Label with teacher.token_logprobs, or choose another method.",

@@ -1,11 +1,12 @@
-"""The training loop of one worker, as Ray Train runs it: restore, steps, checkpoints, export.
+"""The training loop of one worker, as Ray Train runs it: restore, steps, validation, checkpoints, export.
 
 In: a `Job` as a mapping (the run, where the tokens are, where the student goes). Out, from worker 0: what the training came to:
 
-    {"steps": 54, "history": [{"step": 0, "label": 3.91, "rationale": 3.02, ...}, ...], "validation": {"before": ..., "after": ...},
-     "optimizer_bytes_per_rank": [168234, 168234], ...}
+    {"steps": 54, "history": [{"step": 0, "loss": 3.5, "label": 3.91, "rationale": 3.02, ...}, ...],
+     "validation": {"before": {...}, "after": {...}}, "optimizer_bytes_per_rank": [168234, 168234], ...}
 
-Every worker computes the same batch plan and reads its own sequences. Losses are in nats per target token.
+With `training.validate_every_steps` the validation split is measured in between. Its objective, the method's own loss on it, decides
+which checkpoint is the best; the best one is exported.
 """
 
 from __future__ import annotations
@@ -13,22 +14,17 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
-from pipelines.decode import model_family
 from pipelines.errors import StageFailedError
-from pipelines.train.batches import Ints, Plan, deal
-from pipelines.train.micro_batch import collate
-from pipelines.train.objective import TERMS, term_weights
+from pipelines.train.objective import TERMS, is_spike, objective
+from pipelines.train.resume import State, load_step, restore, save
 from pipelines.train.tokens import Tokens
-
-_TAG = "engine"
+from pipelines.train.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -51,19 +47,6 @@ class Job:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-@dataclass
-class State:
-    """How far the training is. Saved with every checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Time spent in steps, over all attempts."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    validation_before: dict[str, float] | None = None
-    started_at: list[int] = field(default_factory=list)
-    """The steps at which an attempt began: [0], and the checkpoints that were gone on from."""
-
-
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Train one worker's share. Called by Ray Train on every worker, again after a failure."""
     from ray import train
@@ -83,18 +66,29 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache:
         tokens = Tokens(Store(job.tokens), Path(cache), together=run.student.method == "soft-label")
         worker = Worker(run, model, tokens, context.get_world_rank(), context.get_world_size())
-        state = _restore(worker.engine)
+        state = restore(worker.engine, worker.rank)
         if state.validation_before is None:
             state.validation_before = worker.measure(tokens.validation)
         state.started_at.append(state.step)
+        state.world_sizes.append(worker.world)
         _run_steps(worker, state, job)
+        if state.best is not None and state.best["step"] != state.step:
+            load_step(worker.engine, worker.rank, state.best["step"])
         result = {
-            "steps": worker.plan.steps,
-            "tokens": worker.plan.tokens(),
+            "steps": state.step,
+            "planned_steps": worker.plan.steps,
+            "tokens": worker.plan.tokens(0, state.step),
             "seconds": state.seconds,
             "started_at_steps": state.started_at,
+            "world_sizes": state.world_sizes,
+            "damaged_checkpoints": state.damaged,
             "history": state.history,
-            "validation": {"before": state.validation_before, "after": worker.measure(tokens.validation)},
+            "validation": {
+                "before": state.validation_before,
+                "during": state.validation,
+                "best": state.best,
+                "after": worker.measure(tokens.validation),
+            },
             "optimizer_bytes_per_rank": worker.optimizer_bytes_per_rank(),
             "world_size": worker.world,
             "parameters": worker.parameters,
@@ -103,144 +97,65 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def make_plan(tokens: Tokens, run: RunConfig, family: Any) -> Plan:
-    """The batch plan of a run over its tokens."""
-    training = run.training
-    return Plan(
-        tokens.lengths, tokens.train, family=family, workers=training.workers, epochs=training.epochs, seed=training.seed,
-        tokens_per_batch=training.tokens_per_batch, tokens_per_micro_batch=training.tokens_per_micro_batch,
-    )  # fmt: skip
-
-
-class Worker:
-    """One worker's engine and its part of the plan."""
-
-    def __init__(self, run: RunConfig, model: Any, tokens: Tokens, rank: int, world: int) -> None:
-        from pipelines.train.losses import StudentLoss
-        from pipelines.train.zero import make_engine
-
-        self.run, self.tokens, self.rank, self.world = run, tokens, rank, world
-        self.family = model_family(model.config)
-        self.pad, self.start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.plan = make_plan(tokens, run, self.family)
-        self.weights = term_weights(run.student)
-        loss = StudentLoss(model, temperature=run.student.temperature, divergence=run.student.divergence)
-        self.engine = make_engine(loss, run.training)
-
-    def step(self, step: int) -> dict[str, float]:
-        """One optimizer step. Returns the loss of each term, over all workers."""
-        import torch
-
-        from pipelines.train.losses import step_scales
-        from pipelines.train.zero import learning_rate, set_learning_rate
-
-        training, engine = self.run.training, self.engine
-        # Dropout draws the same after a resume, and differs between workers.
-        torch.manual_seed(int(np.random.SeedSequence([training.seed, step, self.rank]).generate_state(1)[0]))
-        rate = learning_rate(step, self.plan.steps, training.learning_rate, training.warmup)
-        set_learning_rate(engine, rate)
-        counts = self.tokens.term_counts(self.plan.step_examples(step))
-        # DeepSpeed takes the mean of the workers' gradients, the step's loss is the sum of their shares.
-        scales = [scale * self.world for scale in step_scales(self.weights, counts)]
-        engine.train()
-        micros = self.plan.step(step)[self.rank]
-        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)
-        for index, sequences in enumerate(micros):
-            engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
-            loss, found = self._forward(sequences, scales)
-            engine.backward(loss)
-            engine.step()
-            sums += found
-        norm = engine.get_global_grad_norm()  # None where ZeRO is off: torch clips then, and keeps the norm to itself
-        means = self._means(sums)
-        if not all(np.isfinite(value) for value in means.values()):
-            remedy = "Lower training.learning_rate, or set precision: fp32"
-            raise StageFailedError(f"the loss of step {step} is not finite ({means}). {remedy}.")
-        return {**means, "learning_rate": rate} | ({} if norm is None else {"gradient_norm": float(norm)})
-
-    def measure(self, examples: Ints) -> dict[str, float]:
-        """Mean of each term over examples, without training; none without examples."""
-        import torch
-
-        if not len(examples):
-            return {}
-        self.engine.eval()
-        limit = self.run.training.tokens_per_micro_batch
-        micros = deal(self.tokens.lengths, examples, self.world, limit, self.family)[self.rank]
-        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
-        with torch.no_grad():
-            for sequences in micros:
-                sums += self._forward(sequences, [0.0] * len(TERMS))[1]
-        return self._means(sums)
-
-    def optimizer_bytes_per_rank(self) -> list[int]:
-        """Bytes of optimizer state that each worker holds, in the order of ranks."""
-        import torch
-
-        from pipelines.train.zero import optimizer_bytes
-
-        held = torch.tensor([optimizer_bytes(self.engine)], device=self.engine.device)
-        gathered = [torch.zeros_like(held) for _ in range(self.world)]
-        torch.distributed.all_gather(gathered, held)
-        return [int(value.item()) for value in gathered]
-
-    def _forward(self, sequences: Ints, scales: list[float]) -> tuple[Any, Any]:
-        from pipelines.train.losses import to_tensors
-
-        batch = collate(
-            [self.tokens.sequence(s) for s in sequences], family=self.family, pad=self.pad, start=self.start
-        )
-        loss, found = self.engine(**to_tensors(batch, scales, self.engine.device))
-        return loss, found
-
-    def _means(self, sums: Any) -> dict[str, float]:
-        import torch
-
-        torch.distributed.all_reduce(sums)
-        return {term: total / count for term, total, count in zip(TERMS, *sums.tolist(), strict=True) if count}
-
-
 def _run_steps(worker: Worker, state: State, job: Job) -> None:
-    """The steps from `state.step` to the end; `state` follows."""
-    every = worker.run.training.checkpoint_every_steps
-    done = worker.plan.tokens(0, state.step)
-    total = worker.plan.tokens()
+    """The steps from `state.step` to the end, or to where patience ends; `state` follows."""
+    training = worker.run.training
+    done, total = worker.plan.tokens(0, state.step), worker.plan.tokens()
+    saved_s = time.monotonic()
     if worker.rank == 0 and job.board is not None:
         job.board.note.remote(done, total, "")
-    while state.step < worker.plan.steps:
+    while state.step < worker.plan.steps and not _patience_is_over(state, training.patience):
         began = time.monotonic()
         measured = worker.step(state.step)
         state.seconds += time.monotonic() - began
+        _check_spike(worker, state, measured)
         state.history.append({"step": state.step, **measured})
         done += worker.plan.tokens(state.step, state.step + 1)
         state.step += 1
         if worker.rank == 0 and job.board is not None:
-            losses = ", ".join(f"{part} {measured[part]:.3f}" for part in TERMS if part in measured)
+            losses = ", ".join(f"{term} {measured[term]:.3f}" for term in TERMS if term in measured)
             job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")
-        if state.step % every == 0 and state.step < worker.plan.steps:
-            _save(worker.engine, state)
+        found = _validate(worker, state)
+        # The best one is saved even at the end: what follows it may be worse.
+        late = worker.agree(_minutes_since(saved_s) >= (training.checkpoint_every_minutes or float("inf")))
+        due = state.step % training.checkpoint_every_steps == 0 or late
+        if found or (due and state.step < worker.plan.steps):
+            save(worker.engine, state, worker.rank, worker.world)
+            saved_s = time.monotonic()
 
 
-def _save(engine: Any, state: State) -> None:
-    """Hand a checkpoint to Ray Train. Every worker saves its own part; Ray merges them and commits the whole."""
-    from ray import train
+def _validate(worker: Worker, state: State) -> bool:
+    """Measure the validation split where it is due. Whether it is the best so far."""
+    every = worker.run.training.validate_every_steps
+    if every is None or (state.step % every and state.step < worker.plan.steps):
+        return False
+    means = worker.measure(worker.tokens.validation)
+    value = objective(worker.weights, means)
+    state.validation.append({"step": state.step, "objective": value, **means})
+    if state.best is not None and state.best["objective"] <= value:
+        return False
+    state.best = {"step": state.step, "objective": value}
+    return True
 
-    with tempfile.TemporaryDirectory() as folder:
-        engine.save_checkpoint(folder, tag=_TAG, client_state={"raystill": asdict(state)})
-        train.report({"step": state.step}, checkpoint=train.Checkpoint.from_directory(folder))
+
+def _patience_is_over(state: State, patience: int | None) -> bool:
+    if patience is None or state.best is None:
+        return False
+    return sum(row["step"] > state.best["step"] for row in state.validation) >= patience
 
 
-def _restore(engine: Any) -> State:
-    """The state of the last checkpoint, loaded into the engine; a fresh one where there is none."""
-    from ray import train
+def _check_spike(worker: Worker, state: State, measured: dict[str, float]) -> None:
+    factor = worker.run.training.max_loss_spike
+    if factor is None or not is_spike([row["loss"] for row in state.history], measured["loss"], factor):
+        return
+    raise StageFailedError(
+        f"the loss of step {state.step} is {measured['loss']:.3g}, more than {factor:g} times the median before it. "
+        f"{worker.examples_of(state.step)}. Lower training.learning_rate, or raise training.max_loss_spike"
+    )
 
-    checkpoint = train.get_checkpoint()
-    if checkpoint is None:
-        return State()
-    with checkpoint.as_directory() as folder:
-        _, saved = engine.load_checkpoint(folder, tag=_TAG)
-    return State(**saved["raystill"])
+
+def _minutes_since(moment_s: float) -> float:
+    return (time.monotonic() - moment_s) / 60
 
 
 def _use_cores(workers_here: int) -> None:

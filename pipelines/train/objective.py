@@ -12,6 +12,9 @@ step-by-step, w = 0.3:  loss = 0.7 x label + 0.3 x rationale
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
+
 from pipelines.config import StudentConfig
 
 TERMS = ("label", "rationale", "text", "soft", "divergence")
@@ -32,3 +35,26 @@ def term_weights(student: StudentConfig) -> dict[str, float]:
     else:
         weights = {"label": 1.0}
     return {term: weight for term, weight in weights.items() if weight > 0.0}
+
+
+def objective(weights: Mapping[str, float], means: Mapping[str, float]) -> float:
+    """The loss: the weighted sum of the terms that there are.
+
+    >>> objective({"label": 0.75, "rationale": 0.25}, {"label": 2.0, "rationale": 4.0})
+    2.5
+    """
+    return sum(weight * means[term] for term, weight in weights.items() if term in means)
+
+
+def is_spike(before: Sequence[float], loss: float, factor: float) -> bool:
+    """Whether a loss is more than `factor` times the median of the last losses. Never, while there are fewer than 10.
+
+    >>> is_spike([1.0] * 10, 3.5, 3.0), is_spike([1.0] * 9, 3.5, 3.0)
+    (True, False)
+    """
+    recent = before[-_SPIKE_WINDOW:]
+    return len(recent) >= _SPIKE_LEAST and loss > factor * statistics.median(recent)
+
+
+_SPIKE_WINDOW = 50
+_SPIKE_LEAST = 10

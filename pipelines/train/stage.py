@@ -26,7 +26,7 @@ from pipelines.artifacts import (
     require_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import RaystillError, StageFailedError
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
@@ -87,7 +87,7 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
 def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
     """Train on Ray Train's workers. Returns what worker 0 says of the whole. Raises StageFailedError where it broke off."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
@@ -98,7 +98,7 @@ def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
             train_loop,
             train_loop_config=job.as_config(),
             scaling_config=ScalingConfig(
-                num_workers=training.workers,
+                num_workers=(training.min_workers, training.workers) if training.min_workers else training.workers,
                 use_gpu=training.gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1} | ({"GPU": 1} if training.gpus_per_worker else {}),
             ),
@@ -108,7 +108,7 @@ def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
                 storage_path=work.root,
                 storage_filesystem=None if work.is_local else work.fs,
                 failure_config=FailureConfig(max_failures=training.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                checkpoint_config=_checkpoint_config(training),
             ),
         )
         try:
@@ -116,6 +116,19 @@ def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
         except TrainingFailedError as error:
             raise StageFailedError(f"training broke off: {_reason(error)}. {_how_to_go_on(work)}") from error
     return result
+
+
+def _checkpoint_config(training: TrainingConfig) -> Any:
+    from ray.train import CheckpointConfig
+
+    if training.validate_every_steps is None:
+        return CheckpointConfig(num_to_keep=training.keep_checkpoints)
+    # Ray keeps those that score best, and the last.
+    return CheckpointConfig(
+        num_to_keep=training.keep_checkpoints + 1,
+        checkpoint_score_attribute="objective",
+        checkpoint_score_order="min",
+    )
 
 
 def _reason(error: Any) -> str:
@@ -166,7 +179,10 @@ def _manifest(
                 "precision": training.precision,
                 "optimizer_bytes_per_rank": result["optimizer_bytes_per_rank"],
                 "steps": result["steps"],
+                "planned_steps": result["planned_steps"],
                 "started_at_steps": result["started_at_steps"],
+                "world_sizes": result["world_sizes"],
+                "damaged_checkpoints": result["damaged_checkpoints"],
                 "tokens_per_s": result["tokens"] / max(result["seconds"], 1e-9),
                 "token_counts": asdict(counts),
                 "loss": {**loss, "validation": result["validation"]},

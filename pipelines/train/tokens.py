@@ -196,6 +196,7 @@ class Tokens:
         held_out = small["validation"].to_numpy()[self.lengths.starts[:-1]]
         self.train: Ints = np.flatnonzero(~held_out)
         self.validation: Ints = np.flatnonzero(held_out)
+        self._ids = small["id"]
         self._part = small["part"].to_numpy()
         self._probability = small["probability"].to_numpy()
         self._positions = small["top_positions"].to_numpy()
@@ -216,6 +217,10 @@ class Tokens:
             None if np.isnan(probability) else probability,
             *tops,
         )
+
+    def ids(self, examples: Ints) -> list[str]:
+        """The ids of examples."""
+        return [str(self._ids[int(first)].as_py()) for first in self.lengths.starts[examples]]
 
     def term_counts(self, examples: Ints) -> dict[str, float]:
         """What each term of the loss (objective.TERMS) counts in these examples."""

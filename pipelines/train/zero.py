@@ -42,11 +42,22 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
             "overlap_comm": training.gpus_per_worker > 0,
             "reduce_bucket_size": 50_000_000,
             "allgather_bucket_size": 50_000_000,
+            **_offload(training),
         },
+        # Offloaded, DeepSpeed would take an Adam of its own, which needs a compiler on every worker.
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _offload(training: TrainingConfig) -> dict[str, Any]:
+    """What ZeRO keeps in the memory of the CPU."""
+    cpu = {"device": "cpu", "pin_memory": training.gpus_per_worker > 0}
+    if training.offload == "none":
+        return {}
+    return {"offload_optimizer": cpu} | ({"offload_param": cpu} if training.offload == "parameters" else {})
 
 
 def prepare_deepspeed(gpu: bool) -> None:
@@ -88,8 +99,10 @@ def make_engine(module: Any, training: TrainingConfig) -> Any:
     return engine
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """The rate of a step (from 0): up to `peak` in a straight line over the share `warmup` of the steps, then down towards 0.
+def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: str = "linear") -> float:
+    """The rate of a step (from 0): up to `peak` in a straight line over the share `warmup` of the steps, then as the schedule says.
+
+    linear: down towards 0 in a straight line. cosine: down towards 0 along half a wave. constant: it stays.
 
     >>> [learning_rate(step, 4, 1.0, 0.5) for step in range(4)]
     [0.5, 1.0, 0.6666666666666666, 0.3333333333333333]
@@ -97,7 +110,10 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     rising = math.ceil(warmup * steps)
     if step < rising:
         return peak * (step + 1) / rising
-    return peak * (steps - step) / (steps - rising + 1) if rising else peak * (steps - step) / steps
+    if schedule == "constant":
+        return peak
+    left = (steps - step) / (steps - rising + 1) if rising else (steps - step) / steps
+    return peak * (left if schedule == "linear" else (1.0 - math.cos(math.pi * left)) / 2.0)
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:

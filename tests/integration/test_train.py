@@ -87,8 +87,9 @@ def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str
     import torch.distributed as dist
 
     from pipelines.student_init import initial_student
+    from pipelines.train import checkpoints
     from pipelines.train.export import full_state
-    from pipelines.train.loop import Worker
+    from pipelines.train.worker import Worker
     from pipelines.train.zero import prepare_deepspeed
 
     torch.set_num_threads(1)
@@ -102,8 +103,10 @@ def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str
         before = workers[0].measure(tokens.validation)
         history = [workers[0].step(step) for step in range(STEPS - 1)]
         saved = Path(folder, "checkpoints", name)
-        workers[0].engine.save_checkpoint(str(saved), tag="engine", client_state={"step": STEPS - 1})
-        workers[1].engine.load_checkpoint(str(saved), tag="engine")
+        saved.mkdir(parents=True, exist_ok=True)
+        checkpoints.save(workers[0].engine, {"step": STEPS - 1}, saved, rank, world)
+        dist.barrier()
+        checkpoints.load(workers[1].engine, saved, STEPS - 1)
         history.append(workers[1].step(STEPS - 1))
         weights = full_state(workers[1].engine)
         results[name] = {
@@ -147,7 +150,7 @@ def one_thread():
 def references(outputs: dict[str, Path]) -> dict[str, Any]:
     """For each family what plain torch makes of the same plan: losses by step, validation losses, weights at the end."""
     from pipelines.student_init import initial_student
-    from pipelines.train.loop import make_plan
+    from pipelines.train.worker import make_plan
     from pipelines.train.zero import learning_rate
     from tests.pipelines.train.reference import part_losses, reference_training
 
@@ -157,7 +160,7 @@ def references(outputs: dict[str, Path]) -> dict[str, Any]:
         model, _ = initial_student(run.student, 0)
         initial = {k: v.detach().clone() for k, v in model.state_dict().items()}
         label, rationale = part_losses(model, tokens, tokens.validation)
-        plan = make_plan(tokens, run, family)
+        plan = make_plan(tokens, run, family, 1)
         rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(STEPS)]
         history = reference_training(model, tokens, plan, rates, clip=CLIP, decay=DECAY)
         found[family] = {
@@ -294,7 +297,7 @@ def test_a_student_is_trained(family, students, outputs):
 def test_a_lost_worker_changes_no_loss(students, outputs):
     """The killed training goes on from its checkpoint, and each of its steps is the step of an undisturbed one."""
     from pipelines.student_init import initial_student
-    from pipelines.train.loop import make_plan
+    from pipelines.train.worker import make_plan
     from pipelines.train.zero import learning_rate
     from tests.pipelines.train.reference import reference_training
 
@@ -308,7 +311,7 @@ def test_a_lost_worker_changes_no_loss(students, outputs):
     history = [json.loads(line) for line in (output / "student" / "training.jsonl").read_text().splitlines()]
     run, tokens = _run(output, epochs=4), _tokens(output)
     model, _ = initial_student(run.student, 0)
-    plan = make_plan(tokens, run, "encoder-decoder")
+    plan = make_plan(tokens, run, "encoder-decoder", 2)
     # The first checkpoint is of step 5, so that the steps after it are those that were lost and taken again.
     rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(9)]
     assert len(history) == plan.steps > 9

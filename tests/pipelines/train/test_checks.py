@@ -110,10 +110,17 @@ def test_identity(models, tmp_path):
         return fingerprint(train_identity(make_run(tmp_path, model, **sections), task, labels))
 
     assert of() == of()
-    assert of() == of(training={"max_failures": 9}) == of(training={"checkpoint_every_steps": 3})
+    for how in (
+        {"max_failures": 9},
+        {"checkpoint_every_steps": 3},
+        {"workers": 5},
+        {"zero_stage": 3},
+        {"tokens_per_micro_batch": 99},
+    ):
+        assert of() == of(training=how), "how a student is computed does not make it another"
     assert of() == of(student={"model": model, "labels": "gold"}), "gold is what labels means where it is not set"
     different = [
-        of(), of(training={"seed": 1}), of(training={"workers": 1}), of(corpus={"train": "x", "validation": 0.5}),
+        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}), of(training={"validate_every_steps": 3}), of(corpus={"train": "x", "validation": 0.5}),
         of(student={"model": models["encoder-decoder"]}), of(student={"model": model, "rationale_weight": 0.1}),
         of(student={"model": model, "method": "finetune"}),
     ]  # fmt: skip

@@ -127,9 +127,7 @@ def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None
         logprobs = [np.log([0.7, 0.15, 0.05]).astype(np.float16)] * len(ids)
         tops.append({"id": row["id"], "token_ids": ids, "top_ids": top, "top_logprobs": logprobs})
     for i in range(files):
-        pq.write_table(
-            pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet"
-        )
+        pq.write_table(pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet")
 
 
 def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, together: bool = False) -> Any:

@@ -1,0 +1,152 @@
+"""One worker of a training: its engine, its part of the batch plan, and one optimizer step.
+
+Every worker computes the same batch plan and reads its own sequences. Losses are in nats per target token (`soft`: per example).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pipelines.config import RunConfig
+from pipelines.decode import model_family
+from pipelines.errors import StageFailedError
+from pipelines.train.batches import Ints, Plan, deal
+from pipelines.train.micro_batch import collate
+from pipelines.train.objective import TERMS, objective, term_weights
+from pipelines.train.tokens import Tokens
+
+_IDS_NAMED = 10
+
+
+def make_plan(tokens: Tokens, run: RunConfig, family: Any, workers: int) -> Plan:
+    """The batch plan of a run over its tokens."""
+    training = run.training
+    return Plan(
+        tokens.lengths, tokens.train, family=family, workers=workers, epochs=training.epochs, seed=training.seed,
+        tokens_per_batch=training.tokens_per_batch, tokens_per_micro_batch=training.tokens_per_micro_batch,
+    )  # fmt: skip
+
+
+class Worker:
+    """One worker's engine and its part of the plan."""
+
+    def __init__(self, run: RunConfig, model: Any, tokens: Tokens, rank: int, world: int) -> None:
+        from pipelines.train.losses import StudentLoss
+        from pipelines.train.zero import make_engine
+
+        self.run, self.tokens, self.rank, self.world = run, tokens, rank, world
+        self.family = model_family(model.config)
+        self.pad, self.start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.plan = make_plan(tokens, run, self.family, world)
+        if run.training.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.weights = term_weights(run.student)
+        loss = StudentLoss(model, temperature=run.student.temperature, divergence=run.student.divergence)
+        self.engine = make_engine(loss, run.training)
+
+    def step(self, step: int) -> dict[str, float]:
+        """One optimizer step. Returns the loss of each term, over all workers."""
+        import torch
+
+        from pipelines.train.losses import step_scales
+        from pipelines.train.zero import learning_rate, set_learning_rate
+
+        training, engine = self.run.training, self.engine
+        # Dropout draws the same after a resume, and differs between workers.
+        torch.manual_seed(int(np.random.SeedSequence([training.seed, step, self.rank]).generate_state(1)[0]))
+        rate = learning_rate(step, self.plan.steps, training.learning_rate, training.warmup, training.schedule)
+        set_learning_rate(engine, rate)
+        counts = self.tokens.term_counts(self.plan.step_examples(step))
+        # DeepSpeed takes the mean of the workers' gradients, the step's loss is the sum of their shares.
+        scales = [scale * self.world for scale in step_scales(self.weights, counts)]
+        engine.train()
+        micros = self.plan.step(step)[self.rank]
+        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)
+        for index, sequences in enumerate(micros):
+            engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
+            sums += self._learn(sequences, scales)
+        norm = engine.get_global_grad_norm()  # None where ZeRO is off: torch clips then, and keeps the norm to itself
+        means = self._means(sums)
+        measured = means if norm is None else {**means, "gradient_norm": float(norm)}
+        if not all(math.isfinite(value) for value in measured.values()):
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in measured.items())
+            remedy = "Lower training.learning_rate, set precision: fp32, or look at the examples"
+            raise StageFailedError(f"step {step} is not finite ({shown}). {self.examples_of(step)}. {remedy}")
+        return {"loss": objective(self.weights, means), **measured, "learning_rate": rate}
+
+    def _learn(self, sequences: Ints, scales: list[float]) -> Any:
+        """Forward and backward pass of a micro-batch. Raises StageFailedError where the memory does not suffice."""
+        import torch
+
+        try:
+            loss, found = self._forward(sequences, scales)
+            self.engine.backward(loss)
+            self.engine.step()
+        except torch.OutOfMemoryError as error:
+            training = self.run.training
+            raise StageFailedError(
+                f"out of memory with {training.tokens_per_micro_batch:,} tokens in a micro-batch. Lower training.tokens_per_micro_batch, "
+                f"raise training.zero_stage (now {training.zero_stage}), or set training.activation_checkpointing: true"
+            ) from error
+        return found
+
+    def examples_of(self, step: int) -> str:
+        """The examples of a step by their ids, for messages."""
+        ids = self.tokens.ids(self.plan.step_examples(step))
+        more = f" and {len(ids) - _IDS_NAMED:,} more" if len(ids) > _IDS_NAMED else ""
+        return f"Its examples: {', '.join(ids[:_IDS_NAMED])}{more}"
+
+    def agree(self, value: bool) -> bool:
+        """Worker 0's answer, on every worker: their clocks differ."""
+        import torch
+
+        if self.run.training.checkpoint_every_minutes is None:
+            return False
+        answer = torch.tensor([int(value)], device=self.engine.device)
+        torch.distributed.broadcast(answer, src=0)
+        return bool(answer.item())
+
+    def measure(self, examples: Ints) -> dict[str, float]:
+        """Mean of each term over examples, without training; none without examples."""
+        import torch
+
+        if not len(examples):
+            return {}
+        self.engine.eval()
+        limit = self.run.training.tokens_per_micro_batch
+        micros = deal(self.tokens.lengths, examples, self.world, limit, self.family)[self.rank]
+        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
+        with torch.no_grad():
+            for sequences in micros:
+                sums += self._forward(sequences, [0.0] * len(TERMS))[1]
+        return self._means(sums)
+
+    def optimizer_bytes_per_rank(self) -> list[int]:
+        """Bytes of optimizer state that each worker holds, in the order of ranks."""
+        import torch
+
+        from pipelines.train.zero import optimizer_bytes
+
+        held = torch.tensor([optimizer_bytes(self.engine)], device=self.engine.device)
+        gathered = [torch.zeros_like(held) for _ in range(self.world)]
+        torch.distributed.all_gather(gathered, held)
+        return [int(value.item()) for value in gathered]
+
+    def _forward(self, sequences: Ints, scales: list[float]) -> tuple[Any, Any]:
+        from pipelines.train.losses import to_tensors
+
+        batch = collate(
+            [self.tokens.sequence(s) for s in sequences], family=self.family, pad=self.pad, start=self.start
+        )
+        loss, found = self.engine(**to_tensors(batch, scales, self.engine.device))
+        return loss, found
+
+    def _means(self, sums: Any) -> dict[str, float]:
+        import torch
+
+        torch.distributed.all_reduce(sums)
+        return {term: total / count for term, total, count in zip(TERMS, *sums.tolist(), strict=True) if count}
