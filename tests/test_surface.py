@@ -41,7 +41,8 @@ training.workers training.gpus_per_worker training.zero_stage training.precision
 training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay training.gradient_clipping
 training.schedule training.offload training.activation_checkpointing
 training.validate_every_steps training.patience training.max_loss_spike training.checkpoint_every_minutes training.keep_checkpoints
-training.min_workers training.max_input_tokens training.max_target_tokens training.checkpoint_every_steps training.max_failures training.seed
+training.min_workers training.max_input_tokens training.max_target_tokens
+training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens

@@ -120,9 +120,9 @@ def test_identity(models, tmp_path):
         assert of() == of(training=how), "how a student is computed does not make it another"
     assert of() == of(student={"model": model, "labels": "gold"}), "gold is what labels means where it is not set"
     different = [
-        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}), of(training={"validate_every_steps": 3}), of(corpus={"train": "x", "validation": 0.5}),
-        of(student={"model": models["encoder-decoder"]}), of(student={"model": model, "rationale_weight": 0.1}),
-        of(student={"model": model, "method": "finetune"}),
+        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}), of(training={"validate_every_steps": 3}),
+        of(corpus={"train": "x", "validation": 0.5}), of(student={"model": models["encoder-decoder"]}),
+        of(student={"model": model, "rationale_weight": 0.1}), of(student={"model": model, "method": "finetune"}),
     ]  # fmt: skip
     assert len(set(different)) == len(different)
     tuned = [of(student={"model": model, "method": "finetune", "rationale_weight": w}) for w in (0.1, 0.9)]
