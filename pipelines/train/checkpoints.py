@@ -20,13 +20,16 @@ from typing import Any
 STATE = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _KINDS = ("weight", *_MOMENTS)
+_FLAT = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups_flat_partition")
+"""Where DeepSpeed's optimizers keep this worker's float32 weights: of ZeRO 1 and 2, of 3, of bf16 without ZeRO."""
 
 
 def save(engine: Any, state: Mapping[str, Any], folder: Path, rank: int, world: int) -> None:
     """Write this worker's part. Every worker calls it: weights that ZeRO has parted are gathered from all."""
     from safetensors.torch import save_file
 
-    mine = {}
+    mine: dict[str, Any] = {}
+    _link_moments(engine)
     for number, (name, parameter) in enumerate(_trained(engine)):
         whole = _gather(engine, parameter)
         if number % world == rank:
@@ -66,14 +69,14 @@ def load(engine: Any, folder: Path, steps: int) -> None:
         ValueError: it is of another model.
     """
     count = int(json.loads((folder / STATE).read_text(encoding="utf-8"))["parts"])
+    _link_moments(engine)
     with _opened(_parts(folder, count)) as tensors:
         for name, parameter in _trained(engine):
             if f"{name}/weight" not in tensors:
                 raise ValueError(f"the checkpoint has no weight {name}")
             _scatter(engine, parameter, [tensors[f"{name}/{kind}"].get_tensor(f"{name}/{kind}") for kind in _KINDS])
     for entry in engine.basic_optimizer.state.values():
-        if "step" in entry:
-            entry["step"].fill_(float(steps))
+        entry["step"].fill_(float(steps))
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -85,6 +88,26 @@ def _trained(engine: Any) -> list[tuple[str, Any]]:
     return [(name, p) for name, p in engine.module.model.named_parameters() if p.requires_grad]
 
 
+def _link_moments(engine: Any) -> None:
+    """Let every parameter that ZeRO has parted find its moments.
+
+    DeepSpeed links them when the first group of parameters takes its first step. Moments of other groups are not there then and never
+    found, and before any step there are none.
+    """
+    import torch
+
+    optimizer = engine.optimizer
+    for name in _FLAT:
+        for flat in getattr(optimizer, name, None) or ():
+            entry = engine.basic_optimizer.state[flat]
+            if not entry:
+                entry["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+                entry |= {moment: torch.zeros_like(flat) for moment in _MOMENTS}
+    if hasattr(optimizer, "_hp_optimizer_states_linked"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
 def _gather(engine: Any, parameter: Any) -> list[Any]:
     """The parameter's float32 weight and moments, each whole, on every worker."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -93,8 +116,9 @@ def _gather(engine: Any, parameter: Any) -> list[Any]:
         weight = safe_get_full_fp32_param(parameter)
         found = [weight, *(safe_get_full_optimizer_state(parameter, moment) for moment in _MOMENTS)]
         return [tensor.detach().reshape(_shape(parameter)) for tensor in found]
-    state = engine.basic_optimizer.state[parameter]
-    return [tensor.detach().float() for tensor in (parameter, *(state[moment] for moment in _MOMENTS))]
+    master = _master(engine, parameter)
+    state = engine.basic_optimizer.state[master]
+    return [tensor.detach() for tensor in (master, *(state[moment] for moment in _MOMENTS))]
 
 
 def _scatter(engine: Any, parameter: Any, whole: list[Any]) -> None:
@@ -119,13 +143,22 @@ def _scatter(engine: Any, parameter: Any, whole: list[Any]) -> None:
         weight, *moments = whole
         parameter.data.copy_(weight)
         if _is_parted(parameter):
-            engine.optimizer._lazy_init_hp_params_optimizer_state()
             safe_set_full_fp32_param(parameter, weight)
             for moment, tensor in zip(_MOMENTS, moments, strict=True):
                 safe_set_full_optimizer_state(parameter, tensor, moment)
             return
+        master = _master(engine, parameter)
+        master.data.copy_(weight)
         state = {"step": torch.zeros((), dtype=torch.float32, device=engine.device)}
-        engine.basic_optimizer.state[parameter] = state | dict(zip(_MOMENTS, moments, strict=True))
+        engine.basic_optimizer.state[master] = state | dict(zip(_MOMENTS, moments, strict=True))
+
+
+def _master(engine: Any, parameter: Any) -> Any:
+    """Without ZeRO: the float32 weight that the optimizer steps, the parameter itself or a copy of it."""
+    optimizer = engine.optimizer
+    copies = zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True)
+    pairs = ((low, high) for lows, highs in copies for low, high in zip(lows, highs, strict=True))
+    return next((high for low, high in pairs if low is parameter), parameter)
 
 
 def _is_parted(parameter: Any) -> bool:

@@ -141,7 +141,7 @@ def _validate(worker: Worker, state: State) -> bool:
 def _patience_is_over(state: State, patience: int | None) -> bool:
     if patience is None or state.best is None:
         return False
-    return sum(row["step"] > state.best["step"] for row in state.validation) >= patience
+    return len([row for row in state.validation if row["step"] > state.best["step"]]) >= patience
 
 
 def _check_spike(worker: Worker, state: State, measured: dict[str, float]) -> None:

@@ -27,7 +27,7 @@ def engine(seed: int = 0, steps: int = 2) -> Any:
     for _ in range(steps):
         model.second(model.first(torch.ones(4, 3))).pow(2).sum().backward()
         optimizer.step()
-    return SimpleNamespace(module=SimpleNamespace(model=model), basic_optimizer=optimizer, device="cpu")
+    return SimpleNamespace(module=SimpleNamespace(model=model), basic_optimizer=optimizer, optimizer=None, device="cpu")
 
 
 @pytest.fixture
