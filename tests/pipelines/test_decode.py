@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import MANIFEST
-from pipelines.decode import Family, Student, encode_prompt, encode_target
+from pipelines.decode import Family, Student, encode_prompt, encode_target, tokens_within
 from pipelines.errors import UserError
-from pipelines.methods import prompt_of
+from pipelines.methods import Part, prompt_of
 from tests.serving.tiny import TEXTS, tiny_model, tiny_tokenizer, write_student
 
 FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]
@@ -84,6 +84,27 @@ def test_confidence_counts_the_end_token(family: Family) -> None:
     assert decoded.confidence == pytest.approx(float(log_probs.sum().exp()), rel=1e-3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_confidence_of_a_text_is_that_of_its_label(family: Family) -> None:
+    import torch
+
+    student = student_of(family, "rationale-then-label")
+    text, answer = "4 apples", "so 4. The answer is 1."
+    teach(student, text, answer, "text")
+    assert student.max_target_tokens == 256
+    decoded = student.answer([text, TEXTS[0]], "text", 2)[0]
+    assert decoded.text == answer, "a text may be longer than a label"
+    prompt = encode_prompt(student.tokenizer, student.family, text)
+    target = encode_target(student.tokenizer, answer)
+    first = tokens_within(target, len("so 4. The answer is"), student.tokenizer)
+    assert student.tokenizer.decode(target[:first]).strip() == "so 4. The answer is"
+    with torch.inference_mode():
+        logits = target_logits(student, prompt, target)
+    log_probs = logits.log_softmax(-1)[torch.arange(len(target)), torch.tensor(target)]
+    assert decoded.confidence == pytest.approx(float(log_probs[first:].sum().exp()), rel=1e-3)
+    assert decoded.confidence > float(log_probs.sum().exp())
+
+
 def target_logits(student: Student, prompt: list[int], target: list[int]) -> Any:
     """Logits that predict each target token, (len(target), vocabulary)."""
     import torch
@@ -93,11 +114,11 @@ def target_logits(student: Student, prompt: list[int], target: list[int]) -> Any
     return student.model(input_ids=torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
 
 
-def teach(student: Student, text: str, answer: str) -> None:
+def teach(student: Student, text: str, answer: str, part: Part = "label") -> None:
     """A few steps of descent on one example: enough for the student to close its answer."""
     import torch
 
-    prompt = encode_prompt(student.tokenizer, student.family, prompt_of("step-by-step", "label", text))
+    prompt = encode_prompt(student.tokenizer, student.family, prompt_of(student.method, part, text))
     target = encode_target(student.tokenizer, answer)
     optimizer = torch.optim.Adam(student.model.parameters(), lr=3e-3)
     for _ in range(40):

@@ -62,14 +62,14 @@ class FakeStudents:
         self.asked.append((name, list(questions)))
         if self.failure:
             raise self.failure
-        return [self._answer(question) for question in questions]
+        return [self._answer(name, question) for question in questions]
 
-    def _answer(self, question: Question) -> Reply | TooLong:
+    def _answer(self, name: str, question: Question) -> Reply | TooLong:
         if len(question.text) > 500:
             return TooLong(tokens=1234, limit=64)
         answer = Decoded(self.labels.get(question.text, "4 - 1"), 0.75, prompt_tokens=10, output_tokens=4)
         rationale = Decoded("because", 0.5, prompt_tokens=12, output_tokens=2)
-        return Reply(answer, rationale if question.rationale else None)
+        return Reply(answer, rationale if question.rationale and name != "texts" else None)
 
 
 @pytest.fixture
@@ -79,7 +79,12 @@ def students() -> FakeStudents:
 
 @pytest.fixture
 def client(students: FakeStudents) -> TestClient:
-    cards = [card("sums"), card("plain", method="finetune"), card("pairs", task=TaskSpec("pair.py", {}, PAIR_TASK))]
+    cards = [
+        card("sums"),
+        card("plain", method="finetune"),
+        card("texts", method="rationale-then-label"),
+        card("pairs", task=TaskSpec("pair.py", {}, PAIR_TASK)),
+    ]
     app = create_app(cards, students.ask, Limits(max_inputs=4, max_body_bytes=10_000))
     return TestClient(app, raise_server_exceptions=False)
 
@@ -121,6 +126,14 @@ def test_rationale_on_demand_counts_in_usage(client: TestClient) -> None:
     body = predict(client, model="sums", inputs=["one"], rationale=True).json()
     assert body["predictions"] == [{"label": "4 - 1", "value": "3", "confidence": 0.75, "rationale": "because"}]
     assert body["usage"] == {"prompt_tokens": 22, "completion_tokens": 6, "total_tokens": 28}
+
+
+def test_a_text_of_rationale_and_label_is_taken_apart(client: TestClient, students: FakeStudents) -> None:
+    students.labels = {"one": "Anne gives 1 away. The answer is (4 - 1).", "two": "no idea"}
+    label = {"label": "4 - 1", "value": "3", "confidence": 0.75}
+    assert predict(client, model="texts", inputs=["one"]).json()["predictions"] == [label]
+    asked = predict(client, model="texts", inputs=["one", "two"], rationale=True).json()["predictions"]
+    assert asked == [label | {"rationale": "Anne gives 1 away."}, {"label": "no idea", "confidence": 0.75}]
 
 
 def test_task_fields_become_the_input_that_training_used(client: TestClient, students: FakeStudents) -> None:
@@ -178,7 +191,7 @@ def test_task_fields_that_are_missing_or_invalid_get_422(
 def test_unknown_model_gets_404(client: TestClient) -> None:
     for name in ("nobody", "", "../sums", "SUMS"):
         message = error_of(predict(client, model=name, inputs=["one"]), 404, "model_not_found", "model")
-        assert "sums, plain, pairs" in message
+        assert "sums, plain, texts, pairs" in message
     error_of(client.get("/v1/models/nobody"), 404, "model_not_found", "model")
 
 
@@ -230,7 +243,7 @@ def test_the_only_student_needs_no_name(students: FakeStudents) -> None:
 def test_models_carry_provenance(client: TestClient) -> None:
     listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == ["sums", "plain", "pairs"]
+    assert [model["id"] for model in listed["data"]] == ["sums", "plain", "texts", "pairs"]
     first = listed["data"][0]
     assert (first["object"], first["created"], first["owned_by"]) == ("model", 1_700_000_000, "raystill")
     assert (first["task"], first["method"], first["parameters"]) == ("arithmetic", "step-by-step", 1234)

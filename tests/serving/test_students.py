@@ -89,6 +89,15 @@ def test_an_engine_answers_what_fits_and_writes_rationales_where_asked(folder: P
     assert engine.answer([Question(long)]) == [second]
 
 
+def test_a_student_that_writes_one_text_is_asked_once(tmp_path: Path) -> None:
+    folder = write_student(tmp_path / "student", "decoder-only", method="rationale-then-label")
+    engine = Engine(read_card("texts", str(folder)), max_new_tokens=6, gpu=False, threads=1)
+    (reply,) = engine.answer([Question(TEXTS[0], rationale=True)])
+    assert isinstance(reply, Reply)
+    assert reply.rationale is None
+    assert reply.answer.text == engine.student.answer([TEXTS[0]], "text", 6)[0].text
+
+
 def test_the_longer_prompt_of_the_two_decides(folder: Path) -> None:
     engine = Engine(read_card("sums", str(folder)), max_new_tokens=1, gpu=False, threads=1)
     label, rationale = (engine.student.count_tokens("apples", part) for part in ("label", "rationale"))
