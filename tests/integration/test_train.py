@@ -246,7 +246,8 @@ def students(ray_here, outputs, tmp_path_factory):
     from pipelines.train.stage import train
 
     settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2}
-    manifests = {"decoder-only": train(_run(outputs["decoder-only"], **settings, precision="bf16"))}
+    validated = {"precision": "bf16", "validate_every_steps": 3, "patience": 50}
+    manifests = {"decoder-only": train(_run(outputs["decoder-only"], **settings, **validated))}
     output = outputs["encoder-decoder"]
     victim = threading.Thread(target=_kill_a_worker, args=(output,), daemon=True)
     victim.start()
@@ -292,6 +293,19 @@ def test_a_student_is_trained(family, students, outputs):
     assert "prompt version `arithmetic/1/abc`" in card
     assert str(outputs[family]) not in card, "a card names no path of the machine it was made on"
     assert not list((outputs[family] / "training").iterdir()), "what was under way is removed"
+
+
+def test_the_best_checkpoint_is_exported(students):
+    """With a rate as high as this one, the last is not always the best."""
+    training = students["decoder-only"].details["training"]
+    validation = training["loss"]["validation"]
+    steps = training["steps"]
+    assert [row["step"] for row in validation["during"]] == sorted({*range(3, steps, 3), steps})
+    best = min(validation["during"], key=lambda row: row["objective"])
+    assert validation["best"] == {"step": best["step"], "objective": best["objective"]}
+    for term in ("label", "rationale"):
+        assert validation["after"][term] == pytest.approx(best[term], rel=1e-3)
+    assert students["encoder-decoder"].details["training"]["loss"]["validation"]["during"] == []
 
 
 def test_a_lost_worker_changes_no_loss(students, outputs):
@@ -341,7 +355,8 @@ def test_a_finished_student_is_reused_and_never_mixed(students, outputs):
     from pipelines.train.stage import train
 
     output = outputs["decoder-only"]
-    settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2, "precision": "bf16"}
+    settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2, "precision": "bf16",
+                "validate_every_steps": 3, "patience": 50}  # fmt: skip
     began = time.monotonic()
     assert train(_run(output, **settings)) == students["decoder-only"]
     assert time.monotonic() - began < 5

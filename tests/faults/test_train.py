@@ -1,0 +1,94 @@
+"""Training, killed: the same command goes on, with another number of workers too, past a damaged checkpoint, and no loss differs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.commands import COMMAND, environment, running
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+
+TRAINING: dict[str, Any] = {
+    "workers": 2,
+    "epochs": 40,
+    "checkpoint_every_steps": 4,
+    "keep_checkpoints": 3,
+    "zero_stage": 2,
+}
+
+
+def checkpoints_of(output: Path) -> list[Path]:
+    """Checkpoints that Ray Train has committed, or is committing, oldest first."""
+    return sorted(output.glob("training/*/ray-*/checkpoint_*"), key=lambda path: path.stat().st_mtime)
+
+
+def committed(output: Path) -> int:
+    """How many of them Ray Train knows of."""
+    for snapshot in output.glob("training/*/ray-*/checkpoint_manager_snapshot.json"):
+        return len(json.loads(snapshot.read_text() or "{}").get("checkpoint_results", []))
+    return 0
+
+
+def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(tmp_path: Path) -> None:
+    import subprocess
+
+    output, model = tmp_path / "out", make_model("encoder-decoder", tmp_path / "model")
+    write_labels(output, label_rows(60))
+    run = make_run(output, model, training=TRAINING)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_none=True)))
+    with running("train", str(file), log=tmp_path / "log") as process:
+        deadline = time.monotonic() + 200
+        while committed(output) < 3:
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+    assert not (output / "student/manifest.json").exists()
+    newest = [path for path in checkpoints_of(output) if (path / "state.json").exists()][-1]
+    part = next(newest.glob("part-00001*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-100])
+
+    command = [*COMMAND, "train", str(file), "--set", "training.workers=1"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    training = json.loads((output / "student/manifest.json").read_text())["details"]["training"]
+    assert training["world_sizes"] == [2, 1]
+    first, second = training["started_at_steps"]
+    assert first == 0 < second
+    assert second % 4 == 0
+    _same_losses(output, run, training["steps"])
+
+
+def _same_losses(output: Path, run: Any, steps: int) -> None:
+    """Every step's loss is the one of plain torch in one process that nothing happened to."""
+    import torch
+
+    from pipelines.artifacts import Store
+    from pipelines.student_init import initial_student
+    from pipelines.train.checks import token_settings
+    from pipelines.train.tokens import Tokens, tokenise
+    from pipelines.train.worker import make_plan
+    from pipelines.train.zero import learning_rate
+    from tests.pipelines.train.reference import reference_training
+
+    torch.set_num_threads(1)
+    store = Store(str(output / "again"))
+    tokenise(Store(str(output / "labels")), token_settings(run), store)
+    tokens = Tokens(store, output)
+    plan = make_plan(tokens, run, "encoder-decoder", 1)
+    rates = [learning_rate(s, steps, run.training.learning_rate, run.training.warmup) for s in range(steps)]
+    model, _ = initial_student(run.student, 0)
+    wanted = reference_training(model, tokens, plan, rates, clip=run.training.gradient_clipping, decay=0.0)
+    history = [json.loads(line) for line in (output / "student/training.jsonl").read_text().splitlines()]
+    assert len(history) == plan.steps == steps
+    for mine, theirs in zip(history, wanted, strict=True):
+        # Rounding differs with the number of workers and grows from step to step.
+        assert mine["label"] == pytest.approx(theirs["label"], rel=0.02, abs=2e-3)
