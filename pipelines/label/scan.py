@@ -185,7 +185,8 @@ def _table(block: list[_Scanned]) -> pa.Table:
 def _duplicates(name: str, corpus: Corpus, found: _Found, rejects: _Rejects) -> Iterator[int]:
     """Positions of readable rows whose id an earlier readable row with the same split name has."""
     mine = [index for index, split in enumerate(corpus.splits) if split.name == name]
-    ordered = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *(found.halves[index] for index in mine)]))
+    ordered = np.concatenate([np.empty(0, dtype=np.uint64), *(found.halves[index] for index in mine)])
+    ordered.sort()  # in place: not a third copy
     again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
     if not len(again):
