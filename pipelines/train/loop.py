@@ -22,7 +22,7 @@ from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
 from pipelines.train.objective import TERMS, is_spike, objective
-from pipelines.train.resume import State, load_step, restore, save
+from pipelines.train.resume import Keeper, State, load_step, restore
 from pipelines.train.tokens import Tokens
 from pipelines.train.worker import Worker
 
@@ -101,7 +101,7 @@ def _run_steps(worker: Worker, state: State, job: Job) -> None:
     """The steps from `state.step` to the end, or to where patience ends; `state` follows."""
     training = worker.run.training
     done, total = worker.plan.tokens(0, state.step), worker.plan.tokens()
-    saved_s = time.monotonic()
+    keeper, saved_s, due = Keeper(worker), time.monotonic(), False
     if worker.rank == 0 and job.board is not None:
         job.board.note.remote(done, total, "")
     while state.step < worker.plan.steps and not _patience_is_over(state, training.patience):
@@ -117,11 +117,11 @@ def _run_steps(worker: Worker, state: State, job: Job) -> None:
             job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")
         found = _validate(worker, state)
         # The best one is saved even at the end: what follows it may be worse.
-        late = worker.agree(_minutes_since(saved_s) >= (training.checkpoint_every_minutes or float("inf")))
-        due = state.step % training.checkpoint_every_steps == 0 or late
-        if found or (due and state.step < worker.plan.steps):
-            save(worker.engine, state, worker.rank, worker.world)
-            saved_s = time.monotonic()
+        minutes = training.checkpoint_every_minutes
+        late = minutes is not None and worker.any(_minutes_since(saved_s) >= minutes)
+        due = due or late or state.step % training.checkpoint_every_steps == 0
+        if (found or (due and state.step < worker.plan.steps)) and keeper.save(state, wait=found):
+            due, saved_s = False, time.monotonic()
 
 
 def _validate(worker: Worker, state: State) -> bool:

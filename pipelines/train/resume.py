@@ -7,12 +7,16 @@ is recognised, and the one before it is used.
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StageFailedError
 from pipelines.train import checkpoints
+from pipelines.train.worker import Worker
+
+_POLL_S = 0.05
 
 
 @dataclass
@@ -36,21 +40,42 @@ class State:
     """Checkpoints that could not be used, and why."""
 
 
-def save(engine: Any, state: State, rank: int, world: int) -> None:
-    """Hand a checkpoint to Ray Train, which stores it while training goes on. Every worker calls it."""
-    from ray import train
-    from ray.train.v2.api.report_config import CheckpointUploadMode
+class Keeper:
+    """Hands checkpoints to Ray Train, which stores them while training goes on: one at a time, so that none pile up on a slow store."""
 
-    folder = Path(tempfile.mkdtemp(prefix="raystill-checkpoint-"))  # removed by Ray when it is stored
-    checkpoints.save(engine, asdict(state), folder, rank, world)
-    metrics: dict[str, Any] = {"step": state.step}
-    if state.best is not None and state.best["step"] == state.step:
-        metrics["objective"] = state.best["objective"]
-    train.report(
-        metrics,
-        checkpoint=train.Checkpoint.from_directory(folder),
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-    )
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._stored_from: Path | None = None
+
+    def save(self, state: State, *, wait: bool) -> bool:
+        """Save, unless the one before is still being stored: wait for it, or save nothing. Every worker calls it, and hears the same."""
+        while self._is_busy():
+            if not wait:
+                return False
+            time.sleep(_POLL_S)
+        self._save(state)
+        return True
+
+    def _is_busy(self) -> bool:
+        # Ray removes the folder when it has stored what is in it.
+        here = self._stored_from is not None and self._stored_from.exists()
+        return self._worker.any(here)
+
+    def _save(self, state: State) -> None:
+        from ray import train
+        from ray.train.v2.api.report_config import CheckpointUploadMode
+
+        worker, folder = self._worker, Path(tempfile.mkdtemp(prefix="raystill-checkpoint-"))
+        checkpoints.save(worker.engine, asdict(state), folder, worker.rank, worker.world)
+        metrics: dict[str, Any] = {"step": state.step}
+        if state.best is not None and state.best["step"] == state.step:
+            metrics["objective"] = state.best["objective"]
+        self._stored_from = folder
+        train.report(
+            metrics,
+            checkpoint=train.Checkpoint.from_directory(folder),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
 
 
 def restore(engine: Any, rank: int) -> State:

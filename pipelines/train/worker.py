@@ -100,14 +100,12 @@ class Worker:
         more = f" and {len(ids) - _IDS_NAMED:,} more" if len(ids) > _IDS_NAMED else ""
         return f"Its examples: {', '.join(ids[:_IDS_NAMED])}{more}"
 
-    def agree(self, value: bool) -> bool:
-        """Worker 0's answer, on every worker: their clocks differ."""
+    def any(self, value: bool) -> bool:
+        """Whether it is so on any worker; the same answer on every one."""
         import torch
 
-        if self.run.training.checkpoint_every_minutes is None:
-            return False
         answer = torch.tensor([int(value)], device=self.engine.device)
-        torch.distributed.broadcast(answer, src=0)
+        torch.distributed.all_reduce(answer)
         return bool(answer.item())
 
     def measure(self, examples: Ints) -> dict[str, float]:

@@ -46,7 +46,7 @@ def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(
     file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_none=True)))
     with running("train", str(file), log=tmp_path / "log") as process:
         deadline = time.monotonic() + 200
-        while committed(output) < 3:
+        while committed(output) < 2:
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -63,7 +63,6 @@ def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(
     assert training["world_sizes"] == [2, 1]
     first, second = training["started_at_steps"]
     assert first == 0 < second
-    assert second % 4 == 0
     _same_losses(output, run, training["steps"])
 
 

@@ -320,7 +320,6 @@ def test_a_lost_worker_changes_no_loss(students, outputs):
     start, resumed = students["encoder-decoder"].details["training"]["started_at_steps"]
     assert start == 0
     assert resumed > 0, "it went on from a checkpoint, not from the beginning"
-    assert resumed % 5 == 0
     assert students["decoder-only"].details["training"]["started_at_steps"] == [0]
     history = [json.loads(line) for line in (output / "student" / "training.jsonl").read_text().splitlines()]
     run, tokens = _run(output, epochs=4), _tokens(output)
