@@ -37,7 +37,7 @@ def ray_here() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("rows", "maximum", "replicas"), [(1500, 3, {2, 3}), (1500, 1, {1})])
+@pytest.mark.parametrize(("rows", "maximum", "replicas"), [(1500, 3, {2, 3}), (300, 1, {1})])
 def test_a_backlog_starts_replicas_up_to_the_maximum(
     ray_here: None, tmp_path: Path, rows: int, maximum: int, replicas: set[int]
 ) -> None:
