@@ -44,7 +44,7 @@ class Kill:
     fault: str
     after_s: float
     hit: bool
-    """Whether there was such a process, and the command had not ended."""
+    """Whether there was such a process before the command ended."""
     torn: bool
     """Whether it fell inside a commit: parts are there that no record names."""
     survived: bool
@@ -87,6 +87,8 @@ class Labelling:
     def kill(self, fault: str, after_s: float = math.inf, after_commits: int = 0, inside: bool = False) -> Kill:
         """Start the command, kill one kind of its processes after so many seconds or commits, and wait for what becomes of it.
 
+        Where there is no process of that kind yet, the next one is killed.
+
         `inside`: not before the next commit has written parts and no record.
         """
         began = time.monotonic()
@@ -98,8 +100,11 @@ class Labelling:
                     break
                 family.look()
                 time.sleep(0.02)
+            hit = False
+            while not hit and process.poll() is None:
+                hit = family.kill(fault)
+                time.sleep(0.0 if hit else 0.02)
             killed_after_s = time.monotonic() - began
-            hit = process.poll() is None and family.kill(fault)
             if fault in ("driver", "node") and hit:
                 process.wait()
             torn = hit and self.torn()
