@@ -30,7 +30,7 @@ REVERSED = [sys.executable, "-m", "tests.faults.slow_commits", "reversed"]
 TITLES = {
     "actor": ("TeacherActor",),
     "engine": ("VLLM::EngineCore", "EngineCore"),
-    "reader": ("ray::MapBatches", "ray::ReadRange", "ray::Repartition"),
+    "reader": ("ray::MapBatches(_", "ray::StreamingRepartition"),
     "raylet": ("raylet/raylet",),
     "gcs": ("gcs/gcs_server",),
 }
