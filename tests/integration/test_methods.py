@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Store
+from pipelines.errors import StageFailedError
 from pipelines.methods import METHODS
 from pipelines.train.objective import TERMS
 from pipelines.train.tokens import Tokens, tokenise
@@ -42,7 +43,7 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
     prepare_deepspeed(gpu=False)
-    found = {}
+    found: dict[Any, Any] = {}
     for family, method in CASES:
         run = _run(Path(output), family, method, world)
         tokens = Tokens(Store(f"{output}/tokens/{family}/{method}"), Path(output), together=method == "soft-label")
@@ -50,6 +51,12 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
         before = worker.measure(tokens.validation)
         history = [worker.step(step) for step in range(STEPS)]
         found[family, method] = {"before": before, "history": history, "after": worker.measure(tokens.validation)}
+    for parameter in worker.engine.module.parameters():
+        parameter.data.fill_(float("nan"))
+    try:
+        worker.step(STEPS)
+    except StageFailedError as error:
+        found["not finite"] = str(error)
     if rank == 0:
         torch.save(found, Path(folder) / f"{world}.pt")
     dist.barrier()
@@ -100,3 +107,9 @@ def test_two_workers_learn_what_one_learns(results: Any, family: str, method: st
     for mine, theirs in zip(one["history"], two["history"], strict=True):
         for term in set(TERMS) & set(mine):
             assert mine[term] == pytest.approx(theirs[term], rel=2e-3, abs=1e-4), term
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_loss_that_is_not_finite_stops_with_the_examples_of_its_step(results: Any, world: int) -> None:
+    assert f"step {STEPS} is not finite" in results[world]["not finite"]
+    assert "Its examples: sum-" in results[world]["not finite"]

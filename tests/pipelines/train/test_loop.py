@@ -1,0 +1,53 @@
+"""When a training stops early. The loop itself runs in tests/integration/test_train.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.config import TrainingConfig
+from pipelines.errors import StageFailedError
+from pipelines.train.loop import _check_spike, _patience_is_over, _validate
+from pipelines.train.resume import State
+
+
+def worker(losses: list[float], **training: Any) -> Any:
+    """A worker whose validation loss is the next of these."""
+    left = iter(losses)
+    return SimpleNamespace(
+        run=SimpleNamespace(training=TrainingConfig(**training)),
+        weights={"label": 1.0},
+        plan=SimpleNamespace(steps=100),
+        tokens=SimpleNamespace(validation=[0]),
+        measure=lambda _: {"label": next(left)},
+        examples_of=lambda step: f"Its examples: a, b of step {step}",
+    )
+
+
+def test_the_best_is_kept_and_patience_counts_from_it() -> None:
+    state, one = State(), worker([3.0, 2.0, 2.5, 2.0, 1.9], validate_every_steps=10, patience=2)
+    found, over = [], []
+    for step in range(1, 51):
+        state.step = step
+        found.append(_validate(one, state))
+        over.append(_patience_is_over(state, 2))
+    assert [i + 1 for i, best in enumerate(found) if best] == [10, 20, 50]
+    assert state.best == {"step": 50, "objective": 1.9}
+    assert [row["objective"] for row in state.validation] == [3.0, 2.0, 2.5, 2.0, 1.9]
+    assert [i + 1 for i, ended in enumerate(over) if ended] == list(range(40, 50)), "an equal one is no better one"
+
+
+def test_the_last_step_is_measured_whatever_its_number() -> None:
+    state = State(step=100)
+    assert _validate(worker([1.0], validate_every_steps=33), state)
+    assert not _validate(worker([], validate_every_steps=None), State(step=100))
+
+
+def test_a_spike_stops_with_the_examples_of_its_step() -> None:
+    state = State(step=20, history=[{"loss": 1.0}] * 20)
+    _check_spike(worker([], max_loss_spike=3.0), state, {"loss": 2.9})
+    _check_spike(worker([]), state, {"loss": 1e9})
+    with pytest.raises(StageFailedError, match=r"step 20 is 3\.1, more than 3 times .* Its examples: a, b of step 20"):
+        _check_spike(worker([], max_loss_spike=3.0), state, {"loss": 3.1})
