@@ -25,6 +25,7 @@ from cluster.estimate import (
     label_estimate,
     share_at,
 )
+from cluster.training_memory import student_shape, training_memory
 from pipelines.artifacts import Manifest, Store, fingerprint, read_manifest
 from pipelines.config import RunConfig
 from pipelines.corpus import corpus_files, corpus_splits, heldout_files, read_split
@@ -86,7 +87,10 @@ def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = Non
         "throughput": dataclasses.asdict(throughput),
         "stages": {
             "label": label_estimate(run, remaining, round(mean * remaining), text_bytes, throughput),
-            "train": _train_estimate(run, corpus.rows["train"], reused=exists["train"]["reused"]),
+            "train": {
+                **_train_estimate(run, corpus.rows["train"], reused=exists["train"]["reused"]),
+                "memory": _train_memory(run),
+            },
             "evaluate": _evaluate_estimate(run, corpus.rows["heldout"], reused=exists["evaluate"]["reused"]),
         },
         "exists": exists,
@@ -221,6 +225,16 @@ def _train_estimate(run: RunConfig, rows: int, *, reused: bool) -> dict[str, Any
     gpus = run.training.workers * run.training.gpus_per_worker
     source = f"the training of {manifest.created}, by examples x epochs, as if every row were accepted"
     return {"seconds": seconds, "gpu_hours": seconds * gpus / 3600 if gpus else None, "source": source}
+
+
+def _train_memory(run: RunConfig) -> dict[str, Any] | None:
+    """Bytes of one worker by kind, and the student's parameters; None where its config.json is not here or not understood."""
+    file = _model_file(run.student.model, "config.json")
+    shape = student_shape(json.loads(file.read_text(encoding="utf-8")), run.student) if file else None
+    if shape is None:
+        return None
+    memory = training_memory(shape, run.training)
+    return {"parameters": shape.parameters, **dataclasses.asdict(memory), "total": memory.total}
 
 
 def _evaluate_estimate(run: RunConfig, heldout: int, *, reused: bool) -> dict[str, Any]:

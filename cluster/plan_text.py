@@ -47,8 +47,17 @@ def plan_lines(plan: dict[str, Any]) -> Iterator[str]:
         gpus = "" if estimate["gpu_hours"] is None else f", {estimate['gpu_hours']:.2f} GPU-hours"
         time = "" if estimate["seconds"] is None else f"{in_words(estimate['seconds'])}{gpus}; from "
         yield f"{stage:11} {time}{estimate['source']}"
+        if estimate.get("memory"):
+            yield from _memory_lines(estimate["memory"])
     for stage, found in plan["exists"].items():
         yield f"exists      {stage}: " + "; ".join(part for part in (found["state"], found["detail"]) if part)
+
+
+def _memory_lines(memory: dict[str, int]) -> Iterator[str]:
+    kinds = ("weights", "gradients", "optimizer", "activations", "logits")
+    parts = ", ".join(f"{kind} {size(memory[kind])}" for kind in kinds)
+    yield f"            about {size(memory['total'])} of memory a worker ({parts})"
+    yield f"            a rough estimate for {memory['parameters']:,} parameters, from its config.json"
 
 
 def histogram_lines(histogram: dict[str, list[int]]) -> Iterator[str]:

@@ -90,6 +90,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
                 "after": worker.measure(tokens.validation),
             },
             "optimizer_bytes_per_rank": worker.optimizer_bytes_per_rank(),
+            "peak_memory_bytes_per_rank": worker.peak_memory_per_rank(),
             "world_size": worker.world,
             "parameters": worker.parameters,
         }

@@ -178,6 +178,7 @@ def _manifest(
                 "zero_stage": training.zero_stage,
                 "precision": training.precision,
                 "optimizer_bytes_per_rank": result["optimizer_bytes_per_rank"],
+                "peak_memory_bytes_per_rank": result["peak_memory_bytes_per_rank"],
                 "steps": result["steps"],
                 "planned_steps": result["planned_steps"],
                 "started_at_steps": result["started_at_steps"],

@@ -125,11 +125,24 @@ class Worker:
 
     def optimizer_bytes_per_rank(self) -> list[int]:
         """Bytes of optimizer state that each worker holds, in the order of ranks."""
-        import torch
-
         from pipelines.train.zero import optimizer_bytes
 
-        held = torch.tensor([optimizer_bytes(self.engine)], device=self.engine.device)
+        return self._of_each(optimizer_bytes(self.engine))
+
+    def peak_memory_per_rank(self) -> list[int]:
+        """The most bytes that each worker has held so far, on its GPU, or all of its process."""
+        import resource
+
+        import torch
+
+        if self.run.training.gpus_per_worker:
+            return self._of_each(torch.cuda.max_memory_allocated())
+        return self._of_each(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+    def _of_each(self, value: int) -> list[int]:
+        import torch
+
+        held = torch.tensor([value], device=self.engine.device)
         gathered = [torch.zeros_like(held) for _ in range(self.world)]
         torch.distributed.all_gather(gathered, held)
         return [int(value.item()) for value in gathered]
