@@ -33,7 +33,9 @@ def wanted_by(run: RunConfig, stage: str) -> Wanted:
         replicas, gpus = run.teacher.replicas.min, run.teacher.gpus_per_replica
         return Wanted("teacher.replicas.min x gpus_per_replica", replicas, replicas * gpus)
     if stage == "train":
-        return Wanted("training.workers", run.training.workers, run.training.workers * run.training.gpus_per_worker)
+        workers = run.training.min_workers or run.training.workers
+        key = "training.min_workers" if run.training.min_workers else "training.workers"
+        return Wanted(key, workers, workers * run.training.gpus_per_worker)
     if stage == "evaluate":
         evaluation = run.evaluation
         return Wanted("evaluation.workers", evaluation.workers, evaluation.workers * evaluation.gpus_per_worker)

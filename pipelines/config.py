@@ -258,7 +258,28 @@ class StudentConfig(Section):
             )
         return self
 
+    @property
+    def label_column(self) -> Literal["gold", "label", "either"]:
+        """Whose label the student learns, as a column of the labels. either: gold where there is one, else the teacher's."""
+        if self.method == "soft-label":
+            return "either"
+        if self.method in ("task-distillation", "token-kd") or self.labels == "teacher":
+            return "label"
+        return "gold"
 
+    def effective(self) -> dict[str, Any]:
+        """The settings that the method reads, but for the model, which may lie elsewhere by now."""
+        settings = self.model_dump(mode="json", exclude={"model"}) | {"labels": self.label_column}
+        return {key: value for key, value in settings.items() if self.method in _METHODS_WITH.get(key, {self.method})}
+
+
+_METHODS_WITH = {
+    "rationale_weight": {"step-by-step"},
+    "soft_weight": {"soft-label", "token-kd"},
+    "temperature": {"soft-label"},
+    "divergence": {"token-kd"},
+}
+"""Keys of `student` that only some methods read."""
 _LABELS_LEARNED = {
     "finetune": "gold labels",
     "task-distillation": "the teacher's labels",
@@ -293,7 +314,7 @@ class TrainingConfig(Section):
     activation_checkpointing: bool = False
     """Compute activations a second time in the backward pass rather than keep them."""
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
-    """Measure the validation split in between, and export the checkpoint whose loss on it is lowest. None: before and after only."""
+    """Measure the validation split in between, and export the weights whose loss on it is lowest. None: before and after only."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many measurements without a better one; goes with validate_every_steps."""
     max_loss_spike: Annotated[float, Field(gt=1.0)] | None = None
@@ -302,9 +323,9 @@ class TrainingConfig(Section):
     checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
     """Also after so many minutes without one."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    """The last so many are kept, and the best: where one is damaged, the one before is gone on from."""
+    """The last so many are kept: where one is damaged, the one before is gone on from."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
-    """Begin, and go on after a loss, with fewer workers than `workers`, down to so many, where the cluster has no more."""
+    """Begin, and go on after a loss, with fewer workers than `workers`, but so many at the least, where the cluster has no more."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker deaths that the run survives by going on from its last checkpoint."""
     seed: int = 0

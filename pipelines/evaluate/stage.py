@@ -28,7 +28,7 @@ from pipelines.artifacts import (
     require_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, StudentConfig
 from pipelines.corpus import Heldout, heldout_examples
 from pipelines.errors import UserError
 from pipelines.evaluate import plots, report
@@ -113,10 +113,9 @@ def _check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manife
     if student.provenance["labels"]["fingerprint"] != labels.fingerprint:
         rule = "it was trained on other labels than those beside it"
         raise UserError(f"{run.output}/student", rule, "Run `raystill train RUN --replace`, or set another output.")
-    trained_as, wanted = student.config["student"], run.student.model_dump(mode="json")
-    for key, value in wanted.items():
-        # The model is left out: the same one may lie at another path by now.
-        if key != "model" and trained_as.get(key) != value:
+    trained_as = StudentConfig.model_validate(student.config["student"]).effective()
+    for key, value in run.student.effective().items():
+        if trained_as.get(key) != value:
             rule = f"its student.{key} was {trained_as.get(key)}, the run says {value}"
             raise UserError(f"{run.output}/student", rule, "Run `raystill train RUN --replace`, or correct the run.")
 

@@ -157,10 +157,11 @@ def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Fam
     micros = max(1, math.ceil(int(sizes.sum()) / (limit * workers)))
     while True:
         index = _part_of(sizes, workers * micros)
-        parts = [_ranges(first[index == part], end[index == part]) for part in range(workers * micros)]
+        edges = np.searchsorted(index, np.arange(workers * micros + 1))
+        parts = [_ranges(first[a:b], end[a:b]) for a, b in pairwise(edges)]
         if all(padded_tokens(lengths, part, family) <= limit for part in parts):
             break
-        micros += 1
+        micros = max(micros + 1, math.ceil(micros * 1.01))
     # There and back again (0 1 1 0 0 1 ...): dealing in one direction would give worker 0 the longest of every round.
     rounds = [parts[i * workers : (i + 1) * workers][:: -1 if i % 2 else 1] for i in range(micros)]
     return [[dealt[worker] for dealt in rounds] for worker in range(workers)]

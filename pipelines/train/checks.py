@@ -6,13 +6,12 @@ In: the run, its labels and its model's config. Out: `TokenSettings`, and the id
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.artifacts import Manifest, Store, model_fingerprint
-from pipelines.config import RunConfig, StudentConfig
+from pipelines.config import RunConfig
 from pipelines.decode import model_family
 from pipelines.errors import UserError
-from pipelines.methods import METHODS
 from pipelines.student_init import max_positions, student_config, student_tokenizer
 from pipelines.tasks import Task, task_spec
 from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
@@ -23,13 +22,6 @@ from pipelines.train.tokens import TokenCounts
 FORMAT = 1
 """Bumped when this stage makes another student from the same input."""
 
-_METHODS_WITH = {
-    "rationale_weight": {"step-by-step"},
-    "soft_weight": {"soft-label", "token-kd"},
-    "temperature": {"soft-label"},
-    "divergence": {"token-kd"},
-}
-"""Keys of `student` that only some methods read."""
 _WITHOUT_EFFECT = {
     "workers",
     "min_workers",
@@ -46,6 +38,7 @@ _WITHOUT_EFFECT = {
 }
 """Settings of `training` that decide how the same student is computed."""
 _WHERE_TO_GET = {
+    "step-by-step": "Label with a prompt that asks for rationales, or lower student.rationale_weight.",
     "rationale-as-input": "Label with a prompt that asks for rationales, or set method: task-distillation.",
     "token-kd": "Label with teacher.token_logprobs, or choose another method.",
 }
@@ -65,12 +58,10 @@ def with_absolute_model(run: RunConfig) -> RunConfig:
 
 def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, Any]:
     """What decides the student; its fingerprint is the artifact's."""
-    student = run.student.model_dump(exclude={"model"}) | {"labels": label_column(run.student)}
-    student = {key: value for key, value in student.items() if run.student.method in _METHODS_WITH.get(key, METHODS)}
     return {
         "format": FORMAT,
         "task": {"name": task.name, "version": task.version},
-        "student": {**student, "model": model_fingerprint(run.student.model)},
+        "student": {**run.student.effective(), "model": model_fingerprint(run.student.model)},
         "training": run.training.model_dump(exclude=_WITHOUT_EFFECT),
         "corpus": {"validation": run.corpus.validation},
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
@@ -95,21 +86,12 @@ def token_settings(run: RunConfig) -> TokenSettings:
         family=family,
         method=student.method,
         terms=tuple(term_weights(student)),
-        label_column=label_column(student),
+        label_column=student.label_column,
         validation_share=run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0,
         max_input_tokens=training.max_input_tokens,
         max_target_tokens=training.max_target_tokens,
         task=task_spec(run.task, run.task_options),
     )
-
-
-def label_column(student: StudentConfig) -> Literal["gold", "label", "either"]:
-    """Whose label the student learns, as a column of the labels. either: gold where there is one, else the teacher's."""
-    if student.method == "soft-label":
-        return "either"
-    if student.method in ("task-distillation", "token-kd") or student.labels == "teacher":
-        return "label"
-    return "gold"
 
 
 def check_gold(labels: Store, settings: TokenSettings) -> None:
@@ -159,6 +141,13 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
     if "rationale" in settings.terms and not counts.rationales:
         rule = f"none of {counts.train:,} examples has a rationale"
         raise UserError("method step-by-step", rule, "Label with a prompt that asks for one, or set method: finetune.")
+    if settings.together and not counts.compared:
+        rule = f"none of {counts.train:,} examples has a distribution over several labels"
+        remedy = "Label with teacher.sampling.n above 1, or with soft_labels: logprobs, or choose another method."
+        raise UserError("method soft-label", rule, remedy)
+    if run.training.validate_every_steps is not None and not counts.validation:
+        rule = "no example is held out for validation"
+        raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
     limits = (
         ("tokens_per_batch", counts.largest, "largest example has, its sequences together"),
         ("tokens_per_micro_batch", counts.widest, _WIDEST[settings.together]),

@@ -15,27 +15,44 @@ from typing import Any
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 from pipelines.methods import NEEDS_A_TEACHER, with_rationale, writes_rationales
-from pipelines.train.checks import label_column
 from pipelines.train.objective import TERMS
 
 
 def export_student(
-    engine: Any, tokenizer: Any, store: Store, deepspeed: Mapping[str, Any], history: list[dict[str, float]]
-) -> None:
+    engine: Any, tokenizer: Any, store: Store, deepspeed: Mapping[str, Any], history: list[dict[str, float]],
+    weights: Store | None = None,
+) -> None:  # fmt: skip
     """Write the student from worker 0. Every worker calls it: weights that ZeRO has parted are gathered from all.
 
-    The folder's earlier content is removed first.
+    The folder's earlier content is removed first. `weights`: what `write_weights` has written, in place of the engine's.
     """
+    import torch
+    from pyarrow.fs import copy_files
+
+    state = full_state(engine) if weights is None else None
+    if torch.distributed.get_rank() == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            if weights is None:
+                engine.module.model.save_pretrained(folder, state_dict=state)
+            else:
+                copy_files(weights.root, folder, source_filesystem=weights.fs)
+            tokenizer.save_pretrained(folder)
+            Path(folder, "deepspeed.json").write_text(json.dumps(deepspeed, indent=2) + "\n", encoding="utf-8")
+            lines = "".join(json.dumps(row) + "\n" for row in history)
+            Path(folder, "training.jsonl").write_text(lines, encoding="utf-8")
+            store.clear()
+            store.put_folder(folder)
+    torch.distributed.barrier()
+
+
+def write_weights(engine: Any, store: Store) -> None:
+    """Write the model as it is, without a tokenizer, from worker 0. Every worker calls it."""
     import torch
 
     state = full_state(engine)
     if torch.distributed.get_rank() == 0:
         with tempfile.TemporaryDirectory() as folder:
             engine.module.model.save_pretrained(folder, state_dict=state)
-            tokenizer.save_pretrained(folder)
-            Path(folder, "deepspeed.json").write_text(json.dumps(deepspeed, indent=2) + "\n", encoding="utf-8")
-            lines = "".join(json.dumps(row) + "\n" for row in history)
-            Path(folder, "training.jsonl").write_text(lines, encoding="utf-8")
             store.clear()
             store.put_folder(folder)
     torch.distributed.barrier()
@@ -129,7 +146,7 @@ def _source(run: RunConfig) -> str:
         "label": "the teacher's",
         "either": "gold where there are any, else the teacher's",
     }
-    return sources[label_column(run.student)]
+    return sources[run.student.label_column]
 
 
 def _labels_counts(counts: Mapping[str, Any]) -> str:

@@ -6,11 +6,12 @@ In: a `Job` as a mapping (the run, where the tokens are, where the student goes)
      "validation": {"before": {...}, "after": {...}}, "optimizer_bytes_per_rank": [168234, 168234], ...}
 
 With `training.validate_every_steps` the validation split is measured in between. Its objective, the method's own loss on it, decides
-which checkpoint is the best; the best one is exported.
+which step is the best; its weights are kept, and exported.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -21,8 +22,8 @@ from typing import Any
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
-from pipelines.train.objective import TERMS, is_spike, objective
-from pipelines.train.resume import Keeper, State, load_step, restore
+from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
+from pipelines.train.resume import Keeper, State, restore
 from pipelines.train.tokens import Tokens
 from pipelines.train.worker import Worker
 
@@ -71,9 +72,11 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
             state.validation_before = worker.measure(tokens.validation)
         state.started_at.append(state.step)
         state.world_sizes.append(worker.world)
-        _run_steps(worker, state, job)
-        if state.best is not None and state.best["step"] != state.step:
-            load_step(worker.engine, worker.rank, state.best["step"])
+        try:
+            _run_steps(worker, state, job)
+        except StageFailedError as error:
+            # Every worker is here, for the same reason. Raised, Ray would take it for a loss and try the same steps again.
+            return {"failed": str(error)}
         result = {
             "steps": state.step,
             "planned_steps": worker.plan.steps,
@@ -87,15 +90,23 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
                 "before": state.validation_before,
                 "during": state.validation,
                 "best": state.best,
-                "after": worker.measure(tokens.validation),
+                "after": state.best["terms"] if state.best else worker.measure(tokens.validation),
             },
             "optimizer_bytes_per_rank": worker.optimizer_bytes_per_rank(),
             "peak_memory_bytes_per_rank": worker.peak_memory_per_rank(),
             "world_size": worker.world,
             "parameters": worker.parameters,
         }
-        export_student(worker.engine, tokenizer, Store(job.student), deepspeed_config(run.training), state.history)
+        best = best_weights(job, state.best["step"]) if state.best else None
+        export_student(
+            worker.engine, tokenizer, Store(job.student), deepspeed_config(run.training), state.history, best
+        )
     return result
+
+
+def best_weights(job: Job, step: int) -> Store:
+    """Where the weights of the step lie that was the best when it was measured. Beside the tokens: gone when the training is done."""
+    return Store(job.tokens.rstrip("/").rpartition("/")[0]).child(f"best/step-{step}")
 
 
 def _run_steps(worker: Worker, state: State, job: Job) -> None:
@@ -116,12 +127,12 @@ def _run_steps(worker: Worker, state: State, job: Job) -> None:
         if worker.rank == 0 and job.board is not None:
             losses = ", ".join(f"{term} {measured[term]:.3f}" for term in TERMS if term in measured)
             job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")
-        found = _validate(worker, state)
-        # The best one is saved even at the end: what follows it may be worse.
+        if _validate(worker, state):
+            _keep_best(worker, state, job)
         minutes = training.checkpoint_every_minutes
         late = minutes is not None and worker.any(_minutes_since(saved_s) >= minutes)
         due = due or late or state.step % training.checkpoint_every_steps == 0
-        if (found or (due and state.step < worker.plan.steps)) and keeper.save(state, wait=found):
+        if due and state.step < worker.plan.steps and keeper.save(state):
             due, saved_s = False, time.monotonic()
 
 
@@ -133,10 +144,22 @@ def _validate(worker: Worker, state: State) -> bool:
     means = worker.measure(worker.tokens.validation)
     value = objective(worker.weights, means)
     state.validation.append({"step": state.step, "objective": value, **means})
-    if state.best is not None and state.best["objective"] <= value:
+    if math.isnan(value) or (state.best is not None and state.best["objective"] <= value):
         return False
-    state.best = {"step": state.step, "objective": value}
+    state.best = {"step": state.step, "objective": value, "terms": means}
     return True
+
+
+def _keep_best(worker: Worker, state: State, job: Job) -> None:
+    """Store the weights as they are, and remove those that no checkpoint has for its best any more."""
+    from pipelines.train.export import write_weights
+
+    write_weights(worker.engine, best_weights(job, state.step))
+    wanted = {state.step, *state.best_at_saves}
+    if worker.rank == 0:
+        for step in set(state.best_kept) - wanted:
+            best_weights(job, step).clear()
+    state.best_kept = sorted({*state.best_kept, state.step} & wanted)
 
 
 def _patience_is_over(state: State, patience: int | None) -> bool:
@@ -147,7 +170,7 @@ def _patience_is_over(state: State, patience: int | None) -> bool:
 
 def _check_spike(worker: Worker, state: State, measured: dict[str, float]) -> None:
     factor = worker.run.training.max_loss_spike
-    if factor is None or not is_spike([row["loss"] for row in state.history], measured["loss"], factor):
+    if factor is None or not is_spike([row["loss"] for row in state.history[-SPIKE_WINDOW:]], measured["loss"], factor):
         return
     raise StageFailedError(
         f"the loss of step {state.step} is {measured['loss']:.3g}, more than {factor:g} times the median before it. "

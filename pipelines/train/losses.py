@@ -25,6 +25,7 @@ from pipelines.train.objective import PARTS, TERMS
 
 _CHUNK_ELEMENTS = {False: 1 << 18, True: 1 << 27}
 """Logits that are in float32 at a time: on a CPU, on a GPU."""
+_LEAST_LOG = -30.0
 _LEAST_REST = 1e-6
 """Probability that the tokens beyond the likeliest k have at the least, together: keeps its logarithm finite."""
 
@@ -110,7 +111,8 @@ def token_divergences(student: Any, teacher: Any, kind: str) -> Any:
         teacher: (N, k) the teacher's own.
         kind: forward-kl, KL(teacher || student); reverse-kl, KL(student || teacher); jsd, the mean of both against their mixture.
     """
-    p, q = _with_rest(teacher), _with_rest(student)
+    # Where an answer's form was enforced, forbidden tokens have minus infinity.
+    p, q = _with_rest(teacher.clamp_min(_LEAST_LOG)), _with_rest(student)
     if kind == "forward-kl":
         return _kl(p, q)
     if kind == "reverse-kl":

@@ -52,9 +52,9 @@ def is_spike(before: Sequence[float], loss: float, factor: float) -> bool:
     >>> is_spike([1.0] * 10, 3.5, 3.0), is_spike([1.0] * 9, 3.5, 3.0)
     (True, False)
     """
-    recent = before[-_SPIKE_WINDOW:]
+    recent = before[-SPIKE_WINDOW:]
     return len(recent) >= _SPIKE_LEAST and loss > factor * statistics.median(recent)
 
 
-_SPIKE_WINDOW = 50
+SPIKE_WINDOW = 50
 _SPIKE_LEAST = 10

@@ -1,4 +1,4 @@
-"""How far a training is, and its checkpoints in Ray Train's keeping: save, restore, and the best one again.
+"""How far a training is, and its checkpoints in Ray Train's keeping: save and restore.
 
 Ray Train commits a checkpoint when every worker has handed in its part, and knows of committed ones only. One that was damaged later
 is recognised, and the one before it is used.
@@ -7,16 +7,12 @@ is recognised, and the one before it is used.
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import StageFailedError
 from pipelines.train import checkpoints
 from pipelines.train.worker import Worker
-
-_POLL_S = 0.05
 
 
 @dataclass
@@ -31,7 +27,11 @@ class State:
     validation: list[dict[str, float]] = field(default_factory=list)
     """Measured in between: step, objective and terms."""
     best: dict[str, Any] | None = None
-    """Step and objective of the best of them."""
+    """Step, objective and terms of the best of them."""
+    best_kept: list[int] = field(default_factory=list)
+    """Steps whose weights are kept: the best, and what was the best at the checkpoints that may be gone on from."""
+    best_at_saves: list[int] = field(default_factory=list)
+    """The best step as of each of the last checkpoints."""
     started_at: list[int] = field(default_factory=list)
     """The steps at which an attempt began: [0], and the checkpoints that were gone on from."""
     world_sizes: list[int] = field(default_factory=list)
@@ -47,12 +47,10 @@ class Keeper:
         self._worker = worker
         self._stored_from: Path | None = None
 
-    def save(self, state: State, *, wait: bool) -> bool:
-        """Save, unless the one before is still being stored: wait for it, or save nothing. Every worker calls it, and hears the same."""
-        while self._is_busy():
-            if not wait:
-                return False
-            time.sleep(_POLL_S)
+    def save(self, state: State) -> bool:
+        """Save, unless the one before is still being stored. Whether it did; every worker calls it, and hears the same."""
+        if self._is_busy():
+            return False
         self._save(state)
         return True
 
@@ -66,13 +64,14 @@ class Keeper:
         from ray.train.v2.api.report_config import CheckpointUploadMode
 
         worker, folder = self._worker, Path(tempfile.mkdtemp(prefix="raystill-checkpoint-"))
+        if state.best is not None:
+            # One more than are kept: the oldest goes only when the new one is stored.
+            kept = worker.run.training.keep_checkpoints + 1
+            state.best_at_saves = [*state.best_at_saves, state.best["step"]][-kept:]
         checkpoints.save(worker.engine, asdict(state), folder, worker.rank, worker.world)
-        metrics: dict[str, Any] = {"step": state.step}
-        if state.best is not None and state.best["step"] == state.step:
-            metrics["objective"] = state.best["objective"]
         self._stored_from = folder
         train.report(
-            metrics,
+            {"step": state.step},
             checkpoint=train.Checkpoint.from_directory(folder),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         )
@@ -80,6 +79,7 @@ class Keeper:
 
 def restore(engine: Any, rank: int) -> State:
     """The state of the last whole checkpoint, loaded into the engine; a fresh one where there is none."""
+    import torch
     from ray import train
 
     last = train.get_checkpoint()
@@ -90,6 +90,8 @@ def restore(engine: Any, rank: int) -> State:
     for checkpoint in [last, *(found for found in earlier if found.path != last.path)]:
         with checkpoint.as_directory() as local:
             folder = Path(local)
+            # Workers of one node share the folder: none looks into it while another still fetches.
+            torch.distributed.barrier()
             reason = _from_first(checkpoints.problem(folder) if rank == 0 else None)
             if reason is None:
                 state = State(**checkpoints.read_state(folder))
@@ -98,25 +100,6 @@ def restore(engine: Any, rank: int) -> State:
                 return state
         damaged.append(f"{Path(checkpoint.path).name}: {reason}")
     return State(damaged=damaged)
-
-
-def load_step(engine: Any, rank: int, step: int) -> None:
-    """Load the checkpoint of a step that was reported. Every worker calls it.
-
-    Raises:
-        StageFailedError: it is gone, or damaged.
-    """
-    from ray import train
-
-    for reported in train.get_all_reported_checkpoints():
-        if reported.metrics.get("step") == step:
-            with reported.checkpoint.as_directory() as local:
-                reason = _from_first(checkpoints.problem(Path(local)) if rank == 0 else None)
-                if reason is None:
-                    checkpoints.load(engine, Path(local), step)
-                    return
-            raise StageFailedError(f"the best checkpoint, of step {step}, cannot be read: {reason}")
-    raise StageFailedError(f"the best checkpoint, of step {step}, is gone")
 
 
 def _from_first(value: str | None) -> str | None:

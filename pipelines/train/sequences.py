@@ -12,6 +12,7 @@ In: {"input": "Anne has 4 apples ...", "gold": "4 - 1", "label": "4 - 1", "ratio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -118,14 +119,19 @@ class _Learner:
         eos = self._tokenizer.eos_token_id
         ids = list(top["token_ids"])
         kept = len(ids) - 1 if ids[-1] == eos else _tokens_before(ids, stops, self._tokenizer)
-        # Where the teacher did not end its answer with the end token itself, it has no distribution there.
-        known = kept + (ids[-1] == eos)
+        top_ids, top_logprobs = list(top["top_ids"][: kept + 1]), list(top["top_logprobs"][: kept + 1])
+        if ids[kept:] != [eos]:
+            # The teacher's answer ended by a stop string, or was cut by it: that it ends here is certain.
+            width = len(top_ids[0])
+            others = [token for token in range(width + 1) if token != eos]
+            top_ids[kept:] = [[eos, *others[: width - 1]]]
+            top_logprobs[kept:] = [[0.0, *[-math.inf] * (width - 1)]]
         return micro_batch.Sequence(
             self._prompt("text", self._row["input"]),
             [*ids[:kept], eos],
             PARTS.index("text"),
-            top_ids=np.array(top["top_ids"][:known], dtype=np.int32),
-            top_logprobs=np.array(top["top_logprobs"][:known], dtype=np.float32),
+            top_ids=np.array(top_ids, dtype=np.int32),
+            top_logprobs=np.array(top_logprobs, dtype=np.float32),
         )
 
     def _prompt(self, part: Any, text: str) -> list[int]:

@@ -26,7 +26,7 @@ from pipelines.artifacts import (
     require_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig, TrainingConfig
+from pipelines.config import RunConfig
 from pipelines.errors import RaystillError, StageFailedError
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
@@ -87,7 +87,7 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
 def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
     """Train on Ray Train's workers. Returns what worker 0 says of the whole. Raises StageFailedError where it broke off."""
     import ray
-    from ray.train import FailureConfig, ScalingConfig, TrainingFailedError
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
@@ -108,27 +108,16 @@ def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
                 storage_path=work.root,
                 storage_filesystem=None if work.is_local else work.fs,
                 failure_config=FailureConfig(max_failures=training.max_failures),
-                checkpoint_config=_checkpoint_config(training),
+                checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints),
             ),
         )
         try:
             result: dict[str, Any] = trainer.fit().return_value
         except TrainingFailedError as error:
             raise StageFailedError(f"training broke off: {_reason(error)}. {_how_to_go_on(work)}") from error
+    if "failed" in result:
+        raise StageFailedError(f"training broke off: {result['failed']}. {_how_to_go_on(work)}")
     return result
-
-
-def _checkpoint_config(training: TrainingConfig) -> Any:
-    from ray.train import CheckpointConfig
-
-    if training.validate_every_steps is None:
-        return CheckpointConfig(num_to_keep=training.keep_checkpoints)
-    # Ray keeps those that score best, and the last.
-    return CheckpointConfig(
-        num_to_keep=training.keep_checkpoints + 1,
-        checkpoint_score_attribute="objective",
-        checkpoint_score_order="min",
-    )
 
 
 def _reason(error: Any) -> str:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Store
 from pipelines.corpus import is_validation
+from pipelines.schema import TOKEN_LOGPROBS
 from pipelines.student_init import student_tokenizer
 from pipelines.tasks import Task, load_task
 from pipelines.train.batches import Ints, Lengths
@@ -54,7 +55,7 @@ SCHEMA = pa.schema(
 FILE, COUNTS = "tokens.arrow", "counts.json"
 # Up to here this process tokenises by itself, in seconds: a worker takes longer to import transformers.
 _ROWS_HERE = 20_000
-_BATCH_ROWS = 8192
+_BATCH_ROWS, _BATCH_ROWS_WITH_TOPS = 8192, 512
 _COLUMNS = ["id", "input", "gold", "label", "rationale", "soft_label"]
 
 
@@ -70,6 +71,8 @@ class TokenCounts:
     """Rows without what the method learns from: not used."""
     rationales: int
     """Training rows that have a rationale to learn."""
+    compared: int
+    """Training rows with several labels to compare, for soft-label."""
     widest: int
     """Padded tokens that a micro-batch must have room for: of the longest sequence, or of all that stay together."""
     largest: int
@@ -112,25 +115,30 @@ class _EncodeParts:
 
 def encode_part(labels: Store, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
     """The tokens of one file of labels/data, a batch of its rows at a time."""
-    tops = _tops(labels, name.rpartition("/")[2]) if settings.with_tops else {}
+    tops = _tops(labels, name.rpartition("/")[2]) if settings.with_tops else None
+    rows = _BATCH_ROWS if tops is None else _BATCH_ROWS_WITH_TOPS
     with labels.fs.open_input_file(labels.path(name)) as file:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=_COLUMNS):
+        for batch in pq.ParquetFile(file).iter_batches(rows, columns=_COLUMNS):
             table = pa.Table.from_batches([batch])
-            if settings.with_tops:
-                table = table.append_column("top", pa.array([tops.get(i) for i in table["id"].to_pylist()], _TOP))
+            if tops is not None:
+                table = table.append_column("top", _top_of(table["id"], tops))
             yield encode_table(table, settings)
 
 
-_TOP = pa.struct([("token_ids", _IDS), ("top_ids", pa.list_(_IDS)), ("top_logprobs", pa.list_(pa.list_(pa.float16())))])
-
-
-def _tops(labels: Store, part: str) -> dict[str, Any]:
-    """id -> the teacher's likeliest tokens, of the part of labels/token_logprobs with this name."""
-    path = labels.path(f"token_logprobs/{part}")
+def _tops(labels: Store, part: str) -> pa.Table:
+    """The teacher's likeliest tokens: the part of labels/token_logprobs with this name."""
     if not labels.exists(f"token_logprobs/{part}"):
-        return {}
-    with labels.fs.open_input_file(path) as file:
-        return {row.pop("id"): row for row in pq.read_table(file).to_pylist()}
+        return TOKEN_LOGPROBS.empty_table()
+    with labels.fs.open_input_file(labels.path(f"token_logprobs/{part}")) as file:
+        return pq.read_table(file).select(TOKEN_LOGPROBS.names).cast(TOKEN_LOGPROBS)
+
+
+def _top_of(ids: Any, tops: pa.Table) -> pa.StructArray:
+    """For each id its row of `tops` as a struct, null where it has none."""
+    place = pc.index_in(ids.combine_chunks(), value_set=tops["id"].combine_chunks())
+    found = tops.drop_columns(["id"]).take(place)
+    columns = [column.combine_chunks() for column in found.columns]
+    return pa.StructArray.from_arrays(columns, found.column_names, mask=pc.is_null(place))
 
 
 def _rows_in(labels: Store, name: str) -> int:
@@ -164,6 +172,7 @@ def _count(table: pa.Table, settings: TokenSettings, seen: dict[str, int]) -> No
     held_out = table["validation"].to_numpy()[first]
     seen["train"] += int((~held_out).sum())
     seen["validation"] += int(held_out.sum())
+    seen["compared"] += int((~held_out & (np.diff(lengths.starts) > 1)).sum())
     rationale = table["part"].to_numpy() == PARTS.index("rationale")
     seen["rationales"] += int((rationale & ~table["validation"].to_numpy()).sum())
     rows, columns, _ = lengths.widths(*lengths.units(np.arange(len(first))), settings.family)

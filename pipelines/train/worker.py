@@ -44,6 +44,7 @@ class Worker:
         self.plan = make_plan(tokens, run, self.family, world)
         if run.training.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._measured: tuple[Ints, list[Ints]] | None = None
         self.weights = term_weights(run.student)
         loss = StudentLoss(model, temperature=run.student.temperature, divergence=run.student.divergence)
         self.engine = make_engine(loss, run.training)
@@ -115,13 +116,20 @@ class Worker:
         if not len(examples):
             return {}
         self.engine.eval()
-        limit = self.run.training.tokens_per_micro_batch
-        micros = deal(self.tokens.lengths, examples, self.world, limit, self.family)[self.rank]
+        micros = self._dealt(examples)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
         with torch.no_grad():
             for sequences in micros:
                 sums += self._forward(sequences, [0.0] * len(TERMS))[1]
         return self._means(sums)
+
+    def _dealt(self, examples: Ints) -> list[Ints]:
+        """This worker's micro-batches of examples that are measured again and again."""
+        if self._measured is None or self._measured[0] is not examples:
+            limit = self.run.training.tokens_per_micro_batch
+            dealt = deal(self.tokens.lengths, examples, self.world, limit, self.family)
+            self._measured = (examples, dealt[self.rank])
+        return self._measured[1]
 
     def optimizer_bytes_per_rank(self) -> list[int]:
         """Bytes of optimizer state that each worker holds, in the order of ranks."""

@@ -28,6 +28,7 @@ def counts(**changed):
                 "too_long": 1,
                 "nothing_to_learn": 0,
                 "rationales": 9,
+                "compared": 9,
                 "widest": 50,
                 "largest": 90,
             }
@@ -180,3 +181,17 @@ def test_a_method_that_finds_nothing_to_learn_says_where_to_get_it(models, tmp_p
     run = make_run(tmp_path, model, student={"model": model, "method": "rationale-as-input"})
     with pytest.raises(UserError, match=r"5 labelled examples hold nothing that it learns from.*asks for rationales"):
         check_counts(counts(train=0, nothing_to_learn=5), run, token_settings(run))
+
+
+def test_soft_labels_need_several_labels_and_validation_needs_examples(models, tmp_path):
+    model = models["decoder-only"]
+    soft = make_run(tmp_path, model, student={"model": model, "method": "soft-label"})
+    check_counts(counts(), soft, token_settings(soft))
+    with pytest.raises(UserError, match="none of 9 examples has a distribution over several labels"):
+        check_counts(counts(compared=0), soft, token_settings(soft))
+    measured = make_run(tmp_path, model, corpus={"train": "x", "validation": 0.0}, training={"validate_every_steps": 5})
+    with pytest.raises(UserError, match="no example is held out for validation"):
+        check_counts(counts(validation=0), measured, token_settings(measured))
+    lone = make_run(tmp_path, model, student={"model": model, "rationale_weight": 1.0})
+    with pytest.raises(UserError, match=r"hold nothing that it learns from.*lower student\.rationale_weight"):
+        check_counts(counts(train=0, nothing_to_learn=5), lone, token_settings(lone))

@@ -34,9 +34,17 @@ def test_the_best_is_kept_and_patience_counts_from_it() -> None:
         found.append(_validate(one, state))
         over.append(_patience_is_over(state, 2))
     assert [i + 1 for i, best in enumerate(found) if best] == [10, 20, 50]
-    assert state.best == {"step": 50, "objective": 1.9}
+    assert state.best == {"step": 50, "objective": 1.9, "terms": {"label": 1.9}}
     assert [row["objective"] for row in state.validation] == [3.0, 2.0, 2.5, 2.0, 1.9]
     assert [i + 1 for i, ended in enumerate(over) if ended] == list(range(40, 50)), "an equal one is no better one"
+
+
+def test_no_number_is_no_best() -> None:
+    state, one = State(), worker([float("nan"), 2.0], validate_every_steps=10)
+    for state.step in (10, 20):
+        _validate(one, state)
+    assert state.best is not None
+    assert state.best["step"] == 20
 
 
 def test_the_last_step_is_measured_whatever_its_number() -> None:

@@ -127,8 +127,9 @@ def test_token_divergences_are_those_of_distributions_with_one_rest(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_certain_teachers_and_students_stay_finite(kind):
-    certain = torch.tensor([[0.0, -30.0]])
+@pytest.mark.parametrize("teacher", [[0.0, -30.0], [0.0, -math.inf], [-math.inf, -0.1]])
+def test_certain_teachers_and_students_stay_finite(kind, teacher):
+    certain = torch.tensor([teacher])
     student = torch.tensor([[-40.0, 0.0]], requires_grad=True)
     found = token_divergences(student, certain, kind)
     found.sum().backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,15 +146,15 @@ def test_tokens_that_are_there_are_not_made_again(settings, tmp_path):
     assert counts.rationales == counts.train
     target.write(
         COUNTS,
-        b'{"train":1,"validation":2,"too_long":3,"nothing_to_learn":4,"rationales":5,"widest":6,"largest":7}',
+        b'{"train":1,"validation":2,"too_long":3,"nothing_to_learn":4,"rationales":5,"compared":6,"widest":7,"largest":8}',
     )
-    assert tokenise(labels, settings, target) == TokenCounts(1, 2, 3, 4, 5, 6, 7)
+    assert tokenise(labels, settings, target) == TokenCounts(1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def test_nothing_left_is_counted_not_raised(settings, tmp_path):
     strict = replace(settings, max_input_tokens=1)
     counts = write_tokens([encode_table(table(label_rows(3)), strict)], Store(str(tmp_path)), strict)
-    assert counts == TokenCounts(0, 0, 3, 0, 0, 0, 0)
+    assert counts == TokenCounts(0, 0, 3, 0, 0, 0, 0, 0)
 
 
 def test_soft_labels_stay_together_and_labels_that_mean_the_same_are_one(settings, tmp_path):
@@ -219,8 +220,11 @@ def test_tokens_of_the_teacher_are_learned_up_to_where_its_answer_ends(settings,
     labels = Store(str(tmp_path / "labels"))
     found = {row["id"]: row for t in encode_part(labels, "data/part-00000.parquet", kd) for row in t.to_pylist()}
     assert found[rows[3]["id"]]["dropped"] == "nothing_to_learn"
-    for row, known in ((rows[0], 4), (rows[1], 5)):
-        assert (found[row["id"]]["target"], found[row["id"]]["top_positions"]) == ([*words[:4], eos], known)
+    for row in rows[:2]:
+        assert (found[row["id"]]["target"], found[row["id"]]["top_positions"]) == ([*words[:4], eos], 5)
+    assert found[rows[1]["id"]]["top_ids"][-2:] == [eos, 9], "what the teacher said of its end"
+    assert found[rows[0]["id"]]["top_ids"][-2:] == [eos, 0], "that it ends is certain"
+    assert found[rows[0]["id"]]["top_logprobs"][-2:] == [0.0, -math.inf]
     # The stop string is no part of the answer, though the engine has made its tokens.
     cut = found[rows[2]["id"]]
     assert text(cut["target"]).split()[:5] == ["Anne", "has", "4", "apples", "."]
@@ -229,6 +233,6 @@ def test_tokens_of_the_teacher_are_learned_up_to_where_its_answer_ends(settings,
     counts = tokenise(labels, kd, Store(str(tmp_path / "tokens")))
     assert (counts.nothing_to_learn, counts.train + counts.validation) == (1, 3)
     read = Tokens(Store(str(tmp_path / "tokens")), tmp_path)
-    second = next(read.sequence(s) for s in range(3) if len(read.sequence(s).top_ids) == 5)
+    second = next(s for s in map(read.sequence, range(3)) if s.top_ids.tolist()[-1] == [eos, 9])
     assert second.top_ids.tolist() == [[i, 9] for i in [*words[:4], eos]]
     assert second.top_logprobs.shape == (5, 2)
