@@ -61,8 +61,13 @@ def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     endpoint = serve_students({name: str(folder) for name, folder in folders.items()}, serving)
     assert endpoint.models == ("t5", "llama")
     with httpx.Client(base_url=endpoint.url, timeout=160.0) as client, ThreadPoolExecutor(4) as pool:
-        bodies = [{"model": name, "inputs": [TEXTS[0]] * QUEUE} for name in ("t5", "t5", "llama")]
-        first = list(pool.map(lambda body: client.post("/v1/predict", json=body), bodies))
+        sent = []
+        for name in ("t5", "t5", "llama"):
+            body = {"model": name, "inputs": [TEXTS[0]] * QUEUE}
+            sent.append(pool.submit(client.post, "/v1/predict", json=body))
+            # Sent at the same moment, each of two requests could take half of the queue, and both be refused.
+            time.sleep(0.5)
+        first = [request.result() for request in sent]
         refused, woken = ([r for r in first if r.is_error == bad] for bad in (True, False))
         yield Running(client, folders, refused, woken)
     began = time.monotonic()
