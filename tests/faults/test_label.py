@@ -48,11 +48,11 @@ def prepare(
     return Labelling(file, folder / "out", command)
 
 
-def rounds(folder: Path, faults: list[str], seed: int, command: list[str] = COMMAND) -> list[dict[str, Any]]:
-    """One round for each fault, on `echo`: two kills at uniform moments of a run, then a rerun that must come out right."""
+def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[dict[str, Any]]:
+    """One round for each fault, on `echo`: kills at uniform moments of a run, then a rerun that must come out right."""
     draw = random.Random(seed)
     (folder / "whole").mkdir()
-    whole = prepare(folder / "whole", ECHO, ROWS, command=command)
+    whole = prepare(folder / "whole", ECHO, ROWS)
     duration = whole.finish()
     check(whole, ROWS, BAD)
     table = []
@@ -60,8 +60,8 @@ def rounds(folder: Path, faults: list[str], seed: int, command: list[str] = COMM
         here = folder / f"round-{number}"
         here.mkdir()
         task, log = write_task(here)
-        labelling = prepare(here, ECHO, ROWS, str(task), command)
-        for _ in range(2):
+        labelling = prepare(here, ECHO, ROWS, str(task))
+        for _ in range(kills):
             labelling.kill(fault, draw.uniform(0.0, duration))
         labelling.finish()
         check(labelling, ROWS, BAD)
@@ -74,7 +74,7 @@ def rounds(folder: Path, faults: list[str], seed: int, command: list[str] = COMM
 
 
 def test_kills_lose_and_double_no_row(tmp_path: Path) -> None:
-    table = rounds(tmp_path, ["driver", "actor"], seed=1)
+    table = rounds(tmp_path, ["driver", "actor"], seed=1, kills=1)
     assert any(kill["hit"] for row in table for kill in row["kills"])
 
 
