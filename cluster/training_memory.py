@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.estimate import active_parameters
 from pipelines.config import StudentConfig, TrainingConfig
 
 _BYTES = {"bf16": 2, "fp32": 4}
@@ -43,16 +44,12 @@ def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | 
         return None
 
 
-def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape:
-    hidden, vocabulary, heads = (int(config[k]) for k in ("hidden_size", "vocab_size", "num_attention_heads"))
+def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
+    if config.get("num_experts_per_tok"):
+        return None  # it holds more weights than a token passes through
     layers = student.init.layers or int(config["num_hidden_layers"])
-    width = int(config.get("head_dim") or hidden // heads)
-    groups = int(config.get("num_key_value_heads") or heads)
-    attention = 2 * hidden * width * (heads + groups)
-    embeddings = hidden * vocabulary * (1 if config.get("tie_word_embeddings") else 2)
-    return Shape(
-        embeddings + layers * (attention + 3 * hidden * int(config["intermediate_size"])), layers, hidden, vocabulary
-    )
+    parameters = active_parameters({**config, "num_hidden_layers": layers})
+    return Shape(int(parameters), layers, int(config["hidden_size"]), int(config["vocab_size"])) if parameters else None
 
 
 def _t5(config: Mapping[str, Any], student: StudentConfig) -> Shape:

@@ -52,6 +52,7 @@ def test_first_layers_are_fewer_and_unknown_kinds_are_unknown() -> None:
     assert part is not None
     assert (part.layers, part.parameters < whole.parameters) == (1, True)
     assert student_shape({"model_type": "mamba"}, STUDENT) is None
+    assert student_shape({**config, "num_experts_per_tok": 2}, STUDENT) is None
 
 
 def test_zero_parts_what_it_parts() -> None:
