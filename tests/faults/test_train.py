@@ -25,16 +25,12 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def checkpoints_of(output: Path) -> list[Path]:
-    """Checkpoints that Ray Train has committed, or is committing, oldest first."""
-    return sorted(output.glob("training/*/ray-*/checkpoint_*"), key=lambda path: path.stat().st_mtime)
-
-
-def committed(output: Path) -> int:
-    """How many of them Ray Train knows of."""
+def committed(output: Path) -> list[Path]:
+    """The checkpoints that Ray Train knows of, oldest first."""
     for snapshot in output.glob("training/*/ray-*/checkpoint_manager_snapshot.json"):
-        return len(json.loads(snapshot.read_text() or "{}").get("checkpoint_results", []))
-    return 0
+        results = json.loads(snapshot.read_text() or "{}").get("checkpoint_results", [])
+        return [snapshot.parent / result["checkpoint_dir_name"] for result in results]
+    return []
 
 
 def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(tmp_path: Path) -> None:
@@ -47,13 +43,13 @@ def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(
     file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_none=True)))
     with running("train", str(file), log=tmp_path / "log") as process:
         deadline = time.monotonic() + 200
-        while committed(output) < 2:
+        while len(committed(output)) < 2:
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.kill()
     assert not (output / "student/manifest.json").exists()
-    newest = [path for path in checkpoints_of(output) if (path / "state.json").exists()][-1]
+    newest = committed(output)[-1]
     part = next(newest.glob("part-00001*.safetensors"))
     part.write_bytes(part.read_bytes()[:-100])
 
@@ -62,6 +58,7 @@ def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(
     assert done.returncode == 0, done.stderr[-3000:]
     training = json.loads((output / "student/manifest.json").read_text())["details"]["training"]
     assert training["world_sizes"] == [2, 1]
+    assert [reason.partition(":")[0] for reason in training["damaged_checkpoints"]] == [newest.name]
     first, second = training["started_at_steps"]
     assert first == 0 < second
     _same_losses(output, run, training["steps"], until=second + 10)
