@@ -233,7 +233,7 @@ def _train_memory(run: RunConfig) -> dict[str, Any] | None:
     shape = student_shape(json.loads(file.read_text(encoding="utf-8")), run.student) if file else None
     if shape is None:
         return None
-    memory = training_memory(shape, run.training)
+    memory = training_memory(shape, run.training, run.student.lora)
     return {"parameters": shape.parameters, **dataclasses.asdict(memory), "total": memory.total}
 
 

@@ -1,9 +1,9 @@
 """What training takes of one worker's memory, from the student's config.json: a rough estimate, called so. Pure.
 
     weights      2 bytes each in bf16, 4 in fp32; ZeRO 3 parts them among the workers
-    gradients    as many; ZeRO 2 and 3 part them
-    optimizer    Adam's moments, 8 bytes for each weight, and 4 for a float32 copy where the weights are not the optimizer's own;
-                 ZeRO 1 to 3 part them
+    gradients    as many, of what is trained; ZeRO 2 and 3 part them
+    optimizer    of what is trained, Adam's moments, 8 bytes for each weight, and 4 for a float32 copy where the weights are not the
+                 optimizer's own; ZeRO 1 to 3 part them
     activations  34 bytes x hidden size for each token and layer in bf16, twice as many in fp32 (Korthikanti et al. 2022, "Reducing
                  Activation Recomputation", section 4, without the attention matrix, which no kernel here keeps); with
                  activation_checkpointing 2 bytes, and one layer whole
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.estimate import active_parameters
-from pipelines.config import StudentConfig, TrainingConfig
+from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
 
 _BYTES = {"bf16": 2, "fp32": 4}
 _ACTIVATION_BYTES = 34
@@ -34,6 +34,8 @@ class Shape:
     """Of encoder and decoder together."""
     hidden: int
     vocabulary: int
+    linear: int = 0
+    """Inputs and outputs of all linear layers but the head, together: adapters of rank r have r times as many weights."""
 
 
 def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
@@ -49,7 +51,13 @@ def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
         return None  # it holds more weights than a token passes through
     layers = student.init.layers or int(config["num_hidden_layers"])
     parameters = active_parameters({**config, "num_hidden_layers": layers})
-    return Shape(int(parameters), layers, int(config["hidden_size"]), int(config["vocab_size"])) if parameters else None
+    if not parameters:
+        return None
+    hidden, inner, heads = (int(config[k]) for k in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    width = int(config.get("head_dim") or hidden // heads)
+    groups = int(config.get("num_key_value_heads") or heads)
+    linear = layers * (4 * hidden + 2 * width * (heads + groups) + 3 * (hidden + inner))
+    return Shape(int(parameters), layers, hidden, int(config["vocab_size"]), linear)
 
 
 def _t5(config: Mapping[str, Any], student: StudentConfig) -> Shape:
@@ -60,7 +68,10 @@ def _t5(config: Mapping[str, Any], student: StudentConfig) -> Shape:
     feed_forward = (3 if str(config.get("feed_forward_proj", "")).startswith("gated") else 2) * hidden * inner
     embeddings = hidden * vocabulary * (1 if config.get("tie_word_embeddings", True) else 2)
     layers = encoder * (attention + feed_forward) + decoder * (2 * attention + feed_forward)
-    return Shape(embeddings + layers, encoder + decoder, hidden, vocabulary)
+    attention_linear = 4 * (hidden + int(config["num_heads"]) * int(config["d_kv"]))
+    feed_forward_linear = feed_forward // (hidden * inner) * (hidden + inner)
+    linear = (encoder + 2 * decoder) * attention_linear + (encoder + decoder) * feed_forward_linear
+    return Shape(embeddings + layers, encoder + decoder, hidden, vocabulary, linear)
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,9 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def training_memory(shape: Shape, training: TrainingConfig) -> Memory:
+def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> Memory:
     """The estimate, see the module's docstring."""
+    trained = shape.parameters if lora is None else lora.rank * shape.linear
     size, stage, workers = _BYTES[training.precision], training.zero_stage, training.workers
     own = stage == 0 and training.precision == "fp32"
     parted = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
@@ -95,8 +107,8 @@ def training_memory(shape: Shape, training: TrainingConfig) -> Memory:
     targets = tokens * training.max_target_tokens // (training.max_input_tokens + training.max_target_tokens)
     return Memory(
         weights=shape.parameters * size // parted[3] * offloaded[0],
-        gradients=shape.parameters * size // parted[2],
-        optimizer=shape.parameters * (8 if own else 12) // parted[1] * offloaded[1],
+        gradients=trained * size // parted[2],
+        optimizer=trained * (8 if own else 12) // parted[1] * offloaded[1],
         activations=kept,
         logits=2 * size * targets * shape.vocabulary,
     )

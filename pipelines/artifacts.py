@@ -17,6 +17,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -151,6 +152,18 @@ class Store:
                 with open(file, "rb") as source, self.writing(file.relative_to(local).as_posix()) as target:
                     while chunk := source.read(1 << 24):
                         target.write(chunk)
+
+    @contextmanager
+    def local_copy(self) -> Iterator[Path]:
+        """The store's files in a local folder, which for an object store lives as long as the block."""
+        from pyarrow.fs import copy_files
+
+        if self.is_local:
+            yield Path(self.root)
+            return
+        with tempfile.TemporaryDirectory(prefix="raystill-") as folder, object_store_errors(self.uri):
+            copy_files(self.root, folder, source_filesystem=self.fs)
+            yield Path(folder)
 
     def delete(self, name: str) -> None:
         """Remove a file; it need not be there."""
@@ -303,16 +316,25 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], **parts: Any) -> Manifest:
-    """A manifest with its fingerprint, versions and time filled in."""
+def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], *, config: Any, **parts: Any) -> Manifest:
+    """A manifest with its fingerprint, versions and time filled in, and `config` without the credentials of its URIs."""
     return Manifest(
         type=kind,
         fingerprint=fingerprint(identity),
         identity=dict(identity),
+        config=_without_credentials(config),
         versions=library_versions(),
         created=now(),
         **parts,
     )
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def local_folder(store: Store) -> Path:

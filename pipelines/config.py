@@ -224,12 +224,27 @@ class InitConfig(Section):
     kind: Literal["pretrained", "first-layers", "random"] = "pretrained"
     """pretrained: model as it is. first-layers: its first `layers`. random: its config and tokenizer, fresh weights."""
     layers: Annotated[int, Field(ge=1)] | None = None
+    vocabulary: Annotated[int, Field(ge=300)] | None = None
+    """random: train a tokenizer of the model's kind, with so many entries at the most, on the texts of the labels."""
 
     @model_validator(mode="after")
-    def _layers_where_cut(self) -> Self:
+    def _settings_of_the_kind(self) -> Self:
         if (self.kind == "first-layers") != (self.layers is not None):
             raise ValueError("`layers` goes with kind: first-layers, and with no other")
+        if self.vocabulary is not None and self.kind != "random":
+            raise ValueError(
+                f"`vocabulary` goes with kind: random: the weights of kind {self.kind} know their own tokens only"
+            )
         return self
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on every linear layer: only they are trained, and merged into the weights at the end."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    """An adapter's share of a layer's output is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
 class StudentConfig(Section):
@@ -238,6 +253,8 @@ class StudentConfig(Section):
     model: str
     """Hub id or folder."""
     init: InitConfig = InitConfig()
+    lora: LoraConfig | None = None
+    """None: all weights are trained."""
     method: Method = "step-by-step"
     labels: Literal["gold", "teacher"] | None = None
     """Whose label is learned, for the methods with rationales; `gold` where it is not set."""
@@ -258,6 +275,16 @@ class StudentConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if self.lora is not None and self.init.kind == "random":
+            raise ValueError(
+                "`lora` adapts weights that know something; with init.kind: random there are none, remove it"
+            )
+        if self.init.vocabulary is not None and self.method == "token-kd":
+            raise ValueError("method token-kd compares tokens with the teacher's; remove init.vocabulary")
+        return self
+
     @property
     def label_column(self) -> Literal["gold", "label", "either"]:
         """Whose label the student learns, as a column of the labels. either: gold where there is one, else the teacher's."""
@@ -269,7 +296,7 @@ class StudentConfig(Section):
 
     def effective(self) -> dict[str, Any]:
         """The settings that the method reads, but for the model, which may lie elsewhere by now."""
-        settings = self.model_dump(mode="json", exclude={"model"}) | {"labels": self.label_column}
+        settings = self.model_dump(mode="json", exclude={"model"}, exclude_none=True) | {"labels": self.label_column}
         return {key: value for key, value in settings.items() if self.method in _METHODS_WITH.get(key, {self.method})}
 
 
@@ -313,6 +340,10 @@ class TrainingConfig(Section):
     """What is kept in the memory of the CPU: optimizer state (ZeRO 1 to 3), parameters too (ZeRO 3)."""
     activation_checkpointing: bool = False
     """Compute activations a second time in the backward pass rather than keep them."""
+    compile: bool = False
+    """torch.compile on every layer: faster after a start of a minute or so, on GPUs above all. Not with zero_stage 3."""
+    trackers: list[Literal["mlflow", "wandb"]] = []
+    """Who is told of every step, besides the TensorBoard files in OUTPUT/tensorboard. Each is an extra: `raystill[mlflow]`."""
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Measure the validation split in between, and export the weights whose loss on it is lowest. None: before and after only."""
     patience: Annotated[int, Field(ge=1)] | None = None
@@ -338,6 +369,8 @@ class TrainingConfig(Section):
             raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3, it is 0")
         if self.offload == "parameters" and self.zero_stage != 3:
             raise ValueError(f"offload: parameters needs zero_stage 3, it is {self.zero_stage}")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile does not go with zero_stage 3, which fetches weights in the middle of a layer")
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers {self.min_workers} is above workers {self.workers}")
         return self

@@ -7,9 +7,7 @@ then writes the target and its end-of-sequence token.
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +98,7 @@ class Student:
 
         store = Store(str(folder))
         manifest = require_manifest(store, "student", "train RUN")
-        with _local_copy(store) as path:
+        with store.local_copy() as path:
             check_model(str(path), "student")
             trusted = {"local_files_only": True, "trust_remote_code": False}
             try:
@@ -228,16 +226,3 @@ class _ChosenLogProbs:
         logits = scores.float()
         self.steps.append(logits.amax(dim=-1) - logits.logsumexp(dim=-1))
         return scores
-
-
-@contextmanager
-def _local_copy(store: Store) -> Iterator[Path]:
-    """The store's files in a local folder, which for an object store lives as long as the block."""
-    from pyarrow.fs import copy_files
-
-    if store.is_local:
-        yield Path(store.root)
-        return
-    with tempfile.TemporaryDirectory(prefix="raystill-student-") as folder:
-        copy_files(store.root, folder, source_filesystem=store.fs)
-        yield Path(folder)

@@ -23,10 +23,15 @@ from pipelines.errors import UserError
 # Names under which architectures keep their number of layers. transformers maps `num_hidden_layers` to a family's own name.
 _ENCODER_LAYERS = ("num_layers", "encoder_layers")
 _DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
+_VOCABULARY_STEP = 64
+"""An embedding's rows are a multiple of it, which tensor cores want."""
 
 
-def initial_student(student: StudentConfig, seed: int) -> tuple[Any, Any]:
+def initial_student(student: StudentConfig, seed: int, own_tokenizer: Path | None = None) -> tuple[Any, Any]:
     """The student before any training, and its tokenizer. The same weights for the same arguments.
+
+    Args:
+        own_tokenizer: the folder of a tokenizer in place of the model's; the embedding of random weights has its size then.
 
     Returns:
         (model, tokenizer): float32, on the CPU, in evaluation mode; the tokenizer has an end and a padding token, and the
@@ -39,7 +44,10 @@ def initial_student(student: StudentConfig, seed: int) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = student_config(student)
-    tokenizer = student_tokenizer(student.model)
+    tokenizer = student_tokenizer(str(own_tokenizer or student.model))
+    if own_tokenizer:
+        config.vocab_size = _VOCABULARY_STEP * -(-len(tokenizer) // _VOCABULARY_STEP)
+        config.bos_token_id = tokenizer.bos_token_id
     kind = AutoModelForSeq2SeqLM if model_family(config) == "encoder-decoder" else AutoModelForCausalLM
     with _quiet(), _refused(student.model):
         if student.init.kind == "random":

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pipelines.artifacts import Store
 from pipelines.config import EvaluationConfig, StudentConfig
 from pipelines.decode import Student
 from pipelines.errors import StageFailedError
@@ -72,12 +74,16 @@ class Untrained:
     seed: int
     max_input_tokens: int
     max_target_tokens: int
+    tokenizer: str | None = None
+    """Where the student's own tokenizer is (init.vocabulary); None: its model's."""
 
     def load(self, device: str) -> Student:
         """Initialise it as the training did."""
         from pipelines.student_init import initial_student
 
-        model, tokenizer = initial_student(self.student, self.seed)
+        own = nullcontext() if self.tokenizer is None else Store(self.tokenizer).local_copy()
+        with own as folder:
+            model, tokenizer = initial_student(self.student, self.seed, folder)
         return Student(
             model, tokenizer, method=self.student.method, device=device,
             max_input_tokens=self.max_input_tokens, max_target_tokens=self.max_target_tokens,

@@ -76,7 +76,8 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         rationales = (answers[e.id].rationale if e.id in answers else "" for e in examples)
         inputs = [with_rationale(text, rationale) for text, rationale in zip(inputs, rationales, strict=True)]
     limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
-    untrained = Untrained(run.student, run.training.seed, *limits)
+    own_tokenizer = student_store.uri if run.student.init.vocabulary is not None else None
+    untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
     trained_system = _student_system("student", Trained(student_store.uri), run, task, examples, inputs)
     majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
     others = [

@@ -28,6 +28,7 @@ Ints = npt.NDArray[np.int64]
 _STRETCH_STEPS = 16
 # How far a length may be off in that, as a factor: small corpora would else see the same steps in every epoch.
 _BLUR = 1.25
+_PADDING_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,13 @@ class Plan:
         return sum(
             int(per_example[self.step_examples(s)].sum()) for s in range(first, self.steps if last is None else last)
         )
+
+    def padding_share(self, first: int, last: int) -> float:
+        """Padding as a share of the tokens in the micro-batches of some steps; of 200 evenly among them where they are more."""
+        steps = np.unique(np.linspace(first, last - 1, min(max(last - first, 0), _PADDING_STEPS)).astype(np.int64))
+        parts = [part for step in steps.tolist() for worker in self.step(step) for part in worker]
+        padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)
+        return 1.0 - sum(int(self.lengths.real[part].sum()) for part in parts) / padded if padded else 0.0
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
         return epoch_steps(self.lengths, self.examples, self._batch, self._seed, epoch)

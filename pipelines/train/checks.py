@@ -18,6 +18,7 @@ from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.train.objective import term_weights
 from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import TokenCounts
+from pipelines.train.validation import WITHOUT_TEACHER, validation_identity
 
 FORMAT = 1
 """Bumped when this stage makes another student from the same input."""
@@ -35,6 +36,8 @@ _WITHOUT_EFFECT = {
     "checkpoint_every_minutes",
     "keep_checkpoints",
     "max_loss_spike",
+    "compile",
+    "trackers",
 }
 """Settings of `training` that decide how the same student is computed."""
 _WHERE_TO_GET = {
@@ -63,7 +66,7 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
         "task": {"name": task.name, "version": task.version},
         "student": {**run.student.effective(), "model": model_fingerprint(run.student.model)},
         "training": run.training.model_dump(exclude=_WITHOUT_EFFECT),
-        "corpus": {"validation": run.corpus.validation},
+        "corpus": {"validation": validation_identity(run.corpus)},
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
     }
 
@@ -147,6 +150,8 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
         raise UserError("method soft-label", rule, remedy)
     if run.training.validate_every_steps is not None and not counts.validation:
         rule = "no example is held out for validation"
+        if isinstance(run.corpus.validation, str) and settings.method not in WITHOUT_TEACHER:
+            rule = f"corpus.validation is a file, without the teacher's answers that method {settings.method} is measured on"
         raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
     limits = (
         ("tokens_per_batch", counts.largest, "largest example has, its sequences together"),

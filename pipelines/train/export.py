@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 from pipelines.methods import NEEDS_A_TEACHER, with_rationale, writes_rationales
+from pipelines.train.lora import merged
 from pipelines.train.objective import TERMS
 
 
@@ -33,7 +34,8 @@ def export_student(
     if torch.distributed.get_rank() == 0:
         with tempfile.TemporaryDirectory() as folder:
             if weights is None:
-                engine.module.model.save_pretrained(folder, state_dict=state)
+                assert state is not None, "worker 0 has the state"
+                _save_model(engine, state, folder)
             else:
                 copy_files(weights.root, folder, source_filesystem=weights.fs)
             tokenizer.save_pretrained(folder)
@@ -50,12 +52,17 @@ def write_weights(engine: Any, store: Store) -> None:
     import torch
 
     state = full_state(engine)
-    if torch.distributed.get_rank() == 0:
+    if state is not None:
         with tempfile.TemporaryDirectory() as folder:
-            engine.module.model.save_pretrained(folder, state_dict=state)
+            _save_model(engine, state, folder)
             store.clear()
             store.put_folder(folder)
     torch.distributed.barrier()
+
+
+def _save_model(engine: Any, state: Mapping[str, Any], folder: str) -> None:
+    model = engine.module.model
+    model.save_pretrained(folder, state_dict=merged(model, state))
 
 
 def full_state(engine: Any) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import math
 import os
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from pipelines.errors import StageFailedError
 from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
 from pipelines.train.resume import Keeper, State, restore
 from pipelines.train.tokens import Tokens
-from pipelines.train.worker import Worker
+from pipelines.train.trackers import Trackers
+from pipelines.train.worker import Worker, WorkerOutOfMemoryError
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Job:
     run: dict[str, Any]
     tokens: str
     student: str
+    name: str = ""
+    """Of this training; the same after a restart."""
+    tensorboard: str = ""
+    """Where the TensorBoard files go."""
+    tokenizer: str | None = None
+    """The student's own (init.vocabulary); None: its model's."""
     board: Any = None
     """Actor that worker 0 tells of its progress; see `watch`."""
 
@@ -50,6 +58,7 @@ class Job:
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Train one worker's share. Called by Ray Train on every worker, again after a failure."""
+    import ray
     from ray import train
     from transformers.utils.logging import disable_progress_bar
 
@@ -63,25 +72,40 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     _use_cores(context.get_local_world_size())
     prepare_deepspeed(gpu=run.training.gpus_per_worker > 0)
     disable_progress_bar()
-    model, tokenizer = initial_student(run.student, run.training.seed)
+    if job.board is not None and (hopeless := ray.get(job.board.hopeless.remote())):
+        return {"failed": hopeless}
     with tempfile.TemporaryDirectory() as cache:
+        own = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
+        with own as folder:
+            model, tokenizer = initial_student(run.student, run.training.seed, folder)
         tokens = Tokens(Store(job.tokens), Path(cache), together=run.student.method == "soft-label")
         worker = Worker(run, model, tokens, context.get_world_rank(), context.get_world_size())
         state = restore(worker.engine, worker.rank)
-        if state.validation_before is None:
-            state.validation_before = worker.measure(tokens.validation)
         state.started_at.append(state.step)
         state.world_sizes.append(worker.world)
+        trackers = _trackers(worker, state, job)
         try:
-            _run_steps(worker, state, job)
+            if state.validation_before is None:
+                state.validation_before = worker.measure(tokens.validation)
+            _run_steps(worker, state, job, trackers)
+        except WorkerOutOfMemoryError as error:
+            # The other workers wait for this one: only a raised error ends them. Ray begins anew then, and hears the reason above.
+            if job.board is not None:
+                ray.get(job.board.give_up.remote(str(error)))
+            raise
         except StageFailedError as error:
             # Every worker is here, for the same reason. Raised, Ray would take it for a loss and try the same steps again.
             return {"failed": str(error)}
+        finally:
+            if trackers is not None:
+                trackers.close()
         result = {
             "steps": state.step,
             "planned_steps": worker.plan.steps,
             "tokens": worker.plan.tokens(0, state.step),
+            "padding_share": worker.plan.padding_share(0, state.step),
             "seconds": state.seconds,
+            "data_wait_share": state.waited_s / max(state.seconds, 1e-9),
             "started_at_steps": state.started_at,
             "world_sizes": state.world_sizes,
             "damaged_checkpoints": state.damaged,
@@ -96,6 +120,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
             "peak_memory_bytes_per_rank": worker.peak_memory_per_rank(),
             "world_size": worker.world,
             "parameters": worker.parameters,
+            "trained_parameters": worker.trained_parameters,
         }
         best = best_weights(job, state.best["step"]) if state.best else None
         export_student(
@@ -109,7 +134,13 @@ def best_weights(job: Job, step: int) -> Store:
     return Store(job.tokens.rstrip("/").rpartition("/")[0]).child(f"best/step-{step}")
 
 
-def _run_steps(worker: Worker, state: State, job: Job) -> None:
+def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
+    if worker.rank:
+        return None
+    return Trackers(worker.run, job.name, Store(job.tensorboard), state.step, state.trackers)
+
+
+def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None) -> None:
     """The steps from `state.step` to the end, or to where patience ends; `state` follows."""
     training = worker.run.training
     done, total = worker.plan.tokens(0, state.step), worker.plan.tokens()
@@ -118,17 +149,25 @@ def _run_steps(worker: Worker, state: State, job: Job) -> None:
         job.board.note.remote(done, total, "")
     while state.step < worker.plan.steps and not _patience_is_over(state, training.patience):
         began = time.monotonic()
+        waited_s = worker.feed.waited_s
         measured = worker.step(state.step)
-        state.seconds += time.monotonic() - began
+        step_s, tokens = time.monotonic() - began, worker.plan.tokens(state.step, state.step + 1)
+        state.seconds += step_s
+        state.waited_s += worker.feed.waited_s - waited_s
         _check_spike(worker, state, measured)
         state.history.append({"step": state.step, **measured})
-        done += worker.plan.tokens(state.step, state.step + 1)
+        if trackers is not None:
+            trackers.log(state.step, {**measured, "tokens_per_s": tokens / step_s})
+        done += tokens
         state.step += 1
         if worker.rank == 0 and job.board is not None:
             losses = ", ".join(f"{term} {measured[term]:.3f}" for term in TERMS if term in measured)
             job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")
+        before = len(state.validation)
         if _validate(worker, state):
             _keep_best(worker, state, job)
+        if trackers is not None and len(state.validation) > before:
+            trackers.log(state.step, state.validation[-1], "validation/")
         minutes = training.checkpoint_every_minutes
         late = minutes is not None and worker.any(_minutes_since(saved_s) >= minutes)
         due = due or late or state.step % training.checkpoint_every_steps == 0

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.train.micro_batch import MicroBatch
 from pipelines.train.objective import PARTS, TERMS
 
 _CHUNK_ELEMENTS = {False: 1 << 18, True: 1 << 27}
@@ -194,11 +193,3 @@ def step_scales(weights: Mapping[str, float], counts: Mapping[str, float]) -> li
     A term that the step has nothing of contributes nothing.
     """
     return [weights.get(term, 0.0) / counts[term] if counts.get(term) else 0.0 for term in TERMS]
-
-
-def to_tensors(batch: MicroBatch, scales: list[float], device: Any) -> dict[str, Any]:
-    """The arguments of `StudentLoss.forward` for a micro-batch."""
-    arrays = {name: value for name, value in vars(batch).items() if name != "inputs" and value is not None}
-    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.inputs.items()}
-    return {"inputs": inputs, **tensors, "scales": torch.tensor(scales, dtype=torch.float32, device=device)}

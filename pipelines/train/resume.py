@@ -36,6 +36,10 @@ class State:
     """The steps at which an attempt began: [0], and the checkpoints that were gone on from."""
     world_sizes: list[int] = field(default_factory=list)
     """Workers of each attempt."""
+    waited_s: float = 0.0
+    """Of `seconds`: for micro-batches."""
+    trackers: dict[str, str] = field(default_factory=dict)
+    """Tracker -> its id of this training."""
     damaged: list[str] = field(default_factory=list)
     """Checkpoints that could not be used, and why."""
 

@@ -47,6 +47,8 @@ class TokenSettings:
     max_input_tokens: int
     max_target_tokens: int
     task: TaskSpec
+    tokenizer: str | None = None
+    """The store of the student's own tokenizer (init.vocabulary); None: the model's."""
 
     @property
     def with_tops(self) -> bool:

@@ -6,14 +6,15 @@ What is under way lies in OUTPUT/training/<fingerprint>: tokens and checkpoints 
 there after any failure; another one starts another folder. It is removed when the manifest is written.
 
 The manifest's details: method, family, task, parameters, max_input_tokens, max_target_tokens, and `training` with world_size,
-zero_stage, precision, steps, started_at_steps (above 0: a checkpoint was gone on from), optimizer_bytes_per_rank and loss
+zero_stage, precision, steps, started_at_steps (above 0: a checkpoint was gone on from), optimizer_bytes_per_rank, padding_share (of the
+tokens in micro-batches), data_wait_share (of the time of the steps, for micro-batches) and loss
 {TERM: {first, last}, ..., validation: {before, after}}, in nats per target token (`soft`: per example); TERM of objective.TERMS.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from dataclasses import asdict
 from typing import Any
 
 from pipelines.artifacts import (
@@ -41,6 +42,8 @@ from pipelines.train.export import model_card
 from pipelines.train.loop import Job, train_loop
 from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import TokenCounts, tokenise
+from pipelines.train.validation import validation_tokens
+from pipelines.train.vocabulary import train_tokenizer
 from pipelines.train.watch import shown_progress
 
 
@@ -69,12 +72,18 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
     if manifest:
         return manifest
     settings = check_train(run)
-    work = output.child(f"training/{fingerprint(identity)[:12]}")
+    name = fingerprint(identity)[:12]
+    work, tensorboard = output.child(f"training/{name}"), output.child(f"tensorboard/{name}")
     began = time.monotonic()
-    counts = tokenise(labels_store, settings, work.child("tokens"))
+    tokenizer, vocabulary = None, run.student.init.vocabulary
+    if vocabulary is not None:
+        tokenizer = work.child("tokenizer")
+        train_tokenizer(labels_store, settings.model, vocabulary, settings.validation_share, tokenizer)
+        settings = dataclasses.replace(settings, tokenizer=tokenizer.uri)
+    counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
     check_counts(counts, run, settings)
     tokenised = time.monotonic()
-    result = _fit(with_absolute_model(run), work, store)
+    result = _fit(with_absolute_model(run), work, store, tensorboard, name, tokenizer)
     timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result["seconds"]}
     manifest = _manifest(run, identity, labels, settings, counts, result, timings)
     card = model_card(run, manifest.details, manifest.provenance, manifest.counts, library_versions())
@@ -84,7 +93,9 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
     return manifest
 
 
-def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
+def _fit(
+    run: RunConfig, work: Store, store: Store, tensorboard: Store, name: str, tokenizer: Store | None
+) -> dict[str, Any]:
     """Train on Ray Train's workers. Returns what worker 0 says of the whole. Raises StageFailedError where it broke off."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, TrainingFailedError
@@ -93,7 +104,15 @@ def _fit(run: RunConfig, work: Store, store: Store) -> dict[str, Any]:
 
     training = run.training
     with shown_progress("train") as board:
-        job = Job(run=run.model_dump(mode="json"), tokens=work.child("tokens").uri, student=store.uri, board=board)
+        job = Job(
+            run=run.model_dump(mode="json"),
+            tokens=work.child("tokens").uri,
+            student=store.uri,
+            name=name,
+            tensorboard=tensorboard.uri,
+            tokenizer=tokenizer.uri if tokenizer else None,
+            board=board,
+        )
         trainer = TorchTrainer(
             train_loop,
             train_loop_config=job.as_config(),
@@ -160,6 +179,7 @@ def _manifest(
             "family": settings.family,
             "task": {"name": task.name, "version": task.version, "options": spec.options, "source": spec.source},
             "parameters": result["parameters"],
+            "trained_parameters": result["trained_parameters"],
             "max_input_tokens": training.max_input_tokens,
             "max_target_tokens": training.max_target_tokens,
             "training": {
@@ -174,7 +194,9 @@ def _manifest(
                 "world_sizes": result["world_sizes"],
                 "damaged_checkpoints": result["damaged_checkpoints"],
                 "tokens_per_s": result["tokens"] / max(result["seconds"], 1e-9),
-                "token_counts": asdict(counts),
+                "padding_share": result["padding_share"],
+                "data_wait_share": result["data_wait_share"],
+                "token_counts": dataclasses.asdict(counts),
                 "loss": {**loss, "validation": result["validation"]},
             },
         },

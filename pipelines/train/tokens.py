@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +82,30 @@ class TokenCounts:
 
 def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
     """Rows of labels -> rows of tokens. A row of which one sequence is above its limit is dropped, never cut."""
-    tokenizer, task = _tokenizer(settings.model), load_task(settings.task)
+    tokenizer, task = _tokenizer(settings.model, settings.tokenizer), load_task(settings.task)
     rows = [found for row in table.to_pylist() for found in _encode(row, tokenizer, settings, task)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def tokenise(labels: Store, settings: TokenSettings, target: Store) -> TokenCounts:
-    """Tokenise all rows of a labels artifact into `target`; what an earlier run has finished there is used as it is."""
+def tokenise(labels: Store, settings: TokenSettings, target: Store, more: Iterable[pa.Table] = ()) -> TokenCounts:
+    """Tokenise all rows of a labels artifact into `target`; what an earlier run has finished there is used as it is.
+
+    Args:
+        more: rows in `SCHEMA` to be added: validation examples that are no labels.
+    """
     if target.exists(COUNTS):
         return TokenCounts(**json.loads(target.read(COUNTS)))
     parts = labels.files("data", ".parquet")
     if sum(_rows_in(labels, name) for name in parts) <= _ROWS_HERE:
-        return write_tokens((t for name in parts for t in encode_part(labels, name, settings)), target, settings)
+        here = (t for name in parts for t in encode_part(labels, name, settings))
+        return write_tokens(chain(here, more), target, settings)
     import ray
 
     # By file and not by Ray's reader: a part of labels/token_logprobs belongs to the part of labels/data of its name.
     items = ray.data.from_items([{"part": name} for name in parts], override_num_blocks=len(parts))
     encoded = items.map_batches(_EncodeParts(labels, settings), batch_size=1, batch_format="numpy")
-    return write_tokens(encoded.iter_batches(batch_format="pyarrow", batch_size=None), target, settings)
+    tables = encoded.iter_batches(batch_format="pyarrow", batch_size=None)
+    return write_tokens(chain(tables, more), target, settings)
 
 
 class _EncodeParts:
@@ -299,5 +306,8 @@ def _sizes(column: Any) -> Ints:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(model: str) -> Any:
-    return student_tokenizer(model)
+def _tokenizer(model: str, own: str | None) -> Any:
+    if own is None:
+        return student_tokenizer(model)
+    with Store(own).local_copy() as folder:
+        return student_tokenizer(str(folder))

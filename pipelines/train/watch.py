@@ -17,14 +17,23 @@ _POLL_S = 1.0
 
 
 class Board:
-    """What worker 0 has said last. Runs as an actor."""
+    """What worker 0 has said last, and why there is no use in going on. Runs as an actor."""
 
     def __init__(self) -> None:
         self._last: tuple[int, int, str] | None = None
+        self._hopeless: str | None = None
 
     def note(self, done: int, total: int, detail: str) -> None:
         """Tokens done of all, and a remark."""
         self._last = (done, total, detail)
+
+    def give_up(self, reason: str) -> None:
+        """A worker has failed in a way that another attempt would fail in too."""
+        self._hopeless = reason
+
+    def hopeless(self) -> str | None:
+        """That reason; None where there is none."""
+        return self._hopeless
 
     def read(self) -> tuple[int, int, str] | None:
         """The last note; None before the first."""

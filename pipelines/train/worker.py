@@ -6,19 +6,41 @@ Every worker computes the same batch plan and reads its own sequences. Losses ar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.decode import model_family
 from pipelines.errors import StageFailedError
 from pipelines.train.batches import Ints, Plan, deal
-from pipelines.train.micro_batch import collate
+from pipelines.train.feed import Feed
 from pipelines.train.objective import TERMS, objective, term_weights
 from pipelines.train.tokens import Tokens
 
 _IDS_NAMED = 10
+
+
+class WorkerOutOfMemoryError(StageFailedError):
+    """The memory of one worker does not suffice. The others know nothing of it."""
+
+
+@contextmanager
+def _memory_errors(training: TrainingConfig) -> Iterator[None]:
+    """Memory that does not suffice, as WorkerOutOfMemoryError."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; of the CPU's memory it is a plain one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise WorkerOutOfMemoryError(
+            f"out of memory with {training.tokens_per_micro_batch:,} tokens in a micro-batch. Lower training.tokens_per_micro_batch, "
+            f"raise training.zero_stage (now {training.zero_stage}), or set training.activation_checkpointing: true"
+        ) from error
 
 
 def make_plan(tokens: Tokens, run: RunConfig, family: Any, workers: int) -> Plan:
@@ -34,16 +56,23 @@ class Worker:
     """One worker's engine and its part of the plan."""
 
     def __init__(self, run: RunConfig, model: Any, tokens: Tokens, rank: int, world: int) -> None:
+        from pipelines.train.lora import put_adapters
         from pipelines.train.losses import StudentLoss
-        from pipelines.train.zero import make_engine
+        from pipelines.train.zero import compile_layers, make_engine
 
         self.run, self.tokens, self.rank, self.world = run, tokens, rank, world
         self.family = model_family(model.config)
-        self.pad, self.start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.plan = make_plan(tokens, run, self.family, world)
+        pad, start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
+        self.feed = Feed(self.plan, tokens, rank, pad=pad, start=start, gpu=run.training.gpus_per_worker > 0)
+        if run.student.lora is not None:
+            put_adapters(model, run.student.lora, run.training.seed)
+        self.trained_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if run.training.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if run.training.compile:
+            compile_layers(model)
         self._measured: tuple[Ints, list[Ints]] | None = None
         self.weights = term_weights(run.student)
         loss = StudentLoss(model, temperature=run.student.temperature, divergence=run.student.divergence)
@@ -65,11 +94,11 @@ class Worker:
         # DeepSpeed takes the mean of the workers' gradients, the step's loss is the sum of their shares.
         scales = [scale * self.world for scale in step_scales(self.weights, counts)]
         engine.train()
-        micros = self.plan.step(step)[self.rank]
+        micros = self.feed(step)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)
-        for index, sequences in enumerate(micros):
+        for index, micro in enumerate(micros):
             engine.set_gradient_accumulation_boundary(index == len(micros) - 1)
-            sums += self._learn(sequences, scales)
+            sums += self._learn(micro, scales)
         norm = engine.get_global_grad_norm()  # None where ZeRO is off: torch clips then, and keeps the norm to itself
         means = self._means(sums)
         measured = means if norm is None else {**means, "gradient_norm": float(norm)}
@@ -79,20 +108,12 @@ class Worker:
             raise StageFailedError(f"step {step} is not finite ({shown}). {self.examples_of(step)}. {remedy}")
         return {"loss": objective(self.weights, means), **measured, "learning_rate": rate}
 
-    def _learn(self, sequences: Ints, scales: list[float]) -> Any:
-        """Forward and backward pass of a micro-batch. Raises StageFailedError where the memory does not suffice."""
-        import torch
-
-        try:
-            loss, found = self._forward(sequences, scales)
+    def _learn(self, micro: dict[str, Any], scales: list[float]) -> Any:
+        """Forward and backward pass of a micro-batch."""
+        with _memory_errors(self.run.training):
+            loss, found = self._forward(micro, scales)
             self.engine.backward(loss)
             self.engine.step()
-        except torch.OutOfMemoryError as error:
-            training = self.run.training
-            raise StageFailedError(
-                f"out of memory with {training.tokens_per_micro_batch:,} tokens in a micro-batch. Lower training.tokens_per_micro_batch, "
-                f"raise training.zero_stage (now {training.zero_stage}), or set training.activation_checkpointing: true"
-            ) from error
         return found
 
     def examples_of(self, step: int) -> str:
@@ -118,9 +139,9 @@ class Worker:
         self.engine.eval()
         micros = self._dealt(examples)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
-        with torch.no_grad():
+        with torch.no_grad(), _memory_errors(self.run.training):
             for sequences in micros:
-                sums += self._forward(sequences, [0.0] * len(TERMS))[1]
+                sums += self._forward(self.feed.micro_batch(sequences), [0.0] * len(TERMS))[1]
         return self._means(sums)
 
     def _dealt(self, examples: Ints) -> list[Ints]:
@@ -155,13 +176,15 @@ class Worker:
         torch.distributed.all_gather(gathered, held)
         return [int(value.item()) for value in gathered]
 
-    def _forward(self, sequences: Ints, scales: list[float]) -> tuple[Any, Any]:
-        from pipelines.train.losses import to_tensors
+    def _forward(self, micro: dict[str, Any], scales: list[float]) -> tuple[Any, Any]:
+        import torch
 
-        batch = collate(
-            [self.tokens.sequence(s) for s in sequences], family=self.family, pad=self.pad, start=self.start
+        device = self.engine.device
+        there = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items() if name != "inputs"}
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in micro["inputs"].items()}
+        loss, found = self.engine(
+            inputs=inputs, **there, scales=torch.tensor(scales, dtype=torch.float32, device=device)
         )
-        loss, found = self.engine(**to_tensors(batch, scales, self.engine.device))
         return loss, found
 
     def _means(self, sums: Any) -> dict[str, float]:

@@ -99,6 +99,17 @@ def make_engine(module: Any, training: TrainingConfig) -> Any:
     return engine
 
 
+def compile_layers(model: Any) -> None:
+    """torch.compile on every layer of a transformers model, in place.
+
+    Layer by layer: layers of one shape share what is compiled, and what goes on around them (the choice of target positions) stays
+    as it is. For sizes that vary: every micro-batch has others.
+    """
+    kinds = set(model._no_split_modules or ())
+    for layer in (module for module in model.modules() if type(module).__name__ in kinds):
+        layer.compile(dynamic=True)
+
+
 def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: str = "linear") -> float:
     """The rate of a step (from 0): up to `peak` in a straight line over the share `warmup` of the steps, then as the schedule says.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.training_memory import Memory, Shape, student_shape, training_memory
-from pipelines.config import StudentConfig, TrainingConfig
+from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
 
 STUDENT = StudentConfig(model="m")
 GIB = 2**30
@@ -43,6 +43,23 @@ def test_parameters_are_those_that_transformers_makes(which: int) -> None:
     # Norms and T5's position biases are not counted.
     assert shape.parameters == pytest.approx(sum(p.numel() for p in kind.from_config(config).parameters()), rel=0.01)
     assert shape.layers == (5 if which == 2 else 4 if which == 3 else 3)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_adapters_are_as_many_as_peft_makes(which: int) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from pipelines.train.lora import put_adapters
+
+    config = configs()[which]
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    shape, model = student_shape(config.to_dict(), STUDENT), kind.from_config(config)
+    assert shape is not None
+    put_adapters(model, LoraConfig(rank=3), seed=0)
+    assert 3 * shape.linear == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    memory = training_memory(shape, TrainingConfig(workers=1), LoraConfig(rank=3))
+    assert (memory.gradients, memory.optimizer) == (2 * 3 * shape.linear, 12 * 3 * shape.linear)
+    assert memory.weights == 2 * shape.parameters
 
 
 def test_first_layers_are_fewer_and_unknown_kinds_are_unknown() -> None:

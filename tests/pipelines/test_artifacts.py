@@ -151,3 +151,15 @@ def test_a_folder_is_put_and_cleared(tmp_path: Path) -> None:
     store.clear()
     store.clear()
     assert not (tmp_path / "to").exists()
+
+
+def test_a_manifest_holds_no_credentials() -> None:
+    config = {
+        "output": "s3://KEY:SECRET@bucket/run?region=x",
+        "corpus": {"train": ["s3://KEY:SECRET@bucket/a.jsonl", "b.jsonl"]},
+    }
+    found = manifest_of("labels", {}, config=config, counts={}, timings_s={}, details={}, provenance={})
+    assert found.config == {
+        "output": "s3://bucket/run?region=x",
+        "corpus": {"train": ["s3://bucket/a.jsonl", "b.jsonl"]},
+    }

@@ -45,6 +45,21 @@ def test_what_belongs_together_shares_a_micro_batch():
             assert padded_tokens(lengths, micro, "decoder-only") <= 200
 
 
+def test_padding_is_counted_against_all_tokens_of_the_micro_batches():
+    lengths = lengths_of_pairs([4, 4, 3, 3, 5, 5], [2, 6, 1, 0, 3, 3])
+    plan = make_plan(lengths, np.array([0, 1, 2]), epochs=1, batch=36, micro=30)
+    # The plan by hand above: 2 x 10 and 3 x 8 tokens, of which 36 are real.
+    assert plan.padding_share(0, plan.steps) == pytest.approx(1 - 36 / 44)
+    assert plan.padding_share(0, 0) == 0.0
+
+
+def test_long_trainings_are_sampled_for_their_padding():
+    lengths = random_lengths(400)
+    plan = make_plan(lengths, np.arange(400), epochs=30.0, batch=600, micro=300)
+    assert plan.steps > 400
+    assert 0.0 < plan.padding_share(0, plan.steps) < 0.2
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_example_is_in_one_step_of_each_epoch(seed):
     lengths = random_lengths(200, seed)

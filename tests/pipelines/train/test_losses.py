@@ -15,12 +15,12 @@ from tests.pipelines.train.tiny import make_model, make_tokenizer
 torch = pytest.importorskip("torch")
 
 from pipelines.train import losses  # noqa: E402
+from pipelines.train.feed import tensors  # noqa: E402
 from pipelines.train.losses import (  # noqa: E402
     StudentLoss,
     part_sums,
     soft_label_losses,
     step_scales,
-    to_tensors,
     token_divergences,
 )
 from tests.pipelines.train.reference import token_losses  # noqa: E402
@@ -147,7 +147,7 @@ def test_one_padded_forward_equals_single_sequences(family, tmp_path):
         "rationale": float(sum(len(s.target) for s in sequences[1::2])),
     }
     scales = step_scales({"label": 0.7, "rationale": 0.3}, counts)
-    loss, found = StudentLoss(model)(**to_tensors(batch, scales, "cpu"))
+    loss, found = StudentLoss(model)(**arguments(batch, scales))
     loss.backward()
 
     by_part = [torch.cat([token_losses(reference, s.prompt, s.target) for s in sequences[part::2]]) for part in (0, 1)]
@@ -171,7 +171,7 @@ def test_soft_labels_of_a_model_equal_one_label_at_a_time(family, tmp_path):
         for i, (s, (p, part)) in enumerate(zip(sequences, given, strict=True))
     ]
     batch = collate(rows, family=family, pad=0, start=0)
-    loss, found = StudentLoss(model, temperature=2.0)(**to_tensors(batch, [0.01, 0, 0, 0.5, 0], "cpu"))
+    loss, found = StudentLoss(model, temperature=2.0)(**arguments(batch, [0.01, 0, 0, 0.5, 0]))
     loss.backward()
 
     each = [token_losses(reference, s.prompt, s.target).sum() for s in sequences]
@@ -197,7 +197,7 @@ def test_token_kd_of_a_model_counts_the_positions_that_the_teacher_knows(kind, t
         top = np.log(rng.dirichlet(np.ones(5), known)[:, :4]).astype(np.float32)
         rows.append(Sequence(sequence.prompt, sequence.target, 2, top_ids=top_ids, top_logprobs=top))
     batch = collate(rows, family="decoder-only", pad=0, start=None)
-    loss, found = StudentLoss(model, divergence=kind)(**to_tensors(batch, [0, 0, 0.3, 0, 0.7], "cpu"))
+    loss, found = StudentLoss(model, divergence=kind)(**arguments(batch, [0, 0, 0.3, 0, 0.7]))
     known = sum(len(row.target) - 1 for row in rows)
     assert found[1].tolist() == [0, 0, known + 2, 0, known]
     wanted = torch.zeros(())
@@ -217,7 +217,7 @@ def test_micro_batches_sum_to_the_step(family, tmp_path):
 
     def loss_of(rows):
         batch = collate([sequences[i] for i in rows], family=family, pad=0, start=0)
-        return module(**to_tensors(batch, scales, "cpu"))[0]
+        return module(**arguments(batch, scales))[0]
 
     whole = loss_of(range(len(sequences)))
     torch.testing.assert_close(loss_of([0, 2]) + loss_of([1]) + loss_of([3, 4, 5]), whole)
@@ -227,7 +227,7 @@ def test_micro_batches_sum_to_the_step(family, tmp_path):
 def test_a_loss_of_nothing_gives_every_weight_a_gradient_of_zero(tmp_path):
     model, _ = _model_and_sequences("decoder-only", tmp_path)
     batch = collate([], family="decoder-only", pad=0, start=None)
-    loss, found = StudentLoss(model)(**to_tensors(batch, [0.5] * 5, "cpu"))
+    loss, found = StudentLoss(model)(**arguments(batch, [0.5] * 5))
     loss.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
     assert not found.any()
@@ -244,6 +244,10 @@ def test_the_head_is_whole_outside_of_a_loss(tmp_path):
 def _same_gradients(model, reference):
     for (name, found), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, msg=name, rtol=1e-4, atol=1e-5)
+
+
+def arguments(batch, scales):
+    return {**tensors(batch), "scales": torch.tensor(scales, dtype=torch.float32)}
 
 
 def _model_and_sequences(family, folder):

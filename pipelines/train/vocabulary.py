@@ -1,0 +1,58 @@
+"""A tokenizer of the student's own, for students that start from random weights: trained on the texts of the labels.
+
+In: `labels/data` and the tokenizer whose kind (pre-tokenisation, special tokens) it takes. Out: a tokenizer folder beside the tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.artifacts import Store
+from pipelines.corpus import is_validation
+from pipelines.errors import UserError
+from pipelines.student_init import student_tokenizer
+
+_DONE = "done.json"
+_ROWS = 4096
+_COLUMNS = ("id", "input", "gold", "label", "rationale")
+_PREFIXES = ("[label] ", "[rationale] ")
+
+
+def train_tokenizer(labels: Store, model: str, size: int, validation_share: float, target: Store) -> None:
+    """Train a tokenizer with at most `size` entries on all texts that are trained on; what an earlier run has made stays.
+
+    Raises:
+        UserError: the model's tokenizer is of a kind that cannot be trained (ByT5's bytes).
+    """
+    if target.exists(_DONE):
+        return
+    like = student_tokenizer(model)
+    if not like.is_fast:
+        rule = f"the tokenizer of {model} is of a kind that cannot be trained anew ({type(like).__name__})"
+        raise UserError(
+            f"student.init.vocabulary {size}", rule, "Remove it, or give a model with a BPE or Unigram tokenizer."
+        )
+    tokenizer = like.train_new_from_iterator(_texts(labels, validation_share), vocab_size=size)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        target.put_folder(folder)
+    target.write(_DONE, json.dumps({"entries": len(tokenizer)}).encode())
+
+
+def _texts(labels: Store, validation_share: float) -> Iterator[list[str]]:
+    for name in labels.files("data", ".parquet"):
+        with labels.fs.open_input_file(labels.path(name)) as file:
+            for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=list(_COLUMNS)):
+                yield [text for row in batch.to_pylist() for text in _texts_of(row, validation_share)]
+
+
+def _texts_of(row: dict[str, Any], validation_share: float) -> list[str]:
+    if validation_share > 0 and is_validation(row["id"], validation_share):
+        return []
+    found = [*(prefix + row["input"] + "\n" for prefix in _PREFIXES), row["gold"], row["label"], row["rationale"]]
+    return [text for text in found if text]

@@ -1,0 +1,53 @@
+"""A student's own tokenizer, and validation examples from a file of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.artifacts import Store
+from pipelines.corpus import is_validation
+from pipelines.errors import UserError
+from pipelines.train import vocabulary
+from pipelines.train.vocabulary import train_tokenizer
+from tests.pipelines.train.tiny import label_rows, write_labels
+from tests.serving.tiny import tiny_tokenizer
+
+pytest.importorskip("torch")
+
+
+def test_it_is_trained_on_what_is_trained_on(tmp_path: Path) -> None:
+    rows = label_rows(60)
+    held_out = next(row for row in rows if is_validation(row["id"], 0.2))
+    held_out["input"] += " zebrazebrazebra" * 50
+    write_labels(tmp_path, rows)
+    model = tmp_path / "model"
+    tiny_tokenizer("decoder-only").save_pretrained(model)
+    store = Store(str(tmp_path / "tokenizer"))
+    train_tokenizer(Store(str(tmp_path / "labels")), str(model), 400, 0.2, store)
+
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(store.root)
+    assert len(found) <= 400
+    assert found.eos_token == tiny_tokenizer("decoder-only").eos_token
+    text = "[label] Anne has 4 apples and buys 3 .\n"
+    assert found.decode(found(text)["input_ids"], skip_special_tokens=True).strip() == text.strip()
+    assert not any("zebra" in token for token in found.get_vocab())
+
+    before = (Path(store.root) / "tokenizer.json").read_bytes()
+    train_tokenizer(Store(str(tmp_path / "labels")), str(model), 350, 0.2, store)
+    assert (Path(store.root) / "tokenizer.json").read_bytes() == before, "what is there stays"
+    assert json.loads((Path(store.root) / "done.json").read_text()) == {"entries": len(found)}
+
+
+def test_a_tokenizer_that_has_no_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bytes:
+        is_fast = False
+
+    write_labels(tmp_path, label_rows(4))
+    monkeypatch.setattr(vocabulary, "student_tokenizer", lambda model: Bytes())
+    with pytest.raises(UserError, match="cannot be trained anew"):
+        train_tokenizer(Store(str(tmp_path / "labels")), "org/byt5", 400, 0.0, Store(str(tmp_path / "tokenizer")))
