@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def local_ray(**resources: int) -> Iterator[None]:
-    """Ray while the block runs, with 8 logical CPUs, and `num_gpus` where asked for. Its sockets lie under a short path."""
+    """Ray while the block runs, with 8 logical CPUs where no other `num_cpus` is asked for. Its sockets lie under a short path."""
     import ray
 
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
         before = os.environ.get("RAY_TMPDIR")
         os.environ["RAY_TMPDIR"] = folder
-        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, **resources)
+        wanted = {"num_cpus": 8, **resources}
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, **wanted)
         try:
             yield
         finally:

@@ -1,0 +1,22 @@
+"""A cluster with room for fewer workers than are wanted, on a Ray of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.local_ray import local_ray
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(300)]
+
+
+def test_a_small_cluster_trains_with_the_workers_that_it_has_room_for(tmp_path: Path) -> None:
+    from pipelines.train.stage import train
+
+    write_labels(tmp_path, label_rows(40))
+    with local_ray(num_cpus=2):
+        training = {"workers": 4, "min_workers": 1, "epochs": 1}
+        manifest = train(make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training=training))
+    assert manifest.details["training"]["world_size"] in (1, 2)

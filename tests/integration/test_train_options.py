@@ -1,0 +1,229 @@
+"""What the run file can ask of a training beyond the plain one, on Ray Train and real DeepSpeed, each with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import Store
+from pipelines.errors import StageFailedError
+from pipelines.train.tokens import Tokens
+from tests.integration.local_ray import local_ray
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+
+FAMILIES = ("decoder-only", "encoder-decoder")
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {family: make_model(family, folder / family) for family in FAMILIES}
+
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    **{f"plain {family}": (family, {"zero_stage": 1}, {}) for family in FAMILIES},
+    "adapters 2": ("decoder-only", {"zero_stage": 2}, {"lora": {"rank": 4, "alpha": 8.0}}),
+    "adapters 3": ("encoder-decoder", {"zero_stage": 3}, {"lora": {"rank": 4, "alpha": 8.0}}),
+    **{f"offload {s}": ("decoder-only", {"zero_stage": s, "offload": "optimizer"}, {}) for s in (1, 2, 3)},
+    "offload parameters": ("encoder-decoder", {"zero_stage": 3, "offload": "parameters"}, {}),
+    "compile": ("decoder-only", {"zero_stage": 1, "compile": True}, {}),
+    "checkpointing": ("encoder-decoder", {"zero_stage": 2, "activation_checkpointing": True}, {}),
+}
+"""Name -> family, and what the sections `training` and `student` have of their own."""
+STEPS = 8
+
+
+def case_run(output: Path, name: str) -> Any:
+    family, training, student = CASES[name]
+    model = str(output / family)
+    return make_run(output, model, training={"learning_rate": 1e-2, **training}, student={"model": model, **student})
+
+
+def _train_cases(rank: int, world: int, folder: str, output: str, names: list[str]) -> None:
+    """One of `world` gloo processes: every case for some steps, and its weights as they are exported."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    import torch
+    import torch.distributed as dist
+
+    from pipelines.student_init import initial_student
+    from pipelines.train.export import write_weights
+    from pipelines.train.worker import Worker
+    from pipelines.train.zero import prepare_deepspeed
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    prepare_deepspeed(gpu=False)
+    found = {}
+    for name in names:
+        run = case_run(Path(output), name)
+        tokens = Tokens(Store(f"{output}/tokens/{CASES[name][0]}"), Path(output))
+        worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
+        before = worker.measure(tokens.validation)
+        history = [worker.step(step)["loss"] for step in range(STEPS)]
+        write_weights(worker.engine, Store(f"{folder}/{name}"))
+        found[name] = {
+            "before": before, "history": history, "after": worker.measure(tokens.validation),
+            "parameters": worker.parameters, "trained": worker.trained_parameters,
+        }  # fmt: skip
+    if rank == 0:
+        torch.save(found, Path(folder) / "found.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> tuple[dict[str, Any], Path, Path]:
+    """(what came of each case with two workers, the folder of the weights by case, the output folder of the labels)."""
+    import torch
+
+    from pipelines.train.checks import token_settings
+    from pipelines.train.tokens import tokenise
+
+    folder, output = tmp_path_factory.mktemp("cases"), tmp_path_factory.mktemp("output")
+    write_labels(output, label_rows(60))
+    for family in FAMILIES:
+        shutil.copytree(models[family], output / family)
+        settings = token_settings(case_run(output, f"plain {family}"))
+        tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}"))
+    names = [name for name in CASES if name != "compile" or shutil.which("g++")]
+    torch.multiprocessing.spawn(_train_cases, (2, str(folder), str(output), names), nprocs=2)
+    return torch.load(folder / "found.pt"), folder, output
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("plain", "adapters"))])
+def test_what_saves_memory_or_time_changes_no_loss(cases: Any, name: str) -> None:
+    found, _, _ = cases
+    if name not in found:
+        pytest.skip("torch.compile needs a C++ compiler for the CPU, and there is none")
+    assert found[name]["history"] == pytest.approx(found[f"plain {CASES[name][0]}"]["history"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adapters 2", "adapters 3"])
+def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: str) -> None:
+    """The merged weights, one sequence at a time in plain transformers, have the losses that were measured with the adapters."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from tests.pipelines.train.reference import part_losses
+
+    found, folder, output = cases
+    case, family = found[name], CASES[name][0]
+    assert case["trained"] < 0.6 * case["parameters"]
+    for term in ("label", "rationale"):
+        assert case["after"][term] < case["before"][term]
+    kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
+    model, loading = kind.from_pretrained(folder / name, dtype="float32", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    tokens = Tokens(Store(f"{output}/tokens/{family}"), output)
+    label, rationale = part_losses(model.eval(), tokens, tokens.validation)
+    assert {"label": label.item(), "rationale": rationale.item()} == pytest.approx(case["after"], rel=1e-4)
+
+
+def test_a_student_with_a_tokenizer_of_its_own(ray_here: None, tmp_path: Path) -> None:
+    from pipelines.decode import Student
+    from pipelines.train.stage import train
+    from tests.serving.tiny import tiny_model, tiny_tokenizer
+
+    write_labels(tmp_path, label_rows(60))
+    model = tmp_path / "model"
+    tiny_tokenizer("decoder-only").save_pretrained(model)
+    tiny_model("decoder-only", 5000).save_pretrained(model)
+    student = {"model": str(model), "init": {"kind": "random", "vocabulary": 350}}
+    limits = {
+        "max_input_tokens": 128,
+        "max_target_tokens": 64,
+        "tokens_per_batch": 2000,
+        "tokens_per_micro_batch": 2000,
+    }
+    manifest = train(make_run(tmp_path, str(model), student=student, training={"epochs": 3, **limits}))
+    loss = manifest.details["training"]["loss"]["validation"]
+    assert loss["after"]["label"] < loss["before"]["label"]
+    opened = Student.load(tmp_path / "student")
+    assert len(opened.tokenizer) <= 350
+    assert opened.model.get_input_embeddings().num_embeddings == 384  # the next multiple of 64
+    assert opened.answer(["Anne has 4 apples ."], "label", 4)[0].prompt_tokens > 5
+
+
+def test_a_validation_file_is_measured_and_the_event_files_tell(
+    ray_here: None, models: dict[str, str], tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from pipelines.train.stage import train
+
+    write_labels(tmp_path, label_rows(40))
+    file = tmp_path / "validation.jsonl"
+    rows = [{"id": row["id"], "input": row["input"], "label": row["gold"]} for row in label_rows(15, seed=5)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = {"train": "unused.jsonl", "validation": str(file)}
+    training = {"validate_every_steps": 5, "epochs": 2}
+    manifest = train(make_run(tmp_path, models["decoder-only"], corpus=corpus, training=training))
+    counts, found = manifest.counts, manifest.details["training"]
+    assert (counts["train_examples"], counts["validation_examples"]) == (40, 15)
+    validation = found["loss"]["validation"]
+    assert set(validation["after"]) == {"label"}, "of a file there are gold labels only"
+    assert validation["after"]["label"] < validation["before"]["label"]
+    assert manifest.identity["corpus"]["validation"] != str(file), "a file's content decides, not its place"
+
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    history = [json.loads(line) for line in (tmp_path / "student/training.jsonl").read_text().splitlines()]
+    scalars = [(event.step, event.value) for event in events.Scalars("rationale")]
+    assert scalars == [(row["step"] + 1, pytest.approx(row["rationale"])) for row in history]
+    measured = [(event.step, event.value) for event in events.Scalars("validation/objective")]
+    assert measured == [(row["step"], pytest.approx(row["objective"])) for row in validation["during"]]
+    assert 0.0 <= found["padding_share"] < 0.5
+    assert 0.0 <= found["data_wait_share"] < 1.0
+
+
+def out_of_memory(config: dict[str, Any]) -> dict[str, Any]:
+    """The training loop with a worker whose memory is full in its third step."""
+    import torch
+    from ray import train as ray_train
+
+    from pipelines.train.loop import train_loop
+    from pipelines.train.worker import Worker
+
+    attempts = Path(config["run"]["output"]) / "attempts"
+    forward = Worker._forward
+
+    def failing(self: Any, micro: Any, scales: Any) -> Any:
+        if self.engine.training and self.rank == 1 and self.engine.global_steps >= 2:
+            with attempts.open("a") as file:
+                file.write("x")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(self, micro, scales)
+
+    if ray_train.get_context().get_world_rank() == 1:
+        Worker._forward = failing  # type: ignore[method-assign]
+    return train_loop(config)
+
+
+def test_a_full_memory_is_said_once_with_what_to_change(
+    ray_here: None, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.train import stage
+
+    monkeypatch.setattr(stage, "train_loop", out_of_memory)
+    write_labels(tmp_path, label_rows(40))
+    with pytest.raises(StageFailedError) as caught:
+        stage.train(make_run(tmp_path, models["decoder-only"], training={"max_failures": 3}))
+    said = str(caught.value)
+    for setting in ("tokens_per_micro_batch", "zero_stage (now 2)", "activation_checkpointing: true"):
+        assert setting in said
+    assert (tmp_path / "attempts").read_text() == "x", "another attempt would fail in the same way"
