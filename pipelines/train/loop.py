@@ -159,7 +159,7 @@ def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None
         done += tokens
         state.step += 1
         if trackers is not None:
-            trackers.log(state.step, {**measured, "tokens_per_s": tokens / step_s})
+            trackers.log(state.step, {**measured, "tokens_per_s": tokens / step_s, "step_s": step_s})
         if worker.rank == 0 and job.board is not None:
             losses = ", ".join(f"{term} {measured[term]:.3f}" for term in TERMS if term in measured)
             job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")

@@ -1,7 +1,7 @@
 """Who is told of every step: TensorBoard files, always; MLflow and Weights & Biases where `training.trackers` names them.
 
-Only worker 0 has one. Values keep their names: loss, label, rationale, gradient_norm, learning_rate, tokens_per_s; those of the
-validation split begin with `validation/`. A tracker that fails is left out from there on, with a warning: no training ends for it.
+Only worker 0 has one. Values keep their names: loss, label, rationale, gradient_norm, learning_rate, tokens_per_s, step_s; those of
+the validation split begin with `validation/`. A tracker that fails is left out from there on, with a warning: no training ends for it.
 
     tensorboard --logdir OUTPUT/tensorboard
 """

@@ -1,27 +1,24 @@
 """Training speed: real (unpadded) tokens/s of `raystill train` against the reference way, same model, data and precision, in one run.
 
-Two regimes: the same number of examples in a step as the reference, and a budget of tokens. Medians of alternating pairs.
+Two regimes: the same number of examples in a step as the reference, and a budget of tokens. Medians of alternating pairs. Labels are
+recorded outputs of real teachers: DATA/cqa and DATA/gsm8k. MFU: 6 x parameters x tokens/s / the GPU's peak.
 
-    python -m tests.benchmarks.train_speed                                    small shapes, on this machine's CPUs
-    python -m tests.benchmarks.train_speed --gpu --model MODEL --rows ROWS.jsonl --batch 64 --steps 100 --budget 65536
+    python -m tests.benchmarks.train_speed DATA                                    small shapes, on this machine's CPUs
+    python -m tests.benchmarks.train_speed DATA --gpu --model FOLDER --model FOLDER --rows 6000 --batch 64 --steps 60 \
+        --budget 65536 --micro 65536 --compile --peak-tflops 989
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import median, publish
+from tests.benchmarks.trained import command, labels_of, recorded, reference_rows, stage, steps_of
 
 
 def small_models(folder: Path) -> dict[str, str]:
@@ -49,96 +46,84 @@ def small_models(folder: Path) -> dict[str, str]:
 
 
 def reference(model: str, rows: Path, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.reference_trainer", model, str(rows), "--batch", str(options.batch),
-               "--steps", str(options.steps)]  # fmt: skip
-    return dict(json.loads(_run(command).strip().splitlines()[-1]))
+    arguments = ["tests.benchmarks.reference_trainer", model, str(rows), "--batch", str(options.batch),
+                 "--steps", str(options.steps)]  # fmt: skip
+    return dict(json.loads(command(arguments).strip().splitlines()[-1]))
 
 
-def ours(model: str, rows: Path, options: argparse.Namespace, tokens_per_batch: int, work: Path) -> dict[str, Any]:
-    """Label by replay, which is quick, then train as a user does."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    answers = work / "answers.jsonl"
-    with rows.open() as source, answers.open("w") as target:
-        for row in map(json.loads, source):
-            target.write(
-                json.dumps({"id": row["id"], "output": f"{row['rationale']} The answer is ({row['label']})."}) + "\n"
-            )
+def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batch: int, steps: int) -> dict[str, Any]:
+    """Train as a user does, for about so many steps of at most `batch` tokens."""
+    output = Path(labelled["output"])
+    labels = json.loads((output / "labels/manifest.json").read_text())
+    random = not list(Path(model).glob("*.safetensors"))
     run = {
-        "name": "speed", "output": str(work / "out"), "task": "arithmetic",
-        "corpus": {"train": str(rows), "validation": 0.0},
-        "teacher": {"engine": "replay", "outputs": str(answers)},
-        "student": {"model": model, "init": {"kind": "pretrained" if list(Path(model).glob("*.safetensors")) else "random"}},
+        **labelled,
+        "student": {"model": model, "init": {"kind": "random" if random else "pretrained"}},
         "training": {
-            "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 0 if not options.gpu else 1,
-            "precision": "bf16" if options.gpu else "fp32", "tokens_per_batch": tokens_per_batch,
-            "tokens_per_micro_batch": min(tokens_per_batch, options.micro), "epochs": options.epochs,
-            "max_input_tokens": 512, "max_target_tokens": 256,
+            "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 1 if options.gpu else 0,
+            "precision": "bf16" if options.gpu else "fp32", "tokens_per_batch": batch, "compile": options.compile,
+            "tokens_per_micro_batch": min(2 * batch, options.micro),
+            "epochs": steps * options.batch / labels["counts"]["accepted"], "max_input_tokens": 512, "max_target_tokens": 512,
         },
     }  # fmt: skip
-    file = work / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
-        for stage in ("label", "train"):
-            _run([sys.executable, "-m", "cluster", stage, str(file)], {"RAY_TMPDIR": sockets})
-    manifest = json.loads((work / "out/student/manifest.json").read_text())
-    training = manifest["details"]["training"]
-    return {"tokens_per_s": training["tokens_per_s"], "steps": training["steps"],
-            "step_s": manifest["timings_s"]["steps"] / training["steps"]}  # fmt: skip
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return done.stdout
+    training = stage("train", run, output)["details"]["training"]
+    shares = {key: training[key] for key in ("padding_share", "data_wait_share")}
+    return {**steps_of(output), **shares}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a folder; small shapes where it is not given")
-    parser.add_argument(
-        "--rows", type=Path, help='JSON Lines of {"id", "input", "label", "rationale"}; generated where not given'
-    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", action="append", help="a folder; small shapes where none is given")
+    parser.add_argument("--dataset", action="append", choices=["cqa", "gsm8k"], help="both where none is given")
+    parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16, help="examples in a step of the reference")
-    parser.add_argument("--steps", type=int, default=30, help="of the reference")
-    parser.add_argument("--budget", type=int, default=4096, help="tokens in a step, second regime")
-    parser.add_argument("--micro", type=int, default=2048, help="tokens in a micro-batch")
-    parser.add_argument("--epochs", type=float, default=1.0, help="of ours")
+    parser.add_argument("--steps", type=int, default=25, help="of the reference")
+    parser.add_argument("--budget", type=int, default=8192, help="tokens in a step, second regime")
+    parser.add_argument("--micro", type=int, default=2048, help="padded tokens in a micro-batch")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--peak-tflops", type=float, help="of the GPU in this precision: adds MFU to the table")
     options = parser.parse_args()
-    table = []
+    table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = options.rows or folder / "rows.jsonl"
-        if options.rows is None:
-            found = (
-                {**row, "rationale": f"{row['input']} So it is {row['label']}."} for row in train_rows(600, seed=1)
-            )
-            rows.write_text("".join(json.dumps({**row, "id": f"r{i}"}) + "\n" for i, row in enumerate(found)))
-        models = {Path(options.model).name: options.model} if options.model else small_models(folder)
-        for shape, model in models.items():
-            for pair in range(options.pairs):
-                theirs = reference(model, rows, options)
-                same = round(theirs["tokens_per_example"] * options.batch)
-                mine = ours(model, rows, options, same, folder / "work")
-                budget = ours(model, rows, options, options.budget, folder / "work")
-                table.append({
-                    "model": shape, "pair": pair + 1, "reference tok/s": theirs["tokens_per_s"],
-                    "same step tok/s": mine["tokens_per_s"], "budget tok/s": budget["tokens_per_s"],
-                    "same step ratio": mine["tokens_per_s"] / theirs["tokens_per_s"],
-                    "budget ratio": budget["tokens_per_s"] / theirs["tokens_per_s"],
-                })  # fmt: skip
-                print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+        models = {Path(m).name: m for m in options.model} if options.model else small_models(folder)
+        for key in options.dataset or ("cqa", "gsm8k"):
+            labelled = labels_of(recorded(options.data)[key], options.rows, folder / key)
+            rows = folder / f"{key}.jsonl"
+            reference_rows(folder / key, rows)
+            for shape, model in models.items():
+                for pair in range(options.pairs):
+                    table.append(
+                        {"data": key, "model": shape, "pair": pair + 1, **_pair(model, labelled, rows, options)}
+                    )
+                    print(json.dumps(table[-1]), file=sys.stderr, flush=True)
     medians = {
-        f"{shape}: {key}": median([row[key] for row in table if row["model"] == shape])
-        for shape in dict.fromkeys(row["model"] for row in table)
-        for key in ("same step ratio", "budget ratio")
+        f"{key}, {shape}: {ratio}": median([r[ratio] for r in table if (r["data"], r["model"]) == (key, shape)])
+        for key, shape in dict.fromkeys((row["data"], row["model"]) for row in table)
+        for ratio in ("same step ratio", "budget ratio")
     }
     publish("train_speed", table, **medians)
+
+
+def _pair(model: str, labelled: dict[str, Any], rows: Path, options: argparse.Namespace) -> dict[str, Any]:
+    theirs = reference(model, rows, options)
+    same_batch = round(theirs["tokens_per_example"] * options.batch)
+    same = ours(model, labelled, options, same_batch, options.steps)
+    budget = ours(model, labelled, options, options.budget, options.steps)
+    row = {
+        "reference tok/s": theirs["tokens_per_s"], "same step tok/s": same["tokens_per_s"], "budget tok/s": budget["tokens_per_s"],
+        "same step ratio": same["tokens_per_s"] / theirs["tokens_per_s"],
+        "budget ratio": budget["tokens_per_s"] / theirs["tokens_per_s"],
+        "reference step s": theirs["step_s"], "same step s": same["step_s"], "padding": budget["padding_share"],
+        "data wait": max(same["data_wait_share"], budget["data_wait_share"]),
+    }  # fmt: skip
+    if options.peak_tflops:
+        flops = 6 * theirs["parameters"] / (options.peak_tflops * 1e12)
+        row |= {"reference MFU": flops * theirs["tokens_per_s"], "budget MFU": flops * budget["tokens_per_s"]}
+    return row
 
 
 if __name__ == "__main__":

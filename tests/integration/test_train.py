@@ -363,26 +363,46 @@ def test_a_finished_student_is_reused_and_never_mixed(students, outputs):
         train(_run(output, **settings, seed=1))
 
 
-def test_students_open_without_this_project(students, outputs):
-    """In a fresh process, through transformers alone, the folder is complete and generates."""
-    code = """
+PLAIN = """
 import json, sys
+import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+torch.set_num_threads(1)
+folders, inputs = json.load(sys.stdin)
 result = {}
-for family, folder in json.loads(sys.argv[1]).items():
-    kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
+for family, folder in folders.items():
+    seq2seq = family == "encoder-decoder"
+    kind = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     model, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer("[label] Anne has 4 apples and buys 3 . how many apples has she now ?\\n", return_tensors="pt")
-    out = model.generate(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=8)
-    result[family] = {"keys": sorted([*loading["missing_keys"], *loading["unexpected_keys"]]), "tokens": out.shape[1],
-                      "dtype": str(model.dtype)}
+    dtype, model = str(model.dtype), model.float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right" if seq2seq else "left")
+    labels = []
+    for start in range(0, len(inputs), 50):
+        prompts = ["[label] " + text + ("" if seq2seq else "\\n") for text in inputs[start : start + 50]]
+        batch = tokenizer(prompts, return_tensors="pt", padding=True)
+        out = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=8)
+        new = out if seq2seq else out[:, batch["input_ids"].shape[1] :]
+        labels += [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    keys = sorted([*loading["missing_keys"], *loading["unexpected_keys"]])
+    result[family] = {"keys": keys, "labels": labels, "dtype": dtype}
 print(json.dumps([result, [m for m in sys.modules if m.split(".")[0] in ("pipelines", "cluster", "serving")]]))
 """
-    folders = json.dumps({family: str(outputs[family] / "student") for family in FAMILIES})
-    run = subprocess.run([sys.executable, "-c", code, folders], capture_output=True, text=True, check=True)
+
+
+def test_students_open_without_this_project_and_answer_the_same(students, outputs):
+    """In a fresh process, through transformers alone, the folder is complete and gives the labels that `Student` gives, in float32."""
+    from pipelines.decode import Student
+
+    inputs = [row["input"] for row in label_rows(200, seed=9)]
+    folders = {family: str(outputs[family] / "student") for family in FAMILIES}
+    run = subprocess.run(
+        [sys.executable, "-c", PLAIN], input=json.dumps([folders, inputs]), capture_output=True, text=True, check=True
+    )
     answers, ours = json.loads(run.stdout.strip().splitlines()[-1])
     assert ours == []
-    assert [answers[family]["keys"] for family in FAMILIES] == [[], []]
-    assert all(answers[family]["tokens"] > 1 for family in FAMILIES)
     assert [answers[family]["dtype"] for family in FAMILIES] == ["torch.bfloat16", "torch.float32"]
+    for family in FAMILIES:
+        assert answers[family]["keys"] == []
+        labels = [decoded.text for decoded in Student.load(folders[family]).answer(inputs, "label", 8)]
+        assert len(set(labels)) > 5, "the labels must differ for the comparison to say anything"
+        assert sum(a == b for a, b in zip(labels, answers[family]["labels"], strict=True)) >= 199, family

@@ -1,0 +1,115 @@
+"""Every method on every kind of student: the loss on held-out examples before and after a short training, on a real teacher's labels.
+
+The teacher, a small model in real vLLM, answers word problems several times each, with its token log-probabilities, so that every
+method has what it learns from. 21 cells: 7 methods x {a tiny T5, a tiny Llama, the teacher's own model}, all with its tokenizer.
+
+    python -m tests.benchmarks.train_methods [--rows 300] [--layers 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipelines.methods import METHODS
+from pipelines.recipes.word_problems import train_rows
+from tests.benchmarks.results import publish
+from tests.benchmarks.trained import stage
+
+
+def tiny_models(folder: Path, teacher: str) -> dict[str, str]:
+    """A T5 and a Llama of some millions of random weights, with the teacher's tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, T5Config
+
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    common = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    shapes = {
+        "tiny T5": T5Config(d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+                            dropout_rate=0.0, decoder_start_token_id=tokenizer.pad_token_id, **common),
+        "tiny Llama": LlamaConfig(hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
+                                  num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, **common),
+    }  # fmt: skip
+    for name, config in shapes.items():
+        config.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return {name: str(folder / name) for name in shapes}
+
+
+def labelled(folder: Path, teacher: str, rows: int) -> dict[str, Any]:
+    """The run, with OUTPUT/labels made by the real teacher."""
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({**row, "id": f"r{i}"}) + "\n" for i, row in enumerate(train_rows(rows, seed=1)))
+    )
+    run = {
+        "name": "methods", "output": str(folder / "out"), "task": "arithmetic",
+        "corpus": {"train": str(corpus), "validation": 0.15},
+        "teacher": {
+            "engine": "vllm", "model": teacher, "sampling": {"n": 3, "temperature": 0.7, "max_tokens": 64},
+            "token_logprobs": 20, "vllm": {"max_model_len": 1024, "max_num_seqs": 96},
+        },
+        "student": {"model": "none"},
+    }  # fmt: skip
+    counts = stage("label", run, folder / "out")["counts"]
+    print(json.dumps(counts), file=sys.stderr, flush=True)
+    return run
+
+
+def main() -> None:
+    from cluster.embedded_teacher import embedded_teacher
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument(
+        "--layers", type=int, help="of the teacher's model, as the third student; all where it is not given"
+    )
+    parser.add_argument(
+        "--epochs", type=float, default=1.0, help="of the third student; the tiny ones take 6 times as many"
+    )
+    options = parser.parse_args()
+    table = []
+    with tempfile.TemporaryDirectory() as name:
+        folder, teacher = Path(name), str(embedded_teacher())
+        run = labelled(folder, teacher, options.rows)
+        students = {**tiny_models(folder, teacher), "SmolLM2-135M": teacher}
+        for method in METHODS:
+            for student, model in students.items():
+                tiny = model != teacher
+                init: dict[str, Any] = {"kind": "random" if tiny else "pretrained"}
+                if options.layers and not tiny:
+                    init = {"kind": "first-layers", "layers": options.layers}
+                run |= {
+                    "student": {"model": model, "init": init, "method": method},
+                    "training": {
+                        "workers": 1, "zero_stage": 1, "precision": "fp32", "epochs": options.epochs * (6 if tiny else 1),
+                        "tokens_per_batch": 2048, "tokens_per_micro_batch": 4096, "learning_rate": 3e-3 if tiny else 2e-4,
+                        "max_input_tokens": 512, "max_target_tokens": 128,
+                    },
+                }  # fmt: skip
+                table.append({"method": method, "student": student, **_cell(stage("train", run, folder / "out"))})
+                print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+    publish("train_methods", table, all_fell=all(row["fell"] for row in table))
+
+
+def _cell(manifest: dict[str, Any]) -> dict[str, Any]:
+    validation = manifest["details"]["training"]["loss"]["validation"]
+    before, after = validation["before"], validation["after"]
+    shown = {term: f"{before[term]:.3f} -> {after[term]:.3f}" for term in before}
+    return {
+        "train": manifest["counts"]["train_examples"],
+        "held out": manifest["counts"]["validation_examples"],
+        "held-out loss": ", ".join(f"{term} {values}" for term, values in shown.items()),
+        "fell": all(after[term] < before[term] for term in before),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Labels made once by replay, students trained from them as a user does, and what their steps took."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+SKIPPED_STEPS = 5
+"""At the beginning, which are not timed: neither here nor of the reference."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Recorded outputs of a real teacher, to be replayed."""
+
+    name: str
+    task: str
+    corpus: Path
+    outputs: Path
+
+
+def recorded(data: Path) -> dict[str, Dataset]:
+    """The data sets of a folder: CommonsenseQA with PaLM 540B, grade-school math with a 1.5B teacher, SVAMP with PaLM 540B."""
+    return {
+        "cqa": Dataset("cqa", "multiple-choice", data / "cqa/train.jsonl", data / "cqa/train.palm-540b.jsonl"),
+        "gsm8k": Dataset(
+            "gsm8k", "grade-school-math", data / "gsm8k/train.jsonl", data / "gsm8k/train.qwen2.5-coder-1.5b.jsonl"
+        ),
+        "svamp": Dataset("svamp", "arithmetic", data / "svamp/train.jsonl", data / "svamp/train.palm-540b.jsonl"),
+    }
+
+
+def command(arguments: Iterable[str], environment: Mapping[str, str] | None = None) -> str:
+    """Standard output of a Python command. Raises SystemExit where it fails."""
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False,
+            env={**os.environ, "RAY_TMPDIR": sockets, **(environment or {})},
+        )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def labels_of(dataset: Dataset, rows: int, output: Path, validation: float = 0.0) -> dict[str, Any]:
+    """Label the first rows by replay into OUTPUT/labels. Returns the run that they belong to, as a tree."""
+    run = {
+        "name": dataset.name, "output": str(output), "task": dataset.task,
+        "corpus": {"train": str(dataset.corpus), "limit": rows, "validation": validation},
+        "teacher": {"engine": "replay", "outputs": str(dataset.outputs)},
+        "labelling": {"max_reject_share": 1.0},
+        "student": {"model": "none"},
+    }  # fmt: skip
+    stage("label", run, output)
+    return run
+
+
+def stage(name: str, run: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """Run a stage of a run, given as a tree; its artifact is made anew. Returns the artifact's manifest."""
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / "run.yaml"
+    file.write_text(yaml.safe_dump(dict(run)))
+    command(["cluster", name, str(file), "--replace"])
+    artifact = {"label": "labels", "train": "student", "evaluate": "report"}[name]
+    return dict(json.loads((output / artifact / "manifest.json").read_text()))
+
+
+def reference_rows(output: Path, target: Path) -> None:
+    """The labels as the reference trainer reads them: input, label (gold) and rationale; those without a rationale left out."""
+    rows = pq.read_table(output / "labels/data", columns=["input", "gold", "rationale"]).to_pylist()
+    kept = [{"input": r["input"], "label": r["gold"], "rationale": r["rationale"]} for r in rows if r["rationale"]]
+    target.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+def steps_of(output: Path) -> dict[str, float]:
+    """Tokens/s and seconds of a step of the last training below OUTPUT, the first steps left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    newest = max((output / "tensorboard").iterdir(), key=lambda folder: folder.stat().st_mtime)
+    events = EventAccumulator(str(newest), size_guidance={"scalars": 0})
+    events.Reload()
+    seconds = [event.value for event in events.Scalars("step_s")][SKIPPED_STEPS:]
+    rates = [event.value for event in events.Scalars("tokens_per_s")][SKIPPED_STEPS:]
+    tokens = sum(rate * took for rate, took in zip(rates, seconds, strict=True))
+    return {"tokens_per_s": tokens / sum(seconds), "step_s": sum(seconds) / len(seconds), "steps": float(len(seconds))}

@@ -1,0 +1,60 @@
+"""A decoder-only student is a plain checkpoint: vLLM loads it, and writes what it writes here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.local_ray import local_ray
+from tests.pipelines.train.tiny import label_rows, make_run, write_labels
+
+pytestmark = [
+    pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(400),
+]  # fmt: skip
+
+PLAIN = """
+import json, sys
+from vllm import LLM, SamplingParams
+folder, prompts = json.load(sys.stdin)
+llm = LLM(model=folder, dtype="float32", max_model_len=256, enforce_eager=True)
+outputs = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=8), use_tqdm=False)
+print("LABELS " + json.dumps([output.outputs[0].text.strip() for output in outputs]))
+"""
+
+
+def test_a_decoder_only_student_is_loaded_by_plain_vllm(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    from pipelines.decode import Student
+    from pipelines.train.stage import train
+    from tests.serving.tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer("decoder-only")
+    model = tmp_path / "model"
+    tokenizer.save_pretrained(model)
+    LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256,
+    ).save_pretrained(model)  # fmt: skip
+    write_labels(tmp_path, label_rows(200))
+    student = {"model": str(model), "init": {"kind": "random"}}
+    training = {"max_input_tokens": 160, "max_target_tokens": 64, "tokens_per_batch": 4000, "tokens_per_micro_batch": 4000,
+                "epochs": 6}  # fmt: skip
+    with local_ray():
+        train(make_run(tmp_path, str(model), student=student, training=training))
+    inputs = [row["input"] for row in label_rows(100, seed=9)]
+    asked = json.dumps([str(tmp_path / "student"), [f"[label] {text}\n" for text in inputs]])
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", PLAIN], input=asked, capture_output=True, text=True, check=False, env=environment
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("LABELS "))[7:])
+    labels = [decoded.text for decoded in Student.load(tmp_path / "student").answer(inputs, "label", 8)]
+    assert len(set(labels)) > 5
+    assert sum(a == b for a, b in zip(labels, found, strict=True)) >= 99
