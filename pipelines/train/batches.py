@@ -13,110 +13,42 @@ sequences of an example belong to the same step. Sizes count tokens: real ones f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from pipelines.decode import Family
+from pipelines.train.deal import deal
+from pipelines.train.lengths import Ints, Lengths, padded_tokens
 
-Ints = npt.NDArray[np.int64]
-
-# Examples of like length share a step within a stretch of this many steps: less padding, and still another mix every epoch.
-_STRETCH_STEPS = 16
+# Examples of like lengths share a step within a stretch of this many steps: less padding, and still another mix every epoch.
+_STRETCH_STEPS = 50
 # How far a length may be off in that, as a factor: small corpora would else see the same steps in every epoch.
-_BLUR = 1.25
+_BLUR = 1.05
 _PADDING_STEPS = 200
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of every sequence, S in all, of E examples."""
-
-    prompt: Ints
-    """(S,)"""
-    target: Ints
-    """(S,) at least 1 each."""
-    starts: Ints
-    """(E + 1,) example e has the sequences from starts[e] to before starts[e + 1], at least one."""
-    together: bool = False
-    """Whether the sequences of an example share a micro-batch: a loss compares them."""
-
-    @cached_property
-    def real(self) -> Ints:
-        """(S,) real tokens of each sequence."""
-        return self.prompt + self.target
-
-    @cached_property
-    def per_example(self) -> Ints:
-        """(E,) real tokens of each example, its sequences together."""
-        return self.sums(self.starts[:-1], self.starts[1:])
-
-    def of(self, examples: Ints) -> Ints:
-        """The sequences of the examples."""
-        return _ranges(self.starts[examples], self.starts[examples + 1])
-
-    def units(self, examples: Ints) -> tuple[Ints, Ints]:
-        """What a micro-batch takes whole: (U,) first sequences, and those after the last."""
-        if self.together:
-            return self.starts[examples], self.starts[examples + 1]
-        sequences = self.of(examples)
-        return sequences, sequences + 1
-
-    def sums(self, first: Ints, end: Ints) -> Ints:
-        """(U,) real tokens of ranges of sequences."""
-        return np.asarray(self._before[end] - self._before[first], dtype=np.int64)
-
-    def widths(self, first: Ints, end: Ints, family: Family) -> tuple[Ints, Ints, Ints]:
-        """Of ranges of sequences, each none empty: (U,) rows, columns of each row with its padding, and columns of its targets."""
-        if not len(first):
-            return first, first, first
-        sequences, rows = _ranges(first, end), end - first
-        at = np.cumsum(rows) - rows
-        target = np.maximum.reduceat(self.target[sequences], at)
-        if family == "encoder-decoder":
-            return rows, np.maximum.reduceat(self.prompt[sequences], at) + target, target
-        return rows, np.maximum.reduceat(self.real[sequences], at), target
-
-    @cached_property
-    def _before(self) -> Ints:
-        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.real)])
-
-
-def _ranges(first: Ints, end: Ints) -> Ints:
-    """All numbers of some ranges, one range after the other.
-
-    >>> _ranges(np.array([3, 7]), np.array([5, 8])).tolist()
-    [3, 4, 7]
-    """
-    counts = end - first
-    offsets = np.cumsum(counts) - counts
-    return np.asarray(np.repeat(first - offsets, counts) + np.arange(int(counts.sum())), dtype=np.int64)
-
-
-def padded_tokens(lengths: Lengths, sequences: Ints, family: Family) -> int:
-    """Tokens that a micro-batch holds with its padding. Encoder and decoder are padded each for itself."""
-    if not len(sequences):
-        return 0
-    prompt, target = lengths.prompt[sequences], lengths.target[sequences]
-    if family == "encoder-decoder":
-        return len(sequences) * int(prompt.max() + target.max())
-    return len(sequences) * int((prompt + target).max())
 
 
 def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: int, epoch: int) -> list[Ints]:
     """The examples of each step of one epoch: each example once, at most `tokens_per_batch` real tokens a step.
 
-    Steps are about equally large, so that no step's gradient is the word of two or three examples.
+    Steps are about equally large, so that no step's gradient is the word of two or three examples. The examples of a step have prompts of
+    like lengths, and like lengths in all: a stretch of steps is cut into bands by the prompts, a band into steps by the whole.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = examples[rng.permutation(len(examples))]
     tokens = lengths.per_example[shuffled]
+    prompts = lengths.prompt[lengths.starts[shuffled]]
+    blurred, blurred_prompts = (sizes * _BLUR ** rng.uniform(-1.0, 1.0, len(sizes)) for sizes in (tokens, prompts))
     stretch = np.cumsum(tokens) // (_STRETCH_STEPS * tokens_per_batch)
-    blurred = tokens * _BLUR ** rng.uniform(-1.0, 1.0, len(tokens))
-    shuffled = shuffled[np.lexsort((blurred, stretch))]
+    band = np.zeros(len(shuffled), dtype=np.int64)
+    for number in range(int(stretch[-1]) + 1 if len(stretch) else 0):
+        here = np.flatnonzero(stretch == number)
+        here = here[np.argsort(blurred_prompts[here], kind="stable")]
+        steps_here = max(1, round(int(tokens[here].sum()) / tokens_per_batch))
+        band[here] = _part_of(tokens[here], max(1, round(math.sqrt(steps_here))))
+    # Up in one band and down in the next, so that a step across two bands has like lengths too.
+    shuffled = shuffled[np.lexsort((np.where(band % 2, -blurred, blurred), band, stretch))]
     steps = [shuffled[part] for part in even_parts(lengths.per_example[shuffled], tokens_per_batch)]
     return [steps[i] for i in rng.permutation(len(steps))]
 
@@ -139,35 +71,6 @@ def even_parts(sizes: Ints, limit: int) -> list[slice]:
         parts = max(parts + 1, math.ceil(parts * 1.01))
 
 
-def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Family) -> list[list[Ints]]:
-    """The sequences of one step by worker and micro-batch: [worker][micro-batch] -> sequences.
-
-    Micro-batches are of like lengths, about equally large, and at most `limit` padded tokens each. Every worker gets the same
-    number of them; where there are too few, some are empty.
-
-    Raises:
-        ValueError: a sequence alone, or an example's whose sequences stay together, is above the limit.
-    """
-    first, end = lengths.units(examples)
-    rows, longest, target = lengths.widths(first, end, family)
-    if len(first) and int((rows * longest).max()) > limit:
-        raise ValueError(f"{int((rows * longest).max())} padded tokens that stay together are above the limit {limit}")
-    order = np.lexsort((first, -target, -longest))
-    first, end = first[order], end[order]
-    sizes = lengths.sums(first, end)
-    micros = max(1, math.ceil(int(sizes.sum()) / (limit * workers)))
-    while True:
-        index = _part_of(sizes, workers * micros)
-        edges = np.searchsorted(index, np.arange(workers * micros + 1))
-        parts = [_ranges(first[a:b], end[a:b]) for a, b in pairwise(edges)]
-        if all(padded_tokens(lengths, part, family) <= limit for part in parts):
-            break
-        micros = max(micros + 1, math.ceil(micros * 1.01))
-    # There and back again (0 1 1 0 0 1 ...): dealing in one direction would give worker 0 the longest of every round.
-    rounds = [parts[i * workers : (i + 1) * workers][:: -1 if i % 2 else 1] for i in range(micros)]
-    return [[dealt[worker] for dealt in rounds] for worker in range(workers)]
-
-
 def _part_of(sizes: Ints, parts: int) -> Ints:
     """Which of `parts` equal stretches the middle of each size falls into."""
     doubled_middle = 2 * np.cumsum(sizes) - sizes
@@ -184,10 +87,15 @@ class Plan:
 
     def __init__(
         self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, epochs: float, tokens_per_batch: int,
-        tokens_per_micro_batch: int, seed: int,
+        tokens_per_micro_batch: int, seed: int, least: int,
     ) -> None:  # fmt: skip
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
-        self._batch, self._micro_batch, self._seed = tokens_per_batch, tokens_per_micro_batch, seed
+        self._batch, self._micro_batch, self._seed, self._least = (
+            tokens_per_batch,
+            tokens_per_micro_batch,
+            seed,
+            least,
+        )
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         whole = math.floor(epochs)
         counts = [len(self._epoch(epoch)) for epoch in range(math.ceil(epochs))]
@@ -207,7 +115,8 @@ class Plan:
 
     def step(self, step: int) -> list[list[Ints]]:
         """[worker][micro-batch] -> sequences."""
-        return deal(self.lengths, self.step_examples(step), self.workers, self._micro_batch, self.family)
+        examples = self.step_examples(step)
+        return deal(self.lengths, examples, self.workers, self._micro_batch, self.family, self._least)
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
         """Real tokens of the steps from `first` to before `last`."""

@@ -20,7 +20,7 @@ from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import TokenCounts
 from pipelines.train.validation import WITHOUT_TEACHER, validation_identity
 
-FORMAT = 1
+FORMAT = 2
 """Bumped when this stage makes another student from the same input."""
 
 _WITHOUT_EFFECT = {

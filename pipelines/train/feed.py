@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.train.batches import Ints, Plan
+from pipelines.train.batches import Plan
+from pipelines.train.lengths import Ints
 from pipelines.train.micro_batch import MicroBatch, collate
 from pipelines.train.tokens import Tokens
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.decode import Family
-from pipelines.train.batches import Ints
+from pipelines.train.lengths import Ints
 
 Floats = npt.NDArray[np.float32]
 NO_PART = -1

@@ -33,7 +33,7 @@ from pipelines.corpus import is_validation
 from pipelines.schema import TOKEN_LOGPROBS
 from pipelines.student_init import student_tokenizer
 from pipelines.tasks import Task, load_task
-from pipelines.train.batches import Ints, Lengths
+from pipelines.train.lengths import Ints, Lengths
 from pipelines.train.micro_batch import Sequence
 from pipelines.train.objective import PARTS, TERMS
 from pipelines.train.sequences import TokenSettings, sequences_of

@@ -141,7 +141,7 @@ def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, together:
 
 def lengths_of_pairs(prompt: Any, target: Any, *, together: bool = False) -> Any:
     """Lengths of two sequences to each example; one whose target is 0 is not there."""
-    from pipelines.train.batches import Lengths
+    from pipelines.train.lengths import Lengths
 
     prompt, target = np.asarray(prompt), np.asarray(target)
     there = target > 0
