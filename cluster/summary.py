@@ -31,6 +31,7 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
         summary["timings_s"] = manifest.timings_s
     if stage == "train":
         summary["training"] = manifest.details["training"]
+        summary["tensorboard"] = f"{run.output.rstrip('/')}/tensorboard"
     return summary
 
 
@@ -40,11 +41,7 @@ def describe(summary: dict[str, Any]) -> str:
     if summary["stage"] == "label":
         return "\n".join(_label_lines(summary))
     if summary["stage"] == "train":
-        training = summary["training"]
-        return (
-            f"{counts['train_examples']:,} examples, {training['steps']:,} steps, {training['world_size']} workers, "
-            f"ZeRO stage {training['zero_stage']}"
-        )
+        return "\n".join(_train_lines(summary))
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if isinstance(count, int))
 
 
@@ -74,6 +71,25 @@ def _label_lines(summary: dict[str, Any]) -> Iterator[str]:
         yield f"{summary['gpu_hours']:.2f} GPU-hours"
     if summary["cost"]:
         yield f"estimated cost {summary['cost']['amount']:,.2f}: {summary['cost']['basis']}"
+
+
+def _train_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Sizes; held-out losses; rates and shares; the peak of memory; where the curves are."""
+    counts, training = summary["counts"], summary["training"]
+    yield (
+        f"{counts['train_examples']:,} examples, {training['steps']:,} steps, {training['world_size']} workers, "
+        f"ZeRO stage {training['zero_stage']}"
+    )
+    validation = training["loss"]["validation"]
+    for term in validation["before"]:
+        if term in validation["after"]:
+            yield f"held-out {term} loss {validation['before'][term]:.3f} -> {validation['after'][term]:.3f}"
+    yield (
+        f"{training['tokens_per_s']:,.0f} tokens/s, {training['padding_share']:.1%} padding, "
+        f"{training['data_wait_share']:.1%} of the time waiting for data"
+    )
+    yield f"peak memory {max(training['peak_memory_bytes_per_rank']) / 2**30:.1f} GiB a worker"
+    yield f"curves: tensorboard --logdir {summary['tensorboard']}"
 
 
 def agreement_lines(bins: Sequence[int]) -> Iterator[str]:

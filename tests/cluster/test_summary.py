@@ -70,3 +70,20 @@ def test_label_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert {key: stage[key] for key in FIGURES} == FIGURES
     assert stage["reused"] is True
     assert stage["timings_s"]["engine_start"] == 98.0
+
+
+def test_training_in_words() -> None:
+    training = {
+        "steps": 88, "world_size": 2, "zero_stage": 2, "tokens_per_s": 1234.4, "padding_share": 0.0212, "data_wait_share": 0.001,
+        "peak_memory_bytes_per_rank": [2**30, 3 * 2**29],
+        "loss": {"validation": {"before": {"label": 4.0, "rationale": 5.0}, "after": {"label": 0.25}}},
+    }  # fmt: skip
+    found = manifest({"training": training})
+    found.counts = {"train_examples": 534}
+    assert describe(stage_summary(RUN, "train", found, 300.0)).splitlines() == [
+        "534 examples, 88 steps, 2 workers, ZeRO stage 2",
+        "held-out label loss 4.000 -> 0.250",
+        "1,234 tokens/s, 2.1% padding, 0.1% of the time waiting for data",
+        "peak memory 1.5 GiB a worker",
+        "curves: tensorboard --logdir out/tensorboard",
+    ]
