@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 
 from pipelines.decode import Family
-from pipelines.train.deal import deal
+from pipelines.train.deal import Cost, deal
 from pipelines.train.lengths import Ints, Lengths, padded_tokens
 
 # Examples of like lengths share a step within a stretch of this many steps: less padding, and still another mix every epoch.
@@ -87,14 +87,14 @@ class Plan:
 
     def __init__(
         self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, epochs: float, tokens_per_batch: int,
-        tokens_per_micro_batch: int, seed: int, least: int,
+        tokens_per_micro_batch: int, seed: int, cost: Cost,
     ) -> None:  # fmt: skip
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
-        self._batch, self._micro_batch, self._seed, self._least = (
+        self._batch, self._micro_batch, self._seed, self._cost = (
             tokens_per_batch,
             tokens_per_micro_batch,
             seed,
-            least,
+            cost,
         )
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         whole = math.floor(epochs)
@@ -116,7 +116,7 @@ class Plan:
     def step(self, step: int) -> list[list[Ints]]:
         """[worker][micro-batch] -> sequences."""
         examples = self.step_examples(step)
-        return deal(self.lengths, examples, self.workers, self._micro_batch, self.family, self._least)
+        return deal(self.lengths, examples, self.workers, self._micro_batch, self.family, self._cost)
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
         """Real tokens of the steps from `first` to before `last`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -19,23 +20,32 @@ import numpy as np
 from pipelines.decode import Family
 from pipelines.train.lengths import Ints, Lengths, padded_tokens, ranges
 
-LEAST_TOKENS = {False: 256, True: 2048}
-"""A micro-batch of fewer tokens takes as long as one of so many: on a CPU, on a GPU, which waits to be told what to do."""
-_PRICE = 1 / 16
-"""Of every micro-batch, beside its tokens, as a share of that."""
+
+@dataclass(frozen=True)
+class Cost:
+    """What a micro-batch costs beside its tokens, in tokens."""
+
+    least: int
+    """A smaller one takes as long as one of so many tokens."""
+    price: int
+    """Of every one: the gradients of all weights are added up once more."""
+
+
+COSTS = {False: Cost(least=256, price=128), True: Cost(least=2048, price=128)}
+"""On a CPU, and on a GPU, which waits to be told what to do. The price was measured on a CPU, the rest are guesses."""
 _MOST_CUTS = 256
 _TARGET_BUCKETS = (1.25, 2.0, math.inf)
 """Targets within such a factor count as of like length, when prompts are put in order."""
 
 
-def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Family, least: int) -> list[list[Ints]]:
+def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Family, cost: Cost) -> list[list[Ints]]:
     """The sequences of one step by worker and micro-batch: [worker][micro-batch] -> sequences.
 
     Micro-batches are of like lengths and at most `limit` padded tokens each. Every worker gets the same number of them, and in each
     round about the same work; where there are too few sequences, some are empty.
 
     Args:
-        least: tokens of the smallest micro-batch that is worth its while, see LEAST_TOKENS.
+        cost: what is to be least, beside the padded tokens.
 
     Raises:
         ValueError: a sequence alone, or an example's whose sequences stay together, is above the limit.
@@ -50,7 +60,7 @@ def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Fam
     room = limit * workers
     while True:
         found = (
-            (*_cuts(rows[order], prompt[order], target[order], workers, room, least), order)
+            (*_cuts(rows[order], prompt[order], target[order], workers, room, cost), order)
             for order in _orders(first, prompt, target)
         )
         _, cuts, order = min(found, key=lambda one: one[0])
@@ -70,11 +80,11 @@ def _orders(first: Ints, prompt: Ints, target: Ints) -> Iterator[Ints]:
         yield np.lexsort((first, -target, -prompt, -buckets))
 
 
-def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, least: int) -> tuple[float, list[int]]:
+def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost: Cost) -> tuple[float, list[int]]:
     """(cost, cuts): where the row of units is cut into rounds, 0 and the end included. A round is at most `room`, or one unit.
 
-    A round costs its rows x (its longest prompt + its longest target) + a price. That is `least` for each worker where it is less, and
-    for each worker the largest unit, with which the others wait for the one that has it.
+    A round costs its rows x (its longest prompt + its longest target), and a price for each worker. The first is at least what each
+    worker takes for a small one, and for each worker the largest unit, with which the others wait for the one that has it.
     """
     edges = np.unique(np.linspace(0, len(rows), min(len(rows), _MOST_CUTS) + 1).astype(np.int64))
     largest = np.maximum.reduceat(rows * (prompt + target), edges[:-1]) * workers
@@ -89,7 +99,7 @@ def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, least
         costs = np.cumsum(rows[start:]) * widths
         fit = max(int(np.searchsorted(costs, room, side="right")), 1)
         alone = np.maximum.accumulate(largest[start : start + fit])
-        reached = best[start] + np.maximum(np.maximum(costs[:fit], alone), workers * least) + workers * least * _PRICE
+        reached = best[start] + np.maximum(np.maximum(costs[:fit], alone), workers * cost.least) + workers * cost.price
         better = np.flatnonzero(reached < best[start + 1 : start + 1 + fit])
         best[start + 1 + better] = reached[better]
         came_from[start + 1 + better] = start

@@ -16,7 +16,7 @@ from pipelines.config import RunConfig, TrainingConfig
 from pipelines.decode import model_family
 from pipelines.errors import StageFailedError
 from pipelines.train.batches import Plan
-from pipelines.train.deal import LEAST_TOKENS, deal
+from pipelines.train.deal import COSTS, deal
 from pipelines.train.feed import Feed
 from pipelines.train.lengths import Ints
 from pipelines.train.objective import TERMS, objective, term_weights
@@ -51,7 +51,7 @@ def make_plan(tokens: Tokens, run: RunConfig, family: Any, workers: int) -> Plan
     return Plan(
         tokens.lengths, tokens.train, family=family, workers=workers, epochs=training.epochs, seed=training.seed,
         tokens_per_batch=training.tokens_per_batch, tokens_per_micro_batch=training.tokens_per_micro_batch,
-        least=LEAST_TOKENS[training.gpus_per_worker > 0],
+        cost=COSTS[training.gpus_per_worker > 0],
     )  # fmt: skip
 
 
@@ -151,8 +151,8 @@ class Worker:
         """This worker's micro-batches of examples that are measured again and again."""
         if self._measured is None or self._measured[0] is not examples:
             limit = self.run.training.tokens_per_micro_batch
-            least = LEAST_TOKENS[self.run.training.gpus_per_worker > 0]
-            dealt = deal(self.tokens.lengths, examples, self.world, limit, self.family, least)
+            cost = COSTS[self.run.training.gpus_per_worker > 0]
+            dealt = deal(self.tokens.lengths, examples, self.world, limit, self.family, cost)
             self._measured = (examples, dealt[self.rank])
         return self._measured[1]
 

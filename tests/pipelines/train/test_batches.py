@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from pipelines.train.batches import Plan, epoch_steps, even_parts
-from pipelines.train.deal import _orders, deal
+from pipelines.train.deal import Cost, _orders, deal
 from pipelines.train.lengths import padded_tokens
 from tests.pipelines.train.tiny import lengths_of_pairs, random_lengths
 
 FAMILIES = ["decoder-only", "encoder-decoder"]
+CHEAP, DEAR = Cost(8, 1), Cost(40, 20)
+"""Of micro-batches, against the tokens of these tests."""
 
 
 def make_plan(
-    lengths, examples, *, workers=2, epochs=2.0, batch=300, micro=150, seed=0, family="decoder-only", least=8
+    lengths, examples, *, workers=2, epochs=2.0, batch=300, micro=150, seed=0, family="decoder-only", cost=CHEAP
 ):
     return Plan(
         lengths, examples, family=family, workers=workers, epochs=epochs, tokens_per_batch=batch,
-        tokens_per_micro_batch=micro, seed=seed, least=least,
+        tokens_per_micro_batch=micro, seed=seed, cost=cost,
     )  # fmt: skip
 
 
@@ -30,19 +32,19 @@ def test_a_plan_by_hand():
     assert lengths.per_example.tolist() == [16, 4, 16]
     assert lengths.of(np.array([2, 0])).tolist() == [3, 4, 0, 1]
     # Sequences by length: 1 (10 tokens), 3 and 4 (8), 0 (6), 2 (4). Where small micro-batches are not worth their while, one each.
-    dealt = deal(lengths, np.array([0, 1, 2]), 2, 30, "decoder-only", 40)
+    dealt = deal(lengths, np.array([0, 1, 2]), 2, 30, "decoder-only", DEAR)
     assert [[m.tolist() for m in worker] for worker in dealt] == [[[1, 3]], [[4, 0, 2]]]
     # With its padding the second holds 3 x 8 = 24 tokens. Where small ones are, or 20 is the limit, both take two, the second round
     # dealt backwards.
     for limit in (30, 20):
-        dealt = deal(lengths, np.array([0, 1, 2]), 2, limit, "decoder-only", 8)
+        dealt = deal(lengths, np.array([0, 1, 2]), 2, limit, "decoder-only", CHEAP)
         assert [[m.tolist() for m in worker] for worker in dealt] == [[[1], [0, 2]], [[3], [4]]]
 
 
 def test_what_belongs_together_shares_a_micro_batch():
     lengths = random_lengths(50, together=True)
     for workers in (1, 3):
-        dealt = deal(lengths, np.arange(50), workers, 200, "decoder-only", 8)
+        dealt = deal(lengths, np.arange(50), workers, 200, "decoder-only", CHEAP)
         micros = [m for worker in dealt for m in worker]
         assert sorted(s for m in micros for s in m.tolist()) == list(range(len(lengths.real)))
         for micro in micros:
@@ -108,7 +110,7 @@ def test_steps_hold_the_same_examples_for_every_number_of_workers(family):
 def test_micro_batches_fit_and_are_as_many_on_every_worker(family, workers, seed):
     lengths = random_lengths(60, seed)
     for limit in (60, 150, 1000):
-        dealt = deal(lengths, np.arange(60), workers, limit, family, 8)
+        dealt = deal(lengths, np.arange(60), workers, limit, family, CHEAP)
         assert len({len(worker) for worker in dealt}) == 1
         assert max(padded_tokens(lengths, m, family) for worker in dealt for m in worker) <= limit
 
@@ -116,7 +118,7 @@ def test_micro_batches_fit_and_are_as_many_on_every_worker(family, workers, seed
 def test_workers_get_about_the_same_work():
     lengths = random_lengths(400)
     for workers in (2, 4):
-        dealt = deal(lengths, np.arange(400), workers, 600, "decoder-only", 8)
+        dealt = deal(lengths, np.arange(400), workers, 600, "decoder-only", CHEAP)
         loads = [sum(int(lengths.real[m].sum()) for m in worker) for worker in dealt]
         assert max(loads) <= 1.1 * min(loads)
 
@@ -131,7 +133,7 @@ def test_padding_stays_small():
 
 def test_fewer_sequences_than_workers_leaves_empty_micro_batches():
     lengths = lengths_of_pairs([4, 4], [2, 2])
-    dealt = deal(lengths, np.array([0]), 4, 10, "decoder-only", 8)
+    dealt = deal(lengths, np.array([0]), 4, 10, "decoder-only", CHEAP)
     assert [len(worker) for worker in dealt] == [1] * 4
     assert sorted(len(micro) for worker in dealt for micro in worker) == [0, 0, 1, 1]
 
@@ -164,11 +166,11 @@ def test_even_parts():
 
 def test_what_cannot_be_split_and_is_above_the_limit_is_refused():
     with pytest.raises(ValueError, match="6 padded tokens that stay together are above the limit 5"):
-        deal(lengths_of_pairs([4, 4], [2, 0]), np.array([0]), 1, 5, "decoder-only", 8)
+        deal(lengths_of_pairs([4, 4], [2, 0]), np.array([0]), 1, 5, "decoder-only", CHEAP)
     pair = lengths_of_pairs([4, 4], [2, 1], together=True)
     with pytest.raises(ValueError, match="12 padded tokens"):
-        deal(pair, np.array([0]), 1, 11, "decoder-only", 8)
-    assert [[m.tolist() for m in worker] for worker in deal(pair, np.array([0]), 1, 12, "decoder-only", 8)] == [
+        deal(pair, np.array([0]), 1, 11, "decoder-only", CHEAP)
+    assert [[m.tolist() for m in worker] for worker in deal(pair, np.array([0]), 1, 12, "decoder-only", CHEAP)] == [
         [[0, 1]]
     ]
 
@@ -179,11 +181,11 @@ def test_cuts_are_the_cheapest_that_there_are(seed, family):
     """Against every way of cutting a short row, in each of the orders that are tried."""
     rng = np.random.default_rng(seed)
     lengths = lengths_of_pairs(rng.integers(1, 20, 12).tolist(), rng.integers(1, 9, 12).tolist())
-    examples, least = np.arange(6), 16
-    dealt = deal(lengths, examples, 1, 120, family, least)[0]
+    examples, price = np.arange(6), Cost(16, 3)
+    dealt = deal(lengths, examples, 1, 120, family, price)[0]
 
     def cost(parts):
-        return sum(max(padded_tokens(lengths, part, family), least) + least / 16 for part in parts)
+        return sum(max(padded_tokens(lengths, part, family), price.least) + price.price for part in parts)
 
     sequences = lengths.of(examples)
     prompt, target = lengths.prompt[sequences], lengths.target[sequences]
@@ -202,5 +204,5 @@ def test_cuts_are_the_cheapest_that_there_are(seed, family):
 
 def test_labels_and_rationales_of_an_encoder_decoder_are_not_padded_to_each_other():
     lengths = lengths_of_pairs([50] * 32, [2, 40] * 16)
-    dealt = deal(lengths, np.arange(16), 1, 4096, "encoder-decoder", 256)[0]
+    dealt = deal(lengths, np.arange(16), 1, 4096, "encoder-decoder", Cost(256, 16))[0]
     assert sum(padded_tokens(lengths, part, "encoder-decoder") for part in dealt) == int(lengths.real.sum())
