@@ -196,8 +196,10 @@ def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
         check_label(run)
     if "train" in stages:
         from pipelines.decode import check_model
+        from pipelines.train.checks import check_trackers
 
         check_model(run.student.model, "student.model")
+        check_trackers(run.training)
         if "label" not in stages:
             from pipelines.train.stage import check_train
 

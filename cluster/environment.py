@@ -3,7 +3,7 @@
 One is read elsewhere, since `pipelines` imports nothing from here: the key of an OpenAI-compatible teacher, in the variable that
 `teacher.remote.key_variable` names (OPENAI_API_KEY unless the run file says otherwise), by pipelines.label.teachers.openai.remote_key.
 The client it is given to reads HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS
-itself.
+itself. MLflow and Weights & Biases (`training.trackers`) read their own variables, MLFLOW_* and WANDB_*, in the worker that tells them.
 """
 
 from __future__ import annotations

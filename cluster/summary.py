@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.artifacts import Manifest
 from pipelines.config import RunConfig
+from pipelines.filesystems import join, shown
 from pipelines.progress import duration
 
 _LABEL_DETAILS = ("tokens", "resumed_at_rows", "throughput", "agreement_histogram", "gpu_hours", "cost")
@@ -20,7 +21,7 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
     made = sum(manifest.timings_s.values())
     summary: dict[str, Any] = {
         "stage": stage,
-        "artifact": f"{run.output.rstrip('/')}/{manifest.type}",
+        "artifact": shown(join(run.output, manifest.type)),
         "fingerprint": manifest.fingerprint,
         "seconds": round(seconds, 1),
         "reused": seconds < 0.5 * made,
@@ -31,7 +32,7 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
         summary["timings_s"] = manifest.timings_s
     if stage == "train":
         summary["training"] = manifest.details["training"]
-        summary["tensorboard"] = f"{run.output.rstrip('/')}/tensorboard"
+        summary["tensorboard"] = shown(join(run.output, "tensorboard"))
     return summary
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from cluster.estimate import active_parameters
 from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
+from pipelines.student_init import vocabulary_rows
 
 _BYTES = {"bf16": 2, "fp32": 4}
 _ACTIVATION_BYTES = 34
@@ -40,6 +41,8 @@ class Shape:
 
 def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
     """The shape behind a config.json, cut to `init.layers`; None where it is of a kind not known here (Llama's and T5's kinds are)."""
+    if student.init.vocabulary:
+        config = {**config, "vocab_size": vocabulary_rows(student.init.vocabulary)}
     try:
         return _t5(config, student) if config.get("is_encoder_decoder") else _llama(config, student)
     except (KeyError, TypeError, ValueError):

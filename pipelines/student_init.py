@@ -46,8 +46,12 @@ def initial_student(student: StudentConfig, seed: int, own_tokenizer: Path | Non
     config = student_config(student)
     tokenizer = student_tokenizer(str(own_tokenizer or student.model))
     if own_tokenizer:
-        config.vocab_size = _VOCABULARY_STEP * -(-len(tokenizer) // _VOCABULARY_STEP)
+        config.vocab_size = vocabulary_rows(len(tokenizer))
+        # Special tokens of the model's own tokenizer may lie beyond the new vocabulary, or be ordinary tokens of it.
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         config.bos_token_id = tokenizer.bos_token_id
+        if model_family(config) == "encoder-decoder":
+            config.decoder_start_token_id = tokenizer.pad_token_id
     kind = AutoModelForSeq2SeqLM if model_family(config) == "encoder-decoder" else AutoModelForCausalLM
     with _quiet(), _refused(student.model):
         if student.init.kind == "random":
@@ -65,6 +69,15 @@ def initial_student(student: StudentConfig, seed: int, own_tokenizer: Path | Non
                 raise UserError(f"student.model {student.model}", rule, "Give a complete checkpoint, or init: random.")
     _agree(model, tokenizer, student.model)
     return model.eval(), tokenizer
+
+
+def vocabulary_rows(entries: int) -> int:
+    """The rows of the embedding for a tokenizer of so many entries.
+
+    >>> vocabulary_rows(350)
+    384
+    """
+    return _VOCABULARY_STEP * -(-entries // _VOCABULARY_STEP)
 
 
 def student_config(student: StudentConfig) -> Any:

@@ -22,7 +22,8 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from pipelines.config import Section, ServingConfig
+from pipelines.config import ServingConfig
+from pipelines.config_base import Section
 from pipelines.errors import StageFailedError, UserError
 from serving.api import ApiError, Limits, create_app
 from serving.students import Engine, Question, Reply, StudentCard, StudentName, TooLong, read_card, threads_per_replica

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import click
 from pydantic import BaseModel
 
@@ -34,7 +36,8 @@ teacher.price.per_million_prompt_tokens teacher.price.per_million_output_tokens 
 labelling.commit_rows labelling.commit_every_s labelling.first_rows labelling.max_reject_share labelling.max_engine_error_share
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib
 teacher.vllm.enforce_eager
-student.model student.init.kind student.init.layers student.init.vocabulary student.lora student.method student.labels
+student.model student.init.kind student.init.layers student.init.vocabulary student.lora.rank student.lora.alpha student.lora.dropout
+student.method student.labels
 student.rationale_weight student.soft_weight student.temperature student.divergence
 
 training.workers training.gpus_per_worker training.zero_stage training.precision training.epochs training.tokens_per_batch
@@ -53,7 +56,7 @@ compare.methods compare.fractions compare.students compare.seeds
 def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for name, field in model.model_fields.items():
-        kind = field.annotation
+        kind = next((k for k in get_args(field.annotation) if k is not type(None)), field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found |= keys(kind, f"{prefix}{name}.")
         else:

@@ -115,9 +115,10 @@ def _check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manife
         rule = "it was trained on other labels than those beside it"
         raise UserError(f"{run.output}/student", rule, "Run `raystill train RUN --replace`, or set another output.")
     trained_as = StudentConfig.model_validate(student.config["student"]).effective()
-    for key, value in run.student.effective().items():
-        if trained_as.get(key) != value:
-            rule = f"its student.{key} was {trained_as.get(key)}, the run says {value}"
+    asked = run.student.effective()
+    for key in sorted({*trained_as, *asked}):
+        if trained_as.get(key) != asked.get(key):
+            rule = f"its student.{key} was {trained_as.get(key)}, the run says {asked.get(key)}"
             raise UserError(f"{run.output}/student", rule, "Run `raystill train RUN --replace`, or correct the run.")
 
 

@@ -5,11 +5,13 @@ In: the run, its labels and its model's config. Out: `TokenSettings`, and the id
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts import Manifest, Store, model_fingerprint
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.decode import model_family
 from pipelines.errors import UserError
 from pipelines.student_init import max_positions, student_config, student_tokenizer
@@ -97,6 +99,28 @@ def token_settings(run: RunConfig) -> TokenSettings:
     )
 
 
+def check_trackers(training: TrainingConfig) -> None:
+    """Refuse trackers that cannot be told anything: their package is not there, or they do not know whom to tell."""
+    for tracker in training.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            remedy = f"Install it here and on the workers (pip install 'raystill[{tracker}]'), or remove it."
+            raise UserError(f"training.trackers {tracker}", "its package is not installed", remedy)
+    if "mlflow" in training.trackers and not os.environ.get("MLFLOW_TRACKING_URI"):
+        remedy = "Set it to the server's address or a folder (file:///...), here and on the workers, or remove mlflow."
+        raise UserError("training.trackers mlflow", "the environment has no MLFLOW_TRACKING_URI", remedy)
+    if "wandb" in training.trackers and not _knows_wandb():
+        remedy = (
+            "Log in (wandb login), set WANDB_API_KEY, or WANDB_MODE=offline, here and on the workers, or remove wandb."
+        )
+        raise UserError("training.trackers wandb", "there is no key of Weights & Biases", remedy)
+
+
+def _knows_wandb() -> bool:
+    netrc = Path("~/.netrc").expanduser()
+    logged_in = netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
+    return bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") in ("offline", "disabled") or logged_in
+
+
 def check_gold(labels: Store, settings: TokenSettings) -> None:
     """Refuse to train on gold labels that are not there; the message says how many are missing."""
     import pyarrow.dataset as ds
@@ -141,6 +165,10 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
     if settings.validation_share and not counts.validation:
         rule = f"of {counts.train:,} examples none is held out"
         raise UserError(f"corpus.validation {settings.validation_share:g}", rule, "Raise it, or set it to 0.")
+    validation = run.corpus.validation
+    if isinstance(validation, str) and settings.method in WITHOUT_TEACHER and not counts.validation:
+        rule = f"no row of it is readable, has a gold label, and is within the limits ({counts.too_long:,} rows in all are too long)"
+        raise UserError(f"corpus.validation {validation}", rule, "Mend the file, or give a share of train.")
     if "rationale" in settings.terms and not counts.rationales:
         rule = f"none of {counts.train:,} examples has a rationale"
         raise UserError("method step-by-step", rule, "Label with a prompt that asks for one, or set method: finetune.")

@@ -33,7 +33,8 @@ class Cost:
 
 COSTS = {False: Cost(least=256, price=128), True: Cost(least=2048, price=128)}
 """On a CPU, and on a GPU, which waits to be told what to do. The price was measured on a CPU, the rest are guesses."""
-_MOST_CUTS = 256
+_LEAST_GROUPS = 256
+"""Where there are more units, some that stand together are cut from each other only when they do not fit together."""
 _TARGET_BUCKETS = (1.25, 2.0, math.inf)
 """Targets within such a factor count as of like length, when prompts are put in order."""
 
@@ -86,7 +87,8 @@ def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost:
     A round costs its rows x (its longest prompt + its longest target), and a price for each worker. The first is at least what each
     worker takes for a small one, and for each worker the largest unit, with which the others wait for the one that has it.
     """
-    edges = np.unique(np.linspace(0, len(rows), min(len(rows), _MOST_CUTS) + 1).astype(np.int64))
+    groups = min(len(rows), max(_LEAST_GROUPS, 4 * int((rows * (prompt + target)).sum()) // max(room, 1)))
+    edges = np.unique(np.linspace(0, len(rows), groups + 1).astype(np.int64))
     largest = np.maximum.reduceat(rows * (prompt + target), edges[:-1]) * workers
     rows, prompt, target = (
         np.add.reduceat(rows, edges[:-1]), np.maximum.reduceat(prompt, edges[:-1]), np.maximum.reduceat(target, edges[:-1])

@@ -65,11 +65,14 @@ class Feed:
         return self._steps.micro_batch(sequences)
 
     def _from(self, step: int) -> Iterator[Any]:
+        import torch
         from torch.utils.data import DataLoader
 
         ahead: dict[str, Any] = {}
         if self._gpu:
             ahead = {"num_workers": _LOADERS_BESIDE_A_GPU, "prefetch_factor": _STEPS_AHEAD, "pin_memory": True}
+        # A generator of its own: else it would draw from the one that dropout draws from, and a resumed training would differ.
+        ahead["generator"] = torch.Generator()
         return iter(DataLoader(self._steps, batch_size=None, sampler=range(step, self._total), **ahead))
 
 

@@ -23,11 +23,12 @@ from typing import Any
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
+from pipelines.filesystems import ancestor
 from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
 from pipelines.train.resume import Keeper, State, restore
 from pipelines.train.tokens import Tokens
 from pipelines.train.trackers import Trackers
-from pipelines.train.worker import Worker, WorkerOutOfMemoryError
+from pipelines.train.worker import Worker, WorkerOutOfMemoryError, memory_errors
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     from ray import train
     from transformers.utils.logging import disable_progress_bar
 
-    from pipelines.student_init import initial_student
-    from pipelines.train.export import export_student
-    from pipelines.train.zero import deepspeed_config, prepare_deepspeed
+    from pipelines.train.zero import prepare_deepspeed
 
     job = Job.of(config)
     run = RunConfig.model_validate(job.run)
@@ -74,70 +73,78 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     disable_progress_bar()
     if job.board is not None and (hopeless := ray.get(job.board.hopeless.remote())):
         return {"failed": hopeless}
-    with tempfile.TemporaryDirectory() as cache:
-        own = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
-        with own as folder:
-            model, tokenizer = initial_student(run.student, run.training.seed, folder)
-        tokens = Tokens(Store(job.tokens), Path(cache), together=run.student.method == "soft-label")
-        worker = Worker(run, model, tokens, context.get_world_rank(), context.get_world_size())
-        state = restore(worker.engine, worker.rank)
-        state.started_at.append(state.step)
-        state.world_sizes.append(worker.world)
-        trackers = _trackers(worker, state, job)
-        try:
-            if state.validation_before is None:
-                state.validation_before = worker.measure(tokens.validation)
-            _run_steps(worker, state, job, trackers)
-        except WorkerOutOfMemoryError as error:
-            # The other workers wait for this one: only a raised error ends them. Ray begins anew then, and hears the reason above.
-            if job.board is not None:
-                ray.get(job.board.give_up.remote(str(error)))
-            raise
-        except StageFailedError as error:
-            # Every worker is here, for the same reason. Raised, Ray would take it for a loss and try the same steps again.
-            return {"failed": str(error)}
-        finally:
-            if trackers is not None:
-                trackers.close()
-        result = {
-            "steps": state.step,
-            "planned_steps": worker.plan.steps,
-            "tokens": worker.plan.tokens(0, state.step),
-            "padding_share": worker.plan.padding_share(0, state.step),
-            "seconds": state.seconds,
-            "data_wait_share": state.waited_s / max(state.seconds, 1e-9),
-            "started_at_steps": state.started_at,
-            "world_sizes": state.world_sizes,
-            "damaged_checkpoints": state.damaged,
-            "history": state.history,
-            "validation": {
-                "before": state.validation_before,
-                "during": state.validation,
-                "best": state.best,
-                "after": state.best["terms"] if state.best else worker.measure(tokens.validation),
-            },
-            "optimizer_bytes_per_rank": worker.optimizer_bytes_per_rank(),
-            "peak_memory_bytes_per_rank": worker.peak_memory_per_rank(),
-            "world_size": worker.world,
-            "parameters": worker.parameters,
-            "trained_parameters": worker.trained_parameters,
-        }
-        best = best_weights(job, state.best["step"]) if state.best else None
-        export_student(
-            worker.engine, tokenizer, Store(job.student), deepspeed_config(run.training), state.history, best
-        )
+    try:
+        with memory_errors(run.training), tempfile.TemporaryDirectory() as cache:
+            return _train(run, job, Path(cache), context.get_world_rank(), context.get_world_size())
+    except WorkerOutOfMemoryError as error:
+        # The other workers wait for this one: only a raised error ends them. Ray begins anew then, and hears the reason above.
+        if job.board is not None:
+            ray.get(job.board.give_up.remote(str(error)))
+        raise
+    except StageFailedError as error:
+        # Every worker is here, for the same reason. Raised, Ray would take it for a loss and try the same steps again.
+        return {"failed": str(error)}
+
+
+def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict[str, Any]:
+    """Restore, train, export. Returns what the training came to."""
+    from pipelines.student_init import initial_student
+    from pipelines.train.export import export_student
+    from pipelines.train.zero import deepspeed_config
+
+    own = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
+    with own as folder:
+        model, tokenizer = initial_student(run.student, run.training.seed, folder)
+    tokens = Tokens(Store(job.tokens), cache, together=run.student.method == "soft-label")
+    worker = Worker(run, model, tokens, rank, world)
+    state = restore(worker.engine, worker.rank)
+    state.started_at.append(state.step)
+    state.world_sizes.append(worker.world)
+    trackers = _trackers(worker, state, job)
+    try:
+        if state.validation_before is None:
+            state.validation_before = worker.measure(tokens.validation)
+        _run_steps(worker, state, job, trackers)
+    finally:
+        if trackers is not None:
+            trackers.close()
+    result = {
+        "steps": state.step,
+        "planned_steps": worker.plan.steps,
+        "tokens": worker.plan.tokens(0, state.step),
+        "padding_share": worker.plan.padding_share(0, state.step),
+        "seconds": state.seconds,
+        "data_wait_share": state.waited_s / max(state.seconds, 1e-9),
+        "started_at_steps": state.started_at,
+        "world_sizes": state.world_sizes,
+        "damaged_checkpoints": state.damaged,
+        "history": state.history,
+        "validation": {
+            "before": state.validation_before,
+            "during": state.validation,
+            "best": state.best,
+            "after": state.best["terms"] if state.best else worker.measure(tokens.validation),
+        },
+        "optimizer_bytes_per_rank": worker.optimizer_bytes_per_rank(),
+        "peak_memory_bytes_per_rank": worker.peak_memory_per_rank(),
+        "world_size": worker.world,
+        "parameters": worker.parameters,
+        "trained_parameters": worker.trained_parameters,
+    }
+    best = best_weights(job, state.best["step"]) if state.best else None
+    export_student(worker.engine, tokenizer, Store(job.student), deepspeed_config(run.training), state.history, best)
     return result
 
 
 def best_weights(job: Job, step: int) -> Store:
     """Where the weights of the step lie that was the best when it was measured. Beside the tokens: gone when the training is done."""
-    return Store(job.tokens.rstrip("/").rpartition("/")[0]).child(f"best/step-{step}")
+    return Store(ancestor(job.tokens, 1)).child(f"best/step-{step}")
 
 
 def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
     if worker.rank:
         return None
-    return Trackers(worker.run, job.name, Store(job.tensorboard), state.step, state.trackers)
+    return Trackers(worker.run, job.name, Store(job.tensorboard), Store(ancestor(job.tokens, 1)), state.step)
 
 
 def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None) -> None:
@@ -173,6 +180,8 @@ def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None
         due = due or late or state.step % training.checkpoint_every_steps == 0
         if due and state.step < worker.plan.steps and keeper.save(state):
             due, saved_s = False, time.monotonic()
+            if trackers is not None:
+                trackers.sync()
 
 
 def _validate(worker: Worker, state: State) -> bool:

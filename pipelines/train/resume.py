@@ -38,8 +38,6 @@ class State:
     """Workers of each attempt."""
     waited_s: float = 0.0
     """Of `seconds`: for micro-batches."""
-    trackers: dict[str, str] = field(default_factory=dict)
-    """Tracker -> its id of this training."""
     damaged: list[str] = field(default_factory=list)
     """Checkpoints that could not be used, and why."""
 

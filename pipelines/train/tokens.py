@@ -77,7 +77,7 @@ class TokenCounts:
     widest: int
     """Padded tokens that a micro-batch must have room for: of the longest sequence, or of all that stay together."""
     largest: int
-    """Tokens of the largest example, its sequences together."""
+    """Tokens of the largest training example, its sequences together."""
 
 
 def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
@@ -184,7 +184,8 @@ def _count(table: pa.Table, settings: TokenSettings, seen: dict[str, int]) -> No
     seen["rationales"] += int((rationale & ~table["validation"].to_numpy()).sum())
     rows, columns, _ = lengths.widths(*lengths.units(np.arange(len(first))), settings.family)
     seen["widest"] = max(seen["widest"], int((rows * columns).max()))
-    seen["largest"] = max(seen["largest"], int(lengths.per_example.max()))
+    if not held_out.all():
+        seen["largest"] = max(seen["largest"], int(lengths.per_example[~held_out].max()))
 
 
 class Tokens:

@@ -8,21 +8,29 @@ the validation split begin with `validation/`. A tracker that fails is left out 
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
 
 _PROJECT = "raystill"
+_IDS = "trackers.json"
+_SEND_EVERY_S = 10.0
+_FINISH_S = 60
 
 
 class _Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def sync(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -30,31 +38,46 @@ class _Tracker(Protocol):
 class Trackers:
     """All trackers of a training."""
 
-    def __init__(self, run: RunConfig, name: str, store: Store, step: int, known: dict[str, str]) -> None:
+    def __init__(self, run: RunConfig, name: str, store: Store, work: Store, step: int) -> None:
         """Open them.
 
         Args:
             name: of this training, the same after a restart.
             store: where the TensorBoard files go.
+            work: where the ids of this training at the other trackers are kept, so that a restart goes on with them.
             step: the last that counts. What a lost attempt has noted after it is passed over by TensorBoard.
-            known: tracker -> its id of this training; kept with every checkpoint, and added to here.
         """
         self._trackers: dict[str, _Tracker] = {}
         self._open("tensorboard", lambda: _TensorBoard(store, step))
-        for kind in run.training.trackers:
-            opened = {"mlflow": _Mlflow, "wandb": _Wandb}[kind]
-            self._open(kind, lambda opened=opened: opened(run, name, known))  # type: ignore[misc]
+        known = dict(json.loads(work.read(_IDS))) if work.exists(_IDS) else {}
+        if "mlflow" in run.training.trackers:
+            self._open("mlflow", lambda: _Mlflow(run, name, known))
+        if "wandb" in run.training.trackers:
+            self._open("wandb", lambda: _Wandb(run, name, known))
+        if known:
+            work.write(_IDS, json.dumps(known).encode())
 
     def log(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
         """Tell all of the step's values."""
         named = {f"{prefix}{key}": value for key, value in values.items() if key != "step"}
-        for kind in list(self._trackers):
-            self._try(kind, lambda tracker: tracker.log(step, named))
+        self._each(lambda tracker: tracker.log(step, named))
+
+    def sync(self) -> None:
+        """Write out what they hold back: a killed worker loses no more than what came after."""
+        self._each(lambda tracker: tracker.sync())
 
     def close(self) -> None:
-        """Write out what they hold back."""
+        """Write out what they hold back, and end."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, call: Callable[[_Tracker], None]) -> None:
         for kind in list(self._trackers):
-            self._try(kind, lambda tracker: tracker.close())
+            try:
+                call(self._trackers[kind])
+            except Exception as error:  # noqa: BLE001
+                # Each library raises what its transport does; none of it is worth a training.
+                del self._trackers[kind]
+                _warn(kind, error)
 
     def _open(self, kind: str, make: Callable[[], _Tracker]) -> None:
         try:
@@ -62,56 +85,67 @@ class Trackers:
         except Exception as error:  # noqa: BLE001
             _warn(kind, error)
 
-    def _try(self, kind: str, call: Callable[[_Tracker], None]) -> None:
-        try:
-            call(self._trackers[kind])
-        except Exception as error:  # noqa: BLE001
-            # Each library raises what its transport does; none of it is worth a training.
-            del self._trackers[kind]
-            _warn(kind, error)
-
 
 class _TensorBoard:
-    """Event files, written where they stay; for an object store written here and put there at the end."""
+    """Event files, written where they stay; for an object store written here, and put there at each checkpoint."""
 
     def __init__(self, store: Store, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._store = store
         self._folder = store.root if store.is_local else tempfile.mkdtemp(prefix="raystill-tensorboard-")
-        self._writer = SummaryWriter(log_dir=self._folder, purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(log_dir=self._folder, purge_step=step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def sync(self) -> None:
+        self._writer.flush()
+        if not self._store.is_local:
+            self._store.put_folder(self._folder)
+
     def close(self) -> None:
         self._writer.close()
         if not self._store.is_local:
-            self._store.put_folder(Path(self._folder))
+            self._store.put_folder(self._folder)
+            shutil.rmtree(self._folder)
 
 
 class _Mlflow:
-    """A run of MLflow's experiment `raystill`, on the server that MLFLOW_TRACKING_URI names."""
+    """A run of MLflow's experiment `raystill`, on the server that MLFLOW_TRACKING_URI names. Told of many steps at a time."""
 
     def __init__(self, run: RunConfig, name: str, known: dict[str, str]) -> None:
+        # A server that is gone is given up soon: until then all workers wait for this one.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         import mlflow
+        from mlflow.entities import Metric, Param
 
-        self._mlflow = mlflow
-        mlflow.set_experiment(_PROJECT)
-        begun = known.get("mlflow")
-        active = mlflow.start_run(run_id=begun, run_name=None if begun else f"{run.name}-{name}")
-        if begun is None:
-            known["mlflow"] = active.info.run_id
-            mlflow.log_params(_flat(run))
+        self._client, self._metric = mlflow.MlflowClient(), Metric
+        self._waiting: list[Any] = []
+        self._sent_s = time.monotonic()
+        if "mlflow" not in known:
+            experiment = mlflow.set_experiment(_PROJECT).experiment_id
+            known["mlflow"] = self._client.create_run(experiment, run_name=f"{run.name}-{name}").info.run_id
+            settings = [Param(key, str(value)) for key, value in _flat(run).items()]
+            self._client.log_batch(known["mlflow"], params=settings)
+        self._id = known["mlflow"]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        # Asynchronously: no step waits for a server.
-        self._mlflow.log_metrics(dict(values), step=step, synchronous=False)
+        now_ms = int(time.time() * 1000)
+        self._waiting += [self._metric(name, value, now_ms, step) for name, value in values.items()]
+        if time.monotonic() - self._sent_s >= _SEND_EVERY_S:
+            self.sync()
+
+    def sync(self) -> None:
+        for start in range(0, len(self._waiting), 1000):  # the most that a call may hold
+            self._client.log_batch(self._id, metrics=self._waiting[start : start + 1000])
+        self._waiting, self._sent_s = [], time.monotonic()
 
     def close(self) -> None:
-        self._mlflow.flush_async_logging()
-        self._mlflow.end_run()
+        self.sync()
+        self._client.set_terminated(self._id)
 
 
 class _Wandb:
@@ -120,16 +154,20 @@ class _Wandb:
     def __init__(self, run: RunConfig, name: str, known: dict[str, str]) -> None:
         import wandb
 
-        known.setdefault("wandb", uuid.uuid4().hex[:8])
+        identity = known.setdefault("wandb", uuid.uuid4().hex[:8])
         self._run = wandb.init(
-            project=_PROJECT, name=f"{run.name}-{name}", id=known["wandb"], resume="allow", config=_flat(run)
-        )
+            project=_PROJECT, name=f"{run.name}-{name}", id=identity, resume="allow", config=_flat(run),
+            settings=wandb.Settings(finish_timeout=_FINISH_S),
+        )  # fmt: skip
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
+    def sync(self) -> None:
+        """A process of its own writes them as they come."""
+
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _flat(run: RunConfig) -> dict[str, Any]:

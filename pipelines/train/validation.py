@@ -1,11 +1,12 @@
 """The rows of a validation file as tokens. They are people's: an input and a gold label, no rationale and no word of a teacher's.
 
-So they measure the label term. Methods whose students write or read a teacher's text are measured on a share of train instead.
+So they measure the label term. Methods whose students write or read a teacher's text cannot be measured on them: they have no validation
+in training, unless `corpus.validation` is a share of train. Of rows with the same id the first counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pipelines.artifacts import file_fingerprint
 from pipelines.config import CorpusConfig
 from pipelines.corpus import corpus_files, corpus_splits, read_split
-from pipelines.tasks import load_task
+from pipelines.tasks import Example, load_task
 from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import encode_table
 
@@ -30,11 +31,19 @@ def validation_tokens(corpus: CorpusConfig, settings: TokenSettings) -> Iterator
     task = load_task(settings.task)
     splits = corpus_splits(corpus_files(corpus.validation, "corpus.validation"), "heldout", limit=corpus.limit)
     examples = (row.example for split in splits for row in read_split(split, task, corpus.fields))
-    usable = (example for example in examples if example is not None and example.gold)
+    usable = _first_of_each_id(example for example in examples if example is not None and example.gold)
     while some := list(islice(usable, _ROWS)):
         table = encode_table(pa.Table.from_pylist([_row(example) for example in some]), settings)
         held_out = pa.array([True] * len(table), pa.bool_())
         yield table.set_column(table.column_names.index("validation"), table.schema.field("validation"), held_out)
+
+
+def _first_of_each_id(examples: Iterable[Example]) -> Iterator[Example]:
+    seen: set[str] = set()
+    for example in examples:
+        if example.id not in seen:
+            seen.add(example.id)
+            yield example
 
 
 def validation_identity(corpus: CorpusConfig) -> Any:
@@ -44,7 +53,7 @@ def validation_identity(corpus: CorpusConfig) -> Any:
     return [file_fingerprint(file) for file in corpus_files(corpus.validation, "corpus.validation")]
 
 
-def _row(example: Any) -> dict[str, Any]:
+def _row(example: Example) -> dict[str, Any]:
     # Of its own name space: a training row may have the same id.
     return {
         "id": f"validation/{example.id}", "input": example.input, "gold": example.gold, "label": example.gold, "rationale": "",

@@ -27,7 +27,7 @@ def train_tokenizer(labels: Store, model: str, size: int, validation_share: floa
     """Train a tokenizer with at most `size` entries on all texts that are trained on; what an earlier run has made stays.
 
     Raises:
-        UserError: the model's tokenizer is of a kind that cannot be trained (ByT5's bytes).
+        UserError: the model's tokenizer is of a kind that cannot be trained (ByT5's bytes), or `size` is too small.
     """
     if target.exists(_DONE):
         return
@@ -37,7 +37,16 @@ def train_tokenizer(labels: Store, model: str, size: int, validation_share: floa
         raise UserError(
             f"student.init.vocabulary {size}", rule, "Remove it, or give a model with a BPE or Unigram tokenizer."
         )
-    tokenizer = like.train_new_from_iterator(_texts(labels, validation_share), vocab_size=size)
+    try:
+        tokenizer = like.train_new_from_iterator(_texts(labels, validation_share), vocab_size=size)
+        needed = len(tokenizer)
+    except Exception as error:  # what the Rust library raises has no type of its own
+        raise UserError(
+            f"student.init.vocabulary {size}", f"no tokenizer can be trained with it ({error})", "Raise it."
+        ) from error
+    if needed > size:
+        rule = f"the characters and special tokens alone are {needed}"
+        raise UserError(f"student.init.vocabulary {size}", rule, f"Raise it above {needed}.")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         target.put_folder(folder)

@@ -30,7 +30,7 @@ class WorkerOutOfMemoryError(StageFailedError):
 
 
 @contextmanager
-def _memory_errors(training: TrainingConfig) -> Iterator[None]:
+def memory_errors(training: TrainingConfig) -> Iterator[None]:
     """Memory that does not suffice, as WorkerOutOfMemoryError."""
     import torch
 
@@ -95,7 +95,7 @@ class Worker:
         set_learning_rate(engine, rate)
         counts = self.tokens.term_counts(self.plan.step_examples(step))
         # DeepSpeed takes the mean of the workers' gradients, the step's loss is the sum of their shares.
-        scales = [scale * self.world for scale in step_scales(self.weights, counts)]
+        scales = self._on_device([scale * self.world for scale in step_scales(self.weights, counts)])
         engine.train()
         micros = self.feed(step)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)
@@ -111,12 +111,11 @@ class Worker:
             raise StageFailedError(f"step {step} is not finite ({shown}). {self.examples_of(step)}. {remedy}")
         return {"loss": objective(self.weights, means), **measured, "learning_rate": rate}
 
-    def _learn(self, micro: dict[str, Any], scales: list[float]) -> Any:
+    def _learn(self, micro: dict[str, Any], scales: Any) -> Any:
         """Forward and backward pass of a micro-batch."""
-        with _memory_errors(self.run.training):
-            loss, found = self._forward(micro, scales)
-            self.engine.backward(loss)
-            self.engine.step()
+        loss, found = self._forward(micro, scales)
+        self.engine.backward(loss)
+        self.engine.step()
         return found
 
     def examples_of(self, step: int) -> str:
@@ -142,9 +141,10 @@ class Worker:
         self.engine.eval()
         micros = self._dealt(examples)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
-        with torch.no_grad(), _memory_errors(self.run.training):
+        none = self._on_device([0.0] * len(TERMS))
+        with torch.no_grad():
             for sequences in micros:
-                sums += self._forward(self.feed.micro_batch(sequences), [0.0] * len(TERMS))[1]
+                sums += self._forward(self.feed.micro_batch(sequences), none)[1]
         return self._means(sums)
 
     def _dealt(self, examples: Ints) -> list[Ints]:
@@ -180,15 +180,16 @@ class Worker:
         torch.distributed.all_gather(gathered, held)
         return [int(value.item()) for value in gathered]
 
-    def _forward(self, micro: dict[str, Any], scales: list[float]) -> tuple[Any, Any]:
+    def _on_device(self, values: list[float]) -> Any:
         import torch
 
+        return torch.tensor(values, dtype=torch.float32, device=self.engine.device)
+
+    def _forward(self, micro: dict[str, Any], scales: Any) -> tuple[Any, Any]:
         device = self.engine.device
         there = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items() if name != "inputs"}
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in micro["inputs"].items()}
-        loss, found = self.engine(
-            inputs=inputs, **there, scales=torch.tensor(scales, dtype=torch.float32, device=device)
-        )
+        loss, found = self.engine(inputs=inputs, **there, scales=scales)
         return loss, found
 
     def _means(self, sums: Any) -> dict[str, float]:

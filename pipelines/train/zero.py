@@ -14,6 +14,9 @@ import os
 from typing import Any
 
 from pipelines.config import TrainingConfig
+from pipelines.errors import StageFailedError
+
+_COMPILED_VARIANTS = 32
 
 
 def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
@@ -105,8 +108,17 @@ def compile_layers(model: Any) -> None:
     Layer by layer: layers of one shape share what is compiled, and what goes on around them (the choice of target positions) stays
     as it is. For sizes that vary: every micro-batch has others.
     """
+    import torch
+
     kinds = set(model._no_split_modules or ())
-    for layer in (module for module in model.modules() if type(module).__name__ in kinds):
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    if not layers:
+        raise StageFailedError(
+            f"training.compile: the layers of a {type(model).__name__} are not known; set it to false"
+        )
+    # T5's are compiled in several variants: of encoder and decoder, the first and the others, in training and in validation.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_VARIANTS)
+    for layer in layers:
         layer.compile(dynamic=True)
 
 

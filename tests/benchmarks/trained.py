@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,7 @@ def stage(name: str, run: Mapping[str, Any], output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     file = output / "run.yaml"
     file.write_text(yaml.safe_dump(dict(run)))
+    shutil.rmtree(output / "tensorboard", ignore_errors=True)
     command(["cluster", name, str(file), "--replace"])
     artifact = {"label": "labels", "train": "student", "evaluate": "report"}[name]
     return dict(json.loads((output / artifact / "manifest.json").read_text()))

@@ -158,25 +158,25 @@ class Family:
         """Whether there was something to kill."""
         self.look()
         if fault == "driver":
-            return _sigkill([self._driver])
+            return sigkill([self._driver])
         if fault == "node":
-            return _sigkill([*self.look(), self._driver])
+            return sigkill([*self.look(), self._driver])
         if fault == "worker-node":
             return self._kill_worker_node()
-        found = [p for p in self.look() if any(title in _title(p) for title in TITLES[fault])]
-        return _sigkill(random.sample(found, 1) if found else [])
+        found = [p for p in self.look() if any(title in title_of(p) for title in TITLES[fault])]
+        return sigkill(random.sample(found, 1) if found else [])
 
     def _kill_worker_node(self) -> bool:
         assert self._cluster, "worker nodes are of a cluster"
         for raylet in self._cluster.process.children():
             processes = raylet.children(recursive=True)
-            if any(title in _title(p) for p in processes for title in TITLES["actor"]):
-                return _sigkill([raylet, *processes])
+            if any(title in title_of(p) for p in processes for title in TITLES["actor"]):
+                return sigkill([raylet, *processes])
         return False
 
     def end(self) -> None:
         """Kill what is left of the command and of its own Ray."""
-        _sigkill([*self.look(), self._driver])
+        sigkill([*self.look(), self._driver])
         psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
 
 
@@ -213,14 +213,14 @@ def _wait(process: subprocess.Popen[bytes], family: Family) -> int:
     return process.returncode
 
 
-def _title(process: psutil.Process) -> str:
+def title_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
 
 
-def _sigkill(processes: list[psutil.Process]) -> bool:
+def sigkill(processes: list[psutil.Process]) -> bool:
     killed = False
     for process in processes:
         with suppress(psutil.NoSuchProcess):

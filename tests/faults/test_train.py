@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.integration.commands import COMMAND, environment, running
+from tests.faults.training import Training
 from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -25,43 +24,44 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def committed(output: Path) -> list[Path]:
-    """The checkpoints that Ray Train knows of, oldest first."""
-    for snapshot in output.glob("training/*/ray-*/checkpoint_manager_snapshot.json"):
-        results = json.loads(snapshot.read_text() or "{}").get("checkpoint_results", [])
-        return [snapshot.parent / result["checkpoint_dir_name"] for result in results]
-    return []
-
-
-def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(tmp_path: Path) -> None:
-    import subprocess
-
+def begin(tmp_path: Path) -> tuple[Training, Any]:
+    """A training that is about to begin, and its run."""
     output, model = tmp_path / "out", make_model("encoder-decoder", tmp_path / "model")
     write_labels(output, label_rows(60))
     run = make_run(output, model, training=TRAINING)
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_none=True)))
-    with running("train", str(file), log=tmp_path / "log") as process:
-        deadline = time.monotonic() + 200
-        while len(committed(output)) < 2:
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.kill()
-    assert not (output / "student/manifest.json").exists()
-    newest = committed(output)[-1]
+    return Training(file, output), run
+
+
+def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(tmp_path: Path) -> None:
+    training, run = begin(tmp_path)
+    training.kill("driver", lambda: len(training.committed()) >= 2)
+    assert not (training.output / "student/manifest.json").exists()
+    newest = training.committed()[-1]
     part = next(newest.glob("part-00001*.safetensors"))
     part.write_bytes(part.read_bytes()[:-100])
 
-    command = [*COMMAND, "train", str(file), "--set", "training.workers=1"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    training = json.loads((output / "student/manifest.json").read_text())["details"]["training"]
-    assert training["world_sizes"] == [2, 1]
-    assert [reason.partition(":")[0] for reason in training["damaged_checkpoints"]] == [newest.name]
-    first, second = training["started_at_steps"]
+    details = training.finish("training.workers=1")
+    assert details["world_sizes"] == [2, 1]
+    assert [reason.partition(":")[0] for reason in details["damaged_checkpoints"]] == [newest.name]
+    first, second = details["started_at_steps"]
     assert first == 0 < second
-    _same_losses(output, run, training["steps"], until=second + 10)
+    _same_losses(training.output, run, details["steps"], until=second + 10)
+
+
+@pytest.mark.full
+def test_a_machine_lost_while_a_checkpoint_is_stored_and_two_workers_again(tmp_path: Path) -> None:
+    training, run = begin(tmp_path)
+    training.kill("node", lambda: bool(training.committed()) and training.is_storing())
+    known = [path.name for path in training.committed()]
+    assert training.is_storing(), "the kill fell while a checkpoint was there in part"
+    training.kill("driver", lambda: training.committed()[-1].name not in known, "training.workers=1")
+    details = training.finish()
+    assert details["world_sizes"] == [2, 1, 2]
+    first, second, third = details["started_at_steps"]
+    assert first == 0 < second < third
+    _same_losses(training.output, run, details["steps"], until=third + 10)
 
 
 def _same_losses(output: Path, run: Any, steps: int, until: int) -> None:

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"plain {family}": (family, {"zero_stage": 1}, {}) for family in FAMILIES},
     "adapters 2": ("decoder-only", {"zero_stage": 2}, {"lora": {"rank": 4, "alpha": 8.0}}),
     "adapters 3": ("encoder-decoder", {"zero_stage": 3}, {"lora": {"rank": 4, "alpha": 8.0}}),
+    "adapters bf16": ("decoder-only", {"zero_stage": 2, "precision": "bf16"}, {"lora": {"rank": 4, "alpha": 8.0}}),
     **{f"offload {s}": ("decoder-only", {"zero_stage": s, "offload": "optimizer"}, {}) for s in (1, 2, 3)},
     "offload parameters": ("encoder-decoder", {"zero_stage": 3, "offload": "parameters"}, {}),
     "compile": ("decoder-only", {"zero_stage": 1, "compile": True}, {}),
@@ -112,7 +113,7 @@ def test_what_saves_memory_or_time_changes_no_loss(cases: Any, name: str) -> Non
     assert found[name]["history"] == pytest.approx(found[f"plain {CASES[name][0]}"]["history"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adapters 2", "adapters 3"])
+@pytest.mark.parametrize("name", ["adapters 2", "adapters 3", "adapters bf16"])
 def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: str) -> None:
     """The merged weights, one sequence at a time in plain transformers, have the losses that were measured with the adapters."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -130,11 +131,14 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
     assert not loading["unexpected_keys"]
     tokens = Tokens(Store(f"{output}/tokens/{family}"), output)
     label, rationale = part_losses(model.eval(), tokens, tokens.validation)
-    assert {"label": label.item(), "rationale": rationale.item()} == pytest.approx(case["after"], rel=1e-4)
+    # In bf16 the sum of weight and adapter is rounded once more when they are merged.
+    near = 2e-2 if name == "adapters bf16" else 1e-4
+    assert {"label": label.item(), "rationale": rationale.item()} == pytest.approx(case["after"], rel=near)
 
 
 def test_a_student_with_a_tokenizer_of_its_own(ray_here: None, tmp_path: Path) -> None:
     from pipelines.decode import Student
+    from pipelines.evaluate.predict import Untrained
     from pipelines.train.stage import train
     from tests.serving.tiny import tiny_model, tiny_tokenizer
 
@@ -149,13 +153,16 @@ def test_a_student_with_a_tokenizer_of_its_own(ray_here: None, tmp_path: Path) -
         "tokens_per_batch": 2000,
         "tokens_per_micro_batch": 2000,
     }
-    manifest = train(make_run(tmp_path, str(model), student=student, training={"epochs": 3, **limits}))
+    run = make_run(tmp_path, str(model), student=student, training={"epochs": 3, **limits})
+    manifest = train(run)
     loss = manifest.details["training"]["loss"]["validation"]
     assert loss["after"]["label"] < loss["before"]["label"]
     opened = Student.load(tmp_path / "student")
     assert len(opened.tokenizer) <= 350
     assert opened.model.get_input_embeddings().num_embeddings == 384  # the next multiple of 64
-    assert opened.answer(["Anne has 4 apples ."], "label", 4)[0].prompt_tokens > 5
+    (answer,) = opened.answer(["Anne has 4 apples ."], "label", 4)
+    untrained = Untrained(run.student, 0, 128, 64, str(tmp_path / "student")).load("cpu")
+    assert untrained.answer(["Anne has 4 apples ."], "label", 4)[0].prompt_tokens == answer.prompt_tokens > 5
 
 
 def test_a_validation_file_is_measured_and_the_event_files_tell(
@@ -167,7 +174,10 @@ def test_a_validation_file_is_measured_and_the_event_files_tell(
 
     write_labels(tmp_path, label_rows(40))
     file = tmp_path / "validation.jsonl"
-    rows = [{"id": row["id"], "input": row["input"], "label": row["gold"]} for row in label_rows(15, seed=5)]
+    rows = [
+        {"id": row["id"], "input": row["input"], "label": row["gold"]}
+        for row in [*label_rows(15, seed=5), *label_rows(3, seed=6)]
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = {"train": "unused.jsonl", "validation": str(file)}
     training = {"validate_every_steps": 5, "epochs": 2}

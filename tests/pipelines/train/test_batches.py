@@ -202,6 +202,17 @@ def test_cuts_are_the_cheapest_that_there_are(seed, family):
     assert cost(dealt) == pytest.approx(cheapest)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_sequences_of_which_few_fit_together(workers):
+    """A validation split as it is measured: thousands of sequences, micro-batches of a handful."""
+    lengths = random_lengths(3000)
+    limit = int(lengths.real.max()) + 1
+    dealt = deal(lengths, np.arange(3000), workers, limit, "decoder-only", Cost(256, 128))
+    micros = [micro for worker in dealt for micro in worker]
+    assert sorted(s for micro in micros for s in micro.tolist()) == list(range(len(lengths.real)))
+    assert max(padded_tokens(lengths, micro, "decoder-only") for micro in micros) <= limit
+
+
 def test_labels_and_rationales_of_an_encoder_decoder_are_not_padded_to_each_other():
     lengths = lengths_of_pairs([50] * 32, [2, 40] * 16)
     dealt = deal(lengths, np.arange(16), 1, 4096, "encoder-decoder", Cost(256, 16))[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from pipelines.artifacts import Store, fingerprint, require_manifest
+from pipelines.config import TrainingConfig
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
-from pipelines.train.checks import check_counts, check_gold, token_settings, train_identity
+from pipelines.train.checks import check_counts, check_gold, check_trackers, token_settings, train_identity
 from pipelines.train.stage import check_train
 from pipelines.train.tokens import TokenCounts
 from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
@@ -195,3 +198,20 @@ def test_soft_labels_need_several_labels_and_validation_needs_examples(models, t
     lone = make_run(tmp_path, model, student={"model": model, "rationale_weight": 1.0})
     with pytest.raises(UserError, match=r"hold nothing that it learns from.*lower student\.rationale_weight"):
         check_counts(counts(train=0, nothing_to_learn=5), lone, token_settings(lone))
+
+
+def test_trackers_that_cannot_be_told_anything_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    both = TrainingConfig(trackers=["mlflow", "wandb"])
+    with pytest.raises(UserError, match="the environment has no MLFLOW_TRACKING_URI"):
+        check_trackers(both)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    with pytest.raises(UserError, match="there is no key of Weights & Biases"):
+        check_trackers(both)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_trackers(both)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else object())
+    with pytest.raises(UserError, match=r"training.trackers wandb: its package is not installed.*raystill\[wandb\]"):
+        check_trackers(both)

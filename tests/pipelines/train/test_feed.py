@@ -63,3 +63,12 @@ def test_loaders_beside_a_gpu_make_the_same(made: tuple[Tokens, Any], monkeypatc
     ahead = Feed(plan, tokens, 1, pad=0, start=None, gpu=True)
     for step in range(plan.steps):
         assert targets(ahead(step)) == targets(plain(step))
+
+
+def test_it_draws_no_random_numbers_of_the_training(made: tuple[Tokens, Any]) -> None:
+    tokens, plan = made
+    feed = Feed(plan, tokens, 0, pad=0, start=None, gpu=False)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    feed(0), feed(3)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,24 @@ def run_with(tmp_path: Path, *trackers: str) -> Any:
     return make_run(tmp_path, "org/student", training={"trackers": list(trackers)})
 
 
+def opened(run: Any, folder: Path, step: int = 0) -> Trackers:
+    """The trackers of a training whose last step that counts is this."""
+    return Trackers(run, "abc", Store(str(folder / "tensorboard")), Store(str(folder / "work")), step)
+
+
 def test_tensorboard_reads_every_step_once_after_a_restart_too(tmp_path: Path) -> None:
-    run, store = run_with(tmp_path), Store(str(tmp_path / "tensorboard"))
-    first = Trackers(run, "abc", store, 0, {})
+    run = run_with(tmp_path)
+    never_saved = opened(run, tmp_path)
+    never_saved.log(1, {"loss": 9.0})
+    never_saved.log(9, {"loss": 9.0})
+    never_saved.close()
+    first = opened(run, tmp_path)
     for step in range(1, 6):
         first.log(step, {"step": step, "loss": 1.0 / step})
     first.log(5, {"step": 5, "objective": 0.5}, "validation/")
     first.close()
     # Lost after its step 5; the checkpoint was of step 3.
-    again = Trackers(run, "abc", store, 3, {})
+    again = opened(run, tmp_path, 3)
     for step in range(4, 8):
         again.log(step, {"loss": 1.0 / step})
     again.close()
@@ -42,38 +52,42 @@ def test_tensorboard_reads_every_step_once_after_a_restart_too(tmp_path: Path) -
     assert scalars(tmp_path / "tensorboard", "validation/objective") == []
 
 
-def test_mlflow_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
-    run, known = run_with(tmp_path, "mlflow"), {}
+    run = run_with(tmp_path, "mlflow")
     for first in (1, 3):
-        trackers = Trackers(run, "abc", Store(str(tmp_path / "tensorboard")), first - 1, known)
+        trackers = opened(run, tmp_path, first - 1)
         for step in (first, first + 1):
             trackers.log(step, {"loss": float(step)})
         trackers.close()
+    assert "left out" not in capfd.readouterr().err
+    (identity,) = json.loads((tmp_path / "work/trackers.json").read_text()).values()
     client = mlflow.MlflowClient()
-    history = client.get_metric_history(known["mlflow"], "loss")
+    history = client.get_metric_history(identity, "loss")
     assert sorted((metric.step, metric.value) for metric in history) == [(step, float(step)) for step in range(1, 5)]
-    found = client.get_run(known["mlflow"])
+    found = client.get_run(identity)
     assert found.data.params["student.method"] == "step-by-step"
-    assert found.info.run_name == "tiny-abc"
+    assert (found.info.run_name, found.info.status) == ("tiny-abc", "FINISHED")
 
 
-def test_wandb_writes_where_it_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_writes_where_it_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    known: dict[str, str] = {}
-    trackers = Trackers(run_with(tmp_path, "wandb"), "abc", Store(str(tmp_path / "tensorboard")), 0, known)
+    trackers = opened(run_with(tmp_path, "wandb"), tmp_path)
     trackers.log(1, {"loss": 2.0})
+    trackers.sync()
     trackers.close()
-    assert any(known["wandb"] in file.name for file in tmp_path.rglob("*.wandb"))
+    assert "left out" not in capfd.readouterr().err
+    identity = json.loads((tmp_path / "work/trackers.json").read_text())["wandb"]
+    assert any(identity in file.name for file in tmp_path.rglob("*.wandb"))
 
 
 def test_a_tracker_that_fails_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trackers = Trackers(run_with(tmp_path), "abc", Store(str(tmp_path / "tensorboard")), 0, {})
+    trackers = opened(run_with(tmp_path), tmp_path)
 
     class Down:
         def log(self, step: int, values: Any) -> None:

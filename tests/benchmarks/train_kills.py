@@ -1,0 +1,127 @@
+"""Trainings that are killed, beside one that is not: every loss curve joins the undisturbed one. A table and a plot.
+
+A small Llama shape learns recorded labels of a real teacher with DeepSpeed ZeRO 2 on two workers. Killed are a worker, the driver, and
+everything at once while a checkpoint is being stored; and a training that goes on with one worker and then with two again.
+
+    python -m tests.benchmarks.train_kills DATA
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.benchmarks.results import OUT, publish
+from tests.benchmarks.train_methods import tiny_models
+from tests.benchmarks.trained import labels_of, recorded
+from tests.faults.training import Training
+
+TRAINING = {
+    "workers": 2, "zero_stage": 2, "precision": "fp32", "epochs": 1, "tokens_per_batch": 2048, "tokens_per_micro_batch": 2048,
+    "max_input_tokens": 256, "max_target_tokens": 128, "learning_rate": 1e-3, "checkpoint_every_steps": 5, "keep_checkpoints": 3,
+}  # fmt: skip
+
+
+def undisturbed(training: Training) -> None:
+    training.finish()
+
+
+def worker(training: Training) -> None:
+    """Killed after the second checkpoint; the run goes on by itself."""
+    assert training.kill("worker", lambda: len(training.committed()) >= 2), training.log()
+
+
+def driver(training: Training) -> None:
+    training.kill("driver", lambda: len(training.committed()) >= 2)
+    training.finish()
+
+
+def node_while_storing(training: Training) -> None:
+    """Everything is killed when a checkpoint is there in part, after the second that is whole."""
+    training.kill("node", lambda: len(training.committed()) >= 2 and training.is_storing())
+    training.finish()
+
+
+def two_one_two(training: Training) -> None:
+    """Two workers, then one, then two."""
+    training.kill("driver", lambda: len(training.committed()) >= 1)
+    before = len(training.committed())
+    reached = [path.name for path in training.committed()]
+    training.kill("driver", lambda: training.committed()[-1].name not in reached and before > 0, "training.workers=1")
+    training.finish()
+
+
+SCENARIOS: dict[str, Callable[[Training], None]] = {
+    "undisturbed": undisturbed,
+    "a worker": worker,
+    "the driver": driver,
+    "everything, while storing": node_while_storing,
+    "2, 1, 2 workers": two_one_two,
+}
+
+
+def main() -> None:
+    from cluster.embedded_teacher import embedded_teacher
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rows", type=int, default=500)
+    options = parser.parse_args()
+    curves: dict[str, list[float]] = {}
+    resumed: dict[str, list[int]] = {}
+    table: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = tiny_models(folder, str(embedded_teacher()))["tiny Llama"]
+        for number, (scenario, happen) in enumerate(SCENARIOS.items()):
+            output = folder / str(number)
+            run = labels_of(recorded(options.data)["svamp"], options.rows, output, validation=0.1)
+            run |= {"student": {"model": model, "init": {"kind": "random"}}, "training": TRAINING}
+            (output / "run.yaml").write_text(yaml.safe_dump(run))
+            training = Training(output / "run.yaml", output)
+            happen(training)
+            details, curve = training.details(), [row["loss"] for row in training.history()]
+            first = curves.setdefault("undisturbed", curve)
+            curves[scenario], resumed[scenario] = curve, details["started_at_steps"]
+            table.append({
+                "killed": scenario, "steps": details["steps"], "went on at": str(details["started_at_steps"]),
+                "workers": str(details["world_sizes"]), "unusable checkpoints": len(details["damaged_checkpoints"]),
+                "last loss": curve[-1], "largest deviation": max(abs(a / b - 1) for a, b in zip(curve, first, strict=True)),
+            })  # fmt: skip
+            print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+    publish("train_kills", table, curves=curves, plot=str(plot(curves, resumed)))
+
+
+def plot(curves: dict[str, list[float]], resumed: dict[str, list[int]]) -> Path:
+    """The curves, each a little above the other so that they can be told apart, with marks where they were gone on from."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for number, (name, losses) in enumerate(curves.items()):
+        raised = [loss + 0.15 * number for loss in losses]
+        (line,) = axes.plot(raised, label=f"{name} (+{0.15 * number:.2f})", linewidth=1)
+        marks = [step for step in resumed[name] if step]
+        axes.plot(marks, [raised[step] for step in marks], "o", color=line.get_color())
+    axes.set(
+        xlabel="step",
+        ylabel="loss (nats per token)",
+        title="Killed and gone on: dots are where a checkpoint was taken up",
+    )
+    axes.legend(fontsize=8)
+    OUT.mkdir(exist_ok=True)
+    figure.savefig(OUT / "train_kills.png", dpi=120)
+    return OUT / "train_kills.png"
+
+
+if __name__ == "__main__":
+    main()
