@@ -35,7 +35,7 @@ def run_of(tree: dict[str, Any], model: str, layers: int | None, case: tuple[str
     precision, zero_stage, offload, workers = case
     init = {"kind": "first-layers", "layers": layers} if layers else {"kind": "pretrained"}
     training = {
-        "workers": workers, "precision": precision, "zero_stage": zero_stage, "offload": offload, "tokens_per_batch": 2048,
+        "workers": workers, "precision": precision, "zero_stage": zero_stage, "offload": offload, "tokens_per_batch": 1024,
         "tokens_per_micro_batch": 1024, "max_input_tokens": 256, "max_target_tokens": 128, "learning_rate": 5e-4,
     }  # fmt: skip
     return parse_run({**tree, "student": {"model": model, "init": init}, "training": training})
