@@ -4,10 +4,13 @@ In: whether each answer is right, in the order of the examples. Out: scores and 
 
     score([True, True, False, True])          -> Score(correct=3, total=4), accuracy 0.75, interval (0.301, 0.954)
     paired([True, True, True], [False] * 3)   -> Paired(better=3, worse=0, p_value=0.25)
+    difference([True, True], [True, False])   -> Difference(value=0.5, low=-0.30, high=0.80)
+    calibration([0.9, 0.9], [True, False])    -> Calibration(error=0.4, bins=(None, ..., Bin(2, 0.9, 0.5)))
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,3 +71,80 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     worse = sum(b and not a for a, b in zip(first, second, strict=True))
     p_value = float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
     return Paired(better, worse, p_value)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much the accuracy of one system is above another's on the same examples; `low` and `high` bound it, all as shares."""
+
+    value: float
+    low: float
+    high: float
+
+
+def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
+    """The difference of two paired accuracies with its 95% interval, the adjusted Wald interval of Bonett and Price (2012).
+
+    It counts one more example of each kind on which the two differ, so that it holds for few examples and for none that differ, where the
+    usual one does not.
+
+    Raises:
+        ValueError: there are no examples, or not equally many.
+    """
+    from scipy.stats import norm
+
+    if not first:
+        raise ValueError("there is no difference on no examples")
+    counted = paired(first, second)
+    total = len(first)
+    better, worse = (counted.better + 1) / (total + 2), (counted.worse + 1) / (total + 2)
+    half = float(norm.ppf((1 + CONFIDENCE_LEVEL) / 2)) * math.sqrt(
+        (better + worse - (better - worse) ** 2) / (total + 2)
+    )
+    middle = better - worse
+    return Difference((counted.better - counted.worse) / total, max(middle - half, -1.0), min(middle + half, 1.0))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The answers whose confidence is within one tenth."""
+
+    count: int
+    confidence: float
+    """Mean of theirs."""
+    accuracy: float
+    """Share of them that is right."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether answers are right as often as their confidence says."""
+
+    error: float
+    """Expected calibration error: the mean distance between confidence and accuracy of a bin, weighted by its answers."""
+    bins: tuple[Bin | None, ...]
+    """Of the confidences from 0 to 0.1, to 0.2, ..., to 1; None where there are none."""
+
+
+def calibration(confidences: Sequence[float], right: Sequence[bool]) -> Calibration:
+    """Reliability in ten bins of equal width and the expected calibration error (Guo et al. 2017, section 2).
+
+    Raises:
+        ValueError: there are no answers, or not as many confidences as answers.
+    """
+    if not right:
+        raise ValueError("there is no calibration of no answers")
+    groups: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
+    for confidence, is_right in zip(confidences, right, strict=True):
+        groups[min(int(confidence * _BINS), _BINS - 1)].append((confidence, is_right))
+    bins = tuple(_bin(group) if group else None for group in groups)
+    off = sum(b.count * abs(b.confidence - b.accuracy) for b in bins if b)
+    return Calibration(off / len(right), bins)
+
+
+def _bin(group: Sequence[tuple[float, bool]]) -> Bin:
+    count = len(group)
+    return Bin(count, math.fsum(c for c, _ in group) / count, sum(is_right for _, is_right in group) / count)
+
+
+_BINS = 10

@@ -2,14 +2,17 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure, `note` says why):
 
-    {"format": 1, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
+    {"format": 2, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
      "task": {"name": "arithmetic", "version": "1"},
      "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]}, "unreadable": 0},
      "student": {"fingerprint": "...", "method": "step-by-step", "family": "decoder-only", "parameters": 57000000},
      "systems": [{"name": "student" | "untrained" | "teacher" | "majority", "correct": 123, "total": 200,
                   "unanswered": 4, "too_long": 0, "accuracy": 0.615, "interval": [0.546, 0.68], "seconds": 9.1,
                   "prompt_tokens": 7012, "output_tokens": 1410, "note": ""}],
-     "comparisons": [{"student_vs": "majority", "better": 119, "worse": 4, "p_value": 1e-30}],
+     "comparisons": [{"student_vs": "majority", "better": 119, "worse": 4, "p_value": 1e-30, "difference": 0.575,
+                      "difference_interval": [0.5, 0.64]}],
+     "calibration": {"error": 0.12, "bins": [{"count": 40, "confidence": 0.91, "accuracy": 0.8} | null, ...]},
+     "confusion": [{"gold": "neutral", "student": "entailment" | null, "count": 9}, ...] | null,
      "majority": {"label": "8 / 2", "count": 9, "rows": 400, "of": "gold"} | null,
      "errors": [{"id": "...", "input": "...", "gold": "4 - 1", "student": "4 + 1", "confidence": 0.98,
                  "teacher": "4 - 1" | null}],
@@ -18,22 +21,24 @@
 
 `unanswered`: examples with no answer that the task can read; they count as wrong. `too_long`: those of them whose input
 is above the student's max_input_tokens. `interval`: Wilson 95%. `comparisons`: exact McNemar on the same examples,
-`better` = only the student is right. `errors`: the student's 20 most confident wrong answers; all answers are in
-predictions.parquet.
+`better` = only the student is right; `difference` of the accuracies with its 95% interval (Bonett and Price). `calibration`:
+ten bins of the student's confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels.
+`errors`: the student's 20 most confident wrong answers; all answers are in predictions.parquet.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipelines.artifacts import Store
-from pipelines.evaluate.metrics import paired, score
+from pipelines.evaluate.metrics import calibration, difference, paired, score
 from pipelines.tasks import Example
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ REPORT = "report.json"
 TITLES = {"student": "student", "untrained": "untrained student", "teacher": "teacher", "majority": "majority label"}
 SIGNIFICANCE = 0.05
 NUM_ERRORS = 20
+_MOST_LABELS = 20
 
 PREDICTION = pa.schema(
     [
@@ -101,14 +107,32 @@ def results(examples: Sequence[Example], student: System, others: Sequence[Syste
     """The measured part of report.json: headline, systems, comparisons, errors."""
     systems = [system.row() for system in (student, *others)]
     comparisons = [
-        {"student_vs": other.name, **vars(paired(student.right, other.right))} for other in others if other.right
+        {"student_vs": other.name, **vars(paired(student.right, other.right)), **_difference(student, other)}
+        for other in others
+        if other.right
     ]
     return {
         "headline": headline(systems, comparisons, parameters),
         "systems": systems,
         "comparisons": comparisons,
+        "calibration": asdict(calibration(student.confidences, student.right)),
+        "confusion": _confusion(examples, student),
         "errors": _errors(examples, student, next((o for o in others if o.name == "teacher"), None)),
     }
+
+
+def _difference(student: System, other: System) -> dict[str, Any]:
+    found = difference(student.right, other.right)
+    return {"difference": found.value, "difference_interval": [found.low, found.high]}
+
+
+def _confusion(examples: Sequence[Example], student: System) -> list[dict[str, Any]] | None:
+    """How often the student answers what where what is right, the most frequent first; None where labels are too many to list."""
+    if len({example.gold for example in examples}) > _MOST_LABELS:
+        return None
+    counts = Counter((str(e.gold), label) for e, label in zip(examples, student.labels, strict=True))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
+    return [{"gold": gold, "student": label, "count": count} for (gold, label), count in ordered]
 
 
 def headline(systems: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], parameters: int) -> str:
@@ -150,6 +174,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [f"| {' | '.join(_COLUMNS)} |", "|---|" + "---:|" * (len(_COLUMNS) - 1)]
     lines += [f"| {' | '.join(cells)} |" for cells in _cells(report)]
     lines += ["", *(f"- {note}" for note in [*_EXPLANATIONS, *_notes(report)])]
+    lines += ["", *_calibration_lines(report["calibration"])]
+    if report["confusion"]:
+        lines += ["", "## What the student answers", "", "| gold | student | examples |", "|---|---|---:|"]
+        lines += [f"| {c['gold']} | {c['student'] or '(no answer)'} | {c['count']:,} |" for c in report["confusion"]]
     if report["errors"]:
         lines += ["", f"## The student's most confident errors ({len(report['errors'])})", ""]
         lines += ["| id | input | gold | student | teacher | confidence |", "|---|---|---|---|---|---:|"]
@@ -167,6 +195,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- made {report['created']} in {report['seconds']:.1f} s",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _calibration_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Confidence"
+    yield ""
+    yield f"Expected calibration error {found['error']:.3f}: how far, on average, confidence and the share that is right are apart."
+    yield ""
+    yield "| confidence | answers | mean confidence | right |"
+    yield "|---|---:|---:|---:|"
+    for tenth, one in enumerate(found["bins"]):
+        if one:
+            shares = f"{_percent(one['confidence'])}% | {_percent(one['accuracy'])}%"
+            yield f"| {tenth / 10:.1f} to {(tenth + 1) / 10:.1f} | {one['count']:,} | {shares} |"
 
 
 def predictions(examples: Sequence[Example], systems: Sequence[System]) -> bytes:
@@ -204,9 +245,12 @@ def load(store: Store) -> dict[str, Any]:
     return loaded
 
 
-_COLUMNS = ("system", "right", "accuracy", "95% interval", "no answer", "only student right", "only it right", "p")
+_COLUMNS = (
+    "system", "right", "accuracy", "95% interval", "no answer", "student ahead by", "only student right", "only it right", "p",
+)  # fmt: skip
 _EXPLANATIONS = (
     "interval: Wilson 95%. An example without an answer that the task can read counts as wrong.",
+    "student ahead by: points of accuracy, with the 95% interval of the paired difference (Bonett and Price).",
     "p: exact McNemar test of the student against the line's system, on the same examples.",
 )
 
@@ -224,8 +268,10 @@ def _cells(report: Mapping[str, Any]) -> list[list[str]]:
             cells += [f"{_percent(low)}-{_percent(high)}%", f"{system['unanswered']:,}"]
             versus = against.get(system["name"])
             if versus is None:
-                cells += ["", "", ""]
+                cells += [""] * 4
             else:
+                low, high = versus["difference_interval"]
+                cells += [f"{100 * versus['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"]
                 cells += [f"{versus['better']:,}", f"{versus['worse']:,}", _p(versus["p_value"]).removeprefix("p = ")]
         rows.append(cells)
     return rows

@@ -38,7 +38,7 @@ from pipelines.evaluate.report import System
 from pipelines.methods import NEEDS_A_TEACHER, read_answer, with_rationale
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_FORMAT = 1
+_FORMAT = 2
 _LISTED_IDS = 100
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
-from pipelines.evaluate.metrics import paired, score
+from pipelines.evaluate.metrics import Bin, calibration, difference, paired, score
 
 
 def _outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -66,3 +67,53 @@ def test_mcnemar_one_sided_large() -> None:
 def test_mcnemar_refuses_unpaired() -> None:
     with pytest.raises(ValueError, match="shorter"):
         paired([True, False], [True])
+
+
+def test_a_difference_worked_by_hand() -> None:
+    # 8 against 1 of 50: p12 = 9/52, p21 = 2/52, middle 7/52; half 1.959964 sqrt((11/52 - (7/52)^2) / 52)
+    found = difference(*_outcomes(both=30, only_first=8, only_second=1, neither=11))
+    half = 1.959964 * math.sqrt((11 / 52 - (7 / 52) ** 2) / 52)
+    assert found.value == pytest.approx(7 / 50)
+    assert (found.low, found.high) == (pytest.approx(7 / 52 - half, abs=1e-6), pytest.approx(7 / 52 + half, abs=1e-6))
+
+
+def test_systems_that_never_differ_may_differ_a_little() -> None:
+    found = difference([True] * 100, [True] * 100)
+    assert found.value == 0.0
+    assert -0.05 < found.low < 0.0 < found.high < 0.05
+    with pytest.raises(ValueError, match="no examples"):
+        difference([], [])
+
+
+@pytest.mark.parametrize("true_difference", [0.0, 0.08])
+def test_the_interval_covers_a_planted_difference_as_often_as_it_says(true_difference: float) -> None:
+    """200 simulated comparisons on 300 examples: 95% of the intervals, 184 to 198 of them, hold what was planted."""
+    chance = random.Random(7)
+    covered = found = 0
+    for _ in range(200):
+        first, second = [], []
+        for _ in range(300):
+            hard = chance.random()  # what both find hard makes their answers alike
+            first.append(0.7 * chance.random() + 0.3 * hard < 0.5 + true_difference_shift(true_difference))
+            second.append(0.7 * chance.random() + 0.3 * hard < 0.5)
+        interval = difference(first, second)
+        covered += interval.low <= true_difference <= interval.high
+        found += not interval.low <= 0.0 <= interval.high
+    assert 184 <= covered <= 198
+    assert found <= 20 if true_difference == 0.0 else found >= 100
+
+
+def true_difference_shift(wanted: float) -> float:
+    """How far a threshold at the middle of 0.7 U + 0.3 V goes up for so much more mass below it: its density there is 1 / 0.7."""
+    return wanted * 0.7
+
+
+def test_calibration_worked_by_hand() -> None:
+    found = calibration([0.95, 0.95, 0.95, 0.95, 0.35, 1.0, 0.0], [True, True, True, False, True, False, False])
+    assert found.bins[9] == Bin(5, pytest.approx(0.96), 0.6)
+    assert found.bins[3] == Bin(1, 0.35, 1.0)
+    assert found.bins[0] == Bin(1, 0.0, 0.0)
+    assert [b is None for b in found.bins] == [False, True, True, False, True, True, True, True, True, False]
+    assert found.error == pytest.approx((5 * 0.36 + 0.65 + 0.0) / 7)
+    with pytest.raises(ValueError, match="no answers"):
+        calibration([], [])

@@ -34,7 +34,7 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
         "heldout": {
@@ -73,6 +73,14 @@ def test_systems_and_comparisons() -> None:
     versus = {c["student_vs"]: (c["better"], c["worse"]) for c in made["comparisons"]}
     assert versus == {"untrained": (25, 0), "teacher": (0, 5), "majority": (23, 0)}
     assert made["comparisons"][1]["p_value"] == pytest.approx(2 / 32)
+    assert made["comparisons"][1]["difference"] == -5 / 40
+    low, high = made["comparisons"][1]["difference_interval"]
+    assert -0.3 < low < -5 / 40 < high < 0.05
+    assert made["calibration"]["bins"][0] == {"count": 4, "confidence": pytest.approx(0.0375), "accuracy": 1.0}
+    assert made["confusion"] == [
+        {"gold": "4 - 1", "student": "3", "count": 25}, {"gold": "4 - 1", "student": "7", "count": 12},
+        {"gold": "4 - 1", "student": None, "count": 3},
+    ]  # fmt: skip
     json.dumps(made, allow_nan=False)
 
 
@@ -97,7 +105,7 @@ def test_a_system_without_answers_is_named_and_not_compared() -> None:
     assert teacher["accuracy"] is teacher["correct"] is teacher["interval"] is teacher["unanswered"] is None
     assert [c["student_vs"] for c in made["comparisons"]] == ["untrained"]
     assert "majority" not in made["headline"]
-    assert "| teacher | - | - | - | - | - | - | - |" in report.markdown(made)
+    assert "| teacher | - | - | - | - | - | - | - | - |" in report.markdown(made)
     assert "- teacher: the labels hold none" in report.markdown(made)
 
 
@@ -113,8 +121,10 @@ def test_errors_are_the_most_confident_wrong_answers() -> None:
 def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
     heldout = {"without_gold": {"count": 3, "ids": ["x1", "x2"]}, "unreadable": 4}
     text = report.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
-    assert "| student | 25 of 40 | 62.5% | 47.0-75.8% | 3 |  |  |  |" in text
-    assert "| teacher | 30 of 40 | 75.0% | 59.8-85.8% | 4 | 0 | 5 | 0.062 |" in text
+    assert "| student | 25 of 40 | 62.5% | 47.0-75.8% | 3 |  |  |  |  |" in text
+    assert "| teacher | 30 of 40 | 75.0% | 59.8-85.8% | 4 | -12.5 (-23.7 to -0.1) | 0 | 5 | 0.062 |" in text
+    assert "| 0.9 to 1.0 | 4 | 93.8% | 0.0% |" in text
+    assert "| 4 - 1 | (no answer) | 3 |" in text
     assert "not scored, without gold label: 3 (x1, x2, ...)" in text
     assert "rows that the task cannot read: 4" in text
     assert "student: 2 inputs are longer than it reads" in text
