@@ -4,7 +4,8 @@
 
     {"format": 2, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
      "task": {"name": "arithmetic", "version": "1"},
-     "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]}, "unreadable": 0},
+     "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]}, "unreadable": 0,
+                 "trained_on": {"count": 0, "ids": []}},
      "student": {"fingerprint": "...", "method": "step-by-step", "family": "decoder-only", "parameters": 57000000},
      "systems": [{"name": "student" | "untrained" | "teacher" | "majority", "correct": 123, "total": 200,
                   "unanswered": 4, "too_long": 0, "accuracy": 0.615, "interval": [0.546, 0.68], "seconds": 9.1,
@@ -19,11 +20,12 @@
      "provenance": {"labels": {...}}, "versions": {"torch": "2.13.0"}, "seconds": 31.2,
      "created": "2026-01-31T12:00:00+00:00"}
 
-`unanswered`: examples with no answer that the task can read; they count as wrong. `too_long`: those of them whose input
-is above the student's max_input_tokens. `interval`: Wilson 95%. `comparisons`: exact McNemar on the same examples,
-`better` = only the student is right; `difference` of the accuracies with its 95% interval (Bonett and Price). `calibration`:
-ten bins of the student's confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels.
-`errors`: the student's 20 most confident wrong answers; all answers are in predictions.parquet.
+`trained_on`: held-out examples whose input is a training row's; they are scored all the same. `unanswered`: examples with
+no answer that the task can read; they count as wrong. `too_long`: those of them whose input is above the student's
+max_input_tokens. `interval`: Wilson 95%. `comparisons`: exact McNemar on the same examples, `better` = only the student is
+right; `difference` of the accuracies with its 95% interval (Bonett and Price). `calibration`: ten bins of the student's
+confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels. `errors`: the student's
+20 most confident wrong answers; all answers are in predictions.parquet.
 """
 
 from __future__ import annotations
@@ -288,6 +290,11 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     if missing["count"]:
         more = ", ..." if missing["count"] > len(missing["ids"]) else ""
         notes.append(f"not scored, without gold label: {missing['count']:,} ({', '.join(missing['ids'])}{more})")
+    shared = report["heldout"]["trained_on"]
+    if shared["count"]:
+        more = ", ..." if shared["count"] > len(shared["ids"]) else ""
+        ids = ", ".join(shared["ids"])
+        notes.append(f"scored, although their input is a training row's: {shared['count']:,} ({ids}{more})")
     if report["heldout"]["unreadable"]:
         notes.append(f"not scored, rows that the task cannot read: {report['heldout']['unreadable']:,}")
     return notes

@@ -33,6 +33,7 @@ from pipelines.corpus import Heldout, heldout_examples
 from pipelines.errors import UserError
 from pipelines.evaluate import plots, report
 from pipelines.evaluate.baselines import Majority, TeacherAnswer, majority_label, teacher_answers
+from pipelines.evaluate.overlap import overlap_part, seen_in_training
 from pipelines.evaluate.predict import Prediction, Source, Trained, Untrained, predict
 from pipelines.evaluate.report import System
 from pipelines.methods import NEEDS_A_TEACHER, read_answer, with_rationale
@@ -70,6 +71,8 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     if done := finished(store, "report", identity, replace=True):
         return done
 
+    seen = seen_in_training(labels_store, run.corpus, examples)
+    overlap = overlap_part(seen, len(examples), _heldout_key(run))
     answers = teacher_answers(labels_store, run.corpus, [example.id for example in examples])
     inputs = [example.input for example in examples]
     if run.student.method == NEEDS_A_TEACHER:
@@ -89,7 +92,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         "format": _FORMAT,
         "run": run.name,
         "task": {"name": task.name, "version": task.version},
-        "heldout": _heldout_part(run, heldout, len(examples)),
+        "heldout": {**_heldout_part(run, heldout, len(examples)), "trained_on": overlap},
         "student": {
             "fingerprint": student.fingerprint,
             **{key: student.details[key] for key in ("method", "family", "parameters")},

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "adapters bf16": ("decoder-only", {"zero_stage": 2, "precision": "bf16"}, {"lora": {"rank": 4, "alpha": 8.0}}),
     **{f"offload {s}": ("decoder-only", {"zero_stage": s, "offload": "optimizer"}, {}) for s in (1, 2, 3)},
     "offload parameters": ("encoder-decoder", {"zero_stage": 3, "offload": "parameters"}, {}),
-    "compile": ("decoder-only", {"zero_stage": 1, "compile": True}, {}),
+    **{f"compile {family}": (family, {"zero_stage": 1, "compile": True}, {}) for family in FAMILIES},
     "checkpointing": ("encoder-decoder", {"zero_stage": 2, "activation_checkpointing": True}, {}),
 }
 """Name -> family, and what the sections `training` and `student` have of their own."""
@@ -86,31 +86,44 @@ def _train_cases(rank: int, world: int, folder: str, output: str, names: list[st
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> tuple[dict[str, Any], Path, Path]:
+def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dict[str, Any], Path, Path]:
     """(what came of each case with two workers, the folder of the weights by case, the output folder of the labels)."""
     import torch
 
     from pipelines.train.checks import token_settings
     from pipelines.train.tokens import tokenise
 
-    folder, output = tmp_path_factory.mktemp("cases"), tmp_path_factory.mktemp("output")
+    output = folder / "output"
     write_labels(output, label_rows(60))
     for family in FAMILIES:
         shutil.copytree(models[family], output / family)
         settings = token_settings(case_run(output, f"plain {family}"))
         tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}"))
-    names = [name for name in CASES if name != "compile" or shutil.which("g++")]
     torch.multiprocessing.spawn(_train_cases, (2, str(folder), str(output), names), nprocs=2)
     return torch.load(folder / "found.pt"), folder, output
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("plain", "adapters"))])
-def test_what_saves_memory_or_time_changes_no_loss(cases: Any, name: str) -> None:
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> tuple[dict[str, Any], Path, Path]:
+    return trained(tmp_path_factory.mktemp("cases"), models, [n for n in CASES if not n.startswith("compile")])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("offload", "checkpointing"))])
+def test_what_saves_memory_changes_no_loss(cases: Any, name: str) -> None:
     found, _, _ = cases
-    if name not in found:
-        pytest.skip("torch.compile needs a C++ compiler for the CPU, and there is none")
     assert found[name]["history"] == pytest.approx(found[f"plain {CASES[name][0]}"]["history"], rel=1e-4)
+
+
+@pytest.mark.full
+def test_compiled_layers_change_no_loss(tmp_path: Path, models: dict[str, str]) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler for the CPU, and there is none")
+    names = [name for name in CASES if name.startswith(("plain", "compile"))]
+    found, _, _ = trained(tmp_path, models, names)
+    for family in FAMILIES:
+        plain, compiled = (found[f"{kind} {family}"] for kind in ("plain", "compile"))
+        assert compiled["history"] == pytest.approx(plain["history"], rel=1e-4), family
+        assert compiled["after"] == pytest.approx(plain["after"], rel=1e-4), family
 
 
 @pytest.mark.parametrize("name", ["adapters 2", "adapters 3", "adapters bf16"])
@@ -136,6 +149,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
     assert {"label": label.item(), "rationale": rationale.item()} == pytest.approx(case["after"], rel=near)
 
 
+@pytest.mark.full
 def test_a_student_with_a_tokenizer_of_its_own(ray_here: None, tmp_path: Path) -> None:
     from pipelines.decode import Student
     from pipelines.evaluate.predict import Untrained

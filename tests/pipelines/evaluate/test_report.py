@@ -42,6 +42,7 @@ def _report(student: System, others: list[System], **heldout: Any) -> dict[str, 
             "scored": NUM,
             "without_gold": {"count": 0, "ids": []},
             "unreadable": 0,
+            "trained_on": {"count": 0, "ids": []},
             **heldout,
         },
         "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
@@ -119,7 +120,8 @@ def test_errors_are_the_most_confident_wrong_answers() -> None:
 
 
 def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
-    heldout = {"without_gold": {"count": 3, "ids": ["x1", "x2"]}, "unreadable": 4}
+    heldout = {"without_gold": {"count": 3, "ids": ["x1", "x2"]}, "unreadable": 4,
+               "trained_on": {"count": 1, "ids": ["e7"]}}  # fmt: skip
     text = report.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
     assert "| student | 25 of 40 | 62.5% | 47.0-75.8% | 3 |  |  |  |  |" in text
     assert "| teacher | 30 of 40 | 75.0% | 59.8-85.8% | 4 | -12.5 (-23.7 to -0.1) | 0 | 5 | 0.062 |" in text
@@ -127,6 +129,7 @@ def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
     assert "| 4 - 1 | (no answer) | 3 |" in text
     assert "not scored, without gold label: 3 (x1, x2, ...)" in text
     assert "rows that the task cannot read: 4" in text
+    assert "scored, although their input is a training row's: 1 (e7)" in text
     assert "student: 2 inputs are longer than it reads" in text
     assert "majority label: `8`, the label of 2 of 9" in text
     assert "How many is 39 \\| 1?" in text  # a bar in an input does not add a column
