@@ -100,14 +100,15 @@ def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict
     state = restore(worker.engine, worker.rank)
     state.started_at.append(state.step)
     state.world_sizes.append(worker.world)
-    trackers = _trackers(worker, state, job)
+    trackers, finished = _trackers(worker, state, job), False
     try:
         if state.validation_before is None:
             state.validation_before = worker.measure(tokens.validation)
         _run_steps(worker, state, job, trackers)
+        finished = True
     finally:
         if trackers is not None:
-            trackers.close()
+            trackers.close(finished=finished)
     result = {
         "steps": state.step,
         "planned_steps": worker.plan.steps,

@@ -32,7 +32,7 @@ class _Tracker(Protocol):
 
     def sync(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, finished: bool) -> None: ...
 
 
 class Trackers:
@@ -66,9 +66,9 @@ class Trackers:
         """Write out what they hold back: a killed worker loses no more than what came after."""
         self._each(lambda tracker: tracker.sync())
 
-    def close(self) -> None:
-        """Write out what they hold back, and end."""
-        self._each(lambda tracker: tracker.close())
+    def close(self, *, finished: bool) -> None:
+        """Write out what they hold back, and end. `finished`: whether the training came to its end."""
+        self._each(lambda tracker: tracker.close(finished))
 
     def _each(self, call: Callable[[_Tracker], None]) -> None:
         for kind in list(self._trackers):
@@ -105,7 +105,7 @@ class _TensorBoard:
         if not self._store.is_local:
             self._store.put_folder(self._folder)
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         self._writer.close()
         if not self._store.is_local:
             self._store.put_folder(self._folder)
@@ -143,9 +143,9 @@ class _Mlflow:
             self._client.log_batch(self._id, metrics=self._waiting[start : start + 1000])
         self._waiting, self._sent_s = [], time.monotonic()
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         self.sync()
-        self._client.set_terminated(self._id)
+        self._client.set_terminated(self._id, status="FINISHED" if finished else "FAILED")
 
 
 class _Wandb:
@@ -166,8 +166,8 @@ class _Wandb:
     def sync(self) -> None:
         """A process of its own writes them as they come."""
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
 
 
 def _flat(run: RunConfig) -> dict[str, Any]:

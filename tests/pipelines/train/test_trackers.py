@@ -37,17 +37,17 @@ def test_tensorboard_reads_every_step_once_after_a_restart_too(tmp_path: Path) -
     never_saved = opened(run, tmp_path)
     never_saved.log(1, {"loss": 9.0})
     never_saved.log(9, {"loss": 9.0})
-    never_saved.close()
+    never_saved.close(finished=True)
     first = opened(run, tmp_path)
     for step in range(1, 6):
         first.log(step, {"step": step, "loss": 1.0 / step})
     first.log(5, {"step": 5, "objective": 0.5}, "validation/")
-    first.close()
+    first.close(finished=True)
     # Lost after its step 5; the checkpoint was of step 3.
     again = opened(run, tmp_path, 3)
     for step in range(4, 8):
         again.log(step, {"loss": 1.0 / step})
-    again.close()
+    again.close(finished=True)
     assert scalars(tmp_path / "tensorboard", "loss") == [(step, 1.0 / step) for step in range(1, 8)]
     assert scalars(tmp_path / "tensorboard", "validation/objective") == []
 
@@ -61,7 +61,7 @@ def test_mlflow_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         trackers = opened(run, tmp_path, first - 1)
         for step in (first, first + 1):
             trackers.log(step, {"loss": float(step)})
-        trackers.close()
+        trackers.close(finished=first == 3)
     assert "left out" not in capfd.readouterr().err
     (identity,) = json.loads((tmp_path / "work/trackers.json").read_text()).values()
     client = mlflow.MlflowClient()
@@ -80,7 +80,7 @@ def test_wandb_writes_where_it_is_offline(tmp_path: Path, monkeypatch: pytest.Mo
     trackers = opened(run_with(tmp_path, "wandb"), tmp_path)
     trackers.log(1, {"loss": 2.0})
     trackers.sync()
-    trackers.close()
+    trackers.close(finished=True)
     assert "left out" not in capfd.readouterr().err
     identity = json.loads((tmp_path / "work/trackers.json").read_text())["wandb"]
     assert any(identity in file.name for file in tmp_path.rglob("*.wandb"))
@@ -96,6 +96,6 @@ def test_a_tracker_that_fails_is_left_out(tmp_path: Path, capsys: pytest.Capture
     trackers._trackers["mlflow"] = Down()  # type: ignore[assignment]
     for step in (1, 2):
         trackers.log(step, {"loss": 1.0})
-    trackers.close()
+    trackers.close(finished=True)
     assert scalars(tmp_path / "tensorboard", "loss") == [(1, 1.0), (2, 1.0)]
     assert capsys.readouterr().err.count("mlflow is left out from here on (ConnectionError: nobody there)") == 1
