@@ -116,6 +116,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
         "scored": 30,
         "without_gold": {"count": 1, "ids": ["open"]},
         "unreadable": 1,
+        "trained_on": {"count": 0, "ids": []},
     }
     assert found["headline"].startswith("The student (123k parameters) is right on 66.7% (48.8-80.8) of 30 held-out")
     assert manifest.counts["correct"] == {name: system["correct"] for name, system in systems.items()}
