@@ -20,7 +20,7 @@ import numpy as np
 
 from pipelines.decode import Family
 from pipelines.train.deal import Cost, deal
-from pipelines.train.lengths import Ints, Lengths, padded_tokens
+from pipelines.train.lengths import Ints, Lengths, padded_tokens, part_of
 
 # Examples of like lengths share a step within a stretch of this many steps: less padding, and still another mix every epoch.
 _STRETCH_STEPS = 50
@@ -46,7 +46,7 @@ def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: i
         here = np.flatnonzero(stretch == number)
         here = here[np.argsort(blurred_prompts[here], kind="stable")]
         steps_here = max(1, round(int(tokens[here].sum()) / tokens_per_batch))
-        band[here] = _part_of(tokens[here], max(1, round(math.sqrt(steps_here))))
+        band[here] = part_of(tokens[here], max(1, round(math.sqrt(steps_here))))
     # Up in one band and down in the next, so that a step across two bands has like lengths too.
     shuffled = shuffled[np.lexsort((np.where(band % 2, -blurred, blurred), band, stretch))]
     steps = [shuffled[part] for part in even_parts(lengths.per_example[shuffled], tokens_per_batch)]
@@ -65,16 +65,10 @@ def even_parts(sizes: Ints, limit: int) -> list[slice]:
         raise ValueError(f"a size of {int(sizes.max())} is above the limit {limit}")
     parts = max(1, math.ceil(int(sizes.sum()) / limit))
     while True:
-        index = _part_of(sizes, parts)
+        index = part_of(sizes, parts)
         if np.bincount(index, weights=sizes).max() <= limit:
             return _slices(index)
         parts = max(parts + 1, math.ceil(parts * 1.01))
-
-
-def _part_of(sizes: Ints, parts: int) -> Ints:
-    """Which of `parts` equal stretches the middle of each size falls into."""
-    doubled_middle = 2 * np.cumsum(sizes) - sizes
-    return np.asarray(doubled_middle * parts // (2 * max(int(sizes.sum()), 1)), dtype=np.int64)
 
 
 def _slices(index: Ints) -> list[slice]:
@@ -90,12 +84,8 @@ class Plan:
         tokens_per_micro_batch: int, seed: int, cost: Cost,
     ) -> None:  # fmt: skip
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
-        self._batch, self._micro_batch, self._seed, self._cost = (
-            tokens_per_batch,
-            tokens_per_micro_batch,
-            seed,
-            cost,
-        )
+        self._batch, self._micro_batch = tokens_per_batch, tokens_per_micro_batch
+        self._seed, self._cost = seed, cost
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         whole = math.floor(epochs)
         counts = [len(self._epoch(epoch)) for epoch in range(math.ceil(epochs))]

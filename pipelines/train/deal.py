@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from pipelines.decode import Family
-from pipelines.train.lengths import Ints, Lengths, padded_tokens, ranges
+from pipelines.train.lengths import Ints, Lengths, padded_tokens, part_of, ranges
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,15 @@ def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Fam
         if all(padded_tokens(lengths, part, family) <= limit for parts in rounds for part in parts):
             break
         room = room * 9 // 10  # the workers' parts of a round are of equal work, not of equal size with their padding
-    # There and back again (0 1 1 0 0 1 ...): dealing in one direction would give worker 0 the longest of every round.
-    rounds = [parts[:: -1 if i % 2 else 1] for i, parts in enumerate(rounds)]
-    return [[parts[worker] for parts in rounds] for worker in range(workers)]
+    dealt: list[list[Ints]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for parts in rounds:
+        # The most work of a round goes to who has had the least so far.
+        parts = sorted(parts, key=lambda part: -int(lengths.real[part].sum()))
+        for worker, part in zip(sorted(range(workers), key=lambda w: loads[w]), parts, strict=True):
+            dealt[worker].append(part)
+            loads[worker] += int(lengths.real[part].sum())
+    return dealt
 
 
 def _orders(first: Ints, prompt: Ints, target: Ints) -> Iterator[Ints]:
@@ -113,8 +119,6 @@ def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost:
 
 def _parts(lengths: Lengths, first: Ints, end: Ints, workers: int) -> list[Ints]:
     """One round's sequences for each worker: consecutive ones, about as many tokens each."""
-    sizes = lengths.sums(first, end)
-    doubled_middle = 2 * np.cumsum(sizes) - sizes
-    worker = doubled_middle * workers // (2 * max(int(sizes.sum()), 1))
+    worker = part_of(lengths.sums(first, end), workers)
     edges = np.searchsorted(worker, np.arange(workers + 1))
     return [ranges(first[a:b], end[a:b]) for a, b in pairwise(edges)]

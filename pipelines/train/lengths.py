@@ -89,3 +89,9 @@ def padded_tokens(lengths: Lengths, sequences: Ints, family: Family) -> int:
     if family == "encoder-decoder":
         return len(sequences) * int(prompt.max() + target.max())
     return len(sequences) * int((prompt + target).max())
+
+
+def part_of(sizes: Ints, parts: int) -> Ints:
+    """Which of `parts` equal stretches the middle of each size falls into."""
+    doubled_middle = 2 * np.cumsum(sizes) - sizes
+    return np.asarray(doubled_middle * parts // (2 * max(int(sizes.sum()), 1)), dtype=np.int64)

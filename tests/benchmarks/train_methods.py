@@ -19,29 +19,14 @@ from typing import Any
 from pipelines.methods import METHODS
 from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import publish
-from tests.benchmarks.trained import labels_of, recorded, stage
+from tests.benchmarks.trained import labels_of, recorded, save_shapes, stage
 
 
 def tiny_models(folder: Path, teacher: str) -> dict[str, str]:
     """A T5 and a Llama of some millions of random weights, with the teacher's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, T5Config
-
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
-    common = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    shapes = {
-        "tiny T5": T5Config(d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
-                            dropout_rate=0.0, decoder_start_token_id=tokenizer.pad_token_id, **common),
-        "tiny Llama": LlamaConfig(hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4,
-                                  num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, **common),
-    }  # fmt: skip
-    for name, config in shapes.items():
-        config.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return {name: str(folder / name) for name in shapes}
+    t5 = {"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "dropout_rate": 0.0}
+    llama = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3}
+    return dict(zip(("tiny T5", "tiny Llama"), save_shapes(folder, teacher, t5, llama), strict=True))
 
 
 def distributions(folder: Path, teacher: str, rows: int) -> dict[str, Any]:

@@ -18,31 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.results import median, publish
-from tests.benchmarks.trained import command, labels_of, recorded, reference_rows, stage, steps_of
+from tests.benchmarks.trained import command, labels_of, recorded, reference_rows, save_shapes, stage, steps_of
 
 
 def small_models(folder: Path) -> dict[str, str]:
     """A T5 and a Llama shape with random weights and the embedded teacher's tokenizer: on a CPU, large ones take minutes a step."""
-    from transformers import AutoTokenizer, LlamaConfig, T5Config
-
     from cluster.embedded_teacher import embedded_teacher
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded_teacher())
-    common = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    shapes = {
-        "t5 shape": T5Config(d_model=256, d_kv=64, d_ff=512, num_layers=4, num_heads=4, feed_forward_proj="gated-gelu",
-                             decoder_start_token_id=tokenizer.pad_token_id, **common),
-        "llama shape": LlamaConfig(hidden_size=256, intermediate_size=640, num_hidden_layers=6, num_attention_heads=4,
-                                   num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=True, **common),
-    }  # fmt: skip
-    for name, config in shapes.items():
-        config.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return {name: str(folder / name) for name in shapes}
+    t5 = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4}
+    llama = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6}
+    return dict(zip(("t5 shape", "llama shape"), save_shapes(folder, str(embedded_teacher()), t5, llama), strict=True))
 
 
 def reference(model: str, rows: Path, options: argparse.Namespace) -> dict[str, Any]:

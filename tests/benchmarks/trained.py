@@ -41,6 +41,24 @@ def recorded(data: Path) -> dict[str, Dataset]:
     }
 
 
+def save_shapes(folder: Path, teacher: str, t5: Mapping[str, Any], llama: Mapping[str, Any]) -> list[str]:
+    """Folders of a T5 and of a Llama without weights, with the teacher's tokenizer: students that start at random."""
+    from transformers import AutoTokenizer, LlamaConfig, T5Config
+
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    pad = tokenizer.pad_token_id
+    common = {"vocab_size": len(tokenizer), "pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id}
+    configs = {
+        "t5": T5Config(num_heads=4, feed_forward_proj="gated-gelu", decoder_start_token_id=pad, **common, **t5),
+        "llama": LlamaConfig(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+                             tie_word_embeddings=True, **common, **llama),
+    }  # fmt: skip
+    for name, config in configs.items():
+        config.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return [str(folder / name) for name in configs]
+
+
 def command(arguments: Iterable[str], environment: Mapping[str, str] | None = None) -> str:
     """Standard output of a Python command. Raises SystemExit where it fails."""
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:

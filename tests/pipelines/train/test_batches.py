@@ -34,11 +34,11 @@ def test_a_plan_by_hand():
     # Sequences by length: 1 (10 tokens), 3 and 4 (8), 0 (6), 2 (4). Where small micro-batches are not worth their while, one each.
     dealt = deal(lengths, np.array([0, 1, 2]), 2, 30, "decoder-only", DEAR)
     assert [[m.tolist() for m in worker] for worker in dealt] == [[[1, 3]], [[4, 0, 2]]]
-    # With its padding the second holds 3 x 8 = 24 tokens. Where small ones are, or 20 is the limit, both take two, the second round
-    # dealt backwards.
+    # With its padding the second holds 3 x 8 = 24 tokens. Where small ones are, or 20 is the limit, both take two: worker 1, with
+    # 8 tokens in the first round, the 10 of the second.
     for limit in (30, 20):
         dealt = deal(lengths, np.array([0, 1, 2]), 2, limit, "decoder-only", CHEAP)
-        assert [[m.tolist() for m in worker] for worker in dealt] == [[[1], [0, 2]], [[3], [4]]]
+        assert [[m.tolist() for m in worker] for worker in dealt] == [[[1], [4]], [[3], [0, 2]]]
 
 
 def test_what_belongs_together_shares_a_micro_batch():
@@ -120,7 +120,7 @@ def test_workers_get_about_the_same_work():
     for workers in (2, 4):
         dealt = deal(lengths, np.arange(400), workers, 600, "decoder-only", CHEAP)
         loads = [sum(int(lengths.real[m].sum()) for m in worker) for worker in dealt]
-        assert max(loads) <= 1.1 * min(loads)
+        assert max(loads) <= 1.05 * min(loads)
 
 
 def test_padding_stays_small():
