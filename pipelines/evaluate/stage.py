@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.artifacts import (
@@ -32,15 +32,21 @@ from pipelines.config import RunConfig, StudentConfig
 from pipelines.corpus import Heldout, heldout_examples
 from pipelines.errors import UserError
 from pipelines.evaluate import plots, report
-from pipelines.evaluate.baselines import Majority, TeacherAnswer, majority_label, teacher_answers
+from pipelines.evaluate.baselines import majority_label, teacher_answers
 from pipelines.evaluate.overlap import overlap_part, seen_in_training
-from pipelines.evaluate.predict import Prediction, Source, Trained, Untrained, predict
+from pipelines.evaluate.predict import Trained, Untrained
 from pipelines.evaluate.report import System
-from pipelines.methods import NEEDS_A_TEACHER, read_answer, with_rationale
+from pipelines.evaluate.systems import (
+    heldout_key,
+    heldout_part,
+    majority_system,
+    student_inputs,
+    student_system,
+    teacher_system,
+)
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _FORMAT = 2
-_LISTED_IDS = 100
 
 
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
@@ -64,7 +70,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     if not examples:
         rows = len(heldout.examples) + heldout.unreadable
         rule = f"none of its {rows:,} rows has a gold label that the task can read"
-        raise UserError(_heldout_key(run), rule, "Give held-out examples with gold labels.")
+        raise UserError(heldout_key(run), rule, "Give held-out examples with gold labels.")
     identity = _identity(run, task, student, labels, heldout)
     # Stale labels and students are refused, as they cost hours. A report costs minutes and follows from them alone: it
     # is made anew. It goes before the work begins: if that breaks off, no earlier student's lies beside this one.
@@ -72,27 +78,24 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         return done
 
     seen = seen_in_training(labels_store, run.corpus, examples)
-    overlap = overlap_part(seen, len(examples), _heldout_key(run))
+    overlap = overlap_part(seen, len(examples), heldout_key(run))
     answers = teacher_answers(labels_store, run.corpus, [example.id for example in examples])
-    inputs = [example.input for example in examples]
-    if run.student.method == NEEDS_A_TEACHER:
-        rationales = (answers[e.id].rationale if e.id in answers else "" for e in examples)
-        inputs = [with_rationale(text, rationale) for text, rationale in zip(inputs, rationales, strict=True)]
+    inputs = student_inputs(run, answers, examples)
     limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
     own_tokenizer = student_store.uri if run.student.init.vocabulary is not None else None
     untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
-    trained_system = _student_system("student", Trained(student_store.uri), run, task, examples, inputs)
+    trained_system = student_system("student", Trained(student_store.uri), run, task, examples, inputs)
     majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
     others = [
-        _student_system("untrained", untrained, run, task, examples, inputs),
-        _teacher_system(run, task, answers, examples),
-        _majority_system(task, majority, examples),
+        student_system("untrained", untrained, run, task, examples, inputs),
+        teacher_system(run, task, answers, examples),
+        majority_system(task, majority, examples),
     ]
     content: dict[str, Any] = {
         "format": _FORMAT,
         "run": run.name,
         "task": {"name": task.name, "version": task.version},
-        "heldout": {**_heldout_part(run, heldout, len(examples)), "trained_on": overlap},
+        "heldout": {**heldout_part(run, heldout, len(examples)), "trained_on": overlap},
         "student": {
             "fingerprint": student.fingerprint,
             **{key: student.details[key] for key in ("method", "family", "parameters")},
@@ -139,75 +142,6 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
         },
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details["content"]},
         "heldout": fingerprint({"rows": rows, "unreadable": heldout.unreadable}),
-    }
-
-
-def _student_system(
-    name: str, source: Source, run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str]
-) -> System:
-    began = time.monotonic()
-    answers: list[Prediction] = predict(source, inputs, run.evaluation, f"evaluate {report.TITLES[name]}")
-    read = [
-        read_answer(run.student.method, answer.text, task, example)
-        for answer, example in zip(answers, examples, strict=True)
-    ]
-    labels = tuple(None if found is None else found.label for found in read)
-    return System(
-        name,
-        labels=labels,
-        right=tuple(
-            label is not None and _right(task, label, example) for label, example in zip(labels, examples, strict=True)
-        ),
-        texts=tuple(answer.text for answer in answers),
-        confidences=tuple(answer.confidence for answer in answers),
-        too_long=sum(answer.too_long for answer in answers),
-        seconds=round(time.monotonic() - began, 3),
-        prompt_tokens=sum(answer.prompt_tokens for answer in answers),
-        output_tokens=sum(answer.output_tokens for answer in answers),
-    )
-
-
-def _teacher_system(
-    run: RunConfig, task: Task, found: Mapping[str, TeacherAnswer], examples: Sequence[Example]
-) -> System:
-    if not found:
-        return System("teacher", note="the labels hold none of its answers to the held-out examples")
-    answers = [found[example.id].label if example.id in found else None for example in examples]
-    right = tuple(a is not None and _right(task, a, e) for a, e in zip(answers, examples, strict=True))
-    note = "engine echo repeats the gold label" if run.teacher.engine == "echo" else ""
-    return System("teacher", labels=tuple(answers), right=right, note=note)
-
-
-def _majority_system(task: Task, majority: Majority | None, examples: Sequence[Example]) -> System:
-    if majority is None:
-        return System("majority", note="there are no training rows")
-    # By key, not as an answer: the label of another example's choices is no answer to this one, only wrong.
-    right = tuple(task.key(majority.label) == task.key(_gold(example)) for example in examples)
-    source = "" if majority.of == "gold" else " by the teacher, as no training row has a gold label"
-    note = f"`{majority.label}`, the label of {majority.count:,} of {majority.rows:,} training rows{source}"
-    return System("majority", labels=(majority.label,) * len(examples), right=right, note=note)
-
-
-def _right(task: Task, text: str, example: Example) -> bool:
-    return task.same(text, _gold(example), example)
-
-
-def _gold(example: Example) -> str:
-    assert example.gold is not None, "only examples with a gold label are scored"
-    return example.gold
-
-
-def _heldout_key(run: RunConfig) -> str:
-    return "corpus.test" if run.corpus.test is not None else "corpus.validation"
-
-
-def _heldout_part(run: RunConfig, heldout: Heldout, scored: int) -> dict[str, Any]:
-    missing = [example.id for example in heldout.examples if example.gold is None]
-    return {
-        "split": _heldout_key(run).removeprefix("corpus."),
-        "scored": scored,
-        "without_gold": {"count": len(missing), "ids": missing[:_LISTED_IDS]},
-        "unreadable": heldout.unreadable,
     }
 
 

@@ -9,9 +9,7 @@ from pipelines.artifacts import MANIFEST, Store, manifest_of, require_manifest, 
 from pipelines.config import RunConfig
 from pipelines.corpus import heldout_examples
 from pipelines.errors import UserError
-from pipelines.evaluate.baselines import Majority, teacher_answers
-from pipelines.evaluate.stage import _identity, _majority_system, _teacher_system, evaluate
-from pipelines.tasks import Example
+from pipelines.evaluate.stage import _identity, evaluate
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.evaluate.made import TASK, label_row, make_run, write_corpus, write_labels, write_student_manifest
 
@@ -114,27 +112,3 @@ def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> 
         change = {"label": "5"} if what == "gold" else {"input": "other"}
         write_corpus(tmp_path / "test.jsonl", [{**ROWS[0], **change}, *ROWS[1:]])
     assert _finish(run).read(MANIFEST).partition(b'"identity"')[0] != before.partition(b'"identity"')[0]
-
-
-def test_an_example_that_the_teacher_left_open_is_wrong_and_counted(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    heldout = [label_row("h1", "3"), label_row("h2", "9"), label_row("other", "4")]
-    write_labels(tmp_path / "labels", [label_row("a", "3")], heldout)
-    examples = [Example("h1", "one", "4 - 1"), Example("h2", "two", "8"), Example("h3", "three", "4")]
-    answers = teacher_answers(Store(str(tmp_path / "labels")), run.corpus, [e.id for e in examples])
-    teacher = _teacher_system(run, Arithmetic(), answers, examples)
-    assert teacher.right == (True, False, False)
-    assert teacher.row()["unanswered"] == 1
-
-
-def test_a_teacher_without_answers_says_so(tmp_path: Path) -> None:
-    teacher = _teacher_system(make_run(tmp_path), Arithmetic(), {}, [Example("h1", "one", "3")])
-    assert teacher.right == ()
-    assert "none of its answers" in teacher.note
-
-
-def test_majority_is_scored_by_value() -> None:
-    examples = [Example("h1", "one", "4 - 1"), Example("h2", "two", "8")]
-    system = _majority_system(Arithmetic(), Majority("1 + 2", 5, 9, "gold"), examples)
-    assert system.right == (True, False)
-    assert system.note == "`1 + 2`, the label of 5 of 9 training rows"
