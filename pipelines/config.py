@@ -221,6 +221,8 @@ class TrainingConfig(Section):
     gpus_per_worker: Literal[0, 1] = 0
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["bf16", "fp32"] = "bf16"
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the training examples that is used, by hash of id and seed: a smaller share is part of a larger one."""
     epochs: Annotated[float, Field(gt=0.0)] = 3
     tokens_per_batch: Annotated[int, Field(ge=1)] = 16384
     """Real (unpadded) tokens of both tasks, over all workers, per optimizer step."""
@@ -301,13 +303,57 @@ class ServingConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
 
 
-class CompareConfig(Section):
-    """The grid of `raystill compare`."""
+_Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, max_length=2)]
 
-    methods: list[Method] = ["finetune", "step-by-step"]
-    fractions: list[Annotated[float, Field(gt=0.0, le=1.0)]] = [0.25, 1.0]
-    students: list[str] | None = None
-    seeds: list[int] = [0, 1, 2]
+
+class SearchConfig(Section):
+    """Settings that every method may try: equally many for each, judged by the accuracy on the validation split and nothing else.
+
+    They are tried with the largest fraction and the first seed; what wins there is used for all cells of that student and method.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=64)] = 1
+    """1: no search, every cell takes training.learning_rate and the student's own weight."""
+    learning_rate: _Range | None = None
+    """[lowest, highest]: the trials are spread evenly over its logarithm."""
+    weight: _Range | None = None
+    """[lowest, highest] of the method's loss weight (rationale_weight, soft_weight), each trial's another; None: the student's own."""
+
+    @model_validator(mode="after")
+    def _trials_differ(self) -> Self:
+        if self.trials > 1 and self.learning_rate is None:
+            raise ValueError(f"{self.trials} trials need something to vary; give `learning_rate: [lowest, highest]`")
+        if self.trials == 1 and (self.learning_rate or self.weight):
+            raise ValueError("with 1 trial nothing is searched; raise `trials`, or remove the ranges")
+        for name, bounds in (("learning_rate", self.learning_rate), ("weight", self.weight)):
+            if bounds and bounds[0] >= bounds[1]:
+                raise ValueError(f"{name} {bounds} is not [lowest, highest]")
+        if self.learning_rate and self.learning_rate[0] <= 0.0:
+            raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
+        if self.weight and self.weight[1] > 1.0:
+            raise ValueError(f"weight {self.weight} is a share, at most 1")
+        return self
+
+
+class CompareConfig(Section):
+    """The grid of `raystill compare`: every method with every fraction of the labels, student and seed."""
+
+    methods: Annotated[list[Method], Field(min_length=1)] = ["finetune", "step-by-step"]
+    fractions: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(min_length=1)] = [0.25, 1.0]
+    students: Annotated[list[str], Field(min_length=1)] | None = None
+    """Hub ids or folders; None: student.model."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    search: SearchConfig = SearchConfig()
+    keep_students: bool = False
+    """Keep the weights of every cell. False: a cell keeps its answers and figures."""
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> Self:
+        for name in ("methods", "fractions", "students", "seeds"):
+            values = getattr(self, name) or []
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {values} names one twice; remove it")
+        return self
 
 
 class RunConfig(Section):

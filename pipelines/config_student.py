@@ -86,6 +86,20 @@ class StudentConfig(Section):
             return "label"
         return "gold"
 
+    def with_method(self, method: Method, model: str) -> StudentConfig:
+        """This student by another method and from another model; `labels` goes where the method has none to choose."""
+        changed = self.model_dump() | {"method": method, "model": model}
+        if method in _LABELS_LEARNED:
+            changed["labels"] = None
+        return StudentConfig.model_validate(changed)
+
+    @property
+    def weight_key(self) -> Literal["rationale_weight", "soft_weight"] | None:
+        """The key of the method's loss weight; None where it has none."""
+        if self.method == "step-by-step":
+            return "rationale_weight"
+        return "soft_weight" if self.method in _METHODS_WITH["soft_weight"] else None
+
     def effective(self) -> dict[str, Any]:
         """The settings that the method reads, but for the model, which may lie elsewhere by now."""
         settings = self.model_dump(mode="json", exclude={"model"}, exclude_none=True) | {"labels": self.label_column}

@@ -40,7 +40,7 @@ student.model student.init.kind student.init.layers student.init.vocabulary stud
 student.method student.labels
 student.rationale_weight student.soft_weight student.temperature student.divergence
 
-training.workers training.gpus_per_worker training.zero_stage training.precision training.epochs training.tokens_per_batch
+training.workers training.gpus_per_worker training.zero_stage training.precision training.fraction training.epochs training.tokens_per_batch
 training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay training.gradient_clipping
 training.schedule training.offload training.activation_checkpointing training.compile training.trackers
 training.validate_every_steps training.patience training.max_loss_spike training.checkpoint_every_minutes training.keep_checkpoints
@@ -50,6 +50,7 @@ evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gp
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 compare.methods compare.fractions compare.students compare.seeds
+compare.search.trials compare.search.learning_rate compare.search.weight compare.keep_students
 """
 
 

@@ -96,6 +96,8 @@ def token_settings(run: RunConfig) -> TokenSettings:
         max_input_tokens=training.max_input_tokens,
         max_target_tokens=training.max_target_tokens,
         task=task_spec(run.task, run.task_options),
+        fraction=training.fraction,
+        seed=training.seed,
     )
 
 

@@ -12,6 +12,7 @@ In: {"input": "Anne has 4 apples ...", "gold": "4 - 1", "label": "4 - 1", "ratio
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class TokenSettings:
     task: TaskSpec
     tokenizer: str | None = None
     """The store of the student's own tokenizer (init.vocabulary); None: the model's."""
+    fraction: float = 1.0
+    """Share of the training rows that is used."""
+    seed: int = 0
+    """By which they are chosen."""
 
     @property
     def with_tops(self) -> bool:
@@ -59,6 +64,12 @@ class TokenSettings:
     def together(self) -> bool:
         """Whether the sequences of an example are compared with each other."""
         return self.method == "soft-label"
+
+
+def in_fraction(example_id: str, fraction: float, seed: int) -> bool:
+    """Whether a training example is among the share that is used: by hash of its id: a smaller share is part of a larger one."""
+    bucket = int.from_bytes(hashlib.sha256(f"fraction:{seed}:{example_id}".encode()).digest()[:8], "big")
+    return bucket < fraction * 2**64
 
 
 def sequences_of(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, task: Task) -> list[Any]:

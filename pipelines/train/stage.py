@@ -47,9 +47,9 @@ from pipelines.train.vocabulary import train_tokenizer
 from pipelines.train.watch import shown_progress
 
 
-def check_train(run: RunConfig) -> TokenSettings:
+def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     """Everything that can be wrong with the input of this stage, before Ray is started. Raises UserError."""
-    labels = Store(run.output).child("labels")
+    labels = _labels(run, labels_at)
     manifest = require_manifest(labels, "labels", "label")
     settings = token_settings(with_absolute_model(run))
     check_gold(labels, settings)
@@ -57,21 +57,24 @@ def check_train(run: RunConfig) -> TokenSettings:
     return settings
 
 
-def train(run: RunConfig, *, replace: bool = False) -> Manifest:
+def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None) -> Manifest:
     """Make `OUTPUT/student`, or reuse it. Ray is running.
+
+    Args:
+        labels_at: path or URI of the labels artifact; None: OUTPUT/labels.
 
     Raises:
         UserError: labels are missing or unfit, the model is unfit, or the folder holds another student and `replace` is not set.
         StageFailedError: the training broke off; the same call goes on from its last checkpoint.
     """
     output = Store(run.output)
-    labels_store, store = output.child("labels"), output.child("student")
+    labels_store, store = _labels(run, labels_at), output.child("student")
     labels = require_manifest(labels_store, "labels", "label")
     identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
     manifest = finished(store, "student", identity, replace=replace)
     if manifest:
         return manifest
-    settings = check_train(run)
+    settings = check_train(run, labels_at)
     name = fingerprint(identity)[:12]
     work, tensorboard = output.child(f"training/{name}"), output.child(f"tensorboard/{name}")
     began = time.monotonic()
@@ -91,6 +94,10 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
     write_manifest(store, manifest)
     work.clear()
     return manifest
+
+
+def _labels(run: RunConfig, labels_at: str | None) -> Store:
+    return Store(run.output).child("labels") if labels_at is None else Store(labels_at)
 
 
 def _fit(

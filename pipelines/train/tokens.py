@@ -36,7 +36,7 @@ from pipelines.tasks import Task, load_task
 from pipelines.train.lengths import Ints, Lengths
 from pipelines.train.micro_batch import Sequence
 from pipelines.train.objective import PARTS, TERMS
-from pipelines.train.sequences import TokenSettings, sequences_of
+from pipelines.train.sequences import TokenSettings, in_fraction, sequences_of
 
 _IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
@@ -270,8 +270,11 @@ class _Column:
 
 def _encode(row: dict[str, Any], tokenizer: Any, settings: TokenSettings, task: Task) -> list[dict[str, Any]]:
     share = settings.validation_share
+    held_out = share > 0 and is_validation(row["id"], share)
+    if not (held_out or in_fraction(row["id"], settings.fraction, settings.seed)):
+        return []
     common = {
-        "id": row["id"], "validation": share > 0 and is_validation(row["id"], share), "dropped": None, "part": -1,
+        "id": row["id"], "validation": held_out, "dropped": None, "part": -1,
         "probability": None, "prompt": [], "target": [], "top_ids": [], "top_logprobs": [], "top_positions": 0,
     }  # fmt: skip
     found = sequences_of(row, tokenizer, settings, task)

@@ -4,7 +4,7 @@
 recorded ones of SVAMP (DATA/svamp). soft-label and token-kd learn from distributions, which no recording has: for them SmolLM2 in
 real vLLM answers word problems three times each, with its token log-probabilities.
 
-    python -m tests.benchmarks.train_methods DATA [--rows 260]
+    python -m tests.benchmarks.train_methods DATA [--rows 260] [--method soft-label]
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, default=260)
+    parser.add_argument("--method", action="append", choices=list(METHODS), help="all where none is given")
     parser.add_argument(
         "--layers", type=int, help="of the teacher's model, as the third student; all where it is not given"
     )
@@ -72,7 +73,7 @@ def main() -> None:
             False: labels_of(recorded(options.data)["svamp"], options.rows, folder / "svamp", validation=0.15),
         }
         students = {**tiny_models(folder, teacher), "SmolLM2-135M": teacher}
-        for method in METHODS:
+        for method in options.method or METHODS:
             for student, model in students.items():
                 tiny = model != teacher
                 init: dict[str, Any] = {"kind": "random" if tiny else "pretrained"}

@@ -236,3 +236,18 @@ def test_tokens_of_the_teacher_are_learned_up_to_where_its_answer_ends(settings,
     second = next(s for s in map(read.sequence, range(3)) if s.top_ids.tolist()[-1] == [eos, 9])
     assert second.top_ids.tolist() == [[i, 9] for i in [*words[:4], eos]]
     assert second.top_logprobs.shape == (5, 2)
+
+
+def test_a_smaller_fraction_is_part_of_a_larger_one_and_held_out_rows_stay(settings):
+    rows = label_rows(300)
+
+    def used(fraction: float, seed: int = 0) -> tuple[set[str], set[str]]:
+        kept = encode_table(table(rows), replace(settings, fraction=fraction, seed=seed)).to_pylist()
+        return {r["id"] for r in kept if not r["validation"]}, {r["id"] for r in kept if r["validation"]}
+
+    whole, held_out = used(1.0)
+    half, quarter = used(0.5)[0], used(0.25)[0]
+    assert quarter < half < whole
+    assert 0.15 * len(whole) < len(quarter) < 0.35 * len(whole)
+    assert used(0.25)[1] == held_out
+    assert used(0.25, seed=1)[0] != quarter
