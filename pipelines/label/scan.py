@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 from pipelines.corpus import Row, Split, read_split
 from pipelines.errors import UserError
 from pipelines.label.ids import id_digest
-from pipelines.label.near_duplicates import SIGNATURE_BYTES, NearDuplicates, signature
 from pipelines.label.outcomes import OUTCOME, rejected
 from pipelines.label.sink import Positions, ScanRecord
+from pipelines.near_duplicates import SIGNATURE_BYTES, NearDuplicates, signature
 from pipelines.progress import Progress
 from pipelines.tasks import TaskSpec, load_task
 

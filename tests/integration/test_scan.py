@@ -13,8 +13,8 @@ import pytest
 from pipelines.corpus import corpus_files, corpus_splits
 from pipelines.label.flow import example_blocks
 from pipelines.label.ids import id_keys, key_set
-from pipelines.label.near_duplicates import NearDuplicates, signature
 from pipelines.label.scan import Corpus, scan_corpus
+from pipelines.near_duplicates import NearDuplicates, signature
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import task_spec
 from tests.integration.local_ray import local_ray

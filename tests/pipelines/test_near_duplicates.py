@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipelines.label.near_duplicates import (
+from pipelines.near_duplicates import (
     MAX_BUCKET,
     MIN_RECALL,
     PERMUTATIONS,
@@ -56,7 +56,7 @@ def test_shingles(text: str, expected: set[bytes]) -> None:
 
 
 def test_a_signature_is_the_same_in_every_process() -> None:
-    code = f"from pipelines.label.near_duplicates import signature; print(signature({TEXT!r}).hex())"
+    code = f"from pipelines.near_duplicates import signature; print(signature({TEXT!r}).hex())"
     for seed in ("0", "1"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
