@@ -17,6 +17,7 @@ from typing import Any
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.conclusions import ends_with_value, states_value
 from pipelines.tasks.expressions import (
     ExpressionError,
     evaluate_expression,
@@ -83,6 +84,12 @@ class Arithmetic(Task):
 
     def gives_away(self, answer: Answer, example: Example) -> bool:
         return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
+
+    def leads_to(self, rationale: str, label: str, example: Example) -> bool:
+        return ends_with_value(rationale, self.key(label))
+
+    def states(self, rationale: str, label: str, example: Example) -> bool:
+        return states_value(rationale, self.key(label), example.input)
 
     def normalise(self, label: str, example: Example) -> str:
         # A label is an expression and nothing else: a number found in a student's babble is no answer.

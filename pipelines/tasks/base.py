@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.closed import LabelPlace, answer_pattern, place_of_text, statement_region
+from pipelines.tasks.conclusions import last_sentence, names
 from pipelines.tasks.giveaways import says_only
 
 MAX_FIELD_CHARACTERS = 100_000
@@ -131,6 +132,17 @@ class Task(ABC):
     def gives_away(self, answer: Answer, example: Example) -> bool:
         """Whether the rationale states the label and nothing that leads to it (giveaways.py). Here: no word but the labels' is left."""
         return says_only(answer.rationale, answer.label, *(self.labels or ()))
+
+    def leads_to(self, rationale: str, label: str, example: Example) -> bool | None:
+        """Whether the rationale arrives at the label (conclusions.py). Here: its last sentence has the label's words.
+
+        None where the text cannot tell: labels that are the same for all examples are words of the task, not of the example.
+        """
+        return names(last_sentence(rationale), label) if self.labels is None else None
+
+    def states(self, rationale: str, label: str, example: Example) -> bool:
+        """Whether the rationale says the label anywhere, so that who reads it need not find the label."""
+        return names(rationale, label)
 
     def shot_example(self, question: str) -> Example:
         """The example that a few-shot question stands for, so that its answer can be parsed. Raises BadRowError where it is none."""

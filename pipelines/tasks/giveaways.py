@@ -79,6 +79,11 @@ def informative_words(rationale: str, *taken_off: str) -> set[str]:
     return {stem for stem in left - beginnings if not any(stem[:end] in known for end in range(MIN_STEM, len(stem)))}
 
 
+def word_stems(text: str) -> set[str]:
+    """The stems of a text's words, without function words."""
+    return _stems(text) - _FUNCTION_STEMS
+
+
 def calculates_nothing(rationale: str, value: float) -> bool:
     """The rule for labels that are numbers or expressions. `value`: the label's."""
     if _OPERATION.search(rationale):
@@ -97,4 +102,5 @@ def _stems(text: str) -> set[str]:
     return {_stem(word) for word in _WORD.findall(text.casefold())}
 
 
+_FUNCTION_STEMS = _stems(_FUNCTION_WORDS)
 _LEADING_NOWHERE = _stems(_FUNCTION_WORDS + _STOCK_WORDS + _KINDS_OF_ANSWER)
