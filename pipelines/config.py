@@ -279,6 +279,15 @@ class TrainingConfig(Section):
         return self
 
 
+class SamplesConfig(Section):
+    """How many answers a student gives to each held-out example, and how they are drawn."""
+
+    n: Annotated[int, Field(ge=1, le=256)] = 1
+    """1: the greedy answer. More: drawn ones, of which the most frequent label counts; temperature and seed are theirs."""
+    temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
+    seed: int = 0
+
+
 class EvaluationConfig(Section):
     """How held-out examples are answered."""
 
@@ -286,6 +295,7 @@ class EvaluationConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0
+    samples: SamplesConfig = SamplesConfig()
 
 
 class ServingConfig(Section):

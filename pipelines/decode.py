@@ -7,6 +7,7 @@ then writes the target and its end-of-sequence token.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,18 @@ class Decoded:
     output_tokens: int
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Answers drawn from the student's distribution, in place of the likeliest one. The same text and numbers give the same answer, however
+    it is batched (in float32): each text has a stream of chance of its own."""
+
+    temperature: float
+    """Above 0; 1: the distribution as it is."""
+    seed: int = 0
+    draw: int = 0
+    """Which of several answers to the same text."""
+
+
 class Student:
     """A model that answers. Greedy: the same texts give the same answers, however they are batched (in float32)."""
 
@@ -121,11 +134,14 @@ class Student:
         """Tokens that the student reads for one part; to be compared with `max_input_tokens`."""
         return len(encode_prompt(self.tokenizer, self.family, prompt_of(self.method, part, text)))
 
-    def answer(self, texts: Sequence[str], part: Part, max_new_tokens: int) -> list[Decoded]:
+    def answer(
+        self, texts: Sequence[str], part: Part, max_new_tokens: int, *, sampling: Sampling | None = None
+    ) -> list[Decoded]:
         """Write one part of the answer to each text, as one padded batch. Texts are not cut: see `count_tokens`.
 
         Args:
             max_new_tokens: of a label or a rationale. A text of both may be as long as the student was trained to write.
+            sampling: None: greedy.
 
         Raises:
             ValueError: the method trains no such part.
@@ -137,7 +153,7 @@ class Student:
             return []
         prompts = [encode_prompt(self.tokenizer, self.family, prompt_of(self.method, part, text)) for text in texts]
         ids, mask = self._pad_batch(prompts)
-        chosen = _ChosenLogProbs()
+        chosen = _Greedy() if sampling is None else _Drawn(sampling, texts)
         if part == "text":
             max_new_tokens = max(max_new_tokens, self.max_target_tokens)
         with torch.inference_mode():
@@ -213,7 +229,7 @@ def tokens_within(ids: Sequence[int], characters: int, tokenizer: Any) -> int:
     return low
 
 
-class _ChosenLogProbs:
+class _Greedy:
     """A logits processor that changes nothing: it notes the log probability of each step's greedy token, (batch,) each.
 
     Keeping the scores instead would hold steps x batch x vocabulary floats: 2.5 GB for 64 x 64 of a 152k vocabulary.
@@ -226,3 +242,26 @@ class _ChosenLogProbs:
         logits = scores.float()
         self.steps.append(logits.amax(dim=-1) - logits.logsumexp(dim=-1))
         return scores
+
+
+class _Drawn:
+    """A logits processor that leaves the greedy choice one token, which it draws; it notes the token's log probability, (batch,) each.
+
+    One uniform number per row and step chooses where the distribution has summed up to it. torch's own sampling takes its numbers
+    for a whole batch: an answer would then depend on what else is in the batch.
+    """
+
+    def __init__(self, sampling: Sampling, texts: Sequence[str]) -> None:
+        self.steps: list[Any] = []
+        self._temperature = sampling.temperature
+        self._streams = [random.Random(f"{sampling.seed}/{sampling.draw}/{text}") for text in texts]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        logits = scores.float()
+        summed = (logits / self._temperature).softmax(dim=-1).double().cumsum(dim=-1)
+        uniform = torch.tensor([[stream.random()] for stream in self._streams], dtype=summed.dtype).to(summed.device)
+        drawn = torch.searchsorted(summed, uniform * summed[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
+        self.steps.append(logits.gather(-1, drawn)[:, 0] - logits.logsumexp(dim=-1))
+        return torch.full_like(scores, -math.inf).scatter(-1, drawn, 0.0)

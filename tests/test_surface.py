@@ -48,6 +48,7 @@ training.min_workers training.max_input_tokens training.max_target_tokens
 training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
+evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 compare.methods compare.fractions compare.students compare.seeds
 compare.search.trials compare.search.learning_rate compare.search.weight compare.keep_students

@@ -1,13 +1,14 @@
 """Held-out inputs -> a student's answers, in batches on Ray. The trained and the untrained student take the same way.
 
-In: the inputs, in the order of the examples. Out: one `Prediction` for each, in that order:
+In: the inputs, in the order of the examples. Out: one `Prediction` for each, or several that were drawn, in that order:
 
-    Prediction(text="4 - 1", confidence=0.93, prompt_tokens=24, output_tokens=5, too_long=False)
+    Prediction(text="4 - 1", confidence=0.93, prompt_tokens=24, output_tokens=5, seconds=0.02, too_long=False)
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,19 +18,21 @@ import pyarrow as pa
 
 from pipelines.artifacts import Store
 from pipelines.config import EvaluationConfig, StudentConfig
-from pipelines.decode import Student
+from pipelines.decode import Decoded, Sampling, Student
 from pipelines.errors import StageFailedError
-from pipelines.methods import FORMATS
+from pipelines.methods import FORMATS, Part
 from pipelines.progress import Progress
 
 _INPUT = pa.schema([pa.field("row", pa.int32(), nullable=False), pa.field("input", pa.string(), nullable=False)])
 _OUTPUT = pa.schema(
     [
         pa.field("row", pa.int32(), nullable=False),
+        pa.field("draw", pa.int32(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("output_tokens", pa.int32(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
         pa.field("too_long", pa.bool_(), nullable=False),
     ]
 )
@@ -43,6 +46,8 @@ class Prediction:
     confidence: float
     prompt_tokens: int
     output_tokens: int
+    seconds: float
+    """Its share of the time that the worker took for its batch, which neither Ray's start nor the loading of the model is part of."""
     too_long: bool
 
 
@@ -91,59 +96,98 @@ class Untrained:
 
 
 class Answerer:
-    """The Ray Data actor: holds one student, answers one block (row, input) at a time."""
+    """The Ray Data actor: holds one student, answers one block (row, input) at a time, each input once for each of `draws`."""
 
-    def __init__(self, source: Source, settings: EvaluationConfig) -> None:
+    def __init__(
+        self, source: Source, settings: EvaluationConfig, part: Part | None = None,
+        draws: Sequence[Sampling | None] = (None,),
+    ) -> None:  # fmt: skip
         import torch
 
         if not settings.gpus_per_worker:
             # Ray allows an actor one OpenMP thread per logical CPU it asked for; the workers share all real cores.
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // settings.workers))
         self._student = source.load("cuda" if settings.gpus_per_worker else "cpu")
+        self._part = part or FORMATS[self._student.method].answer
         self._max_new_tokens = settings.max_new_tokens
+        if self._part == "rationale":  # may be as long as the student was trained to write it, like a text of both
+            self._max_new_tokens = max(self._max_new_tokens, self._student.max_target_tokens)
+        self._draws = draws
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The answers to a block's inputs, as one padded batch."""
+        """The answers to a block's inputs, as one padded batch for each draw."""
         rows = {row["row"]: row["input"] for row in block.to_pylist()}
-        part = FORMATS[self._student.method].answer
-        lengths = {row: self._student.count_tokens(text, part) for row, text in rows.items()}
+        lengths = {row: self._student.count_tokens(text, self._part) for row, text in rows.items()}
         fits = [row for row, length in lengths.items() if length <= self._student.max_input_tokens]
-        answers = self._student.answer([rows[row] for row in fits], part, self._max_new_tokens)
-        decoded = dict(zip(fits, answers, strict=True))
-        return pa.Table.from_pylist([_answer_row(row, decoded.get(row)) for row in rows], schema=_OUTPUT)
+        found = []
+        for draw, sampling in enumerate(self._draws):
+            began = time.perf_counter()
+            texts = [rows[row] for row in fits]
+            answers = self._student.answer(texts, self._part, self._max_new_tokens, sampling=sampling)
+            seconds = (time.perf_counter() - began) / max(len(fits), 1)
+            decoded = dict(zip(fits, answers, strict=True))
+            found += [{"row": row, "draw": draw, **_answer(decoded.get(row), seconds)} for row in rows]
+        return pa.Table.from_pylist(found, schema=_OUTPUT)
 
 
-def predict(source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str) -> list[Prediction]:
+def predict(
+    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str, part: Part | None = None
+) -> list[Prediction]:
     """Answer all inputs greedily, `settings.batch_size` at a time on `settings.workers` actors.
+
+    Args:
+        part: the part of the answer to write; None: the one that holds the label.
 
     Raises:
         StageFailedError: an actor could not load the student or failed on a batch.
     """
+    return [drawn for (drawn,) in _answers(source, inputs, settings, title, part, (None,))]
+
+
+def sample(
+    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str
+) -> list[tuple[Prediction, ...]]:
+    """Answer each input `settings.samples.n` times, drawn at its temperature. Batches and workers change no answer (in float32).
+
+    Raises:
+        StageFailedError: as `predict`.
+    """
+    asked = settings.samples
+    draws = [Sampling(asked.temperature, asked.seed, draw) for draw in range(asked.n)]
+    return _answers(source, inputs, settings, title, None, draws)
+
+
+def _answers(
+    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str, part: Part | None,
+    draws: Sequence[Sampling | None],
+) -> list[tuple[Prediction, ...]]:  # fmt: skip
+    """The answers to each input, in the order of `draws`."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # Progress is the one line that a stage shows
     dataset = ray.data.from_arrow(_batches(inputs, settings.batch_size)).map_batches(
         Answerer,
-        fn_constructor_args=(source, settings),
+        fn_constructor_args=(source, settings, part, draws),
         batch_size=settings.batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=settings.workers),
         num_cpus=1,
         num_gpus=settings.gpus_per_worker,
     )
-    found: dict[int, Prediction] = {}
+    found: dict[tuple[int, int], Prediction] = {}
     try:
         with Progress(title, total=len(inputs), unit="examples") as progress:
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in block.to_pylist():
-                    position = row.pop("row")
-                    found[position] = Prediction(**row)
-                progress.advance(block.num_rows)
+                    where = row.pop("row"), row.pop("draw")
+                    found[where] = Prediction(**row)
+                progress.advance(block.num_rows // len(draws))
     except ray.exceptions.RayError as error:
-        rule = f"{title}: broke off after {len(found):,} of {len(inputs):,} examples ({_last_line(error)})"
+        answered = len(found) // len(draws)
+        rule = f"{title}: broke off after {answered:,} of {len(inputs):,} examples ({_last_line(error)})"
         raise StageFailedError(f"{rule}. Run the command again; labels and student are untouched.") from error
-    return [found[row] for row in range(len(inputs))]
+    return [tuple(found[row, draw] for draw in range(len(draws))) for row in range(len(inputs))]
 
 
 def _batches(inputs: Sequence[str], batch_size: int) -> list[pa.Table]:
@@ -154,17 +198,11 @@ def _batches(inputs: Sequence[str], batch_size: int) -> list[pa.Table]:
     return [pa.Table.from_pylist(chunk, schema=_INPUT) for chunk in chunks]
 
 
-def _answer_row(row: int, decoded: Any) -> dict[str, Any]:
+def _answer(decoded: Decoded | None, seconds: float) -> dict[str, Any]:
     if decoded is None:
-        return {"row": row, "text": "", "confidence": 0.0, "prompt_tokens": 0, "output_tokens": 0, "too_long": True}
-    return {
-        "row": row,
-        "text": decoded.text,
-        "confidence": decoded.confidence,
-        "prompt_tokens": decoded.prompt_tokens,
-        "output_tokens": decoded.output_tokens,
-        "too_long": False,
-    }
+        nothing = {"text": "", "confidence": 0.0, "prompt_tokens": 0, "output_tokens": 0}
+        return {**nothing, "seconds": 0.0, "too_long": True}
+    return {**vars(decoded), "seconds": seconds, "too_long": False}
 
 
 def _last_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import MANIFEST
-from pipelines.decode import Family, Student, encode_prompt, encode_target, tokens_within
+from pipelines.decode import Family, Sampling, Student, _Drawn, encode_prompt, encode_target, tokens_within
 from pipelines.errors import UserError
 from pipelines.methods import Part, prompt_of
 from tests.serving.tiny import TEXTS, tiny_model, tiny_tokenizer, write_student
@@ -64,6 +64,35 @@ def reference(student: Student, prompt: str, steps: int) -> tuple[list[int], flo
         written.append(int(token_log_probs.argmax()))
         log_prob += float(token_log_probs.max())
     return written, log_prob
+
+
+def test_drawn_answers_follow_seed_and_text_and_not_the_batch(student: Student) -> None:
+    draws = [Sampling(1.0, seed=3, draw=draw) for draw in (0, 1)]
+    batched = [student.answer(QUESTIONS, "label", 8, sampling=draw) for draw in draws]
+    alone = [student.answer([text], "label", 8, sampling=draws[0])[0] for text in QUESTIONS]
+    assert [a.text for a in alone] == [b.text for b in batched[0]]
+    assert [a.confidence for a in alone] == pytest.approx([b.confidence for b in batched[0]], rel=1e-3)
+    greedy = student.answer(QUESTIONS, "label", 8)
+    other = student.answer(QUESTIONS, "label", 8, sampling=Sampling(1.0, seed=4))
+    for answers in (batched[1], greedy, other):
+        assert sum(a.text == b.text for a, b in zip(batched[0], answers, strict=True)) < len(QUESTIONS) // 2
+    cold = student.answer(QUESTIONS, "label", 8, sampling=Sampling(1e-4))
+    assert [a.text for a in cold] == [b.text for b in greedy], "next to no temperature leaves the likeliest tokens"
+    assert [a.confidence for a in cold] == pytest.approx([b.confidence for b in greedy], rel=1e-3)
+
+
+def test_tokens_are_drawn_as_often_as_is_likely() -> None:
+    import torch
+
+    logits = torch.tensor([3.0, 2.5, 1.0, -torch.inf, 0.0])
+    rows = 4000
+    drawer = _Drawn(Sampling(0.5), [f"text {row}" for row in range(rows)])
+    tokens = drawer(None, logits.repeat(rows, 1)).argmax(dim=-1)
+    expected = (logits / 0.5).softmax(dim=-1)
+    shares = tokens.bincount(minlength=5) / rows
+    assert shares.tolist() == pytest.approx(expected.tolist(), abs=4 * 0.5 / math.sqrt(rows))
+    assert shares[3] == 0.0
+    assert drawer.steps[0].tolist() == pytest.approx(logits.log_softmax(dim=-1)[tokens].tolist())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.config import EvaluationConfig
-from pipelines.decode import Family, Student
+from pipelines.decode import Family, Sampling, Student
 from pipelines.evaluate.predict import Answerer, _batches
 from tests.serving.tiny import tiny_model, tiny_tokenizer
 
@@ -24,6 +25,22 @@ class Tiny:
         tokenizer = tiny_tokenizer(self.family)
         model = tiny_model(self.family, len(tokenizer))
         return Student(model, tokenizer, method="step-by-step", max_input_tokens=64, device=device)
+
+
+class Slow(Tiny):
+    """It takes a second to load and at least a tenth to answer a batch."""
+
+    def load(self, device: str) -> Student:
+        time.sleep(1.0)
+        student = super().load(device)
+        answer = student.answer
+
+        def slowly(*given: Any, **named: Any) -> Any:
+            time.sleep(0.1)
+            return answer(*given, **named)
+
+        student.answer = slowly  # type: ignore[method-assign]
+        return student
 
 
 def _block(rows: dict[int, str]) -> pa.Table:
@@ -44,6 +61,33 @@ def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) 
         assert found[i]["confidence"] == pytest.approx(alone.confidence, rel=1e-3)
         assert (found[i]["prompt_tokens"], found[i]["output_tokens"]) == (alone.prompt_tokens, alone.output_tokens)
     assert len({found[i]["text"] for i in (0, 1, 3)}) == 3, "the answers must differ for the test to see an exchange"
+
+
+def test_each_input_is_answered_once_for_each_draw() -> None:
+    draws = [Sampling(1.0, seed=5, draw=draw) for draw in range(3)]
+    actor = Answerer(Tiny("decoder-only"), EvaluationConfig(max_new_tokens=6), draws=draws)
+    found = actor(_block({7: TEXTS[0], 8: TEXTS[2], 9: TEXTS[3]})).to_pylist()
+    assert sorted((row["row"], row["draw"]) for row in found) == [(r, d) for r in (7, 8, 9) for d in range(3)]
+    student = Tiny("decoder-only").load("cpu")
+    for row, text in ((7, TEXTS[0]), (9, TEXTS[3])):
+        alone = [student.answer([text], "label", 6, sampling=draw)[0].text for draw in draws]
+        assert [r["text"] for r in found if r["row"] == row] == alone
+    assert {row["too_long"] for row in found if row["row"] == 8} == {True}
+
+
+def test_a_rationale_may_be_as_long_as_the_student_was_trained_to_write_it() -> None:
+    found = {part: Answerer(Tiny("decoder-only"), EvaluationConfig(max_new_tokens=3), part)(_block({0: TEXTS[0]})).to_pylist()[0]
+             for part in ("label", "rationale")}  # fmt: skip
+    assert found["label"]["output_tokens"] == 3
+    assert found["rationale"]["output_tokens"] > 3
+
+
+def test_the_time_is_that_of_answering_not_of_loading() -> None:
+    actor = Answerer(Slow("decoder-only"), EvaluationConfig(max_new_tokens=2))
+    first, second = actor(_block({0: TEXTS[0], 1: TEXTS[3]})).to_pylist()
+    assert 0.05 <= first["seconds"] == second["seconds"] < 1.0, (
+        "half of the batch's 0.1 s at least, none of the 1 s of loading"
+    )
 
 
 def test_a_block_of_long_inputs_only() -> None:
