@@ -1,0 +1,135 @@
+"""A comparison as one HTML page that needs nothing else.
+
+    store.write("report.html", comparison_page(report).encode())
+
+In: report.json of `raystill compare`. Out: the headline; what is missing; accuracy against the share of the labels and against the
+student's size; the differences to the baseline; how settings were chosen; what it costs; every cell; where it all comes from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.compare import page_tables
+from pipelines.compare.page_figures import data_plots, methods_of, size_plot
+from pipelines.pages.provenance import heldout_notices, provenance_tables
+from pipelines.pages.render import render
+from pipelines.pages.tables import Table, table
+from pipelines.pages.words import fraction, number, plural
+
+
+def comparison_page(report: Mapping[str, Any]) -> str:
+    """The page. The same report gives the same text."""
+    measured = bool(report["groups"])
+    size = size_plot(report) if measured else None
+    search = report["search"]
+    return render(
+        "compare/page.html.j2",
+        report=report,
+        facts=_facts(report),
+        notices=_notices(report),
+        missing=_missing(report),
+        data_plots=data_plots(report) if measured else [],
+        data_caption=_data_caption(report),
+        accuracy=page_tables.accuracy_tables(report),
+        size_plot=size,
+        size=page_tables.size_tables(report) if size else [],
+        differences=page_tables.difference_tables(report),
+        by_chance=_by_chance(report["differences"]),
+        search_said=_search_said(search) if search else "",
+        search=page_tables.search_tables(report) if search else [],
+        teacher=_teacher(report["cost"]["teacher"]),
+        cost=page_tables.cost_tables(report) if measured else [],
+        training=page_tables.training_tables(report),
+        cells=page_tables.cell_tables(report),
+        provenance=provenance_tables(report),
+    )
+
+
+def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    task, heldout = report["task"], report["heldout"]
+    seeds = {cell["seed"] for group in report["groups"] for cell in group["cells"]}
+    fractions = sorted({float(group["fraction"]) for group in report["groups"]})
+    return [
+        ("Task", f"{task['name']}, version {task['version']}"),
+        ("Held out", f"{heldout['scored']:,} examples of {heldout['split']}"),
+        ("Methods", str(len(methods_of(report)))),
+        ("Shares of the labels", ", ".join(map(fraction, fractions)) or "none"),
+        ("Students", str(len(report["students"]))),
+        ("Seeds", str(len(seeds))),
+    ]
+
+
+def _notices(report: Mapping[str, Any]) -> list[str]:
+    missing = len(report["missing"])
+    present = sum(len(group["cells"]) for group in report["groups"])
+    lines = heldout_notices(report["heldout"])
+    if missing:
+        lines.insert(
+            0,
+            f"{missing:,} of {present + missing:,} trainings {'is' if missing == 1 else 'are'} missing. "
+            f"The figures below are made without {'it' if missing == 1 else 'them'}: a mean is over the seeds that are there.",
+        )
+    return lines
+
+
+def _missing(report: Mapping[str, Any]) -> Table | None:
+    rows = [[m["student"], m["method"], fraction(m["fraction"]), str(m["seed"]), m["why"]] for m in report["missing"]]
+    return table("What is missing, and why", ["student", "method", "labels", "seed", "why"], rows) if rows else None
+
+
+def _data_caption(report: Mapping[str, Any]) -> str:
+    counts = {len(group["cells"]) for group in report["groups"]}
+    most = max(counts, default=0)
+    seeds = (
+        f"mean of {min(counts)} to {most} seeds"
+        if len(counts) > 1
+        else f"mean of {most} seeds"
+        if most > 1
+        else "one seed"
+    )
+    return (
+        f"Share of {report['heldout']['scored']:,} held-out examples that is answered right ({seeds}), with its 95% interval. "
+        "Grey lines: what needs no training on these labels."
+    )
+
+
+def _by_chance(differences: Sequence[Mapping[str, Any]]) -> str:
+    """What the number of comparisons means for a reader who looks for the one that stands out."""
+    count = len(differences)
+    if count == 0:
+        return "There is nothing to compare: the baseline, or every other method, has no results."
+    if count == 1:
+        return "The interval is a 95% interval, and there is one comparison."
+    expected = 0.05 * count
+    often = f"about {expected:.1f}" if expected < 10 else f"about {expected:.0f}"
+    return (
+        f"Each interval is a 95% interval on its own, and there are {count:,} comparisons: if no method differed from the baseline, "
+        f"{often} of them would leave out zero by chance alone."
+    )
+
+
+def _search_said(search: Mapping[str, Any]) -> str:
+    trials = Counter((setting["student"], setting["method"]) for setting in search["settings"])
+    same = len(set(trials.values())) <= 1
+    number_of = (
+        "the same number of trials for every method" if same else "not the same number of trials for every method"
+    )
+    return (
+        f"Learning rate and loss weight were chosen on the {search['split']} split only ({search['examples']:,} examples), "
+        f"with {number_of} ({plural(search['trials'], 'trial')}; seed {search['seed']}, {fraction(search['fraction'])} of the labels). "
+        "The held-out examples had no part in it."
+    )
+
+
+def _teacher(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the teacher's answers took; only what is known."""
+    known = {
+        "Tokens the teacher read": cost["prompt_tokens"],
+        "Tokens it wrote": cost["output_tokens"],
+        "Its GPU-hours": cost["gpu_hours"],
+        "Its cost": cost["money"],
+    }
+    return [(name, number(value)) for name, value in known.items() if value is not None]

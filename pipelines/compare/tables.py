@@ -1,0 +1,67 @@
+"""A comparison as a table for the terminal, and what is said of a difference.
+
+verdict([-0.012, 0.076]) -> "no difference is shown"        comparison_table(report) -> rich Table, a line for each method and fraction
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.pages.words import ABSENT, fraction, percent, percents, plural, points, points_range
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Verdict = Literal["ahead", "behind", "no difference is shown"]
+
+
+def verdict(interval: Sequence[float]) -> Verdict:
+    """What the interval of a difference to the baseline shows: only one that leaves out zero shows anything."""
+    if interval[0] > 0:
+        return "ahead"
+    return "behind" if interval[1] < 0 else "no difference is shown"
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Which student, method and fraction a group, a difference or a cost is of."""
+    return str(row["student"]), str(row["method"]), float(row["fraction"])
+
+
+def comparison_table(report: Mapping[str, Any]) -> Table:
+    """The groups of a comparison's report.json as a table for the terminal: accuracy, and by how much it is ahead of the baseline.
+
+    The student is named where there are several, and missing cells are counted below.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    several = len(report["students"]) > 1
+    scored = f"{report['heldout']['scored']:,} held-out examples"
+    shown = Table(title=f"{report['run']}: {scored}", title_justify="left")
+    for name in [*(["student"] if several else []), "method"]:
+        shown.add_column(name, overflow="fold")
+    for name in ("labels", "seeds", "accuracy", "95% interval", f"ahead of {report['baseline']} by"):
+        shown.add_column(name, justify="right")
+    differences = {key_of(difference): difference for difference in report["differences"]}
+    for group, following in zip_longest(report["groups"], report["groups"][1:]):
+        against = differences.get(key_of(group))
+        ahead = ABSENT if against is None else f"{points(against['difference'])} ({points_range(against['interval'])})"
+        shown.add_row(
+            *([escape(group["student"])] if several else []),
+            escape(group["method"]),
+            fraction(group["fraction"]),
+            str(len(group["cells"])),
+            percent(group["accuracy"]),
+            percents(group["interval"]),
+            ahead,
+            style="bold" if against is not None and verdict(against["interval"]) == "ahead" else None,
+            end_section=following is not None and key_of(following)[:2] != key_of(group)[:2],
+        )
+    if report["missing"]:
+        shown.caption = (
+            f"{plural(len(report['missing']), 'cell is', 'cells are')} missing; the means are over the others."
+        )
+        shown.caption_justify = "left"
+    return shown

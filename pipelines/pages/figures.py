@@ -1,0 +1,171 @@
+"""Plots of a page: drawn by matplotlib, inlined as SVG, once for light and once for dark; the style sheet shows one of them.
+
+    picture(draw, name="accuracy", size=(4.6, 3.4), text="Bar chart: student 61.5%, teacher 74.0%.")
+    -> Markup('<svg class="light" role="img" aria-label="Bar chart: ..." viewBox="...">...</svg><svg class="dark" ...')
+
+`draw` gets an empty figure and the theme, and is called once for each theme. The same input gives the same bytes. Texts in a plot are
+text in the SVG, never mathematics, and take the page's font.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+Draw = Callable[[Any, "Theme"], None]
+"""Draws on a matplotlib Figure."""
+SERIES = 7
+"""How many series can be told apart."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a plot on a light or a dark page; the style sheet has the same."""
+
+    name: str
+    ink: str
+    muted: str
+    grid: str
+    quiet: str
+    """Fills what is not the subject."""
+    paper: str
+    series: tuple[str, ...]
+    """Told apart by people who are colour-blind too (after Okabe and Ito 2008), legible on the paper."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one series is drawn: colour, marker and line all differ, so that none of them is needed."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+LIGHT = Theme(
+    name="light",
+    ink="#1c2430",
+    muted="#5b6675",
+    grid="#e3e7ec",
+    quiet="#b6c0cc",
+    paper="#ffffff",
+    series=("#0067b1", "#d04f00", "#00795a", "#a3338f", "#8a6100", "#1c2430", "#5a4fcf"),
+)
+DARK = Theme(
+    name="dark",
+    ink="#e6eaf0",
+    muted="#9aa6b5",
+    grid="#2c3541",
+    quiet="#56636f",
+    paper="#161c24",
+    series=("#5cb3f5", "#ff9061", "#3ecf9e", "#ee8fd9", "#e2b93b", "#e6eaf0", "#a4a8ff"),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = (
+    "solid",
+    (0, (6, 2)),
+    (0, (3, 1.5)),
+    (0, (7, 2, 1.5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (5, 1.5, 1.5, 1.5, 1.5, 1.5)),
+    (0, (9, 3)),
+)
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "raystill",
+    "text.parse_math": False,
+    "axes.unicode_minus": False,
+    "font.size": 9.5,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+}
+
+
+def series_style(theme: Theme, position: int) -> Style:
+    """The style of the series at a position, from 0; after SERIES of them they repeat."""
+    i = position % SERIES
+    return Style(theme.series[i], _MARKERS[i], _LINES[i])
+
+
+def picture(draw: Draw, *, name: str, size: tuple[float, float], text: str) -> Markup:
+    """Two inline SVGs of the same plot.
+
+    Args:
+        draw: draws it.
+        name: letters, digits and hyphens, unlike that of any other plot of the page: ids within the SVG begin with it.
+        size: width and height; a unit is 72 of the SVG, and text is 9.5 high.
+        text: says the same as the plot to those who do not see it.
+    """
+    return Markup("").join(_svg(draw, theme, f"{name}-{theme.name}", size, text) for theme in (LIGHT, DARK))
+
+
+def _svg(draw: Draw, theme: Theme, prefix: str, size: tuple[float, float], text: str) -> Markup:
+    import matplotlib
+
+    # The object interface: pyplot would pick a backend and keep global state.
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A page has the reader's fonts: that the font for measuring lacks a letter does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        matplotlib.rcParams.update({**_defaults(matplotlib), **_SETTINGS, **_colours(theme)})
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure, theme)
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _inline(buffer.getvalue(), theme, prefix, text)
+
+
+def _defaults(matplotlib: Any) -> dict[str, Any]:
+    """What matplotlib ships with, so that nobody's own settings change a page."""
+    kept = ("backend", "backend_fallback", "toolbar")
+    return {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in kept}
+
+
+def _colours(theme: Theme) -> dict[str, str]:
+    return {
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.muted,
+        "axes.edgecolor": theme.muted,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "grid.color": theme.grid,
+    }
+
+
+_ROOT = re.compile(r'<svg\b[^>]*\bviewBox="([^"]*)"[^>]*>')
+_STYLE = re.compile(r"<style\b.*?</style>", re.DOTALL)  # one rule for `*`, which would hold for the whole page
+_TAG = re.compile(r"<[a-zA-Z][^<>]*>")
+_OWN_ID = re.compile(r'\bid="([^"]*)"')
+_REFERENCE = re.compile(r'(?:xlink:)?href="#([^"]*)"|url\(#([^)]*)\)')
+
+
+def _inline(document: str, theme: Theme, prefix: str, text: str) -> Markup:
+    """The SVG document as an element of a page: without its head, its style sheet and its namespaces, its ids made the page's own."""
+    root = _ROOT.search(document)
+    assert root is not None, "matplotlib wrote no <svg>"
+    body = _STYLE.sub("", document[root.end() :])
+    # Only within tags: texts of the plot stay as they are. matplotlib escapes < and > in texts and attributes.
+    body = _TAG.sub(lambda tag: _renamed(tag[0], prefix), body)
+    head = f'<svg class="{theme.name}" role="img" aria-label="{escape(text)}" viewBox="{root[1]}">'
+    return Markup(head + body.strip())
+
+
+def _renamed(tag: str, prefix: str) -> str:
+    tag = _OWN_ID.sub(rf'id="{prefix}-\1"', tag)
+    return _REFERENCE.sub(lambda r: f'href="#{prefix}-{r[1]}"' if r[1] else f"url(#{prefix}-{r[2]})", tag)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipelines.compare.page import comparison_page
+from pipelines.compare.tables import comparison_table, verdict
+from pipelines.pages.words import fraction, number, percent, percents, points
+from tests.pipelines.compare.made import METHODS, comparison
+from tests.pipelines.pages.reading import HOSTILE, Page, assert_needs_nothing_else, hostile
+
+NO_TEXTS = frozenset({"lines", "created"})  # of lines the names are fixed; their notes are looked at by themselves
+
+
+def missing(report: dict[str, Any], why: str) -> dict[str, Any]:
+    """The report without the last seed of the first group."""
+    group = report["groups"][0]
+    cell = group["cells"].pop()
+    place = {key: group[key] for key in ("student", "method", "fraction")}
+    report["missing"].append({**place, "seed": cell["seed"], "why": why})
+    return report
+
+
+def test_hostile_texts_are_texts() -> None:
+    tame = missing(comparison(fractions=(0.5, 1.0)), "it broke off")
+    wild = hostile(tame, NO_TEXTS)
+    wild["lines"] = [
+        {**line, "note": HOSTILE, "student": line["student"] and line["student"] + HOSTILE} for line in tame["lines"]
+    ]
+    html = comparison_page(wild)
+    shown = HOSTILE.replace("\ud800", "?")
+    assert Page(html).shape() == Page(comparison_page(tame)).shape()
+    text = Page(html).text
+    for expected in (
+        tame["headline"],
+        "it broke off",
+        tame["students"][0]["name"],
+        METHODS[2],
+        "vllm",
+        "2.13.0",
+        "svamp",
+    ):
+        assert expected + shown in text
+    assert_needs_nothing_else(html)
+
+
+def test_every_number_of_a_plot_is_in_a_table() -> None:
+    report = comparison()
+    rows = [row[:5] for row in Page(comparison_page(report)).rows()]
+    sizes = {student["name"]: number(student["parameters"]) for student in report["students"]}
+    for group in report["groups"]:
+        accuracy = [percent(group["accuracy"]), percents(group["interval"])]
+        assert [group["method"], fraction(group["fraction"]), *accuracy, "3"] in rows
+        if group["fraction"] == 1.0:
+            assert [group["method"], group["student"], sizes[group["student"]], *accuracy] in rows
+    for line in report["lines"]:
+        assert any(percent(line["accuracy"]) in row and percents(line["interval"]) in row for row in rows)
+
+
+def test_every_cell_and_difference_is_in_a_table() -> None:
+    report = comparison()
+    page = Page(comparison_page(report))
+    rows = page.rows()
+    for group in report["groups"]:
+        for cell in group["cells"]:
+            head = [group["method"], fraction(group["fraction"]), str(cell["seed"]), f"{cell['correct']} of 200"]
+            assert any(row[:4] == head and row[-1] == cell["fingerprint"][:12] for row in rows)
+    for found in report["differences"]:
+        head = [found["method"], fraction(found["fraction"]), points(found["difference"])]
+        assert any(row[:3] == head and row[4].endswith(verdict(found["interval"])) for row in rows)
+    assert "there are 30 comparisons" in page.text
+    assert "about 1.5 of them would leave out zero by chance alone" in page.text
+
+
+def test_the_panels_are_one_for_each_student_and_the_size_plot_needs_two() -> None:
+    labels = [
+        f["aria-label"]
+        for tag, f in Page(comparison_page(comparison())).elements
+        if tag == "svg" and f["class"] == "dark"
+    ]
+    assert [label.split(":")[0] for label in labels] == [
+        "Line plot for SmolLM2-135M", "Line plot for SmolLM2-360M", "Line plot",
+    ]  # fmt: skip
+    assert "teacher: 74.0%" in labels[0]
+    one = comparison_page(comparison(students=("SmolLM2-135M",)))
+    assert one.count("<svg") == 2
+    assert "at which size" not in one
+
+
+def test_the_same_report_gives_the_same_page() -> None:
+    assert comparison_page(comparison(fractions=(1.0,))) == comparison_page(comparison(fractions=(1.0,)))
+
+
+def test_one_seed_one_fraction_one_student_no_teacher_no_prices_no_search() -> None:
+    report = comparison(METHODS[:2], (1.0,), ("SmolLM2-135M",), (0,), teacher=None)
+    report["search"] = None
+    cost = report["cost"]
+    cost["teacher"] = dict.fromkeys(cost["teacher"])
+    cost["training"] = [{**one, "gpu_hours": None, "money": None} for one in cost["training"]]
+    cost["answers"] = [{**one, "seconds_per_example": None, "per_1000": None} for one in cost["answers"]]
+    for group in report["groups"]:
+        unknown = dict.fromkeys(("seconds_per_example", "prompt_tokens", "output_tokens"))
+        group["cells"] = [cell | unknown for cell in group["cells"]]
+    page = Page(comparison_page(report))
+    assert "there is one comparison" in page.text
+    assert "There was no search" in page.text
+    assert "What the teacher's answers took is not known." in page.text
+    assert ["teacher", "all", "-", "-", "-", "the labels hold no answers to the held-out examples"] in page.rows()
+    headers = {cell for table in page.tables for cell in table[0]}
+    assert not {"cost of 1,000 answers", "training cost", "time per answer"} & headers
+    assert "None" not in page.text
+
+
+def test_what_is_missing_stands_on_top() -> None:
+    report = missing(comparison(), "training broke off: out of memory")
+    report["heldout"]["trained_on"] = {"count": 2, "ids": ["a-1", "a-2"]}
+    page = Page(comparison_page(report))
+    assert "1 of 120 trainings is missing." in page.text
+    assert "2 of the 200 scored examples are in the training data too: a-1, a-2." in page.text
+    assert page.text.index("1 of 120") < page.text.index("How accurate")
+    assert ["SmolLM2-135M", "finetune", "12.5%", "2", "training broke off: out of memory"] in page.tables[0]
+    assert "trainings are missing" not in comparison_page(comparison())
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_page_of_a_grid_that_has_just_begun(kept: int) -> None:
+    report = comparison()
+    report["groups"], report["differences"] = report["groups"][:kept], []
+    report["students"] = report["students"][:kept]
+    report["cost"] |= {"training": [], "answers": []}
+    html = comparison_page(report)
+    assert "There is nothing to compare" in html
+    assert html.count("<svg") == 2 * kept
+
+
+def test_search_says_on_what_it_chose_and_whether_trials_were_even() -> None:
+    report = comparison()
+    said = (
+        "chosen on the validation split only (60 examples), with the same number of trials for every method (2 trials;"
+    )
+    page = Page(comparison_page(report))
+    assert said in page.text
+    assert ["step-by-step", "0.0001", "0.5", "18 of 60", "30.0%", "✓ chosen"] in page.rows()
+    report["search"]["settings"].pop()
+    assert "not the same number of trials for every method" in Page(comparison_page(report)).text
+
+
+def test_verdict_needs_an_interval_without_zero() -> None:
+    assert verdict([0.001, 0.1]) == "ahead"
+    assert verdict([-0.1, -0.001]) == "behind"
+    assert verdict([0.0, 0.1]) == verdict([-0.1, 0.0]) == verdict([-0.1, 0.1]) == "no difference is shown"
+
+
+def test_table_for_the_terminal() -> None:
+    report = missing(comparison(fractions=(0.25, 1.0)), "it broke off")
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(comparison_table(report))
+    text = console.export_text()
+    group = report["groups"][0]
+    expected = (group["student"], "finetune", "25%", "2", percent(group["accuracy"]), percents(group["interval"]), "-")
+    assert any(tuple(cell.strip() for cell in line.strip("│ ").split("│")) == expected for line in text.splitlines())
+    found = report["differences"][-1]
+    assert f"{points(found['difference'])} ({points(found['interval'][0])} to {points(found['interval'][1])})" in text
+    assert "1 cell is missing" in text
+    one = Console(width=140, record=True, file=io.StringIO())
+    one.print(comparison_table(comparison(students=("SmolLM2-135M",))))
+    assert "student" not in one.export_text()

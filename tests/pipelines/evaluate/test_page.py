@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.evaluate.page import report_page
+from pipelines.pages.words import percent, percents
+from tests.pipelines.evaluate.made_report import report, without
+from tests.pipelines.pages.reading import HOSTILE, Page, assert_needs_nothing_else, hostile
+
+NO_TEXTS = frozenset({"systems", "comparisons", "fingerprint", "family", "of"})  # names that are fixed
+
+
+def test_hostile_texts_are_texts() -> None:
+    wild: dict[str, Any] = hostile(report(), NO_TEXTS)
+    wild["systems"][3]["note"] = HOSTILE
+    html = report_page(wild)
+    page, tame = Page(html), report()
+    assert page.shape() == Page(report_page(tame)).shape()
+    shown = HOSTILE.replace("\ud800", "?")
+    error = tame["errors"][1]
+    for expected in (
+        tame["headline"],
+        error["input"],
+        "entailment",
+        "hypothesis is missing",
+        "e-3",
+        "vllm",
+        f"esnli{shown}, 2026",
+    ):
+        assert expected + ("" if shown in expected else shown) in page.text or expected in page.text
+    assert f"{error['input']}{shown}" in [cell for row in page.rows() for cell in row]
+    assert f"majority label: {shown}." in page.text
+    assert_needs_nothing_else(html)
+
+
+def test_every_number_of_a_plot_is_in_a_table() -> None:
+    made = report()
+    rows = Page(report_page(made)).rows()
+    for system in made["systems"]:
+        right = [f"{system['correct']} of 200", percent(system["accuracy"]), percents(system["interval"])]
+        assert any(row[1:4] == right for row in rows)
+    for tenth, one in enumerate(made["calibration"]["bins"]):
+        expected = one and [
+            f"{10 * tenth} to {10 * (tenth + 1)}%",
+            str(one["count"]),
+            percent(one["confidence"]),
+            percent(one["accuracy"]),
+        ]
+        assert not one or expected in rows
+
+
+def test_verdicts_follow_the_test_and_not_the_difference() -> None:
+    rows = {row[0]: row for row in Page(report_page(report())).rows() if len(row) == 7}
+    assert rows["untrained student"] == [
+        "untrained student",
+        "+28.5",
+        "+20.5 to +36.5",
+        "71",
+        "14",
+        "2e-09",
+        "▲ better",
+    ]
+    assert rows["teacher"][-1] == "▼ worse"
+    assert rows["majority label"][-2:] == ["0.081", "no difference is shown"]
+
+
+def test_what_is_told_besides() -> None:
+    page = Page(report_page(report()))
+    for expected in (
+        "2 of the 200 scored examples are in the training data too (1 by the same input, 1 by nearly the same): e-3, e-4.",
+        "1 held-out example has no gold label and is not scored: e-9.",
+        "1 held-out row is unreadable for the task and not scored.",
+        "student: 1 input without answer is longer than it reads.",
+        "The expected calibration error is 0.124",
+        "Its confidence is the share of its samples that agree.",
+        "5 samples at temperature 0.7, 88.3% agree",
+        "+2.5 points (-3.1 to +7.9)",
+        "no difference is shown, p = 0.487",
+        "The student's rationales",
+    ):
+        assert expected in page.text
+    assert ["e-11", "hypothesis is missing"] in page.rows()
+    assert ["contradiction", "40", "7", "6", "4", "57"] in page.rows()
+    assert page.rows()[-1] == ["transformers", "5.19.0"]
+
+
+def test_what_there_is_not_is_not_drawn() -> None:
+    made = without(without(report(), "teacher"), "majority")
+    made |= {"confusion": None, "rationale": None, "votes": None, "baseline": None, "errors": []}
+    page = Page(report_page(made))
+    plot = next(found["aria-label"] for tag, found in page.elements if tag == "svg")
+    assert "teacher" not in plot
+    assert any(row[0] == "teacher" and set(row[1:]) == {"-"} for row in page.rows())
+    assert "It made none." in page.text
+    for absent in ("What it takes for what", "rationales", "Against an earlier report", "by vote", "None"):
+        assert absent not in page.text
+
+
+def test_an_earlier_report_on_other_examples_is_not_compared() -> None:
+    made = report()
+    nothing = dict.fromkeys(("difference", "interval", "better", "worse", "p_value"))
+    made["baseline"] |= {"same_examples": False, **nothing, "note": "of its 90 examples only 9 have the same id"}
+    text = Page(report_page(made)).text
+    assert "not compared example by example: of its 90 examples only 9 have the same id." in text
+    assert "59.0%" in text
+    assert "Now ahead by" not in text
+
+
+def test_a_wide_confusion_is_a_list() -> None:
+    made = report()
+    made["confusion"] = [{"gold": f"g{i}", "student": f"s{i}" if i else None, "count": i + 1} for i in range(20)]
+    rows = Page(report_page(made)).rows()
+    assert ["g0", "(no answer)", "1"] in rows
+    assert ["g19", "s19", "20"] in rows
+
+
+def test_long_texts_are_cut_and_the_same_report_gives_the_same_page() -> None:
+    made = report()
+    made["errors"][0]["input"] = "word " * 10_000
+    html = report_page(made)
+    assert len(html) < 100_000
+    assert max(len(cell) for row in Page(html).rows() for cell in row) == 600
+    assert html == report_page(made)

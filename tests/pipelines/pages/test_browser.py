@@ -1,0 +1,68 @@
+"""Pages in a real browser: they load without a complaint, and nothing is asked of any other machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines.compare.page import comparison_page
+from pipelines.evaluate.page import report_page
+from tests.pipelines.compare.made import comparison
+from tests.pipelines.evaluate.made_report import report
+from tests.pipelines.evaluate.test_page import NO_TEXTS
+from tests.pipelines.pages.reading import Page, hostile
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FOREIGN = '<img src="http://raystill.invalid/x.png"><script>document.title = "ran"</script>'
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is in PATH"),
+]
+
+
+def opened(html: str, folder: Path) -> tuple[Page, list[str], list[str]]:
+    """The page as the browser has it in the end, what it complained of, and the addresses that the page asked for."""
+    (folder / "page.html").write_text(html, encoding="utf-8")
+    log = folder / "net.json"
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}",
+        "--enable-logging=stderr", "--dump-dom", (folder / "page.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    events = json.loads(log.read_text(encoding="utf-8"))["events"]
+    asked = [
+        event["params"]["url"]
+        for event in events
+        if "url" in event.get("params", {}) and event["params"].get("initiator") in ("file://", "null")
+    ]
+    return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
+
+
+@pytest.mark.parametrize("name", ["comparison", "report"])
+def test_a_page_of_hostile_texts_loads_without_a_complaint_or_a_request(name: str, tmp_path: Path) -> None:
+    made = hostile(report(), NO_TEXTS) if name == "report" else hostile(comparison(), frozenset({"lines"}))
+    html = report_page(made) if name == "report" else comparison_page(made)
+    page, complaints, asked = opened(html.replace(r"//x.invalid", "http://raystill.invalid"), tmp_path)
+    assert complaints == []
+    assert [url for url in asked if url.startswith("http")] == []
+    assert page.shape() == Page(html).shape()
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == (4 if name == "report" else 6)
+
+
+def test_the_policy_of_a_page_stops_what_would_slip_in(tmp_path: Path) -> None:
+    _, complaints, asked = opened(report_page(report()).replace("</main>", f"{FOREIGN}</main>"), tmp_path)
+    assert len(complaints) == 2
+    assert all("Content Security Policy" in complaint for complaint in complaints)
+    assert [url for url in asked if url.startswith("http")] == []
+
+
+def test_a_request_would_be_seen(tmp_path: Path) -> None:
+    _, _, asked = opened(f"<!doctype html><title>made</title>{FOREIGN}", tmp_path)
+    assert "http://raystill.invalid/x.png" in asked
