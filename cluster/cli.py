@@ -141,8 +141,53 @@ def _stage_command(name: str, text: str) -> None:
 
 _stage_command("label", "Corpus -> labels: the teacher answers every example with label and rationale.")
 _stage_command("train", "Labels -> student: Ray Train with DeepSpeed.")
-_stage_command("evaluate", "Student -> report: accuracy on held-out examples beside the alternatives.")
+
+
+@main.command()
+@click.argument("run_file", metavar="RUN")
+@click.option(
+    "--baseline", metavar="REPORT", help="An earlier report, folder or report.json: show what changed since then."
+)
+@replace_option
+@run_options
+def evaluate(
+    run_file: str, baseline: str | None, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
+) -> None:
+    """Student -> report: accuracy on held-out examples beside the alternatives.
+
+    \b
+    Example:
+      raystill evaluate svamp.yaml --baseline runs/svamp-before/report
+    """
+    _run_stages(
+        run_file,
+        ("evaluate",),
+        replace=replace,
+        overrides=overrides,
+        as_json=as_json,
+        verbose=verbose,
+        baseline=baseline,
+    )
+
+
 _stage_command("run", "label, train and evaluate, one after the other; finished stages are reused.")
+
+
+@main.command()
+@click.argument("run_file", metavar="RUN")
+@run_options
+def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """A grid of methods, fractions of the labels, students and seeds -> one report with curves.
+
+    Finished cells are never trained again; the report shows what there is while others run.
+
+    \b
+    Example:
+      raystill compare svamp.yaml --set compare.seeds='[0]' --set compare.fractions='[0.25,1.0]'
+    """
+    from cluster.comparison import run_comparison
+
+    run_comparison(run_file, overrides, as_json=as_json, verbose=verbose)
 
 
 @main.command()
@@ -166,8 +211,9 @@ def serve(
 
 
 def _run_stages(
-    run_file: str, stages: tuple[Any, ...], *, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
-) -> None:
+    run_file: str, stages: tuple[Any, ...], *, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool,
+    baseline: str | None = None,
+) -> None:  # fmt: skip
     from cluster.bootstrap import ray_session
     from cluster.summary import print_summary, stage_summary
     from pipelines.run import run_stages
@@ -177,11 +223,16 @@ def _run_stages(
     summaries: list[dict[str, Any]] = []
     click.echo(f"{run.name}: {', '.join(stages)} -> {run.output}", err=True)
     check_inputs(run, stages)
+    earlier = read_baseline(run, baseline) if baseline else None
     with ray_session(run, list(stages), verbose=verbose):
         run_stages(
             run, stages, replace=replace,
             on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
         )  # fmt: skip
+    if earlier:
+        from pipelines.evaluate.stage import compare_with
+
+        compare_with(run, earlier)
     extra = report_of(run) if "evaluate" in stages else {}
     print_summary(summaries, as_json=as_json, extra=extra)
     if extra and not as_json:
@@ -206,6 +257,14 @@ def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
             check_train(run)
 
 
+def read_baseline(run: Any, where: str) -> Any:
+    """The earlier report that the run's is compared with. Raises UserError where there is none of the run's task."""
+    from pipelines.evaluate.baseline import read_earlier
+    from pipelines.tasks import load_task, task_spec
+
+    return read_earlier(where, load_task(task_spec(run.task, run.task_options)).name)
+
+
 def report_of(run: Any) -> dict[str, Any]:
     """The report of a run as {"report": ...}."""
     import json
@@ -219,7 +278,7 @@ def print_report(report: dict[str, Any]) -> None:
     """The accuracy table on stdout."""
     from rich.console import Console
 
-    from pipelines.evaluate.report import table
+    from pipelines.evaluate.report_text import table
 
     Console(width=None if sys.stdout.isatty() else 120).print(table(report))
 

@@ -19,7 +19,7 @@ _LINE_EVERY_S = 10.0
 
 
 def run_status(run: RunConfig) -> dict[str, Any]:
-    """{"run", "output", "stages": {"label": {"state", ...}, "train": ..., "evaluate": ...}}.
+    """{"run", "output", "stages": {"label": {"state", ...}, "train": ..., "evaluate": ...}}, and compare where it has begun.
 
     States: finished, running (label only: the others leave no sign of life), interrupted, begun (unfinished work is there, and
     whether somebody works on it cannot be told), not begun.
@@ -31,6 +31,7 @@ def run_status(run: RunConfig) -> dict[str, Any]:
 
     output = Store(run.output)
     label = label_status(output.child("labels"))
+    compared = {"compare": _comparison(output)} if output.exists("compare") else {}
     return {
         "run": run.name,
         "output": output.shown(),
@@ -38,6 +39,7 @@ def run_status(run: RunConfig) -> dict[str, Any]:
             "label": {"state": label.state, **label.detail},
             "train": _by_manifest(output, "student", "training"),
             "evaluate": _by_manifest(output, "report", None),
+            **compared,
         },
     }
 
@@ -98,6 +100,23 @@ def _by_manifest(output: Store, kind: ArtifactType, work: str | None) -> dict[st
     return {"state": "begun" if work and output.files(work) else "not begun"}
 
 
+def _comparison(output: Store) -> dict[str, Any]:
+    store = output.child("compare")
+    manifest = read_manifest(store, "comparison")
+    if manifest:
+        return {
+            "state": "finished",
+            "created": manifest.created,
+            "fingerprint": manifest.fingerprint,
+            "counts": manifest.counts,
+        }
+    if not store.exists("report.json"):  # the search comes first
+        return {"state": "begun"}
+    report = json.loads(store.read("report.json"))
+    done = sum(len(group["cells"]) for group in report["groups"])
+    return {"state": "begun", "cells": {"done": done, "missing": len(report["missing"])}}
+
+
 def _print(
     status: dict[str, Any], run_file: str, *, as_json: bool, live: bool = False, width: int | None = None
 ) -> None:
@@ -119,7 +138,9 @@ def _describe(found: dict[str, Any], command: str, at: float) -> str:
         of = f" of {found['total']:,}" if found["total"] is not None else ""
         return f"{found['rows']:,}{of} rows are finished; `{command}` goes on"
     if state == "begun":
-        return f"unfinished work is there; whether somebody works on it cannot be told from here; `{command}` goes on"
+        cells = found.get("cells")
+        shown = f"{cells['done']:,} cells are finished, {cells['missing']:,} are not; " if cells else ""
+        return f"{shown}unfinished work is there; whether somebody works on it cannot be told from here; `{command}` goes on"
     return ""
 
 

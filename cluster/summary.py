@@ -21,7 +21,7 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
     made = sum(manifest.timings_s.values())
     summary: dict[str, Any] = {
         "stage": stage,
-        "artifact": shown(join(run.output, manifest.type)),
+        "artifact": shown(join(run.output, "compare" if manifest.type == "comparison" else manifest.type)),
         "fingerprint": manifest.fingerprint,
         "seconds": round(seconds, 1),
         "reused": seconds < 0.5 * made,

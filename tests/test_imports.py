@@ -16,7 +16,7 @@ STAGES = ("label", "train", "evaluate")
 
 @pytest.mark.parametrize(
     "module", ["cluster.cli", "serving.app", "pipelines.config", "pipelines.tasks", "pipelines.label.stage", "pipelines.train.stage",
-               "pipelines.evaluate.stage", "pipelines.label.teachers.openai", "cluster.plan"],
+               "pipelines.evaluate.stage", "pipelines.compare.stage", "pipelines.label.teachers.openai", "cluster.plan"],
 )  # fmt: skip
 def test_module_loads_nothing_heavy(module: str) -> None:
     code = f"import {module}, sys; print([m for m in {HEAVY!r} if m in sys.modules])"

@@ -16,8 +16,9 @@ COMMANDS = {
     "status": {"RUN", "--follow", "--set", "--json", "--verbose"},
     "label": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "train": {"RUN", "--replace", "--set", "--json", "--verbose"},
-    "evaluate": {"RUN", "--replace", "--set", "--json", "--verbose"},
+    "evaluate": {"RUN", "--baseline", "--replace", "--set", "--json", "--verbose"},
     "run": {"RUN", "--replace", "--set", "--json", "--verbose"},
+    "compare": {"RUN", "--set", "--json", "--verbose"},
     "serve": {"STUDENT...", "--run", "--set", "--json", "--verbose"},
 }
 
@@ -47,11 +48,12 @@ training.validate_every_steps training.patience training.max_loss_spike training
 training.min_workers training.max_input_tokens training.max_target_tokens
 training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
-serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed
+serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 compare.methods compare.fractions compare.students compare.seeds
-compare.search.trials compare.search.learning_rate compare.search.weight compare.keep_students
+compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight
+compare.keep_students compare.price_per_worker_hour
 """
 
 

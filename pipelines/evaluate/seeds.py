@@ -14,7 +14,8 @@ takes nothing from the first, and the examples, however many, nothing from the s
 
 with the mean squares of the two-way table, and Student's t at Satterthwaite's degrees of freedom: with few seeds that differ much the
 interval is wide, as it should be. (In 1,000 simulations with 200 examples and 3 seeds it covered the truth in 986 where seeds did
-not differ at all, in 949 to 980 where they did; the interval over examples alone in 702 to 939 of the latter.) One seed: the intervals of metrics.py, which know nothing of how much another seed would change.
+not differ at all, in 949 to 980 where they did; the interval over examples alone in 702 to 939 of the latter.) One seed: the
+intervals of metrics.py, which know nothing of how much another seed would change.
 """
 
 from __future__ import annotations

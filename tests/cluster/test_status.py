@@ -109,6 +109,16 @@ def test_unfinished_training_is_seen(run_file: str, tmp_path: Path) -> None:
     assert status(run_file, "--json")["stages"]["train"]["state"] == "begun"
 
 
+def test_a_grid_under_way_says_how_many_cells_there_are(run_file: str, tmp_path: Path) -> None:
+    compare = Store(str(tmp_path / "out/compare"))
+    report = {"groups": [{"cells": [1, 2]}, {"cells": [3]}], "missing": [4]}
+    compare.write("report.json", json.dumps(report).encode())
+    assert status(run_file, "--json")["stages"]["compare"] == {"state": "begun", "cells": {"done": 3, "missing": 1}}
+    assert status(run_file).splitlines()[-1].startswith("compare   begun        3 cells are finished, 1 are not; ")
+    finish(compare, "comparison")
+    assert status(run_file, "--json")["stages"]["compare"]["state"] == "finished"
+
+
 def test_a_running_process_is_seen_and_its_death_at_once(
     run_file: str, store: Store, worker: subprocess.Popen[str]
 ) -> None:

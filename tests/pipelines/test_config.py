@@ -95,7 +95,9 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
     assert load_run(file).training.learning_rate == 1e-3
 
 
-@pytest.mark.parametrize("recipe", ["quickstart", "quickstart-nli", "svamp", "cqa"])
+RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
+
+
+@pytest.mark.parametrize("recipe", [file.stem for file in sorted(RECIPES.glob("*.yaml"))])
 def test_shipped_recipes_are_valid(recipe: str) -> None:
-    file = Path(__file__).parents[2] / "pipelines" / "recipes" / f"{recipe}.yaml"
-    assert isinstance(load_run(file), RunConfig)
+    assert isinstance(load_run(RECIPES / f"{recipe}.yaml"), RunConfig)

@@ -1,0 +1,162 @@
+"""The grid: which cells there are, which settings are tried for them, and the run that each one is.
+
+In: the run file's `compare`. Out: cells. Each is a run of its own below OUTPUT/compare/cells, with the labels of the run:
+
+    methods [finetune, step-by-step] x fractions [0.25, 1.0] x students [A] x seeds [0, 1]
+      -> Cell(student A, finetune, 0.25, seed 0, Setting(learning_rate 1e-4, weight None)), ...
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts import Manifest, Store, fingerprint
+from pipelines.config import CompareConfig, RunConfig
+from pipelines.filesystems import join
+from pipelines.methods import METHODS, Method
+from pipelines.tasks import Task
+from pipelines.train.checks import train_identity
+
+_STEP = 7
+"""Trials take their weights in strides of so many, so that a high learning rate does not always meet a high weight."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search may choose."""
+
+    learning_rate: float
+    weight: float | None
+    """Of the method's loss (StudentConfig.weight_key); None where it has none."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to be trained and scored."""
+
+    student: str
+    """Hub id or folder."""
+    method: Method
+    fraction: float
+    seed: int
+    setting: Setting
+
+    def label(self) -> str:
+        """How people are told of it."""
+        return f"{student_name(self.student)} {self.method} {self.fraction:.4g} seed {self.seed}"
+
+
+def student_name(model: str) -> str:
+    """The last part of a hub id or a folder, as far as file names may hold it.
+
+    >>> student_name("google/t5-v1_1-base")
+    't5-v1_1-base'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2]) or "student"
+
+
+def students_of(run: RunConfig) -> list[str]:
+    """The models of the grid."""
+    return list(run.compare.students or [run.student.model])
+
+
+def baseline_of(compare: CompareConfig) -> Method:
+    """The method that the others are compared with: the first of them in the order of methods.py."""
+    return min(compare.methods, key=METHODS.index)
+
+
+def settings_of(run: RunConfig, method: Method) -> list[Setting]:
+    """The settings that a method tries: `search.trials` of them whatever the method, the same learning rates for all methods.
+
+    Learning rates lie evenly on the range's logarithm, weights evenly on theirs, each trial with another one of both (a Latin square).
+    """
+    student = run.student.with_method(method, run.student.model)
+    own = getattr(student, student.weight_key) if student.weight_key else None
+    search = run.compare.search
+    if search.trials == 1 or search.learning_rate is None:
+        return [Setting(run.training.learning_rate, own)]
+    low, high = (math.log(bound) for bound in search.learning_rate)
+    places = [trial / (search.trials - 1) for trial in range(search.trials)]
+    rates = [float(f"{math.exp(low + place * (high - low)):.3g}") for place in places]
+    if student.weight_key is None or search.weight is None:
+        return [Setting(rate, own) for rate in rates]
+    weights = [round(search.weight[0] + place * (search.weight[1] - search.weight[0]), 3) for place in places]
+    stride = _STEP if math.gcd(_STEP, search.trials) == 1 else 1
+    order = [(trial * stride + search.trials // 2) % search.trials for trial in range(search.trials)]
+    return [Setting(rate, weights[place]) for rate, place in zip(rates, order, strict=True)]
+
+
+def trials(run: RunConfig) -> list[Cell]:
+    """The cells by which settings are chosen; none where nothing is searched."""
+    if run.compare.search.trials == 1:
+        return []
+    fraction, seed = run.compare.search.fraction or max(run.compare.fractions), run.compare.seeds[0]
+    return [
+        Cell(student, method, fraction, seed, setting)
+        for student in students_of(run)
+        for method in run.compare.methods
+        for setting in settings_of(run, method)
+    ]
+
+
+def cells(run: RunConfig, chosen: Mapping[tuple[str, Method], Setting]) -> list[Cell]:
+    """All cells: the whole grid of the first seed first, small fractions before large ones, so that curves show early."""
+    compare = run.compare
+    return [
+        Cell(student, method, fraction, seed, chosen[student, method])
+        for seed in compare.seeds
+        for fraction in sorted(compare.fractions)
+        for student in students_of(run)
+        for method in compare.methods
+    ]
+
+
+def without_search(run: RunConfig) -> dict[tuple[str, Method], Setting]:
+    """The one setting of each student and method."""
+    return {(s, m): settings_of(run, m)[0] for s in students_of(run) for m in run.compare.methods}
+
+
+def run_of(run: RunConfig, cell: Cell, task: Task, labels: Manifest) -> RunConfig:
+    """The run that trains a cell. Its folder's name holds its fingerprint: a cell of other settings lies beside it."""
+    student = run.student.with_method(cell.method, cell.student)
+    if student.weight_key:
+        student = student.model_copy(update={student.weight_key: cell.setting.weight})
+    changed = {"seed": cell.seed, "fraction": cell.fraction, "learning_rate": cell.setting.learning_rate}
+    made = run.model_copy(update={"student": student, "training": run.training.model_copy(update=changed)})
+    mark = fingerprint(train_identity(made, task, labels))[:8]
+    name = f"{student_name(cell.student)}-{cell.method}-{cell.fraction:g}-seed{cell.seed}-{mark}"
+    return made.model_copy(update={"output": join(Store(run.output).uri, f"compare/cells/{name}")})
+
+
+def with_absolute_paths(run: RunConfig) -> RunConfig:
+    """The run with its local paths in full: cells run in processes that have another working directory."""
+    corpus = run.corpus
+    changed: dict[str, Any] = {"train": _absolute(corpus.train)}
+    if isinstance(corpus.validation, str):
+        changed["validation"] = _absolute(corpus.validation)
+    if corpus.test is not None:
+        changed["test"] = _absolute(corpus.test)
+    return run.model_copy(
+        update={
+            "corpus": corpus.model_copy(update=changed),
+            "task": _absolute(run.task) if Path(run.task).is_file() else run.task,
+            "student": run.student.model_copy(update={"model": _model(run.student.model)}),
+            "compare": run.compare.model_copy(update={"students": [_model(model) for model in students_of(run)]}),
+            "output": Store(run.output).uri,
+        }
+    )
+
+
+def _absolute(given: Any) -> Any:
+    if isinstance(given, list):
+        return [_absolute(one) for one in given]
+    return given if "://" in given else str(Path(given).expanduser().absolute())
+
+
+def _model(model: str) -> str:
+    return str(Path(model).expanduser().absolute()) if Path(model).expanduser().is_dir() else model

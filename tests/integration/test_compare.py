@@ -1,0 +1,122 @@
+"""`raystill compare` on real Ray Train and DeepSpeed with a tiny model: the search, and a grid whose driver is killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.artifacts import MANIFEST
+from tests.faults.harness import Family, sigkill
+from tests.integration.commands import raystill, running
+from tests.pipelines.evaluate.made import write_corpus
+from tests.pipelines.train.tiny import label_rows, make_model, make_run
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
+
+MEASURED = ("groups", "differences", "lines", "heldout", "search", "students", "headline", "missing")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_model("decoder-only", tmp_path_factory.mktemp("model") / "tiny")
+
+
+def _prepare(folder: Path, model: str, **compare: Any) -> Path:
+    """A run file with its corpus and what a teacher said of it."""
+    rows, heldout = label_rows(120), label_rows(30, seed=1)
+    for name, some in (("train", rows), ("test", heldout)):
+        corpus = [{"id": f"{name}-{row['id']}", "input": row["input"], "label": row["gold"]} for row in some]
+        write_corpus(folder / f"{name}.jsonl", corpus)
+    answers = [{"id": f"train-{r['id']}", "output": f"{r['rationale']} The answer is {r['gold']}."} for r in rows]
+    (folder / "outputs.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    run = make_run(
+        folder / "out", model,
+        corpus={"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "validation": 0.2},
+        teacher={"engine": "replay", "outputs": str(folder / "outputs.jsonl")},
+        student={"init": {"kind": "random"}},
+        training={"workers": 1, "epochs": 4},
+        evaluation={"max_new_tokens": 12},
+        compare=compare,
+    )  # fmt: skip
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True)))
+    return file
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "out/compare/report.json").read_text())
+    return found
+
+
+def _measured(report: dict[str, Any]) -> dict[str, Any]:
+    """What two makings of the same report must share: all but times."""
+    kept = json.loads(json.dumps({key: report[key] for key in MEASURED}))
+    for group in kept["groups"]:
+        for cell in group["cells"]:
+            for key in ("train_s", "gpu_hours", "seconds_per_example"):
+                del cell[key]
+    return dict(kept)
+
+
+def test_a_search_chooses_on_validation_and_its_winners_are_not_trained_again(tmp_path: Path, model: str) -> None:
+    search = {"trials": 2, "learning_rate": [1e-4, 1e-2]}
+    file = _prepare(tmp_path, model, methods=["finetune"], fractions=[1.0], seeds=[0], search=search)
+    done = raystill("compare", str(file))
+    assert done.returncode == 0, done.stderr
+    report = _report(tmp_path)
+    settings = report["search"]["settings"]
+    assert [s["learning_rate"] for s in settings] == [1e-4, 1e-2]
+    assert all(s["total"] == report["search"]["examples"] for s in settings)
+    best = max(settings, key=lambda s: (s["correct"], -s["learning_rate"]))
+    assert [s for s in settings if s["chosen"]] == [best]
+    [group] = report["groups"]
+    assert group["cells"][0]["learning_rate"] == best["learning_rate"]
+    folders = sorted(path.name for path in (tmp_path / "out/compare/cells").iterdir())
+    assert len(folders) == 2, "the chosen trial is the cell"
+    scored = list((tmp_path / "out/compare/cells").glob("*/heldout/manifest.json"))
+    assert len(scored) == 1, "what was not chosen never read the held-out examples"
+    assert not list((tmp_path / "out/compare/cells").glob("*/student")), "weights go when they are scored"
+    assert report["headline"] in done.stdout
+    assert report["headline"][:40] in (tmp_path / "out/compare/report.html").read_text()
+
+
+def test_a_grid_whose_driver_is_killed_keeps_its_finished_cells_and_ends_in_the_same_report(
+    tmp_path: Path, model: str
+) -> None:
+    grid = {"methods": ["finetune", "step-by-step"], "fractions": [0.5, 1.0], "seeds": [0]}
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "whole").mkdir()
+    file = _prepare(tmp_path / "killed", model, **grid)
+    cells = tmp_path / "killed/out/compare/cells"
+
+    def finished() -> dict[str, int]:
+        return {path.parents[1].name: path.stat().st_mtime_ns for path in cells.glob(f"*/heldout/{MANIFEST}")}
+
+    with running("compare", str(file), log=tmp_path / "log") as process:
+        family = Family(process.pid)
+        while not finished() or len(list(cells.iterdir())) == len(finished()):  # one is done, another has begun
+            family.look()
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        before = finished()
+        early = _report(tmp_path / "killed")
+        sigkill(family.look())
+        process.wait()
+    assert 1 <= len(before) < 4
+    assert early["missing"], "what is not there yet is said"
+    assert not (tmp_path / "killed/out/compare" / MANIFEST).exists()
+
+    again = raystill("compare", str(file), "--json")
+    assert again.returncode == 0, again.stderr
+    after = finished()
+    assert {name: after[name] for name in before} == before, "a finished cell is never made again"
+    assert len(after) == 4
+    whole = raystill("compare", str(_prepare(tmp_path / "whole", model, **grid)))
+    assert whole.returncode == 0, whole.stderr
+    assert _measured(_report(tmp_path / "killed")) == _measured(_report(tmp_path / "whole"))
+    assert json.loads(again.stdout)["report"]["headline"] == _report(tmp_path / "whole")["headline"]

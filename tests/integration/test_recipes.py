@@ -1,0 +1,83 @@
+"""The recipes of the paper's experiment, run as they are on what is at hand: a small corpus of the same columns, and a tiny T5."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.embedded_teacher import embedded_teacher
+from pipelines.recipes.nli_pairs import train_rows as nli_rows
+from tests.integration.commands import raystill
+from tests.pipelines.evaluate.made import write_corpus
+from tests.pipelines.train.tiny import label_rows, make_model
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(1200)]
+
+RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
+NUM = 60
+SMALL = {
+    "training.gpus_per_worker": "0", "training.workers": "1", "training.precision": "fp32", "training.epochs": "1",
+    "training.max_input_tokens": "100", "training.max_target_tokens": "100", "student.init.kind": "random",
+    "evaluation.gpus_per_worker": "0", "compare.methods": "[finetune, step-by-step]", "compare.fractions": "[1.0]",
+    "compare.seeds": "[0]", "corpus.validation": "0.3",
+}  # fmt: skip
+
+
+def svamp() -> list[dict[str, Any]]:
+    return [{"id": row["id"], "input": row["input"], "label": row["gold"]} for row in label_rows(NUM)]
+
+
+def cqa() -> list[dict[str, Any]]:
+    places = ["basket", "river", "cloud", "box", "shop"]
+    return [
+        {"id": f"q{i}", "question": f"Where does Anne keep {i} apples?", "choices": places, "label": places[i % 5]}
+        for i in range(NUM)
+    ]
+
+
+def pairs(name: str) -> list[dict[str, Any]]:
+    return [{**row, name: f"p{i}"} for i, row in enumerate(nli_rows(NUM, seed=1))]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rows", "id_column"),
+    [
+        ("svamp", svamp(), "id"),
+        ("cqa", cqa(), "id"),
+        ("anli", pairs("uid"), "uid"),
+        ("esnli", pairs("pairID"), "pairID"),
+    ],
+)
+def test_a_recipe_runs_on_a_small_substitute(
+    tmp_path: Path, recipe: str, rows: list[dict[str, Any]], id_column: str
+) -> None:
+    settings = {
+        **SMALL, "output": str(tmp_path / "out"), "corpus.train": str(tmp_path / "train.jsonl"),
+        "corpus.test": str(tmp_path / "test.jsonl"),
+        "compare.students": f"[{make_model('encoder-decoder', tmp_path / 'tiny')}]",
+    }  # fmt: skip
+    write_corpus(tmp_path / "train.jsonl", rows[: NUM - 20])
+    write_corpus(tmp_path / "test.jsonl", rows[NUM - 20 :])
+    if recipe == "esnli":  # its teacher is live
+        settings |= {
+            "teacher.model": str(embedded_teacher()), "teacher.gpus_per_replica": "0", "teacher.replicas.max": "1",
+            "teacher.vllm.max_model_len": "2048", "teacher.vllm.max_num_seqs": "64", "teacher.filters.min_agreement": "0.0",
+            "labelling.max_reject_share": "1.0",
+        }  # fmt: skip
+    else:
+        answers = [{"id": row[id_column], "output": f"It is so. The answer is {row['label']}."} for row in rows]
+        (tmp_path / "outputs.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+        settings["teacher.outputs"] = str(tmp_path / "outputs.jsonl")
+    if recipe in ("anli", "esnli"):
+        settings["compare.search.trials"] = "2"
+    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    done = raystill("compare", str(RECIPES / f"{recipe}.yaml"), *changes)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out/compare/report.json").read_text())
+    assert {(group["method"], group["cells"][0]["total"]) for group in report["groups"]} == {
+        ("finetune", 20), ("step-by-step", 20),
+    }  # fmt: skip
+    assert report["missing"] == []

@@ -1,0 +1,115 @@
+"""report.json of a grid: what is averaged over seeds, compared with what, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import Manifest, Store, manifest_of, require_manifest
+from pipelines.compare.grid import Cell, cells, without_search
+from pipelines.compare.report import Found, comparison
+from pipelines.corpus import heldout_examples
+from pipelines.evaluate.seeds import mean, mean_difference
+from pipelines.tasks.arithmetic import Arithmetic
+from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels
+
+NUM = 10
+RIGHT = {
+    ("finetune", 0): [True] * 3 + [False] * 7,
+    ("finetune", 1): [True] * 5 + [False] * 5,
+    ("step-by-step", 0): [True] * 8 + [False] * 2,
+    ("step-by-step", 1): [True] * 9 + [False],
+}
+
+
+def scores(cell: Cell, right: list[bool]) -> Manifest:
+    details = {
+        "training": {"steps": 7, "world_size": 2}, "parameters": 1000, "train_examples": 40 + cell.seed, "tokens": 900,
+        "train_s": 1800.0, "student": f"{cell.method}{cell.seed}", "seconds_per_example": 0.5,
+    }  # fmt: skip
+    counts = {"correct": sum(right), "total": NUM, "unanswered": 1, "too_long": 0}
+    return manifest_of("scores", {}, config={}, counts=counts, timings_s={}, details=details, provenance={})
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Found:
+    run = make_run(
+        tmp_path,
+        compare={"fractions": [1.0], "seeds": [0, 1], "students": ["a/small"], "price_per_worker_hour": 2.0},
+        training={"workers": 2},
+    )
+    write_corpus(tmp_path / "test.jsonl", [{"id": f"h{i}", "input": f"q {i}", "label": "3"} for i in range(NUM)])
+    heldout_answers = [label_row(f"h{i}", "3" if i < 9 else "4") for i in range(NUM)]
+    write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "4"), label_row("b", "4", "4")], heldout_answers)
+    heldout = heldout_examples(run, Arithmetic())
+    labels = require_manifest(Store(str(tmp_path / "out" / "labels")), "labels", "")
+    made = Found(run, Arithmetic(), labels, heldout, heldout.examples)
+    for cell in cells(run, without_search(run)):
+        made.cells[cell] = scores(cell, RIGHT[cell.method, cell.seed])
+        made.rights[cell] = RIGHT[cell.method, cell.seed]
+    return made
+
+
+def group(content: dict[str, Any], method: str) -> dict[str, Any]:
+    return next(group for group in content["groups"] if group["method"] == method)
+
+
+def test_seeds_are_averaged_and_methods_compared_example_by_example(found: Found) -> None:
+    content = comparison(found)
+    ours, theirs = [RIGHT["step-by-step", s] for s in (0, 1)], [RIGHT["finetune", s] for s in (0, 1)]
+    expected, apart = mean(ours), mean_difference(ours, theirs)
+    assert group(content, "step-by-step")["accuracy"] == 0.85
+    assert group(content, "step-by-step")["interval"] == [expected.low, expected.high]
+    assert group(content, "step-by-step")["train_examples"] == 40.5
+    assert content["differences"] == [
+        {"student": "small", "method": "step-by-step", "fraction": 1.0, "difference": pytest.approx(0.45),
+         "interval": [apart.low, apart.high], "seeds": 2}
+    ]  # fmt: skip
+    lines = {line["name"]: line["correct"] for line in content["lines"]}
+    assert lines == {"teacher": 9, "majority": 0, "untrained": None}
+
+
+def test_the_headline_tells_of_the_method_that_was_to_help_not_of_the_best(found: Found) -> None:
+    assert comparison(found)["headline"].startswith(
+        "With 100% of the labels step-by-step is right on 85.0% of 10 held-out examples and finetune on 40.0% (small, mean of 2 seeds): "
+        "+45.0 points (95% interval"
+    )
+    for cell in [cell for cell in found.cells if cell.method == "step-by-step"]:
+        found.rights[cell] = RIGHT["finetune", cell.seed]
+    assert comparison(found)["headline"].endswith("no difference is shown.")
+
+
+def test_missing_cells_are_listed_and_only_seeds_that_both_have_are_compared(found: Found) -> None:
+    gone = next(cell for cell in found.cells if cell.method == "finetune" and cell.seed == 1)
+    del found.cells[gone], found.rights[gone]
+    found.missing[gone] = "training broke off: no"
+    content = comparison(found)
+    assert content["missing"] == [
+        {"student": "small", "method": "finetune", "fraction": 1.0, "seed": 1, "why": "training broke off: no"}
+    ]
+    assert [d["seeds"] for d in content["differences"]] == [1]
+    assert content["differences"][0]["difference"] == pytest.approx(0.5)
+    del found.cells[next(cell for cell in found.cells if cell.method == "finetune")]
+    assert comparison(found)["differences"] == []
+
+
+def test_costs_follow_from_the_price_of_a_workers_hour(found: Found) -> None:
+    cost = comparison(found)["cost"]
+    # Two workers for half an hour at 2.0; half a second of one worker for an answer.
+    assert {row["money"] for row in cost["training"]} == {2.0}
+    assert [row["per_1000"] for row in cost["answers"]] == [pytest.approx(1000 * 0.5 / 3600 * 2.0)] * 2
+    assert {row["gpu_hours"] for row in cost["training"]} == {0.0}
+
+
+def test_the_search_shows_what_was_tried_and_chosen(found: Found) -> None:
+    assert comparison(found)["search"] is None
+    first, second = list(found.cells)[:2]
+    found.trials = {first: scores(first, [True] * 4), second: scores(second, [False] * 4)}
+    found.chosen = {(first.student, first.method): first.setting, (second.student, second.method): second.setting}
+    search = comparison(found)["search"]
+    assert search is not None
+    assert [(s["method"], s["correct"], s["chosen"]) for s in search["settings"]] == [
+        ("finetune", 4, True), ("step-by-step", 0, True)
+    ]  # fmt: skip
