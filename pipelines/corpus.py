@@ -61,10 +61,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Heldout:
-    """The examples that a student is scored on, and how many rows of their split could not be read."""
+    """The examples that a student is scored on, and the rows of their split that the task cannot read."""
 
     examples: tuple[Example, ...]
-    unreadable: int
+    unreadable: tuple[tuple[str, str], ...]
+    """(id, problem), such as a gold label that is none of the task's; in corpus order."""
 
 
 def corpus_splits(
@@ -163,16 +164,16 @@ def heldout_examples(run: RunConfig, task: Task) -> Heldout:
     share = None if files else run.corpus.validation
     splits = corpus_splits(files or corpus_files(run.corpus.train, "corpus.train"), "heldout", limit=run.corpus.limit)
     examples: dict[str, Example] = {}
-    unreadable = 0
+    unreadable: list[tuple[str, str]] = []
     for split in splits:
         for row in read_split(split, task, run.corpus.fields):
             if isinstance(share, float) and not is_validation(row.id, share):
                 continue
             if row.example is None:
-                unreadable += 1
+                unreadable.append((row.id, row.problem))
             else:
                 examples.setdefault(row.id, row.example)
-    return Heldout(tuple(examples.values()), unreadable)
+    return Heldout(tuple(examples.values()), tuple(unreadable))
 
 
 def _limited(files: list[str], name: SplitName, limit: int) -> Iterator[Split]:

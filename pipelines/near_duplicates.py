@@ -9,7 +9,7 @@ in which a problem with other numbers is nothing new. (SVAMP's train split at 0.
 the one they repeat; at 0.8 none go.)
 
 `signature` is called wherever a row is read, in any process: it depends on the text alone. `NearDuplicates` is one object in the
-driver, asked in corpus order. Signatures are datasketch's; its MinHashLSH is not used, since its tables hold a Python set for every
+driver, asked in corpus order. `Neighbours` is for the other question, which of some texts a text is like. Signatures are datasketch's; its MinHashLSH is not used, since its tables hold a Python set for every
 band of every row: 6.4 KB and 60 us a row at threshold 0.8 where these tables take 2.4 KB and 10 us (100,000 rows, one core).
 """
 
@@ -19,6 +19,7 @@ import functools
 import re
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,34 @@ class NearDuplicates:
             if rows is not None:
                 found.update((rows,) if isinstance(rows, int) else rows)
         return found
+
+
+class Neighbours:
+    """A fixed set of texts, asked which of them another text nearly repeats.
+
+    All that share a band are compared, however many: for some thousand texts, past which any number of others is streamed.
+    """
+
+    def __init__(self, signatures: Sequence[bytes], threshold: float) -> None:
+        self._threshold = threshold
+        count, size = bands(threshold)
+        self._spans = [slice(4 * size * i, 4 * size * (i + 1)) for i in range(count)]
+        self._values = np.frombuffer(b"".join(signatures), dtype="<u4").reshape(len(signatures), PERMUTATIONS)
+        self._tables: list[dict[bytes, list[int]]] = [{} for _ in range(count)]
+        for position, one in enumerate(signatures):
+            for table, span in zip(self._tables, self._spans, strict=True):
+                table.setdefault(one[span], []).append(position)
+
+    def of(self, signature: bytes) -> list[int]:
+        """The positions of the texts that are at least as similar as the threshold, rising."""
+        found: set[int] = set()
+        for table, span in zip(self._tables, self._spans, strict=True):
+            found.update(table.get(signature[span], ()))
+        if not found:
+            return []
+        candidates = np.array(sorted(found))
+        alike = (self._values[candidates] == np.frombuffer(signature, dtype="<u4")).mean(axis=1) >= self._threshold
+        return [int(position) for position in candidates[alike]]
 
 
 @functools.cache

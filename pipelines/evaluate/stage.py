@@ -11,9 +11,10 @@ In: OUTPUT/student, OUTPUT/labels and the held-out part of the corpus. Out: OUTP
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import (
@@ -31,22 +32,27 @@ from pipelines.artifacts import (
 from pipelines.config import RunConfig, StudentConfig
 from pipelines.corpus import Heldout, heldout_examples
 from pipelines.errors import UserError
-from pipelines.evaluate import plots, report
-from pipelines.evaluate.baselines import majority_label, teacher_answers
+from pipelines.evaluate import plots, report, report_text
+from pipelines.evaluate.baseline import Earlier, change_since
+from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
 from pipelines.evaluate.overlap import overlap_part, seen_in_training
 from pipelines.evaluate.predict import Trained, Untrained
+from pipelines.evaluate.rationales import quality
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import (
     heldout_key,
     heldout_part,
     majority_system,
     student_inputs,
+    student_rationales,
     student_system,
+    teacher_rationales,
     teacher_system,
 )
+from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
@@ -68,8 +74,9 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     heldout = heldout_examples(run, task)
     examples = [example for example in heldout.examples if example.gold is not None]
     if not examples:
-        rows = len(heldout.examples) + heldout.unreadable
+        rows = len(heldout.examples) + len(heldout.unreadable)
         rule = f"none of its {rows:,} rows has a gold label that the task can read"
+        rule += f" ({': '.join(heldout.unreadable[0])})" if heldout.unreadable else ""
         raise UserError(heldout_key(run), rule, "Give held-out examples with gold labels.")
     identity = _identity(run, task, student, labels, heldout)
     # Stale labels and students are refused, as they cost hours. A report costs minutes and follows from them alone: it
@@ -77,21 +84,8 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     if done := finished(store, "report", identity, replace=True):
         return done
 
-    seen = seen_in_training(labels_store, run.corpus, examples)
-    overlap = overlap_part(seen, len(examples), heldout_key(run))
-    answers = teacher_answers(labels_store, run.corpus, [example.id for example in examples])
-    inputs = student_inputs(run, answers, examples)
-    limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
-    own_tokenizer = student_store.uri if run.student.init.vocabulary is not None else None
-    untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
-    trained_system = student_system("student", Trained(student_store.uri), run, task, examples, inputs)
-    majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
-    others = [
-        student_system("untrained", untrained, run, task, examples, inputs),
-        teacher_system(run, task, answers, examples),
-        majority_system(task, majority, examples),
-    ]
-    content: dict[str, Any] = {
+    overlap = overlap_part(seen_in_training(labels_store, run.corpus, examples), len(examples), heldout_key(run))
+    content = {
         "format": _FORMAT,
         "run": run.name,
         "task": {"name": task.name, "version": task.version},
@@ -100,14 +94,32 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
             "fingerprint": student.fingerprint,
             **{key: student.details[key] for key in ("method", "family", "parameters")},
         },
-        **report.results(examples, trained_system, others, student.details["parameters"]),
+    }
+    majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
+    systems, rationale = _measure(run, task, student, output, examples, majority)
+    samples = run.evaluation.samples
+    agreement = sum(systems[0].confidences) / len(examples)
+    votes = {"n": samples.n, "temperature": samples.temperature, "agreement": agreement}
+    content |= {
+        **report.results(examples, systems[0], systems[1:], student.details["parameters"]),
+        "rationale": rationale,
+        "votes": votes if samples.n > 1 else None,
+        "baseline": None,
         "majority": vars(majority) if majority else None,
         "provenance": student.provenance,
         "versions": library_versions(),
         "seconds": round(time.monotonic() - began, 3),
         "created": now(),
     }
-    return _write(store, run, identity, content, examples, [trained_system, *others])
+    return _write(store, run, identity, content, examples, systems)
+
+
+def compare_with(run: RunConfig, earlier: Earlier) -> None:
+    """Write into the run's finished report how its student does against the one of an earlier report."""
+    store = Store(run.output).child("report")
+    content = report.load(store)
+    content["baseline"] = change_since(earlier, content, store)
+    _write_readable(store, content)
 
 
 def _check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manifest) -> None:
@@ -132,7 +144,8 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
     rows = [[e.id, e.input, e.gold, list(e.choices)] for e in heldout.examples]
     return {
         "format": _FORMAT,
-        "evaluation": run.evaluation.model_dump(mode="json", exclude={"batch_size", "workers"}),
+        "evaluation": run.evaluation.model_dump(mode="json", exclude={"batch_size", "workers", "samples"}),
+        "samples": run.evaluation.samples.model_dump(mode="json") if run.evaluation.samples.n > 1 else None,
         "task": {"name": task.name, "version": task.version, "options": run.task_options},
         "student": student.fingerprint,
         "untrained": {
@@ -145,6 +158,36 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
     }
 
 
+def _measure(
+    run: RunConfig, task: Task, student: Manifest, output: Store, examples: Sequence[Example], majority: Majority | None
+) -> tuple[list[System], dict[str, Any] | None]:
+    """The systems, the student's first, and report.json's `rationale`."""
+    student_at = output.child("student").uri
+    answers = teacher_answers(output.child("labels"), run.corpus, [example.id for example in examples])
+    inputs = student_inputs(run, answers, examples)
+    trained_system = student_system("student", Trained(student_at), run, task, examples, inputs)
+    written = student_rationales(Trained(student_at), run, examples, inputs, trained_system)
+    rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
+    if run.student.method == NEEDS_A_TEACHER and rationale and rationale["states_gold"]:
+        note = f"it reads rationales that state the gold label in {100 * rationale['states_gold']:.1f}%, which helps its accuracy"
+        trained_system = dataclasses.replace(trained_system, note=note)
+    limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
+    own_tokenizer = student_at if run.student.init.vocabulary is not None else None
+    untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
+    others = [
+        student_system("untrained", untrained, run, task, examples, inputs),
+        teacher_system(run, task, answers, examples),
+        majority_system(task, majority, examples),
+    ]
+    return [trained_system, *others], rationale
+
+
+def _write_readable(store: Store, content: Mapping[str, Any]) -> None:
+    """report.json and what shows the same."""
+    store.write("report.md", report_text.markdown(content).encode())
+    store.write(report.REPORT, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
 def _write(
     store: Store,
     run: RunConfig,
@@ -153,10 +196,9 @@ def _write(
     examples: Sequence[Example],
     systems: Sequence[System],
 ) -> Manifest:
-    store.write("predictions.parquet", report.predictions(examples, systems))
+    store.write(report.PREDICTIONS, report.predictions(examples, systems))
     store.write("accuracy.png", plots.accuracy_png(content, report.TITLES))
-    store.write("report.md", report.markdown(content).encode())
-    store.write(report.REPORT, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    _write_readable(store, content)
     measured = {system["name"]: system for system in content["systems"]}
     manifest = manifest_of(
         "report",
@@ -165,7 +207,8 @@ def _write(
         counts={
             "scored": content["heldout"]["scored"],
             "without_gold": content["heldout"]["without_gold"]["count"],
-            "unreadable": content["heldout"]["unreadable"],
+            "unreadable": content["heldout"]["unreadable"]["count"],
+            "trained_on": content["heldout"]["trained_on"]["count"],
             "correct": {name: system["correct"] for name, system in measured.items()},
             "unanswered": {name: system["unanswered"] for name, system in measured.items()},
         },

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config import RunConfig
+from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.corpus import Heldout
 from pipelines.evaluate import report
 from pipelines.evaluate.baselines import Majority, TeacherAnswer
-from pipelines.evaluate.predict import Prediction, Source, predict
+from pipelines.evaluate.predict import Prediction, Source, predict, sample
+from pipelines.evaluate.rationales import Written, sample_of
 from pipelines.evaluate.report import System
-from pipelines.methods import NEEDS_A_TEACHER, read_answer, with_rationale
+from pipelines.evaluate.votes import vote
+from pipelines.methods import FORMATS, NEEDS_A_TEACHER, read_answer, with_rationale, writes_rationales
 from pipelines.tasks import Example, Task
 
 _LISTED_IDS = 100
@@ -33,18 +36,16 @@ def student_inputs(run: RunConfig, answers: Mapping[str, TeacherAnswer], example
 def student_system(
     name: str, source: Source, run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str]
 ) -> System:
-    """Let a student answer on Ray and score its answers.
+    """Let a student answer on Ray, greedily or `evaluation.samples.n` times by vote, and score its answers.
 
     Raises:
         StageFailedError: an actor could not load the student or failed on a batch.
     """
     began = time.monotonic()
-    answers: list[Prediction] = predict(source, inputs, run.evaluation, f"evaluate {report.TITLES[name]}")
-    read = [
-        read_answer(run.student.method, answer.text, task, example)
-        for answer, example in zip(answers, examples, strict=True)
-    ]
-    labels = tuple(None if found is None else found.label for found in read)
+    drawn = _drawn(source, inputs, run.evaluation, f"evaluate {report.TITLES[name]}")
+    answers = [_counted(answers, run, task, example) for answers, example in zip(drawn, examples, strict=True)]
+    labels = tuple(answer.label for answer in answers)
+    every = [prediction for predictions in drawn for prediction in predictions]
     return System(
         name,
         labels=labels,
@@ -52,12 +53,45 @@ def student_system(
             label is not None and _right(task, label, example) for label, example in zip(labels, examples, strict=True)
         ),
         texts=tuple(answer.text for answer in answers),
+        rationales=tuple(answer.rationale for answer in answers) if _writes_both(run) else (),
         confidences=tuple(answer.confidence for answer in answers),
-        too_long=sum(answer.too_long for answer in answers),
+        too_long=sum(predictions[0].too_long for predictions in drawn),
         seconds=round(time.monotonic() - began, 3),
-        prompt_tokens=sum(answer.prompt_tokens for answer in answers),
-        output_tokens=sum(answer.output_tokens for answer in answers),
+        answering_s=sum(prediction.seconds for prediction in every),
+        prompt_tokens=sum(prediction.prompt_tokens for prediction in every),
+        output_tokens=sum(prediction.output_tokens for prediction in every),
     )
+
+
+def student_rationales(
+    source: Source, run: RunConfig, examples: Sequence[Example], inputs: Sequence[str], student: System
+) -> list[Written]:
+    """The rationales that the student writes of its own; none where its method writes none.
+
+    A text holds its rationale. One that is a part of its own costs a pass, greedy, over at most rationales.MOST_SAMPLED
+    examples. Inputs that are too long for the student have none.
+
+    Raises:
+        StageFailedError: as `student_system`.
+    """
+    if _writes_both(run):
+        found = zip(student.rationales, student.labels, examples, strict=True)
+        return [Written(rationale, label, example) for rationale, label, example in found]
+    if not writes_rationales(run.student.method):
+        return []
+    chosen = sample_of(examples)
+    predictions = predict(source, [inputs[i] for i in chosen], run.evaluation, "evaluate rationales", "rationale")
+    return [
+        Written(prediction.text, student.labels[i], examples[i])
+        for i, prediction in zip(chosen, predictions, strict=True)
+        if not prediction.too_long
+    ]
+
+
+def teacher_rationales(found: Mapping[str, TeacherAnswer], examples: Sequence[Example]) -> list[Written]:
+    """The rationales of the teacher's recorded answers."""
+    answered = [example for example in examples if example.id in found]
+    return [Written(found[example.id].rationale, found[example.id].label, example) for example in answered]
 
 
 def teacher_system(
@@ -101,8 +135,45 @@ def heldout_part(run: RunConfig, heldout: Heldout, scored: int) -> dict[str, Any
         "split": heldout_key(run).removeprefix("corpus."),
         "scored": scored,
         "without_gold": {"count": len(missing), "ids": missing[:_LISTED_IDS]},
-        "unreadable": heldout.unreadable,
+        "unreadable": {
+            "count": len(heldout.unreadable),
+            "ids": [row_id for row_id, _ in heldout.unreadable[:_LISTED_IDS]],
+            "problems": [{"id": row_id, "problem": problem} for row_id, problem in heldout.unreadable[:_LISTED_IDS]],
+        },
     }
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The answer of a student that counts."""
+
+    label: str | None
+    text: str
+    rationale: str
+    confidence: float
+
+
+def _drawn(
+    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str
+) -> Sequence[tuple[Prediction, ...]]:
+    if settings.samples.n > 1:
+        return sample(source, inputs, settings, title)
+    return [(prediction,) for prediction in predict(source, inputs, settings, title)]
+
+
+def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example: Example) -> _Counted:
+    read = [read_answer(run.student.method, answer.text, task, example) for answer in answers]
+    outcome = vote([None if found is None else found.label for found in read], task.key)
+    chosen, found = answers[outcome.winner or 0], read[outcome.winner or 0]
+    confidence = chosen.confidence if len(answers) == 1 else outcome.agreement
+    # A text in which no label can be read is all rationale, one that leads nowhere.
+    if found is None:
+        return _Counted(None, chosen.text, chosen.text, confidence)
+    return _Counted(found.label, chosen.text, found.rationale, confidence)
+
+
+def _writes_both(run: RunConfig) -> bool:
+    return FORMATS[run.student.method].answer == "text"
 
 
 def _right(task: Task, text: str, example: Example) -> bool:

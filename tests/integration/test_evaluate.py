@@ -14,8 +14,9 @@ from pipelines.artifacts import MANIFEST
 from pipelines.config import RunConfig
 from pipelines.decode import Student, encode_prompt, encode_target
 from pipelines.errors import StageFailedError
-from pipelines.evaluate.predict import Trained, predict
-from pipelines.evaluate.stage import evaluate
+from pipelines.evaluate.baseline import read_earlier
+from pipelines.evaluate.predict import Trained, Untrained, predict, sample
+from pipelines.evaluate.stage import compare_with, evaluate
 from pipelines.methods import prompt_of
 from pipelines.student_init import initial_student
 from tests.integration.local_ray import local_ray
@@ -115,9 +116,16 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
         "split": "test",
         "scored": 30,
         "without_gold": {"count": 1, "ids": ["open"]},
-        "unreadable": 1,
-        "trained_on": {"count": 0, "ids": []},
+        "unreadable": {
+            "count": 1,
+            "ids": ["bad"],
+            "problems": [{"id": "bad", "problem": "the gold label '?' is no arithmetic expression: unexpected '?'"}],
+        },
+        "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
     }
+    assert 0.0 < systems["student"]["seconds_per_example"] * NUM < systems["student"]["seconds"]
+    assert (found["rationale"]["of"], found["rationale"]["examples"]) == ("student", NUM)
+    assert found["votes"] is found["baseline"] is None
     assert found["headline"].startswith("The student (123k parameters) is right on 66.7% (48.8-80.8) of 30 held-out")
     assert manifest.counts["correct"] == {name: system["correct"] for name, system in systems.items()}
 
@@ -133,11 +141,36 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
 
     assert evaluate(run) == manifest  # reused
     written = (folder / MANIFEST).stat().st_mtime_ns
-    shorter = make_run(tmp_path, model=run.student.model, evaluation={"batch_size": 16, "max_new_tokens": 2})
+    before = read_earlier(str(folder), "arithmetic")
+    compare_with(run, before)
+    assert json.loads((folder / "report.json").read_text())["baseline"]["difference"] == 0.0
+    asked = {"batch_size": 16, "max_new_tokens": 2, "samples": {"n": 3, "temperature": 0.2}}
+    shorter = make_run(tmp_path, model=run.student.model, evaluation=asked)
     anew = evaluate(shorter)
     assert anew.fingerprint != manifest.fingerprint
     assert (folder / MANIFEST).stat().st_mtime_ns > written
     assert anew.counts["correct"]["student"] == 0  # `5 +` is no answer
+    compare_with(shorter, before)
+    found = json.loads((folder / "report.json").read_text())
+    assert found["votes"] == {"n": 3, "temperature": 0.2, "agreement": 0.0}
+    assert (found["baseline"]["better"], found["baseline"]["worse"], found["baseline"]["same_examples"]) == (
+        0,
+        20,
+        True,
+    )
+    assert "against the report of made" in (folder / "report.md").read_text()
+
+
+def test_sampled_answers_are_the_same_however_they_are_batched(tmp_path: Path, ray_here: None) -> None:
+    run = make_run(tmp_path, model=str(_base(tmp_path / "base")))
+    source = Untrained(run.student, 0, max_input_tokens=64, max_target_tokens=16)
+    found = []
+    for settings in ({"batch_size": 7, "workers": 2}, {"batch_size": 30}):
+        asked = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
+        drawn = sample(source, INPUTS, make_run(tmp_path, evaluation=asked).evaluation, "sampled")
+        found.append([[one.text for one in answers] for answers in drawn])
+    assert found[0] == found[1]
+    assert sum(first != second for first, second in found[0]) > NUM // 2
 
 
 def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_here: None) -> None:

@@ -162,9 +162,11 @@ def test_validation_is_a_share_by_id_and_stays_when_rows_are_added() -> None:
 
 def test_heldout_examples_are_the_test_set_or_the_validation_share(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", ROWS)
-    test = write_jsonl(tmp_path / "test.jsonl", [*ROWS[:3], ROWS[0], {"id": "bad"}])
+    test = write_jsonl(tmp_path / "test.jsonl", [*ROWS[:3], ROWS[0], {"id": "bad"}, {**ROWS[3], "label": "some"}])
     base = {"name": "a", "output": "o", "task": "arithmetic", "teacher": {"engine": "echo"}, "student": {"model": "m"}}
     with_test = heldout_examples(parse_run({**base, "corpus": {"train": train, "test": test}}), TASK)
-    assert ([e.id for e in with_test.examples], with_test.unreadable) == (["r0", "r1", "r2"], 1)
+    assert [e.id for e in with_test.examples] == ["r0", "r1", "r2"]
+    assert [row_id for row_id, _ in with_test.unreadable] == ["bad", "r3"]
+    assert "gold label 'some' is no arithmetic expression" in with_test.unreadable[1][1]
     without = heldout_examples(parse_run({**base, "corpus": {"train": train, "validation": 0.2}}), TASK)
     assert [e.id for e in without.examples] == [r["id"] for r in ROWS if is_validation(str(r["id"]), 0.2)]

@@ -15,6 +15,7 @@ from pipelines.near_duplicates import (
     PERMUTATIONS,
     SIGNATURE_BYTES,
     NearDuplicates,
+    Neighbours,
     bands,
     shingles,
     signature,
@@ -126,3 +127,23 @@ def test_rows_that_share_a_band_but_are_not_alike_cost_a_bounded_search() -> Non
     for i in range(5 * MAX_BUCKET):
         assert seen.earlier(i, signature(f"{half} {made(i + 2, 20)}")) is None
     assert max(len(v) for t in seen._tables for v in t.values() if isinstance(v, tuple)) <= MAX_BUCKET
+
+
+def test_all_neighbours_of_a_text_are_found() -> None:
+    texts = [made(1), made(2), changed(made(1), 20), made(1), made(3)]
+    among = Neighbours([signature(text) for text in texts], 0.75)
+    assert among.of(signature(changed(made(1), 5))) == [0, 3], "36 of 40 words, but 34 of 42 3-grams of the third are shared"
+    assert among.of(signature(made(1))) == [0, 2, 3]
+    assert among.of(signature(made(4))) == []
+    assert Neighbours([], 0.75).of(signature(made(1))) == []
+
+
+def test_neighbours_are_found_however_full_a_bucket() -> None:
+    base = made(1)
+    signatures = [signature(changed(base, *random.Random(i).sample(range(40), 2))) for i in range(3 * MAX_BUCKET)]
+    among, asked = Neighbours(signatures, 0.7), signature(base)
+    expected = {i for i, one in enumerate(signatures) if similarity(one, asked) >= 0.7}
+    found = among.of(asked)
+    assert len(found) > MAX_BUCKET
+    assert set(found) <= expected
+    assert len(found) >= MIN_RECALL * len(expected)

@@ -9,7 +9,7 @@ from pipelines.artifacts import Store
 from pipelines.config import CorpusConfig
 from pipelines.corpus import is_validation
 from pipelines.errors import UserError
-from pipelines.evaluate.overlap import overlap_part, seen_in_training
+from pipelines.evaluate.overlap import Overlap, overlap_part, seen_in_training
 from pipelines.tasks import Example
 from tests.pipelines.evaluate.made import label_row, write_labels
 
@@ -20,15 +20,33 @@ def labelled(tmp_path: Path, inputs: dict[str, str]) -> Store:
     return Store(str(tmp_path / "labels"))
 
 
-def test_inputs_are_compared_and_ids_are_not(tmp_path: Path) -> None:
-    labels = labelled(tmp_path, {"1": "How many apples?", "2": "How many  PEARS?", "3": "other"})
+SHELF = "A shelf in the library of the old town holds books, and a boy carries of them to the table near the window"
+TESTED = CorpusConfig(train="t.jsonl", test="u.jsonl")
+
+
+def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> None:
+    labels = labelled(
+        tmp_path,
+        {"1": "How many apples?", "2": "How many  PEARS?", "3": "other", "4": SHELF, "5": SHELF.replace("boy", "girl")},
+    )
     examples = [
-        Example("1", "quite another", "1"),
-        Example("x", "how many pears?", "2"),
-        Example("y", "How many apples ?", "3"),
+        Example("1", "quite another", "1"),  # shares an id and nothing else
+        Example("near", SHELF.replace("window", "door"), "1"),
+        Example("2", "how many pears?", "2"),
+        Example("y", "How many apples ?", "3"),  # three words and a sign: no spelling of `apples?`
+        Example("same", SHELF.upper(), "4"),  # also near to row 5
+        Example("far", " ".join(reversed(SHELF.split())), "5"),
     ]
-    corpus = CorpusConfig(train="t.jsonl", test="u.jsonl")
-    assert seen_in_training(labels, corpus, examples) == ["x"]
+    found = seen_in_training(labels, TESTED, examples)
+    assert found == Overlap(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
+    expected = {"count": 4, "ids": ["2", "same", "near", "y"], "by": {"id": 2, "input": 2, "near": 2}}
+    assert overlap_part(found, 6, "corpus.test") == expected
+
+
+def test_near_duplicates_among_the_held_out_examples_are_all_found(tmp_path: Path) -> None:
+    labels = labelled(tmp_path, {"a": SHELF, "b": "other"})
+    twins = [Example(f"h{i}", SHELF.replace("window", word), "1") for i, word in enumerate(("desk", "door", "wall"))]
+    assert seen_in_training(labels, TESTED, twins).near == ("h0", "h1", "h2")
 
 
 def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
@@ -40,10 +58,10 @@ def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
     examples = [Example(i, texts[i], "1") for i in held_out]
     corpus = CorpusConfig(train="t.jsonl", validation=0.3)
     assert len(held_out) > 5
-    assert seen_in_training(labels, corpus, examples) == [held_out[2]]
+    assert seen_in_training(labels, corpus, examples) == Overlap((), (held_out[2],), ())
 
 
 def test_a_test_set_that_was_trained_on_is_refused() -> None:
-    assert overlap_part(["a"], 2, "corpus.test") == {"count": 1, "ids": ["a"]}
+    assert overlap_part(Overlap((), ("a",), ("b",)), 2, "corpus.test")["count"] == 2
     with pytest.raises(UserError, match=r"corpus.test: 2 of its 3 examples have the input of a training row: a, b"):
-        overlap_part(["a", "b"], 3, "corpus.test")
+        overlap_part(Overlap((), ("a", "b"), ()), 3, "corpus.test")

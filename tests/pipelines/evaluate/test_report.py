@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines.evaluate import plots, report
+from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.report import System
 from pipelines.tasks import Example
 
@@ -28,25 +28,29 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
     texts = tuple("?" if label is None else label for label in system.labels)
     confidences = tuple(i / NUM for i in range(NUM))
     return System(
-        name, system.labels, system.right, texts, confidences, seconds=1.5, prompt_tokens=9, output_tokens=8, **more
-    )
+        name, system.labels, system.right, texts, confidences=confidences,
+        seconds=1.5, answering_s=0.8, prompt_tokens=900, output_tokens=80, **more,
+    )  # fmt: skip
 
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
     return {
-        "format": 2,
+        "format": 3,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
         "heldout": {
             "split": "test",
             "scored": NUM,
             "without_gold": {"count": 0, "ids": []},
-            "unreadable": 0,
-            "trained_on": {"count": 0, "ids": []},
+            "unreadable": {"count": 0, "ids": [], "problems": []},
+            "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
             **heldout,
         },
         "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
         **report.results(EXAMPLES, student, others, 57_000_000),
+        "rationale": None,
+        "votes": None,
+        "baseline": None,
         "majority": None,
         "provenance": {"labels": {"fingerprint": "a"}},
         "versions": {"torch": "2.13.0"},
@@ -71,6 +75,9 @@ def test_systems_and_comparisons() -> None:
     assert student["accuracy"] == 0.625
     assert student["interval"] == pytest.approx([0.4703, 0.7577], abs=2e-3)
     assert by_name["untrained"]["unanswered"] == 40
+    each = ("seconds_per_example", "prompt_tokens_per_example", "output_tokens_per_example")
+    assert [student[key] for key in each] == [0.02, 22.5, 2.0]
+    assert [by_name["teacher"][key] for key in each] == [None, None, None]
     versus = {c["student_vs"]: (c["better"], c["worse"]) for c in made["comparisons"]}
     assert versus == {"untrained": (25, 0), "teacher": (0, 5), "majority": (23, 0)}
     assert made["comparisons"][1]["p_value"] == pytest.approx(2 / 32)
@@ -106,8 +113,8 @@ def test_a_system_without_answers_is_named_and_not_compared() -> None:
     assert teacher["accuracy"] is teacher["correct"] is teacher["interval"] is teacher["unanswered"] is None
     assert [c["student_vs"] for c in made["comparisons"]] == ["untrained"]
     assert "majority" not in made["headline"]
-    assert "| teacher | - | - | - | - | - | - | - | - |" in report.markdown(made)
-    assert "- teacher: the labels hold none" in report.markdown(made)
+    assert "| teacher | - | - | - | - | - | - | - | - |" in report_text.markdown(made)
+    assert "- teacher: the labels hold none" in report_text.markdown(made)
 
 
 def test_errors_are_the_most_confident_wrong_answers() -> None:
@@ -120,26 +127,61 @@ def test_errors_are_the_most_confident_wrong_answers() -> None:
 
 
 def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
-    heldout = {"without_gold": {"count": 3, "ids": ["x1", "x2"]}, "unreadable": 4,
-               "trained_on": {"count": 1, "ids": ["e7"]}}  # fmt: skip
-    text = report.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
+    many = [f"bad{i}" for i in range(14)]
+    heldout = {
+        "without_gold": {"count": 3, "ids": ["x1", "x2"]},
+        "unreadable": {"count": 14, "ids": many, "problems": [{"id": i, "problem": f"{i} has no label"} for i in many]},
+        "trained_on": {"count": 1, "ids": ["e7"], "by": {"id": 6, "input": 0, "near": 1}},
+    }
+    text = report_text.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
     assert "| student | 25 of 40 | 62.5% | 47.0-75.8% | 3 |  |  |  |  |" in text
     assert "| teacher | 30 of 40 | 75.0% | 59.8-85.8% | 4 | -12.5 (-23.7 to -0.1) | 0 | 5 | 0.062 |" in text
     assert "| 0.9 to 1.0 | 4 | 93.8% | 0.0% |" in text
     assert "| 4 - 1 | (no answer) | 3 |" in text
     assert "not scored, without gold label: 3 (x1, x2, ...)" in text
-    assert "rows that the task cannot read: 4" in text
-    assert "scored, although their input is a training row's: 1 (e7)" in text
+    assert "rows that the task cannot read: 14 (bad0, bad1," in text
+    assert "bad9, ...); bad0 has no label" in text
+    assert "scored, although trained on: 1 (e7); with the input of a training row 0, nearly 1" in text
+    assert "with the id of a training row, which alone says nothing: 6" in text
     assert "student: 2 inputs are longer than it reads" in text
+    assert "untrained student: 0.02 s per example, 22.5 tokens read, 2.0 written" in text
+    for unmeasured in ("## Rationales", "drawn at", "against the report"):
+        assert unmeasured not in text
     assert "majority label: `8`, the label of 2 of 9" in text
     assert "How many is 39 \\| 1?" in text  # a bar in an input does not add a column
     columns = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| e")}
     assert columns == {7}
 
 
+def test_markdown_tells_of_rationales_votes_and_an_earlier_report() -> None:
+    made = _report(_student(25), OTHERS)
+    made["rationale"] = {"of": "teacher", "examples": 36, "empty": 2, "leads_to_label": None, "states_gold": 0.5,
+                         "repeats_input": 0.25, "words": {"p10": 6, "median": 13, "p90": 22}}  # fmt: skip
+    made["votes"] = {"n": 5, "temperature": 0.7, "agreement": 0.883}
+    made["baseline"] = {"run": "before", "created": "2026-01-24T09:00:00+00:00", "accuracy": 0.5, "total": 40, "same_examples": True,
+                        "difference": 0.125, "interval": [0.02, 0.231], "better": 7, "worse": 2, "p_value": 0.02, "note": ""}  # fmt: skip
+    text = report_text.markdown(made)
+    assert "Of 36 of the teacher's rationales to the held-out examples 2 are empty." in text
+    assert "lead to the label that their writer gave: the task cannot tell" in text
+    assert "state the gold label: 50.0%" in text
+    assert "5 answers drawn at temperature 0.7; 88.3% of them agree" in text
+    assert (
+        "against the report of before of 2026-01-24: +12.5 points (+2.0 to +23.1), only now right 7, only then 2, "
+        "p = 0.020, the student is better" in text
+    )
+    made["baseline"] |= {
+        "same_examples": False,
+        "difference": None,
+        "interval": None,
+        "p_value": None,
+        "note": "other inputs",
+    }
+    assert "50.0% of 40 there; not comparable, other inputs" in report_text.markdown(made)
+
+
 def test_table_shows_every_system() -> None:
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(report.table(_report(_student(25), OTHERS)))
+    console.print(report_text.table(_report(_student(25), OTHERS)))
     text = console.export_text()
     for expected in ("student", "untrained student", "teacher", "majority label", "25 of 40", "47.0-75.8%", "2e-07"):
         assert expected in text

@@ -69,7 +69,9 @@ def test_a_student_trained_otherwise_than_the_run_says_is_refused(tmp_path: Path
 
 def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
     run = _prepared(tmp_path, rows=ROWS[1:])
-    with pytest.raises(UserError, match=r"corpus\.test: none of its 2 rows has a gold label"):
+    with pytest.raises(
+        UserError, match=r"corpus\.test: none of its 2 rows has a gold label.*\(h3: the gold label '!' is no"
+    ):
         evaluate(run)
     assert not (tmp_path / "out" / "report").exists()
 
@@ -87,20 +89,22 @@ def _finish(run: RunConfig) -> Store:
     return store
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"workers": 2}])
-def test_a_finished_report_is_reused_however_it_is_batched(tmp_path: Path, settings: dict[str, int]) -> None:
+@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"workers": 2}, {"samples": {"n": 1, "seed": 9}}])
+def test_a_finished_report_is_reused_however_it_is_batched(tmp_path: Path, settings: dict[str, Any]) -> None:
     run = _prepared(tmp_path)
     _finish(run)
     other = make_run(tmp_path, evaluation={"batch_size": 4, "max_new_tokens": 12, **settings})
     assert evaluate(other).type == "report"
 
 
-@pytest.mark.parametrize("what", ["max_new_tokens", "gold", "input", "student", "seed", "content"])
+@pytest.mark.parametrize("what", ["max_new_tokens", "samples", "gold", "input", "student", "seed", "content"])
 def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> None:
     run = _prepared(tmp_path)
     before = _finish(run).read(MANIFEST)
     if what == "max_new_tokens":
         run = make_run(tmp_path, evaluation={"batch_size": 4, "max_new_tokens": 13})
+    elif what == "samples":
+        run = make_run(tmp_path, evaluation={"batch_size": 4, "max_new_tokens": 12, "samples": {"n": 2}})
     elif what == "seed":
         run = make_run(tmp_path, training={"seed": 5})
     elif what == "student":

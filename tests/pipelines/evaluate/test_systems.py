@@ -1,10 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pipelines.artifacts import Store
+from pipelines.corpus import Heldout
+from pipelines.decode import Student
 from pipelines.evaluate.baselines import Majority, TeacherAnswer, teacher_answers
-from pipelines.evaluate.systems import majority_system, student_inputs, teacher_system
+from pipelines.evaluate.predict import Prediction
+from pipelines.evaluate.report import System
+from pipelines.evaluate.systems import (
+    heldout_part,
+    majority_system,
+    student_inputs,
+    student_rationales,
+    student_system,
+    teacher_rationales,
+    teacher_system,
+)
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.evaluate.made import label_row, make_run, write_labels
@@ -16,6 +32,82 @@ def test_only_a_student_that_reads_rationales_gets_the_teachers(tmp_path: Path) 
     assert student_inputs(make_run(tmp_path), answers, examples) == ["one", "two"]
     reads_them = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
     assert student_inputs(reads_them, answers, examples) == ["one [rationale] 4 - 1 = 3", "two [rationale] "]
+
+
+@dataclass(frozen=True)
+class Nowhere:
+    """A source that is never loaded: predict and sample are replaced."""
+
+    def load(self, device: str) -> Student:
+        raise AssertionError("nothing is asked")
+
+
+def said(text: str, confidence: float = 0.9, too_long: bool = False) -> Prediction:
+    return Prediction(text, confidence, prompt_tokens=10, output_tokens=3, seconds=0.25, too_long=too_long)
+
+
+EXAMPLES = [Example("h1", "one", "3"), Example("h2", "two", "8"), Example("h3", "three", "4")]
+
+
+def test_several_answers_are_one_by_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [
+        (said("4"), said("4 - 1"), said("?"), said("3")),
+        (said("?"), said("what"), said(""), said("!")),
+        tuple(said("", 0.0, too_long=True) for _ in range(4)),
+    ]
+    monkeypatch.setattr("pipelines.evaluate.systems.sample", lambda *_: drawn)
+    run = make_run(tmp_path, evaluation={"samples": {"n": 4}})
+    found = student_system("student", Nowhere(), run, Arithmetic(), EXAMPLES, ["one", "two", "three"])
+    assert found.labels == ("4 - 1", None, None)
+    assert found.right == (True, False, False)
+    assert found.texts == ("4 - 1", "?", "")
+    assert found.confidences == (0.5, 0.0, 0.0)
+    assert (found.too_long, found.prompt_tokens, found.output_tokens, found.answering_s) == (1, 120, 36, 3.0)
+
+
+def test_a_greedy_answer_keeps_its_confidence_and_a_text_its_rationale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["4 - 1 = 3. The answer is (4 - 1).", "no end of talk", "The answer is 4."]
+    monkeypatch.setattr("pipelines.evaluate.systems.predict", lambda *_: [said(text) for text in texts])
+    run = make_run(tmp_path, student={"model": "none", "method": "rationale-then-label"})
+    found = student_system("student", Nowhere(), run, Arithmetic(), EXAMPLES, ["one", "two", "three"])
+    assert found.labels == ("4 - 1", None, "4")
+    assert found.confidences == (0.9, 0.9, 0.9)
+    assert found.rationales == ("4 - 1 = 3.", "no end of talk", "")
+    written = student_rationales(Nowhere(), run, EXAMPLES, [], found)
+    assert [(one.rationale, one.label) for one in written] == list(zip(found.rationales, found.labels, strict=True))
+
+
+def test_rationales_of_their_own_are_asked_for_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def predict(source: Any, inputs: list[str], settings: Any, title: str, part: str) -> list[Prediction]:
+        asked.append((inputs, part))
+        return [said(f"because {text}", too_long=text == "two") for text in inputs]
+
+    monkeypatch.setattr("pipelines.evaluate.systems.predict", predict)
+    student = System("student", labels=("3", None, "4"), right=(True, False, True))
+    run = make_run(tmp_path)
+    written = student_rationales(Nowhere(), run, EXAMPLES, ["one", "two", "three"], student)
+    assert asked == [(["one", "two", "three"], "rationale")]
+    assert [(one.rationale, one.label, one.example.id) for one in written] == [
+        ("because one", "3", "h1"),
+        ("because three", "4", "h3"),
+    ]
+    finetuned = make_run(tmp_path, student={"model": "none", "method": "finetune"})
+    assert student_rationales(Nowhere(), finetuned, EXAMPLES, [], student) == []
+    answers = {"h2": TeacherAnswer("8", "4 * 2 = 8")}
+    assert [one.rationale for one in teacher_rationales(answers, EXAMPLES)] == ["4 * 2 = 8"]
+
+
+def test_rows_that_cannot_be_read_are_counted_and_listed(tmp_path: Path) -> None:
+    heldout = Heldout((*EXAMPLES, Example("open", "four", None)), tuple((f"bad{i}", "no label") for i in range(130)))
+    found = heldout_part(make_run(tmp_path), heldout, 3)
+    assert (found["split"], found["scored"], found["without_gold"]) == ("test", 3, {"count": 1, "ids": ["open"]})
+    assert found["unreadable"]["count"] == 130
+    assert found["unreadable"]["ids"] == [f"bad{i}" for i in range(100)]
+    assert found["unreadable"]["problems"][99] == {"id": "bad99", "problem": "no label"}
 
 
 def test_an_example_that_the_teacher_left_open_is_wrong_and_counted(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""A report to read: its table for the terminal, and report.md. In: report.json (its schema stands in report.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipelines.evaluate.report import TITLES, p_text, percent, verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_LISTED = 10
+_WRITER = {"student": "the student's rationales", "teacher": "the teacher's rationales to the held-out examples"}
+
+_COLUMNS = (
+    "system", "right", "accuracy", "95% interval", "no answer", "student ahead by", "only student right", "only it right", "p",
+)  # fmt: skip
+_EXPLANATIONS = (
+    "interval: Wilson 95%. An example without an answer that the task can read counts as wrong.",
+    "student ahead by: points of accuracy, with the 95% interval of the paired difference (Bonett and Price).",
+    "p: exact McNemar test of the student against the line's system, on the same examples.",
+)
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """The systems of a report.json as a table for the terminal."""
+    from rich.table import Table
+
+    shown = Table(title=f"{report['run']}: {report['heldout']['scored']:,} held-out examples", title_justify="left")
+    for position, name in enumerate(_COLUMNS):
+        shown.add_column(name, justify="left" if position == 0 else "right")
+    for cells in _cells(report):
+        shown.add_row(*cells, style="bold" if cells[0] == TITLES["student"] else None)
+    notes = _notes(report)
+    if notes:
+        shown.caption = "\n".join(notes)
+        shown.caption_justify = "left"
+    return shown
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """report.md."""
+    lines = [f"# {report['run']}", "", report["headline"], "", "![Accuracy](accuracy.png)", ""]
+    lines += [f"| {' | '.join(_COLUMNS)} |", "|---|" + "---:|" * (len(_COLUMNS) - 1)]
+    lines += [f"| {' | '.join(cells)} |" for cells in _cells(report)]
+    lines += ["", *(f"- {note}" for note in [*_EXPLANATIONS, *_notes(report)])]
+    lines += ["", *_calibration_lines(report["calibration"])]
+    lines += _rationale_lines(report["rationale"]) if report["rationale"] else []
+    if report["confusion"]:
+        lines += ["", "## What the student answers", "", "| gold | student | examples |", "|---|---|---:|"]
+        lines += [f"| {c['gold']} | {c['student'] or '(no answer)'} | {c['count']:,} |" for c in report["confusion"]]
+    if report["errors"]:
+        lines += ["", f"## The student's most confident errors ({len(report['errors'])})", ""]
+        lines += ["| id | input | gold | student | teacher | confidence |", "|---|---|---|---|---|---:|"]
+        lines += [_error_line(error) for error in report["errors"]]
+    student, task = report["student"], report["task"]
+    lines += [
+        "",
+        "## Provenance",
+        "",
+        f"- student: {student['family']}, {student['parameters']:,} parameters, method {student['method']}, "
+        f"fingerprint `{student['fingerprint'][:12]}`",
+        f"- task: {task['name']}, version {task['version']}",
+        f"- labels: `{json.dumps(report['provenance'].get('labels', {}), ensure_ascii=False)}`",
+        f"- versions: {', '.join(f'{k} {v}' for k, v in report['versions'].items())}",
+        f"- made {report['created']} in {report['seconds']:.1f} s",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _calibration_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Confidence"
+    yield ""
+    yield f"Expected calibration error {found['error']:.3f}: how far, on average, confidence and the share that is right are apart."
+    yield ""
+    yield "| confidence | answers | mean confidence | right |"
+    yield "|---|---:|---:|---:|"
+    for tenth, one in enumerate(found["bins"]):
+        if one:
+            shares = f"{percent(one['confidence'])}% | {percent(one['accuracy'])}%"
+            yield f"| {tenth / 10:.1f} to {(tenth + 1) / 10:.1f} | {one['count']:,} | {shares} |"
+
+
+def _cells(report: Mapping[str, Any]) -> list[list[str]]:
+    against = {comparison["student_vs"]: comparison for comparison in report["comparisons"]}
+    rows = []
+    for system in report["systems"]:
+        cells = [TITLES[system["name"]]]
+        if system["accuracy"] is None:
+            cells += ["-"] * (len(_COLUMNS) - 1)
+        else:
+            low, high = system["interval"]
+            cells += [f"{system['correct']:,} of {system['total']:,}", f"{percent(system['accuracy'])}%"]
+            cells += [f"{percent(low)}-{percent(high)}%", f"{system['unanswered']:,}"]
+            versus = against.get(system["name"])
+            if versus is None:
+                cells += [""] * 4
+            else:
+                low, high = versus["difference_interval"]
+                cells += [f"{100 * versus['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"]
+                cells += [
+                    f"{versus['better']:,}",
+                    f"{versus['worse']:,}",
+                    p_text(versus["p_value"]).removeprefix("p = "),
+                ]
+        rows.append(cells)
+    return rows
+
+
+def _rationale_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    words = found["words"]
+    yield from (
+        "",
+        "## Rationales",
+        "",
+        f"Of {found['examples']:,} of {_WRITER[found['of']]} {found['empty']:,} are empty. Of the others:",
+    )
+    yield ""
+    yield f"- lead to the label that their writer gave: {_share(found['leads_to_label'])}"
+    yield f"- state the gold label: {_share(found['states_gold'])}"
+    yield f"- repeat the input: {_share(found['repeats_input'])}"
+    if words:
+        yield f"- words: {words['median']:,} (median), 10% have up to {words['p10']:,}, 90% up to {words['p90']:,}"
+
+
+def _share(value: float | None) -> str:
+    return "the task cannot tell" if value is None else f"{percent(value)}%"
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    notes = [_change(report["baseline"])] if report["baseline"] else []
+    if votes := report["votes"]:
+        answers = f"{votes['n']} answers drawn at temperature {votes['temperature']:g}"
+        notes.append(f"students: the most frequent label of {answers}; {percent(votes['agreement'])}% of them agree")
+    notes += [f"{TITLES[s['name']]}: {s['note']}" for s in report["systems"] if s["note"]]
+    for system in report["systems"]:
+        if system["too_long"]:
+            what = f"{system['too_long']:,} inputs are longer than it reads and have no answer"
+            notes.append(f"{TITLES[system['name']]}: {what}")
+        if system["seconds_per_example"] is not None:
+            tokens = f"{system['prompt_tokens_per_example']:.1f} tokens read, {system['output_tokens_per_example']:.1f} written"
+            notes.append(f"{TITLES[system['name']]}: {system['seconds_per_example']:.3g} s per example, {tokens}")
+    return notes + _heldout_notes(report["heldout"])
+
+
+def _heldout_notes(heldout: Mapping[str, Any]) -> list[str]:
+    notes = []
+    missing, shared, unreadable = heldout["without_gold"], heldout["trained_on"], heldout["unreadable"]
+    if missing["count"]:
+        notes.append(f"not scored, without gold label: {_listed(missing)}")
+    if unreadable["count"]:
+        notes.append(
+            f"not scored, rows that the task cannot read: {_listed(unreadable)}; {unreadable['problems'][0]['problem']}"
+        )
+    if shared["count"]:
+        by = shared["by"]
+        how = f"with the input of a training row {by['input']:,}, nearly {by['near']:,}"
+        notes.append(f"scored, although trained on: {_listed(shared)}; {how}")
+    if shared["by"]["id"]:
+        notes.append(f"examples with the id of a training row, which alone says nothing: {shared['by']['id']:,}")
+    return notes
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    more = ", ..." if found["count"] > min(len(found["ids"]), _LISTED) else ""
+    return f"{found['count']:,} ({', '.join(found['ids'][:_LISTED])}{more})"
+
+
+def _change(earlier: Mapping[str, Any]) -> str:
+    """The student against the one of an earlier report, in one line."""
+    which = f"against the report of {earlier['run']} of {earlier['created'][:10]}"
+    if not earlier["same_examples"]:
+        total = f"{percent(earlier['accuracy'])}% of {earlier['total']:,} there"
+        return f"{which}: {total}; not comparable, {earlier['note']}"
+    low, high = earlier["interval"]
+    ahead = f"{100 * earlier['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    counts = f"only now right {earlier['better']:,}, only then {earlier['worse']:,}"
+    return f"{which}: {ahead}, {counts}, {p_text(earlier['p_value'])}, {verdict(earlier)}"
+
+
+def _error_line(error: Mapping[str, Any]) -> str:
+    parts = (error["id"], error["input"], error["gold"], error["student"], error["teacher"] or "-")
+    cells = (" ".join(str(part).split()).replace("\\", "\\\\").replace("|", "\\|") for part in parts)
+    short = [cell if len(cell) <= 300 else cell[:297] + "..." for cell in cells]
+    return f"| {' | '.join(short)} | {error['confidence']:.2f} |"
