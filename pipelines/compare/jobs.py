@@ -45,8 +45,10 @@ def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
     return max(1, len(nodes) // training.workers)
 
 
-def run_jobs(jobs: Sequence[Job], labels_at: str, parallel: int, heard: Heard) -> None:
-    """Run all jobs, in their order as far as they begin. Ray is running."""
+def run_jobs(
+    jobs: Sequence[Job], labels_at: str, parallel: int, heard: Heard, watched: Callable[[Sequence[Job]], None]
+) -> None:
+    """Run all jobs, in their order as far as they begin. Ray is running. `watched` hears twice a second which ones are under way."""
     import ray
 
     # No CPU of its own: it waits for workers, which have theirs. What a lost node takes with it goes on from its checkpoints.
@@ -56,6 +58,7 @@ def run_jobs(jobs: Sequence[Job], labels_at: str, parallel: int, heard: Heard) -
         while waiting and len(running) < parallel:
             job = waiting.popleft()
             running[work.remote(job.run, labels_at, job.split)] = job
+        watched(list(running.values()))
         ready, _ = ray.wait(list(running), timeout=_POLL_S)
         for reference in ready:
             job = running.pop(reference)

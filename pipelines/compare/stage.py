@@ -183,7 +183,11 @@ class _Comparison:
                 else:
                     self._note(job, done)
                     progress.advance(1)
-            run_jobs(left, self.labels_at, parallel_cells(self.run, nodes), heard)
+            parallel = parallel_cells(self.run, nodes)
+            run_jobs(
+                left, self.labels_at, parallel, heard,
+                lambda under_way: progress.advance(0, ", ".join(job.cell.label() for job in under_way)),
+            )  # fmt: skip
         return missing
 
     def _note(self, job: Job, manifest: Manifest) -> None:

@@ -248,6 +248,10 @@ class Tokens:
         counts["divergence"] = float(self._positions[sequences].sum())
         return {term: counts[term] for term in TERMS}
 
+    def compare_labels(self, examples: Ints) -> bool:
+        """Whether any of the examples holds several labels to be compared (soft-label)."""
+        return self.lengths.together and bool((np.diff(self.lengths.starts)[examples] > 1).any())
+
 
 _TOPS = ("top_ids", "top_logprobs")
 

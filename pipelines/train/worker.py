@@ -145,7 +145,10 @@ class Worker:
         with torch.no_grad():
             for sequences in micros:
                 sums += self._forward(self.feed.micro_batch(sequences), none)[1]
-        return self._means(sums)
+        means = self._means(sums)
+        if not self.tokens.compare_labels(examples):
+            means.pop("soft", None)  # people's labels alone: there is no distribution to be far from
+        return means
 
     def _dealt(self, examples: Ints) -> list[Ints]:
         """This worker's micro-batches of examples that are measured again and again."""

@@ -251,3 +251,15 @@ def test_a_smaller_fraction_is_part_of_a_larger_one_and_held_out_rows_stay(setti
     assert 0.15 * len(whole) < len(quarter) < 0.35 * len(whole)
     assert used(0.25)[1] == held_out
     assert used(0.25, seed=1)[0] != quarter
+
+
+def test_people_alone_give_no_distribution_over_labels(settings, tmp_path):
+    soft = replace(settings, method="soft-label", terms=("label", "soft"), label_column="either")
+    given = [{"label": "2 + 1", "probability": 0.75}, {"label": "2 - 1", "probability": 0.25}]
+    rows = [label_rows(1)[0] | {"id": "a"}, label_rows(1)[0] | {"id": "b", "soft_label": given}]
+    store = Store(str(tmp_path / "tokens"))
+    write_tokens([encode_table(table(rows), soft)], store, soft)
+    tokens = Tokens(store, tmp_path, together=True)
+    alone, both = np.array([0]), np.array([0, 1])
+    assert not tokens.compare_labels(alone)
+    assert tokens.compare_labels(both)
