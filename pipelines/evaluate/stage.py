@@ -4,6 +4,7 @@ In: OUTPUT/student, OUTPUT/labels and the held-out part of the corpus. Out: OUTP
 
     report/report.json           what was measured; its schema stands in pipelines.evaluate.report
     report/report.md             the same to read
+    report/report.html           the same as one page that needs nothing else
     report/accuracy.png          the systems' accuracy with intervals
     report/predictions.parquet   every answer to every example
     report/manifest.json         last
@@ -36,6 +37,7 @@ from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.baseline import Earlier, change_since
 from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
 from pipelines.evaluate.overlap import overlap_part, seen_in_training
+from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predict import Trained, Untrained
 from pipelines.evaluate.rationales import quality
 from pipelines.evaluate.report import System
@@ -185,6 +187,7 @@ def _measure(
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:
     """report.json and what shows the same."""
     store.write("report.md", report_text.markdown(content).encode())
+    store.write("report.html", report_page(content).encode())
     store.write(report.REPORT, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 

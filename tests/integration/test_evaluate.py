@@ -138,6 +138,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert [row["untrained_text"] for row in rows[:6]] == alone
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert found["headline"] in (folder / "report.md").read_text()
+    assert found["headline"] in (folder / "report.html").read_text()
 
     assert evaluate(run) == manifest  # reused
     written = (folder / MANIFEST).stat().st_mtime_ns
@@ -159,6 +160,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
         True,
     )
     assert "against the report of made" in (folder / "report.md").read_text()
+    assert "Against an earlier report" in (folder / "report.html").read_text()
 
 
 def test_sampled_answers_are_the_same_however_they_are_batched(tmp_path: Path, ray_here: None) -> None:
