@@ -53,7 +53,8 @@ _SENTENCE_ENDS = re.compile(r"[.!?:](?=\s)|\n")
 
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
-_DECORATION = re.compile(r"\\boxed|\\[()\[\]]|[${}`]|\*\*|\\(?=%)|€|£|\\quad")
+# Two stars between numbers are a power, which no task reads, and no bold print.
+_DECORATION = re.compile(r"\\boxed|\\[()\[\]]|[${}`]|(?<![0-9)])\*\*|\*\*(?![0-9(])|\\(?=%)|€|£|\\quad")
 
 Result = TypeVar("Result")
 

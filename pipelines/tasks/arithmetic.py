@@ -5,7 +5,7 @@
       -> gold `4 - 2 - 1`, value `1`
 
 Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read, and so does a true
-equation that ends the text (`So Jake has 16 - 7 = 9 peaches.`).
+equation that ends the text (`So Jake has 16 - 7 = 9 peaches.`). `2**3` and `0x10` are no expressions, `.5` is not 5.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _WRAPPED_EQUATION = re.compile(r"\s*\(([^()]*=[^()]*)\)[\s.]*")
 _UNKNOWN = re.compile(r"(?<![A-Za-z])[xyzXYZ](?![A-Za-z])")
 _ARITHMETIC = re.compile(r"[-+*/().,%0-9 ]*[0-9][-+*/().,%0-9 ]*")
 _WORDS = re.compile(r"[A-Za-z_'’²³]+")
+_EDGES = re.compile(r"\A(?:[ ,:]|\.(?![0-9]))+|[ .,:]+\Z")  # `.5` keeps its point
 _ENDS_WORKED = re.compile(r"[-+*/().0-9 ]*[0-9][-+*/().0-9 ]*\Z")
 _RESULT = re.compile(r" *([0-9][0-9.,]*)")
 _DIGIT = re.compile(r"[0-9=]")
@@ -83,7 +84,7 @@ class Arithmetic(Task):
         return Answer(label, rationale)
 
     def gives_away(self, answer: Answer, example: Example) -> bool:
-        return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
+        return calculates_nothing(answer.rationale, evaluate_expression(answer.label))
 
     def leads_to(self, rationale: str, label: str, example: Example) -> bool:
         return ends_with_value(rationale, self.key(label))
@@ -161,7 +162,7 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
 def _side(text: str, bare: bool) -> str | ExpressionError:
     """One side of an equation, with units between or after the numbers."""
     try:
-        return normalise_expression((text if bare else _WORDS.sub(" ", text)).strip(" .,:"))
+        return normalise_expression(_EDGES.sub("", text if bare else _WORDS.sub(" ", text)))
     except ExpressionError as error:
         reason = error
     match = _ARITHMETIC.search(text)

@@ -48,7 +48,8 @@ _SIGNS = str.maketrans(
 )
 _LATEX_SIGNS = re.compile(r"\\(times|cdot|div|left|right)(?![A-Za-z])|\\([,;:! ])")
 _LATEX_MEANING = {"times": "*", "cdot": "*", "div": "/", "left": "", "right": ""}
-_TIMES_X = re.compile(r"(?<=[0-9)]) ?[xX] ?(?=[0-9(.])")
+# `3x4` and `3 x 4`, but not `0x10`, which is another number to those who write it.
+_TIMES_X = re.compile(r"(?<=[0-9)])(?: [xX]|(?<!(?<![0-9.,])0)[xX]) ?(?=[0-9(.])")
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _TOKEN = re.compile(rf"[ \t\r\n]*(?:({_NUMBER})|([-+*/()%]))")
 _END = re.compile(r"[ \t\r\n]*\Z")
@@ -79,12 +80,19 @@ _Operand = Callable[[int], _Node]
 def normalise_expression(text: str) -> str:
     """The canonical text: `( ( 84.0 / 2.0 ) )` -> `84 / 2`. Parentheses stay only where the value needs them.
 
+    A canonical text is always one that can be read again.
+
     Raises:
-        ExpressionError: no arithmetic, too long, too deep, or a division by zero.
+        ExpressionError: no arithmetic, too long (the canonical text, too), too deep, or a division by zero.
     """
     tree = _parse(text)
     _evaluate(tree)
-    return _render(tree)
+    canonical = _render(tree)
+    if (
+        len(canonical) > MAX_DIGITS
+    ):  # spaces and signs that it adds may bring it above a limit; below this length there is none
+        _parse(canonical)
+    return canonical
 
 
 @functools.lru_cache(maxsize=4096)  # a row's label and gold label are asked for several times each

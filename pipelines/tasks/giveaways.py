@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import functools
 import re
+from fractions import Fraction
 
 MIN_STEM = 4
 
@@ -53,6 +54,8 @@ _KINDS_OF_ANSWER = (
 )
 _DIGITS = r"[0-9][0-9,]*(?:\.[0-9]+)?"
 _NUMBER = re.compile(_DIGITS)
+_DIGITS_LOOKED_AT = 1000  # more than the value of any label has; reading digits takes the square of their number
+_NEARLY = Fraction(1, 10**6)
 _OPERATION = re.compile(
     r"[0-9)}%](?:[ \t]+[^\W\d_]+){0,3}[ \t]*"
     r"(?:[-+*/×÷·−–^]|\\(?:times|div|cdot)\b|\b(?:x|times|plus|minus|over|divided by|multiplied by)\b)"
@@ -84,13 +87,13 @@ def word_stems(text: str) -> set[str]:
     return _stems(text) - _FUNCTION_STEMS
 
 
-def calculates_nothing(rationale: str, value: float) -> bool:
+def calculates_nothing(rationale: str, value: Fraction) -> bool:
     """The rule for labels that are numbers or expressions. `value`: the label's."""
     if _OPERATION.search(rationale):
         return False
-    numbers = [float(digits.replace(",", "")) for digits in _NUMBER.findall(rationale)]
-    numbers += [_SPELLED[word] for word in _WORD.findall(rationale.casefold()) if word in _SPELLED]
-    return all(abs(number - value) < 1e-6 for number in numbers)
+    numbers = [Fraction(digits.replace(",", "")[:_DIGITS_LOOKED_AT]) for digits in _NUMBER.findall(rationale)]
+    numbers += [Fraction(_SPELLED[word]) for word in _WORD.findall(rationale.casefold()) if word in _SPELLED]
+    return all(abs(number - value) < _NEARLY for number in numbers)
 
 
 @functools.lru_cache(maxsize=65_536)

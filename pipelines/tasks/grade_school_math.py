@@ -75,7 +75,7 @@ class GradeSchoolMath(Task):
         return Answer(label, rationale)
 
     def gives_away(self, answer: Answer, example: Example) -> bool:
-        return calculates_nothing(answer.rationale, float(evaluate_expression(answer.label)))
+        return calculates_nothing(answer.rationale, evaluate_expression(answer.label))
 
     def leads_to(self, rationale: str, label: str, example: Example) -> bool:
         return ends_with_value(rationale, self.key(label))
@@ -111,6 +111,8 @@ def _read_number(stated: str) -> str:
     if _SECOND.match(text, match.end()):
         raise UnparsableError(f"{stated[:60]!r} names two numbers")
     try:
-        return format_value(evaluate_expression(match[0]))
+        label = format_value(evaluate_expression(match[0]))
+        evaluate_expression(label)  # it is read again to be scored, and may be longer than what it was worked out from
+        return label
     except ExpressionError as error:
         raise UnparsableError(f"{stated[:60]!r} states no number: {error}") from error

@@ -73,6 +73,8 @@ def test_bad_rows(row: Mapping[str, Any]) -> None:
         ("A. The answer is (16 * 17) * 4.", "16 * 17 * 4", "A."),
         ("A. The answer is (17 + (-18)).", "17 + (-18)", "A."),
         ("A. The answer is **84.0**.", "84", "A."),
+        ("A. The answer is .5.", "0.5", "A."),
+        ("A. The answer is: **.5 * 3** apples.", "0.5 * 3", "A."),
         ("A. The answer is `84 / 2`.", "84 / 2", "A."),
         ("A. The answer is (84 / 2). B. The answer is (9 + 9).", "84 / 2", "A."),
         ("A, so the answer is unclear. The answer is 3.", "3", "A, so the answer is unclear."),
@@ -113,6 +115,8 @@ def test_parse(text: str, label: str, rationale: str) -> None:
         "The answer is ((491 - 21",
         "The answer is \\(\\boxed{49",
         "The answer is 4 / 0.",
+        "The answer is 2**3.",
+        "1+" * 200 + "1",  # with its spaces longer than what is read
         "The answer is five.",
         "The answer is ٣.",
         "The answer is " + "9" * 1_000_000,

@@ -1,3 +1,4 @@
+import contextlib
 import random
 import time
 from fractions import Fraction
@@ -94,9 +95,25 @@ def test_hostile_and_broken_text_is_refused_at_once(text: str, reason: str) -> N
 )
 def test_the_longest_texts_are_read_quickly(text: str) -> None:
     start = time.process_time()
-    normalise_expression(text)
+    with contextlib.suppress(ExpressionError):  # with its spaces some are longer than what is read
+        normalise_expression(text)
     format_value(evaluate_expression(text))
     assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("1+" * 200 + "1", "801 characters"),
+        ("." + "1" * 29, "31 characters"),
+        ("1" + " - -(1" * 20 + ")" * 20, "deeper than 40"),
+    ],
+    ids=lambda text: text[:8],
+)
+def test_what_could_not_be_read_again_is_no_canonical_text(text: str, reason: str) -> None:
+    evaluate_expression(text)
+    with pytest.raises(ExpressionError, match=reason):
+        normalise_expression(text)
 
 
 def _random_text(chance: random.Random, depth: int) -> str:

@@ -73,6 +73,7 @@ def test_parse(text: str, label: str) -> None:
         "The answer is 77 bolts and 45 nuts.",
         "The answer is 2 or 3.",
         "The answer is 1 / 0.",
+        "The answer is " + "9" * 25 + " * " + "9" * 25,  # longer than the numbers that are read
         "The answer is ٣.",
         "The answer is \\boxed{43",
         "The answer is " + "9" * 1_000_000,
