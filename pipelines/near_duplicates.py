@@ -9,8 +9,9 @@ in which a problem with other numbers is nothing new. (SVAMP's train split at 0.
 the one they repeat; at 0.8 none go.)
 
 `signature` is called wherever a row is read, in any process: it depends on the text alone. `NearDuplicates` is one object in the
-driver, asked in corpus order. `Neighbours` is for the other question, which of some texts a text is like. Signatures are datasketch's; its MinHashLSH is not used, since its tables hold a Python set for every
-band of every row: 6.4 KB and 60 us a row at threshold 0.8 where these tables take 2.4 KB and 10 us (100,000 rows, one core).
+driver, asked in corpus order. `Neighbours` answers another question: which of some texts another text nearly repeats. Signatures are
+datasketch's; its MinHashLSH is not used, since its tables hold a Python set for every band of every row: 6.4 KB and 60 us a row at
+threshold 0.8 where these tables take 2.4 KB and 10 us (100,000 rows, one core).
 """
 
 from __future__ import annotations
