@@ -1,7 +1,7 @@
 """Progress of a stage on stderr: done, rate, time left. A live bar in a terminal; a line every ten seconds elsewhere.
 
 The rate is that of the last minute, and the time left follows from it: an engine that started slowly, or a backlog that grew, is
-forgotten after a minute, and work that has stopped shows a rate that falls to 0.
+forgotten after a minute, and work that has stopped shows a rate that falls to 0. Of work whose units take minutes, `window_s` is longer.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Clock = Callable[[], float]
 
 
 class RecentRate:
-    """Units per second over the last minute, or since the beginning where that is nearer. Holds at most 62 marks."""
+    """Units per second over the last minute, or since the beginning where that is nearer. Holds at most 62 marks in a minute."""
 
-    def __init__(self, done: int, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, done: int, clock: Clock = time.monotonic, window_s: float = RATE_WINDOW_S) -> None:
+        self._clock, self._window_s = clock, window_s
         self._done = done
         self._marks: deque[tuple[float, int]] = deque([(clock(), done)])
 
@@ -46,10 +46,10 @@ class RecentRate:
 
     @property
     def per_s(self) -> float:
-        """Units per second up to this moment; 0 where nothing is done or no time has passed."""
+        """Units per second of the window up to this moment; 0 where nothing is done or no time has passed."""
         now = self._clock()
         # The oldest mark kept is the last one before the window, so that the window is always covered.
-        while len(self._marks) > 1 and self._marks[1][0] <= now - RATE_WINDOW_S:
+        while len(self._marks) > 1 and self._marks[1][0] <= now - self._window_s:
             self._marks.popleft()
         began, done = self._marks[0]
         return (self._done - done) / (now - began) if now > began else 0.0
@@ -65,12 +65,12 @@ class Progress:
 
     def __init__(
         self, title: str, total: int | None, unit: str, start: int = 0, clock: Clock = time.monotonic,
-        console: Console | None = None,
+        console: Console | None = None, window_s: float = RATE_WINDOW_S,
     ) -> None:  # fmt: skip
         self.title, self.total, self.unit = title, total, unit
         self.done = start
         self._clock = clock
-        self._recent = RecentRate(start, clock)
+        self._recent = RecentRate(start, clock, window_s)
         self._last_line = clock()
         console = console or Console(stderr=True)
         self._bar: RichProgress | None = None
@@ -105,7 +105,7 @@ class Progress:
         self.done += amount
         self._recent.note(self.done)
         if self._bar:
-            rate, left = f"{self.rate:.1f} {self.unit}/s", self._left()
+            rate, left = self._rate(), self._left()
             self._bar.update(self._task, completed=self.done, rate=rate, left=left, detail=detail)
         elif self._clock() - self._last_line >= _LINE_EVERY_S:
             self._last_line = self._clock()
@@ -113,8 +113,12 @@ class Progress:
 
     def _line(self, detail: str) -> str:
         of = f"/{self.total:,}" if self.total is not None else ""
-        parts = [f"{self.title}: {self.done:,}{of} {self.unit}", f"{self.rate:.1f} {self.unit}/s", self._left(), detail]
+        parts = [f"{self.title}: {self.done:,}{of} {self.unit}", self._rate(), self._left(), detail]
         return ", ".join(part for part in parts if part)
+
+    def _rate(self) -> str:
+        slow = 0.0 < self.rate < 0.05  # which would read as nothing
+        return f"{3600 * self.rate:.1f} {self.unit}/h" if slow else f"{self.rate:.1f} {self.unit}/s"
 
     def _left(self) -> str:
         left = self._recent.seconds_left(self.total)

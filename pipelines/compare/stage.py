@@ -15,6 +15,7 @@ then does any student read the held-out examples: each cell with the setting tha
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -162,8 +163,10 @@ class _Comparison:
         import ray
 
         missing: dict[Cell, str] = {}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        with Progress(title, total=len(jobs), unit="cells") as progress:
+        parallel = parallel_cells(self.run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        left = [job for job in jobs if not self._is_finished(job)]
+        start = len(jobs) - len(left)
+        with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
 
             def heard(job: Job, manifest: Manifest | None, why: str) -> None:
                 if manifest is None:
@@ -175,20 +178,18 @@ class _Comparison:
                     self._report()
                 progress.advance(1)
 
-            left = []
-            for job in jobs:
-                done = scoring.finished_scores(job.run, job.split, self.task, self.labels, self.examples[job.split])
-                if done is None:
-                    left.append(job)
-                else:
-                    self._note(job, done)
-                    progress.advance(1)
-            parallel = parallel_cells(self.run, nodes)
-            run_jobs(
-                left, self.labels_at, parallel, heard,
-                lambda under_way: progress.advance(0, ", ".join(job.cell.label() for job in under_way)),
-            )  # fmt: skip
+            def watched(under_way: Sequence[Job]) -> None:
+                progress.advance(0, ", ".join(job.cell.label() for job in under_way))
+
+            run_jobs(left, self.labels_at, parallel, heard, watched)
         return missing
+
+    def _is_finished(self, job: Job) -> bool:
+        """Whether an earlier run has scored the cell on the split; if so its scores are taken."""
+        done = scoring.finished_scores(job.run, job.split, self.task, self.labels, self.examples[job.split])
+        if done is not None:
+            self._note(job, done)
+        return done is not None
 
     def _note(self, job: Job, manifest: Manifest) -> None:
         if job.split == "validation":

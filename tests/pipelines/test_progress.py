@@ -115,6 +115,18 @@ def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
     assert capsys.readouterr().err == ""
 
 
+def test_work_whose_units_take_minutes_has_a_rate_by_the_hour_and_a_time_left(
+    clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("search", 8, "cells", start=2, clock=clock, window_s=float("inf")) as progress:
+        clock.now += 240
+        progress.advance(1)
+        clock.now += 240
+        progress.advance(1, "finetune")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "search: 4/8 cells, 15.0 cells/h, 16 min 00 s left, finetune"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"), (18_420, "5 h 07 min"), (273_600, "3 d 4 h")],
