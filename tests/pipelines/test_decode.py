@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import MANIFEST
-from pipelines.decode import Family, Sampling, Student, _Drawn, encode_prompt, encode_target, tokens_within
+from pipelines.decode import Family, Order, Sampling, Student, encode_prompt, encode_target, tokens_within
+from pipelines.decode.chooser import Chooser
 from pipelines.errors import UserError
 from pipelines.methods import Part, prompt_of
 from tests.serving.tiny import TEXTS, tiny_model, tiny_tokenizer, write_student
@@ -86,13 +87,40 @@ def test_tokens_are_drawn_as_often_as_is_likely() -> None:
 
     logits = torch.tensor([3.0, 2.5, 1.0, -torch.inf, 0.0])
     rows = 4000
-    drawer = _Drawn(Sampling(0.5), [f"text {row}" for row in range(rows)])
-    tokens = drawer(None, logits.repeat(rows, 1)).argmax(dim=-1)
+    told: list[list[int]] = []
+    chooser = Chooser([Order(f"text {row}", 1, Sampling(0.5)) for row in range(rows)], told.append)
+    tokens = chooser(None, logits.repeat(rows, 1)).argmax(dim=-1)
+    assert told == [tokens.tolist()]
     expected = (logits / 0.5).softmax(dim=-1)
     shares = tokens.bincount(minlength=5) / rows
     assert shares.tolist() == pytest.approx(expected.tolist(), abs=4 * 0.5 / math.sqrt(rows))
     assert shares[3] == 0.0
-    assert drawer.steps[0].tolist() == pytest.approx(logits.log_softmax(dim=-1)[tokens].tolist())
+    assert chooser.log_probs[0].tolist() == pytest.approx(logits.log_softmax(dim=-1)[tokens].tolist())
+
+
+def test_top_p_keeps_the_likeliest_tokens_up_to_it() -> None:
+    """0.5, 0.3, 0.15, 0.05: the first two reach 0.6, and are drawn 5 : 3."""
+    import torch
+
+    logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
+    rows = 4000
+    chooser = Chooser([Order(f"text {row}", 1, Sampling(1.0, top_p=0.6)) for row in range(rows)])
+    shares = chooser(None, logits.repeat(rows, 1)).argmax(dim=-1).bincount(minlength=4) / rows
+    assert shares.tolist() == pytest.approx([0.0, 0.625, 0.0, 0.375], abs=4 * 0.5 / math.sqrt(rows))
+    likeliest = Chooser([Order("a", 1, Sampling(1.0, top_p=1e-9))])
+    assert likeliest(None, logits[None]).argmax() == 1
+
+
+def test_orders_of_one_batch_keep_their_own_lengths_and_chances(student: Student) -> None:
+    orders = [Order(text, 1 + row, Sampling(1.0, seed=5) if row % 2 else None) for row, text in enumerate(QUESTIONS)]
+    told: list[list[int]] = []
+    batched = student.write(orders, told.append)
+    for order, alone, written in zip(orders, [student.write([order])[0] for order in orders], batched, strict=True):
+        assert written.ids == alone.ids
+        assert written.finish_reason == ("stop" if written.ids[-1] == student.eos else "length")
+        assert len(written.ids) <= order.max_new_tokens
+    by_row = [tuple(step[row] for step in told) for row in range(len(orders))]
+    assert [ids[: len(written.ids)] for ids, written in zip(by_row, batched, strict=True)] == [w.ids for w in batched]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,19 @@
+"""Student -> text, the same for evaluation and serving. Also how prompts and targets become tokens, in training too."""
+
+from pipelines.decode.orders import Decoded, Order, Sampling, Written
+from pipelines.decode.student import Student, check_model, model_family
+from pipelines.decode.tokens import Family, encode_prompt, encode_target, tokens_within
+
+__all__ = [
+    "Decoded",
+    "Family",
+    "Order",
+    "Sampling",
+    "Student",
+    "Written",
+    "check_model",
+    "encode_prompt",
+    "encode_target",
+    "model_family",
+    "tokens_within",
+]
