@@ -3,18 +3,21 @@
 In: the cell's run (grid.run_of) and the labels. Out, below the cell's folder OUTPUT/compare/cells/NAME:
 
     student/                         while it is needed; it goes when the cell is scored, unless compare.keep_students
-    validation/ or heldout/          the scores of a split, written when all is answered:
+    validation-MARK/ or heldout-MARK/   the scores of a split, written when all is answered:
         predictions.parquet            one row for each example, with schema PREDICTION
         manifest.json                  last; its details hold what of the training is reported
 
-What a kill leaves is gone on from: a training by its checkpoints, answers by the student. This runs in a Ray task of its own.
+MARK is the beginning of the scores' fingerprint: scores of another evaluation, or of other examples, lie beside these and stay, since
+they may have cost hours. What a kill leaves is gone on from: a training by its checkpoints, answers by the student. This runs in a Ray
+task of its own.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -22,15 +25,16 @@ from pipelines.artifacts import (
     Manifest,
     Store,
     fingerprint,
-    finished,
     manifest_of,
     model_fingerprint,
+    read_manifest,
     require_manifest,
     write_manifest,
 )
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout, heldout_examples
 from pipelines.evaluate.baselines import teacher_answers
+from pipelines.evaluate.identity import answers_identity
 from pipelines.evaluate.predict import Source, Trained, Untrained
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import student_inputs, student_system
@@ -66,24 +70,47 @@ def scored(heldout: Heldout) -> list[Example]:
     return [example for example in heldout.examples if example.gold is not None]
 
 
-def scores_identity(run: RunConfig, student: str, examples: Sequence[Example]) -> dict[str, Any]:
-    """What decides the scores of a student on a split. `student`: its fingerprint."""
-    return {
-        "student": student,
-        "evaluation": run.evaluation.model_dump(mode="json", exclude={"batch_size", "workers"}),
-        "examples": fingerprint({"rows": [[e.id, e.input, e.gold, list(e.choices)] for e in examples]}),
-    }
+@dataclass(frozen=True)
+class Scores:
+    """Where the scores of one student on one split are, and what decides them."""
 
+    store: Store
+    identity: dict[str, Any]
 
-def cell_student(run: RunConfig, task: Task, labels: Manifest) -> str:
-    """The fingerprint that the cell's student has or will have."""
-    return fingerprint(train_identity(run, task, labels))
+    @classmethod
+    def of_cell(cls, run: RunConfig, split: Split, task: Task, labels: Manifest, examples: Sequence[Example]) -> Self:
+        """Those of a cell, whose student need not be there yet. `examples`: the split's, with gold labels."""
+        student = fingerprint(train_identity(run, task, labels))
+        return cls._in(Store(run.output), split, {"student": student, **answers_identity(run, task, examples)})
 
+    @classmethod
+    def of_untrained(cls, run: RunConfig, name: str, task: Task, examples: Sequence[Example]) -> Self:
+        """Those of the run's student before any training, on the held-out examples."""
+        start = {
+            "model": model_fingerprint(run.student.model),
+            "init": run.student.init.model_dump(mode="json"),
+            "seed": run.training.seed,
+            "limits": [run.training.max_input_tokens, run.training.max_target_tokens],
+        }
+        folder = Store(run.output).child("compare/untrained")
+        return cls._in(folder, name, {"untrained": start, **answers_identity(run, task, examples)})
 
-def finished_scores(run: RunConfig, split: Split, task: Task, labels: Manifest, examples: Sequence[Example]) -> Any:
-    """The manifest of the cell's scores on a split; None where they are not there yet."""
-    identity = scores_identity(run, cell_student(run, task, labels), examples)
-    return finished(Store(run.output).child(split), "scores", identity, replace=True)
+    @classmethod
+    def _in(cls, folder: Store, name: str, identity: dict[str, Any]) -> Self:
+        return cls(folder.child(f"{name}-{fingerprint(identity)[:12]}"), identity)
+
+    def finished(self) -> Manifest | None:
+        """Their manifest; None where they are not there yet. Looking removes nothing."""
+        manifest = read_manifest(self.store, "scores")
+        return manifest if manifest and manifest.fingerprint == fingerprint(self.identity) else None
+
+    def rights(self) -> list[bool]:
+        """Whether each example is right, in the order of the examples."""
+        import pyarrow.parquet as pq
+
+        with self.store.fs.open_input_file(self.store.path("predictions.parquet")) as file:
+            found: list[bool] = pq.read_table(file, columns=["right"])["right"].to_pylist()
+        return found
 
 
 def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
@@ -94,8 +121,9 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
     """
     task, labels = task_of(run), require_manifest(Store(labels_at), "labels", "label RUN")
     examples = scored(split_of(run, split, task))
-    if done := finished_scores(run, split, task, labels, examples):
-        return done  # type: ignore[no-any-return]
+    target = Scores.of_cell(run, split, task, labels, examples)
+    if done := target.finished():
+        return done
     student = train(run, replace=True, labels_at=labels_at)
     details = {
         "training": {key: student.details["training"][key] for key in _REPORTED},
@@ -105,11 +133,8 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
         "train_s": student.timings_s["train"],
         "student": student.fingerprint,
     }
-    store = Store(run.output)
-    asked = _with_split(run, split)
-    manifest = _score(
-        asked, task, examples, Trained(store.child("student").uri), labels_at, store.child(split), details
-    )
+    source = Trained(Store(run.output).child("student").uri)
+    manifest = _score(_with_split(run, split), task, examples, source, labels_at, target, details)
     if split == "heldout" and not run.compare.keep_students:
         drop_student(run)
     return manifest
@@ -121,25 +146,15 @@ def drop_student(run: RunConfig) -> None:
 
 
 def score_untrained(run: RunConfig, labels_at: str, name: str) -> Manifest:
-    """Score the run's student as it is before any training, reading plain inputs, in OUTPUT/compare/untrained/NAME."""
+    """Score the run's student as it is before any training, reading plain inputs, in OUTPUT/compare/untrained/NAME-MARK."""
     task = task_of(run)
     examples = scored(split_of(run, "heldout", task))
-    limits = (run.training.max_input_tokens, run.training.max_target_tokens)
-    start = {"init": run.student.init.model_dump(mode="json"), "seed": run.training.seed, "limits": list(limits)}
-    mark = fingerprint(start | {"model": model_fingerprint(run.student.model)})
-    store = Store(run.output).child(f"compare/untrained/{name}-{mark[:8]}")
-    if done := finished(store, "scores", scores_identity(run, mark, examples), replace=True):
+    target = Scores.of_untrained(run, name, task, examples)
+    if done := target.finished():
         return done
-    return _score(run, task, examples, Untrained(run.student, run.training.seed, *limits), labels_at, store, {}, mark)
-
-
-def rights(store: Store) -> list[bool]:
-    """Whether each example is right, in the order of the examples."""
-    import pyarrow.parquet as pq
-
-    with store.fs.open_input_file(store.path("predictions.parquet")) as file:
-        found: list[bool] = pq.read_table(file, columns=["right"])["right"].to_pylist()
-    return found
+    training = run.training
+    source = Untrained(run.student, training.seed, training.max_input_tokens, training.max_target_tokens)
+    return _score(run, task, examples, source, labels_at, target, {})
 
 
 def _with_split(run: RunConfig, split: Split) -> RunConfig:
@@ -150,23 +165,23 @@ def _with_split(run: RunConfig, split: Split) -> RunConfig:
 
 
 def _score(
-    run: RunConfig, task: Task, examples: Sequence[Example], source: Source, labels_at: str, target: Store,
-    details: dict[str, Any], student: str = "",
+    run: RunConfig, task: Task, examples: Sequence[Example], source: Source, labels_at: str, target: Scores,
+    details: dict[str, Any],
 ) -> Manifest:  # fmt: skip
     answers = teacher_answers(Store(labels_at), run.corpus, [example.id for example in examples])
     system = student_system("student", source, run, task, examples, student_inputs(run, answers, examples))
-    target.write("predictions.parquet", _predictions(examples, system))
+    target.store.write("predictions.parquet", _predictions(examples, system))
     row = system.row()
     manifest = manifest_of(
         "scores",
-        scores_identity(run, student or details["student"], examples),
+        target.identity,
         config=run.model_dump(mode="json"),
         counts={key: row[key] for key in ("correct", "total", "unanswered", "too_long")},
         timings_s={"answers": row["seconds"]},
         details={**details, **{key: row[key] for key in row if key.endswith("_per_example")}},
         provenance={},
     )
-    write_manifest(target, manifest)
+    write_manifest(target.store, manifest)
     return manifest
 
 

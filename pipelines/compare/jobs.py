@@ -2,7 +2,7 @@
 
 In: jobs. Out: for each its manifest, or why it failed; one failure does not stop the others:
 
-    run_jobs(jobs, labels_at, parallel=2, heard)   heard(job, manifest, "") or heard(job, None, "training broke off: ...")
+    run_jobs(jobs, labels_at, heard, watched)   heard(job, manifest, "") or heard(job, None, "training broke off: ...")
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
     return max(1, len(nodes) // training.workers)
 
 
-def run_jobs(
-    jobs: Sequence[Job], labels_at: str, parallel: int, heard: Heard, watched: Callable[[Sequence[Job]], None]
-) -> None:
+def run_jobs(jobs: Sequence[Job], labels_at: str, heard: Heard, watched: Callable[[Sequence[Job]], None]) -> None:
     """Run all jobs, in their order as far as they begin. Ray is running. `watched` hears twice a second which ones are under way."""
     import ray
 
+    if not jobs:
+        return
+    parallel = parallel_cells(jobs[0].run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # No CPU of its own: it waits for workers, which have theirs. What a lost node takes with it goes on from its checkpoints.
     work = ray.remote(num_cpus=0, max_retries=2)(score_cell)
     waiting, running = deque(jobs), dict[Any, Job]()

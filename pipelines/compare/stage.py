@@ -21,14 +21,24 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.artifacts import Manifest, Store, finished, manifest_of, now, require_manifest, write_manifest
+from pipelines.artifacts import (
+    MANIFEST,
+    Manifest,
+    Store,
+    fingerprint,
+    manifest_of,
+    now,
+    read_manifest,
+    require_manifest,
+    write_manifest,
+)
 from pipelines.compare import cells as scoring
 from pipelines.compare import grid
-from pipelines.compare.cells import Split
+from pipelines.compare.cells import Scores, Split
 from pipelines.compare.grid import Cell, Setting
-from pipelines.compare.jobs import Job, parallel_cells, run_jobs
+from pipelines.compare.jobs import Job, run_jobs
 from pipelines.compare.page import comparison_page
-from pipelines.compare.report import Found, comparison
+from pipelines.compare.report import FORMAT, Found, comparison
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
 from pipelines.decode import check_model
@@ -38,7 +48,6 @@ from pipelines.progress import Progress
 from pipelines.tasks import Example, Task
 from pipelines.train.stage import check_train
 
-_FORMAT = 1
 Chosen = dict[tuple[str, Method], Setting]
 
 
@@ -97,7 +106,7 @@ class _Comparison:
         chosen = self._search()
         wanted = [self._job(cell, "heldout") for cell in grid.cells(self.run, chosen)]
         identity = self._identity(wanted)
-        if done := finished(self.store, "comparison", identity, replace=True):
+        if done := self._finished(identity):
             return done
         began = time.monotonic()
         self.found.missing = {job.cell: "not there yet" for job in wanted}
@@ -120,6 +129,17 @@ class _Comparison:
         )  # fmt: skip
         write_manifest(self.store, manifest)
         return manifest
+
+    def _finished(self, identity: Mapping[str, Any]) -> Manifest | None:
+        """The comparison of exactly this grid, with these prices. That of another one is no longer finished; its cells stay."""
+        manifest = read_manifest(self.store, "comparison")
+        if manifest is None:
+            return None
+        priced = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour
+        if priced and manifest.fingerprint == fingerprint(identity):
+            return manifest
+        self.store.delete(MANIFEST)
+        return None
 
     def _check_cells(self) -> None:
         """What the train stage would refuse of any method or student, before the first is trained."""
@@ -160,10 +180,7 @@ class _Comparison:
 
     def _run(self, jobs: Sequence[Job], title: str) -> Mapping[Cell, str]:
         """Run what is not finished. Returns the cells that failed, and why."""
-        import ray
-
         missing: dict[Cell, str] = {}
-        parallel = parallel_cells(self.run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         left = [job for job in jobs if not self._is_finished(job)]
         start = len(jobs) - len(left)
         with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
@@ -181,15 +198,18 @@ class _Comparison:
             def watched(under_way: Sequence[Job]) -> None:
                 progress.advance(0, ", ".join(job.cell.label() for job in under_way))
 
-            run_jobs(left, self.labels_at, parallel, heard, watched)
+            run_jobs(left, self.labels_at, heard, watched)
         return missing
 
     def _is_finished(self, job: Job) -> bool:
         """Whether an earlier run has scored the cell on the split; if so its scores are taken."""
-        done = scoring.finished_scores(job.run, job.split, self.task, self.labels, self.examples[job.split])
+        done = self._scores(job).finished()
         if done is not None:
             self._note(job, done)
         return done is not None
+
+    def _scores(self, job: Job) -> Scores:
+        return Scores.of_cell(job.run, job.split, self.task, self.labels, self.examples[job.split])
 
     def _note(self, job: Job, manifest: Manifest) -> None:
         if job.split == "validation":
@@ -197,7 +217,7 @@ class _Comparison:
             return
         self.found.missing.pop(job.cell, None)
         self.found.cells[job.cell] = manifest
-        self.found.rights[job.cell] = scoring.rights(Store(job.run.output).child("heldout"))
+        self.found.rights[job.cell] = self._scores(job).rights()
 
     def _report(self) -> dict[str, Any]:
         content = comparison(self.found) | {"created": now()}
@@ -207,15 +227,12 @@ class _Comparison:
         return content
 
     def _identity(self, wanted: Sequence[Job]) -> dict[str, Any]:
+        # What things cost is worked out anew for the report, and whether weights are kept is no part of it.
+        left_out = {"keep_students", "students", "price_per_worker_hour"}
         return {
-            "format": _FORMAT,
-            "cells": [
-                scoring.scores_identity(
-                    job.run, scoring.cell_student(job.run, self.task, self.labels), self.examples["heldout"]
-                )
-                for job in wanted
-            ],
-            "compare": self.run.compare.model_dump(mode="json", exclude={"keep_students", "students"}),
+            "format": FORMAT,
+            "cells": [self._scores(job).identity for job in wanted],
+            "compare": self.run.compare.model_dump(mode="json", exclude=left_out),
             "labels": self.labels.fingerprint,
         }
 

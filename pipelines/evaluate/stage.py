@@ -36,6 +36,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.baseline import Earlier, change_since
 from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
+from pipelines.evaluate.identity import answers_identity
 from pipelines.evaluate.overlap import overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predict import Trained, Untrained
@@ -143,12 +144,10 @@ def _check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manife
 
 
 def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, heldout: Heldout) -> dict[str, Any]:
-    rows = [[e.id, e.input, e.gold, list(e.choices)] for e in heldout.examples]
     return {
         "format": _FORMAT,
-        "evaluation": run.evaluation.model_dump(mode="json", exclude={"batch_size", "workers", "samples"}),
-        "samples": run.evaluation.samples.model_dump(mode="json") if run.evaluation.samples.n > 1 else None,
-        "task": {"name": task.name, "version": task.version, "options": run.task_options},
+        "answers": answers_identity(run, task, heldout.examples),
+        "unreadable": fingerprint({"rows": heldout.unreadable}),
         "student": student.fingerprint,
         "untrained": {
             "model": model_fingerprint(run.student.model),
@@ -156,7 +155,6 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
             "seed": run.training.seed,
         },
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details["content"]},
-        "heldout": fingerprint({"rows": rows, "unreadable": heldout.unreadable}),
     }
 
 

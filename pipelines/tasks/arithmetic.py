@@ -5,7 +5,8 @@
       -> gold `4 - 2 - 1`, value `1`
 
 Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read, and so does a true
-equation that ends the text (`So Jake has 16 - 7 = 9 peaches.`). `2**3` and `0x10` are no expressions, `.5` is not 5.
+equation that ends the text (`So Jake has 16 - 7 = 9 peaches.`). 3 (2026-11-25): `2**3` and `0x10` are no expressions, `.5` is not
+5, and an expression that is too long once it is normalised is none.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Arithmetic(Task):
     """Arithmetic word problems; the answer is an expression."""
 
     name = "arithmetic"
-    version = "2"
+    version = "3"
     required = ("input",)
 
     @property

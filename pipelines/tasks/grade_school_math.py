@@ -5,7 +5,8 @@
 
 The gold label may also be GSM8K's own solution text, which ends in `#### 72`.
 
-Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
+Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read. 3 (2026-11-25):
+`2**3` is no number, and neither is one that is too long once it is worked out.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class GradeSchoolMath(Task):
     """Word problems of several steps; the answer is a number."""
 
     name = "grade-school-math"
-    version = "2"
+    version = "3"
     required = ("question",)
 
     @property

@@ -78,7 +78,7 @@ def test_a_search_chooses_on_validation_and_its_winners_are_not_trained_again(tm
     assert group["cells"][0]["learning_rate"] == best["learning_rate"]
     folders = sorted(path.name for path in (tmp_path / "out/compare/cells").iterdir())
     assert len(folders) == 2, "the chosen trial is the cell"
-    scored = list((tmp_path / "out/compare/cells").glob("*/heldout/manifest.json"))
+    scored = list((tmp_path / "out/compare/cells").glob("*/heldout-*/manifest.json"))
     assert len(scored) == 1, "what was not chosen never read the held-out examples"
     assert not list((tmp_path / "out/compare/cells").glob("*/student")), "weights go when they are scored"
     assert report["headline"] in done.stdout
@@ -95,7 +95,7 @@ def test_a_grid_whose_driver_is_killed_keeps_its_finished_cells_and_ends_in_the_
     cells = tmp_path / "killed/out/compare/cells"
 
     def finished() -> dict[str, int]:
-        return {path.parents[1].name: path.stat().st_mtime_ns for path in cells.glob(f"*/heldout/{MANIFEST}")}
+        return {path.parents[1].name: path.stat().st_mtime_ns for path in cells.glob(f"*/heldout-*/{MANIFEST}")}
 
     with running("compare", str(file), log=tmp_path / "log") as process:
         family = Family(process.pid)

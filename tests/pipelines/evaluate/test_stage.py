@@ -89,7 +89,9 @@ def _finish(run: RunConfig) -> Store:
     return store
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"workers": 2}, {"samples": {"n": 1, "seed": 9}}])
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 1}, {"workers": 2}, {"gpus_per_worker": 1}, {"samples": {"n": 1, "seed": 9}}]
+)
 def test_a_finished_report_is_reused_however_it_is_batched(tmp_path: Path, settings: dict[str, Any]) -> None:
     run = _prepared(tmp_path)
     _finish(run)

@@ -1,0 +1,29 @@
+"""What decides the answers of a student to held-out examples, and which of them count as right, besides the student itself.
+
+In: the run, its task and the examples. Out: a part of the identity of a report, and of the scores of a grid's cells. How answers are
+batched, and on how many and what devices, is no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.artifacts import fingerprint
+from pipelines.config import RunConfig
+from pipelines.tasks import Example, Task
+
+ANSWERS = 2
+"""Bumped when the same student gives other answers to the same examples. 2: each text draws from a stream of its whole prompt."""
+
+
+def answers_identity(run: RunConfig, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
+    """What a student is asked, how, and by which rules it is scored."""
+    evaluation = run.evaluation
+    return {
+        "format": ANSWERS,
+        "max_new_tokens": evaluation.max_new_tokens,
+        "samples": evaluation.samples.model_dump(mode="json") if evaluation.samples.n > 1 else None,
+        "task": {"name": task.name, "version": task.version, "options": run.task_options},
+        "examples": fingerprint({"rows": [[e.id, e.input, e.gold, list(e.choices)] for e in examples]}),
+    }
