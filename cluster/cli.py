@@ -216,12 +216,13 @@ def _run_stages(
 ) -> None:  # fmt: skip
     from cluster.bootstrap import ray_session
     from cluster.summary import print_summary, stage_summary
+    from pipelines.filesystems import shown
     from pipelines.run import run_stages
     from pipelines.run_file import load_run
 
     run = load_run(run_file, overrides)
     summaries: list[dict[str, Any]] = []
-    click.echo(f"{run.name}: {', '.join(stages)} -> {run.output}", err=True)
+    click.echo(f"{run.name}: {', '.join(stages)} -> {shown(run.output)}", err=True)
     check_inputs(run, stages)
     earlier = read_baseline(run, baseline) if baseline else None
     with ray_session(run, list(stages), verbose=verbose):

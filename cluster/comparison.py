@@ -11,6 +11,7 @@ import click
 
 from pipelines.artifacts import Store, read_manifest
 from pipelines.config import RunConfig
+from pipelines.filesystems import shown
 from pipelines.run_file import load_run
 
 
@@ -29,7 +30,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from pipelines.train.checks import check_trackers
 
     run = load_run(run_file, overrides)
-    click.echo(f"{run.name}: compare -> {run.output}", err=True)
+    click.echo(f"{run.name}: compare -> {shown(run.output)}", err=True)
     check_compare(run)
     check_trackers(run.training)
     labelled = read_manifest(Store(run.output).child("labels"), "labels") is not None

@@ -194,7 +194,7 @@ def _known_throughput(run: RunConfig, task: Task) -> Throughput:
         gpus = manifest.config["teacher"]["gpus_per_replica"]
         same = all(mine[key] == theirs.get(key) for key in ("engine", "model", "outputs", "prompt", "sampling"))
         if same and gpus == run.teacher.gpus_per_replica:
-            source = f"the labels of the same teacher in {run.output}, of {manifest.created}"
+            source = f"the labels of the same teacher in {output.shown()}, of {manifest.created}"
             known = by_labels(manifest.model_dump(), "labels", source, labels_bytes(output))
             if known:
                 return known

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LINE_CHARACTERS = 300
+
 
 class RaystillError(Exception):
     """A failure that we understand. `exit_code` is what the command returns."""
@@ -24,6 +26,12 @@ class UserError(RaystillError):
 
 class StageFailedError(RaystillError):
     """A stage broke off. What it finished is kept; the message says how to go on."""
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says on one line: the last of its text, which in an error of Ray's stands below the worker's traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:_LINE_CHARACTERS] if lines else type(error).__name__
 
 
 class BadRowError(RaystillError):

@@ -16,6 +16,7 @@ credentials or the endpoint lack becomes a UserError where the work is done insi
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ REQUEST_TIMEOUT_S = 20.0
 S3_ATTEMPTS = 3
 GCS_RETRY_S = 60
 
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]*@")
 _S3_TEXT = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 _S3_FLAGS = ("allow_bucket_creation", "force_virtual_addressing", "anonymous")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -102,11 +104,13 @@ def ancestor(uri: str, levels: int) -> str:
     return f"{location or '/'}{mark}{query}"
 
 
-def shown(uri: str) -> str:
-    """The URI as a message may show it: without the credentials that stand before an `@`."""
-    scheme, mark, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}" if mark else uri
+def shown(text: str) -> str:
+    """A URI, or a text with URIs in it, as a message may show it: without the credentials that stand before an `@`.
+
+    >>> shown("it lies in s3://KEY:SECRET@bucket/run?region=x.")
+    'it lies in s3://bucket/run?region=x.'
+    """
+    return _CREDENTIALS.sub("", text)
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from pipelines.artifacts import Manifest
 from pipelines.compare.cells import Split, score_cell
 from pipelines.compare.grid import Cell
 from pipelines.config import RunConfig
-from pipelines.errors import RaystillError
+from pipelines.errors import RaystillError, last_line
+from pipelines.filesystems import shown
+from pipelines.pages.words import one_line
 
 _POLL_S = 0.5
 
@@ -71,9 +73,7 @@ def run_jobs(jobs: Sequence[Job], labels_at: str, heard: Heard, watched: Callabl
                 heard(job, manifest, "")
 
 
-def _why(error: Any) -> str:
+def _why(error: BaseException) -> str:
+    """What a report and a terminal may show of it: on one line, without credentials and control characters."""
     cause = getattr(error, "cause", None)
-    if isinstance(cause, RaystillError):
-        return str(cause)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return one_line(shown(str(cause) if isinstance(cause, RaystillError) else last_line(error)))

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipelines.artifacts import Store
 from pipelines.config import EvaluationConfig, StudentConfig
 from pipelines.decode import Decoded, Sampling, Student
-from pipelines.errors import StageFailedError
+from pipelines.errors import StageFailedError, last_line
 from pipelines.methods import FORMATS, Part
 from pipelines.progress import Progress
 
@@ -185,7 +185,7 @@ def _answers(
                 progress.advance(block.num_rows // len(draws))
     except ray.exceptions.RayError as error:
         answered = len(found) // len(draws)
-        rule = f"{title}: broke off after {answered:,} of {len(inputs):,} examples ({_last_line(error)})"
+        rule = f"{title}: broke off after {answered:,} of {len(inputs):,} examples ({last_line(error)})"
         raise StageFailedError(f"{rule}. Run the command again; labels and student are untouched.") from error
     return [tuple(found[row, draw] for draw in range(len(draws))) for row in range(len(inputs))]
 
@@ -203,9 +203,3 @@ def _answer(decoded: Decoded | None, seconds: float) -> dict[str, Any]:
         nothing = {"text": "", "confidence": 0.0, "prompt_tokens": 0, "output_tokens": 0}
         return {**nothing, "seconds": 0.0, "too_long": True}
     return {**vars(decoded), "seconds": seconds, "too_long": False}
-
-
-def _last_line(error: BaseException) -> str:
-    """The line of a Ray error that says what happened: the last, below the worker's traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

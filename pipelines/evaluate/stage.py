@@ -127,20 +127,21 @@ def compare_with(run: RunConfig, earlier: Earlier) -> None:
 
 def _check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manifest) -> None:
     """Refuse what is of another task, a student of other labels, and one trained otherwise than the run says."""
+    output = Store(run.output)
     for kind, manifest, command in (("labels", labels, "label RUN"), ("student", student, "train RUN")):
         made_for = manifest.details["task"]
         if made_for["name"] not in (task.name, run.task) or made_for["version"] != task.version:
             rule = f"it is for task {made_for['name']} {made_for['version']}, the run's is {task.name} {task.version}"
-            raise UserError(f"{run.output}/{kind}", rule, f"Run `raystill {command} --replace`, or set another output.")
+            raise UserError(output.shown(kind), rule, f"Run `raystill {command} --replace`, or set another output.")
     if student.provenance["labels"]["fingerprint"] != labels.fingerprint:
         rule = "it was trained on other labels than those beside it"
-        raise UserError(f"{run.output}/student", rule, "Run `raystill train RUN --replace`, or set another output.")
+        raise UserError(output.shown("student"), rule, "Run `raystill train RUN --replace`, or set another output.")
     trained_as = StudentConfig.model_validate(student.config["student"]).effective()
     asked = run.student.effective()
     for key in sorted({*trained_as, *asked}):
         if trained_as.get(key) != asked.get(key):
             rule = f"its student.{key} was {trained_as.get(key)}, the run says {asked.get(key)}"
-            raise UserError(f"{run.output}/student", rule, "Run `raystill train RUN --replace`, or correct the run.")
+            raise UserError(output.shown("student"), rule, "Run `raystill train RUN --replace`, or correct the run.")
 
 
 def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, heldout: Heldout) -> dict[str, Any]:

@@ -4,7 +4,7 @@ percent(0.1234)                 -> "12.3%"          percents([0.03, 0.12])      
 points(0.032)                   -> "+3.2"           points_range([-0.012, 0.076])   -> "-1.2 to +7.6"
 number(134515008)               -> "134,515,008"    rounded(134515008)              -> "135M"
 duration(912.0)                 -> "15.2 min"       p_value(0.0004)                 -> "4e-04"
-short("a  long\ntext", 8)       -> "a long …"
+short("a  long\ntext", 8)       -> "a long …"        one_line("a\x1b[2J  b")        -> "a [2J b"
 """
 
 from __future__ import annotations
@@ -83,9 +83,14 @@ def p_value(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
+def one_line(text: str) -> str:
+    """A text on one line, without what cannot be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def short(text: str, limit: int) -> str:
     """A text on one line, without what cannot be printed, cut to `limit` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

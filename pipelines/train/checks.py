@@ -163,7 +163,7 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
             rule = f"{counts.nothing_to_learn:,} labelled examples hold nothing that it learns from, and none is left"
             raise UserError(f"method {settings.method}", rule, _WHERE_TO_GET[settings.method])
         rule = f"no example is left to train on ({counts.validation:,} held out, {counts.too_long:,} too long)"
-        raise UserError(f"{run.output}/labels", rule, "Label more examples, or lower corpus.validation.")
+        raise UserError(Store(run.output).shown("labels"), rule, "Label more examples, or lower corpus.validation.")
     if settings.validation_share and not counts.validation:
         rule = f"of {counts.train:,} examples none is held out"
         raise UserError(f"corpus.validation {settings.validation_share:g}", rule, "Raise it, or set it to 0.")

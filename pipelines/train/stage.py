@@ -28,7 +28,7 @@ from pipelines.artifacts import (
     write_manifest,
 )
 from pipelines.config import RunConfig
-from pipelines.errors import RaystillError, StageFailedError
+from pipelines.errors import RaystillError, StageFailedError, last_line
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
     check_counts,
@@ -153,12 +153,11 @@ def _reason(error: Any) -> str:
     ours = [str(cause) for cause in causes if isinstance(cause, RaystillError)]
     if ours:
         return ours[0].rstrip(".")
-    lines = [line for line in str(causes[0] if causes else error).strip().splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__
+    return last_line(causes[0] if causes else error).rstrip(".")
 
 
 def _how_to_go_on(work: Store) -> str:
-    return f"The same command goes on from the last checkpoint; it lies in {work.uri}."
+    return f"The same command goes on from the last checkpoint; it lies in {work.shown()}."
 
 
 def _manifest(

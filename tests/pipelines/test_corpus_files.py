@@ -96,6 +96,8 @@ def test_the_query_part_stays_at_the_end() -> None:
     assert ancestor("s3://b/f/a.json?region=x", 1) == "s3://b/f?region=x"
     assert ancestor("/a", 1) == "/"
     assert shown("s3://k:s@b/f?region=x") == "s3://b/f?region=x"
+    assert shown("s3://b/f?user=a@b") == "s3://b/f?user=a@b"
+    assert shown("from s3://k:s@b/f, gs://b/g@h and s3://k:s@x:s@b.") == "from s3://b/f, gs://b/g@h and s3://b."
 
 
 def saved(folder: Path, **options: Any) -> str:
