@@ -26,7 +26,8 @@ from pipelines.tasks import Example, Task
 from pipelines.tasks.base import is_unicode
 
 __all__ = ["MAX_ID_CHARACTERS", "MAX_RAW_CHARACTERS", "Heldout", "Row", "Split", "SplitName", "check_columns",
-           "corpus_files", "corpus_splits", "heldout_examples", "heldout_files", "is_validation", "read_split"]  # fmt: skip
+           "corpus_files", "corpus_splits", "has_heldout_files", "heldout_examples", "heldout_files", "is_validation",
+           "read_split"]  # fmt: skip
 
 SplitName = Literal["train", "heldout"]
 MAX_ID_CHARACTERS = 512
@@ -147,6 +148,11 @@ def is_validation(example_id: str, share: float) -> bool:
     """Whether an example of the train corpus is held out for validation: by the hash of its id, whatever else is in the corpus."""
     bucket = int.from_bytes(hashlib.sha256(f"validation:{example_id}".encode()).digest()[:8], "big")
     return bucket < share * 2**64
+
+
+def has_heldout_files(corpus: CorpusConfig) -> bool:
+    """Whether the scored examples are files of their own, whose answers the teacher gives apart, or a share of train."""
+    return corpus.test is not None or isinstance(corpus.validation, str)
 
 
 def heldout_files(corpus: CorpusConfig) -> list[str] | None:

@@ -33,7 +33,7 @@ from pipelines.artifacts import (
 )
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout, heldout_examples
-from pipelines.evaluate.baselines import teacher_answers
+from pipelines.evaluate.baselines import TeacherAnswer, teacher_answers
 from pipelines.evaluate.identity import answers_identity
 from pipelines.evaluate.predict import Source, Trained, Untrained
 from pipelines.evaluate.report import System
@@ -124,6 +124,8 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
     target = Scores.of_cell(run, split, task, labels, examples)
     if done := target.finished():
         return done
+    answers = answers_of_teacher(run, split, Store(labels_at), examples)
+    inputs = student_inputs(run, answers, examples)
     student = train(run, replace=True, labels_at=labels_at)
     details = {
         "training": {key: student.details["training"][key] for key in _REPORTED},
@@ -134,7 +136,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
         "student": student.fingerprint,
     }
     source = Trained(Store(run.output).child("student").uri)
-    manifest = _score(_with_split(run, split), task, examples, source, labels_at, target, details)
+    manifest = _score(run, task, examples, inputs, source, target, details)
     if split == "heldout" and not run.compare.keep_students:
         drop_student(run)
     return manifest
@@ -145,7 +147,7 @@ def drop_student(run: RunConfig) -> None:
     Store(run.output).child("student").clear()
 
 
-def score_untrained(run: RunConfig, labels_at: str, name: str) -> Manifest:
+def score_untrained(run: RunConfig, name: str) -> Manifest:
     """Score the run's student as it is before any training, reading plain inputs, in OUTPUT/compare/untrained/NAME-MARK."""
     task = task_of(run)
     examples = scored(split_of(run, "heldout", task))
@@ -154,7 +156,19 @@ def score_untrained(run: RunConfig, labels_at: str, name: str) -> Manifest:
         return done
     training = run.training
     source = Untrained(run.student, training.seed, training.max_input_tokens, training.max_target_tokens)
-    return _score(run, task, examples, source, labels_at, target, {})
+    return _score(run, task, examples, [example.input for example in examples], source, target, {})
+
+
+def answers_of_teacher(
+    run: RunConfig, split: Split, labels: Store, examples: Sequence[Example]
+) -> dict[str, TeacherAnswer]:
+    """The teacher's answers to the examples of a split, by id.
+
+    A validation file beside a test set is never labelled. Its ids may be those of other rows, whose answers are none to it.
+    """
+    if split == "validation" and isinstance(run.corpus.validation, str):
+        return {}
+    return teacher_answers(labels, _with_split(run, split).corpus, [example.id for example in examples])
 
 
 def _with_split(run: RunConfig, split: Split) -> RunConfig:
@@ -165,11 +179,10 @@ def _with_split(run: RunConfig, split: Split) -> RunConfig:
 
 
 def _score(
-    run: RunConfig, task: Task, examples: Sequence[Example], source: Source, labels_at: str, target: Scores,
+    run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str], source: Source, target: Scores,
     details: dict[str, Any],
 ) -> Manifest:  # fmt: skip
-    answers = teacher_answers(Store(labels_at), run.corpus, [example.id for example in examples])
-    system = student_system("student", source, run, task, examples, student_inputs(run, answers, examples))
+    system = student_system("student", source, run, task, examples, inputs)
     target.store.write("predictions.parquet", _predictions(examples, system))
     row = system.row()
     manifest = manifest_of(

@@ -43,7 +43,7 @@ from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
 from pipelines.decode import check_model
 from pipelines.errors import StageFailedError, UserError
-from pipelines.methods import Method
+from pipelines.methods import NEEDS_A_TEACHER, Method
 from pipelines.progress import Progress
 from pipelines.tasks import Example, Task
 from pipelines.train.stage import check_train
@@ -64,6 +64,13 @@ def check_compare(run: RunConfig) -> None:
         raise UserError("compare.search", rule, "Give corpus.test, or set trials: 1.")
     if run.compare.search.trials > 1 and not run.corpus.validation:
         raise UserError("compare.search", "there is no validation split to choose on", "Set corpus.validation.")
+    if (
+        run.compare.search.trials > 1
+        and isinstance(run.corpus.validation, str)
+        and NEEDS_A_TEACHER in run.compare.methods
+    ):
+        rule = "it reads the teacher's rationales, and settings are chosen on a file that the teacher does not answer"
+        raise UserError(f"compare.methods {NEEDS_A_TEACHER}", rule, "Set corpus.validation to a share, or trials: 1.")
 
 
 def compare(run: RunConfig) -> Manifest:
@@ -176,7 +183,7 @@ class _Comparison:
             if self.run.student.init.vocabulary is not None:
                 continue
             plain = self.run.model_copy(update={"student": self.run.student.with_method("task-distillation", model)})
-            self.found.untrained[model] = scoring.score_untrained(plain, self.labels_at, grid.student_name(model))
+            self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model))
 
     def _run(self, jobs: Sequence[Job], title: str) -> Mapping[Cell, str]:
         """Run what is not finished. Returns the cells that failed, and why."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pipelines.artifacts import Store
 from pipelines.config import CorpusConfig
-from pipelines.corpus import is_validation
+from pipelines.corpus import has_heldout_files, is_validation
 from pipelines.tasks import Task
 
 
@@ -42,10 +42,10 @@ class TeacherAnswer:
 def teacher_answers(labels: Store, corpus: CorpusConfig, ids: Collection[str]) -> dict[str, TeacherAnswer]:
     """The teacher's answer to each held-out example that it answered.
 
-    The test set's answers are kept unfiltered beside the labels; those of validation rows are among the labels, so that
-    what a filter rejected has none.
+    Answers to files of held-out examples (a test set, a validation file) are kept unfiltered beside the labels; those of a
+    validation split that is a share of train are among the labels, so that what a filter rejected has none.
     """
-    folder = "heldout/data" if corpus.test is not None else "data"
+    folder = "heldout/data" if has_heldout_files(corpus) else "data"
     wanted = set(ids)
     rows = _rows(labels, folder, ["id", "label", "rationale"])
     return {row["id"]: TeacherAnswer(row["label"], row["rationale"]) for row in rows if row["id"] in wanted}

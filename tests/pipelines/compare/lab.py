@@ -39,6 +39,7 @@ class Lab:
         write_corpus(folder / "train.jsonl", rows)
         heldout = [{"id": f"h{i}", "input": f"another question {i}", "label": "3"} for i in range(NUM_HELDOUT)]
         write_corpus(folder / "test.jsonl", heldout)
+        self.corpus = {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")}
         self.label(rows, heldout)
         monkeypatch.setattr(cells, "train", self._train)
         monkeypatch.setattr(cells, "student_system", self._answer)

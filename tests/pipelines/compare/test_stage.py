@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST
+from pipelines.artifacts import MANIFEST, Store
+from pipelines.compare.cells import answers_of_teacher, split_of, task_of
+from pipelines.errors import UserError
 from pipelines.tasks import task_spec
 from tests.pipelines.compare.lab import Lab
+from tests.pipelines.evaluate.made import write_corpus
 
+SEARCH = {"trials": 2, "learning_rate": [1e-4, 1e-2]}
 SCORES = "cells/*/heldout-*/manifest.json"
 
 
@@ -75,6 +79,31 @@ def test_what_changes_no_answer_scores_nothing_anew(lab: Lab, evaluation: dict[s
     made = lab.compare(evaluation={"max_new_tokens": 12})
     assert lab.compare(evaluation={"max_new_tokens": 12, **evaluation}).fingerprint == made.fingerprint
     assert trained(lab) == []
+
+
+def test_a_validation_file_beside_a_test_set_has_no_answers_of_the_teacher(lab: Lab, tmp_path: Path) -> None:
+    # It numbers its rows as the test set does, whose answers are no rationales for it.
+    write_corpus(tmp_path / "v.jsonl", [{"id": f"h{i}", "input": f"to choose {i}", "label": "3"} for i in range(4)])
+    run = lab.run(corpus={**lab.corpus, "validation": str(tmp_path / "v.jsonl")})
+    labels = Store(run.output).child("labels")
+    found = {split: split_of(run, split, task_of(run)).examples for split in ("heldout", "validation")}
+    assert len(answers_of_teacher(run, "heldout", labels, found["heldout"])) == 20
+    assert answers_of_teacher(run, "validation", labels, found["validation"]) == {}
+    share = lab.run(corpus={**lab.corpus, "validation": 0.5})
+    examples = split_of(share, "validation", task_of(share)).examples
+    assert answers_of_teacher(share, "validation", labels, examples).keys() == {example.id for example in examples}
+
+
+def test_what_reads_rationales_is_not_chosen_on_a_file_that_has_none(lab: Lab, tmp_path: Path) -> None:
+    compare = {"methods": ["finetune", "rationale-as-input"], "search": SEARCH}
+    write_corpus(tmp_path / "v.jsonl", [{"id": "v", "input": "to choose", "label": "3"}])
+    file = {**lab.corpus, "validation": str(tmp_path / "v.jsonl")}
+    with pytest.raises(
+        UserError, match=r"compare\.methods rationale-as-input: .*on a file that the teacher does not answer"
+    ):
+        lab.compare(corpus=file, compare=compare)
+    lab.compare(corpus=file, compare={**compare, "methods": ["finetune"]})
+    lab.compare(corpus={**lab.corpus, "validation": 0.5}, compare=compare)
 
 
 @pytest.mark.parametrize("what", ["version", "options", "format"])

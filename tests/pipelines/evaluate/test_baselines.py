@@ -25,6 +25,12 @@ def test_teacher_answers_the_test_set_from_heldout(tmp_path: Path) -> None:
     assert labels_of(TESTED, tmp_path, "h1", "h3") == {"h1": "2 + 2"}
 
 
+def test_teacher_answers_a_validation_file_from_heldout(tmp_path: Path) -> None:
+    # Both files number their rows: the training row `1` says nothing of the held-out one.
+    write_labels(tmp_path, [label_row("1", "1 + 1"), label_row("2", "5")], [label_row("1", "7")])
+    assert labels_of(CorpusConfig(train="t.jsonl", validation="v.jsonl"), tmp_path, "1", "2") == {"1": "7"}
+
+
 def test_teacher_answers_validation_rows_from_the_labels(tmp_path: Path) -> None:
     write_labels(tmp_path, [label_row("a", "1 + 1"), label_row("b", "5"), label_row("c", "6")])
     found = labels_of(CorpusConfig(train="t.jsonl"), tmp_path, "c", "a")
