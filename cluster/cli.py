@@ -210,6 +210,30 @@ def serve(
     serve_until_signal(students, run_file, overrides, as_json=as_json, verbose=verbose)
 
 
+@main.command()
+@click.argument("name", metavar="NAME")
+@click.option("--file", metavar="FILE", help="The key file to add it to; without one, the line for it is printed.")
+@click.option(
+    "--requests-per-minute",
+    metavar="N",
+    type=click.IntRange(1, 9_999_999),
+    help="The key's own limit; without one, that of the run file's serving.keys.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the key as one JSON object on stdout.")
+def key(name: str, file: str | None, requests_per_minute: int | None, as_json: bool) -> None:
+    """A new key for the endpoint, printed once: the file that `serving.keys.file` names holds its hash only.
+
+    An endpoint that runs takes the key within about a second. To revoke it, remove its line from the file.
+
+    \b
+    Example:
+      raystill key shop --file keys.txt --requests-per-minute 600
+    """
+    from cluster.keys import make_key
+
+    make_key(name, file, requests_per_minute, as_json=as_json)
+
+
 def _run_stages(
     run_file: str, stages: tuple[Any, ...], *, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool,
     baseline: str | None = None,

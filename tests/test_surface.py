@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": {"RUN", "--baseline", "--replace", "--set", "--json", "--verbose"},
     "run": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "compare": {"RUN", "--set", "--json", "--verbose"},
+    "key": {"NAME", "--file", "--requests-per-minute", "--json"},
     "serve": {"STUDENT...", "--run", "--set", "--json", "--verbose"},
 }
 
