@@ -59,6 +59,9 @@ def check_compare(run: RunConfig) -> None:
         raise UserError("compare.students", rule, "Rename a folder.")
     for model in grid.students_of(run):
         check_model(model, "compare.students")
+    if run.training.validate_every_steps is not None and run.corpus.test is None:
+        rule = "weights are chosen on the validation split, which would be scored too: what won there looks better than it is"
+        raise UserError("training.validate_every_steps", rule, "Give corpus.test, or remove it.")
     if run.compare.search.trials > 1 and run.corpus.test is None:
         rule = "settings are chosen on the validation split, which would be scored too: what won there looks better than it is"
         raise UserError("compare.search", rule, "Give corpus.test, or set trials: 1.")

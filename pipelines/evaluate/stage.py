@@ -169,9 +169,8 @@ def _measure(
     trained_system = student_system("student", Trained(student_at), run, task, examples, inputs)
     written = student_rationales(Trained(student_at), run, examples, inputs, trained_system)
     rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
-    if run.student.method == NEEDS_A_TEACHER and rationale and rationale["states_gold"]:
-        note = f"it reads rationales that state the gold label in {100 * rationale['states_gold']:.1f}%, which helps its accuracy"
-        trained_system = dataclasses.replace(trained_system, note=note)
+    notes = _student_notes(run, student, rationale)
+    trained_system = dataclasses.replace(trained_system, note="; ".join(notes))
     limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
     own_tokenizer = student_at if run.student.init.vocabulary is not None else None
     untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
@@ -181,6 +180,17 @@ def _measure(
         majority_system(task, majority, examples),
     ]
     return [trained_system, *others], rationale
+
+
+def _student_notes(run: RunConfig, student: Manifest, rationale: Mapping[str, Any] | None) -> list[str]:
+    """What flatters the student's accuracy."""
+    notes = []
+    if student.config["training"]["validate_every_steps"] is not None and run.corpus.test is None:
+        notes.append("its weights were chosen by their loss on these very examples, which helps its accuracy")
+    if run.student.method == NEEDS_A_TEACHER and rationale and rationale["states_gold"]:
+        stated = f"rationales that state the gold label in {100 * rationale['states_gold']:.1f}%"
+        notes.append(f"it reads {stated}, which helps its accuracy")
+    return notes
 
 
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:

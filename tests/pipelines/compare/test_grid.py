@@ -122,6 +122,14 @@ def test_a_search_needs_a_test_set(tmp_path: Path) -> None:
         check_compare(run_with(tmp_path, search=SEARCH))
 
 
+def test_weights_are_not_chosen_on_what_is_scored(tmp_path: Path) -> None:
+    training = {"validate_every_steps": 5, "patience": 2}
+    run = make_run(tmp_path, "some/model", training=training)
+    with pytest.raises(UserError, match=r"training\.validate_every_steps: weights are chosen .*Give corpus\.test"):
+        check_compare(run)
+    check_compare(make_run(tmp_path, "some/model", training=training, corpus={"test": "t.jsonl"}))
+
+
 def test_students_that_the_report_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="last part of their names"):
         check_compare(run_with(tmp_path, students=["a/same", "b/same"]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pipelines.artifacts import MANIFEST, Store, manifest_of, require_manifest, 
 from pipelines.config import RunConfig
 from pipelines.corpus import heldout_examples
 from pipelines.errors import UserError
+from pipelines.evaluate import report, stage
+from pipelines.evaluate.report import System
 from pipelines.evaluate.stage import _identity, evaluate
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.evaluate.made import TASK, label_row, make_run, write_corpus, write_labels, write_student_manifest
@@ -26,6 +29,44 @@ def _prepared(folder: Path, rows: list[dict[str, Any]] = ROWS, **details: Any) -
     labels = write_labels(folder / "out" / "labels", [label_row("a", "3", "3"), label_row("b", "4", "4")])
     write_student_manifest(folder / "out" / "student", run, labels, **details)
     return run
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Students answer `3` to everything, without Ray. The inputs that the last of them read."""
+    read: list[str] = []
+
+    def answer(name: str, source: Any, run: Any, task: Any, examples: Any, inputs: Sequence[str]) -> System:
+        read[:] = inputs
+        labels = ("3",) * len(inputs)
+        right = tuple(task.same("3", example.gold, example) for example in examples)
+        return System(name, labels, right, texts=labels, confidences=(0.5,) * len(labels), seconds=1.0, answering_s=0.5,
+                      prompt_tokens=9, output_tokens=2)  # fmt: skip
+
+    monkeypatch.setattr(stage, "student_system", answer)
+    monkeypatch.setattr(stage, "student_rationales", lambda *_: [])
+    return read
+
+
+def _note(run: RunConfig) -> str:
+    """What the finished report says of its student."""
+    return str(report.load(Store(run.output).child("report"))["systems"][0]["note"])
+
+
+def test_weights_that_were_chosen_on_what_is_scored_are_told_of(tmp_path: Path, answers: list[str]) -> None:
+    write_corpus(tmp_path / "train.jsonl", [{"id": f"t{i}", "input": f"n {i}", "label": "3"} for i in range(40)])
+    write_corpus(tmp_path / "test.jsonl", ROWS)
+    labels = write_labels(tmp_path / "out" / "labels", [label_row(f"t{i}", "3", "3") for i in range(40)])
+    chosen = {"training": {"validate_every_steps": 5}}
+    for corpus, training, told in (
+        ({"train": str(tmp_path / "train.jsonl"), "validation": 0.5}, chosen, True),
+        ({"train": str(tmp_path / "train.jsonl"), "validation": 0.5}, {}, False),
+        ({"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")}, chosen, False),
+    ):
+        run = make_run(tmp_path, corpus=corpus, **training)
+        write_student_manifest(tmp_path / "out" / "student", run, labels, told=[told, corpus])
+        evaluate(run)
+        assert ("its weights were chosen by their loss on these very examples" in _note(run)) == told
 
 
 def test_without_a_student_the_command_is_named(tmp_path: Path) -> None:
