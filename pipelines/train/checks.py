@@ -22,8 +22,8 @@ from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import TokenCounts
 from pipelines.train.validation import WITHOUT_TEACHER, validation_identity
 
-FORMAT = 2
-"""Bumped when this stage makes another student from the same input."""
+FORMAT = 3
+"""Bumped when this stage makes another student from the same input. 3: a tokenizer of its own knows the training rows alone."""
 
 _WITHOUT_EFFECT = {
     "workers",

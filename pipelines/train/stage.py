@@ -81,7 +81,7 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
     tokenizer, vocabulary = None, run.student.init.vocabulary
     if vocabulary is not None:
         tokenizer = work.child("tokenizer")
-        train_tokenizer(labels_store, settings.model, vocabulary, settings.validation_share, tokenizer)
+        train_tokenizer(labels_store, settings, vocabulary, tokenizer)
         settings = dataclasses.replace(settings, tokenizer=tokenizer.uri)
     counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
     check_counts(counts, run, settings)

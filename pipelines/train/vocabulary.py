@@ -16,6 +16,7 @@ from pipelines.artifacts import Store
 from pipelines.corpus import is_validation
 from pipelines.errors import UserError
 from pipelines.student_init import student_tokenizer
+from pipelines.train.sequences import TokenSettings, in_fraction
 
 _DONE = "done.json"
 _ROWS = 4096
@@ -23,14 +24,15 @@ _COLUMNS = ("id", "input", "gold", "label", "rationale")
 _PREFIXES = ("[label] ", "[rationale] ")
 
 
-def train_tokenizer(labels: Store, model: str, size: int, validation_share: float, target: Store) -> None:
-    """Train a tokenizer with at most `size` entries on all texts that are trained on; what an earlier run has made stays.
+def train_tokenizer(labels: Store, settings: TokenSettings, size: int, target: Store) -> None:
+    """Train a tokenizer with at most `size` entries on the texts that are trained on; what an earlier run has made stays.
 
     Raises:
         UserError: the model's tokenizer is of a kind that cannot be trained (ByT5's bytes), or `size` is too small.
     """
     if target.exists(_DONE):
         return
+    model = settings.model
     like = student_tokenizer(model)
     if not like.is_fast:
         rule = f"the tokenizer of {model} is of a kind that cannot be trained anew ({type(like).__name__})"
@@ -38,7 +40,7 @@ def train_tokenizer(labels: Store, model: str, size: int, validation_share: floa
             f"student.init.vocabulary {size}", rule, "Remove it, or give a model with a BPE or Unigram tokenizer."
         )
     try:
-        tokenizer = like.train_new_from_iterator(_texts(labels, validation_share), vocab_size=size)
+        tokenizer = like.train_new_from_iterator(_texts(labels, settings), vocab_size=size)
         needed = len(tokenizer)
     except Exception as error:  # what the Rust library raises has no type of its own
         raise UserError(
@@ -53,15 +55,17 @@ def train_tokenizer(labels: Store, model: str, size: int, validation_share: floa
     target.write(_DONE, json.dumps({"entries": len(tokenizer)}).encode())
 
 
-def _texts(labels: Store, validation_share: float) -> Iterator[list[str]]:
+def _texts(labels: Store, settings: TokenSettings) -> Iterator[list[str]]:
     for name in labels.files("data", ".parquet"):
         with labels.fs.open_input_file(labels.path(name)) as file:
             for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=list(_COLUMNS)):
-                yield [text for row in batch.to_pylist() for text in _texts_of(row, validation_share)]
+                yield [text for row in batch.to_pylist() for text in _texts_of(row, settings)]
 
 
-def _texts_of(row: dict[str, Any], validation_share: float) -> list[str]:
-    if validation_share > 0 and is_validation(row["id"], validation_share):
+def _texts_of(row: dict[str, Any], settings: TokenSettings) -> list[str]:
+    """None of a row that is held out, or outside the share of the rows that is used."""
+    held_out = is_validation(row["id"], settings.validation_share)
+    if held_out or not in_fraction(row["id"], settings.fraction, settings.seed):
         return []
     found = [*(prefix + row["input"] + "\n" for prefix in _PREFIXES), row["gold"], row["label"], row["rationale"]]
     return [text for text in found if text]
