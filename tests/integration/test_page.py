@@ -1,0 +1,592 @@
+"""The page at `/` in a real browser, before a small server that answers from a table."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from serving.page import CONTENT_SECURITY_POLICY, page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "</p><img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>'\"`$(id)`\u202e"
+KEY = "rs-0123456789abcdef"
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is in PATH"),
+]
+
+
+def model(
+    name: str = "svamp", task: str = "arithmetic", fields: str | None = "input", **changed: Any
+) -> dict[str, Any]:
+    """A model as /v1/models lists it. `fields`: names, a list of texts with `*`, an optional one with `?`."""
+    named = [
+        {"name": one.strip("*?"), "required": "?" not in one, "list": "*" in one} for one in (fields or "").split()
+    ]
+    teacher = {"engine": "vllm", "model": "Qwen/Qwen3-8B"}
+    labels = {"fingerprint": "b" * 64, "prompt_version": "arithmetic/2/0123456789ab", "teacher": teacher}
+    return {
+        "id": name, "object": "model", "created": 1_700_000_000, "owned_by": "raystill", "task": task, "method": "step-by-step",
+        "family": "encoder-decoder", "parameters": 247_577_856, "max_input_tokens": 1024, "fingerprint": "9f" * 32, "rationale": True,
+        "fields": named, "engine": "ctranslate2", "provenance": {"labels": labels}, **changed,
+    }  # fmt: skip
+
+
+def predicted(label: str = "9 - 4", **more: Any) -> dict[str, Any]:
+    said = {
+        "label": label,
+        "value": "5",
+        "confidence": 0.9312,
+        "rationale": "Anne gives away 4 of 9, so 9 - 4 are left.",
+        **more,
+    }
+    usage = {"prompt_tokens": 61, "completion_tokens": 34, "total_tokens": 95}
+    return {"model": "svamp", "predictions": [said], "usage": usage}
+
+
+def problem(status: int, code: str, message: str, **headers: str) -> Response:
+    error = {"message": message, "type": "made", "param": None, "code": code}
+    return JSONResponse({"error": error}, status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+@dataclass
+class StandIn:
+    """The server. Tests set what it answers and read what it was asked."""
+
+    url: str = ""
+    models: list[dict[str, Any]] = field(default_factory=lambda: [model()])
+    answer: Any = None
+    """A body, or a whole response; None: predicted()."""
+    listing: Response | None = None
+    key: str | None = None
+    delay_s: float = 0.0
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def app(self) -> Starlette:
+        async def home(request: Request) -> Response:
+            return HTMLResponse(page(), headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
+        async def listed(request: Request) -> Response:
+            return self._refusal(request) or self.listing or JSONResponse({"object": "list", "data": self.models})
+
+        async def predict(request: Request) -> Response:
+            refusal = self._refusal(request)
+            if refusal:
+                return refusal
+            self.asked.append(await request.json())
+            await asyncio.sleep(self.delay_s)
+            answer = predicted() if self.answer is None else self.answer
+            response = answer if isinstance(answer, Response) else JSONResponse(answer)
+            response.headers["x-request-id"] = "req-77"
+            return response
+
+        return Starlette(routes=[
+            Route("/", home), Route("/v1/models", listed), Route("/v1/predict", predict, methods=["POST"]),
+        ])  # fmt: skip
+
+    def _refusal(self, request: Request) -> Response | None:
+        if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
+            return None
+        return problem(401, "invalid_key", "no valid key", x_request_id="req-12")
+
+
+class Chromium:
+    """One headless browser, spoken to in its own protocol over two pipes."""
+
+    def __init__(self, profile: Path) -> None:
+        (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
+        command = [
+            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={profile}",
+            "--remote-debugging-pipe", "--remote-debugging-io-pipes", "about:blank",
+        ]  # fmt: skip
+        # The browser reads orders from its file 3 and writes to its file 4.
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "-", *command]
+        self._process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._ids, self._read = itertools.count(1), b""
+        self.events: list[dict[str, Any]] = []
+
+    def order(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        """What the browser answers; events that come meanwhile are kept."""
+        number = next(self._ids)
+        order = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
+        os.write(self._out, json.dumps(order).encode() + b"\0")
+        while True:
+            told = self._next()
+            if told.get("id") == number:
+                assert "error" not in told, f"{method}: {told['error']}"
+                return dict(told["result"])
+            self.events.append(told)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._read:
+            assert select.select([self._in], [], [], 60)[0], "the browser says nothing"
+            came = os.read(self._in, 1 << 20)
+            assert came, "the browser has ended"
+            self._read += came
+        one, _, self._read = self._read.partition(b"\0")
+        return dict(json.loads(one))
+
+    def close(self) -> None:
+        with contextlib.suppress(AssertionError):
+            self.order("Browser.close")
+        self._process.wait(timeout=30)
+        os.close(self._in)
+        os.close(self._out)
+
+
+class Tab:
+    """A tab with storage of its own."""
+
+    def __init__(self, browser: Chromium, url: str, width: int = 900) -> None:
+        self._browser, self._url = browser, url
+        self._context = browser.order("Target.createBrowserContext")["browserContextId"]
+        target = browser.order("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
+        self._session = browser.order("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.order(f"{domain}.enable")
+        self.order(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.open()
+
+    def order(self, method: str, **params: Any) -> dict[str, Any]:
+        return self._browser.order(method, self._session, **params)
+
+    def open(self) -> None:
+        self.order("Page.navigate", url=self._url)
+        self.until(
+            "document.readyState === 'complete' && document.getElementById('headline').textContent.indexOf('Looking') < 0"
+        )
+
+    def js(self, code: str) -> Any:
+        result = self.order(
+            "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True
+        )
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, code: str, timeout_s: float = 20.0) -> None:
+        end = time.monotonic() + timeout_s
+        while not self.js(f"Boolean({code})"):
+            assert time.monotonic() < end, f"never true: {code}; the page says: {self.js('document.body.innerText')}"
+            time.sleep(0.03)
+
+    def text(self, name: str) -> str:
+        """What is seen of an element."""
+        return str(self.js(f"document.getElementById({json.dumps(name)}).innerText"))
+
+    def seen(self, name: str) -> bool:
+        return bool(self.js(f"document.getElementById({json.dumps(name)}).getClientRects().length > 0"))
+
+    def focus(self) -> str:
+        return str(self.js("document.activeElement.id"))
+
+    def click(self, name: str) -> None:
+        self.js(f"(one => {{ one.focus(); one.click(); }})(document.getElementById({json.dumps(name)}))")
+
+    def write(self, name: str, text: str) -> None:
+        self.js(f"(one => {{ one.focus(); one.select(); }})(document.getElementById({json.dumps(name)}))")
+        self.order("Input.insertText", text=text)
+
+    def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        for kind in ("rawKeyDown", "keyUp"):
+            self.order(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
+            )
+
+    def ask(self) -> None:
+        """With Ctrl and Enter, from the first field."""
+        self.js("document.querySelector('#fields textarea').focus()")
+        self.press("Enter", 13, modifiers=2)
+
+    def answered(self) -> None:
+        self.until("['result', 'problem'].some(id => !document.getElementById(id).hidden)")
+
+    def picture(self, file: Path) -> None:
+        told = self.order("Page.captureScreenshot", captureBeyondViewport=True)
+        file.write_bytes(base64.b64decode(told["data"]))
+
+    def events(self, method: str) -> list[dict[str, Any]]:
+        self.order("Runtime.evaluate", expression="0")
+        return [
+            e["params"] for e in self._browser.events if e.get("sessionId") == self._session and e["method"] == method
+        ]
+
+    def complaints(self) -> list[str]:
+        """Of the console, but for answers that are errors."""
+        entries = [one["entry"] for one in self.events("Log.entryAdded")]
+        said = [e["text"] for e in entries if e["level"] in ("warning", "error") and e["source"] != "network"]
+        return said + [
+            str(one) for one in self.events("Runtime.exceptionThrown") + self.events("Runtime.consoleAPICalled")
+        ]
+
+    def requested(self) -> set[str]:
+        return {one["request"]["url"] for one in self.events("Network.requestWillBeSent")}
+
+    def close(self) -> None:
+        self._browser.order("Target.disposeBrowserContext", browserContextId=self._context)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    started = Chromium(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    made = StandIn()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        running = uvicorn.Server(uvicorn.Config(made.app(), log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield made
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def tab(browser: Chromium, server: StandIn) -> Iterator[Tab]:
+    """A tab at the page; each test ends without a complaint, and with nothing asked elsewhere."""
+    opened = Tab(browser, server.url)
+    yield opened
+    assert opened.complaints() == []
+    assert {url for url in opened.requested() if not url.startswith((server.url, "data:,"))} == set()
+    opened.close()
+
+
+def test_a_question_is_answered(tab: Tab, server: StandIn) -> None:
+    assert (
+        tab.text("headline") == "svamp: a student of 248 million parameters for arithmetic, trained with step-by-step."
+    )
+    assert not any(map(tab.seen, ("models", "keyform", "keyused", "problem", "result", "why")))
+    tab.click("example")
+    tab.ask()
+    tab.answered()
+    assert server.asked == [
+        {"model": "svamp", "inputs": [{"input": tab.js("document.getElementById('field-0').value")}], "rationale": True}
+    ]
+    assert tab.focus() == "result-title"
+    assert (tab.text("label"), tab.text("confidence"), tab.text("tokens")) == ("9 - 4 = 5", "93.1%", "61 in, 34 out")
+    assert tab.text("said") == "Anne gives away 4 of 9, so 9 - 4 are left."
+    assert tab.text("time").endswith(" ms")
+    assert tab.js("document.getElementById('live').textContent") == "Answer: 9 - 4 = 5. Confidence 93.1%."
+    tab.until(
+        "Math.abs(document.querySelector('#bar > span').offsetWidth / document.getElementById('bar').clientWidth - 0.93) < 0.02"
+    )
+    about = tab.js("document.getElementById('about').textContent")
+    for told in (
+        "247,577,856",
+        "Qwen/Qwen3-8B, through vllm",
+        "arithmetic/2/0123456789ab",
+        "9f" * 32,
+        "14 November 2023",
+        "encoder-decoder",
+    ):
+        assert told in about
+
+
+@pytest.mark.parametrize(("task", "fields"), [
+    ("arithmetic", "input"), ("multiple-choice", "question choices*"), ("nli", "premise hypothesis"), ("grade-school-math", "question"),
+    ("classification", "message"),
+])  # fmt: skip
+def test_each_built_in_task_has_its_fields_and_an_example(
+    browser: Chromium, server: StandIn, task: str, fields: str
+) -> None:
+    server.models = [model(task=task, fields=fields)]
+    tab = Tab(browser, server.url)
+    tab.click("example")
+    tab.ask()
+    tab.answered()
+    (sent,) = server.asked[0]["inputs"]
+    assert [*sent] == fields.replace("*", "").split()
+    assert all(sent.values())
+    assert {name for name, value in sent.items() if isinstance(value, list)} == {
+        one[:-1] for one in fields.split() if one.endswith("*")
+    }
+    tab.close()
+
+
+def test_another_student_has_other_fields_and_no_rationale(browser: Chromium, server: StandIn) -> None:
+    server.models = [
+        model(),
+        model("mine", "tasks/mine.py", "input notes? parts*", method="finetune", rationale=False, parameters=None),
+    ]
+    tab = Tab(browser, server.url)
+    tab.write("field-0", "kept")
+    tab.js(
+        "(one => { one.value = '1'; one.dispatchEvent(new Event('change', { bubbles: true })); })(document.getElementById('model'))"
+    )
+    assert tab.text("headline") == "mine: a student for tasks/mine.py, trained with finetune."
+    assert tab.js("document.getElementById('rationale').disabled")
+    assert tab.text("why") == "mine was trained with finetune, which teaches no rationales."
+    assert not tab.seen("example")
+    tab.ask()
+    assert tab.focus() == "field-2"
+    assert tab.text("field-2-wrong") == "Write one or more lines here."
+    tab.write("field-2", " one \n\n two\n")
+    assert not tab.seen("field-2-wrong")
+    tab.click("go")
+    tab.answered()
+    assert server.asked == [
+        {"model": "mine", "inputs": [{"input": "kept", "parts": ["one", "two"]}], "rationale": False}
+    ]
+    assert not tab.seen("reasons")
+    tab.js(
+        "(one => { one.value = '0'; one.dispatchEvent(new Event('change', { bubbles: true })); })(document.getElementById('model'))"
+    )
+    assert tab.js("[document.getElementById('rationale').checked, document.getElementById('rationale').disabled]") == [
+        True,
+        False,
+    ]
+    tab.close()
+
+
+def test_hostile_texts_stay_texts(browser: Chromium, server: StandIn) -> None:
+    labels = {"fingerprint": HOSTILE, "prompt_version": [HOSTILE], "teacher": {"engine": HOSTILE, "model": HOSTILE}}
+    server.models = [
+        model(HOSTILE, HOSTILE, None, method=HOSTILE, family=HOSTILE, fingerprint=HOSTILE, engine=HOSTILE, created=HOSTILE,
+              parameters=HOSTILE, rationale=False, provenance={"labels": labels}), model(),
+    ]  # fmt: skip
+    server.models[0]["fields"] = [
+        {"name": name, "required": True, "list": name == HOSTILE} for name in (HOSTILE, "__proto__")
+    ]
+    server.answer = {
+        "model": HOSTILE,
+        "usage": None,
+        "predictions": [{"label": HOSTILE, "value": HOSTILE + "2", "confidence": 7}],
+    }
+    tab = Tab(browser, server.url)
+    shape = "JSON.stringify([document.images.length, document.scripts.length, document.title])"
+    for name in ("field-0", "field-1"):
+        tab.write(name, HOSTILE)
+    tab.ask()
+    tab.answered()
+    assert tab.js("document.getElementById('label').textContent") == f"{HOSTILE} = {HOSTILE}2"
+    assert [*server.asked[0]["inputs"][0]] == [HOSTILE, "__proto__"]
+    server.answer = problem(422, HOSTILE, HOSTILE)
+    tab.ask()
+    tab.until("!document.getElementById('problem').hidden")
+    assert tab.js("document.getElementById('problem-said').textContent") == HOSTILE
+    assert tab.js(shape) == '[0,1,"Try the student - Raystill"]'
+    assert tab.complaints() == []
+    tab.close()
+
+
+def test_markup_is_refused_by_the_policy(browser: Chromium, server: StandIn) -> None:
+    tab = Tab(browser, server.url)
+    assert tab.js("try { document.body.innerHTML = '<img src=x>'; 'let in' } catch (e) { e.name }") == "TypeError"
+    tab.js(
+        "document.body.append(Object.assign(document.createElement('img'), { src: 'http://raystill.invalid/x.png' }))"
+    )
+    tab.until("document.querySelector('img').complete")
+    assert any("Content Security Policy" in said for said in tab.complaints())
+    assert [one.get("blockedReason") for one in tab.events("Network.loadingFailed")] == ["csp"]
+    tab.close()
+
+
+def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, server: StandIn) -> None:
+    server.key = KEY
+    tab = Tab(browser, server.url)
+    assert tab.focus() == "key"
+    assert not tab.seen("ask")
+    for given, title in (
+        ("", "The key is empty"),
+        ("two words", "This can be no key"),
+        ("wrong", "The endpoint does not take this key"),
+    ):
+        tab.write("key", given)
+        tab.js("document.querySelector('#keyform button').click()")
+        tab.until(f"document.getElementById('keytitle').textContent === {json.dumps(title)}")
+        assert tab.focus() == "key"
+    assert tab.text("keytrace") == "HTTP 401, invalid_key, request req-12"
+    for remember in (False, True):
+        tab.js(f"document.getElementById('remember').checked = {json.dumps(remember)}")
+        tab.write("key", KEY)
+        tab.js("document.querySelector('#keyform button').click()")
+        tab.until("!document.getElementById('ask').hidden")
+        assert tab.focus() == "field-0"
+        assert '-H "Authorization: Bearer $RAYSTILL_KEY"' in tab.text("curl")
+        tab.open()
+        assert tab.seen("ask") is remember
+    assert KEY not in tab.js(
+        "location.href + document.documentElement.outerHTML + JSON.stringify(localStorage) + document.cookie"
+    )
+    tab.click("example")
+    server.key = "another"
+    tab.ask()
+    tab.until("!document.getElementById('keyform').hidden")
+    assert (tab.focus(), tab.text("keytitle")) == ("key", "The endpoint does not take this key")
+    tab.write("key", "another")
+    tab.js("document.querySelector('#keyform button').click()")
+    tab.until("document.getElementById('keyform').hidden")
+    tab.click("go")
+    tab.answered()
+    assert tab.text("label") == "9 - 4 = 5"
+    tab.click("keychange")
+    assert (tab.focus(), tab.text("keytitle")) == ("key", "Another key")
+    tab.js("document.querySelector('#keyform button').click()")
+    tab.until("document.getElementById('keyform').hidden && !document.getElementById('keyused').hidden")
+    tab.click("keyforget")
+    tab.until("!document.getElementById('keyform').hidden")
+    assert tab.js("sessionStorage.length") == 0
+    assert not any(KEY in url for url in tab.requested())
+    tab.close()
+
+
+@pytest.mark.parametrize(("answer", "title", "said", "when"), [
+    (problem(422, "invalid_field", "inputs[0]: field `input` is bad"), "The student cannot take this question", "field `input` is bad", ""),
+    (problem(503, "model_away", "svamp is away", retry_after="5"), "The student is not ready", "is away", "Try again in 5 seconds, at "),
+    (problem(429, "limit", "60 only", retry_after="600"), "Too many questions with this key", "60 only", "Try again in 10 minutes, at "),
+    (problem(404, "model_not_found", "there is no model of that name"), "This student is not here any more", "no model", ""),
+    (Response("<h1>Bad gateway</h1>", 502, media_type="text/html"), "The student did not answer in time", "", ""),
+    (Response("<h1>Hello</h1>", media_type="text/html"), "What came back cannot be read", "", ""),
+    (JSONResponse({"error": "text"}, 500), "The endpoint failed", "", ""),
+])  # fmt: skip
+def test_what_goes_wrong_is_said_in_words(
+    tab: Tab, server: StandIn, answer: Response, title: str, said: str, when: str
+) -> None:
+    tab.click("example")
+    server.answer = answer
+    tab.ask()
+    tab.answered()
+    assert (tab.focus(), tab.text("problem-title")) == ("problem-title", title)
+    assert said in tab.text("problem-said")
+    assert "inputs[0]" not in tab.text("problem")
+    assert tab.text("problem-when").startswith(when)
+    assert tab.text("problem-advice")
+    assert f"HTTP {answer.status_code}" in tab.text("problem-trace")
+    assert "request req-77" in tab.text("problem-trace")
+    server.answer = None
+    tab.click("again")
+    tab.until("document.getElementById('problem').hidden")
+    if answer.status_code == 404:
+        assert (tab.focus(), len(server.asked)) == ("field-0", 1)
+    else:
+        tab.until("!document.getElementById('result').hidden")
+
+
+def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, server: StandIn) -> None:
+    server.listing = problem(503, "starting", "the endpoint starts", retry_after="1")
+    tab = Tab(browser, server.url)
+    assert (tab.focus(), tab.text("problem-title"), tab.seen("ask")) == (
+        "problem-title",
+        "The endpoint is not ready",
+        False,
+    )
+    tab.until("document.getElementById('problem-when').textContent === 'You can try again now.'")
+    server.listing = JSONResponse({"object": "list", "data": []})
+    tab.click("again")
+    tab.until("document.getElementById('problem-title').textContent === 'No student is served here'")
+    server.listing = None
+    tab.click("again")
+    tab.until("!document.getElementById('ask').hidden")
+    assert tab.focus() == "field-0"
+    tab.order("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    tab.click("example")
+    tab.ask()
+    tab.answered()
+    assert tab.text("problem-title") == "The endpoint cannot be reached"
+    tab.close()
+
+
+def test_a_student_that_sleeps_is_waited_for(tab: Tab, server: StandIn) -> None:
+    server.delay_s = 4.5
+    tab.click("example")
+    tab.ask()
+    tab.until("document.getElementById('wait').textContent === 'Asking'")
+    tab.ask()
+    tab.until("document.getElementById('wait').textContent.startsWith('Waking the student: ')", timeout_s=4)
+    assert tab.js("document.getElementById('live').textContent") == "Waking the student"
+    tab.write("field-0", "Another question")
+    tab.until("!document.getElementById('result').hidden")
+    assert tab.focus() == "field-0"
+    assert not tab.seen("stop")
+    assert len(server.asked) == 1
+    tab.ask()
+    tab.click("stop")
+    tab.until("document.getElementById('wait').textContent === 'Stopped.'")
+    assert (tab.focus(), tab.seen("result"), tab.seen("problem")) == ("go", False, False)
+
+
+def test_the_command_asks_the_same(tab: Tab, server: StandIn, tmp_path: Path) -> None:
+    tab.write("field-0", f"Anne's \"9\" $HOME `id` !! \\ ünd\n{HOSTILE}\t\\'\u2028")
+    shell = 'curl() { printf "%s\\0" "$@"; }\n' + tab.text("curl")
+    assert "\u202e" not in shell
+    told = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+    assert told[:4] == ["-sS", f"{server.url}v1/predict", "-H", "Content-Type: application/json"]
+    tab.ask()
+    tab.answered()
+    assert [told[4], json.loads(told[5])] == ["-d", server.asked[0]]
+    tab.click("copy")
+    tab.until("/Copied|Selected/.test(document.getElementById('shell-note').textContent)")
+
+
+def test_keys_reach_everything_and_every_control_is_named(browser: Chromium, server: StandIn) -> None:
+    server.models = [model(task="multiple-choice", fields="question choices* note?"), model("other")]
+    tab = Tab(browser, server.url, width=360)
+    reached = []
+    for _ in range(30):
+        tab.press("Tab", 9)
+        reached.append(tab.js("document.activeElement.id || document.activeElement.tagName"))
+        if len(set(reached)) < len(reached):
+            break
+    assert [*dict.fromkeys(reached)][:10] == [
+        "model", "field-0", "field-1", "field-2", "rationale", "go", "example", "curl", "copy", "SUMMARY",
+    ]  # fmt: skip
+    tree = tab.order("Accessibility.getFullAXTree")["nodes"]
+    roles = {"textbox", "button", "checkbox", "combobox", "region", "meter", "DisclosureTriangle"}
+    named = {
+        (node["role"]["value"], node["name"]["value"])
+        for node in tree
+        if not node["ignored"] and node["role"]["value"] in roles
+    }
+    assert {name for role, name in named if role == "textbox"} == {"Question", "Choices", "Note (optional)"}
+    assert all(name for _, name in named)
+    tab.close()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_nothing_is_wider_than_a_phone(browser: Chromium, server: StandIn, wide: bool) -> None:
+    long = "9876543210" * 40 if wide else "word " * 80
+    server.models = [model("m" * 63, fingerprint=long, fields=f"{'f' * 90} input"), model()]
+    server.answer = predicted(long, rationale=long)
+    tab = Tab(browser, server.url, width=360)
+    tab.write("field-0", long)
+    tab.write("field-1", long)
+    tab.js("document.querySelector('details').open = true")
+    tab.ask()
+    tab.answered()
+    assert tab.js("document.documentElement.scrollWidth") == 360
+    server.answer = problem(500, long, long)
+    tab.ask()
+    tab.until("!document.getElementById('problem').hidden")
+    assert tab.js("document.documentElement.scrollWidth") == 360
+    tab.close()
