@@ -156,6 +156,14 @@ def check_tops(labels: Manifest, run: RunConfig) -> None:
         raise UserError(f"student.model {run.student.model}", rule, remedy)
 
 
+def check_validation(run: RunConfig) -> None:
+    """Refuse to measure in between what a validation file cannot measure: it holds no word of the teacher's."""
+    is_file, method = isinstance(run.corpus.validation, str), run.student.method
+    if run.training.validate_every_steps is not None and is_file and method not in WITHOUT_TEACHER:
+        rule = f"corpus.validation is a file, without the teacher's answers that method {method} is measured on"
+        raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
+
+
 def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -> None:
     """Refuse splits without examples, and examples that no batch has room for."""
     if not counts.train:
@@ -180,8 +188,6 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
         raise UserError("method soft-label", rule, remedy)
     if run.training.validate_every_steps is not None and not counts.validation:
         rule = "no example is held out for validation"
-        if isinstance(run.corpus.validation, str) and settings.method not in WITHOUT_TEACHER:
-            rule = f"corpus.validation is a file, without the teacher's answers that method {settings.method} is measured on"
         raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
     limits = (
         ("tokens_per_batch", counts.largest, "largest example has, its sequences together"),

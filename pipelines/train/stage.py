@@ -34,6 +34,7 @@ from pipelines.train.checks import (
     check_counts,
     check_gold,
     check_tops,
+    check_validation,
     token_settings,
     train_identity,
     with_absolute_model,
@@ -52,6 +53,7 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     labels = _labels(run, labels_at)
     manifest = require_manifest(labels, "labels", "label")
     settings = token_settings(with_absolute_model(run))
+    check_validation(run)
     check_gold(labels, settings)
     check_tops(manifest, with_absolute_model(run))
     return settings

@@ -200,6 +200,20 @@ def test_soft_labels_need_several_labels_and_validation_needs_examples(models, t
         check_counts(counts(train=0, nothing_to_learn=5), lone, token_settings(lone))
 
 
+def test_a_validation_file_that_cannot_measure_the_method_is_refused_before_anything_is_tokenised(models, tmp_path):
+    write_labels(tmp_path, label_rows(5))
+    model = models["decoder-only"]
+
+    def run(method, **training):
+        corpus = {"train": "x", "validation": "v.jsonl"}
+        return make_run(tmp_path, model, corpus=corpus, student={"method": method}, training=training)
+
+    with pytest.raises(UserError, match=r"validate_every_steps: corpus\.validation is a file, .*rationale-then-label"):
+        check_train(run("rationale-then-label", validate_every_steps=5))
+    check_train(run("rationale-then-label"))
+    check_train(run("step-by-step", validate_every_steps=5))
+
+
 def test_trackers_that_cannot_be_told_anything_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "WANDB_API_KEY", "WANDB_MODE"):
