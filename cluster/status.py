@@ -89,27 +89,24 @@ def follow_status(
 
 
 def _by_manifest(output: Store, kind: ArtifactType, work: str | None) -> dict[str, Any]:
-    manifest = read_manifest(output.child(kind), kind)
-    if manifest:
-        return {
-            "state": "finished",
-            "created": manifest.created,
-            "fingerprint": manifest.fingerprint,
-            "counts": manifest.counts,
-        }
+    if finished := _finished(output.child(kind), kind):
+        return finished
     return {"state": "begun" if work and output.files(work) else "not begun"}
+
+
+def _finished(store: Store, kind: ArtifactType) -> dict[str, Any] | None:
+    """What the manifest says; None where there is none."""
+    manifest = read_manifest(store, kind)
+    if manifest is None:
+        return None
+    kept = {key: getattr(manifest, key) for key in ("created", "fingerprint", "counts")}
+    return {"state": "finished", **kept}
 
 
 def _comparison(output: Store) -> dict[str, Any]:
     store = output.child("compare")
-    manifest = read_manifest(store, "comparison")
-    if manifest:
-        return {
-            "state": "finished",
-            "created": manifest.created,
-            "fingerprint": manifest.fingerprint,
-            "counts": manifest.counts,
-        }
+    if finished := _finished(store, "comparison"):
+        return finished
     if not store.exists("report.json"):  # the search comes first
         return {"state": "begun"}
     report = json.loads(store.read("report.json"))

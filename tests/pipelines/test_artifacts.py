@@ -46,7 +46,7 @@ def test_a_manifest_makes_an_artifact_finished(tmp_path: Path, scheme: str) -> N
 def test_an_artifact_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     finish(store, {"teacher": {"model": "a", "seed": 0}})
-    with pytest.raises(UserError, match=r'teacher.model: "a" -> "b"'):
+    with pytest.raises(UserError, match=r'teacher.model: "a" -> "b".*discard it: `raystill label RUN --replace`'):
         finished(store, "labels", {"teacher": {"model": "b", "seed": 0}}, replace=False)
     assert read_manifest(store, "labels") is not None
 
