@@ -80,14 +80,14 @@ def overlap_part(found: Overlap, scored: int, key: str) -> dict[str, Any]:
 
 
 def _training_rows(labels: Store, corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
-    """(id, input) of the labels, without the rows of a validation split that is scored."""
-    share = corpus.validation if isinstance(corpus.validation, float) and corpus.test is None else 0.0
+    """(id, input) of the labels, without the rows of a validation split: no student is trained on them."""
+    share = corpus.validation if isinstance(corpus.validation, float) else 0.0
     for name in labels.files("data", ".parquet"):
         with labels.fs.open_input_file(labels.path(name)) as file:
             for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["id", "input"]):
                 rows = batch.to_pydict()
                 for row_id, text in zip(rows["id"], rows["input"], strict=True):
-                    if not (share and is_validation(row_id, share)):
+                    if not is_validation(row_id, share):
                         yield row_id, text
 
 

@@ -59,6 +59,10 @@ def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
     corpus = CorpusConfig(train="t.jsonl", validation=0.3)
     assert len(held_out) > 5
     assert seen_in_training(labels, corpus, examples) == Overlap((), (held_out[2],), ())
+    # Beside a test set it is held out as well: what a test example shares with it alone was not trained on.
+    test = [Example("x", texts[held_out[0]], "1"), Example("y", texts[twin], "1")]
+    tested = CorpusConfig(train="t.jsonl", test="u.jsonl", validation=0.3)
+    assert seen_in_training(labels, tested, test) == Overlap((), ("y",), ())
 
 
 def test_a_test_set_that_was_trained_on_is_refused() -> None:
