@@ -2,7 +2,7 @@
 
     store.write("report.html", report_page(report).encode())
 
-In: report.json of `raystill evaluate`, format 3. Out: the headline; what to know of the examples; the systems' accuracies; the student
+In: report.json of `raystill evaluate`, format 4. Out: the headline; what to know of the examples; the systems' accuracies; the student
 against each; what changed since an earlier report; whether its confidences hold; what it confuses; its rationales; its most confident
 errors; origin.
 """
@@ -17,7 +17,7 @@ from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
 from pipelines.evaluate.report import TITLES
 from pipelines.pages.provenance import heldout_notices, provenance_tables
 from pipelines.pages.render import render
-from pipelines.pages.words import number, p_value, percent, plural, points, points_range, rounded
+from pipelines.pages.words import number, p_said, percent, plural, points, points_range, rounded
 
 
 def report_page(report: Mapping[str, Any]) -> str:
@@ -98,5 +98,5 @@ def _change(earlier: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Now ahead by", f"{points(earlier['difference'])} points ({points_range(earlier['interval'])})"),
         ("Only now right", number(earlier["better"])),
         ("Only then right", number(earlier["worse"])),
-        ("Verdict", f"{page_tables.judged(earlier).text}, p = {p_value(earlier['p_value'])}"),
+        ("Verdict", f"{page_tables.judged(earlier).text}, {p_said(earlier['p_value'])}"),
     ]

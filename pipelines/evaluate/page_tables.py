@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.evaluate.report import SIGNIFICANCE, TITLES
-from pipelines.pages.tables import Cell, Mark, Row, Table, table, without_empty
+from pipelines.evaluate.report import TITLES, verdict
+from pipelines.pages.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
 from pipelines.pages.words import (
     ABSENT,
     clipped,
@@ -23,7 +23,7 @@ from pipelines.pages.words import (
 
 _MOST_COLUMNS = 12
 _NO_ANSWER = "(no answer)"
-_TEXT_CHARACTERS = 600
+_NAME_CHARACTERS = 60
 
 
 def systems_table(report: Mapping[str, Any]) -> Table:
@@ -72,9 +72,10 @@ def comparisons_table(report: Mapping[str, Any]) -> Table:
 
 def judged(found: Mapping[str, Any]) -> Cell:
     """The verdict of a paired test: {"better", "worse", "p_value"}."""
-    if found["p_value"] >= SIGNIFICANCE:
-        return Cell("no difference is shown", "open")
-    return Cell("▲ better", "ahead") if found["better"] > found["worse"] else Cell("▼ worse", "behind")
+    said = verdict(found)
+    marks: dict[str, tuple[str, Mark]] = {"better": ("▲ ", "ahead"), "worse": ("▼ ", "behind")}
+    sign, mark = marks.get(said, ("", "open"))
+    return Cell(sign + said, mark)
 
 
 def calibration_table(report: Mapping[str, Any]) -> Table:
@@ -101,8 +102,12 @@ def confusion_table(report: Mapping[str, Any]) -> Table | None:
     others = sorted({found["student"] for found in report["confusion"] if found["student"] is not None} - {*golds})
     answers = [*golds, *others, *([None] if any(found["student"] is None for found in report["confusion"]) else [])]
     if len(answers) > _MOST_COLUMNS:
-        listed = [
-            [f["gold"], _NO_ANSWER if f["student"] is None else f["student"], number(f["count"])]
+        listed: list[Row] = [
+            [
+                clipped(f["gold"], _NAME_CHARACTERS),
+                text_cell(_NO_ANSWER if f["student"] is None else f["student"]),
+                number(f["count"]),
+            ]
             for f in report["confusion"]
         ]
         return table(caption, ["gold", "student", "answers#"], listed)
@@ -112,13 +117,13 @@ def confusion_table(report: Mapping[str, Any]) -> Table | None:
         totals[gold] += count
     rows: list[Row] = [
         [
-            gold,
+            clipped(gold, _NAME_CHARACTERS),
             *(_shaded(counts.get((gold, answer), 0), totals[gold], gold == answer) for answer in answers),
             number(totals[gold]),
         ]
         for gold in golds
     ]
-    named = [_NO_ANSWER if answer is None else answer for answer in answers]
+    named = [_NO_ANSWER if answer is None else clipped(answer, _NAME_CHARACTERS) for answer in answers]
     return table(caption, ["gold", *(f"{name}#" for name in named), "all#"], rows)
 
 
@@ -132,9 +137,9 @@ def errors_table(report: Mapping[str, Any]) -> Table | None:
     """The student's most confident errors; None where it made none."""
     rows: list[Row] = [
         [
-            clipped(error["id"], 60),
-            *(Cell(clipped(error[key], _TEXT_CHARACTERS), "text") for key in ("input", "gold", "student")),
-            Cell(ABSENT if error["teacher"] is None else clipped(error["teacher"], _TEXT_CHARACTERS), "text"),
+            clipped(error["id"], _NAME_CHARACTERS),
+            *(text_cell(error[key]) for key in ("input", "gold", "student")),
+            text_cell(ABSENT if error["teacher"] is None else error["teacher"]),
             f"{error['confidence']:.2f}",
         ]
         for error in report["errors"]
@@ -146,7 +151,7 @@ def errors_table(report: Mapping[str, Any]) -> Table | None:
 def unreadable_table(report: Mapping[str, Any]) -> Table | None:
     """The held-out rows that the task cannot read, and why; None where there are none."""
     rows: list[Row] = [
-        [clipped(row["id"], 60), Cell(clipped(row["problem"], _TEXT_CHARACTERS), "text")]
+        [clipped(row["id"], _NAME_CHARACTERS), text_cell(row["problem"])]
         for row in report["heldout"]["unreadable"]["problems"]
     ]
     count = report["heldout"]["unreadable"]["count"]

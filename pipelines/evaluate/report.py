@@ -2,7 +2,7 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure, `note` says why):
 
-    {"format": 3, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
+    {"format": 4, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
      "task": {"name": "arithmetic", "version": "1"},
      "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]},
                  "unreadable": {"count": 1, "ids": ["apples-7"], "problems": [{"id": "apples-7", "problem": "the gold ..."}]},
@@ -47,12 +47,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from pipelines.artifacts import Store
 from pipelines.evaluate.metrics import calibration, difference, paired, score
+from pipelines.pages.words import p_said, percent, percents, rounded
 from pipelines.tasks import Example
 
 REPORT = "report.json"
@@ -161,16 +162,15 @@ def headline(systems: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping
     """One sentence: how good the student is, and whether that is shown to be better than no training at all."""
     by_name = {system["name"]: system for system in systems}
     student = by_name["student"]
-    low, high = student["interval"]
     said = (
-        f"The student ({_count(parameters)} parameters) is right on {percent(student['accuracy'])}% "
-        f"({percent(low)}-{percent(high)}) of {student['total']:,} held-out examples"
+        f"The student ({rounded(parameters)} parameters) is right on {percent(student['accuracy'])} "
+        f"({percents(student['interval'])}) of {student['total']:,} held-out examples"
     )
     for comparison in comparisons:
         name = comparison["student_vs"]
         if name in ("majority", "untrained"):
-            shown = f"{verdict(comparison)}, {p_text(comparison['p_value'])}"
-            said += f"; the {TITLES[name]} on {percent(by_name[name]['accuracy'])}% ({shown})"
+            shown = f"{verdict_said(comparison)}, {p_said(comparison['p_value'])}"
+            said += f"; the {TITLES[name]} on {percent(by_name[name]['accuracy'])} ({shown})"
     return said + "."
 
 
@@ -225,28 +225,14 @@ def _errors(examples: Sequence[Example], student: System, teacher: System | None
     ]
 
 
-def verdict(comparison: Mapping[str, Any]) -> str:
+def verdict(comparison: Mapping[str, Any]) -> Literal["better", "worse", "no difference is shown"]:
     """What a paired test shows of the student: {"better", "worse", "p_value"}."""
     if comparison["p_value"] >= SIGNIFICANCE:
         return "no difference is shown"
-    return "the student is better" if comparison["better"] > comparison["worse"] else "the student is worse"
+    return "better" if comparison["better"] > comparison["worse"] else "worse"
 
 
-def p_text(value: float) -> str:
-    """A p-value: three decimals, or its order of magnitude."""
-    if value == 0.0:  # below the smallest double
-        return "p < 1e-300"
-    return f"p = {value:.3f}" if value >= 0.001 else f"p = {value:.0e}"
-
-
-def percent(share: float) -> str:
-    """A share as percent with one decimal, without the sign."""
-    return f"{100 * share:.1f}"
-
-
-def _count(number: int) -> str:
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            scaled = number / size
-            return f"{scaled:.1f}{unit}" if scaled < 10 else f"{scaled:.0f}{unit}"
-    return str(number)
+def verdict_said(comparison: Mapping[str, Any]) -> str:
+    """The verdict within a sentence."""
+    found = verdict(comparison)
+    return found if found == "no difference is shown" else f"the student is {found}"

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.evaluate.report import TITLES, p_text, percent, verdict
+from pipelines.evaluate.report import TITLES, verdict_said
+from pipelines.pages.words import ABSENT, one_line, p_said, p_value, percent, percents, points, points_range, short
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _LISTED = 10
+_TEXT_CHARACTERS = 300
 _WRITER = {"student": "the student's rationales", "teacher": "the teacher's rationales to the held-out examples"}
 
 _COLUMNS = (
@@ -27,6 +29,7 @@ _EXPLANATIONS = (
 def table(report: Mapping[str, Any]) -> Table:
     """The systems of a report.json as a table for the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(title=f"{report['run']}: {report['heldout']['scored']:,} held-out examples", title_justify="left")
     for position, name in enumerate(_COLUMNS):
@@ -35,8 +38,8 @@ def table(report: Mapping[str, Any]) -> Table:
         shown.add_row(*cells, style="bold" if cells[0] == TITLES["student"] else None)
     notes = _notes(report)
     if notes:
-        shown.caption = "\n".join(notes)
-        shown.caption_justify = "left"
+        # As it is: what stands in square brackets is a label or an id, and no markup.
+        shown.caption, shown.caption_justify = Text("\n".join(notes)), "left"
     return shown
 
 
@@ -50,7 +53,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += _rationale_lines(report["rationale"]) if report["rationale"] else []
     if report["confusion"]:
         lines += ["", "## What the student answers", "", "| gold | student | examples |", "|---|---|---:|"]
-        lines += [f"| {c['gold']} | {c['student'] or '(no answer)'} | {c['count']:,} |" for c in report["confusion"]]
+        lines += [_row(c["gold"], c["student"] or "(no answer)", f"{c['count']:,}") for c in report["confusion"]]
     if report["errors"]:
         lines += ["", f"## The student's most confident errors ({len(report['errors'])})", ""]
         lines += ["| id | input | gold | student | teacher | confidence |", "|---|---|---|---|---|---:|"]
@@ -79,7 +82,7 @@ def _calibration_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---:|---:|---:|"
     for tenth, one in enumerate(found["bins"]):
         if one:
-            shares = f"{percent(one['confidence'])}% | {percent(one['accuracy'])}%"
+            shares = f"{percent(one['confidence'])} | {percent(one['accuracy'])}"
             yield f"| {tenth / 10:.1f} to {(tenth + 1) / 10:.1f} | {one['count']:,} | {shares} |"
 
 
@@ -89,22 +92,16 @@ def _cells(report: Mapping[str, Any]) -> list[list[str]]:
     for system in report["systems"]:
         cells = [TITLES[system["name"]]]
         if system["accuracy"] is None:
-            cells += ["-"] * (len(_COLUMNS) - 1)
+            cells += [ABSENT] * (len(_COLUMNS) - 1)
         else:
-            low, high = system["interval"]
-            cells += [f"{system['correct']:,} of {system['total']:,}", f"{percent(system['accuracy'])}%"]
-            cells += [f"{percent(low)}-{percent(high)}%", f"{system['unanswered']:,}"]
+            cells += [f"{system['correct']:,} of {system['total']:,}", percent(system["accuracy"])]
+            cells += [percents(system["interval"]), f"{system['unanswered']:,}"]
             versus = against.get(system["name"])
             if versus is None:
                 cells += [""] * 4
             else:
-                low, high = versus["difference_interval"]
-                cells += [f"{100 * versus['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"]
-                cells += [
-                    f"{versus['better']:,}",
-                    f"{versus['worse']:,}",
-                    p_text(versus["p_value"]).removeprefix("p = "),
-                ]
+                cells += [f"{points(versus['difference'])} ({points_range(versus['difference_interval'])})"]
+                cells += [f"{versus['better']:,}", f"{versus['worse']:,}", p_value(versus["p_value"])]
         rows.append(cells)
     return rows
 
@@ -126,14 +123,14 @@ def _rationale_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _share(value: float | None) -> str:
-    return "the task cannot tell" if value is None else f"{percent(value)}%"
+    return "the task cannot tell" if value is None else percent(value)
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
     notes = [_change(report["baseline"])] if report["baseline"] else []
     if votes := report["votes"]:
         answers = f"{votes['n']} answers drawn at temperature {votes['temperature']:g}"
-        notes.append(f"students: the most frequent label of {answers}; {percent(votes['agreement'])}% of them agree")
+        notes.append(f"students: the most frequent label of {answers}; {percent(votes['agreement'])} of them agree")
     notes += [f"{TITLES[s['name']]}: {s['note']}" for s in report["systems"] if s["note"]]
     for system in report["systems"]:
         if system["too_long"]:
@@ -142,7 +139,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         if system["seconds_per_example"] is not None:
             tokens = f"{system['prompt_tokens_per_example']:.1f} tokens read, {system['output_tokens_per_example']:.1f} written"
             notes.append(f"{TITLES[system['name']]}: {system['seconds_per_example']:.3g} s per example, {tokens}")
-    return notes + _heldout_notes(report["heldout"])
+    return [one_line(note) for note in (*notes, *_heldout_notes(report["heldout"]))]
 
 
 def _heldout_notes(heldout: Mapping[str, Any]) -> list[str]:
@@ -172,16 +169,19 @@ def _change(earlier: Mapping[str, Any]) -> str:
     """The student against the one of an earlier report, in one line."""
     which = f"against the report of {earlier['run']} of {earlier['created'][:10]}"
     if not earlier["same_examples"]:
-        total = f"{percent(earlier['accuracy'])}% of {earlier['total']:,} there"
+        total = f"{percent(earlier['accuracy'])} of {earlier['total']:,} there"
         return f"{which}: {total}; not comparable, {earlier['note']}"
-    low, high = earlier["interval"]
-    ahead = f"{100 * earlier['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    ahead = f"{points(earlier['difference'])} points ({points_range(earlier['interval'])})"
     counts = f"only now right {earlier['better']:,}, only then {earlier['worse']:,}"
-    return f"{which}: {ahead}, {counts}, {p_text(earlier['p_value'])}, {verdict(earlier)}"
+    return f"{which}: {ahead}, {counts}, {p_said(earlier['p_value'])}, {verdict_said(earlier)}"
 
 
 def _error_line(error: Mapping[str, Any]) -> str:
-    parts = (error["id"], error["input"], error["gold"], error["student"], error["teacher"] or "-")
-    cells = (" ".join(str(part).split()).replace("\\", "\\\\").replace("|", "\\|") for part in parts)
-    short = [cell if len(cell) <= 300 else cell[:297] + "..." for cell in cells]
-    return f"| {' | '.join(short)} | {error['confidence']:.2f} |"
+    parts = (error[key] for key in ("id", "input", "gold", "student"))
+    return _row(*parts, error["teacher"] or ABSENT, f"{error['confidence']:.2f}")
+
+
+def _row(*texts: str) -> str:
+    """A row of a Markdown table, its texts each on one line."""
+    cells = (short(text, _TEXT_CHARACTERS).replace("\\", "\\\\").replace("|", "\\|") for text in texts)
+    return f"| {' | '.join(cells)} |"

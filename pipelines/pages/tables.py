@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pipelines.pages.words import clipped
+
 Mark = Literal[
     "", "ahead", "behind", "open", "strong", "text", "right1", "right2", "right3", "wrong1", "wrong2", "wrong3"
 ]
@@ -27,7 +29,14 @@ class Cell:
     """Over how many rows it stretches; 0: it is under one that stretches, and not drawn."""
 
 
+TEXT_CHARACTERS = 600
+"""Of a free text in a cell."""
 Row = Sequence[str | Cell]
+
+
+def text_cell(text: str) -> Cell:
+    """A cell of free text, however long: cut, and broken into lines."""
+    return Cell(clipped(text, TEXT_CHARACTERS), "text")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 percent(0.1234)                 -> "12.3%"          percents([0.03, 0.12])          -> "3.0 to 12.0%"
 points(0.032)                   -> "+3.2"           points_range([-0.012, 0.076])   -> "-1.2 to +7.6"
 number(134515008)               -> "134,515,008"    rounded(134515008)              -> "135M"
-duration(912.0)                 -> "15.2 min"       p_value(0.0004)                 -> "4e-04"
+duration(912.0)                 -> "15.2 min"       p_value(0.0004)                 -> "4e-04"          p_said(0.25) -> "p = 0.250"
 short("a  long\ntext", 8)       -> "a long …"        one_line("a\x1b[2J  b")        -> "a [2J b"
 """
 
@@ -81,6 +81,12 @@ def p_value(value: float | None) -> str:
     if value == 0.0:  # below the smallest double
         return "< 1e-300"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def p_said(value: float) -> str:
+    """A p-value with its name."""
+    shown = p_value(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A made-up report of format 3, with everything in it."""
+"""A made-up report of format 4, with everything in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report() -> dict[str, Any]:
         *({"count": 6 * t + 4, "confidence": t / 10 + 0.056, "accuracy": t / 12 + 0.02} for t in range(2, 10)),
     ]
     return {
-        "format": 3,
+        "format": 4,
         "run": "esnli",
         "headline": "The student (57M parameters) is right on 61.5% (54.6-68.0) of 200 held-out examples; the untrained student on 33.0% "
         "(the student is better, p = 2e-09); the majority label on 34.5% (the student is better, p = 3e-08).",

@@ -35,7 +35,7 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
     return {
-        "format": 3,
+        "format": 4,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
         "heldout": {
@@ -94,7 +94,7 @@ def test_systems_and_comparisons() -> None:
 
 def test_headline_of_a_win() -> None:
     said = _report(_student(25), OTHERS)["headline"]
-    assert said.startswith("The student (57M parameters) is right on 62.5% (47.0-75.8) of 40 held-out examples; ")
+    assert said.startswith("The student (57M parameters) is right on 62.5% (47.0 to 75.8%) of 40 held-out examples; ")
     assert "the majority label on 5.0% (the student is better, p = 2e-07)" in said
     assert "the untrained student on 0.0% (the student is better, p = 6e-08)" in said
 
@@ -134,8 +134,8 @@ def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
         "trained_on": {"count": 1, "ids": ["e7"], "by": {"id": 6, "input": 0, "near": 1}},
     }
     text = report_text.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
-    assert "| student | 25 of 40 | 62.5% | 47.0-75.8% | 3 |  |  |  |  |" in text
-    assert "| teacher | 30 of 40 | 75.0% | 59.8-85.8% | 4 | -12.5 (-23.7 to -0.1) | 0 | 5 | 0.062 |" in text
+    assert "| student | 25 of 40 | 62.5% | 47.0 to 75.8% | 3 |  |  |  |  |" in text
+    assert "| teacher | 30 of 40 | 75.0% | 59.8 to 85.8% | 4 | -12.5 (-23.7 to -0.1) | 0 | 5 | 0.062 |" in text
     assert "| 0.9 to 1.0 | 4 | 93.8% | 0.0% |" in text
     assert "| 4 - 1 | (no answer) | 3 |" in text
     assert "not scored, without gold label: 3 (x1, x2, ...)" in text
@@ -183,8 +183,30 @@ def test_table_shows_every_system() -> None:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(report_text.table(_report(_student(25), OTHERS)))
     text = console.export_text()
-    for expected in ("student", "untrained student", "teacher", "majority label", "25 of 40", "47.0-75.8%", "2e-07"):
+    for expected in ("student", "untrained student", "teacher", "majority label", "25 of 40", "47.0 to 75.8%", "2e-07"):
         assert expected in text
+
+
+def test_hostile_texts_are_texts_in_the_terminal() -> None:
+    unreadable = {
+        "count": 1,
+        "ids": ["[/b]"],
+        "problems": [{"id": "[/b]", "problem": "the gold \x1b[2J[red]label\n[/i]"}],
+    }
+    note = "`[/b]`, the label of 2 of 9"
+    made = _report(_student(25), [*OTHERS[:2], _system("majority", 2, note=note)], unreadable=unreadable)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report_text.table(made))
+    text = console.export_text()
+    assert f"majority label: {note}" in text
+    assert "1 ([/b]); the gold [2J[red]label [/i]" in text
+    assert "\x1b" not in report_text.markdown(made)
+
+
+def test_a_label_is_one_cell_of_a_markdown_table() -> None:
+    made = _report(_student(25), OTHERS)
+    made["confusion"] = [{"gold": "a|b\nc", "student": None, "count": 3}]
+    assert "| a\\|b c | (no answer) | 3 |" in report_text.markdown(made)
 
 
 def test_predictions_have_the_schema() -> None:

@@ -17,7 +17,9 @@ from pipelines.pages.tables import Cell, table, without_empty
         (words.rounded(134515008), "135M"), (words.rounded(1_500_000_000), "1.5B"), (words.rounded(12), "12"),
         (words.duration(0.0455), "45.5 ms"), (words.duration(9.1), "9.1 s"), (words.duration(912), "15.2 min"),
         (words.duration(7200), "2.0 h"), (words.duration(None), "-"), (words.p_value(0.0), "< 1e-300"),
-        (words.p_value(0.0004), "4e-04"), (words.p_value(0.25), "0.250"), (words.short("a  long\n\x00text", 8), "a long …"),
+        (words.p_value(0.0004), "4e-04"), (words.p_value(0.25), "0.250"), (words.p_said(0.0), "p < 1e-300"),
+        (words.p_said(0.0204), "p = 0.020"),
+        (words.one_line("a\x1b[2J\n\n b"), "a [2J b"), (words.short("a  long\n\x00text", 8), "a long …"),
         (words.plural(1, "seed"), "1 seed"), (words.plural(1200, "seed"), "1,200 seeds"),
     ],
 )  # fmt: skip
