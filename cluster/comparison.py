@@ -25,7 +25,8 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from cluster.bootstrap import ray_session
     from cluster.cli import check_inputs
     from cluster.summary import print_summary, stage_summary
-    from pipelines.compare.stage import check_compare, compare
+    from pipelines.compare.checks import check_compare
+    from pipelines.compare.stage import compare
     from pipelines.run import run_stage
     from pipelines.train.checks import check_trackers
 

@@ -37,7 +37,7 @@ from pipelines.evaluate.baselines import TeacherAnswer, teacher_answers
 from pipelines.evaluate.identity import answers_identity
 from pipelines.evaluate.predict import Source, Trained, Untrained
 from pipelines.evaluate.report import System
-from pipelines.evaluate.systems import student_inputs, student_system
+from pipelines.evaluate.systems import scored_examples, student_inputs, student_system
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.train.checks import train_identity
 from pipelines.train.stage import train
@@ -62,12 +62,14 @@ def task_of(run: RunConfig) -> Task:
 
 def split_of(run: RunConfig, split: Split, task: Task) -> Heldout:
     """The examples of a split. `validation` is carved out of train whether there is a test set or not."""
-    return heldout_examples(_with_split(run, split), task)
+    return heldout_examples(with_split(run, split), task)
 
 
-def scored(heldout: Heldout) -> list[Example]:
-    """Those with a gold label."""
-    return [example for example in heldout.examples if example.gold is not None]
+def with_split(run: RunConfig, split: Split) -> RunConfig:
+    """The run whose held-out examples are the split's."""
+    if split == "heldout":
+        return run
+    return run.model_copy(update={"corpus": run.corpus.model_copy(update={"test": None})})
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
         UserError, StageFailedError: of the train stage, or a student failed to answer.
     """
     task, labels = task_of(run), require_manifest(Store(labels_at), "labels", "label RUN")
-    examples = scored(split_of(run, split, task))
+    examples = scored_examples(with_split(run, split), split_of(run, split, task))
     target = Scores.of_cell(run, split, task, labels, examples)
     if done := target.finished():
         return done
@@ -132,7 +134,8 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
         "parameters": student.details["parameters"],
         "train_examples": student.counts["train_examples"],
         "tokens": student.counts["tokens"],
-        "train_s": student.timings_s["train"],
+        # Of a training that was gone on from, `train` is the last attempt's time, and `steps` that of the steps of all attempts.
+        "train_s": max(student.timings_s["train"], student.timings_s["steps"]),
         "student": student.fingerprint,
     }
     source = Trained(Store(run.output).child("student").uri)
@@ -150,7 +153,7 @@ def drop_student(run: RunConfig) -> None:
 def score_untrained(run: RunConfig, name: str) -> Manifest:
     """Score the run's student as it is before any training, reading plain inputs, in OUTPUT/compare/untrained/NAME-MARK."""
     task = task_of(run)
-    examples = scored(split_of(run, "heldout", task))
+    examples = scored_examples(run, split_of(run, "heldout", task))
     target = Scores.of_untrained(run, name, task, examples)
     if done := target.finished():
         return done
@@ -168,14 +171,7 @@ def answers_of_teacher(
     """
     if split == "validation" and isinstance(run.corpus.validation, str):
         return {}
-    return teacher_answers(labels, _with_split(run, split).corpus, [example.id for example in examples])
-
-
-def _with_split(run: RunConfig, split: Split) -> RunConfig:
-    """The run whose held-out examples are the split's."""
-    if split == "heldout":
-        return run
-    return run.model_copy(update={"corpus": run.corpus.model_copy(update={"test": None})})
+    return teacher_answers(labels, with_split(run, split).corpus, [example.id for example in examples])
 
 
 def _score(

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipelines.artifacts import Manifest, Store, fingerprint
-from pipelines.config import CompareConfig, RunConfig
+from pipelines.config import CompareConfig, RunConfig, StudentConfig
+from pipelines.errors import UserError
 from pipelines.filesystems import join
 from pipelines.methods import METHODS, Method
 from pipelines.tasks import Task
@@ -65,6 +68,15 @@ def students_of(run: RunConfig) -> list[str]:
     return list(run.compare.students or [run.student.model])
 
 
+def student_of(run: RunConfig, method: Method, model: str) -> StudentConfig:
+    """The run's student by another method and from another model. Raises UserError where its settings do not go with the method."""
+    try:
+        return run.student.with_method(method, model)
+    except ValidationError as error:
+        rules = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
+        raise UserError(f"compare.methods {method}", rules, "Or remove the method.") from error
+
+
 def baseline_of(compare: CompareConfig) -> Method:
     """The method that the others are compared with: the first of them in the order of methods.py."""
     return min(compare.methods, key=METHODS.index)
@@ -75,7 +87,7 @@ def settings_of(run: RunConfig, method: Method) -> list[Setting]:
 
     Learning rates lie evenly on the range's logarithm, weights evenly on theirs, each trial with another one of both (a Latin square).
     """
-    student = run.student.with_method(method, run.student.model)
+    student = student_of(run, method, run.student.model)
     own = getattr(student, student.weight_key) if student.weight_key else None
     search = run.compare.search
     if search.trials == 1 or search.learning_rate is None:
@@ -123,7 +135,7 @@ def without_search(run: RunConfig) -> dict[tuple[str, Method], Setting]:
 
 def run_of(run: RunConfig, cell: Cell, task: Task, labels: Manifest) -> RunConfig:
     """The run that trains a cell. Its folder's name holds its fingerprint: a cell of other settings lies beside it."""
-    student = run.student.with_method(cell.method, cell.student)
+    student = student_of(run, cell.method, cell.student)
     if student.weight_key:
         student = student.model_copy(update={student.weight_key: cell.setting.weight})
     changed = {"seed": cell.seed, "fraction": cell.fraction, "learning_rate": cell.setting.learning_rate}

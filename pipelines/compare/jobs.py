@@ -2,7 +2,7 @@
 
 In: jobs. Out: for each its manifest, or why it failed; one failure does not stop the others:
 
-    run_jobs(jobs, labels_at, heard, watched)   heard(job, manifest, "") or heard(job, None, "training broke off: ...")
+    run_jobs(jobs, labels_at, heard, watched)   heard(job, manifest) or heard(job, Failed("training broke off: ..."))
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.artifacts import Manifest
 from pipelines.compare.cells import Split, score_cell
 from pipelines.compare.grid import Cell
 from pipelines.config import RunConfig
-from pipelines.errors import RaystillError, last_line
+from pipelines.errors import RaystillError, UserError, last_line
 from pipelines.filesystems import shown
 from pipelines.pages.words import one_line
 
@@ -32,7 +32,17 @@ class Job:
     split: Split
 
 
-Heard = Callable[[Job, Manifest | None, str], None]
+@dataclass(frozen=True)
+class Failed:
+    """A cell that has no scores."""
+
+    why: str
+    """What a report and a terminal may show: on one line, without credentials and control characters."""
+    error: UserError | None = None
+    """Where the run or its data are at fault, so that the same command would fail again."""
+
+
+Heard = Callable[[Job, Manifest | Failed], None]
 
 
 def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
@@ -50,12 +60,15 @@ def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
 def run_jobs(jobs: Sequence[Job], labels_at: str, heard: Heard, watched: Callable[[Sequence[Job]], None]) -> None:
     """Run all jobs, in their order as far as they begin. Ray is running. `watched` hears twice a second which ones are under way."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not jobs:
         return
     parallel = parallel_cells(jobs[0].run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    # No CPU of its own: it waits for workers, which have theirs. What a lost node takes with it goes on from its checkpoints.
-    work = ray.remote(num_cpus=0, max_retries=2)(score_cell)
+    # No CPU of its own: it waits for workers, which have theirs. It opens what the run names by path (task, test set, validation), and
+    # other nodes need not have these: so it stays where the command runs. A process that dies is begun anew, and goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    work = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=here)(score_cell)
     waiting, running = deque(jobs), dict[Any, Job]()
     while waiting or running:
         while waiting and len(running) < parallel:
@@ -68,12 +81,19 @@ def run_jobs(jobs: Sequence[Job], labels_at: str, heard: Heard, watched: Callabl
             try:
                 manifest = ray.get(reference)
             except ray.exceptions.RayError as error:
-                heard(job, None, _why(error))
+                heard(job, failed(error))
             else:
-                heard(job, manifest, "")
+                heard(job, manifest)
 
 
-def _why(error: BaseException) -> str:
-    """What a report and a terminal may show of it: on one line, without credentials and control characters."""
-    cause = getattr(error, "cause", None)
-    return one_line(shown(str(cause) if isinstance(cause, RaystillError) else last_line(error)))
+def failed(error: BaseException) -> Failed:
+    """What is told of an error: one of ours, also as Ray's wraps it, in full, any other by its last line."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, UserError):
+        ours = UserError(*(_told(part) for part in (cause.value, cause.rule, cause.remedy)))
+        return Failed(str(ours), ours)
+    return Failed(_told(str(cause) if isinstance(cause, RaystillError) else last_line(error)))
+
+
+def _told(text: str) -> str:
+    return one_line(shown(text))

@@ -14,9 +14,11 @@ from typing import Any
 
 from pipelines.compare import page_tables
 from pipelines.compare.page_figures import data_plots, methods_of, size_plot
+from pipelines.evaluate.rationales import told_of_read
+from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.pages.provenance import heldout_notices, provenance_tables
 from pipelines.pages.render import render
-from pipelines.pages.tables import Table, table
+from pipelines.pages.tables import Table, table, text_cell
 from pipelines.pages.words import fraction, number, plural
 
 
@@ -66,6 +68,8 @@ def _notices(report: Mapping[str, Any]) -> list[str]:
     missing = len(report["missing"])
     present = sum(len(group["cells"]) for group in report["groups"])
     lines = heldout_notices(report["heldout"])
+    if report["rationales_read"]:
+        lines.append(f"{NEEDS_A_TEACHER} {told_of_read(report['rationales_read'])}.")
     if missing:
         lines.insert(
             0,
@@ -76,7 +80,10 @@ def _notices(report: Mapping[str, Any]) -> list[str]:
 
 
 def _missing(report: Mapping[str, Any]) -> Table | None:
-    rows = [[m["student"], m["method"], fraction(m["fraction"]), str(m["seed"]), m["why"]] for m in report["missing"]]
+    rows = [
+        [m["student"], m["method"], fraction(m["fraction"]), str(m["seed"]), text_cell(m["why"])]
+        for m in report["missing"]
+    ]
     return table("What is missing, and why", ["student", "method", "labels", "seed", "why"], rows) if rows else None
 
 
@@ -114,13 +121,15 @@ def _by_chance(differences: Sequence[Mapping[str, Any]]) -> str:
 def _search_said(search: Mapping[str, Any]) -> str:
     trials = Counter((setting["student"], setting["method"]) for setting in search["settings"])
     same = len(set(trials.values())) <= 1
+    failed = sum(bool(setting["why"]) for setting in search["settings"])
+    left_out = f" {plural(failed, 'trial')} failed and could not be chosen." if failed else ""
     number_of = (
         "the same number of trials for every method" if same else "not the same number of trials for every method"
     )
     return (
         f"Learning rate and loss weight were chosen on the {search['split']} split only ({search['examples']:,} examples), "
         f"with {number_of} ({plural(search['trials'], 'trial')}; seed {search['seed']}, {fraction(search['fraction'])} of the labels). "
-        "The held-out examples had no part in it."
+        f"The held-out examples had no part in it.{left_out}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.compare.page_figures import LINES, largest_fraction, methods_of
 from pipelines.compare.tables import key_of, verdict
-from pipelines.pages.tables import Cell, Mark, Row, Table, table, without_empty
+from pipelines.pages.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
 from pipelines.pages.words import (
     ABSENT,
     duration,
@@ -47,7 +47,7 @@ def _line_tables(report: Mapping[str, Any]) -> list[Table]:
         [
             *(LINES[line["name"]], line["student"] or _ALL_STUDENTS),
             ABSENT if line["correct"] is None else f"{line['correct']:,} of {line['total']:,}",
-            *(percent(line["accuracy"]), percents(line["interval"]), Cell(line["note"], "text")),
+            *(percent(line["accuracy"]), percents(line["interval"]), text_cell(line["note"])),
         ]
         for line in report["lines"]
     ]
@@ -104,7 +104,9 @@ def search_tables(report: Mapping[str, Any]) -> list[Table]:
     for student in dict.fromkeys(setting["student"] for setting in search["settings"]):
         rows: list[Row] = [_setting(setting) for setting in search["settings"] if setting["student"] == student]
         columns, rows = without_empty(
-            ["method", "learning rate", "weight#", f"right on {search['split']}#", "share#", "chosen"], rows, ABSENT
+            ["method", "learning rate", "weight#", f"right on {search['split']}#", "share#", "chosen", "failed"],
+            rows,
+            ABSENT,
         )
         tables.append(table(f"{student}: settings tried", columns, rows, heads=2))
     return tables
@@ -113,9 +115,10 @@ def search_tables(report: Mapping[str, Any]) -> list[Table]:
 def _setting(setting: Mapping[str, Any]) -> list[str | Cell]:
     weight = ABSENT if setting["weight"] is None else f"{setting['weight']:g}"
     share = setting["correct"] / setting["total"] if setting["total"] else None
-    right = f"{setting['correct']:,} of {setting['total']:,}"
+    right = ABSENT if setting["correct"] is None else f"{setting['correct']:,} of {setting['total']:,}"
     chosen = Cell("✓ chosen", "ahead") if setting["chosen"] else Cell("")
-    return [setting["method"], f"{setting['learning_rate']:g}", weight, right, percent(share), chosen]
+    why = text_cell(setting["why"] or ABSENT)
+    return [setting["method"], f"{setting['learning_rate']:g}", weight, right, percent(share), chosen, why]
 
 
 def cost_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -134,13 +137,14 @@ def cost_tables(report: Mapping[str, Any]) -> list[Table]:
                 *(student, method, duration(trained.get("seconds")), number(trained.get("gpu_hours"))),
                 *(number(trained.get("money")), duration(seconds)),
                 *(_mean(cells.get(key, []), name) for name in ("prompt_tokens", "output_tokens")),
+                *(tenths(answered.get(f"teacher_{name}_tokens")) for name in ("prompt", "output")),
                 number(answered.get("per_1000")),
             ]
             if trained or answered:
                 rows.append(row)
     columns, kept = without_empty(
         ["student", "method", "training time#", "GPU-hours#", "training cost#", "time per answer#", "tokens read#", "tokens written#",
-         "cost of 1,000 answers#"], rows, ABSENT,
+         "teacher reads#", "teacher writes#", "cost of 1,000 answers#"], rows, ABSENT,
     )  # fmt: skip
     return (
         [table(f"At {fraction(share)} of the training labels, mean over the seeds", columns, kept, heads=2)]

@@ -8,8 +8,8 @@ In: OUTPUT/labels, the corpus, the run file's `compare`. Out: OUTPUT/compare:
     compare/report.html          so that it shows early what there is; so is the page
     compare/manifest.json        last, when no cell is missing
 
-First the search: every method tries equally many settings, and those with the most right answers on the validation split win. Only
-then does any student read the held-out examples: each cell with the setting that won.
+First the search: every method tries equally many settings, and those with the most right answers on the validation split win; a trial
+that fails cannot win. Only then does any student read the held-out examples: each cell with the setting that won.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.artifacts import (
@@ -35,45 +35,21 @@ from pipelines.artifacts import (
 from pipelines.compare import cells as scoring
 from pipelines.compare import grid
 from pipelines.compare.cells import Scores, Split
+from pipelines.compare.checks import check_compare, check_labelled
 from pipelines.compare.grid import Cell, Setting
-from pipelines.compare.jobs import Job, run_jobs
+from pipelines.compare.jobs import Failed, Job, run_jobs
 from pipelines.compare.page import comparison_page
-from pipelines.compare.report import FORMAT, Found, comparison
+from pipelines.compare.report import FORMAT, Found, comparison, shared_parts
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
-from pipelines.decode import check_model
-from pipelines.errors import StageFailedError, UserError
-from pipelines.methods import NEEDS_A_TEACHER, Method
+from pipelines.errors import RaystillError, StageFailedError, UserError
+from pipelines.evaluate.systems import scored_examples
+from pipelines.methods import Method
+from pipelines.pages.words import plural
 from pipelines.progress import Progress
 from pipelines.tasks import Example, Task
-from pipelines.train.stage import check_train
 
 Chosen = dict[tuple[str, Method], Setting]
-
-
-def check_compare(run: RunConfig) -> None:
-    """What can be known to be wrong with the grid before anything is started. Raises UserError."""
-    names = [grid.student_name(model) for model in grid.students_of(run)]
-    if len(set(names)) < len(names):
-        rule = f"the report tells students apart by the last part of their names: {', '.join(names)}"
-        raise UserError("compare.students", rule, "Rename a folder.")
-    for model in grid.students_of(run):
-        check_model(model, "compare.students")
-    if run.training.validate_every_steps is not None and run.corpus.test is None:
-        rule = "weights are chosen on the validation split, which would be scored too: what won there looks better than it is"
-        raise UserError("training.validate_every_steps", rule, "Give corpus.test, or remove it.")
-    if run.compare.search.trials > 1 and run.corpus.test is None:
-        rule = "settings are chosen on the validation split, which would be scored too: what won there looks better than it is"
-        raise UserError("compare.search", rule, "Give corpus.test, or set trials: 1.")
-    if run.compare.search.trials > 1 and not run.corpus.validation:
-        raise UserError("compare.search", "there is no validation split to choose on", "Set corpus.validation.")
-    if (
-        run.compare.search.trials > 1
-        and isinstance(run.corpus.validation, str)
-        and NEEDS_A_TEACHER in run.compare.methods
-    ):
-        rule = "it reads the teacher's rationales, and settings are chosen on a file that the teacher does not answer"
-        raise UserError(f"compare.methods {NEEDS_A_TEACHER}", rule, "Set corpus.validation to a share, or trials: 1.")
 
 
 def compare(run: RunConfig) -> Manifest:
@@ -98,38 +74,33 @@ class _Comparison:
         self.store, self.labels_at = output.child("compare"), output.child("labels").uri
         self.labels = require_manifest(Store(self.labels_at), "labels", "label RUN")
         self.task: Task = scoring.task_of(run)
-        self.heldout: dict[Split, Heldout] = {"heldout": scoring.split_of(run, "heldout", self.task)}
-        if run.compare.search.trials > 1:
-            self.heldout["validation"] = scoring.split_of(run, "validation", self.task)
+        splits: list[Split] = ["heldout", "validation"] if run.compare.search.trials > 1 else ["heldout"]
+        self.heldout: dict[Split, Heldout] = {split: scoring.split_of(run, split, self.task) for split in splits}
         self.examples: dict[Split, list[Example]] = {
-            split: scoring.scored(found) for split, found in self.heldout.items()
+            split: scored_examples(scoring.with_split(run, split), found) for split, found in self.heldout.items()
         }
-        for split, examples in self.examples.items():
-            if not examples:
-                rule = "none of its rows has a gold label that the task can read"
-                raise UserError(f"the {split} split", rule, "Give examples with gold labels.")
         self.found = Found(run, self.task, self.labels, self.heldout["heldout"], self.examples["heldout"])
 
     def make(self) -> Manifest:
         """The finished comparison."""
-        self._check_cells()
-        chosen = self._search()
-        wanted = [self._job(cell, "heldout") for cell in grid.cells(self.run, chosen)]
-        identity = self._identity(wanted)
+        tried = [self._job(cell, "validation") for cell in grid.trials(self.run)]
+        identity = self._identity(tried)
         if done := self._finished(identity):
             return done
         began = time.monotonic()
+        # Whatever would be refused of it is refused before hours go into the first cell.
+        check_labelled(self.run, self.task, self.labels, self.labels_at, self.examples)
+        self.found.shared = shared_parts(self.found)
+        chosen = self._search(tried)
+        wanted = [self._job(cell, "heldout") for cell in grid.cells(self.run, chosen)]
+        self._drop_students(job for job in tried if job.cell not in {other.cell for other in wanted})
         self.found.missing = {job.cell: "not there yet" for job in wanted}
         self._untrained()
-        self._run(wanted, "cells")
+        failed = self._run(wanted, "cells")
+        self._drop_students(job for job in wanted if job.cell in self.found.cells)
         content = self._report()
-        failed = {cell: why for cell, why in self.found.missing.items() if why}
         if failed:
-            cell, why = next(iter(failed.items()))
-            rest = f" and {len(failed) - 1} others" if len(failed) > 1 else ""
-            raise StageFailedError(
-                f"{cell.label()}{rest} failed: {why.rstrip('.')}. The report shows the other cells; the same command tries again."
-            )
+            raise _error_of(failed, "The report shows the other cells; the same command tries again.")
         manifest = manifest_of(
             "comparison", identity, config=self.run.model_dump(mode="json"),
             counts={"cells": len(wanted), "scored": len(self.examples["heldout"])},
@@ -151,57 +122,56 @@ class _Comparison:
         self.store.delete(MANIFEST)
         return None
 
-    def _check_cells(self) -> None:
-        """What the train stage would refuse of any method or student, before the first is trained."""
-        for (student, method), setting in grid.without_search(self.run).items():
-            cell = Cell(student, method, max(self.run.compare.fractions), self.run.compare.seeds[0], setting)
-            check_train(grid.run_of(self.run, cell, self.task, self.labels), self.labels_at)
-
-    def _search(self) -> Chosen:
-        tried = [self._job(cell, "validation") for cell in grid.trials(self.run)]
+    def _search(self, tried: Sequence[Job]) -> Chosen:
         if not tried:
             return grid.without_search(self.run)
-        missing = self._run(tried, "search")
-        if missing:
-            cell, why = next(iter(missing.items()))
-            raise StageFailedError(f"the search's {cell.label()} failed: {why.rstrip('.')}. The same command goes on.")
+        failed = self._run(tried, "search")
         chosen: Chosen = {}
         for student, method in dict.fromkeys((job.cell.student, job.cell.method) for job in tried):
             mine = [job.cell for job in tried if (job.cell.student, job.cell.method) == (student, method)]
+            finished = [cell for cell in mine if cell in self.found.trials]
+            if not finished:
+                raise _error_of(
+                    {cell: failed[cell] for cell in mine}, "No trial of it is left; the same command goes on."
+                )
             # Of equally good ones the first: the lowest learning rate.
-            chosen[student, method] = max(mine, key=lambda cell: self.found.trials[cell].counts["correct"]).setting
-        if not self.run.compare.keep_students:
-            for job in tried:
-                if job.cell.setting != chosen[job.cell.student, job.cell.method]:
-                    scoring.drop_student(job.run)
+            chosen[student, method] = max(finished, key=lambda cell: self.found.trials[cell].counts["correct"]).setting
+        self.found.failed_trials = {cell: one.why for cell, one in failed.items()}
         self.found.chosen = chosen
         return chosen
 
     def _job(self, cell: Cell, split: Split) -> Job:
         return Job(cell, grid.run_of(self.run, cell, self.task, self.labels), split)
 
+    def _drop_students(self, jobs: Iterable[Job]) -> None:
+        """Remove the weights that no split needs any more, also what an earlier run was killed before it removed."""
+        if not self.run.compare.keep_students:
+            for job in jobs:
+                scoring.drop_student(job.run)
+
     def _untrained(self) -> None:
         """The students as they start, each once: a method's own prompts mean nothing to them."""
         for model in grid.students_of(self.run):
             if self.run.student.init.vocabulary is not None:
                 continue
-            plain = self.run.model_copy(update={"student": self.run.student.with_method("task-distillation", model)})
+            plain = self.run.model_copy(update={"student": grid.student_of(self.run, "task-distillation", model)})
             self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model))
 
-    def _run(self, jobs: Sequence[Job], title: str) -> Mapping[Cell, str]:
-        """Run what is not finished. Returns the cells that failed, and why."""
-        missing: dict[Cell, str] = {}
+    def _run(self, jobs: Sequence[Job], title: str) -> dict[Cell, Failed]:
+        """Run what is not finished. Returns the cells that failed."""
+        failed: dict[Cell, Failed] = {}
         left = [job for job in jobs if not self._is_finished(job)]
         start = len(jobs) - len(left)
         with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
 
-            def heard(job: Job, manifest: Manifest | None, why: str) -> None:
-                if manifest is None:
-                    missing[job.cell] = self.found.missing[job.cell] = why
+            def heard(job: Job, outcome: Manifest | Failed) -> None:
+                if isinstance(outcome, Failed):
+                    failed[job.cell] = outcome
                 else:
-                    self._note(job, manifest)
-                _say(f"{title}: {job.cell.label()}: {_result(manifest, why)}")
+                    self._note(job, outcome)
+                _say(f"{title}: {job.cell.label()}: {_result(outcome)}")
                 if job.split == "heldout":
+                    self.found.missing |= {cell: one.why for cell, one in failed.items()}
                     self._report()
                 progress.advance(1)
 
@@ -209,7 +179,7 @@ class _Comparison:
                 progress.advance(0, ", ".join(job.cell.label() for job in under_way))
 
             run_jobs(left, self.labels_at, heard, watched)
-        return missing
+        return failed
 
     def _is_finished(self, job: Job) -> bool:
         """Whether an earlier run has scored the cell on the split; if so its scores are taken."""
@@ -236,21 +206,34 @@ class _Comparison:
         self.store.write("report.json", text.encode())
         return content
 
-    def _identity(self, wanted: Sequence[Job]) -> dict[str, Any]:
+    def _identity(self, tried: Sequence[Job]) -> dict[str, Any]:
+        """What decides the comparison. Which settings win follows from the trials."""
         # What things cost is worked out anew for the report, and whether weights are kept is no part of it.
         left_out = {"keep_students", "students", "price_per_worker_hour"}
+        unsearched = [self._job(cell, "heldout") for cell in grid.cells(self.run, grid.without_search(self.run))]
         return {
             "format": FORMAT,
-            "cells": [self._scores(job).identity for job in wanted],
+            "trials": [self._scores(job).identity for job in tried],
+            "cells": [self._scores(job).identity for job in unsearched],
             "compare": self.run.compare.model_dump(mode="json", exclude=left_out),
             "labels": self.labels.fingerprint,
         }
 
 
-def _result(manifest: Manifest | None, why: str) -> str:
-    if manifest is None:
-        return f"failed, {why}"
-    correct, total = manifest.counts["correct"], manifest.counts["total"]
+def _error_of(failed: Mapping[Cell, Failed], then: str) -> RaystillError:
+    """One error for cells that failed: the user's where each of theirs is, since the same command would fail again."""
+    cell, first = next(iter(failed.items()))
+    rest = f" and {plural(len(failed) - 1, 'other')}" if len(failed) > 1 else ""
+    if first.error is not None and all(one.error for one in failed.values()):
+        error = first.error
+        return UserError(f"{cell.label()}{rest}: {error.value}", error.rule, error.remedy)
+    return StageFailedError(f"{cell.label()}{rest} failed: {first.why.rstrip('.')}. {then}")
+
+
+def _result(outcome: Manifest | Failed) -> str:
+    if isinstance(outcome, Failed):
+        return f"failed, {outcome.why}"
+    correct, total = outcome.counts["correct"], outcome.counts["total"]
     return f"{correct:,} of {total:,} right ({correct / total:.1%})"
 
 

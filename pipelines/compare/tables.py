@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.evaluate.rationales import told_of_read
+from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.pages.words import ABSENT, fraction, percent, percents, plural, points, points_range
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
     """
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     several = len(report["students"]) > 1
     scored = f"{report['heldout']['scored']:,} held-out examples"
@@ -59,9 +62,13 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
             style="bold" if against is not None and verdict(against["interval"]) == "ahead" else None,
             end_section=following is not None and key_of(following)[:2] != key_of(group)[:2],
         )
+    notes = []
     if report["missing"]:
-        shown.caption = (
+        notes.append(
             f"{plural(len(report['missing']), 'cell is', 'cells are')} missing; the means are over the others."
         )
-        shown.caption_justify = "left"
+    if report["rationales_read"]:
+        notes.append(f"{NEEDS_A_TEACHER} {told_of_read(report['rationales_read'])}.")
+    if notes:
+        shown.caption, shown.caption_justify = Text("\n".join(notes)), "left"
     return shown

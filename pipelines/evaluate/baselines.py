@@ -2,7 +2,7 @@
 
 In: OUTPUT/labels. Out: the teacher's label by example id, and the label that is the most frequent in training:
 
-    teacher_answers(...) -> {"apples-17": TeacherAnswer(label="4 - 1", rationale="Anne gives 1 away."), ...}
+    teacher_answers(...) -> {"apples-17": TeacherAnswer("4 - 1", "Anne gives 1 away.", prompt_tokens=291, output_tokens=14), ...}
     majority_label(...)  -> Majority(label="neutral", count=61, rows=150, of="gold")
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from pipelines.artifacts import Store
@@ -37,6 +37,9 @@ class TeacherAnswer:
 
     label: str
     rationale: str
+    prompt_tokens: int
+    output_tokens: int
+    """Of all its samples; 0 where a recording does not say."""
 
 
 def teacher_answers(labels: Store, corpus: CorpusConfig, ids: Collection[str]) -> dict[str, TeacherAnswer]:
@@ -46,9 +49,9 @@ def teacher_answers(labels: Store, corpus: CorpusConfig, ids: Collection[str]) -
     validation split that is a share of train are among the labels, so that what a filter rejected has none.
     """
     folder = "heldout/data" if has_heldout_files(corpus) else "data"
-    wanted = set(ids)
-    rows = _rows(labels, folder, ["id", "label", "rationale"])
-    return {row["id"]: TeacherAnswer(row["label"], row["rationale"]) for row in rows if row["id"] in wanted}
+    wanted, columns = set(ids), [field.name for field in fields(TeacherAnswer)]
+    rows = _rows(labels, folder, ["id", *columns])
+    return {row["id"]: TeacherAnswer(**{name: row[name] for name in columns}) for row in rows if row["id"] in wanted}
 
 
 def majority_label(labels: Store, corpus: CorpusConfig, task: Task, heldout: Collection[str]) -> Majority | None:

@@ -5,6 +5,10 @@ In: rationales, each with the label that its writer gave and its example. Out: r
     {"of": "student", "examples": 200, "empty": 3, "leads_to_label": 0.91, "states_gold": 0.58, "repeats_input": 0.02,
      "words": {"p10": 6, "median": 13, "p90": 22}}
 
+and, of a student that reads the teacher's, its `rationales_read`:
+
+    {"examples": 200, "without": 3, "states_gold": 0.58}
+
 The shares are of the rationales that are not empty. `leads_to_label`: it arrives at its writer's own label; one without a label arrives
 nowhere; null where the task cannot tell (Task.leads_to). `states_gold`: it says the gold label anywhere (Task.states), so that a student
 which reads it need not find it. `repeats_input`: at least REPEATED of its word 3-grams are the input's.
@@ -13,11 +17,13 @@ which reads it need not find it. `repeats_input`: at least REPEATED of its word 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.evaluate.baselines import TeacherAnswer
 from pipelines.near_duplicates import shingles
+from pipelines.pages.words import percent
 from pipelines.tasks import Example, Task
 
 REPEATED = 0.7
@@ -64,6 +70,25 @@ def quality(of: Literal["student", "teacher"], written: Sequence[Written], task:
         "repeats_input": _share([_copied(one) >= REPEATED for one in some]),
         "words": _spread([len(one.rationale.split()) for one in some]),
     }
+
+
+def rationales_read(
+    answers: Mapping[str, TeacherAnswer], examples: Sequence[Example], task: Task
+) -> dict[str, int | float | None]:
+    """What a student that reads the teacher's rationales is given: to how many examples there is none, and what they betray."""
+    found = [(answers[e.id].rationale, e) for e in examples if e.id in answers and answers[e.id].rationale.strip()]
+    stated = [e.gold is not None and task.states(rationale, e.gold, e) for rationale, e in found]
+    return {"examples": len(examples), "without": len(examples) - len(found), "states_gold": _share(stated)}
+
+
+def told_of_read(found: Mapping[str, Any]) -> str:
+    """`rationales_read` in words, after the name of the student that reads them."""
+    said = "reads the teacher's rationales"
+    if found["states_gold"]:
+        said += f", of which {percent(found['states_gold'])} state the gold label, which helps its accuracy"
+    if found["without"]:
+        said += f"; to {found['without']:,} of {found['examples']:,} examples there is none"
+    return said
 
 
 def _copied(one: Written) -> float:

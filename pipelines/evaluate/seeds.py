@@ -41,11 +41,6 @@ class Estimate:
     low: float
     high: float
 
-    @property
-    def shows(self) -> bool:
-        """Whether the interval of a difference leaves 0 out."""
-        return self.low > 0.0 or self.high < 0.0
-
 
 def mean(right: Rights) -> Estimate:
     """The mean accuracy over seeds and examples.

@@ -40,12 +40,13 @@ from pipelines.evaluate.identity import answers_identity
 from pipelines.evaluate.overlap import overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predict import Trained, Untrained
-from pipelines.evaluate.rationales import quality
+from pipelines.evaluate.rationales import quality, rationales_read, told_of_read
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import (
     heldout_key,
     heldout_part,
     majority_system,
+    scored_examples,
     student_inputs,
     student_rationales,
     student_system,
@@ -55,7 +56,7 @@ from pipelines.evaluate.systems import (
 from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
@@ -75,12 +76,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     task = load_task(task_spec(run.task, run.task_options))
     _check_belongs(run, task, student, labels)
     heldout = heldout_examples(run, task)
-    examples = [example for example in heldout.examples if example.gold is not None]
-    if not examples:
-        rows = len(heldout.examples) + len(heldout.unreadable)
-        rule = f"none of its {rows:,} rows has a gold label that the task can read"
-        rule += f" ({': '.join(heldout.unreadable[0])})" if heldout.unreadable else ""
-        raise UserError(heldout_key(run), rule, "Give held-out examples with gold labels.")
+    examples = scored_examples(run, heldout)
     identity = _identity(run, task, student, labels, heldout)
     # Stale labels and students are refused, as they cost hours. A report costs minutes and follows from them alone: it
     # is made anew. It goes before the work begins: if that breaks off, no earlier student's lies beside this one.
@@ -169,7 +165,8 @@ def _measure(
     trained_system = student_system("student", Trained(student_at), run, task, examples, inputs)
     written = student_rationales(Trained(student_at), run, examples, inputs, trained_system)
     rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
-    notes = _student_notes(run, student, rationale)
+    read = rationales_read(answers, examples, task) if run.student.method == NEEDS_A_TEACHER else None
+    notes = _student_notes(run, student, read)
     trained_system = dataclasses.replace(trained_system, note="; ".join(notes))
     limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
     own_tokenizer = student_at if run.student.init.vocabulary is not None else None
@@ -182,15 +179,12 @@ def _measure(
     return [trained_system, *others], rationale
 
 
-def _student_notes(run: RunConfig, student: Manifest, rationale: Mapping[str, Any] | None) -> list[str]:
-    """What flatters the student's accuracy."""
+def _student_notes(run: RunConfig, student: Manifest, read: Mapping[str, Any] | None) -> list[str]:
+    """What a reader has to know of the student's accuracy. `read`: of the teacher's rationales, where it reads them."""
     notes = []
     if student.config["training"]["validate_every_steps"] is not None and run.corpus.test is None:
         notes.append("its weights were chosen by their loss on these very examples, which helps its accuracy")
-    if run.student.method == NEEDS_A_TEACHER and rationale and rationale["states_gold"]:
-        stated = f"rationales that state the gold label in {100 * rationale['states_gold']:.1f}%"
-        notes.append(f"it reads {stated}, which helps its accuracy")
-    return notes
+    return [*notes, f"it {told_of_read(read)}"] if read else notes
 
 
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:

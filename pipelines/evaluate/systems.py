@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.corpus import Heldout
+from pipelines.errors import UserError
 from pipelines.evaluate import report
 from pipelines.evaluate.baselines import Majority, TeacherAnswer
 from pipelines.evaluate.predict import Prediction, Source, predict, sample
@@ -19,18 +20,44 @@ from pipelines.evaluate.rationales import Written, sample_of
 from pipelines.evaluate.report import System
 from pipelines.evaluate.votes import vote
 from pipelines.methods import FORMATS, NEEDS_A_TEACHER, read_answer, with_rationale, writes_rationales
+from pipelines.pages.words import short
 from pipelines.tasks import Example, Task
 
 _LISTED_IDS = 100
+_LABEL_CHARACTERS = 60
+
+
+def scored_examples(run: RunConfig, heldout: Heldout) -> list[Example]:
+    """The held-out examples that have a gold label. Raises UserError where none has, with a row that cannot be read."""
+    examples = [example for example in heldout.examples if example.gold is not None]
+    if not examples:
+        rows = len(heldout.examples) + len(heldout.unreadable)
+        rule = f"none of its {rows:,} rows has a gold label that the task can read"
+        rule += f" ({': '.join(heldout.unreadable[0])})" if heldout.unreadable else ""
+        raise UserError(heldout_key(run), rule, "Give held-out examples with gold labels.")
+    return examples
 
 
 def student_inputs(run: RunConfig, answers: Mapping[str, TeacherAnswer], examples: Sequence[Example]) -> list[str]:
-    """What a student of the run's method reads, without prefix: the input, with the teacher's rationale where the method takes it."""
+    """What a student of the run's method reads, without prefix: the input, with the teacher's rationale where the method takes it.
+
+    Raises:
+        UserError: as `check_rationales`.
+    """
     inputs = [example.input for example in examples]
     if run.student.method != NEEDS_A_TEACHER:
         return inputs
+    check_rationales(answers, examples)
     rationales = (answers[example.id].rationale if example.id in answers else "" for example in examples)
     return [with_rationale(text, rationale) for text, rationale in zip(inputs, rationales, strict=True)]
+
+
+def check_rationales(answers: Mapping[str, TeacherAnswer], examples: Sequence[Example]) -> None:
+    """Refuse to score a student that reads rationales on examples of which not one has any. Raises UserError."""
+    if not any(example.id in answers and answers[example.id].rationale.strip() for example in examples):
+        rule = f"it reads the teacher's rationales, and the labels hold none to the {len(examples):,} held-out examples"
+        remedy = "Label them with a prompt that asks for rationales, or choose another method."
+        raise UserError(f"method {NEEDS_A_TEACHER}", rule, remedy)
 
 
 def student_system(
@@ -113,7 +140,7 @@ def majority_system(task: Task, majority: Majority | None, examples: Sequence[Ex
     # By key, not as an answer: the label of another example's choices is no answer to this one, only wrong.
     right = tuple(task.key(majority.label) == task.key(gold_of(example)) for example in examples)
     source = "" if majority.of == "gold" else " by the teacher, as no training row has a gold label"
-    note = f"`{majority.label}`, the label of {majority.count:,} of {majority.rows:,} training rows{source}"
+    note = f"`{short(majority.label, _LABEL_CHARACTERS)}`, the label of {majority.count:,} of {majority.rows:,} training rows{source}"
     return System("majority", labels=(majority.label,) * len(examples), right=right, note=note)
 
 

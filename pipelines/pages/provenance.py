@@ -18,20 +18,16 @@ def heldout_notices(heldout: Mapping[str, Any]) -> list[str]:
     lines = []
     if shared["count"]:
         said = f"{shared['count']:,} of the {heldout['scored']:,} scored examples {_is_are(shared['count'])} in the training data too"
-        lines.append(f"{said}{_how(shared)}: {_listed(shared)}. What is right on them says little.")
+        how = f"{shared['by']['input']:,} by the same input, {shared['by']['near']:,} by nearly the same"
+        lines.append(f"{said} ({how}): {_listed(shared)}. What is right on them says little.")
     if missing["count"]:
         said = plural(missing["count"], "held-out example has", "held-out examples have")
         lines.append(f"{said} no gold label and {_is_are(missing['count'])} not scored: {_listed(missing)}.")
-    count = unreadable if isinstance(unreadable, int) else unreadable["count"]
-    if count:
-        lines.append(f"{plural(count, 'held-out row is', 'held-out rows are')} unreadable for the task and not scored.")
+    if unreadable["count"]:
+        lines.append(
+            f"{plural(unreadable['count'], 'held-out row is', 'held-out rows are')} unreadable for the task and not scored."
+        )
     return lines
-
-
-def _how(shared: Mapping[str, Any]) -> str:
-    """How alike the shared examples are to training rows, where the report says it."""
-    by = shared.get("by")
-    return f" ({by['input']:,} by the same input, {by['near']:,} by nearly the same)" if by else ""
 
 
 def _is_are(count: int) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Manifest, Store, manifest_of, require_manifest, write_manifest
-from pipelines.compare import cells, stage
-from pipelines.compare.jobs import Job
+from pipelines.compare import cells, checks, stage
+from pipelines.compare.jobs import Job, failed
 from pipelines.compare.stage import compare
 from pipelines.config import RunConfig
 from pipelines.errors import RaystillError
@@ -35,6 +35,8 @@ class Lab:
         """How many of the examples a student has right."""
         self.fails: Callable[[RunConfig], RaystillError | None] = lambda run: None
         """What its training breaks off with."""
+        self.timings_s = {"tokenise": 1.0, "train": 20.0, "steps": 16.0}
+        """Of every training."""
         rows = [{"id": f"t{i}", "input": f"question t{i}", "label": str(i % 3)} for i in range(60)]
         write_corpus(folder / "train.jsonl", rows)
         heldout = [{"id": f"h{i}", "input": f"another question {i}", "label": "3"} for i in range(NUM_HELDOUT)]
@@ -44,7 +46,7 @@ class Lab:
         monkeypatch.setattr(cells, "train", self._train)
         monkeypatch.setattr(cells, "student_system", self._answer)
         monkeypatch.setattr(stage, "run_jobs", self._run_jobs)
-        monkeypatch.setattr(stage, "check_train", lambda run, labels_at: None)
+        monkeypatch.setattr(checks, "check_train", lambda run, labels_at: None)
 
     def label(self, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]]) -> None:
         """Write what the teacher said of corpus rows: always the gold label."""
@@ -85,9 +87,9 @@ class Lab:
             try:
                 manifest = cells.score_cell(job.run, labels_at, job.split)
             except RaystillError as error:
-                heard(job, None, str(error))
+                heard(job, failed(error))
             else:
-                heard(job, manifest, "")
+                heard(job, manifest)
 
     def _train(self, run: RunConfig, *, replace: bool, labels_at: str) -> Manifest:
         self.trained.append(run)
@@ -96,7 +98,7 @@ class Lab:
         labels = require_manifest(Store(labels_at), "labels", "")
         manifest = manifest_of(
             "student", train_identity(run, cells.task_of(run), labels), config=run.model_dump(mode="json"),
-            counts={"train_examples": 40, "tokens": 900}, timings_s={"tokenise": 1.0, "train": 20.0, "steps": 16.0},
+            counts={"train_examples": 40, "tokens": 900}, timings_s=self.timings_s,
             details={
                 "parameters": 1000,
                 "training": {"steps": 7, "tokens_per_s": 50.0, "padding_share": 0.1, "loss": {}, "world_size": 2,

@@ -31,21 +31,23 @@ def comparison(
     differences = [
         {
             **{key: g[key] for key in ("student", "method", "fraction")},
-            **_difference(g["accuracy"] - by_key[g["student"], methods[0], g["fraction"]]),
+            **_difference(g["accuracy"], by_key[g["student"], methods[0], g["fraction"]]),
             "seeds": len(seeds),
         }
         for g in groups
         if g["method"] != methods[0]
     ]
     return {
-        "format": 1,
+        "format": 2,
         "run": "svamp",
         "headline": f"With {100 * fractions[-1]:g}% of the labels (600 rows), {methods[-1]} is right on 41.2% and {methods[0]} on 36.7% "
         f"of 200 test examples ({students[-1]}, {len(seeds)} seeds): no difference is shown.",
         "task": {"name": "arithmetic", "version": "1"},
         "baseline": methods[0],
-        "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 0, "ids": []}, "unreadable": 0,
-                    "trained_on": {"count": 0, "ids": []}},
+        "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 0, "ids": []},
+                    "unreadable": {"count": 0, "ids": [], "problems": []},
+                    "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}}},
+        "rationales_read": None,
         "students": [{"name": n, "model": f"HuggingFaceTB/{n}", "parameters": p} for n, p in parameters.items()],
         "lines": [
             _line("teacher", None, teacher, "" if teacher else "the labels hold no answers to the held-out examples"),
@@ -61,7 +63,8 @@ def comparison(
             "teacher": {"prompt_tokens": 812_000, "output_tokens": 46_000, "gpu_hours": 1.24, "money": 3.1},
             "training": [{**{key: g[key] for key in ("student", "method", "fraction")}, "seconds": g["cells"][0]["train_s"],
                           "gpu_hours": 0.5, "money": 1.25} for g in groups],
-            "answers": [{"student": n, "method": m, "seconds_per_example": 0.12, "per_1000": 0.0213} for n in students for m in methods],
+            "answers": [{"student": n, "method": m, "seconds_per_example": 0.12, "per_1000": 0.0213,
+                         "teacher_prompt_tokens": None, "teacher_output_tokens": None} for n in students for m in methods],
         },
         "provenance": {"labels": {"fingerprint": "a" * 64, "teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"},
                                   "prompt": "arithmetic 1", "accepted": 598, "filters": {"gold": "keep", "min_agreement": 0.0}}},
@@ -91,14 +94,20 @@ def _cell(student: str, method: str, fraction: float, seed: int, parameters: int
     return {
         "seed": seed, "correct": round(200 * max(share, 0.0)), "total": 200, "unanswered": chance.randrange(6),
         "train_examples": rows, "steps": rows // 3, "tokens": rows * 407, "train_s": rows * (1.4 if method == "finetune" else 2.9),
-        "gpu_hours": 0.5, "seconds_per_example": 0.12, "prompt_tokens": 40.1, "output_tokens": 7.9,
+        "workers": 2, "gpu_hours": 0.5, "seconds_per_example": 0.12, "prompt_tokens": 40.1, "output_tokens": 7.9,
         "learning_rate": 1e-4, "weight": 0.5 if method == "step-by-step" else None,
         "fingerprint": f"{chance.getrandbits(256):064x}",
     }  # fmt: skip
 
 
-def _difference(value: float) -> dict[str, Any]:
-    return {"difference": value, "interval": [value - 0.044, value + 0.044]}
+def _difference(accuracy: float, baseline: float) -> dict[str, Any]:
+    value = accuracy - baseline
+    return {
+        "accuracy": accuracy,
+        "baseline_accuracy": baseline,
+        "difference": value,
+        "interval": [value - 0.044, value + 0.044],
+    }
 
 
 def _line(name: str, student: str | None, accuracy: float | None, note: str = "") -> dict[str, Any]:
@@ -130,6 +139,7 @@ def _settings(student: str, method: str) -> list[dict[str, Any]]:
             "correct": 17 + i,
             "total": 60,
             "chosen": i == 1,
+            "why": "",
         }
         for i, rate in enumerate((5e-5, 1e-4))
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Store, require_manifest
+from pipelines.compare.checks import check_compare
 from pipelines.compare.grid import (
     Setting,
     baseline_of,
@@ -20,7 +21,6 @@ from pipelines.compare.grid import (
     without_search,
 )
 from pipelines.compare.jobs import parallel_cells
-from pipelines.compare.stage import check_compare
 from pipelines.errors import UserError
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.train.tiny import label_rows, make_run, write_labels
@@ -128,6 +128,30 @@ def test_weights_are_not_chosen_on_what_is_scored(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.validate_every_steps: weights are chosen .*Give corpus\.test"):
         check_compare(run)
     check_compare(make_run(tmp_path, "some/model", training=training, corpus={"test": "t.jsonl"}))
+
+
+def test_a_range_too_narrow_for_its_trials_is_refused(tmp_path: Path) -> None:
+    narrow = {"trials": 4, "learning_rate": [1e-4, 1.002e-4]}
+    with pytest.raises(UserError, match=r"learning_rate .*1 different learning rates for 4 trials .*Widen it"):
+        check_compare(run_with(tmp_path, methods=["finetune"], search=narrow))
+
+
+def test_settings_that_a_method_does_not_go_with_are_refused_before_anything_is_labelled(tmp_path: Path) -> None:
+    compare = {"methods": ["finetune", "token-kd"]}
+    student = {"init": {"kind": "random", "vocabulary": 400}}
+    run = make_run(
+        tmp_path, "some/model", student={"model": "some/model", "method": "finetune", **student}, compare=compare
+    )
+    with pytest.raises(UserError, match=r"compare\.methods token-kd: .*remove init\.vocabulary"):
+        check_compare(run)
+
+
+def test_a_validation_file_that_cannot_measure_a_method_is_refused(tmp_path: Path) -> None:
+    corpus = {"validation": str(tmp_path / "v.jsonl"), "test": "t.jsonl"}
+    compare = {"methods": ["finetune", "rationale-then-label"]}
+    run = make_run(tmp_path, "some/model", training={"validate_every_steps": 5}, corpus=corpus, compare=compare)
+    with pytest.raises(UserError, match=r"corpus\.validation is a file, .*rationale-then-label"):
+        check_compare(run)
 
 
 def test_students_that_the_report_could_not_tell_apart_are_refused(tmp_path: Path) -> None:

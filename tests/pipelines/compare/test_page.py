@@ -116,10 +116,10 @@ def test_one_seed_one_fraction_one_student_no_teacher_no_prices_no_search() -> N
 
 def test_what_is_missing_stands_on_top() -> None:
     report = missing(comparison(), "training broke off: out of memory")
-    report["heldout"]["trained_on"] = {"count": 2, "ids": ["a-1", "a-2"]}
+    report["heldout"]["trained_on"] = {"count": 2, "ids": ["a-1", "a-2"], "by": {"id": 0, "input": 1, "near": 1}}
     page = Page(comparison_page(report))
     assert "1 of 120 trainings is missing." in page.text
-    assert "2 of the 200 scored examples are in the training data too: a-1, a-2." in page.text
+    assert "are in the training data too (1 by the same input, 1 by nearly the same): a-1, a-2." in page.text
     assert page.text.index("1 of 120") < page.text.index("How accurate")
     assert ["SmolLM2-135M", "finetune", "12.5%", "2", "training broke off: out of memory"] in page.tables[0]
     assert "trainings are missing" not in comparison_page(comparison())
@@ -144,8 +144,43 @@ def test_search_says_on_what_it_chose_and_whether_trials_were_even() -> None:
     page = Page(comparison_page(report))
     assert said in page.text
     assert ["step-by-step", "0.0001", "0.5", "18 of 60", "30.0%", "✓ chosen"] in page.rows()
+    assert "failed" not in page.text
     report["search"]["settings"].pop()
     assert "not the same number of trials for every method" in Page(comparison_page(report)).text
+
+
+def test_a_trial_that_failed_is_listed_with_its_reason() -> None:
+    report = comparison()
+    lost = {"correct": None, "total": None, "chosen": False, "why": "step 3 is not finite " + "x" * 2000}
+    report["search"]["settings"][0] |= lost
+    page = Page(comparison_page(report))
+    row = next(row for row in page.rows() if row[-1].startswith("step 3 is not finite"))
+    assert row[:-1] == ["finetune", "5e-05", "-", "-", "-", ""]
+    assert len(row[-1]) == 600
+    assert "The held-out examples had no part in it. 1 trial failed and could not be chosen." in page.text
+
+
+def test_what_reads_the_teachers_rationales_is_told_with_what_they_betray() -> None:
+    report = comparison(methods=("finetune", "step-by-step"))
+    report["rationales_read"] = {"examples": 200, "without": 3, "states_gold": 0.582}
+    report["cost"]["answers"][1] |= {"teacher_prompt_tokens": 290.14, "teacher_output_tokens": 46.0}
+    page = Page(comparison_page(report))
+    said = (
+        "rationale-as-input reads the teacher's rationales, of which 58.2% state the gold label, which helps its accuracy; "
+        "to 3 of 200 examples there is none."
+    )
+    assert said in page.text
+    assert "needs an answer of the teacher's for every input" in page.text
+    cost = next(table for table in page.tables if "teacher reads" in table[0])
+    assert [row[cost[0].index("teacher reads")] for row in cost[1:]] == ["-", "290.1", "-", "-"]
+    assert said in " ".join(str(comparison_table(report).caption).split())
+    assert "rationale-as-input" not in comparison_page(comparison())
+
+
+def test_long_reasons_are_cut_and_broken_into_lines() -> None:
+    html = comparison_page(missing(comparison(), "why " * 5000))
+    assert max(len(cell) for row in Page(html).rows() for cell in row) == 600
+    assert '<td class="text">why why' in html
 
 
 def test_verdict_needs_an_interval_without_zero() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Manifest, Store, manifest_of, require_manifest
-from pipelines.compare.grid import Cell, cells, without_search
-from pipelines.compare.report import Found, comparison
+from pipelines.compare.grid import Cell, cells, trials, without_search
+from pipelines.compare.report import Found, comparison, shared_parts
+from pipelines.config import SearchConfig
 from pipelines.corpus import heldout_examples
 from pipelines.evaluate.seeds import mean, mean_difference
 from pipelines.tasks.arithmetic import Arithmetic
@@ -49,6 +50,7 @@ def found(tmp_path: Path) -> Found:
     for cell in cells(run, without_search(run)):
         made.cells[cell] = scores(cell, RIGHT[cell.method, cell.seed])
         made.rights[cell] = RIGHT[cell.method, cell.seed]
+    made.shared = shared_parts(made)
     return made
 
 
@@ -64,8 +66,8 @@ def test_seeds_are_averaged_and_methods_compared_example_by_example(found: Found
     assert group(content, "step-by-step")["interval"] == [expected.low, expected.high]
     assert group(content, "step-by-step")["train_examples"] == 40.5
     assert content["differences"] == [
-        {"student": "small", "method": "step-by-step", "fraction": 1.0, "difference": pytest.approx(0.45),
-         "interval": [apart.low, apart.high], "seeds": 2}
+        {"student": "small", "method": "step-by-step", "fraction": 1.0, "accuracy": 0.85, "baseline_accuracy": 0.4,
+         "difference": pytest.approx(0.45), "interval": [apart.low, apart.high], "seeds": 2}
     ]  # fmt: skip
     lines = {line["name"]: line["correct"] for line in content["lines"]}
     assert lines == {"teacher": 9, "majority": 0, "untrained": None}
@@ -103,13 +105,70 @@ def test_costs_follow_from_the_price_of_a_workers_hour(found: Found) -> None:
     assert {row["gpu_hours"] for row in cost["training"]} == {0.0}
 
 
-def test_the_search_shows_what_was_tried_and_chosen(found: Found) -> None:
+def test_the_search_shows_what_was_tried_and_chosen_and_what_failed(found: Found) -> None:
     assert comparison(found)["search"] is None
-    first, second = list(found.cells)[:2]
-    found.trials = {first: scores(first, [True] * 4), second: scores(second, [False] * 4)}
-    found.chosen = {(first.student, first.method): first.setting, (second.student, second.method): second.setting}
-    search = comparison(found)["search"]
-    assert search is not None
-    assert [(s["method"], s["correct"], s["chosen"]) for s in search["settings"]] == [
-        ("finetune", 4, True), ("step-by-step", 0, True)
-    ]  # fmt: skip
+    search = SearchConfig(trials=2, learning_rate=[1e-4, 1e-2])
+    found.run = found.run.model_copy(update={"compare": found.run.compare.model_copy(update={"search": search})})
+    low, high, low_too, broken = trials(found.run)
+    found.trials = {cell: scores(cell, [cell is high] * 4) for cell in (low, high, low_too)}
+    found.failed_trials = {broken: "step 3 is not finite"}
+    found.chosen = {(cell.student, cell.method): cell.setting for cell in (high, low_too)}
+    part = comparison(found)["search"]
+    assert part is not None
+    assert [(s["method"], s["correct"], s["chosen"], s["why"]) for s in part["settings"]] == [
+        ("finetune", 0, False, ""),
+        ("finetune", 4, True, ""),
+        ("step-by-step", 0, True, ""),
+        ("step-by-step", None, False, "step 3 is not finite"),
+    ]
+
+
+def test_the_headline_of_missing_cells_is_of_the_seeds_that_both_have(found: Found) -> None:
+    gone = next(cell for cell in found.cells if cell.method == "finetune" and cell.seed == 1)
+    del found.cells[gone]
+    found.missing[gone] = "not there yet"
+    content = comparison(found)
+    assert group(content, "step-by-step")["accuracy"] == pytest.approx(0.85), "over both of its seeds"
+    assert (
+        "step-by-step is right on 80.0% of 10 held-out examples and finetune on 30.0% (small, 1 seed): +50.0"
+        in (content["headline"])
+    )
+
+
+def test_a_grid_of_one_method_has_a_headline(found: Found) -> None:
+    for cell in [cell for cell in found.cells if cell.method == "finetune"]:
+        del found.cells[cell]
+        found.missing[cell] = "not there yet"
+    said = "No method can be compared with finetune yet: 2 of 4 trainings are there."
+    assert comparison(found)["headline"] == said
+    found.missing.clear()
+    alone = comparison(found)["headline"]
+    assert alone.startswith("With 100% of the labels step-by-step is right on 85.0% (95% interval ")
+    assert alone.endswith(
+        "of 10 held-out examples (small, mean of 2 seeds). The grid has no other method to compare it with."
+    )
+
+
+def test_a_method_that_needs_the_teacher_shows_what_it_gets_and_what_that_takes(found: Found, tmp_path: Path) -> None:
+    assert comparison(found)["rationales_read"] is None
+    assert {row["teacher_prompt_tokens"] for row in comparison(found)["cost"]["answers"]} == {None}
+    answers = [{**label_row(f"h{i}", "3"), "rationale": ["1 + 2 = 3", "who knows", " "][i % 3]} for i in range(9)]
+    write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "4"), label_row("b", "4", "4")], answers)
+    methods = ["finetune", "rationale-as-input"]
+    found.run = found.run.model_copy(update={"compare": found.run.compare.model_copy(update={"methods": methods})})
+    found.shared = shared_parts(found)
+    for cell in cells(found.run, without_search(found.run)):
+        found.cells[cell], found.rights[cell] = scores(cell, [True] * NUM), [True] * NUM
+    content = comparison(found)
+    assert content["rationales_read"] == {"examples": 10, "without": 4, "states_gold": 0.5}
+    assert {row["method"]: (row["teacher_prompt_tokens"], row["teacher_output_tokens"]) for row in content["cost"]["answers"]} == {
+        "finetune": (None, None), "rationale-as-input": (9.0, 5.0)
+    }  # fmt: skip
+
+
+def test_what_a_training_costs_counts_the_workers_that_it_had(found: Found) -> None:
+    for cell, manifest in found.cells.items():
+        manifest.details["training"]["world_size"] = (
+            1 + cell.seed
+        )  # the second seed found fewer workers than it asked for
+    assert {row["money"] for row in comparison(found)["cost"]["training"]} == {1.5}

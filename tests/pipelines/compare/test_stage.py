@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import MANIFEST, Store
+from pipelines.compare import cells
 from pipelines.compare.cells import answers_of_teacher, split_of, task_of
-from pipelines.errors import UserError
+from pipelines.config import RunConfig
+from pipelines.errors import StageFailedError, UserError
 from pipelines.tasks import task_spec
 from tests.pipelines.compare.lab import Lab
 from tests.pipelines.evaluate.made import write_corpus
@@ -94,6 +96,12 @@ def test_a_validation_file_beside_a_test_set_has_no_answers_of_the_teacher(lab: 
     assert answers_of_teacher(share, "validation", labels, examples).keys() == {example.id for example in examples}
 
 
+def test_a_training_that_was_gone_on_from_costs_what_all_its_attempts_took(lab: Lab) -> None:
+    lab.timings_s["steps"] = 40.0  # half of them in an attempt before the last
+    lab.compare()
+    assert {cell["train_s"] for group in lab.report()["groups"] for cell in group["cells"]} == {40.0}
+
+
 def test_what_reads_rationales_is_not_chosen_on_a_file_that_has_none(lab: Lab, tmp_path: Path) -> None:
     compare = {"methods": ["finetune", "rationale-as-input"], "search": SEARCH}
     write_corpus(tmp_path / "v.jsonl", [{"id": "v", "input": "to choose", "label": "3"}])
@@ -104,6 +112,104 @@ def test_what_reads_rationales_is_not_chosen_on_a_file_that_has_none(lab: Lab, t
         lab.compare(corpus=file, compare=compare)
     lab.compare(corpus=file, compare={**compare, "methods": ["finetune"]})
     lab.compare(corpus={**lab.corpus, "validation": 0.5}, compare=compare)
+
+
+def test_a_failed_cell_does_not_stop_the_others_and_is_tried_again(lab: Lab) -> None:
+    lab.fails = lambda run: StageFailedError("no room") if run.student.method == "finetune" else None
+    with pytest.raises(StageFailedError, match=r"finetune 1 seed 0 failed: no room\. The report shows the other cells"):
+        lab.compare()
+    report = lab.report()
+    assert [(row["method"], row["why"]) for row in report["missing"]] == [("finetune", "no room")]
+    assert [group["method"] for group in report["groups"]] == ["step-by-step"]
+    assert not lab.files(MANIFEST)
+    lab.fails = lambda run: None
+    lab.compare()
+    assert trained(lab) == [("finetune", 1.0, 0)]
+    assert lab.report()["missing"] == []
+
+
+def test_where_every_failure_is_the_users_so_is_the_error(lab: Lab) -> None:
+    wrong = UserError("training.tokens_per_micro_batch 16", "it is below the 50 tokens of the longest", "Raise it")
+    lab.fails = lambda run: wrong
+    with pytest.raises(
+        UserError, match=r"finetune 1 seed 0 and 1 other: training\.tokens_per_micro_batch 16: .*Raise it"
+    ):
+        lab.compare()
+    lab.fails = lambda run: wrong if run.student.method == "finetune" else StageFailedError("no room")
+    with pytest.raises(StageFailedError, match="the same command tries again"):
+        lab.compare()
+
+
+def searched(**compare: Any) -> dict[str, Any]:
+    return {"compare": {"search": SEARCH, **compare}}
+
+
+def test_a_trial_that_fails_is_not_chosen_and_blocks_nothing(lab: Lab) -> None:
+    lab.right = lambda run: 15 if run.training.learning_rate == 1e-2 else 5
+    diverges = StageFailedError("step 3 is not finite")
+    lab.fails = lambda run: (
+        diverges if run.student.method == "finetune" and run.training.learning_rate == 1e-2 else None
+    )
+    corpus = {**lab.corpus, "validation": 0.3}
+    made = lab.compare(corpus=corpus, **searched())
+    settings = {(s["method"], s["learning_rate"]): (s["chosen"], s["why"]) for s in lab.report()["search"]["settings"]}
+    assert settings == {
+        ("finetune", 1e-4): (True, ""),
+        ("finetune", 1e-2): (False, "step 3 is not finite"),
+        ("step-by-step", 1e-4): (False, ""),
+        ("step-by-step", 1e-2): (True, ""),
+    }
+    assert lab.report()["missing"] == []
+    assert lab.compare(corpus=corpus, **searched()) == made
+    assert trained(lab) == [], "what is finished is not searched again"
+    lab.fails = lambda run: diverges if run.student.method == "finetune" else None
+    with pytest.raises(StageFailedError, match=r"finetune 1 seed 1 and 1 other failed: .*No trial of it is left"):
+        lab.compare(corpus=corpus, **searched(seeds=[1]))
+
+
+def test_no_weights_stay_that_no_split_needs(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = {**lab.corpus, "validation": 0.3}
+    search = {**SEARCH, "fraction": 0.5}  # the trials are no cells of the grid
+    lab.compare(corpus=corpus, compare={"search": search})
+    assert len(lab.files("cells/*/validation-*")) == 4
+    assert not lab.files("cells/*/student")
+
+    def killed(run: RunConfig) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "drop_student", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lab.compare(compare={"seeds": [5]})
+    assert lab.files("cells/*/student"), "between the manifest of the scores and the removal of the weights"
+    lab.compare(compare={"seeds": [5]})
+    assert len(trained(lab)) == 1
+    assert not lab.files("cells/*/student")
+
+
+def test_an_overlap_is_refused_before_anything_is_trained(lab: Lab) -> None:
+    rows = [{"id": f"t{i}", "input": f"question h{i}", "label": "3"} for i in range(20)]
+    write_corpus(lab.folder / "test.jsonl", [{**row, "id": f"h{i}"} for i, row in enumerate(rows)])
+    lab.label([{**row, "id": row["id"].replace("t", "h")} for row in rows], [])
+    with pytest.raises(UserError, match=r"corpus\.test: 18 of its 20 examples have the input of a training row"):
+        lab.compare()
+    assert trained(lab) == []
+
+
+def test_examples_without_gold_labels_are_refused_by_key_and_with_a_problem(lab: Lab) -> None:
+    write_corpus(lab.folder / "test.jsonl", [{"id": "h1", "input": "one"}, {"id": "h2", "input": "two", "label": "!"}])
+    with pytest.raises(UserError, match=r"corpus\.test: none of its 2 rows has a gold label.*\(h2: the gold label '!'"):
+        lab.compare()
+
+
+def test_a_student_that_reads_rationales_in_a_grid(lab: Lab) -> None:
+    lab.compare(compare={"methods": ["finetune", "rationale-as-input"]})
+    assert lab.answered[0] == "another question 0 [rationale] because"
+    assert lab.report()["rationales_read"] == {"examples": 20, "without": 0, "states_gold": 0.0}
+    lab.label([{"id": f"t{i}", "label": "3"} for i in range(4)], [{"id": "other", "label": "3"}])
+    with pytest.raises(UserError, match="the labels hold none to the 20 held-out examples"):
+        lab.compare(compare={"methods": ["finetune", "rationale-as-input"], "seeds": [8]})
+    assert trained(lab) == []
 
 
 @pytest.mark.parametrize("what", ["version", "options", "format"])

@@ -69,6 +69,34 @@ def test_weights_that_were_chosen_on_what_is_scored_are_told_of(tmp_path: Path, 
         assert ("its weights were chosen by their loss on these very examples" in _note(run)) == told
 
 
+def test_a_student_that_reads_rationales_is_told_of_those_that_are_not_there(
+    tmp_path: Path, answers: list[str]
+) -> None:
+    write_corpus(tmp_path / "test.jsonl", [{"id": f"h{i}", "input": f"n {i}", "label": "3"} for i in range(4)])
+    run = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
+    said = ["1 + 2 = 3.", "who knows", ""]
+    heldout = [{**label_row(f"h{i}", "3"), "rationale": text} for i, text in enumerate(said)]
+    labels = write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "3"), label_row("b", "4", "4")], heldout)
+    write_student_manifest(tmp_path / "out" / "student", run, labels)
+    evaluate(run)
+    assert answers == [
+        "n 0 [rationale] 1 + 2 = 3.",
+        "n 1 [rationale] who knows",
+        "n 2 [rationale] ",
+        "n 3 [rationale] ",
+    ]
+    assert _note(run) == (
+        "it reads the teacher's rationales, of which 50.0% state the gold label, which helps its accuracy; "
+        "to 2 of 4 examples there is none"
+    )
+    write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "3"), label_row("b", "4", "4")], heldout[2:])
+    (tmp_path / "out" / "report" / MANIFEST).unlink()
+    with pytest.raises(
+        UserError, match=r"method rationale-as-input: .* the labels hold none to the 4 held-out examples"
+    ):
+        evaluate(run)
+
+
 def test_without_a_student_the_command_is_named(tmp_path: Path) -> None:
     write_labels(tmp_path / "out" / "labels", [label_row("a", "3"), label_row("b", "3")])
     with pytest.raises(UserError, match=r"raystill train RUN"):

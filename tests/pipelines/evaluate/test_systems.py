@@ -28,7 +28,7 @@ from tests.pipelines.evaluate.made import label_row, make_run, write_labels
 
 def test_only_a_student_that_reads_rationales_gets_the_teachers(tmp_path: Path) -> None:
     examples = [Example("h1", "one", "3"), Example("h2", "two", "8")]
-    answers = {"h1": TeacherAnswer("3", "4 - 1 = 3")}
+    answers = {"h1": TeacherAnswer("3", "4 - 1 = 3", 9, 5)}
     assert student_inputs(make_run(tmp_path), answers, examples) == ["one", "two"]
     reads_them = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
     assert student_inputs(reads_them, answers, examples) == ["one [rationale] 4 - 1 = 3", "two [rationale] "]
@@ -97,7 +97,7 @@ def test_rationales_of_their_own_are_asked_for_once_more(tmp_path: Path, monkeyp
     ]
     finetuned = make_run(tmp_path, student={"model": "none", "method": "finetune"})
     assert student_rationales(Nowhere(), finetuned, EXAMPLES, [], student) == []
-    answers = {"h2": TeacherAnswer("8", "4 * 2 = 8")}
+    answers = {"h2": TeacherAnswer("8", "4 * 2 = 8", 9, 5)}
     assert [one.rationale for one in teacher_rationales(answers, EXAMPLES)] == ["4 * 2 = 8"]
 
 
