@@ -261,7 +261,9 @@ class LabelSink:
                 k for k in self._identity if begun["identity"].get(k) != json.loads(json.dumps(self._identity[k]))
             ]
             rule = f"it holds unfinished labels made with other settings ({', '.join(changed)} differ)"
-            raise UserError(self._store.shown(), rule, "Set another output, or discard them: `raystill label RUN --replace`.")
+            raise UserError(
+                self._store.shown(), rule, "Set another output, or discard them: `raystill label RUN --replace`."
+            )
 
     def _recover(self) -> None:
         """Read back what earlier runs committed, and remove what they did not."""
