@@ -193,21 +193,44 @@ def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: b
 @main.command()
 @click.argument("students", nargs=-1, required=True, metavar="STUDENT...")
 @click.option("--run", "run_file", metavar="RUN", help="Take the serving section of this run file.")
+@click.option(
+    "--split",
+    multiple=True,
+    metavar="VERSION=PERCENT",
+    help="That many in 100 requests for the name go to this version.",
+)
+@click.option("--detach", is_flag=True, help="Return when the endpoint runs on RAY_ADDRESS, and leave it there.")
+@click.option(
+    "--print-config", is_flag=True, help="Print the file that `serve deploy` and a RayService take; start nothing."
+)
 @run_options
 def serve(
-    students: tuple[str, ...], run_file: str | None, overrides: tuple[str, ...], as_json: bool, verbose: bool
-) -> None:
-    """One or several student folders as an endpoint on this machine; Ctrl-C or SIGTERM ends it.
+    students: tuple[str, ...], run_file: str | None, split: tuple[str, ...], detach: bool, print_config: bool,
+    overrides: tuple[str, ...], as_json: bool, verbose: bool,
+) -> None:  # fmt: skip
+    """One or several student folders as an endpoint; Ctrl-C or SIGTERM ends it.
 
-    STUDENT is a student folder, or NAME=FOLDER.
+    STUDENT is a student folder, NAME=FOLDER, or NAME@VERSION=FOLDER. On a cluster (RAY_ADDRESS) the endpoint that runs there takes the
+    new students and shares while it answers: the same command promotes a version or rolls it back.
 
     \b
-    Example:
+    Examples:
       raystill serve runs/svamp/student --set serving.port=8001
+      raystill serve svamp@old=runs/a/student svamp@new=runs/b/student --split new=10 --detach
+      raystill serve svamp=s3://bucket/svamp/student --print-config > serve.yaml
     """
-    from cluster.endpoint import serve_until_signal
+    from cluster.endpoint import run_endpoint
 
-    serve_until_signal(students, run_file, overrides, as_json=as_json, verbose=verbose)
+    run_endpoint(
+        students,
+        run_file,
+        overrides,
+        split=split,
+        print_config=print_config,
+        detach=detach,
+        as_json=as_json,
+        verbose=verbose,
+    )
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""`raystill serve`: students behind an endpoint until a signal ends it."""
+"""`raystill serve`: students behind an endpoint, until a signal ends it or beside this process on a cluster that goes on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
 from pipelines.run_file import apply_overrides, load_run, parse_run
 
+if TYPE_CHECKING:
+    from serving.endpoint import Endpoint
+
 
 def named_students(arguments: tuple[str, ...]) -> dict[str, str]:
-    """NAME=FOLDER or FOLDER -> {name: folder}. A folder without a name is called after its run: the folder above `student`.
+    """NAME=FOLDER, NAME@VERSION=FOLDER or FOLDER -> {name: folder}. A folder without a name is called after its run: the folder above
+    `student`.
 
     Raises:
         UserError: two students have the same name.
@@ -26,40 +31,101 @@ def named_students(arguments: tuple[str, ...]) -> dict[str, str]:
             folder, path = argument, Path(argument.rstrip("/")).absolute()
             name = path.parent.name if path.name == "student" else path.name
         if name in students:
-            raise UserError(f"student {name}", "two students have this name", "Name them: NAME=FOLDER.")
+            raise UserError(
+                f"student {name}", "two students have this name", "Name them: NAME=FOLDER or NAME@VERSION=FOLDER."
+            )
         students[name] = folder
     return students
 
 
-def serve_until_signal(
-    arguments: tuple[str, ...], run_file: str | None, overrides: tuple[str, ...], *, as_json: bool, verbose: bool
-) -> None:
-    """Serve until SIGINT or SIGTERM, then drain and stop."""
-    from cluster.bootstrap import ray_session
-    from cluster.environment import ray_address
-    from serving.app import serve_students
-    from serving.students import read_card
+def named_split(arguments: tuple[str, ...], students: dict[str, str]) -> dict[str, dict[str, float]]:
+    """VERSION=PERCENT or NAME@VERSION=PERCENT -> {name: {version: percent}}. Without a name: the only one that has versions.
+
+    Raises:
+        UserError: no number, or no name where several have versions.
+    """
+    names = sorted({student.partition("@")[0] for student in students if "@" in student})
+    split: dict[str, dict[str, float]] = {}
+    for argument in arguments:
+        version, _, percent = argument.partition("=")
+        name, sign, rest = version.partition("@")
+        if not sign:
+            if len(names) != 1:
+                rule = f"{len(names)} students have versions ({', '.join(names) or 'none'})"
+                raise UserError(f"--split {argument}", rule, "Say which: --split NAME@VERSION=PERCENT.")
+            name, rest = names[0], version
+        try:
+            split.setdefault(name, {})[rest] = float(percent)
+        except ValueError as error:
+            raise UserError(
+                f"--split {argument}", f"{percent!r} is no percentage", "Write VERSION=PERCENT, as new=10."
+            ) from error
+    return split
+
+
+def run_endpoint(
+    arguments: tuple[str, ...], run_file: str | None, overrides: tuple[str, ...], *, split: tuple[str, ...],
+    print_config: bool, detach: bool, as_json: bool, verbose: bool,
+) -> None:  # fmt: skip
+    """The command's body; see `raystill serve --help`."""
+    from serving.deployment import endpoint_config
 
     run = load_run(run_file, overrides) if run_file else _bare_run(overrides)
     students = named_students(arguments)
-    for name, folder in students.items():
-        read_card(name, folder)
+    shares = named_split(split, students)
+    config = endpoint_config(students, run.serving, shares, every_node=print_config)
+    if print_config:
+        import yaml
+
+        print(json.dumps(config) if as_json else yaml.safe_dump(config, sort_keys=False), end="")
+        return
+    if detach:
+        _detached(run, students, shares, as_json=as_json, verbose=verbose)
+    else:
+        _until_signal(run, students, shares, as_json=as_json, verbose=verbose)
+
+
+def _detached(
+    run: RunConfig, students: dict[str, str], split: dict[str, dict[str, float]], *, as_json: bool, verbose: bool
+) -> None:
+    from cluster.bootstrap import ray_session
+    from cluster.environment import ray_address
+    from serving.endpoint import serve_students
+
+    if ray_address() is None:
+        rule = "the Ray that this command starts ends with it, and the endpoint with that"
+        raise UserError("--detach", rule, "Set RAY_ADDRESS to a cluster that goes on, or leave --detach out.")
+    with ray_session(run, ["serve"], verbose=verbose):
+        _tell(serve_students(students, run.serving, split), as_json=as_json, ends="it goes on without this command")
+
+
+def _until_signal(
+    run: RunConfig, students: dict[str, str], split: dict[str, dict[str, float]], *, as_json: bool, verbose: bool
+) -> None:
+    from cluster.bootstrap import ray_session
+    from cluster.environment import ray_address
+    from serving.endpoint import serve_students
+
     stop = threading.Event()
     with ray_session(run, ["serve"], verbose=verbose):
         # Now, since Ray puts its own handler of SIGTERM in place when it starts.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        endpoint = serve_students(students, run.serving)
+        endpoint = serve_students(students, run.serving, split)
         try:
-            if as_json:
-                print(json.dumps({"url": endpoint.url, "students": list(students)}), flush=True)
-            else:
-                print(f"{', '.join(students)} at {endpoint.url}; Ctrl-C ends it. Try:", flush=True)
-                print(f"  curl -s {endpoint.url}/v1/models", flush=True)
+            _tell(endpoint, as_json=as_json, ends="Ctrl-C ends it")
             stop.wait()
             print("draining", file=sys.stderr, flush=True)
         finally:
             endpoint.shutdown(ray_ends=ray_address() is None)
+
+
+def _tell(endpoint: Endpoint, *, as_json: bool, ends: str) -> None:
+    if as_json:
+        print(json.dumps({"url": endpoint.url, "students": list(endpoint.models)}), flush=True)
+        return
+    print(f"{', '.join(endpoint.models)} at {endpoint.url}; {ends}. A page to try them is there, and:", flush=True)
+    print(f"  curl -s {endpoint.url}/v1/models", flush=True)
 
 
 def _bare_run(overrides: tuple[str, ...]) -> RunConfig:

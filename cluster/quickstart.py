@@ -94,7 +94,7 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
     import httpx
 
     from cluster.environment import ray_address
-    from serving.app import serve_students
+    from serving.endpoint import serve_students
 
     began = time.monotonic()
     print("serve: starting the endpoint", file=sys.stderr, flush=True)

@@ -10,11 +10,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config_base import Section, Share
+from pipelines.config_base import ReplicasConfig, Section, Share
+from pipelines.config_serving import ServingConfig
 from pipelines.config_student import InitConfig, LoraConfig, StudentConfig
 from pipelines.methods import Method
 
-__all__ = ["InitConfig", "LoraConfig", "RunConfig", "StudentConfig", "TrainingConfig"]
+__all__ = [
+    "InitConfig",
+    "LoraConfig",
+    "ReplicasConfig",
+    "RunConfig",
+    "ServingConfig",
+    "StudentConfig",
+    "TrainingConfig",
+]
 
 
 class CorpusConfig(Section):
@@ -30,19 +39,6 @@ class CorpusConfig(Section):
     """The task's name for a field -> this corpus' column. Fields that are not named have the task's own name."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """First N rows of each file set, for a try."""
-
-
-class ReplicasConfig(Section):
-    """How many replicas there may be at a time."""
-
-    min: Annotated[int, Field(ge=0)] = 1
-    max: Annotated[int, Field(ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; lower min or raise max")
-        return self
 
 
 class SamplingConfig(Section):
@@ -296,21 +292,6 @@ class EvaluationConfig(Section):
     workers: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0
     samples: SamplesConfig = SamplesConfig()
-
-
-class ServingConfig(Section):
-    """The endpoint. Times in seconds."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    replicas: ReplicasConfig = ReplicasConfig(min=0, max=4)
-    gpus_per_replica: Literal[0, 1] = 0
-    target_ongoing_requests: Annotated[int, Field(ge=1)] = 8
-    max_batch_size: Annotated[int, Field(ge=1)] = 16
-    batch_wait_s: Annotated[float, Field(ge=0.0)] = 0.01
-    max_queued_requests: Annotated[int, Field(ge=1)] = 256
-    request_timeout_s: Annotated[float, Field(gt=0.0)] = 60.0
-    max_new_tokens: Annotated[int, Field(ge=1)] = 64
 
 
 _Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, max_length=2)]

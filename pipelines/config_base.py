@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -13,3 +13,16 @@ class Section(BaseModel):
     """A part of the run file: immutable, no unknown keys, no silent conversion of text into numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ReplicasConfig(Section):
+    """How many replicas there may be at a time."""
+
+    min: Annotated[int, Field(ge=0)] = 1
+    max: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; lower min or raise max")
+        return self

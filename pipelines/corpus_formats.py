@@ -323,10 +323,14 @@ def _arrow_batches(uri: str, start: int, end: int | None) -> Iterator[Any]:
 
 
 def _validated(batch: Any) -> Any:
-    """Arrow takes the offsets in a file for granted, and a damaged one would crash this process."""
+    """Arrow takes names and offsets in a file for granted, and a damaged one would crash this process."""
     import pyarrow as pa
 
-    for column in batch.columns:
+    try:
+        columns = batch.columns
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"the name of a column is no text: {error}") from error
+    for column in columns:
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:

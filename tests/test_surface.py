@@ -20,7 +20,7 @@ COMMANDS = {
     "run": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "compare": {"RUN", "--set", "--json", "--verbose"},
     "key": {"NAME", "--file", "--requests-per-minute", "--json"},
-    "serve": {"STUDENT...", "--run", "--set", "--json", "--verbose"},
+    "serve": {"STUDENT...", "--run", "--split", "--detach", "--print-config", "--set", "--json", "--verbose"},
 }
 
 KEYS = """
@@ -52,6 +52,11 @@ evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gp
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
+serving.engine serving.weights serving.cpu_kv_cache_gib serving.students_per_replica serving.ingress_replicas
+serving.delays.up_s serving.delays.down_s serving.delays.to_zero_s
+serving.limits.inputs serving.limits.body_bytes serving.limits.input_characters
+serving.keys.file serving.keys.variable serving.keys.requests_per_minute
+serving.cors_origins serving.access_log serving.log_text
 compare.methods compare.fractions compare.students compare.seeds
 compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight
 compare.keep_students compare.price_per_worker_hour

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pipelines.artifacts import Store, require_manifest
+from pipelines.artifacts import Manifest, Store, require_manifest
 from pipelines.decode.chooser import Chooser, OnTokens
 from pipelines.decode.orders import Decoded, Order, Sampling, Written, decoded
 from pipelines.decode.tokens import Family, encode_prompt
@@ -45,13 +45,18 @@ class Student:
         self, model: Any, tokenizer: Any, *, method: str, max_input_tokens: int, max_target_tokens: int = 256,
         device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.method = method
-        self.max_target_tokens = max_target_tokens
-        self.family: Family = model_family(model.config)
-        self.max_input_tokens = max_input_tokens
         self.device = device
-        self.tokenizer = tokenizer
         self.model = model.to(device).eval()
+        self._set(
+            tokenizer, family=model_family(model.config), method=method, max_input_tokens=max_input_tokens,
+            max_target_tokens=max_target_tokens,
+        )  # fmt: skip
+
+    def _set(
+        self, tokenizer: Any, *, family: Family, method: str, max_input_tokens: int, max_target_tokens: int
+    ) -> None:
+        self.tokenizer, self.family, self.method = tokenizer, family, method
+        self.max_input_tokens, self.max_target_tokens = max_input_tokens, max_target_tokens
         self.eos = int(tokenizer.eos_token_id)
         self._pad = self.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
@@ -83,9 +88,7 @@ class Student:
         # transformers fills what is missing with random numbers, and goes on.
         if missing := sorted(loaded["missing_keys"]):
             raise UserError(store.shown(), f"its weights lack {', '.join(missing[:3])}", "Train it anew.")
-        details = manifest.details
-        limits = {key: details[key] for key in ("max_input_tokens", "max_target_tokens")}
-        return cls(model, tokenizer, method=details["method"], device=device, **limits)
+        return cls(model, tokenizer, device=device, **student_limits(manifest))
 
     def count_tokens(self, text: str, part: Part) -> int:
         """Tokens that the student reads for one part; to be compared with `max_input_tokens`."""
@@ -116,7 +119,7 @@ class Student:
         """Write some texts as one padded batch, each no longer than its order says.
 
         Args:
-            on_tokens: is told the tokens of all rows after each step; what comes after a row's end is padding.
+            on_tokens: is told the tokens of all rows after each step.
         """
         if not orders:
             return []
@@ -143,7 +146,7 @@ class Student:
         from transformers import LogitsProcessorList
 
         ids, mask = self._pad_batch(prompts)
-        chooser = Chooser(orders, on_tokens)
+        chooser = Chooser(orders, self.eos, on_tokens)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
@@ -184,3 +187,8 @@ class Student:
         # generate() fills what a passed config leaves open from the model's own.
         self.model.generation_config = config
         return config
+
+
+def student_limits(manifest: Manifest) -> dict[str, Any]:
+    """Method and lengths of a student artifact, as `Student` takes them."""
+    return {key: manifest.details[key] for key in ("method", "max_input_tokens", "max_target_tokens")}

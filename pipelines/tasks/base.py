@@ -65,6 +65,8 @@ class Task(ABC):
     """Fields that a row must have, besides `id` and the optional `gold`."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Fields that a row may have."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Fields that are lists of texts."""
     gold_field: ClassVar[str] = "label"
     """The column that holds the gold label where corpus.fields does not name one."""
     stops: ClassVar[tuple[str, ...]] = ("\nQ:", "\n\n")

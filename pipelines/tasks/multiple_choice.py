@@ -82,6 +82,7 @@ class MultipleChoice(Task):
     name = "multiple-choice"
     version = "2"
     required = ("question", "choices")
+    lists = ("choices",)
 
     @property
     def shots(self) -> Sequence[Shot]:

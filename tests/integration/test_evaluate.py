@@ -126,7 +126,9 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert 0.0 < systems["student"]["seconds_per_example"] * NUM < systems["student"]["seconds"]
     assert (found["rationale"]["of"], found["rationale"]["examples"]) == ("student", NUM)
     assert found["votes"] is found["baseline"] is None
-    assert found["headline"].startswith("The student (123k parameters) is right on 66.7% (48.8 to 80.8%) of 30 held-out")
+    assert found["headline"].startswith(
+        "The student (123k parameters) is right on 66.7% (48.8 to 80.8%) of 30 held-out"
+    )
     assert manifest.counts["correct"] == {name: system["correct"] for name, system in systems.items()}
 
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()

@@ -1,19 +1,23 @@
-"""Two students, one of each family, behind a real endpoint: Ray Serve, HTTP, torch in the replicas."""
+"""Two students, one of each family, behind a real endpoint: Ray Serve, HTTP, CTranslate2 and vLLM in the replicas."""
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
-from pipelines.config import ReplicasConfig, ServingConfig
+from pipelines.config_base import ReplicasConfig
+from pipelines.config_serving import ServingConfig
 from pipelines.decode import Student
 from pipelines.errors import UnparsableError
 from pipelines.tasks.base import Example, TaskSpec
@@ -21,7 +25,7 @@ from pipelines.tasks.registry import load_task
 from tests.integration.local_ray import local_ray
 from tests.serving.tiny import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 QUEUE = 32
 
 
@@ -40,23 +44,25 @@ class Running:
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        with local_ray():
+            yield
 
 
 @pytest.fixture(scope="module")
 def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The endpoint, woken from zero replicas by its first requests, some of which find the queue full."""
-    from serving.app import serve_students
+    from serving.endpoint import serve_students
 
     root = tmp_path_factory.mktemp("students")
     folders = {
         "t5": write_student(root / "t5", "encoder-decoder"),
-        "llama": write_student(root / "llama", "decoder-only", method="finetune"),
+        "llama": write_student(root / "llama", "decoder-only", method="finetune", width=256),
     }
     serving = ServingConfig(
         port=free_port(), replicas=ReplicasConfig(min=0, max=1), max_new_tokens=8, max_batch_size=8,
-        batch_wait_s=0.05, max_queued_requests=QUEUE, request_timeout_s=150.0,
+        batch_wait_s=0.05, max_queued_requests=QUEUE, request_timeout_s=150.0, access_log=True,
     )  # fmt: skip
     endpoint = serve_students({name: str(folder) for name, folder in folders.items()}, serving)
     assert endpoint.models == ("t5", "llama")
@@ -131,23 +137,125 @@ def test_rationale_on_demand(running: Running) -> None:
 
 
 def test_concurrent_requests_share_batches(running: Running) -> None:
-    from ray import serve
-
-    from serving.app import APPLICATION
-
-    replica = serve.get_deployment_handle("student-t5", APPLICATION)
-    before = replica.stats.remote().result()
+    before = settled()
     with ThreadPoolExecutor(16) as pool:
         texts = [TEXTS[i % len(TEXTS)] for i in range(48)]
         responses = list(pool.map(lambda text: running.predict(model="t5", inputs=[text]), texts))
-    after = replica.stats.remote().result()
     assert [r.status_code for r in responses] == [200] * 48
     labels: dict[str, set[str]] = {}
     for text, response in zip(texts, responses, strict=True):
         labels.setdefault(text, set()).add(response.json()["predictions"][0]["label"])
     assert all(len(found) == 1 for found in labels.values()), "the batch that a question lands in changed its answer"
-    assert after["answered"] - before["answered"] == 48
-    assert after["batches"] - before["batches"] <= 24
+
+    def since(name: str) -> float:
+        return total(metrics(), name, model="t5") - total(before, name, model="t5")
+
+    names = [f"ray_raystill_{name}" for name in ("queue_seconds_count", "requests_total")]
+    for name in names:
+        wait_until(lambda name=name: since(name) >= 48, 30.0, of=lambda name=name: (name, since(name)))
+    assert since("ray_raystill_batch_size_count") <= 24
+    assert since("ray_raystill_requests_total") == 48
+    assert since("ray_raystill_queue_seconds_count") == 48
+    assert since("ray_raystill_tokens_total") == sum(r.json()["usage"]["total_tokens"] for r in responses)
+
+
+def metrics() -> list[tuple[str, dict[str, str], float]]:
+    """What Prometheus would read on this node: name, labels, value."""
+    import ray
+    from prometheus_client.parser import text_string_to_metric_families
+
+    port = ray.nodes()[0]["MetricsExportPort"]
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    return [(s.name, s.labels, s.value) for family in text_string_to_metric_families(text) for s in family.samples]
+
+
+def settled() -> list[tuple[str, dict[str, str], float]]:
+    """The metrics once all that has been counted is among them."""
+    found: list[tuple[str, dict[str, str], float]] = []
+
+    def same() -> bool:
+        nonlocal found
+        before, found = found, [m for m in metrics() if m[0].startswith("ray_raystill")]
+        return before == found
+
+    wait_until(same, every_s=3.0)
+    return found
+
+
+def total(found: list[tuple[str, dict[str, str], float]], name: str, **labels: str) -> float:
+    """Sum of the series of a name that have these labels."""
+    return sum(value for n, have, value in found if n == name and labels.items() <= have.items())
+
+
+def wait_until(
+    condition: Callable[[], bool], seconds: float = 60.0, every_s: float = 0.5, of: Callable[[], Any] = lambda: "it"
+) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"{of()} did not come"
+        time.sleep(every_s)
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_the_official_client_completes_chats_and_streams(running: Running, name: str) -> None:
+    official = openai.OpenAI(base_url=f"{running.client.base_url}/v1", api_key="none", max_retries=0)
+    student = Student.load(running.folders[name])
+    part = "[label] " if name == "t5" else ""
+    expected = student.answer([TEXTS[1]], "label", 8)[0]
+    whole = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", max_tokens=8)
+    assert whole.choices[0].text.strip() == expected.text
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (
+        expected.prompt_tokens,
+        expected.output_tokens,
+    )
+    assert whole.choices[0].finish_reason == ("length" if expected.output_tokens == 8 else "stop")
+    chunks = list(
+        official.chat.completions.create(
+            model=name,
+            messages=[{"role": "user", "content": TEXTS[1]}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices).strip() == expected.text
+    assert len(chunks) > 3, "it came as one piece"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == expected.output_tokens
+    drawn = {
+        official.completions.create(model=name, prompt=TEXTS[1], temperature=1.5).choices[0].text for _ in range(5)
+    }
+    assert len(drawn) > 1
+    stop = whole.choices[0].text[3:5]
+    cut = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", max_tokens=8, stop=[stop])
+    assert cut.choices[0].text == whole.choices[0].text.partition(stop)[0]
+    with pytest.raises(openai.UnprocessableEntityError, match="reads at most 64"):
+        official.completions.create(model=name, prompt="apples " * 500)
+
+
+def test_the_page_and_the_access_log(running: Running) -> None:
+    page = running.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    secret = "a text that no log should hold"
+    running.client.post("/v1/predict", json={"model": "t5", "inputs": [secret]}, headers={"x-request-id": "find-me"})
+    lines: list[dict[str, Any]] = []
+
+    def logged() -> bool:
+        files = list(Path(os.environ["RAY_TMPDIR"]).glob("ray/session_latest/logs/worker-*.out"))
+        text = "\n".join(file.read_text() for file in files)
+        assert secret not in text
+        lines[:] = [json.loads(line) for line in text.splitlines() if '"find-me"' in line]
+        return bool(lines)
+
+    wait_until(logged)
+    assert len(lines) == 1
+    assert (lines[0]["route"], lines[0]["model"], lines[0]["status"], lines[0]["inputs"]) == (
+        "/v1/predict",
+        "t5",
+        200,
+        1,
+    )
 
 
 def test_errors_reach_the_client_in_one_shape(running: Running) -> None:
@@ -167,5 +275,7 @@ def test_errors_reach_the_client_in_one_shape(running: Running) -> None:
 def test_models_and_health(running: Running) -> None:
     models = running.client.get("/v1/models").json()["data"]
     assert [(m["id"], m["family"]) for m in models] == [("t5", "encoder-decoder"), ("llama", "decoder-only")]
+    assert [m["engine"] for m in models] == ["ctranslate2", "vllm"]
     assert models[0]["provenance"]["labels"]["teacher"] == {"engine": "echo"}
+    assert running.client.get("/readyz").json() == {"status": "ready"}
     assert running.client.get("/healthz").json() == {"status": "ok"}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from pipelines.decode import Decoded
+from pipelines.config_serving import LimitsConfig, ServingConfig
 from pipelines.tasks.base import TaskSpec
-from serving.api import ApiError, Limits, create_app
-from serving.students import Question, Reply, StudentCard, TooLong
+from serving.api.errors import ApiError
+from serving.cards import StudentCard
+from serving.questions import Question
+from tests.serving.standins import Standins, card, client_of
 
 PAIR_TASK = """
 from pipelines.errors import UnparsableError
@@ -40,53 +41,26 @@ class Pair(Task):
         return label.lower()
 """
 PROVENANCE = {"labels": {"prompt_version": "arithmetic/1/abc", "teacher": {"engine": "vllm", "model": "teacher-7b"}}}
+SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000))
 
 
-def card(name: str, method: str = "step-by-step", task: TaskSpec | None = None) -> StudentCard:
-    return StudentCard(
-        name=name, folder=f"/students/{name}", method=method, family="encoder-decoder", parameters=1234,
-        max_input_tokens=64, task=task or TaskSpec("arithmetic"), fingerprint="f" * 64, created_s=1_700_000_000,
-        provenance=PROVENANCE,
-    )  # fmt: skip
-
-
-@dataclass
-class FakeStudents:
-    """Answers from a table; notes what it was asked."""
-
-    labels: dict[str, str] = field(default_factory=dict)
-    failure: ApiError | Exception | None = None
-    asked: list[tuple[str, list[Question]]] = field(default_factory=list)
-
-    async def ask(self, name: str, questions: Sequence[Question]) -> list[Reply | TooLong]:
-        self.asked.append((name, list(questions)))
-        if self.failure:
-            raise self.failure
-        return [self._answer(name, question) for question in questions]
-
-    def _answer(self, name: str, question: Question) -> Reply | TooLong:
-        if len(question.text) > 500:
-            return TooLong(tokens=1234, limit=64)
-        answer = Decoded(self.labels.get(question.text, "4 - 1"), 0.75, prompt_tokens=10, output_tokens=4)
-        rationale = Decoded("because", 0.5, prompt_tokens=12, output_tokens=2)
-        return Reply(answer, rationale if question.rationale and name != "texts" else None)
-
-
-@pytest.fixture
-def students() -> FakeStudents:
-    return FakeStudents()
-
-
-@pytest.fixture
-def client(students: FakeStudents) -> TestClient:
-    cards = [
-        card("sums"),
+def all_cards() -> list[StudentCard]:
+    return [
+        card("sums", provenance=PROVENANCE),
         card("plain", method="finetune"),
         card("texts", method="rationale-then-label"),
         card("pairs", task=TaskSpec("pair.py", {}, PAIR_TASK)),
     ]
-    app = create_app(cards, students.ask, Limits(max_inputs=4, max_body_bytes=10_000))
-    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def students() -> Standins:
+    return Standins()
+
+
+@pytest.fixture
+def client(students: Standins) -> TestClient:
+    return client_of(all_cards(), students, SETTINGS)
 
 
 def predict(client: TestClient, **body: Any) -> Any:
@@ -106,7 +80,7 @@ def error_of(response: Any, status: int, code: str, param: str | None = None) ->
     return str(error["message"])
 
 
-def test_several_inputs_are_answered_in_order_with_usage(client: TestClient, students: FakeStudents) -> None:
+def test_several_inputs_are_answered_in_order_with_usage(client: TestClient, students: Standins) -> None:
     students.labels = {"one": "(1 + 1)", "two": "no idea"}
     response = predict(client, model="sums", inputs=["one", {"input": "two"}, "three"])
     assert response.status_code == 200
@@ -128,7 +102,7 @@ def test_rationale_on_demand_counts_in_usage(client: TestClient) -> None:
     assert body["usage"] == {"prompt_tokens": 22, "completion_tokens": 6, "total_tokens": 28}
 
 
-def test_a_text_of_rationale_and_label_is_taken_apart(client: TestClient, students: FakeStudents) -> None:
+def test_a_text_of_rationale_and_label_is_taken_apart(client: TestClient, students: Standins) -> None:
     students.labels = {"one": "Anne gives 1 away. The answer is (4 - 1).", "two": "no idea"}
     label = {"label": "4 - 1", "value": "3", "confidence": 0.75}
     assert predict(client, model="texts", inputs=["one"]).json()["predictions"] == [label]
@@ -136,7 +110,7 @@ def test_a_text_of_rationale_and_label_is_taken_apart(client: TestClient, studen
     assert asked == [label | {"rationale": "Anne gives 1 away."}, {"label": "no idea", "confidence": 0.75}]
 
 
-def test_task_fields_become_the_input_that_training_used(client: TestClient, students: FakeStudents) -> None:
+def test_task_fields_become_the_input_that_training_used(client: TestClient, students: Standins) -> None:
     students.labels = {"left: a right: b": "YES"}
     fields = {"left": "a", "right": " b ", "gold": "no", "label": "no", "id": 7}
     body = predict(client, model="pairs", inputs=[fields]).json()
@@ -164,7 +138,7 @@ def test_task_fields_become_the_input_that_training_used(client: TestClient, stu
     ],
 )
 def test_bodies_that_are_no_request_get_400(
-    client: TestClient, students: FakeStudents, body: bytes, code: str, param: str | None
+    client: TestClient, students: Standins, body: bytes, code: str, param: str | None
 ) -> None:
     error_of(client.post("/v1/predict", content=body), 400, code, param)
     assert students.asked == []
@@ -181,7 +155,7 @@ def test_bodies_that_are_no_request_get_400(
     ],
 )
 def test_task_fields_that_are_missing_or_invalid_get_422(
-    client: TestClient, students: FakeStudents, given: Any, message: str
+    client: TestClient, students: Standins, given: Any, message: str
 ) -> None:
     response = predict(client, model="pairs", inputs=[{"left": "a", "right": "b"}, given])
     assert error_of(response, 422, "invalid_field", "inputs[1]") == message
@@ -195,7 +169,7 @@ def test_unknown_model_gets_404(client: TestClient) -> None:
     error_of(client.get("/v1/models/nobody"), 404, "model_not_found", "model")
 
 
-def test_too_much_at_once_gets_413(client: TestClient, students: FakeStudents) -> None:
+def test_too_much_at_once_gets_413(client: TestClient, students: Standins) -> None:
     message = error_of(predict(client, model="sums", inputs=["a"] * 5), 413, "too_many_inputs", "inputs")
     assert message == "5 inputs in one request, the limit is 4"
     error_of(predict(client, model="sums", inputs=["a" * 20_000]), 413, "body_too_large")
@@ -215,14 +189,14 @@ def test_rationale_of_a_student_that_has_none_gets_422(client: TestClient) -> No
     assert predict(client, model="plain", inputs=["a"]).status_code == 200
 
 
-def test_a_full_queue_says_when_to_come_back(client: TestClient, students: FakeStudents) -> None:
+def test_a_full_queue_says_when_to_come_back(client: TestClient, students: Standins) -> None:
     students.failure = ApiError(503, "queue_full", "the queue of model sums is full", retry_after_s=2)
     response = predict(client, model="sums", inputs=["a"])
     error_of(response, 503, "queue_full")
     assert response.headers["retry-after"] == "2"
 
 
-def test_a_bug_shows_nothing_of_itself(client: TestClient, students: FakeStudents) -> None:
+def test_a_bug_shows_nothing_of_itself(client: TestClient, students: Standins) -> None:
     students.failure = RuntimeError("secret detail")
     message = error_of(predict(client, model="sums", inputs=["a"]), 500, "internal_error")
     assert "secret" not in message
@@ -235,8 +209,8 @@ def test_paths_and_methods_that_are_not_there(client: TestClient) -> None:
     assert response.headers["allow"] == "POST"
 
 
-def test_the_only_student_needs_no_name(students: FakeStudents) -> None:
-    client = TestClient(create_app([card("sums")], students.ask, Limits(4, 1000)))
+def test_the_only_student_needs_no_name(students: Standins) -> None:
+    client = client_of([card("sums")], students, SETTINGS)
     assert predict(client, inputs=["one"]).json()["model"] == "sums"
 
 
@@ -255,9 +229,27 @@ def test_health(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_openapi_describes_the_request(client: TestClient) -> None:
+def test_openapi_describes_the_requests(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    operation = document["paths"]["/v1/predict"]["post"]
-    properties = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert set(properties) == {"inputs", "rationale", "model"}
-    assert json.dumps(operation["responses"]["200"]).endswith('PredictResponse"}}}}')
+    schemas = document["components"]["schemas"]
+    assert set(schemas["PredictRequest"]["properties"]) == {"inputs", "rationale", "model"}
+    for path, name in [
+        ("predict", "PredictRequest"),
+        ("completions", "CompletionRequest"),
+        ("chat/completions", "ChatRequest"),
+    ]:
+        operation = document["paths"][f"/v1/{path}"]["post"]
+        body = operation["requestBody"]["content"]["application/json"]
+        assert body["schema"] == {"$ref": f"#/components/schemas/{name}"}
+        assert client.post(f"/v1/{path}", json={**body["example"], "model": "sums"}).status_code == 200
+    predicted = document["paths"]["/v1/predict"]["post"]["responses"]["200"]
+    assert json.dumps(predicted).endswith('PredictResponse"}}}}')
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(schemas), "a reference leads nowhere"
+
+
+def test_request_ids_come_back(client: TestClient) -> None:
+    assert client.get("/healthz", headers={"x-request-id": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
+    for hostile in ("a b", "x" * 65, "<script>", ""):
+        made = client.get("/healthz", headers={"x-request-id": hostile}).headers["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{32}", made)

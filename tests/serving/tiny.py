@@ -34,8 +34,12 @@ def tiny_tokenizer(family: Family) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>")
 
 
-def tiny_model(family: Family, vocabulary: int, seed: int = 0) -> Any:
-    """Some 100,000 float32 parameters, large enough in size for the answers to depend on the input."""
+def tiny_model(family: Family, vocabulary: int, seed: int = 0, width: int = 64) -> Any:
+    """Some 100,000 float32 parameters, large enough in size for the answers to depend on the input.
+
+    Args:
+        width: of a decoder-only model, with 4 heads; vLLM has no attention for heads narrower than 32.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
@@ -48,7 +52,7 @@ def tiny_model(family: Family, vocabulary: int, seed: int = 0) -> Any:
         )  # fmt: skip
     else:
         model = LlamaForCausalLM(
-            LlamaConfig(vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            LlamaConfig(vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, **ids)
         )  # fmt: skip
     with torch.no_grad():
@@ -58,10 +62,18 @@ def tiny_model(family: Family, vocabulary: int, seed: int = 0) -> Any:
     return model.eval()
 
 
-def write_student(folder: Path, family: Family, method: str = "step-by-step", task: str = "arithmetic") -> Path:
+def write_student(
+    folder: Path,
+    family: Family,
+    method: str = "step-by-step",
+    task: str = "arithmetic",
+    *,
+    width: int = 64,
+    seed: int = 0,
+) -> Path:
     """A finished student folder."""
     tokenizer = tiny_tokenizer(family)
-    model = tiny_model(family, len(tokenizer))
+    model = tiny_model(family, len(tokenizer), seed, width)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     details = {
@@ -74,7 +86,7 @@ def write_student(folder: Path, family: Family, method: str = "step-by-step", ta
         "training": {},
     }
     provenance = {"labels": {"fingerprint": "f" * 64, "prompt_version": f"{task}/1/0", "teacher": {"engine": "echo"}}}
-    manifest = manifest_of("student", {"folder": folder.name}, config={}, counts={}, timings_s={}, details=details,
+    manifest = manifest_of("student", {"folder": folder.name, "seed": seed}, config={}, counts={}, timings_s={}, details=details,
                            provenance=provenance)  # fmt: skip
     write_manifest(Store(str(folder)), manifest)
     return folder

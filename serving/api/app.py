@@ -1,0 +1,237 @@
+"""The HTTP application: routes, keys, limits. Knows students by their cards; asks them through a `Backend`.
+
+`/v1/*` needs a key where keys are configured; `/`, health and the OpenAPI document are open to everyone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.middleware.cors import CORSMiddleware
+
+from pipelines.config_serving import ServingConfig
+from pipelines.tasks.base import Task
+from serving.api.backend import Backend
+from serving.api.bodies import parse_body, read_body
+from serving.api.document import add_document, described
+from serving.api.errors import ApiError, add_error_handlers
+from serving.api.models import describe
+from serving.api.notes import Notes, notes_of
+from serving.api.openai import ChatRequest, CompletionRequest, Shape, chat_order, completion_orders, fitting
+from serving.api.predict import PredictRequest, PredictResponse, read_inputs, respond
+from serving.api.watch import REQUEST_ID, Metrics, Watch
+from serving.cards import StudentCard
+from serving.engines.choice import draws_with_seeds
+from serving.keys import KeyRing
+from serving.page import CONTENT_SECURITY_POLICY, page
+from serving.questions import Piece, TextOrder, TooLong
+from serving.roster import Roster
+
+_CHANCE = random.SystemRandom()
+
+
+@dataclass(frozen=True)
+class Api:
+    """What the routes share."""
+
+    roster: Callable[[], Roster]
+    """The students as they are now: a new version may come while requests are under way."""
+    backend: Backend
+    settings: ServingConfig
+    keys: KeyRing
+    metrics: Metrics
+
+    async def body(self, request: Request) -> bytes:
+        """A request's body, within the limits."""
+        return await read_body(request, self.settings.limits.body_bytes, self.settings.request_timeout_s)
+
+    def max_inputs(self) -> int:
+        """Inputs of one request: no more than the queue holds, since more could never be answered."""
+        return min(self.settings.limits.inputs, self.settings.max_queued_requests)
+
+    def choose(self, name: str | None, notes: Notes) -> tuple[StudentCard, Task]:
+        """The student that answers. Raises ApiError 404, or 400 where a name is needed."""
+        roster = self.roster()
+        names = ", ".join(roster.ids) or "none yet"
+        try:
+            card = roster.card(name, _CHANCE)
+        except KeyError as error:
+            message = f"there is no model of that name; there are: {names}"
+            raise ApiError(404, "model_not_found", message, param="model") from error
+        if card is None:
+            raise ApiError(400, "model_required", f"name one of the models: {names}", param="model")
+        notes.model = card.id
+        return card, roster.tasks[card.id]
+
+
+def create_app(api: Api) -> Watch:
+    """The ASGI application. Raises UserError where a student's task cannot be loaded."""
+    app = FastAPI(title="Raystill", description="Students that answer.", docs_url=None, redoc_url=None)
+    app.include_router(_open_routes(api))
+    app.include_router(_prediction_routes(api))
+    app.include_router(_openai_routes(api))
+    add_error_handlers(app)
+    add_document(app)
+    if api.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", REQUEST_ID], expose_headers=[REQUEST_ID, "retry-after"],
+        )  # fmt: skip
+    return Watch(app, api.metrics, api.settings.access_log, api.settings.log_text)
+
+
+def _open_routes(api: Api) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def index() -> HTMLResponse:
+        headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(page(), headers=headers)
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Answers while the endpoint takes requests; students may be scaled to zero meanwhile."""
+        return {"status": "ok"}
+
+    @router.get("/readyz", responses={503: {"description": "No student is known yet."}})
+    async def readyz() -> Response:
+        """Answers 200 once the students are known."""
+        ready = bool(api.roster().cards)
+        return JSONResponse({"status": "ready" if ready else "starting"}, 200 if ready else 503)
+
+    return router
+
+
+def _locked(api: Api) -> APIRouter:
+    """Routes that need a key where keys are configured."""
+
+    async def checked(request: Request) -> None:
+        notes_of(request).key = await api.keys.check(request.headers.get("authorization"))
+
+    return APIRouter(prefix="/v1", dependencies=[Depends(checked)])
+
+
+def _prediction_routes(api: Api) -> APIRouter:
+    router = _locked(api)
+
+    @router.post("/predict", response_model_exclude_none=True, **described(PredictRequest))
+    async def predict(request: Request) -> PredictResponse:
+        """Label, confidence and, when asked for, rationale of each input."""
+        notes = notes_of(request)
+        body = parse_body(PredictRequest, await api.body(request))
+        card, task = api.choose(body.model, notes)
+        questions, examples = read_inputs(body, card, task, api.max_inputs(), api.settings.limits)
+        notes.inputs = len(questions)
+        notes.asked = [question.text for question in questions]
+        response = respond(card, task, examples, await api.backend.ask(card, questions), rationale=body.rationale)
+        notes.answered = [prediction.label for prediction in response.predictions]
+        notes.prompt_tokens, notes.output_tokens = response.usage.prompt_tokens, response.usage.completion_tokens
+        return response
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        """The students, with what each was made from."""
+        roster = api.roster()
+        return {"object": "list", "data": [describe(card, roster, api.settings) for card in roster.cards]}
+
+    @router.get("/models/{name}", responses={404: {"description": "There is no such model."}})
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        """One student, with what it was made from."""
+        return describe(api.choose(name, notes_of(request))[0], api.roster(), api.settings)
+
+    return router
+
+
+def _openai_routes(api: Api) -> APIRouter:
+    router = _locked(api)
+
+    @router.post("/completions", response_model=None, **described(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        """Texts that the student writes after the prompts, as OpenAI's API has them."""
+        asked = parse_body(CompletionRequest, await api.body(request))
+        card, _ = api.choose(asked.model, notes_of(request))
+        orders = completion_orders(asked, api.settings.limits.input_characters)
+        return await _written(api, request, card, orders, asked, Shape(card, chat=False))
+
+    @router.post("/chat/completions", response_model=None, **described(ChatRequest))
+    async def chat(request: Request) -> Response:
+        """The student's answer to one message, as OpenAI's API has it."""
+        asked = parse_body(ChatRequest, await api.body(request))
+        card, _ = api.choose(asked.model, notes_of(request))
+        order = chat_order(asked, api.settings.limits.input_characters)
+        return await _written(api, request, card, [order], asked, Shape(card, chat=True))
+
+    return router
+
+
+async def _written(
+    api: Api, request: Request, card: StudentCard, orders: list[TextOrder], asked: CompletionRequest | ChatRequest,
+    shape: Shape,
+) -> Response:  # fmt: skip
+    """The response of some orders. Raises ApiError as long as nothing has been sent."""
+    notes = notes_of(request)
+    notes.inputs, notes.asked = len(orders), [order.text for order in orders]
+    param = "prompt" if isinstance(asked, CompletionRequest) else "messages"
+    if len(orders) > api.max_inputs():
+        message = f"{len(orders):,} prompts in one request, the limit is {api.max_inputs():,}"
+        raise ApiError(413, "too_many_inputs", message, param=param)
+    if (
+        any(order.sampling for order in orders)
+        and asked.seed is not None
+        and not draws_with_seeds(card.family, api.settings)
+    ):
+        message = f"model {card.id} runs on an engine that draws without seeds; leave the seed out, or the temperature"
+        raise ApiError(400, "unsupported_parameter", message, param="seed")
+    if not asked.stream:
+        pieces = fitting(card, list(await api.backend.write(card, orders)), param)
+        for piece in pieces:
+            _count(notes, piece)
+        return JSONResponse(shape.whole(pieces))
+    if len(orders) > 1:
+        raise ApiError(400, "unsupported_parameter", "a stream has one prompt", param="stream")
+    began = time.perf_counter()
+    stream = api.backend.stream(card, orders[0])
+    first = fitting(card, [await anext(stream)], param)[0]
+    api.metrics.first_token(card.id, time.perf_counter() - began)
+    options = asked.stream_options
+    events = _events(stream, first, shape, notes, with_usage=bool(options and options.include_usage))
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _events(
+    stream: AsyncGenerator[Piece | TooLong, None], first: Piece, shape: Shape, notes: Notes, *, with_usage: bool
+) -> AsyncIterator[str]:
+    """Server-sent events: the pieces, then the usage where it is wanted, then [DONE]. An error after the first piece is an event."""
+    last = first
+    try:
+        yield _event(shape.chunk(first, first=True))
+        async for piece in stream:
+            if isinstance(piece, Piece):
+                last = piece
+                yield _event(shape.chunk(piece, first=False))
+        if with_usage:
+            yield _event(shape.usage(last))
+        yield "data: [DONE]\n\n"
+    except ApiError as error:
+        notes.code = error.code
+        yield _event(error.body())
+    finally:
+        notes.prompt_tokens, notes.output_tokens = last.prompt_tokens, last.output_tokens
+        await stream.aclose()
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+def _count(notes: Notes, piece: Piece) -> None:
+    notes.prompt_tokens += piece.prompt_tokens
+    notes.output_tokens += piece.output_tokens
+    notes.answered.append(piece.text)

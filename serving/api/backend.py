@@ -1,0 +1,25 @@
+"""What stands behind the API: students that answer. The ingress has them on Ray, tests have stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from serving.cards import StudentCard
+from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+
+
+class Backend(Protocol):
+    """Each method raises ApiError 503 where the student's queue is full or it is away, 504 where it takes too long."""
+
+    async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
+        """One outcome for each question, in order."""
+        ...
+
+    async def write(self, card: StudentCard, orders: Sequence[TextOrder]) -> Sequence[Piece | TooLong]:
+        """One whole text for each order, in order."""
+        ...
+
+    def stream(self, card: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+        """One text as it is written."""
+        ...

@@ -1,0 +1,114 @@
+"""What every engine does: questions into orders, tokens into text. How the tokens are made is the subclass's."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pipelines.decode import Family, Order, Written, encode_prompt
+from pipelines.decode.orders import decoded
+from pipelines.methods import FORMATS, Part, prompt_of
+from serving.cards import StudentCard
+from serving.engines.pieces import TextSoFar
+from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+
+
+class Engine(ABC):
+    """A loaded student. Its methods may be awaited by many callers at once; a cancelled call leaves the engine as it was."""
+
+    name: str
+
+    def __init__(self, card: StudentCard, tokenizer: Any, max_new_tokens: int) -> None:
+        self._method = card.method
+        self._form = FORMATS[card.method]
+        self._family: Family = card.family
+        self._max_input_tokens = card.max_input_tokens
+        self._max_new_tokens = max_new_tokens
+        # A text of rationale and label may be as long as the student was trained to write it.
+        self._max_text_tokens = max(max_new_tokens, card.max_target_tokens)
+        self.tokenizer = tokenizer
+
+    @abstractmethod
+    async def complete(self, order: Order) -> Written:
+        """Write one order."""
+
+    @abstractmethod
+    def tokens(self, order: Order) -> AsyncGenerator[int, None]:
+        """The tokens of one order as they are chosen, the end-of-sequence token included."""
+
+    @abstractmethod
+    async def check_health(self) -> None:
+        """Raises RuntimeError where the engine is dead or does not move any more."""
+
+    async def close(self) -> None:
+        """Give back what the process does not give back by ending."""
+        return None
+
+    async def answer(self, question: Question) -> Reply | TooLong:
+        """The student's answer: the label, and the rationale at the same time where it is a text of its own."""
+        parts: list[Part] = [self._form.answer]
+        if self._form.prefixed and question.rationale:
+            parts.append("rationale")
+        orders = [self._order(prompt_of(self._method, part, question.text), part) for part in parts]
+        if too_long := self._too_long(*orders):
+            return too_long
+        written = await asyncio.gather(*(self.complete(order) for order in orders))
+        answers = [decoded(part, w, self.tokenizer) for part, w in zip(parts, written, strict=True)]
+        return Reply(answers[0], answers[1] if len(answers) > 1 else None)
+
+    async def write(self, asked: TextOrder) -> Piece | TooLong:
+        """The whole of one text."""
+        order = self._text_order(asked)
+        if too_long := self._too_long(order):
+            return too_long
+        if asked.stop:  # what is written after a stop need not be waited for
+            pieces = [piece async for piece in self._pieces(order, asked.stop)]
+            text = "".join(piece.text for piece in pieces)
+            return Piece(text, pieces[-1].prompt_tokens, pieces[-1].output_tokens, pieces[-1].finish_reason)
+        written = await self.complete(order)
+        text = written.text(self.tokenizer)
+        return Piece(text, written.prompt_tokens, len(written.ids), written.finish_reason)
+
+    async def stream(self, asked: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+        """One text as it is written; the last piece has a finish reason."""
+        order = self._text_order(asked)
+        if too_long := self._too_long(order):
+            yield too_long
+            return
+        async for piece in self._pieces(order, asked.stop):
+            yield piece
+
+    async def _pieces(self, order: Order, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
+        so_far = TextSoFar(self.tokenizer, stop)
+        prompt_tokens = self._count(order.prompt)
+        tokens = self.tokens(order)
+        try:
+            async for token in tokens:
+                text = so_far.add(token)
+                if so_far.stopped:
+                    break
+                if text:
+                    yield Piece(text, prompt_tokens, so_far.tokens)
+        finally:
+            await tokens.aclose()
+        yield Piece(so_far.rest(), prompt_tokens, so_far.tokens, so_far.finish_reason)
+
+    def _text_order(self, asked: TextOrder) -> Order:
+        part = self._form.answer
+        prompt = asked.text if asked.raw else prompt_of(self._method, part, asked.text)
+        return self._order(prompt, part, asked)
+
+    def _order(self, prompt: str, part: Part, asked: TextOrder | None = None) -> Order:
+        most = self._max_text_tokens if part == "text" else self._max_new_tokens
+        if asked is None:
+            return Order(prompt, most)
+        return Order(prompt, most if asked.max_tokens is None else asked.max_tokens, asked.sampling)
+
+    def _too_long(self, *orders: Order) -> TooLong | None:
+        tokens = max(self._count(order.prompt) for order in orders)
+        return TooLong(tokens, self._max_input_tokens) if tokens > self._max_input_tokens else None
+
+    def _count(self, prompt: str) -> int:
+        return len(encode_prompt(self.tokenizer, self._family, prompt))

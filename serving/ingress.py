@@ -1,0 +1,132 @@
+"""The ingress: speaks HTTP and hands questions to the students' replicas. Loads no model, always runs.
+
+A request's inputs travel to the student one by one; its engine puts those that arrive together, of whatever requests, into one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from pipelines.config_serving import ServingConfig
+from serving.api.app import Api, create_app
+from serving.api.errors import ApiError
+from serving.api.watch import ACCESS_LOG
+from serving.cards import StudentCard, read_card
+from serving.keys import KeyRing
+from serving.metrics import IngressMetrics
+from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+from serving.roster import Roster
+
+STUDENT = "student"
+"""The deployment of each student's application."""
+SHARED = "raystill-students"
+"""The application that all students share, with `students_per_replica`."""
+_RETRY_AFTER_S = 1
+_AWAY = (RayActorError, DeploymentUnavailableError, TaskCancelledError)
+
+
+def application_of(student_id: str) -> str:
+    """The Serve application of a student."""
+    return f"raystill-student-{student_id}"
+
+
+class Ingress:
+    """Requests in, questions out. Which students there are comes by `reconfigure`, while it runs."""
+
+    def __init__(self, serving: ServingConfig) -> None:
+        self._serving = serving
+        self._roster = Roster()
+        self._metrics = IngressMetrics()
+        self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
+        if serving.access_log:
+            _log_to_stdout(ACCESS_LOG)
+
+    async def reconfigure(self, endpoint: dict[str, Any]) -> None:
+        """Take other students, or other shares of their versions.
+
+        Args:
+            endpoint: {"students": {id: folder}, "split": {name: {version: percent}}}.
+        """
+        known = {(card.id, card.folder): card for card in self._roster.cards}
+        cards = []
+        for asked in endpoint["students"].items():
+            cards.append(known[asked] if asked in known else await asyncio.to_thread(read_card, *asked))
+        self._roster = Roster(cards, endpoint.get("split", {}))
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """What Serve calls for the HTTP application."""
+        return create_app(Api(lambda: self._roster, self, self._serving, self._keys, self._metrics))
+
+    async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
+        """See `Backend`."""
+        student = self._handle(card)
+        outcomes: list[Reply | TooLong] = await self._gathered(card, [student.answer.remote(q) for q in questions])
+        return outcomes
+
+    async def write(self, card: StudentCard, orders: Sequence[TextOrder]) -> Sequence[Piece | TooLong]:
+        """See `Backend`."""
+        student = self._handle(card)
+        pieces: list[Piece | TooLong] = await self._gathered(card, [student.write.remote(order) for order in orders])
+        return pieces
+
+    async def stream(self, card: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+        """See `Backend`. Cancelled where the client goes away."""
+        response = self._handle(card).options(stream=True).stream.remote(order)
+        try:
+            async with asyncio.timeout(self._serving.request_timeout_s):
+                async for piece in response:
+                    yield piece
+        except (BackPressureError, *_AWAY, TimeoutError) as error:
+            raise self._explained(card, error) from error
+        finally:
+            _cancel([response])
+
+    def _handle(self, card: StudentCard) -> Any:
+        if self._serving.students_per_replica is None:
+            return serve.get_deployment_handle(STUDENT, application_of(card.id))
+        return serve.get_deployment_handle(STUDENT, SHARED).options(multiplexed_model_id=card.id)
+
+    async def _gathered(self, card: StudentCard, responses: list[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._serving.request_timeout_s):
+                return await asyncio.gather(*responses)
+        except (BackPressureError, *_AWAY, TimeoutError) as error:
+            raise self._explained(card, error) from error
+        finally:
+            _cancel(responses)
+
+    def _explained(self, card: StudentCard, error: Exception) -> ApiError:
+        if isinstance(error, TimeoutError):
+            seconds = self._serving.request_timeout_s
+            return ApiError(504, "timeout", f"model {card.id} did not answer within {seconds:g} s")
+        if isinstance(error, BackPressureError):
+            message = f"the queue of model {card.id} is full ({self._serving.max_queued_requests:,} inputs)"
+            return ApiError(503, "queue_full", message, retry_after_s=_RETRY_AFTER_S)
+        return ApiError(503, "model_away", f"model {card.id} is away", retry_after_s=_RETRY_AFTER_S)
+
+
+def _cancel(responses: Sequence[Any]) -> None:
+    """Give up what is still under way: nobody would read it. A response that has failed raises its error again here."""
+    for response in responses:
+        with suppress(RayServeException):
+            response.cancel()
+
+
+def _log_to_stdout(name: str) -> None:
+    """Lines as they are: the ingress replica's own output, which Ray keeps in its log folder and Kubernetes' collectors read."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)

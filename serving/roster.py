@@ -1,0 +1,90 @@
+"""Which students there are, and which of a name's versions answers a request.
+
+svamp@old=..., svamp@new=..., split {"svamp": {"new": 10}}: of the requests for `svamp`, 10 in 100 go to `svamp@new`, the others
+to `svamp@old`. `svamp@new` can be asked by its own name too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipelines.errors import UserError
+from pipelines.tasks.base import Task
+from pipelines.tasks.registry import load_task
+from serving.cards import StudentCard
+
+Split = Mapping[str, Mapping[str, float]]
+"""Student name -> version -> its share in percent. What is left goes to the versions that are not named, in equal parts."""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The students of an endpoint."""
+
+    cards: Sequence[StudentCard] = ()
+    split: Split = field(default_factory=dict)
+    tasks: Mapping[str, Task] = field(init=False)
+    """By student id."""
+    _shares: Mapping[str, Mapping[str, float]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the split names what is not there, or a student's task cannot be loaded."""
+        object.__setattr__(self, "tasks", {card.id: load_task(card.task) for card in self.cards})
+        versions: dict[str, list[str]] = {}
+        for card in self.cards:
+            if card.version is not None:
+                versions.setdefault(card.name, []).append(card.version)
+        if unknown := set(self.split) - set(versions):
+            known = ", ".join(versions) or "none"
+            rule = f"no student of that name has versions (those that have: {known})"
+            raise UserError(f"split {', '.join(sorted(unknown))}", rule, "Name versions as NAME@VERSION=FOLDER.")
+        shares = {name: shares_of(name, found, self.split.get(name, {})) for name, found in versions.items()}
+        object.__setattr__(self, "_shares", shares)
+
+    @property
+    def ids(self) -> list[str]:
+        """Every name that a request may use."""
+        return list(dict.fromkeys([*(card.name for card in self.cards), *(card.id for card in self.cards)]))
+
+    def card(self, name: str | None, chance: random.Random) -> StudentCard | None:
+        """The student for a name: by its id, or one of its versions by their shares. None: the only student; else KeyError.
+
+        Returns None where no name was given and there are several.
+        """
+        names = {card.name for card in self.cards}
+        if name is None:
+            if len(names) != 1:
+                return None
+            name = next(iter(names))
+        by_id = {card.id: card for card in self.cards}
+        if name in by_id:
+            return by_id[name]
+        shares = self._shares[name]
+        version = chance.choices(list(shares), weights=list(shares.values()))[0]
+        return by_id[f"{name}@{version}"]
+
+    def shares(self, name: str) -> Mapping[str, float]:
+        """Version -> percent of the requests for a name; empty where it has no versions."""
+        return self._shares.get(name, {})
+
+
+def shares_of(name: str, versions: Sequence[str], named: Mapping[str, float]) -> dict[str, float]:
+    """Version -> percent, of all versions; they sum up to 100.
+
+    Raises:
+        UserError: a version that is not there, a share below 0, or shares that cannot sum up to 100.
+    """
+    key = f"split of {name}"
+    if unknown := [version for version in named if version not in versions]:
+        rule = f"there is no version {unknown[0]}; there are: {', '.join(versions)}"
+        raise UserError(key, rule, "Name one of them, or give its folder: NAME@VERSION=FOLDER.")
+    total = sum(named.values())
+    if any(not 0.0 <= share <= 100.0 for share in named.values()) or total > 100.0:
+        raise UserError(key, f"the shares {dict(named)} are percents that sum up to {total:g}", "Stay within 100.")
+    others = [version for version in versions if version not in named]
+    if not others and total != 100.0:
+        rule = f"the shares of all its versions sum up to {total:g}"
+        raise UserError(key, rule, "Leave one version out, or let them sum up to 100.")
+    return {version: named.get(version, (100.0 - total) / max(len(others), 1)) for version in versions}

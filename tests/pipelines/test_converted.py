@@ -1,0 +1,120 @@
+"""A converted student writes what the student writes, or it is not used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipelines.decode import Order, Sampling, Student
+from pipelines.decode import converted as module
+from pipelines.decode.converted import ConvertedStudent
+from pipelines.errors import UserError
+from tests.serving.tiny import TEXTS, write_student
+
+ORDERS = [Order(f"[label] {text}", 4 + 3 * row) for row, text in enumerate([*TEXTS, *(t[::-1] for t in TEXTS)])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("students") / "student", "encoder-decoder")
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> ConvertedStudent:
+    return ConvertedStudent.open(folder)
+
+
+def test_greedy_texts_and_probabilities_are_the_student_s(folder: Path, student: ConvertedStudent) -> None:
+    told: list[list[int | None]] = []
+    expected = Student.load(folder).write(ORDERS)
+    found = student.write(ORDERS, told.append)
+    assert [w.ids for w in found] == [w.ids for w in expected]
+    assert [w.finish_reason for w in found] == [w.finish_reason for w in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-3)
+        assert one.prompt_tokens == other.prompt_tokens
+    by_row = [tuple(step[row] for step in told if step[row] is not None) for row in range(len(ORDERS))]
+    assert by_row == [written.ids for written in found]
+    assert [d.text for d in student.answer(TEXTS, "label", 8)] == [
+        d.text for d in Student.load(folder).answer(TEXTS, "label", 8)
+    ]
+
+
+def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, student: ConvertedStudent) -> None:
+    import torch
+
+    original = Student.load(folder)
+    (written,) = student.write([Order("[label] 4 apples", 6, Sampling(0.5))])
+    prompt = original.tokenizer("[label] 4 apples", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        before = torch.tensor([[0, *written.ids[:-1]]])
+        logits = original.model(input_ids=prompt, decoder_input_ids=before).logits[0]
+    expected = logits.log_softmax(-1)[torch.arange(len(written.ids)), torch.tensor(written.ids)]
+    assert written.log_probs == pytest.approx(expected.tolist(), abs=1e-3)
+    mixed = [Order(TEXTS[0], 6, Sampling(1.0)), Order(TEXTS[0], 6), Order(TEXTS[0], 6, Sampling(1.0, top_p=1e-6))]
+    drawn, greedy, coldest = student.write(mixed)
+    assert coldest.ids == greedy.ids
+    assert len({student.write([mixed[0]])[0].ids for _ in range(4)} | {drawn.ids}) > 1
+
+
+def test_the_conversion_is_made_once(folder: Path, student: ConvertedStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = folder.parent / "student-ctranslate2"
+    made = (beside / "model.bin").stat().st_mtime_ns
+    monkeypatch.setattr(module, "_convert", lambda *_: pytest.fail("converted again"))
+    again = ConvertedStudent.open(folder)
+    assert again.write(ORDERS[:1]) == student.write(ORDERS[:1])
+    assert (beside / "model.bin").stat().st_mtime_ns == made
+
+
+def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    ConvertedStudent.open(folder)
+    mark = tmp_path / "student-ctranslate2" / "converted.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "student": "another"}))
+    made = (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns
+    ConvertedStudent.open(folder)
+    assert (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns > made
+
+
+def test_int8_is_another_student(folder: Path, student: ConvertedStudent) -> None:
+    small = ConvertedStudent.open(folder, weights="int8")
+    apart = [a.log_probs[0] - b.log_probs[0] for a, b in zip(small.write(ORDERS), student.write(ORDERS), strict=True)]
+    assert any(apart)
+    assert max(map(abs, apart)) < 3.0
+
+
+def test_a_conversion_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    other = write_student(tmp_path / "other", "encoder-decoder")
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: tensor * 1.1 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    convert = module._convert
+    monkeypatch.setattr(module, "_convert", lambda local, model, shown: convert(other, model, shown))
+    with pytest.raises(UserError, match="answers otherwise"):
+        ConvertedStudent.open(folder)
+    assert not (tmp_path / "student-ctranslate2" / "converted.json").exists()
+
+
+def test_a_folder_that_may_only_be_read_serves_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+
+    def refuse(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(module.Store, "put_folder", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert ConvertedStudent.open(folder).write(ORDERS[:1])
+    assert "the conversion is not kept (read-only file system)" in caplog.text
+
+
+def test_a_decoder_only_student_is_not_converted(tmp_path: Path) -> None:
+    folder = write_student(tmp_path / "student", "decoder-only")
+    with pytest.raises(UserError, match="only encoder-decoder students"):
+        ConvertedStudent.open(folder)

@@ -1,0 +1,161 @@
+"""The Serve config file of an endpoint, what is checked before anything is started, and what importing the application loads."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from pipelines.config_base import ReplicasConfig
+from pipelines.config_serving import KeysConfig, ServingConfig
+from pipelines.errors import UserError
+from serving import app
+from serving.deployment import endpoint_config
+from serving.endpoint import serve_students
+from serving.engines.choice import engine_name, threads_per_replica
+from tests.serving.tiny import write_student
+
+
+def test_importing_the_application_loads_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "vllm", "deepspeed", "ctranslate2", "ray.data")
+    modules = "serving.app, serving.endpoint, serving.deployment"
+    code = f"import sys, {modules}; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only"))
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_student(tmp_path_factory.mktemp("students") / "student", "encoder-decoder"))
+
+
+def applications(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {application["name"]: application for application in config["applications"]}
+
+
+def test_each_student_is_an_application_of_its_own(folder: str, t5: str) -> None:
+    serving = ServingConfig(keys=KeysConfig(file="keys"), port=8123, max_batch_size=4)
+    config = endpoint_config({"a@1": folder, "a@2": folder, "b": t5}, serving, {"a": {"2": 10.0}})
+    ServeDeploySchema.model_validate(config)
+    found = applications(config)
+    assert list(found) == ["raystill", "raystill-student-a@1", "raystill-student-a@2", "raystill-student-b"]
+    assert [application["route_prefix"] for application in found.values()] == ["/", None, None, None]
+    assert found["raystill"]["deployments"] == [
+        {
+            "name": "ingress",
+            "user_config": {"students": {"a@1": folder, "a@2": folder, "b": t5}, "split": {"a": {"2": 10.0}}},
+        }
+    ]
+    assert (config["http_options"]["port"], config["proxy_location"]) == (8123, "HeadOnly")
+    assert endpoint_config({"b": t5}, serving, every_node=True)["proxy_location"] == "EveryNode"
+
+
+def test_what_changes_an_application_is_its_own(folder: str) -> None:
+    """Serve restarts an application when its args change: a split, a key file or another student must not be among a student's."""
+    one = applications(endpoint_config({"a@1": folder}, ServingConfig()))
+    more = ServingConfig(keys=KeysConfig(file="keys"), access_log=True)
+    two = applications(endpoint_config({"a@1": folder, "a@2": folder}, more, {"a": {"2": 10.0}}))
+    assert one["raystill-student-a@1"] == two["raystill-student-a@1"]
+    faster = applications(endpoint_config({"a@1": folder}, ServingConfig(weights="bfloat16")))
+    assert one["raystill-student-a@1"] != faster["raystill-student-a@1"]
+    split = applications(endpoint_config({"a@1": folder, "a@2": folder}, ServingConfig(), {"a": {"2": 10.0}}))
+    assert split["raystill"]["args"] == one["raystill"]["args"]
+
+
+def test_shared_replicas_are_one_application(folder: str, t5: str) -> None:
+    config = endpoint_config({"a": folder, "b": t5}, ServingConfig(students_per_replica=1))
+    ServeDeploySchema.model_validate(config)
+    found = applications(config)
+    assert list(found) == ["raystill", "raystill-students"]
+    assert found["raystill-students"]["args"]["students"] == {"a": folder, "b": t5}
+    app.shared(found["raystill-students"]["args"])
+
+
+def test_the_args_build_the_applications(folder: str) -> None:
+    serving = ServingConfig(
+        replicas=ReplicasConfig(min=0, max=3), target_ongoing_requests=5, max_queued_requests=7, ingress_replicas=2
+    )
+    found = applications(endpoint_config({"a": folder}, serving))
+    student = app.student(found["raystill-student-a"]["args"])._bound_deployment
+    scaling = student._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 3, 5)
+    assert student.max_queued_requests == 7
+    assert student.ray_actor_options["num_gpus"] == 0
+    assert student.ray_actor_options["runtime_env"]["env_vars"]["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+    assert app.ingress(found["raystill"]["args"])._bound_deployment.num_replicas == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        ({}, "`student`: Field required"),
+        ({"student": "a b", "folder": "x"}, "letters, digits"),
+        ({"student": "a", "folder": "x", "serve": {}}, "`serve`"),
+        ({"student": "a", "folder": "x", "serving": {"prot": 1}}, "`serving.prot`"),
+        ({"student": "a", "folder": "/nowhere/student"}, "no such folder"),
+    ],
+)
+def test_args_that_break_a_rule(args: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        app.student(args)
+
+
+def test_a_name_with_and_without_versions(folder: str) -> None:
+    with pytest.raises(UserError, match="student a: it is the name of a student and of one with versions"):
+        endpoint_config({"a": folder, "a@1": folder}, ServingConfig())
+
+
+def test_engines_by_family_and_device() -> None:
+    def engine(family: Any, **serving: Any) -> str:
+        return engine_name(family, ServingConfig(**serving))
+
+    assert engine("encoder-decoder") == "ctranslate2"
+    assert engine("encoder-decoder", weights="int8") == "ctranslate2"
+    assert engine("encoder-decoder", weights="bfloat16") == "transformers"
+    assert engine("encoder-decoder", gpus_per_replica=1) == "transformers"
+    assert engine("decoder-only") == engine("decoder-only", gpus_per_replica=1) == "vllm"
+    for family, serving, match in [
+        ("decoder-only", {"weights": "int8"}, "vllm has no such weights"),
+        ("decoder-only", {"engine": "ctranslate2"}, "does not run decoder-only"),
+        ("encoder-decoder", {"engine": "vllm"}, "does not run encoder-decoder"),
+        ("encoder-decoder", {"engine": "ctranslate2", "gpus_per_replica": 1}, "CUDA"),
+        ("encoder-decoder", {"gpus_per_replica": 1, "weights": "int8"}, "transformers has no such weights"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            engine(family, **serving)
+
+
+def test_replicas_share_the_cores() -> None:
+    alone = threads_per_replica(1)
+    assert alone >= 1
+    assert threads_per_replica(10_000) == 1
+    assert threads_per_replica(2) == max(1, alone // 2)
+
+
+def test_a_taken_port_is_the_user_s_to_change(folder: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"serving.port {port}"):
+            serve_students({"a": folder}, ServingConfig(port=port))
+
+
+def test_a_host_of_another_machine_is_refused(folder: str) -> None:
+    with pytest.raises(UserError, match="cannot be listened on"):
+        serve_students({"a": folder}, ServingConfig(host="192.0.2.1", port=8123))
+
+
+def test_no_student_no_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished student"):
+        serve_students({"a": str(tmp_path)}, ServingConfig())
