@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipelines.decode import Student
 from pipelines.errors import UnparsableError
 from pipelines.tasks.base import Example, TaskSpec
 from pipelines.tasks.registry import load_task
+from tests.integration.endpoints import free_port, wait_until
 from tests.integration.local_ray import local_ray
 from tests.serving.tiny import TEXTS, write_student
 
@@ -80,12 +80,6 @@ def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     endpoint.shutdown()
     assert time.monotonic() - began < 15.0
     assert_nothing_serves(endpoint.url)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def assert_nothing_serves(url: str) -> None:
@@ -185,15 +179,6 @@ def settled() -> list[tuple[str, dict[str, str], float]]:
 def total(found: list[tuple[str, dict[str, str], float]], name: str, **labels: str) -> float:
     """Sum of the series of a name that have these labels."""
     return sum(value for n, have, value in found if n == name and labels.items() <= have.items())
-
-
-def wait_until(
-    condition: Callable[[], bool], seconds: float = 60.0, every_s: float = 0.5, of: Callable[[], Any] = lambda: "it"
-) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"{of()} did not come"
-        time.sleep(every_s)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

@@ -1,0 +1,141 @@
+"""Hostile clients: each gets the right status and one clear message, and the server lives on."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from pipelines.config_serving import LimitsConfig
+from tests.integration.endpoints import endpoint_of, small
+from tests.integration.local_ray import local_ray
+from tests.serving.tiny import TEXTS, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+PATHS = ("/v1/predict", "/v1/completions", "/v1/chat/completions")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only")
+    limits = LimitsConfig(body_bytes=1 << 20)
+    with local_ray(), endpoint_of({"sums": folder}, small(limits=limits, request_timeout_s=5.0)) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def lives_on(client: httpx.Client) -> Iterator[None]:
+    yield
+    assert client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "Traceback" not in response.text
+    return response.status_code, error["code"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bodies_that_are_none(client: httpx.Client, path: str) -> None:
+    for body in (b"", b"{", b"\xff\xfe", b'{"a": ' + b"[" * 100_000, b"[1]", b'"text"', b"null", b'{"inputs": NaN}'):
+        response = client.post(path, content=body, headers={"content-type": "application/json"})
+        assert code(response)[0] == 400, body[:20]
+    assert code(client.post(path, content=b"x" * (2 << 20))) == (413, "body_too_large")
+
+
+def test_enormous_and_strange_inputs(client: httpx.Client) -> None:
+    def predict(*inputs: Any) -> tuple[int, str]:
+        return code(client.post("/v1/predict", json={"inputs": list(inputs)}))
+
+    assert predict(*["a"] * 10_000) == (413, "too_many_inputs")
+    assert predict("a" * 200_000) == (422, "invalid_field")
+    assert predict("apples " * 5_000) == (422, "input_too_long")
+    assert predict("") == (422, "invalid_field")
+    assert predict("a\x00b") == (422, "invalid_field")
+    assert predict({"input": {"a": 1}}) == (422, "invalid_field")
+    for text in ("\x01\x02\x1b[31m", "\u202eabc", "🙂" * 5, "</s>", "<pad> <s>"):
+        assert client.post("/v1/predict", json={"inputs": [text]}).status_code == 200, text
+
+
+@pytest.mark.parametrize("name", ["../sums", "sums/../sums", "/etc/passwd", "sums\x00", "s" * 10_000, "SUMS", "sums@"])
+def test_names_that_lead_nowhere(client: httpx.Client, name: str) -> None:
+    assert code(client.post("/v1/predict", json={"model": name, "inputs": ["a"]})) == (404, "model_not_found")
+
+
+def test_paths_that_lead_nowhere(client: httpx.Client) -> None:
+    for path in ("/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/%00", "/../../etc/passwd", "/v1//predict", "/%ff"):
+        assert client.get(path).status_code in (400, 404)
+    assert code(client.delete("/v1/predict"))[0] == 405
+
+
+def raw(client: httpx.Client) -> socket.socket:
+    return socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=30.0)
+
+
+def request_head(length: int) -> bytes:
+    return f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_slow_clients_hold_up_nobody(client: httpx.Client) -> None:
+    """Slow-loris: 200 connections that never finish their head, 20 that never finish their body."""
+    heads = [raw(client) for _ in range(200)]
+    bodies = [raw(client) for _ in range(20)]
+    try:
+        for connection in heads:
+            connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n")
+        for connection in bodies:
+            connection.sendall(request_head(1000) + b'{"inputs"')
+        began = time.monotonic()
+        assert client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200
+        assert time.monotonic() - began < 5.0
+        answer = bodies[0].recv(4096).decode()
+        assert answer.startswith("HTTP/1.1 408"), answer
+        assert "body_timeout" in answer
+    finally:
+        for connection in (*heads, *bodies):
+            connection.close()
+
+
+def test_streams_that_the_client_cuts(client: httpx.Client) -> None:
+    body = {"prompt": TEXTS[0], "stream": True}
+    for _ in range(20):
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == 200
+            next(response.iter_lines())
+    for cut in (0, 10, 60):
+        connection = raw(client)
+        sent = json.dumps({"inputs": [TEXTS[0]]}).encode()
+        connection.sendall(request_head(len(sent)) + sent[:cut])
+        connection.close()
+
+
+def test_bytes_turned_over(client: httpx.Client) -> None:
+    """300 valid requests with some bytes changed: an answer or a clear refusal, never a failure of the server."""
+    chance = random.Random(7)
+    valid = {
+        "/v1/predict": {"inputs": [TEXTS[0], {"input": TEXTS[1]}], "rationale": True, "model": "sums"},
+        "/v1/completions": {"prompt": TEXTS[0], "max_tokens": 2, "temperature": 0.5, "stop": ["\n"]},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": TEXTS[0]}], "max_tokens": 2},
+    }
+    statuses: Counter[int] = Counter()
+    for _ in range(300):
+        path = chance.choice(PATHS)
+        body = bytearray(json.dumps(valid[path]).encode())
+        for _ in range(chance.choice([1, 1, 2, 5])):
+            body[chance.randrange(len(body))] = chance.randrange(256)
+        response = client.post(path, content=bytes(body), headers={"content-type": "application/json"})
+        statuses[response.status_code] += 1
+        if response.status_code != 200:
+            code(response)
+    assert set(statuses) <= {200, 400, 404, 422}, statuses
+    assert statuses[200] > 20
+    assert statuses[400] > 50

@@ -1,0 +1,36 @@
+"""The OpenAPI document against the application: requests that it allows and requests that it does not, made by schemathesis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from pipelines.config_serving import LimitsConfig, ServingConfig
+from tests.serving.standins import Standins, app_of, card
+
+CARDS = [card("sums"), card("plain", method="finetune", family="decoder-only")]
+STATUSES: Counter[int] = Counter()
+SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500))
+
+
+schema = schemathesis.openapi.from_asgi("/openapi.json", app_of(CARDS, Standins(), SETTINGS))
+
+
+@schema.parametrize()
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_one_that_the_document_names(case: Any) -> None:
+    response = case.call()
+    case.validate_response(response, checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
+    assert "x-request-id" in response.headers
+    STATUSES[response.status_code] += 1
+
+
+def test_the_answers_were_of_many_kinds() -> None:
+    """What was made above reaches the students, and what stands before them."""
+    assert STATUSES[200] > 50
+    assert {400, 404, 422} <= set(STATUSES), STATUSES
