@@ -1,0 +1,217 @@
+"""Throughput and latency of the endpoint at 1 to 64 clients, against (a) FastAPI around transformers' `generate` and (b) the bare engine.
+
+(b) for a decoder-only student is `vllm serve` with the same settings; for an encoder-decoder one the converted student called directly
+with batches of as many texts as there are clients: what is left is HTTP, Ray Serve and the forming of batches. All on loopback, in one
+run; the load generator has a process of its own and takes its share of the cores, which the table shows.
+
+    python -m tests.benchmarks.serve_load DATA OUTPUT --student t5-small-shape --clients 1 8 32 64 --seconds 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.benchmarks.results import publish
+from tests.benchmarks.students import SHAPES, questions, student
+from tests.integration.endpoints import free_port
+
+NEW_TOKENS = 16
+
+
+@contextmanager
+def server(arguments: list[str], ready: str, environment: dict[str, str] | None = None) -> Iterator[psutil.Process]:
+    """A server in a process of its own, until it answers at `ready`; ended by SIGTERM."""
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets, tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=log, stderr=log,
+            env={**os.environ, "RAY_TMPDIR": sockets, "HF_HUB_OFFLINE": "1", **(environment or {})},
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + 300
+            while not _answers(ready):
+                if process.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    raise SystemExit(f"{' '.join(arguments)} does not start:\n{log.read()[-3000:]}")
+                time.sleep(0.5)
+            yield psutil.Process(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def cpu_seconds(root: psutil.Process) -> dict[str, float]:
+    """CPU seconds so far of a process and what it started, by name."""
+    found: dict[str, float] = {}
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+            name = _shown(process)
+        except psutil.NoSuchProcess:
+            continue
+        found[name] = found.get(name, 0.0) + times.user + times.system
+    return found
+
+
+def _shown(process: psutil.Process) -> str:
+    """What a process is: Ray names its workers after their actors."""
+    line = " ".join(process.cmdline()) or process.name()
+    for part, name in (
+        ("ray::ServeReplica:raystill-student", "replica"),
+        ("ray::ServeReplica:raystill:ingress", "ingress"),
+        ("ray::ProxyActor", "proxy"),
+        ("VLLM::Worker", "engine"),
+        ("VLLM::EngineCore", "engine core"),
+        ("plain_server", "server"),
+        ("ray", "Ray's other processes"),
+    ):
+        if part in line:
+            return name
+    return "other"
+
+
+def loaded(
+    name: str, url: str, bodies: list[dict[str, Any]], clients: int, seconds: float, root: psutil.Process
+) -> dict[str, Any]:
+    """One row: what the load generator saw, and who used the cores meanwhile."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write("".join(json.dumps(body) + "\n" for body in bodies))
+        file.flush()
+        before, began = cpu_seconds(root), time.monotonic()
+        asked = [sys.executable, "-m", "tests.benchmarks.http_load", url, file.name, "--clients", str(clients),
+                 "--seconds", str(seconds)]  # fmt: skip
+        client = subprocess.Popen(asked, stdout=subprocess.PIPE, text=True)
+        watched = psutil.Process(client.pid)
+        used = 0.0
+        while client.poll() is None:
+            times = watched.cpu_times()
+            used = times.user + times.system
+            time.sleep(0.2)
+        took = time.monotonic() - began
+    seen = json.loads(client.stdout.read() if client.stdout else "{}")
+    shares = {who: (value - before.get(who, 0.0)) / took for who, value in cpu_seconds(root).items()}
+    shares["load generator"] = used / took
+    cores = ", ".join(
+        f"{who} {share:.2f}" for who, share in sorted(shares.items(), key=lambda s: -s[1]) if share >= 0.01
+    )
+    if seen["failed"]:
+        print(f"{name}, {clients} clients: {seen['failed']} failed: {seen['why']}", file=sys.stderr)
+    row = {key: seen[key] for key in ("requests_per_s", "p50_ms", "p95_ms", "p99_ms", "failed")}
+    return {"server": name, "clients": clients, **row, "cores": cores}
+
+
+def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: int) -> dict[str, Any]:
+    """The converted student without HTTP: batches of as many texts as there are clients."""
+    from pipelines.decode import Order
+    from pipelines.decode.converted import ConvertedStudent
+
+    found = ConvertedStudent.open(folder, threads=threads)
+    orders = [Order(text, NEW_TOKENS) for text in texts]
+    found.write(orders[:clients])
+    took, at, began = [], 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        sent = time.monotonic()
+        found.write([orders[(at + i) % len(orders)] for i in range(clients)])
+        at += clients
+        took.append(1000 * (time.monotonic() - sent))
+    took.sort()
+    return {"server": "bare engine", "clients": clients, "requests_per_s": at / (time.monotonic() - began),
+            "p50_ms": took[len(took) // 2], "p95_ms": took[int(0.95 * len(took))], "p99_ms": took[-1], "failed": 0}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--student", choices=sorted(SHAPES), default="t5-small-shape")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--batch", type=int, default=32)
+    options = parser.parse_args()
+    folder = student(options.student, options.output.absolute())
+    texts = questions(options.data, 256)
+    encoder_decoder = options.student.startswith("t5")
+    threads = len(os.sched_getaffinity(0))
+    rows: list[dict[str, Any]] = []
+
+    port = free_port()
+    settings = {
+        "port": port, "replicas.min": 1, "replicas.max": 1, "max_new_tokens": NEW_TOKENS, "max_batch_size": options.batch,
+        "target_ongoing_requests": options.batch, "max_queued_requests": 1024,
+    }  # fmt: skip
+    sets = [f"--set=serving.{key}={value}" for key, value in settings.items()]
+    url = f"http://127.0.0.1:{port}"
+    with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz") as root:
+        bodies = [{"inputs": [text]} for text in texts]
+        rows += [
+            loaded("raystill serve", f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients
+        ]
+
+    if encoder_decoder:
+        rows += [bare(folder, texts, n, options.seconds, threads) for n in options.clients]
+    else:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        arguments = ["-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--port", str(port), "--dtype", "float32",
+                     "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--enforce-eager",
+                     "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--served-model-name", "student",
+                     "--generation-config", "vllm", "--disable-uvicorn-access-log"]  # fmt: skip
+        on_cpu = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        with server(arguments, f"{url}/health", on_cpu) as root:
+            bodies = [
+                {"model": "student", "prompt": f"{text}\n", "max_tokens": NEW_TOKENS, "temperature": 0, "logprobs": 0}
+                for text in texts
+            ]
+            rows += [
+                loaded("vllm serve", f"{url}/v1/completions", bodies, n, options.seconds, root) for n in options.clients
+            ]
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = [
+        "-m",
+        "tests.benchmarks.peers.plain_server",
+        str(folder),
+        "--port",
+        str(port),
+        "--max-new-tokens",
+        str(NEW_TOKENS),
+    ]
+    with server(arguments, f"{url}/openapi.json") as root:
+        bodies = [{"text": text} for text in texts]
+        rows += [
+            loaded("FastAPI + generate", f"{url}/generate", bodies, n, options.seconds, root) for n in options.clients
+        ]
+
+    rate = {(row["server"], row["clients"]): row["requests_per_s"] for row in rows}
+    others = [name for name in dict.fromkeys(row["server"] for row in rows) if name != "raystill serve"]
+    ratios = {
+        f"against {other}, {n} clients": rate["raystill serve", n] / rate[other, n]
+        for other in others
+        for n in options.clients
+    }
+    publish(f"serve_load_{options.student}", rows, **ratios)
+
+
+if __name__ == "__main__":
+    main()

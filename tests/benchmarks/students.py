@@ -1,0 +1,85 @@
+"""Students to be measured: shapes with random weights, and what they are asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts import Store, manifest_of, write_manifest
+
+MAX_INPUT_TOKENS = 256
+
+
+def finish(folder: Path, method: str = "finetune") -> Path:
+    """Make a Hugging Face folder a finished student artifact of the arithmetic task."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    details = {
+        "method": method,
+        "family": "encoder-decoder" if config.is_encoder_decoder else "decoder-only",
+        "task": {"name": "arithmetic", "version": "3", "options": {}, "source": None},
+        "parameters": 0,
+        "max_input_tokens": MAX_INPUT_TOKENS,
+        "max_target_tokens": 64,
+        "training": {},
+    }
+    manifest = manifest_of(
+        "student", {"folder": str(folder)}, config={}, counts={}, timings_s={}, details=details, provenance={}
+    )
+    write_manifest(Store(str(folder)), manifest)
+    return folder
+
+
+def t5_small_shape(folder: Path) -> Path:
+    """60 million parameters in the shape of T5-small, random, with the embedded teacher's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    from cluster.embedded_teacher import embedded_teacher
+
+    tokenizer = AutoTokenizer.from_pretrained(embedded_teacher())
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return finish(folder)
+
+
+def smollm2(folder: Path) -> Path:
+    """The embedded teacher itself, SmolLM2-135M, as a student."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from cluster.embedded_teacher import embedded_teacher
+
+    source = embedded_teacher()
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return finish(folder)
+
+
+SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2}
+
+
+def student(name: str, root: Path) -> Path:
+    """A student of SHAPES below a folder, made once."""
+    folder = root / name / "student"
+    if not (folder / "manifest.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        SHAPES[name](folder)
+    return folder
+
+
+def questions(data: Path, count: int) -> list[str]:
+    """Inputs of SVAMP's training rows."""
+    lines = (data / "svamp/train.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [row["input"] for row in rows]
