@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError, TaskCancelledError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from pipelines.config_serving import ServingConfig
@@ -31,7 +33,8 @@ STUDENT = "student"
 SHARED = "raystill-students"
 """The application that all students share, with `students_per_replica`."""
 _RETRY_AFTER_S = 1
-_AWAY = (RayActorError, DeploymentUnavailableError, TaskCancelledError)
+_WAITS_S = (0.1, 0.5, 1.0, None)
+"""Before a question is asked again whose replica has died; None: it has been asked often enough."""
 
 
 def application_of(student_id: str) -> str:
@@ -69,40 +72,53 @@ class Ingress:
     async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
         """See `Backend`."""
         student = self._handle(card)
-        outcomes: list[Reply | TooLong] = await self._gathered(card, [student.answer.remote(q) for q in questions])
-        return outcomes
+        return await self._all(card, [partial(student.answer.remote, question) for question in questions])
 
     async def write(self, card: StudentCard, orders: Sequence[TextOrder]) -> Sequence[Piece | TooLong]:
         """See `Backend`."""
         student = self._handle(card)
-        pieces: list[Piece | TooLong] = await self._gathered(card, [student.write.remote(order) for order in orders])
-        return pieces
+        return await self._all(card, [partial(student.write.remote, order) for order in orders])
 
     async def stream(self, card: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
-        """See `Backend`. Cancelled where the client goes away."""
-        response = self._handle(card).options(stream=True).stream.remote(order)
-        try:
-            async with asyncio.timeout(self._serving.request_timeout_s):
-                async for piece in response:
+        """See `Backend`. Cancelled where the client goes away. A replica that dies makes room for another until something is written."""
+        student = self._handle(card).options(stream=True)
+        # Each step is timed by itself: the steps of a stream are awaited by more than one task.
+        until = time.monotonic() + self._serving.request_timeout_s
+        begun = False
+        for wait in _WAITS_S:
+            response = student.stream.remote(order)
+            pieces = aiter(response)
+            try:
+                while True:
+                    piece = await asyncio.wait_for(anext(pieces), max(until - time.monotonic(), 0.0))
+                    begun = True
                     yield piece
-        except (BackPressureError, *_AWAY, TimeoutError) as error:
-            raise self._explained(card, error) from error
-        finally:
-            _cancel([response])
+            except StopAsyncIteration:
+                return
+            except (BackPressureError, DeploymentUnavailableError, TimeoutError, RayActorError) as error:
+                if begun or wait is None or not isinstance(error, RayActorError):
+                    raise self._explained(card, error) from error
+            finally:
+                _cancel(response)
+            await asyncio.sleep(wait)
 
     def _handle(self, card: StudentCard) -> Any:
         if self._serving.students_per_replica is None:
             return serve.get_deployment_handle(STUDENT, application_of(card.id))
         return serve.get_deployment_handle(STUDENT, SHARED).options(multiplexed_model_id=card.id)
 
-    async def _gathered(self, card: StudentCard, responses: list[Any]) -> Any:
+    async def _all(self, card: StudentCard, sends: Sequence[Callable[[], Any]]) -> list[Any]:
         try:
-            async with asyncio.timeout(self._serving.request_timeout_s):
-                return await asyncio.gather(*responses)
-        except (BackPressureError, *_AWAY, TimeoutError) as error:
+            async with asyncio.timeout(self._serving.request_timeout_s), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_answered(send)) for send in sends]
+            return [task.result() for task in tasks]
+        except TimeoutError as error:
             raise self._explained(card, error) from error
-        finally:
-            _cancel(responses)
+        except ExceptionGroup as failed:
+            first = failed.exceptions[0]
+            if isinstance(first, (BackPressureError, DeploymentUnavailableError, RayActorError)):
+                raise self._explained(card, first) from first
+            raise first from failed
 
     def _explained(self, card: StudentCard, error: Exception) -> ApiError:
         if isinstance(error, TimeoutError):
@@ -114,11 +130,24 @@ class Ingress:
         return ApiError(503, "model_away", f"model {card.id} is away", retry_after_s=_RETRY_AFTER_S)
 
 
-def _cancel(responses: Sequence[Any]) -> None:
+async def _answered(send: Callable[[], Any]) -> Any:
+    """What a replica answers. Where it dies meanwhile another is asked: answering changes nothing, so it can be done twice."""
+    for wait in _WAITS_S:
+        response = send()
+        try:
+            return await response
+        except RayActorError:
+            if wait is None:
+                raise
+            await asyncio.sleep(wait)
+        finally:
+            _cancel(response)
+
+
+def _cancel(response: Any) -> None:
     """Give up what is still under way: nobody would read it. A response that has failed raises its error again here."""
-    for response in responses:
-        with suppress(RayServeException):
-            response.cancel()
+    with suppress(RayServeException):
+        response.cancel()
 
 
 def _log_to_stdout(name: str) -> None:

@@ -64,7 +64,10 @@ def wait_until(
 class Load:
     """Clients that ask one after the other while the block runs, each on connections of its own; all that came back is kept."""
 
-    def __init__(self, url: str, body: dict[str, Any], clients: int = 4) -> None:
+    def __init__(self, url: str, body: dict[str, Any], clients: int = 4, *, retry: bool = False) -> None:
+        """`retry`: a request whose connection breaks is sent again, until one holds."""
+        self.clients, self.retried = clients, 0
+        self._retry = retry
         self.responses: list[httpx.Response] = []
         self.errors: list[httpx.HTTPError] = []
         self._url, self._body = url, body
@@ -76,8 +79,12 @@ class Load:
             while not self._stop.is_set():
                 try:
                     self.responses.append(client.post("/v1/predict", json=self._body))
-                except httpx.HTTPError as error:
-                    self.errors.append(error)
+                except httpx.TransportError as error:
+                    if not self._retry or isinstance(error, httpx.TimeoutException):
+                        self.errors.append(error)
+                    else:
+                        self.retried += 1
+                        time.sleep(0.1)
 
     @property
     def failed(self) -> list[Any]:

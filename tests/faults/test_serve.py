@@ -1,0 +1,115 @@
+"""The endpoint under load while its parts die: no request fails but for what the test says, and why.
+
+Clients try again where a connection breaks, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.config_base import ReplicasConfig
+from pipelines.config_serving import ServingConfig
+from tests.integration.endpoints import Load, endpoint_of, small, wait_until
+from tests.integration.local_ray import local_ray
+from tests.serving.tiny import TEXTS, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+BODY = {"model": "sums", "inputs": [TEXTS[0]]}
+
+
+@pytest.fixture(scope="module")
+def serving() -> ServingConfig:
+    return small(replicas=ReplicasConfig(min=2, max=2))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, serving: ServingConfig) -> Iterator[str]:
+    folder = write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only")
+    with local_ray(), endpoint_of({"sums": folder}, serving) as client:
+        yield str(client.base_url)
+
+
+def processes(part: str) -> list[psutil.Process]:
+    """Of this test's Ray, those whose command line has the part. Ray names its workers after their actors."""
+    found = []
+    for process in psutil.Process().children(recursive=True) + _of_raylet():
+        try:
+            if part in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return list({process.pid: process for process in found}.values())
+
+
+def _of_raylet() -> list[psutil.Process]:
+    """Workers are children of this Ray's raylet, which is a child of nobody."""
+    session = os.environ["RAY_TMPDIR"]
+    raylets = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if f"{session}/ray" in " ".join(p.info["cmdline"] or [])
+        and "raylet/raylet" in " ".join(p.info["cmdline"] or [])
+    ]
+    return [child for raylet in raylets for child in raylet.children(recursive=True)]
+
+
+def kill(part: str) -> int:
+    """Kill -9 one process; returns its id."""
+    victim = processes(part)[0]
+    victim.send_signal(signal.SIGKILL)
+    return int(victim.pid)
+
+
+@pytest.mark.parametrize("part", ["ServeReplica:raystill-student-sums", "ServeController"])
+def test_a_replica_or_the_controller_dies_and_nobody_sees_it(url: str, part: str) -> None:
+    with Load(url, BODY, retry=True) as load:
+        load.answered(50)
+        dead = kill(part)
+        load.answered(200)
+        wait_until(lambda: any(p.pid != dead for p in processes(part)), 60.0)
+        load.answered(50)
+    assert load.failed == []
+    assert load.retried == 0
+
+
+def test_the_proxy_dies_and_clients_connect_again(url: str) -> None:
+    """Its connections break; what was under way on them is asked again by the clients."""
+    with Load(url, BODY, retry=True) as load:
+        load.answered(50)
+        kill("ProxyActor")
+        load.answered(200)
+    assert load.failed == []
+    assert load.retried > 0
+
+
+def test_a_new_version_is_deployed_under_load(url: str, serving: ServingConfig, tmp_path: Path) -> None:
+    """Other weights in place of the old ones: Serve starts new replicas and drains the old ones."""
+    from serving.endpoint import serve_students
+
+    other = write_student(tmp_path / "student", "decoder-only", seed=1)
+    with Load(url, BODY, retry=True) as load:
+        load.answered(50)
+        before = load.responses[-1].json()["predictions"][0]["label"]
+        serve_students({"sums": str(other)}, serving)
+        wait_until(lambda: load.responses[-1].json()["predictions"][0]["label"] != before, 60.0)
+        load.answered(50)
+    assert load.failed == []
+    assert load.retried == 0
+
+
+def test_the_ingress_dies(url: str) -> None:
+    """The one fault that surfaces: requests that are in the ingress when it is killed get 5xx from Ray's proxy, those after it wait for its
+    successor."""
+    with Load(url, BODY, retry=True) as load:
+        load.answered(50)
+        dead = kill("ServeReplica:raystill:ingress")
+        wait_until(lambda: any(p.pid != dead for p in processes("ServeReplica:raystill:ingress")), 60.0)
+        load.answered(100)
+    assert len(load.failed) <= load.clients
+    assert all(isinstance(failed, tuple) and failed[0] >= 500 for failed in load.failed), load.failed
