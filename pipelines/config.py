@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config_base import ReplicasConfig, Section, Share
+from pipelines.config_base import LossyWeights, ReplicasConfig, Section, Share
 from pipelines.config_serving import ServingConfig
 from pipelines.config_student import InitConfig, LoraConfig, StudentConfig
 from pipelines.methods import Method
@@ -292,6 +292,18 @@ class EvaluationConfig(Section):
     workers: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0
     samples: SamplesConfig = SamplesConfig()
+    weights: list[LossyWeights] = []
+    """Score the student in these too, beside float32: what `serving.weights` would cost. By `evaluate`; `compare` leaves them out."""
+
+    @model_validator(mode="after")
+    def _weights_are_compared_greedily(self) -> Self:
+        if len(set(self.weights)) < len(self.weights):
+            raise ValueError(f"weights {self.weights} names one twice; remove it")
+        if self.weights and self.samples.n > 1:
+            raise ValueError(
+                f"weights {self.weights} are compared by greedy answers; set samples.n to 1, or remove weights"
+            )
+        return self
 
 
 _Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, max_length=2)]

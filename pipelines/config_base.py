@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+LossyWeights = Literal["bfloat16", "int8"]
+"""Smaller and faster than the float32 that a student is scored in, and another student."""
 
 
 class Section(BaseModel):

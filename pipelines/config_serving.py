@@ -6,9 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config_base import ReplicasConfig, Section
+from pipelines.config_base import LossyWeights, ReplicasConfig, Section
 
-Weights = Literal["float32", "bfloat16", "int8"]
 _Seconds = Annotated[float, Field(ge=0.0)]
 
 
@@ -50,7 +49,7 @@ class ServingConfig(Section):
     gpus_per_replica: Literal[0, 1] = 0
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
     """auto: the fastest that keeps the weights' accuracy, by family and device (serving/engines/choice.py)."""
-    weights: Weights = "float32"
+    weights: Literal["float32"] | LossyWeights = "float32"
     """bfloat16 and int8 are faster and may change answers: `evaluation.weights` shows by how much."""
     cpu_kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     """vllm without a GPU: memory of a replica for the keys and values of the texts under way."""

@@ -49,7 +49,7 @@ training.validate_every_steps training.patience training.max_loss_spike training
 training.min_workers training.max_input_tokens training.max_target_tokens
 training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
-evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed
+evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed evaluation.weights
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 serving.engine serving.weights serving.cpu_kv_cache_gib serving.students_per_replica serving.ingress_replicas

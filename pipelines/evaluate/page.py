@@ -2,7 +2,7 @@
 
     store.write("report.html", report_page(report).encode())
 
-In: report.json of `raystill evaluate`, format 4. Out: the headline; what to know of the examples; the systems' accuracies; the student
+In: report.json of `raystill evaluate`, format 5. Out: the headline; what to know of the examples; the systems' accuracies; the student
 against each; what changed since an earlier report; whether its confidences hold; what it confuses; its rationales; its most confident
 errors; origin.
 """
@@ -33,6 +33,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         systems=page_tables.systems_table(report),
         system_notes=_system_notes(report),
         comparisons=page_tables.comparisons_table(report),
+        weights=page_tables.weights_table(report),
         calibration_error=f"{report['calibration']['error']:.3f}",
         calibration_plot=calibration_plot(report),
         calibration_caption="Above: the share that is right, by tenths of confidence; dashed: as often right as confident. "

@@ -70,6 +70,25 @@ def comparisons_table(report: Mapping[str, Any]) -> Table:
     return table("Points of accuracy by which the student is ahead", columns, rows)
 
 
+def weights_table(report: Mapping[str, Any]) -> Table | None:
+    """The student in other weights against itself in float32; None where there are none."""
+    rows: list[Row] = [
+        [
+            f"{found['weights']} ({found['engine']})",
+            Cell(percent(found["accuracy"]), "strong"),
+            percents(found["interval"]),
+            *(points(found["difference"]), points_range(found["difference_interval"])),
+            *(number(found["better"]), number(found["worse"]), p_value(found["p_value"])),
+            percent(found["same_label"]),
+            duration(found["seconds_per_example"]),
+        ]
+        for found in report["weights"]
+    ]
+    columns = ["weights", "accuracy#", "95% interval#", "ahead by#", "95% interval#", "only these right#", "only float32 right#", "p#",
+               "same label#", "time per answer#"]  # fmt: skip
+    return table("The student in other weights, against itself in float32", columns, rows) if rows else None
+
+
 def judged(found: Mapping[str, Any]) -> Cell:
     """The verdict of a paired test: {"better", "worse", "p_value"}."""
     said = verdict(found)

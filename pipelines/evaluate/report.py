@@ -2,7 +2,7 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure, `note` says why):
 
-    {"format": 4, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
+    {"format": 5, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
      "task": {"name": "arithmetic", "version": "1"},
      "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]},
                  "unreadable": {"count": 1, "ids": ["apples-7"], "problems": [{"id": "apples-7", "problem": "the gold ..."}]},
@@ -18,6 +18,7 @@
      "confusion": [{"gold": "neutral", "student": "entailment" | null, "count": 9}, ...] | null,
      "rationale": {"of": "student" | "teacher", "examples": 200, "empty": 3, "leads_to_label": 0.91, "states_gold": 0.58,
                    "repeats_input": 0.02, "words": {"p10": 6, "median": 13, "p90": 22}} | null,
+     "weights": [{"weights": "int8", "engine": "ctranslate2", "correct": 121, "same_label": 0.985, ...}],
      "votes": {"n": 5, "temperature": 0.7, "agreement": 0.88} | null,
      "baseline": {"run": "svamp", "created": "...", "accuracy": 0.59, "total": 200, "same_examples": true, "difference": 0.025,
                   "interval": [-0.03, 0.08], "better": 19, "worse": 14, "p_value": 0.487, "note": ""} | null,
@@ -34,7 +35,8 @@ read; they count as wrong. `too_long`: those of them whose input is above the st
 `seconds`: with Ray's start and the loading of the model; `seconds_per_example`: a worker's time of answering, without them. Tokens and
 times of several samples are added up. `comparisons`: exact McNemar on the same examples, `better` = only the student is right;
 `difference` of the accuracies with its 95% interval (Bonett and Price). `calibration`: ten bins of the student's confidence, and the
-expected calibration error. `confusion`: where there are at most 20 gold labels. `rationale`: rationales.py. `votes`: where students
+expected calibration error. `confusion`: where there are at most 20 gold labels. `rationale`: rationales.py. `weights`: the student in
+other weights than float32, where `evaluation.weights` names some (weights.py). `votes`: where students
 answer several times (evaluation.samples); a confidence is then the share of the samples that agree. `baseline`: the student against the
 one of an earlier report, where one was asked for (baseline.py). `errors`: the student's 20 most confident wrong answers; all answers are
 in predictions.parquet.
@@ -52,6 +54,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipelines.artifacts import Store
+from pipelines.config_base import LossyWeights
 from pipelines.evaluate.metrics import calibration, difference, paired, score
 from pipelines.pages.words import p_said, percent, percents, rounded
 from pipelines.tasks import Example
@@ -62,6 +65,14 @@ TITLES = {"student": "student", "untrained": "untrained student", "teacher": "te
 SIGNIFICANCE = 0.05
 NUM_ERRORS = 20
 _MOST_LABELS = 20
+
+_IN_WEIGHTS = pa.struct(
+    [
+        pa.field("weights", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # normalised; null where the text is no label
+        pa.field("right", pa.bool_(), nullable=False),
+    ]
+)
 
 PREDICTION = pa.schema(
     [
@@ -77,6 +88,7 @@ PREDICTION = pa.schema(
         pa.field("teacher_label", pa.string()),  # null where the teacher gave none
         pa.field("teacher_right", pa.bool_()),  # null where there are no teacher answers at all
         pa.field("majority_right", pa.bool_()),  # null where there is no majority label
+        pa.field("weights", pa.list_(_IN_WEIGHTS), nullable=False),  # an entry for each of evaluation.weights
     ]
 )
 
@@ -174,8 +186,10 @@ def headline(systems: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping
     return said + "."
 
 
-def predictions(examples: Sequence[Example], systems: Sequence[System]) -> bytes:
-    """predictions.parquet: every answer to every example, with schema PREDICTION."""
+def predictions(
+    examples: Sequence[Example], systems: Sequence[System], in_weights: Mapping[LossyWeights, System] | None = None
+) -> bytes:
+    """predictions.parquet: every answer to every example, with schema PREDICTION. `in_weights`: the student in other weights."""
     import pyarrow.parquet as pq
 
     by_name = {system.name: system for system in systems}
@@ -195,6 +209,10 @@ def predictions(examples: Sequence[Example], systems: Sequence[System]) -> bytes
             "teacher_label": teacher.labels[i] if teacher.right else None,
             "teacher_right": teacher.right[i] if teacher.right else None,
             "majority_right": majority.right[i] if majority.right else None,
+            "weights": [
+                {"weights": weights, "label": recast.labels[i], "right": recast.right[i]}
+                for weights, recast in (in_weights or {}).items()
+            ],
         }
         for i, example in enumerate(examples)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.evaluate.report import TITLES, verdict_said
@@ -18,6 +18,10 @@ _WRITER = {"student": "the student's rationales", "teacher": "the teacher's rati
 
 _COLUMNS = (
     "system", "right", "accuracy", "95% interval", "no answer", "student ahead by", "only student right", "only it right", "p",
+)  # fmt: skip
+_WEIGHTS_COLUMNS = (
+    "weights", "right", "accuracy", "95% interval", "ahead of float32 by", "only these right", "only float32 right", "p", "same label",
+    "time per answer",
 )  # fmt: skip
 _EXPLANATIONS = (
     "interval: Wilson 95%. An example without an answer that the task can read counts as wrong.",
@@ -50,6 +54,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [f"| {' | '.join(cells)} |" for cells in _cells(report)]
     lines += ["", *(f"- {note}" for note in [*_EXPLANATIONS, *_notes(report)])]
     lines += ["", *_calibration_lines(report["calibration"])]
+    lines += _weights_lines(report["weights"]) if report["weights"] else []
     lines += _rationale_lines(report["rationale"]) if report["rationale"] else []
     if report["confusion"]:
         lines += ["", "## What the student answers", "", "| gold | student | examples |", "|---|---|---:|"]
@@ -106,6 +111,35 @@ def _cells(report: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _weights_lines(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from (
+        "",
+        "## In other weights",
+        "",
+        "What `serving.weights` would cost, against the student in float32 on the same examples.",
+        "",
+    )
+    yield f"| {' | '.join(_WEIGHTS_COLUMNS)} |"
+    yield "|---|" + "---:|" * (len(_WEIGHTS_COLUMNS) - 1)
+    for found in entries:
+        cells = [
+            f"{found['weights']} ({found['engine']})",
+            f"{found['correct']:,} of {found['total']:,}",
+            percent(found["accuracy"]),
+        ]
+        cells += [
+            percents(found["interval"]),
+            f"{points(found['difference'])} ({points_range(found['difference_interval'])})",
+        ]
+        cells += [
+            f"{found['better']:,}",
+            f"{found['worse']:,}",
+            p_value(found["p_value"]),
+            percent(found["same_label"]),
+        ]
+        yield f"| {' | '.join(cells)} | {found['seconds_per_example']:.3g} s |"
+
+
 def _rationale_lines(found: Mapping[str, Any]) -> Iterator[str]:
     words = found["words"]
     yield from (
@@ -131,6 +165,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     if votes := report["votes"]:
         answers = f"{votes['n']} answers drawn at temperature {votes['temperature']:g}"
         notes.append(f"students: the most frequent label of {answers}; {percent(votes['agreement'])} of them agree")
+    notes += [_in_weights(found) for found in report["weights"]]
     notes += [f"{TITLES[s['name']]}: {s['note']}" for s in report["systems"] if s["note"]]
     for system in report["systems"]:
         if system["too_long"]:
@@ -163,6 +198,14 @@ def _heldout_notes(heldout: Mapping[str, Any]) -> list[str]:
 def _listed(found: Mapping[str, Any]) -> str:
     more = ", ..." if found["count"] > min(len(found["ids"]), _LISTED) else ""
     return f"{found['count']:,} ({', '.join(found['ids'][:_LISTED])}{more})"
+
+
+def _in_weights(found: Mapping[str, Any]) -> str:
+    """The student in other weights, in one line."""
+    ahead = f"{points(found['difference'])} points against float32 ({points_range(found['difference_interval'])})"
+    same = f"the same label for {percent(found['same_label'])} of the examples"
+    right = f"{percent(found['accuracy'])} right, {ahead}, {p_said(found['p_value'])}"
+    return f"student in {found['weights']} ({found['engine']}): {right}; {same}; {found['seconds_per_example']:.3g} s per example"
 
 
 def _change(earlier: Mapping[str, Any]) -> str:

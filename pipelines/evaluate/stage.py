@@ -31,6 +31,7 @@ from pipelines.artifacts import (
     write_manifest,
 )
 from pipelines.config import RunConfig, StudentConfig
+from pipelines.config_base import LossyWeights
 from pipelines.corpus import Heldout, heldout_examples
 from pipelines.errors import UserError
 from pipelines.evaluate import plots, report, report_text
@@ -53,10 +54,11 @@ from pipelines.evaluate.systems import (
     teacher_rationales,
     teacher_system,
 )
+from pipelines.evaluate.weights import Recast, check_weights, weights_entry
 from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
@@ -75,6 +77,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     labels = require_manifest(labels_store, "labels", "label RUN")
     task = load_task(task_spec(run.task, run.task_options))
     _check_belongs(run, task, student, labels)
+    check_weights(run.evaluation, student.details["family"])
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
     identity = _identity(run, task, student, labels, heldout)
@@ -95,13 +98,17 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         },
     }
     majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
-    systems, rationale = _measure(run, task, student, output, examples, majority)
+    measured = _measure(run, task, student, output, examples, majority)
+    systems = measured.systems
     samples = run.evaluation.samples
     agreement = sum(systems[0].confidences) / len(examples)
     votes = {"n": samples.n, "temperature": samples.temperature, "agreement": agreement}
     content |= {
         **report.results(examples, systems[0], systems[1:], student.details["parameters"]),
-        "rationale": rationale,
+        "rationale": measured.rationale,
+        "weights": [
+            weights_entry(weights, recast, systems[0], task) for weights, recast in measured.in_weights.items()
+        ],
         "votes": votes if samples.n > 1 else None,
         "baseline": None,
         "majority": vars(majority) if majority else None,
@@ -110,7 +117,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         "seconds": round(time.monotonic() - began, 3),
         "created": now(),
     }
-    return _write(store, run, identity, content, examples, systems)
+    return _write(store, run, identity, content, examples, measured)
 
 
 def compare_with(run: RunConfig, earlier: Earlier) -> None:
@@ -145,6 +152,7 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
         "format": _FORMAT,
         "answers": answers_identity(run, task, heldout.examples),
         "unreadable": fingerprint({"rows": heldout.unreadable}),
+        "weights": run.evaluation.weights,
         "student": student.fingerprint,
         "untrained": {
             "model": model_fingerprint(run.student.model),
@@ -155,10 +163,20 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What was asked and answered."""
+
+    systems: list[System]
+    """The student's first."""
+    rationale: dict[str, Any] | None
+    """report.json's."""
+    in_weights: dict[LossyWeights, System]
+
+
 def _measure(
     run: RunConfig, task: Task, student: Manifest, output: Store, examples: Sequence[Example], majority: Majority | None
-) -> tuple[list[System], dict[str, Any] | None]:
-    """The systems, the student's first, and report.json's `rationale`."""
+) -> _Measured:
     student_at = output.child("student").uri
     answers = teacher_answers(output.child("labels"), run.corpus, [example.id for example in examples])
     inputs = student_inputs(run, answers, examples)
@@ -176,7 +194,11 @@ def _measure(
         teacher_system(run, task, answers, examples),
         majority_system(task, majority, examples),
     ]
-    return [trained_system, *others], rationale
+    in_weights = {
+        weights: student_system(f"student in {weights}", Recast(student_at, weights), run, task, examples, inputs)
+        for weights in run.evaluation.weights
+    }
+    return _Measured([trained_system, *others], rationale, in_weights)
 
 
 def _student_notes(run: RunConfig, student: Manifest, read: Mapping[str, Any] | None) -> list[str]:
@@ -200,9 +222,9 @@ def _write(
     identity: dict[str, Any],
     content: dict[str, Any],
     examples: Sequence[Example],
-    systems: Sequence[System],
+    found: _Measured,
 ) -> Manifest:
-    store.write(report.PREDICTIONS, report.predictions(examples, systems))
+    store.write(report.PREDICTIONS, report.predictions(examples, found.systems, found.in_weights))
     store.write("accuracy.png", plots.accuracy_png(content, report.TITLES))
     _write_readable(store, content)
     measured = {system["name"]: system for system in content["systems"]}

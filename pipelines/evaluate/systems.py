@@ -69,7 +69,7 @@ def student_system(
         StageFailedError: an actor could not load the student or failed on a batch.
     """
     began = time.monotonic()
-    drawn = _drawn(source, inputs, run.evaluation, f"evaluate {report.TITLES[name]}")
+    drawn = _drawn(source, inputs, run.evaluation, f"evaluate {report.TITLES.get(name, name)}")
     answers = [_counted(answers, run, task, example) for answers, example in zip(drawn, examples, strict=True)]
     labels = tuple(answer.label for answer in answers)
     every = [prediction for predictions in drawn for prediction in predictions]

@@ -13,15 +13,17 @@ import pytest
 from pipelines.artifacts import MANIFEST
 from pipelines.config import RunConfig
 from pipelines.decode import Student, encode_prompt, encode_target
+from pipelines.decode.converted import ConvertedStudent
 from pipelines.errors import StageFailedError
 from pipelines.evaluate.baseline import read_earlier
 from pipelines.evaluate.predict import Trained, Untrained, predict, sample
 from pipelines.evaluate.stage import compare_with, evaluate
-from pipelines.methods import prompt_of
+from pipelines.methods import prompt_of, read_answer
 from pipelines.student_init import initial_student
+from pipelines.tasks import Example, load_task, task_spec
 from tests.integration.local_ray import local_ray
 from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels, write_student_manifest
-from tests.serving.tiny import tiny_model, tiny_tokenizer
+from tests.serving.tiny import tiny_model, tiny_tokenizer, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # Ray's start counts
 
@@ -181,3 +183,45 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     with pytest.raises(StageFailedError, match="evaluate student: broke off after 0 of 30 examples"):
         predict(Trained(str(weights.parent)), INPUTS, run.evaluation, "evaluate student")
     assert not (tmp_path / "out" / "report").exists()
+
+
+def test_other_weights_are_scored_beside_float32(tmp_path: Path, ray_here: None) -> None:
+    student = tmp_path / "out" / "student"
+    write_student(student, "encoder-decoder")
+    run = make_run(
+        tmp_path, model=str(student), evaluation={"batch_size": 8, "max_new_tokens": 6, "weights": ["int8", "bfloat16"]}
+    )
+    rows = [
+        {"id": f"h{i}", "input": text, "label": gold} for i, (text, gold) in enumerate(zip(INPUTS, GOLDS, strict=True))
+    ]
+    write_corpus(tmp_path / "test.jsonl", rows)
+    labels = write_labels(tmp_path / "out" / "labels", [label_row(f"t{i}", "1", "3") for i in range(4)])
+    write_student_manifest(student, run, labels, family="encoder-decoder")
+    evaluate(run)
+    folder = tmp_path / "out" / "report"
+    found = {entry["weights"]: entry for entry in json.loads((folder / "report.json").read_text())["weights"]}
+    assert {name: (entry["engine"], entry["total"]) for name, entry in found.items()} == {
+        "int8": ("ctranslate2", NUM),
+        "bfloat16": ("transformers", NUM),
+    }
+    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    int8 = ConvertedStudent.open(student, weights="int8")
+    task = load_task(task_spec(run.task, {}))
+    for row in told[:6]:
+        read = read_answer(
+            "step-by-step",
+            int8.answer([row["input"]], "label", 6)[0].text,
+            task,
+            Example(row["id"], row["input"], None),
+        )
+        assert row["weights"][0] == {
+            "weights": "int8",
+            "label": read and read.label,
+            "right": row["weights"][0]["right"],
+        }
+    for position, name in enumerate(("int8", "bfloat16")):
+        same = [row["weights"][position]["label"] == row["student_label"] for row in told]
+        assert found[name]["same_label"] == pytest.approx(sum(same) / NUM)
+        assert found[name]["seconds_per_example"] > 0.0
+    assert (tmp_path / "out" / "student-ctranslate2" / "converted.json").exists()
+    assert "student in int8 (ctranslate2)" in (folder / "report.md").read_text()

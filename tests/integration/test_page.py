@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import itertools
 import json
-import os
-import select
-import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +20,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from serving.page import CONTENT_SECURITY_POLICY, page
+from tests.browser import NEEDS_BROWSER, Chromium, Tab
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</p><img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>'\"`$(id)`\u202e"
 KEY = "rs-0123456789abcdef"
 
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is in PATH"),
-]
+pytestmark = NEEDS_BROWSER
 
 
 def model(
@@ -110,146 +100,6 @@ class StandIn:
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
             return None
         return problem(401, "invalid_key", "no valid key", x_request_id="req-12")
-
-
-class Chromium:
-    """One headless browser, spoken to in its own protocol over two pipes."""
-
-    def __init__(self, profile: Path) -> None:
-        (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
-        command = [
-            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={profile}",
-            "--remote-debugging-pipe", "--remote-debugging-io-pipes", "about:blank",
-        ]  # fmt: skip
-        # The browser reads orders from its file 3 and writes to its file 4.
-        shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "-", *command]
-        self._process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._ids, self._read = itertools.count(1), b""
-        self.events: list[dict[str, Any]] = []
-
-    def order(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """What the browser answers; events that come meanwhile are kept."""
-        number = next(self._ids)
-        order = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
-        os.write(self._out, json.dumps(order).encode() + b"\0")
-        while True:
-            told = self._next()
-            if told.get("id") == number:
-                assert "error" not in told, f"{method}: {told['error']}"
-                return dict(told["result"])
-            self.events.append(told)
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._read:
-            assert select.select([self._in], [], [], 60)[0], "the browser says nothing"
-            came = os.read(self._in, 1 << 20)
-            assert came, "the browser has ended"
-            self._read += came
-        one, _, self._read = self._read.partition(b"\0")
-        return dict(json.loads(one))
-
-    def close(self) -> None:
-        with contextlib.suppress(AssertionError):
-            self.order("Browser.close")
-        self._process.wait(timeout=30)
-        os.close(self._in)
-        os.close(self._out)
-
-
-class Tab:
-    """A tab with storage of its own."""
-
-    def __init__(self, browser: Chromium, url: str, width: int = 900) -> None:
-        self._browser, self._url = browser, url
-        self._context = browser.order("Target.createBrowserContext")["browserContextId"]
-        target = browser.order("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
-        self._session = browser.order("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.order(f"{domain}.enable")
-        self.order(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.open()
-
-    def order(self, method: str, **params: Any) -> dict[str, Any]:
-        return self._browser.order(method, self._session, **params)
-
-    def open(self) -> None:
-        self.order("Page.navigate", url=self._url)
-        self.until(
-            "document.readyState === 'complete' && document.getElementById('headline').textContent.indexOf('Looking') < 0"
-        )
-
-    def js(self, code: str) -> Any:
-        result = self.order(
-            "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True
-        )
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def until(self, code: str, timeout_s: float = 20.0) -> None:
-        end = time.monotonic() + timeout_s
-        while not self.js(f"Boolean({code})"):
-            assert time.monotonic() < end, f"never true: {code}; the page says: {self.js('document.body.innerText')}"
-            time.sleep(0.03)
-
-    def text(self, name: str) -> str:
-        """What is seen of an element."""
-        return str(self.js(f"document.getElementById({json.dumps(name)}).innerText"))
-
-    def seen(self, name: str) -> bool:
-        return bool(self.js(f"document.getElementById({json.dumps(name)}).getClientRects().length > 0"))
-
-    def focus(self) -> str:
-        return str(self.js("document.activeElement.id"))
-
-    def click(self, name: str) -> None:
-        self.js(f"(one => {{ one.focus(); one.click(); }})(document.getElementById({json.dumps(name)}))")
-
-    def write(self, name: str, text: str) -> None:
-        self.js(f"(one => {{ one.focus(); one.select(); }})(document.getElementById({json.dumps(name)}))")
-        self.order("Input.insertText", text=text)
-
-    def press(self, key: str, code: int, modifiers: int = 0) -> None:
-        for kind in ("rawKeyDown", "keyUp"):
-            self.order(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
-            )
-
-    def ask(self) -> None:
-        """With Ctrl and Enter, from the first field."""
-        self.js("document.querySelector('#fields textarea').focus()")
-        self.press("Enter", 13, modifiers=2)
-
-    def answered(self) -> None:
-        self.until("['result', 'problem'].some(id => !document.getElementById(id).hidden)")
-
-    def picture(self, file: Path) -> None:
-        told = self.order("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(told["data"]))
-
-    def events(self, method: str) -> list[dict[str, Any]]:
-        self.order("Runtime.evaluate", expression="0")
-        return [
-            e["params"] for e in self._browser.events if e.get("sessionId") == self._session and e["method"] == method
-        ]
-
-    def complaints(self) -> list[str]:
-        """Of the console, but for answers that are errors."""
-        entries = [one["entry"] for one in self.events("Log.entryAdded")]
-        said = [e["text"] for e in entries if e["level"] in ("warning", "error") and e["source"] != "network"]
-        return said + [
-            str(one) for one in self.events("Runtime.exceptionThrown") + self.events("Runtime.consoleAPICalled")
-        ]
-
-    def requested(self) -> set[str]:
-        return {one["request"]["url"] for one in self.events("Network.requestWillBeSent")}
-
-    def close(self) -> None:
-        self._browser.order("Target.disposeBrowserContext", browserContextId=self._context)
 
 
 @pytest.fixture(scope="module")

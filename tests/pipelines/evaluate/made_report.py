@@ -1,4 +1,4 @@
-"""A made-up report of format 4, with everything in it."""
+"""A made-up report of format 5, with everything in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report() -> dict[str, Any]:
         *({"count": 6 * t + 4, "confidence": t / 10 + 0.056, "accuracy": t / 12 + 0.02} for t in range(2, 10)),
     ]
     return {
-        "format": 4,
+        "format": 5,
         "run": "esnli",
         "headline": "The student (57M parameters) is right on 61.5% (54.6-68.0) of 200 held-out examples; the untrained student on 33.0% "
         "(the student is better, p = 2e-09); the majority label on 34.5% (the student is better, p = 3e-08).",
@@ -48,6 +48,9 @@ def report() -> dict[str, Any]:
         "majority": {"label": "entailment", "count": 2001, "rows": 6000, "of": "gold"},
         "rationale": {"of": "student", "examples": 200, "empty": 3, "leads_to_label": 0.914, "states_gold": 0.582,
                       "repeats_input": 0.021, "words": {"p10": 6, "median": 13, "p90": 22}},
+        "weights": [{"weights": "int8", "engine": "ctranslate2", "correct": 121, "total": 200, "accuracy": 0.605, "interval": [0.536, 0.67],
+                     "same_label": 0.985, "better": 1, "worse": 3, "p_value": 0.625, "difference": -0.01,
+                     "difference_interval": [-0.033, 0.013], "seconds_per_example": 0.0112}],
         "votes": {"n": 5, "temperature": 0.7, "agreement": 0.883},
         "baseline": {"run": "esnli", "created": "2026-01-24T09:00:00+00:00", "accuracy": 0.59, "total": 200, "same_examples": True,
                      "difference": 0.025, "interval": [-0.031, 0.079], "better": 19, "worse": 14, "p_value": 0.487, "note": ""},

@@ -80,12 +80,13 @@ def test_what_is_told_besides() -> None:
         assert expected in page.text
     assert ["e-11", "hypothesis is missing"] in page.rows()
     assert ["contradiction", "40", "7", "6", "4", "57"] in page.rows()
+    assert any(row[0] == "int8 (ctranslate2)" and row[-2:] == ["98.5%", "11.2 ms"] for row in page.rows())
     assert page.rows()[-1] == ["transformers", "5.19.0"]
 
 
 def test_what_there_is_not_is_not_drawn() -> None:
     made = without(without(report(), "teacher"), "majority")
-    made |= {"confusion": None, "rationale": None, "votes": None, "baseline": None, "errors": []}
+    made |= {"confusion": None, "rationale": None, "weights": [], "votes": None, "baseline": None, "errors": []}
     page = Page(report_page(made))
     plot = next(found["aria-label"] for tag, found in page.elements if tag == "svg")
     assert "teacher" not in plot

@@ -35,7 +35,7 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
     return {
-        "format": 4,
+        "format": 5,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
         "heldout": {
@@ -49,6 +49,7 @@ def _report(student: System, others: list[System], **heldout: Any) -> dict[str, 
         "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
         **report.results(EXAMPLES, student, others, 57_000_000),
         "rationale": None,
+        "weights": [],
         "votes": None,
         "baseline": None,
         "majority": None,

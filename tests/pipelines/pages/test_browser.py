@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,18 +10,15 @@ import pytest
 
 from pipelines.compare.page import comparison_page
 from pipelines.evaluate.page import report_page
+from tests.browser import BROWSER, NEEDS_BROWSER
 from tests.pipelines.compare.made import comparison
 from tests.pipelines.evaluate.made_report import report
 from tests.pipelines.evaluate.test_page import NO_TEXTS
 from tests.pipelines.pages.reading import Page, hostile
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FOREIGN = '<img src="http://raystill.invalid/x.png"><script>document.title = "ran"</script>'
 
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is in PATH"),
-]
+pytestmark = NEEDS_BROWSER
 
 
 def opened(html: str, folder: Path) -> tuple[Page, list[str], list[str]]:
