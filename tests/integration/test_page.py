@@ -2,104 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
 
-from serving.page import CONTENT_SECURITY_POLICY, page
 from tests.browser import NEEDS_BROWSER, Chromium, Tab
+from tests.serving.stand_in import StandIn, model, predicted, problem
 
 HOSTILE = "</p><img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>'\"`$(id)`\u202e"
 KEY = "rs-0123456789abcdef"
 
 pytestmark = NEEDS_BROWSER
-
-
-def model(
-    name: str = "svamp", task: str = "arithmetic", fields: str | None = "input", **changed: Any
-) -> dict[str, Any]:
-    """A model as /v1/models lists it. `fields`: names, a list of texts with `*`, an optional one with `?`."""
-    named = [
-        {"name": one.strip("*?"), "required": "?" not in one, "list": "*" in one} for one in (fields or "").split()
-    ]
-    teacher = {"engine": "vllm", "model": "Qwen/Qwen3-8B"}
-    labels = {"fingerprint": "b" * 64, "prompt_version": "arithmetic/2/0123456789ab", "teacher": teacher}
-    return {
-        "id": name, "object": "model", "created": 1_700_000_000, "owned_by": "raystill", "task": task, "method": "step-by-step",
-        "family": "encoder-decoder", "parameters": 247_577_856, "max_input_tokens": 1024, "fingerprint": "9f" * 32, "rationale": True,
-        "fields": named, "engine": "ctranslate2", "provenance": {"labels": labels}, **changed,
-    }  # fmt: skip
-
-
-def predicted(label: str = "9 - 4", **more: Any) -> dict[str, Any]:
-    said = {
-        "label": label,
-        "value": "5",
-        "confidence": 0.9312,
-        "rationale": "Anne gives away 4 of 9, so 9 - 4 are left.",
-        **more,
-    }
-    usage = {"prompt_tokens": 61, "completion_tokens": 34, "total_tokens": 95}
-    return {"model": "svamp", "predictions": [said], "usage": usage}
-
-
-def problem(status: int, code: str, message: str, **headers: str) -> Response:
-    error = {"message": message, "type": "made", "param": None, "code": code}
-    return JSONResponse({"error": error}, status, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-@dataclass
-class StandIn:
-    """The server. Tests set what it answers and read what it was asked."""
-
-    url: str = ""
-    models: list[dict[str, Any]] = field(default_factory=lambda: [model()])
-    answer: Any = None
-    """A body, or a whole response; None: predicted()."""
-    listing: Response | None = None
-    key: str | None = None
-    delay_s: float = 0.0
-    asked: list[dict[str, Any]] = field(default_factory=list)
-
-    def app(self) -> Starlette:
-        async def home(request: Request) -> Response:
-            return HTMLResponse(page(), headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
-
-        async def listed(request: Request) -> Response:
-            return self._refusal(request) or self.listing or JSONResponse({"object": "list", "data": self.models})
-
-        async def predict(request: Request) -> Response:
-            refusal = self._refusal(request)
-            if refusal:
-                return refusal
-            self.asked.append(await request.json())
-            await asyncio.sleep(self.delay_s)
-            answer = predicted() if self.answer is None else self.answer
-            response = answer if isinstance(answer, Response) else JSONResponse(answer)
-            response.headers["x-request-id"] = "req-77"
-            return response
-
-        return Starlette(routes=[
-            Route("/", home), Route("/v1/models", listed), Route("/v1/predict", predict, methods=["POST"]),
-        ])  # fmt: skip
-
-    def _refusal(self, request: Request) -> Response | None:
-        if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
-            return None
-        return problem(401, "invalid_key", "no valid key", x_request_id="req-12")
 
 
 @pytest.fixture(scope="module")
