@@ -67,7 +67,8 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Serve calls for the HTTP application."""
-        return create_app(Api(lambda: self._roster, self, self._serving, self._keys, self._metrics))
+        api = Api(lambda: self._roster, self, self._serving, self._keys, self._metrics)
+        return create_app(api, names_requests=False)
 
     async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
         """See `Backend`."""

@@ -71,8 +71,15 @@ class Api:
         return card, roster.tasks[card.id]
 
 
-def create_app(api: Api) -> Watch:
-    """The ASGI application. Raises UserError where a student's task cannot be loaded."""
+def create_app(api: Api, *, names_requests: bool = True) -> Watch:
+    """The ASGI application.
+
+    Args:
+        names_requests: set `x-request-id` on answers. False behind Ray Serve's proxy, which does, and hands the id on.
+
+    Raises:
+        UserError: a student's task cannot be loaded.
+    """
     app = FastAPI(title="Raystill", description="Students that answer.", docs_url=None, redoc_url=None)
     app.include_router(_open_routes(api))
     app.include_router(_prediction_routes(api))
@@ -84,7 +91,7 @@ def create_app(api: Api) -> Watch:
             CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", REQUEST_ID], expose_headers=[REQUEST_ID, "retry-after"],
         )  # fmt: skip
-    return Watch(app, api.metrics, api.settings.access_log, api.settings.log_text)
+    return Watch(app, api.metrics, api.settings.access_log, api.settings.log_text, names_requests)
 
 
 def _open_routes(api: Api) -> APIRouter:

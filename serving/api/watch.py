@@ -54,6 +54,7 @@ class Watch:
     metrics: Metrics
     access_log: bool
     log_text: bool
+    names_requests: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the module."""
@@ -69,8 +70,9 @@ class Watch:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [(REQUEST_ID.encode(), notes.request_id.encode()), *message.get("headers", [])]
-                message = {**message, "headers": headers}
+                if self.names_requests:
+                    headers = [(REQUEST_ID.encode(), notes.request_id.encode()), *message.get("headers", [])]
+                    message = {**message, "headers": headers}
             await send(message)
 
         try:

@@ -223,7 +223,9 @@ def test_the_page_and_the_access_log(running: Running) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     secret = "a text that no log should hold"
-    running.client.post("/v1/predict", json={"model": "t5", "inputs": [secret]}, headers={"x-request-id": "find-me"})
+    body = {"model": "t5", "inputs": [secret]}
+    answer = running.client.post("/v1/predict", json=body, headers={"x-request-id": "find-me"})
+    assert answer.headers.get_list("x-request-id") == ["find-me"]
     lines: list[dict[str, Any]] = []
 
     def logged() -> bool:

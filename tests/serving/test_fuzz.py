@@ -13,24 +13,33 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from pipelines.config_serving import LimitsConfig, ServingConfig
 from tests.serving.standins import Standins, app_of, card
 
-CARDS = [card("sums"), card("plain", method="finetune", family="decoder-only")]
-STATUSES: Counter[int] = Counter()
+ANSWERS: Counter[tuple[str, int]] = Counter()
 SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500))
 
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", app_of(CARDS, Standins(), SETTINGS))
+schema = schemathesis.openapi.from_asgi("/openapi.json", app_of([card("sums")], Standins(), SETTINGS))
+
+
+@schema.hook  # type: ignore[untyped-decorator]
+def map_body(context: Any, body: Any) -> Any:
+    """Half of the names are those of a student: by chance alone none would be."""
+    if isinstance(body, dict) and isinstance(body.get("model"), str) and len(body["model"]) % 2 == 0:
+        return {**body, "model": "sums"}
+    return body
 
 
 @schema.parametrize()
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_document_names(case: Any) -> None:
     response = case.call()
     case.validate_response(response, checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
     assert "x-request-id" in response.headers
-    STATUSES[response.status_code] += 1
+    ANSWERS[case.path, response.status_code] += 1
 
 
 def test_the_answers_were_of_many_kinds() -> None:
     """What was made above reaches the students, and what stands before them."""
-    assert STATUSES[200] > 50
-    assert {400, 404, 422} <= set(STATUSES), STATUSES
+    print(ANSWERS)
+    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+        assert {200, 400, 404, 422} <= {status for asked, status in ANSWERS if asked == path}, ANSWERS
+        assert ANSWERS[path, 200] > 10, ANSWERS
