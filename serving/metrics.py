@@ -9,10 +9,11 @@
 | raystill_queue_seconds                | histogram | model                |
 | raystill_batch_size                   | histogram | model                |
 
-`model` is a student's id, with its version where it has one; empty where a request got as far as none. Replicas, ongoing and
-queued requests are Ray Serve's: ray_serve_deployment_replica_healthy, ray_serve_replica_processing_queries and the like.
+raystill_batch_size is of padded batches; vLLM, whose batches change with every token, has none. `model` is a student's id, with its
+version where it has one; empty where a request got as far as none. Replicas, ongoing and queued requests are Ray Serve's:
+ray_serve_deployment_replica_healthy, ray_serve_replica_processing_queries and the like.
 
-Ray exports the sum of a histogram from the middles of its buckets. Counts are exact: texts per batch are
+Ray exports the sum of a histogram from the middles of its buckets. Counts are exact: texts per padded batch are
 raystill_queue_seconds_count / raystill_batch_size_count.
 """
 
@@ -75,7 +76,7 @@ class ReplicaMetrics:
             "raystill_batch_size", description="Texts in a padded batch.", boundaries=_SIZES, tag_keys=("model",)
         )
         self._queue = Histogram(
-            "raystill_queue_seconds", description="From a text's arrival at the replica to the start of its batch.",
+            "raystill_queue_seconds", description="From a text's arrival at the engine to its place in a batch.",
             boundaries=_SECONDS, tag_keys=("model",),
         )  # fmt: skip
 
@@ -83,4 +84,8 @@ class ReplicaMetrics:
         """One batch, by how long each of its texts has waited."""
         self._size.observe(max(len(waited_s), 1), tags=self._model)
         for seconds in waited_s:
-            self._queue.observe(max(seconds, 0.0), tags=self._model)
+            self.waited(seconds)
+
+    def waited(self, seconds: float) -> None:
+        """One text has found its place in a batch."""
+        self._queue.observe(max(seconds, 0.0), tags=self._model)

@@ -69,7 +69,7 @@ def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetr
     name = engine_name(card.family, serving)
     if name == "vllm":
         try:
-            return _vllm(card, serving)
+            return _vllm(card, serving, metrics)
         except (ImportError, ValueError) as error:
             if serving.engine == "vllm":
                 raise UserError(
@@ -91,11 +91,11 @@ def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str,
     }
 
 
-def _vllm(card: StudentCard, serving: ServingConfig) -> Engine:
+def _vllm(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Engine:
     from serving.engines.vllm import VllmEngine
 
     with Store(card.folder).local_copy() as folder:
-        return VllmEngine(card, serving, str(folder))
+        return VllmEngine.start(card, serving, str(folder), metrics)
 
 
 def _batched(name: str, card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Engine:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Self
 
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Order, Written, encode_prompt
 from serving.cards import StudentCard
 from serving.engines.base import Engine
+from serving.metrics import ReplicaMetrics
 
 _MEMORY_SHARE = 0.85
 _CPU_BATCH_TOKENS = 4096
+_PROBE_S = 20.0
+"""Serve gives a health check 30 s."""
 
 
 class VllmEngine(Engine):
@@ -20,15 +25,31 @@ class VllmEngine(Engine):
 
     name = "vllm"
 
-    def __init__(self, card: StudentCard, serving: ServingConfig, folder: str) -> None:
-        """`folder`: the student's files, on this machine. Raises ValueError where vLLM does not know the architecture."""
+    def __init__(self, card: StudentCard, serving: ServingConfig, engine: Any, *, silent_after_s: float = 60.0) -> None:
+        """
+        Args:
+            engine: vLLM's AsyncLLM.
+            silent_after_s: an engine that has been asked and has written nothing for so long is asked for a token by the health check.
+        """
+        self._engine = engine
+        super().__init__(card, engine.get_tokenizer(), serving.max_new_tokens)
+        self._eos = int(self.tokenizer.eos_token_id)
+        self._number = itertools.count()
+        self._silent_after_s = silent_after_s
+        self._under_way = 0
+        self._silent_since: float | None = None
+        """When it was first asked for what it has not written since, whether or not who asked is still there."""
+
+    @classmethod
+    def start(cls, card: StudentCard, serving: ServingConfig, folder: str, metrics: ReplicaMetrics) -> Self:
+        """An engine over a student's files on this machine. Raises ValueError where vLLM does not know the architecture."""
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments: dict[str, Any] = {
             "model": folder,
             "dtype": serving.weights,
-            "max_model_len": self.length(card, serving),
+            "max_model_len": cls.length(card, serving),
             "max_num_seqs": max(serving.max_batch_size, 1),
             "enable_prefix_caching": True,
             "disable_log_stats": True,
@@ -43,10 +64,8 @@ class VllmEngine(Engine):
             arguments |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
         else:
             arguments["gpu_memory_utilization"] = _MEMORY_SHARE
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        super().__init__(card, self._engine.get_tokenizer(), serving.max_new_tokens)
-        self._eos = int(self.tokenizer.eos_token_id)
-        self._number = itertools.count()
+        loggers = [_queue_times(metrics)]
+        return cls(card, serving, AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers))
 
     @staticmethod
     def length(card: StudentCard, serving: ServingConfig) -> int:
@@ -72,15 +91,28 @@ class VllmEngine(Engine):
                 for token in latest.outputs[0].token_ids:
                     yield token
         finally:
-            await requested.aclose()  # ends the request in the engine too
+            await requested.aclose()
 
     async def check_health(self) -> None:
         await self._engine.check_health()
+        if self._silent_since is None or time.monotonic() - self._silent_since < self._silent_after_s:
+            return
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
+                    pass
+        except TimeoutError as error:
+            silent_s = time.monotonic() - self._silent_since
+            raise RuntimeError(
+                f"the engine has written no token for {silent_s:.0f} s, asked for one it hangs"
+            ) from error
+        if not self._under_way:
+            self._silent_since = None
 
     async def close(self) -> None:
         self._engine.shutdown()
 
-    def _request(self, prompt: list[int], order: Order, kind: str) -> AsyncGenerator[Any, None]:
+    async def _request(self, prompt: list[int], order: Order, kind: str) -> AsyncGenerator[Any, None]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -95,4 +127,33 @@ class VllmEngine(Engine):
             output_kind=RequestOutputKind[kind],
         )
         request = self._engine.generate({"prompt_token_ids": prompt}, parameters, f"order-{next(self._number)}")
-        return request  # type: ignore[no-any-return]
+        self._under_way += 1
+        self._silent_since = self._silent_since or time.monotonic()
+        written = False
+        try:
+            async for latest in request:
+                written, self._silent_since = True, time.monotonic()
+                yield latest
+        finally:
+            self._under_way -= 1
+            if written and not self._under_way:
+                self._silent_since = None
+            await request.aclose()  # ends the request in the engine too
+
+
+def _queue_times(metrics: ReplicaMetrics) -> Any:
+    """What vLLM makes a logger of statistics with: one that tells how long each request waited for its place in a batch."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class QueueTimes(StatLoggerBase):  # type: ignore[misc]
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            pass
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+            for finished in iteration_stats.finished_requests if iteration_stats else ():
+                metrics.waited(finished.queued_time)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return QueueTimes

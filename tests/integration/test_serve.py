@@ -23,6 +23,7 @@ from pipelines.tasks.base import Example, TaskSpec
 from pipelines.tasks.registry import load_task
 from tests.integration.endpoints import free_port, wait_until
 from tests.integration.local_ray import local_ray
+from tests.k8s.dashboards import SERVING, metrics_read
 from tests.serving.tiny import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -151,6 +152,17 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     assert since("ray_raystill_requests_total") == 48
     assert since("ray_raystill_queue_seconds_count") == 48
     assert since("ray_raystill_tokens_total") == sum(r.json()["usage"]["total_tokens"] for r in responses)
+
+
+def test_the_dashboard_reads_what_the_endpoint_exports(running: Running) -> None:
+    body = {"model": "llama", "prompt": TEXTS[0], "stream": True, "max_tokens": 4}
+    with running.client.stream("POST", "/v1/completions", json=body) as response:
+        assert list(response.iter_lines())
+    running.predict(model="llama", inputs=[TEXTS[0]])
+    assert running.predict(model="nobody", inputs=[TEXTS[0]]).status_code == 404
+    missing = lambda: metrics_read(SERVING) - {name for name, _, _ in metrics()}  # noqa: E731
+    wait_until(lambda: not missing(), 30.0, of=missing)
+    wait_until(lambda: total(metrics(), "ray_raystill_queue_seconds_count", model="llama") >= 2, 30.0)
 
 
 def metrics() -> list[tuple[str, dict[str, str], float]]:

@@ -1,0 +1,103 @@
+"""The health of vLLM's engine, before stand-ins of it that answer or hang."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from pipelines.config_serving import ServingConfig
+from pipelines.decode import Order
+from serving.engines import vllm as module
+from serving.engines.vllm import VllmEngine
+from tests.serving.standins import card
+from tests.serving.tiny import tiny_tokenizer
+
+pytestmark = pytest.mark.vllm
+
+
+class Hanging:
+    """AsyncLLM: writes two tokens for each request, unless it hangs."""
+
+    def __init__(self) -> None:
+        self.hangs = False
+        self.asked: list[list[int]] = []
+        self._tokenizer = tiny_tokenizer("decoder-only")
+
+    def get_tokenizer(self) -> Any:
+        return self._tokenizer
+
+    async def check_health(self) -> None:
+        pass
+
+    async def generate(self, prompt: Any, parameters: Any, request_id: str) -> AsyncGenerator[Any, None]:
+        self.asked.append(prompt["prompt_token_ids"])
+        await (asyncio.Event().wait() if self.hangs else asyncio.sleep(0))
+        end = self._tokenizer.eos_token_id
+        logs = [{5: SimpleNamespace(logprob=-0.5)}, {end: SimpleNamespace(logprob=-0.1)}]
+        yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5, end], logprobs=logs)])
+
+
+def made(*, silent_after_s: float) -> tuple[VllmEngine, Hanging]:
+    inner = Hanging()
+    student = card("sums", family="decoder-only")
+    return VllmEngine(student, ServingConfig(), inner, silent_after_s=silent_after_s), inner
+
+
+async def _given_up(engine: VllmEngine) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await engine.complete(Order("[label] 4 apples", 4))
+
+
+def test_an_engine_that_hangs_is_found_out_though_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROBE_S", 0.2)
+
+    async def run() -> None:
+        engine, inner = made(silent_after_s=0.0)
+        await engine.complete(Order("[label] 4 apples", 4))
+        asked = len(inner.asked)
+        await engine.check_health()
+        assert len(inner.asked) == asked, "an engine that owes nothing is not asked"
+        inner.hangs = True
+        await _given_up(engine)
+        with pytest.raises(RuntimeError, match="asked for one it hangs"):
+            await engine.check_health()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_went_away_is_no_fault_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROBE_S", 5.0)
+
+    async def run() -> None:
+        engine, inner = made(silent_after_s=0.0)
+        inner.hangs = True
+        await _given_up(engine)
+        inner.hangs = False
+        await engine.check_health()
+        asked = len(inner.asked)
+        assert asked == 2, "the engine is asked for one token"
+        await engine.check_health()
+        assert len(inner.asked) == asked, "and then trusted again"
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_is_slow_is_not_asked_at_once() -> None:
+    async def run() -> None:
+        engine, inner = made(silent_after_s=60.0)
+        inner.hangs = True
+        began = time.monotonic()
+        await _given_up(engine)
+        await engine.check_health()
+        assert len(inner.asked) == 1
+        assert time.monotonic() - began < 5.0
+
+    asyncio.run(run())
