@@ -66,14 +66,14 @@ def cpu_seconds(root: psutil.Process) -> dict[str, float]:
     for process in [root, *root.children(recursive=True)]:
         try:
             times = process.cpu_times()
-            name = _shown(process)
+            name = shown(process)
         except psutil.NoSuchProcess:
             continue
         found[name] = found.get(name, 0.0) + times.user + times.system
     return found
 
 
-def _shown(process: psutil.Process) -> str:
+def shown(process: psutil.Process) -> str:
     """What a process is: Ray names its workers after their actors."""
     line = " ".join(process.cmdline()) or process.name()
     for part, name in (

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.config_base import ReplicasConfig
 from pipelines.config_serving import ServingConfig
-from tests.integration.endpoints import Load, endpoint_of, small, wait_until
+from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_until
 from tests.integration.local_ray import local_ray
 from tests.serving.tiny import TEXTS, write_student
 
@@ -67,28 +67,32 @@ def kill(part: str) -> int:
 
 
 @pytest.mark.parametrize("part", ["ServeReplica:raystill-student-sums", "ServeController"])
-def test_a_replica_or_the_controller_dies_and_nobody_sees_it(url: str, part: str) -> None:
+def test_a_replica_or_the_controller_dies_and_nobody_sees_it(url: str, part: str, counted: Counted) -> None:
     with Load(url, BODY, retry=True) as load:
         load.answered(50)
         dead = kill(part)
         load.answered(200)
         wait_until(lambda: any(p.pid != dead for p in processes(part)), 60.0)
         load.answered(50)
+    counted(load)
     assert load.failed == []
     assert load.retried == 0
 
 
-def test_the_proxy_dies_and_clients_connect_again(url: str) -> None:
+def test_the_proxy_dies_and_clients_connect_again(url: str, counted: Counted) -> None:
     """Its connections break; what was under way on them is asked again by the clients."""
     with Load(url, BODY, retry=True) as load:
         load.answered(50)
         kill("ProxyActor")
         load.answered(200)
+    counted(load)
     assert load.failed == []
     assert load.retried > 0
 
 
-def test_a_new_version_is_deployed_under_load(url: str, serving: ServingConfig, tmp_path: Path) -> None:
+def test_a_new_version_is_deployed_under_load(
+    url: str, serving: ServingConfig, counted: Counted, tmp_path: Path
+) -> None:
     """Other weights in place of the old ones: Serve starts new replicas and drains the old ones."""
     from serving.endpoint import serve_students
 
@@ -99,11 +103,12 @@ def test_a_new_version_is_deployed_under_load(url: str, serving: ServingConfig, 
         serve_students({"sums": str(other)}, serving)
         wait_until(lambda: load.responses[-1].json()["predictions"][0]["label"] != before, 60.0)
         load.answered(50)
+    counted(load)
     assert load.failed == []
     assert load.retried == 0
 
 
-def test_the_ingress_dies(url: str) -> None:
+def test_the_ingress_dies(url: str, counted: Counted) -> None:
     """The one fault that surfaces: requests that are in the ingress when it is killed get 5xx from Ray's proxy, those after it wait for its
     successor."""
     with Load(url, BODY, retry=True) as load:
@@ -111,5 +116,6 @@ def test_the_ingress_dies(url: str) -> None:
         dead = kill("ServeReplica:raystill:ingress")
         wait_until(lambda: any(p.pid != dead for p in processes("ServeReplica:raystill:ingress")), 60.0)
         load.answered(100)
+    counted(load)
     assert len(load.failed) <= load.clients
     assert all(isinstance(failed, tuple) and failed[0] >= 500 for failed in load.failed), load.failed

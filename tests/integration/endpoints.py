@@ -105,3 +105,7 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+
+Counted = Callable[[Load], None]
+"""Notes what became of a load's requests (a fixture of tests/faults)."""

@@ -1,0 +1,68 @@
+"""The endpoint on a cluster of two nodes under load, while one of them is drained and goes: no request fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config_base import ReplicasConfig
+from tests.faults.nodes import ray_nodes
+from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_until
+from tests.serving.tiny import TEXTS, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+
+
+def replicas() -> dict[str, list[dict[str, Any]]]:
+    """Replicas that run, by application: as Serve's own status has them."""
+    from ray.serve.context import _get_global_client
+
+    details = _get_global_client().get_serve_details()
+    return {
+        name: [r for d in application["deployments"].values() for r in d["replicas"] if r["state"] == "RUNNING"]
+        for name, application in details["applications"].items()
+    }
+
+
+def test_a_node_is_drained_and_goes(tmp_path: Path, counted: Counted) -> None:
+    import ray
+
+    folder = write_student(tmp_path / "student", "decoder-only")
+    serving = small(replicas=ReplicasConfig(min=2, max=2))
+    with ray_nodes(2) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False)
+        try:
+            with endpoint_of({"sums": folder}, serving) as client:
+                (ingress,) = replicas()["raystill"]
+                drained = ingress["node_id"]
+                spread = Counter(r["node_id"] for r in replicas()["raystill-student-sums"])
+                assert len(spread) == 2, "a replica on each node"
+                with Load(str(client.base_url), {"model": "sums", "inputs": [TEXTS[0]]}, retry=True) as load:
+                    load.answered(100)
+                    drain(cluster.address, drained)
+                    wait_until(lambda: not alive(drained), 90.0)  # a raylet ends once nothing runs on its drained node
+                    assert [len(found) for found in replicas().values()] == [1, 2]
+                    load.answered(200)
+        finally:
+            ray.shutdown()
+    counted(load)
+    assert load.failed == []
+    assert load.retried == 0
+
+
+def alive(node_id: str) -> bool:
+    import ray
+
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == node_id)
+
+
+def drain(address: str, node_id: str) -> None:
+    """Tell the cluster that a node will be gone."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node_id,
+               "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "120"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
