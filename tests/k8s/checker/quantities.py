@@ -1,0 +1,31 @@
+"""Kubernetes' quantities: `24Gi`, `500m`, `1e3`, or a bare number."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {name: Decimal(2) ** (10 * power) for power, name in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"], start=1)}
+
+
+def quantity(value: Any) -> Decimal | None:
+    """The number a quantity stands for, None where it is none.
+
+    >>> quantity("1.5Gi")
+    Decimal('1610612736.0')
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    match = _QUANTITY.fullmatch(str(value))
+    if match is None:
+        return None
+    number, suffix = Decimal(match[1]), str(match[2] or "")
+    if not suffix:
+        return number
+    if suffix in _BINARY:
+        return number * _BINARY[suffix]
+    power = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
+    return number * Decimal(10) ** power
