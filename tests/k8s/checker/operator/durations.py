@@ -1,0 +1,24 @@
+"""Go's time.ParseDuration, which KubeRay reads durations with."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+
+
+def duration_s(text: str) -> float | None:
+    """Seconds of a Go duration, None where it is none.
+
+    >>> duration_s("1h30m")
+    5400.0
+    """
+    sign = -1 if text.startswith("-") else 1
+    body = text[1:] if text[:1] in ("+", "-") else text
+    if body == "0":
+        return 0.0
+    parts = list(_PART.finditer(body))
+    if not parts or "".join(part[0] for part in parts) != body:
+        return None
+    return sign * sum(float(part[1]) * _UNITS[part[2]] for part in parts)
