@@ -1,0 +1,58 @@
+"""Mounts of a container: each belongs to a volume of the Pod and has a place of its own."""
+
+from __future__ import annotations
+
+from tests.k8s.checker.nodes import Node, elements, get
+from tests.k8s.checker.pods.fields import not_empty, one_of
+from tests.k8s.checker.problem import Findings, rule
+
+NO_VOLUME = rule("pod/mount-without-volume", "add a volume of this name to the Pod, or correct the mount's name")
+TWICE = rule("pod/mount-path-twice", "mount one volume at one path")
+SUB_PATH = rule("pod/sub-path", "keep one of subPath and subPathExpr, relative and without '..'")
+PROPAGATION = rule("pod/mount-propagation", "drop Bidirectional, or make the container privileged")
+READ_ONLY = rule("pod/recursive-read-only", "set readOnly: true beside recursiveReadOnly, and no propagation")
+DEVICE = rule("pod/volume-device", "use volumeDevices for claims of block volumes only, and mount a volume once")
+
+
+def mount_findings(container: Node, path: str, spec: Node) -> Findings:
+    """In: a container and its Pod's spec. Out: what is wrong with volumeMounts and volumeDevices."""
+    volumes = {str(volume.get("name")): volume for _, volume in elements(spec, "volumes")}
+    places: set[str] = set()
+    for place, mount in elements(container, "volumeMounts", path):
+        name, mounted = str(mount.get("name", "")), str(mount.get("mountPath", ""))
+        yield from not_empty(mount, "mountPath", place)
+        if name not in volumes:
+            yield NO_VOLUME.at(f"{place}.name", f"the Pod has no volume {name!r}")
+        if mounted in places:
+            yield TWICE.at(f"{place}.mountPath", f"{mounted} stands in the container twice")
+        places.add(mounted)
+        yield from _sub_path_findings(mount, place)
+        yield from one_of(mount, "mountPropagation", ("None", "HostToContainer", "Bidirectional"), place)
+        if (
+            mount.get("mountPropagation") == "Bidirectional"
+            and get(container, "securityContext.privileged") is not True
+        ):
+            yield PROPAGATION.at(f"{place}.mountPropagation", "Bidirectional without privileges")
+        yield from one_of(mount, "recursiveReadOnly", ("Disabled", "IfPossible", "Enabled"), place)
+        if mount.get("recursiveReadOnly") in ("IfPossible", "Enabled") and (
+            mount.get("readOnly") is not True or mount.get("mountPropagation") not in (None, "None")
+        ):
+            yield READ_ONLY.at(f"{place}.recursiveReadOnly", str(mount["recursiveReadOnly"]))
+    mounted_names = {mount.get("name") for _, mount in elements(container, "volumeMounts", path)}
+    for place, device in elements(container, "volumeDevices", path):
+        volume = volumes.get(str(device.get("name", "")))
+        if volume is None:
+            yield NO_VOLUME.at(f"{place}.name", f"the Pod has no volume {device.get('name')!r}")
+        elif not {"persistentVolumeClaim", "ephemeral"} & volume.keys():
+            yield DEVICE.at(place, f"{device.get('name')!r} is no claim")
+        elif device.get("name") in mounted_names:
+            yield DEVICE.at(place, f"{device.get('name')!r} is mounted as well")
+
+
+def _sub_path_findings(mount: Node, place: str) -> Findings:
+    paths = {key: str(mount[key]) for key in ("subPath", "subPathExpr") if mount.get(key)}
+    if len(paths) > 1:
+        yield SUB_PATH.at(place, "subPath and subPathExpr are set together")
+    for key, text in paths.items():
+        if text.startswith("/") or ".." in text.split("/"):
+            yield SUB_PATH.at(f"{place}.{key}", f"{text!r}")

@@ -1,0 +1,93 @@
+"""Where a Pod may run: tolerations, affinity, topology spread, node selector."""
+
+from __future__ import annotations
+
+from tests.k8s.checker import syntax
+from tests.k8s.checker.nodes import Node, elements, get, mapping
+from tests.k8s.checker.pods.fields import at_least, one_of
+from tests.k8s.checker.pods.selectors import label_map_findings, label_selector_findings, node_selector_findings
+from tests.k8s.checker.problem import Findings, rule
+
+TOLERATION = rule(
+    "pod/toleration", "write key, operator, value and effect so that they fit: Exists has no value, no key means Exists"
+)
+TOLERATION_SECONDS = rule("pod/toleration-seconds", "set effect: NoExecute beside tolerationSeconds")
+TERMS = rule("pod/node-terms", "give the required node affinity at least one term")
+TOPOLOGY = rule("pod/topology-key", "name a node label as topologyKey")
+SPREAD = rule("pod/spread", "take maxSkew above 0, and minDomains above 0 and only with DoNotSchedule")
+
+_AFFINITIES = ("podAffinity", "podAntiAffinity")
+
+
+def scheduling_findings(spec: Node, path: str) -> Findings:
+    """In: a Pod's spec. Out: what is wrong with where it wants to run."""
+    for place, toleration in elements(spec, "tolerations", path):
+        yield from _toleration_findings(toleration, place)
+    yield from label_map_findings(mapping(spec, "nodeSelector"), f"{path}.nodeSelector")
+    for place, spread in elements(spec, "topologySpreadConstraints", path):
+        yield from _spread_findings(spread, place)
+    yield from _node_affinity_findings(mapping(spec, "affinity.nodeAffinity"), f"{path}.affinity.nodeAffinity")
+    for kind in _AFFINITIES:
+        yield from _pod_affinity_findings(mapping(spec, f"affinity.{kind}"), f"{path}.affinity.{kind}")
+
+
+def _toleration_findings(toleration: Node, place: str) -> Findings:
+    key, operator, value = toleration.get("key"), toleration.get("operator") or "Equal", toleration.get("value")
+    if key and syntax.qualified_name(key):
+        yield TOLERATION.at(f"{place}.key", str(syntax.qualified_name(key)))
+    if operator not in ("Exists", "Equal"):
+        yield TOLERATION.at(f"{place}.operator", f"{operator!r}, allowed are Exists and Equal")
+    elif not key and operator != "Exists":
+        yield TOLERATION.at(f"{place}.operator", f"{operator} without a key")
+    elif operator == "Exists" and value:
+        yield TOLERATION.at(f"{place}.value", f"{value!r} beside Exists")
+    elif operator == "Equal" and value and syntax.label_value(value):
+        yield TOLERATION.at(f"{place}.value", str(syntax.label_value(value)))
+    yield from one_of(toleration, "effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"), place)
+    if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":
+        yield TOLERATION_SECONDS.at(f"{place}.tolerationSeconds", f"effect is {toleration.get('effect')}")
+
+
+def _spread_findings(spread: Node, place: str) -> Findings:
+    yield from _topology_findings(spread, place)
+    yield from one_of(spread, "whenUnsatisfiable", ("DoNotSchedule", "ScheduleAnyway"), place)
+    for name in ("nodeAffinityPolicy", "nodeTaintsPolicy"):
+        yield from one_of(spread, name, ("Honor", "Ignore"), place)
+    if spread.get("maxSkew", 0) <= 0:
+        yield SPREAD.at(f"{place}.maxSkew", f"{spread.get('maxSkew')}")
+    domains = spread.get("minDomains")
+    if domains is not None and (domains <= 0 or spread.get("whenUnsatisfiable") != "DoNotSchedule"):
+        yield SPREAD.at(f"{place}.minDomains", f"{domains} with {spread.get('whenUnsatisfiable')}")
+    yield from label_selector_findings(spread.get("labelSelector"), f"{place}.labelSelector")
+
+
+def _topology_findings(node: Node, place: str) -> Findings:
+    wrong = syntax.qualified_name(str(node.get("topologyKey", "")))
+    if wrong:
+        yield TOPOLOGY.at(f"{place}.topologyKey", wrong)
+
+
+def _node_affinity_findings(affinity: Node, path: str) -> Findings:
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    if affinity.get(required) is not None:
+        if not get(affinity, f"{required}.nodeSelectorTerms"):
+            yield TERMS.at(f"{path}.{required}.nodeSelectorTerms", "none")
+        for place, term in elements(affinity, f"{required}.nodeSelectorTerms", path):
+            yield from node_selector_findings(term, place)
+    for place, term in elements(affinity, "preferredDuringSchedulingIgnoredDuringExecution", path):
+        yield from at_least(term, "weight", 1, place, 100)
+        yield from node_selector_findings(term.get("preference"), f"{place}.preference")
+
+
+def _pod_affinity_findings(affinity: Node, path: str) -> Findings:
+    for place, term in elements(affinity, "requiredDuringSchedulingIgnoredDuringExecution", path):
+        yield from _pod_term_findings(term, place)
+    for place, weighted in elements(affinity, "preferredDuringSchedulingIgnoredDuringExecution", path):
+        yield from at_least(weighted, "weight", 1, place, 100)
+        yield from _pod_term_findings(mapping(weighted, "podAffinityTerm"), f"{place}.podAffinityTerm")
+
+
+def _pod_term_findings(term: Node, place: str) -> Findings:
+    yield from _topology_findings(term, place)
+    yield from label_selector_findings(term.get("labelSelector"), f"{place}.labelSelector")
+    yield from label_selector_findings(term.get("namespaceSelector"), f"{place}.namespaceSelector")
