@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def run_options(command: Command) -> Command:
-    """The options that every command with a run file takes."""
-    for option in (
-        click.option("--verbose", is_flag=True, help="Show the logs of Ray and of the engines on stderr."),
-        click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout."),
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-replace_option = click.option("--replace", is_flag=True, help="Discard an artifact that was made with other settings.")
+from cluster.cluster_commands import down, logs, print_jobs, stop, submit, up
+from cluster.options import replace_option, run_options
 
 
 class _Group(click.Group):
@@ -106,21 +90,35 @@ def plan(
 
 
 @main.command()
-@click.argument("run_file", metavar="RUN")
+@click.argument("run_file", metavar="RUN", required=False)
+@click.option(
+    "--address", metavar="URL", help="The jobs of the cluster whose dashboard is there, in place of the run's folder."
+)
 @click.option("--follow", is_flag=True, help="Go on showing it until labelling has ended.")
 @run_options
-def status(run_file: str, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+def status(
+    run_file: str | None, address: str | None, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
+) -> None:
     """Where each stage of a run stands; also while another shell, or another machine, is working on it.
 
+    With --address: the jobs of a cluster, those of RUN where one is given.
+
     \b
-    Example:
+    Examples:
       raystill status svamp.yaml --follow
+      raystill status --address http://head:8265
     """
     del verbose  # nothing is started that would log
     from cluster.status import follow_status, print_status
+    from pipelines.errors import UserError
     from pipelines.run_file import load_run
 
-    run = load_run(run_file, overrides)
+    run = load_run(run_file, overrides) if run_file else None
+    if address is not None:
+        print_jobs(address, f"raystill-{run.name}-" if run else "", as_json=as_json)
+        return
+    if run is None or run_file is None:
+        raise UserError("RUN", "it is missing", "Give a run file, or --address for the jobs of a cluster.")
     if follow:
         follow_status(run, run_file, as_json=as_json)
     else:
@@ -255,6 +253,10 @@ def key(name: str, file: str | None, requests_per_minute: int | None, as_json: b
     from cluster.keys import make_key
 
     make_key(name, file, requests_per_minute, as_json=as_json)
+
+
+for _command in (up, down, submit, logs, stop):
+    main.add_command(_command)
 
 
 def _run_stages(

@@ -24,3 +24,16 @@ def cache_folder() -> Path:
 def ray_address() -> str | None:
     """RAY_ADDRESS: the cluster to use. None: Ray is started in this process, for this process."""
     return os.environ.get("RAY_ADDRESS") or None
+
+
+def use_ray_token() -> None:
+    """Let Ray's clients send the token that there is (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), unless RAY_AUTH_MODE is set.
+
+    Ray asks for that token in every cluster that it starts here, but sends it from clients only where it is told to. Has no effect once
+    Ray is imported.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"

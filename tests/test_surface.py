@@ -13,7 +13,7 @@ from pipelines.config import RunConfig
 COMMANDS = {
     "quickstart": {"--output", "--recipe", "--set", "--json", "--verbose"},
     "plan": {"RUN", "--prompts", "--calibrate", "--set", "--json", "--verbose"},
-    "status": {"RUN", "--follow", "--set", "--json", "--verbose"},
+    "status": {"RUN", "--address", "--follow", "--set", "--json", "--verbose"},
     "label": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "train": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "evaluate": {"RUN", "--baseline", "--replace", "--set", "--json", "--verbose"},
@@ -21,7 +21,15 @@ COMMANDS = {
     "compare": {"RUN", "--set", "--json", "--verbose"},
     "key": {"NAME", "--file", "--requests-per-minute", "--json"},
     "serve": {"STUDENT...", "--run", "--split", "--detach", "--print-config", "--set", "--json", "--verbose"},
-}
+    "up": {"--nodes", "--cpus", "--json"},
+    "down": set(),
+    "submit": {
+        "RUN", "--stage", "--address", "--no-wait", "--shared", "--installed", "--retries", "--driver-cpus", "--driver-resource", "--env",
+        "--replace", "--set", "--json", "--verbose",
+    },
+    "logs": {"JOB", "--address", "--stage", "-f"},
+    "stop": {"JOB", "--address", "--stage", "--json"},
+}  # fmt: skip
 
 KEYS = """
 name output task task_options

@@ -1,0 +1,108 @@
+"""What a job takes along to a cluster: a run file in which every path means the same there as here, and the files that travel with it.
+
+    run.yaml            the resolved run, overrides applied
+    files/task.py       the task file and the few-shot examples, if the run names any: small, and part of what is run
+    cluster/ pipelines/ serving/    our code, unless the cluster's image has it
+
+Everything else that is a path stays where it is, and must be where every node sees it: a URI, or below a folder that is named as shared.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.config import RunConfig
+from pipelines.errors import UserError
+
+RUN_FILE = "run.yaml"
+_FILES = "files"
+_LISTED = 5
+_CODE = ("cluster", "pipelines", "serving")
+_TRAVEL = ("task", "teacher.shots")
+_STAY = (
+    "output", "corpus.train", "corpus.validation", "corpus.test", "teacher.model", "teacher.outputs", "student.model",
+    "compare.students", "serving.keys.file",
+)  # fmt: skip
+
+
+def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_machine: bool) -> None:
+    """Fill a folder that becomes the job's working directory.
+
+    Args:
+        shared: folders that every node of the cluster has under the same path.
+        same_machine: all nodes run on this machine: every path is shared.
+
+    Raises:
+        UserError: a path of the run is one that only this machine has, or a file that should travel is not there.
+    """
+    tree = run.model_dump(mode="json")
+    for key in _TRAVEL:
+        value = _get(tree, key)
+        if isinstance(value, str) and (value.endswith(".py") or key != "task"):
+            source = Path(value).expanduser()
+            if not source.is_file():
+                raise UserError(f"{key} {value}", "there is no such file", "Give the path of an existing file.")
+            (folder / _FILES).mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / _FILES / source.name)
+            _set(tree, key, f"{_FILES}/{source.name}")
+    only_here: list[str] = []
+    for key in _STAY:
+        value = _get(tree, key)
+        if value is None:
+            continue
+        placed = [
+            _placed(one, key, shared, same_machine, only_here)
+            for one in (value if isinstance(value, list) else [value])
+        ]
+        _set(tree, key, placed if isinstance(value, list) else placed[0])
+    if only_here:
+        rule = f"only this machine has {', '.join(only_here[:_LISTED])}{', ...' if only_here[_LISTED:] else ''}"
+        remedy = (
+            "Put them into an object store (s3://...), or on storage that all nodes mount and name it: --shared FOLDER."
+        )
+        raise UserError("paths of the run", rule, remedy)
+    (folder / RUN_FILE).write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def code_folders() -> list[str]:
+    """The folders of our packages, as a job's `py_modules`."""
+    here = Path(__file__).parents[1]
+    return [str(here / name) for name in _CODE]
+
+
+def _placed(value: Any, key: str, shared: Sequence[str], same_machine: bool, only_here: list[str]) -> Any:
+    """A value of the run as it is in the cluster; what is none there is added to `only_here`."""
+    if not isinstance(value, str) or not _is_path(value, key):
+        return value
+    path = Path(value.removeprefix("file://")).expanduser().absolute()
+    if not same_machine and not any(path.is_relative_to(Path(folder).absolute()) for folder in shared):
+        only_here.append(f"{key} {value}")
+    return str(path)
+
+
+def _is_path(value: str, key: str) -> bool:
+    """Whether a value is a path of a local disk. Models may be hub ids: those that are no folder here and do not look like one."""
+    if "://" in value:
+        return value.startswith("file://")
+    if not key.endswith((".model", ".students")):
+        return True
+    return value.startswith(("/", "./", "../", "~")) or Path(value).is_dir()
+
+
+def _get(tree: dict[str, Any], key: str) -> Any:
+    found: Any = tree
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree[section]
+    tree[last] = value

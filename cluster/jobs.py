@@ -1,0 +1,280 @@
+"""Stages as jobs of a Ray cluster: submit, follow, look at, stop.
+
+A job's id is derived from run and stage: `raystill-svamp-label-1f2e3d4c`, the hash being of the output. Submitting again while it runs
+attaches to it. One that has ended is followed by another attempt with `-2`, `-3` at its end, which goes on from what is finished: Ray
+takes no id twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from cluster.environment import use_ray_token
+from cluster.job_package import RUN_FILE, code_folders, write_package
+from pipelines.artifacts import fingerprint
+from pipelines.config import RunConfig
+from pipelines.errors import RaystillError, UserError, last_line
+from pipelines.filesystems import shown
+
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_ID = re.compile(r"raystill-.+-[0-9a-f]{8}(?:-(\d+))?")
+_POLL_S = 1.0
+_TALKERS = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Ray's loggers that tell of every upload."""
+_STOP_S = 60.0
+
+
+class JobFailedError(RaystillError):
+    """A job has ended without its artifact; exits with the exit code of its driver."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of ours."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+    metadata: Mapping[str, str]
+    started_s: float | None
+    ended_s: float | None
+    exit_code: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end."""
+        return self.status in _ENDED
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first."""
+        found = _ID.fullmatch(self.id)
+        return int(found[1] or 1) if found else 1
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Where a job's driver runs, and what it is given."""
+
+    cpus: float = 0.0
+    """With 0 and no resources Ray puts it on the head node."""
+    resources: Mapping[str, float] | None = None
+    environment: Mapping[str, str] | None = None
+    installed: bool = False
+    """The cluster's image has our code: none travels."""
+
+
+class _Copy:
+    """Writes a text that is given again and again, each time from its start and longer, once."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._written = out, 0
+
+    def from_start(self, text: str) -> None:
+        self._out.write(text[self._written :])
+        self._out.flush()
+        self._written = max(self._written, len(text))
+
+
+def job_name(run: RunConfig, stage: str) -> str:
+    """The id of a run's stage, without attempt."""
+    return f"raystill-{run.name}-{stage}-{fingerprint({'output': run.output})[:8]}"
+
+
+class Jobs:
+    """The jobs of a cluster."""
+
+    def __init__(self, address: str) -> None:
+        """Raises UserError where no Ray answers, it wants a token, or it is of another version."""
+        use_ray_token()
+        from ray.job_submission import JobSubmissionClient
+
+        for name in _TALKERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.address = address
+        with self._said():
+            self._client = JobSubmissionClient(address)
+        self._check_version()
+
+    def submit(
+        self, run: RunConfig, stage: str, driver: Driver, *, shared: Sequence[str] = (), command: Sequence[str] = ()
+    ) -> tuple[Job, bool]:
+        """The job of a run's stage, and whether it is a new one.
+
+        Args:
+            shared: folders that every node has under the same path.
+            command: more arguments for the stage's command.
+
+        Raises:
+            UserError: the job runs with other settings, or a path of the run is one that the cluster does not see.
+        """
+        name = job_name(run, stage)
+        with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
+            write_package(run, Path(scratch), shared=shared, same_machine=self._on_this_machine())
+            settings = fingerprint(
+                {"run": (Path(scratch) / RUN_FILE).read_text(encoding="utf-8"), "command": list(command)}
+            )
+            before = self.of(name)
+            if before and not before[-1].ended:
+                return self._attached(before[-1], settings), False
+            job_id = f"{name}-{before[-1].attempt + 1}" if before else name
+            runtime: dict[str, Any] = {"working_dir": scratch}
+            if not driver.installed:
+                runtime["py_modules"] = code_folders()
+            if driver.environment:
+                runtime["env_vars"] = dict(driver.environment)
+            with self._said():
+                try:
+                    self._client.submit_job(
+                        entrypoint=shlex.join(["python", "-m", "cluster", stage, RUN_FILE, *command]),
+                        submission_id=job_id, runtime_env=runtime, entrypoint_num_cpus=driver.cpus or None,
+                        entrypoint_resources=dict(driver.resources) if driver.resources else None,
+                        metadata={"raystill": stage, "run": run.name, "output": shown(run.output), "settings": settings},
+                    )  # fmt: skip
+                except RuntimeError as error:
+                    if "already exists" not in str(error):
+                        raise
+                    return self._attached(self.job(job_id), settings), False  # another shell was faster
+        return self.job(job_id), True
+
+    def of(self, name: str = "") -> list[Job]:
+        """Our jobs, the oldest first; of one run's stage where its name is given."""
+        with self._said():
+            listed = self._client.list_jobs()
+        ours = [_job(details) for details in listed if details.submission_id and _ID.fullmatch(details.submission_id)]
+        if name:
+            ours = [job for job in ours if job.id == name or re.fullmatch(rf"{re.escape(name)}-\d+", job.id)]
+            return sorted(ours, key=lambda job: job.attempt)
+        return sorted(ours, key=lambda job: job.started_s or 0.0)
+
+    def job(self, job_id: str) -> Job:
+        """One job. Raises UserError where there is none of that id."""
+        with self._said():
+            try:
+                return _job(self._client.get_job_info(job_id))
+            except RuntimeError as error:
+                if "404" not in str(error) and "does not exist" not in str(error):
+                    raise
+                rule, remedy = (
+                    "the cluster has no such job",
+                    f"`raystill status --address {self.address}` lists its jobs.",
+                )
+                raise UserError(f"job {job_id}", rule, remedy) from error
+
+    def logs(self, job_id: str) -> str:
+        """What a job has written so far."""
+        with self._said():
+            return str(self._client.get_job_logs(job_id))
+
+    def follow(self, job_id: str, out: TextIO) -> Job:
+        """Copy what a job writes until it has ended, however often the connection breaks meanwhile."""
+        copy = _Copy(out)
+        while True:
+            with contextlib.suppress(RuntimeError, OSError):
+                asyncio.run(self._tail(job_id, copy))
+            job = self.job(job_id)
+            if job.ended:
+                copy.from_start(self.logs(job_id))
+                return job
+            time.sleep(_POLL_S)
+
+    def stop(self, job_id: str) -> Job:
+        """Stop a job and wait until it has ended; what it has finished stays. Raises UserError where there is none of that id."""
+        job = self.job(job_id)
+        if job.ended:
+            return job
+        with self._said():
+            self._client.stop_job(job_id)
+        until = time.monotonic() + _STOP_S
+        while not (job := self.job(job_id)).ended and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        return job
+
+    async def _tail(self, job_id: str, copy: _Copy) -> None:
+        """Copy the log as it grows, which comes from its start."""
+        seen = ""
+        async for text in self._client.tail_job_logs(job_id):
+            seen += text
+            copy.from_start(seen)
+
+    def _attached(self, job: Job, settings: str) -> Job:
+        if job.metadata.get("settings") not in (None, settings):
+            rule = "it runs with other settings than these"
+            remedy = f"Wait for it, stop it (`raystill stop {job.id} --address {self.address}`), or set another output."
+            raise UserError(f"job {job.id}", rule, remedy)
+        return job
+
+    def _on_this_machine(self) -> bool:
+        """Whether every node of the cluster runs on this machine."""
+        from ray.util import get_node_ip_address
+        from ray.util.state import list_nodes
+
+        with self._said():
+            nodes = list_nodes(self.address, filters=[("state", "=", "ALIVE")])
+        return bool(nodes) and {node.node_ip for node in nodes} <= {get_node_ip_address(), "127.0.0.1"}
+
+    def _check_version(self) -> None:
+        import ray
+
+        with self._said():
+            there = str(self._client._server_ray_version)
+        if there.split(".")[:2] != ray.__version__.split(".")[:2]:
+            rule = f"it runs Ray {there}, and this is Raystill for Ray {ray.__version__}"
+            raise UserError(
+                f"cluster {self.address}", rule, "Install the cluster's version of Ray here, or this one there."
+            )
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        """Turns what Ray's client raises into errors that say what to do."""
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        place = f"cluster {self.address}"
+        try:
+            yield
+        except AuthenticationError as error:
+            raise _no_token(place) from error
+        except requests.exceptions.HTTPError as error:
+            if error.response is not None and error.response.status_code in (401, 403):
+                raise _no_token(place) from error
+            raise UserError(
+                place, f"it answers {last_line(error)}", "Look at the head node's dashboard log."
+            ) from error
+        except (ConnectionError, requests.exceptions.RequestException) as error:
+            remedy = "Give the address of the head's dashboard: http://HEAD:8265 (kubectl port-forward service/...-head-svc 8265)."
+            raise UserError(place, "no Ray answers there", remedy) from error
+
+
+def _no_token(place: str) -> UserError:
+    rule = "it asks for a token, and none or another one was sent"
+    return UserError(place, rule, "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.")
+
+
+def _job(details: Any) -> Job:
+    milliseconds = (details.start_time, details.end_time)
+    started, ended = (None if at is None else at / 1000 for at in milliseconds)
+    status = getattr(details.status, "value", details.status)
+    return Job(
+        str(details.submission_id), str(status), details.message or "", dict(details.metadata or {}), started, ended,
+        details.driver_exit_code,
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""`raystill up` and `down`: a Ray cluster of several nodes on this machine, each a raylet of its own, to try a run as on many machines.
+
+What was started stands in CACHE/local-cluster.json: {"address", "dashboard", "folder", "nodes": [[pid, when it was started], ...]}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from cluster.environment import cache_folder, use_ray_token
+from pipelines.errors import StageFailedError, UserError
+
+_START_S = 90.0
+_END_S = 30.0
+
+
+def up(nodes: int, cpus: int) -> dict[str, Any]:
+    """Start a cluster. Returns what `down` ends.
+
+    Args:
+        nodes: the head, which works too, and the others.
+        cpus: of each node; logical: they share the machine's cores.
+
+    Raises:
+        UserError: one is there already.
+        StageFailedError: a node does not start; what did is ended.
+    """
+    before = _recorded()
+    if before and any(_alive(*node) for node in before["nodes"]):
+        raise UserError(
+            "raystill up", f"a cluster runs at {before['dashboard']}", "Use it, or end it: `raystill down`."
+        )
+    use_ray_token()
+    # Sockets lie in it: their paths must be short.
+    folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
+    port, dashboard = _free_port(), _free_port()
+    state: dict[str, Any] = {
+        "address": f"127.0.0.1:{port}",
+        "dashboard": f"http://127.0.0.1:{dashboard}",
+        "folder": folder,
+        "nodes": [],
+    }
+    head = [
+        "--head",
+        f"--port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--temp-dir={folder}",
+    ]
+    try:
+        for number in range(nodes):
+            which = head if number == 0 else [f"--address={state['address']}"]
+            process = _node([*which, f"--num-cpus={cpus}"], Path(folder) / f"node-{number}.log")
+            state["nodes"].append([process.pid, psutil.Process(process.pid).create_time()])
+            _write(state)
+            _wait(state, process, number + 1)
+    except BaseException:
+        down()
+        raise
+    return state
+
+
+def down() -> bool:
+    """End the cluster that `up` started. Returns whether there was one."""
+    state = _recorded()
+    if state is None:
+        return False
+    # The head last: nodes that lose it complain.
+    for pid, started in reversed(state["nodes"]):
+        if _alive(pid, started):
+            _end(psutil.Process(pid))
+    shutil.rmtree(state["folder"], ignore_errors=True)
+    _file().unlink(missing_ok=True)
+    return True
+
+
+def print_up(nodes: int, cpus: int, *, as_json: bool) -> None:
+    """The command `up`."""
+    state = up(nodes, cpus)
+    if as_json:
+        print(json.dumps(state, indent=2))
+        return
+    click.echo(f"{nodes} nodes with {cpus} CPUs each; dashboard and jobs: {state['dashboard']}")
+    click.echo(f"export RAY_ADDRESS={state['address']}    # the commands in this shell use it")
+    click.echo("`raystill down` ends it.")
+
+
+def _node(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    # Ports that Ray has one number for on every machine; here the machine has several nodes.
+    ports = [
+        f"--{name}={_free_port()}"
+        for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        *arguments,
+        *ports,
+    ]
+    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_TMPDIR")}
+    # Jobs say `python` and mean this one.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "1")  # there is nowhere to drain to
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+
+
+def _wait(state: dict[str, Any], process: subprocess.Popen[bytes], wanted: int) -> None:
+    """Until so many nodes are alive. Raises StageFailedError with the last lines of the node's log."""
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if len(list_nodes(state["dashboard"], filters=[("state", "=", "ALIVE")])) >= wanted:
+                return
+        except (RayStateApiException, ConnectionError, RuntimeError):
+            pass  # the head's dashboard comes up last
+        time.sleep(0.5)
+    log = Path(state["folder"]) / f"node-{wanted - 1}.log"
+    raise StageFailedError(
+        f"node {wanted} of the cluster does not start:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}"
+    )
+
+
+def _end(process: psutil.Process) -> None:
+    """SIGTERM to `ray start`, which ends what it started; what is left is killed."""
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    _, left = psutil.wait_procs(family, timeout=_END_S)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _alive(pid: int, started: float) -> bool:
+    """Whether the process is the one that was started: ids come again."""
+    try:
+        return bool(psutil.Process(pid).create_time() == started)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _file() -> Path:
+    return cache_folder() / "local-cluster.json"
+
+
+def _recorded() -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(_file().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _write(state: dict[str, Any]) -> None:
+    file = _file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(state), encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,149 @@
+"""Jobs on a real cluster of two nodes, from a client in another folder: submit, attach, stop, go on, fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.integration.commands import COMMAND
+from tests.integration.endpoints import wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+ROWS = 400
+TOKEN = "a-token-of-this-test-and-no-other"
+Raystill = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
+    """The command, in a folder and with a token of its own, beside a cluster that takes the token."""
+    folder = tmp_path_factory.mktemp("client")
+    cleared = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    own = {
+        "RAYSTILL_CACHE": str(folder / "cache"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160",
+    }  # fmt: skip
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            env={**cleared, **own, **environment},
+            cwd=folder,
+            check=False,
+        )
+
+    try:
+        yield run
+    finally:
+        run("down")
+
+
+@pytest.fixture(scope="module")
+def address(raystill: Raystill) -> str:
+    """Of the cluster's dashboard."""
+    started = raystill("up", "--nodes", "2", "--json")
+    assert started.returncode == 0, started.stderr
+    return str(json.loads(started.stdout)["dashboard"])
+
+
+def write_run(folder: Path, rows: int = ROWS, **teacher: Any) -> Path:
+    """A run that labels some problems with `echo`."""
+    corpus = folder / "train.jsonl"
+    corpus.write_text(
+        "".join(
+            json.dumps({"id": f"r{i}", "input": f"Tom has {i} pears and eats 1.", "label": f"{i} - 1"}) + "\n"
+            for i in range(rows)
+        )
+    )
+    run = {
+        "name": "jobs", "output": str(folder / "out"), "task": "arithmetic", "corpus": {"train": str(corpus), "fields": {"gold": "label"}},
+        "teacher": {"engine": "echo", "latency_s": 0.01, "replicas": {"min": 2, "max": 2}, **teacher}, "student": {"model": "none/none"},
+    }  # fmt: skip
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    return file
+
+
+def ids(folder: Path) -> list[str]:
+    return sorted(pq.read_table(folder / "out" / "labels" / "data").column("id").to_pylist())
+
+
+def test_a_job_labels_and_gives_its_log_and_exit_code(raystill: Raystill, address: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    done = raystill("submit", str(run), "--stage", "label", "--address", address)
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS} read = {ROWS} accepted + 0 rejected" in done.stdout
+    assert len(ids(tmp_path)) == ROWS
+    again = raystill("submit", str(run), "--stage", "label", "--address", address, "--json")
+    told = json.loads(again.stdout)
+    assert (told["status"], told["exit_code"], told["job"][-2:]) == ("succeeded", 0, "-2")
+    assert "reused" in again.stderr
+    listed = json.loads(raystill("status", str(run), "--address", address, "--json").stdout)["jobs"]
+    assert [job["status"] for job in listed[-2:]] == ["succeeded", "succeeded"]
+
+
+def test_a_job_that_is_stopped_goes_on_and_one_that_runs_is_attached_to(
+    raystill: Raystill, address: str, tmp_path: Path
+) -> None:
+    rows = 3000
+    run = write_run(tmp_path, rows, latency_s=4.0)
+    place = ["--stage", "label", "--address", address]
+    first = raystill("submit", str(run), *place, "--no-wait")
+    assert first.returncode == 0, first.stderr
+    job = first.stderr.split()[-1]
+    second = raystill("submit", str(run), *place, "--no-wait")
+    assert second.stderr.strip() == f"attached to {job}"
+    other = raystill("submit", str(run), *place, "--no-wait", "--set", "corpus.limit=10")
+    assert (other.returncode, "runs with other settings" in other.stderr) == (2, True)
+    wait_until(lambda: len(list((tmp_path / "out" / "labels").glob("data/*.parquet"))) > 0)
+    stopped = raystill("stop", str(run), *place)
+    assert stopped.stdout.strip() == f"{job}: stopped"
+    kept = set(ids(tmp_path))
+    assert 0 < len(kept) < rows
+    began = time.time()
+    done = raystill("submit", str(run), *place, "--set", "teacher.latency_s=0.01")
+    assert done.returncode == 0, done.stderr
+    assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == rows
+    parts = (tmp_path / "out" / "labels" / "data").glob("*.parquet")
+    assert any(part.stat().st_mtime < began for part in parts), "what was finished is kept"
+
+
+def test_a_job_that_fails_gives_its_exit_code_and_the_end_of_its_log(
+    raystill: Raystill, address: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path)
+    missing = ["--set", f"corpus.train={tmp_path / 'gone.jsonl'}"]
+    done = raystill("submit", str(run), "--stage", "label", "--address", address, *missing, "--retries", "3")
+    assert done.returncode == 2
+    assert "gone.jsonl" in done.stdout
+    assert "failed (exit code 2)" in done.stderr
+    assert "attempt 2" not in done.stderr, "what the user must mend is not tried again"
+    logs = raystill("logs", str(run), "--stage", "label", "--address", address, "-f")
+    assert logs.returncode in (1, 2)
+
+
+def test_what_is_wrong_with_the_cluster_is_said_in_one_line(raystill: Raystill, address: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    for where, token, said in (
+        (address, "wrong", "it asks for a token"),
+        ("http://127.0.0.1:9", TOKEN, "no Ray answers there"),
+    ):
+        done = raystill("submit", str(run), "--stage", "label", "--address", where, RAY_AUTH_TOKEN=token)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    done = raystill("logs", "raystill-none-label-00000000", "--address", address)
+    assert (done.returncode, "no such job" in done.stderr) == (2, True)
+    done = raystill("up", "--nodes", "1")
+    assert (done.returncode, "a cluster runs at" in done.stderr) == (2, True)
