@@ -89,7 +89,10 @@ def check_sizes(group: Group) -> None:
     requests, limits = group.container["resources"]["requests"], group.container["resources"]["limits"]
     assert requests == limits, group.owner
     shared = next(volume for volume in group.pod["volumes"] if volume["name"] == "shm")["emptyDir"]
-    share = quantity(shared["sizeLimit"]) / quantity(limits["memory"])
+    size, memory = quantity(shared["sizeLimit"]), quantity(limits["memory"])
+    assert size is not None
+    assert memory is not None
+    share = size / memory
     assert shared["medium"] == "Memory"
     assert 0.3 <= share < 0.5, f"{group.owner} {group.role}: Ray's objects take 30% of the memory"
     mounts = {mount["name"]: mount["mountPath"] for mount in group.container["volumeMounts"]}
