@@ -38,7 +38,7 @@ class Definition:
     def findings(self, item: Node) -> Findings:
         """What the API server refuses `item` for when it is created."""
         # Metadata has a fixed schema of its own, which a CRD leaves out.
-        body = {key: value for key, value in item.items() if key != "metadata"}
+        body = {key: {} if key == "metadata" else value for key, value in item.items()}
         unknown = list(unknown_fields(body, self.schema, ""))
         yield from unknown
         yield from metadata_findings(item.get("metadata"), namespaced=self.namespaced)

@@ -24,6 +24,8 @@ _WORKLOADS = {
 CLUSTERS = {"RayCluster": "spec", "RayService": "spec.rayClusterConfig", "RayJob": "spec.rayClusterSpec"}
 CLUSTERS["RayCronJob"] = "spec.jobTemplate.rayClusterSpec"
 _SUBMITTERS = {"RayJob": "spec.submitterPodTemplate", "RayCronJob": "spec.jobTemplate.submitterPodTemplate"}
+# Claim templates are checked where they stand; here they only have to pass.
+_ANY_CLAIM: Node = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1"}}}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def pod_templates(item: Node) -> Iterator[Template]:
     kind = str(item.get("kind"))
     if kind in _WORKLOADS:
         path = _WORKLOADS[kind]
-        yield Template(path, kind, mapping(item, path) if path else item, {})
+        node = mapping(item, path) if path else item
+        yield Template(path, kind, _with_claims(item, node) if kind == "StatefulSet" else node, {})
     if kind in CLUSTERS:
         cluster, path = mapping(item, CLUSTERS[kind]), CLUSTERS[kind]
         if "headGroupSpec" in cluster:
@@ -75,3 +78,11 @@ def pod_templates(item: Node) -> Iterator[Template]:
             yield Template(f"{place}.template", "worker", mapping(group, "template"), group)
     if get(item, _SUBMITTERS.get(kind, "-")) is not None:
         yield Template(_SUBMITTERS[kind], "submitter", mapping(item, _SUBMITTERS[kind]), {})
+
+
+def _with_claims(item: Node, template: Node) -> Node:
+    """A StatefulSet's template with the volumes that its claim templates become; they stand behind those it has."""
+    spec = mapping(template, "spec")
+    names = [get(claim, "metadata.name") for _, claim in elements(item, "spec.volumeClaimTemplates")]
+    claims = [{"name": name, "ephemeral": {"volumeClaimTemplate": {"spec": _ANY_CLAIM}}} for name in names]
+    return {**template, "spec": {**spec, "volumes": [*(spec.get("volumes") or []), *claims]}}
