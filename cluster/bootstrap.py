@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import UserError
 
 _MANY_SLOTS = 8
+_SEVERAL = 2
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,33 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         for stage in stages:
             check_resources(wanted_by(run, stage), ray.cluster_resources())
         _quiet(stages, verbose)
+        if address is not None:
+            _look_at_nodes(run, verbose)
         yield
     finally:
         ray.shutdown()
+
+
+def _look_at_nodes(run: RunConfig, verbose: bool) -> None:
+    """Refuse a cluster of several nodes on which the run would break. Raises UserError, after a table of the nodes on stderr."""
+    import ray
+    from rich.console import Console
+
+    from cluster.preflight import nodes_table, preflight, refuse
+
+    if sum(node["Alive"] for node in ray.nodes()) < _SEVERAL:
+        return
+    nodes = preflight(run.output)
+    bad = [node for node in nodes if node.problems]
+    if bad or verbose:
+        Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(nodes_table(nodes))
+    else:
+        ray_versions = ", ".join(sorted({node.look.ray for node in nodes if node.look}))
+        print(
+            f"{len(nodes):,} nodes answer: Ray {ray_versions}, the same code, the output is seen and written by each",
+            file=sys.stderr,
+        )
+    refuse(nodes)
 
 
 def _quiet(stages: list[str], verbose: bool) -> None:

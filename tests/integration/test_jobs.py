@@ -81,9 +81,10 @@ def ids(folder: Path) -> list[str]:
 
 def test_a_job_labels_and_gives_its_log_and_exit_code(raystill: Raystill, address: str, tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    done = raystill("submit", str(run), "--stage", "label", "--address", address)
-    assert done.returncode == 0, done.stderr
+    done = raystill("submit", str(run), "--stage", "label", "--address", address, "--env", "PYTHONFAULTHANDLER=1")
+    assert done.returncode == 0, done.stderr + done.stdout[-8000:]
     assert f"{ROWS} read = {ROWS} accepted + 0 rejected" in done.stdout
+    assert "2 nodes answer" in done.stdout
     assert len(ids(tmp_path)) == ROWS
     again = raystill("submit", str(run), "--stage", "label", "--address", address, "--json")
     told = json.loads(again.stdout)

@@ -1,0 +1,64 @@
+"""What is found out about nodes before a run, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster.preflight import Look, NodeCheck, look_around, nodes_table, problems_of, refuse
+from pipelines.artifacts import Store
+from pipelines.errors import UserError
+
+HERE = Look("head", "3.11.7", "2.60.0", "abc", 1000.0, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "skew_s", "seen", "problems"),
+    [
+        ({}, 0.0, True, []),
+        ({"python": "3.11.9", "time_s": 1010.0}, 10.0, True, []),
+        ({"ray": "2.59.0"}, 0.0, True, ["Ray 2.59.0, the driver has 2.60.0"]),
+        ({"python": "3.12.1"}, 0.0, True, ["Python 3.12.1, the driver has 3.11.7"]),
+        ({"code": "abd"}, 0.0, True, ["another version of Raystill"]),
+        ({"storage": "cannot write to the output (full)"}, 0.0, False, ["cannot write to the output (full)"]),
+        ({}, 0.0, False, ["what it writes to the output is not seen by the driver"]),
+        ({}, -3600.0, True, ["its clock is -3600 s off"]),
+    ],
+)
+def test_what_would_break_a_run_is_a_problem(
+    changes: dict[str, object], skew_s: float, seen: bool, problems: list[str]
+) -> None:
+    assert problems_of(dataclasses.replace(HERE, **changes), HERE, skew_s, seen=seen) == problems  # type: ignore[arg-type]
+
+
+def test_a_node_reads_what_the_driver_wrote_and_writes_beside_it(tmp_path: Path) -> None:
+    shared = Store(str(tmp_path / "shared"))
+    assert look_around(shared.uri, "token:n1").storage == "does not see the output that the driver writes to"
+    shared.write("driver", b"another run's")
+    assert look_around(shared.uri, "token:n1").storage == "does not see the output that the driver writes to"
+    shared.write("driver", b"token")
+    assert look_around(shared.uri, "token:n1").storage == ""
+    assert shared.read("n1") == b"token"
+
+
+def test_an_output_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    shared = Store(str(tmp_path / "shared"))
+    shared.write("driver", b"token")
+    (tmp_path / "shared" / "n1").mkdir()
+    assert look_around(shared.uri, "token:n1").storage.startswith("cannot write to the output")
+
+
+def test_nodes_with_problems_are_named_and_come_first() -> None:
+    fine = NodeCheck("10.0.0.1 (aa)", 8.0, 0.0, HERE, 0.0, ())
+    silent = NodeCheck("10.0.0.2 (bb)", 8.0, 1.0, None, 0.0, ("does not answer within 120 s",))
+    refuse([fine])
+    with pytest.raises(UserError, match=r"1 of 2 nodes: 10\.0\.0\.2 \(bb\): does not answer within 120 s"):
+        refuse([fine, silent])
+    console = Console(width=140, record=True, quiet=False)
+    with console.capture() as shown:
+        console.print(nodes_table([fine, silent]))
+    text = shown.get()
+    assert text.index("10.0.0.2") < text.index("10.0.0.1")
