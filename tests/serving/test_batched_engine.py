@@ -1,0 +1,159 @@
+"""Students in padded batches, before a stand-in that can be held up: cancelled questions, streams, an engine that fails or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.config_serving import ServingConfig
+from pipelines.decode import Order, Written
+from serving.engines.batched import BatchedEngine
+from serving.questions import TextOrder
+from tests.serving.standins import card
+from tests.serving.tiny import tiny_tokenizer
+
+ORDER = Order("[label] 4 apples", 4)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's batches ask their replica how many requests it holds."""
+    replica = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=100))
+    monkeypatch.setattr("ray.serve.get_replica_context", lambda: replica)
+
+
+class Held:
+    """A student whose batches wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tiny_tokenizer("encoder-decoder")
+        self.batches: list[list[str]] = []
+        self.go = threading.Event()
+        self.begun = threading.Event()
+        self.error: Exception | None = None
+
+    def write(self, orders: Sequence[Order], on_tokens: Callable[[list[int | None]], None]) -> list[Written]:
+        self.batches.append([order.prompt for order in orders])
+        self.begun.set()
+        on_tokens([5] * len(orders))
+        assert self.go.wait(10.0)
+        if self.error:
+            raise self.error
+        on_tokens([self.tokenizer.eos_token_id] * len(orders))
+        return [Written((5, self.tokenizer.eos_token_id), (-0.5, -0.1), 3, "stop") for _ in orders]
+
+
+class Counts:
+    """Batch sizes."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def batch(self, waited_s: list[float]) -> None:
+        self.sizes.append(len(waited_s))
+
+
+def made(**settings: Any) -> tuple[BatchedEngine, Held, Counts]:
+    student, counts = Held(), Counts()
+    wedged = settings.pop("wedged_after_s", 300.0)
+    serving = ServingConfig(batch_wait_s=0.01, **settings)
+    engine = BatchedEngine(card("sums"), serving, student, name="made", metrics=counts, wedged_after_s=wedged)  # type: ignore[arg-type]
+    return engine, student, counts
+
+
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, 10.0)
+
+
+def test_questions_of_one_moment_are_one_batch() -> None:
+    async def run() -> None:
+        engine, student, counts = made(max_batch_size=4)
+        student.go.set()
+        written = await asyncio.gather(*(engine.complete(ORDER) for _ in range(4)))
+        assert (len(student.batches), counts.sizes) == (1, [4])
+        assert all(w.ids == (5, student.tokenizer.eos_token_id) for w in written)
+
+    asyncio.run(run())
+
+
+def test_a_question_that_is_cancelled_before_its_batch_is_not_written() -> None:
+    async def run() -> None:
+        engine, student, counts = made(max_batch_size=4)
+        first = asyncio.ensure_future(engine.complete(ORDER))
+        await until(student.begun)
+        gone = asyncio.ensure_future(engine.complete(Order("[label] gone", 4)))
+        stays = asyncio.ensure_future(engine.complete(Order("[label] stays", 4)))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        student.go.set()
+        assert (await first).ids == (await stays).ids
+        assert student.batches == [["[label] 4 apples"], ["[label] stays"]]
+        assert counts.sizes == [1, 1]
+
+    asyncio.run(run())
+
+
+def test_a_question_that_is_cancelled_in_its_batch_takes_nobody_with_it() -> None:
+    async def run() -> None:
+        engine, student, _ = made(max_batch_size=4)
+        gone, stays = (asyncio.ensure_future(engine.complete(ORDER)) for _ in range(2))
+        await until(student.begun)
+        gone.cancel()
+        await asyncio.sleep(0.05)
+        student.go.set()
+        assert (await stays).finish_reason == "stop"
+        assert (await engine.complete(ORDER)).finish_reason == "stop"
+
+    asyncio.run(run())
+
+
+def test_a_stream_gives_tokens_as_they_come_and_may_be_left() -> None:
+    async def run() -> None:
+        engine, student, _ = made()
+        pieces = engine.stream(TextOrder("4 apples", raw=False))
+        first = await anext(pieces)
+        assert not student.go.is_set(), "the first piece comes before the text is whole"
+        assert first
+        await pieces.aclose()
+        student.go.set()
+        assert (await engine.complete(ORDER)).finish_reason == "stop"
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_fails_says_so_to_everyone_in_the_batch_and_lives_on() -> None:
+    async def run() -> None:
+        engine, student, _ = made(max_batch_size=2)
+        student.error = RuntimeError("out of memory")
+        student.go.set()
+        found = await asyncio.gather(*(engine.complete(ORDER) for _ in range(2)), return_exceptions=True)
+        assert all("out of memory" in str(error) for error in found)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            _ = [piece async for piece in engine.stream(TextOrder("4 apples", raw=False))]
+        student.error = None
+        assert (await engine.complete(ORDER)).finish_reason == "stop"
+
+    asyncio.run(run())
+
+
+def test_a_batch_that_hangs_is_found_out() -> None:
+    async def run() -> None:
+        engine, student, _ = made(wedged_after_s=0.05)
+        await engine.check_health()
+        asked = asyncio.ensure_future(engine.complete(ORDER))
+        await until(student.begun)
+        await asyncio.sleep(0.1)
+        with pytest.raises(RuntimeError, match="written no token"):
+            await engine.check_health()
+        student.go.set()
+        await asked
+        await engine.check_health()
+
+    asyncio.run(run())
