@@ -34,7 +34,7 @@ def crds(crd_folder: Path) -> Crds:
 
 
 @pytest.fixture(scope="session")
-def verdicts(crd_folder: Path) -> list[dict[str, Any]]:
+def verdicts_recorded(crd_folder: Path) -> list[dict[str, Any]]:
     """Objects with what a real API server, the operator and Pod validation said: name, object, apiserver, operator, pods."""
     cases: list[dict[str, Any]] = json.loads((crd_folder / "oracle-verdicts.json").read_text(encoding="utf-8"))["cases"]
     return cases

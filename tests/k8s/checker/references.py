@@ -2,7 +2,8 @@
 
     reference_problems(objects, externals={"Secret/raystill-token"})
 
-An external is KIND/NAME, in whatever namespace.
+An external is KIND/NAME, in whatever namespace. What the platform has to offer is asked for in the same way: Gate/RayCronJob is a gate
+of the operator that is off by default, GatewayClass/istio a class of gateways.
 """
 
 from __future__ import annotations
@@ -94,6 +95,12 @@ def _references(item: Node) -> Iterator[Reference]:
     selected = mapping(item, "spec.clusterSelector").get("ray.io/cluster")
     if selected:
         yield Reference("spec.clusterSelector", "RayCluster", str(selected), namespace)
+    if kind == "RayCronJob":
+        # Without its gate the operator never looks at one, in silence.
+        yield Reference("kind", "Gate", "RayCronJob", "")
+    gateway = get(item, "spec.upgradeStrategy.clusterUpgradeOptions.gatewayClassName")
+    if gateway:
+        yield Reference("spec.upgradeStrategy.clusterUpgradeOptions.gatewayClassName", "GatewayClass", str(gateway), "")
     if kind == "StatefulSet" and get(item, "spec.serviceName"):
         yield Reference("spec.serviceName", "Service", str(get(item, "spec.serviceName")), namespace)
     if kind in ("RoleBinding", "ClusterRoleBinding"):

@@ -93,7 +93,9 @@ def _host_port_findings(spec: Node, path: str) -> Findings:
     seen: set[tuple[object, ...]] = set()
     for place, container in elements(spec, "containers", path):
         for port_place, port in elements(container, "ports", place):
-            key = (port.get("hostIP", ""), port.get("hostPort"), port.get("protocol", "TCP"))
+            # On the host's network every port is one of the host's.
+            number = port.get("hostPort") or (port.get("containerPort") if spec.get("hostNetwork") is True else None)
+            key = (port.get("hostIP", ""), number, port.get("protocol", "TCP"))
             if key[1] and key in seen:
                 yield HOST_PORT.at(f"{port_place}.hostPort", f"{key[1]} stands in the Pod twice")
             seen.add(key)

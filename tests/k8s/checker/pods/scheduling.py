@@ -15,6 +15,7 @@ TOLERATION_SECONDS = rule("pod/toleration-seconds", "set effect: NoExecute besid
 TERMS = rule("pod/node-terms", "give the required node affinity at least one term")
 TOPOLOGY = rule("pod/topology-key", "name a node label as topologyKey")
 SPREAD = rule("pod/spread", "take maxSkew above 0, and minDomains above 0 and only with DoNotSchedule")
+LABEL_KEYS = rule("pod/match-label-keys", "set labelSelector beside matchLabelKeys")
 
 _AFFINITIES = ("podAffinity", "podAntiAffinity")
 
@@ -58,6 +59,8 @@ def _spread_findings(spread: Node, place: str) -> Findings:
     domains = spread.get("minDomains")
     if domains is not None and (domains <= 0 or spread.get("whenUnsatisfiable") != "DoNotSchedule"):
         yield SPREAD.at(f"{place}.minDomains", f"{domains} with {spread.get('whenUnsatisfiable')}")
+    if spread.get("matchLabelKeys") and spread.get("labelSelector") is None:
+        yield LABEL_KEYS.at(f"{place}.matchLabelKeys", "set without a labelSelector")
     yield from label_selector_findings(spread.get("labelSelector"), f"{place}.labelSelector")
 
 
