@@ -255,8 +255,9 @@ def _cost(found: Found, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
     at_largest = [group for group in groups if group["fraction"] == largest]
     return {
         "teacher": {
-            "prompt_tokens": tokens.get("prompt"),
-            "output_tokens": tokens.get("output"),
+            # A recording counts none: nothing is known, and 0 would be a claim.
+            "prompt_tokens": tokens.get("prompt") or None,
+            "output_tokens": tokens.get("output") or None,
             "gpu_hours": details.get("gpu_hours"),
             "money": charged["amount"] if charged else None,
         },
