@@ -18,6 +18,10 @@ from tests.serving.tiny import TEXTS, write_student
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
 
 
+NOTICE_S = 300
+"""Longer than serving.request_timeout_s: with less, Serve stops a replica before its successor runs, and requests wait for it."""
+
+
 def replicas() -> dict[str, list[dict[str, Any]]]:
     """Replicas that run, by application: as Serve's own status has them."""
     from ray.serve.context import _get_global_client
@@ -45,7 +49,7 @@ def test_a_node_is_drained_and_goes(tmp_path: Path, counted: Counted) -> None:
                 with Load(str(client.base_url), {"model": "sums", "inputs": [TEXTS[0]]}, retry=True) as load:
                     load.answered(100)
                     drain(cluster.address, drained)
-                    wait_until(lambda: not alive(drained), 90.0)  # a raylet ends once nothing runs on its drained node
+                    wait_until(lambda: not alive(drained), 120.0)  # a raylet ends once nothing runs on its drained node
                     assert [len(found) for found in replicas().values()] == [1, 2]
                     load.answered(200)
         finally:
@@ -63,6 +67,7 @@ def alive(node_id: str) -> bool:
 
 def drain(address: str, node_id: str) -> None:
     """Tell the cluster that a node will be gone."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node_id,
-               "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "120"]  # fmt: skip
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    node = ["--address", address, "--node-id", node_id, "--deadline-remaining-seconds", str(NOTICE_S)]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *node, *reason]
     subprocess.run(command, check=True, capture_output=True)
