@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ class ConvertedStudent(Student):
 
     def __init__(self, translator: Any, tokenizer: Any, **limits: Any) -> None:
         self._translator = translator
+        self._threads: int = translator.num_translators
         self._set(tokenizer, family="encoder-decoder", **limits)
 
     @classmethod
@@ -89,6 +91,8 @@ class ConvertedStudent(Student):
             options = {"sampling_topk": 0, **chances}
         self._translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(prompt) for prompt in prompts],
+            # Half a batch on each of two threads: threads within one wait for each other at every layer, most of all on a busy machine.
+            max_batch_size=math.ceil(len(prompts) / self._threads),
             beam_size=1,
             max_input_length=0,
             max_decoding_length=max(order.max_new_tokens for order in orders),
@@ -137,7 +141,7 @@ def _load(student: Path, model: Path, weights: str, threads: int) -> tuple[Any, 
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(student, local_files_only=True, trust_remote_code=False)
-    options = {"device": "cpu", "compute_type": weights, "inter_threads": 1, "intra_threads": threads}
+    options = {"device": "cpu", "compute_type": weights, "inter_threads": threads, "intra_threads": 1}
     return ctranslate2.Translator(str(model), **options), tokenizer
 
 
