@@ -72,6 +72,12 @@ class Client:
         self.jobs[job_id].status = "STOPPED"
 
 
+@pytest.fixture(autouse=True)
+def _mode_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client lets this process send the token of the machine, which other tests must not."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     made = Client()
