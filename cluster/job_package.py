@@ -9,6 +9,7 @@ Everything else that is a path stays where it is, and must be where every node s
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,10 +70,15 @@ def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_m
     (folder / RUN_FILE).write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def code_folders() -> list[str]:
-    """The folders of our packages, as a job's `py_modules`."""
-    here = Path(__file__).parents[1]
-    return [str(here / name) for name in _CODE]
+def code_folders() -> list[Path]:
+    """The folders of our packages, which lie side by side in a checkout and apart in a job."""
+    found = []
+    for name in _CODE:
+        spec = importlib.util.find_spec(name)
+        assert spec
+        assert spec.origin
+        found.append(Path(spec.origin).parent)
+    return found
 
 
 def _placed(value: Any, key: str, shared: Sequence[str], same_machine: bool, only_here: list[str]) -> Any:

@@ -139,7 +139,7 @@ class Jobs:
             job_id = f"{name}-{before[-1].attempt + 1}" if before else name
             runtime: dict[str, Any] = {"working_dir": scratch}
             if not driver.installed:
-                runtime["py_modules"] = code_folders()
+                runtime["py_modules"] = [str(folder) for folder in code_folders()]
             if driver.environment:
                 runtime["env_vars"] = dict(driver.environment)
             with self._said():

@@ -6,16 +6,15 @@ Found out on the nodes themselves, a task on each. One table tells of all of the
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import platform
 import socket
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.job_package import code_folders
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ _ANSWER_S = 120.0
 _SKEW_S = 30.0
 _FOLDER = ".preflight"
 _LISTED = 20
-_CODE = ("cluster", "pipelines", "serving")
 
 
 @dataclass(frozen=True)
@@ -204,11 +202,7 @@ def _storage(shared: str, token: str) -> str:
 def _code() -> str:
     """Hash of our sources."""
     found = hashlib.sha256()
-    for package in _CODE:
-        spec = importlib.util.find_spec(package)  # a job's packages lie apart
-        assert spec
-        assert spec.origin
-        root = Path(spec.origin).parent
+    for root in code_folders():
         for file in sorted(root.rglob("*.py")):
             found.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return found.hexdigest()[:16]

@@ -87,5 +87,5 @@ def test_the_task_file_and_the_shots_travel(tmp_path: Path) -> None:
 
 
 def test_our_code_is_three_packages() -> None:
-    assert [Path(folder).name for folder in code_folders()] == ["cluster", "pipelines", "serving"]
-    assert all((Path(folder) / "__init__.py").is_file() for folder in code_folders())
+    assert [folder.name for folder in code_folders()] == ["cluster", "pipelines", "serving"]
+    assert all((folder / "__init__.py").is_file() for folder in code_folders())

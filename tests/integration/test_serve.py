@@ -160,7 +160,10 @@ def test_the_dashboard_reads_what_the_endpoint_exports(running: Running) -> None
         assert list(response.iter_lines())
     running.predict(model="llama", inputs=[TEXTS[0]])
     assert running.predict(model="nobody", inputs=[TEXTS[0]]).status_code == 404
-    missing = lambda: metrics_read(SERVING) - {name for name, _, _ in metrics()}  # noqa: E731
+
+    def missing() -> set[str]:
+        return metrics_read(SERVING) - {name for name, _, _ in metrics()}
+
     wait_until(lambda: not missing(), 30.0, of=missing)
     wait_until(lambda: total(metrics(), "ray_raystill_queue_seconds_count", model="llama") >= 2, 30.0)
 
