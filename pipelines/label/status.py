@@ -12,19 +12,17 @@ manifest is there. A driver that is killed leaves it; that its process is gone, 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipelines.artifacts import Store, now, read_manifest
 from pipelines.errors import UserError
+from pipelines.label.processes import is_running, this_process
 from pipelines.label.sink import Commit
 from pipelines.label.tally import Tally
 from pipelines.progress import Clock, RecentRate
@@ -54,10 +52,7 @@ class ProgressFile:
         self._warned = False
         self._content: dict[str, Any] = {
             "format": _FORMAT,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "processes": process_table(),
-            "process": process_start(os.getpid()),
+            **this_process(),
             "started": now(),
             "ended": False,
         }
@@ -176,11 +171,8 @@ def is_alive(progress: Mapping[str, Any], at: float) -> bool:
     """Whether somebody is working: where its processes can be seen the driver is looked for, elsewhere the file must be fresh."""
     if progress["ended"]:
         return False
-    if progress["processes"] and progress["processes"] == process_table():
-        return bool(
-            process_start(progress["pid"]) == progress["process"]
-        )  # the pid alone may be another process' by now
-    return bool(at - progress["updated_s"] < FRESH_S)
+    here = is_running(progress)
+    return bool(at - progress["updated_s"] < FRESH_S) if here is None else here
 
 
 def committed_rows(store: Store) -> tuple[int, int | None]:
@@ -192,23 +184,3 @@ def committed_rows(store: Store) -> tuple[int, int | None]:
         if record.scan:
             total = sum(record.scan["rows"].values())
     return tally.done - tally.engine_errors, total
-
-
-def process_start(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since it booted; None where there is none, or one that has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The command's name stands in brackets and may hold anything. After it: the state, and 19 fields on the start (proc_pid_stat(5)).
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def process_table() -> str:
-    """Which pids this process sees: the boot of its machine and its namespace. Empty where the system does not say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""

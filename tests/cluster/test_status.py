@@ -17,8 +17,9 @@ from click.testing import CliRunner
 
 from cluster.cli import main
 from pipelines.artifacts import Manifest, Store, write_manifest
+from pipelines.label.processes import process_start, process_table
 from pipelines.label.sink import Commit
-from pipelines.label.status import PROGRESS, ProgressFile, label_status, process_start, process_table
+from pipelines.label.status import PROGRESS, ProgressFile, label_status
 from pipelines.label.tally import Tally
 
 WORKER = """
