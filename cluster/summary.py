@@ -12,8 +12,9 @@ from pipelines.config import RunConfig
 from pipelines.filesystems import join, shown
 from pipelines.progress import duration
 
-_LABEL_DETAILS = ("tokens", "resumed_at_rows", "throughput", "agreement_histogram", "gpu_hours", "cost")
+_LABEL_DETAILS = ("tokens", "nodes", "resumed_at_rows", "throughput", "agreement_histogram", "gpu_hours", "cost")
 _BAR_CHARACTERS = 30
+_NODES_SHOWN = 8
 
 
 def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def _label_lines(summary: dict[str, Any]) -> Iterator[str]:
             yield f"engines busy {rates['engine_busy_share']:.1%} of the time, {rates['replicas']:.1f} of them on average"
         if summary["resumed_at_rows"]:
             yield f"(rates of the {rates['rows']:,} rows that the last run asked)"
+    yield from _node_lines(summary["nodes"] or {})
     if summary["agreement_histogram"]:
         yield from agreement_lines(summary["agreement_histogram"])
     if summary["gpu_hours"] is not None:
@@ -74,11 +76,20 @@ def _label_lines(summary: dict[str, Any]) -> Iterator[str]:
         yield f"estimated cost {summary['cost']['amount']:,.2f}: {summary['cost']['basis']}"
 
 
+def _node_lines(rows: dict[str, int]) -> Iterator[str]:
+    """How the rows are shared among nodes, the most first; nothing where there is one."""
+    if len(rows) > 1:
+        most = sorted(rows.items(), key=lambda item: -item[1])[:_NODES_SHOWN]
+        shown = ", ".join(f"{node} {count / sum(rows.values()):.1%}" for node, count in most)
+        more = f", and {len(rows) - _NODES_SHOWN:,} more" if len(rows) > _NODES_SHOWN else ""
+        yield f"rows by node: {shown}{more}"
+
+
 def _train_lines(summary: dict[str, Any]) -> Iterator[str]:
     """Sizes; held-out losses; rates and shares; the peak of memory; where the curves are."""
     counts, training = summary["counts"], summary["training"]
     yield (
-        f"{counts['train_examples']:,} examples, {training['steps']:,} steps, {training['world_size']} workers, "
+        f"{counts['train_examples']:,} examples, {training['steps']:,} steps, {training['world_size']} workers{_on_nodes(training)}, "
         f"ZeRO stage {training['zero_stage']}"
     )
     validation = training["loss"]["validation"]
@@ -91,6 +102,12 @@ def _train_lines(summary: dict[str, Any]) -> Iterator[str]:
     )
     yield f"peak memory {max(training['peak_memory_bytes_per_rank']) / 2**30:.1f} GiB a worker"
     yield f"curves: tensorboard --logdir {summary['tensorboard']}"
+
+
+def _on_nodes(training: dict[str, Any]) -> str:
+    """Where the last attempt ran, if on several nodes."""
+    nodes = len(set((training.get("nodes") or [[]])[-1]))
+    return f" on {nodes} nodes" if nodes > 1 else ""
 
 
 def agreement_lines(bins: Sequence[int]) -> Iterator[str]:

@@ -208,6 +208,8 @@ class LabellingConfig(Section):
     """more of them than this stop the run, since then the prompt or the parser is wrong, not the rows. 1: never."""
     max_engine_error_share: Share = 0.01
     """More rows than this that no engine could answer, and the stage fails at its end (they are tried again by the next one)."""
+    lease_s: Annotated[float, Field(ge=3.0)] = 60.0
+    """On an object store: how long a driver on another machine that gives no sign of life keeps the next one from going on."""
 
 
 class TrainingConfig(Section):
@@ -215,6 +217,9 @@ class TrainingConfig(Section):
 
     workers: Annotated[int, Field(ge=1)] = 2
     gpus_per_worker: Literal[0, 1] = 0
+    placement: Literal["pack", "spread"] = "pack"
+    """pack: on as few nodes as have room, since workers of one node talk fastest. spread: on as many as there are, for the memory and cores
+    of each; on CPUs, where a worker can use all cores of its node."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["bf16", "fp32"] = "bf16"
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -47,6 +47,9 @@ class ServingConfig(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: ReplicasConfig = ReplicasConfig(min=0, max=4)
     gpus_per_replica: Literal[0, 1] = 0
+    max_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Of a student, and of the ingress: with 1 a lost node takes one replica of each at the most. A replica waits where no node has room
+    for it, its successor on a drained node too. None: they are spread, but share a node where there is only one with room."""
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
     """auto: the fastest that keeps the weights' accuracy, by family and device (serving/engines/choice.py)."""
     weights: Literal["float32"] | LossyWeights = "float32"

@@ -58,6 +58,7 @@ def ingress(args: Mapping[str, Any]) -> Any:
     deployment = serve.deployment(
         name="ingress",
         num_replicas=serving.ingress_replicas,
+        max_replicas_per_node=serving.max_replicas_per_node,
         ray_actor_options={"num_cpus": _INGRESS_CPUS},
         # Room for what all students may have under way, and as much again that is refused.
         max_ongoing_requests=2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving)),
@@ -95,6 +96,7 @@ def _deployment(replica: type, serving: ServingConfig, *engines: str) -> Any:
             "num_gpus": serving.gpus_per_replica,
             **({"runtime_env": {"env_vars": environment}} if environment else {}),
         },
+        max_replicas_per_node=serving.max_replicas_per_node,
         max_ongoing_requests=_ongoing(serving),
         max_queued_requests=serving.max_queued_requests,
         autoscaling_config={

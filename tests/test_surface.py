@@ -44,6 +44,7 @@ teacher.remote.url teacher.remote.key_variable teacher.remote.max_concurrent_req
 teacher.budget.tokens teacher.budget.money
 teacher.price.per_million_prompt_tokens teacher.price.per_million_output_tokens teacher.price.per_gpu_hour
 labelling.commit_rows labelling.commit_every_s labelling.first_rows labelling.max_reject_share labelling.max_engine_error_share
+labelling.lease_s
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib
 teacher.vllm.enforce_eager
 student.model student.init.kind student.init.layers student.init.vocabulary student.lora.rank student.lora.alpha student.lora.dropout
@@ -54,13 +55,13 @@ training.workers training.gpus_per_worker training.zero_stage training.precision
 training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay training.gradient_clipping
 training.schedule training.offload training.activation_checkpointing training.compile training.trackers
 training.validate_every_steps training.patience training.max_loss_spike training.checkpoint_every_minutes training.keep_checkpoints
-training.min_workers training.max_input_tokens training.max_target_tokens
+training.min_workers training.placement training.max_input_tokens training.max_target_tokens
 training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed evaluation.weights
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
-serving.engine serving.weights serving.cpu_kv_cache_gib serving.students_per_replica serving.ingress_replicas
+serving.max_replicas_per_node serving.engine serving.weights serving.cpu_kv_cache_gib serving.students_per_replica serving.ingress_replicas
 serving.delays.up_s serving.delays.down_s serving.delays.to_zero_s
 serving.limits.inputs serving.limits.body_bytes serving.limits.input_characters
 serving.keys.file serving.keys.variable serving.keys.requests_per_minute

@@ -36,6 +36,7 @@ from pipelines.label.teachers.base import (
     Teacher,
     TeacherUnusableError,
 )
+from pipelines.nodes import node_name
 from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
 
 _REPORT_EVERY_S = 2.0
@@ -98,7 +99,7 @@ class TeacherActor:
             await self._ledger.give_up.remote(str(error))
             raise
         self._engine.report(self._ledger)
-        return outcome_table([row for row in outcomes if row is not None])
+        return outcome_table([{**row, "node": self._node} for row in outcomes if row is not None])
 
     async def _ready(self) -> Teacher:
         """The teacher, started by the first block: an asynchronous engine belongs to the loop that serves its calls."""
@@ -110,6 +111,7 @@ class TeacherActor:
         return self._teacher
 
     async def _start(self) -> Teacher:
+        self._node = node_name()
         self._strikes, fruitless, started = await self._ledger.starting.remote()
         if fruitless >= FRUITLESS_STARTS:
             raise TeacherUnusableError(f"{fruitless} engines in a row died before they had answered anything")

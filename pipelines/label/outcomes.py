@@ -8,6 +8,7 @@ An outcome row is what a teacher actor returns: the columns of schema.LABEL, wit
     token_logprobs: of the sample whose rationale is kept, where teacher.token_logprobs asks for it and a train row is accepted without
         a hint
     content: hash of (id, label, rationale), null where it is rejected; sums of it tell whether labels are the same
+    node: of the actor that gave the outcome, null where the scan did
 
 With filters.gold `rationalise` a row may take two answers (STaR: Zelikman et al. 2022, section 3.2, rationalisation). The caller asks
 
@@ -45,6 +46,7 @@ OUTCOME = pa.schema(
         pa.field("agrees", pa.bool_()),
         pa.field("note", pa.string()),
         pa.field("content", pa.uint64()),
+        pa.field("node", pa.string()),
         pa.field("token_logprobs", pa.struct([field for field in TOKEN_LOGPROBS if field.name != "id"])),
     ]
 )

@@ -28,6 +28,8 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
     agreements: Counter[str] = field(default_factory=Counter)
     """Accepted rows by tenth of agreement: `0` is [0, 0.1), `9` is [0.9, 1]."""
+    nodes: Counter[str] = field(default_factory=Counter)
+    """Rows by the node whose actor gave the outcome that counts; without what the scan rejected and `engine_error`."""
     content: int = 0
     """Sum modulo 2^64 of the accepted rows' `content` hashes: the same for the same labels in any order."""
 
@@ -66,6 +68,7 @@ class Tally:
         train = outcomes.filter(pc.equal(outcomes["split"], "train"))
         heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
         accepted = train.filter(pc.is_null(train["reason"]))
+        given = outcomes.filter(pc.fill_null(pc.not_equal(outcomes["reason"], "engine_error"), True))
         tenths = pc.min_element_wise(pc.floor(pc.multiply(accepted["agreement"].cast(pa.float64()), 10.0001)), 9)
         return cls(
             accepted=len(accepted),
@@ -78,6 +81,7 @@ class Tally:
             output_tokens=pc.sum(outcomes["output_tokens"]).as_py() or 0,
             notes=_counts(outcomes["note"]),
             agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
+            nodes=_counts(given["node"]),
             content=int(accepted["content"].to_numpy().sum(dtype="uint64")) if len(accepted) else 0,
         )
 

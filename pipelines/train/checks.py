@@ -29,6 +29,7 @@ _WITHOUT_EFFECT = {
     "workers",
     "min_workers",
     "gpus_per_worker",
+    "placement",
     "zero_stage",
     "tokens_per_micro_batch",
     "offload",

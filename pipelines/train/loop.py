@@ -100,6 +100,7 @@ def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict
     state = restore(worker.engine, worker.rank)
     state.started_at.append(state.step)
     state.world_sizes.append(worker.world)
+    state.nodes.append(worker.nodes())
     trackers, finished = _trackers(worker, state, job), False
     try:
         if state.validation_before is None:
@@ -118,6 +119,7 @@ def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict
         "data_wait_share": state.waited_s / max(state.seconds, 1e-9),
         "started_at_steps": state.started_at,
         "world_sizes": state.world_sizes,
+        "nodes": state.nodes,
         "damaged_checkpoints": state.damaged,
         "history": state.history,
         "validation": {

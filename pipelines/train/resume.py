@@ -36,6 +36,8 @@ class State:
     """The steps at which an attempt began: [0], and the checkpoints that were gone on from."""
     world_sizes: list[int] = field(default_factory=list)
     """Workers of each attempt."""
+    nodes: list[list[str]] = field(default_factory=list)
+    """Of each attempt the workers' nodes, in the order of ranks."""
     waited_s: float = 0.0
     """Of `seconds`: for micro-batches."""
     damaged: list[str] = field(default_factory=list)

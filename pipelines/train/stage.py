@@ -129,6 +129,7 @@ def _fit(
                 num_workers=(training.min_workers, training.workers) if training.min_workers else training.workers,
                 use_gpu=training.gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1} | ({"GPU": 1} if training.gpus_per_worker else {}),
+                placement_strategy=training.placement.upper(),
             ),
             run_config=RayRunConfig(
                 # Ray reads its own snapshots only in the version that wrote them: another version starts anew.
@@ -200,6 +201,7 @@ def _manifest(
                 "planned_steps": result["planned_steps"],
                 "started_at_steps": result["started_at_steps"],
                 "world_sizes": result["world_sizes"],
+                "nodes": result["nodes"],
                 "damaged_checkpoints": result["damaged_checkpoints"],
                 "tokens_per_s": result["tokens"] / max(result["seconds"], 1e-9),
                 "padding_share": result["padding_share"],

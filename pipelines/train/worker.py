@@ -15,6 +15,7 @@ import numpy as np
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.decode import model_family
 from pipelines.errors import StageFailedError
+from pipelines.nodes import node_name
 from pipelines.train.batches import Plan
 from pipelines.train.deal import COSTS, deal
 from pipelines.train.feed import Feed
@@ -158,6 +159,14 @@ class Worker:
             dealt = deal(self.tokens.lengths, examples, self.world, limit, self.family, cost)
             self._measured = (examples, dealt[self.rank])
         return self._measured[1]
+
+    def nodes(self) -> list[str]:
+        """The node of each worker, in the order of ranks."""
+        import torch
+
+        names = [""] * self.world
+        torch.distributed.all_gather_object(names, node_name())
+        return names
 
     def optimizer_bytes_per_rank(self) -> list[int]:
         """Bytes of optimizer state that each worker holds, in the order of ranks."""

@@ -72,6 +72,17 @@ def test_label_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert stage["timings_s"]["engine_start"] == 98.0
 
 
+def test_rows_by_node_in_words() -> None:
+    def said(nodes: dict[str, int]) -> str:
+        return describe(stage_summary(RUN, "label", manifest({"nodes": nodes}), 70.0)).splitlines()[-1]
+
+    assert (
+        said({"10.0.0.2 (ab)": 300, "10.0.0.3 (cd)": 700}) == "rows by node: 10.0.0.3 (cd) 70.0%, 10.0.0.2 (ab) 30.0%"
+    )
+    assert said({f"10.0.0.{i} (ab)": 10 for i in range(10)}).endswith("10.0.0.7 (ab) 10.0%, and 2 more")
+    assert "node" not in said({"10.0.0.2 (ab)": 300})
+
+
 def test_training_in_words() -> None:
     training = {
         "steps": 88, "world_size": 2, "zero_stage": 2, "tokens_per_s": 1234.4, "padding_share": 0.0212, "data_wait_share": 0.001,
@@ -80,6 +91,9 @@ def test_training_in_words() -> None:
     }  # fmt: skip
     found = manifest({"training": training})
     found.counts = {"train_examples": 534}
+    spread = manifest({"training": {**training, "nodes": [["a", "a"], ["a", "b"]]}})
+    spread.counts = found.counts
+    assert "2 workers on 2 nodes, ZeRO" in describe(stage_summary(RUN, "train", spread, 300.0))
     assert describe(stage_summary(RUN, "train", found, 300.0)).splitlines() == [
         "534 examples, 88 steps, 2 workers, ZeRO stage 2",
         "held-out label loss 4.000 -> 0.250",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from pipelines.config_base import ReplicasConfig
@@ -16,7 +18,7 @@ from pipelines.config_serving import KeysConfig, ServingConfig
 from pipelines.errors import UserError
 from serving import app
 from serving.deployment import endpoint_config
-from serving.endpoint import serve_students
+from serving.endpoint import _check_nodes, serve_students
 from serving.engines.choice import engine_name, threads_per_replica
 from tests.serving.tiny import write_student
 
@@ -93,6 +95,45 @@ def test_the_args_build_the_applications(folder: str) -> None:
     assert student.ray_actor_options["num_gpus"] == 0
     assert student.ray_actor_options["runtime_env"]["env_vars"]["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
     assert app.ingress(found["raystill"]["args"])._bound_deployment.num_replicas == 2
+
+
+def test_replicas_of_a_node_are_limited_for_students_and_ingress(folder: str) -> None:
+    for limit in (None, 1):
+        config = endpoint_config({"a": folder}, ServingConfig(max_replicas_per_node=limit, ingress_replicas=2))
+        ServeDeploySchema.model_validate(config)
+        found = applications(config)
+        for built in (app.student(found["raystill-student-a"]["args"]), app.ingress(found["raystill"]["args"])):
+            assert built._bound_deployment._replica_config.max_replicas_per_node == limit
+
+
+@pytest.mark.parametrize("limit", [0, 101, True, "1"])
+def test_a_limit_of_replicas_that_is_none_is_refused(limit: Any) -> None:
+    with pytest.raises(ValidationError, match="max_replicas_per_node"):
+        ServingConfig.model_validate({"max_replicas_per_node": limit})
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (
+            {"replicas": ReplicasConfig(min=5, max=5)},
+            "with 2 a node, replicas.min 5 needs 3 nodes with CPUs, there are 2",
+        ),
+        ({"ingress_replicas": 6}, "ingress_replicas 6 needs 3 nodes"),
+        ({"replicas": ReplicasConfig(min=4, max=9), "ingress_replicas": 4}, None),
+    ],
+)
+def test_replicas_that_no_node_may_take_are_refused(
+    settings: dict[str, Any], match: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head without CPUs and a node that is gone take none."""
+    import ray
+
+    sizes = [(True, {}), (True, {"CPU": 8.0}), (True, {"CPU": 1.0}), (False, {"CPU": 8.0})]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive, "Resources": has} for alive, has in sizes])
+    serving = ServingConfig(max_replicas_per_node=2, **settings)
+    with pytest.raises(UserError, match=match) if match else nullcontext():
+        _check_nodes(serving)
 
 
 @pytest.mark.parametrize(
