@@ -36,18 +36,19 @@ _logger = logging.getLogger(__name__)
 class ConvertedStudent(Student):
     """Greedy answers are those of the student in float32, up to rounding. Drawn ones have the same distribution, but follow no seed."""
 
-    def __init__(self, translator: Any, tokenizer: Any, **limits: Any) -> None:
+    def __init__(self, translator: Any, tokenizer: Any, *, lanes: int = 1, **limits: Any) -> None:
         self._translator = translator
-        self._threads: int = translator.num_translators
+        self.lanes = lanes
         self._set(tokenizer, family="encoder-decoder", **limits)
 
     @classmethod
-    def open(cls, folder: str | Path, *, weights: str = "float32", threads: int = 1) -> Self:
+    def open(cls, folder: str | Path, *, weights: str = "float32", threads: int = 1, lanes: int = 1) -> Self:
         """The student of a finished student folder or URI.
 
         Args:
             weights: float32 or int8.
             threads: that compute.
+            lanes: callers that will write at the same time; each is computed by its share of the threads.
 
         Raises:
             UserError: there is no finished student, CTranslate2 does not know its architecture, or converted it answers otherwise.
@@ -56,7 +57,7 @@ class ConvertedStudent(Student):
         manifest = require_manifest(store, "student", "train RUN")
         if manifest.details["family"] != "encoder-decoder":
             raise _refused(store.shown(), "only encoder-decoder students are converted")
-        limits = student_limits(manifest)
+        limits = {"lanes": lanes, **student_limits(manifest)}
         mark = _mark(manifest.fingerprint)
         beside = Store(f"{store.uri.rstrip('/')}-ctranslate2")
         with store.local_copy() as path:
@@ -91,8 +92,8 @@ class ConvertedStudent(Student):
             options = {"sampling_topk": 0, **chances}
         self._translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(prompt) for prompt in prompts],
-            # Half a batch on each of two threads: threads within one wait for each other at every layer, most of all on a busy machine.
-            max_batch_size=math.ceil(len(prompts) / self._threads),
+            # Each thread computes a batch of its own: threads within one wait for each other at every layer, most of all on a busy machine.
+            max_batch_size=math.ceil(len(prompts) * self.lanes / self._translator.num_translators),
             beam_size=1,
             max_input_length=0,
             max_decoding_length=max(order.max_new_tokens for order in orders),

@@ -107,7 +107,7 @@ def _batched(name: str, card: StudentCard, serving: ServingConfig, metrics: Repl
     if name == "ctranslate2":
         from pipelines.decode.converted import ConvertedStudent
 
-        student: Student = ConvertedStudent.open(card.folder, weights=serving.weights, threads=threads)
+        student: Student = ConvertedStudent.open(card.folder, weights=serving.weights, threads=threads, lanes=threads)
     else:
         if not serving.gpus_per_replica:
             torch.set_num_threads(threads)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,18 +19,12 @@ from tests.serving.tiny import tiny_tokenizer
 ORDER = Order("[label] 4 apples", 4)
 
 
-@pytest.fixture(autouse=True)
-def _in_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve's batches ask their replica how many requests it holds."""
-    replica = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=100))
-    monkeypatch.setattr("ray.serve.get_replica_context", lambda: replica)
-
-
 class Held:
     """A student whose batches wait until they are let go."""
 
     def __init__(self) -> None:
         self.tokenizer = tiny_tokenizer("encoder-decoder")
+        self.lanes = 1
         self.batches: list[list[str]] = []
         self.go = threading.Event()
         self.begun = threading.Event()
