@@ -48,6 +48,7 @@ class Ingress:
     def __init__(self, serving: ServingConfig) -> None:
         self._serving = serving
         self._roster = Roster()
+        self._handles: dict[str, Any] = {}
         self._metrics = IngressMetrics()
         self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
         if serving.access_log:
@@ -64,6 +65,7 @@ class Ingress:
         for asked in endpoint["students"].items():
             cards.append(known[asked] if asked in known else await asyncio.to_thread(read_card, *asked))
         self._roster = Roster(cards, endpoint.get("split", {}))
+        self._handles = {}
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Serve calls for the HTTP application."""
@@ -104,9 +106,14 @@ class Ingress:
             await asyncio.sleep(wait)
 
     def _handle(self, card: StudentCard) -> Any:
-        if self._serving.students_per_replica is None:
-            return serve.get_deployment_handle(STUDENT, application_of(card.id))
-        return serve.get_deployment_handle(STUDENT, SHARED).options(multiplexed_model_id=card.id)
+        # Kept: making one asks Ray's control service each time.
+        if card.id not in self._handles:
+            if self._serving.students_per_replica is None:
+                self._handles[card.id] = serve.get_deployment_handle(STUDENT, application_of(card.id))
+            else:
+                shared = serve.get_deployment_handle(STUDENT, SHARED)
+                self._handles[card.id] = shared.options(multiplexed_model_id=card.id)
+        return self._handles[card.id]
 
     async def _all(self, card: StudentCard, sends: Sequence[Callable[[], Any]]) -> list[Any]:
         try:
@@ -141,8 +148,9 @@ async def _answered(send: Callable[[], Any]) -> Any:
             if wait is None:
                 raise
             await asyncio.sleep(wait)
-        finally:
+        except asyncio.CancelledError:
             _cancel(response)
+            raise
 
 
 def _cancel(response: Any) -> None:

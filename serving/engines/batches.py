@@ -41,7 +41,7 @@ class Batches(Generic[Item, Result]):
             run: items, and the seconds that each has waited -> a result for each.
             most: items under way at a time, in all lanes together.
             lanes: batches that run side by side.
-            wait_s: how long an item waits for others where it could run at once.
+            wait_s: how long an item waits for others before it takes the last free lane.
         """
         self._run, self._wait_s = run, wait_s
         self._free = min(lanes, most)
@@ -68,7 +68,7 @@ class Batches(Generic[Item, Result]):
             self._timer = None
         while self._waiting and self._free:
             left_s = self._waiting[0].since + self._wait_s - time.monotonic()
-            if len(self._waiting) < self._most * self._free and left_s > 0:
+            if self._free == 1 and len(self._waiting) < self._most and left_s > 0:
                 self._timer = asyncio.get_running_loop().call_later(left_s, self._begin)
                 return
             # Lanes that are free share what waits.

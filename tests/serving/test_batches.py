@@ -69,18 +69,18 @@ async def test_what_comes_while_a_batch_runs_is_one_batch() -> None:
 
 
 @in_a_loop
-async def test_lanes_that_are_free_share_what_waits() -> None:
+async def test_lanes_run_side_by_side() -> None:
     held = Held()
     batches = Batches(held.run, most=8, lanes=2, wait_s=0.01)
-    asked = ask(batches, *range(6))
+    asked = ask(batches, *range(4))
     await held.begun(2)
-    assert held.batches == [[0, 1, 2], [3, 4, 5]]
-    late = ask(batches, *range(6, 12))
+    assert held.batches == [[0], [1, 2, 3]], "the first waits for nobody, those that take the last lane for each other"
+    late = ask(batches, *range(4, 12))
     await asyncio.sleep(0.03)
     assert len(held.batches) == 2, "both lanes are taken"
     held.end(0)
     await held.begun(3)
-    assert held.batches[2] == [6, 7, 8, 9], "no more than a lane's share of `most`"
+    assert held.batches[2] == [4, 5, 6, 7], "no more than a lane's share of `most`"
     held.end(1)
     await held.begun(4)
     held.end(2)
