@@ -2,10 +2,15 @@
 
 The rate is that of the last minute, and the time left follows from it: an engine that started slowly, or a backlog that grew, is
 forgotten after a minute, and work that has stopped shows a rate that falls to 0. Of work whose units take minutes, `window_s` is longer.
+
+Where logging takes INFO, the lines are log records of `raystill.progress` with their figures as fields. Ray sets logging up so with
+RAY_LOGGING_CONFIG_ENCODING=JSON, and each line is a JSON object then: {"message": "label: 200/2,000 rows, ...", "stage": "label",
+"done": 200, "total": 2000, "unit": "rows", "per_s": 20.0, "seconds_left": 90.0, "detail": "...", "job_id": ..., "node_id": ...}.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import deque
@@ -21,6 +26,7 @@ RATE_WINDOW_S = 60.0
 _LINE_EVERY_S = 10.0
 _MARK_EVERY_S = 1.0
 Clock = Callable[[], float]
+_log = logging.getLogger("raystill.progress")
 
 
 class RecentRate:
@@ -109,12 +115,26 @@ class Progress:
             self._bar.update(self._task, completed=self.done, rate=rate, left=left, detail=detail)
         elif self._clock() - self._last_line >= _LINE_EVERY_S:
             self._last_line = self._clock()
-            print(self._line(detail), file=sys.stderr, flush=True)
+            if _log.isEnabledFor(logging.INFO):
+                _log.info(self._line(detail), extra=self._fields(detail))
+            else:
+                print(self._line(detail), file=sys.stderr, flush=True)
 
     def _line(self, detail: str) -> str:
         of = f"/{self.total:,}" if self.total is not None else ""
         parts = [f"{self.title}: {self.done:,}{of} {self.unit}", self._rate(), self._left(), detail]
         return ", ".join(part for part in parts if part)
+
+    def _fields(self, detail: str) -> dict[str, object]:
+        return {
+            "stage": self.title,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "per_s": self.rate,
+            "seconds_left": self._recent.seconds_left(self.total),
+            "detail": detail,
+        }
 
     def _rate(self) -> str:
         slow = 0.0 < self.rate < 0.05  # which would read as nothing

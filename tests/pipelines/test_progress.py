@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 
 import pytest
 from rich.console import Console
@@ -99,6 +101,30 @@ def test_elsewhere_than_in_a_terminal_there_is_a_line_every_ten_seconds(
         "label: 200/2,000 rows, 20.0 rows/s, 1 min 30 s left, 98.0% accepted",
         "label: 400/2,000 rows, 20.0 rows/s, 1 min 20 s left, 98.0% accepted",
     ]
+
+
+def test_where_ray_logs_json_the_lines_are_json_with_their_figures(
+    clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._common.formatters import JSONFormatter
+
+    written, root = io.StringIO(), logging.getLogger()
+    handler, before = logging.StreamHandler(written), root.level
+    handler.setFormatter(JSONFormatter())
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        with Progress("label", 2000, "rows", clock=clock, console=Console(file=io.StringIO())) as progress:
+            clock.now += 10
+            progress.advance(200, detail="98.0% accepted")
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+    (line,) = (json.loads(text) for text in written.getvalue().splitlines())
+    assert line["message"] == "label: 200/2,000 rows, 20.0 rows/s, 1 min 30 s left, 98.0% accepted"
+    wanted = {"stage": "label", "done": 200, "total": 2000, "unit": "rows", "per_s": 20.0, "seconds_left": 90.0}
+    assert wanted.items() <= line.items()
+    assert capsys.readouterr().err == ""
 
 
 def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
