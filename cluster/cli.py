@@ -65,28 +65,33 @@ def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bo
     type=click.IntRange(1),
     help="Label N rows for real, and throw them away, to measure how fast it goes.",
 )
+@click.option("--deadline", metavar="TIME", help="How many replicas and GPUs end the run in it: 90min, 24h, 3d.")
 @run_options
 def plan(
-    run_file: str, prompts: int, calibrate: int | None, overrides: tuple[str, ...], as_json: bool, verbose: bool
-) -> None:
+    run_file: str, prompts: int, calibrate: int | None, deadline: str | None, overrides: tuple[str, ...], as_json: bool,
+    verbose: bool,
+) -> None:  # fmt: skip
     """What a run would do and take: config, first prompts, tokens, time, GPU-hours, storage, cost, what is finished already.
 
     \b
-    Example:
+    Examples:
       raystill plan svamp.yaml --calibrate 200
+      raystill plan svamp.yaml --deadline 24h
     """
+    from cluster.capacity import duration_s
     from cluster.plan import make_plan
     from cluster.plan_text import print_plan
     from pipelines.run_file import load_run
 
     run = load_run(run_file, overrides)
+    deadline_s = duration_s(deadline) if deadline else None
     measured = None
     if calibrate is not None:
         from cluster.calibrate import calibrate as measure
 
         check_inputs(run, ("label",))
         measured = measure(run, calibrate, verbose=verbose)
-    print_plan(make_plan(run, prompts, measured), as_json=as_json)
+    print_plan(make_plan(run, prompts, measured, deadline_s), as_json=as_json)
 
 
 @main.command()

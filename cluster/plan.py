@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.calibrate import labels_bytes
+from cluster.capacity import capacity
 from cluster.estimate import (
     CHARACTERS_PER_TOKEN,
     Throughput,
@@ -45,8 +46,14 @@ class _Corpus:
     """Of the first examples: input, id and gold label."""
 
 
-def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = None) -> dict[str, Any]:
-    """The plan as one tree: config, prompts, rows, tokens, throughput, stages, exists. Raises UserError for wrong input."""
+def make_plan(
+    run: RunConfig, prompts: int, calibration: Throughput | None = None, deadline_s: float | None = None
+) -> dict[str, Any]:
+    """The plan as one tree: config, prompts, rows, tokens, throughput, stages, capacity (None without a deadline), exists.
+
+    Raises:
+        UserError: wrong input.
+    """
     from pipelines.label.prompts import PromptMaker, prompt_text, read_shots
     from pipelines.label.stage import check_label
 
@@ -66,6 +73,14 @@ def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = Non
     remaining = max(asked - exists["label"]["rows_finished"], 0) if not exists["label"]["reused"] else 0
     text_bytes = corpus.text_bytes / len(corpus.first)
     room = run.teacher.vllm.max_model_len - run.teacher.sampling.max_tokens
+    stages = {
+        "label": label_estimate(run, remaining, round(mean * remaining), text_bytes, throughput),
+        "train": {
+            **_train_estimate(run, corpus.rows["train"], reused=exists["train"]["reused"]),
+            "memory": _train_memory(run),
+        },
+        "evaluate": _evaluate_estimate(run, corpus.rows["heldout"], reused=exists["evaluate"]["reused"]),
+    }
     return {
         "config": run.model_dump(),
         "prompts": texts[:prompts],
@@ -85,14 +100,8 @@ def make_plan(run: RunConfig, prompts: int, calibration: Throughput | None = Non
             "output_at_most": run.teacher.sampling.n * run.teacher.sampling.max_tokens * asked,
         },
         "throughput": dataclasses.asdict(throughput),
-        "stages": {
-            "label": label_estimate(run, remaining, round(mean * remaining), text_bytes, throughput),
-            "train": {
-                **_train_estimate(run, corpus.rows["train"], reused=exists["train"]["reused"]),
-                "memory": _train_memory(run),
-            },
-            "evaluate": _evaluate_estimate(run, corpus.rows["heldout"], reused=exists["evaluate"]["reused"]),
-        },
+        "stages": stages,
+        "capacity": None if deadline_s is None else capacity(run, stages, text_bytes, throughput, deadline_s),
         "exists": exists,
     }
 

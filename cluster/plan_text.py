@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from cluster.capacity import DRIVER_ROWS_PER_S
 from cluster.estimate import in_words
 
 _BAR_CHARACTERS = 40
@@ -49,6 +50,8 @@ def plan_lines(plan: dict[str, Any]) -> Iterator[str]:
         yield f"{stage:11} {time}{estimate['source']}"
         if estimate.get("memory"):
             yield from _memory_lines(estimate["memory"])
+    if plan["capacity"]:
+        yield from capacity_lines(plan["capacity"])
     for stage, found in plan["exists"].items():
         yield f"exists      {stage}: " + "; ".join(part for part in (found["state"], found["detail"]) if part)
 
@@ -102,6 +105,33 @@ def _label_lines(label: dict[str, Any]) -> Iterator[str]:
     yield f"            storage {size(storage['labels'])} of labels, {storage['labels_how']}"
     if storage["token_logprobs"] is not None:
         yield f"            storage {size(storage['token_logprobs'])} of token_logprobs, before compression"
+
+
+def capacity_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What the deadline takes, and what that rests on."""
+    deadline, label = in_words(found["deadline_s"]), found["label"]
+    if found["problem"]:
+        yield f"deadline    {deadline}: no number of replicas is given: {found['problem']}"
+        return
+    replicas, gpus = found["replicas"], found["gpus"]
+    held = (
+        f", {gpus:,} GPUs of the kind that the throughput is of"
+        if gpus
+        else ", each with the cores that the throughput is of"
+    )
+    yield f"deadline    {deadline}: {replicas:,} replica{'s' * (replicas > 1)}{held}; set teacher.replicas.max to {replicas}"
+    hours = f", {label['gpu_hours']:,.1f} GPU-hours" if gpus else ""
+    price = f", cost {label['cost']['amount']:,.2f}" if label["cost"] else ""
+    yield f"            labelling then takes {in_words(label['seconds'])}{hours}{price}; replicas are taken to add up"
+    if found["other_s"]:
+        yield f"            {in_words(found['other_s'])} of it are for training and evaluation"
+    if found["left_out"]:
+        yield f"            not in it, since nothing is known of it: {' and '.join(found['left_out'])}"
+    if found["rows_per_s"] and found["rows_per_s"] > DRIVER_ROWS_PER_S:
+        yield (
+            f"            these are {found['rows_per_s']:,.0f} rows/s, and one driver on 2 cores keeps up with about "
+            f"{DRIVER_ROWS_PER_S:,.0f}: give the driver more cores, or split the corpus into several runs"
+        )
 
 
 def size(count: float) -> str:

@@ -12,7 +12,7 @@ from pipelines.config import RunConfig
 
 COMMANDS = {
     "quickstart": {"--output", "--recipe", "--set", "--json", "--verbose"},
-    "plan": {"RUN", "--prompts", "--calibrate", "--set", "--json", "--verbose"},
+    "plan": {"RUN", "--prompts", "--calibrate", "--deadline", "--set", "--json", "--verbose"},
     "status": {"RUN", "--address", "--follow", "--set", "--json", "--verbose"},
     "label": {"RUN", "--replace", "--set", "--json", "--verbose"},
     "train": {"RUN", "--replace", "--set", "--json", "--verbose"},
