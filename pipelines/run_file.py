@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, in which `1e-4` would be a text, with the numbers of YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -25,7 +35,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     if not file.is_file():
         raise UserError(str(path), "there is no such run file", "Give the path of a YAML run file.")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(str(path), f"not readable as YAML ({error})", "Mend the file.") from error
     if not isinstance(tree, dict):
@@ -44,7 +54,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 def parse_run(tree: Mapping[str, Any], origin: str = "run") -> RunConfig:
     """Validate a tree as a run. Raises UserError with every broken rule, each with its key."""
     try:
-        return RunConfig.model_validate(_numbers_for_floats(RunConfig, tree))
+        return RunConfig.model_validate(dict(tree))
     except ValidationError as error:
         problems = [_explain(e) for e in error.errors()]
         raise UserError(origin, "; ".join(problems), "Correct the run file or the --set.") from error
@@ -56,11 +66,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not sign or not all(parts):
         raise UserError(f"--set {override}", "it reads section.key=value", "For example: --set teacher.engine=echo")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}", "the value is not YAML", "Quote it.") from error
-    if isinstance(value, str) and value == text.strip():
-        value = _number(value)
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})
@@ -68,27 +76,6 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}", f"`{part}` is a value, not a section", "Set the key above it.")
         node = child
     node[parts[-1]] = value
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads 1e-4 as text; a user of --set means the number."""
-    try:
-        return float(text) if text[:1].isdigit() and "e" in text.lower() else text
-    except ValueError:
-        return text
-
-
-def _numbers_for_floats(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with YAML's `1e-4` (text to YAML 1.1) as a number where the field is a float."""
-    result = dict(tree)
-    for name, field in model.model_fields.items():
-        value = result.get(name)
-        kind = field.annotation
-        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
-            result[name] = _numbers_for_floats(kind, value)
-        elif isinstance(value, str) and kind is float:
-            result[name] = _number(value)
-    return result
 
 
 def _explain(error: Any) -> str:

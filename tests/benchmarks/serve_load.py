@@ -139,6 +139,55 @@ def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: 
             "p50_ms": took[len(took) // 2], "p95_ms": took[int(0.95 * len(took))], "p99_ms": took[-1], "failed": 0}  # fmt: skip
 
 
+def endpoint(
+    name: str, folder: Path, texts: list[str], options: argparse.Namespace, *, weights: str = "float32", haproxy: bool = False
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`raystill serve` with one replica."""
+    port = free_port()
+    settings = {
+        "port": port, "replicas.min": 1, "replicas.max": 1, "max_new_tokens": NEW_TOKENS, "max_batch_size": options.batch,
+        "target_ongoing_requests": options.batch, "max_queued_requests": 1024, "weights": weights,
+    }  # fmt: skip
+    sets = [f"--set=serving.{key}={value}" for key, value in settings.items()]
+    url = f"http://127.0.0.1:{port}"
+    environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}
+    with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz", environment) as root:
+        bodies = [{"inputs": [text]} for text in texts]
+        return [loaded(name, f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients]
+
+
+def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """`vllm serve` with the settings of the endpoint's engine."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = ["-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--port", str(port), "--dtype", "float32",
+                 "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--enforce-eager",
+                 "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--served-model-name", "student",
+                 "--generation-config", "vllm", "--disable-uvicorn-access-log"]  # fmt: skip
+    on_cpu = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    with server(arguments, f"{url}/health", on_cpu) as root:
+        bodies = [
+            {"model": "student", "prompt": f"{text}\n", "max_tokens": NEW_TOKENS, "temperature": 0, "logprobs": 0}
+            for text in texts
+        ]
+        return [
+            loaded("vllm serve", f"{url}/v1/completions", bodies, n, options.seconds, root) for n in options.clients
+        ]
+
+
+def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """FastAPI around `generate`."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = ["-m", "tests.benchmarks.peers.plain_server", str(folder), "--port", str(port)]
+    arguments += ["--max-new-tokens", str(NEW_TOKENS)]
+    with server(arguments, f"{url}/openapi.json") as root:
+        bodies = [{"text": text} for text in texts]
+        return [
+            loaded("FastAPI + generate", f"{url}/generate", bodies, n, options.seconds, root) for n in options.clients
+        ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -147,67 +196,34 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument(
+        "--also", nargs="*", default=[], choices=["int8", "bfloat16", "haproxy"],
+        help="the endpoint again, with other weights or behind HAProxy",
+    )  # fmt: skip
     options = parser.parse_args()
     folder = student(options.student, options.output.absolute())
     texts = questions(options.data, 256)
-    encoder_decoder = options.student.startswith("t5")
-    threads = len(os.sched_getaffinity(0))
-    rows: list[dict[str, Any]] = []
-
-    port = free_port()
-    settings = {
-        "port": port, "replicas.min": 1, "replicas.max": 1, "max_new_tokens": NEW_TOKENS, "max_batch_size": options.batch,
-        "target_ongoing_requests": options.batch, "max_queued_requests": 1024,
-    }  # fmt: skip
-    sets = [f"--set=serving.{key}={value}" for key, value in settings.items()]
-    url = f"http://127.0.0.1:{port}"
-    with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz") as root:
-        bodies = [{"inputs": [text]} for text in texts]
-        rows += [
-            loaded("raystill serve", f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients
-        ]
-
-    if encoder_decoder:
+    rows = endpoint("raystill serve", folder, texts, options)
+    for other in options.also:
+        weights = "float32" if other == "haproxy" else other
+        rows += endpoint(
+            f"raystill serve, {other}", folder, texts, options, weights=weights, haproxy=other == "haproxy"
+        )
+    if options.student.startswith("t5"):
+        threads = len(os.sched_getaffinity(0))
         rows += [bare(folder, texts, n, options.seconds, threads) for n in options.clients]
     else:
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        arguments = ["-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--port", str(port), "--dtype", "float32",
-                     "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--enforce-eager",
-                     "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--served-model-name", "student",
-                     "--generation-config", "vllm", "--disable-uvicorn-access-log"]  # fmt: skip
-        on_cpu = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
-        with server(arguments, f"{url}/health", on_cpu) as root:
-            bodies = [
-                {"model": "student", "prompt": f"{text}\n", "max_tokens": NEW_TOKENS, "temperature": 0, "logprobs": 0}
-                for text in texts
-            ]
-            rows += [
-                loaded("vllm serve", f"{url}/v1/completions", bodies, n, options.seconds, root) for n in options.clients
-            ]
-
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    arguments = [
-        "-m",
-        "tests.benchmarks.peers.plain_server",
-        str(folder),
-        "--port",
-        str(port),
-        "--max-new-tokens",
-        str(NEW_TOKENS),
-    ]
-    with server(arguments, f"{url}/openapi.json") as root:
-        bodies = [{"text": text} for text in texts]
-        rows += [
-            loaded("FastAPI + generate", f"{url}/generate", bodies, n, options.seconds, root) for n in options.clients
-        ]
+        rows += vllm_serve(folder, texts, options)
+    rows += plain(folder, texts, options)
 
     rate = {(row["server"], row["clients"]): row["requests_per_s"] for row in rows}
-    others = [name for name in dict.fromkeys(row["server"] for row in rows) if name != "raystill serve"]
+    names = list(dict.fromkeys(row["server"] for row in rows))
+    ours = [name for name in names if name.startswith("raystill")]
     ratios = {
-        f"against {other}, {n} clients": rate["raystill serve", n] / rate[other, n]
-        for other in others
+        f"{own} against {other}, {n} clients": rate[own, n] / rate[other, n]
+        for own in ours
+        for other in names
+        if other not in ours
         for n in options.clients
     }
     publish(f"serve_load_{options.student}", rows, **ratios)

@@ -8,7 +8,7 @@ import yaml
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
-from pipelines.run_file import load_run, parse_run
+from pipelines.run_file import apply_overrides, load_run, parse_run
 
 MINIMAL: dict[str, Any] = {
     "name": "a",
@@ -93,6 +93,13 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 1e-3}\n")
     assert load_run(file).training.learning_rate == 1e-3
+
+
+def test_so_it_is_in_a_list() -> None:
+    compare = "compare={methods: [finetune], search: {learning_rate: [5e-5, 2E-4], weight: [0.3, .7]}}"
+    tree = apply_overrides(MINIMAL, [compare, "name=1e-4b"])
+    assert tree["compare"]["search"]["learning_rate"] == [5e-5, 2e-4]
+    assert tree["name"] == "1e-4b"
 
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"

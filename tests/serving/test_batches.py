@@ -131,7 +131,7 @@ async def test_what_is_cancelled_before_its_batch_is_in_none_and_later_disturbs_
     await held.begun(2)
     held.end(1)
     assert held.batches == [[1, 2], [4]]
-    assert await asyncio.gather(running[1], waiting[1]) == [4, 8]
+    assert [await running[1], await waiting[1]] == [4, 8]
 
 
 @in_a_loop
