@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,9 @@ from pipelines.label.tally import Tally
 from pipelines.progress import Progress
 from pipelines.tasks import TaskSpec
 
+if TYPE_CHECKING:
+    from pipelines.label.metrics import LabelMetrics
+
 GOES_ON = "Finished rows are kept; the same command goes on."
 
 
@@ -39,10 +42,14 @@ def stream(
     import ray
     from ray.exceptions import RayError
 
+    from pipelines.label.metrics import LabelMetrics
+
     total = sum(scan.rows.values())
     done = sink.tally.done - sink.retried
     ledger, before = ledger_actor(), copy.deepcopy(sink.tally)
-    live.begin(total, done, partial(_engines, ledger))
+    metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, before)
+    metrics.rows(before, total)
+    live.begin(total, done, partial(_engines, ledger, metrics))
     began = last = time.monotonic()
     ready: float | None = None
     with Progress("label", total=total, unit="rows", start=done) as progress:
@@ -60,6 +67,7 @@ def stream(
                         progress.begin(ready)
                         live.work_began(ready)
                     tally = sink.tally
+                    metrics.rows(tally, total)
                     progress.advance(len(table), detail=shares(tally.accepted, tally.rejected))
                     live.update(
                         progress.done, total, tally.accepted, tally.rejected, tally.prompt_tokens, tally.output_tokens
@@ -70,6 +78,7 @@ def stream(
             raise StageFailedError(f"labelling broke off: {said}. {GOES_ON}") from error
         finally:
             sink.commit()
+            metrics.rows(sink.tally, total)
     _, spent = ray.get(ledger.stopped.remote())
     if sink.tally.done - sink.retried < total and (spent or over_budget(run, sink.tally)):
         raise StageFailedError(
@@ -77,6 +86,7 @@ def stream(
             f"{GOES_ON.removesuffix('.')} after teacher.budget is raised."
         )
     usage: Usage = ray.get(ledger.usage.remote())
+    metrics.engines(usage)
     ready = began if ready is None else ready
     return _work(sink, before, done, usage, ready - began, last - ready), usage
 
@@ -154,14 +164,15 @@ def _work(sink: LabelSink, before: Tally, done: int, usage: Usage, engine_start_
     )
 
 
-def _engines(ledger: Any) -> dict[str, Any]:
-    """What is known of the engines, for whoever looks from outside."""
+def _engines(ledger: Any, metrics: LabelMetrics) -> dict[str, Any]:
+    """What is known of the engines, for whoever looks from outside. By another thread."""
     import ray
 
     try:
         usage: Usage = ray.get(ledger.usage.remote(), timeout=10)
     except ray.exceptions.RayError:
         return {}  # the cluster is going down: the main thread reports why
+    metrics.engines(usage)
     busy = usage.busy_s / usage.up_s if usage.up_s else None
     return {"engines": usage.engines, "busy_share": busy, "deaths": usage.deaths}
 

@@ -147,7 +147,8 @@ def best_weights(job: Job, step: int) -> Store:
 def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
     if worker.rank:
         return None
-    return Trackers(worker.run, job.name, Store(job.tensorboard), Store(ancestor(job.tokens, 1)), state.step)
+    store, work = Store(job.tensorboard), Store(ancestor(job.tokens, 1))
+    return Trackers(worker.run, job.name, store, work, state.step, steps=worker.plan.steps, workers=worker.world)
 
 
 def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None) -> None:

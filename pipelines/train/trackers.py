@@ -1,4 +1,5 @@
-"""Who is told of every step: TensorBoard files, always; MLflow and Weights & Biases where `training.trackers` names them.
+"""Who is told of every step: TensorBoard files and Prometheus (metrics.py), always; MLflow and Weights & Biases where `training.trackers`
+names them.
 
 Only worker 0 has one. Values keep their names: loss, label, rationale, gradient_norm, learning_rate, tokens_per_s, step_s; those of
 the validation split begin with `validation/`. A tracker that fails is left out from there on, with a warning: no training ends for it.
@@ -38,7 +39,9 @@ class _Tracker(Protocol):
 class Trackers:
     """All trackers of a training."""
 
-    def __init__(self, run: RunConfig, name: str, store: Store, work: Store, step: int) -> None:
+    def __init__(
+        self, run: RunConfig, name: str, store: Store, work: Store, step: int, *, steps: int, workers: int
+    ) -> None:  # fmt: skip
         """Open them.
 
         Args:
@@ -46,9 +49,14 @@ class Trackers:
             store: where the TensorBoard files go.
             work: where the ids of this training at the other trackers are kept, so that a restart goes on with them.
             step: the last that counts. What a lost attempt has noted after it is passed over by TensorBoard.
+            steps: of the whole training.
+            workers: that train together now.
         """
+        from pipelines.train.metrics import TrainMetrics
+
         self._trackers: dict[str, _Tracker] = {}
         self._open("tensorboard", lambda: _TensorBoard(store, step))
+        self._open("metrics", lambda: TrainMetrics(run.name, workers * run.training.gpus_per_worker, steps))
         known = dict(json.loads(work.read(_IDS))) if work.exists(_IDS) else {}
         if "mlflow" in run.training.trackers:
             self._open("mlflow", lambda: _Mlflow(run, name, known))

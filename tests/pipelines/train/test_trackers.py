@@ -29,7 +29,8 @@ def run_with(tmp_path: Path, *trackers: str) -> Any:
 
 def opened(run: Any, folder: Path, step: int = 0) -> Trackers:
     """The trackers of a training whose last step that counts is this."""
-    return Trackers(run, "abc", Store(str(folder / "tensorboard")), Store(str(folder / "work")), step)
+    store, work = Store(str(folder / "tensorboard")), Store(str(folder / "work"))
+    return Trackers(run, "abc", store, work, step, steps=9, workers=1)
 
 
 def test_tensorboard_reads_every_step_once_after_a_restart_too(tmp_path: Path) -> None:

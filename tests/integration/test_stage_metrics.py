@@ -1,0 +1,110 @@
+"""What labelling and training export, read as Prometheus does: the figures of their manifests, under the names that the dashboard reads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.recipes.word_problems import train_rows
+from pipelines.run_file import parse_run
+from tests.integration.endpoints import wait_until
+from tests.integration.local_ray import local_ray
+from tests.k8s.dashboards import CHAIN, SERVING, metrics_read
+from tests.metrics import Series, exported, total
+from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+ROWS = 200
+NOT_HERE = {"ray_raystill_label_engine_deaths_total"} | {
+    f"ray_cluster_{kind}_nodes" for kind in ("active", "idle", "pending")
+}
+"""No engine dies here, and no autoscaler runs."""
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        with local_ray(num_gpus=1):
+            yield
+
+
+def label(folder: Path, name: str, rows: int, **teacher: Any) -> Any:
+    from pipelines.label.stage import label
+
+    return label(
+        parse_run({
+            "name": name,
+            "output": str(folder / name),
+            "task": "arithmetic",
+            "corpus": {"train": write_jsonl(folder / f"{name}.jsonl", train_rows(rows, seed=1))},
+            "teacher": {"engine": "echo", "latency_s": 0.01, "gpus_per_replica": 1, **teacher},
+            "labelling": {"max_reject_share": 1.0},
+            "student": {"model": "none"},
+        })
+    )  # fmt: skip
+
+
+@contextmanager
+def watching(seen: set[str]) -> Iterator[None]:
+    """Notes every name that is exported while the block runs."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            seen.update(name for name, _, _ in exported())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def counted(name: str, value: float, **labels: str) -> Series:
+    """What is exported, once the series with these labels come to this value."""
+
+    def found() -> float:
+        return total(exported(), name, **labels)
+
+    wait_until(lambda: found() == pytest.approx(value), 30.0, of=lambda: (name, labels, value, found()))
+    return exported()
+
+
+def test_labelling_exports_what_its_manifest_says(ray_here: None, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    with watching(seen):
+        done = label(tmp_path, "kept", ROWS, latency_s=2.0, vllm={"max_num_seqs": 64})
+    assert "ray_raystill_label_rows_left" in seen, "a gauge is only exported while it is told"
+    label(tmp_path, "dropped", 40, filters={"min_rationale_words": 50})
+    counted("ray_raystill_label_rows_total", 40, run="dropped", outcome="rationale_length")
+    counted("ray_raystill_label_rows_total", ROWS, run="kept", outcome="accepted")
+    tokens = done.details["tokens"]
+    counted("ray_raystill_label_tokens_total", tokens["prompt"], run="kept", direction="in")
+    counted("ray_raystill_label_tokens_total", tokens["output"], run="kept", direction="out")
+    seconds = 3600 * done.details["gpu_hours"]
+    counted("ray_raystill_gpu_seconds_total", seconds, run="kept", stage="label")
+    counted("ray_raystill_label_engine_seconds_total", seconds, run="kept")
+
+
+def test_training_exports_its_loss_and_the_dashboard_reads_what_there_is(ray_here: None, tmp_path: Path) -> None:
+    from pipelines.train.stage import train
+
+    write_labels(tmp_path, label_rows(40))
+    seen: set[str] = set()
+    with watching(seen):
+        done = train(make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training={"epochs": 4}))
+    assert {"ray_raystill_train_loss", "ray_raystill_train_steps_left"} <= seen
+    found = counted("ray_raystill_train_tokens_total", done.counts["tokens"], run="tiny")
+    of_an_endpoint = {name for name in metrics_read(SERVING) if name.startswith(("ray_serve_", "ray_raystill_re"))}
+    here = metrics_read(CHAIN) - of_an_endpoint - NOT_HERE
+    labelling = {"ray_raystill_label_rows_left"}  # seen in the test above, while it was told
+    assert here - labelling <= {name for name, _, _ in found} | seen
