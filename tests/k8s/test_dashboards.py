@@ -1,16 +1,32 @@
-"""The dashboards' queries against the metrics as the code defines them. That an endpoint exports them: tests/integration/test_serve.py."""
+"""The queries of dashboards and alerts against the metrics as the code defines them, and the alerts against made-up series.
+
+That these metrics are exported: tests/integration/test_serve.py, for an endpoint, and tests/integration/test_stage_metrics.py.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from serving import metrics
-from tests.k8s.dashboards import SERVING, metrics_read, panels, queries
+import pipelines.label.metrics
+import pipelines.train.metrics
+import serving.metrics
+from pipelines.label.tally import Tally
+from tests.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, panels, queries, rules
 
+DASHBOARDS = (SERVING, CHAIN)
 _LABELS = re.compile(r"(?:by|on) \(([a-z_, ]+)\)")
+_GRAFANA = {"$__rate_interval": "1m", "$__range_s": "3600", "$__range": "1h", "$run": ".*", "$model": ".*"}
+"""What Grafana puts in for its variables, for example."""
+Promtool = Callable[..., str]
+_FIRES = Path(__file__).with_name("alerts.yaml")
 
 
 @pytest.fixture
@@ -19,37 +35,101 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
 
     def noted(*suffixes: str) -> Any:
-        def make(name: str, *, tag_keys: tuple[str, ...], **_: Any) -> None:
+        def make(name: str, description: str = "", tag_keys: tuple[str, ...] = (), **_: Any) -> None:
             found.update({f"ray_{name}{suffix}": set(tag_keys) for suffix in suffixes})
 
         return make
 
-    monkeypatch.setattr(metrics, "Counter", noted("_total"))
-    monkeypatch.setattr(metrics, "Histogram", noted("_bucket", "_count", "_sum"))
-    metrics.IngressMetrics()
-    metrics.ReplicaMetrics("sums")
+    kinds = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
+    for module in (serving.metrics, pipelines.label.metrics, pipelines.train.metrics):
+        for kind, suffixes in kinds.items():
+            monkeypatch.setattr(module, kind, noted(*suffixes), raising=False)
+    serving.metrics.IngressMetrics()
+    serving.metrics.ReplicaMetrics("sums")
+    pipelines.label.metrics.LabelMetrics("svamp", 1, Tally())
+    pipelines.train.metrics.TrainMetrics("svamp", 1, 10)
     return found
 
 
-def test_every_query_reads_metrics_that_there_are(defined: dict[str, set[str]]) -> None:
-    ours = {name for name in metrics_read(SERVING) if name.startswith("ray_raystill")}
+def plain(names: set[str]) -> set[str]:
+    """Names without what Prometheus puts behind them."""
+    return {re.sub(r"_(bucket|total|count|sum)$", "", name) for name in names}
+
+
+@pytest.mark.parametrize("file", [*DASHBOARDS, ALERTS], ids=lambda file: file.stem)
+def test_every_query_reads_metrics_that_there_are(file: Path, defined: dict[str, set[str]]) -> None:
+    ours = {name for name in metrics_read(file) if name.startswith("ray_raystill")}
     assert ours <= set(defined)
-    shown = {name.removesuffix("_bucket").removesuffix("_total").removesuffix("_count") for name in ours}
-    assert shown == {
-        name.removesuffix("_bucket").removesuffix("_total") for name in defined if not name.endswith(("_count", "_sum"))
-    }
 
 
-def test_every_query_groups_by_labels_that_there_are(defined: dict[str, set[str]]) -> None:
-    for query in queries(SERVING):
-        names = re.findall(r"ray_raystill[a-z_]+", query)
+@pytest.mark.parametrize("file", [*DASHBOARDS, ALERTS], ids=lambda file: file.stem)
+def test_every_query_reads_metrics_of_nodes_that_ray_has(file: Path) -> None:
+    from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+
+    of_nodes = {name for name in metrics_read(file) if name.startswith(("ray_node_", "ray_cluster_"))}
+    assert of_nodes <= {f"ray_{name}" for name in METRICS_GAUGES}
+
+
+def test_every_metric_is_shown(defined: dict[str, set[str]]) -> None:
+    assert plain({name for file in DASHBOARDS for name in metrics_read(file) if "raystill" in name}) == plain(
+        set(defined)
+    )
+
+
+@pytest.mark.parametrize("file", [*DASHBOARDS, ALERTS], ids=lambda file: file.stem)
+def test_every_query_groups_by_labels_that_there_are(file: Path, defined: dict[str, set[str]]) -> None:
+    for query in queries(file):
         wanted = {label.strip() for found in _LABELS.findall(query) for label in found.split(",")} - {"le"}
-        for name in names:
+        for name in re.findall(r"ray_raystill[a-z_]+", query):
             assert wanted <= defined[name], query
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
-    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels(SERVING)]
+@pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
+def test_panels_do_not_lie_on_each_other(file: Path) -> None:
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels(file)]
     assert len(set(places)) == len(places)
-    assert len({p["id"] for p in panels(SERVING)}) == len(places)
-    assert all(p["description"] for p in panels(SERVING))
+    assert len({p["id"] for p in panels(file)}) == len(places)
+    assert all(p["description"] for p in panels(file))
+
+
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    """So that the test below, which needs promtool, tests all of them."""
+    cases = [case for group in yaml.safe_load(_FIRES.read_text())["tests"] for case in group["alert_rule_test"]]
+    for fires in (True, False):
+        assert {case["alertname"] for case in cases if bool(case["exp_alerts"]) is fires} == {
+            r["alert"] for r in rules()
+        }
+
+
+@pytest.fixture
+def promtool() -> Promtool:
+    """Runs Prometheus' own checker. Returns what it says where it finds something wrong."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not there; Debian has it in its package `prometheus`")
+
+    def run(*arguments: str, cwd: Path) -> str:
+        done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+        return done.stdout + done.stderr if done.returncode else ""
+
+    return run
+
+
+def test_alerts_fire_when_they_should(promtool: Promtool, tmp_path: Path) -> None:
+    spec = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
+    (tmp_path / "cases.yaml").write_text(_FIRES.read_text())
+    assert not promtool("test", "rules", "cases.yaml", cwd=tmp_path)
+    for rule in (rule for group in spec["groups"] for rule in group["rules"]):
+        rule["for"] = "10h"
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
+    assert "RaystillErrors" in promtool("test", "rules", "cases.yaml", cwd=tmp_path), "it finds nothing wrong, ever"
+
+
+@pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
+def test_prometheus_can_read_the_panels_queries(file: Path, promtool: Promtool, tmp_path: Path) -> None:
+    written = [target["expr"] for panel in panels(file) for target in panel["targets"]]
+    for name, value in _GRAFANA.items():
+        written = [query.replace(name, value) for query in written]
+    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(written)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    assert not promtool("check", "rules", "rules.yaml", cwd=tmp_path)
