@@ -1,6 +1,6 @@
 """Ray for one command: the cluster that RAY_ADDRESS names, or one of our own that ends with the command.
 
-Before anything is started, what the run asks for is compared with what is there.
+Before anything is started, what the run asks for is compared with what is there, or with what will come.
 """
 
 from __future__ import annotations
@@ -8,54 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from cluster.environment import ray_address
+from cluster.resources import check_resources, nodes_here, room_for, wanted_by
 from pipelines.config import RunConfig
-from pipelines.errors import UserError
 
 _MANY_SLOTS = 8
 _SEVERAL = 2
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What one part of a run needs at a time, and the key that says so."""
-
-    key: str
-    cpus: int
-    gpus: int
-
-
-def wanted_by(run: RunConfig, stage: str) -> Wanted:
-    """What a stage of the run needs at the least."""
-    if stage == "label":
-        replicas, gpus = run.teacher.replicas.min, run.teacher.gpus_per_replica
-        return Wanted("teacher.replicas.min x gpus_per_replica", replicas, replicas * gpus)
-    if stage == "train":
-        workers = run.training.min_workers or run.training.workers
-        key = "training.min_workers" if run.training.min_workers else "training.workers"
-        return Wanted(key, workers, workers * run.training.gpus_per_worker)
-    if stage == "evaluate":
-        evaluation = run.evaluation
-        return Wanted("evaluation.workers", evaluation.workers, evaluation.workers * evaluation.gpus_per_worker)
-    replicas = run.serving.replicas.min
-    return Wanted("serving.replicas.min", replicas, replicas * run.serving.gpus_per_replica)
-
-
-def check_resources(wanted: Wanted, there: Mapping[str, float]) -> None:
-    """Raises UserError where more is wanted than there is. `there`: CPU and GPU of this machine or of the cluster."""
-    for kind, count in (("GPU", wanted.gpus), ("CPU", wanted.cpus)):
-        available = int(there.get(kind, 0))
-        if count > available:
-            remedy = (
-                "Set gpus_per_replica / gpus_per_worker to 0 to run on CPUs."
-                if kind == "GPU" and not available
-                else "Lower it."
-            )
-            raise UserError(wanted.key, f"the run asks for {count} {kind}s, there are {available}", remedy)
 
 
 def machine_resources() -> dict[str, float]:
@@ -65,11 +26,16 @@ def machine_resources() -> dict[str, float]:
 
 @contextmanager
 def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> Iterator[None]:
-    """Ray, running, with what the stages need. Raises UserError where that is not there."""
+    """Ray, running, with what the stages need.
+
+    Raises:
+        UserError: that is not there, and will not come.
+        StageFailedError: it is on its way and did not come in time.
+    """
     address = ray_address()
     if address is None:
         for stage in stages:
-            check_resources(wanted_by(run, stage), machine_resources())
+            check_resources(wanted_by(run, stage), [machine_resources()])
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
@@ -81,9 +47,7 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
     else:
         ray.init(address=address, log_to_driver=verbose, logging_level=level)
     try:
-        # Ray may have fewer GPUs than the machine (CUDA_VISIBLE_DEVICES), and would wait for ever for more.
-        for stage in stages:
-            check_resources(wanted_by(run, stage), ray.cluster_resources())
+        _check_cluster(run, stages)
         _quiet(stages, verbose)
         if address is not None:
             _look_at_nodes(run, verbose)
@@ -92,11 +56,31 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         ray.shutdown()
 
 
+def _check_cluster(run: RunConfig, stages: list[str]) -> None:
+    """Refuse what Ray would wait for for ever; wait for nodes that are on their way. Raises as `ray_session`."""
+    from cluster.autoscaling import autoscales, promised, wait_for_nodes
+
+    # Ray may have fewer GPUs than the machine (CUDA_VISIBLE_DEVICES).
+    nodes, wanted = nodes_here(), [wanted_by(run, stage) for stage in stages]
+    missing = [one for one in wanted if room_for(one, nodes) < one.count]
+    if not missing or not autoscales():
+        for one in missing:
+            check_resources(one, nodes)
+        return
+    # Of later stages it is only found out whether they can have their nodes, which come when they begin.
+    for later in dict.fromkeys(missing):
+        if later != wanted[0]:
+            promised(later)
+    if wanted[0] in missing:
+        wait_for_nodes(wanted[0])
+
+
 def _look_at_nodes(run: RunConfig, verbose: bool) -> None:
     """Refuse a cluster of several nodes on which the run would break. Raises UserError, after a table of the nodes on stderr."""
     import ray
     from rich.console import Console
 
+    from cluster.autoscaling import autoscales
     from cluster.preflight import nodes_table, preflight, refuse
 
     if sum(node["Alive"] for node in ray.nodes()) < _SEVERAL:
@@ -107,8 +91,9 @@ def _look_at_nodes(run: RunConfig, verbose: bool) -> None:
         Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(nodes_table(nodes))
     else:
         ray_versions = ", ".join(sorted({node.look.ray for node in nodes if node.look}))
+        later = "; nodes that come later are not looked at" if autoscales() else ""
         print(
-            f"{len(nodes):,} nodes answer: Ray {ray_versions}, the same code, the output is seen and written by each",
+            f"{len(nodes):,} nodes answer: Ray {ray_versions}, the same code, the output is seen and written by each{later}",
             file=sys.stderr,
         )
     refuse(nodes)

@@ -56,7 +56,7 @@ class NodeCheck:
 
 
 def preflight(output: str) -> list[NodeCheck]:
-    """Look at every node that is alive. Starts nothing but a task on each.
+    """Look at every node that is alive, and stays. Starts nothing but a task on each.
 
     Args:
         output: the run's output, path or URI.
@@ -84,8 +84,13 @@ def preflight(output: str) -> list[NodeCheck]:
     }  # fmt: skip
     try:
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_S)
+        answers, until = {node: _answer(asked[node]) for node in asked}, time.time()
+        # A node that has gone meanwhile (an autoscaler removes idle ones) takes no part in the run.
+        stay = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         return [
-            _checked(node, _answer(asked[node["NodeID"]]), here, shared, token, (sent, time.time())) for node in nodes
+            _checked(node, answers[node["NodeID"]], here, shared, token, (sent, until))
+            for node in nodes
+            if node["NodeID"] in stay
         ]
     finally:
         shared.clear()

@@ -1,0 +1,184 @@
+"""Nodes that come when they are asked for: what a cluster's autoscaler says of resources that are not there yet.
+
+The autoscaler is asked by a placement group with what a stage wants: it goes with this process, so that nobody pays for nodes that a
+killed command has ordered. Its verdict counts once it has read a state of the cluster with that group in it. The group is
+removed before the stage begins, whose own actors then take the nodes, long before these are idle enough to be removed.
+
+That is Ray's second autoscaler (KubeRay: autoscalerOptions.version v2; `ray up`: the default). Of the first one nobody can tell what it
+could bring, so that a cluster with it is taken as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from cluster.resources import Wanted, amount, nodes_here, room_for, shape
+from pipelines.errors import StageFailedError, UserError
+from pipelines.progress import duration
+
+NODES_S = 1800.0
+"""The longest that a stage waits for nodes: a cloud brings one with a GPU, and the image on it, in 5 to 15 minutes."""
+_VERDICT_S = 60.0
+_POLL_S = 1
+_LINE_EVERY_S = 10.0
+Verdict = Literal["there", "never", "pending", "unheard"]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is to be expected of a demand."""
+
+    verdict: Verdict
+    """there: all of it can be had now. never: no nodes that the autoscaler may add would do. pending: it will come.
+    unheard: the autoscaler has not looked at it yet."""
+    coming: Mapping[str, int]
+    """Nodes on their way, by the name of their group."""
+    failures: tuple[str, ...] = ()
+    """Why nodes could not be had, where the autoscaler tried."""
+
+
+def autoscales() -> bool:
+    """Whether nodes come to this cluster by themselves, and it can be said which. Ray is running."""
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    return bool(is_autoscaler_v2(fetch_from_server=True))
+
+
+def promised(wanted: Wanted, within_s: float = _VERDICT_S) -> None:
+    """Raises UserError where the cluster can never have what is wanted. Waits for the verdict and for no node."""
+    until = time.monotonic() + within_s
+    with Demand(wanted) as demand:
+        while time.monotonic() < until:
+            outlook = demand.outlook()
+            if outlook.verdict == "never" and not used_by_others(wanted):
+                raise never(wanted)
+            if outlook.verdict in ("there", "pending"):
+                return
+
+
+def wait_for_nodes(wanted: Wanted, limit_s: float = NODES_S) -> None:
+    """Wait until the cluster has what is wanted. Tells on stderr what it waits for.
+
+    Raises:
+        UserError: it never will.
+        StageFailedError: it does not within `limit_s` seconds.
+    """
+    began = told = time.monotonic()
+    with Demand(wanted) as demand:
+        while (outlook := demand.outlook()).verdict != "there":
+            others = used_by_others(wanted)
+            if outlook.verdict == "never" and not others:
+                raise never(wanted)
+            waited, line = time.monotonic() - began, _standing(wanted, outlook, others)
+            if waited >= limit_s:
+                raise StageFailedError(
+                    f"{line}. They did not come within {duration(limit_s)}. The same command waits again; `ray status -v` on the "
+                    "cluster says what its autoscaler does."
+                )
+            if told == began or time.monotonic() - told >= _LINE_EVERY_S:
+                told = time.monotonic()
+                print(f"{line}; {duration(waited)} of at most {duration(limit_s)}", file=sys.stderr, flush=True)
+    if told != began:
+        print(f"nodes: all of {wanted.count} x {shape(wanted)} are there", file=sys.stderr, flush=True)
+
+
+class Demand:
+    """What is wanted, as a placement group that the autoscaler sees. A context manager: it takes the demand back at its end."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted, self._seen_from = wanted, 0
+
+    def __enter__(self) -> Self:
+        from ray.util.placement_group import placement_group
+
+        strategy = "STRICT_SPREAD" if self._wanted.per_node == 1 else "PACK"
+        self._group = placement_group([self._wanted.bundle] * self._wanted.count, strategy=strategy)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        from ray.util.placement_group import remove_placement_group
+
+        remove_placement_group(self._group)
+
+    def outlook(self) -> Outlook:
+        """What is to be expected, after a second at the most."""
+        if self._group.wait(_POLL_S):
+            return Outlook("there", {})
+        status, mine = cluster_status(), self._group.id.hex()
+        if not self._seen_from and any(
+            group.details.startswith(mine) for group in status.cluster_resource_state.pending_gang_resource_requests
+        ):
+            self._seen_from = status.cluster_resource_state.cluster_resource_state_version
+        return read_status(status.autoscaling_state, mine, self._seen_from)
+
+
+def read_status(state: Any, group: str, seen_from: int) -> Outlook:
+    """What the autoscaler's state (autoscaler.proto, AutoscalingState) says of a placement group.
+
+    Args:
+        group: its id in hex; `details` of a request begin with it.
+        seen_from: the first version of the cluster's state that has the group; 0 where there was none yet.
+    """
+    coming = Counter(instance.ray_node_type_name for instance in state.pending_instances)  # that are being set up
+    for request in state.pending_instance_requests:
+        coming[request.ray_node_type_name] += request.count
+    failures = tuple(
+        f"{failed.count} x {failed.ray_node_type_name}: {failed.reason}" for failed in state.failed_instance_requests
+    )
+    if not seen_from or state.last_seen_cluster_resource_state_version < seen_from:
+        return Outlook("unheard", coming, failures)
+    hopeless = any(request.details.startswith(group) for request in state.infeasible_gang_resource_requests)
+    return Outlook("never" if hopeless else "pending", coming, failures)
+
+
+def cluster_status() -> Any:
+    """Ray's own account of nodes and demands (autoscaler.proto, GetClusterStatusReply), as `ray status` reads it."""
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+    from ray.experimental.internal_kv import internal_kv_get_gcs_client
+
+    return GetClusterStatusReply.FromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=10))
+
+
+def used_by_others(wanted: Wanted) -> dict[str, float]:
+    """How much of the kinds that are wanted is in use: what is waited for may be there when that work has ended."""
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()
+    used = {kind: total.get(kind, 0.0) - free.get(kind, 0.0) for kind in wanted.bundle}
+    return {kind: there for kind, there in used.items() if there > 0.01}  # sums of fractions are not exact
+
+
+def never(wanted: Wanted) -> UserError:
+    """The error for what no node of the cluster's groups would satisfy."""
+    room = room_for(wanted, nodes_here())
+    rule = (
+        f"the run asks for {wanted.count} x {shape(wanted)}, the nodes that are there have room for {room}, and the cluster's "
+        f"autoscaler can never bring {_missing(wanted, wanted.count - room)} that are missing"
+    )
+    remedy = f"Lower it, or raise the cluster's maxReplicas (max_workers) of nodes that have {shape(wanted)} each."
+    return UserError(wanted.key, rule, remedy)
+
+
+def _standing(wanted: Wanted, outlook: Outlook, others: Mapping[str, float]) -> str:
+    """Where a demand stands, on one line."""
+    missing = wanted.count - min(room_for(wanted, nodes_here()), wanted.count)
+    parts = [f"nodes: waiting for {_missing(wanted, missing)} of {wanted.count} x {shape(wanted)}"]
+    if outlook.coming:
+        parts.append(f"pending: {', '.join(f'{count} of group {name}' for name, count in outlook.coming.items())}")
+    elif outlook.verdict == "unheard":
+        parts.append("the autoscaler has not answered yet")
+    if others:
+        parts.append(f"in use by other work: {', '.join(amount(used, kind) for kind, used in others.items())}")
+    if outlook.failures:
+        parts.append(f"could not be had: {outlook.failures[-1]}")
+    return "; ".join(parts)
+
+
+def _missing(wanted: Wanted, units: int) -> str:
+    return ", ".join(amount(units * each, kind) for kind, each in wanted.bundle.items()) if units else "nodes with room"

@@ -1,0 +1,90 @@
+"""What stages ask for, and what nodes have room for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.resources import Wanted, check_resources, room_for, shape, wanted_by
+from pipelines.errors import UserError
+from tests.cluster.test_estimate import a_run
+
+CPU_NODE = {"CPU": 8.0, "memory": 1e9}
+GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("sections", "stage", "wanted"),
+    [
+        (
+            {"teacher": {"replicas": {"min": 2, "max": 4}, "gpus_per_replica": 4}},
+            "label",
+            Wanted("teacher.replicas.min x gpus_per_replica", 2, 4),
+        ),
+        ({"training": {"workers": 3, "gpus_per_worker": 1}}, "train", Wanted("training.workers", 3, 1)),
+        ({"training": {"workers": 3, "min_workers": 1}}, "train", Wanted("training.min_workers", 1, 0)),
+        ({"evaluation": {"workers": 2}}, "evaluate", Wanted("evaluation.workers", 2, 0)),
+        (
+            {"serving": {"replicas": {"min": 2, "max": 4}, "max_replicas_per_node": 1}},
+            "serve",
+            Wanted("serving.replicas.min", 2, 0, per_node=1),
+        ),
+    ],
+)
+def test_a_stage_asks_for_its_actors(sections: dict[str, Any], stage: str, wanted: Wanted) -> None:
+    run = a_run()
+    tree = run.model_dump()
+    for section, values in sections.items():
+        tree[section] |= values
+    assert wanted_by(type(run).model_validate(tree), stage) == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "room"),
+    [
+        (Wanted("k", 1, 0), [CPU_NODE, GPU_NODE], 16),
+        (Wanted("k", 1, 1), [CPU_NODE, GPU_NODE, GPU_NODE], 2),
+        (Wanted("k", 1, 2), [GPU_NODE, GPU_NODE], 0),
+        (Wanted("k", 1, 2), [{"CPU": 8.0, "GPU": 5.0}], 2),
+        (Wanted("k", 1, 1), [{"CPU": 1.0, "GPU": 5.0}], 1),
+        (Wanted("k", 1, 0, per_node=1), [CPU_NODE, GPU_NODE, {"CPU": 0.0}], 2),
+        (Wanted("k", 1, 0), [], 0),
+    ],
+)
+def test_an_actor_finds_room_on_one_node_or_not_at_all(
+    wanted: Wanted, nodes: list[dict[str, float]], room: int
+) -> None:
+    assert room_for(wanted, nodes) == room
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "said"),
+    [
+        (Wanted("k", 2, 2), [CPU_NODE], "k: the run asks for 4 GPUs, there are 0. Set gpus_per_replica"),
+        (Wanted("k", 2, 1), [GPU_NODE], "k: the run asks for 2 GPUs, there are 1. Lower it."),
+        (Wanted("k", 9, 0), [CPU_NODE], "k: the run asks for 9 CPUs, there are 8. Lower it."),
+        (
+            Wanted("k", 1, 2),
+            [GPU_NODE, GPU_NODE],
+            "k: the run asks for 1 x (2 GPUs, 1 CPU), each on one node, and the nodes have room for 0. Lower it, or use larger",
+        ),
+    ],
+)
+def test_what_the_nodes_do_not_have_is_refused_with_the_numbers(
+    wanted: Wanted, nodes: list[dict[str, float]], said: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        check_resources(wanted, nodes)
+    assert str(refused.value).startswith(said)
+
+
+def test_what_the_nodes_have_passes() -> None:
+    check_resources(Wanted("k", 2, 1), [GPU_NODE, CPU_NODE, GPU_NODE])
+    check_resources(Wanted("k", 0, 0), [])
+
+
+def test_shapes_are_told_in_words() -> None:
+    assert shape(Wanted("k", 1, 1)) == "(1 GPU, 1 CPU)"
+    assert shape(Wanted("k", 1, 4)) == "(4 GPUs, 1 CPU)"
+    assert shape(Wanted("k", 1, 0)) == "(1 CPU)"

@@ -1,0 +1,124 @@
+"""Stages on a cluster that has no node for them at first: nodes come for pending work, and go when they are idle."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipelines.recipes.word_problems import train_rows
+from tests.integration.autoscaled import IDLE_S, Autoscaled, Group, autoscaled
+from tests.integration.commands import COMMAND
+from tests.integration.endpoints import free_port, wait_until
+from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.serving.tiny import TEXTS, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Autoscaled]:
+    """A head that takes no work, and a group of at most two nodes with a GPU: a number to Ray, no CUDA is touched."""
+    with autoscaled(tmp_path_factory.mktemp("cluster"), {"gpu": Group({"CPU": 4, "GPU": 1}, most=2)}) as found:
+        yield found
+
+
+def label(cluster: Autoscaled, folder: Path, **teacher: Any) -> subprocess.CompletedProcess[str]:
+    """`raystill label` with the echo teacher, each replica of which asks for a GPU."""
+    run = {
+        "name": "elastic",
+        "output": str(folder / "out"),
+        "task": "arithmetic",
+        "corpus": {"train": write_jsonl(folder / "train.jsonl", train_rows(ROWS, seed=1))},
+        "teacher": {"engine": "echo", "latency_s": 0.01, "gpus_per_replica": 1, **teacher},
+        "student": {"model": "none"},
+    }
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    return subprocess.run(
+        [*COMMAND, "label", str(file)], capture_output=True, text=True, env=cluster.environment, check=False
+    )
+
+
+def test_a_gpu_node_comes_from_zero_for_the_teacher_and_goes_when_it_is_idle(
+    cluster: Autoscaled, tmp_path: Path
+) -> None:
+    assert not cluster.nodes()
+    done = label(cluster, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "nodes: waiting for 1 GPU, 1 CPU of 1 x (1 GPU, 1 CPU)" in done.stderr
+    assert "nodes: all of 1 x (1 GPU, 1 CPU) are there" in done.stderr
+    assert cluster.nodes()["gpu"] >= 1
+    found = Counter(pq.read_table(tmp_path / "out/labels/data")["id"].to_pylist())
+    assert (len(found), set(found.values())) == (ROWS, {1})
+    wait_until(lambda: not cluster.nodes(), IDLE_S + 30.0, of=cluster.nodes)
+
+
+def test_more_gpus_than_the_cluster_may_ever_have_are_refused_and_no_node_comes(
+    cluster: Autoscaled, tmp_path: Path
+) -> None:
+    done = label(cluster, tmp_path, replicas={"min": 3, "max": 3})
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "teacher.replicas.min x gpus_per_replica: the run asks for 3 x (1 GPU, 1 CPU)" in done.stderr
+    assert "can never bring 3 GPUs, 3 CPUs that are missing" in done.stderr
+    assert "maxReplicas" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert not cluster.nodes()
+
+
+@pytest.mark.full
+@pytest.mark.deepspeed
+def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
+    write_labels(tmp_path, label_rows(40))
+    run = make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training={"workers": 2, "epochs": 1})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    with autoscaled(tmp_path, {"workers": Group({"CPU": 1}, most=2)}) as cluster:
+        done = subprocess.run(
+            [*COMMAND, "train", str(file)], capture_output=True, text=True, env=cluster.environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "nodes: waiting for 2 CPUs of 2 x (1 CPU)" in done.stderr
+        wait_until(lambda: not cluster.nodes(), IDLE_S + 30.0, of=cluster.nodes)
+    manifest = json.loads((tmp_path / "student" / "manifest.json").read_text())
+    assert manifest["details"]["training"]["world_size"] == 2
+    assert len(set(manifest["details"]["training"]["nodes"][-1])) == 2
+
+
+@pytest.mark.full
+@pytest.mark.serve
+def test_nodes_come_for_replicas_and_go_with_the_endpoint(tmp_path: Path) -> None:
+    folder, port = write_student(tmp_path / "student", "decoder-only"), free_port()
+    settings = {"replicas.min": 2, "replicas.max": 2, "max_replicas_per_node": 1, "port": port}
+    options = [part for key, value in settings.items() for part in ("--set", f"serving.{key}={value}")]
+    with autoscaled(tmp_path, {"replicas": Group({"CPU": 2}, most=2)}) as cluster:
+        log = tmp_path / "serve.log"
+        with log.open("w") as output:
+            serving = subprocess.Popen(
+                [*COMMAND, "serve", f"sums={folder}", *options],
+                stdout=output,
+                stderr=output,
+                env=cluster.environment,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda: "sums at http" in log.read_text() or serving.poll() is not None, 150.0)
+            assert "nodes: waiting for 2 CPUs of 2 x (1 CPU)" in log.read_text()
+            assert cluster.nodes() == {"replicas": 2}
+            body = {"model": "sums", "inputs": [TEXTS[0]]}
+            assert httpx.post(f"http://127.0.0.1:{port}/v1/predict", json=body, timeout=60.0).status_code == 200
+        finally:
+            serving.send_signal(signal.SIGTERM)
+            serving.wait(timeout=60.0)
+        wait_until(lambda: not cluster.nodes(), IDLE_S + 60.0, of=cluster.nodes)
