@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from cluster import autoscaling
+from cluster import autoscaling, bootstrap
 from cluster.autoscaling import Outlook, read_status, wait_for_nodes
 from cluster.resources import Wanted
+from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError
+from tests.cluster.test_estimate import a_run
 
 GROUP = "8964fd73859a7ff86855ae7f0fce01000000"
 WANTED = Wanted("teacher.replicas.min x gpus_per_replica", 3, 1)
@@ -117,3 +119,35 @@ def test_nodes_that_do_not_come_in_time_fail_the_stage_and_say_why(cluster: Any)
         in said
     )
     assert "did not come within 0 s. The same command waits again" in said
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked"),
+    [
+        ([], [("promised", 2), ("promised", 3), ("waited for", 1)]),
+        ([{"GPU": 1, "CPU": 8}], [("promised", 2)]),
+        ([{"GPU": 2, "CPU": 8}], []),
+    ],
+)
+def test_the_first_stage_is_waited_for_and_later_ones_are_only_asked_about(
+    nodes: list[dict[str, float]], asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labelling wants 1 GPU, training 2, evaluation 3 CPUs: told apart here by how many actors that is."""
+    tree = a_run(gpus_per_replica=1).model_dump()
+    tree["training"] |= {"workers": 2, "gpus_per_worker": 1}
+    tree["evaluation"] |= {"workers": 3}
+    run = RunConfig.model_validate(tree)
+    found: list[tuple[str, int]] = []
+    monkeypatch.setattr(bootstrap, "nodes_here", lambda: nodes)
+    monkeypatch.setattr(autoscaling, "autoscales", lambda: True)
+    monkeypatch.setattr(autoscaling, "promised", lambda wanted: found.append(("promised", wanted.count)))
+    monkeypatch.setattr(autoscaling, "wait_for_nodes", lambda wanted: found.append(("waited for", wanted.count)))
+    bootstrap._check_cluster(run, ["label", "train", "evaluate"])
+    assert found == asked
+
+
+def test_where_no_node_can_come_what_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "nodes_here", lambda: [{"CPU": 8.0}])
+    monkeypatch.setattr(autoscaling, "autoscales", lambda: False)
+    with pytest.raises(UserError, match="the run asks for 1 GPUs, there are 0"):
+        bootstrap._check_cluster(a_run(gpus_per_replica=1), ["label"])
