@@ -1,0 +1,44 @@
+"""An engine that hangs without dying: vLLM's core is stopped as a debugger or a dead driver would stop it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.faults.test_serve import BODY, processes
+from tests.integration.endpoints import endpoint_of, small, wait_until
+from tests.integration.local_ray import local_ray
+from tests.serving.tiny import write_student
+
+pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600)]
+
+
+def test_a_stopped_vllm_is_found_out_and_replaced(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+    """Nothing of it is left, and who asks its successor is answered. Who asked meanwhile is told after `request_timeout_s`."""
+    pytest.importorskip("vllm")
+    folder = write_student(tmp_path / "student", "decoder-only")
+    settings = small(engine="vllm", request_timeout_s=20.0)
+    with local_ray(), endpoint_of({"sums": folder}, settings) as client:
+        wait_until(lambda: _status(client) == 200, 120.0)
+        core = processes("VLLM::EngineCore")[0]
+        replica = processes("ServeReplica:raystill-student-sums")[0]
+        core.send_signal(signal.SIGSTOP)
+        assert _status(client) == 504
+        assert core.status() == psutil.STATUS_STOPPED
+        wait_until(lambda: not replica.is_running() and not core.is_running(), 300.0, of=lambda: "the replica's end")
+        statuses: list[int] = []
+
+        def answered() -> bool:
+            statuses.append(_status(client))
+            return statuses[-1] == 200
+
+        wait_until(answered, 120.0, of=lambda: f"an answer ({statuses})")
+        record_property("statuses until the successor answers", statuses)
+
+
+def _status(client: httpx.Client) -> int:
+    return client.post("/v1/predict", json=BODY, timeout=60.0).status_code
