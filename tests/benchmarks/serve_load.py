@@ -147,12 +147,15 @@ def endpoint(
     settings = {
         "port": port, "replicas.min": 1, "replicas.max": 1, "max_new_tokens": NEW_TOKENS, "max_batch_size": options.batch,
         "target_ongoing_requests": options.batch, "max_queued_requests": 1024, "weights": weights,
+        "request_timeout_s": 300,
     }  # fmt: skip
     sets = [f"--set=serving.{key}={value}" for key, value in settings.items()]
     url = f"http://127.0.0.1:{port}"
     environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}
     with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz", environment) as root:
         bodies = [{"inputs": [text]} for text in texts]
+        # The endpoint is ready when its students are known; their replicas may still start.
+        httpx.post(f"{url}/v1/predict", json=bodies[0], timeout=300.0).raise_for_status()
         return [loaded(name, f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients]
 
 
