@@ -34,7 +34,7 @@ def finish(folder: Path, method: str = "finetune") -> Path:
 
 
 def t5_small_shape(folder: Path) -> Path:
-    """60 million parameters in the shape of T5-small, random, with the embedded teacher's tokenizer."""
+    """60 million parameters in the shape of T5-small, random, with the embedded teacher's tokenizer. It never ends a text by itself."""
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -47,7 +47,11 @@ def t5_small_shape(folder: Path) -> Path:
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    model = T5ForConditionalGeneration(config)
+    # Random weights would write an end as their first token: every text is as long as it may be.
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] = 0.0
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return finish(folder)
 

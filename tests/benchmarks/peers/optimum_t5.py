@@ -29,9 +29,9 @@ def onnxruntime() -> Any:
 
 
 def main() -> None:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(asked["folder"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(asked["folder"])
     for name, make in {"OpenVINO float32": openvino, "ONNX Runtime float32": onnxruntime}.items():
         try:
             model = make()
