@@ -34,10 +34,11 @@ from pipelines.artifacts import (
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout, heldout_examples
 from pipelines.evaluate.baselines import TeacherAnswer, teacher_answers
-from pipelines.evaluate.identity import answers_identity
+from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.predict import Source, Trained, Untrained
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import scored_examples, student_inputs, student_system
+from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.train.checks import train_identity
 from pipelines.train.stage import train
@@ -82,8 +83,10 @@ class Scores:
     @classmethod
     def of_cell(cls, run: RunConfig, split: Split, task: Task, labels: Manifest, examples: Sequence[Example]) -> Self:
         """Those of a cell, whose student need not be there yet. `examples`: the split's, with gold labels."""
-        student = fingerprint(train_identity(run, task, labels))
-        return cls._in(Store(run.output), split, {"student": student, **answers_identity(run, task, examples)})
+        made = {"student": fingerprint(train_identity(run, task, labels)), **answers_identity(run, task, examples)}
+        if run.student.method == NEEDS_A_TEACHER:  # what it reads of a held-out example is no part of the student
+            made["labels"] = labels_identity(labels)
+        return cls._in(Store(run.output), split, made)
 
     @classmethod
     def of_untrained(cls, run: RunConfig, name: str, task: Task, examples: Sequence[Example]) -> Self:

@@ -43,6 +43,7 @@ from pipelines.compare.report import FORMAT, Found, comparison, shared_parts
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
+from pipelines.evaluate.identity import labels_identity
 from pipelines.evaluate.systems import scored_examples
 from pipelines.methods import Method
 from pipelines.pages.words import plural
@@ -216,7 +217,7 @@ class _Comparison:
             "trials": [self._scores(job).identity for job in tried],
             "cells": [self._scores(job).identity for job in unsearched],
             "compare": self.run.compare.model_dump(mode="json", exclude=left_out),
-            "labels": self.labels.fingerprint,
+            "labels": labels_identity(self.labels),
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.artifacts import fingerprint
+from pipelines.artifacts import Manifest, fingerprint
 from pipelines.config import RunConfig
 from pipelines.tasks import Example, Task
 
@@ -27,3 +27,12 @@ def answers_identity(run: RunConfig, task: Task, examples: Sequence[Example]) ->
         "task": {"name": task.name, "version": task.version, "options": run.task_options},
         "examples": fingerprint({"rows": [[e.id, e.input, e.gold, list(e.choices)] for e in examples]}),
     }
+
+
+def labels_identity(labels: Manifest) -> dict[str, Any]:
+    """Which labels, and the teacher's answers to held-out examples beside them: what decided them, and what they say.
+
+    Both, since the same settings give others once rows that no engine could answer (`engine_error`) were tried again.
+    """
+    content = {key: labels.details.get(key) for key in ("content", "heldout_content")}
+    return {"fingerprint": labels.fingerprint, **content}

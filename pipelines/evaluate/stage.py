@@ -37,7 +37,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.baseline import Earlier, change_since
 from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
-from pipelines.evaluate.identity import answers_identity
+from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.overlap import overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predict import Trained, Untrained
@@ -159,7 +159,7 @@ def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, h
             "init": run.student.init.model_dump(mode="json"),
             "seed": run.training.seed,
         },
-        "labels": {"fingerprint": labels.fingerprint, "content": labels.details["content"]},
+        "labels": labels_identity(labels),
     }
 
 

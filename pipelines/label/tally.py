@@ -32,6 +32,8 @@ class Tally:
     """Rows by the node whose actor gave the outcome that counts; without what the scan rejected and `engine_error`."""
     content: int = 0
     """Sum modulo 2^64 of the accepted rows' `content` hashes: the same for the same labels in any order."""
+    heldout_content: int = 0
+    """The same of the held-out rows that the teacher answered."""
 
     @property
     def done(self) -> int:
@@ -61,6 +63,7 @@ class Tally:
             else:
                 setattr(self, name, getattr(self, name) + value)
         self.content %= 2**64
+        self.heldout_content %= 2**64
 
     @classmethod
     def of(cls, outcomes: pa.Table) -> Self:
@@ -82,7 +85,8 @@ class Tally:
             notes=_counts(outcomes["note"]),
             agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
             nodes=_counts(given["node"]),
-            content=int(accepted["content"].to_numpy().sum(dtype="uint64")) if len(accepted) else 0,
+            content=_sum(accepted["content"]),
+            heldout_content=_sum(heldout["content"].drop_null()),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -94,6 +98,10 @@ class Tally:
         """The tally of a commit record."""
         fields: dict[str, Any] = {k: Counter(v) if isinstance(v, dict) else v for k, v in tree.items()}
         return cls(**fields)
+
+
+def _sum(hashes: pa.ChunkedArray) -> int:
+    return int(hashes.to_numpy().sum(dtype="uint64")) if len(hashes) else 0
 
 
 def _counts(column: pa.ChunkedArray) -> Counter[str]:

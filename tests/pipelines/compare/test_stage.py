@@ -212,6 +212,17 @@ def test_a_student_that_reads_rationales_in_a_grid(lab: Lab) -> None:
     assert trained(lab) == []
 
 
+def test_other_answers_of_the_teacher_to_held_out_examples_are_reported_and_read(lab: Lab) -> None:
+    """As when rows that no engine could answer are tried again."""
+    grid = {"methods": ["finetune", "rationale-as-input"]}
+    made, scores = lab.compare(compare=grid), lab.files(SCORES)
+    path = lab.folder / "out/labels/manifest.json"
+    path.write_text(path.read_text().replace('"c0"', '"c0", "heldout_content": "h1"'))
+    assert lab.compare(compare=grid).fingerprint != made.fingerprint
+    assert [run.student.method for run in lab.trained] == ["rationale-as-input"], "it reads what the teacher says"
+    assert len(lab.files(SCORES) - scores) == 1
+
+
 @pytest.mark.parametrize("what", ["version", "options", "format"])
 def test_scores_by_other_rules_are_never_mixed(lab: Lab, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     made = lab.compare()

@@ -168,7 +168,9 @@ def test_a_finished_report_is_reused_however_it_is_batched(tmp_path: Path, setti
     assert evaluate(other).type == "report"
 
 
-@pytest.mark.parametrize("what", ["max_new_tokens", "samples", "gold", "input", "student", "seed", "content"])
+@pytest.mark.parametrize(
+    "what", ["max_new_tokens", "samples", "gold", "input", "student", "seed", "content", "heldout"]
+)
 def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> None:
     run = _prepared(tmp_path)
     before = _finish(run).read(MANIFEST)
@@ -183,6 +185,9 @@ def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> 
     elif what == "content":
         path = tmp_path / "out" / "labels" / MANIFEST
         path.write_text(path.read_text().replace('"c0"', '"c9"'))
+    elif what == "heldout":  # rows that no engine could answer were tried again
+        path = tmp_path / "out" / "labels" / MANIFEST
+        path.write_text(path.read_text().replace('"c0"', '"c0", "heldout_content": "h1"'))
     else:
         change = {"label": "5"} if what == "gold" else {"input": "other"}
         write_corpus(tmp_path / "test.jsonl", [{**ROWS[0], **change}, *ROWS[1:]])
