@@ -174,15 +174,24 @@ class Store:
             with object_store_errors(self.uri):
                 self.fs.delete_file(self.path(name))
 
-    def clear(self) -> None:
-        """Remove the folder and all that is in it; its manifest first, so that it never looks finished meanwhile."""
+    def clear(self, keep: str | None = None) -> None:
+        """Remove the folder and all that is in it; its manifest first, so that it never looks finished meanwhile.
+
+        `keep`: a file or folder directly in it that stays.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
         self.delete(MANIFEST)
-        if self.exists():
-            with object_store_errors(self.uri):
-                if "/" in self.root:
+        with object_store_errors(self.uri):
+            if keep is None and "/" in self.root:  # a bucket stays
+                if self.exists():
                     self.fs.delete_dir(self.root)
-                else:  # a bucket stays
-                    self.fs.delete_dir_contents(self.root)
+                return
+            for entry in self.fs.get_file_info(FileSelector(self.root, allow_not_found=True)):
+                if entry.base_name == keep:
+                    continue
+                remove = self.fs.delete_dir if entry.type == FileType.Directory else self.fs.delete_file
+                remove(entry.path)
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class RemoteConfig(Section):
     """An OpenAI-compatible endpoint, for engine openai."""
 
     url: str | None = None
-    """Its base URL, up to and with `/v1`."""
+    """Its base URL, up to and with `/v1`. It may change under the same labels, since servers move: what tells the model is `teacher.model`,
+    so that other weights behind it must be served under another name."""
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the key. The key itself never stands in a file or a log."""
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 64

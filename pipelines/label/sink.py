@@ -17,18 +17,17 @@ committed; then their manifest goes, and comes back when the run is complete.
 
 When every row is committed, manifest.json is written, and after it the records, which it sums up, are removed: where there is a
 manifest, records mean nothing. `attempt.json`, written first of all, says which labels are being made; another run with other
-settings is refused, never mixed in. One driver at a time: on a local disk a lock file says so, and the lock dies with its process.
+settings is refused, never mixed in. One driver at a time holds the folder's lock (lock.py), and makes sure of it before each step.
 
 The driver holds 16 bytes per finished id (ids.py), and about 200 bytes per part.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -94,16 +93,21 @@ class Commit:
 
 
 class LabelSink:
-    """The labels folder while it is being written. A context manager: it holds the lock.
+    """The labels folder while it is being written, by whoever holds its lock. Making one reads back what is there.
 
-    `reopened`: the manifest of labels that are finished but for rows with `engine_error`.
+    `reopened`: the manifest of labels that are finished but for rows with `engine_error`. `check_lock`: raises where the lock is lost.
     """
 
     def __init__(
-        self, store: Store, identity: Mapping[str, Any], settings: LabellingConfig, reopened: Manifest | None = None
+        self,
+        store: Store,
+        identity: Mapping[str, Any],
+        settings: LabellingConfig,
+        reopened: Manifest | None = None,
+        check_lock: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._identity, self._settings, self._reopened = store, dict(identity), settings, reopened
-        self._lock: io.TextIOBase | None = None
+        self.check_lock = check_lock
         self._buffer: list[pa.Table] = []
         self._buffered = 0
         self._last_commit = time.monotonic()
@@ -118,16 +122,8 @@ class LabelSink:
         """For each split the ids that want no label any more."""
         self.scan: ScanRecord | None = None
         """Where the scan is committed already."""
-
-    def __enter__(self) -> Self:
-        self._acquire()
         self._begin()
         self._recover()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.close()
 
     @property
     def retried(self) -> int:
@@ -177,11 +173,13 @@ class LabelSink:
 
     def tidy(self) -> None:
         """Remove the records that the manifest has made superfluous. Call it after the manifest is written."""
+        self.check_lock()
         for name in [*self._store.files(COMMITS), ATTEMPT]:
             self._store.delete(name)
 
     def _commit(self, commit: Commit) -> None:
         """Steps 2 and 3, and what they change in memory."""
+        self.check_lock()
         if self._reopened:
             self._store.write(_BASE, _base(self._reopened).as_json())
             self._store.delete(MANIFEST)
@@ -200,6 +198,7 @@ class LabelSink:
 
     def _write_parts(self, table: pa.Table, kept: Mapping[str, pa.Table]) -> dict[str, int]:
         """Step 1. `kept`: for each folder the rows of replaced parts that stay."""
+        self.check_lock()
         parts = {}
         for (split, accepted), (folder, schema) in FOLDERS.items():
             chosen = _columns(_select(table, split, accepted=accepted), schema)
@@ -236,19 +235,6 @@ class LabelSink:
             stays = pc.invert(pc.and_(pc.is_in(old["id"], gone), pc.equal(old["reason"], "engine_error")))
             kept.setdefault(name.rpartition("/")[0], []).append(old.filter(stays))
         return {folder: pa.concat_tables(tables) for folder, tables in kept.items()}, removed
-
-    def _acquire(self) -> None:
-        if not self._store.is_local:
-            return
-        self._store.fs.create_dir(self._store.root, recursive=True)
-        self._lock = open(self._store.path(".lock"), "w", encoding="utf-8")  # noqa: SIM115 - held until __exit__
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise UserError(
-                self._store.shown(), "another process is labelling into it", "Wait for it, or stop it."
-            ) from error
 
     def _begin(self) -> None:
         wanted = fingerprint(self._identity)

@@ -23,6 +23,7 @@ from pipelines.artifacts import (
     finished,
     manifest_of,
     model_fingerprint,
+    read_manifest,
     write_manifest,
 )
 from pipelines.config import RunConfig
@@ -32,9 +33,10 @@ from pipelines.errors import StageFailedError, UserError
 from pipelines.label.card import dataset_card
 from pipelines.label.closed import check_closed_labels
 from pipelines.label.figures import label_details
+from pipelines.label.lock import LOCK, folder_lock
 from pipelines.label.prompts import PromptMaker, read_shots
 from pipelines.label.scan import Corpus, scan_corpus
-from pipelines.label.sink import LabelSink, ScanRecord
+from pipelines.label.sink import ATTEMPT, LabelSink, ScanRecord
 from pipelines.label.status import ProgressFile
 from pipelines.label.stream import stream
 from pipelines.label.tally import Tally
@@ -74,7 +76,12 @@ def check_label(run: RunConfig) -> None:
 
 
 def label_identity(run: RunConfig) -> dict[str, Any]:
-    """What decides the labels; its fingerprint is the artifact's."""
+    """What decides the labels; its fingerprint is the artifact's.
+
+    Where an endpoint is (`teacher.remote.url`) is no part of it: a server moves, and the model stays. The model is told by
+    `teacher.model`, so that other weights, or the same in another quantisation, must be served under another name. The manifest's
+    `config` shows the URL of the run that finished the labels.
+    """
     spec = task_spec(run.task, run.task_options)
     teacher = run.teacher
     heldout = heldout_files(run.corpus)
@@ -111,22 +118,37 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     Finished labels with `engine_error` rows are opened again, and those rows are tried again.
 
     Raises:
-        UserError: the input is wrong, or the folder holds labels made with other settings and `replace` is not set.
-        StageFailedError: the engine cannot be started, too many rows are rejected, or rows are missing at the end.
+        UserError: the input is wrong, the folder holds labels made with other settings and `replace` is not set, or another driver is
+            labelling into it.
+        StageFailedError: the engine cannot be started, too many rows are rejected, rows are missing at the end, or the folder's lock
+            is lost.
     """
     check_label(run)
     store = Store(run.output).child("labels")
     identity = label_identity(run)
-    finished_before = finished(store, "labels", identity, replace=replace)
-    if finished_before and not Tally.from_json(finished_before.details["tally"]).engine_errors:
-        return finished_before
-    if replace and _begun_otherwise(store, identity):
-        store.clear()
+    if not (replace and _made_otherwise(store, identity)):
+        before = finished(store, "labels", identity, replace=False)
+        if before and _is_complete(before):
+            return before
+    with folder_lock(store, run.labelling.lease_s) as check_lock:
+        # Looked at again: another driver may have come to its end meanwhile.
+        if replace and _made_otherwise(store, identity):
+            store.clear(keep=LOCK)
+        before = finished(store, "labels", identity, replace=False)
+        if before and _is_complete(before):
+            return before
+        sink = LabelSink(store, identity, run.labelling, before, check_lock)
+        manifest = _label(run, store, identity, sink, reopened=before is not None)
+        _check_engine_errors(run, sink)
+        return manifest
+
+
+def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSink, *, reopened: bool) -> Manifest:
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
-    with LabelSink(store, identity, run.labelling, finished_before) as sink, ProgressFile(store) as live:
+    with ProgressFile(store) as live:
         already = sink.tally.done - sink.retried
-        splits, scan = _scan(run, spec, sink, count_rejects=finished_before is None)
+        splits, scan = _scan(run, spec, sink, count_rejects=not reopened)
         scanned = time.monotonic()
         work, usage = stream(run, spec, splits, scan, sink, live)
         _check_complete(scan, sink)
@@ -134,10 +156,10 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         manifest.timings_s = {"scan": scanned - began, "engine_start": work.engine_start_s, "label": work.seconds}
         manifest.details |= {"resumed_at_rows": already, "engines": dataclasses.asdict(usage)}
         manifest.details |= label_details(work, sink.tally, run.teacher)
+        sink.check_lock()
         store.write("README.md", dataset_card(run, manifest, store).encode())
         write_manifest(store, manifest)
         sink.tidy()
-    _check_engine_errors(run, sink)
     return manifest
 
 
@@ -163,8 +185,17 @@ def _splits(run: RunConfig) -> list[Split]:
     return splits + corpus_splits(heldout or [], "heldout", parallelism=readers, limit=run.corpus.limit)
 
 
-def _begun_otherwise(store: Store, identity: dict[str, Any]) -> bool:
-    return store.exists("attempt.json") and fingerprint(identity).encode() not in store.read("attempt.json")
+def _made_otherwise(store: Store, identity: dict[str, Any]) -> bool:
+    """Whether the folder holds labels of other settings, finished or begun."""
+    wanted = fingerprint(identity)
+    manifest = read_manifest(store, "labels")
+    if manifest:
+        return manifest.fingerprint != wanted
+    return store.exists(ATTEMPT) and wanted.encode() not in store.read(ATTEMPT)
+
+
+def _is_complete(manifest: Manifest) -> bool:
+    return not Tally.from_json(manifest.details["tally"]).engine_errors
 
 
 def _check_complete(scan: ScanRecord, sink: LabelSink) -> None:
@@ -210,6 +241,7 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: 
         timings_s={},
         details={
             "content": f"{tally.content:016x}",
+            "heldout_content": f"{tally.heldout_content:016x}",
             "prompt_version": PromptMaker(task, run.teacher, read_shots(run.teacher, task)).version,
             "task": {"name": task.name, "version": task.version},
             "teacher": {
@@ -218,6 +250,7 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: 
                 "sampling": run.teacher.sampling.model_dump(),
             },
             "tokens": {"prompt": tally.prompt_tokens, "output": tally.output_tokens},
+            "nodes": dict(sorted(tally.nodes.items())),
             "parts": dict(sorted(sink.parts.items())),
             "tally": tally.as_json(),
             "tokenizer": tokenizer_fingerprint(run.teacher.model or "") if run.teacher.token_logprobs else None,

@@ -1,4 +1,4 @@
-"""The label stage with its corpus and its labels on an S3 server, killed in the middle of a commit."""
+"""The label stage with its corpus and its labels on an S3 server: a second driver is refused, and takes over from one that was killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines.label.lease import CLAIM_BYTES, FOLDER
 from pipelines.recipes.word_problems import train_rows
 from tests.faults.harness import COMMAND
 from tests.integration.commands import raystill, running
+from tests.integration.endpoints import wait_until
 from tests.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -47,7 +49,17 @@ def stopped_inside_a_commit(s3: Bucket, pid: int) -> bool:
     return False
 
 
-def test_a_kill_inside_a_commit_loses_and_doubles_no_row(s3: Bucket, tmp_path: Path) -> None:
+def on_another_machine(s3: Bucket) -> None:
+    """As if the claim that is there came from another machine, where nobody here can see that its process is gone."""
+    [key] = s3.keys(f"out/labels/{FOLDER}/")
+    claim = json.loads(read(s3, key))
+    claim["holder"] |= {"host": "node-7", "processes": "of another machine"}
+    s3.put(key, json.dumps(claim).encode().ljust(CLAIM_BYTES))
+
+
+def test_a_second_driver_is_refused_and_takes_over_from_a_killed_one_without_losing_or_doubling_a_row(
+    s3: Bucket, tmp_path: Path
+) -> None:
     rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
     corpus = s3.put("corpus/train.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     run = {
@@ -55,13 +67,17 @@ def test_a_kill_inside_a_commit_loses_and_doubles_no_row(s3: Bucket, tmp_path: P
         "output": s3.uri("out"),
         "task": "arithmetic",
         "corpus": {"train": corpus},
-        "teacher": {"engine": "echo", "latency_s": 0.05, "vllm": {"max_num_seqs": 8}},
+        "teacher": {"engine": "echo", "latency_s": 0.6, "vllm": {"max_num_seqs": 8}},
         "labelling": {"commit_rows": 32, "commit_every_s": 0.2},
         "student": {"model": "none"},
     }
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(run))
     with running("label", str(file), log=tmp_path / "log", command=COMMAND) as process:
+        wait_until(lambda: len(named(s3)) >= 1, seconds=200)
+        refused = raystill("label", str(file))
+        assert (refused.returncode, process.poll()) == (2, None)
+        assert f"another driver is labelling into it: process {process.pid} on " in refused.stderr
         deadline = time.monotonic() + 200
         while not (len(named(s3)) >= 2 and stopped_inside_a_commit(s3, process.pid)):
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
@@ -72,8 +88,12 @@ def test_a_kill_inside_a_commit_loses_and_doubles_no_row(s3: Bucket, tmp_path: P
     assert torn, "the kill was to fall between the parts and their record"
     finished = named(s3)
     before = {name: read(s3, f"out/labels/{name}") for name in finished}
-    result = raystill("label", str(file), "--json")
+    on_another_machine(s3)
+    fast = ["--set", "teacher.latency_s=0.01", "--set", "labelling.lease_s=4"]
+    result = raystill("label", str(file), *fast, "--json")
     assert result.returncode == 0, result.stderr[-3000:]
+    left = [read(s3, key) for key in s3.keys(f"out/labels/{FOLDER}/")]
+    assert left == [], result.stderr[-3000:]
     counts = json.loads(result.stdout)["stages"][0]["counts"]
     assert (counts["read"], counts["accepted"]) == (ROWS, ROWS)
     assert {name: read(s3, f"out/labels/{name}") for name in finished} == before

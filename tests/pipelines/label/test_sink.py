@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from pipelines.artifacts import Manifest, Store, manifest_of, read_manifest, write_manifest
 from pipelines.config import LabellingConfig
-from pipelines.errors import UserError
+from pipelines.errors import StageFailedError, UserError
 from pipelines.label import sink as sink_module
 from pipelines.label.ids import contains, id_keys, key_set
+from pipelines.label.lock import folder_lock
 from pipelines.label.outcomes import OUTCOME, rejected
 from pipelines.label.sink import LabelSink, ScanRecord
 from pipelines.label.tally import Tally
@@ -25,8 +27,13 @@ IDENTITY = {"teacher": "echo"}
 SETTINGS = LabellingConfig()
 
 
-def open_sink(folder: Path, identity: dict[str, Any] = IDENTITY, reopened: Manifest | None = None) -> LabelSink:
-    return LabelSink(Store(str(folder)), identity, SETTINGS, reopened)
+@contextmanager
+def open_sink(
+    folder: Path, identity: dict[str, Any] = IDENTITY, reopened: Manifest | None = None
+) -> Iterator[LabelSink]:
+    store = Store(str(folder))
+    with folder_lock(store, SETTINGS.lease_s) as check_lock:
+        yield LabelSink(store, identity, SETTINGS, reopened, check_lock)
 
 
 def accepted(example_id: str, split: str = "train", label: str = "1") -> dict[str, Any]:
@@ -229,13 +236,25 @@ def test_unfinished_labels_of_other_settings_are_refused(tmp_path: Path) -> None
         pass
 
 
-def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
-    with (
-        open_sink(tmp_path),
-        pytest.raises(UserError, match="another process is labelling"),
-        open_sink(tmp_path),
-    ):
-        pass
+@pytest.mark.parametrize("held", range(3))
+def test_a_lock_that_is_lost_ends_the_commit_at_its_next_step(tmp_path: Path, held: int) -> None:
+    """`held`: how often the lock is still there: before the parts, before their record."""
+    left = [held]
+
+    def check_lock() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise StageFailedError("lost")
+
+    sink = LabelSink(Store(str(tmp_path)), IDENTITY, SETTINGS, check_lock=check_lock)
+    sink.add(table(accepted("a")))
+    if held < 2:
+        with pytest.raises(StageFailedError, match="lost"):
+            sink.commit()
+    else:
+        sink.commit()
+    there = {name for name in Store(str(tmp_path)).files() if name != "attempt.json"}
+    assert there == set(["data/part-000000.parquet", "commits/000000.json"][:held])
 
 
 def test_content_is_the_same_in_any_order_and_changes_with_a_label() -> None:
@@ -247,10 +266,27 @@ def test_content_is_the_same_in_any_order_and_changes_with_a_label() -> None:
     assert Tally.of(table(one, accepted("b", label="2"))).content != split.content
 
 
+def test_content_of_held_out_rows_is_told_apart() -> None:
+    before = Tally.of(table(accepted("a"), rejected("heldout", "h", "engine_error", "", "")))
+    after = Tally.of(table(accepted("a"), accepted("h", "heldout")))
+    assert (before.content, before.heldout_content) == (after.content, 0)
+    assert after.heldout_content == hash_of("h", "1")
+
+
 def test_a_tally_survives_its_record() -> None:
     tally = Tally.of(table(accepted("a"), {**accepted("b"), "agreement": 0.3}, rejected("train", "c", "tie", "", "")))
     assert tally.agreements == {"9": 1, "3": 1}
     assert Tally.from_json(json.loads(json.dumps(tally.as_json()))) == tally
+
+
+def test_a_row_counts_for_the_node_that_gave_its_outcome_in_the_end() -> None:
+    failed = {**rejected("train", "c", "engine_error", "", ""), "node": "x"}
+    scanned = rejected("train", "d", "duplicate", "", "")
+    answers = [{**accepted("a"), "node": "x"}, {**rejected("train", "b", "tie", "", ""), "node": "y"}]
+    tally = Tally.of(table(*answers, failed, scanned))
+    assert tally.nodes == {"x": 1, "y": 1}
+    tally.add(Tally.of(table({**accepted("c"), "node": "y"})))
+    assert tally.nodes == {"x": 1, "y": 2}
 
 
 def test_the_index_finds_exactly_its_ids() -> None:

@@ -1,0 +1,223 @@
+"""The lock of a labels folder on an S3 server of its own process: drivers that come together, die, and sleep."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import Store
+from pipelines.errors import StageFailedError, UserError
+from pipelines.label import lease
+from pipelines.label.lease import CLAIM_BYTES, FOLDER, Lease
+from pipelines.label.lock import LOCK, folder_lock
+from pipelines.label.processes import this_process
+from tests.integration.endpoints import wait_until
+from tests.object_store import Bucket
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+LEASE_S = 3.0
+
+DRIVER = """
+import sys, time
+from pipelines.artifacts import Store
+from pipelines.errors import StageFailedError
+from pipelines.label.lock import LOCK, folder_lock
+with folder_lock(Store(sys.argv[1]), float(sys.argv[2])) as check:
+    print("held", flush=True)
+    while True:
+        try:
+            check()
+        except StageFailedError as error:
+            sys.exit(f"lost: {error}")
+        time.sleep(0.05)
+"""
+
+
+@contextmanager
+def driver(s3: Bucket, lease_s: float = LEASE_S) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds `labels`."""
+    command = [sys.executable, "-c", DRIVER, s3.uri("labels"), str(lease_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def elsewhere(s3: Bucket) -> None:
+    """Make the claims that are there those of another machine, whose processes cannot be seen."""
+    for key in s3.keys(f"labels/{FOLDER}/"):
+        claim = json.loads(s3.server.client().get_object(Bucket=s3.name, Key=key)["Body"].read())
+        claim["holder"] |= {"host": "node-7", "processes": "another machine"}
+        s3.put(key, json.dumps(claim).encode().ljust(CLAIM_BYTES))
+
+
+@pytest.mark.parametrize("machines", ["one", "many"])
+def test_of_drivers_that_come_at_once_exactly_one_goes_on(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch, machines: str
+) -> None:
+    drivers, rounds, lease_s = 3, 4, 30.0
+    if machines == "many":
+        monkeypatch.setattr(
+            lease, "this_process", lambda: {**this_process(), "processes": threading.current_thread().name}
+        )
+    meet = [threading.Barrier(drivers) for _ in range(rounds)]
+    held: list[list[str]] = [[] for _ in range(rounds)]
+    refused: list[list[str]] = [[] for _ in range(rounds)]
+
+    def come(number: int) -> None:
+        store = Store(s3.uri(f"round-{number}"))
+        meet[number].wait(60)
+        try:
+            with folder_lock(store, lease_s) as check:
+                check()
+                held[number].append(threading.current_thread().name)
+                meet[number].wait(60)  # until every driver knows
+        except UserError as error:
+            refused[number].append(str(error))
+            meet[number].wait(60)
+
+    threads = [threading.Thread(target=come, args=(i,), daemon=True) for i in range(rounds) for _ in range(drivers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert [len(names) for names in held] == [1] * rounds
+    assert [len(errors) for errors in refused] == [drivers - 1] * rounds
+    said = f"another driver is labelling into it: process {os.getpid()} on "
+    assert all(said in error and "Wait for it, or stop it there." in error for errors in refused for error in errors)
+    assert s3.keys() == [], "every claim is given back"
+
+
+@pytest.mark.parametrize(("number", "holds"), [(1, False), (2, True), (None, True)])
+def test_a_claim_that_has_no_number_yet_is_waited_for(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch, number: int | None, holds: bool
+) -> None:
+    """Its driver may have looked at the claims before ours was there. None: it dies before it has one."""
+    other = {"id": "0", "holder": {**this_process(), "processes": "another machine", "since": "2026"}}
+    key = f"labels/{FOLDER}/0.json"
+
+    def put(number: int | None, beat: int) -> None:
+        s3.put(key, json.dumps({**other, "number": number, "beat": beat}).encode().ljust(CLAIM_BYTES))
+
+    put(None, 1)
+    monkeypatch.setattr(lease, "_LOOK_AGAIN_S", 0.5)
+    looked = threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda seconds: looked.set() or threading.Event().wait(seconds))
+    ended: list[bool] = []
+
+    def come() -> None:
+        try:
+            with folder_lock(Store(s3.uri("labels")), LEASE_S):
+                ended.append(True)
+        except UserError:
+            ended.append(False)
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    assert looked.wait(60)
+    assert ended == [], "it goes on although the other may be ahead"
+    if number is not None:
+        put(number, 2)
+    thread.join(60)
+    assert ended == [holds]
+
+
+def test_a_driver_killed_on_this_machine_gives_way_at_once(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    with driver(s3, 1000.0) as dead:
+        dead.send_signal(signal.SIGKILL)
+        dead.wait()
+        with folder_lock(Store(s3.uri("labels")), 1000.0) as check:
+            check()
+            assert len(s3.keys()) == 1, "what the dead one left is gone"
+    assert "waiting" not in capsys.readouterr().err
+
+
+def test_a_driver_killed_on_another_machine_gives_way_when_its_lease_is_over(
+    s3: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with driver(s3) as dead:
+        dead.send_signal(signal.SIGKILL)
+        dead.wait()
+        elsewhere(s3)
+        with folder_lock(Store(s3.uri("labels")), LEASE_S) as check:
+            check()
+            assert len(s3.keys()) == 1
+    told = capsys.readouterr().err
+    assert f"process {dead.pid} on node-7 since 2" in told
+    assert "waiting for its next or 3 s" in told
+
+
+def test_a_driver_that_lives_on_another_machine_is_waited_for_until_its_next_sign_of_life(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with driver(s3) as other:
+        monkeypatch.setattr(lease, "is_running", lambda process: None)
+        with pytest.raises(UserError, match=f"process {other.pid} on"), folder_lock(Store(s3.uri("labels")), LEASE_S):
+            pass
+        assert other.poll() is None
+        assert len(s3.keys()) == 1, "whoever is refused leaves nothing"
+
+
+def test_a_driver_that_slept_longer_than_its_lease_has_lost_the_folder(s3: Bucket) -> None:
+    with driver(s3) as sleeper:
+        sleeper.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED)
+        store, deadline, holder = Store(s3.uri("labels")), time.monotonic() + 60, None
+        while holder is None:
+            assert time.monotonic() < deadline
+            try:
+                holder = Lease(store, LEASE_S).__enter__()
+            except UserError:
+                time.sleep(0.2)
+        sleeper.send_signal(signal.SIGCONT)
+        assert sleeper.wait(30) == 1
+        assert sleeper.stderr
+        assert "lost:" in sleeper.stderr.read()
+        assert len(s3.keys()) == 1
+        holder.check()
+        holder.__exit__(None, None, None)
+
+
+def test_a_holder_whose_store_is_out_of_reach_ends_before_another_can_take_over(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(s3.uri("labels"))
+    with Lease(store, LEASE_S) as held:
+        held.check()
+        began = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError("the network is gone")
+
+        monkeypatch.setattr(Store, "write", fail)
+        wait_until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > began + held._limit_s)
+        with pytest.raises(StageFailedError, match=r"not be renewed for \d+ s \(the network is gone\)"):
+            held.check()
+        assert held._limit_s < LEASE_S
+    monkeypatch.undo()
+    assert s3.keys() == []
+
+
+def test_a_folder_is_cleared_without_giving_its_lease_away(s3: Bucket) -> None:
+    store = Store(s3.uri("labels"))
+    with folder_lock(store, 60.0):
+        [claim] = s3.keys()
+        store.write("data/part-000000.parquet", b"x")
+        store.write("manifest.json", b"{}")
+        store.clear(keep=LOCK)
+        assert s3.keys() == [claim]
+        with pytest.raises(UserError, match="another driver"), folder_lock(store, 60.0):
+            pass
