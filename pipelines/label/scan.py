@@ -4,13 +4,15 @@ In: splits. Out: how many rows there are, and the rejects that need no teacher: 
 rows with an id that an earlier one has (`duplicate`), and on request later rows that nearly repeat an earlier one (`near_duplicate`). A
 row's position in the corpus is the index of its split << 32 | its index in the split.
 
-The driver holds 16 bytes per row while it looks for duplicates, 8 per reject afterwards, and 16 per row whose id occurs again. Looking for
-near duplicates takes some KB per row (near_duplicates.py).
+The driver holds 16 bytes per row while it looks for duplicates (and one more for a moment), 8 per reject afterwards, and 16 per row whose
+id occurs again. Looking for near duplicates takes some KB per row (near_duplicates.py).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from pipelines.errors import UserError
 from pipelines.label.ids import id_digest
 from pipelines.label.outcomes import OUTCOME, rejected
 from pipelines.label.sink import Positions, ScanRecord
-from pipelines.near_duplicates import SIGNATURE_BYTES, NearDuplicates, signature
+from pipelines.near_duplicates import NearDuplicates, signature
 from pipelines.progress import Progress
 from pipelines.tasks import TaskSpec, load_task
 
@@ -36,10 +38,12 @@ Halves = npt.NDArray[np.uint64]
 SPLIT_SHIFT = 32
 _ROW_MASK = 2**SPLIT_SHIFT - 1
 _BLOCK_ROWS = 4096
+_BLOCK_BYTES = 4 << 20
+"""Of what a reader hands on at a time, which the driver holds in full for a moment."""
 _DAMAGED = -1
 """In the place of a position: the file cannot be read on; the texts are a UserError's."""
 _Scanned = tuple[int, int, str | None, str | None, str | None, bytes | None]
-_REJECTS_AT_A_TIME = 4096
+_ROWS_AT_A_TIME = 4096
 _SCANNED = pa.schema(
     [
         pa.field("position", pa.int64()),
@@ -47,7 +51,9 @@ _SCANNED = pa.schema(
         pa.field("id", pa.string()),  # this and the rest: of unreadable rows only
         pa.field("problem", pa.string()),
         pa.field("raw", pa.string()),
-        pa.field("signature", pa.binary(SIGNATURE_BYTES)),  # where near duplicates are looked for
+        pa.field(
+            "signature", pa.binary()
+        ),  # where near duplicates are looked for; a null of a fixed width would take all of it
     ]
 )
 
@@ -107,7 +113,7 @@ class _Rejects:
 
     def add(self, position: int, row_id: str, reason: str, detail: str, raw: str) -> None:
         self._rows.append(rejected(self._splits[position >> SPLIT_SHIFT].name, row_id, reason, detail, raw))
-        if len(self._rows) >= _REJECTS_AT_A_TIME:
+        if len(self._rows) >= _ROWS_AT_A_TIME:
             self.flush()
 
     def flush(self) -> None:
@@ -118,15 +124,18 @@ class _Rejects:
 
 def _read_all(corpus: Corpus, rejects: _Rejects) -> _Found:
     import ray
+    from ray.data import DataContext
 
     count = len(corpus.splits)
-    dataset = ray.data.from_items([{"index": i} for i in range(count)], override_num_blocks=count).map_batches(
-        _scan_split, fn_args=(corpus,), batch_size=1, batch_format="numpy"
-    )
     halves: list[list[Halves]] = [[np.empty(0, dtype=np.uint64)] for _ in range(count)]
     signatures: list[list[bytes | None]] = [[] for _ in range(count)]
     unreadable: list[Positions] = [np.empty(0, dtype=np.int64)]
-    with Progress("scan", total=None, unit="rows") as progress:
+    context = copy.deepcopy(DataContext.get_current())
+    context.target_max_block_size = _BLOCK_BYTES
+    with DataContext.current(context), Progress("scan", total=None, unit="rows") as progress:
+        dataset = ray.data.from_items([{"index": i} for i in range(count)], override_num_blocks=count).map_batches(
+            _scan_split, fn_args=(corpus,), batch_size=1, batch_format="numpy"
+        )
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             _check_damage(table)
             for part in _by_split(table):
@@ -134,7 +143,7 @@ def _read_all(corpus: Corpus, rejects: _Rejects) -> _Found:
                 index = int(position[0]) >> SPLIT_SHIFT
                 # A split's blocks come in their order: so a row's place in the arrays is its place in the split.
                 assert int(position[0]) & _ROW_MASK == sum(map(len, halves[index]))
-                halves[index].append(part["half"].to_numpy())
+                halves[index].append(part["half"].to_numpy().copy())  # the block goes when nothing looks at it
                 if corpus.near_duplicates is not None:
                     signatures[index] += part["signature"].to_pylist()
             bad = table.filter(pc.is_valid(table["problem"]))
@@ -142,13 +151,25 @@ def _read_all(corpus: Corpus, rejects: _Rejects) -> _Found:
             for row in bad.to_pylist():
                 rejects.add(row["position"], row["id"], "bad_input", row["problem"], row["raw"])
             progress.advance(len(table))
-    return _Found([np.concatenate(parts) for parts in halves], signatures, np.sort(np.concatenate(unreadable)))
+    return _Found(_joined(halves), signatures, np.sort(np.concatenate(unreadable)))
+
+
+def _joined(halves: list[list[Halves]]) -> list[Halves]:
+    """One array for each split. A split's pieces go before the next one's are joined."""
+    joined = []
+    for pieces in halves:
+        joined.append(np.concatenate(pieces))
+        pieces.clear()
+    return joined
 
 
 def _by_split(table: pa.Table) -> Iterator[pa.Table]:
+    """Its runs of rows of one split, not copied."""
     index = table["position"].to_numpy() >> SPLIT_SHIFT
-    for one in np.unique(index):
-        yield table.filter(pa.array(index == one))
+    ends = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(table)]
+    for start, end in itertools.pairwise(ends):
+        if end > start:
+            yield table.slice(start, end - start)
 
 
 def _check_damage(table: pa.Table) -> None:
@@ -193,7 +214,7 @@ def _duplicates(name: str, corpus: Corpus, found: _Found, rejects: _Rejects) -> 
         return
     seen: set[bytes] = set()
     for index in mine:
-        suspects = set(np.flatnonzero(np.isin(found.halves[index], again)).tolist()) - _here(found.unreadable, index)
+        suspects = set(_places(found.halves[index], again)) - _here(found.unreadable, index)
         if not suspects:
             continue
         for row in corpus.rows(index):
@@ -205,6 +226,14 @@ def _duplicates(name: str, corpus: Corpus, found: _Found, rejects: _Rejects) -> 
                 rejects.add(position, row.id, "duplicate", "an earlier row has this id", row.raw)
                 yield position
             seen.add(digest)
+
+
+def _places(halves: Halves, again: Halves) -> Iterator[int]:
+    """Where in `halves` something of `again`, which is sorted and not empty, stands. Some thousands are looked at at a time."""
+    for start in range(0, len(halves), _ROWS_AT_A_TIME):
+        some = halves[start : start + _ROWS_AT_A_TIME]
+        nearest = again[np.minimum(np.searchsorted(again, some), len(again) - 1)]
+        yield from (start + np.flatnonzero(nearest == some)).tolist()
 
 
 def _near_duplicates(corpus: Corpus, found: _Found, passed_over: Positions, rejects: _Rejects) -> Positions:
