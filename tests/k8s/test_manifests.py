@@ -14,7 +14,7 @@ from cluster.cli import main
 from pipelines.config import RunConfig
 from pipelines.run_file import parse_run
 from tests.k8s.checker.quantities import quantity
-from tests.k8s.dashboards import SERVING, metrics_read
+from tests.k8s.dashboards import SERVING
 from tests.k8s.rendering import (
     K8S,
     OVERLAYS,
@@ -36,6 +36,8 @@ EXTERNAL_SECRETS = {"raystill-keys", "raystill-redis", "raystill-object-store"}
 """Secrets that README.md tells people to make."""
 STAGES = ("label", "train", "evaluate")
 RAY_DRAIN_S = 30
+SUCCESSOR_S = 180
+"""For the successor of a drained replica to start. Serve stops the replica so long before the drain's end as its requests may take."""
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
@@ -51,7 +53,7 @@ def gpus(group: Object) -> int:
 @needs_kustomize
 @each_overlay
 def test_pods_may_run_and_may_end(name: str) -> None:
-    needed_s = RAY_DRAIN_S + run_of(name).serving.request_timeout_s
+    needed_s = SUCCESSOR_S + run_of(name).serving.request_timeout_s
     found = list(groups(overlay(name)))
     assert {group.part for group in found} == {*STAGES, "students", "cluster"}
     for group in found:
@@ -278,11 +280,6 @@ def test_the_readme_names_all_there_is() -> None:
         assert f"`{folder.name}`" in text, folder
     for secret in EXTERNAL_SECRETS:
         assert secret in text, secret
-
-
-def test_alerts_read_metrics_that_there_are() -> None:
-    rules = (K8S / "monitoring" / "alerts.yaml").read_text(encoding="utf-8")
-    assert set(re.findall(r"\bray_[a-z_]+", rules)) <= metrics_read(SERVING)
 
 
 @needs_kustomize

@@ -1,0 +1,124 @@
+"""What KubeRay makes of our clusters: commands that Ray's own parser takes, variables, probes, submitters."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from tests.k8s.kuberay_pods import RayPods, words
+from tests.k8s.rendering import K8S, OVERLAYS, Object, needs_kustomize, overlay, render
+
+pytestmark = needs_kustomize
+HEAD = "raystill-students-x7k2p-head-svc.raystill.svc.cluster.local"
+
+
+def ray_objects(name: str) -> list[Object]:
+    return [found for found in overlay(name) if found["apiVersion"].startswith("ray.io/")]
+
+
+def students(name: str) -> RayPods:
+    (service,) = (found for found in ray_objects(name) if found["kind"] == "RayService")
+    return RayPods(copy.deepcopy(service))  # tests change it, and what is rendered is kept
+
+
+def variables(pod: Object) -> Object:
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in pod["spec"]["containers"][0]["env"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("dev-cpu", "--num-cpus=4"), ("prod-gpu", "--num-cpus=8 --num-gpus=1")], ids=OVERLAYS
+)
+def test_start_commands(name: str, sizes: str) -> None:
+    pods = students(name)
+    memory = {"dev-cpu": (6 << 30, 12 << 30), "prod-gpu": (16 << 30, 64 << 30)}[name]
+    ports = "--metrics-export-port=8080"
+    redis = " --redis-password=$REDIS_PASSWORD" if name == "prod-gpu" else ""
+    assert pods.head()["spec"]["containers"][0]["args"] == [
+        "ulimit -n ${RAY_START_ULIMIT_OPEN_FILES:-65536}; ray start --head --block --dashboard-agent-listen-port=52365 "
+        f"--dashboard-host=0.0.0.0 --memory={memory[0]} {ports} --no-monitor --num-cpus=0{redis}"
+    ]
+    assert pods.worker()["spec"]["containers"][0]["args"] == [
+        f"ulimit -n ${{RAY_START_ULIMIT_OPEN_FILES:-65536}}; ray start --address={HEAD}:6379 --block "
+        f"--dashboard-agent-listen-port=52365 --memory={memory[1]} {ports} {sizes}"
+    ]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_rays_own_parser_takes_every_start_command(name: str) -> None:
+    from ray.scripts.scripts import start
+
+    for found in ray_objects(name):
+        pods = RayPods(found)
+        for pod in (pods.head(), pods.worker()):
+            program, command, *flags = words(pod)
+            assert (program, command) == ("ray", "start")
+            given = start.make_context("start", flags).params
+            assert given["block"]
+            assert given["head"] is (pod["metadata"]["labels"]["ray.io/node-type"] == "head")
+
+
+def test_variables_of_a_head_and_of_a_worker() -> None:
+    pods = students("dev-cpu")
+    head, worker = variables(pods.head()), variables(pods.worker())
+    token = {"secretKeyRef": {"name": "raystill-students-x7k2p", "key": "auth_token"}}
+    for found in (head, worker):
+        assert found["RAY_AUTH_MODE"] == "token"
+        assert found["RAY_AUTH_TOKEN"] == token
+        assert found["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "300"
+        assert found["RAY_timeout_ms_task_wait_for_death_info"] == "0"
+    assert head["RAY_enable_autoscaler_v2"] == "true"
+    assert (head["RAY_ADDRESS"], worker["RAY_ADDRESS"]) == ("127.0.0.1:6379", f"{HEAD}:6379")
+    assert (worker["FQ_RAY_IP"], worker["RAY_IP"]) == (HEAD, "raystill-students-x7k2p-head-svc")
+    waiting = pods.worker()["spec"]["initContainers"][0]
+    assert f"ray health-check --address {HEAD}:6379" in waiting["args"][0]
+    assert {"name": "RAY_AUTH_TOKEN", "valueFrom": token} in waiting["env"]
+
+
+def test_a_manifests_own_variable_is_not_replaced() -> None:
+    service = students("dev-cpu").owner
+    own = {"name": "RAY_SERVE_KV_TIMEOUT_S", "value": "9"}
+    service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"].append(own)
+    names = [entry["name"] for entry in RayPods(service).head()["spec"]["containers"][0]["env"]]
+    assert names.count("RAY_SERVE_KV_TIMEOUT_S") == 1
+    assert variables(RayPods(service).head())["RAY_SERVE_KV_TIMEOUT_S"] == "9"
+
+
+def test_fault_tolerance_reaches_head_and_workers() -> None:
+    head, worker = variables(students("prod-gpu").head()), variables(students("prod-gpu").worker())
+    assert head["RAY_REDIS_ADDRESS"].startswith("raystill-redis")
+    assert head["REDIS_PASSWORD"] == {"secretKeyRef": {"name": "raystill-redis", "key": "password"}}
+    assert worker["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
+
+
+def test_probes() -> None:
+    pods = students("dev-cpu")
+    asked = {"path": "/api/healthz", "port": 52365}
+    assert pods.head()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == asked
+    worker = pods.worker()["spec"]["containers"][0]
+    assert worker["livenessProbe"]["httpGet"] == asked
+    assert worker["readinessProbe"]["failureThreshold"] == 1
+    assert worker["readinessProbe"]["exec"]["command"][-1].endswith(
+        "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
+    )
+    (job,) = (o for o in render(K8S / "overlays" / "dev-cpu" / "label") if o["kind"] == "RayJob")
+    assert RayPods(job).worker()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == asked
+
+
+def test_a_submitter_submits_once_and_follows() -> None:
+    (job,) = (o for o in render(K8S / "overlays" / "dev-cpu" / "train") if o["kind"] == "RayJob")
+    pod = RayPods(job).submitter()
+    (script,) = pod["spec"]["containers"][0]["args"]
+    job_id, address = "raystill-train-x7k2p", f"--address http://{HEAD.replace('students', 'train')}:8265"
+    assert script.endswith(
+        f"if ! ray job status {address} {job_id} >/dev/null 2>&1 ; then ray job submit {address} --no-wait "
+        f"--submission-id {job_id} -- raystill train /config/run.yaml ; fi ; ray job logs {address} --follow {job_id}"
+    )
+    assert variables(pod)["RAY_AUTH_MODE"] == "token"
+
+
+def test_what_the_operator_would_make_something_else_of_is_refused() -> None:
+    service = students("dev-cpu").owner
+    service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["labels"] = {"region": "x"}
+    with pytest.raises(AssertionError, match="labels"):
+        RayPods(service).worker()
