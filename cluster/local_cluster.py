@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def up(nodes: int, cpus: int) -> dict[str, Any]:
     try:
         for number in range(nodes):
             which = head if number == 0 else [f"--address={state['address']}"]
-            process = _node([*which, f"--num-cpus={cpus}"], Path(folder) / f"node-{number}.log")
+            process = start_node([*which, f"--num-cpus={cpus}"], Path(folder) / f"node-{number}.log")
             state["nodes"].append([process.pid, psutil.Process(process.pid).create_time()])
             _write(state)
             _wait(state, process, number + 1)
@@ -98,7 +99,13 @@ def print_up(nodes: int, cpus: int, *, as_json: bool) -> None:
     click.echo("`raystill down` ends it.")
 
 
-def _node(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start_node(arguments: list[str], log: Path, variables: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A node of a cluster, in a session of its own: what `ray start --block` starts ends with it.
+
+    Args:
+        arguments: of `ray start`.
+        variables: what its environment has besides this process'.
+    """
     # Ports that Ray has one number for on every machine; here the machine has several nodes.
     ports = [
         f"--{name}={_free_port()}"
@@ -117,6 +124,7 @@ def _node(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_TMPDIR")}
     # Jobs say `python` and mean this one.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment |= variables or {}
     environment.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "1")  # there is nowhere to drain to
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)

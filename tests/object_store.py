@@ -4,19 +4,24 @@
         Store(s3.uri("labels")).write("a", b"x")
         assert s3.keys() == ["labels/a"]
 
-The credentials are in the environment, where child processes and Ray workers started afterwards find them. Objects are in the
+    with running_server(folder, "198.18.0.1") as server:      # elsewhere than on the loopback, for clusters with addresses of their own
+        bucket = server.bucket()
+
+The fixture's credentials are in the environment, where child processes and Ray workers started afterwards find them. Objects are in the
 server's memory: it is killed by its process id at the end, and they are gone.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +42,21 @@ class Server:
     access_key: str
     secret_key: str
     process: subprocess.Popen[bytes]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to use it."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def bucket(self) -> Bucket:
+        """A new bucket."""
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return Bucket(self, name)
 
     def client(self, service: str = "s3") -> Any:
         """A boto3 client."""
@@ -67,6 +87,10 @@ class Bucket:
         self.server.client().put_object(Bucket=self.name, Key=key, Body=data)
         return self.uri(key)
 
+    def get(self, key: str) -> bytes:
+        """An object. Raises botocore's ClientError where there is none."""
+        return bytes(self.server.client().get_object(Bucket=self.name, Key=key)["Body"].read())
+
     def keys(self, prefix: str = "") -> list[str]:
         """The keys of the objects that a reader sees, up to 1000, without the marks of empty folders."""
         found = self.server.client().list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
@@ -81,30 +105,31 @@ class Bucket:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server; its key is in the environment while the session lasts."""
-    log = tmp_path_factory.mktemp("s3") / "server.log"
-    patch = pytest.MonkeyPatch()
-    patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", str(_SET_UP_REQUESTS))
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        server = _with_key(_endpoint(process, log), process)
-        patch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with running_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
         yield server
-    finally:
-        process.kill()
-        process.wait()
-        patch.undo()
 
 
 @pytest.fixture
 def s3(s3_server: Server) -> Bucket:
     """A new bucket."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    s3_server.client().create_bucket(Bucket=name)
-    return Bucket(s3_server, name)
+    return s3_server.bucket()
+
+
+@contextmanager
+def running_server(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+    """A server while the block lasts, on an address of this thread's network; its log is in the folder."""
+    log = folder / "s3.log"
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", "0"]
+    environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SET_UP_REQUESTS)}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    try:
+        yield _with_key(_endpoint(process, log), process)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _endpoint(process: subprocess.Popen[bytes], log: Path) -> str:

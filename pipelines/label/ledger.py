@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.nodes import on_this_node
+
 RowKey = tuple[str, str]
 """(split, id)."""
 STRIKES = 2
@@ -103,7 +105,8 @@ class Ledger:
 
 
 def ledger_actor() -> Any:
-    """A Ray actor that holds a Ledger; it needs no CPU of its own."""
+    """A Ray actor that holds a Ledger; it needs no CPU of its own, and is lost with no node but this one."""
     import ray
 
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
+    anew = {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **anew)(Ledger).remote()

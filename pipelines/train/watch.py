@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.nodes import on_this_node
 from pipelines.progress import Progress
 
 _POLL_S = 1.0
@@ -45,7 +46,7 @@ def shown_progress(title: str) -> Iterator[Any]:
     """A board to hand to the workers; what is noted on it is shown until the block ends."""
     import ray
 
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Board).remote()
     finished = threading.Event()
     thread = threading.Thread(target=_show, args=(board, title, finished), daemon=True, name="train-progress")
     thread.start()

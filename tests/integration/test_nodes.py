@@ -1,0 +1,34 @@
+"""Where actors without CPUs live on a cluster of several nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.nodes import ray_nodes
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+ACTORS = 12
+
+
+def test_an_actor_kept_on_this_node_is_there_and_others_are_anywhere() -> None:
+    import ray
+
+    from pipelines.nodes import node_name, on_this_node
+
+    class Where:
+        def name(self) -> str:
+            return node_name()
+
+    with ray_nodes(2) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False)
+        try:
+            kept = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Where)
+            anywhere = ray.remote(num_cpus=0)(Where)
+            here = node_name()
+            kept_at, others_at = (
+                set(ray.get([actor.remote().name.remote() for _ in range(ACTORS)])) for actor in (kept, anywhere)
+            )
+        finally:
+            ray.shutdown()
+    assert kept_at == {here}
+    assert len(others_at) > 1, "were they all here, there would be nothing to keep"

@@ -1,0 +1,128 @@
+"""Hosts on this machine: each a network namespace with an address of its own, on a bridge from which nothing leads out. Only root may.
+
+    with Network(3) as network:                     # 198.18.0.1 (where tests, storage and clients are), .11, .12 and .13
+        with network.hosts[0].entered():            # sockets that this thread opens, and processes that it starts, are there
+            ...
+        network.hosts[2].cut()                      # no packet comes or goes any more, and nobody is told
+        network.hosts[2].mend()
+
+Threads keep the namespace in which they were begun; what runs there ends with its own processes, which are its starter's to end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Self
+
+_NEEDED = ("unshare", "nsenter", "setpriv", "ip")
+_NETWORK = "198.18.0"
+"""RFC 2544's, for tests."""
+_CLONE_NEWNET = 0x40000000
+
+
+def missing() -> str | None:
+    """Why there can be no such network here; None where it can."""
+    if os.geteuid() != 0:
+        return "only root may make network namespaces"
+    if absent := [name for name in _NEEDED if shutil.which(name) is None]:
+        return f"{', '.join(absent)} not installed (Debian: util-linux, iproute2)"
+    trial = "ip link add lan type bridge && ip link add eth0 type veth peer name port"
+    done = subprocess.run(["unshare", "--net", "sh", "-c", trial], capture_output=True, text=True, check=False)
+    return f"network namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host. `process` keeps its namespace."""
+
+    address: str
+    process: subprocess.Popen[str]
+    lan: Host | None = None
+    """Where the other end of its cable is; None: it is the bridge."""
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """This thread on that host, while the block lasts."""
+        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self.process.pid}/ns/net") as theirs:
+            _move(theirs)
+            try:
+                yield
+            finally:
+                _move(ours)
+
+    def cut(self) -> None:
+        """Pull the cable at the bridge: connections stay open on both sides, and hear nothing."""
+        self._set("down")
+
+    def mend(self) -> None:
+        """Put it back."""
+        self._set("up")
+
+    def _set(self, state: str) -> None:
+        assert self.lan, "the bridge has no cable"
+        number = self.address.rpartition(".")[2]
+        there = ["nsenter", f"--net=/proc/{self.lan.process.pid}/ns/net"]
+        subprocess.run([*there, "ip", "link", "set", f"port{number}", state], check=True)
+
+
+class Network:
+    """A bridge and so many hosts on it. All of it is gone after the block."""
+
+    def __init__(self, hosts: int) -> None:
+        self._count = hosts
+        self._processes: list[subprocess.Popen[str]] = []
+        self.lan: Host
+        """Where tests, storage and clients are."""
+        self.hosts: list[Host] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.lan = Host(f"{_NETWORK}.1", self._namespace(
+                "ip link set lo up", "ip link add lan type bridge", f"ip address add {_NETWORK}.1/24 dev lan", "ip link set lan up",
+            ))  # fmt: skip
+            for number in range(11, 11 + self._count):
+                self.hosts.append(Host(f"{_NETWORK}.{number}", self._host(number), self.lan))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+            assert process.stdout
+            process.stdout.close()
+
+    def _host(self, number: int) -> subprocess.Popen[str]:
+        lan = self.lan.process.pid
+        return self._namespace(
+            "ip link set lo up",
+            f"ip link add eth0 type veth peer name port{number} netns {lan}",
+            f"nsenter --net=/proc/{lan}/ns/net ip link set port{number} master lan up",
+            f"ip address add {_NETWORK}.{number}/24 dev eth0",
+            "ip link set eth0 up",
+        )
+
+    def _namespace(self, *lines: str) -> subprocess.Popen[str]:
+        script = " && ".join([*lines, "echo up", "exec sleep infinity"])
+        dies_with_us = ["setpriv", "--pdeathsig", "KILL"]
+        process = subprocess.Popen(
+            [*dies_with_us, "unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+        )
+        self._processes.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == "up\n", f"no network namespace: {lines}"
+        return process
+
+
+def _move(network: IO[str]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(network.fileno(), _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
