@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600)]
 def test_a_stopped_vllm_is_found_out_and_replaced(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
     """Nothing of it is left, and who asks its successor is answered. Who asked meanwhile is told after `request_timeout_s`."""
     pytest.importorskip("vllm")
-    folder = write_student(tmp_path / "student", "decoder-only")
+    folder = write_student(tmp_path / "student", "decoder-only", width=256)
     settings = small(engine="vllm", request_timeout_s=20.0)
     with local_ray(), endpoint_of({"sums": folder}, settings) as client:
         wait_until(lambda: _status(client) == 200, 120.0)
