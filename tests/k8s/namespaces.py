@@ -12,7 +12,6 @@ seccomp filter, no rules of the network. All processes end with this one.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shlex
@@ -22,32 +21,38 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from tests import network
 from tests.k8s.pod_files import Volumes, image_environment, mounts
 from tests.k8s.rendering import Object
 
-NEEDED = ("unshare", "nsenter", "setpriv", "ip", "wget", "bash")
-_NETWORK = "198.18.0"
-"""RFC 2544's, for tests: in a network namespace of its own, from which nothing leads out."""
-_CLONE_NEWNET = 0x40000000
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 def missing() -> str | None:
     """Why pods cannot be started here; None: they can."""
-    if os.geteuid() != 0:
-        return "only root may make the namespaces of pods"
-    if absent := [name for name in NEEDED if shutil.which(name) is None]:
-        return f"{', '.join(absent)} not installed (Debian: util-linux, iproute2, wget)"
-    trial = "mount -t tmpfs none /mnt && ip link add pods type bridge && ip link add eth0 type veth peer name port"
-    done = subprocess.run(
-        ["unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", trial],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    if why := network.missing():
+        return why
+    if shutil.which("wget") is None:
+        return "wget, which probes call, is not installed"
+    trial = [
+        "--net",
+        "--uts",
+        "--ipc",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "mount",
+        "-t",
+        "tmpfs",
+        "none",
+        "/mnt",
+    ]
+    done = subprocess.run(["unshare", *trial], capture_output=True, text=True, check=False)
     return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
 
 
@@ -131,51 +136,39 @@ class Node:
             hosts: names that pods resolve, such as services -> the number of a pod.
         """
         self._folder, self._volumes, self._hosts = folder, volumes, dict(hosts)
+        self._network = network.Network(0)
         self.pods: list[RunningPod] = []
-        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Node:
-        lines = ["ip link set lo up", "ip link add pods type bridge", f"ip address add {_NETWORK}.1/24 dev pods"]
-        script = " && ".join([*lines, "ip link set pods up", "echo up", "exec sleep infinity"])
-        self._process = subprocess.Popen(
-            [*_DIES_WITH_US, "unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout
-        assert self._process.stdout.readline() == "up\n"
+        self._network.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         for pod in self.pods:
             pod.kill()
-        assert self._process
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout
-        self._process.stdout.close()
+        self._network.__exit__()
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> AbstractContextManager[None]:
         """This thread in the pods' network: sockets that it opens, and processes that it starts, stay there."""
-        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self._id}/ns/net") as theirs:
-            _move(theirs)
-            try:
-                yield
-            finally:
-                _move(ours)
+        return self._network.lan.entered()
+
+    def address(self, number: int) -> str:
+        """Of a pod."""
+        return f"{self._network.lan.address.rpartition('.')[0]}.{number}"
 
     def start(self, manifest: Object, number: int) -> RunningPod:
         """Start a pod at address `number` (2 to 254) of the network. Its init containers come first."""
-        name, address = str(manifest["metadata"]["name"]), f"{_NETWORK}.{number}"
+        name, address = str(manifest["metadata"]["name"]), self.address(number)
         folder = self._folder / name
         folder.mkdir(parents=True)
-        places = {who: f"{_NETWORK}.{where}" for who, where in self._hosts.items()}
+        places = {who: self.address(where) for who, where in self._hosts.items()}
         short = {who.partition(".")[0]: where for who, where in places.items()}
         hosts = {"localhost": "127.0.0.1", name: address, **places, **short}
         environment = self._environment(manifest, manifest["spec"]["containers"][0])
         script = "\n".join(
             [
                 "set -eu",
-                *self._network(number, name),
+                *self._cable(number, name),
                 *mounts(folder, manifest, self._volumes, hosts),
                 *self._containers(folder, manifest),
             ]
@@ -191,17 +184,13 @@ class Node:
         self.pods.append(pod)
         return pod
 
-    @property
-    def _id(self) -> int:
-        assert self._process
-        return self._process.pid
-
-    def _network(self, number: int, name: str) -> Iterator[str]:
-        there = f"nsenter --net=/proc/{self._id}/ns/net"
+    def _cable(self, number: int, name: str) -> Iterator[str]:
+        lan, gateway = self._network.lan.process.pid, self._network.lan.address
         yield "ip link set lo up"
-        yield f"ip link add eth0 type veth peer name pod{number} netns {self._id}"
-        yield f"{there} ip link set pod{number} master pods up"
-        yield f"ip address add {_NETWORK}.{number}/24 dev eth0 && ip link set eth0 up && ip route add default via {_NETWORK}.1"
+        yield f"ip link add eth0 type veth peer name port{number} netns {lan}"
+        yield f"nsenter --net=/proc/{lan}/ns/net ip link set port{number} master lan up"
+        yield f"ip address add {self.address(number)}/24 dev eth0 && ip link set eth0 up"
+        yield f"ip route add default via {gateway}"  # Ray takes for its address the one that it would ask the world from
         yield f"hostname {shlex.quote(name)}"
 
     def _containers(self, folder: Path, manifest: Object) -> Iterator[str]:
@@ -251,9 +240,3 @@ def _innermost_id(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
         return int(re.findall(r"(?m)^NSpid:.*\s(\d+)$", status)[0])
     return 0
-
-
-def _move(network: IO[str]) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(network.fileno(), _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")

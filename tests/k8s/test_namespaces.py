@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def test_sigterm_reaches_a_process_1_that_has_a_handler_and_no_other(node: Node)
 
 STARTER = """
 import sys, time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tests.k8s.namespaces import Node
@@ -142,10 +144,17 @@ def test_no_pod_outlives_its_starter(tmp_path: Path, how: signal.Signals) -> Non
             assert starter.stdout
             assert starter.stdout.readline() == "started\n"
             family = psutil.Process(starter.pid)
-            sleeping = {"sleep 600", "sleep infinity"}
-            # Both of one pod, the other's init container, and the network's.
-            until(lambda: sum(" ".join(p.cmdline()) in sleeping for p in family.children(recursive=True)) == 4)
+            until(lambda: sleeping(family) == 4)  # two of one pod, the other's init container, and the network's
             children = family.children(recursive=True)
         finally:
             starter.send_signal(how)
     assert psutil.wait_procs(children, timeout=20)[1] == []
+
+
+def sleeping(family: psutil.Process) -> int:
+    """How many of a process' descendants are `sleep`."""
+    found = 0
+    for process in family.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += process.name() == "sleep"
+    return found
