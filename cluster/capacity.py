@@ -14,8 +14,6 @@ from cluster.estimate import Throughput, label_estimate
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
 
-DRIVER_ROWS_PER_S = 3000.0
-"""What one driver was seen to keep up with, on 2 cores (tests/benchmarks/capacity_simulation.py)."""
 _UNITS_S = {"d": 86_400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|s)\s*")
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.capacity import DRIVER_ROWS_PER_S
 from cluster.estimate import in_words
 
 _BAR_CHARACTERS = 40
@@ -127,11 +126,6 @@ def capacity_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"            {in_words(found['other_s'])} of it are for training and evaluation"
     if found["left_out"]:
         yield f"            not in it, since nothing is known of it: {' and '.join(found['left_out'])}"
-    if found["rows_per_s"] and found["rows_per_s"] > DRIVER_ROWS_PER_S:
-        yield (
-            f"            these are {found['rows_per_s']:,.0f} rows/s, and one driver on 2 cores keeps up with about "
-            f"{DRIVER_ROWS_PER_S:,.0f}: give the driver more cores, or split the corpus into several runs"
-        )
 
 
 def size(count: float) -> str:

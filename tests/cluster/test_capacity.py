@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cluster.capacity import DRIVER_ROWS_PER_S, capacity, duration_s
+from cluster.capacity import capacity, duration_s
 from cluster.cli import main
 from cluster.estimate import Throughput, label_estimate
 from cluster.plan_text import capacity_lines
@@ -98,12 +98,6 @@ def test_the_text_says_what_the_number_rests_on() -> None:
     )
     assert lines[2] == "            not in it, since nothing is known of it: evaluate"
     assert len(lines) == 3
-
-
-def test_more_rows_than_one_driver_keeps_up_with_are_said_to_be() -> None:
-    rows = round(DRIVER_ROWS_PER_S) * 1000
-    assert "keeps up with about" not in " ".join(capacity_lines(answer(rows, 1_060.0)))
-    assert "keeps up with about" in " ".join(capacity_lines(answer(rows, 1_040.0)))
 
 
 def test_the_command_answers(run_file: str) -> None:

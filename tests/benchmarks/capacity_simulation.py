@@ -1,0 +1,310 @@
+"""How far one driver goes: real labelling, with nodes that answer as fast as a node is measured to do and need no GPU for it.
+
+python -m tests.benchmarks.capacity_simulation --nodes 1 10 30 100 300 1000 [--per-process 1 1 1 1 3 10] [--batch 64] [--latency 2.0]
+
+The driver is the real one: scan, Ray Data, blocks of 16 rows to actors of a pool, outcomes back, commits. First one node is the real
+echo teacher with that batch and latency, which gives a node's rate. The others are stubs: an actor that takes blocks as the teacher's
+does, waits as long, and returns outcomes that were not computed row by row, so that a machine of a few cores holds many. A process can
+stand for several nodes (their batches together) where there is no memory for one each: such points are marked.
+
+What is measured: rows/s offered (nodes x a node's rate) and achieved; the CPU time of the driver (a Python process: about one core is
+all that it can use), of Ray's own processes on the head, and of the stubs; the driver's private memory, and how much of the object
+store was in use. Where the stubs use up the machine's cores before the driver uses its one, the driver's own ceiling is an estimate, and
+called so: rows per second of its CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from pipelines.config import RunConfig
+from pipelines.label.actor import TeacherActor
+from pipelines.label.outcomes import OUTCOME
+from pipelines.run_file import parse_run
+from tests.benchmarks.label_ceiling import corpus_rows
+from tests.benchmarks.results import OUT, publish
+from tests.benchmarks.watched import private_mib
+
+ROWS_PER_BLOCK = 16
+SECONDS = 40.0
+MOST_ROWS = 200_000
+
+
+class StubActor(TeacherActor):
+    """Takes blocks as a node of the echo teacher with latency does, and works on none of their rows."""
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        await self._ready()
+        if not hasattr(self, "_batch"):
+            blocks_at_a_time = max(self._config.vllm.max_num_seqs // ROWS_PER_BLOCK, 1)
+            self._batch = asyncio.Semaphore(blocks_at_a_time)
+        with self._engine.holds(("train", str(block["id"][0]))):
+            async with self._batch:
+                await asyncio.sleep(self._config.latency_s)
+        self._engine.report(self._ledger)
+        return stub_outcomes(block)
+
+
+def stub_outcomes(block: pa.Table) -> pa.Table:
+    """Accepted outcomes of a block: each row's gold label, a rationale of a usual length."""
+    rows = len(block)
+    constant = {
+        "rationale": "The label of this example is known, and this text is as long as a rationale often is.",
+        "votes": 1,
+        "agreement": 1.0,
+        "prompt_tokens": 400,
+        "output_tokens": 30,
+        "finish_reason": "stop",
+        "agrees": True,
+        "note": "",
+        "content": 1,
+        "node": "stub",
+    }
+    columns = []
+    for field in OUTCOME:
+        if field.name in ("split", "id", "input", "gold"):
+            columns.append(block[field.name].combine_chunks().cast(field.type))
+        elif field.name == "label":
+            columns.append(block["gold"].combine_chunks().cast(field.type))
+        elif field.name in constant:
+            columns.append(pa.repeat(pa.scalar(constant[field.name], field.type), rows))
+        else:
+            columns.append(pa.nulls(rows, field.type))
+    return pa.table(columns, schema=OUTCOME)
+
+
+def one_run(settings: dict[str, Any]) -> dict[str, Any]:
+    """Label with so many nodes, in this process. What it took."""
+    import ray
+    from ray.data import DataContext
+
+    from pipelines.label import flow
+    from pipelines.label.stage import label
+
+    processes, folder = settings["processes"], settings["folder"]
+    if settings["stub"]:
+        flow.TeacherActor = StubActor  # type: ignore[misc]
+    # All nodes are there before the first row: their start is no part of what is looked for.
+    DataContext.get_current().wait_for_min_actors_s = 600
+    ray.init(
+        address="local", num_cpus=processes + 4, include_dashboard=False, log_to_driver=False,
+        object_store_memory=settings["store MiB"] << 20,
+        # Ray would start a worker for each of the CPUs that it is told of, to have them ready.
+        _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
+    )  # fmt: skip
+    try:
+        with store_watched() as used:
+            manifest = label(run_of(settings))
+    finally:
+        ray.shutdown()
+    assert manifest.counts["accepted"] == settings["rows"]
+    shutil.rmtree(folder)
+    return {"start s": manifest.timings_s["engine_start"], "store MiB": max(used, default=0.0)}
+
+
+def run_of(settings: dict[str, Any]) -> RunConfig:
+    """The run, over a corpus that is written here."""
+    folder = Path(settings["folder"])
+    corpus = folder / "corpus.jsonl"
+    with corpus.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in corpus_rows(settings["rows"]))
+    return parse_run(
+        {
+            "name": "capacity",
+            "output": str(folder / "out"),
+            "task": "arithmetic",
+            "corpus": {"train": str(corpus)},
+            "teacher": {
+                "engine": "echo",
+                "latency_s": settings["latency"],
+                "vllm": {"max_num_seqs": settings["batch"] * settings["per process"]},
+                "replicas": {"min": settings["processes"], "max": settings["processes"]},
+            },
+            "student": {"model": "none"},
+        }
+    )
+
+
+@contextmanager
+def store_watched() -> Iterator[list[float]]:
+    """MiB of the object store that are in use, every few seconds while the block runs."""
+    import ray
+
+    used: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(5.0):
+            total, free = ray.cluster_resources(), ray.available_resources()
+            used.append((total["object_store_memory"] - free.get("object_store_memory", 0.0)) / 2**20)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield used
+    finally:
+        over.set()
+        thread.join()
+
+
+class Watch:
+    """A driver from outside, every second: its rows, its private memory, CPU seconds of it, of Ray's processes and of workers."""
+
+    def __init__(self, driver: subprocess.Popen[str], progress: Path) -> None:
+        self._driver, self._progress = driver, progress
+        self._known: dict[int, tuple[str, psutil.Process]] = {}
+        self.samples: list[dict[str, float]] = []
+
+    def until_it_ends(self) -> None:
+        """Watch."""
+        process = psutil.Process(self._driver.pid)
+        while self._driver.poll() is None:
+            if len(self.samples) % 10 == 0:
+                self._find(process)
+            sample = {
+                "at": time.monotonic(),
+                "driver": 0.0,
+                "ray": 0.0,
+                "workers": 0.0,
+                "driver MiB": private_mib(process),
+            }
+            for kind, one in self._known.values():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    sample[kind] += sum(one.cpu_times()[:2])
+            with contextlib.suppress(FileNotFoundError):  # before the stage has begun, and when it has ended
+                progress = json.loads(self._progress.read_text())
+                self.samples.append({**sample, "done": progress["done"], "told": progress["updated_s"]})
+            time.sleep(1.0)
+
+    def _find(self, driver: psutil.Process) -> None:
+        self._known = {driver.pid: ("driver", driver)}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in driver.children(recursive=True):
+                name = " ".join(process.cmdline()[:1])
+                works = name.startswith("ray::") and not name.endswith("Agent")
+                self._known[process.pid] = ("workers" if works else "ray", process)
+
+    def steady(self, rows: int) -> dict[str, float]:
+        """Rows/s and cores in use while the rows from 30% to 90% came: neither the start nor the end of the work."""
+        middle = [s for s in self.samples if 0.3 * rows <= s["done"] <= 0.9 * rows]
+        first, last = middle[0], middle[-1]
+        passed = last["at"] - first["at"]
+        return {
+            "rows/s": (last["done"] - first["done"]) / (last["told"] - first["told"]),
+            **{f"{kind} cores": (last[kind] - first[kind]) / passed for kind in ("driver", "ray", "workers")},
+            "driver MiB": max(s["driver MiB"] for s in self.samples),
+        }
+
+
+def point(nodes: int, per_process: int, rate: float | None, options: argparse.Namespace) -> dict[str, Any]:
+    """One number of nodes, in a process of its own. `rate`: of a node, in rows/s; None: it is to be measured, by the real teacher."""
+    offered = (options.batch / options.latency if rate is None else rate) * nodes
+    folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
+    settings = {
+        "processes": -(-nodes // per_process), "per process": per_process, "batch": options.batch, "latency": options.latency,
+        "stub": rate is not None, "rows": min(int(offered * options.seconds), options.most_rows), "store MiB": options.store_mib,
+        "folder": folder,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.benchmarks.capacity_simulation", "--one", json.dumps(settings)]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "RAY_TMPDIR": folder}
+        )
+        watch = Watch(process, Path(folder) / "out/labels/progress.json")
+        watch.until_it_ends()
+        assert process.stdout
+        said = process.stdout.read()
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(f"{nodes} nodes: {errors.read()[-3000:]}")
+    found = watch.steady(settings["rows"])
+    return {
+        "nodes": nodes, "processes": settings["processes"], "teacher": "stub" if settings["stub"] else "echo", "rows": settings["rows"],
+        "offered rows/s": offered, **found, "driver CPU us/row": 1e6 * found["driver cores"] / found["rows/s"],
+        **json.loads(said.strip().splitlines()[-1]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 10, 30, 100])
+    parser.add_argument(
+        "--per-process", type=int, nargs="+", default=[1], help="nodes of a process, one for each of --nodes"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="rows that a node answers at a time")
+    parser.add_argument("--latency", type=float, default=2.0, help="seconds until it has answered one")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of work at the offered rate")
+    parser.add_argument("--most-rows", type=int, default=MOST_ROWS)
+    parser.add_argument("--store-mib", type=int, default=1024)
+    parser.add_argument("--add", action="store_true", help="to the points that benchmarks-out has from an earlier call")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_run(json.loads(options.one))))
+        return
+    before = json.loads((OUT / "capacity_simulation.json").read_text())["rows"] if options.add else []
+    table = before or [point(1, 1, None, options)]
+    print(json.dumps(table[0]), file=sys.stderr, flush=True)
+    shares = options.per_process * len(options.nodes) if len(options.per_process) == 1 else options.per_process
+    for nodes, per_process in zip(options.nodes, shares, strict=True):
+        table.append(point(nodes, per_process, table[0]["rows/s"], options))
+        print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+        publish("capacity_simulation", table, assumptions=assumptions(options))
+        plot(table, OUT / "capacity_simulation.png")
+
+
+def assumptions(options: argparse.Namespace) -> list[str]:
+    """What the figures rest on."""
+    return [
+        f"a node has a batch of {options.batch} rows and answers each after {options.latency} s: the real echo teacher's in line 1",
+        "head, driver, readers and stubs share this machine's cores; on a cluster only head and driver share the head's",
+        "where `nodes` is above `processes`, a process stands for several nodes",
+        "a row is a word problem of a usual length; blocks have 16 rows, as with every engine that takes time to answer",
+    ]
+
+
+def plot(table: list[dict[str, Any]], file: Path) -> None:
+    """Rows/s offered and achieved, and the driver's share of a core, by number of nodes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    points = sorted((row for row in table if row["teacher"] == "stub"), key=lambda row: row["nodes"])
+    nodes = [row["nodes"] for row in points]
+    figure, (rates, cores) = pyplot.subplots(2, 1, figsize=(7, 7), sharex=True)
+    rates.plot(nodes, [row["offered rows/s"] for row in points], "--", color="grey", label="offered by the nodes")
+    rates.plot(nodes, [row["rows/s"] for row in points], "o-", label="labelled")
+    ceilings = [1e6 / row["driver CPU us/row"] for row in points]
+    rates.plot(nodes, ceilings, ":", color="tab:red", label="a driver with a core of its own (estimate)")
+    rates.set(ylabel="rows/s", xscale="log", yscale="log", title="Labelling: one driver, many nodes")
+    for kind in ("driver", "ray", "workers"):
+        cores.plot(nodes, [row[f"{kind} cores"] for row in points], "o-", label=kind)
+    cores.axhline(len(os.sched_getaffinity(0)), color="grey", linestyle="--", label="cores of the machine")
+    cores.set(xlabel="nodes", ylabel="cores in use")
+    for axis in (rates, cores):
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
