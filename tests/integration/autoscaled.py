@@ -74,7 +74,7 @@ def autoscaled(folder: Path, groups: Mapping[str, Group], head_cpus: int = 0) ->
     fake = {
         "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "RAY_NODE_TYPE_NAME": _HEAD_GROUP,
+        "RAY_NODE_TYPE_NAME": _HEAD_GROUP, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
     }  # fmt: skip
     log = folder / "head.log"
     with log.open("wb") as output:

@@ -78,6 +78,7 @@ def test_more_gpus_than_the_cluster_may_ever_have_are_refused_and_no_node_comes(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 @pytest.mark.deepspeed
 def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
     write_labels(tmp_path, label_rows(40))
@@ -97,6 +98,7 @@ def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(600)
 @pytest.mark.serve
 def test_nodes_come_for_replicas_and_go_with_the_endpoint(tmp_path: Path) -> None:
     folder, port = write_student(tmp_path / "student", "decoder-only"), free_port()
@@ -113,7 +115,7 @@ def test_nodes_come_for_replicas_and_go_with_the_endpoint(tmp_path: Path) -> Non
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: "sums at http" in log.read_text() or serving.poll() is not None, 150.0)
+            wait_until(lambda: "sums at http" in log.read_text() or serving.poll() is not None, 400.0)
             assert "nodes: waiting for 2 CPUs of 2 x (1 CPU)" in log.read_text()
             assert cluster.nodes() == {"replicas": 2}
             body = {"model": "sums", "inputs": [TEXTS[0]]}
