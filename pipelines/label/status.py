@@ -32,6 +32,8 @@ FRESH_S = 30.0
 _FORMAT = 1
 _EVERY_S = 2.0
 _EVERY_S_ON_OBJECT_STORES = 10.0  # each write is a PUT, which is paid for
+_BYTES = 4096
+"""Of the file, filled up with spaces: a reader on an object store asks for the size first, and would see another content in part."""
 State = Literal["finished", "running", "interrupted", "not begun"]
 
 
@@ -111,7 +113,7 @@ class ProgressFile:
             work = self._work | {"rows_per_s": self._recent.per_s, "seconds_left": left}
         content = self._content | work | {"updated_s": time.time(), "engines": dict(self._engines())}
         try:
-            self._store.write(PROGRESS, json.dumps(content).encode(), durable=False)
+            self._store.write(PROGRESS, json.dumps(content).encode().ljust(_BYTES), durable=False)
         except (OSError, UserError) as error:
             # Labels matter more than their progress: a full quota or a lost PUT here must not end the run.
             if not self._warned:

@@ -21,6 +21,7 @@ from pipelines.label.processes import process_start, process_table
 from pipelines.label.sink import Commit
 from pipelines.label.status import PROGRESS, ProgressFile, label_status
 from pipelines.label.tally import Tally
+from pipelines.schema import REJECT_REASONS
 
 WORKER = """
 import sys, time
@@ -193,6 +194,15 @@ def test_the_file_is_written_while_nothing_is_finished(run_file: str, store: Sto
         deadline = time.monotonic() + 10
         while json.loads(store.read(PROGRESS))["updated_s"] == first:
             assert time.monotonic() < deadline
+
+
+def test_whoever_asked_for_the_size_reads_all_of_what_is_written_next(store: Store) -> None:
+    live, sizes = ProgressFile(store), set()
+    for done in (0, 10**9):
+        live.update(done, 10**9, done, dict.fromkeys(REJECT_REASONS, done), done, done)
+        live.write()
+        sizes.add(len(store.read(PROGRESS)))
+    assert len(sizes) == 1
 
 
 def test_rate_and_time_left(store: Store) -> None:
