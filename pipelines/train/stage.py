@@ -40,6 +40,7 @@ from pipelines.train.checks import (
     with_absolute_model,
 )
 from pipelines.train.export import model_card
+from pipelines.train.interfaces import torch_config
 from pipelines.train.loop import Job, train_loop
 from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import TokenCounts, tokenise
@@ -125,6 +126,7 @@ def _fit(
         trainer = TorchTrainer(
             train_loop,
             train_loop_config=job.as_config(),
+            torch_config=torch_config(),
             scaling_config=ScalingConfig(
                 num_workers=(training.min_workers, training.workers) if training.min_workers else training.workers,
                 use_gpu=training.gpus_per_worker > 0,
