@@ -1,0 +1,143 @@
+"""The overlay dev-cpu with real Ray, without Kubernetes: pods as KubeRay makes them, in namespaces of their own.
+
+Head and workers of the RayService start, pass the operator's probes and want the token; its serveConfigV2 is deployed and scaled as the
+operator does it; a worker is drained under load as a deletion drains it; a RayJob's submitter runs its entrypoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.integration.dev_cpu import ARTIFACTS, OUTPUT, ROWS, TOKEN, USER, cluster_of, dev_cpu, run_job
+from tests.integration.endpoints import wait_until
+from tests.integration.pod_clusters import Cluster, Service, ServiceLoad, has_ended
+from tests.k8s.namespaces import Node, RunningPod, missing
+from tests.k8s.rendering import needs_kustomize
+from tests.serving.tiny import TEXTS
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.serve,
+    pytest.mark.timeout(300),
+    needs_kustomize,
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
+BODY = {"model": "word-problems", "inputs": [TEXTS[0]]}
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the volumes and of all pods."""
+    return tmp_path_factory.mktemp("dev-cpu")
+
+
+@pytest.fixture(scope="module")
+def node(folder: Path) -> Iterator[Node]:
+    """The network of the pods."""
+    with dev_cpu(folder) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def endpoint(node: Node) -> Cluster:
+    """The RayService's cluster, with the one worker that it begins with."""
+    return cluster_of("students", node)
+
+
+def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: Record) -> None:
+    (worker,) = endpoint.workers
+    for name, seconds in endpoint.seconds.items():
+        record_property(name, seconds)
+    assert endpoint.head.probe("livenessProbe")
+    assert "GCS is ready." in worker.tail()
+    assert not worker.ready(), "a RayService's worker is ready when its proxy is, and nothing is deployed yet"
+    who = worker.run("id", "--user")
+    assert who.stdout.strip() == str(USER), who.stderr
+    assert "No such file" in worker.run("ls", "/root/.ssh", "/tmp/pytest-of-root").stderr
+    assert worker.run("touch", "/models/x").returncode != 0
+    # Ray's objects lie in memory: the volume is as large as they want.
+    logs = (endpoint.head, worker)
+    assert not [pod.name for pod in logs if "object store is using" in pod.tail(20_000)]
+
+
+def test_the_dashboard_wants_the_token_and_probes_do_not(endpoint: Cluster) -> None:
+    assert endpoint.ask("GET", "/api/jobs/").json() == []
+    assert endpoint.ask("GET", "/api/jobs/", token=None).status_code == 401
+    assert endpoint.ask("GET", "/api/jobs/", token=TOKEN[:-1]).status_code == 403
+    assert endpoint.ask("PUT", "/api/serve/applications/", token=None, json={"applications": []}).status_code == 401
+    assert endpoint.ask("GET", "/api/gcs_healthz", token=None).text == "success"
+    with endpoint.node.entered():
+        metrics = httpx.get(f"http://{endpoint.workers[0].address}:8080/metrics", timeout=30.0)
+    assert metrics.status_code == 200
+
+
+def test_the_rayservices_config_is_served(endpoint: Cluster, record_property: Record) -> None:
+    endpoint.deploy(yaml.safe_load(endpoint.pods.owner["spec"]["serveConfigV2"]))
+    (worker,) = endpoint.workers
+    began = time.monotonic()
+    endpoint.wait(worker.ready, began, "worker is ready")
+    for name in ("worker is ready", *(name for name in endpoint.seconds if name.startswith("deployed"))):
+        record_property(name, endpoint.seconds[name])
+    with endpoint.node.entered():
+        answer = httpx.post(f"http://{worker.address}:8000/v1/predict", json=BODY, timeout=60.0)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["predictions"]) == 1
+
+
+def test_a_worker_is_drained_under_load(endpoint: Cluster, record_property: Record) -> None:
+    began = time.monotonic()
+    leaving, staying = scaled_to_two(endpoint)
+    service = Service([leaving, staying])
+    with service.watched():
+        endpoint.wait(service.all_ready, began, "both workers are ready")
+        with ServiceLoad(service, endpoint.node, BODY) as load:
+            load.answered(40)
+            began = time.monotonic()
+            leaving.terminate()
+            endpoint.wait(partial(has_ended, leaving), began, "drained", leaving.grace_s)
+            load.answered(40)
+    record_property("both workers are ready", endpoint.seconds["both workers are ready"])
+    record_property("drained", endpoint.seconds["drained"])
+    record_property("answered", len(load.responses))
+    record_property("failed", len(load.failed))
+    assert load.failed == []
+    assert "did not finish draining" not in leaving.tail()
+
+
+def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
+    """A second worker, and the config that asks for two replicas: one on each worker, since the first has no room for both meanwhile."""
+    job = {"submission_id": "no-room", "entrypoint": "sleep 600", "entrypoint_num_cpus": 2.5}
+    assert endpoint.ask("POST", "/api/jobs/", json=job).status_code == 200
+    wait_until(lambda: endpoint.ask("GET", "/api/jobs/no-room").json()["status"] == "RUNNING")
+    endpoint.add_worker()
+    config = yaml.safe_load(endpoint.pods.owner["spec"]["serveConfigV2"])
+    for application in config["applications"]:
+        application["args"]["serving"]["replicas"]["min"] = 2
+    endpoint.deploy(config)
+    assert endpoint.ask("POST", "/api/jobs/no-room/stop").json() == {"stopped": True}
+    return endpoint.workers
+
+
+def test_a_rayjobs_entrypoint_runs(node: Node, folder: Path, record_property: Record) -> None:
+    for name, seconds in run_job("label", node, folder / "data").items():
+        record_property(name, seconds)
+    assert pq.read_table(folder / "data" / OUTPUT / "labels" / "data").num_rows == ROWS
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_all_rayjobs_one_after_the_other(node: Node, folder: Path, record_property: Record) -> None:
+    shutil.rmtree(folder / "data" / OUTPUT / "student")  # what the endpoint serves, which no training made
+    for stage in ARTIFACTS:
+        for name, seconds in run_job(stage, node, folder / "data").items():
+            record_property(name, seconds)
