@@ -81,11 +81,11 @@ def test_words_and_sentences() -> None:
 
 
 @pytest.mark.parametrize("piece", [*PIECES, "((((((((1 + ", "1)) * ", "2 a b c ", "= 1 + ("], ids=repr)
-def test_hostile_rationales_take_less_than_a_second(piece: str) -> None:
+def test_hostile_rationales_take_no_longer_than_their_length(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     for name, label in (("arithmetic", "7"), ("multiple-choice", "in a basket")):
         task = load_task(task_spec(name, {}))
         start = time.process_time()
         task.leads_to(text, label, BASKET)
         task.states(text, label, BASKET)
-        assert time.process_time() - start < 1.0
+        assert time.process_time() - start < 5.0, "what grows with the square of the length takes minutes"
