@@ -113,8 +113,10 @@ class TeacherActor:
     async def _start(self) -> Teacher:
         self._node = node_name()
         self._strikes, fruitless, started = await self._ledger.starting.remote()
-        if fruitless >= FRUITLESS_STARTS:
-            raise TeacherUnusableError(f"{fruitless} engines in a row died before they had answered anything")
+        # All replicas but this one may be starting at this moment; starts beyond those were of engines that died.
+        died = fruitless - (self._config.replicas.max - 1)
+        if died >= FRUITLESS_STARTS:
+            raise TeacherUnusableError(f"{died} engines in a row died before they had answered anything")
         self._places = asyncio.Semaphore(self._setup.rows_at_a_time)
         self._company = aiorwlock.RWLock()
         began = time.monotonic()

@@ -18,7 +18,7 @@ RowKey = tuple[str, str]
 STRIKES = 2
 """Engine deaths after which a row is not asked any more."""
 FRUITLESS_STARTS = 8
-"""Engines of one run that may start in a row without answering a single block."""
+"""Engines of one run that may die in a row without answering a single block."""
 
 
 @dataclass(frozen=True)

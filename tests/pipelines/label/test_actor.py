@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipelines.config import RunConfig
 from pipelines.label.actor import TeacherActor, TeacherSetup
+from pipelines.label.ledger import Ledger
 from pipelines.label.outcomes import RATIONALISED
-from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample
+from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample, TeacherUnusableError
 from pipelines.tasks import Example, Shot, task_spec
 
 EXAMPLE = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
@@ -62,3 +64,39 @@ def test_no_gold_label_is_shown_otherwise(split: str, gold: str) -> None:
 def test_the_first_reject_stands_where_the_hint_makes_the_prompt_too_long() -> None:
     row = ask(HintedTeacher(refuses_hints=True), "train", "rationalise")
     assert (row["reason"], row["output"]) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
+
+
+class LocalLedger:
+    """The ledger as an actor's handle has it, in this process."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*arguments: Any) -> Any:
+            return getattr(self._ledger, name)(*arguments)
+
+        return SimpleNamespace(remote=call)
+
+
+@pytest.mark.parametrize(("replicas", "starts"), [(1, 8), (1000, 1007)])
+def test_all_replicas_may_start_before_one_has_answered(
+    replicas: int, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And 7 more, whose engines took the place of others that died; with the 8th of these there is no use in going on."""
+    run = RunConfig.model_validate(
+        {"name": "r", "output": "out", "task": "arithmetic", "corpus": {"train": "t.jsonl"}, "student": {"model": "m"},
+         "teacher": {"engine": "echo", "replicas": {"min": replicas, "max": replicas}}})  # fmt: skip
+    ledger = LocalLedger()
+    monkeypatch.setattr("pipelines.label.actor.node_name", lambda: "here")
+
+    async def start() -> None:
+        await TeacherActor(TeacherSetup(run, task_spec("arithmetic"), 4, SHOTS), ledger)._ready()
+
+    async def start_all() -> None:
+        for _ in range(starts):
+            await start()
+        with pytest.raises(TeacherUnusableError, match="8 engines in a row died"):
+            await start()
+
+    asyncio.run(start_all())
