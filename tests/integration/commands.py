@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +16,19 @@ from pathlib import Path
 COMMAND = [sys.executable, "-m", "cluster"]
 
 
+def sockets_folder() -> str:
+    """A folder under a path that is short enough for Ray's sockets. It goes when this process ends."""
+    folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def environment() -> dict[str, str]:
     """The environment of a command: its own RAY_TMPDIR (a short path: sockets live in it), no cluster, no hub."""
     cleared = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return {
         **cleared,
-        "RAY_TMPDIR": tempfile.mkdtemp(prefix="rs-", dir="/tmp"),
+        "RAY_TMPDIR": sockets_folder(),
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "160",
     }

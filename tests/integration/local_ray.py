@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from tests.integration.commands import sockets_folder
 
 
 @contextmanager
-def local_ray(**resources: int) -> Iterator[None]:
-    """Ray while the block runs, with 8 logical CPUs where no other `num_cpus` is asked for. Its sockets lie under a short path."""
+def local_ray(**resources: int) -> Iterator[Path]:
+    """Ray while the block runs, with 8 logical CPUs where no other `num_cpus` is asked for. Yields the folder of its logs."""
     import ray
 
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
-        before = os.environ.get("RAY_TMPDIR")
-        os.environ["RAY_TMPDIR"] = folder
-        wanted = {"num_cpus": 8, **resources}
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, **wanted)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-            if before is None:
-                del os.environ["RAY_TMPDIR"]
-            else:
-                os.environ["RAY_TMPDIR"] = before
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = _folder()
+    wanted = {"num_cpus": 8, **resources}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, **wanted)
+    try:
+        yield Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1] / "logs"
+    finally:
+        ray.shutdown()
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before
+
+
+@functools.cache
+def _folder() -> str:
+    """Of all Rays of this process: Ray Data goes on writing the log file of the first, and may open it anew."""
+    return sockets_folder()

@@ -25,9 +25,8 @@ def test_an_actor_kept_on_this_node_is_there_and_others_are_anywhere() -> None:
             kept = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Where)
             anywhere = ray.remote(num_cpus=0)(Where)
             here = node_name()
-            kept_at, others_at = (
-                set(ray.get([actor.remote().name.remote() for _ in range(ACTORS)])) for actor in (kept, anywhere)
-            )
+            actors = [[kind.remote() for _ in range(ACTORS)] for kind in (kept, anywhere)]
+            kept_at, others_at = (set(ray.get([actor.name.remote() for actor in some])) for some in actors)
         finally:
             ray.shutdown()
     assert kept_at == {here}

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError
 from pipelines.label.teachers.openai import OpenaiTeacher
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import Example, load_task, task_spec
+from tests.integration.local_ray import local_ray
 
 pytestmark = pytest.mark.integration
 KEY = "sk-integration-5d20c7"
@@ -145,16 +145,13 @@ class KeyHolder:
         raise TeacherUnusableError(f"a key of {len(self._key.reveal())} characters is no good")
 
 
-def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
     """By its type from an actor; Ray Data keeps only its text."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
-    monkeypatch.setenv("RAY_TMPDIR", folder)
     message = f"a key of {len(KEY)} characters is no good"
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    try:
+    with local_ray() as logs:
         actor = ray.remote(KeyHolder).remote(Secret(KEY))
         with pytest.raises(TeacherUnusableError, match=message) as direct:
             ray.get(actor.__call__.remote())
@@ -168,8 +165,6 @@ def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log(monkeypatch: pyte
         with pytest.raises(ray.exceptions.RayError, match=f"TeacherUnusableError: {message}") as through_data:
             data.materialize()
         assert KEY not in str(direct.value) + str(through_data.value)
-        logs = [file for file in Path(folder).rglob("*") if file.is_file() and not file.is_symlink()]
-        assert len(logs) > 5
-        assert not [file for file in logs if KEY.encode() in file.read_bytes()]
-    finally:
-        ray.shutdown()
+        files = [file for file in logs.rglob("*") if file.is_file() and not file.is_symlink()]
+        assert len(files) > 5
+        assert not [file for file in files if KEY.encode() in file.read_bytes()]
