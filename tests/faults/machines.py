@@ -97,6 +97,7 @@ class Machines:
             "RAYSTILL_CACHE": str(folder / "cache"),
             **variables,
         }
+        self._started = 0
         self.machines: dict[int, Machine] = {}
 
     def __enter__(self) -> Self:
@@ -122,7 +123,8 @@ class Machines:
     def start(self, number: int, *, wait: bool = True) -> Machine:
         """Start a machine, or another in the place of one that is gone. `wait`: until the head knows it."""
         host = self._hosts[number]
-        own = f"--temp-dir={self._sockets.name}/{number}"
+        self._started += 1
+        own = f"--temp-dir={self._sockets.name}/{self._started}"  # a machine in another's place knows nothing of it
         where = [f"--node-ip-address={host.address}", f"--object-store-memory={OBJECT_STORE}", own]
         if number == 0:
             dashboard = [f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD}"]
