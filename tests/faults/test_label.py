@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -20,6 +22,7 @@ from tests.pipelines.test_corpus import write_jsonl
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROWS = 800
+VLLM_ROWS = 40
 BAD = {"bad_input": 3, "duplicate": 2}
 COMMIT_ROWS, BATCH = 32, 8
 IN_FLIGHT = 8 * BATCH + 2 * 16 + COMMIT_ROWS + 64
@@ -73,21 +76,34 @@ def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[d
     return table
 
 
-def test_kills_lose_and_double_no_row(tmp_path: Path) -> None:
-    table = rounds(tmp_path, ["driver", "actor"], seed=1, kills=1)
-    assert any(kill["hit"] for row in table for kill in row["kills"])
+def test_a_dead_actor_loses_and_doubles_no_row_and_costs_what_it_had(tmp_path: Path) -> None:
+    """At some commit of the run; at any moment, like every other fault: test_twenty_rounds_of_kills_lose_and_double_no_row."""
+    task, log = write_task(tmp_path)
+    labelling = prepare(tmp_path, ECHO, ROWS, str(task))
+    kill = labelling.kill("actor", after_commits=random.Random(1).randint(1, ROWS // COMMIT_ROWS // 2))
+    assert (kill.hit, kill.survived) == (True, True), labelling.log()
+    check(labelling, ROWS, BAD)
+    assert answered(log) - ROWS <= IN_FLIGHT
 
 
-def test_a_kill_inside_a_commit_is_found_out_where_the_record_comes_before_its_parts(tmp_path: Path) -> None:
-    """And nowhere else: a commit whose steps are in the wrong order would not pass these tests."""
-    in_order, reverse = tmp_path / "in-order", tmp_path / "reversed"
-    for folder in (in_order, reverse):
-        folder.mkdir()
-    labelling = prepare(in_order, ECHO, ROWS)
+def test_a_driver_killed_inside_a_commit_keeps_what_is_finished(tmp_path: Path) -> None:
+    task, log = write_task(tmp_path)
+    labelling = prepare(tmp_path, ECHO, ROWS, str(task))
     assert labelling.kill("driver", after_commits=4, inside=True).torn
+    finished = named_parts(labelling)
+    rows = sum(pq.read_metadata(io.BytesIO(part)).num_rows for part in finished.values())
+    assert 0 < rows < ROWS
     labelling.finish()
     check(labelling, ROWS, BAD)
-    labelling = prepare(reverse, ECHO, ROWS, command=REVERSED)
+    assert {name: named_parts(labelling)[name] for name in finished} == finished, "finished parts are not written again"
+    manifest = json.loads((labelling.output / "labels/manifest.json").read_text())
+    assert manifest["details"]["resumed_at_rows"] == rows
+    assert answered(log) - ROWS <= IN_FLIGHT
+
+
+def test_a_commit_whose_record_comes_before_its_parts_is_found_out(tmp_path: Path) -> None:
+    """A commit whose steps are in the wrong order would not pass these tests."""
+    labelling = prepare(tmp_path, ECHO, ROWS, command=REVERSED)
     labelling.kill("driver", after_commits=4)
     with pytest.raises(AssertionError):
         finish_and_check(labelling)
@@ -106,6 +122,16 @@ def test_a_lost_node_costs_only_what_was_in_flight_on_it(tmp_path: Path) -> None
     assert again <= 2 * IN_FLIGHT
 
 
+def named_parts(labelling: Labelling) -> dict[str, bytes]:
+    """The parts that commits or the manifest name, with their content."""
+    labels = labelling.output / "labels"
+    if (labels / "manifest.json").exists():
+        names = json.loads((labels / "manifest.json").read_text())["details"]["parts"]
+    else:
+        names = [name for record in labels.glob("commits/*.json") for name in json.loads(record.read_text())["parts"]]
+    return {name: (labels / name).read_bytes() for name in names}
+
+
 def finish_and_check(labelling: Labelling) -> None:
     labelling.finish()
     check(labelling, ROWS, BAD)
@@ -122,14 +148,14 @@ def test_twenty_rounds_of_kills_lose_and_double_no_row(tmp_path: Path) -> None:
 
 
 def on_vllm(folder: Path, teacher_folder: Path) -> Labelling:
-    """60 word problems for the embedded teacher, 4 at a time, so that there is a middle to be killed in."""
-    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(60, seed=1))]
+    """Some word problems for the embedded teacher, 4 at a time, so that there is a middle to be killed in."""
+    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(VLLM_ROWS, seed=1))]
     run = {
         "name": "faults",
         "output": str(folder / "out"),
         "task": "arithmetic",
         "corpus": {"train": write_jsonl(folder / "train.jsonl", rows)},
-        "teacher": {"engine": "vllm", "model": str(teacher_folder), "sampling": {"max_tokens": 48},
+        "teacher": {"engine": "vllm", "model": str(teacher_folder), "sampling": {"max_tokens": 24},
                     "vllm": {"max_model_len": 512, "max_num_seqs": 4}},
         "labelling": {"commit_rows": 8, "commit_every_s": 0.5},
         "student": {"model": "none"},
@@ -144,7 +170,7 @@ def test_a_run_goes_on_when_its_engine_is_killed(tmp_path: Path, teacher_folder:
     labelling = on_vllm(tmp_path, teacher_folder)
     kill = labelling.kill("engine", after_commits=2)
     assert (kill.hit, kill.survived) == (True, True), labelling.log()
-    assert set(check_complete(labelling, {f"r{i}" for i in range(60)})) <= {"unparsable", "truncated"}
+    assert set(check_complete(labelling, {f"r{i}" for i in range(VLLM_ROWS)})) <= {"unparsable", "truncated"}
 
 
 @pytest.mark.full
@@ -158,6 +184,6 @@ def test_each_fault_on_the_real_engine(tmp_path: Path, teacher_folder: Path) -> 
         kill = labelling.kill(fault, after_commits=2)
         assert kill.hit, labelling.log()
         labelling.finish()
-        reasons = check_complete(labelling, {f"r{i}" for i in range(60)})
+        reasons = check_complete(labelling, {f"r{i}" for i in range(VLLM_ROWS)})
         assert set(reasons) <= {"unparsable", "truncated"}
         print(json.dumps({**vars(kill), "rejects": reasons}))

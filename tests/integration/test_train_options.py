@@ -194,7 +194,7 @@ def test_a_validation_file_is_measured_and_the_event_files_tell(
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = {"train": "unused.jsonl", "validation": str(file)}
-    training = {"validate_every_steps": 5, "epochs": 2}
+    training = {"workers": 1, "validate_every_steps": 5, "epochs": 2}
     manifest = train(make_run(tmp_path, models["decoder-only"], corpus=corpus, training=training))
     counts, found = manifest.counts, manifest.details["training"]
     assert (counts["train_examples"], counts["validation_examples"]) == (40, 15)
@@ -238,6 +238,7 @@ def out_of_memory(config: dict[str, Any]) -> dict[str, Any]:
     return train_loop(config)
 
 
+@pytest.mark.full
 def test_a_full_memory_is_said_once_with_what_to_change(
     ray_here: None, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import StageFailedError
-from pipelines.train.loop import _check_spike, _patience_is_over, _validate
+from pipelines.train import loop
+from pipelines.train.loop import _check_spike, _patience_is_over, _validate, train_loop
 from pipelines.train.resume import State
+from pipelines.train.worker import WorkerOutOfMemoryError
+from tests.pipelines.train.tiny import make_run
 
 
 def worker(losses: list[float], **training: Any) -> Any:
@@ -59,3 +63,34 @@ def test_a_spike_stops_with_the_examples_of_its_step() -> None:
     _check_spike(worker([]), state, {"loss": 1e9})
     with pytest.raises(StageFailedError, match=r"step 20 is 3\.1, more than 3 times .* Its examples: a, b of step 20"):
         _check_spike(worker([], max_loss_spike=3.0), state, {"loss": 3.1})
+
+
+def test_a_full_memory_is_told_to_the_next_attempt_which_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On real workers: tests/integration/test_train_options.py."""
+    import torch
+
+    told: list[str] = []
+    board = SimpleNamespace(
+        hopeless=SimpleNamespace(remote=lambda: told[0] if told else ""), give_up=SimpleNamespace(remote=told.append)
+    )
+    run = make_run(tmp_path, "none").model_dump(mode="json")
+    monkeypatch.setattr("ray.get", lambda found: found)
+    sizes = dict.fromkeys(("get_local_world_size", "get_world_rank", "get_world_size"), lambda: 1)
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(**sizes))
+    monkeypatch.setattr("pipelines.train.zero.prepare_deepspeed", lambda **_: None)
+    monkeypatch.setattr(loop, "_use_cores", lambda workers: None)
+    monkeypatch.setattr(loop.Job, "of", lambda config: SimpleNamespace(run=run, board=board))
+
+    def full(*_: Any) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(loop, "_train", full)
+    with pytest.raises(WorkerOutOfMemoryError) as caught:
+        train_loop({})
+    assert told == [str(caught.value)]
+    for setting in ("tokens_per_micro_batch", "zero_stage (now 2)", "activation_checkpointing: true"):
+        assert setting in told[0]
+    monkeypatch.delattr(loop, "_train")
+    assert train_loop({}) == {"failed": told[0]}, "another attempt would fail in the same way"
