@@ -6,6 +6,7 @@ operator does it; a worker is drained under load as a deletion drains it; a RayJ
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +66,9 @@ def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: R
     assert who.stdout.strip() == str(USER), who.stderr
     assert "No such file" in worker.run("ls", "/root/.ssh", "/tmp/pytest-of-root").stderr
     assert worker.run("touch", "/models/x").returncode != 0
+    raylet = worker.run("cat", "/tmp/ray/session_latest/logs/raylet.out").stdout.splitlines()
+    assert len(raylet) > 2
+    assert all({"asctime", "levelname", "message"} <= json.loads(line).keys() for line in raylet)
     # Ray's objects lie in memory: the volume is as large as they want.
     logs = (endpoint.head, worker)
     assert not [pod.name for pod in logs if "object store is using" in pod.tail(20_000)]

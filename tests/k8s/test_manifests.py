@@ -62,6 +62,9 @@ def test_pods_may_run_and_may_end(name: str) -> None:
             continue
         check_sizes(group)
         variables = {entry["name"]: entry.get("value") for entry in group.container["env"]}
+        assert (variables["RAY_LOGGING_CONFIG_ENCODING"], variables["RAY_BACKEND_LOG_JSON"]) == ("JSON", "1"), (
+            group.owner
+        )
         drain_s = float(variables.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S") or RAY_DRAIN_S)
         grace_s = group.pod["terminationGracePeriodSeconds"]
         assert grace_s > drain_s, group.owner
