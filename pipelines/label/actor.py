@@ -113,8 +113,9 @@ class TeacherActor:
     async def _start(self) -> Teacher:
         self._node = node_name()
         self._strikes, fruitless, started = await self._ledger.starting.remote()
-        # All replicas but this one may be starting at this moment; starts beyond those were of engines that died.
-        died = fruitless - (self._config.replicas.max - 1)
+        # All replicas that there is room for, but this one, may be starting at this moment; starts beyond those were of engines that died.
+        at_once = min(self._config.replicas.max, room_for_engines(self._config.gpus_per_replica))
+        died = fruitless - (at_once - 1)
         if died >= FRUITLESS_STARTS:
             raise TeacherUnusableError(f"{died} engines in a row died before they had answered anything")
         self._places = asyncio.Semaphore(self._setup.rows_at_a_time)
@@ -178,6 +179,15 @@ class TeacherActor:
         """End this process, so that Ray starts a fresh one."""
         print(f"teacher: {reason}; this actor ends", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def room_for_engines(gpus: int) -> int:
+    """How many actors with so many GPUs each, and with a CPU, the nodes hold that the cluster has at this moment."""
+    import ray
+
+    there = ray.cluster_resources()
+    by_cpu = int(there.get("CPU", 0))
+    return min(by_cpu, int(there.get("GPU", 0) // gpus)) if gpus else by_cpu
 
 
 class _EngineClock:

@@ -34,6 +34,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipelines.artifacts import Store, now
 from pipelines.errors import StageFailedError, UserError
 from pipelines.filesystems import object_store_errors
@@ -47,13 +49,16 @@ _LOOK_AGAIN_S = 0.1
 _TELL_AFTER_S = 1.0
 
 
+_UNKNOWN = {"host": "an unknown machine", "pid": 0, "processes": "", "process": None, "since": "an unknown time"}
+
+
 @dataclass(frozen=True)
 class _Claim:
     """One driver's claim, as it is in the store."""
 
     id: str
     holder: dict[str, Any]
-    """processes.this_process, and since when it has wanted the folder."""
+    """processes.this_process, and since when it has wanted the folder: _UNKNOWN has the keys."""
     number: int | None
     beat: int
     """How often it has been written."""
@@ -65,6 +70,9 @@ class _Claim:
 
     def is_ahead_of(self, number: int, claim_id: str) -> bool:
         return self.number is None or (self.number, self.id) < (number, claim_id)
+
+
+_CLAIM = TypeAdapter(_Claim)
 
 
 class Lease:
@@ -144,12 +152,12 @@ class Lease:
         claims = []
         for name in sorted(listed.keys() - {own}):
             try:
-                found = json.loads(self._store.read(f"{FOLDER}/{name}"))
+                content = self._store.read(f"{FOLDER}/{name}")
             except OSError:
                 if self._store.exists(f"{FOLDER}/{name}"):
                     raise
                 continue  # given back meanwhile
-            claims.append(_Claim(**found, age_s=(listed[own] - listed[name]) / 1e9))
+            claims.append(_read(name, content, written_ns=listed[name], now_ns=listed[own]))
         return claims
 
     def _write(self) -> None:
@@ -157,6 +165,7 @@ class Lease:
         self._own = dataclasses.replace(self._own, beat=self._own.beat + 1)
         claim = {name: value for name, value in vars(self._own).items() if name != "age_s"}
         self._store.write(_name(self._own.id), json.dumps(claim).encode().ljust(CLAIM_BYTES))
+        self._trouble = ""
         self._renewed = began  # and not when it ended: the store's clock may have taken the time in between
 
     def _keep(self) -> None:
@@ -185,6 +194,19 @@ class Lease:
         holder = claim.holder
         since, age = holder["since"], max(claim.age_s, 0.0)
         return f"process {holder['pid']} on {holder['host']} since {since}, last sign of life {age:.0f} s ago"
+
+
+def _read(name: str, content: bytes, *, written_ns: int, now_ns: int) -> _Claim:
+    """A claim. One that cannot be read, as it was written in part or by another version, is ahead of all, and alive while it is written
+    anew."""
+    age_s = (now_ns - written_ns) / 1e9
+    try:
+        found = _CLAIM.validate_json(content)
+    except ValidationError:
+        found = None
+    if found is None or not _UNKNOWN.keys() <= found.holder.keys():
+        return _Claim(name.removesuffix(".json"), _UNKNOWN, 0, written_ns, age_s)
+    return dataclasses.replace(found, age_s=age_s)
 
 
 def _name(claim_id: str) -> str:

@@ -14,6 +14,7 @@ its sums when it has committed rows, and does nothing for a row. The manifest ha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
@@ -39,6 +40,7 @@ class LabelMetrics:
         self._gpu = Counter("raystill_gpu_seconds", "GPUs held x seconds.", ("run", "stage"))
         self._told: dict[_Key, float] = dict(_sums(before))
         self._rows_left: int | None = None
+        self._lock = threading.Lock()  # the thread of the progress file tells of the engines
 
     def rows(self, tally: Tally, total: int) -> None:
         """Where the rows stand: `tally` of all that have an outcome, of `total`."""
@@ -69,9 +71,10 @@ class LabelMetrics:
 
     def _increases(self, sums: Mapping[_Key, float]) -> dict[_Key, float]:
         """By how much each sum is above what was told. One may sink for a while: `engine_error` rows that were answered in the end."""
-        told = self._told
-        increases = {key: value - told.get(key, 0) for key, value in sums.items() if value > told.get(key, 0)}
-        told.update((key, sums[key]) for key in increases)
+        with self._lock:
+            told = self._told
+            increases = {key: value - told.get(key, 0) for key, value in sums.items() if value > told.get(key, 0)}
+            told.update((key, sums[key]) for key in increases)
         return increases
 
 

@@ -165,6 +165,7 @@ class LabelSink:
 
     def commit_scan(self, scan: ScanRecord) -> None:
         """Make the scan durable, with the rejects that it found."""
+        self.check_lock()
         self._store.write(SCAN_FILE, _npy(scan.passed_over))
         self._scanned.scan = {"rows": scan.rows, "splits": scan.splits}
         self._commit(self._scanned)
@@ -237,6 +238,7 @@ class LabelSink:
         return {folder: pa.concat_tables(tables) for folder, tables in kept.items()}, removed
 
     def _begin(self) -> None:
+        self.check_lock()
         wanted = fingerprint(self._identity)
         if self._reopened or not self._store.exists(ATTEMPT):
             self._store.write(ATTEMPT, json.dumps({"fingerprint": wanted, "identity": self._identity}).encode())
@@ -309,7 +311,10 @@ class LabelSink:
             for name in self._store.files(folder)
             if name not in self.parts
         ]
-        for name in {*leftovers, *self._store.unfinished()}:
+        leftovers += self._store.unfinished()
+        # Now, and not before the records were read: a driver that slept meanwhile would remove what its successor has committed.
+        self.check_lock()
+        for name in set(leftovers):
             self._store.delete(name)
 
 

@@ -133,6 +133,7 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     with folder_lock(store, run.labelling.lease_s) as check_lock:
         # Looked at again: another driver may have come to its end meanwhile.
         if replace and _made_otherwise(store, identity):
+            check_lock()
             store.clear(keep=LOCK)
         before = finished(store, "labels", identity, replace=False)
         if before and _is_complete(before):
@@ -146,7 +147,7 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSink, *, reopened: bool) -> Manifest:
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
-    with ProgressFile(store) as live:
+    with ProgressFile(store, sink.check_lock) as live:
         already = sink.tally.done - sink.retried
         splits, scan = _scan(run, spec, sink, count_rejects=not reopened)
         scanned = time.monotonic()

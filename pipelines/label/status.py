@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipelines.artifacts import Store, now, read_manifest
-from pipelines.errors import UserError
+from pipelines.errors import StageFailedError, UserError
 from pipelines.label.processes import is_running, this_process
 from pipelines.label.sink import Commit
 from pipelines.label.tally import Tally
@@ -42,11 +42,14 @@ class ProgressFile:
 
     A thread writes the file every two seconds (ten on an object store), also while nothing is finished (a scan, an engine that
     starts), and the driver's loop does not wait for it. Left without an error the file is removed; left by one it says that the work
-    has ended.
+    has ended. A driver that has lost the folder's lock leaves the file to its successor.
     """
 
-    def __init__(self, store: Store, *, every_s: float | None = None, clock: Clock = time.monotonic) -> None:
-        self._store, self._clock = store, clock
+    def __init__(
+        self, store: Store, check_lock: Callable[[], None] = lambda: None, *, every_s: float | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._store, self._check_lock, self._clock = store, check_lock, clock
         self._every_s = every_s or (_EVERY_S if store.is_local else _EVERY_S_ON_OBJECT_STORES)
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -108,6 +111,10 @@ class ProgressFile:
 
     def write(self) -> None:
         """Write the file as things stand."""
+        try:
+            self._check_lock()
+        except StageFailedError:  # told by the next step of a commit
+            return
         with self._lock:
             left = self._recent.seconds_left(self._work["total"])
             work = self._work | {"rows_per_s": self._recent.per_s, "seconds_left": left}

@@ -221,3 +221,14 @@ def test_a_folder_is_cleared_without_giving_its_lease_away(s3: Bucket) -> None:
         assert s3.keys() == [claim]
         with pytest.raises(UserError, match="another driver"), folder_lock(store, 60.0):
             pass
+
+
+@pytest.mark.parametrize("content", [b'{"id": "0", "hol', b'{"id": "0", "holder": {}, "number": 1, "beat": 1}'])
+def test_a_claim_that_cannot_be_read_lapses_like_others(
+    s3: Bucket, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    s3.put(f"labels/{FOLDER}/0.json", content)
+    with folder_lock(Store(s3.uri("labels")), LEASE_S) as check:
+        check()
+        assert len(s3.keys()) == 1
+    assert "an unknown machine" in capsys.readouterr().err

@@ -79,14 +79,23 @@ class LocalLedger:
         return SimpleNamespace(remote=call)
 
 
-@pytest.mark.parametrize(("replicas", "starts"), [(1, 8), (1000, 1007)])
-def test_all_replicas_may_start_before_one_has_answered(
-    replicas: int, starts: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("replicas", "gpus", "cluster", "starts"),
+    [
+        (1, 0, {"CPU": 64.0}, 8),
+        (1000, 0, {"CPU": 4000.0}, 1007),
+        (1000, 0, {"CPU": 3.0}, 10),
+        (64, 2, {"CPU": 16.0, "GPU": 4.0}, 9),
+    ],
+)
+def test_all_replicas_that_there_is_room_for_may_start_before_one_has_answered(
+    replicas: int, gpus: int, cluster: dict[str, float], starts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And 7 more, whose engines took the place of others that died; with the 8th of these there is no use in going on."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
     run = RunConfig.model_validate(
         {"name": "r", "output": "out", "task": "arithmetic", "corpus": {"train": "t.jsonl"}, "student": {"model": "m"},
-         "teacher": {"engine": "echo", "replicas": {"min": replicas, "max": replicas}}})  # fmt: skip
+         "teacher": {"engine": "echo", "gpus_per_replica": gpus, "replicas": {"min": replicas, "max": replicas}}})  # fmt: skip
     ledger = LocalLedger()
     monkeypatch.setattr("pipelines.label.actor.node_name", lambda: "here")
 

@@ -236,18 +236,25 @@ def test_unfinished_labels_of_other_settings_are_refused(tmp_path: Path) -> None
         pass
 
 
+class LostLock:
+    """A folder's lock that is lost after it has been made sure of some times."""
+
+    def __init__(self, held: int) -> None:
+        self.left = held
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise StageFailedError("lost")
+
+
 @pytest.mark.parametrize("held", range(3))
 def test_a_lock_that_is_lost_ends_the_commit_at_its_next_step(tmp_path: Path, held: int) -> None:
     """`held`: how often the lock is still there: before the parts, before their record."""
-    left = [held]
-
-    def check_lock() -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise StageFailedError("lost")
-
-    sink = LabelSink(Store(str(tmp_path)), IDENTITY, SETTINGS, check_lock=check_lock)
+    lock = LostLock(100)
+    sink = LabelSink(Store(str(tmp_path)), IDENTITY, SETTINGS, check_lock=lock)
     sink.add(table(accepted("a")))
+    lock.left = held
     if held < 2:
         with pytest.raises(StageFailedError, match="lost"):
             sink.commit()
@@ -255,6 +262,27 @@ def test_a_lock_that_is_lost_ends_the_commit_at_its_next_step(tmp_path: Path, he
         sink.commit()
     there = {name for name in Store(str(tmp_path)).files() if name != "attempt.json"}
     assert there == set(["data/part-000000.parquet", "commits/000000.json"][:held])
+
+
+@pytest.mark.parametrize("held", range(2))
+def test_a_lock_that_is_lost_before_the_labels_are_opened_lets_nothing_be_removed(tmp_path: Path, held: int) -> None:
+    """`held`: before the attempt is written, and after the records are read."""
+    store = Store(str(tmp_path))
+    store.write("data/part-000007.parquet", b"a successor's, committed since")
+    with pytest.raises(StageFailedError, match="lost"):
+        LabelSink(store, IDENTITY, SETTINGS, check_lock=LostLock(held))
+    assert store.files() == [*["attempt.json"][:held], "data/part-000007.parquet"]
+
+
+def test_a_lock_that_is_lost_during_the_scan_leaves_the_scan_of_another_driver(tmp_path: Path) -> None:
+    lock = LostLock(100)
+    store = Store(str(tmp_path))
+    sink = LabelSink(store, IDENTITY, SETTINGS, check_lock=lock)
+    store.write("commits/scan.npy", b"another driver's")
+    lock.left = 0
+    with pytest.raises(StageFailedError, match="lost"):
+        sink.commit_scan(ScanRecord({"train": 1}, [], np.empty((0,), np.int64)))
+    assert store.read("commits/scan.npy") == b"another driver's"
 
 
 def test_content_is_the_same_in_any_order_and_changes_with_a_label() -> None:

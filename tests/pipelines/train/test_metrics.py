@@ -27,6 +27,7 @@ def test_steps_tell_loss_tokens_and_gpu_seconds(told: Told) -> None:
         ("raystill_train_tokens", "svamp"): 2000.0,
         ("raystill_gpu_seconds", "svamp", "train"): 16.0,
     }
+    live.close(finished=False)
 
 
 def test_gauges_are_told_again_while_a_step_hangs(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
