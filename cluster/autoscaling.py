@@ -97,8 +97,13 @@ class Demand:
     def __enter__(self) -> Self:
         from ray.util.placement_group import placement_group
 
-        strategy = "STRICT_SPREAD" if self._wanted.per_node == 1 else "PACK"
-        self._group = placement_group([self._wanted.bundle] * self._wanted.count, strategy=strategy)
+        wanted = self._wanted
+        if wanted.per_node is None:
+            self._group = placement_group([wanted.bundle] * wanted.count, strategy="PACK")
+        else:  # as many nodes as they need at the least
+            self._group = placement_group(
+                [wanted.bundle] * -(-wanted.count // wanted.per_node), strategy="STRICT_SPREAD"
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -108,9 +113,14 @@ class Demand:
 
     def outlook(self) -> Outlook:
         """What is to be expected, after a second at the most."""
+        from ray.exceptions import RpcError
+
         if self._group.wait(_POLL_S):
             return Outlook("there", {})
-        status, mine = cluster_status(), self._group.id.hex()
+        try:
+            status, mine = cluster_status(), self._group.id.hex()
+        except RpcError:  # the head is busy, or starts anew: a wait for minutes outlasts it
+            return Outlook("unheard", {})
         if not self._seen_from and any(
             group.details.startswith(mine) for group in status.cluster_resource_state.pending_gang_resource_requests
         ):

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from cluster.environment import ray_address
 from cluster.resources import check_resources, nodes_here, room_for, wanted_by
@@ -35,7 +36,8 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
     address = ray_address()
     if address is None:
         for stage in stages:
-            check_resources(wanted_by(run, stage), [machine_resources()])
+            for wanted in wanted_by(run, stage):
+                check_resources(wanted, [machine_resources()])
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
@@ -61,18 +63,19 @@ def _check_cluster(run: RunConfig, stages: list[str]) -> None:
     from cluster.autoscaling import autoscales, promised, wait_for_nodes
 
     # Ray may have fewer GPUs than the machine (CUDA_VISIBLE_DEVICES).
-    nodes, wanted = nodes_here(), [wanted_by(run, stage) for stage in stages]
-    missing = [one for one in wanted if room_for(one, nodes) < one.count]
-    if not missing or not autoscales():
-        for one in missing:
+    nodes = nodes_here()
+    missing = [[one for one in wanted_by(run, stage) if room_for(one, nodes) < one.count] for stage in stages]
+    if not any(missing) or not autoscales():
+        for one in chain.from_iterable(missing):
             check_resources(one, nodes)
         return
     # Of later stages it is only found out whether they can have their nodes, which come when they begin.
-    for later in dict.fromkeys(missing):
-        if later != wanted[0]:
+    first = missing[0]
+    for later in dict.fromkeys(chain.from_iterable(missing[1:])):
+        if later not in first:
             promised(later)
-    if wanted[0] in missing:
-        wait_for_nodes(wanted[0])
+    for wanted in first:
+        wait_for_nodes(wanted)
 
 
 def _look_at_nodes(run: RunConfig, verbose: bool) -> None:

@@ -279,7 +279,7 @@ def _run_stages(
     click.echo(f"{run.name}: {', '.join(stages)} -> {shown(run.output)}", err=True)
     check_inputs(run, stages)
     earlier = read_baseline(run, baseline) if baseline else None
-    with ray_session(run, list(stages), verbose=verbose):
+    with ray_session(run, to_make(run, stages), verbose=verbose):
         run_stages(
             run, stages, replace=replace,
             on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
@@ -292,6 +292,18 @@ def _run_stages(
     print_summary(summaries, as_json=as_json, extra=extra)
     if extra and not as_json:
         print_report(extra["report"])
+
+
+def to_make(run: Any, stages: tuple[Any, ...]) -> list[str]:
+    """The stages without those whose artifact is there already: no nodes are waited for, and paid, on their behalf."""
+    from cluster.plan import existing
+    from pipelines.tasks import load_task, task_spec
+
+    if not {"label", "train"} & set(stages):
+        return list(stages)
+    found = existing(run, load_task(task_spec(run.task, run.task_options)))
+    reused = {stage for stage in ("label", "train") if found[stage]["reused"] and not found[stage].get("rows_retried")}
+    return [stage for stage in stages if stage not in reused]
 
 
 def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:

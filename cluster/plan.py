@@ -70,7 +70,8 @@ def make_plan(
     asked = corpus.rows["train"] + corpus.rows["heldout"]
     exists = existing(run, task)
     throughput = calibration or _known_throughput(run, task)
-    remaining = max(asked - exists["label"]["rows_finished"], 0) if not exists["label"]["reused"] else 0
+    labels = exists["label"]
+    remaining = labels["rows_retried"] if labels["reused"] else max(asked - labels["rows_finished"], 0)
     text_bytes = corpus.text_bytes / len(corpus.first)
     room = run.teacher.vllm.max_model_len - run.teacher.sampling.max_tokens
     stages = {
@@ -107,16 +108,20 @@ def make_plan(
 
 
 def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
-    """For each stage: {"state", "reused", "detail"}; label also "rows_finished" of an unfinished run of the same labels."""
+    """For each stage: {"state", "reused", "detail"}; label also "rows_finished" of an unfinished run of the same labels, and "rows_retried"
+    of finished ones: those with `engine_error`."""
     from pipelines.label.stage import label_identity
     from pipelines.label.status import label_status
+    from pipelines.label.tally import Tally
     from pipelines.train.checks import train_identity
 
     output = Store(run.output)
     labels = output.child("labels")
     identity = label_identity(run)
     manifest = read_manifest(labels, "labels")
-    found: dict[str, dict[str, Any]] = {"label": _state(manifest, identity) | {"rows_finished": 0}}
+    found: dict[str, dict[str, Any]] = {"label": _state(manifest, identity) | {"rows_finished": 0, "rows_retried": 0}}
+    if manifest is not None and found["label"]["reused"]:
+        found["label"]["rows_retried"] = Tally.from_json(manifest.details["tally"]).engine_errors
     status = label_status(labels)
     if manifest is None and status.state in ("running", "interrupted"):
         found["label"] |= _begun(labels, identity, status.state, status.detail)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.config import RunConfig
+from pipelines.config_serving import INGRESS_CPUS
 from pipelines.errors import UserError
 
 
@@ -16,7 +17,7 @@ class Wanted:
     key: str
     count: int
     gpus: int
-    cpus: int = 1
+    cpus: float = 1
     per_node: int | None = None
     """At most so many of them on one node; None: as many as have room."""
 
@@ -26,39 +27,41 @@ class Wanted:
         return {kind: float(each) for kind, each in (("GPU", self.gpus), ("CPU", self.cpus)) if each}
 
 
-def wanted_by(run: RunConfig, stage: str) -> Wanted:
+def wanted_by(run: RunConfig, stage: str) -> list[Wanted]:
     """What a stage of the run needs at the least."""
     if stage == "label":
-        return Wanted("teacher.replicas.min x gpus_per_replica", run.teacher.replicas.min, run.teacher.gpus_per_replica)
+        teacher = run.teacher
+        return [Wanted("teacher.replicas.min x gpus_per_replica", teacher.replicas.min, teacher.gpus_per_replica)]
     if stage == "train":
         least = run.training.min_workers
         key = "training.min_workers" if least else "training.workers"
-        return Wanted(key, least or run.training.workers, run.training.gpus_per_worker)
+        return [Wanted(key, least or run.training.workers, run.training.gpus_per_worker)]
     if stage == "evaluate":
-        return Wanted("evaluation.workers", run.evaluation.workers, run.evaluation.gpus_per_worker)
-    serving = run.serving
-    return Wanted(
-        "serving.replicas.min", serving.replicas.min, serving.gpus_per_replica, per_node=serving.max_replicas_per_node
-    )
+        return [Wanted("evaluation.workers", run.evaluation.workers, run.evaluation.gpus_per_worker)]
+    serving, per_node = run.serving, run.serving.max_replicas_per_node
+    return [
+        Wanted("serving.replicas.min", serving.replicas.min, serving.gpus_per_replica, per_node=per_node),
+        Wanted("serving.ingress_replicas", serving.ingress_replicas, 0, INGRESS_CPUS, per_node),
+    ]
 
 
 def check_resources(wanted: Wanted, nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises UserError where more is wanted than the nodes have. `nodes`: CPU and GPU of each."""
     for kind, each in wanted.bundle.items():
-        asked, available = int(wanted.count * each), int(sum(node.get(kind, 0) for node in nodes))
+        asked, available = wanted.count * each, sum(node.get(kind, 0) for node in nodes)
         if asked > available:
             remedy = (
                 "Set gpus_per_replica / gpus_per_worker to 0 to run on CPUs."
                 if kind == "GPU" and not available
                 else "Lower it."
             )
-            raise UserError(wanted.key, f"the run asks for {asked} {kind}s, there are {available}", remedy)
+            raise UserError(wanted.key, f"the run asks for {asked:g} {kind}s, there are {available:g}", remedy)
     room = room_for(wanted, nodes)
     if room < wanted.count:
-        rule = (
-            f"the run asks for {wanted.count} x {shape(wanted)}, each on one node, and the nodes have room for {room}"
-        )
-        raise UserError(wanted.key, rule, "Lower it, or use larger nodes.")
+        where = "each on one node" if wanted.per_node is None else f"at most {wanted.per_node} on one node"
+        rule = f"the run asks for {wanted.count} x {shape(wanted)}, {where}, and the nodes have room for {room}"
+        remedy = "use larger nodes" if wanted.per_node is None else "add nodes, or raise serving.max_replicas_per_node"
+        raise UserError(wanted.key, rule, f"Lower it, or {remedy}.")
 
 
 def room_for(wanted: Wanted, nodes: Iterable[Mapping[str, float]]) -> int:

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from pipelines.config_base import LossyWeights, ReplicasConfig, Section
 
+INGRESS_CPUS = 0.1
+"""That a replica of the ingress asks Ray for."""
 _Seconds = Annotated[float, Field(ge=0.0)]
 
 

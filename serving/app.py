@@ -16,14 +16,13 @@ from pydantic import Field, ValidationError
 from ray import serve
 
 from pipelines.config_base import Section
-from pipelines.config_serving import ServingConfig
+from pipelines.config_serving import INGRESS_CPUS, ServingConfig
 from pipelines.errors import UserError
 from serving.cards import read_card
 from serving.engines.choice import cpu_environment, engine_name
 from serving.ingress import STUDENT, Ingress
 from serving.replica import SharedStudents, StudentReplica
 
-_INGRESS_CPUS = 0.1
 _DRAIN_S = 30.0
 # Serve's own logs: requests leave no line in them, so that no log grows with traffic or holds what users write.
 LOGGING = {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False}
@@ -59,7 +58,7 @@ def ingress(args: Mapping[str, Any]) -> Any:
         name="ingress",
         num_replicas=serving.ingress_replicas,
         max_replicas_per_node=serving.max_replicas_per_node,
-        ray_actor_options={"num_cpus": _INGRESS_CPUS},
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
         # Room for what all students may have under way, and as much again that is refused.
         max_ongoing_requests=2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving)),
         graceful_shutdown_timeout_s=max(_DRAIN_S, serving.request_timeout_s),

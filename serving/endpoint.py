@@ -57,14 +57,13 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: S
         split: NAME -> version -> percent.
 
     Raises:
-        UserError: a student cannot be served, the nodes are too few, or the port is taken. Nothing has been started.
+        UserError: a student cannot be served, or the port is taken. Nothing has been started.
         StageFailedError: the replicas do not start.
     """
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
     config = endpoint_config(students, serving, split)
-    _check_nodes(serving)
     running = _running()
     if APPLICATION not in running:
         _check_port(serving.host, serving.port)
@@ -118,20 +117,6 @@ def _said(application: str) -> str:
     messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
     said = [message.strip().splitlines()[-1] for message in messages if message.strip()]
     return f"{application}: {said[-1] if said else 'no reason given'}"
-
-
-def _check_nodes(serving: ServingConfig) -> None:
-    """Raises UserError where replicas would wait for nodes that are not there."""
-    import ray
-
-    per_node = serving.max_replicas_per_node
-    if per_node is None:
-        return
-    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0.0) >= 1.0 for node in ray.nodes())
-    for key, wanted in (("replicas.min", serving.replicas.min), ("ingress_replicas", serving.ingress_replicas)):
-        if wanted > per_node * nodes:
-            rule = f"with {per_node} a node, {key} {wanted} needs {-(-wanted // per_node)} nodes with CPUs, there are {nodes}"
-            raise UserError("serving.max_replicas_per_node", rule, f"Raise it, lower serving.{key}, or add nodes.")
 
 
 def _check_port(host: str, port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster.calibrate import calibration_run
-from cluster.cli import main
+from cluster.cli import main, to_make
 from pipelines.artifacts import Store, fingerprint, manifest_of, write_manifest
 from pipelines.label.sink import Commit
 from pipelines.label.stage import label_identity
@@ -76,7 +77,8 @@ def finish_labels(run_file: str, **details: Any) -> None:
     store.write("data/part-000000.parquet", b"x" * 4000)
     counts = {"read": 51, "accepted": 40, "rejected": 11, "rejected_by_reason": {"tie": 11}}
     manifest = manifest_of("labels", label_identity(run), config=run.model_dump(), counts=counts, provenance={},
-                           timings_s={"engine_start": 40.0}, details={"content": "0", **details})  # fmt: skip
+                           timings_s={"engine_start": 40.0},
+                           details={"content": "0", "tally": Tally().as_json(), **details})  # fmt: skip
     write_manifest(store, manifest)
 
 
@@ -145,6 +147,17 @@ def test_what_is_finished_is_reused_and_costs_nothing(run_file: str) -> None:
     assert found["stages"]["train"]["source"].startswith("unknown")
 
 
+def test_finished_labels_want_no_nodes_unless_rows_of_theirs_are_tried_again(run_file: str) -> None:
+    run, stages = load_run(run_file), ("label", "train", "evaluate")
+    assert to_make(run, stages) == ["label", "train", "evaluate"]
+    finish_labels(run_file)
+    assert to_make(run, stages) == ["train", "evaluate"]
+    assert to_make(run, ("label",)) == []
+    finish_labels(run_file, tally=Tally(rejected=Counter(engine_error=3)).as_json())
+    assert to_make(run, stages) == ["label", "train", "evaluate"]
+    assert plan(run_file)["stages"]["label"]["rows"] == 3
+
+
 def test_rows_that_are_finished_are_not_asked_again(run_file: str) -> None:
     run = load_run(run_file)
     store = Store(run.output).child("labels")
@@ -191,7 +204,7 @@ def test_in_words(run_file: str) -> None:
 @pytest.mark.parametrize("command", ["plan", "status"])
 def test_nothing_heavy_is_loaded(run_file: str, command: str) -> None:
     code = (
-        "import sys; from click.testing import CliRunner; from cluster.cli import main\n"
+        "import sys; from click.testing import CliRunner; from cluster.cli import main, to_make\n"
         f"result = CliRunner().invoke(main, [{command!r}, {run_file!r}])\n"
         "assert result.exit_code == 0, result.output\n"
         "print([m for m in ('ray', 'torch', 'vllm', 'transformers', 'deepspeed', 'datasets') if m in sys.modules])"

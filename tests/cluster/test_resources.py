@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -30,6 +31,11 @@ GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
             "serve",
             Wanted("serving.replicas.min", 2, 0, per_node=1),
         ),
+        (
+            {"serving": {"ingress_replicas": 3, "max_replicas_per_node": 2}},
+            "serve",
+            Wanted("serving.ingress_replicas", 3, 0, 0.1, per_node=2),
+        ),
     ],
 )
 def test_a_stage_asks_for_its_actors(sections: dict[str, Any], stage: str, wanted: Wanted) -> None:
@@ -37,7 +43,7 @@ def test_a_stage_asks_for_its_actors(sections: dict[str, Any], stage: str, wante
     tree = run.model_dump()
     for section, values in sections.items():
         tree[section] |= values
-    assert wanted_by(type(run).model_validate(tree), stage) == wanted
+    assert wanted in wanted_by(type(run).model_validate(tree), stage)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +94,26 @@ def test_shapes_are_told_in_words() -> None:
     assert shape(Wanted("k", 1, 1)) == "(1 GPU, 1 CPU)"
     assert shape(Wanted("k", 1, 4)) == "(4 GPUs, 1 CPU)"
     assert shape(Wanted("k", 1, 0)) == "(1 CPU)"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "match"),
+    [
+        (
+            Wanted("serving.replicas.min", 6, 0, per_node=2),
+            "6 x .1 CPU., at most 2 on one node, and .* room for 5.*add nodes",
+        ),
+        (
+            Wanted("serving.ingress_replicas", 7, 0, 0.1, per_node=2),
+            "7 x .0.1 CPUs., at most 2 on one node, .* room for 6",
+        ),
+        (Wanted("k", 2, 0, 5), "2 x .5 CPUs., each on one node, and .* room for 1.*larger nodes"),
+        (Wanted("k", 1, 1), "asks for 1 GPUs, there are 0"),
+        (Wanted("serving.replicas.min", 5, 0, per_node=2), None),
+    ],
+)
+def test_what_the_nodes_have_no_room_for_is_refused(wanted: Wanted, match: str | None) -> None:
+    """A head without CPUs takes none."""
+    nodes = [{"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 1.0}, {"CPU": 4.0}]
+    with pytest.raises(UserError, match=match) if match else nullcontext():
+        check_resources(wanted, nodes)

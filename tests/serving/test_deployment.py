@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pipelines.config_serving import KeysConfig, ServingConfig
 from pipelines.errors import UserError
 from serving import app
 from serving.deployment import endpoint_config
-from serving.endpoint import _check_nodes, serve_students
+from serving.endpoint import serve_students
 from serving.engines.choice import engine_name, threads_per_replica
 from tests.serving.tiny import write_student
 
@@ -110,30 +109,6 @@ def test_replicas_of_a_node_are_limited_for_students_and_ingress(folder: str) ->
 def test_a_limit_of_replicas_that_is_none_is_refused(limit: Any) -> None:
     with pytest.raises(ValidationError, match="max_replicas_per_node"):
         ServingConfig.model_validate({"max_replicas_per_node": limit})
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        (
-            {"replicas": ReplicasConfig(min=5, max=5)},
-            "with 2 a node, replicas.min 5 needs 3 nodes with CPUs, there are 2",
-        ),
-        ({"ingress_replicas": 6}, "ingress_replicas 6 needs 3 nodes"),
-        ({"replicas": ReplicasConfig(min=4, max=9), "ingress_replicas": 4}, None),
-    ],
-)
-def test_replicas_that_no_node_may_take_are_refused(
-    settings: dict[str, Any], match: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A head without CPUs and a node that is gone take none."""
-    import ray
-
-    sizes = [(True, {}), (True, {"CPU": 8.0}), (True, {"CPU": 1.0}), (False, {"CPU": 8.0})]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive, "Resources": has} for alive, has in sizes])
-    serving = ServingConfig(max_replicas_per_node=2, **settings)
-    with pytest.raises(UserError, match=match) if match else nullcontext():
-        _check_nodes(serving)
 
 
 @pytest.mark.parametrize(
