@@ -24,6 +24,7 @@ import psutil
 from cluster.local_cluster import start_node
 from tests.faults.harness import sigkill, title_of
 from tests.integration.commands import COMMAND
+from tests.integration.endpoints import running_replicas
 from tests.network import Host
 
 ROOT = Path(__file__).parents[2]
@@ -208,16 +209,8 @@ class Machines:
 
     def replicas(self) -> dict[str, list[str]]:
         """Application -> the addresses of the machines on which its replicas run."""
-        applications = self.ask("/api/serve/applications/")["applications"]
-        return {
-            name: [
-                replica["node_ip"]
-                for deployment in application["deployments"].values()
-                for replica in deployment["replicas"]
-                if replica["state"] == "RUNNING"
-            ]
-            for name, application in applications.items()
-        }
+        running = running_replicas(self.ask("/api/serve/applications/"))
+        return {name: [replica["node_ip"] for replica in found] for name, found in running.items()}
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = GIVE_UP_S) -> float:
         """Wait for it. The seconds that it took. Raises AssertionError, with the ends of the machines' logs, where it does not come."""

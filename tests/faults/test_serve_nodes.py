@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.config_base import ReplicasConfig
 from tests.faults.nodes import ray_nodes
-from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_until
+from tests.integration.endpoints import Counted, Load, endpoint_of, running_replicas, small, wait_until
 from tests.serving.tiny import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
@@ -26,11 +26,7 @@ def replicas() -> dict[str, list[dict[str, Any]]]:
     """Replicas that run, by application: as Serve's own status has them."""
     from ray.serve.context import _get_global_client
 
-    details = _get_global_client().get_serve_details()
-    return {
-        name: [r for d in application["deployments"].values() for r in d["replicas"] if r["state"] == "RUNNING"]
-        for name, application in details["applications"].items()
-    }
+    return running_replicas(_get_global_client().get_serve_details())
 
 
 def test_a_node_is_drained_and_goes(tmp_path: Path, counted: Counted) -> None:

@@ -61,6 +61,14 @@ def wait_until(
         time.sleep(every_s)
 
 
+def running_replicas(told: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Application -> its replicas that run, of what Serve tells of its applications."""
+    return {
+        name: [r for d in app["deployments"].values() for r in d["replicas"] if r["state"] == "RUNNING"]
+        for name, app in told["applications"].items()
+    }
+
+
 class Load:
     """Clients that ask one after the other while the block runs, each on connections of its own; all that came back is kept."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.integration.endpoints import Load, wait_until
+from tests.integration.endpoints import Load, running_replicas, wait_until
 from tests.k8s.kuberay_pods import DASHBOARD_PORT, RayPods
 from tests.k8s.namespaces import Node, RunningPod
 
@@ -78,14 +78,12 @@ class Cluster:
 
     def replicas(self) -> dict[str, int]:
         """Running replicas of the applications that run."""
-        applications = self.ask("GET", "/api/serve/applications/?api_type=declarative").json()["applications"]
+        told = self.ask("GET", "/api/serve/applications/?api_type=declarative").json()
+        applications = told["applications"]
         failed = {name: app["message"] for name, app in applications.items() if app["status"] == "DEPLOY_FAILED"}
         assert not failed, failed
-        return {
-            name: sum(r["state"] == "RUNNING" for d in app["deployments"].values() for r in d["replicas"])
-            for name, app in applications.items()
-            if app["status"] == "RUNNING"
-        }
+        running = running_replicas(told)
+        return {name: len(running[name]) for name, app in applications.items() if app["status"] == "RUNNING"}
 
 
 def has_ended(pod: RunningPod) -> bool:

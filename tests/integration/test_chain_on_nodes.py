@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.chain import HELD_OUT, Chain, shares, write_chain
 from tests.integration.commands import COMMAND
-from tests.integration.endpoints import free_port
+from tests.integration.endpoints import free_port, running_replicas
 from tests.object_store import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.serve, pytest.mark.timeout(300)]
@@ -44,7 +44,6 @@ def raystill(tmp_path_factory: pytest.TempPathFactory, s3_server: Server) -> Ite
     try:
         cluster = run("up", "--nodes", str(NODES))
         environment["RAY_ADDRESS"] = cluster["address"]
-        environment["DASHBOARD"] = cluster["dashboard"]
         run.dashboard = cluster["dashboard"]  # type: ignore[attr-defined]
         yield run
     finally:
@@ -100,13 +99,5 @@ def test_two_nodes_serve_it(raystill: Raystill, made: dict[str, Any], chain: Cha
 def replicas_by_node(dashboard: str) -> dict[str, dict[str, int]]:
     """Application -> node -> its replicas that run, as Serve tells."""
     asked = f"{dashboard}/api/serve/applications/"
-    found = httpx.get(asked, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False).raise_for_status().json()
-    return {
-        name: Counter(
-            replica["node_id"][:8]
-            for deployment in application["deployments"].values()
-            for replica in deployment["replicas"]
-            if replica["state"] == "RUNNING"
-        )
-        for name, application in found["applications"].items()
-    }
+    told = httpx.get(asked, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False).raise_for_status().json()
+    return {name: Counter(r["node_id"][:8] for r in running) for name, running in running_replicas(told).items()}

@@ -151,7 +151,7 @@ def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
     from ray.data import ActorPoolStrategy
 
     message = f"a key of {len(KEY)} characters is no good"
-    with local_ray() as logs:
+    with local_ray():
         actor = ray.remote(KeyHolder).remote(Secret(KEY))
         with pytest.raises(TeacherUnusableError, match=message) as direct:
             ray.get(actor.__call__.remote())
@@ -165,6 +165,8 @@ def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
         with pytest.raises(ray.exceptions.RayError, match=f"TeacherUnusableError: {message}") as through_data:
             data.materialize()
         assert KEY not in str(direct.value) + str(through_data.value)
-        files = [file for file in logs.rglob("*") if file.is_file() and not file.is_symlink()]
-        assert len(files) > 5
+        # Of all sessions of this process: Ray Data goes on writing the log file that it began in the first.
+        below = Path(os.environ["RAY_TMPDIR"]).rglob("*")
+        files = [file for file in below if file.is_file() and not file.is_symlink()]
+        assert "ray-data.log" in {file.name for file in files}
         assert not [file for file in files if KEY.encode() in file.read_bytes()]

@@ -47,7 +47,7 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     serving.metrics.IngressMetrics()
     serving.metrics.ReplicaMetrics("sums")
     pipelines.label.metrics.LabelMetrics("svamp", 1, Tally())
-    pipelines.train.metrics.TrainMetrics("svamp", 1, 10)
+    pipelines.train.metrics.TrainMetrics("svamp", 1, 10).close(finished=False)  # else its thread goes on
     return found
 
 
@@ -133,3 +133,21 @@ def test_prometheus_can_read_the_panels_queries(file: Path, promtool: Promtool, 
     rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(written)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     assert not promtool("check", "rules", "rules.yaml", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("values", ["_x62 1 2 3x10", "7x62 8 9 10x10"], ids=["begins meanwhile", "was there before"])
+@pytest.mark.parametrize("metric", ["ray_raystill_label_engine_deaths_total", "ray_raystill_gpu_seconds_total"])
+def test_panels_that_sum_a_counter_count_its_first_sample(
+    metric: str, values: str, promtool: Promtool, tmp_path: Path
+) -> None:
+    """Three, in both cases."""
+    (query,) = (query for query in queries(CHAIN) if metric in query and ("increase" in query or "offset" in query))
+    for name, value in _GRAFANA.items():
+        query = query.replace(name, value)
+    series = [{"series": f'{metric}{{run="svamp"}}', "values": values}]
+    # Without labels, in whole numbers, and in the counter's own unit.
+    expected = {"expr": f"round(sum({query}) * {3600 if '3600' in query else 1})", "eval_time": "70m"}
+    expected["exp_samples"] = [{"labels": "{}", "value": 3}]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": [expected]}
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"tests": [case]}))
+    assert not promtool("test", "rules", "cases.yaml", cwd=tmp_path)

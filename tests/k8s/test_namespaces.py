@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration.endpoints import wait_until
 from tests.k8s.namespaces import Node, RunningPod, missing
 from tests.k8s.pod_files import Volumes
 from tests.k8s.rendering import ROOT, Object
@@ -56,20 +57,13 @@ def node(tmp_path: Path) -> Iterator[Node]:
         yield started
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 def ended(running: RunningPod) -> bool:
     return running.process.poll() is not None
 
 
 def test_a_pod_has_an_address_a_user_and_files_of_its_own(node: Node, tmp_path: Path) -> None:
     server, client = node.start(pod("server", SERVER), 2), node.start(pod("client", "sleep 600"), 3)
-    until(lambda: server.ready() and client.first)
+    wait_until(lambda: server.ready() and bool(client.first), 20.0)
     assert not client.ready(), "nothing listens there"
     assert client.run("wget", "-q", "-O-", "http://server.tests.svc:8080/a").stdout == "a file of the volume"
     script = "id -u; id -g; hostname; echo $WHO $KEY; ls /home; df --output=size -B1 /dev/shm | tail -1; cat /sys/fs/cgroup/memory.max"
@@ -100,14 +94,14 @@ def test_init_containers_come_first_and_end_the_pod_where_they_fail(node: Node) 
         init = {"command": ["/bin/bash", "-c", "--"], "args": [first], "env": []}
         manifest["spec"]["initContainers"] = [init]
         running = node.start(manifest, number)
-        until(partial(ended, running))
+        wait_until(partial(ended, running), 20.0)
         assert running.tail() == log
 
 
 def test_sigterm_reaches_a_process_1_that_has_a_handler_and_no_other(node: Node) -> None:
     handles = node.start(pod("handles", "trap 'echo drained; exit 7' TERM; sleep 600 & wait"), 2)
     ignores = node.start(pod("ignores", "sleep 600"), 3)
-    until(lambda: handles.first and ignores.first)
+    wait_until(lambda: bool(handles.first and ignores.first), 20.0)
     time.sleep(0.5)  # bash sets its trap
     for running in (handles, ignores):
         running.terminate()
@@ -143,7 +137,8 @@ def test_no_pod_outlives_its_starter(tmp_path: Path, how: signal.Signals) -> Non
             assert starter.stdout
             assert starter.stdout.readline() == "started\n"
             family = psutil.Process(starter.pid)
-            until(lambda: sleeping(family) == 4)  # two of one pod, the other's init container, and the network's
+            # Two of one pod, the other's init container, and the network's.
+            wait_until(lambda: sleeping(family) == 4, 20.0)
             children = family.children(recursive=True)
         finally:
             starter.send_signal(how)
