@@ -1,0 +1,114 @@
+"""The head of a cluster is lost and comes back while the endpoint answers. Its state is in Redis, as with KubeRay's GCS fault tolerance."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.machines import SOON_DEAD, Machines
+from tests.faults.test_machines import BODY, Note, note, with_student
+from tests.integration.endpoints import Load, wait_until
+from tests.network import Network, missing
+from tests.object_store import running_server
+
+__all__ = ["note"]
+ABSENT = missing() or (None if shutil.which("redis-server") else "redis-server is not installed (Debian: redis-server)")
+pytestmark = [
+    pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600),
+    pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT)),
+]  # fmt: skip
+REDIS_PORT = 6390
+PASSWORD = "a-password-of-this-test"
+AWAY_S = 5.0
+
+
+@contextmanager
+def redis(folder: Path, address: str) -> Iterator[str]:
+    """ADDRESS:PORT of a Redis on this thread's network."""
+    command = [
+        "redis-server",
+        "--bind",
+        address,
+        "--port",
+        str(REDIS_PORT),
+        "--requirepass",
+        PASSWORD,
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
+    with (folder / "redis.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: "Ready to accept connections" in (folder / "redis.log").read_text(), every_s=0.1)
+        yield f"{address}:{REDIS_PORT}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_endpoint_answers_while_the_head_is_away(tmp_path: Path, note: Note) -> None:
+    """Each worker has a proxy, and clients reach the workers, as through a Service of Kubernetes."""
+    with Network(3) as network, network.lan.entered():
+        lan = network.lan.address
+        with running_server(tmp_path, lan) as storage, redis(tmp_path, lan) as store:
+            head = {**SOON_DEAD, "RAY_REDIS_ADDRESS": store, "RAY_external_storage_namespace": "chain"}
+            chain = with_student(tmp_path, storage)
+            with Machines(
+                tmp_path, network.hosts, storage.environment, head_cpus=0, head=head, redis_password=PASSWORD
+            ) as cluster:
+                config = cluster.raystill(
+                    "serve", f"sums={chain.student}", "--run", str(chain.file), "--print-config", "--json"
+                )
+                assert config.returncode == 0, config.stderr[-3000:]
+                cluster.deploy(json.loads(config.stdout))
+                cluster.until(lambda: running(cluster) == [2, 2], "replicas on two machines", 120)
+                before = replica_ids(cluster)
+                workers = [f"http://{host.address}:8000" for host in network.hosts[1:]]
+                with (
+                    Load(workers[0], BODY, clients=2, retry=True) as one,
+                    Load(workers[1], BODY, clients=2, retry=True) as two,
+                ):
+                    loads = (one, two)
+                    for load in loads:
+                        load.answered(100)
+                    cluster.machines[0].kill()
+                    began, answered = time.monotonic(), [len(load.responses) for load in loads]
+                    time.sleep(AWAY_S)
+                    while_away = [len(load.responses) - count for load, count in zip(loads, answered, strict=True)]
+                    cluster.start(0)
+                    cluster.until(
+                        lambda: len(cluster.alive()) == 3 and running(cluster) == [2, 2], "the cluster as it was"
+                    )
+                    back_s = time.monotonic() - began
+                    for load in loads:
+                        load.answered(100)
+                    time.sleep(AWAY_S)
+                note(
+                    answered=sum(len(load.responses) for load in loads), answered_while_away=while_away,
+                    failed=sum(len(load.failed) for load in loads), sent_again=sum(load.retried for load in loads),
+                    head_away_s=round(back_s, 1), longest_s=max(r.elapsed.total_seconds() for load in loads for r in load.responses),
+                    same_replicas=replica_ids(cluster) == before,
+                )  # fmt: skip
+                assert all(load.failed == [] and load.retried == 0 for load in loads)
+                assert all(while_away)
+                assert replica_ids(cluster) == before, "no replica was started anew"
+
+
+def running(cluster: Machines) -> list[int]:
+    return sorted(len(where) for where in cluster.replicas().values())
+
+
+def replica_ids(cluster: Machines) -> set[Any]:
+    applications = cluster.ask("/api/serve/applications/")["applications"]
+    deployments = [deployment for found in applications.values() for deployment in found["deployments"].values()]
+    return {replica["actor_id"] for deployment in deployments for replica in deployment["replicas"]}
