@@ -99,7 +99,8 @@ class Demand:
 
         wanted = self._wanted
         if wanted.per_node is None:
-            self._group = placement_group([wanted.bundle] * wanted.count, strategy="PACK")
+            beside = [{"CPU": wanted.beside}] if wanted.beside else []
+            self._group = placement_group([wanted.bundle] * wanted.count + beside, strategy="PACK")
         else:  # as many nodes as they need at the least
             self._group = placement_group(
                 [wanted.bundle] * -(-wanted.count // wanted.per_node), strategy="STRICT_SPREAD"

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 
 from cluster.environment import ray_address
@@ -37,7 +38,8 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
     if address is None:
         for stage in stages:
             for wanted in wanted_by(run, stage):
-                check_resources(wanted, [machine_resources()])
+                # Of cores, which replicas use up; what stands beside them has Ray's slots, of which there are more.
+                check_resources(replace(wanted, beside=0), [machine_resources()])
     import ray
 
     level = logging.INFO if verbose else logging.ERROR

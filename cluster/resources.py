@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.config import RunConfig
+from pipelines.config import READER_CPUS, RunConfig
 from pipelines.config_serving import INGRESS_CPUS
 from pipelines.errors import UserError
 
@@ -20,6 +21,8 @@ class Wanted:
     cpus: float = 1
     per_node: int | None = None
     """At most so many of them on one node; None: as many as have room."""
+    beside: float = 0
+    """CPUs that must be left: without them the actors wait for ever for what they work on."""
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -31,7 +34,8 @@ def wanted_by(run: RunConfig, stage: str) -> list[Wanted]:
     """What a stage of the run needs at the least."""
     if stage == "label":
         teacher = run.teacher
-        return [Wanted("teacher.replicas.min x gpus_per_replica", teacher.replicas.min, teacher.gpus_per_replica)]
+        key = "teacher.replicas.min x gpus_per_replica"
+        return [Wanted(key, teacher.replicas.min, teacher.gpus_per_replica, beside=READER_CPUS)]
     if stage == "train":
         least = run.training.min_workers
         key = "training.min_workers" if least else "training.workers"
@@ -49,6 +53,8 @@ def check_resources(wanted: Wanted, nodes: Sequence[Mapping[str, float]]) -> Non
     """Raises UserError where more is wanted than the nodes have. `nodes`: CPU and GPU of each."""
     for kind, each in wanted.bundle.items():
         asked, available = wanted.count * each, sum(node.get(kind, 0) for node in nodes)
+        if kind == "CPU":
+            asked += wanted.beside
         if asked > available:
             remedy = (
                 "Set gpus_per_replica / gpus_per_worker to 0 to run on CPUs."
@@ -66,8 +72,11 @@ def check_resources(wanted: Wanted, nodes: Sequence[Mapping[str, float]]) -> Non
 
 def room_for(wanted: Wanted, nodes: Iterable[Mapping[str, float]]) -> int:
     """How many of what is wanted the nodes can hold, were nothing else on them."""
+    nodes = list(nodes)
     rooms = (min(int(node.get(kind, 0.0) // each) for kind, each in wanted.bundle.items()) for node in nodes)
-    return sum(rooms if wanted.per_node is None else (min(room, wanted.per_node) for room in rooms))
+    room = sum(rooms if wanted.per_node is None else (min(room, wanted.per_node) for room in rooms))
+    left = sum(node.get("CPU", 0.0) for node in nodes) - room * wanted.cpus
+    return room - math.ceil(max(wanted.beside - left, 0.0) / wanted.cpus)
 
 
 def shape(wanted: Wanted) -> str:

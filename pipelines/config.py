@@ -123,6 +123,10 @@ class PriceConfig(Section):
     per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
 
 
+READER_CPUS = 0.5
+"""That a task which reads a part of the corpus asks Ray for."""
+
+
 class TeacherConfig(Section):
     """Who answers. `model` for vllm and openai, `outputs` for replay, neither for echo."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.config import RunConfig
+from pipelines.config import READER_CPUS, RunConfig
 from pipelines.corpus import Split, read_split
 from pipelines.label.actor import TeacherActor, TeacherSetup
 from pipelines.label.ids import Keys, contains, id_keys
@@ -84,7 +84,7 @@ def outcomes(
         items = [{"index": index} for index in range(len(splits))]
         examples = (
             ray.data.from_items(items, override_num_blocks=len(items))
-            .map_batches(_read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=0.5)
+            .map_batches(_read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=READER_CPUS)
             .repartition(target_num_rows_per_block=sizes.rows_per_block)
         )
         answered = examples.map_batches(

@@ -21,7 +21,7 @@ GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
         (
             {"teacher": {"replicas": {"min": 2, "max": 4}, "gpus_per_replica": 4}},
             "label",
-            Wanted("teacher.replicas.min x gpus_per_replica", 2, 4),
+            Wanted("teacher.replicas.min x gpus_per_replica", 2, 4, beside=0.5),
         ),
         ({"training": {"workers": 3, "gpus_per_worker": 1}}, "train", Wanted("training.workers", 3, 1)),
         ({"training": {"workers": 3, "min_workers": 1}}, "train", Wanted("training.min_workers", 1, 0)),
@@ -56,6 +56,10 @@ def test_a_stage_asks_for_its_actors(sections: dict[str, Any], stage: str, wante
         (Wanted("k", 1, 1), [{"CPU": 1.0, "GPU": 5.0}], 1),
         (Wanted("k", 1, 0, per_node=1), [CPU_NODE, GPU_NODE, {"CPU": 0.0}], 2),
         (Wanted("k", 1, 0), [], 0),
+        (Wanted("k", 8, 0, beside=0.5), [CPU_NODE], 7),
+        (Wanted("k", 7, 0, beside=0.5), [CPU_NODE], 7),
+        (Wanted("k", 1, 1, beside=0.5), [{"CPU": 1.0, "GPU": 1.0}], 0),
+        (Wanted("k", 1, 1, beside=0.5), [CPU_NODE, {"CPU": 1.0, "GPU": 1.0}], 1),
     ],
 )
 def test_an_actor_finds_room_on_one_node_or_not_at_all(
@@ -70,6 +74,7 @@ def test_an_actor_finds_room_on_one_node_or_not_at_all(
         (Wanted("k", 2, 2), [CPU_NODE], "k: the run asks for 4 GPUs, there are 0. Set gpus_per_replica"),
         (Wanted("k", 2, 1), [GPU_NODE], "k: the run asks for 2 GPUs, there are 1. Lower it."),
         (Wanted("k", 9, 0), [CPU_NODE], "k: the run asks for 9 CPUs, there are 8. Lower it."),
+        (Wanted("k", 8, 0, beside=0.5), [CPU_NODE], "k: the run asks for 8.5 CPUs, there are 8. Lower it."),
         (
             Wanted("k", 1, 2),
             [GPU_NODE, GPU_NODE],

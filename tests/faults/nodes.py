@@ -1,6 +1,6 @@
 """A Ray of several nodes on this machine, in a process of its own, so that a node can be lost with all that ran on it.
 
-python -m tests.faults.nodes 2     a head without CPUs and two nodes; prints the address, ends with its standard input
+python -m tests.faults.nodes 2 8     a head without CPUs and two nodes with 8; prints the address, ends with its standard input
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Cluster:
 
 
 @contextmanager
-def ray_nodes(count: int) -> Iterator[Cluster]:
-    """A cluster while the block runs: a head that takes no work, and so many nodes that do."""
-    command = [sys.executable, "-m", "tests.faults.nodes", str(count)]
+def ray_nodes(count: int, cpus: int = CPUS) -> Iterator[Cluster]:
+    """A cluster while the block runs: a head that takes no work, and so many nodes that do, each with so many CPUs."""
+    command = [sys.executable, "-m", "tests.faults.nodes", str(count), str(cpus)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
     ) as process:
@@ -48,8 +48,9 @@ def main() -> None:
     from ray.cluster_utils import Cluster as RayCluster
 
     cluster = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(int(sys.argv[1])):
-        cluster.add_node(num_cpus=CPUS, object_store_memory=OBJECT_STORE_MIB << 20)
+    count, cpus = (int(argument) for argument in sys.argv[1:])
+    for _ in range(count):
+        cluster.add_node(num_cpus=cpus, object_store_memory=OBJECT_STORE_MIB << 20)
     print(cluster.address, flush=True)
     sys.stdin.read()
     cluster.shutdown()
