@@ -1,0 +1,242 @@
+"""The chain on three machines with addresses of their own, while one of them is killed, or cut off and given back: rows, steps, requests.
+
+A machine that is cut off hears nothing and is not heard. Back within the patience of Ray's head, it goes on as if nothing had happened.
+Later the head has given it up: it ends as soon as it hears so, and whoever supervises it starts it again (a kubelet; here the test).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.chain import Chain, put_labels, write_chain
+from tests.faults.counted import answered, write_task
+from tests.faults.machines import Machine, Machines
+from tests.integration.endpoints import Load
+from tests.network import Network, missing
+from tests.object_store import Server, running_server
+
+pytestmark = [
+    pytest.mark.integration, pytest.mark.full, pytest.mark.deepspeed, pytest.mark.serve, pytest.mark.timeout(600),
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]  # fmt: skip
+ROWS = 3000
+BODY = {"model": "sums", "inputs": ["Anne has 4 pens ."]}
+SHORT_S = 2.0
+"""Within the head's patience, of which machines.SOON_DEAD leaves some 5 seconds."""
+Note = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network(3) as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def machines(network: Network, storage: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    with Machines(tmp_path_factory.mktemp("machines"), network.hosts, storage.environment) as machines:
+        yield machines
+
+
+@pytest.fixture
+def cluster(network: Network, machines: Machines) -> Iterator[Machines]:
+    """The machines, all three there; this thread beside them, where the storage is."""
+    with network.lan.entered():
+        yield machines
+        for host in network.hosts[1:]:
+            host.mend()
+        for number, machine in machines.machines.items():
+            if machine.host.address not in machines.alive():
+                machine.kill()
+                machines.start(number)
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:
+    """Notes figures beside the test's result (--junit-xml) and prints them."""
+
+    def write(**figures: object) -> None:
+        for name, value in figures.items():
+            record_property(name, value)
+        print(json.dumps({"fault": request.node.name, **figures}))
+
+    return write
+
+
+def worker_with(cluster: Machines, title: str) -> Machine:
+    """A machine that is not the head and runs such a process."""
+    found = [machine for number, machine in cluster.machines.items() if number and machine.runs(title)]
+    assert found, f"no worker runs {title}"
+    return found[0]
+
+
+class Kill:
+    """All processes of the machine are killed; another comes in its place."""
+
+    def strike(self, cluster: Machines, machine: Machine) -> None:
+        machine.kill()
+
+    def mend(self, cluster: Machines, machine: Machine) -> None:
+        cluster.start(machine.number)
+
+
+class Cut:
+    """The machine is cut off until it is given up. Back, it hears so and ends, and is started again."""
+
+    def strike(self, cluster: Machines, machine: Machine) -> None:
+        machine.host.cut()
+        address = machine.host.address
+        cluster.until(lambda: address not in cluster.alive(), f"the end of {address}")
+
+    def mend(self, cluster: Machines, machine: Machine) -> None:
+        machine.host.mend()
+        cluster.until(lambda: machine.process.poll() is not None, f"the end of {machine.host.address} by itself")
+        assert machine.family() == []
+        cluster.start(machine.number)
+
+
+class CutShortly:
+    """The machine is cut off, and back before it is given up."""
+
+    def strike(self, cluster: Machines, machine: Machine) -> None:
+        machine.host.cut()
+        time.sleep(SHORT_S)
+
+    def mend(self, cluster: Machines, machine: Machine) -> None:
+        node = cluster.alive()[machine.host.address]
+        machine.host.mend()
+        time.sleep(SHORT_S)
+        assert cluster.alive()[machine.host.address] == node
+
+
+Fault = Kill | Cut | CutShortly
+FAULTS = pytest.mark.parametrize("fault", [Kill(), Cut(), CutShortly()], ids=lambda fault: type(fault).__name__)
+
+
+@FAULTS
+def test_labelling_loses_and_doubles_no_row(
+    cluster: Machines, storage: Server, tmp_path: Path, fault: Fault, note: Note
+) -> None:
+    task, log = write_task(tmp_path)
+    chain = write_chain(tmp_path, storage.bucket(), ROWS, str(task))
+    began = time.monotonic()
+    with cluster.running("label", str(chain.file), log=tmp_path / "log") as command:
+        everywhere = lambda: all(machine.runs("TeacherActor") for machine in cluster.machines.values())  # noqa: E731
+        cluster.until(lambda: (chain.commits() >= 3 and everywhere()) or command.poll() is not None, "commits")
+        assert command.poll() is None, said(tmp_path)
+        victim = worker_with(cluster, "TeacherActor")
+        fault.strike(cluster, victim)
+        assert not chain.is_finished("labels"), "it ended before the fault"
+        fault.mend(cluster, victim)
+        assert command.wait(240) == 0, said(tmp_path)
+    lost, doubled = chain.lost_and_doubled()
+    nodes = chain.manifest("labels")["details"]["nodes"]
+    note(
+        rows=ROWS, lost=lost, doubled=doubled, labelled_again=answered(log) - sum(nodes.values()), nodes=nodes,
+        seconds=round(time.monotonic() - began, 1),
+    )  # fmt: skip
+    assert (lost, doubled) == (0, 0)
+
+
+@FAULTS
+def test_training_goes_on_from_its_last_checkpoint(
+    cluster: Machines, storage: Server, tmp_path: Path, fault: Fault, note: Note
+) -> None:
+    every = 10
+    chain = write_chain(
+        tmp_path, storage.bucket(), 200,
+        training={"epochs": 5, "tokens_per_batch": 1000, "checkpoint_every_steps": every, "max_failures": 1},
+    )  # fmt: skip
+    put_labels(tmp_path, chain.bucket, 200)
+    with cluster.running("train", str(chain.file), log=tmp_path / "log", FORCE_COLOR="1") as command:
+        cluster.until(lambda: chain.checkpoints() >= 2 or command.poll() is not None, "checkpoints")
+        assert command.poll() is None, said(tmp_path)
+        victim = worker_with(cluster, "RayTrainWorker")
+        fault.strike(cluster, victim)
+        reached = steps_seen(tmp_path)
+        assert not chain.is_finished("student"), "it ended before the fault"
+        fault.mend(cluster, victim)
+        assert command.wait(300) == 0, said(tmp_path)
+    training = chain.manifest("student")["details"]["training"]
+    lines = chain.bucket.get("out/student/training.jsonl").decode().splitlines()
+    began_at = training["started_at_steps"]
+    lost = max(reached) - began_at[-1] if len(began_at) > 1 else 0
+    note(steps=training["steps"], began_at=began_at, steps_lost=lost, nodes=training["nodes"])
+    assert [json.loads(line)["step"] for line in lines] == list(range(training["steps"]))
+    assert all(len(set(ranks)) == 2 for ranks in training["nodes"])
+    assert len(began_at) == (1 if isinstance(fault, CutShortly) else 2)
+    assert lost <= 3 * every
+
+
+@FAULTS
+@pytest.mark.parametrize(("students", "ingresses"), [(3, 1), (2, 2)], ids=["a student", "an ingress"])
+def test_serving_answers_meanwhile(
+    cluster: Machines, storage: Server, tmp_path: Path, fault: Fault, students: int, ingresses: int, note: Note
+) -> None:
+    """At most one replica of each on a machine. With three students and one ingress some worker has a student alone; with two ingresses
+    one of the workers, which are two, has one."""
+    sizes = {"replicas": {"min": students, "max": students}, "ingress_replicas": ingresses}
+    chain = with_student(tmp_path, storage, sizes)
+    served = cluster.raystill("serve", f"sums={chain.student}", "--run", str(chain.file), "--detach")
+    assert served.returncode == 0, served.stderr[-3000:]
+    there = cluster.replicas()
+    with_ingress = set(there["raystill"])
+    victim = next(
+        machine for number, machine in cluster.machines.items()
+        if number and (machine.host.address in with_ingress) == (ingresses > 1)
+    )  # fmt: skip
+    address = victim.host.address
+
+    def spread(without: str = "") -> bool:
+        """Whether all that can be there is, each on a machine of its own, none of which is `without`."""
+        machines = len(cluster.machines) - bool(without)
+        wanted = {"raystill": min(ingresses, machines), "raystill-student-sums": min(students, machines)}
+        return all(len(set(cluster.replicas()[name]) - {without}) == count for name, count in wanted.items())
+
+    with Load(f"http://{cluster.machines[0].host.address}:8000", BODY, retry=True) as load:
+        load.answered(100)
+        fault.strike(cluster, victim)
+        if not isinstance(fault, CutShortly):
+            cluster.until(lambda: spread(without=address), "replicas on the two others")
+        fault.mend(cluster, victim)
+        cluster.until(spread, "replicas as before")
+        load.answered(100)
+    note(
+        replicas=there, victim=address, answered=len(load.responses) - len(load.failed), failed=len(load.failed),
+        sent_again=load.retried, longest_s=round(max(r.elapsed.total_seconds() for r in load.responses), 1), said=load.failed[:2],
+    )  # fmt: skip
+    assert load.retried == 0
+    assert len(load.failed) <= (load.clients if ingresses > 1 else 0), load.failed
+
+
+def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None = None) -> Chain:
+    """A run whose student is there, without training."""
+    from tests.serving.tiny import write_student
+
+    serving = {"host": "0.0.0.0", **(serving or {})}
+    chain = write_chain(folder, storage.bucket(), 10, serving=serving)
+    for file in write_student(folder / "student", "decoder-only").iterdir():
+        chain.bucket.put(f"out/student/{file.name}", file.read_bytes())
+    return chain
+
+
+def steps_seen(folder: Path) -> list[int]:
+    """The steps that the bar of the command has shown."""
+    return [int(step) for step in re.findall(r"step (\d+)/", (folder / "log").read_text(errors="replace"))]
+
+
+def said(folder: Path) -> str:
+    return (folder / "log").read_text(errors="replace")[-3000:]
