@@ -86,7 +86,7 @@ def run_job(stage: str, node: Node, data: Path) -> dict[str, float]:
     cluster.wait(partial(has_ended, submitter), began, "the job has ended", _JOB_S)
     assert submitter.process.returncode == 0, submitter.tail()
     (job,) = cluster.ask("GET", "/api/jobs/").json()
-    assert (job["submission_id"], job["status"]) == (cluster.pods.job_id, "SUCCEEDED")
+    assert (job["submission_id"], job["status"]) == (cluster.pods.job_id, "SUCCEEDED"), f"{job}\n{submitter.tail()}"
     artifact = data / OUTPUT / ARTIFACTS[stage] / "manifest.json"
     assert artifact.stat().st_uid == USER
     began = time.monotonic()
