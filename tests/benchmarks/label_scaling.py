@@ -1,0 +1,116 @@
+"""How labelling scales: rows/s of `raystill label` with the `echo` teacher, by actors and by nodes. All nodes are on this machine.
+
+Two kinds of actors. `waiting` ones answer 16 rows at a time, each after 0.2 seconds, as an engine does that is busy elsewhere (on a GPU):
+80 rows/s at the most, whatever the machine. What is lost of that is our own doing: the flow, the driver, and the cores that they share.
+`instant` ones answer at once: what is measured is our own code on this machine's cores, and more actors share the same cores.
+
+Rates are those of the time in which all actors are up: the start of an actor costs seconds of a core, and here all start on the same ones.
+
+    python -m tests.benchmarks.label_scaling
+    python -m tests.benchmarks.label_scaling --nodes 3 --actors 8 --kinds waiting
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.benchmarks.label_ceiling import corpus_rows
+from tests.benchmarks.results import publish
+from tests.faults.nodes import Cluster, ray_nodes
+from tests.integration.commands import COMMAND, environment
+
+LATENCY_S, BATCH = 0.2, 16
+SECONDS = 12.0
+"""That waiting actors are busy when they are all up."""
+START_S = 2.0
+"""More for each actor: the others wait for it, busy."""
+INSTANT_ROWS = 60_000
+
+
+def labelled(folder: Path, cluster: Cluster, nodes: int, actors: int, kind: str) -> dict[str, Any]:
+    ideal = actors * BATCH / LATENCY_S
+    waiting = kind == "waiting"
+    rows = int(ideal * (SECONDS + START_S * actors / 2)) if waiting else INSTANT_ROWS
+    corpus = folder / f"{rows}.jsonl"
+    with corpus.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in corpus_rows(rows))
+    teacher = {"latency_s": LATENCY_S, "vllm": {"max_num_seqs": BATCH}} if waiting else {}
+    run = {
+        "name": "scaling", "output": str(folder / "out"), "task": "arithmetic", "corpus": {"train": str(corpus)},
+        "teacher": {"engine": "echo", "replicas": {"min": actors, "max": actors}, **teacher}, "student": {"model": "none"},
+    }  # fmt: skip
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    seen = watched([*COMMAND, "label", str(folder / "run.yaml")], folder / "out/labels/progress.json", cluster)
+    manifest = json.loads((folder / "out/labels/manifest.json").read_text())
+    assert manifest["counts"]["accepted"] == rows, manifest["counts"]
+    rate = full_rate(seen, actors) or manifest["details"]["throughput"]["rows_per_s"]
+    by_node = manifest["details"]["nodes"]
+    return {
+        "actors": kind, "nodes": nodes, "count": actors, "rows": rows, "rows/s": rate, "at the most": ideal if waiting else "",
+        "share": rate / ideal if waiting else "", "rows/s, start included": manifest["details"]["throughput"]["rows_per_s"],
+        "nodes that labelled": len(by_node), "least of a node": f"{min(by_node.values()) / rows:.0%}",
+    }  # fmt: skip
+
+
+def watched(command: list[str], progress: Path, cluster: Cluster) -> list[tuple[float, int, int]]:
+    """Run the command. (when, rows done, engines that have answered), as its progress file tells. Raises SystemExit where it fails."""
+    seen: list[tuple[float, int, int]] = []
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment() | {"RAY_ADDRESS": cluster.address}
+        )
+        while process.poll() is None:
+            with suppress(FileNotFoundError):
+                told = json.loads(progress.read_text())
+                now = (told["updated_s"], told["done"], told["engines"].get("engines", 0))
+                if not seen or seen[-1][0] != now[0]:
+                    seen.append(now)
+            time.sleep(0.2)
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(log.read()[-3000:].decode())
+    return seen
+
+
+def full_rate(seen: list[tuple[float, int, int]], actors: int) -> float | None:
+    """Rows/s between the first and the last look at which all were up; None where there are no two."""
+    full = [(when, done) for when, done, engines in seen if engines >= actors]
+    if len(full) < 2:
+        return None
+    (began, first), (ended, last) = full[0], full[-1]
+    return (last - first) / (ended - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--kinds", nargs="+", choices=["waiting", "instant"], default=["waiting", "instant"])
+    parser.add_argument("--name", default="label_scaling", help="of the result file")
+    options = parser.parse_args()
+    table = []
+    with tempfile.TemporaryDirectory() as folder:
+        for nodes in options.nodes:
+            # A CPU for each actor, and one for the readers of the corpus.
+            with ray_nodes(nodes, cpus=max(options.actors) + 1) as cluster:
+                for kind in options.kinds:
+                    for actors in options.actors:
+                        table.append(labelled(Path(folder), cluster, nodes, actors, kind))
+                        print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+    publish(options.name, table)
+
+
+if __name__ == "__main__":
+    main()
