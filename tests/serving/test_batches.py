@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -101,6 +102,72 @@ async def test_a_full_batch_waits_for_nobody_and_another_until_its_time_is_over(
     assert held.waited[1][0] >= 0.2
     held.end(1)
     assert await asyncio.gather(*asked) == [2, 4, 6]
+
+
+@in_a_loop
+async def test_those_who_were_answered_and_ask_again_soon_are_in_the_next_batch() -> None:
+    """It begins when as many have come again, and not later."""
+    held = Held()
+    batches = Batches(held.run, most=8, lanes=1, wait_s=0.0)
+    asked = ask(batches, 0)
+    await held.begun(1)
+    asked += ask(batches, 1, 2, 3)
+    held.end(0)
+    await held.begun(2)
+    waiting = ask(batches, 4)
+    await asyncio.sleep(0.6)
+    held.end(1)
+    ended = time.monotonic()
+    for item in (5, 6, 7):  # 90 ms in all, each after less than QUIET
+        await asyncio.sleep(0.03)
+        waiting += ask(batches, item)
+    await held.begun(3)
+    assert time.monotonic() - ended < 0.13
+    assert held.batches == [[0], [1, 2, 3], [4, 5, 6, 7]]
+    held.end(2)
+    assert await asyncio.gather(*asked, *waiting) == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+@pytest.mark.parametrize(("again_s", "limit"), [(1.0, 0.15), (0.02, 0.25)], ids=["nobody comes", "they keep coming"])
+def test_patience_with_those_who_were_answered_has_an_end(again_s: float, limit: float) -> None:
+    async def run() -> None:
+        held = Held()
+        batches = Batches(held.run, most=100, lanes=1, wait_s=0.01)
+        asked = ask(batches, *range(50))
+        await held.begun(1)
+        assert held.batches == [list(range(50))]
+        waiting = ask(batches, 50)
+        await asyncio.sleep(0.5)
+        held.end(0)
+        await asyncio.gather(*asked)
+        ended = time.monotonic()
+        due = ended + again_s
+        while len(held.batches) < 2:
+            await asyncio.sleep(0.002)
+            if time.monotonic() > due:
+                waiting += ask(batches, 51)
+                due += again_s
+        assert limit * 0.5 * 0.9 < time.monotonic() - ended < limit * 0.5 + 0.1
+        held.end(1)
+        await waiting[0]
+
+    asyncio.run(run())
+
+
+@in_a_loop
+async def test_a_full_batch_does_not_wait_for_those_who_were_answered() -> None:
+    held = Held()
+    batches = Batches(held.run, most=2, lanes=1, wait_s=0.0)
+    first = ask(batches, 1)
+    await held.begun(1)
+    asked = ask(batches, 2, 3)
+    await asyncio.sleep(1.0)
+    held.end(0)
+    await first[0]
+    await asyncio.sleep(0)
+    assert held.batches == [[1], [2, 3]]
+    held.end(1)
+    assert await asyncio.gather(*asked) == [4, 6]
 
 
 @in_a_loop
