@@ -309,7 +309,11 @@ def model_fingerprint(model: str) -> str:
     names = sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix in {".json", ".safetensors", ".model", ".jinja"}
     )
-    return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name != MANIFEST})
+    try:
+        return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name != MANIFEST})
+    except PermissionError as error:
+        rule = f"this user may not read a file of it ({' '.join(str(error).split())})"
+        raise UserError(model, rule, "Give it the right to read all files of the folder.") from error
 
 
 def library_versions() -> dict[str, str]:

@@ -45,6 +45,8 @@ def dev_cpu(folder: Path, image: Path | None = None) -> Iterator[Node]:
     for path in (data, *data.rglob("*")):  # as Kubernetes does for fsGroup
         os.chown(path, USER, USER)
     make_model("decoder-only", models / "SmolLM2-135M-Instruct")
+    for file in models.rglob("*.safetensors"):  # which are written for their owner alone
+        file.chmod(0o644)
     clusters = {part: pods_of(part) for part in _HEADS}
     maps = {o["metadata"]["name"]: o["data"] for o in render(OVERLAY / "label") if o["kind"] == "ConfigMap"}
     volumes = Volumes(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines import artifacts
 from pipelines.artifacts import (
     MANIFEST,
     Store,
@@ -91,6 +92,17 @@ def test_fingerprints_follow_content_not_place(tmp_path: Path) -> None:
     assert file_fingerprint(str(one / "config.json")) == file_fingerprint(str(two / "config.json"))
     (two / "config.json").write_text('{"a": 1}')
     assert model_fingerprint(str(one)) != model_fingerprint(str(two))
+
+
+def test_a_model_that_may_not_be_read_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+
+    def refused(uri: str) -> str:
+        raise PermissionError(13, f"Failed to open local file '{uri}'")
+
+    monkeypatch.setattr(artifacts, "file_fingerprint", refused)
+    with pytest.raises(UserError, match="may not read a file of it .*model.safetensors.* Give it the right"):
+        model_fingerprint(str(tmp_path))
 
 
 def test_an_unknown_scheme_is_refused() -> None:

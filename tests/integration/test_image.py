@@ -1,0 +1,142 @@
+"""k8s/image/Dockerfile, built without Docker on a base that is made here, and pods of dev-cpu that run it.
+
+The base is Debian 12's smallest with Python 3.11: images cannot be pulled here. It is told where this machine finds its package index and
+whom it trusts (pip's and uv's settings), so the Dockerfile is the one that users build. Packages that uv has fetched before are not
+fetched again. About 30 GB of disk and a few minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from tests.integration.dev_cpu import USER, dev_cpu, run_job
+from tests.k8s.namespaces import missing
+from tests.k8s.rendering import ROOT, needs_kustomize
+
+NEEDED = ("buildah", "mmdebstrap")
+ABSENT = [name for name in NEEDED if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.full,
+    pytest.mark.timeout(1800),
+    needs_kustomize,
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+    pytest.mark.skipif(bool(ABSENT), reason=f"{', '.join(ABSENT)} not installed (Debian: buildah, mmdebstrap)"),
+]
+DEBIAN = "bookworm"
+CORPORA = ROOT / "pipelines" / "recipes" / "corpora"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+TRUST = ("SSL_CERT_FILE", "PIP_CERT")
+INDEX = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")
+Record = Callable[[str, object], None]
+
+
+@dataclass(frozen=True)
+class Buildah:
+    """A store of images of its own."""
+
+    folder: Path
+
+    def run(self, *arguments: str) -> str:
+        """A command. Returns its output; fails with the end of what it said."""
+        store = [f"--root={self.folder}/images", f"--runroot={self.folder}/run", "--storage-driver=overlay"]
+        done = subprocess.run(["buildah", *store, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, f"buildah {arguments[0]}: {(done.stdout + done.stderr)[-4000:]}"
+        return done.stdout.strip()
+
+    def make_base(self) -> None:
+        """`localhost/base:1`: Debian with Python, which trusts whom this machine trusts and asks the package index that it asks."""
+        archive = self.folder / "base.tar"
+        asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+        mirrors = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+        mirror = next(uri for uri in mirrors if re.search(r"/debian/?$", uri))
+        packages = "--include=python3,python3-venv,ca-certificates"
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", packages, DEBIAN, str(archive), mirror]
+        subprocess.run(command, check=True, timeout=600)
+        container = self.run("from", "scratch")
+        self.run("add", "--quiet", container, str(archive), "/")
+        self.run("copy", "--quiet", container, str(CERTIFICATES), str(CERTIFICATES))
+        for name in TRUST:
+            self.run("config", "--env", f"{name}={CERTIFICATES}", container)
+        self.run("commit", "--quiet", "--rm", container, "base:1")
+        archive.unlink()
+
+    def build(self, variant: str) -> str:
+        """The image of the Dockerfile. Returns its name."""
+        index = {name: os.environ[name] for name in INDEX if name in os.environ}
+        arguments = {"BASE": "localhost/base:1", "VARIANT": variant, "UV_NO_CACHE": "0", **index}
+        cache = subprocess.run(
+            [sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        self.run(
+            "bud", "--isolation=chroot", *_limits(), "--pull-never", "--network=host", f"--volume={cache}:/root/.cache/uv",
+            *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+            "--file=k8s/image/Dockerfile", f"--tag=raystill:{variant}", ".",
+        )  # fmt: skip
+        return f"localhost/raystill:{variant}"
+
+
+def _limits() -> list[str]:
+    """Those of this process: buildah's own defaults are higher than it may set."""
+    names = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    return [
+        f"--ulimit={name}={most}:{most}" for name, which in names.items() for most in [resource.getrlimit(which)[1]]
+    ]
+
+
+@pytest.fixture(scope="module")
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
+    """With the base in it."""
+    store = Buildah(tmp_path_factory.mktemp("buildah"))
+    try:
+        store.make_base()
+        yield store
+    finally:
+        store.run("rm", "--all")
+        store.run("rmi", "--all", "--force")
+        shutil.rmtree(store.folder)
+
+
+@pytest.fixture(scope="module")
+def container(buildah: Buildah) -> str:
+    """A container of the image's CPU variant."""
+    return buildah.run("from", "--pull-never", *_limits(), buildah.build("cpu"))
+
+
+def test_a_variant_that_there_is_not_ends_the_build(buildah: Buildah) -> None:
+    with pytest.raises(AssertionError, match="VARIANT is cpu or gpu, not tpu"):
+        buildah.build("tpu")
+
+
+def test_it_runs_the_command_as_a_user_without_rights(buildah: Buildah, container: str) -> None:
+    def inside(*command: str) -> str:
+        return buildah.run("run", "--isolation=chroot", container, "--", *command)
+
+    assert inside("id", "--user") == str(USER)
+    shown = inside("raystill", "--help")
+    assert all(name in shown for name in main.commands)
+    assert inside("bash", "-c", "command -v wget grep ray | wc --lines") == "3"
+    listed = inside("bash", "-c", "test -w /opt/raystill || echo read only; ls /opt/raystill/corpora")
+    assert listed.split("\n") == ["read only", *sorted(folder.name for folder in CORPORA.iterdir())]
+    assert re.fullmatch(r"3\.11\.\d+", inside("python", "-c", "import platform; print(platform.python_version())"))
+
+
+def test_pods_run_it(buildah: Buildah, container: str, tmp_path: Path, record_property: Record) -> None:
+    image = Path(buildah.run("mount", container))
+    with dev_cpu(tmp_path, image) as node:
+        shutil.rmtree(tmp_path / "data" / "runs")
+        tmp_path.joinpath("data").chmod(0o777)
+        for stage in ("label", "train", "evaluate"):
+            for name, seconds in run_job(stage, node, tmp_path / "data").items():
+                record_property(name, seconds)
