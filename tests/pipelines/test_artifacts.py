@@ -101,7 +101,7 @@ def test_a_model_that_may_not_be_read_is_one_clear_error(tmp_path: Path, monkeyp
         raise PermissionError(13, f"Failed to open local file '{uri}'")
 
     monkeypatch.setattr(artifacts, "file_fingerprint", refused)
-    with pytest.raises(UserError, match="may not read a file of it .*model.safetensors.* Give it the right"):
+    with pytest.raises(UserError, match=r"may not read a file of it .*model.safetensors.* Give it the right"):
         model_fingerprint(str(tmp_path))
 
 
