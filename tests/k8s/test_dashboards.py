@@ -105,7 +105,7 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 def promtool() -> Promtool:
     """Runs Prometheus' own checker. Returns what it says where it finds something wrong."""
     if shutil.which("promtool") is None:
-        pytest.skip("promtool is not there; Debian has it in its package `prometheus`")
+        pytest.skip("promtool is not there; Debian 13 has a package of that name, earlier ones have it in `prometheus`")
 
     def run(*arguments: str, cwd: Path) -> str:
         done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
