@@ -76,7 +76,7 @@ def room_for(wanted: Wanted, nodes: Iterable[Mapping[str, float]]) -> int:
     rooms = (min(int(node.get(kind, 0.0) // each) for kind, each in wanted.bundle.items()) for node in nodes)
     room = sum(rooms if wanted.per_node is None else (min(room, wanted.per_node) for room in rooms))
     left = sum(node.get("CPU", 0.0) for node in nodes) - room * wanted.cpus
-    return room - math.ceil(max(wanted.beside - left, 0.0) / wanted.cpus)
+    return max(room - math.ceil(max(wanted.beside - left, 0.0) / wanted.cpus), 0)
 
 
 def shape(wanted: Wanted) -> str:

@@ -153,6 +153,8 @@ def test_finished_labels_want_no_nodes_unless_rows_of_theirs_are_tried_again(run
     finish_labels(run_file)
     assert to_make(run, stages) == ["train", "evaluate"]
     assert to_make(run, ("label",)) == []
+    gone = load_run(run_file, ["corpus.train=gone.jsonl"])
+    assert to_make(gone, ("train", "evaluate")) == ["train", "evaluate"], "without the corpus, as labels are there"
     finish_labels(run_file, tally=Tally(rejected=Counter(engine_error=3)).as_json())
     assert to_make(run, stages) == ["label", "train", "evaluate"]
     assert plan(run_file)["stages"]["label"]["rows"] == 3

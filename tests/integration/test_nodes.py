@@ -12,10 +12,10 @@ import pytest
 
 from tests.faults.nodes import ray_nodes
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+# full: it passes alone, and beside other Rays of this machine Ray 2.60 cancels its actors at times, for a reason that is not known yet.
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(120)]
 ACTORS = 6
 
-# A process of its own: in one that had another Ray before, Ray 2.60 cancels the actors of a cluster that it connects to.
 DRIVER = """
 import json, sys
 import ray
