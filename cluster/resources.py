@@ -73,7 +73,8 @@ def check_resources(wanted: Wanted, nodes: Sequence[Mapping[str, float]]) -> Non
 def room_for(wanted: Wanted, nodes: Iterable[Mapping[str, float]]) -> int:
     """How many of what is wanted the nodes can hold, were nothing else on them."""
     nodes = list(nodes)
-    rooms = (min(int(node.get(kind, 0.0) // each) for kind, each in wanted.bundle.items()) for node in nodes)
+    # Rounded: 1.0 // 0.1 is 9.
+    rooms = (min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.bundle.items()) for node in nodes)
     room = sum(rooms if wanted.per_node is None else (min(room, wanted.per_node) for room in rooms))
     left = sum(node.get("CPU", 0.0) for node in nodes) - room * wanted.cpus
     return max(room - math.ceil(max(wanted.beside - left, 0.0) / wanted.cpus), 0)

@@ -57,6 +57,7 @@ def test_a_stage_asks_for_its_actors(sections: dict[str, Any], stage: str, wante
         (Wanted("k", 1, 0, per_node=1), [CPU_NODE, GPU_NODE, {"CPU": 0.0}], 2),
         (Wanted("k", 1, 0), [], 0),
         (Wanted("k", 1, 1, beside=0.5), [], 0),
+        (Wanted("k", 1, 0, 0.1), [{"CPU": 1.0}, {"CPU": 0.3}], 13),
         (Wanted("k", 8, 0, beside=0.5), [CPU_NODE], 7),
         (Wanted("k", 7, 0, beside=0.5), [CPU_NODE], 7),
         (Wanted("k", 1, 1, beside=0.5), [{"CPU": 1.0, "GPU": 1.0}], 0),
