@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
-from cluster.environment import ray_address
+from cluster.environment import ray_address, wants_token
 from cluster.resources import check_resources, nodes_here, room_for, wanted_by
 from pipelines.config import RunConfig
+from pipelines.errors import StageFailedError, UserError, last_line
 
 _MANY_SLOTS = 8
 _SEVERAL = 2
+_ANSWER_S = 120.0
 
 
 def machine_resources() -> dict[str, float]:
@@ -51,6 +53,8 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
     else:
         ray.init(address=address, log_to_driver=verbose, logging_level=level)
     try:
+        if address is not None:
+            _check_token(address)
         _check_cluster(run, stages)
         _quiet(stages, verbose)
         if address is not None:
@@ -58,6 +62,30 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         yield
     finally:
         ray.shutdown()
+
+
+def _check_token(address: str) -> None:
+    """Refuse to drive a cluster that sends no token with a process that wants one: its head could not ask this process whether actors are
+    still referred to, and would end them in the middle of a run ("all references to the actor were removed").
+
+    Raises:
+        UserError: so it is.
+        StageFailedError: the cluster starts no task.
+    """
+    import ray
+
+    if not wants_token():
+        return
+    asked = ray.remote(num_cpus=0, max_retries=0)(wants_token).remote()
+    try:
+        sent = ray.get(asked, timeout=_ANSWER_S)
+    except ray.exceptions.RayError as error:
+        raise StageFailedError(f"the cluster at {address} does not run our code ({last_line(error)})") from error
+    if not sent:
+        rule = f"is token here, and the cluster at {address} works without tokens: it would end this command's actors"
+        raise UserError(
+            "RAY_AUTH_MODE", rule, "Set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token."
+        )
 
 
 def _check_cluster(run: RunConfig, stages: list[str]) -> None:

@@ -37,3 +37,8 @@ def use_ray_token() -> None:
     named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if named or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def wants_token() -> bool:
+    """Whether Ray's token is asked of whoever calls this process (RAY_AUTH_MODE, which Ray sets where it starts a cluster with one)."""
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"

@@ -19,6 +19,7 @@ import yaml
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.run_paths import absolute, get, is_path, put
 
 RUN_FILE = "run.yaml"
 _FILES = "files"
@@ -43,24 +44,24 @@ def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_m
     """
     tree = run.model_dump(mode="json")
     for key in _TRAVEL:
-        value = _get(tree, key)
+        value = get(tree, key)
         if isinstance(value, str) and (value.endswith(".py") or key != "task"):
             source = Path(value).expanduser()
             if not source.is_file():
                 raise UserError(f"{key} {value}", "there is no such file", "Give the path of an existing file.")
             (folder / _FILES).mkdir(exist_ok=True)
             shutil.copyfile(source, folder / _FILES / source.name)
-            _set(tree, key, f"{_FILES}/{source.name}")
+            put(tree, key, f"{_FILES}/{source.name}")
     only_here: list[str] = []
     for key in _STAY:
-        value = _get(tree, key)
+        value = get(tree, key)
         if value is None:
             continue
         placed = [
             _placed(one, key, shared, same_machine, only_here)
             for one in (value if isinstance(value, list) else [value])
         ]
-        _set(tree, key, placed if isinstance(value, list) else placed[0])
+        put(tree, key, placed if isinstance(value, list) else placed[0])
     if only_here:
         rule = f"only this machine has {', '.join(only_here[:_LISTED])}{', ...' if only_here[_LISTED:] else ''}"
         remedy = (
@@ -83,32 +84,9 @@ def code_folders() -> list[Path]:
 
 def _placed(value: Any, key: str, shared: Sequence[str], same_machine: bool, only_here: list[str]) -> Any:
     """A value of the run as it is in the cluster; what is none there is added to `only_here`."""
-    if not isinstance(value, str) or not _is_path(value, key):
+    if not is_path(value, key):
         return value
-    path = Path(value.removeprefix("file://")).expanduser().absolute()
-    if not same_machine and not any(path.is_relative_to(Path(folder).absolute()) for folder in shared):
+    path = absolute(value)
+    if not same_machine and not any(Path(path).is_relative_to(Path(folder).absolute()) for folder in shared):
         only_here.append(f"{key} {value}")
-    return str(path)
-
-
-def _is_path(value: str, key: str) -> bool:
-    """Whether a value is a path of a local disk. Models may be hub ids: those that are no folder here and do not look like one."""
-    if "://" in value:
-        return value.startswith("file://")
-    if not key.endswith((".model", ".students")):
-        return True
-    return value.startswith(("/", "./", "../", "~")) or Path(value).is_dir()
-
-
-def _get(tree: dict[str, Any], key: str) -> Any:
-    found: Any = tree
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        tree = tree[section]
-    tree[last] = value
+    return path

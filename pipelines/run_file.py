@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.run_paths import with_absolute_inputs
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,7 +27,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a run file and apply `section.key=value` overrides, whose values are YAML.
+    """Read a run file and apply `section.key=value` overrides, whose values are YAML. Paths of inputs are in full then.
 
     Raises:
         UserError: the file is missing or is not YAML, a key is unknown, or a value breaks its rule.
@@ -40,7 +41,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(str(path), f"not readable as YAML ({error})", "Mend the file.") from error
     if not isinstance(tree, dict):
         raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
-    return parse_run(apply_overrides(tree, overrides), origin=str(path))
+    return parse_run(with_absolute_inputs(apply_overrides(tree, overrides)), origin=str(path))
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -143,32 +141,3 @@ def run_of(run: RunConfig, cell: Cell, task: Task, labels: Manifest) -> RunConfi
     mark = fingerprint(train_identity(made, task, labels))[:8]
     name = f"{student_name(cell.student)}-{cell.method}-{cell.fraction:g}-seed{cell.seed}-{mark}"
     return made.model_copy(update={"output": join(Store(run.output).uri, f"compare/cells/{name}")})
-
-
-def with_absolute_paths(run: RunConfig) -> RunConfig:
-    """The run with its local paths in full: cells run in processes that have another working directory."""
-    corpus = run.corpus
-    changed: dict[str, Any] = {"train": _absolute(corpus.train)}
-    if isinstance(corpus.validation, str):
-        changed["validation"] = _absolute(corpus.validation)
-    if corpus.test is not None:
-        changed["test"] = _absolute(corpus.test)
-    return run.model_copy(
-        update={
-            "corpus": corpus.model_copy(update=changed),
-            "task": _absolute(run.task) if Path(run.task).is_file() else run.task,
-            "student": run.student.model_copy(update={"model": _model(run.student.model)}),
-            "compare": run.compare.model_copy(update={"students": [_model(model) for model in students_of(run)]}),
-            "output": Store(run.output).uri,
-        }
-    )
-
-
-def _absolute(given: Any) -> Any:
-    if isinstance(given, list):
-        return [_absolute(one) for one in given]
-    return given if "://" in given else str(Path(given).expanduser().absolute())
-
-
-def _model(model: str) -> str:
-    return str(Path(model).expanduser().absolute()) if Path(model).expanduser().is_dir() else model

@@ -63,7 +63,8 @@ def compare(run: RunConfig) -> Manifest:
         StageFailedError: a cell failed. The others are finished and reported; the same command tries it again.
     """
     check_compare(run)
-    return _Comparison(grid.with_absolute_paths(run)).make()
+    # Cells run in processes that have another working directory.
+    return _Comparison(run.model_copy(update={"output": Store(run.output).uri})).make()
 
 
 class _Comparison:

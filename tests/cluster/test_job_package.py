@@ -73,15 +73,16 @@ def test_on_one_machine_every_path_is_seen_and_made_absolute(tmp_path: Path, mon
     assert run.student.model == TREE["student"]["model"]
 
 
-def test_the_task_file_and_the_shots_travel(tmp_path: Path) -> None:
+def test_the_task_file_and_the_shots_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, shots = tmp_path / "mine.py", tmp_path / "shots.jsonl"
     task.write_text("TASK = 1\n")
     shots.write_text('{"question": "a", "answer": "b"}\n')
     package = tmp_path / "package"
     package.mkdir()
+    monkeypatch.chdir(package)  # where the job runs
     run = packed(parse_run({**TREE, "task": str(task), "teacher": {**TREE["teacher"], "shots": str(shots)}}), package)
-    assert (run.task, run.teacher.shots) == ("files/mine.py", "files/shots.jsonl")
-    assert (package / run.task).read_text() == "TASK = 1\n"
+    assert (run.task, run.teacher.shots) == (f"{package}/files/mine.py", f"{package}/files/shots.jsonl")
+    assert Path(run.task).read_text() == "TASK = 1\n"
     with pytest.raises(UserError, match="there is no such file"):
         packed(parse_run({**TREE, "task": str(tmp_path / "gone.py")}), package)
 

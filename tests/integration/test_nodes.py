@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.faults.nodes import ray_nodes
-from tests.integration.commands import environment
+from tests.integration.commands import COMMAND, environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 ACTORS = 6
@@ -51,3 +52,32 @@ def test_an_actor_kept_on_this_node_is_there_and_others_are_anywhere() -> None:
     found = json.loads(done.stdout)
     assert found["kept"] == [found["here"]] * ACTORS
     assert set(found["others"]) - {found["here"]}, "were they all here, there would be nothing to keep"
+
+
+def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) -> None:
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        "name: t\noutput: out\ntask: arithmetic\ncorpus: {train: c.jsonl}\nteacher: {engine: echo}\nstudent: {model: none}\n"
+    )
+    (tmp_path / "c.jsonl").write_text(json.dumps({"id": "a", "input": "What is 1 + 1?", "label": "1 + 1"}) + "\n")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "c" * 32}
+    with ray_nodes(1) as cluster:
+        refused = label(run, {**token, "RAY_ADDRESS": cluster.address})
+        assert refused.returncode == 2, refused.stderr
+        assert (
+            f"RAY_AUTH_MODE: is token here, and the cluster at {cluster.address} works without tokens" in refused.stderr
+        )
+        assert not (tmp_path / "out" / "labels").exists()
+        done = label(run, {**token, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"})
+    assert done.returncode == 0, done.stderr
+
+
+def label(run: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "label", str(run)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=run.parent,
+        env={**environment(), **variables},
+    )

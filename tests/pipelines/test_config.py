@@ -108,3 +108,33 @@ RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 @pytest.mark.parametrize("recipe", [file.stem for file in sorted(RECIPES.glob("*.yaml"))])
 def test_shipped_recipes_are_valid(recipe: str) -> None:
     assert isinstance(load_run(RECIPES / f"{recipe}.yaml"), RunConfig)
+
+
+def test_paths_of_inputs_are_in_full_since_workers_of_a_cluster_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "student").mkdir()
+    tree = changed(
+        task="own.py",
+        corpus={
+            "train": ["a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"],
+            "validation": 0.1,
+            "test": "~/t.csv",
+        },
+        teacher={"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct", "shots": "shots.jsonl"},
+        student={"model": "student"},
+        compare={"students": ["student", "./other", "google/t5-v1_1-base"]},
+    )
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    run = load_run("run.yaml")
+    here = str(tmp_path)
+    assert run.task == f"{here}/own.py"
+    assert run.corpus.train == [f"{here}/a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"]
+    assert (run.corpus.validation, run.corpus.test) == (0.1, str(Path.home() / "t.csv"))
+    assert (run.teacher.model, run.teacher.shots) == ("Qwen/Qwen2.5-7B-Instruct", f"{here}/shots.jsonl")
+    assert (run.student.model, run.compare.students) == (
+        f"{here}/student",
+        [f"{here}/student", f"{here}/other", "google/t5-v1_1-base"],
+    )
+    assert run.output == "out"

@@ -17,7 +17,6 @@ from pipelines.compare.grid import (
     settings_of,
     student_name,
     trials,
-    with_absolute_paths,
     without_search,
 )
 from pipelines.compare.jobs import parallel_cells
@@ -89,17 +88,6 @@ def test_labels_to_learn_from_go_where_a_method_has_none_to_choose(tmp_path: Pat
     run = make_run(tmp_path, "some/model", student={"labels": "teacher"})
     assert run.student.with_method("finetune", "other/model").labels is None
     assert run.student.with_method("rationale-then-label", "other/model").labels == "teacher"
-
-
-def test_paths_are_given_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
-    run = make_run(tmp_path, "model", corpus={"train": ["a.jsonl", "s3://b/c.jsonl"], "test": "t.jsonl"})
-    found = with_absolute_paths(run)
-    assert found.corpus.train == [str(tmp_path / "a.jsonl"), "s3://b/c.jsonl"]
-    assert found.corpus.test == str(tmp_path / "t.jsonl")
-    assert found.compare.students == [str(tmp_path / "model")]
-    assert found.task == "arithmetic"
 
 
 @pytest.mark.parametrize(
