@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
-from cluster.environment import ray_address, wants_token
+from cluster.environment import no_api_server, ray_address, wants_token
 from cluster.resources import check_resources, nodes_here, room_for, wanted_by
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError, last_line
@@ -44,14 +44,7 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
                 check_resources(replace(wanted, beside=0), [machine_resources()])
     import ray
 
-    level = logging.INFO if verbose else logging.ERROR
-    if address is None:
-        # Logical CPUs are Ray's slots, not cores: driver, readers and actors that live side by side need one each, and a pipeline
-        # that finds none left waits for ever.
-        slots = max(_MANY_SLOTS, 4 * int(machine_resources()["CPU"]))
-        ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
-    else:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level)
+    _start(address, verbose)
     try:
         if address is not None:
             _check_token(address)
@@ -62,6 +55,21 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str | None, verbose: bool) -> None:
+    """Connect to a cluster, or start a Ray on this machine."""
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    if address is not None:
+        ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        return
+    # Logical CPUs are Ray's slots, not cores: driver, readers and actors that live side by side need one each, and a pipeline
+    # that finds none left waits for ever.
+    slots = max(_MANY_SLOTS, 4 * int(machine_resources()["CPU"]))
+    with no_api_server():  # its processes get this environment
+        ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
 
 
 def _check_token(address: str) -> None:

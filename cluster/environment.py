@@ -10,7 +10,12 @@ itself. MLflow and Weights & Biases (`training.trackers`) read their own variabl
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_NOBODY = "http://127.0.0.1:9"
+"""The port of `discard`, on which nothing has listened for decades."""
 
 
 def cache_folder() -> Path:
@@ -42,3 +47,20 @@ def use_ray_token() -> None:
 def wants_token() -> bool:
     """Whether Ray's token is asked of whoever calls this process (RAY_AUTH_MODE, which Ray sets where it starts a cluster with one)."""
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+
+
+@contextmanager
+def no_api_server() -> Iterator[None]:
+    """A Ray that is started while the block runs asks no API server of the machine (RAY_API_SERVER_ADDRESS): it has none of its own.
+
+    Ray Train asks one whether its controller lives. A Ray without one takes it to be at port 8265; where another Ray of the machine listens
+    there, which knows no such actor, the workers are taken away in the middle of a training.
+    """
+    before = os.environ.get("RAY_API_SERVER_ADDRESS")
+    os.environ["RAY_API_SERVER_ADDRESS"] = _NOBODY
+    try:
+        yield
+    finally:
+        del os.environ["RAY_API_SERVER_ADDRESS"]
+        if before is not None:
+            os.environ["RAY_API_SERVER_ADDRESS"] = before

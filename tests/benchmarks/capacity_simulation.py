@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.capacity_simulation --nodes 1 10 30 100 300 1000 [--per-process 1 1 1 1 3 10] [--batch 64] [--latency 2.0]
 
-The driver is the real one: scan, Ray Data, blocks of 16 rows to actors of a pool, outcomes back, commits. First one node is the real
+The driver is the real one: scan, Ray Data, blocks of rows to actors of a pool, outcomes back, commits. First one node is the real
 echo teacher with that batch and latency, which gives a node's rate. The others are stubs: an actor that takes blocks as the teacher's
 does, waits as long, and returns outcomes that were not computed row by row, so that a machine of a few cores holds many. A process can
 stand for several nodes (their batches together) where there is no memory for one each: such points are marked.
@@ -42,7 +42,6 @@ from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import OUT, publish
 from tests.benchmarks.watched import private_mib
 
-ROWS_PER_BLOCK = 16
 SECONDS = 40.0
 MOST_ROWS = 200_000
 
@@ -53,8 +52,8 @@ class StubActor(TeacherActor):
     async def __call__(self, block: pa.Table) -> pa.Table:
         await self._ready()
         if not hasattr(self, "_batch"):
-            blocks_at_a_time = max(self._config.vllm.max_num_seqs // ROWS_PER_BLOCK, 1)
-            self._batch = asyncio.Semaphore(blocks_at_a_time)
+            # The first block is a full one.
+            self._batch = asyncio.Semaphore(max(self._config.vllm.max_num_seqs // len(block), 1))
         with self._engine.holds(("train", str(block["id"][0]))):
             async with self._batch:
                 await asyncio.sleep(self._config.latency_s)
@@ -276,7 +275,7 @@ def assumptions(options: argparse.Namespace) -> list[str]:
         f"a node has a batch of {options.batch} rows and answers each after {options.latency} s: the real echo teacher's in line 1",
         "head, driver, readers and stubs share this machine's cores; on a cluster only head and driver share the head's",
         "where `nodes` is above `processes`, a process stands for several nodes",
-        "a row is a word problem of a usual length; blocks have 16 rows, as with every engine that takes time to answer",
+        "a row is a word problem of a usual length; blocks have a quarter of a batch, 16 to 64 rows",
     ]
 
 

@@ -1,19 +1,23 @@
-"""Where actors without CPUs live on a cluster of several nodes."""
+"""Several nodes, and several Rays on one machine: where actors live, who is told what, who is left alone."""
 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.faults.nodes import ray_nodes
-from tests.integration.commands import COMMAND, environment
+from tests.integration.commands import COMMAND, environment, running
+from tests.integration.endpoints import wait_until
+from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 ACTORS = 6
 
 # A process with the cluster's own variables: one Ray leaves RAY_AUTH_MODE behind in its process, and with a token that the cluster does not
@@ -70,6 +74,22 @@ def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) 
         assert not (tmp_path / "out" / "labels").exists()
         done = label(run, {**token, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"})
     assert done.returncode == 0, done.stderr
+
+
+def test_a_training_is_left_alone_by_a_ray_that_starts_beside_it(tmp_path: Path) -> None:
+    """Ray Train asks an API server whether its controller lives. A Ray without one names port 8265, where another may have its own."""
+    write_labels(tmp_path / "out", label_rows(60))
+    model = make_model("decoder-only", tmp_path / "model")
+    run = make_run(tmp_path / "out", model, training={"epochs": 200, "max_failures": 0})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True)))
+    with running("train", str(tmp_path / "run.yaml"), log=tmp_path / "log") as process:
+        wait_until(lambda: any((tmp_path / "out").glob("tensorboard/*/events*")), 120.0)
+        with ray_nodes(1):
+            with socket.create_connection(("127.0.0.1", 8265)):
+                pass
+            assert process.poll() is None, "it has ended before it could be disturbed"
+            process.wait()
+        assert process.returncode == 0, (tmp_path / "log").read_text()
 
 
 def label(run: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
