@@ -13,11 +13,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from cluster.environment import driver_cpus
 from cluster.resources import Wanted, amount, nodes_here, room_for, shape
 from pipelines.errors import StageFailedError, UserError
 from pipelines.progress import duration
@@ -27,7 +28,9 @@ NODES_S = 1800.0
 _VERDICT_S = 60.0
 _POLL_S = 1
 _LINE_EVERY_S = 10.0
-Verdict = Literal["there", "never", "pending", "unheard"]
+_NOISE = 0.01
+"""Sums of fractions are not exact."""
+Verdict = Literal["there", "never", "held", "pending", "unheard"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Outlook:
     """What is to be expected of a demand."""
 
     verdict: Verdict
-    """there: all of it can be had now. never: no nodes that the autoscaler may add would do. pending: it will come.
-    unheard: the autoscaler has not looked at it yet."""
+    """there: all of it can be had now. never: no nodes that the autoscaler may add would do. held: neither would they, and other work
+    holds some of it. pending: it will come. unheard: the autoscaler has not looked at it yet."""
     coming: Mapping[str, int]
     """Nodes on their way, by the name of their group."""
     failures: tuple[str, ...] = ()
     """Why nodes could not be had, where the autoscaler tried."""
+    others: Mapping[str, float] = field(default_factory=dict)
+    """What other work holds of it; see `held`."""
 
 
 def autoscales() -> bool:
@@ -56,9 +61,9 @@ def promised(wanted: Wanted, within_s: float = _VERDICT_S) -> None:
     with Demand(wanted) as demand:
         while time.monotonic() < until:
             outlook = demand.outlook()
-            if outlook.verdict == "never" and not used_by_others(wanted):
+            if outlook.verdict == "never":
                 raise never(wanted)
-            if outlook.verdict in ("there", "pending"):
+            if outlook.verdict != "unheard":
                 return
 
 
@@ -72,10 +77,9 @@ def wait_for_nodes(wanted: Wanted, limit_s: float = NODES_S) -> None:
     began = told = time.monotonic()
     with Demand(wanted) as demand:
         while (outlook := demand.outlook()).verdict != "there":
-            others = used_by_others(wanted)
-            if outlook.verdict == "never" and not others:
+            if outlook.verdict == "never":
                 raise never(wanted)
-            waited, line = time.monotonic() - began, _standing(wanted, outlook, others)
+            waited, line = time.monotonic() - began, _standing(wanted, outlook)
             if waited >= limit_s:
                 raise StageFailedError(
                     f"{line}. They did not come within {duration(limit_s)}. The same command waits again; `ray status -v` on the "
@@ -126,7 +130,9 @@ class Demand:
             group.details.startswith(mine) for group in status.cluster_resource_state.pending_gang_resource_requests
         ):
             self._seen_from = status.cluster_resource_state.cluster_resource_state_version
-        return read_status(status.autoscaling_state, mine, self._seen_from)
+        found = read_status(status.autoscaling_state, mine, self._seen_from)
+        others = held(self._wanted, _nodes(status))
+        return replace(found, others=others, verdict="held" if others and found.verdict == "never" else found.verdict)
 
 
 def read_status(state: Any, group: str, seen_from: int) -> Outlook:
@@ -156,13 +162,51 @@ def cluster_status() -> Any:
     return GetClusterStatusReply.FromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=10))
 
 
-def used_by_others(wanted: Wanted) -> dict[str, float]:
-    """How much of the kinds that are wanted is in use: what is waited for may be there when that work has ended."""
-    import ray
+def held(wanted: Wanted, nodes: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, float]:
+    """How much of what is missing other work holds, by kind: it may be there when that work has ended.
 
-    total, free = ray.cluster_resources(), ray.available_resources()
-    used = {kind: total.get(kind, 0.0) - free.get(kind, 0.0) for kind in wanted.bundle}
-    return {kind: there for kind, there in used.items() if there > 0.01}  # sums of fractions are not exact
+    Nothing where there is room enough, and where the end of other work would make none: CPUs in use are not what a missing GPU waits for.
+
+    Args:
+        nodes: what each has in all, and what of it is free.
+    """
+    room = room_for(wanted, [free for _, free in nodes])
+    if room >= wanted.count or room_for(wanted, [total for total, _ in nodes]) <= room:
+        return {}
+    used = {kind: sum(total.get(kind, 0.0) - free.get(kind, 0.0) for total, free in nodes) for kind in wanted.bundle}
+    # Of which the end of other work would make room even if the other kinds stayed in use; all, where it takes several.
+    short = [
+        kind
+        for kind in used
+        if room_for(wanted, [{**free, kind: total.get(kind, 0.0)} for total, free in nodes]) > room
+    ]
+    return {kind: used[kind] for kind in short or used if used[kind] > _NOISE}
+
+
+def waits_for(wanted: Wanted) -> str:
+    """What a stage that wants this would wait for now, of what other work holds, on one line; empty where it need not."""
+    others = held(wanted, _nodes(cluster_status()))
+    if not others:
+        return ""
+    return (
+        f"waiting for other work to end, which holds {_amounts(others)}: this asks for {wanted.count} x {shape(wanted)}"
+    )
+
+
+def _nodes(status: Any) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """What each node has in all, and what of it is free or this job's own driver's, which stays as long as it waits."""
+    import ray
+    from ray.core.generated.autoscaler_pb2 import NodeStatus
+
+    here, own, found = ray.get_runtime_context().get_node_id(), driver_cpus(), []
+    for state in status.cluster_resource_state.node_states:
+        if state.status == NodeStatus.DEAD:
+            continue
+        total, free = dict(state.total_resources), dict(state.available_resources)
+        if own and state.node_id.hex() == here:
+            total["CPU"] = total.get("CPU", 0.0) - own
+        found.append((total, free))
+    return found
 
 
 def never(wanted: Wanted) -> UserError:
@@ -176,7 +220,7 @@ def never(wanted: Wanted) -> UserError:
     return UserError(wanted.key, rule, remedy)
 
 
-def _standing(wanted: Wanted, outlook: Outlook, others: Mapping[str, float]) -> str:
+def _standing(wanted: Wanted, outlook: Outlook) -> str:
     """Where a demand stands, on one line."""
     missing = wanted.count - min(room_for(wanted, nodes_here()), wanted.count)
     parts = [f"nodes: waiting for {_missing(wanted, missing)} of {wanted.count} x {shape(wanted)}"]
@@ -184,11 +228,15 @@ def _standing(wanted: Wanted, outlook: Outlook, others: Mapping[str, float]) -> 
         parts.append(f"pending: {', '.join(f'{count} of group {name}' for name, count in outlook.coming.items())}")
     elif outlook.verdict == "unheard":
         parts.append("the autoscaler has not answered yet")
-    if others:
-        parts.append(f"in use by other work: {', '.join(amount(used, kind) for kind, used in others.items())}")
+    if outlook.others:
+        parts.append(f"in use by other work: {_amounts(outlook.others)}")
     if outlook.failures:
         parts.append(f"could not be had: {outlook.failures[-1]}")
     return "; ".join(parts)
+
+
+def _amounts(found: Mapping[str, float]) -> str:
+    return ", ".join(amount(number, kind) for kind, number in found.items())
 
 
 def _missing(wanted: Wanted, units: int) -> str:

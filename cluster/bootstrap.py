@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
+from cluster.connection import REACH_HEAD, ray_errors
 from cluster.environment import no_api_server, ray_address, wants_token
+from cluster.preflight import check_output, nodes_table, preflight, refuse
 from cluster.resources import check_resources, nodes_here, room_for, wanted_by
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError, last_line
@@ -21,6 +24,7 @@ from pipelines.errors import StageFailedError, UserError, last_line
 _MANY_SLOTS = 8
 _SEVERAL = 2
 _ANSWER_S = 120.0
+_SETTLED_S = 1.0
 
 
 def machine_resources() -> dict[str, float]:
@@ -42,6 +46,8 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
             for wanted in wanted_by(run, stage):
                 # Of cores, which replicas use up; what stands beside them has Ray's slots, of which there are more.
                 check_resources(replace(wanted, beside=0), [machine_resources()])
+    if _writes(stages):
+        check_output(run.output)
     import ray
 
     _start(address, verbose)
@@ -51,19 +57,28 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         _check_cluster(run, stages)
         _quiet(stages, verbose)
         if address is not None:
-            _look_at_nodes(run, verbose)
+            _look_at_nodes(run.output if _writes(stages) else None, verbose)
+            _tell_of_others(run, stages)
         yield
     finally:
         ray.shutdown()
 
 
 def _start(address: str | None, verbose: bool) -> None:
-    """Connect to a cluster, or start a Ray on this machine."""
+    """Connect to a cluster, or start a Ray on this machine. Raises UserError where the cluster does not let this process in.
+
+    RAY_AUTH_MODE is left as it is: clusters without a token are not to be used with one (`_check_token`), and what a cluster wants is
+    known only once it refuses.
+    """
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     if address is not None:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        if "://" in address and not address.startswith("ray://"):
+            rule = "it is the address of a head, and this is a URL"
+            raise UserError(f"RAY_ADDRESS {address}", rule, f"{REACH_HEAD} A dashboard's URL is what --address takes.")
+        with ray_errors(f"cluster {address}", REACH_HEAD):
+            ray.init(address=address, log_to_driver=verbose, logging_level=level)
         return
     # Logical CPUs are Ray's slots, not cores: driver, readers and actors that live side by side need one each, and a pipeline
     # that finds none left waits for ever.
@@ -116,27 +131,46 @@ def _check_cluster(run: RunConfig, stages: list[str]) -> None:
         wait_for_nodes(wanted)
 
 
-def _look_at_nodes(run: RunConfig, verbose: bool) -> None:
+def _writes(stages: list[str]) -> bool:
+    """Whether the stages write to the run's output."""
+    return any(stage != "serve" for stage in stages)
+
+
+def _tell_of_others(run: RunConfig, stages: list[str]) -> None:
+    """Say on stderr what other work holds of what the first stage asks for: Ray waits for it without a word."""
+    from ray.exceptions import RpcError
+
+    from cluster.autoscaling import waits_for
+
+    if not stages or stages[0] == "serve":  # an endpoint that is changed holds what it asks for itself
+        return
+    with suppress(RpcError):  # the head is busy
+        for wanted in wanted_by(run, stages[0]):
+            if not waits_for(wanted):
+                continue
+            time.sleep(_SETTLED_S)  # what this command has just given back may count as used for a moment
+            if line := waits_for(wanted):
+                print(f"{stages[0]}: {line} ({wanted.key})", file=sys.stderr, flush=True)
+
+
+def _look_at_nodes(output: str | None, verbose: bool) -> None:
     """Refuse a cluster of several nodes on which the run would break. Raises UserError, after a table of the nodes on stderr."""
     import ray
     from rich.console import Console
 
     from cluster.autoscaling import autoscales
-    from cluster.preflight import nodes_table, preflight, refuse
 
     if sum(node["Alive"] for node in ray.nodes()) < _SEVERAL:
         return
-    nodes = preflight(run.output)
+    nodes = preflight(output)
     bad = [node for node in nodes if node.problems]
     if bad or verbose:
         Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(nodes_table(nodes))
     else:
         ray_versions = ", ".join(sorted({node.look.ray for node in nodes if node.look}))
+        written = ", the output is seen and written by each" if output is not None else ""
         later = "; nodes that come later are not looked at" if autoscales() else ""
-        print(
-            f"{len(nodes):,} nodes answer: Ray {ray_versions}, the same code, the output is seen and written by each{later}",
-            file=sys.stderr,
-        )
+        print(f"{len(nodes):,} nodes answer: Ray {ray_versions}, the same code{written}{later}", file=sys.stderr)
     refuse(nodes)
 
 

@@ -120,7 +120,7 @@ def status(
 
     run = load_run(run_file, overrides) if run_file else None
     if address is not None:
-        print_jobs(address, f"raystill-{run.name}-" if run else "", as_json=as_json)
+        print_jobs(address, run.name if run else None, as_json=as_json)
         return
     if run is None or run_file is None:
         raise UserError("RUN", "it is missing", "Give a run file, or --address for the jobs of a cluster.")

@@ -6,18 +6,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.options import replace_option, run_options
+from cluster.options import replace_option, run_options, set_option
 
 if TYPE_CHECKING:
     from cluster.jobs import Job, Jobs
 
 _STAGES = click.Choice(["label", "train", "evaluate", "compare", "run"])
 _USER_ERROR = 2
+_LISTED = 5
 address_option = click.option(
     "--address", metavar="URL", required=True, help="The head's dashboard, such as http://HEAD:8265."
 )
@@ -35,7 +37,7 @@ stage_option = click.option("--stage", type=_STAGES, help="Where JOB is a run fi
 @click.option("--installed", is_flag=True, help="The cluster's image has Raystill: send the run file, not the code.")
 @click.option(
     "--retries", metavar="N", default=0, show_default=True, type=click.IntRange(0, 100),
-    help="Submit again so often where it fails; each attempt goes on from what is finished.",
+    help="Submit again so often where it fails; each attempt goes on from what is finished. This command does it: it must stay.",
 )  # fmt: skip
 @click.option("--driver-cpus", metavar="N", default=0.0, help="CPUs of the driver; 0: it runs on the head node.")
 @click.option(
@@ -64,6 +66,7 @@ def submit(
     from cluster.jobs import Driver, JobFailedError, Jobs
     from pipelines.run_file import load_run
 
+    _check_options(stage, no_wait=no_wait, retries=retries, replace=replace)
     run = load_run(run_file, overrides)
     driver = Driver(driver_cpus, _amounts(resources), _environment(variables), installed)
     command = [*(["--replace"] if replace else []), *(["--verbose"] if verbose else [])]
@@ -73,7 +76,8 @@ def submit(
         click.echo(f"{'submitted' if new else 'attached to'} {job.id}", err=True)
         if no_wait:
             break
-        job = jobs.follow(job.id, sys.stderr if as_json else sys.stdout)
+        with _left_alone(jobs, job.id):
+            job = jobs.follow(job.id, sys.stderr if as_json else sys.stdout)
         if job.status == "SUCCEEDED" or job.status == "STOPPED" or job.exit_code == _USER_ERROR:
             break
         if attempt < retries:
@@ -89,23 +93,26 @@ def submit(
 @click.argument("job", metavar="JOB")
 @address_option
 @stage_option
+@set_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended; ends with its exit code.")
-def logs(job: str, address: str, stage: str | None, follow: bool) -> None:
-    """What a job has written. JOB is its id, or a run file with --stage.
+def logs(job: str, address: str, stage: str | None, overrides: tuple[str, ...], follow: bool) -> None:
+    """What a job has written. JOB is its id, or a run file with --stage, and with the --set of its output.
 
     \b
-    Example:
+    Examples:
       raystill logs svamp.yaml --stage label --address http://head:8265 -f
+      raystill logs svamp.yaml --stage label --address http://head:8265 --set output=s3://bucket/svamp
     """
     from cluster.jobs import JobFailedError, Jobs
 
     jobs = Jobs(address)
-    job_id = _job_id(jobs, job, stage)
+    job_id = _job_id(jobs, job, stage, overrides)
     if not follow:
         jobs.job(job_id)
         click.echo(jobs.logs(job_id), nl=False)
         return
-    ended = jobs.follow(job_id, sys.stdout)
+    with _left_alone(jobs, job_id):
+        ended = jobs.follow(job_id, sys.stdout)
     if ended.status != "SUCCEEDED":
         raise JobFailedError(f"{job_id} {ended.status.lower()} ({_why(ended)}).", ended.exit_code or 1)
 
@@ -114,8 +121,9 @@ def logs(job: str, address: str, stage: str | None, follow: bool) -> None:
 @click.argument("job", metavar="JOB")
 @address_option
 @stage_option
+@set_option
 @click.option("--json", "as_json", is_flag=True, help="Print the job as one JSON object on stdout.")
-def stop(job: str, address: str, stage: str | None, as_json: bool) -> None:
+def stop(job: str, address: str, stage: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """End a job. What it has finished stays; submitting again goes on from there.
 
     \b
@@ -125,7 +133,7 @@ def stop(job: str, address: str, stage: str | None, as_json: bool) -> None:
     from cluster.jobs import Jobs
 
     jobs = Jobs(address)
-    ended = jobs.stop(_job_id(jobs, job, stage))
+    ended = jobs.stop(_job_id(jobs, job, stage, overrides))
     if as_json:
         print(json.dumps(_described(ended), ensure_ascii=False, indent=2))
     else:
@@ -167,14 +175,14 @@ def down() -> None:
     click.echo("ended" if end() else "there is none")
 
 
-def print_jobs(address: str, name: str = "", *, as_json: bool) -> None:
-    """The jobs of a cluster on stdout, those of one run where its job name is given."""
+def print_jobs(address: str, run: str | None = None, *, as_json: bool) -> None:
+    """The jobs of a cluster on stdout, those of one run where its name is given."""
     from rich.console import Console
     from rich.table import Table
 
     from cluster.jobs import Jobs
 
-    found = [job for job in Jobs(address).of() if name in job.id]
+    found = [job for job in Jobs(address).of() if run is None or job.metadata.get("run") == run]
     if as_json:
         print(json.dumps({"jobs": [_described(job) for job in found]}, ensure_ascii=False, indent=2))
         return
@@ -187,22 +195,56 @@ def print_jobs(address: str, name: str = "", *, as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def _job_id(jobs: Jobs, job: str, stage: str | None) -> str:
+def _check_options(stage: str, *, no_wait: bool, retries: int, replace: bool) -> None:
+    """Raises UserError where an option would have no effect, or fail in the job."""
+    from pipelines.errors import UserError
+
+    if no_wait and retries:
+        rule = "it has no effect with --no-wait: this command submits again what has failed, and must stay for it"
+        raise UserError(f"--retries {retries}", rule, "Leave one of them out.")
+    if replace and stage == "compare":
+        remedy = "Leave it out, or set another output."
+        raise UserError("--replace", "`raystill compare` does not take it: a grid keeps what is finished", remedy)
+
+
+@contextmanager
+def _left_alone(jobs: Jobs, job_id: str) -> Iterator[None]:
+    """Ctrl-C ends the command and not the job: says so."""
+    from cluster.jobs import LeftError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        place = f"{job_id} --address {jobs.address}"
+        message = (
+            f"Interrupted. The job runs on: `raystill logs {place} -f` follows it, `raystill stop {place}` ends it."
+        )
+        raise LeftError(message) from None
+
+
+def _job_id(jobs: Jobs, job: str, stage: str | None, overrides: Sequence[str]) -> str:
     """The job that is meant: by id, or the last attempt of a run's stage. Raises UserError where there is none."""
     from cluster.jobs import job_name
     from pipelines.errors import UserError
+    from pipelines.filesystems import shown
     from pipelines.run_file import load_run
 
     if not job.endswith((".yaml", ".yml")):
+        if overrides:
+            raise UserError(f"--set {overrides[0]}", "it has no effect on the id of a job", "Leave it out.")
         return job
     if stage is None:
         raise UserError("--stage", f"{job} is a run file, which has several", "Say which: --stage label.")
-    attempts = jobs.of(job_name(load_run(job), stage))
-    if not attempts:
-        raise UserError(
-            f"{job}, stage {stage}", "it was not submitted to this cluster", f"`raystill submit {job} --stage {stage}`."
-        )
-    return attempts[-1].id
+    run = load_run(job, tuple(overrides))
+    if attempts := jobs.of(job_name(run, stage)):
+        return attempts[-1].id
+    what, rule = f"{job}, stage {stage}", f"with output {shown(run.output)} it was not submitted to this cluster"
+    same = [job for job in jobs.of() if (job.metadata.get("run"), job.metadata.get("raystill")) == (run.name, stage)]
+    if same:
+        there = ", ".join(f"{job.id} ({job.metadata.get('output')})" for job in same[-_LISTED:])
+        remedy = f"Jobs of run {run.name} there: {there}. Name one of them, or give the same --set output=... as it was submitted with."
+        raise UserError(what, rule, remedy)
+    raise UserError(what, rule, f"`raystill submit {job} --stage {stage} --address {jobs.address}` does that.")
 
 
 def _amounts(given: Sequence[str]) -> dict[str, float]:

@@ -9,6 +9,7 @@ Everything else that is a path stays where it is, and must be where every node s
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
 from collections.abc import Sequence
@@ -80,6 +81,15 @@ def code_folders() -> list[Path]:
         assert spec.origin
         found.append(Path(spec.origin).parent)
     return found
+
+
+def code_hash() -> str:
+    """Hash of our packages' sources."""
+    found = hashlib.sha256()
+    for root in code_folders():
+        for file in sorted(root.rglob("*.py")):
+            found.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _placed(value: Any, key: str, shared: Sequence[str], same_machine: bool, only_here: list[str]) -> Any:

@@ -9,22 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import re
 import shlex
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from cluster.environment import use_ray_token
-from cluster.job_package import RUN_FILE, code_folders, write_package
+from cluster.connection import (
+    REACH_DASHBOARD,
+    NoAnswerError,
+    alive_nodes,
+    dashboard_url,
+    other_version,
+    ray_errors,
+)
+from cluster.environment import DRIVER_CPUS, only_given_address, use_ray_token
+from cluster.job_package import RUN_FILE, code_folders, code_hash, write_package
 from pipelines.artifacts import fingerprint
 from pipelines.config import RunConfig
-from pipelines.errors import RaystillError, UserError, last_line
+from pipelines.errors import RaystillError, StageFailedError, UserError
 from pipelines.filesystems import shown
+from pipelines.progress import duration
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ID = re.compile(r"raystill-.+-[0-9a-f]{8}(?:-(\d+))?")
@@ -36,6 +47,12 @@ _TALKERS = (
 )
 """Ray's loggers that tell of every upload."""
 _STOP_S = 60.0
+_AWAY_S = 300.0
+"""How long a cluster that a job is followed on may be out of reach: a port-forward, or a head, that starts anew."""
+_AGAIN_S = 10.0
+"""The longest wait between two tries to reach it."""
+_SILENT_S = 120.0
+"""After so long without a word the log is asked for anew: of a connection that is cut off nobody tells."""
 
 
 class JobFailedError(RaystillError):
@@ -44,6 +61,12 @@ class JobFailedError(RaystillError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class LeftError(RaystillError):
+    """The user ended a command that follows a job, which runs on."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -110,9 +133,9 @@ class Jobs:
 
         for name in _TALKERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        self.address = address
-        with self._said():
-            self._client = JobSubmissionClient(address)
+        self.address = dashboard_url(address)
+        with self._said(), only_given_address():
+            self._client = JobSubmissionClient(self.address)
         self._check_version()
 
     def submit(
@@ -125,14 +148,12 @@ class Jobs:
             command: more arguments for the stage's command.
 
         Raises:
-            UserError: the job runs with other settings, or a path of the run is one that the cluster does not see.
+            UserError: the job runs with other settings or code, or a path of the run is one that the cluster does not see.
         """
         name = job_name(run, stage)
         with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
             write_package(run, Path(scratch), shared=shared, same_machine=self._on_this_machine())
-            settings = fingerprint(
-                {"run": (Path(scratch) / RUN_FILE).read_text(encoding="utf-8"), "command": list(command)}
-            )
+            settings = _settings(Path(scratch), driver, command)
             before = self.of(name)
             if before and not before[-1].ended:
                 return self._attached(before[-1], settings), False
@@ -140,8 +161,9 @@ class Jobs:
             runtime: dict[str, Any] = {"working_dir": scratch}
             if not driver.installed:
                 runtime["py_modules"] = [str(folder) for folder in code_folders()]
-            if driver.environment:
-                runtime["env_vars"] = dict(driver.environment)
+            own = {DRIVER_CPUS: f"{driver.cpus:g}"} if driver.cpus else {}
+            if driver.environment or own:
+                runtime["env_vars"] = {**(driver.environment or {}), **own}
             with self._said():
                 try:
                     self._client.submit_job(
@@ -168,17 +190,11 @@ class Jobs:
 
     def job(self, job_id: str) -> Job:
         """One job. Raises UserError where there is none of that id."""
-        with self._said():
-            try:
-                return _job(self._client.get_job_info(job_id))
-            except RuntimeError as error:
-                if "404" not in str(error) and "does not exist" not in str(error):
-                    raise
-                rule, remedy = (
-                    "the cluster has no such job",
-                    f"`raystill status --address {self.address}` lists its jobs.",
-                )
-                raise UserError(f"job {job_id}", rule, remedy) from error
+        found = self._found(job_id)
+        if found is None:
+            remedy = f"`raystill status --address {self.address}` lists its jobs."
+            raise UserError(f"job {job_id}", "the cluster has no such job", remedy)
+        return found
 
     def logs(self, job_id: str) -> str:
         """What a job has written so far."""
@@ -186,88 +202,132 @@ class Jobs:
             return str(self._client.get_job_logs(job_id))
 
     def follow(self, job_id: str, out: TextIO) -> Job:
-        """Copy what a job writes until it has ended, however often the connection breaks meanwhile."""
-        copy = _Copy(out)
+        """Copy what a job writes until it has ended, however often the connection breaks meanwhile.
+
+        Raises:
+            UserError: there is no such job.
+            StageFailedError: the cluster is out of reach for five minutes.
+        """
+        import aiohttp
+
+        job, copy = self.job(job_id), _Copy(out)
         while True:
-            with contextlib.suppress(RuntimeError, OSError):
+            with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
                 asyncio.run(self._tail(job_id, copy))
-            job = self.job(job_id)
+            job = self._still(job)
             if job.ended:
-                copy.from_start(self.logs(job_id))
+                with contextlib.suppress(UserError):  # the log is where the driver ran, which may be gone
+                    copy.from_start(self.logs(job_id))
                 return job
             time.sleep(_POLL_S)
 
     def stop(self, job_id: str) -> Job:
-        """Stop a job and wait until it has ended; what it has finished stays. Raises UserError where there is none of that id."""
+        """Stop a job and wait until it has ended; what it has finished stays.
+
+        Raises:
+            UserError: there is none of that id.
+            StageFailedError: it does not end within a minute.
+        """
         job = self.job(job_id)
         if job.ended:
             return job
         with self._said():
             self._client.stop_job(job_id)
         until = time.monotonic() + _STOP_S
-        while not (job := self.job(job_id)).ended and time.monotonic() < until:
+        while not (job := self.job(job_id)).ended:
+            if time.monotonic() >= until:
+                raise StageFailedError(
+                    f"{job_id} was asked to stop and is still {job.status.lower()} after {duration(_STOP_S)}. "
+                    "The same command asks again."
+                )
             time.sleep(_POLL_S)
         return job
 
+    def _found(self, job_id: str) -> Job | None:
+        """One job; None where there is none of that id."""
+        with self._said():
+            try:
+                return _job(self._client.get_job_info(job_id))
+            except RuntimeError as error:
+                # Both: what stands before a head that is down may say 404 too.
+                if "404" in str(error) and "does not exist" in str(error):
+                    return None
+                raise
+
+    def _still(self, job: Job) -> Job:
+        """How it stands with a job that was there, of a cluster that may be out of reach meanwhile. Raises StageFailedError."""
+        began, wait, told = time.monotonic(), _POLL_S, False
+        while True:
+            try:
+                found = self._found(job.id)
+            except NoAnswerError as error:
+                if time.monotonic() - began >= _AWAY_S:
+                    raise StageFailedError(
+                        f"{error.value}: {error.rule}, for {duration(_AWAY_S)} by now. {job.id} may run on: "
+                        f"`raystill logs {job.id} --address {self.address} -f` follows it again."
+                    ) from error
+                if not told:
+                    line = f"{error.value}: {error.rule}; it is asked again for {duration(_AWAY_S)}, the job may run on"
+                    print(line, file=sys.stderr, flush=True)
+                time.sleep(wait)
+                wait, told = min(2 * wait, _AGAIN_S), True
+                continue
+            # A head that starts anew without its state knows of no job, and has ended all of them.
+            return found or replace(job, status="FAILED", message="its cluster does not know it any more")
+
     async def _tail(self, job_id: str, copy: _Copy) -> None:
-        """Copy the log as it grows, which comes from its start."""
-        seen = ""
-        async for text in self._client.tail_job_logs(job_id):
-            seen += text
-            copy.from_start(seen)
+        """Copy the log as it grows, which comes from its start. Raises TimeoutError where nothing comes for two minutes."""
+        seen, clock = "", asyncio.get_running_loop().time
+        async with asyncio.timeout(_SILENT_S) as limit:
+            async for text in self._client.tail_job_logs(job_id):
+                limit.reschedule(clock() + _SILENT_S)
+                seen += text
+                copy.from_start(seen)
 
     def _attached(self, job: Job, settings: str) -> Job:
         if job.metadata.get("settings") not in (None, settings):
-            rule = "it runs with other settings than these"
-            remedy = f"Wait for it, stop it (`raystill stop {job.id} --address {self.address}`), or set another output."
+            rule = "it runs with other settings, or other code, than these"
+            remedy = (
+                f"Follow it (`raystill logs {job.id} --address {self.address} -f`), stop it (`raystill stop {job.id} --address "
+                f"{self.address}`), or set another output."
+            )
             raise UserError(f"job {job.id}", rule, remedy)
         return job
 
     def _on_this_machine(self) -> bool:
         """Whether every node of the cluster runs on this machine."""
         from ray.util import get_node_ip_address
-        from ray.util.state import list_nodes
 
-        with self._said():
-            nodes = list_nodes(self.address, filters=[("state", "=", "ALIVE")])
+        nodes = alive_nodes(self.address)
         return bool(nodes) and {node.node_ip for node in nodes} <= {get_node_ip_address(), "127.0.0.1"}
 
     def _check_version(self) -> None:
         import ray
 
-        with self._said():
-            there = str(self._client._server_ray_version)
+        there = str(self._client._server_ray_version)
         if there.split(".")[:2] != ray.__version__.split(".")[:2]:
-            rule = f"it runs Ray {there}, and this is Raystill for Ray {ray.__version__}"
-            raise UserError(
-                f"cluster {self.address}", rule, "Install the cluster's version of Ray here, or this one there."
-            )
+            raise other_version(f"cluster {self.address}", f"Ray {there}", f"Ray {ray.__version__}")
 
-    @contextlib.contextmanager
-    def _said(self) -> Iterator[None]:
-        """Turns what Ray's client raises into errors that say what to do."""
-        import requests
-        from ray.exceptions import AuthenticationError
-
-        place = f"cluster {self.address}"
-        try:
-            yield
-        except AuthenticationError as error:
-            raise _no_token(place) from error
-        except requests.exceptions.HTTPError as error:
-            if error.response is not None and error.response.status_code in (401, 403):
-                raise _no_token(place) from error
-            raise UserError(
-                place, f"it answers {last_line(error)}", "Look at the head node's dashboard log."
-            ) from error
-        except (ConnectionError, requests.exceptions.RequestException) as error:
-            remedy = "Give the address of the head's dashboard: http://HEAD:8265 (kubectl port-forward service/...-head-svc 8265)."
-            raise UserError(place, "no Ray answers there", remedy) from error
+    def _said(self) -> contextlib.AbstractContextManager[None]:
+        return ray_errors(f"cluster {self.address}", REACH_DASHBOARD)
 
 
-def _no_token(place: str) -> UserError:
-    rule = "it asks for a token, and none or another one was sent"
-    return UserError(place, rule, "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.")
+def _settings(package: Path, driver: Driver, command: Sequence[str]) -> str:
+    """Digest of what makes a job another one: files that travel, code, variables, the driver's place, the command but for --verbose."""
+    files = {
+        file.relative_to(package).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in package.rglob("*")
+        if file.is_file()
+    }
+    return fingerprint(
+        {
+            "files": files,
+            "command": [argument for argument in command if argument != "--verbose"],
+            "environment": dict(driver.environment or {}),
+            "driver": [driver.cpus, dict(driver.resources or {})],
+            "code": None if driver.installed else code_hash(),
+        }
+    )
 
 
 def _job(details: Any) -> Job:

@@ -1,6 +1,9 @@
 """`raystill up` and `down`: a Ray cluster of several nodes on this machine, each a raylet of its own, to try a run as on many machines.
 
 What was started stands in CACHE/local-cluster.json: {"address", "dashboard", "folder", "nodes": [[pid, when it was started], ...]}.
+
+Ray listens at the machine's own address (it takes 127.0.0.1 for a way to say that), where others may reach it: the cluster asks for a
+token, which is made where there is none.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Any
 import click
 import psutil
 
-from cluster.environment import cache_folder, use_ray_token
+from cluster.connection import NoAnswerError, alive_nodes
+from cluster.environment import cache_folder, make_ray_token, wants_token
 from pipelines.errors import StageFailedError, UserError
 
 _START_S = 90.0
@@ -44,7 +48,7 @@ def up(nodes: int, cpus: int) -> dict[str, Any]:
         raise UserError(
             "raystill up", f"a cluster runs at {before['dashboard']}", "Use it, or end it: `raystill down`."
         )
-    use_ray_token()
+    make_ray_token()
     # Sockets lie in it: their paths must be short.
     folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
     port, dashboard = _free_port(), _free_port()
@@ -64,7 +68,10 @@ def up(nodes: int, cpus: int) -> dict[str, Any]:
     try:
         for number in range(nodes):
             which = head if number == 0 else [f"--address={state['address']}"]
-            process = start_node([*which, f"--num-cpus={cpus}"], Path(folder) / f"node-{number}.log")
+            log = Path(folder) / f"node-{number}.log"
+            # Ray Train asks the API server whether its controller lives: that of port 8265 unless it is named, which may be another Ray's.
+            own = {"RAY_API_SERVER_ADDRESS": state["dashboard"]}
+            process = start_node([*which, f"--num-cpus={cpus}"], log, own)
             state["nodes"].append([process.pid, psutil.Process(process.pid).create_time()])
             _write(state)
             _wait(state, process, number + 1)
@@ -95,7 +102,12 @@ def print_up(nodes: int, cpus: int, *, as_json: bool) -> None:
         print(json.dumps(state, indent=2))
         return
     click.echo(f"{nodes} nodes with {cpus} CPUs each; dashboard and jobs: {state['dashboard']}")
-    click.echo(f"export RAY_ADDRESS={state['address']}    # the commands in this shell use it")
+    mode = "token" if wants_token() else "disabled"
+    click.echo(f"export RAY_ADDRESS={state['address']} RAY_AUTH_MODE={mode}    # the commands in this shell use it")
+    if mode == "disabled":
+        click.echo(
+            "RAY_AUTH_MODE is disabled: whoever reaches this machine can run code on the cluster. Unset it to have a token."
+        )
     click.echo("`raystill down` ends it.")
 
 
@@ -121,7 +133,8 @@ def start_node(arguments: list[str], log: Path, variables: Mapping[str, str] | N
         *arguments,
         *ports,
     ]
-    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_TMPDIR")}
+    others = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR")
+    environment = {key: value for key, value in os.environ.items() if key not in others}
     # Jobs say `python` and mean this one.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment |= variables or {}
@@ -132,16 +145,11 @@ def start_node(arguments: list[str], log: Path, variables: Mapping[str, str] | N
 
 def _wait(state: dict[str, Any], process: subprocess.Popen[bytes], wanted: int) -> None:
     """Until so many nodes are alive. Raises StageFailedError with the last lines of the node's log."""
-    from ray.util.state import list_nodes
-    from ray.util.state.exception import RayStateApiException
-
     until = time.monotonic() + _START_S
     while time.monotonic() < until and process.poll() is None:
-        try:
-            if len(list_nodes(state["dashboard"], filters=[("state", "=", "ALIVE")])) >= wanted:
+        with contextlib.suppress(NoAnswerError):  # the head's dashboard comes up last
+            if len(alive_nodes(state["dashboard"])) >= wanted:
                 return
-        except (RayStateApiException, ConnectionError, RuntimeError):
-            pass  # the head's dashboard comes up last
         time.sleep(0.5)
     log = Path(state["folder"]) / f"node-{wanted - 1}.log"
     raise StageFailedError(

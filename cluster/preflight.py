@@ -1,24 +1,30 @@
-"""Before a run on a cluster of several nodes: does every node have the same versions and code, see the output, and know the time?
+"""Before a run: can its output be written? And on a cluster of several nodes: does every node have the same versions and code, see the
+output, and know the time?
 
-Found out on the nodes themselves, a task on each. One table tells of all of them; what would break the run is refused before it begins.
+The latter is found out on the nodes themselves, a task on each. One table tells of all of them; what would break the run is refused
+before it begins.
 """
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import socket
+import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.job_package import code_folders
-from pipelines.errors import UserError
+from cluster.job_package import code_hash
+from pipelines.errors import UserError, last_line
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from pipelines.artifacts import Store
 
 _ANSWER_S = 120.0
 _SKEW_S = 30.0
@@ -55,11 +61,26 @@ class NodeCheck:
     problems: tuple[str, ...]
 
 
-def preflight(output: str) -> list[NodeCheck]:
+def check_output(output: str) -> None:
+    """Raises UserError where the output, a path or URI, cannot be written from here. Leaves no file behind, and makes no local folder."""
+    from pipelines.artifacts import Store
+
+    store = Store(output)
+    with _writing(store):
+        if store.is_local:
+            there = next(folder for folder in (Path(store.root), *Path(store.root).parents) if folder.exists())
+            tempfile.TemporaryFile(dir=there).close()
+        else:
+            probe = _probe(store)
+            probe.write("driver", b"")
+            probe.clear()
+
+
+def preflight(output: str | None) -> list[NodeCheck]:
     """Look at every node that is alive, and stays. Starts nothing but a task on each.
 
     Args:
-        output: the run's output, path or URI.
+        output: the run's output, path or URI; None: nothing is written to it, and no node is asked about it.
 
     Raises:
         UserError: the output cannot be written from here.
@@ -67,11 +88,8 @@ def preflight(output: str) -> list[NodeCheck]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from pipelines.artifacts import Store
-
     token = uuid.uuid4().hex
-    shared = Store(output).child(f"{_FOLDER}-{token[:8]}")
-    shared.write("driver", token.encode())
+    shared = _written(output, token) if output is not None else None
     here = look_around("", "")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     remote = ray.remote(num_cpus=0, max_retries=0)(look_around)
@@ -79,7 +97,7 @@ def preflight(output: str) -> list[NodeCheck]:
     asked = {
         node["NodeID"]: remote.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(shared.uri, f"{token}:{node['NodeID']}")
+        ).remote(shared.uri if shared else "", f"{token}:{node['NodeID']}")
         for node in nodes
     }  # fmt: skip
     try:
@@ -93,7 +111,8 @@ def preflight(output: str) -> list[NodeCheck]:
             if node["NodeID"] in stay
         ]
     finally:
-        shared.clear()
+        if shared:
+            shared.clear()
 
 
 def look_around(shared: str, token: str) -> Look:
@@ -106,7 +125,7 @@ def look_around(shared: str, token: str) -> Look:
     import ray
 
     return Look(
-        socket.gethostname(), platform.python_version(), ray.__version__, _code(), time.time(),
+        socket.gethostname(), platform.python_version(), ray.__version__, code_hash(), time.time(),
         _storage(shared, token) if shared else "",
     )  # fmt: skip
 
@@ -164,7 +183,7 @@ def nodes_table(nodes: Sequence[NodeCheck]) -> Table:
 
 
 def _checked(
-    node: dict[str, Any], look: Look | str, here: Look, shared: Any, token: str, between: tuple[float, float]
+    node: dict[str, Any], look: Look | str, here: Look, shared: Store | None, token: str, between: tuple[float, float]
 ) -> NodeCheck:
     resources = node["Resources"]
     name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
@@ -173,8 +192,38 @@ def _checked(
         return NodeCheck(name, *size, None, 0.0, (look,))
     # Between sending and receiving its clock should have read something between ours.
     skew = min(look.time_s - between[0], 0.0) + max(look.time_s - between[1], 0.0)
-    seen = bool(look.storage) or (shared.exists(node["NodeID"]) and shared.read(node["NodeID"]).decode() == token)
+    seen = not shared or bool(look.storage) or _reads(shared, node["NodeID"], token)
     return NodeCheck(name, *size, look, skew, tuple(problems_of(look, here, skew, seen=seen)))
+
+
+def _probe(output: Store) -> Store:
+    """A folder in the output that nobody else has, to be removed again."""
+    return output.child(f"{_FOLDER}-{uuid.uuid4().hex[:8]}")
+
+
+def _written(output: str, token: str) -> Store:
+    """A probe with the driver's file in it. Raises UserError where that cannot be written."""
+    from pipelines.artifacts import Store
+
+    store = Store(output)
+    probe = _probe(store)
+    with _writing(store):
+        probe.write("driver", token.encode())
+    return probe
+
+
+def _reads(shared: Store, name: str, token: str) -> bool:
+    return shared.exists(name) and shared.read(name).decode() == token
+
+
+@contextmanager
+def _writing(output: Store) -> Iterator[None]:
+    """Turns what stands in the way of writing into the output into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Set output to a folder, or a URI, that this user may write to."
+        raise UserError(f"output {output.shown()}", f"it cannot be written ({last_line(error)})", remedy) from error
 
 
 def _answer(reference: Any) -> Look | str:
@@ -202,12 +251,3 @@ def _storage(shared: str, token: str) -> str:
     except (OSError, UserError) as error:
         return f"cannot write to the output ({error})"
     return ""
-
-
-def _code() -> str:
-    """Hash of our sources."""
-    found = hashlib.sha256()
-    for root in code_folders():
-        for file in sorted(root.rglob("*.py")):
-            found.update(str(file.relative_to(root)).encode() + file.read_bytes())
-    return found.hexdigest()[:16]

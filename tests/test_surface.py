@@ -27,8 +27,8 @@ COMMANDS = {
         "RUN", "--stage", "--address", "--no-wait", "--shared", "--installed", "--retries", "--driver-cpus", "--driver-resource", "--env",
         "--replace", "--set", "--json", "--verbose",
     },
-    "logs": {"JOB", "--address", "--stage", "-f"},
-    "stop": {"JOB", "--address", "--stage", "--json"},
+    "logs": {"JOB", "--address", "--stage", "--set", "-f"},
+    "stop": {"JOB", "--address", "--stage", "--set", "--json"},
 }  # fmt: skip
 
 KEYS = """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from cluster import autoscaling, bootstrap
-from cluster.autoscaling import Outlook, read_status, wait_for_nodes
+from cluster.autoscaling import Outlook, held, promised, read_status, wait_for_nodes, waits_for
 from cluster.resources import Wanted
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError
@@ -75,12 +77,11 @@ class Scripted:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets what demands find, what nodes there are and what is in use."""
+    """Sets what demands find, and what nodes there are."""
 
-    def found(*outlooks: Outlook, nodes: list[dict[str, float]], used: dict[str, float] | None = None) -> None:
+    def found(*outlooks: Outlook, nodes: list[dict[str, float]]) -> None:
         monkeypatch.setattr(autoscaling, "Demand", lambda wanted: Scripted(*outlooks))
         monkeypatch.setattr(autoscaling, "nodes_here", lambda: nodes)
-        monkeypatch.setattr(autoscaling, "used_by_others", lambda wanted: used or {})
 
     return found
 
@@ -103,10 +104,95 @@ def test_what_can_never_come_is_refused_with_what_is_missing(cluster: Any) -> No
 
 
 def test_what_others_use_is_waited_for(cluster: Any, capsys: Any) -> None:
-    busy = {"GPU": 2.0}
-    cluster(Outlook("never", {}), Outlook("never", {}), Outlook("there", {}), nodes=[{"GPU": 2, "CPU": 4}], used=busy)
+    busy = Outlook("held", {}, others={"GPU": 2.0})
+    cluster(busy, busy, Outlook("there", {}), nodes=[{"GPU": 2, "CPU": 4}])
     wait_for_nodes(WANTED)
     assert "in use by other work: 2 GPUs" in capsys.readouterr().err
+
+
+def test_of_what_others_hold_nothing_is_promised_and_it_is_not_waited_for(cluster: Any) -> None:
+    cluster(Outlook("unheard", {}), Outlook("held", {}, others={"GPU": 2.0}), nodes=[])
+    promised(WANTED)
+    cluster(Outlook("never", {}), nodes=[])
+    with pytest.raises(UserError, match="can never bring"):
+        promised(WANTED)
+
+
+ONE_CPU = Wanted("training.workers", 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "others"),
+    [
+        # 3 x (1 GPU, 1 CPU). What each node has, and what of it is free.
+        (WANTED, [({"GPU": 4, "CPU": 8}, {"GPU": 1, "CPU": 8})], {"GPU": 3.0}),
+        (WANTED, [({"GPU": 4, "CPU": 8}, {"GPU": 3, "CPU": 8})], {}),  # room enough
+        (WANTED, [({"GPU": 1, "CPU": 8}, {"GPU": 1, "CPU": 4})], {}),  # CPUs in use are not what GPUs are missing for
+        (WANTED, [({"CPU": 8}, {"CPU": 1})], {}),
+        (WANTED, [({"GPU": 4, "CPU": 3}, {"GPU": 3, "CPU": 1})], {"CPU": 2.0}),  # GPUs are there, CPUs are not
+        (WANTED, [({"GPU": 4, "CPU": 4}, {"GPU": 1, "CPU": 1})], {"GPU": 3.0, "CPU": 3.0}),
+        (Wanted("k", 1, 2), [({"GPU": 1, "CPU": 8}, {"GPU": 1, "CPU": 1})] * 2, {}),  # two GPUs, and no node with two
+        (Wanted("k", 1, 2), [({"GPU": 2, "CPU": 8}, {"GPU": 1, "CPU": 8})] * 2, {"GPU": 2.0}),
+        (ONE_CPU, [({"CPU": 4.0}, {"CPU": 4.0 - 1e-9})], {}),
+    ],
+)
+def test_only_what_would_make_room_is_held_by_others(
+    wanted: Wanted, nodes: list[tuple[dict[str, float], dict[str, float]]], others: dict[str, float]
+) -> None:
+    assert held(wanted, nodes) == others
+
+
+def status(*nodes: dict[str, Any]) -> Any:
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    return GetClusterStatusReply(cluster_resource_state={"node_states": nodes}, autoscaling_state=state())
+
+
+def node(number: int, total: dict[str, float], free: dict[str, float], status: str = "RUNNING") -> dict[str, Any]:
+    return {"node_id": bytes([number] * 28), "total_resources": total, "available_resources": free, "status": status}
+
+
+@pytest.fixture
+def on_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = SimpleNamespace(get_node_id=lambda: bytes([1] * 28).hex())
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+
+
+@pytest.mark.usefixtures("on_first_node")
+def test_the_driver_of_this_job_is_not_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --driver-cpus 1 it holds a CPU of its node for as long as it waits: 4 CPUs for workers will never be there."""
+    full = status(node(1, {"CPU": 4}, {"CPU": 3}), node(2, {"CPU": 8}, {"CPU": 8}, "DEAD"))
+    monkeypatch.setattr(autoscaling, "cluster_status", lambda: full)
+    assert "holds 1 CPU: this asks for 4 x (1 CPU)" in waits_for(ONE_CPU)
+    monkeypatch.setenv("RAYSTILL_DRIVER_CPUS", "1")
+    assert waits_for(ONE_CPU) == ""
+
+
+@pytest.mark.usefixtures("on_first_node")
+@pytest.mark.parametrize(("free", "verdict"), [({"CPU": 2}, "held"), ({"CPU": 4}, "never")])
+def test_what_is_infeasible_while_others_hold_it_is_held(
+    monkeypatch: pytest.MonkeyPatch, free: dict[str, float], verdict: str
+) -> None:
+    reply = status(node(2, {"CPU": 4}, free))
+    reply.autoscaling_state.infeasible_gang_resource_requests.add(details=f"{GROUP}:PACK|PENDING")
+    monkeypatch.setattr(autoscaling, "cluster_status", lambda: reply)
+    demand = autoscaling.Demand(Wanted("training.workers", 4 if verdict == "held" else 5, 0))
+    demand._seen_from = 7
+    group = SimpleNamespace(wait=lambda seconds: False, id=SimpleNamespace(hex=lambda: GROUP))
+    monkeypatch.setattr(demand, "_group", group, raising=False)
+    assert demand.outlook().verdict == verdict
+
+
+def test_what_others_hold_is_said_before_the_first_stage(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(bootstrap, "_SETTLED_S", 0.0)
+    said = iter(["", "waiting", "waiting", "waiting", ""])
+    monkeypatch.setattr(autoscaling, "waits_for", lambda wanted: next(said))
+    run = a_run(gpus_per_replica=1)
+    for told in ("", "label: waiting (teacher.replicas.min x gpus_per_replica)\n", ""):
+        bootstrap._tell_of_others(run, ["label", "train"])
+        assert capsys.readouterr().err == told
+    bootstrap._tell_of_others(run, ["serve"])
+    bootstrap._tell_of_others(run, [])
 
 
 def test_nodes_that_do_not_come_in_time_fail_the_stage_and_say_why(cluster: Any) -> None:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 import ray
 import requests
+from ray.util.state.exception import RayStateApiException
 
-from cluster.cluster_commands import _amounts, _environment
 from cluster.jobs import Driver, Jobs, job_name
-from pipelines.errors import UserError
+from pipelines.errors import StageFailedError, UserError
 from pipelines.run_file import parse_run
 from tests.cluster.test_job_package import TREE
 
 RUN = parse_run(TREE)
 NAME = job_name(RUN, "label")
+
+
+def _http_error(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("made", response=response)
 
 
 class Client:
@@ -27,9 +36,15 @@ class Client:
     def __init__(self) -> None:
         self._server_ray_version = ray.__version__
         self.jobs: dict[str, Any] = {}
+        self.asked = 0
         self.submitted: list[dict[str, Any]] = []
         self.log = "one\ntwo\nthree\n"
-        self.breaks = 0
+        self.breaks: list[Exception] = []
+        """What the tail of the log raises, time by time."""
+        self.away: list[Exception] = []
+        """What asking for a job raises, time by time."""
+        self.log_is_gone = False
+        self.stops = True
 
     def submit_job(self, **given: Any) -> str:
         if given["submission_id"] in self.jobs:
@@ -53,23 +68,30 @@ class Client:
         return list(self.jobs.values())
 
     def get_job_info(self, job_id: str) -> Any:
+        self.asked += 1
+        if (
+            self.away and self.asked > 1
+        ):  # the first answer is always there: what breaks does so while a job is followed
+            raise self.away.pop(0)
         if job_id not in self.jobs:
             raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
         return self.jobs[job_id]
 
     def get_job_logs(self, job_id: str) -> str:
+        if self.log_is_gone:
+            raise RuntimeError("Request failed with status code 500: Traceback ...\nNo route to the node")
         return self.log
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         yield self.log[:4]
         if self.breaks:
-            self.breaks -= 1
-            raise RuntimeError("WebSocket connection closed unexpectedly")
+            raise self.breaks.pop(0)
         yield self.log[4:8]
         self.jobs[job_id].status = "SUCCEEDED"
 
     def stop_job(self, job_id: str) -> None:
-        self.jobs[job_id].status = "STOPPED"
+        if self.stops:
+            self.jobs[job_id].status = "STOPPED"
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +123,7 @@ def test_a_job_takes_run_file_code_and_environment_along(client: Client) -> None
     (given,) = client.submitted
     assert given["entrypoint"] == "python -m cluster label run.yaml --replace"
     assert (given["entrypoint_num_cpus"], given["entrypoint_resources"]) == (2.0, {"head": 1.0})
-    assert given["runtime_env"]["env_vars"] == {"A": "b"}
+    assert given["runtime_env"]["env_vars"] == {"A": "b", "RAYSTILL_DRIVER_CPUS": "2"}
     assert len(given["runtime_env"]["py_modules"]) == 3
     Jobs("http://head").submit(RUN, "train", Driver(installed=True))
     assert "py_modules" not in client.submitted[-1]["runtime_env"]
@@ -143,18 +165,143 @@ def test_other_jobs_of_the_cluster_are_not_ours(client: Client) -> None:
         Jobs("http://head").job("nothing")
 
 
-@pytest.mark.parametrize("breaks", [0, 1, 3])
-def test_a_log_is_copied_whole_however_often_the_connection_breaks(client: Client, breaks: int) -> None:
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"command": ["--verbose"]}, True),
+        ({"command": ["--replace"]}, False),
+        ({"driver": Driver(environment={"A": "c"})}, False),
+        ({"driver": Driver(environment={"A": "b", "B": ""})}, False),
+        ({"driver": Driver(environment={"A": "b"}, cpus=1.0)}, False),
+        ({"driver": Driver(environment={"A": "b"}, installed=True)}, False),
+    ],
+)
+def test_a_job_is_attached_to_by_what_it_is_and_not_by_what_it_shows(
+    client: Client, changed: dict[str, Any], same: bool
+) -> None:
+    jobs, given = Jobs("http://head"), {"driver": Driver(environment={"A": "b"}), "command": []}
+    jobs.submit(RUN, "label", **given)
+    if same:
+        assert jobs.submit(RUN, "label", **(given | changed))[1] is False
+    else:
+        with pytest.raises(UserError, match="other settings, or other code"):
+            jobs.submit(RUN, "label", **(given | changed))
+
+
+def test_edited_code_is_not_the_job_that_runs(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = Jobs("http://head")
+    jobs.submit(RUN, "label", Driver())
+    monkeypatch.setattr("cluster.jobs.code_hash", lambda: "edited")
+    with pytest.raises(UserError, match=f"other code.*raystill logs {NAME} --address http://head -f"):
+        jobs.submit(RUN, "label", Driver())
+
+
+def test_an_edited_task_file_is_not_the_job_that_runs(client: Client, tmp_path: Path) -> None:
+    task = tmp_path / "task.py"
+    task.write_text("one = 1\n")
+    run = RUN.model_copy(update={"task": str(task)})
+    jobs = Jobs("http://head")
+    jobs.submit(run, "label", Driver())
+    assert jobs.submit(run, "label", Driver())[1] is False
+    task.write_text("one = 2\n")
+    with pytest.raises(UserError, match="other settings"):
+        jobs.submit(run, "label", Driver())
+
+
+CUT = RuntimeError("WebSocket connection closed unexpectedly")
+REFUSED = requests.ConnectionError("refused")
+NO_HANDSHAKE = aiohttp.WSServerHandshakeError(None, (), status=500)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        [],
+        [CUT],
+        [CUT, aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()],
+        [NO_HANDSHAKE, ConnectionResetError()],
+    ],
+)
+@pytest.mark.parametrize("away", [[], [REFUSED, REFUSED], [_http_error(502), RuntimeError("status code 500: a\nb")]])
+def test_a_log_is_copied_whole_however_often_the_connection_breaks(
+    client: Client, breaks: list[Exception], away: list[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
     client.put(NAME, "RUNNING")
-    client.breaks = breaks
+    client.breaks, client.away = list(breaks), list(away)
     out = io.StringIO()
     assert Jobs("http://head").follow(NAME, out).status == "SUCCEEDED"
     assert out.getvalue() == client.log
+    assert capsys.readouterr().err.count("the job may run on") == bool(away)
+
+
+def test_a_job_whose_cluster_stays_away_is_given_up_with_what_follows_it_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.jobs._AWAY_S", 0.05)
+    client.put(NAME, "RUNNING")
+    client.breaks, client.away = [CUT], [REFUSED] * 10_000_000
+    with pytest.raises(
+        StageFailedError, match=f"no Ray answers there, for .*`raystill logs {NAME} --address"
+    ) as failed:
+        Jobs("http://head").follow(NAME, io.StringIO())
+    assert failed.value.exit_code == 1
+
+
+def test_a_job_whose_log_went_with_its_node_is_followed_to_its_end(client: Client) -> None:
+    client.put(NAME, "FAILED")
+    client.breaks, client.log_is_gone = [NO_HANDSHAKE], True
+    assert Jobs("http://head").follow(NAME, io.StringIO()).status == "FAILED"
+
+
+def test_a_job_that_a_new_head_does_not_know_has_failed(client: Client) -> None:
+    client.put(NAME, "RUNNING")
+    gone = RuntimeError(f"Request failed with status code 404: Job {NAME} does not exist.")
+    client.breaks, client.away = [CUT], [gone]
+    ended = Jobs("http://head").follow(NAME, io.StringIO())
+    assert (ended.status, ended.message) == ("FAILED", "its cluster does not know it any more")
+
+
+def test_a_proxy_that_knows_no_page_is_no_head_that_knows_no_job(client: Client) -> None:
+    client.put(NAME, "RUNNING")
+    client.breaks, client.away = [CUT], [RuntimeError("Request failed with status code 404: default backend - 404.")]
+    assert Jobs("http://head").follow(NAME, io.StringIO()).status == "SUCCEEDED"
+
+
+def test_a_job_that_was_never_there_is_not_followed(client: Client) -> None:
+    with pytest.raises(UserError, match="no such job"):
+        Jobs("http://head").follow("nothing", io.StringIO())
+
+
+def test_a_log_that_falls_silent_is_asked_for_anew(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is cut off, and not closed, brings no error."""
+    monkeypatch.setattr("cluster.jobs._SILENT_S", 0.05)
+    asked = []
+
+    async def silent_at_first(job_id: str) -> AsyncIterator[str]:
+        asked.append(job_id)
+        yield client.log[:4]
+        if len(asked) == 1:
+            await asyncio.sleep(60.0)
+        client.jobs[job_id].status = "SUCCEEDED"
+
+    monkeypatch.setattr(client, "tail_job_logs", silent_at_first)
+    client.put(NAME, "RUNNING")
+    out = io.StringIO()
+    assert Jobs("http://head").follow(NAME, out).status == "SUCCEEDED"
+    assert (out.getvalue(), len(asked)) == (client.log, 2)
 
 
 def test_a_job_is_stopped(client: Client) -> None:
     client.put(NAME, "RUNNING")
     assert Jobs("http://head").stop(NAME).status == "STOPPED"
+
+
+def test_a_job_that_does_not_stop_is_a_failure(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.jobs._STOP_S", 0.0)
+    client.put(NAME, "RUNNING")
+    client.stops = False
+    with pytest.raises(StageFailedError, match=f"{NAME} was asked to stop and is still running"):
+        Jobs("http://head").stop(NAME)
 
 
 def test_a_cluster_of_another_version_is_refused(client: Client) -> None:
@@ -170,12 +317,6 @@ def _raising(error: Exception) -> Any:
     return make
 
 
-def _http_error(status: int) -> requests.HTTPError:
-    response = requests.Response()
-    response.status_code = status
-    return requests.HTTPError("made", response=response)
-
-
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -184,6 +325,9 @@ def _http_error(status: int) -> requests.HTTPError:
         (_http_error(401), "it asks for a token"),
         (_http_error(403), "it asks for a token"),
         (_http_error(502), "it answers made"),
+        (RuntimeError("Request failed with status code 500: Traceback\n  it broke"), "it answers it broke"),
+        (ray.exceptions.RpcError("failed to connect to all addresses"), "no Ray answers there"),
+        (RayStateApiException("API server internal error"), "it answers API server internal error"),
         (ray.exceptions.AuthenticationError("no token"), "it asks for a token"),
     ],
 )
@@ -193,13 +337,3 @@ def test_a_cluster_that_cannot_be_asked_is_said_so(
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", _raising(error))
     with pytest.raises(UserError, match=said):
         Jobs("http://head:8265")
-
-
-def test_resources_and_variables_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _amounts(["head=1", "x=0.5"]) == {"head": 1.0, "x": 0.5}
-    monkeypatch.setenv("HERE", "value")
-    assert _environment(["HERE", "A=b=c", "EMPTY="]) == {"HERE": "value", "A": "b=c", "EMPTY": ""}
-    with pytest.raises(UserError, match="NAME=NUMBER"):
-        _amounts(["head=one"])
-    with pytest.raises(UserError, match="no such variable"):
-        _environment(["NOWHERE_TO_BE_FOUND"])

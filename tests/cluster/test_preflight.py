@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.preflight import Look, NodeCheck, look_around, nodes_table, problems_of, refuse
+from cluster.bootstrap import ray_session
+from cluster.preflight import Look, NodeCheck, check_output, look_around, nodes_table, preflight, problems_of, refuse
 from pipelines.artifacts import Store
 from pipelines.errors import UserError
+from tests.cluster.test_estimate import a_run
+from tests.object_store import Bucket
 
 HERE = Look("head", "3.11.7", "2.60.0", "abc", 1000.0, "")
 
@@ -49,6 +52,52 @@ def test_an_output_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     shared.write("driver", b"token")
     (tmp_path / "shared" / "n1").mkdir()
     assert look_around(shared.uri, "token:n1").storage.startswith("cannot write to the output")
+
+
+def test_an_output_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    check_output(str(tmp_path / "runs" / "svamp"))
+    check_output(f"file://{tmp_path}/runs/svamp")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    check_output(str(tmp_path / "runs"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
+def test_an_output_on_an_object_store_that_can_be_written_is_left_without_a_file(s3: Bucket) -> None:
+    check_output(s3.uri("runs/svamp"))
+    assert Store(s3.uri("runs")).files() == []
+    missing = s3.uri("runs/svamp").replace(s3.name, "no-such-bucket")
+    with pytest.raises(UserError, match="there is no such bucket"):
+        check_output(missing)
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("FOLDER/file/runs", "Not a directory"),
+        ("FOLDER/file", "Not a directory"),
+        ("/proc/runs", ""),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_started(
+    output: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("it was started")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("cluster.bootstrap._start", started)
+    (tmp_path / "file").touch()
+    run = a_run().model_copy(update={"output": output.replace("FOLDER", str(tmp_path))})
+    said = rf"output {run.output}: it cannot be written \(.*{why}.*\)\. Set output"
+    with pytest.raises(UserError, match=said), ray_session(run, ["label"]):
+        pass
+    with pytest.raises(UserError, match=said):
+        preflight(run.output)
+    with pytest.raises(AssertionError, match="it was started"), ray_session(run, ["serve"]):
+        pass
+    with pytest.raises(AssertionError, match="it was started"), ray_session(run, []):
+        pass
 
 
 def test_nodes_with_problems_are_named_and_come_first() -> None:
