@@ -26,6 +26,7 @@ from pipelines.progress import duration
 NODES_S = 1800.0
 """The longest that a stage waits for nodes: a cloud brings one with a GPU, and the image on it, in 5 to 15 minutes."""
 _VERDICT_S = 60.0
+_SURE_S = 3.0
 _POLL_S = 1
 _LINE_EVERY_S = 10.0
 _NOISE = 0.01
@@ -96,7 +97,7 @@ class Demand:
     """What is wanted, as a placement group that the autoscaler sees. A context manager: it takes the demand back at its end."""
 
     def __init__(self, wanted: Wanted) -> None:
-        self._wanted, self._seen_from = wanted, 0
+        self._wanted, self._seen_from, self._never_since = wanted, 0, float("inf")
 
     def __enter__(self) -> Self:
         from ray.util.placement_group import placement_group
@@ -132,7 +133,15 @@ class Demand:
             self._seen_from = status.cluster_resource_state.cluster_resource_state_version
         found = read_status(status.autoscaling_state, mine, self._seen_from)
         others = held(self._wanted, _nodes(status))
-        return replace(found, others=others, verdict="held" if others and found.verdict == "never" else found.verdict)
+        return replace(
+            found, others=others, verdict=self._sure("held" if others and found.verdict == "never" else found.verdict)
+        )
+
+    def _sure(self, verdict: Verdict) -> Verdict:
+        """A "never" counts once it has lasted: the autoscaler's state is older than the end of other work that has just made room."""
+        now = time.monotonic()
+        self._never_since = min(self._never_since, now) if verdict == "never" else float("inf")
+        return "unheard" if verdict == "never" and now - self._never_since < _SURE_S else verdict
 
 
 def read_status(state: Any, group: str, seen_from: int) -> Outlook:

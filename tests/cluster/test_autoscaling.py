@@ -180,6 +180,10 @@ def test_what_is_infeasible_while_others_hold_it_is_held(
     demand._seen_from = 7
     group = SimpleNamespace(wait=lambda seconds: False, id=SimpleNamespace(hex=lambda: GROUP))
     monkeypatch.setattr(demand, "_group", group, raising=False)
+    assert demand.outlook().verdict == ("unheard" if verdict == "never" else verdict), (
+        "of what has just ended it may not know"
+    )
+    monkeypatch.setattr(autoscaling, "_SURE_S", 0.0)
     assert demand.outlook().verdict == verdict
 
 
