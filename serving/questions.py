@@ -26,6 +26,8 @@ class Reply:
     """The label, or a text of rationale and label, by the method."""
     rationale: Decoded | None = None
     """Where it was asked for and is an answer of its own."""
+    engine: str | None = None
+    """Which one has answered."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Piece:
     output_tokens: int
     """Tokens written so far."""
     finish_reason: FinishReason | None = None
+    engine: str | None = None
+    """Of the last piece: which one has written it."""
+
+
+class AwayError(Exception):
+    """A replica that does not have the student: it is of before or after a change, or the student's folder cannot be loaded."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from pipelines.decode.orders import Order, Sampling
 
 OnTokens = Callable[[list[int | None]], None]
 """Called after each step with the token of each row; None where the row had ended before."""
+Gone = Callable[[int], bool]
+"""Whether nobody waits for a row any more. Asked after each step, by the thread that writes."""
 
 
 class Chooser:
@@ -24,10 +26,12 @@ class Chooser:
     steps x batch x vocabulary floats: 2.5 GB for 64 x 64 of a 152k vocabulary.
     """
 
-    def __init__(self, orders: Sequence[Order], eos: int, on_tokens: OnTokens | None = None) -> None:
+    def __init__(
+        self, orders: Sequence[Order], eos: int, on_tokens: OnTokens | None = None, gone: Gone | None = None
+    ) -> None:
         self.log_probs: list[Any] = []
         """One (batch,) tensor for each step."""
-        self._eos, self._on_tokens = eos, on_tokens
+        self._eos, self._on_tokens, self._gone = eos, on_tokens, gone
         self._left = [order.max_new_tokens for order in orders]
         self._rows = [row for row, order in enumerate(orders) if order.sampling]
         self._samplings = [order.sampling for order in orders if order.sampling]
@@ -50,11 +54,22 @@ class Chooser:
         self._note(tokens, logits.gather(-1, chosen)[:, 0] - total)
         return torch.full_like(scores, -math.inf).scatter(-1, chosen, 0.0)
 
+    def ended(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion of `generate`: which rows, (batch,), have all their order says, or nobody who waits for them."""
+        import torch
+
+        done = [not left or self._is_gone(row) for row, left in enumerate(self._left)]
+        return torch.tensor(done, device=input_ids.device)
+
+    def _is_gone(self, row: int) -> bool:
+        return self._gone is not None and self._gone(row)
+
     def _note(self, tokens: Any, log_probs: Any) -> None:
         self.log_probs.append(log_probs)
         if self._on_tokens is None:
+            self._left = [max(left - 1, 0) for left in self._left]
             return
-        # generate() puts padding after a row's end only later, and knows nothing of an order's own length.
+        # generate() puts padding after a row's end only later.
         told = [token if left else None for token, left in zip(tokens.tolist(), self._left, strict=True)]
         self._left = [0 if t in (self._eos, None) else left - 1 for t, left in zip(told, self._left, strict=True)]
         self._on_tokens(told)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.artifacts import Store, require_manifest
-from pipelines.decode.chooser import OnTokens
+from pipelines.decode.chooser import Gone, OnTokens
 from pipelines.decode.orders import Order
 from pipelines.decode.student import Student, check_model, student_limits
 from pipelines.errors import UserError
@@ -69,6 +69,8 @@ class ConvertedStudent(Student):
                 _convert(path, model, store.shown())
                 _check(cls(*_load(path, model, "float32", threads), **limits), Student.load(folder), store.shown())
                 try:
+                    # The old mark goes first: one process must not take half of these files for those of the other student.
+                    beside.delete(_MARK)
                     beside.put_folder(model)
                     beside.write(_MARK, json.dumps(mark).encode())
                 except (OSError, UserError) as error:  # a folder that may only be read serves as well
@@ -76,12 +78,12 @@ class ConvertedStudent(Student):
                 return cls(*_load(path, model, weights, threads), **limits)
 
     def _generate(
-        self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None
+        self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None, gone: Gone | None
     ) -> tuple[list[list[int]], list[list[float]]]:
         tokens: list[list[int]] = [[] for _ in orders]
         log_probs: list[list[float]] = [[] for _ in orders]
         for rows in _alike(orders):
-            steps = _Steps(rows, tokens, log_probs, [order.max_new_tokens for order in orders], on_tokens)
+            steps = _Steps(rows, tokens, log_probs, [order.max_new_tokens for order in orders], on_tokens, gone)
             self._translate([prompts[row] for row in rows], [orders[row] for row in rows], steps)
         return tokens, log_probs
 
@@ -119,12 +121,13 @@ class _Steps:
 
     def __init__(
         self, rows: list[int], tokens: list[list[int]], log_probs: list[list[float]], longest: list[int],
-        on_tokens: OnTokens | None,
+        on_tokens: OnTokens | None, gone: Gone | None,
     ) -> None:  # fmt: skip
         self._rows, self._tokens, self._log_probs, self._longest = rows, tokens, log_probs, longest
-        self._on_tokens = on_tokens
+        self._on_tokens, self._gone = on_tokens, gone
 
     def __call__(self, step: Any) -> bool:
+        """Whether the row ends here: with the length of its own order, not with that of its batch, or since nobody waits for it."""
         row = self._rows[step.batch_id]
         if len(self._tokens[row]) < self._longest[row]:
             self._tokens[row].append(step.token_id)
@@ -133,7 +136,7 @@ class _Steps:
                 told: list[int | None] = [None] * len(self._tokens)
                 told[row] = step.token_id
                 self._on_tokens(told)
-        return False
+        return len(self._tokens[row]) >= self._longest[row] or (self._gone is not None and self._gone(row))
 
 
 def _load(student: Path, model: Path, weights: str, threads: int) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.artifacts import Manifest, Store, require_manifest
-from pipelines.decode.chooser import Chooser, OnTokens
+from pipelines.decode.chooser import Chooser, Gone, OnTokens
 from pipelines.decode.orders import Decoded, Order, Sampling, Written, decoded
 from pipelines.decode.tokens import Family, encode_prompt
 from pipelines.errors import UserError
@@ -118,16 +118,19 @@ class Student:
             max_new_tokens = max(max_new_tokens, self.max_target_tokens)
         return Order(prompt_of(self.method, part, text), max_new_tokens, sampling)
 
-    def write(self, orders: Sequence[Order], on_tokens: OnTokens | None = None) -> list[Written]:
+    def write(
+        self, orders: Sequence[Order], on_tokens: OnTokens | None = None, gone: Gone | None = None
+    ) -> list[Written]:
         """Write some texts as one padded batch, each no longer than its order says.
 
         Args:
             on_tokens: is told the tokens of all rows after each step.
+            gone: rows that need not be written to their end.
         """
         if not orders:
             return []
         prompts = [encode_prompt(self.tokenizer, self.family, order.prompt) for order in orders]
-        tokens, log_probs = self._generate(prompts, orders, on_tokens)
+        tokens, log_probs = self._generate(prompts, orders, on_tokens, gone)
         return [self._written(*row) for row in zip(orders, prompts, tokens, log_probs, strict=True)]
 
     def _written(self, order: Order, prompt: list[int], tokens: list[int], log_probs: list[float]) -> Written:
@@ -142,20 +145,21 @@ class Student:
         )
 
     def _generate(
-        self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None
+        self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None, gone: Gone | None
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and their log-probabilities of each row; what follows a row's end counts for nothing."""
         import torch
-        from transformers import LogitsProcessorList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
         ids, mask = self._pad_batch(prompts)
-        chooser = Chooser(orders, self.eos, on_tokens)
+        chooser = Chooser(orders, self.eos, on_tokens, gone)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=self._greedy(max(order.max_new_tokens for order in orders)),
                 logits_processor=LogitsProcessorList([chooser]),
+                stopping_criteria=StoppingCriteriaList([chooser.ended]),
             )
         # A decoder-only model returns the prompt too, an encoder-decoder one its start token.
         tokens = output[:, output.shape[1] - len(chooser.log_probs) :].tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from pipelines.decode import Family, Order, Written, encode_prompt
@@ -56,7 +57,7 @@ class Engine(ABC):
             return too_long
         written = await asyncio.gather(*(self.complete(order) for order in orders))
         answers = [decoded(part, w, self.tokenizer) for part, w in zip(parts, written, strict=True)]
-        return Reply(answers[0], answers[1] if len(answers) > 1 else None)
+        return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)
 
     async def write(self, asked: TextOrder) -> Piece | TooLong:
         """The whole of one text."""
@@ -66,10 +67,10 @@ class Engine(ABC):
         if asked.stop:  # what is written after a stop need not be waited for
             pieces = [piece async for piece in self._pieces(order, asked.stop)]
             text = "".join(piece.text for piece in pieces)
-            return Piece(text, pieces[-1].prompt_tokens, pieces[-1].output_tokens, pieces[-1].finish_reason)
+            return replace(pieces[-1], text=text)
         written = await self.complete(order)
         text = written.text(self.tokenizer)
-        return Piece(text, written.prompt_tokens, len(written.ids), written.finish_reason)
+        return Piece(text, written.prompt_tokens, len(written.ids), written.finish_reason, self.name)
 
     async def stream(self, asked: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
         """One text as it is written; the last piece has a finish reason."""
@@ -93,7 +94,7 @@ class Engine(ABC):
                     yield Piece(text, prompt_tokens, so_far.tokens)
         finally:
             await tokens.aclose()
-        yield Piece(so_far.rest(), prompt_tokens, so_far.tokens, so_far.finish_reason)
+        yield Piece(so_far.rest(), prompt_tokens, so_far.tokens, so_far.finish_reason, self.name)
 
     def _text_order(self, asked: TextOrder) -> Order:
         part = self._form.answer
@@ -104,7 +105,9 @@ class Engine(ABC):
         most = self._max_text_tokens if part == "text" else self._max_new_tokens
         if asked is None:
             return Order(prompt, most)
-        return Order(prompt, most if asked.max_tokens is None else asked.max_tokens, asked.sampling)
+        # No more than a text of the student may have: one client's number must not hold up, or break, a whole batch.
+        wanted = most if asked.max_tokens is None else min(asked.max_tokens, self._max_text_tokens)
+        return Order(prompt, wanted, asked.sampling)
 
     def _too_long(self, *orders: Order) -> TooLong | None:
         tokens = max(self._count(order.prompt) for order in orders)

@@ -22,6 +22,8 @@ class _Wanted:
     order: Order
     tokens: asyncio.Queue[int | None] | None = None
     """Where the tokens go as they are chosen; None: nobody reads them before the end."""
+    gone: bool = False
+    """Whether nobody waits for it any more: answered, cancelled, or at a stop."""
 
 
 class BatchedEngine(Engine):
@@ -37,7 +39,7 @@ class BatchedEngine(Engine):
         """
         super().__init__(card, student.tokenizer, serving.max_new_tokens)
         self.name = name
-        self._student = student
+        self._student: Student | None = student
         self._metrics = metrics
         self._wedged_after_s = wedged_after_s
         self._threads = ThreadPoolExecutor(student.lanes, thread_name_prefix="writes")
@@ -49,24 +51,37 @@ class BatchedEngine(Engine):
         )
 
     async def complete(self, order: Order) -> Written:
-        return await self._batches.ask(_Wanted(order))
+        wanted = _Wanted(order)
+        try:
+            return await self._batches.ask(wanted)
+        finally:
+            wanted.gone = True
 
     async def tokens(self, order: Order) -> AsyncGenerator[int, None]:
         queue: asyncio.Queue[int | None] = asyncio.Queue()
-        task = asyncio.ensure_future(self._batches.ask(_Wanted(order, queue)))
+        wanted = _Wanted(order, queue)
+        task = asyncio.ensure_future(self._batches.ask(wanted))
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (token := await queue.get()) is not None:
                 yield token
             await task  # an engine that failed says so here
         finally:
+            wanted.gone = True
             task.cancel()
 
     async def check_health(self) -> None:
         if self._moved and time.monotonic() - min(self._moved.values()) > self._wedged_after_s:
             raise RuntimeError(f"the engine has written no token for {self._wedged_after_s:g} s")
 
+    async def close(self) -> None:
+        """Its memory is free when the last batch has ended."""
+        self._student = None
+        self._threads.shutdown(wait=False)
+
     async def _run(self, wanted: list[_Wanted], waited_s: list[float]) -> list[Written]:
+        if self._student is None:
+            raise RuntimeError("the engine is closed")
         self._metrics.batch(waited_s)
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
@@ -77,9 +92,13 @@ class BatchedEngine(Engine):
             if streamed:
                 loop.call_soon_threadsafe(self._hand_out, wanted, tokens)
 
+        def gone(row: int) -> bool:
+            return wanted[row].gone
+
         self._moved[number] = time.monotonic()
+        orders = [w.order for w in wanted]
         try:
-            return await loop.run_in_executor(self._threads, self._student.write, [w.order for w in wanted], told)
+            return await loop.run_in_executor(self._threads, self._student.write, orders, told, gone)
         finally:
             del self._moved[number]
 

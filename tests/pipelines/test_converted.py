@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.artifacts import Store
 from pipelines.decode import Order, Sampling, Student
 from pipelines.decode import converted as module
 from pipelines.decode.converted import ConvertedStudent
@@ -60,6 +61,24 @@ def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, stude
     assert len({student.write([mixed[0]])[0].ids for _ in range(4)} | {drawn.ids}) > 1
 
 
+def test_a_row_ends_with_its_own_length_and_with_who_waits_for_it(student: ConvertedStudent) -> None:
+    orders = [Order(ORDERS[0].prompt, 3), Order(ORDERS[1].prompt, 60)]
+    steps: list[int] = []
+
+    def noted(told: list[int | None]) -> None:
+        steps.append(next(row for row, token in enumerate(told) if token is not None))
+
+    whole = student.write(orders, noted)
+    assert [len(written.ids) for written in whole] == [steps.count(0), steps.count(1)] == [3, 60]
+    steps.clear()
+    short, left = student.write(orders, noted, lambda row: row == 1 and steps.count(1) >= 5)
+    assert short == whole[0]
+    assert left.ids == whole[1].ids[:5]
+    asked: list[int] = []
+    student.write(orders, None, lambda row: asked.append(row) or False)  # type: ignore[func-returns-value]
+    assert asked.count(0) <= 3, "the translator goes on with a row that has its length"
+
+
 def test_the_conversion_is_made_once(folder: Path, student: ConvertedStudent, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = folder.parent / "student-ctranslate2"
     made = (beside / "model.bin").stat().st_mtime_ns
@@ -69,14 +88,24 @@ def test_the_conversion_is_made_once(folder: Path, student: ConvertedStudent, mo
     assert (beside / "model.bin").stat().st_mtime_ns == made
 
 
-def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path) -> None:
+def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder")
     ConvertedStudent.open(folder)
     mark = tmp_path / "student-ctranslate2" / "converted.json"
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "student": "another"}))
     made = (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns
+    marked: list[bool] = []
+    put = module.Store.put_folder
+
+    def seen(store: Store, local: str | Path) -> None:
+        marked.append(mark.exists())
+        put(store, local)
+
+    monkeypatch.setattr(module.Store, "put_folder", seen)
     ConvertedStudent.open(folder)
     assert (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns > made
+    assert marked == [False], "a mark beside files of another student"
+    assert json.loads(mark.read_text())["student"] != "another"
 
 
 def test_int8_is_another_student(folder: Path, student: ConvertedStudent) -> None:

@@ -123,6 +123,19 @@ def test_orders_of_one_batch_keep_their_own_lengths_and_chances(student: Student
     assert by_row == [written.ids for written in batched]
 
 
+def test_a_batch_ends_with_those_who_wait_for_it(student: Student) -> None:
+    """Neither a row whose asker has gone nor one that has its own length holds up the others."""
+    orders = [Order(QUESTIONS[0], 3), Order(QUESTIONS[1], 60)]
+    assert [len(written.ids) for written in student.write(orders)] == [3, 60], "both would be written to their ends"
+    told: list[list[int | None]] = []
+    short, _ = student.write(orders, told.append, lambda row: row == 1 and len(told) >= 2)
+    assert short.ids == student.write(orders[:1])[0].ids
+    assert len(told) == 3
+    told.clear()
+    student.write(orders, told.append, lambda row: len(told) >= 2)
+    assert len(told) == 2
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_confidence_counts_the_end_token(family: Family) -> None:
     import torch

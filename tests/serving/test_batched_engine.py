@@ -30,7 +30,10 @@ class Held:
         self.begun = threading.Event()
         self.error: Exception | None = None
 
-    def write(self, orders: Sequence[Order], on_tokens: Callable[[list[int | None]], None]) -> list[Written]:
+    def write(
+        self, orders: Sequence[Order], on_tokens: Callable[[list[int | None]], None], gone: Callable[[int], bool]
+    ) -> list[Written]:
+        self.gone = gone
         self.batches.append([order.prompt for order in orders])
         self.begun.set()
         on_tokens([5] * len(orders))
