@@ -153,7 +153,8 @@ class TeacherActor:
         if generation is None:
             return None
         outcome = judge(split, example, generation, self._task, filters)
-        if not wants_rationalising(outcome, filters):
+        validation = self._setup.run.corpus.validation
+        if not wants_rationalising(outcome, filters, validation if isinstance(validation, float) else 0.0):
             return outcome
         try:
             again = await self._generate(teacher, self._prompts.render(example, hint=True), key)

@@ -13,7 +13,7 @@ An outcome row is what a teacher actor returns: the columns of schema.LABEL, wit
 With filters.gold `rationalise` a row may take two answers (STaR: Zelikman et al. 2022, section 3.2, rationalisation). The caller asks
 
     row = judge(split, example, first, task, filters)
-    if wants_rationalising(row, filters):
+    if wants_rationalising(row, filters, share_that_is_held_out):
         again = await teacher.answer(prompts.render(example, hint=True))
         row = second_attempt(split, example, row, again, task, filters)
 """
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import FiltersConfig
+from pipelines.corpus import is_validation
 from pipelines.errors import UnparsableError
 from pipelines.label.consensus import Consensus, vote
 from pipelines.label.filters import agrees, refuse
@@ -80,13 +81,19 @@ def judge(split: str, example: Example, generation: Generation, task: Task, filt
     return row
 
 
-def wants_rationalising(row: Mapping[str, Any], filters: FiltersConfig) -> bool:
+def wants_rationalising(row: Mapping[str, Any], filters: FiltersConfig, validation: float = 0.0) -> bool:
     """Whether this outcome of a first answer asks for a second one, to a prompt with the gold label as a hint.
 
     So it is where the label is not the gold one, and also where there is no label: the answer was unparsable, truncated or a tie. An
-    answer that means the gold label and was dropped for another reason, a row without gold and a held-out row get no second one.
+    answer that means the gold label and was dropped for another reason, a row without gold and a held-out row get no second one. Nor
+    does a row of the validation split: an answer that knows the gold label would be scored as the teacher's.
+
+    Args:
+        validation: share of train that is held out by the hash of the id.
     """
     if filters.gold != "rationalise" or row["split"] != "train" or row["gold"] is None:
+        return False
+    if is_validation(row["id"], validation):
         return False
     return row["agrees"] is False or row["reason"] in ("unparsable", "truncated", "tie")
 

@@ -85,6 +85,11 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
     spec = task_spec(run.task, run.task_options)
     teacher = run.teacher
     heldout = heldout_files(run.corpus)
+    rationalised = {}
+    if (
+        teacher.filters.gold == "rationalise"
+    ):  # rows of the validation split are never asked again: so it matters which these are
+        rationalised["never_rationalised"] = run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0
     return {
         "format": FORMAT,
         "task": {"prompt": load_task(spec).prompt_version(), "options": spec.options, "source": _digest(spec.source)},
@@ -109,6 +114,7 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
             "dtype": teacher.vllm.dtype,
             "max_model_len": teacher.vllm.max_model_len,
         },
+        **rationalised,
     }
 
 

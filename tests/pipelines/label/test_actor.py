@@ -33,9 +33,12 @@ class HintedTeacher:
         return Generation((Sample(text, 5, "stop"),), 100)
 
 
-def ask(teacher: HintedTeacher, split: str, gold: str, example: Example = EXAMPLE) -> dict[str, Any]:
+def ask(
+    teacher: HintedTeacher, split: str, gold: str, example: Example = EXAMPLE, validation: float | str = 0.1
+) -> dict[str, Any]:
     run = RunConfig.model_validate(
-        {"name": "r", "output": "out", "task": "arithmetic", "corpus": {"train": "t.jsonl"}, "student": {"model": "m"},
+        {"name": "r", "output": "out", "task": "arithmetic", "student": {"model": "m"},
+         "corpus": {"train": "t.jsonl", "validation": validation},
          "teacher": {"engine": "echo", "filters": {"gold": gold}}})  # fmt: skip
     actor = TeacherActor(TeacherSetup(run, task_spec("arithmetic"), 4, SHOTS), None)
     row = asyncio.run(actor._ask(teacher, example, (split, example.id)))
@@ -59,6 +62,13 @@ def test_no_gold_label_is_shown_otherwise(split: str, gold: str) -> None:
     ask(teacher, split, gold)
     assert len(teacher.asked) == 1
     assert "4 - 1" not in teacher.asked[0]
+
+
+def test_no_gold_label_is_shown_for_a_row_of_the_validation_split() -> None:
+    teacher = HintedTeacher()
+    row = ask(teacher, "train", "rationalise", validation=1.0)
+    assert (len(teacher.asked), row["reason"]) == (1, "disagrees_with_gold")
+    assert ask(teacher, "train", "rationalise", validation="v.jsonl")["note"] == RATIONALISED
 
 
 def test_the_first_reject_stands_where_the_hint_makes_the_prompt_too_long() -> None:

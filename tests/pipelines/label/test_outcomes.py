@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import FiltersConfig, TeacherConfig
+from pipelines.corpus import is_validation
 from pipelines.errors import UserError
 from pipelines.label.outcomes import (
     OUTCOME,
@@ -147,6 +148,16 @@ def test_what_is_asked_again(texts: list[str], finish: str, wanted: bool) -> Non
     assert not wants_rationalising(heldout, filters)
     unlabelled = judge("train", Example("a", "input", None), generated(*texts, finish=finish), TASK, filters)
     assert not wants_rationalising(unlabelled, filters)
+
+
+def test_a_row_of_the_validation_split_is_never_asked_again() -> None:
+    """Its answer is scored as the teacher's where there is no test set."""
+    filters = FiltersConfig(gold="rationalise")
+    examples = [Example(f"r{i}", EXAMPLE.input, EXAMPLE.gold) for i in range(40)]
+    rows = [judge("train", example, generated(WRONG), TASK, filters) for example in examples]
+    asked = [row["id"] for row in rows if wants_rationalising(row, filters, 0.5)]
+    assert asked == [example.id for example in examples if not is_validation(example.id, 0.5)]
+    assert 0 < len(asked) < 40
 
 
 def test_a_row_that_no_teacher_could_be_asked_is_not_asked_again() -> None:

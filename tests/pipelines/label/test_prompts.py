@@ -155,3 +155,19 @@ def test_shots_are_part_of_the_identity_and_checked_before_anything_starts(tmp_p
     check_label(run(written(tmp_path, LINE)))
     with pytest.raises(UserError, match="line 1"):
         check_label(run(written(tmp_path, "nonsense")))
+
+
+def test_which_rows_are_never_rationalised_is_part_of_the_identity_only_where_any_are(tmp_path: Path) -> None:
+    corpus = tmp_path / "train.jsonl"
+    corpus.write_text(json.dumps({"id": "a", "input": "Anne has 4 apples.", "label": "4"}) + "\n")
+
+    def identity(gold: str, validation: float) -> dict[str, Any]:
+        return label_identity(RunConfig.model_validate(
+            {"name": "r", "output": str(tmp_path / "out"), "task": "arithmetic", "student": {"model": "m"},
+             "corpus": {"train": str(corpus), "validation": validation},
+             "teacher": {"engine": "echo", "filters": {"gold": gold}}}))  # fmt: skip
+
+    assert identity("keep", 0.1) == identity("keep", 0.2)
+    assert "never_rationalised" not in identity("drop-disagreeing", 0.1)
+    assert identity("rationalise", 0.1)["never_rationalised"] == 0.1
+    assert identity("rationalise", 0.1) != identity("rationalise", 0.2)
