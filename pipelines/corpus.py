@@ -67,6 +67,8 @@ class Heldout:
     examples: tuple[Example, ...]
     unreadable: tuple[tuple[str, str], ...]
     """(id, problem), such as a gold label that is none of the task's; in corpus order."""
+    duplicates: tuple[str, ...] = ()
+    """Ids of readable rows that are left out, since an earlier one has the id; once for each such row."""
 
 
 def corpus_splits(
@@ -171,15 +173,18 @@ def heldout_examples(run: RunConfig, task: Task) -> Heldout:
     splits = corpus_splits(files or corpus_files(run.corpus.train, "corpus.train"), "heldout", limit=run.corpus.limit)
     examples: dict[str, Example] = {}
     unreadable: list[tuple[str, str]] = []
+    duplicates: list[str] = []
     for split in splits:
         for row in read_split(split, task, run.corpus.fields):
             if isinstance(share, float) and not is_validation(row.id, share):
                 continue
             if row.example is None:
                 unreadable.append((row.id, row.problem))
+            elif row.id in examples:
+                duplicates.append(row.id)
             else:
-                examples.setdefault(row.id, row.example)
-    return Heldout(tuple(examples.values()), tuple(unreadable))
+                examples[row.id] = row.example
+    return Heldout(tuple(examples.values()), tuple(unreadable), tuple(duplicates))
 
 
 def _limited(files: list[str], name: SplitName, limit: int) -> Iterator[Split]:

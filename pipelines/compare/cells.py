@@ -32,8 +32,8 @@ from pipelines.artifacts import (
     write_manifest,
 )
 from pipelines.config import RunConfig
-from pipelines.corpus import Heldout, heldout_examples
-from pipelines.evaluate.baselines import TeacherAnswer, teacher_answers
+from pipelines.corpus import Heldout, has_heldout_files, heldout_examples
+from pipelines.evaluate.baselines import TeacherAnswers, teacher_answers
 from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.predict import Source, Trained, Untrained
 from pipelines.evaluate.report import System
@@ -86,6 +86,8 @@ class Scores:
         made = {"student": fingerprint(train_identity(run, task, labels)), **answers_identity(run, task, examples)}
         if run.student.method == NEEDS_A_TEACHER:  # what it reads of a held-out example is no part of the student
             made["labels"] = labels_identity(labels)
+            if not has_heldout_files(with_split(run, split).corpus):
+                made["rejects_read"] = True  # scores of before knew no rationale that a filter had rejected
         return cls._in(Store(run.output), split, made)
 
     @classmethod
@@ -129,7 +131,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
     target = Scores.of_cell(run, split, task, labels, examples)
     if done := target.finished():
         return done
-    answers = answers_of_teacher(run, split, Store(labels_at), examples)
+    answers = answers_of_teacher(run, split, Store(labels_at), examples, task)
     inputs = student_inputs(run, answers, examples)
     student = train(run, replace=True, labels_at=labels_at)
     details = {
@@ -166,15 +168,15 @@ def score_untrained(run: RunConfig, name: str) -> Manifest:
 
 
 def answers_of_teacher(
-    run: RunConfig, split: Split, labels: Store, examples: Sequence[Example]
-) -> dict[str, TeacherAnswer]:
-    """The teacher's answers to the examples of a split, by id.
+    run: RunConfig, split: Split, labels: Store, examples: Sequence[Example], task: Task
+) -> TeacherAnswers:
+    """The teacher's answers to the examples of a split.
 
     A validation file beside a test set is never labelled. Its ids may be those of other rows, whose answers are none to it.
     """
     if split == "validation" and isinstance(run.corpus.validation, str):
-        return {}
-    return teacher_answers(labels, with_split(run, split).corpus, [example.id for example in examples])
+        return TeacherAnswers()
+    return teacher_answers(labels, with_split(run, split).corpus, examples, task)
 
 
 def _score(

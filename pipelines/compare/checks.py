@@ -64,4 +64,4 @@ def check_labelled(
         check_train(grid.run_of(run, cell, task, labels), labels_at)
     if NEEDS_A_TEACHER in run.compare.methods:
         for split, some in examples.items():
-            check_rationales(answers_of_teacher(run, split, Store(labels_at), some), some)
+            check_rationales(answers_of_teacher(run, split, Store(labels_at), some, task), some)

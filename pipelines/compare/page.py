@@ -16,7 +16,7 @@ from pipelines.compare import page_tables
 from pipelines.compare.page_figures import data_plots, methods_of, size_plot
 from pipelines.evaluate.rationales import told_of_read
 from pipelines.methods import NEEDS_A_TEACHER
-from pipelines.pages.provenance import heldout_notices, provenance_tables
+from pipelines.pages.provenance import heldout_notices, provenance_tables, unreadable_table
 from pipelines.pages.render import render
 from pipelines.pages.tables import Table, table, text_cell
 from pipelines.pages.words import fraction, number, plural
@@ -33,6 +33,7 @@ def comparison_page(report: Mapping[str, Any]) -> str:
         facts=_facts(report),
         notices=_notices(report),
         missing=_missing(report),
+        unreadable=unreadable_table(report["heldout"]),
         data_plots=data_plots(report) if measured else [],
         data_caption=_data_caption(report),
         accuracy=page_tables.accuracy_tables(report),
@@ -40,7 +41,7 @@ def comparison_page(report: Mapping[str, Any]) -> str:
         size=page_tables.size_tables(report) if size else [],
         differences=page_tables.difference_tables(report),
         by_chance=_by_chance(report["differences"]),
-        search_said=_search_said(search) if search else "",
+        search_said=_search_said(search, report["heldout"]["chosen_on"]) if search else "",
         search=page_tables.search_tables(report) if search else [],
         teacher=_teacher(report["cost"]["teacher"]),
         cost=page_tables.cost_tables(report) if measured else [],
@@ -67,7 +68,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _notices(report: Mapping[str, Any]) -> list[str]:
     missing = len(report["missing"])
     present = sum(len(group["cells"]) for group in report["groups"])
-    lines = heldout_notices(report["heldout"])
+    lines = [*report["notes"], *heldout_notices(report["heldout"])]
     if report["rationales_read"]:
         lines.append(f"{NEEDS_A_TEACHER} {told_of_read(report['rationales_read'])}.")
     if missing:
@@ -95,7 +96,7 @@ def _data_caption(report: Mapping[str, Any]) -> str:
         if len(counts) > 1
         else f"mean of {most} seeds"
         if most > 1
-        else "one seed"
+        else "one seed, of which alone the interval is"
     )
     return (
         f"Share of {report['heldout']['scored']:,} held-out examples that is answered right ({seeds}), with its 95% interval. "
@@ -118,7 +119,8 @@ def _by_chance(differences: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _search_said(search: Mapping[str, Any]) -> str:
+def _search_said(search: Mapping[str, Any], shared: Mapping[str, Any] | None) -> str:
+    """`shared`: report.json's `chosen_on`."""
     trials = Counter((setting["student"], setting["method"]) for setting in search["settings"])
     same = len(set(trials.values())) <= 1
     failed = sum(bool(setting["why"]) for setting in search["settings"])
@@ -129,8 +131,14 @@ def _search_said(search: Mapping[str, Any]) -> str:
     return (
         f"Learning rate and loss weight were chosen on the {search['split']} split only ({search['examples']:,} examples), "
         f"with {number_of} ({plural(search['trials'], 'trial')}; seed {search['seed']}, {fraction(search['fraction'])} of the labels). "
-        f"The held-out examples had no part in it.{left_out}"
+        f"{_had_part(shared['count'] if shared else 0)}{left_out}"
     )
+
+
+def _had_part(count: int) -> str:
+    if count:
+        return f"{plural(count, 'held-out example is', 'held-out examples are')} in that split too, and helped what was chosen."
+    return "The held-out examples had no part in it."
 
 
 def _teacher(cost: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from pipelines.compare.page_figures import LINES, largest_fraction, methods_of
-from pipelines.compare.tables import key_of, verdict
+from pipelines.compare.tables import key_of
+from pipelines.evaluate.metrics import verdict
 from pipelines.pages.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
 from pipelines.pages.words import (
     ABSENT,
@@ -26,15 +27,16 @@ _ALL_STUDENTS = "all"
 
 
 def accuracy_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Accuracy of each method and fraction, one table for each student, and that of the lines."""
-    columns = ["method", "labels", "accuracy#", "95% interval#", "seeds#", "training rows (mean)#"]
+    """Accuracy of each method and fraction with what a training of it takes, one table for each student, and that of the lines."""
+    columns = ["method", "labels", "accuracy#", "95% interval#", "seeds#", "training rows (mean)#", "optimizer steps (mean)#",
+               "tokens trained on (mean)#"]  # fmt: skip
     tables = []
     for student in _students(report):
         rows: list[Row] = [
             [
                 *(group["method"], fraction(group["fraction"])),
                 *(percent(group["accuracy"]), percents(group["interval"])),
-                *(str(len(group["cells"])), number(group["train_examples"])),
+                *(str(len(group["cells"])), *(number(group[key]) for key in ("train_examples", "steps", "tokens"))),
             ]
             for group in _ordered(report, report["groups"], student)
         ]

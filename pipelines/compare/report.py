@@ -2,15 +2,17 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure):
 
-    {"format": 2, "run": "svamp", "headline": "With 100% of the labels, step-by-step is right on 12.3% ...",
+    {"format": 3, "run": "svamp", "headline": "With 100% of the labels, step-by-step is right on 12.3% ...",
+     "notes": ["Methods are not trained equally long ..."],
      "task": {"name": "arithmetic", "version": "1"}, "baseline": "finetune",
-     "heldout": {"split": "test", "scored": 200, "without_gold": {...}, "unreadable": ..., "trained_on": {...}},
+     "heldout": {"split": "test", "scored": 200, "without_gold": {...}, "unreadable": ..., "duplicates": {...},
+                 "trained_on": {...}, "chosen_on": {...} | null},
      "students": [{"name": "SmolLM2-135M", "model": "HuggingFaceTB/SmolLM2-135M", "parameters": 134515008}],
      "rationales_read": null | {"examples": 200, "without": 3, "states_gold": 0.58},
      "lines": [{"name": "teacher" | "majority" | "untrained", "student": null | "SmolLM2-135M", "correct": 148, "total": 200,
                 "accuracy": 0.74, "interval": [0.67, 0.8], "note": ""}],
      "groups": [{"student": "SmolLM2-135M", "method": "step-by-step", "fraction": 0.25, "accuracy": 0.071,
-                 "interval": [0.03, 0.12], "train_examples": 150.0,
+                 "interval": [0.03, 0.12], "train_examples": 150.0, "steps": 60.0, "tokens": 61000.0,
                  "cells": [{"seed": 0, "correct": 14, "total": 200, "unanswered": 3, "train_examples": 148, "steps": 60,
                             "tokens": 61000, "train_s": 210.1, "workers": 2, "gpu_hours": 0.0, "seconds_per_example": 0.12,
                             "prompt_tokens": 40.1, "output_tokens": 7.9, "learning_rate": 1e-4, "weight": 0.5 | null,
@@ -27,11 +29,14 @@
                            "teacher_output_tokens": 46.0 | null}]},
      "provenance": {"labels": {...}}, "versions": {"torch": "2.13.0"}, "created": "2026-01-31T12:00:00+00:00"}
 
+`heldout`: as in the report of `raystill evaluate`; `chosen_on` where settings or weights were chosen on the validation split. `notes`:
+what has to be known of the figures (headline.py). `steps` and `tokens` of a group: of one training, mean over its seeds.
+
 A group's accuracy and interval, and the differences to the baseline method (same student, fraction, seeds and examples): seeds.py. Of
 differences, and of the two accuracies beside them, only seeds that both have count. `rationales_read` (rationales.py) and `teacher_*`:
 where a method reads the teacher's rationales; tokens are of the teacher's answer to an example. `why`: the trial failed. `answers`: at
 the largest fraction, `per_1000` without the teacher. `train_s`: of a training that was gone on from, the longer of its last attempt and of
-the steps of all its attempts. `prompt_tokens`, `output_tokens`: of an answer.
+the steps of all its attempts. `prompt_tokens`, `output_tokens`: of an answer. `workers`, `gpu_hours`: of the run that trained the cell.
 """
 
 from __future__ import annotations
@@ -43,11 +48,11 @@ from typing import Any
 
 from pipelines.artifacts import Manifest, Store, library_versions
 from pipelines.compare.grid import Cell, Setting, baseline_of, cells, student_name, students_of, trials, without_search
-from pipelines.compare.headline import headline
+from pipelines.compare.headline import headline, notes
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
-from pipelines.evaluate.baselines import TeacherAnswer, majority_label, teacher_answers
-from pipelines.evaluate.overlap import overlap_part, seen_in_training
+from pipelines.evaluate.baselines import TeacherAnswers, majority_label, share_of, teacher_answers
+from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.rationales import rationales_read
 from pipelines.evaluate.report import System
 from pipelines.evaluate.seeds import Estimate, mean, mean_difference
@@ -56,7 +61,7 @@ from pipelines.filesystems import join
 from pipelines.methods import NEEDS_A_TEACHER, Method
 from pipelines.tasks import Example, Task
 
-FORMAT = 2
+FORMAT = 3
 """Of report.json; bumped when other figures come of the same cells, too."""
 
 
@@ -69,6 +74,8 @@ class Found:
     labels: Manifest
     heldout: Heldout
     examples: Sequence[Example]
+    validation: Sequence[Example] | None = None
+    """On which settings or weights are chosen; None where nothing is."""
     chosen: dict[tuple[str, Method], Setting] = field(default_factory=dict)
     """By a search; empty where there was none."""
     trials: dict[Cell, Manifest] = field(default_factory=dict)
@@ -104,36 +111,38 @@ def comparison(found: Found) -> dict[str, Any]:
         "provenance": {"labels": _labels(found.labels)},
         "versions": library_versions(),
     }
-    return content | {"headline": headline(content)}
+    return content | {"headline": headline(content), "notes": notes(content)}
 
 
 def shared_parts(found: Found) -> dict[str, Any]:
     """What the report says of the held-out examples, of teacher and majority. Reads the labels.
 
     Raises:
-        UserError: too many of the examples stand among the training rows.
+        UserError: too many of the examples stand among the training rows, or among those on which something is chosen.
     """
     run, task, examples = found.run, found.task, found.examples
-    store = Store(join(run.output, "labels"))
-    answers = teacher_answers(store, run.corpus, [example.id for example in examples])
-    majority = majority_label(store, run.corpus, task, {example.id for example in found.heldout.examples})
-    seen = seen_in_training(store, run.corpus, examples)
-    overlap = overlap_part(seen, len(examples), heldout_key(run))
+    store, share, key = Store(join(run.output, "labels")), share_of(run.corpus.validation), heldout_key(run)
+    answers = teacher_answers(store, run.corpus, examples, task)
+    majority = majority_label(store, share, task)
+    overlap = {
+        "trained_on": overlap_part(seen_in_training(store, share, examples), len(examples), key),
+        "chosen_on": None if found.validation is None else chosen_on(found.validation, examples, key),
+    }
     systems = [teacher_system(run, task, answers, examples), majority_system(task, majority, examples)]
     return {
-        "heldout": {**heldout_part(run, found.heldout, len(examples)), "trained_on": overlap},
+        "heldout": {**heldout_part(run, found.heldout, len(examples)), **overlap},
         "lines": [_line(system) for system in systems],
         "rationales_read": rationales_read(answers, examples, task) if NEEDS_A_TEACHER in run.compare.methods else None,
         "teacher_tokens": _teacher_tokens(answers),
     }
 
 
-def _teacher_tokens(answers: Mapping[str, TeacherAnswer]) -> dict[str, float | None]:
+def _teacher_tokens(answers: TeacherAnswers) -> dict[str, float | None]:
     """Means of an answer; None where nothing is known of them."""
     means = {}
     for key in ("prompt_tokens", "output_tokens"):
-        total = sum(getattr(answer, key) for answer in answers.values())
-        means[f"teacher_{key}"] = total / len(answers) if total else None
+        known = [getattr(one, key) for one in answers.by_id.values() if getattr(one, key) is not None]
+        means[f"teacher_{key}"] = fmean(known) if any(known) else None
     return means
 
 
@@ -176,15 +185,16 @@ def _groups(found: Found) -> Iterator[dict[str, Any]]:
         yield {
             **_place(members[0]),
             **_estimate("accuracy", mean([found.rights[cell] for cell in members])),
-            "train_examples": fmean(row["train_examples"] for row in rows),
+            **{key: fmean(row[key] for row in rows) for key in ("train_examples", "steps", "tokens")},
             "cells": rows,
         }
 
 
 def _cell(found: Found, cell: Cell) -> dict[str, Any]:
-    manifest, training = found.cells[cell], found.run.training
-    details = manifest.details
-    workers = details["training"]["world_size"]
+    manifest = found.cells[cell]
+    details, workers = manifest.details, manifest.details["training"]["world_size"]
+    # Of the run that trained it: another one may have found it finished and run on other hardware.
+    gpus = workers * manifest.config["training"]["gpus_per_worker"]
     return {
         "seed": cell.seed,
         **{key: manifest.counts[key] for key in ("correct", "total", "unanswered")},
@@ -193,7 +203,7 @@ def _cell(found: Found, cell: Cell) -> dict[str, Any]:
         "tokens": details["tokens"],
         "train_s": details["train_s"],
         "workers": workers,
-        "gpu_hours": workers * training.gpus_per_worker * details["train_s"] / 3600,
+        "gpu_hours": gpus * details["train_s"] / 3600,
         "seconds_per_example": details.get("seconds_per_example"),
         "prompt_tokens": details.get("prompt_tokens_per_example"),
         "output_tokens": details.get("output_tokens_per_example"),

@@ -82,6 +82,8 @@ class _Comparison:
             split: scored_examples(scoring.with_split(run, split), found) for split, found in self.heldout.items()
         }
         self.found = Found(run, self.task, self.labels, self.heldout["heldout"], self.examples["heldout"])
+        if run.compare.search.trials > 1 or run.training.validate_every_steps is not None:
+            self.found.validation = scoring.split_of(run, "validation", self.task).examples
 
     def make(self) -> Manifest:
         """The finished comparison."""

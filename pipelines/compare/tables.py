@@ -1,29 +1,19 @@
-"""A comparison as a table for the terminal, and what is said of a difference.
-
-verdict([-0.012, 0.076]) -> "no difference is shown"        comparison_table(report) -> rich Table, a line for each method and fraction
-"""
+"""A comparison as a table for the terminal: comparison_table(report) -> rich Table, a line for each method and fraction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from pipelines.evaluate.metrics import verdict
 from pipelines.evaluate.rationales import told_of_read
 from pipelines.methods import NEEDS_A_TEACHER
-from pipelines.pages.words import ABSENT, fraction, percent, percents, plural, points, points_range
+from pipelines.pages.provenance import heldout_notices
+from pipelines.pages.words import ABSENT, fraction, one_line, percent, percents, plural, points, points_range
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-Verdict = Literal["ahead", "behind", "no difference is shown"]
-
-
-def verdict(interval: Sequence[float]) -> Verdict:
-    """What the interval of a difference to the baseline shows: only one that leaves out zero shows anything."""
-    if interval[0] > 0:
-        return "ahead"
-    return "behind" if interval[1] < 0 else "no difference is shown"
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
@@ -34,7 +24,7 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
 def comparison_table(report: Mapping[str, Any]) -> Table:
     """The groups of a comparison's report.json as a table for the terminal: accuracy, and by how much it is ahead of the baseline.
 
-    The student is named where there are several, and missing cells are counted below.
+    The student is named where there are several. Below stands what has to be known of the figures, and how many cells are missing.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -62,13 +52,14 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
             style="bold" if against is not None and verdict(against["interval"]) == "ahead" else None,
             end_section=following is not None and key_of(following)[:2] != key_of(group)[:2],
         )
-    notes = []
+    notes = list(report["notes"])
     if report["missing"]:
         notes.append(
             f"{plural(len(report['missing']), 'cell is', 'cells are')} missing; the means are over the others."
         )
     if report["rationales_read"]:
         notes.append(f"{NEEDS_A_TEACHER} {told_of_read(report['rationales_read'])}.")
+    notes += heldout_notices(report["heldout"])
     if notes:
-        shown.caption, shown.caption_justify = Text("\n".join(notes)), "left"
+        shown.caption, shown.caption_justify = Text("\n".join(map(one_line, notes))), "left"
     return shown

@@ -5,6 +5,7 @@ In: whether each answer is right, in the order of the examples. Out: scores and 
     score([True, True, False, True])          -> Score(correct=3, total=4), accuracy 0.75, interval (0.301, 0.954)
     paired([True, True, True], [False] * 3)   -> Paired(better=3, worse=0, p_value=0.25)
     difference([True, True], [True, False])   -> Difference(value=0.5, low=-0.30, high=0.80)
+    verdict([-0.30, 0.80])                    -> "no difference is shown"
     calibration([0.9, 0.9], [True, False])    -> Calibration(error=0.4, bins=(None, ..., Bin(2, 0.9, 0.5)))
 """
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 CONFIDENCE_LEVEL = 0.95
+Verdict = Literal["ahead", "behind", "no difference is shown"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,17 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     )
     middle = better - worse
     return Difference((counted.better - counted.worse) / total, max(middle - half, -1.0), min(middle + half, 1.0))
+
+
+def verdict(interval: Sequence[float]) -> Verdict:
+    """What the 95% interval of a difference shows: only one that leaves out zero shows anything.
+
+    The one rule of reports and comparisons. McNemar's p is told beside it; near the border, where the exact test is the more cautious of
+    the two, p may be above 0.05 while the interval leaves out zero.
+    """
+    if interval[0] > 0:
+        return "ahead"
+    return "behind" if interval[1] < 0 else "no difference is shown"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     store.write("report.html", report_page(report).encode())
 
-In: report.json of `raystill evaluate`, format 5. Out: the headline; what to know of the examples; the systems' accuracies; the student
+In: report.json of `raystill evaluate`, format 6. Out: the headline; what to know of the examples; the systems' accuracies; the student
 against each; what changed since an earlier report; whether its confidences hold; what it confuses; its rationales; its most confident
 errors; origin.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.evaluate import page_tables
 from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
 from pipelines.evaluate.report import TITLES
-from pipelines.pages.provenance import heldout_notices, provenance_tables
+from pipelines.pages.provenance import heldout_notices, provenance_tables, unreadable_table
 from pipelines.pages.render import render
 from pipelines.pages.words import number, p_said, percent, plural, points, points_range, rounded
 
@@ -27,7 +27,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         report=report,
         facts=_facts(report),
         notices=heldout_notices(report["heldout"]),
-        unreadable=page_tables.unreadable_table(report),
+        unreadable=unreadable_table(report["heldout"]),
         accuracy_plot=accuracy_plot(report),
         accuracy_caption=f"Share of {report['heldout']['scored']:,} held-out examples that is answered right; lines: Wilson 95% interval.",
         systems=page_tables.systems_table(report),
@@ -99,5 +99,5 @@ def _change(earlier: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Now ahead by", f"{points(earlier['difference'])} points ({points_range(earlier['interval'])})"),
         ("Only now right", number(earlier["better"])),
         ("Only then right", number(earlier["worse"])),
-        ("Verdict", f"{page_tables.judged(earlier).text}, {p_said(earlier['p_value'])}"),
+        ("Verdict", f"{page_tables.judged(earlier['interval']).text}, {p_said(earlier['p_value'])}"),
     ]

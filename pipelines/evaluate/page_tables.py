@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.evaluate.report import TITLES, verdict
+from pipelines.evaluate.metrics import verdict
+from pipelines.evaluate.report import TITLES
 from pipelines.pages.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
 from pipelines.pages.words import (
     ABSENT,
@@ -54,7 +55,7 @@ def comparisons_table(report: Mapping[str, Any]) -> Table:
             TITLES[found["student_vs"]],
             *(Cell(points(found["difference"]), "strong"), points_range(found["difference_interval"])),
             *(number(found["better"]), number(found["worse"]), p_value(found["p_value"])),
-            judged(found),
+            judged(found["difference_interval"]),
         ]
         for found in report["comparisons"]
     ]
@@ -89,12 +90,11 @@ def weights_table(report: Mapping[str, Any]) -> Table | None:
     return table("The student in other weights, against itself in float32", columns, rows) if rows else None
 
 
-def judged(found: Mapping[str, Any]) -> Cell:
-    """The verdict of a paired test: {"better", "worse", "p_value"}."""
-    said = verdict(found)
-    marks: dict[str, tuple[str, Mark]] = {"better": ("▲ ", "ahead"), "worse": ("▼ ", "behind")}
-    sign, mark = marks.get(said, ("", "open"))
-    return Cell(sign + said, mark)
+def judged(interval: Sequence[float]) -> Cell:
+    """What the interval of a difference shows of the student."""
+    said = verdict(interval)
+    marks: dict[str, tuple[str, Mark]] = {"ahead": ("▲ better", "ahead"), "behind": ("▼ worse", "behind")}
+    return Cell(*marks.get(said, (said, "open")))
 
 
 def calibration_table(report: Mapping[str, Any]) -> Table:
@@ -165,14 +165,3 @@ def errors_table(report: Mapping[str, Any]) -> Table | None:
     ]
     columns, kept = without_empty(["id", "input", "gold", "student", "teacher", "confidence#"], rows, ABSENT)
     return table("Wrong answers, the most confident first", columns, kept) if rows else None
-
-
-def unreadable_table(report: Mapping[str, Any]) -> Table | None:
-    """The held-out rows that the task cannot read, and why; None where there are none."""
-    rows: list[Row] = [
-        [clipped(row["id"], _NAME_CHARACTERS), text_cell(row["problem"])]
-        for row in report["heldout"]["unreadable"]["problems"]
-    ]
-    count = report["heldout"]["unreadable"]["count"]
-    first = f", the first {len(rows):,} of {count:,}" if count > len(rows) else ""
-    return table(f"Rows that the task cannot read{first}", ["id", "problem"], rows) if rows else None

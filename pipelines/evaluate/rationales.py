@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.evaluate.baselines import TeacherAnswer
+from pipelines.evaluate.baselines import TeacherAnswers
 from pipelines.near_duplicates import shingles
 from pipelines.pages.words import percent
 from pipelines.tasks import Example, Task
@@ -72,11 +72,10 @@ def quality(of: Literal["student", "teacher"], written: Sequence[Written], task:
     }
 
 
-def rationales_read(
-    answers: Mapping[str, TeacherAnswer], examples: Sequence[Example], task: Task
-) -> dict[str, int | float | None]:
+def rationales_read(answers: TeacherAnswers, examples: Sequence[Example], task: Task) -> dict[str, int | float | None]:
     """What a student that reads the teacher's rationales is given: to how many examples there is none, and what they betray."""
-    found = [(answers[e.id].rationale, e) for e in examples if e.id in answers and answers[e.id].rationale.strip()]
+    said = {e.id: answers.by_id[e.id].rationale for e in examples if e.id in answers.by_id}
+    found = [(said[e.id], e) for e in examples if said.get(e.id, "").strip()]
     stated = [e.gold is not None and task.states(rationale, e.gold, e) for rationale, e in found]
     return {"examples": len(examples), "without": len(examples) - len(found), "states_gold": _share(stated)}
 

@@ -2,11 +2,13 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure, `note` says why):
 
-    {"format": 5, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
+    {"format": 6, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
      "task": {"name": "arithmetic", "version": "1"},
      "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]},
                  "unreadable": {"count": 1, "ids": ["apples-7"], "problems": [{"id": "apples-7", "problem": "the gold ..."}]},
-                 "trained_on": {"count": 1, "ids": ["apples-3"], "by": {"id": 0, "input": 1, "near": 0}}},
+                 "duplicates": {"count": 1, "ids": ["apples-5"]},
+                 "trained_on": {"count": 1, "ids": ["apples-3"], "by": {"id": 0, "input": 1, "near": 0}},
+                 "chosen_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}} | null},
      "student": {"fingerprint": "...", "method": "step-by-step", "family": "decoder-only", "parameters": 57000000},
      "systems": [{"name": "student" | "untrained" | "teacher" | "majority", "correct": 123, "total": 200,
                   "unanswered": 4, "too_long": 0, "accuracy": 0.615, "interval": [0.546, 0.68], "seconds": 9.1,
@@ -28,18 +30,20 @@
      "provenance": {"labels": {...}}, "versions": {"torch": "2.13.0"}, "seconds": 31.2,
      "created": "2026-01-31T12:00:00+00:00"}
 
-`unreadable`: rows that the task cannot read, those with a gold label that is none among them; not scored, and counted. Of these, of
-`without_gold` and of `trained_on` 100 are listed. `trained_on`: held-out examples that the student was trained on, by the same input or
-nearly the same one; they are scored all the same (overlap.py, also of `by`). `unanswered`: examples with no answer that the task can
-read; they count as wrong. `too_long`: those of them whose input is above the student's max_input_tokens. `interval`: Wilson 95%.
-`seconds`: with Ray's start and the loading of the model; `seconds_per_example`: a worker's time of answering, without them. Tokens and
-times of several samples are added up. `comparisons`: exact McNemar on the same examples, `better` = only the student is right;
-`difference` of the accuracies with its 95% interval (Bonett and Price). `calibration`: ten bins of the student's confidence, and the
-expected calibration error. `confusion`: where there are at most 20 gold labels. `rationale`: rationales.py. `weights`: the student in
-other weights than float32, where `evaluation.weights` names some (weights.py). `votes`: where students
-answer several times (evaluation.samples); a confidence is then the share of the samples that agree. `baseline`: the student against the
-one of an earlier report, where one was asked for (baseline.py). `errors`: the student's 20 most confident wrong answers; all answers are
-in predictions.parquet.
+`unreadable`: rows that the task cannot read, those with a gold label that is none among them; not scored, and counted. `duplicates`: rows
+with the id of an earlier one; not scored. Of both, of `without_gold`, `trained_on` and `chosen_on` 100 are listed. `trained_on`: held-out
+examples that the student was trained on, by the same input or nearly the same one; they are scored all the same (overlap.py, also of
+`by`). `chosen_on`: the same of validation examples, where weights were chosen on them; null where none were, and where the validation
+split is what is scored, of which the student's `note` tells. `unanswered`: examples with no answer that the task can read; they count as
+wrong. `too_long`: those of them whose input is above the student's max_input_tokens. `interval`: Wilson 95%. `seconds`: with Ray's start
+and the loading of the model; `seconds_per_example`: a worker's time of answering, without them. Tokens and times of several samples are
+added up. `comparisons`: exact McNemar on the same examples, `better` = only the student is right; `difference` of the accuracies with its
+95% interval (Bonett and Price), which decides what is called better (metrics.verdict). `calibration`: ten bins of the student's
+confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels; labels that mean the same are one.
+`rationale`: rationales.py. `weights`: the student in other weights than float32, where `evaluation.weights` names some (weights.py).
+`votes`: where students answer several times (evaluation.samples); a confidence is then the share of the samples that agree. `baseline`:
+the student against the one of an earlier report, where one was asked for (baseline.py). `errors`: the student's 20 most confident wrong
+answers; all answers are in predictions.parquet.
 """
 
 from __future__ import annotations
@@ -47,22 +51,21 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.artifacts import Store
 from pipelines.config_base import LossyWeights
-from pipelines.evaluate.metrics import calibration, difference, paired, score
+from pipelines.evaluate.metrics import calibration, difference, paired, score, verdict
 from pipelines.pages.words import p_said, percent, percents, rounded
 from pipelines.tasks import Example
 
 REPORT = "report.json"
 PREDICTIONS = "predictions.parquet"
 TITLES = {"student": "student", "untrained": "untrained student", "teacher": "teacher", "majority": "majority label"}
-SIGNIFICANCE = 0.05
 NUM_ERRORS = 20
 _MOST_LABELS = 20
 
@@ -138,8 +141,10 @@ class System:
         return None if total is None or not self.right else total / len(self.right)
 
 
-def results(examples: Sequence[Example], student: System, others: Sequence[System], parameters: int) -> dict[str, Any]:
-    """The measured part of report.json: headline, systems, comparisons, errors."""
+def results(
+    examples: Sequence[Example], student: System, others: Sequence[System], parameters: int, key: Callable[[str], str]
+) -> dict[str, Any]:
+    """The measured part of report.json: headline, systems, comparisons, errors. `key`: what the task compares of a label (Task.key)."""
     systems = [system.row() for system in (student, *others)]
     comparisons = [
         {"student_vs": other.name, **vars(paired(student.right, other.right)), **_difference(student, other)}
@@ -151,7 +156,7 @@ def results(examples: Sequence[Example], student: System, others: Sequence[Syste
         "systems": systems,
         "comparisons": comparisons,
         "calibration": asdict(calibration(student.confidences, student.right)),
-        "confusion": _confusion(examples, student),
+        "confusion": _confusion(examples, student, key),
         "errors": _errors(examples, student, next((o for o in others if o.name == "teacher"), None)),
     }
 
@@ -161,11 +166,21 @@ def _difference(student: System, other: System) -> dict[str, Any]:
     return {"difference": found.value, "difference_interval": [found.low, found.high]}
 
 
-def _confusion(examples: Sequence[Example], student: System) -> list[dict[str, Any]] | None:
-    """How often the student answers what where what is right, the most frequent first; None where labels are too many to list."""
-    if len({example.gold for example in examples}) > _MOST_LABELS:
+def _confusion(examples: Sequence[Example], student: System, key: Callable[[str], str]) -> list[dict[str, Any]] | None:
+    """How often the student answers what where what is right, the most frequent first; None where labels are too many to list.
+
+    Of labels that mean the same one spelling stands for all, a gold one where there is any: `4` for the gold label `8 / 2` is right.
+    """
+    golds = sorted({str(example.gold) for example in examples})
+    spelling: dict[str, str] = {}
+    for label in [*golds, *sorted({label for label in student.labels if label is not None})]:
+        spelling.setdefault(key(label), label)
+    if len({key(gold) for gold in golds}) > _MOST_LABELS:
         return None
-    counts = Counter((str(e.gold), label) for e, label in zip(examples, student.labels, strict=True))
+    counts = Counter(
+        (spelling[key(str(e.gold))], None if label is None else spelling[key(label)])
+        for e, label in zip(examples, student.labels, strict=True)
+    )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
     return [{"gold": gold, "student": label, "count": count} for (gold, label), count in ordered]
 
@@ -181,7 +196,7 @@ def headline(systems: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping
     for comparison in comparisons:
         name = comparison["student_vs"]
         if name in ("majority", "untrained"):
-            shown = f"{verdict_said(comparison)}, {p_said(comparison['p_value'])}"
+            shown = f"{verdict_said(comparison['difference_interval'])}, {p_said(comparison['p_value'])}"
             said += f"; the {TITLES[name]} on {percent(by_name[name]['accuracy'])} ({shown})"
     return said + "."
 
@@ -243,14 +258,7 @@ def _errors(examples: Sequence[Example], student: System, teacher: System | None
     ]
 
 
-def verdict(comparison: Mapping[str, Any]) -> Literal["better", "worse", "no difference is shown"]:
-    """What a paired test shows of the student: {"better", "worse", "p_value"}."""
-    if comparison["p_value"] >= SIGNIFICANCE:
-        return "no difference is shown"
-    return "better" if comparison["better"] > comparison["worse"] else "worse"
-
-
-def verdict_said(comparison: Mapping[str, Any]) -> str:
-    """The verdict within a sentence."""
-    found = verdict(comparison)
-    return found if found == "no difference is shown" else f"the student is {found}"
+def verdict_said(interval: Sequence[float]) -> str:
+    """What the interval of a difference shows of the student, within a sentence."""
+    found = verdict(interval)
+    return {"ahead": "the student is better", "behind": "the student is worse"}.get(found, found)

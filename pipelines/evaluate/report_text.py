@@ -1,8 +1,12 @@
-"""A report to read: its table for the terminal, and report.md. In: report.json (its schema stands in report.py)."""
+"""A report to read: its table for the terminal, and report.md. In: report.json (its schema stands in report.py).
+
+What others wrote (inputs, labels, ids, notes that name them) is text in both: no markup of the terminal, no Markdown, no HTML.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +30,11 @@ _WEIGHTS_COLUMNS = (
 _EXPLANATIONS = (
     "interval: Wilson 95%. An example without an answer that the task can read counts as wrong.",
     "student ahead by: points of accuracy, with the 95% interval of the paired difference (Bonett and Price).",
-    "p: exact McNemar test of the student against the line's system, on the same examples.",
+    "better or worse is what the interval of the difference says where it leaves out zero; p, of the exact McNemar test of the student "
+    "against the line's system on the same examples, is for information.",
 )
+_MARKUP = re.compile(r"[\\`\[\]|*]")
+"""What means something to Markdown within a line, `2*3*4` among it. HTML's own signs become entities."""
 
 
 def table(report: Mapping[str, Any]) -> Table:
@@ -52,7 +59,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['run']}", "", report["headline"], "", "![Accuracy](accuracy.png)", ""]
     lines += [f"| {' | '.join(_COLUMNS)} |", "|---|" + "---:|" * (len(_COLUMNS) - 1)]
     lines += [f"| {' | '.join(cells)} |" for cells in _cells(report)]
-    lines += ["", *(f"- {note}" for note in [*_EXPLANATIONS, *_notes(report)])]
+    lines += ["", *(f"- {note}" for note in [*_EXPLANATIONS, *map(_escaped, _notes(report))])]
     lines += ["", *_calibration_lines(report["calibration"])]
     lines += _weights_lines(report["weights"]) if report["weights"] else []
     lines += _rationale_lines(report["rationale"]) if report["rationale"] else []
@@ -70,8 +77,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         f"- student: {student['family']}, {student['parameters']:,} parameters, method {student['method']}, "
         f"fingerprint `{student['fingerprint'][:12]}`",
-        f"- task: {task['name']}, version {task['version']}",
-        f"- labels: `{json.dumps(report['provenance'].get('labels', {}), ensure_ascii=False)}`",
+        f"- task: {_escaped(task['name'])}, version {_escaped(task['version'])}",
+        f"- labels: {_code(json.dumps(report['provenance'].get('labels', {}), ensure_ascii=False))}",
         f"- versions: {', '.join(f'{k} {v}' for k, v in report['versions'].items())}",
         f"- made {report['created']} in {report['seconds']:.1f} s",
     ]
@@ -179,19 +186,25 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
 
 def _heldout_notes(heldout: Mapping[str, Any]) -> list[str]:
     notes = []
-    missing, shared, unreadable = heldout["without_gold"], heldout["trained_on"], heldout["unreadable"]
+    missing, unreadable, repeated = heldout["without_gold"], heldout["unreadable"], heldout["duplicates"]
     if missing["count"]:
         notes.append(f"not scored, without gold label: {_listed(missing)}")
     if unreadable["count"]:
         notes.append(
             f"not scored, rows that the task cannot read: {_listed(unreadable)}; {unreadable['problems'][0]['problem']}"
         )
-    if shared["count"]:
-        by = shared["by"]
-        how = f"with the input of a training row {by['input']:,}, nearly {by['near']:,}"
-        notes.append(f"scored, although trained on: {_listed(shared)}; {how}")
-    if shared["by"]["id"]:
-        notes.append(f"examples with the id of a training row, which alone says nothing: {shared['by']['id']:,}")
+    if repeated["count"]:
+        notes.append(f"not scored, rows with the id of an earlier one: {_listed(repeated)}")
+    trained_on, chosen_on = heldout["trained_on"], heldout["chosen_on"]
+    for shared, on, row in (
+        (trained_on, "trained", "training row"),
+        (chosen_on, "weights were chosen", "validation example"),
+    ):
+        if shared and shared["count"]:
+            how = f"with the input of a {row} {shared['by']['input']:,}, nearly {shared['by']['near']:,}"
+            notes.append(f"scored, although {on} on: {_listed(shared)}; {how}")
+    if trained_on["by"]["id"]:
+        notes.append(f"examples with the id of a training row, which alone says nothing: {trained_on['by']['id']:,}")
     return notes
 
 
@@ -216,7 +229,7 @@ def _change(earlier: Mapping[str, Any]) -> str:
         return f"{which}: {total}; not comparable, {earlier['note']}"
     ahead = f"{points(earlier['difference'])} points ({points_range(earlier['interval'])})"
     counts = f"only now right {earlier['better']:,}, only then {earlier['worse']:,}"
-    return f"{which}: {ahead}, {counts}, {p_said(earlier['p_value'])}, {verdict_said(earlier)}"
+    return f"{which}: {ahead}, {counts}, {p_said(earlier['p_value'])}, {verdict_said(earlier['interval'])}"
 
 
 def _error_line(error: Mapping[str, Any]) -> str:
@@ -226,5 +239,16 @@ def _error_line(error: Mapping[str, Any]) -> str:
 
 def _row(*texts: str) -> str:
     """A row of a Markdown table, its texts each on one line."""
-    cells = (short(text, _TEXT_CHARACTERS).replace("\\", "\\\\").replace("|", "\\|") for text in texts)
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(_escaped(short(text, _TEXT_CHARACTERS)) for text in texts)} |"
+
+
+def _escaped(text: str) -> str:
+    """A text of others on one line as Markdown that shows it and does nothing else."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(lambda sign: f"\\{sign[0]}", plain)
+
+
+def _code(text: str) -> str:
+    """A text on one line as a code span, which no backtick in it ends."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}{text}{ticks}" if len(ticks) == 1 else f"{ticks} {text} {ticks}"

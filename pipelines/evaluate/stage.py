@@ -30,15 +30,15 @@ from pipelines.artifacts import (
     require_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig, StudentConfig
+from pipelines.config import RunConfig
 from pipelines.config_base import LossyWeights
 from pipelines.corpus import Heldout, heldout_examples
-from pipelines.errors import UserError
 from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.baseline import Earlier, change_since
-from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
+from pipelines.evaluate.baselines import Majority, majority_label, share_of, teacher_answers
+from pipelines.evaluate.checks import check_belongs, same_validation, validation_of
 from pipelines.evaluate.identity import answers_identity, labels_identity
-from pipelines.evaluate.overlap import overlap_part, seen_in_training
+from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predict import Trained, Untrained
 from pipelines.evaluate.rationales import quality, rationales_read, told_of_read
@@ -58,7 +58,7 @@ from pipelines.evaluate.weights import Recast, check_weights, weights_entry
 from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
@@ -76,7 +76,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     student = require_manifest(student_store, "student", "train RUN")
     labels = require_manifest(labels_store, "labels", "label RUN")
     task = load_task(task_spec(run.task, run.task_options))
-    _check_belongs(run, task, student, labels)
+    check_belongs(run, task, student, labels)
     check_weights(run.evaluation, student.details["family"])
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
@@ -86,25 +86,29 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     if done := finished(store, "report", identity, replace=True):
         return done
 
-    overlap = overlap_part(seen_in_training(labels_store, run.corpus, examples), len(examples), heldout_key(run))
+    share = share_of(validation_of(student))
+    overlap = {
+        "trained_on": overlap_part(seen_in_training(labels_store, share, examples), len(examples), heldout_key(run)),
+        "chosen_on": _chosen_on(run, student, task, examples),
+    }
     content = {
         "format": _FORMAT,
         "run": run.name,
         "task": {"name": task.name, "version": task.version},
-        "heldout": {**heldout_part(run, heldout, len(examples)), "trained_on": overlap},
+        "heldout": {**heldout_part(run, heldout, len(examples)), **overlap},
         "student": {
             "fingerprint": student.fingerprint,
             **{key: student.details[key] for key in ("method", "family", "parameters")},
         },
     }
-    majority = majority_label(labels_store, run.corpus, task, {example.id for example in heldout.examples})
+    majority = majority_label(labels_store, share, task)
     measured = _measure(run, task, student, output, examples, majority)
     systems = measured.systems
     samples = run.evaluation.samples
     agreement = sum(systems[0].confidences) / len(examples)
     votes = {"n": samples.n, "temperature": samples.temperature, "agreement": agreement}
     content |= {
-        **report.results(examples, systems[0], systems[1:], student.details["parameters"]),
+        **report.results(examples, systems[0], systems[1:], student.details["parameters"], task.key),
         "rationale": measured.rationale,
         "weights": [
             weights_entry(weights, recast, systems[0], task) for weights, recast in measured.in_weights.items()
@@ -128,30 +132,11 @@ def compare_with(run: RunConfig, earlier: Earlier) -> None:
     _write_readable(store, content)
 
 
-def _check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manifest) -> None:
-    """Refuse what is of another task, a student of other labels, and one trained otherwise than the run says."""
-    output = Store(run.output)
-    for kind, manifest, command in (("labels", labels, "label RUN"), ("student", student, "train RUN")):
-        made_for = manifest.details["task"]
-        if made_for["name"] not in (task.name, run.task) or made_for["version"] != task.version:
-            rule = f"it is for task {made_for['name']} {made_for['version']}, the run's is {task.name} {task.version}"
-            raise UserError(output.shown(kind), rule, f"Run `raystill {command} --replace`, or set another output.")
-    if student.provenance["labels"]["fingerprint"] != labels.fingerprint:
-        rule = "it was trained on other labels than those beside it"
-        raise UserError(output.shown("student"), rule, "Run `raystill train RUN --replace`, or set another output.")
-    trained_as = StudentConfig.model_validate(student.config["student"]).effective()
-    asked = run.student.effective()
-    for key in sorted({*trained_as, *asked}):
-        if trained_as.get(key) != asked.get(key):
-            rule = f"its student.{key} was {trained_as.get(key)}, the run says {asked.get(key)}"
-            raise UserError(output.shown("student"), rule, "Run `raystill train RUN --replace`, or correct the run.")
-
-
 def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, heldout: Heldout) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "answers": answers_identity(run, task, heldout.examples),
-        "unreadable": fingerprint({"rows": heldout.unreadable}),
+        "unreadable": fingerprint({"rows": heldout.unreadable, "duplicates": heldout.duplicates}),
         "weights": run.evaluation.weights,
         "student": student.fingerprint,
         "untrained": {
@@ -178,7 +163,7 @@ def _measure(
     run: RunConfig, task: Task, student: Manifest, output: Store, examples: Sequence[Example], majority: Majority | None
 ) -> _Measured:
     student_at = output.child("student").uri
-    answers = teacher_answers(output.child("labels"), run.corpus, [example.id for example in examples])
+    answers = teacher_answers(output.child("labels"), run.corpus, examples, task)
     inputs = student_inputs(run, answers, examples)
     trained_system = student_system("student", Trained(student_at), run, task, examples, inputs)
     written = student_rationales(Trained(student_at), run, examples, inputs, trained_system)
@@ -204,9 +189,28 @@ def _measure(
 def _student_notes(run: RunConfig, student: Manifest, read: Mapping[str, Any] | None) -> list[str]:
     """What a reader has to know of the student's accuracy. `read`: of the teacher's rationales, where it reads them."""
     notes = []
-    if student.config["training"]["validate_every_steps"] is not None and run.corpus.test is None:
+    if _chose_weights(student) and _scores_validation(run, student):
         notes.append("its weights were chosen by their loss on these very examples, which helps its accuracy")
     return [*notes, f"it {told_of_read(read)}"] if read else notes
+
+
+def _chose_weights(student: Manifest) -> bool:
+    return student.config["training"]["validate_every_steps"] is not None
+
+
+def _scores_validation(run: RunConfig, student: Manifest) -> bool:
+    """Whether what is scored is what the student's training had as its validation split."""
+    return run.corpus.test is None and same_validation(run, student)
+
+
+def _chosen_on(run: RunConfig, student: Manifest, task: Task, examples: Sequence[Example]) -> dict[str, Any] | None:
+    """report.json's `chosen_on`. Where the validation split itself is scored, a note says so (`_student_notes`)."""
+    if not _chose_weights(student) or _scores_validation(run, student):
+        return None
+    split = run.corpus.validation if same_validation(run, student) else validation_of(student)
+    had = run.corpus.model_copy(update={"test": None, "validation": split})
+    validation = heldout_examples(run.model_copy(update={"corpus": had}), task)
+    return chosen_on(validation.examples, examples, heldout_key(run))
 
 
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:
@@ -236,6 +240,7 @@ def _write(
             "scored": content["heldout"]["scored"],
             "without_gold": content["heldout"]["without_gold"]["count"],
             "unreadable": content["heldout"]["unreadable"]["count"],
+            "duplicates": content["heldout"]["duplicates"]["count"],
             "trained_on": content["heldout"]["trained_on"]["count"],
             "correct": {name: system["correct"] for name, system in measured.items()},
             "unanswered": {name: system["unanswered"] for name, system in measured.items()},

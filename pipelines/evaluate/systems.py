@@ -6,7 +6,7 @@ In: the examples (all with a gold label) and what the system says. Out: a `Syste
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.corpus import Heldout
 from pipelines.errors import UserError
 from pipelines.evaluate import report
-from pipelines.evaluate.baselines import Majority, TeacherAnswer
+from pipelines.evaluate.baselines import Majority, TeacherAnswers
 from pipelines.evaluate.predict import Prediction, Source, predict, sample
 from pipelines.evaluate.rationales import Written, sample_of
 from pipelines.evaluate.report import System
@@ -38,7 +38,7 @@ def scored_examples(run: RunConfig, heldout: Heldout) -> list[Example]:
     return examples
 
 
-def student_inputs(run: RunConfig, answers: Mapping[str, TeacherAnswer], examples: Sequence[Example]) -> list[str]:
+def student_inputs(run: RunConfig, answers: TeacherAnswers, examples: Sequence[Example]) -> list[str]:
     """What a student of the run's method reads, without prefix: the input, with the teacher's rationale where the method takes it.
 
     Raises:
@@ -48,14 +48,17 @@ def student_inputs(run: RunConfig, answers: Mapping[str, TeacherAnswer], example
     if run.student.method != NEEDS_A_TEACHER:
         return inputs
     check_rationales(answers, examples)
-    rationales = (answers[example.id].rationale if example.id in answers else "" for example in examples)
+    found = answers.by_id
+    rationales = (found[example.id].rationale if example.id in found else "" for example in examples)
     return [with_rationale(text, rationale) for text, rationale in zip(inputs, rationales, strict=True)]
 
 
-def check_rationales(answers: Mapping[str, TeacherAnswer], examples: Sequence[Example]) -> None:
-    """Refuse to score a student that reads rationales on examples of which not one has any. Raises UserError."""
-    if not any(example.id in answers and answers[example.id].rationale.strip() for example in examples):
+def check_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> None:
+    """Refuse to score a student that reads rationales on examples of which not one has any that may be read. Raises UserError."""
+    found = answers.by_id
+    if not any(example.id in found and found[example.id].rationale.strip() for example in examples):
         rule = f"it reads the teacher's rationales, and the labels hold none to the {len(examples):,} held-out examples"
+        rule += "".join(f"; {note}" for note in answers.notes())
         remedy = "Label them with a prompt that asks for rationales, or choose another method."
         raise UserError(f"method {NEEDS_A_TEACHER}", rule, remedy)
 
@@ -115,22 +118,28 @@ def student_rationales(
     ]
 
 
-def teacher_rationales(found: Mapping[str, TeacherAnswer], examples: Sequence[Example]) -> list[Written]:
+def teacher_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> list[Written]:
     """The rationales of the teacher's recorded answers."""
+    found = answers.by_id
     answered = [example for example in examples if example.id in found]
     return [Written(found[example.id].rationale, found[example.id].label, example) for example in answered]
 
 
-def teacher_system(
-    run: RunConfig, task: Task, found: Mapping[str, TeacherAnswer], examples: Sequence[Example]
-) -> System:
-    """Score the teacher's recorded answers. An example that it did not answer is wrong; no answers at all are no figure."""
-    if not found:
-        return System("teacher", note="the labels hold none of its answers to the held-out examples")
-    answers = [found[example.id].label if example.id in found else None for example in examples]
-    right = tuple(a is not None and _right(task, a, e) for a, e in zip(answers, examples, strict=True))
-    note = "engine echo repeats the gold label" if run.teacher.engine == "echo" else ""
-    return System("teacher", labels=tuple(answers), right=right, note=note)
+def teacher_system(run: RunConfig, task: Task, answers: TeacherAnswers, examples: Sequence[Example]) -> System:
+    """Score the teacher's recorded answers.
+
+    An example that it did not answer is wrong. No answers at all are no figure, and neither are some of which it is not known whether
+    they were right: a filter chose which.
+    """
+    found, notes = answers.by_id, answers.notes()
+    if not found or answers.filtered:
+        missing = [] if notes else ["the labels hold none of its answers to the held-out examples"]
+        return System("teacher", note="; ".join([*missing, *notes]))
+    labels = [found[example.id].label if example.id in found else None for example in examples]
+    right = tuple(a is not None and _right(task, a, e) for a, e in zip(labels, examples, strict=True))
+    if run.teacher.engine == "echo":
+        notes.insert(0, "engine echo repeats the gold label")
+    return System("teacher", labels=tuple(labels), right=right, note="; ".join(notes))
 
 
 def majority_system(task: Task, majority: Majority | None, examples: Sequence[Example]) -> System:
@@ -156,12 +165,13 @@ def heldout_key(run: RunConfig) -> str:
 
 
 def heldout_part(run: RunConfig, heldout: Heldout, scored: int) -> dict[str, Any]:
-    """report.json's `heldout`, without `trained_on`. `scored`: how many of the examples have a gold label."""
-    missing = [example.id for example in heldout.examples if example.gold is None]
+    """report.json's `heldout`, without `trained_on` and `chosen_on`. `scored`: how many of the examples have a gold label."""
+    missing, repeated = [example.id for example in heldout.examples if example.gold is None], heldout.duplicates
     return {
         "split": heldout_key(run).removeprefix("corpus."),
         "scored": scored,
         "without_gold": {"count": len(missing), "ids": missing[:_LISTED_IDS]},
+        "duplicates": {"count": len(repeated), "ids": list(repeated[:_LISTED_IDS])},
         "unreadable": {
             "count": len(heldout.unreadable),
             "ids": [row_id for row_id, _ in heldout.unreadable[:_LISTED_IDS]],

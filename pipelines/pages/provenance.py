@@ -6,20 +6,27 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.pages.tables import Cell, Row, Table, table
-from pipelines.pages.words import plural
+from pipelines.pages.tables import Cell, Row, Table, table, text_cell
+from pipelines.pages.words import clipped, plural
 
 _LISTED = 10
+_ID_CHARACTERS = 60
 
 
 def heldout_notices(heldout: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know of the held-out examples of a report: which were trained on, and which are not scored."""
-    shared, missing, unreadable = heldout["trained_on"], heldout["without_gold"], heldout["unreadable"]
+    """What a reader has to know of the held-out examples of a report: which were trained or chosen on, and which are not scored."""
+    missing, unreadable, repeated = heldout["without_gold"], heldout["unreadable"], heldout["duplicates"]
     lines = []
-    if shared["count"]:
-        said = f"{shared['count']:,} of the {heldout['scored']:,} scored examples {_is_are(shared['count'])} in the training data too"
-        how = f"{shared['by']['input']:,} by the same input, {shared['by']['near']:,} by nearly the same"
-        lines.append(f"{said} ({how}): {_listed(shared)}. What is right on them says little.")
+    for shared, where, then in (
+        (heldout["trained_on"], "in the training data too", "What is right on them says little."),
+        (heldout["chosen_on"], "among those on which settings or weights were chosen", "That helps what was chosen."),
+    ):
+        if shared and shared["count"]:
+            said = (
+                f"{shared['count']:,} of the {heldout['scored']:,} scored examples {_is_are(shared['count'])} {where}"
+            )
+            how = f"{shared['by']['input']:,} by the same input, {shared['by']['near']:,} by nearly the same"
+            lines.append(f"{said} ({how}): {_listed(shared)}. {then}")
     if missing["count"]:
         said = plural(missing["count"], "held-out example has", "held-out examples have")
         lines.append(f"{said} no gold label and {_is_are(missing['count'])} not scored: {_listed(missing)}.")
@@ -27,7 +34,20 @@ def heldout_notices(heldout: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{plural(unreadable['count'], 'held-out row is', 'held-out rows are')} unreadable for the task and not scored."
         )
+    if repeated["count"]:
+        said = plural(repeated["count"], "held-out row has", "held-out rows have")
+        lines.append(
+            f"{said} the id of an earlier one and {_is_are(repeated['count'])} not scored: {_listed(repeated)}."
+        )
     return lines
+
+
+def unreadable_table(heldout: Mapping[str, Any]) -> Table | None:
+    """The held-out rows that the task cannot read, and why; None where there are none."""
+    found = heldout["unreadable"]
+    rows: list[Row] = [[clipped(row["id"], _ID_CHARACTERS), text_cell(row["problem"])] for row in found["problems"]]
+    first = f", the first {len(rows):,} of {found['count']:,}" if found["count"] > len(rows) else ""
+    return table(f"Rows that the task cannot read{first}", ["id", "problem"], rows) if rows else None
 
 
 def _is_are(count: int) -> str:

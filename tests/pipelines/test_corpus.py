@@ -167,6 +167,7 @@ def test_heldout_examples_are_the_test_set_or_the_validation_share(tmp_path: Pat
     with_test = heldout_examples(parse_run({**base, "corpus": {"train": train, "test": test}}), TASK)
     assert [e.id for e in with_test.examples] == ["r0", "r1", "r2"]
     assert [row_id for row_id, _ in with_test.unreadable] == ["bad", "r3"]
+    assert with_test.duplicates == ("r0",)
     assert "gold label 'some' is no arithmetic expression" in with_test.unreadable[1][1]
     without = heldout_examples(parse_run({**base, "corpus": {"train": train, "validation": 0.2}}), TASK)
     assert [e.id for e in without.examples] == [r["id"] for r in ROWS if is_validation(str(r["id"]), 0.2)]

@@ -50,7 +50,9 @@ class Lab:
 
     def label(self, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]]) -> None:
         """Write what the teacher said of corpus rows: always the gold label."""
-        made = [[label_row(row["id"], row["label"], row["label"]) for row in some] for some in (rows, heldout)]
+        made = [
+            [label_row(row["id"], row["label"], row["label"], row["input"]) for row in some] for some in (rows, heldout)
+        ]
         write_labels(self.folder / "out" / "labels", *made)
 
     def run(self, **sections: Any) -> RunConfig:

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.compare.page import comparison_page
-from pipelines.compare.tables import comparison_table, verdict
+from pipelines.compare.tables import comparison_table
+from pipelines.evaluate.metrics import verdict
 from pipelines.pages.words import fraction, number, percent, percents, points
 from tests.pipelines.compare.made import METHODS, comparison
 from tests.pipelines.pages.reading import HOSTILE, Page, assert_needs_nothing_else, hostile
@@ -58,6 +59,41 @@ def test_every_number_of_a_plot_is_in_a_table() -> None:
             assert [group["method"], group["student"], sizes[group["student"]], *accuracy] in rows
     for line in report["lines"]:
         assert any(percent(line["accuracy"]) in row and percents(line["interval"]) in row for row in rows)
+
+
+def test_what_a_training_takes_stands_beside_its_accuracy_and_the_notes_on_top() -> None:
+    report = comparison()
+    page = Page(comparison_page(report))
+    head = next(table[0] for table in page.tables if "optimizer steps (mean)" in table[0])
+    assert head[-2:] == ["optimizer steps (mean)", "tokens trained on (mean)"]
+    rows = page.rows()
+    for group in report["groups"]:
+        amounts = [number(group[key]) for key in ("train_examples", "steps", "tokens")]
+        assert [
+            group["method"],
+            fraction(group["fraction"]),
+            percent(group["accuracy"]),
+            percents(group["interval"]),
+            "3",
+            *amounts,
+        ] in rows
+    assert page.text.index(report["notes"][0]) < page.text.index("How accurate")
+    assert report["notes"][0] in " ".join(str(comparison_table(report).caption).split())
+
+
+def test_unreadable_rows_and_repeated_ids_are_listed() -> None:
+    report = comparison()
+    report["heldout"]["unreadable"] = {
+        "count": 1,
+        "ids": ["a-7"],
+        "problems": [{"id": "a-7", "problem": "the gold label is none"}],
+    }
+    report["heldout"]["duplicates"] = {"count": 12, "ids": [f"a-{i}" for i in range(12)]}
+    page = Page(comparison_page(report))
+    assert ["a-7", "the gold label is none"] in page.rows()
+    said = "12 held-out rows have the id of an earlier one and are not scored: a-0, a-1, a-2, a-3, a-4, a-5, a-6, a-7, a-8, a-9, ...."
+    assert said in page.text
+    assert said in " ".join(str(comparison_table(report).caption).split())
 
 
 def test_every_cell_and_difference_is_in_a_table() -> None:
@@ -149,6 +185,19 @@ def test_search_says_on_what_it_chose_and_whether_trials_were_even() -> None:
     assert "not the same number of trials for every method" in Page(comparison_page(report)).text
 
 
+def test_a_search_on_some_of_what_is_scored_says_so() -> None:
+    report = comparison()
+    assert "The held-out examples had no part in it." in Page(comparison_page(report)).text
+    report["heldout"]["chosen_on"] = {"count": 2, "ids": ["a-1", "a-2"], "by": {"id": 2, "input": 2, "near": 0}}
+    text = Page(comparison_page(report)).text
+    assert "2 held-out examples are in that split too, and helped what was chosen." in text
+    assert (
+        "are among those on which settings or weights were chosen (2 by the same input, 0 by nearly the same): a-1, a-2."
+        in text
+    )
+    assert "had no part" not in text
+
+
 def test_a_trial_that_failed_is_listed_with_its_reason() -> None:
     report = comparison()
     lost = {"correct": None, "total": None, "chosen": False, "why": "step 3 is not finite " + "x" * 2000}
@@ -181,12 +230,6 @@ def test_long_reasons_are_cut_and_broken_into_lines() -> None:
     html = comparison_page(missing(comparison(), "why " * 5000))
     assert max(len(cell) for row in Page(html).rows() for cell in row) == 600
     assert '<td class="text">why why' in html
-
-
-def test_verdict_needs_an_interval_without_zero() -> None:
-    assert verdict([0.001, 0.1]) == "ahead"
-    assert verdict([-0.1, -0.001]) == "behind"
-    assert verdict([0.0, 0.1]) == verdict([-0.1, 0.0]) == verdict([-0.1, 0.1]) == "no difference is shown"
 
 
 def test_table_for_the_terminal() -> None:

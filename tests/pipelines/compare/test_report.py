@@ -31,7 +31,8 @@ def scores(cell: Cell, right: list[bool]) -> Manifest:
         "train_s": 1800.0, "student": f"{cell.method}{cell.seed}", "seconds_per_example": 0.5,
     }  # fmt: skip
     counts = {"correct": sum(right), "total": NUM, "unanswered": 1, "too_long": 0}
-    return manifest_of("scores", {}, config={}, counts=counts, timings_s={}, details=details, provenance={})
+    config = {"training": {"gpus_per_worker": 0}}
+    return manifest_of("scores", {}, config=config, counts=counts, timings_s={}, details=details, provenance={})
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def found(tmp_path: Path) -> Found:
         training={"workers": 2},
     )
     write_corpus(tmp_path / "test.jsonl", [{"id": f"h{i}", "input": f"q {i}", "label": "3"} for i in range(NUM)])
-    heldout_answers = [label_row(f"h{i}", "3" if i < 9 else "4") for i in range(NUM)]
+    heldout_answers = [label_row(f"h{i}", "3" if i < 9 else "4", text=f"q {i}") for i in range(NUM)]
     write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "4"), label_row("b", "4", "4")], heldout_answers)
     heldout = heldout_examples(run, Arithmetic())
     labels = require_manifest(Store(str(tmp_path / "out" / "labels")), "labels", "")
@@ -105,6 +106,48 @@ def test_costs_follow_from_the_price_of_a_workers_hour(found: Found) -> None:
     assert {row["gpu_hours"] for row in cost["training"]} == {0.0}
 
 
+def test_gpu_hours_are_those_of_the_run_that_trained_a_cell(found: Found) -> None:
+    for cell, manifest in found.cells.items():
+        manifest.config["training"]["gpus_per_worker"] = cell.seed
+    # Two workers for half an hour; the first seed was trained on CPUs. The run says CPUs by now.
+    assert [[cell["gpu_hours"] for cell in made["cells"]] for made in comparison(found)["groups"]] == [[0.0, 1.0]] * 2
+
+
+def test_one_seed_is_told_of_as_one_student(found: Found) -> None:
+    two = comparison(found)
+    assert two["headline"].endswith("+76.4), no difference is shown.")
+    assert [note.partition(" seeds")[0] for note in two["notes"]] == ["Where there are two"]
+    for cell in [cell for cell in found.cells if cell.seed == 1]:
+        del found.cells[cell]
+    found.rights = {cell: right if cell.method == "finetune" else [True] * NUM for cell, right in found.rights.items()}
+    one = comparison(found)
+    assert one["headline"].endswith(
+        "points (95% interval +22.1 to +94.5, which knows nothing of another seed), this one student is better."
+    )
+    assert one["notes"][0].startswith(
+        "Where there is one seed, an interval is of these very students: it knows nothing of"
+    )
+    for cell in [cell for cell in found.cells if cell.method == "finetune"]:
+        del found.cells[cell]
+    found.missing.clear()
+    assert "%, which knows nothing of another seed) of 10 held-out" in comparison(found)["headline"]
+
+
+def test_how_much_longer_a_method_is_trained_is_told(found: Found) -> None:
+    def notes() -> list[str]:
+        return [note for note in comparison(found)["notes"] if "equally long" in note]
+
+    assert notes() == [], "the steps and tokens are the same"
+    for cell, manifest in found.cells.items():
+        if cell.method == "step-by-step":
+            manifest.details["training"]["steps"], manifest.details["tokens"] = 14, 2600 + 40 * cell.seed
+    assert notes() == [
+        "Methods are not trained equally long (small, 100% of the labels): step-by-step takes 2.0 times the optimizer steps and "
+        "2.9 times the tokens of finetune."
+    ]
+    assert [(made["steps"], made["tokens"]) for made in comparison(found)["groups"]] == [(7.0, 900.0), (14.0, 2620.0)]
+
+
 def test_the_search_shows_what_was_tried_and_chosen_and_what_failed(found: Found) -> None:
     assert comparison(found)["search"] is None
     search = SearchConfig(trials=2, learning_rate=[1e-4, 1e-2])
@@ -152,7 +195,10 @@ def test_a_grid_of_one_method_has_a_headline(found: Found) -> None:
 def test_a_method_that_needs_the_teacher_shows_what_it_gets_and_what_that_takes(found: Found, tmp_path: Path) -> None:
     assert comparison(found)["rationales_read"] is None
     assert {row["teacher_prompt_tokens"] for row in comparison(found)["cost"]["answers"]} == {None}
-    answers = [{**label_row(f"h{i}", "3"), "rationale": ["1 + 2 = 3", "who knows", " "][i % 3]} for i in range(9)]
+    answers = [
+        {**label_row(f"h{i}", "3", text=f"q {i}"), "rationale": ["1 + 2 = 3", "who knows", " "][i % 3]}
+        for i in range(9)
+    ]
     write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "4"), label_row("b", "4", "4")], answers)
     methods = ["finetune", "rationale-as-input"]
     found.run = found.run.model_copy(update={"compare": found.run.compare.model_copy(update={"methods": methods})})

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST, Store
+from pipelines.artifacts import MANIFEST, Store, require_manifest
 from pipelines.compare import cells
-from pipelines.compare.cells import answers_of_teacher, split_of, task_of
+from pipelines.compare.cells import Scores, answers_of_teacher, split_of, task_of
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError
 from pipelines.tasks import task_spec
@@ -89,11 +89,13 @@ def test_a_validation_file_beside_a_test_set_has_no_answers_of_the_teacher(lab: 
     run = lab.run(corpus={**lab.corpus, "validation": str(tmp_path / "v.jsonl")})
     labels = Store(run.output).child("labels")
     found = {split: split_of(run, split, task_of(run)).examples for split in ("heldout", "validation")}
-    assert len(answers_of_teacher(run, "heldout", labels, found["heldout"])) == 20
-    assert answers_of_teacher(run, "validation", labels, found["validation"]) == {}
+    task = task_of(run)
+    assert len(answers_of_teacher(run, "heldout", labels, found["heldout"], task).by_id) == 20
+    assert answers_of_teacher(run, "validation", labels, found["validation"], task).by_id == {}
     share = lab.run(corpus={**lab.corpus, "validation": 0.5})
     examples = split_of(share, "validation", task_of(share)).examples
-    assert answers_of_teacher(share, "validation", labels, examples).keys() == {example.id for example in examples}
+    answers = answers_of_teacher(share, "validation", labels, examples, task)
+    assert answers.by_id.keys() == {example.id for example in examples}
 
 
 def test_a_training_that_was_gone_on_from_costs_what_all_its_attempts_took(lab: Lab) -> None:
@@ -196,6 +198,50 @@ def test_an_overlap_is_refused_before_anything_is_trained(lab: Lab) -> None:
     assert trained(lab) == []
 
 
+@pytest.mark.parametrize(
+    ("sections", "chooses"),
+    [({"compare": {"search": SEARCH}}, True), ({"training": {"validate_every_steps": 2}}, True), ({}, False)],
+)
+def test_what_is_chosen_is_not_chosen_on_what_is_scored(lab: Lab, sections: dict[str, Any], chooses: bool) -> None:
+    """A file that is named for both, or one that shares examples with the other under ids of its own."""
+    same = {**lab.corpus, "validation": lab.corpus["test"]}
+    if chooses:
+        with pytest.raises(
+            UserError, match=r"corpus\.test: 20 of its 20 examples have the input of a validation example"
+        ):
+            lab.compare(corpus=same, **sections)
+        assert trained(lab) == []
+    else:
+        lab.compare(corpus=same, **sections)
+        assert lab.report()["heldout"]["chosen_on"] is None
+    shared = [{"id": f"v{i}", "input": f"Another  question {i}", "label": "3"} for i in range(3)]
+    write_corpus(lab.folder / "v.jsonl", [*shared, {"id": "h9", "input": "nothing of the sort", "label": "3"}])
+    lab.compare(corpus={**lab.corpus, "validation": str(lab.folder / "v.jsonl")}, **sections)
+    found = lab.report()["heldout"]["chosen_on"]
+    assert found == (
+        {"count": 3, "ids": ["h0", "h1", "h2"], "by": {"id": 1, "input": 3, "near": 0}} if chooses else None
+    )
+    said = "3 of the 20 scored examples are among those on which settings or weights were chosen"
+    assert (said in lab.path("report.html").read_text()) == chooses
+
+
+def test_only_scores_that_read_what_filters_rejected_are_made_anew(lab: Lab) -> None:
+    labels = require_manifest(Store(str(lab.folder / "out/labels")), "labels", "")
+
+    def identity(method: str, **corpus: Any) -> dict[str, Any]:
+        run = lab.run(
+            corpus={"train": lab.corpus["train"], **corpus}, student={"model": "some/model", "method": method}
+        )
+        return Scores.of_cell(
+            run, "heldout", task_of(run), labels, split_of(run, "heldout", task_of(run)).examples
+        ).identity
+
+    plain = {"student", "format", "max_new_tokens", "samples", "task", "examples"}
+    assert identity("finetune", validation=0.3).keys() == plain
+    assert identity("rationale-as-input", test=lab.corpus["test"]).keys() == {*plain, "labels"}
+    assert identity("rationale-as-input", validation=0.3).keys() == {*plain, "labels", "rejects_read"}
+
+
 def test_examples_without_gold_labels_are_refused_by_key_and_with_a_problem(lab: Lab) -> None:
     write_corpus(lab.folder / "test.jsonl", [{"id": "h1", "input": "one"}, {"id": "h2", "input": "two", "label": "!"}])
     with pytest.raises(UserError, match=r"corpus\.test: none of its 2 rows has a gold label.*\(h2: the gold label '!'"):
@@ -206,7 +252,10 @@ def test_a_student_that_reads_rationales_in_a_grid(lab: Lab) -> None:
     lab.compare(compare={"methods": ["finetune", "rationale-as-input"]})
     assert lab.answered[0] == "another question 0 [rationale] because"
     assert lab.report()["rationales_read"] == {"examples": 20, "without": 0, "states_gold": 0.0}
-    lab.label([{"id": f"t{i}", "label": "3"} for i in range(4)], [{"id": "other", "label": "3"}])
+    lab.label(
+        [{"id": f"t{i}", "input": f"question t{i}", "label": "3"} for i in range(4)],
+        [{"id": "other", "input": "other", "label": "3"}],
+    )
     with pytest.raises(UserError, match="the labels hold none to the 20 held-out examples"):
         lab.compare(compare={"methods": ["finetune", "rationale-as-input"], "seeds": [8]})
     assert trained(lab) == []

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.artifacts import Manifest, Store, manifest_of, write_manifest
+from pipelines.artifacts import Manifest, Store, manifest_of, model_fingerprint, write_manifest
 from pipelines.config import RunConfig
 from pipelines.run_file import parse_run
-from pipelines.schema import LABEL
+from pipelines.schema import LABEL, REJECT
 from pipelines.tasks.arithmetic import Arithmetic
 
 TASK = {"name": "arithmetic", "version": Arithmetic.version, "options": {}, "source": None}
@@ -38,37 +38,57 @@ def write_corpus(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def label_row(row_id: str, label: str, gold: str | None = None) -> dict[str, Any]:
-    """A row of schema.LABEL."""
+def label_row(row_id: str, label: str, gold: str | None = None, text: str = "") -> dict[str, Any]:
+    """A row of schema.LABEL, to the input `text` or else `question ID`."""
     return {
-        "id": row_id, "input": f"question {row_id}", "gold": gold, "label": label, "rationale": "because", "votes": 1,
+        "id": row_id, "input": text or f"question {row_id}", "gold": gold, "label": label, "rationale": "because", "votes": 1,
         "agreement": 1.0, "soft_label": None, "prompt_tokens": 9, "output_tokens": 5, "finish_reason": "stop",
     }  # fmt: skip
 
 
-def write_labels(folder: Path, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]] = ()) -> Manifest:
-    """A finished labels artifact, its rows in two parts."""
+def reject_row(row_id: str, reason: str, output: str) -> dict[str, Any]:
+    """A row of schema.REJECT."""
+    return {"id": row_id, "reason": reason, "detail": "", "output": output}
+
+
+def write_labels(
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    heldout: Sequence[dict[str, Any]] = (),
+    rejects: Sequence[dict[str, Any]] = (),
+    samples: int = 1,
+    **identity: Any,
+) -> Manifest:
+    """A finished labels artifact, its rows in two parts. `samples`: of the teacher, for each row."""
     half = len(rows) // 2
     parts = {
         "data/part-0.parquet": rows[:half],
         "data/part-1.parquet": rows[half:],
         "heldout/data/part-0.parquet": heldout,
+        "rejects/part-0.parquet": rejects,
     }
     for name, part in parts.items():
         if part:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(list(part), schema=LABEL), folder / name)
-    details = {"content": "c0", "prompt_version": "arithmetic/1/0", "teacher": {"engine": "replay"}, "task": TASK}
-    manifest = manifest_of("labels", {"made": 1}, config={}, counts={}, timings_s={}, details=details, provenance={})
+            schema = REJECT if name.startswith("rejects") else LABEL
+            pq.write_table(pa.Table.from_pylist(list(part), schema=schema), folder / name)
+    teacher = {"engine": "replay", "sampling": {"n": samples}}
+    details = {"content": "c0", "prompt_version": "arithmetic/1/0", "teacher": teacher, "task": TASK}
+    made = {"made": 1, **identity}
+    manifest = manifest_of("labels", made, config={}, counts={}, timings_s={}, details=details, provenance={})
     write_manifest(Store(str(folder)), manifest)
     return manifest
 
 
 def write_student_manifest(folder: Path, run: RunConfig, labels: Manifest, **details: Any) -> Manifest:
     """The manifest of a student trained on `labels` as `run` says; the folder may hold its weights."""
+    start = {
+        "student": {"model": model_fingerprint(run.student.model)},
+        "training": {"seed": run.training.seed},
+    }
     manifest = manifest_of(
         "student",
-        {"made": 1, "details": details},
+        {"made": 1, "details": details, **start},
         config=run.model_dump(mode="json"),
         counts={},
         timings_s={},

@@ -1,4 +1,4 @@
-"""A made-up report of format 5, with everything in it."""
+"""A made-up report of format 6, with everything in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report() -> dict[str, Any]:
         *({"count": 6 * t + 4, "confidence": t / 10 + 0.056, "accuracy": t / 12 + 0.02} for t in range(2, 10)),
     ]
     return {
-        "format": 5,
+        "format": 6,
         "run": "esnli",
         "headline": "The student (57M parameters) is right on 61.5% (54.6-68.0) of 200 held-out examples; the untrained student on 33.0% "
         "(the student is better, p = 2e-09); the majority label on 34.5% (the student is better, p = 3e-08).",
@@ -29,7 +29,9 @@ def report() -> dict[str, Any]:
             "scored": 200,
             "without_gold": {"count": 1, "ids": ["e-9"]},
             "unreadable": {"count": 1, "ids": ["e-11"], "problems": [{"id": "e-11", "problem": "hypothesis is missing"}]},
+            "duplicates": {"count": 1, "ids": ["e-12"]},
             "trained_on": {"count": 2, "ids": ["e-3", "e-4"], "by": {"id": 1, "input": 1, "near": 1}},
+            "chosen_on": {"count": 1, "ids": ["e-5"], "by": {"id": 0, "input": 1, "near": 0}},
         },
         "student": {"fingerprint": "f" * 64, "method": "step-by-step", "family": "decoder-only", "parameters": 57_000_000},
         "systems": [
@@ -41,7 +43,7 @@ def report() -> dict[str, Any]:
         "comparisons": [
             _versus("untrained", 71, 14, 2e-9, 0.285),
             _versus("teacher", 11, 44, 9e-6, -0.165),
-            _versus("majority", 82, 28, 0.081, 0.27),
+            _versus("majority", 44, 34, 0.081, 0.05),
         ],
         "calibration": {"error": 0.1237, "bins": bins},
         "confusion": confusion,

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from pipelines.evaluate.metrics import Bin, calibration, difference, paired, score
+from pipelines.evaluate.metrics import Bin, calibration, difference, paired, score, verdict
 
 
 def _outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -117,3 +117,9 @@ def test_calibration_worked_by_hand() -> None:
     assert found.error == pytest.approx((5 * 0.36 + 0.65 + 0.0) / 7)
     with pytest.raises(ValueError, match="no answers"):
         calibration([], [])
+
+
+def test_verdict_needs_an_interval_without_zero() -> None:
+    assert verdict([0.001, 0.1]) == "ahead"
+    assert verdict([-0.1, -0.001]) == "behind"
+    assert verdict([0.0, 0.1]) == verdict([-0.1, 0.0]) == verdict([-0.1, 0.1]) == "no difference is shown"

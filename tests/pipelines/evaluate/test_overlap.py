@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Store
-from pipelines.config import CorpusConfig
 from pipelines.corpus import is_validation
 from pipelines.errors import UserError
-from pipelines.evaluate.overlap import Overlap, overlap_part, seen_in_training
+from pipelines.evaluate.overlap import Overlap, chosen_on, overlap_part, seen_in_training
 from pipelines.tasks import Example
 from tests.pipelines.evaluate.made import label_row, write_labels
 
@@ -21,7 +20,6 @@ def labelled(tmp_path: Path, inputs: dict[str, str]) -> Store:
 
 
 SHELF = "A shelf in the library of the old town holds books, and a boy carries of them to the table near the window"
-TESTED = CorpusConfig(train="t.jsonl", test="u.jsonl")
 
 
 def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> None:
@@ -37,7 +35,7 @@ def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> Non
         Example("same", SHELF.upper(), "4"),  # also near to row 5
         Example("far", " ".join(reversed(SHELF.split())), "5"),
     ]
-    found = seen_in_training(labels, TESTED, examples)
+    found = seen_in_training(labels, 0.0, examples)
     assert found == Overlap(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
     expected = {"count": 4, "ids": ["2", "same", "near", "y"], "by": {"id": 2, "input": 2, "near": 2}}
     assert overlap_part(found, 6, "corpus.test") == expected
@@ -46,7 +44,7 @@ def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> Non
 def test_near_duplicates_among_the_held_out_examples_are_all_found(tmp_path: Path) -> None:
     labels = labelled(tmp_path, {"a": SHELF, "b": "other"})
     twins = [Example(f"h{i}", SHELF.replace("window", word), "1") for i, word in enumerate(("desk", "door", "wall"))]
-    assert seen_in_training(labels, TESTED, twins).near == ("h0", "h1", "h2")
+    assert seen_in_training(labels, 0.0, twins).near == ("h0", "h1", "h2")
 
 
 def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
@@ -56,16 +54,30 @@ def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
     texts[twin] = texts[held_out[2]]
     labels = labelled(tmp_path, texts)
     examples = [Example(i, texts[i], "1") for i in held_out]
-    corpus = CorpusConfig(train="t.jsonl", validation=0.3)
     assert len(held_out) > 5
-    assert seen_in_training(labels, corpus, examples) == Overlap((), (held_out[2],), ())
+    assert seen_in_training(labels, 0.3, examples) == Overlap((), (held_out[2],), ())
     # Beside a test set it is held out as well: what a test example shares with it alone was not trained on.
     test = [Example("x", texts[held_out[0]], "1"), Example("y", texts[twin], "1")]
-    tested = CorpusConfig(train="t.jsonl", test="u.jsonl", validation=0.3)
-    assert seen_in_training(labels, tested, test) == Overlap((), ("y",), ())
+    assert seen_in_training(labels, 0.3, test) == Overlap((), ("y",), ())
+    assert seen_in_training(labels, 0.0, test) == Overlap((), ("x", "y"), ()), "without a split all rows are trained on"
 
 
 def test_a_test_set_that_was_trained_on_is_refused() -> None:
     assert overlap_part(Overlap((), ("a",), ("b",)), 2, "corpus.test")["count"] == 2
     with pytest.raises(UserError, match=r"corpus.test: 2 of its 3 examples have the input of a training row: a, b"):
         overlap_part(Overlap((), ("a", "b"), ()), 3, "corpus.test")
+
+
+def test_what_was_chosen_on_is_found_as_what_was_trained_on() -> None:
+    validation = [Example("v1", SHELF, None), Example("v2", "How many pears?", "1"), Example("v3", "other", "1")]
+    examples = [
+        Example("v3", "another", "1"),
+        Example("same", "how many  pears?", "2"),
+        Example("near", SHELF.replace("window", "door"), "3"),
+    ]
+    expected = {"count": 2, "ids": ["same", "near"], "by": {"id": 1, "input": 1, "near": 1}}
+    assert chosen_on(validation, examples, "corpus.test") == expected
+    with pytest.raises(
+        UserError, match=r"corpus.test: 1 of its 1 examples have the input of a validation example, .*chosen"
+    ):
+        chosen_on(validation, examples[1:2], "corpus.test")

@@ -48,7 +48,7 @@ def test_every_number_of_a_plot_is_in_a_table() -> None:
         assert not one or expected in rows
 
 
-def test_verdicts_follow_the_test_and_not_the_difference() -> None:
+def test_verdicts_follow_the_interval_as_those_of_a_comparison_do() -> None:
     rows = {row[0]: row for row in Page(report_page(report())).rows() if len(row) == 7}
     assert rows["untrained student"] == [
         "untrained student",
@@ -61,6 +61,12 @@ def test_verdicts_follow_the_test_and_not_the_difference() -> None:
     ]
     assert rows["teacher"][-1] == "▼ worse"
     assert rows["majority label"][-2:] == ["0.081", "no difference is shown"]
+    made = report()
+    made["comparisons"][2] |= {"difference_interval": [0.001, 0.1]}
+    made["comparisons"][1] |= {"difference_interval": [-0.3, 0.0], "p_value": 0.049}
+    rows = {row[0]: row for row in Page(report_page(made)).rows() if len(row) == 7}
+    assert rows["majority label"][-2:] == ["0.081", "▲ better"], "p is for information"
+    assert rows["teacher"][-2:] == ["0.049", "no difference is shown"]
 
 
 def test_what_is_told_besides() -> None:
@@ -69,6 +75,9 @@ def test_what_is_told_besides() -> None:
         "2 of the 200 scored examples are in the training data too (1 by the same input, 1 by nearly the same): e-3, e-4.",
         "1 held-out example has no gold label and is not scored: e-9.",
         "1 held-out row is unreadable for the task and not scored.",
+        "1 held-out row has the id of an earlier one and is not scored: e-12.",
+        "1 of the 200 scored examples is among those on which settings or weights were chosen (1 by the same input, 0 by nearly the "
+        "same): e-5. That helps what was chosen.",
         "student: 1 input without answer is longer than it reads.",
         "The expected calibration error is 0.124",
         "Its confidence is the share of its samples that agree.",

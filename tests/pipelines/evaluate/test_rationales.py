@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.evaluate.rationales import Written, quality, sample_of
+from pipelines.evaluate.baselines import TeacherAnswer, TeacherAnswers
+from pipelines.evaluate.rationales import Written, quality, rationales_read, sample_of
 from pipelines.tasks import Example, load_task, task_spec
 
 APPLES = Example("a", "Anne has 4 apples and gives Peter 2 and Thomas 1 of them", "4 - 2 - 1")
@@ -58,3 +59,12 @@ def test_the_sample_is_chosen_by_id() -> None:
     assert sample_of(examples[:30], 50) == list(range(30))
     more = [*examples, *(Example(f"new{i}", "?", "1") for i in range(25))]
     assert len({more[i].id for i in sample_of(more, 50)} & ids) == pytest.approx(50 * 500 / 525, abs=5)
+
+
+def test_what_is_read_of_the_teacher_is_counted() -> None:
+    examples = [APPLES, Example("b", "two", "2"), Example("c", "three", "3")]
+    answers = TeacherAnswers(
+        {"a": TeacherAnswer("1", "4 - 2 - 1 = 1"), "b": TeacherAnswer("2", " "), "x": TeacherAnswer("1", "so")}
+    )
+    found = rationales_read(answers, examples, load_task(task_spec("arithmetic", {})))
+    assert found == {"examples": 3, "without": 2, "states_gold": 1.0}

@@ -11,6 +11,7 @@ from rich.console import Console
 from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.report import System
 from pipelines.tasks import Example
+from pipelines.tasks.arithmetic import Arithmetic
 
 NUM = 40
 EXAMPLES = [Example(f"e{i}", f"How many is {i} | 1?", "4 - 1") for i in range(NUM)]
@@ -35,7 +36,7 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
     return {
-        "format": 5,
+        "format": 6,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
         "heldout": {
@@ -43,11 +44,13 @@ def _report(student: System, others: list[System], **heldout: Any) -> dict[str, 
             "scored": NUM,
             "without_gold": {"count": 0, "ids": []},
             "unreadable": {"count": 0, "ids": [], "problems": []},
+            "duplicates": {"count": 0, "ids": []},
             "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
+            "chosen_on": None,
             **heldout,
         },
         "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
-        **report.results(EXAMPLES, student, others, 57_000_000),
+        **report.results(EXAMPLES, student, others, 57_000_000, Arithmetic().key),
         "rationale": None,
         "weights": [],
         "votes": None,
@@ -87,10 +90,32 @@ def test_systems_and_comparisons() -> None:
     assert -0.3 < low < -5 / 40 < high < 0.05
     assert made["calibration"]["bins"][0] == {"count": 4, "confidence": pytest.approx(0.0375), "accuracy": 1.0}
     assert made["confusion"] == [
-        {"gold": "4 - 1", "student": "3", "count": 25}, {"gold": "4 - 1", "student": "7", "count": 12},
+        {"gold": "4 - 1", "student": "4 - 1", "count": 25}, {"gold": "4 - 1", "student": "7", "count": 12},
         {"gold": "4 - 1", "student": None, "count": 3},
     ]  # fmt: skip
     json.dumps(made, allow_nan=False)
+
+
+def test_a_confusion_is_of_meanings_and_what_is_right_is_on_its_diagonal() -> None:
+    examples = [Example(f"e{i}", "?", gold) for i, gold in enumerate(["8 / 2", "4", "4", "9"])]
+    student = System(
+        "student", ("4", "8 / 2", "7 + 2", "10 - 1"), (True, True, False, True), ("",) * 4, confidences=(0.5,) * 4
+    )
+    found = report.results(examples, student, [], 1, Arithmetic().key)["confusion"]
+    # `4` and `8 / 2` are one label, spelled as one of the gold labels is; so are `9`, `7 + 2` and `10 - 1`.
+    assert found == [
+        {"gold": "4", "student": "4", "count": 2},
+        {"gold": "4", "student": "9", "count": 1},
+        {"gold": "9", "student": "9", "count": 1},
+    ]
+    assert sum(cell["count"] for cell in found if cell["gold"] == cell["student"]) == sum(student.right)
+
+
+def test_many_spellings_of_few_labels_are_few_labels() -> None:
+    examples = [Example(f"e{i}", "?", f"{i + 1} - {i}") for i in range(30)]
+    student = System("student", ("1",) * 30, (True,) * 30, ("1",) * 30, confidences=(0.5,) * 30)
+    found = report.results(examples, student, [], 1, Arithmetic().key)["confusion"]
+    assert found == [{"gold": "1 - 0", "student": "1 - 0", "count": 30}]
 
 
 def test_headline_of_a_win() -> None:
@@ -132,7 +157,9 @@ def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
     heldout = {
         "without_gold": {"count": 3, "ids": ["x1", "x2"]},
         "unreadable": {"count": 14, "ids": many, "problems": [{"id": i, "problem": f"{i} has no label"} for i in many]},
+        "duplicates": {"count": 12, "ids": [f"again{i}" for i in range(12)]},
         "trained_on": {"count": 1, "ids": ["e7"], "by": {"id": 6, "input": 0, "near": 1}},
+        "chosen_on": {"count": 2, "ids": ["e8", "e9"], "by": {"id": 0, "input": 2, "near": 0}},
     }
     text = report_text.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
     assert "| student | 25 of 40 | 62.5% | 47.0 to 75.8% | 3 |  |  |  |  |" in text
@@ -144,11 +171,16 @@ def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
     assert "bad9, ...); bad0 has no label" in text
     assert "scored, although trained on: 1 (e7); with the input of a training row 0, nearly 1" in text
     assert "with the id of a training row, which alone says nothing: 6" in text
+    assert "not scored, rows with the id of an earlier one: 12 (again0, again1," in text
+    assert (
+        "scored, although weights were chosen on: 2 (e8, e9); with the input of a validation example 2, nearly 0"
+        in text
+    )
     assert "student: 2 inputs are longer than it reads" in text
     assert "untrained student: 0.02 s per example, 22.5 tokens read, 2.0 written" in text
     for unmeasured in ("## Rationales", "drawn at", "against the report"):
         assert unmeasured not in text
-    assert "majority label: `8`, the label of 2 of 9" in text
+    assert "majority label: \\`8\\`, the label of 2 of 9" in text
     assert "How many is 39 \\| 1?" in text  # a bar in an input does not add a column
     columns = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| e")}
     assert columns == {7}
@@ -208,6 +240,31 @@ def test_a_label_is_one_cell_of_a_markdown_table() -> None:
     made = _report(_student(25), OTHERS)
     made["confusion"] = [{"gold": "a|b\nc", "student": None, "count": 3}]
     assert "| a\\|b c | (no answer) | 3 |" in report_text.markdown(made)
+
+
+WILD = "<img src=x onerror=a()>&amp; ![p](http://x.invalid/p.png) `2*3*4` [l](y) \\| end"
+TAME = "&lt;img src=x onerror=a()&gt;&amp;amp; !\\[p\\](http://x.invalid/p.png) \\`2\\*3\\*4\\` \\[l\\](y) \\\\\\| end"
+
+
+def test_hostile_texts_are_texts_in_markdown() -> None:
+    heldout = {
+        "unreadable": {"count": 1, "ids": [WILD], "problems": [{"id": WILD, "problem": WILD}]},
+        "duplicates": {"count": 1, "ids": [WILD]},
+    }
+    made = _report(_student(25), [*OTHERS[:2], _system("majority", 2, note=WILD)], **heldout)
+    made["confusion"] = [{"gold": WILD, "student": WILD, "count": 3}]
+    made["errors"][0] |= dict.fromkeys(("id", "input", "gold", "student", "teacher"), WILD)
+    made["task"]["name"] = WILD
+    made["provenance"] = {"labels": {"teacher": "a ``` b"}}
+    text = report_text.markdown(made)
+    assert f"| {TAME} | {TAME} | 3 |" in text
+    assert f"| {TAME} | {TAME} | {TAME} | {TAME} | {TAME} |" in text
+    assert f"- majority label: {TAME}" in text
+    assert f"rows that the task cannot read: 1 ({TAME}); {TAME}" in text
+    assert f"- task: {TAME}, version 1" in text
+    assert '- labels: ```` {"teacher": "a ``` b"} ````' in text
+    assert WILD not in text
+    assert "<img" not in text
 
 
 def test_predictions_have_the_schema() -> None:

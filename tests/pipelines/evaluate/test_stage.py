@@ -8,13 +8,21 @@ import pytest
 
 from pipelines.artifacts import MANIFEST, Store, manifest_of, require_manifest, write_manifest
 from pipelines.config import RunConfig
-from pipelines.corpus import heldout_examples
+from pipelines.corpus import heldout_examples, is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate import report, stage
 from pipelines.evaluate.report import System
 from pipelines.evaluate.stage import _identity, evaluate
 from pipelines.tasks.arithmetic import Arithmetic
-from tests.pipelines.evaluate.made import TASK, label_row, make_run, write_corpus, write_labels, write_student_manifest
+from tests.pipelines.evaluate.made import (
+    TASK,
+    label_row,
+    make_run,
+    reject_row,
+    write_corpus,
+    write_labels,
+    write_student_manifest,
+)
 
 ROWS = [
     {"id": "h1", "input": "one", "label": "4 - 1"},
@@ -56,7 +64,7 @@ def _note(run: RunConfig) -> str:
 def test_weights_that_were_chosen_on_what_is_scored_are_told_of(tmp_path: Path, answers: list[str]) -> None:
     write_corpus(tmp_path / "train.jsonl", [{"id": f"t{i}", "input": f"n {i}", "label": "3"} for i in range(40)])
     write_corpus(tmp_path / "test.jsonl", ROWS)
-    labels = write_labels(tmp_path / "out" / "labels", [label_row(f"t{i}", "3", "3") for i in range(40)])
+    labels = write_labels(tmp_path / "out" / "labels", [label_row(f"t{i}", "3", "3", f"n {i}") for i in range(40)])
     chosen = {"training": {"validate_every_steps": 5}}
     for corpus, training, told in (
         ({"train": str(tmp_path / "train.jsonl"), "validation": 0.5}, chosen, True),
@@ -75,7 +83,7 @@ def test_a_student_that_reads_rationales_is_told_of_those_that_are_not_there(
     write_corpus(tmp_path / "test.jsonl", [{"id": f"h{i}", "input": f"n {i}", "label": "3"} for i in range(4)])
     run = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
     said = ["1 + 2 = 3.", "who knows", ""]
-    heldout = [{**label_row(f"h{i}", "3"), "rationale": text} for i, text in enumerate(said)]
+    heldout = [{**label_row(f"h{i}", "3", text=f"n {i}"), "rationale": text} for i, text in enumerate(said)]
     labels = write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "3"), label_row("b", "4", "4")], heldout)
     write_student_manifest(tmp_path / "out" / "student", run, labels)
     evaluate(run)
@@ -94,6 +102,102 @@ def test_a_student_that_reads_rationales_is_told_of_those_that_are_not_there(
     with pytest.raises(
         UserError, match=r"method rationale-as-input: .* the labels hold none to the 4 held-out examples"
     ):
+        evaluate(run)
+
+
+def _shares(folder: Path) -> tuple[dict[str, Any], Any]:
+    """A corpus of which a share is held out, and its labels: the teacher says 3, which is right of every second row."""
+    rows = [{"id": f"t{i}", "input": f"n {i}", "label": "34"[i % 2]} for i in range(60)]
+    write_corpus(folder / "train.jsonl", rows)
+    labels = write_labels(folder / "out" / "labels", [label_row(r["id"], "3", r["label"], r["input"]) for r in rows])
+    return {"train": str(folder / "train.jsonl")}, labels
+
+
+def _report(run: RunConfig) -> dict[str, Any]:
+    evaluate(run)
+    return report.load(Store(run.output).child("report"))
+
+
+def test_rows_that_were_trained_on_are_never_scored_as_held_out(tmp_path: Path, answers: list[str]) -> None:
+    corpus, labels = _shares(tmp_path)
+    trained = make_run(tmp_path, corpus={**corpus, "validation": 0.1})
+    write_student_manifest(tmp_path / "out" / "student", trained, labels)
+    with pytest.raises(
+        UserError,
+        match=r"corpus\.validation 0\.5: this share of train is what is scored, .*trained with corpus\.validation 0\.1",
+    ):
+        evaluate(make_run(tmp_path, corpus={**corpus, "validation": 0.5}))
+    assert _report(trained)["heldout"]["trained_on"]["count"] == 0
+    # A test set is scored whatever the run says of the share; what was trained on is what the student's training says.
+    small = [i for i in range(60) if is_validation(f"t{i}", 0.1)]
+    between = [i for i in range(60) if is_validation(f"t{i}", 0.5) and i not in small]
+    write_corpus(
+        tmp_path / "test.jsonl",
+        [{"id": f"h{i}", "input": f"n {i}", "label": "3"} for i in [*small, between[0]]]
+        + [{"id": f"x{i}", "input": f"another text {i}", "label": "3"} for i in range(9)],
+    )
+    tested = _report(make_run(tmp_path, corpus={**corpus, "validation": 0.5, "test": str(tmp_path / "test.jsonl")}))
+    assert tested["heldout"]["trained_on"]["ids"] == [f"h{between[0]}"]
+    assert tested["majority"]["rows"] == 60 - len(small)
+
+
+def test_the_teacher_is_not_judged_by_what_a_filter_left_of_its_answers(tmp_path: Path, answers: list[str]) -> None:
+    corpus, _ = _shares(tmp_path)
+    run = make_run(tmp_path, corpus={**corpus, "validation": 0.5})
+    rows = [label_row(f"t{i}", "3", "3", f"n {i}") for i in range(0, 60, 2)]
+    wrong = [reject_row(f"t{i}", "disagrees_with_gold", "So. The answer is 3.") for i in range(1, 60, 2)]
+    labels = write_labels(tmp_path / "out" / "labels", rows, rejects=wrong)
+    write_student_manifest(tmp_path / "out" / "student", run, labels)
+    teacher = next(system for system in _report(run)["systems"] if system["name"] == "teacher")
+    scored = [i for i in range(60) if is_validation(f"t{i}", 0.5)]
+    assert (teacher["correct"], teacher["total"]) == (sum(i % 2 == 0 for i in scored), len(scored))
+    assert teacher["unanswered"] == 0, "it answered every row, and wrongly every second one"
+    assert teacher["note"] == ""
+    labels = write_labels(tmp_path / "out" / "labels", rows, rejects=wrong, samples=3)
+    write_student_manifest(tmp_path / "out" / "student", run, labels, other=1)
+    teacher = next(system for system in _report(run)["systems"] if system["name"] == "teacher")
+    assert teacher["accuracy"] is None
+    assert f"filters of the labels rejected {len(scored) - sum(i % 2 == 0 for i in scored)} of the" in teacher["note"]
+
+
+def test_weights_that_were_chosen_on_some_of_what_is_scored_are_told_of(tmp_path: Path, answers: list[str]) -> None:
+    corpus, labels = _shares(tmp_path)
+    heldout = [f"n {i}" for i in range(60) if is_validation(f"t{i}", 0.1)]
+    write_corpus(
+        tmp_path / "test.jsonl", [{"id": f"h{i}", "input": text, "label": "3"} for i, text in enumerate(heldout)]
+    )
+    file = {**corpus, "validation": 0.1, "test": str(tmp_path / "test.jsonl")}
+    for training, expected in (({}, None), ({"validate_every_steps": 5}, "refused")):
+        run = make_run(tmp_path, corpus=file, training=training)
+        write_student_manifest(tmp_path / "out" / "student", run, labels, training=training)
+        if expected is None:
+            assert _report(run)["heldout"]["chosen_on"] is None
+        else:
+            with pytest.raises(
+                UserError, match=rf"corpus\.test: {len(heldout)} of its .* have the input of a validation example"
+            ):
+                evaluate(run)
+    others = [{"id": f"x{i}", "input": f"another text {i}", "label": "3"} for i in range(9)]
+    write_corpus(tmp_path / "test.jsonl", [{"id": "h0", "input": heldout[0], "label": "3"}, *others])
+    assert _report(run)["heldout"]["chosen_on"] == {"count": 1, "ids": ["h0"], "by": {"id": 0, "input": 1, "near": 0}}
+
+
+def test_the_untrained_student_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    run = _prepared(tmp_path)
+    with pytest.raises(UserError, match=r"student: its student\.model none is not the run's, elsewhere/other"):
+        evaluate(make_run(tmp_path, model="elsewhere/other"))
+    random = {"model": "none", "init": {"kind": "random"}}
+    run = make_run(tmp_path, student=random)
+    labels = write_labels(tmp_path / "out" / "labels", [label_row("a", "3", "3"), label_row("b", "4", "4")])
+    write_student_manifest(tmp_path / "out" / "student", run, labels)
+    with pytest.raises(UserError, match=r"random weights were drawn with training\.seed 0, the run says 5"):
+        evaluate(make_run(tmp_path, student=random, training={"seed": 5}))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    run = make_run(tmp_path, model=str(tmp_path / "base"))
+    write_student_manifest(tmp_path / "out" / "student", run, labels)
+    (tmp_path / "base" / "config.json").write_text('{"other": 1}')
+    with pytest.raises(UserError, match=r"base has other files by now"):
         evaluate(run)
 
 

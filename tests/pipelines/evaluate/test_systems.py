@@ -9,7 +9,8 @@ import pytest
 from pipelines.artifacts import Store
 from pipelines.corpus import Heldout
 from pipelines.decode import Student
-from pipelines.evaluate.baselines import Majority, TeacherAnswer, teacher_answers
+from pipelines.errors import UserError
+from pipelines.evaluate.baselines import Majority, TeacherAnswer, TeacherAnswers, teacher_answers
 from pipelines.evaluate.predict import Prediction
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import (
@@ -28,10 +29,12 @@ from tests.pipelines.evaluate.made import label_row, make_run, write_labels
 
 def test_only_a_student_that_reads_rationales_gets_the_teachers(tmp_path: Path) -> None:
     examples = [Example("h1", "one", "3"), Example("h2", "two", "8")]
-    answers = {"h1": TeacherAnswer("3", "4 - 1 = 3", 9, 5)}
+    answers = TeacherAnswers({"h1": TeacherAnswer("3", "4 - 1 = 3", 9, 5)})
     assert student_inputs(make_run(tmp_path), answers, examples) == ["one", "two"]
     reads_them = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
     assert student_inputs(reads_them, answers, examples) == ["one [rationale] 4 - 1 = 3", "two [rationale] "]
+    with pytest.raises(UserError, match=r"hold none to the 2 held-out examples; .*with the gold label as a hint"):
+        student_inputs(reads_them, TeacherAnswers(hinted=True), examples)
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,16 @@ def test_rationales_of_their_own_are_asked_for_once_more(tmp_path: Path, monkeyp
     ]
     finetuned = make_run(tmp_path, student={"model": "none", "method": "finetune"})
     assert student_rationales(Nowhere(), finetuned, EXAMPLES, [], student) == []
-    answers = {"h2": TeacherAnswer("8", "4 * 2 = 8", 9, 5)}
+    answers = TeacherAnswers({"h2": TeacherAnswer("8", "4 * 2 = 8", 9, 5)})
     assert [one.rationale for one in teacher_rationales(answers, EXAMPLES)] == ["4 * 2 = 8"]
 
 
 def test_rows_that_cannot_be_read_are_counted_and_listed(tmp_path: Path) -> None:
-    heldout = Heldout((*EXAMPLES, Example("open", "four", None)), tuple((f"bad{i}", "no label") for i in range(130)))
+    bad, again = tuple((f"bad{i}", "no label") for i in range(130)), tuple(f"again{i}" for i in range(120))
+    heldout = Heldout((*EXAMPLES, Example("open", "four", None)), bad, again)
     found = heldout_part(make_run(tmp_path), heldout, 3)
     assert (found["split"], found["scored"], found["without_gold"]) == ("test", 3, {"count": 1, "ids": ["open"]})
+    assert (found["duplicates"]["count"], found["duplicates"]["ids"]) == (120, [f"again{i}" for i in range(100)])
     assert found["unreadable"]["count"] == 130
     assert found["unreadable"]["ids"] == [f"bad{i}" for i in range(100)]
     assert found["unreadable"]["problems"][99] == {"id": "bad99", "problem": "no label"}
@@ -112,19 +117,30 @@ def test_rows_that_cannot_be_read_are_counted_and_listed(tmp_path: Path) -> None
 
 def test_an_example_that_the_teacher_left_open_is_wrong_and_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    heldout = [label_row("h1", "3"), label_row("h2", "9"), label_row("other", "4")]
+    heldout = [label_row("h1", "3", text="one"), label_row("h2", "9", text="two"), label_row("other", "4")]
     write_labels(tmp_path / "labels", [label_row("a", "3")], heldout)
     examples = [Example("h1", "one", "4 - 1"), Example("h2", "two", "8"), Example("h3", "three", "4")]
-    answers = teacher_answers(Store(str(tmp_path / "labels")), run.corpus, [e.id for e in examples])
+    answers = teacher_answers(Store(str(tmp_path / "labels")), run.corpus, examples, Arithmetic())
     teacher = teacher_system(run, Arithmetic(), answers, examples)
     assert teacher.right == (True, False, False)
     assert teacher.row()["unanswered"] == 1
 
 
 def test_a_teacher_without_answers_says_so(tmp_path: Path) -> None:
-    teacher = teacher_system(make_run(tmp_path), Arithmetic(), {}, [Example("h1", "one", "3")])
+    examples = [Example("h1", "one", "3")]
+    teacher = teacher_system(make_run(tmp_path), Arithmetic(), TeacherAnswers(), examples)
     assert teacher.right == ()
     assert "none of its answers" in teacher.note
+    hinted = teacher_system(make_run(tmp_path), Arithmetic(), TeacherAnswers(hinted=True), examples)
+    assert (hinted.right, hinted.note.startswith("the labels hold answers to validation rows")) == ((), True)
+
+
+def test_a_teacher_whose_answers_a_filter_chose_has_no_figure(tmp_path: Path) -> None:
+    found = {"h1": TeacherAnswer("3", "")}
+    teacher = teacher_system(make_run(tmp_path), Arithmetic(), TeacherAnswers(found, filtered=1), EXAMPLES)
+    assert (teacher.right, teacher.note.startswith("filters of the labels rejected 1")) == ((), True)
+    other = teacher_system(make_run(tmp_path), Arithmetic(), TeacherAnswers(found, of_other_inputs=1), EXAMPLES)
+    assert (other.right, other.note.startswith("1 of its answers")) == ((True, False, False), True)
 
 
 def test_majority_is_scored_by_value() -> None:
