@@ -1,0 +1,36 @@
+"""Commands of k8s/README.md fit the run files that they are for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from cluster.job_package import write_package
+from pipelines.run_file import load_run
+from tests.k8s.rendering import K8S, OVERLAYS, ROOT
+from tests.k8s.test_manifests import run_of
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_loader_brings_all_that_a_run_file_names_on_volumes(name: str) -> None:
+    text, run = (K8S / "README.md").read_text(encoding="utf-8"), run_of(name)
+    for model in (run.teacher.model, run.student.model):
+        assert f"raystill-loader:{model}\n" in text or f"`{model}`" in text, model
+    if name == "prod-gpu":
+        assert f"raystill-loader:{Path(str(run.corpus.train)).parent} " in text
+        assert f"mkdir -p {Path(str(run.corpus.train)).parents[1]}\n" in text
+
+
+def test_the_command_of_the_development_cluster_takes_its_run_file(tmp_path: Path) -> None:
+    """As the README writes it: what stays here is refused by `raystill submit`."""
+    text = (K8S / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"(?m)^raystill submit (.*)$", text)
+    options = main.commands["submit"].make_context("submit", shlex.split(line)).params
+    assert options["installed"]
+    run = load_run(ROOT / options["run_file"])
+    write_package(run, tmp_path, shared=options["shared"], same_machine=False)
+    assert load_run(tmp_path / "run.yaml").output == run.output
