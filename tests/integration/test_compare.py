@@ -19,7 +19,7 @@ from tests.pipelines.train.tiny import label_rows, make_model, make_run
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
 
 KILLED = {"methods": ["finetune", "step-by-step"], "seeds": [0]}
-MEASURED = ("groups", "differences", "lines", "heldout", "search", "students", "headline", "missing")
+MEASURED = ("groups", "differences", "lines", "heldout", "search", "students", "headline", "notes", "missing")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,8 @@ def test_a_search_chooses_on_validation_and_its_winners_are_not_trained_again(tm
     assert len(scored) == 1, "what was not chosen never read the held-out examples"
     assert not list((tmp_path / "out/compare/cells").glob("*/student")), "weights go when they are scored"
     assert report["headline"] in done.stdout
+    assert "knows nothing of another seed" in report["headline"]
+    assert report["heldout"]["chosen_on"]["count"] == len(report["heldout"]["chosen_on"]["ids"])
     assert report["headline"][:40] in (tmp_path / "out/compare/report.html").read_text()
 
 

@@ -87,10 +87,16 @@ def _prepare(folder: Path) -> RunConfig:
         {"id": f"h{i}", "input": text, "label": gold} for i, (text, gold) in enumerate(zip(INPUTS, GOLDS, strict=True))
     ]
     write_corpus(
-        folder / "test.jsonl", [*rows, {"id": "open", "input": "No gold."}, {"id": "bad", "input": 7, "label": "?"}]
+        folder / "test.jsonl",
+        [
+            *rows,
+            {"id": "open", "input": "No gold."},
+            {"id": "bad", "input": 7, "label": "?"},
+            {**rows[3], "label": "99"},
+        ],
     )
     # The teacher is right on the first 10, wrong on the next 10 and silent on the rest. `3` leads in training.
-    heldout = [label_row(f"h{i}", GOLDS[i] if i < 10 else "99") for i in range(20)]
+    heldout = [label_row(f"h{i}", GOLDS[i] if i < 10 else "99", text=INPUTS[i]) for i in range(20)]
     training = [label_row(f"t{i}", "1", "3" if i < 4 else "7") for i in range(7)]
     labels = write_labels(folder / "out" / "labels", training, heldout)
     _teach_constant(run, folder / "out" / "student")
@@ -123,7 +129,9 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
             "ids": ["bad"],
             "problems": [{"id": "bad", "problem": "the gold label '?' is no arithmetic expression: unexpected '?'"}],
         },
+        "duplicates": {"count": 1, "ids": ["h3"]},
         "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
+        "chosen_on": None,
     }
     assert 0.0 < systems["student"]["seconds_per_example"] * NUM < systems["student"]["seconds"]
     assert (found["rationale"]["of"], found["rationale"]["examples"]) == ("student", NUM)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.embedded_teacher import embedded_teacher
+from pipelines.corpus import is_validation
 from pipelines.recipes.nli_pairs import train_rows as nli_rows
 from tests.integration.commands import raystill
 from tests.pipelines.evaluate.made import write_corpus
@@ -18,12 +19,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, 
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 NUM = 60
+HELD_OUT = 0.3
 SMALL = {
     "training.gpus_per_worker": "0", "training.workers": "1", "training.precision": "fp32", "training.epochs": "1",
     "training.max_input_tokens": "100", "training.max_target_tokens": "100", "student.init.kind": "random",
-    "evaluation.gpus_per_worker": "0", "compare.methods": "[finetune, step-by-step]", "compare.fractions": "[1.0]",
-    "compare.seeds": "[0]", "corpus.validation": "0.3",
+    "evaluation.gpus_per_worker": "0", "compare.fractions": "[1.0]", "compare.seeds": "[0]", "corpus.validation": str(HELD_OUT),
 }  # fmt: skip
+# Without a search each method is one training, and all of the recipe's are run; with one these two are enough.
+SEARCHED = {"compare.search.trials": "2", "compare.methods": "[finetune, step-by-step]"}
+METHODS = {"finetune", "task-distillation", "step-by-step", "rationale-then-label"}
 
 
 def svamp() -> list[dict[str, Any]]:
@@ -43,24 +47,26 @@ def pairs(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "rows", "id_column"),
+    ("recipe", "rows", "id_column", "has_test"),
     [
-        ("svamp", svamp(), "id"),
-        ("cqa", cqa(), "id"),
-        ("anli", pairs("uid"), "uid"),
-        ("esnli", pairs("pairID"), "pairID"),
+        ("svamp", svamp(), "id", False),  # as it ships: the validation share is what is scored
+        ("cqa", cqa(), "id", False),
+        ("anli", pairs("uid"), "uid", True),
+        ("esnli", pairs("pairID"), "pairID", True),
     ],
 )
 def test_a_recipe_runs_on_a_small_substitute(
-    tmp_path: Path, recipe: str, rows: list[dict[str, Any]], id_column: str
+    tmp_path: Path, recipe: str, rows: list[dict[str, Any]], id_column: str, has_test: bool
 ) -> None:
     settings = {
         **SMALL, "output": str(tmp_path / "out"), "corpus.train": str(tmp_path / "train.jsonl"),
-        "corpus.test": str(tmp_path / "test.jsonl"),
         "compare.students": f"[{make_model('encoder-decoder', tmp_path / 'tiny')}]",
     }  # fmt: skip
-    write_corpus(tmp_path / "train.jsonl", rows[: NUM - 20])
-    write_corpus(tmp_path / "test.jsonl", rows[NUM - 20 :])
+    train, test = (rows[: NUM - 20], rows[NUM - 20 :]) if has_test else (rows, [])
+    write_corpus(tmp_path / "train.jsonl", train)
+    if has_test:
+        write_corpus(tmp_path / "test.jsonl", test)
+        settings |= {"corpus.test": str(tmp_path / "test.jsonl"), **SEARCHED}
     if recipe == "esnli":  # its teacher is live
         settings |= {
             "teacher.model": str(embedded_teacher()), "teacher.gpus_per_replica": "0", "teacher.replicas.max": "1",
@@ -71,13 +77,19 @@ def test_a_recipe_runs_on_a_small_substitute(
         answers = [{"id": row[id_column], "output": f"It is so. The answer is {row['label']}."} for row in rows]
         (tmp_path / "outputs.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
         settings["teacher.outputs"] = str(tmp_path / "outputs.jsonl")
-    if recipe in ("anli", "esnli"):
-        settings["compare.search.trials"] = "2"
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     done = raystill("compare", str(RECIPES / f"{recipe}.yaml"), *changes)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out/compare/report.json").read_text())
+    scored = len(test) or sum(is_validation(row[id_column], HELD_OUT) for row in rows)
+    methods = {"finetune", "step-by-step"} if has_test else METHODS
     assert {(group["method"], group["cells"][0]["total"]) for group in report["groups"]} == {
-        ("finetune", 20), ("step-by-step", 20),
-    }  # fmt: skip
+        (m, scored) for m in methods
+    }
     assert report["missing"] == []
+    assert (report["heldout"]["split"], report["search"] is None) == (
+        ("test", False) if has_test else ("validation", True)
+    )
+    if recipe != "esnli":
+        teacher = next(line for line in report["lines"] if line["name"] == "teacher")
+        assert (teacher["correct"], teacher["total"]) == (scored, scored)

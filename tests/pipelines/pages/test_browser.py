@@ -1,16 +1,19 @@
-"""Pages in a real browser: they load without a complaint, and nothing is asked of any other machine."""
+"""Pages in a real browser: they load without a complaint, nothing is asked of any other machine, and they can be read by day and night."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.compare.page import comparison_page
 from pipelines.evaluate.page import report_page
-from tests.browser import BROWSER, NEEDS_BROWSER
+from tests.browser import BROWSER, NEEDS_BROWSER, Chromium, Tab
 from tests.pipelines.compare.made import comparison
 from tests.pipelines.evaluate.made_report import report
 from tests.pipelines.evaluate.test_page import NO_TEXTS
@@ -62,3 +65,74 @@ def test_the_policy_of_a_page_stops_what_would_slip_in(tmp_path: Path) -> None:
 def test_a_request_would_be_seen(tmp_path: Path) -> None:
     _, _, asked = opened(f"<!doctype html><title>made</title>{FOREIGN}", tmp_path)
     assert "http://raystill.invalid/x.png" in asked
+
+
+class PageTab(Tab):
+    """A tab with a page that is complete once it is loaded."""
+
+    def open(self) -> None:
+        self.order("Page.navigate", url=self._url)
+        self.until(f"location.href === {json.dumps(self._url)} && document.readyState === 'complete'")
+
+    def prefer(self, scheme: str) -> None:
+        """What the reader's machine is set to: `light` or `dark`."""
+        self.order("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+
+SEEN = """(() => {
+  const colour = one => getComputedStyle(one).color;
+  const there = query => [...document.querySelectorAll(query)].filter(one => one.getClientRects().length > 0);
+  return {
+    paper: getComputedStyle(document.body).backgroundColor,
+    plots: there("svg").map(one => one.getAttribute("class")),
+    texts: there("h1, .headline, .note, .ahead, .behind, .open, figcaption, summary").map(colour),
+    labels: there("svg text").map(one => getComputedStyle(one).fill),
+  };
+})()"""
+READABLE = 4.5
+"""The least contrast of text (WCAG 2.2, 1.4.3)."""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chromium]:
+    started = Chromium(tmp_path / "profile")
+    yield started
+    started.close()
+
+
+def luminance(colour: str) -> float:
+    channels = [int(channel) / 255 for channel in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", ["comparison", "report"])
+def test_a_page_follows_the_scheme_of_its_reader(name: str, tmp_path: Path, browser: Chromium) -> None:
+    """Its pictures lie in the test's folder, NAME-SCHEME.png, for people to look at."""
+    (tmp_path / "page.html").write_text(
+        report_page(report()) if name == "report" else comparison_page(comparison()), encoding="utf-8"
+    )
+    tab = PageTab(browser, (tmp_path / "page.html").as_uri())
+    seen: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, bytes] = {}
+    for scheme in ("light", "dark"):
+        tab.prefer(scheme)
+        seen[scheme] = dict(tab.js(SEEN))
+        tab.picture(tmp_path / f"{name}-{scheme}.png")
+        pictures[scheme] = (tmp_path / f"{name}-{scheme}.png").read_bytes()
+    for scheme, found in seen.items():
+        assert set(found["plots"]) == {scheme}
+        assert len(found["texts"]) > 5
+        assert found["labels"]
+        for colour in {*found["texts"], *found["labels"]}:
+            assert contrast(colour, found["paper"]) >= READABLE, (scheme, colour)
+        assert pictures[scheme].startswith(b"\x89PNG\r\n\x1a\n")
+    assert luminance(seen["dark"]["paper"]) < 0.05 < 0.9 < luminance(seen["light"]["paper"])
+    assert pictures["light"] != pictures["dark"]
+    assert tab.complaints() == []
+    tab.close()
