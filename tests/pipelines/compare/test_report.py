@@ -14,7 +14,7 @@ from pipelines.config import SearchConfig
 from pipelines.corpus import heldout_examples
 from pipelines.evaluate.seeds import mean, mean_difference
 from pipelines.tasks.arithmetic import Arithmetic
-from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels
+from tests.pipelines.evaluate.made import label_row, make_run, reject_row, write_corpus, write_labels
 
 NUM = 10
 RIGHT = {
@@ -210,6 +210,22 @@ def test_a_method_that_needs_the_teacher_shows_what_it_gets_and_what_that_takes(
     assert {row["method"]: (row["teacher_prompt_tokens"], row["teacher_output_tokens"]) for row in content["cost"]["answers"]} == {
         "finetune": (None, None), "rationale-as-input": (9.0, 5.0)
     }  # fmt: skip
+
+
+def test_tokens_of_the_teacher_are_means_of_those_that_are_recorded(found: Found, tmp_path: Path) -> None:
+    """An answer that a filter rejected is read back without them."""
+    corpus = {"train": str(tmp_path / "train.jsonl"), "validation": 0.5}
+    write_corpus(tmp_path / "train.jsonl", [{"id": f"t{i}", "input": f"q {i}", "label": "3"} for i in range(20)])
+    rows = [label_row(f"t{i}", "3", "3", f"q {i}") for i in range(10)]
+    rejects = [reject_row(f"t{i}", "gives_label_away", "The answer is 3.") for i in range(10, 20)]
+    write_labels(tmp_path / "out" / "labels", rows, rejects=rejects)
+    found.run = make_run(tmp_path, corpus=corpus)
+    found.heldout = heldout_examples(found.run, Arithmetic())
+    found.examples = found.heldout.examples
+    parts = shared_parts(found)
+    assert parts["teacher_tokens"] == {"teacher_prompt_tokens": 9.0, "teacher_output_tokens": 5.0}
+    teacher = parts["lines"][0]
+    assert (teacher["correct"], teacher["total"]) == (len(found.examples),) * 2
 
 
 def test_what_a_training_costs_counts_the_workers_that_it_had(found: Found) -> None:

@@ -62,6 +62,17 @@ def test_a_finished_grid_that_is_extended_keeps_its_cells(
     assert {row["money"] is None for row in lab.report()["cost"]["training"]} == {"price_per_worker_hour" not in more}
 
 
+def test_a_baseline_that_is_trained_for_longer_lies_beside_the_grid(lab: Lab) -> None:
+    """The control of equal steps: README, Comparing methods."""
+    made = lab.compare()
+    lab.compare(training={"epochs": 9}, compare={"methods": ["finetune"]})
+    assert trained(lab) == [("finetune", 1.0, 0)]
+    assert [group["method"] for group in lab.report()["groups"]] == ["finetune"]
+    assert lab.compare().fingerprint == made.fingerprint
+    assert trained(lab) == []
+    assert [group["method"] for group in lab.report()["groups"]] == ["finetune", "step-by-step"]
+
+
 def test_scores_of_another_evaluation_stay_beside_those_of_this(lab: Lab) -> None:
     lab.compare(evaluation={"max_new_tokens": 12})
     first = lab.files(SCORES)
