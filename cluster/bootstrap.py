@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
-from cluster.connection import REACH_HEAD, ray_errors
+from cluster.connection import REACH_HEAD, ray_errors, reach_head
 from cluster.environment import no_api_server, ray_address, wants_token
 from cluster.preflight import check_output, nodes_table, preflight, refuse
 from cluster.resources import check_resources, nodes_here, room_for, wanted_by
@@ -78,6 +78,7 @@ def _start(address: str | None, verbose: bool) -> None:
             rule = "it is the address of a head, and this is a URL"
             raise UserError(f"RAY_ADDRESS {address}", rule, f"{REACH_HEAD} A dashboard's URL is what --address takes.")
         with ray_errors(f"cluster {address}", REACH_HEAD):
+            reach_head(address)
             ray.init(address=address, log_to_driver=verbose, logging_level=level)
         return
     # Logical CPUs are Ray's slots, not cores: driver, readers and actors that live side by side need one each, and a pipeline

@@ -6,6 +6,8 @@ Whoever asks Ray's clients (jobs, states) or connects to a cluster does it insid
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,8 @@ REACH_DASHBOARD = (
     "Give the address of the head's dashboard: http://HEAD:8265 (kubectl port-forward service/...-head-svc 8265)."
 )
 REACH_HEAD = "Set RAY_ADDRESS to the address of a cluster's head (HEAD:6379), or unset it: a Ray is started here then."
+_REACH_S = 10.0
+_AGAIN_S = 0.5
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -39,6 +43,31 @@ def alive_nodes(address: str) -> list[Any]:
 
     with ray_errors(f"cluster {address}", REACH_DASHBOARD), only_given_address():
         return list(list_nodes(address, filters=[("state", "=", "ALIVE")]))
+
+
+def reach_head(address: str) -> None:
+    """Wait for some seconds until something listens at a head's address, HOST:PORT. Other forms are left to Ray.
+
+    Raises:
+        ConnectionError: nothing does. Ray itself would try for more than five minutes, without a word.
+    """
+    from ray.util import get_node_ip_address
+
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    if host in ("localhost", "127.0.0.1"):  # as Ray reads it
+        host = get_node_ip_address()
+    host = host.strip("[]")
+    until = time.monotonic() + _REACH_S
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise ConnectionError(f"nothing listens at {address}") from error
+            time.sleep(_AGAIN_S)
 
 
 def other_version(place: str, there: str, here: str) -> UserError:

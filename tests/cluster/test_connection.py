@@ -117,8 +117,22 @@ def test_what_connecting_to_a_cluster_raises_is_one_error(
         raise error
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(bootstrap, "reach_head", lambda address: None)
     with pytest.raises(UserError, match=f"cluster head:6379: {said}"):
         bootstrap._start("head:6379", False)
+
+
+def test_a_head_at_which_nothing_listens_is_given_up_after_seconds(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    """Ray tries for more than five minutes."""
+    monkeypatch.setattr("cluster.connection._REACH_S", 0.5)
+    with pytest.raises(NoAnswerError, match=r"cluster 127\.0\.0\.1:9: no Ray answers there\. Set RAY_ADDRESS"):
+        bootstrap._start(DEAD, False)
+    with pytest.raises(NoAnswerError, match=r"cluster no-such-host\.invalid:1: no Ray answers there"):
+        bootstrap._start("no-such-host.invalid:1", False)
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")  # where the stand-in listens
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    for address in (head, "auto", "ray://head:10001"):
+        bootstrap._start(address, False)
 
 
 def test_the_url_of_a_dashboard_is_no_address_of_a_head() -> None:

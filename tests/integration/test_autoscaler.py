@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,54 @@ def test_more_gpus_than_the_cluster_may_ever_have_are_refused_and_no_node_comes(
     assert "maxReplicas" in done.stderr
     assert not (tmp_path / "out").exists()
     assert not cluster.nodes()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_what_can_never_come_is_refused_though_others_use_cpus_and_what_they_hold_is_waited_for(tmp_path: Path) -> None:
+    """A driver, as others' on the same cluster, holds CPUs and then all GPUs that there may ever be."""
+    with autoscaled(tmp_path, {"gpu": Group({"CPU": 4, "GPU": 1}, most=1)}, head_cpus=4) as cluster:
+        with holding(cluster, num_cpus=1):
+            done = label(cluster, tmp_path, replicas={"min": 3, "max": 3})
+            assert done.returncode == 2, done.stderr[-3000:]
+            assert "can never bring 3 GPUs, 3 CPUs that are missing" in done.stderr
+        with holding(cluster, num_gpus=1) as holder:
+            with (tmp_path / "log").open("w") as log:
+                waiting = subprocess.Popen(
+                    [*COMMAND, "label", str(tmp_path / "run.yaml"), "--set", "teacher.replicas={min: 1, max: 1}"],
+                    stdout=log,
+                    stderr=log,
+                    env=cluster.environment,
+                )
+            try:
+                told = "label: waiting for other work to end, which holds 1 GPU"
+                wait_until(lambda: told in (tmp_path / "log").read_text() or waiting.poll() is not None, 90.0)
+                assert told in (tmp_path / "log").read_text()
+                holder.kill()
+                assert waiting.wait(timeout=120.0) == 0, (tmp_path / "log").read_text()[-3000:]
+            finally:
+                waiting.kill()
+
+
+@contextmanager
+def holding(cluster: Autoscaled, **resources: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that keeps these resources of the cluster for as long as it lives."""
+    code = f"""
+import ray, time
+ray.init(log_to_driver=False)
+group = ray.remote(**{resources!r})(type("Holder", (), {{"there": lambda self: True}})).remote()
+print(ray.get(group.there.remote()), flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=cluster.environment, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline().strip() == "True"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.full

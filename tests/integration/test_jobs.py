@@ -1,4 +1,5 @@
-"""Jobs on a real cluster of two nodes, from a client in another folder: submit, attach, stop, go on, fail."""
+"""Jobs on a real cluster of two nodes, from a client in another folder whose shell has used another cluster, which is gone: submit, attach,
+stop, go on, fail."""
 
 from __future__ import annotations
 
@@ -7,19 +8,23 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.faults.harness import sigkill, title_of
 from tests.integration.commands import COMMAND
 from tests.integration.endpoints import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROWS = 400
 TOKEN = "a-token-of-this-test-and-no-other"
+GONE = "127.0.0.1:9"
 Raystill = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -30,7 +35,7 @@ def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
     cleared = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     own = {
         "RAYSTILL_CACHE": str(folder / "cache"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160",
+        "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160", "RAY_ADDRESS": GONE, "RAY_API_SERVER_ADDRESS": f"http://{GONE}",
     }  # fmt: skip
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,11 +55,18 @@ def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
 
 
 @pytest.fixture(scope="module")
-def address(raystill: Raystill) -> str:
-    """Of the cluster's dashboard."""
+def cluster(raystill: Raystill) -> dict[str, Any]:
+    """What `raystill up` tells."""
     started = raystill("up", "--nodes", "2", "--json")
     assert started.returncode == 0, started.stderr
-    return str(json.loads(started.stdout)["dashboard"])
+    found: dict[str, Any] = json.loads(started.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def address(cluster: dict[str, Any]) -> str:
+    """Of the cluster's dashboard."""
+    return str(cluster["dashboard"])
 
 
 def write_run(folder: Path, rows: int = ROWS, **teacher: Any) -> Path:
@@ -120,6 +132,32 @@ def test_a_job_that_is_stopped_goes_on_and_one_that_runs_is_attached_to(
     assert any(part.stat().st_mtime < began for part in parts), "what was finished is kept"
 
 
+def test_a_driver_that_is_killed_is_followed_by_an_attempt_that_goes_on(
+    raystill: Raystill, cluster: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = 3000
+    run = write_run(tmp_path, rows, latency_s=2.0)
+    without_scheme = cluster["dashboard"].removeprefix("http://")
+    asked = ["submit", str(run), "--stage", "label", "--address", without_scheme, "--set", "labelling.commit_every_s=1"]
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(raystill, *asked, "--retries", "1")
+        wait_until(lambda: submitted.done() or bool(list((tmp_path / "out" / "labels").glob("data/*.parquet"))))
+        assert not submitted.done(), submitted.result().stderr
+        sigkill([process for process in processes(cluster) if "-m cluster label run.yaml" in title_of(process)])
+        killed = time.time()
+        done = submitted.result()
+    assert done.returncode == 0, done.stderr + done.stdout[-8000:]
+    assert "; attempt 2 of 2" in done.stderr
+    assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == rows
+    parts = [part.stat().st_mtime for part in (tmp_path / "out" / "labels" / "data").glob("*.parquet")]
+    assert min(parts) < killed < max(parts), "what was finished is kept, and the rest came afterwards"
+
+
+def processes(cluster: dict[str, Any]) -> list[psutil.Process]:
+    """All that its nodes have started."""
+    return [child for pid, _ in cluster["nodes"] for child in psutil.Process(pid).children(recursive=True)]
+
+
 def test_a_job_that_fails_gives_its_exit_code_and_the_end_of_its_log(
     raystill: Raystill, address: str, tmp_path: Path
 ) -> None:
@@ -144,7 +182,16 @@ def test_what_is_wrong_with_the_cluster_is_said_in_one_line(raystill: Raystill, 
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-    done = raystill("logs", "raystill-none-label-00000000", "--address", address)
-    assert (done.returncode, "no such job" in done.stderr) == (2, True)
+    for follow in ([], ["-f"]):
+        done = raystill("logs", "raystill-none-label-00000000", "--address", address, *follow)
+        assert (done.returncode, "no such job" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    done = raystill(
+        "submit", str(run), "--stage", "label", "--address", address, "--no-wait", "--set", f"output={tmp_path}/x"
+    )
+    assert done.returncode == 0, done.stderr
+    done = raystill("logs", str(run), "--stage", "label", "--address", address)
+    assert (done.returncode, f"{tmp_path}/x" in done.stderr) == (2, True), done.stderr
+    done = raystill("label", str(run))
+    assert (done.returncode, f"cluster {GONE}: no Ray answers there" in done.stderr) == (2, True), done.stderr
     done = raystill("up", "--nodes", "1")
     assert (done.returncode, "a cluster runs at" in done.stderr) == (2, True)

@@ -71,9 +71,10 @@ def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) 
         assert (
             f"RAY_AUTH_MODE: is token here, and the cluster at {cluster.address} works without tokens" in refused.stderr
         )
-        assert not (tmp_path / "out" / "labels").exists()
+        assert not (tmp_path / "out").exists()
         done = label(run, {**token, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"})
     assert done.returncode == 0, done.stderr
+    assert "waiting for other work" not in done.stderr
 
 
 def test_a_training_is_left_alone_by_a_ray_that_starts_beside_it(tmp_path: Path) -> None:
