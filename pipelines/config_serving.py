@@ -72,6 +72,8 @@ class ServingConfig(Section):
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     limits: LimitsConfig = LimitsConfig()
     keys: KeysConfig = KeysConfig()
+    task_code: bool = False
+    """Whether a student may be served whose task is code of its own (a task file): that code runs in the ingress and in the command."""
     cors_origins: list[str] = []
     """Web pages that may ask from a browser, such as https://app.example.com; `*`: all."""
     access_log: bool = False

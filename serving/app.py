@@ -3,8 +3,8 @@
 Their builders are named in a Serve config file, which serving/deployment.py makes:
 
     import_path: serving.app:ingress   args: {"serving": {...}}
-    import_path: serving.app:student   args: {"student": "svamp", "folder": "runs/svamp/student", "serving": {...}}
-    import_path: serving.app:shared    args: {"students": {"svamp": "...", "cqa": "..."}, "serving": {...}}
+    import_path: serving.app:student   args: {"student": "svamp", "folder": "runs/svamp/student", "fingerprint": "9f...", "serving": {...}}
+    import_path: serving.app:shared    args: {"students": {"svamp": "...", "cqa": "..."}, "fingerprints": {...}, "serving": {...}}
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class StudentArgs(IngressArgs):
     """NAME or NAME@VERSION."""
     folder: str
     """Folder or URI that every node can read."""
+    fingerprint: str | None = None
+    """Of the student that is meant; None: the one that lies there when the application is built."""
 
 
 class SharedArgs(IngressArgs):
@@ -49,6 +51,8 @@ class SharedArgs(IngressArgs):
 
     students: Annotated[dict[str, str], Field(min_length=1)]
     """NAME or NAME@VERSION -> folder or URI."""
+    fingerprints: Annotated[dict[str, str], Field(default_factory=dict)]
+    """NAME or NAME@VERSION -> as of `StudentArgs`."""
 
 
 def ingress(args: Mapping[str, Any]) -> Any:
@@ -71,7 +75,8 @@ def ingress(args: Mapping[str, Any]) -> Any:
 def student(args: Mapping[str, Any]) -> Any:
     """The application of one student. Raises UserError where the arguments break a rule or the folder cannot be served."""
     found = _checked(StudentArgs, args)
-    card = read_card(found.student, found.folder)
+    # A replica reads and writes texts; its student's task, code or not, is the ingress' alone.
+    card = read_card(found.student, found.folder, task_code=True, fingerprint=found.fingerprint)
     engine = engine_name(card.family, found.serving)
     return _deployment(StudentReplica, found.serving, engine).bind(card, found.serving)
 
@@ -79,7 +84,10 @@ def student(args: Mapping[str, Any]) -> Any:
 def shared(args: Mapping[str, Any]) -> Any:
     """The application of students that share their replicas. Raises UserError as `student` does."""
     found = _checked(SharedArgs, args)
-    cards = [read_card(student_id, folder) for student_id, folder in found.students.items()]
+    cards = [
+        read_card(student_id, folder, task_code=True, fingerprint=found.fingerprints.get(student_id))
+        for student_id, folder in found.students.items()
+    ]
     engines = {engine_name(card.family, found.serving) for card in cards}
     loader = serve.multiplexed(max_num_models_per_replica=found.serving.students_per_replica or 1)
     replica = type("SharedReplica", (SharedStudents,), {"load": loader(SharedStudents.load)})

@@ -75,15 +75,17 @@ class _Details(BaseModel):
     task: _TaskDetails
 
 
-def read_card(student_id: str, folder: str) -> StudentCard:
+def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerprint: str | None = None) -> StudentCard:
     """The card of a student folder or URI.
 
     Args:
         student_id: NAME or NAME@VERSION.
+        task_code: whether its task may be code that the student brings along. Reading a card runs none of it.
+        fingerprint: of the student that is meant; None: the one that lies there.
 
     Raises:
-        UserError: the name cannot be one, the folder is missing or holds no finished student, its weights are not
-            safetensors, or its method needs the teacher at serving time.
+        UserError: the name cannot be one, the folder is missing or holds no finished student or another one, its weights
+            are not safetensors, its method needs the teacher at serving time, or its task is code and may not be.
     """
     name, sign, version = student_id.partition("@")
     try:
@@ -104,6 +106,10 @@ def read_card(student_id: str, folder: str) -> StudentCard:
         missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise UserError(store.shown(), f"its manifest's details lack {missing}", "Train the student anew.") from error
     _check_servable(store, details.method)
+    if details.task.source is not None and not task_code:
+        rule = "its task is code of its own, which would run here"
+        raise UserError(store.shown(), rule, "Set serving.task_code: true where you trust it.")
+    _check_same(store, manifest.fingerprint, fingerprint)
     return StudentCard(
         name=name,
         version=version if sign else None,
@@ -118,6 +124,18 @@ def read_card(student_id: str, folder: str) -> StudentCard:
         created_s=int(datetime.datetime.fromisoformat(manifest.created).timestamp()),
         provenance=manifest.provenance,
     )
+
+
+def check_unchanged(card: StudentCard) -> None:
+    """Raises UserError where a student's folder does not hold it any more: replicas that start later would answer otherwise."""
+    store = Store(card.folder)
+    _check_same(store, require_manifest(store, "student", "train RUN").fingerprint, card.fingerprint)
+
+
+def _check_same(store: Store, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        rule = f"it holds another student ({found[:12]}) than the one that was deployed ({wanted[:12]})"
+        raise UserError(store.shown(), rule, "Deploy the endpoint anew to serve it.")
 
 
 def _check_servable(store: Store, method: str) -> None:

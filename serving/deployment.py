@@ -3,30 +3,35 @@
     {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": 8000, "request_timeout_s": 65.0},
      "applications": [
        {"name": "raystill", "route_prefix": "/", "import_path": "serving.app:ingress", "args": {"serving": {...}},
-        "deployments": [{"name": "ingress", "user_config": {"students": {"svamp": "runs/svamp/student"}, "split": {}}}]},
+        "deployments": [{"name": "ingress", "user_config": {"students": {"svamp": "runs/svamp/student"},
+                                                            "fingerprints": {"svamp": "9f..."}, "split": {}}}]},
        {"name": "raystill-student-svamp", "route_prefix": null, "import_path": "serving.app:student", "args": {...}}]}
 
 Serve restarts an application when its import path or args change. Students and shares are the ingress' user_config, which it takes
-while it runs: another split restarts nothing, another student nobody else.
+while it runs: another split restarts nothing, another student nobody else. Fingerprints are there so that a student that was trained
+anew in its folder is a change, and replicas of one application never have different weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipelines.config_serving import ServingConfig
 from pipelines.errors import UserError
 from serving.app import LOGGING
-from serving.cards import read_card
+from serving.cards import StudentCard, read_card
 from serving.engines.choice import engine_name
 from serving.ingress import SHARED, application_of
 from serving.roster import Roster, Split
 
 APPLICATION = "raystill"
 """The application that speaks HTTP."""
-_PROXY_GRACE_S = 5.0
-_FOR_REQUESTS = ("host", "port", "keys", "cors_origins", "access_log", "log_text", "limits", "ingress_replicas")
+PROXY_GRACE_S = 5.0
+_FOR_REQUESTS = (
+    "host", "port", "keys", "task_code", "cors_origins", "access_log", "log_text", "limits", "ingress_replicas",
+)  # fmt: skip
 
 
 def endpoint_config(
@@ -42,14 +47,17 @@ def endpoint_config(
     Raises:
         UserError: a student cannot be served, or the split names what is not there.
     """
-    cards = [read_card(student_id, folder) for student_id, folder in students.items()]
+    cards = [read_card(student_id, folder, task_code=serving.task_code) for student_id, folder in students.items()]
     _check_names(students)
     roster = Roster(cards, split or {})
     for card in cards:
         engine_name(card.family, serving)
     settings = serving.model_dump(mode="json")
+    if serving.keys.file is not None:  # the ingress runs in a folder of Ray's
+        settings["keys"]["file"] = str(Path(serving.keys.file).expanduser().absolute())
     asked: dict[str, Any] = {
         "students": {card.id: card.folder for card in roster.cards},
+        "fingerprints": {card.id: card.fingerprint for card in roster.cards},
         "split": {name: dict(shares) for name, shares in roster.split.items()},
     }
     applications = [
@@ -60,7 +68,7 @@ def endpoint_config(
             "args": {"serving": settings},
             "deployments": [{"name": "ingress", "user_config": asked}],
         },
-        *_students(asked["students"], settings, together=serving.students_per_replica is not None),
+        *_students(cards, settings, together=serving.students_per_replica is not None),
     ]
     return {
         "proxy_location": "EveryNode" if every_node else "HeadOnly",
@@ -68,27 +76,36 @@ def endpoint_config(
         "http_options": {
             "host": serving.host,
             "port": serving.port,
-            "request_timeout_s": serving.request_timeout_s + _PROXY_GRACE_S,
+            "request_timeout_s": serving.request_timeout_s + PROXY_GRACE_S,
         },
         "logging_config": LOGGING,
         "applications": [{**application, "logging_config": LOGGING} for application in applications],
     }
 
 
-def _students(students: Mapping[str, str], settings: dict[str, Any], *, together: bool) -> list[dict[str, Any]]:
+def _students(cards: Sequence[StudentCard], settings: dict[str, Any], *, together: bool) -> list[dict[str, Any]]:
     # What only the ingress reads is left out: a change of it restarts no student.
     serving = {key: value for key, value in settings.items() if key not in _FOR_REQUESTS}
     if together:
-        args: dict[str, Any] = {"students": dict(students), "serving": serving}
+        args: dict[str, Any] = {
+            "students": {card.id: card.folder for card in cards},
+            "fingerprints": {card.id: card.fingerprint for card in cards},
+            "serving": serving,
+        }
         return [{"name": SHARED, "route_prefix": None, "import_path": "serving.app:shared", "args": args}]
     return [
         {
-            "name": application_of(student_id),
+            "name": application_of(card.id),
             "route_prefix": None,
             "import_path": "serving.app:student",
-            "args": {"student": student_id, "folder": folder, "serving": serving},
+            "args": {
+                "student": card.id,
+                "folder": card.folder,
+                "fingerprint": card.fingerprint,
+                "serving": serving,
+            },
         }
-        for student_id, folder in students.items()
+        for card in cards
     ]
 
 

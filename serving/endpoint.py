@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import serve
 
 from pipelines.config_serving import ServingConfig
 from pipelines.errors import StageFailedError, UserError
 from serving.app import LOGGING
-from serving.deployment import APPLICATION, endpoint_config
+from serving.deployment import APPLICATION, PROXY_GRACE_S, endpoint_config
+from serving.ingress import SHARED
 from serving.roster import Split
 
 _START_S = 600.0
@@ -52,47 +54,113 @@ def is_ours(application: str) -> bool:
 def serve_students(students: Mapping[str, str], serving: ServingConfig, split: Split | None = None) -> Endpoint:
     """Start the endpoint on the Ray that this process is connected to, or change the one that runs there; returns when it takes requests.
 
+    A change that cannot be made leaves the endpoint as it was.
+
     Args:
         students: NAME or NAME@VERSION -> student folder or URI.
         split: NAME -> version -> percent.
 
     Raises:
-        UserError: a student cannot be served, or the port is taken. Nothing has been started.
+        UserError: a student cannot be served, the port is taken, or Serve runs already and listens elsewhere. Nothing has been started.
         StageFailedError: the replicas do not start.
     """
     from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
 
     config = endpoint_config(students, serving, split)
-    running = _running()
-    if APPLICATION not in running:
+    client: Any = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    if client is None:
         _check_port(serving.host, serving.port)
-    serve.start(proxy_location="HeadOnly", http_options=config["http_options"], logging_config=LOGGING)
-    # Applications of others stay: a config file names all that there are to be.
-    config["applications"] += [application for name, application in running.items() if not is_ours(name)]
-    client: Any = _get_global_client()
-    client.deploy_apps(ServeDeploySchema.model_validate(config))
+        serve.start(proxy_location="HeadOnly", http_options=config["http_options"], logging_config=LOGGING)
+        client = _get_global_client()
+    else:
+        check_http(client.http_config, serving)
+    running = _deployed(client)
     host = "127.0.0.1" if serving.host in {"0.0.0.0", "::"} else serving.host
     endpoint = Endpoint(f"http://{host}:{serving.port}", tuple(students))
     try:
-        _wait_for([application["name"] for application in config["applications"]])
-    except StageFailedError:
+        for phase in phases(running, config["applications"]):
+            _apply(client, config, phase.applications)
+            _wait_for(phase.waits)
+    except StageFailedError as error:
         if APPLICATION not in running:
             endpoint.shutdown()
-        raise
+            raise
+        _apply(client, config, list(running.values()))
+        raise StageFailedError(f"{error}; what ran before goes on, with the shares it had") from error
     return endpoint
 
 
-def _running() -> dict[str, dict[str, Any]]:
-    """The applications of this Ray's Serve by name, each with the config it was deployed with; {} where Serve does not run."""
-    names = serve.status().applications
-    if not names:
-        return {}
-    from ray.serve.context import _get_global_client
+@dataclass(frozen=True)
+class Phase:
+    """A part of a change."""
 
-    client: Any = _get_global_client()
+    applications: list[dict[str, Any]]
+    """All that there are to be."""
+    waits: list[str]
+    """Those of them that must run before the next part."""
+
+
+def phases(running: Mapping[str, Any], wanted: Sequence[dict[str, Any]]) -> list[Phase]:
+    """What Serve is told, one after the other, each when the one before runs: the ingress sends nothing to a student that has not started
+    or has gone already.
+
+    Args:
+        running: the applications that there are by name, those of others too, which stay.
+        wanted: the applications of the endpoint that is to be.
+    """
+    others = {name: application for name, application in running.items() if not is_ours(name)}
+    last = {application["name"]: application for application in wanted}
+    if APPLICATION not in running:
+        return [Phase([*last.values(), *others.values()], list(last))]
+    # New students beside the old ones, and an ingress that does not know them yet.
+    both = {**running, **last, APPLICATION: running[APPLICATION]}
+    if SHARED in running and SHARED in last:
+        both[SHARED] = _together(running[SHARED], last[SHARED])
+    told = {**both, APPLICATION: last[APPLICATION]}
+    end = {**others, **last}
+    # Whether the old ingress is well is no matter: it may be what the change is to mend.
+    started = Phase(list(both.values()), [name for name in last if name != APPLICATION])
+    counted = Phase(list(told.values()), [APPLICATION])
+    return [started, counted, *([Phase(list(end.values()), list(last))] if end != told else [])]
+
+
+def _together(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new application of students that share replicas, with the old one's students too."""
+    kept = {key: {**old["args"].get(key, {}), **new["args"][key]} for key in ("students", "fingerprints")}
+    return {**new, "args": {**new["args"], **kept}}
+
+
+def check_http(found: Any, serving: ServingConfig) -> None:
+    """Serve takes no other address while it runs. Raises UserError where it does not listen as the settings say.
+
+    Args:
+        found: Serve's HTTPOptions.
+    """
+    limit_s = found.request_timeout_s
+    remedy = "Set it to that, or end Serve first: `serve shutdown`."
+    for key, has, wants in (("host", found.host, serving.host), ("port", found.port, serving.port)):
+        if has != wants:
+            raise UserError(f"serving.{key} {wants}", f"Serve runs on this Ray already, with {key} {has}", remedy)
+    # A lower limit is the ingress' own to keep.
+    if limit_s is not None and limit_s < serving.request_timeout_s + PROXY_GRACE_S:
+        rule = f"Serve runs on this Ray already, and its proxy ends requests after {limit_s:g} s"
+        remedy = f"Set at most {limit_s - PROXY_GRACE_S:g}, or end Serve first: `serve shutdown`."
+        raise UserError(f"serving.request_timeout_s {serving.request_timeout_s:g}", rule, remedy)
+
+
+def _apply(client: Any, config: Mapping[str, Any], applications: Sequence[Mapping[str, Any]]) -> None:
+    """Tell Serve which applications there are to be: those that a config file deployed and that are not named go."""
+    from ray.serve.schema import ServeDeploySchema
+
+    client.deploy_apps(ServeDeploySchema.model_validate({**config, "applications": list(applications)}))
+
+
+def _deployed(client: Any) -> dict[str, dict[str, Any]]:
+    """The applications that config files have deployed, by name, with their configs. Those of `serve.run` have none, and no config file
+    changes them."""
     details = client.get_serve_details()["applications"]
-    return {name: details.get(name, {}).get("deployed_app_config") or {} for name in names}
+    configs = {name: application.get("deployed_app_config") for name, application in details.items()}
+    return {name: config for name, config in configs.items() if config}
 
 
 def _wait_for(applications: list[str]) -> None:

@@ -25,7 +25,7 @@ from serving.api.watch import ACCESS_LOG
 from serving.cards import StudentCard, read_card
 from serving.keys import KeyRing
 from serving.metrics import IngressMetrics
-from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+from serving.questions import AwayError, Piece, Question, Reply, TextOrder, TooLong
 from serving.roster import Roster
 
 STUDENT = "student"
@@ -33,8 +33,10 @@ STUDENT = "student"
 SHARED = "raystill-students"
 """The application that all students share, with `students_per_replica`."""
 _RETRY_AFTER_S = 1
+_AWAY = (BackPressureError, DeploymentUnavailableError, RayActorError, AwayError)
 _WAITS_S = (0.1, 0.5, 1.0, None)
 """Before a question is asked again whose replica has died; None: it has been asked often enough."""
+_logger = logging.getLogger(__name__)
 
 
 def application_of(student_id: str) -> str:
@@ -49,6 +51,7 @@ class Ingress:
         self._serving = serving
         self._roster = Roster()
         self._handles: dict[str, Any] = {}
+        self._engines: dict[str, str] = {}
         self._metrics = IngressMetrics()
         self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
         if serving.access_log:
@@ -58,29 +61,44 @@ class Ingress:
         """Take other students, or other shares of their versions.
 
         Args:
-            endpoint: {"students": {id: folder}, "split": {name: {version: percent}}}.
+            endpoint: {"students": {id: folder}, "fingerprints": {id: fingerprint}, "split": {name: {version: percent}}}.
         """
         known = {(card.id, card.folder): card for card in self._roster.cards}
+        meant = endpoint.get("fingerprints", {})
         cards = []
-        for asked in endpoint["students"].items():
-            cards.append(known[asked] if asked in known else await asyncio.to_thread(read_card, *asked))
+        for student_id, folder in endpoint["students"].items():
+            card = known.get((student_id, folder))
+            if card is None or card.fingerprint != meant.get(student_id, card.fingerprint):
+                card = await asyncio.to_thread(read_card, student_id, folder, task_code=self._serving.task_code)
+            if card.fingerprint != meant.get(student_id, card.fingerprint):
+                # No reason to be away: its replicas, and all other students, still answer.
+                _logger.warning("%s holds another student than the one that was deployed as %s", folder, student_id)
+            cards.append(card)
         self._roster = Roster(cards, endpoint.get("split", {}))
-        self._handles = {}
+        self._handles, self._engines = {}, {}
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Serve calls for the HTTP application."""
         api = Api(lambda: self._roster, self, self._serving, self._keys, self._metrics)
         return create_app(api, names_requests=False)
 
+    def engine(self, card: StudentCard) -> str | None:
+        """See `Backend`."""
+        return self._engines.get(card.id)
+
     async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
         """See `Backend`."""
         student = self._handle(card)
-        return await self._all(card, [partial(student.answer.remote, question) for question in questions])
+        replies = await self._all(card, [partial(student.answer.remote, question) for question in questions])
+        self._note_engine(card, replies)
+        return replies
 
     async def write(self, card: StudentCard, orders: Sequence[TextOrder]) -> Sequence[Piece | TooLong]:
         """See `Backend`."""
         student = self._handle(card)
-        return await self._all(card, [partial(student.write.remote, order) for order in orders])
+        pieces = await self._all(card, [partial(student.write.remote, order) for order in orders])
+        self._note_engine(card, pieces)
+        return pieces
 
     async def stream(self, card: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
         """See `Backend`. Cancelled where the client goes away. A replica that dies makes room for another until something is written."""
@@ -95,10 +113,11 @@ class Ingress:
                 while True:
                     piece = await asyncio.wait_for(anext(pieces), max(until - time.monotonic(), 0.0))
                     begun = True
+                    self._note_engine(card, [piece])
                     yield piece
             except StopAsyncIteration:
                 return
-            except (BackPressureError, DeploymentUnavailableError, TimeoutError, RayActorError) as error:
+            except (*_AWAY, TimeoutError) as error:
                 if begun or wait is None or not isinstance(error, RayActorError):
                     raise self._explained(card, error) from error
             finally:
@@ -108,12 +127,18 @@ class Ingress:
     def _handle(self, card: StudentCard) -> Any:
         # Kept: making one asks Ray's control service each time.
         if card.id not in self._handles:
-            if self._serving.students_per_replica is None:
-                self._handles[card.id] = serve.get_deployment_handle(STUDENT, application_of(card.id))
-            else:
-                shared = serve.get_deployment_handle(STUDENT, SHARED)
-                self._handles[card.id] = shared.options(multiplexed_model_id=card.id)
+            together = self._serving.students_per_replica is not None
+            try:
+                handle = serve.get_deployment_handle(STUDENT, SHARED if together else application_of(card.id))
+            except KeyError as error:  # its application is still being built, or gone already
+                raise self._explained(card, error) from error
+            self._handles[card.id] = handle.options(multiplexed_model_id=card.id) if together else handle
         return self._handles[card.id]
+
+    def _note_engine(self, card: StudentCard, outcomes: Sequence[Reply | Piece | TooLong]) -> None:
+        for outcome in outcomes:
+            if not isinstance(outcome, TooLong) and outcome.engine is not None:
+                self._engines[card.id] = outcome.engine
 
     async def _all(self, card: StudentCard, sends: Sequence[Callable[[], Any]]) -> list[Any]:
         try:
@@ -124,7 +149,7 @@ class Ingress:
             raise self._explained(card, error) from error
         except ExceptionGroup as failed:
             first = failed.exceptions[0]
-            if isinstance(first, (BackPressureError, DeploymentUnavailableError, RayActorError)):
+            if isinstance(first, _AWAY):
                 raise self._explained(card, first) from first
             raise first from failed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,11 +12,14 @@ from typing import Any
 from ray import serve
 
 from pipelines.config_serving import ServingConfig
+from pipelines.errors import UserError
 from serving.cards import StudentCard
 from serving.engines.base import Engine
 from serving.engines.choice import start_engine
 from serving.metrics import ReplicaMetrics
-from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+from serving.questions import AwayError, Piece, Question, Reply, TextOrder, TooLong
+
+_logger = logging.getLogger(__name__)
 
 
 class _Replica(ABC):
@@ -45,17 +49,14 @@ class _Replica(ABC):
             finally:
                 await pieces.aclose()
 
-    async def engine_name(self) -> str:
-        """Which engine answers."""
-        async with self._engine() as engine:
-            return str(engine.name)
-
 
 class StudentReplica(_Replica):
     """One copy of a student."""
 
     def __init__(self, card: StudentCard, serving: ServingConfig) -> None:
         self._own = start_engine(card, serving, ReplicaMetrics(card.id))
+        # What Serve calls in the end. Of the object, not of its class: Python itself would call that again, and await nothing.
+        self.__del__ = self._own.close
 
     @asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine]:
@@ -65,24 +66,26 @@ class StudentReplica(_Replica):
         """Serve replaces a replica whose engine is dead or hangs."""
         await self._own.check_health()
 
-    async def __del__(self) -> None:
-        if own := getattr(self, "_own", None):
-            await own.close()
-
 
 class _Loaded:
     """An engine that is closed when it has been given up and nobody asks it any more."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine: Engine | None = engine
         self.askers = 0
         self.closed = False
+        self.__del__ = self.close  # see StudentReplica
 
-    async def __del__(self) -> None:
+    async def close(self) -> None:
+        """Free the engine's memory. Serve calls it, before it loads another."""
+        if self.closed:
+            return
         self.closed = True
         while self.askers:
             await asyncio.sleep(0.05)
-        await self.engine.close()
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await engine.close()
 
 
 class SharedStudents(_Replica):
@@ -97,15 +100,24 @@ class SharedStudents(_Replica):
     async def load(self, student_id: str) -> _Loaded:
         """Start an engine; Serve keeps it, and ends it by `__del__`."""
         metrics = ReplicaMetrics(student_id)
-        engine = await asyncio.to_thread(start_engine, self._cards[student_id], self._serving, metrics)
+        try:
+            engine = await asyncio.to_thread(start_engine, self._cards[student_id], self._serving, metrics)
+        except UserError as error:
+            _logger.error("%s: %s", student_id, error)
+            raise AwayError(student_id) from error
         self._loaded[student_id] = _Loaded(engine)
         return self._loaded[student_id]
 
     @asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine]:
-        loaded = await self.load(serve.get_multiplexed_model_id())
+        student_id = serve.get_multiplexed_model_id()
+        if student_id not in self._cards:  # before `load`, for which another student would make room
+            raise AwayError(student_id)
+        loaded = await self.load(student_id)
         loaded.askers += 1
         try:
+            if loaded.engine is None:
+                raise AwayError(student_id)
             yield loaded.engine
         finally:
             loaded.askers -= 1
@@ -113,5 +125,5 @@ class SharedStudents(_Replica):
     async def check_health(self) -> None:
         """Serve replaces a replica one of whose engines is dead or hangs."""
         for loaded in list(self._loaded.values()):
-            if not loaded.closed:
+            if loaded.engine is not None and not loaded.closed:
                 await loaded.engine.check_health()

@@ -6,7 +6,8 @@ In: OVERLAY/endpoint.yaml (students, split, family) and the serving section of O
 Out: OVERLAY/serve-config.yaml, which the overlay puts into the RayService. tests/k8s/test_serve_config.py fails where it is out of date.
 
 Students are named by where pods find them, which is not here. So each is stood in for by a folder that says of itself what the run file
-and endpoint.yaml say, and its place is put in afterwards; the code that makes the config is that of the command.
+and endpoint.yaml say, and its place is put in afterwards; the code that makes the config is that of the command. What is not here has no
+fingerprint either: the endpoint takes the student that it finds, where the command names the one that it has seen.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from serving.deployment import endpoint_config
 
 OVERLAYS = Path(__file__).parents[1] / "overlays"
 CONFIG = "serve-config.yaml"
+FINGERPRINTS = ("fingerprint", "fingerprints")
 _HEADER = "# Made by `python -m k8s.serve.render {name}` from endpoint.yaml and run/run.yaml: change those.\n"
 
 
@@ -69,9 +71,9 @@ def _stand_in(folder: Path, family: str, method: str) -> str:
 
 
 def _placed(node: Any, places: Mapping[str, str]) -> Any:
-    """The tree with each folder's place instead of its stand-in."""
+    """The tree with each folder's place instead of its stand-in, and without the stand-ins' fingerprints."""
     if isinstance(node, dict):
-        return {key: _placed(value, places) for key, value in node.items()}
+        return {key: _placed(value, places) for key, value in node.items() if key not in FINGERPRINTS}
     if isinstance(node, list):
         return [_placed(value, places) for value in node]
     return places.get(node, node) if isinstance(node, str) else node

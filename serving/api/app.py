@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from pipelines.config_serving import ServingConfig
 from pipelines.tasks.base import Task
 from serving.api.backend import Backend
 from serving.api.bodies import parse_body, read_body
-from serving.api.document import add_document, described
+from serving.api.document import add_document, described, errors
 from serving.api.errors import ApiError, add_error_handlers
 from serving.api.models import describe
 from serving.api.notes import Notes, notes_of
@@ -35,6 +36,8 @@ from serving.questions import Piece, TextOrder, TooLong
 from serving.roster import Roster
 
 _CHANCE = random.SystemRandom()
+_BODY_S = 10.0
+"""For a body to arrive. Short, since one that never does holds one of the ingress' places meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Api:
 
     async def body(self, request: Request) -> bytes:
         """A request's body, within the limits."""
-        return await read_body(request, self.settings.limits.body_bytes, self.settings.request_timeout_s)
+        limit_s = min(_BODY_S, self.settings.request_timeout_s)
+        return await read_body(request, self.settings.limits.body_bytes, limit_s)
 
     def max_inputs(self) -> int:
         """Inputs of one request: no more than the queue holds, since more could never be answered."""
@@ -70,6 +74,10 @@ class Api:
         notes.model = card.id
         return card, roster.tasks[card.id]
 
+    def describe(self, card: StudentCard) -> dict[str, Any]:
+        """A student for `/v1/models`."""
+        return describe(card, self.roster(), self.settings, self.backend.engine(card))
+
 
 def create_app(api: Api, *, names_requests: bool = True) -> Watch:
     """The ASGI application.
@@ -85,7 +93,7 @@ def create_app(api: Api, *, names_requests: bool = True) -> Watch:
     app.include_router(_prediction_routes(api))
     app.include_router(_openai_routes(api))
     add_error_handlers(app)
-    add_document(app)
+    add_document(app, locked=not api.keys.open)
     if api.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
@@ -142,16 +150,15 @@ def _prediction_routes(api: Api) -> APIRouter:
         notes.prompt_tokens, notes.output_tokens = response.usage.prompt_tokens, response.usage.completion_tokens
         return response
 
-    @router.get("/models")
+    @router.get("/models", responses=errors(401, 429))
     async def models() -> dict[str, Any]:
         """The students, with what each was made from."""
-        roster = api.roster()
-        return {"object": "list", "data": [describe(card, roster, api.settings) for card in roster.cards]}
+        return {"object": "list", "data": [api.describe(card) for card in api.roster().cards]}
 
-    @router.get("/models/{name}", responses={404: {"description": "There is no such model."}})
+    @router.get("/models/{name}", responses=errors(401, 404, 429))
     async def model(name: str, request: Request) -> dict[str, Any]:
         """One student, with what it was made from."""
-        return describe(api.choose(name, notes_of(request))[0], api.roster(), api.settings)
+        return api.describe(api.choose(name, notes_of(request))[0])
 
     return router
 
@@ -164,7 +171,7 @@ def _openai_routes(api: Api) -> APIRouter:
         """Texts that the student writes after the prompts, as OpenAI's API has them."""
         asked = parse_body(CompletionRequest, await api.body(request))
         card, _ = api.choose(asked.model, notes_of(request))
-        orders = completion_orders(asked, api.settings.limits.input_characters)
+        orders = completion_orders(asked, api.max_inputs(), api.settings.limits.input_characters)
         return await _written(api, request, card, orders, asked, Shape(card, chat=False))
 
     @router.post("/chat/completions", response_model=None, **described(ChatRequest))
@@ -186,9 +193,6 @@ async def _written(
     notes = notes_of(request)
     notes.inputs, notes.asked = len(orders), [order.text for order in orders]
     param = "prompt" if isinstance(asked, CompletionRequest) else "messages"
-    if len(orders) > api.max_inputs():
-        message = f"{len(orders):,} prompts in one request, the limit is {api.max_inputs():,}"
-        raise ApiError(413, "too_many_inputs", message, param=param)
     if (
         any(order.sampling for order in orders)
         and asked.seed is not None
@@ -205,16 +209,37 @@ async def _written(
         raise ApiError(400, "unsupported_parameter", "a stream has one prompt", param="stream")
     began = time.perf_counter()
     stream = api.backend.stream(card, orders[0])
-    first = fitting(card, [await anext(stream)], param)[0]
+    try:
+        first = fitting(card, [await anext(stream)], param)[0]
+    except ApiError:
+        await stream.aclose()
+        raise
     api.metrics.first_token(card.id, time.perf_counter() - began)
     options = asked.stream_options
     events = _events(stream, first, shape, notes, with_usage=bool(options and options.include_usage))
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    return _EventStream(events, stream)
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events. However it ends, what makes them ends with it: starlette leaves that to the garbage collector, and a client that
+    has gone would have its text written on."""
+
+    def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._generators = (events, source)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See StreamingResponse."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for generator in self._generators:
+                await generator.aclose()
 
 
 async def _events(
     stream: AsyncGenerator[Piece | TooLong, None], first: Piece, shape: Shape, notes: Notes, *, with_usage: bool
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """Server-sent events: the pieces, then the usage where it is wanted, then [DONE]. An error after the first piece is an event."""
     last = first
     try:
@@ -231,7 +256,6 @@ async def _events(
         yield _event(error.body())
     finally:
         notes.prompt_tokens, notes.output_tokens = last.prompt_tokens, last.output_tokens
-        await stream.aclose()
 
 
 def _event(body: dict[str, Any]) -> str:

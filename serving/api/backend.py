@@ -12,6 +12,10 @@ from serving.questions import Piece, Question, Reply, TextOrder, TooLong
 class Backend(Protocol):
     """Each method raises ApiError 503 where the student's queue is full or it is away, 504 where it takes too long."""
 
+    def engine(self, card: StudentCard) -> str | None:
+        """The engine that answers for a student; None: it has not answered yet."""
+        ...
+
     async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
         """One outcome for each question, in order."""
         ...

@@ -61,16 +61,26 @@ _ERRORS = {
 def described(body: type[BaseModel]) -> dict[str, Any]:
     """A route's arguments that describe its body and its errors."""
     content = {"schema": {"$ref": _REF.format(model=body.__name__)}, "example": _EXAMPLES[body]}
-    error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
     return {
         "openapi_extra": {"requestBody": {"content": {"application/json": content}, "required": True}},
-        "responses": {status: {"description": text, "content": error} for status, text in _ERRORS.items()},
+        "responses": errors(*_ERRORS),
     }
 
 
-def add_document(app: FastAPI) -> None:
-    """The bodies' schemas among the components of `/openapi.json`."""
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route that are errors."""
+    content = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
+    return {status: {"description": _ERRORS[status], "content": content} for status in statuses}
+
+
+def add_document(app: FastAPI, *, locked: bool) -> None:
+    """The bodies' schemas among the components of `/openapi.json`, and which routes need a key.
+
+    Args:
+        locked: whether `/v1/*` needs a key. Otherwise one may be given.
+    """
     made = app.openapi
+    security: list[dict[str, list[str]]] = [{"key": []}] if locked else [{}, {"key": []}]
 
     def openapi() -> dict[str, Any]:
         document = made()
@@ -78,6 +88,10 @@ def add_document(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas |= {"Error": _ERROR, **definitions.get("$defs", {})}
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            if path.startswith("/v1/"):
+                for operation in operations.values():
+                    operation["security"] = security
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -10,8 +10,12 @@ from serving.engines.choice import engine_name
 from serving.roster import Roster
 
 
-def describe(card: StudentCard, roster: Roster, serving: ServingConfig) -> dict[str, Any]:
-    """A model of OpenAI's list, with what the student was made from."""
+def describe(card: StudentCard, roster: Roster, serving: ServingConfig, engine: str | None) -> dict[str, Any]:
+    """A model of OpenAI's list, with what the student was made from.
+
+    Args:
+        engine: the one that was seen to answer; None: the one that the settings name, which may be replaced where it cannot run.
+    """
     task = roster.tasks[card.id]
     version = {} if card.version is None else {"share_percent": roster.shares(card.name)[card.version]}
     return {
@@ -30,7 +34,7 @@ def describe(card: StudentCard, roster: Roster, serving: ServingConfig) -> dict[
         "family": card.family,
         "parameters": card.parameters,
         "max_input_tokens": card.max_input_tokens,
-        "engine": engine_name(card.family, serving),
+        "engine": engine or engine_name(card.family, serving),
         "weights": serving.weights,
         "fingerprint": card.fingerprint,
         "provenance": dict(card.provenance),

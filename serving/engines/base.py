@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -78,8 +79,9 @@ class Engine(ABC):
         if too_long := self._too_long(order):
             yield too_long
             return
-        async for piece in self._pieces(order, asked.stop):
-            yield piece
+        async with aclosing(self._pieces(order, asked.stop)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _pieces(self, order: Order, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
         so_far = TextSoFar(self.tokenizer, stop)

@@ -16,7 +16,7 @@ from pipelines.artifacts import Store
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Family, Student
 from pipelines.errors import UserError
-from serving.cards import StudentCard
+from serving.cards import StudentCard, check_unchanged
 from serving.engines.base import Engine
 from serving.metrics import ReplicaMetrics
 
@@ -64,8 +64,9 @@ def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetr
     """Load a student in this process.
 
     Raises:
-        UserError: as `engine_name`, or its files cannot be loaded.
+        UserError: as `engine_name`, its files cannot be loaded, or are those of another student meanwhile.
     """
+    check_unchanged(card)
     name = engine_name(card.family, serving)
     if name == "vllm":
         try:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from pipelines.config_serving import ServingConfig
@@ -39,6 +42,7 @@ class VllmEngine(Engine):
         self._under_way = 0
         self._silent_since: float | None = None
         """When it was first asked for what it has not written since, whether or not who asked is still there."""
+        self._closed = False
 
     @classmethod
     def start(cls, card: StudentCard, serving: ServingConfig, folder: str, metrics: ReplicaMetrics) -> Self:
@@ -94,7 +98,8 @@ class VllmEngine(Engine):
             await requested.aclose()
 
     async def check_health(self) -> None:
-        await self._engine.check_health()
+        with self._alive():
+            await self._engine.check_health()
         if self._silent_since is None or time.monotonic() - self._silent_since < self._silent_after_s:
             return
         try:
@@ -110,7 +115,22 @@ class VllmEngine(Engine):
             self._silent_since = None
 
     async def close(self) -> None:
+        self._closed = True
         self._engine.shutdown()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Ends this process where vLLM's has died, of a lack of memory for example. Those who ask it ask another replica then, and Serve
+        starts a new one at once; a replica that goes on and only fails has the shortest queue, so that most are sent there."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield
+        except EngineDeadError as error:
+            if self._closed:
+                raise
+            print(f"student: vLLM's engine has died ({error}); this replica ends", file=sys.stderr, flush=True)
+            os._exit(1)
 
     async def _request(self, prompt: list[int], order: Order, kind: str) -> AsyncGenerator[Any, None]:
         from vllm import SamplingParams
@@ -131,9 +151,10 @@ class VllmEngine(Engine):
         self._silent_since = self._silent_since or time.monotonic()
         written = False
         try:
-            async for latest in request:
-                written, self._silent_since = True, time.monotonic()
-                yield latest
+            with self._alive():
+                async for latest in request:
+                    written, self._silent_since = True, time.monotonic()
+                    yield latest
         finally:
             self._under_way -= 1
             if written and not self._under_way:

@@ -10,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipelines.artifacts import MANIFEST
 from pipelines.config_serving import KeysConfig
+from pipelines.errors import StageFailedError, UserError
 from serving.keys import key_line, new_key
 from tests.integration.endpoints import Load, endpoint_of, small, wait_until
 from tests.integration.local_ray import local_ray
@@ -74,6 +76,129 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
             assert (answer["model"], answer["predictions"][0]["label"]) == labels[answer["model"]]
         shares = {m["id"]: m["share_percent"] for m in client.get("/v1/models").json()["data"]}
         assert shares == {"sums@old": 100.0}
+
+
+def torn(folder: Path) -> Path:
+    """A student whose card is fine and whose weights cannot be loaded."""
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return folder
+
+
+def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Requests go to a version when it runs and not before, to none that has gone; one that cannot start changes nothing."""
+    from ray import serve
+
+    from serving.endpoint import serve_students
+
+    serving = small(max_batch_size=8)
+    broken = torn(write_student(tmp_path / "broken", "decoder-only", seed=2))
+    named = {"sums@old": str(folders["old"]), "sums@new": str(folders["new"]), "sums@broken": str(broken)}
+    body = {"model": "sums", "inputs": [TEXTS[0]]}
+    with (
+        endpoint_of({"sums@old": folders["old"]}, serving) as client,
+        Load(str(client.base_url), body) as load,
+    ):
+
+        def models() -> set[str]:
+            return {r.json().get("model") for r in load.responses[-50:]}
+
+        def listed() -> list[str]:
+            return [model["id"] for model in client.get("/v1/models").json()["data"]]
+
+        load.answered(50)
+        assert models() == {"sums@old"}
+        serve_students({name: named[name] for name in ("sums@old", "sums@new")}, serving, {"sums": {"new": 50.0}})
+        wait_until(lambda: models() == {"sums@old", "sums@new"}, 20.0)
+        load.answered(100)
+        with pytest.raises(StageFailedError, match="what ran before goes on, with the shares it had"):
+            serve_students(named, serving, {"sums": {"broken": 50.0}})
+        load.answered(100)
+        assert models() == {"sums@old", "sums@new"}
+        assert listed() == ["sums@old", "sums@new"]
+        gone = "raystill-student-sums@broken"
+        wait_until(lambda: gone not in serve.status().applications, of=lambda: f"the end of {gone}")
+        serve_students({"sums@old": named["sums@old"]}, serving)
+        load.answered(100)
+        assert models() == {"sums@old"}
+        assert load.failed == []
+        assert listed() == ["sums@old"]
+
+
+def trained_anew(place: Path, other: Path) -> None:
+    """Each file takes the old one's place, as training writes them: the one that a replica has mapped into its memory stays whole."""
+    for file in sorted(other.iterdir(), key=lambda file: file.name == MANIFEST):
+        file.rename(place / file.name)
+
+
+def test_a_student_trained_anew_in_its_folder_is_served_by_the_same_command(ray_here: None, tmp_path: Path) -> None:
+    from serving.endpoint import serve_students
+
+    place, serving = write_student(tmp_path / "student", "decoder-only"), small()
+    with endpoint_of({"sums": place}, serving) as client:
+
+        def fingerprint() -> str:
+            return str(client.get("/v1/models/sums").json()["fingerprint"])
+
+        with Load(str(client.base_url), {"inputs": [TEXTS[0]]}) as load:
+            load.answered(20)
+            before, label = fingerprint(), load.responses[-1].json()["predictions"][0]["label"]
+            trained_anew(place, write_student(tmp_path / "anew" / "student", "decoder-only", seed=1))
+            serve_students({"sums": str(place)}, serving)
+            assert fingerprint() != before
+            load.answered(20)
+            assert load.responses[-1].json()["predictions"][0]["label"] != label
+        assert load.failed == []
+
+
+def test_students_that_share_replicas_come_and_go_under_load(ray_here: None, folders: dict[str, Path]) -> None:
+    from serving.endpoint import serve_students
+
+    serving = small(students_per_replica=2)
+    named = {name: str(folder) for name, folder in folders.items()}
+    with endpoint_of({"old": folders["old"], "new": folders["new"]}, serving) as client:
+
+        def status(name: str) -> int:
+            return client.post("/v1/predict", json={"model": name, "inputs": [TEXTS[0]]}).status_code
+
+        with Load(str(client.base_url), {"model": "old", "inputs": [TEXTS[0]]}, clients=2) as load:
+            load.answered(5)
+            assert [status("new"), status("other")] == [200, 404]
+            serve_students({"old": named["old"], "other": named["other"]}, serving)
+            load.answered(5)
+            assert [status("new"), status("other")] == [404, 200]
+        assert load.failed == []
+
+
+def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[str, Path]) -> None:
+    """Those of `serve.run` have no config; one that is broken is none of our business."""
+    from ray import serve
+
+    from serving.endpoint import serve_students
+
+    @serve.deployment
+    class Shop:
+        def __init__(self, *, opens: bool) -> None:
+            assert opens
+
+        def __call__(self, _: object) -> str:
+            return "open"
+
+    settings = small()
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    try:
+        serve.run(Shop.bind(opens=True), name="shop", route_prefix="/shop")
+        with pytest.raises(RuntimeError):
+            serve.run(Shop.bind(opens=False), name="shut", route_prefix="/shut")
+        with pytest.raises(UserError, match=f"Serve runs on this Ray already, with port {settings.port}"):
+            serve_students({"sums": str(folders["old"])}, small())
+        with endpoint_of({"sums": folders["old"]}, settings) as client:
+            assert client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200
+            assert client.get("/shop").text == "open"
+        assert httpx.get(f"http://{settings.host}:{settings.port}/shop").text == "open"
+        assert set(serve.status().applications) == {"shop", "shut"}
+    finally:
+        serve.shutdown()
 
 
 def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ class Standins:
     asked: list[tuple[str, list[Question]]] = field(default_factory=list)
     orders: list[tuple[str, TextOrder]] = field(default_factory=list)
     closed: int = 0
+    engines: dict[str, str] = field(default_factory=dict)
+
+    def engine(self, student: StudentCard) -> str | None:
+        return self.engines.get(student.id)
 
     async def ask(self, student: StudentCard, questions: Sequence[Question]) -> list[Reply | TooLong]:
         self.asked.append((student.id, list(questions)))

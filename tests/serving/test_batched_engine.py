@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Order, Written
 from serving.engines.batched import BatchedEngine
-from serving.questions import TextOrder
+from serving.questions import Piece, TextOrder
 from tests.serving.standins import card
 from tests.serving.tiny import tiny_tokenizer
 
@@ -26,6 +28,7 @@ class Held:
         self.tokenizer = tiny_tokenizer("encoder-decoder")
         self.lanes = 1
         self.batches: list[list[str]] = []
+        self.lengths: list[int] = []
         self.go = threading.Event()
         self.begun = threading.Event()
         self.error: Exception | None = None
@@ -35,6 +38,7 @@ class Held:
     ) -> list[Written]:
         self.gone = gone
         self.batches.append([order.prompt for order in orders])
+        self.lengths += [order.max_new_tokens for order in orders]
         self.begun.set()
         on_tokens([5] * len(orders))
         assert self.go.wait(10.0)
@@ -151,5 +155,69 @@ def test_a_batch_that_hangs_is_found_out() -> None:
         student.go.set()
         await asked
         await engine.check_health()
+
+    asyncio.run(run())
+
+
+def test_no_client_asks_for_more_than_a_text_may_have() -> None:
+    """10**30 tokens are no number for CTranslate2, and a million would hold up all who are in the batch."""
+
+    async def run() -> None:
+        engine, student, _ = made(max_batch_size=4, max_new_tokens=8)
+        student.go.set()
+        orders = [TextOrder("[label] 4 apples", raw=True, max_tokens=n) for n in (10**30, 1_000_000, 5, None)]
+        pieces = await asyncio.gather(*(engine.write(order) for order in orders))
+        assert [piece.finish_reason for piece in pieces if isinstance(piece, Piece)] == ["stop"] * 4
+        _ = [piece async for piece in engine.stream(orders[0])]
+        # 32: what the card says that the student was trained to write.
+        assert student.lengths == [32, 32, 5, 8, 32]
+
+    asyncio.run(run())
+
+
+def test_the_student_is_told_who_has_gone() -> None:
+    async def run() -> None:
+        engine, student, _ = made(max_batch_size=3)
+        cancelled = asyncio.ensure_future(engine.complete(ORDER))
+        stays = asyncio.ensure_future(engine.complete(ORDER))
+        stream = engine.stream(TextOrder("4 apples", raw=False))
+        await anext(stream)
+        assert [student.gone(row) for row in range(3)] == [False] * 3
+        cancelled.cancel()
+        await stream.aclose()
+        await asyncio.sleep(0)
+        assert [student.gone(row) for row in range(3)] == [True, False, True]
+        student.go.set()
+        await stays
+        assert student.gone(1)
+
+    asyncio.run(run())
+
+
+def test_a_text_that_has_reached_its_stop_is_not_written_on() -> None:
+    async def run() -> None:
+        engine, student, _ = made()
+        first = student.tokenizer.decode([5])
+        await engine.write(TextOrder("4 apples", raw=False, stop=(first,)))
+        assert not student.go.is_set(), "the answer is there before the batch ends"
+        assert student.gone(0)
+        student.go.set()
+
+    asyncio.run(run())
+
+
+def test_a_closed_engine_keeps_no_student() -> None:
+    async def run() -> None:
+        engine, student, _ = made()
+        student.go.set()
+        await engine.complete(ORDER)
+        left = weakref.ref(student)
+        del student
+        await engine.close()
+        await engine.close()
+        gc.collect()
+        assert left() is None
+        with pytest.raises(RuntimeError, match="closed"):
+            await engine.complete(ORDER)
 
     asyncio.run(run())

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import MANIFEST
+from pipelines.config_serving import ServingConfig
 from pipelines.errors import UserError
-from serving.cards import read_card
+from serving.cards import check_unchanged, read_card
+from serving.engines.choice import start_engine
 from tests.serving.tiny import write_student
 
 
@@ -76,3 +78,28 @@ def test_folders_that_cannot_be_served(folder: Path, tmp_path: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps(manifest | {"type": "labels"}))
     refused("it is a labels artifact", str(other))
+
+
+def test_a_task_that_is_code_is_refused_unless_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    task = {"name": "mine.py", "source": "raise SystemExit"}
+    coded = edited(folder, tmp_path / "coded", task=task)
+    with pytest.raises(UserError, match=r"its task is code of its own, which would run here\. Set serving\.task_code"):
+        read_card("sums", coded)
+    assert read_card("sums", coded, task_code=True).task.source == "raise SystemExit"
+
+
+def test_another_student_in_the_folder_is_not_the_one_that_was_meant(folder: Path, tmp_path: Path) -> None:
+    place = Path(edited(folder, tmp_path / "s"))
+    card = read_card("sums", str(place))
+    assert read_card("sums", str(place), fingerprint=card.fingerprint) == card
+    check_unchanged(card)
+    manifest = json.loads((place / MANIFEST).read_text())
+    (place / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": "e" * 64}))
+    match = f"it holds another student \\(eeeeeeeeeeee\\) than the one that was deployed \\({card.fingerprint[:12]}\\)"
+    with pytest.raises(UserError, match=match):
+        read_card("sums", str(place), fingerprint=card.fingerprint)
+    with pytest.raises(UserError, match=match):
+        start_engine(card, ServingConfig(), None)  # type: ignore[arg-type]
+    (place / MANIFEST).unlink()
+    with pytest.raises(UserError, match="no finished student"):
+        check_unchanged(card)

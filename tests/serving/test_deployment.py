@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from pipelines.artifacts import MANIFEST
 from pipelines.config_base import ReplicasConfig
 from pipelines.config_serving import KeysConfig, ServingConfig
 from pipelines.errors import UserError
@@ -19,6 +21,7 @@ from serving import app
 from serving.deployment import endpoint_config
 from serving.endpoint import serve_students
 from serving.engines.choice import engine_name, threads_per_replica
+from tests.serving.test_cards import edited
 from tests.serving.tiny import write_student
 
 
@@ -40,13 +43,18 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_student(tmp_path_factory.mktemp("students") / "student", "encoder-decoder"))
 
 
+def fingerprint(folder: str) -> str:
+    return str(json.loads(Path(folder, MANIFEST).read_text())["fingerprint"])
+
+
 def applications(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {application["name"]: application for application in config["applications"]}
 
 
 def test_each_student_is_an_application_of_its_own(folder: str, t5: str) -> None:
     serving = ServingConfig(keys=KeysConfig(file="keys"), port=8123, max_batch_size=4)
-    config = endpoint_config({"a@1": folder, "a@2": folder, "b": t5}, serving, {"a": {"2": 10.0}})
+    students = {"a@1": folder, "a@2": folder, "b": t5}
+    config = endpoint_config(students, serving, {"a": {"2": 10.0}})
     ServeDeploySchema.model_validate(config)
     found = applications(config)
     assert list(found) == ["raystill", "raystill-student-a@1", "raystill-student-a@2", "raystill-student-b"]
@@ -54,7 +62,11 @@ def test_each_student_is_an_application_of_its_own(folder: str, t5: str) -> None
     assert found["raystill"]["deployments"] == [
         {
             "name": "ingress",
-            "user_config": {"students": {"a@1": folder, "a@2": folder, "b": t5}, "split": {"a": {"2": 10.0}}},
+            "user_config": {
+                "students": {"a@1": folder, "a@2": folder, "b": t5},
+                "fingerprints": {name: fingerprint(folder) for name, folder in students.items()},
+                "split": {"a": {"2": 10.0}},
+            },
         }
     ]
     assert (config["http_options"]["port"], config["proxy_location"]) == (8123, "HeadOnly")
@@ -71,6 +83,49 @@ def test_what_changes_an_application_is_its_own(folder: str) -> None:
     assert one["raystill-student-a@1"] != faster["raystill-student-a@1"]
     split = applications(endpoint_config({"a@1": folder, "a@2": folder}, ServingConfig(), {"a": {"2": 10.0}}))
     assert split["raystill"]["args"] == one["raystill"]["args"]
+
+
+def test_a_student_that_was_trained_anew_in_its_folder_is_a_change(tmp_path: Path) -> None:
+    """Its replicas restart, and the ingress reads its card again; with the same args Serve would change nothing."""
+    place = write_student(tmp_path / "student", "decoder-only")
+    before = applications(endpoint_config({"a": str(place)}, ServingConfig()))
+    assert applications(endpoint_config({"a": str(place)}, ServingConfig())) == before
+    write_student(place, "decoder-only", seed=1)
+    after = applications(endpoint_config({"a": str(place)}, ServingConfig()))
+    assert after["raystill"]["args"] == before["raystill"]["args"]
+    assert after["raystill"]["deployments"] != before["raystill"]["deployments"]
+    assert after["raystill-student-a"]["args"] != before["raystill-student-a"]["args"]
+    with pytest.raises(UserError, match="it holds another student"):
+        app.student(before["raystill-student-a"]["args"])
+    shared = ServingConfig(students_per_replica=1)
+    args = applications(endpoint_config({"a": str(place)}, shared))["raystill-students"]["args"]
+    assert args["fingerprints"] == {"a": fingerprint(str(place))}
+    app.shared(args)
+    write_student(place, "decoder-only", seed=2)
+    with pytest.raises(UserError, match="it holds another student"):
+        app.shared(args)
+
+
+def test_a_task_that_is_code_is_the_ingress_alone(folder: str, tmp_path: Path) -> None:
+    """To let it run restarts no student; a replica runs nothing of it."""
+    trace = tmp_path / "ran"
+    place = edited(Path(folder), tmp_path / "coded", task={"name": "mine.py", "source": f"open({str(trace)!r}, 'w')"})
+    with pytest.raises(UserError, match="its task is code of its own"):
+        endpoint_config({"a": place}, ServingConfig())
+    app.student({"student": "a", "folder": place, "serving": {}})
+    assert not trace.exists()
+    config = endpoint_config({"a": folder}, ServingConfig(task_code=True))
+    assert (
+        applications(config)["raystill-student-a"]
+        == applications(endpoint_config({"a": folder}, ServingConfig()))["raystill-student-a"]
+    )
+
+
+def test_the_key_file_is_found_from_any_folder(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, found in (("keys", tmp_path / "keys"), ("~/keys", Path.home() / "keys"), ("/etc/keys", "/etc/keys")):
+        config = endpoint_config({"a": folder}, ServingConfig(keys=KeysConfig(file=given)))
+        assert applications(config)["raystill"]["args"]["serving"]["keys"]["file"] == str(found)
 
 
 def test_shared_replicas_are_one_application(folder: str, t5: str) -> None:

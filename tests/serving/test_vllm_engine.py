@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipelines.config_serving import ServingConfig
 from pipelines.decode import Order
 from serving.engines import vllm as module
 from serving.engines.vllm import VllmEngine
+from serving.questions import TextOrder
 from tests.serving.standins import card
 from tests.serving.tiny import tiny_tokenizer
 
@@ -27,6 +28,7 @@ class Hanging:
 
     def __init__(self) -> None:
         self.hangs = False
+        self.error: Exception | None = None
         self.asked: list[list[int]] = []
         self._tokenizer = tiny_tokenizer("decoder-only")
 
@@ -34,10 +36,16 @@ class Hanging:
         return self._tokenizer
 
     async def check_health(self) -> None:
+        if self.error:
+            raise self.error
+
+    def shutdown(self) -> None:
         pass
 
     async def generate(self, prompt: Any, parameters: Any, request_id: str) -> AsyncGenerator[Any, None]:
         self.asked.append(prompt["prompt_token_ids"])
+        if self.error:
+            raise self.error
         await (asyncio.Event().wait() if self.hangs else asyncio.sleep(0))
         end = self._tokenizer.eos_token_id
         logs = [{5: SimpleNamespace(logprob=-0.5)}, {end: SimpleNamespace(logprob=-0.1)}]
@@ -99,5 +107,44 @@ def test_an_engine_that_is_slow_is_not_asked_at_once() -> None:
         await engine.check_health()
         assert len(inner.asked) == 1
         assert time.monotonic() - began < 5.0
+
+    asyncio.run(run())
+
+
+class Ended(BaseException):
+    """In place of the end of this process."""
+
+
+def test_a_process_whose_engine_has_died_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """So that the ingress asks another replica, and Serve starts a new one: not 500 for as long as health checks take."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(module.os, "_exit", end)
+
+    async def run() -> None:
+        engine, inner = made(silent_after_s=60.0)
+        await engine.check_health()
+        inner.error = EngineDeadError()
+        asked: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+            lambda: engine.complete(Order("[label] 4 apples", 4)),
+            lambda: anext(engine.stream(TextOrder("4 apples", raw=False))),
+            engine.check_health,
+        ]
+        for ask in asked:
+            with pytest.raises(Ended, match="1"):
+                await ask()
+        assert "engine has died" in capfd.readouterr().err
+        inner.error = ValueError("this prompt")
+        with pytest.raises(ValueError, match="this prompt"):
+            await engine.complete(Order("[label] 4 apples", 4))
+        inner.error = EngineDeadError()
+        await engine.close()
+        with pytest.raises(EngineDeadError):
+            await engine.check_health()
 
     asyncio.run(run())

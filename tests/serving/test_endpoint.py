@@ -1,0 +1,173 @@
+"""How a running endpoint is changed: what Serve is told, one after the other. Serve itself is a stand-in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.config_serving import ServingConfig
+from pipelines.errors import StageFailedError, UserError
+from serving import endpoint as module
+from serving.endpoint import check_http, phases, serve_students
+
+OTHER = {"name": "shop", "import_path": "shop:app"}
+SETTINGS = ServingConfig()
+
+
+def endpoint(*students: str, together: bool = False, setting: int = 1, folder: str = "/s") -> list[dict[str, Any]]:
+    """Applications as serving/deployment.py makes them."""
+    folders = {student: f"{folder}/{student}" for student in students}
+    marks = {student: f"{folder}{student}" for student in students}
+    asked = {"students": folders, "fingerprints": marks}
+    ingress = {"name": "raystill", "args": {"serving": {"port": 8000}}, "deployments": [{"user_config": asked}]}
+    if together:
+        return [ingress, {"name": "raystill-students", "args": {**asked, "serving": setting}}]
+    apart = [{"name": f"raystill-student-{s}", "args": {"folder": folders[s], "serving": setting}} for s in students]
+    return [ingress, *apart]
+
+
+def named(applications: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {application["name"]: application for application in applications}
+
+
+def test_the_first_start_is_one_step() -> None:
+    wanted = endpoint("a")
+    (only,) = phases({"shop": OTHER}, wanted)
+    assert named(only.applications) == named([*wanted, OTHER])
+    assert only.waits == ["raystill", "raystill-student-a"], "nobody waits for the applications of others"
+
+
+def test_a_new_student_starts_before_the_ingress_knows_it() -> None:
+    old, new = endpoint("a"), endpoint("a", "b", setting=2)
+    started, counted = phases(named([*old, OTHER]), new)
+    assert named(started.applications) == named([old[0], *new[1:], OTHER])
+    assert started.waits == ["raystill-student-a", "raystill-student-b"]
+    assert named(counted.applications) == named([*new, OTHER])
+    assert counted.waits == ["raystill"]
+
+
+def test_a_student_goes_after_the_ingress_has_forgotten_it() -> None:
+    old, new = endpoint("a", "b"), endpoint("a")
+    started, counted, ended = phases(named([*old, OTHER]), new)
+    assert named(started.applications) == named([*old, OTHER])
+    assert named(counted.applications) == named([new[0], *old[1:], OTHER])
+    assert named(ended.applications) == named([*new, OTHER])
+
+
+def test_students_that_share_replicas_have_old_and_new_ones_meanwhile() -> None:
+    old, new = endpoint("a", "b", together=True), endpoint("b", "c", together=True, setting=2, folder="/t")
+    started, counted, ended = phases(named(old), new)
+    both = named(started.applications)["raystill-students"]["args"]
+    assert both == {
+        "students": {"a": "/s/a", "b": "/t/b", "c": "/t/c"},
+        "fingerprints": {"a": "/sa", "b": "/tb", "c": "/tc"},
+        "serving": 2,
+    }
+    assert named(counted.applications) == {**named(started.applications), "raystill": new[0]}
+    assert named(ended.applications) == named(new)
+    only_less = phases(named(old), endpoint("a", together=True))
+    assert named(only_less[0].applications) == named(old), "nothing restarts before the ingress has forgotten it"
+    before_fingerprints = {**old[1], "args": {"students": old[1]["args"]["students"], "serving": 1}}
+    kept = phases(named([old[0], before_fingerprints]), new)[0].applications
+    assert named(kept)["raystill-students"]["args"]["fingerprints"] == {"b": "/tb", "c": "/tc"}
+
+
+def test_from_replicas_of_their_own_to_shared_ones_and_back() -> None:
+    apart, shared = endpoint("a"), endpoint("a", together=True)
+    for old, new in ((apart, shared), (shared, apart)):
+        started, counted, ended = phases(named(old), new)
+        assert named(started.applications) == named([*new, *old]), "the old ingress last"
+        assert named(counted.applications) == named([*old, *new])
+        assert named(ended.applications) == named(new)
+
+
+class Serve:
+    """Serve's client: what it was told, and what it has."""
+
+    def __init__(self, *running: dict[str, Any], foreign: str | None = None) -> None:
+        self.applications: dict[str, Any] = named(running)
+        if foreign:
+            self.applications[foreign] = None
+        self.told: list[list[str]] = []
+        self.http_config = SimpleNamespace(host="127.0.0.1", port=8000, request_timeout_s=125.0)
+
+    def get_serve_details(self) -> dict[str, Any]:
+        return {"applications": {name: {"deployed_app_config": config} for name, config in self.applications.items()}}
+
+    def deploy_apps(self, config: Any) -> None:
+        self.told.append([application["name"] for application in config])
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The applications that the settings make."""
+    made = endpoint("a", "b")
+    monkeypatch.setattr(module, "endpoint_config", lambda *_: {"applications": made})
+    monkeypatch.setattr(module, "_apply", lambda client, _, applications: client.deploy_apps(applications))
+    return made
+
+
+def given(monkeypatch: pytest.MonkeyPatch, running: Serve) -> None:
+    import ray.serve.context
+
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray.serve.context, "_get_global_client", lambda **_: running)
+
+
+def test_a_change_that_cannot_be_made_leaves_what_ran(
+    wanted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Serve(*endpoint("a"), foreign="shop")
+    given(monkeypatch, running)
+
+    def wait(names: list[str]) -> None:
+        raise StageFailedError(f"the endpoint does not start: {names[-1]}: its weights lack lm_head")
+
+    monkeypatch.setattr(module, "_wait_for", wait)
+    match = "student-b: its weights lack lm_head; what ran before goes on, with the shares it had"
+    with pytest.raises(StageFailedError, match=match):
+        serve_students({"a": "/s/a", "b": "/s/b"}, SETTINGS)
+    both, back = running.told
+    assert both == ["raystill", "raystill-student-a", "raystill-student-b"]
+    assert back == ["raystill", "raystill-student-a"]
+
+
+def test_applications_of_others_are_not_waited_for_and_may_have_no_config(
+    wanted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of `serve.run` have none; no config file changes them."""
+    running = Serve(OTHER, foreign="started-by-code")
+    given(monkeypatch, running)
+    waited: list[list[str]] = []
+    monkeypatch.setattr(module, "_wait_for", waited.append)
+    assert serve_students({"a": "/s/a", "b": "/s/b"}, SETTINGS).url == "http://127.0.0.1:8000"
+    assert running.told == [["raystill", "raystill-student-a", "raystill-student-b", "shop"]]
+    assert waited == [["raystill", "raystill-student-a", "raystill-student-b"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"port": 8001}, "serving.port 8001: Serve runs on this Ray already, with port 8000"),
+        ({"host": "0.0.0.0"}, "serving.host 0.0.0.0: .* with host 127.0.0.1"),
+        ({"request_timeout_s": 121.0}, "request_timeout_s 121: .* ends requests after 125 s. Set at most 120"),
+    ],
+)
+def test_an_address_that_serve_does_not_take_any_more_is_refused(
+    wanted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], match: str
+) -> None:
+    running = Serve(*endpoint("a"))
+    given(monkeypatch, running)
+    with pytest.raises(UserError, match=match):
+        serve_students({"a": "/s/a"}, ServingConfig(**settings))
+    assert running.told == []
+
+
+def test_a_time_limit_that_the_ingress_keeps_needs_nothing_of_serve() -> None:
+    for limit_s in (None, 125.0, 1000.0):
+        http = SimpleNamespace(host="127.0.0.1", port=8000, request_timeout_s=limit_s)
+        check_http(http, ServingConfig(request_timeout_s=120.0))
+        check_http(http, ServingConfig(request_timeout_s=5.0))

@@ -1,0 +1,134 @@
+"""The ingress without Ray: what it knows of students, and what it says where they are away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config_serving import ServingConfig
+from pipelines.decode import Decoded
+from pipelines.errors import UserError
+from serving import ingress as module
+from serving.api.errors import ApiError
+from serving.cards import StudentCard
+from serving.ingress import Ingress
+from serving.questions import AwayError, Piece, Question, Reply, TextOrder
+from tests.serving.standins import card
+from tests.serving.test_api import PAIR_TASK
+from tests.serving.test_cards import edited
+from tests.serving.tiny import write_student
+
+REPLY = Reply(Decoded("4 - 1", 0.75, 10, 4), engine="transformers")
+
+
+class Called:
+    """A method of a handle."""
+
+    def __init__(self, outcome: Callable[[], Any]) -> None:
+        self._outcome = outcome
+
+    def remote(self, *_: Any) -> Any:
+        return self.answered()
+
+    async def answered(self) -> Any:
+        return self._outcome()
+
+
+class Handle:
+    """A student's deployment, as Serve gives it."""
+
+    def __init__(self, outcome: Callable[[], Any]) -> None:
+        self.answer = self.write = Called(outcome)
+
+
+@pytest.fixture
+def students(monkeypatch: pytest.MonkeyPatch) -> dict[str, Handle]:
+    """Those that Serve knows, by application."""
+    found: dict[str, Handle] = {}
+
+    def handle(deployment: str, application: str) -> Handle:
+        return found[application]  # a KeyError where there is none, as Serve raises it
+
+    monkeypatch.setattr(module.serve, "get_deployment_handle", handle)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only")
+
+
+def away(ask: Callable[[], Any]) -> None:
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(ask())
+    assert (raised.value.status, raised.value.code) == (503, "model_away")
+    assert raised.value.retry_after_s
+
+
+def test_a_student_that_serve_does_not_know_is_away(students: dict[str, Handle]) -> None:
+    """Its application is being built, or has gone: come back, which is no fault of the server's."""
+    for serving in (ServingConfig(), ServingConfig(students_per_replica=1)):
+        ingress = Ingress(serving)
+        away(lambda ingress=ingress: ingress.ask(card("sums"), [Question("one")]))
+        away(lambda ingress=ingress: ingress.write(card("sums"), [TextOrder("one", raw=False)]))
+        away(lambda ingress=ingress: anext(ingress.stream(card("sums"), TextOrder("one", raw=False))))
+
+
+def test_a_student_that_its_replica_does_not_have_is_away(students: dict[str, Handle]) -> None:
+    def outcome() -> Any:
+        raise AwayError("sums")
+
+    students["raystill-student-sums"] = Handle(outcome)
+    away(lambda: Ingress(ServingConfig()).ask(card("sums"), [Question("one")]))
+
+
+def test_the_engine_that_answers_is_the_one_that_is_told(students: dict[str, Handle]) -> None:
+    ingress = Ingress(ServingConfig())
+    assert ingress.engine(card("sums")) is None
+    students["raystill-student-sums"] = Handle(lambda: REPLY)
+    asyncio.run(ingress.ask(card("sums"), [Question("one")]))
+    assert ingress.engine(card("sums")) == "transformers"
+    students["raystill-student-b"] = Handle(lambda: Piece("4", 10, 1, "stop", "vllm"))
+    asyncio.run(ingress.write(card("b"), [TextOrder("one", raw=False)]))
+    assert ingress.engine(card("b")) == "vllm"
+
+
+def cards(ingress: Ingress) -> list[StudentCard]:
+    return list(ingress._roster.cards)
+
+
+def test_a_student_that_was_trained_anew_in_its_folder_has_a_new_card(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ingress, place = Ingress(ServingConfig()), tmp_path / "student"
+    write_student(place, "decoder-only", seed=1)
+    asked = {"students": {"a": str(place)}, "fingerprints": {"a": module.read_card("a", str(place)).fingerprint}}
+    asyncio.run(ingress.reconfigure(asked))
+    (before,) = cards(ingress)
+    write_student(place, "decoder-only", seed=2)
+    asyncio.run(ingress.reconfigure(asked | {"fingerprints": {"a": module.read_card("a", str(place)).fingerprint}}))
+    (after,) = cards(ingress)
+    assert before.fingerprint != after.fingerprint
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(ingress.reconfigure(asked))
+    assert "holds another student than the one that was deployed as a" in caplog.text
+    asyncio.run(ingress.reconfigure({"students": {"a": str(place)}}))
+    assert cards(ingress) == [after], "a config without fingerprints takes what is there"
+
+
+def test_code_of_a_student_runs_where_it_is_asked_for_alone(folder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    source = f"open({str(trace)!r}, 'w')\n{PAIR_TASK}"
+    place = edited(folder, tmp_path / "pair", task={"name": "pair.py", "source": source})
+    asked = {"students": {"pairs": place}}
+    with pytest.raises(UserError, match="its task is code of its own"):
+        asyncio.run(Ingress(ServingConfig()).reconfigure(asked))
+    assert not trace.exists()
+    ingress = Ingress(ServingConfig(task_code=True))
+    asyncio.run(ingress.reconfigure(asked))
+    assert ingress._roster.tasks["pairs"].required == ("left", "right")
