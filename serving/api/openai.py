@@ -25,6 +25,11 @@ from serving.questions import Piece, TextOrder, TooLong
 
 _Stop = Annotated[str, Field(min_length=1, max_length=200)]
 _Zero = Annotated[float, Field(ge=0.0, le=0.0)]
+_Tokens = Annotated[
+    int, Field(ge=1, strict=True, description="At most; no text is longer than the student was trained to write one.")
+]
+_COLDEST = 1e-3
+"""Below it a temperature is greedy: next to none leaves the likeliest tokens, and divides by next to nothing."""
 
 
 class StreamOptions(BaseModel):
@@ -42,7 +47,7 @@ class _Asked(BaseModel):
     model: str | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] | None = None
-    seed: Annotated[int, Field(strict=True)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)] | None = None
     stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = None
     stream_options: StreamOptions | None = None
@@ -56,7 +61,7 @@ class _Asked(BaseModel):
 
     def sampling(self) -> Sampling | None:
         """None: greedy."""
-        if not self.temperature:
+        if self.temperature is None or self.temperature < _COLDEST:
             return None
         seed = secrets.randbits(31) if self.seed is None else self.seed
         return Sampling(self.temperature, seed, top_p=1.0 if self.top_p is None else self.top_p)
@@ -72,7 +77,7 @@ class CompletionRequest(_Asked):
     """`POST /v1/completions`."""
 
     prompt: str | Annotated[list[str], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_tokens: _Tokens | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
     logprobs: None = None
@@ -119,8 +124,8 @@ class ChatRequest(_Asked):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1)]
     """One message of the user: students read one input, no conversation and no system message."""
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
     response_format: ResponseFormat | None = None
     logprobs: Literal[False] | None = None
 
@@ -129,8 +134,11 @@ class ChatRequest(_Asked):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-def completion_orders(asked: CompletionRequest, max_characters: int) -> list[TextOrder]:
-    """One order for each prompt. Raises ApiError 422 for a prompt that is no text."""
+def completion_orders(asked: CompletionRequest, max_prompts: int, max_characters: int) -> list[TextOrder]:
+    """One order for each prompt. Raises ApiError 413 for too many of them, and 422 for one that is no text."""
+    if len(asked.prompts()) > max_prompts:
+        message = f"{len(asked.prompts()):,} prompts in one request, the limit is {max_prompts:,}"
+        raise ApiError(413, "too_many_inputs", message, param="prompt")
     sampling, stops = asked.sampling(), asked.stops()
     for i, prompt in enumerate(asked.prompts()):
         _check(prompt, f"prompt[{i}]", max_characters)

@@ -41,8 +41,10 @@ class Prediction(BaseModel):
     label: str
     value: str | None = None
     """What the label comes to, where that says more than the label (arithmetic: the number)."""
-    confidence: float
-    """Product of the probabilities of the label's tokens, end-of-sequence token included."""
+    confidence: float = Field(
+        description="Product of the probabilities of the label's tokens, end-of-sequence token included. Of a task with a closed set "
+        "of labels too it is not renormalised over them: the confidences of all labels together may come to less than 1."
+    )
     rationale: str | None = None
 
 

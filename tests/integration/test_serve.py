@@ -234,6 +234,29 @@ def test_the_official_client_completes_chats_and_streams(running: Running, name:
         official.completions.create(model=name, prompt="apples " * 500)
 
 
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_numbers_that_are_too_large_hold_up_nobody(running: Running, name: str) -> None:
+    """One client's 10**30 tokens once were a 500 for all who shared its batch, and a million kept them waiting."""
+
+    def ask(number: int) -> httpx.Response:
+        if number % 2:
+            return running.predict(model=name, inputs=[TEXTS[0]])
+        body = {"model": name, "prompt": TEXTS[1], "max_tokens": (10**30, 1_000_000)[number // 2 % 2]}
+        return running.client.post("/v1/completions", json=body)
+
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(ask, range(16)))
+    assert [r.status_code for r in responses] == [200] * 16, [r.text for r in responses]
+    # What the student was trained to write (tests/serving/tiny.py), which is more than the answer's own limit of 8.
+    assert max(r.json()["usage"]["completion_tokens"] for r in responses[::2]) <= 32
+    body = {"model": name, "prompt": TEXTS[1], "temperature": 1e-300}
+    assert running.client.post("/v1/completions", json=body).status_code == 200
+    if name == "llama":  # CTranslate2 draws without seeds
+        for seed in (2**63 - 1, -(2**63)):
+            seeded = {**body, "temperature": 1.0, "seed": seed}
+            assert running.client.post("/v1/completions", json=seeded).status_code == 200
+
+
 def test_the_page_and_the_access_log(running: Running) -> None:
     page = running.client.get("/")
     assert page.headers["content-type"].startswith("text/html")

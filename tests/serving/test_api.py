@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from pipelines.config_serving import LimitsConfig, ServingConfig
+from pipelines.config_serving import KeysConfig, LimitsConfig, ServingConfig
 from pipelines.tasks.base import TaskSpec
+from serving.api import app
 from serving.api.errors import ApiError
 from serving.cards import StudentCard
 from serving.questions import Question
@@ -225,6 +226,29 @@ def test_models_carry_provenance(client: TestClient) -> None:
     assert client.get("/v1/models/sums").json() == first
 
 
+def test_models_name_the_engine_that_answers(client: TestClient, students: Standins) -> None:
+    """What the settings name until one has answered: vLLM may be replaced where it does not know the architecture."""
+    assert client.get("/v1/models/sums").json()["engine"] == "ctranslate2"
+    students.engines = {"sums": "transformers"}
+    assert client.get("/v1/models/sums").json()["engine"] == "transformers"
+
+
+def test_a_body_that_does_not_come_holds_its_place_for_seconds(
+    students: Standins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for as long as an answer may take."""
+    limits: list[float] = []
+
+    async def read(request: Any, max_bytes: int, timeout_s: float) -> bytes:
+        limits.append(timeout_s)
+        return b'{"inputs": ["one"]}'
+
+    monkeypatch.setattr(app, "read_body", read)
+    for seconds in (120.0, 5.0):
+        predict(client_of([card("sums")], students, ServingConfig(request_timeout_s=seconds)))
+    assert limits == [10.0, 5.0]
+
+
 def test_health(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
 
@@ -246,6 +270,23 @@ def test_openapi_describes_the_requests(client: TestClient) -> None:
     assert json.dumps(predicted).endswith('PredictResponse"}}}}')
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(schemas), "a reference leads nowhere"
+    confidence = schemas["Prediction"]["properties"]["confidence"]["description"]
+    assert "not renormalised" in confidence
+
+
+@pytest.mark.parametrize(("keys", "security"), [({}, [{}, {"key": []}]), ({"variable": "KEYS"}, [{"key": []}])])
+def test_openapi_says_which_routes_need_a_key(
+    students: Standins, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], security: Any
+) -> None:
+    monkeypatch.setenv("KEYS", "team=abc")
+    client = client_of([card("sums")], students, ServingConfig(keys=KeysConfig(**keys)))
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation.get("security") == (security if path.startswith("/v1/") else None), path
+            if path.startswith("/v1/"):
+                assert {"401", "429"} <= set(operation["responses"])
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
 
 
 def test_request_ids_come_back(client: TestClient) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import ignored_auth, response_schema_conformance, status_code_conformance
 
-from pipelines.config_serving import LimitsConfig, ServingConfig
+from pipelines.config_serving import KeysConfig, LimitsConfig, ServingConfig
 from tests.serving.standins import Standins, app_of, card
 
 ANSWERS: Counter[tuple[str, int]] = Counter()
@@ -43,3 +44,35 @@ def test_the_answers_were_of_many_kinds() -> None:
     for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
         assert {200, 400, 404, 422} <= {status for asked, status in ANSWERS if asked == path}, ANSWERS
         assert ANSWERS[path, 200] > 10, ANSWERS
+
+
+KEY = "abc"
+LOCKED: Counter[tuple[str, int]] = Counter()
+
+
+def locked_app() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYS", f"team={KEY}")
+        return app_of([card("sums")], Standins(), SETTINGS.model_copy(update={"keys": KeysConfig(variable="KEYS")}))
+
+
+locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
+
+
+@locked.parametrize()
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_every_answer_to_a_key_is_one_that_the_document_names(case: Any) -> None:
+    """Half of the requests have the key; the document's security is what schemathesis makes the headers of the others from."""
+    if case.body is not None and len(repr(case.body)) % 2:
+        case.headers["Authorization"] = f"Bearer {KEY}"
+    response = case.call()
+    case.validate_response(
+        response,
+        checks=[not_a_server_error, status_code_conformance, response_schema_conformance, ignored_auth],
+    )
+    LOCKED[case.path, response.status_code] += 1
+
+
+def test_keys_were_asked_for() -> None:
+    assert all((path, 401) in LOCKED for path, _ in LOCKED if path.startswith("/v1/")), LOCKED
+    assert any(status == 200 for path, status in LOCKED if path.startswith("/v1/")), LOCKED

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import ClientDisconnect
 
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Sampling
@@ -130,6 +133,8 @@ def test_an_error_in_the_middle_is_an_event(client: TestClient, students: Standi
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "0"}, "temperature"),
         ({"top_p": 0}, "top_p"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
         ({"n": 2}, "n"),
         ({"best_of": 3}, "best_of"),
         ({"echo": True}, "echo"),
@@ -153,6 +158,27 @@ def test_what_a_completion_does_not_offer_is_refused(
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
     assert students.orders == []
+
+
+def test_a_seed_is_any_number_of_64_bits_and_next_to_no_temperature_is_none(
+    client: TestClient, students: Standins
+) -> None:
+    """vLLM reads a seed of 64 bits; divided by 1e-300, logits are no numbers."""
+    drawn = {"model": "other", "prompt": "one"}
+    for seed in (2**63 - 1, -(2**63)):
+        assert client.post("/v1/completions", json={**drawn, "temperature": 1e-3, "seed": seed}).status_code == 200
+        assert students.orders[-1][1].sampling == Sampling(1e-3, seed)
+    for temperature in (0, 1e-300, 9e-4):
+        assert client.post("/v1/completions", json={**drawn, "temperature": temperature}).status_code == 200
+        assert students.orders[-1][1].sampling is None
+
+
+def test_too_many_prompts_are_refused_before_they_are_looked_at(client: TestClient, students: Standins) -> None:
+    """A million of them would keep the ingress busy for seconds. The first one would be refused with 422."""
+    response = client.post("/v1/completions", json={"model": "sums", "prompt": ["", *["one"] * 256]})
+    assert (response.status_code, response.json()["error"]["param"]) == (413, "prompt")
+    assert response.json()["error"]["message"] == "257 prompts in one request, the limit is 256"
+    assert client.post("/v1/completions", json={"model": "sums", "prompt": ["one"] * 256}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -182,28 +208,84 @@ def test_a_seed_that_could_not_count_is_refused(client: TestClient) -> None:
     assert client.post("/v1/completions", json={**drawn, "seed": 1, "model": "other"}).status_code == 200
 
 
-def test_a_client_that_goes_away_ends_its_stream(students: Standins) -> None:
+def stream_scope(spec_version: str = "2.3") -> dict[str, Any]:
+    """A request for a stream, as a server hands it to the application."""
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "http_version": "1.1", "method": "POST",
+        "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"", "scheme": "http", "root_path": "",
+        "headers": [(b"content-type", b"application/json")], "server": ("t", 80), "client": ("c", 1),
+    }  # fmt: skip
+
+
+STREAM = {"type": "http.request", "body": b'{"prompt": "one", "stream": true}', "more_body": False}
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+@pytest.mark.parametrize("leaves_after", [1, 5])
+def test_a_client_that_goes_away_ends_its_stream(students: Standins, leaves_after: int, spec_version: str) -> None:
+    """At once, not when the garbage collector comes by: what is left of the text would be written for nobody.
+
+    With 2.3 a message tells that the client has gone, as Serve's does; with 2.4 sending fails.
+    """
     students.labels = {"one": " ".join(["word"] * 50)}
     app = app_of([card("sums")], students)
     sent: list[Any] = []
-    asked = [{"type": "http.request", "body": b'{"prompt": "one", "stream": true}', "more_body": False}]
+    asked = [STREAM]
 
     async def receive() -> dict[str, Any]:
         if asked:
             return asked.pop()
-        while not sent:
+        while len(sent) < leaves_after:
             await asyncio.sleep(0)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
+        if spec_version == "2.4" and len(sent) == leaves_after:
+            raise OSError
         sent.append(message)
         await asyncio.sleep(0)
 
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-        "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"", "scheme": "http", "root_path": "",
-        "headers": [(b"content-type", b"application/json")], "server": ("t", 80), "client": ("c", 1),
-    }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
-    assert students.closed == 1
+    async def run() -> None:
+        with suppress(ClientDisconnect):
+            await app(stream_scope(spec_version), receive, send)
+        assert students.closed == 1, "closed only when the loop is"
+
+    asyncio.run(run())
     assert len(sent) < 50
+
+
+def test_a_request_that_is_cancelled_ends_its_stream(students: Standins) -> None:
+    """As Serve ends the ingress' work on a request whose client has gone."""
+    students.labels = {"one": " ".join(["word"] * 50)}
+    app = app_of([card("sums")], students)
+    asked = [STREAM]
+    sending = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not asked:
+            await asyncio.Event().wait()
+        return asked.pop()
+
+    async def send(message: Any) -> None:
+        sending.set()
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        request = asyncio.ensure_future(app(stream_scope(), receive, send))
+        await sending.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert students.closed == 1
+
+    asyncio.run(run())
+
+
+def test_an_error_before_the_first_piece_closes_its_stream_at_once(students: Standins) -> None:
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app_of([card("sums")], students))) as client:
+            body = {"prompt": "x" * 501, "stream": True}
+            assert (await client.post("http://t/v1/completions", json=body)).status_code == 422
+            assert students.closed == 1
+
+    asyncio.run(run())

@@ -1,0 +1,54 @@
+"""Streams that their clients leave: what is left of the text is written for nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.endpoints import endpoint_of, small
+from tests.integration.local_ray import local_ray
+from tests.serving.tiny import TEXTS, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
+TOKENS = 400
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """One long text at a time: a second one begins when the first has ended."""
+    pytest.importorskip("vllm")
+    folder = write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only", width=256)
+    settings = small(engine="vllm", max_new_tokens=TOKENS, max_batch_size=1)
+    with local_ray(), endpoint_of({"sums": folder}, settings) as client:
+        yield client
+
+
+def longest(client: httpx.Client) -> tuple[dict[str, Any], float]:
+    """A request for the longest text that is found, and how long its stream takes."""
+    found = []
+    for text in [*TEXTS, *(text[::-1] for text in TEXTS)]:
+        body = {"prompt": text, "stream": True, "max_tokens": TOKENS}
+        began = time.monotonic()
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            events = sum(1 for line in response.iter_lines() if line)
+        found.append((events, time.monotonic() - began, body))
+    events, seconds, body = max(found, key=lambda one: one[0])
+    assert events > TOKENS // 4, "no text is long enough to be left"
+    return body, seconds
+
+
+def test_a_text_whose_client_has_gone_is_not_written_on(client: httpx.Client) -> None:
+    """Each stream is left after its first piece. Were it written on, the next one would wait for its end."""
+    body, whole_s = longest(client)
+    rounds = 10
+    began = time.monotonic()
+    for _ in range(rounds):
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == 200
+            next(response.iter_lines())
+    assert client.post("/v1/completions", json={**body, "stream": False, "max_tokens": 1}).status_code == 200
+    assert time.monotonic() - began < rounds * whole_s / 2
