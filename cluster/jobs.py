@@ -64,7 +64,7 @@ class JobFailedError(RaystillError):
 
 
 class LeftError(RaystillError):
-    """The user ended a command that follows a job, which runs on."""
+    """A command that follows a job was ended, or nobody reads what it writes. The job runs on."""
 
     exit_code = 130
 
@@ -113,8 +113,12 @@ class _Copy:
         self._out, self._written = out, 0
 
     def from_start(self, text: str) -> None:
-        self._out.write(text[self._written :])
-        self._out.flush()
+        """Raises LeftError where nobody reads it any more: `raystill logs -f ID | head`."""
+        try:
+            self._out.write(text[self._written :])
+            self._out.flush()
+        except OSError as error:  # which is none of the connection's
+            raise LeftError(f"The log cannot be written ({error}). The job runs on.") from error
         self._written = max(self._written, len(text))
 
 

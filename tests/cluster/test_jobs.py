@@ -15,7 +15,7 @@ import ray
 import requests
 from ray.util.state.exception import RayStateApiException
 
-from cluster.jobs import Driver, Jobs, job_name
+from cluster.jobs import Driver, Jobs, LeftError, job_name
 from pipelines.errors import StageFailedError, UserError
 from pipelines.run_file import parse_run
 from tests.cluster.test_job_package import TREE
@@ -265,6 +265,16 @@ def test_a_proxy_that_knows_no_page_is_no_head_that_knows_no_job(client: Client)
     client.put(NAME, "RUNNING")
     client.breaks, client.away = [CUT], [RuntimeError("Request failed with status code 404: default backend - 404.")]
     assert Jobs("http://head").follow(NAME, io.StringIO()).status == "SUCCEEDED"
+
+
+def test_a_log_that_nobody_reads_is_not_followed_for_ever(client: Client) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError("Broken pipe")
+
+    client.put(NAME, "RUNNING")
+    with pytest.raises(LeftError, match=r"Broken pipe.* The job runs on"):
+        Jobs("http://head").follow(NAME, Closed())
 
 
 def test_a_job_that_was_never_there_is_not_followed(client: Client) -> None:
