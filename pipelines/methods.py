@@ -71,6 +71,21 @@ def with_rationale(text: str, rationale: str) -> str:
     return f"{text} [rationale] {rationale}"
 
 
+def written_labels(method: str, task: Task, example: Example) -> tuple[str, ...]:
+    """The closed label set of an example, each label in an answer as a student of the method is trained to write it.
+
+    Empty where labels are free. A token-kd student has its teacher's words: those of the task's shots, if the teacher keeps to them.
+    """
+    from pipelines.tasks.base import Answer
+
+    labels = task.label_set(example)
+    if FORMATS[method].answer != "text":
+        return labels
+    answers = (Answer(label, "It is so.") for label in labels)
+    texts = (task.shown(a, example) if method == "token-kd" else task.render(a) for a in answers)
+    return tuple(text.strip() for text in texts)
+
+
 def read_answer(method: str, text: str, task: Task, example: Example) -> Answer | None:
     """Label and rationale in what a student wrote for its answer part; None where it holds no label.
 

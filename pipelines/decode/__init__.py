@@ -1,5 +1,6 @@
 """Student -> text, the same for evaluation and serving. Also how prompts and targets become tokens, in training too."""
 
+from pipelines.decode.closed import LabelSet
 from pipelines.decode.orders import Decoded, Order, Sampling, Written
 from pipelines.decode.student import Student, check_model, model_family
 from pipelines.decode.tokens import Family, encode_prompt, encode_target, tokens_within
@@ -7,6 +8,7 @@ from pipelines.decode.tokens import Family, encode_prompt, encode_target, tokens
 __all__ = [
     "Decoded",
     "Family",
+    "LabelSet",
     "Order",
     "Sampling",
     "Student",

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipelines.decode.closed import Scores
 from pipelines.decode.orders import Order, Sampling
 
 OnTokens = Callable[[list[int | None]], None]
@@ -31,6 +32,9 @@ class Chooser:
     ) -> None:
         self.log_probs: list[Any] = []
         """One (batch,) tensor for each step."""
+        self._scores: list[Any] = []
+        self._widths = [len(order.watched) for order in orders]
+        self._watched: Any = _watched(orders) if any(self._widths) else None
         self._eos, self._on_tokens, self._gone = eos, on_tokens, gone
         self._left = [order.max_new_tokens for order in orders]
         self._rows = [row for row, order in enumerate(orders) if order.sampling]
@@ -43,6 +47,9 @@ class Chooser:
 
         logits = scores.float()
         total = logits.logsumexp(dim=-1)
+        if self._watched is not None:
+            self._watched = self._watched.to(logits.device)
+            self._scores.append(logits.gather(-1, self._watched))
         if not self._rows:
             best, tokens = logits.max(dim=-1)
             self._note(tokens, best - total)
@@ -53,6 +60,13 @@ class Chooser:
         chosen = tokens.unsqueeze(-1)
         self._note(tokens, logits.gather(-1, chosen)[:, 0] - total)
         return torch.full_like(scores, -math.inf).scatter(-1, chosen, 0.0)
+
+    def scores(self) -> list[Scores]:
+        """Of each row, those of the tokens that its set watches: their logits at each step so far."""
+        import torch
+
+        rows = torch.stack(self._scores, dim=1).tolist() if self._scores else [[]] * len(self._widths)
+        return [_scores_of(row, width) for row, width in zip(rows, self._widths, strict=True)]
 
     def ended(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """A stopping criterion of `generate`: which rows, (batch,), have all their order says, or nobody who waits for them."""
@@ -73,6 +87,18 @@ class Chooser:
         told = [token if left else None for token, left in zip(tokens.tolist(), self._left, strict=True)]
         self._left = [0 if t in (self._eos, None) else left - 1 for t, left in zip(told, self._left, strict=True)]
         self._on_tokens(told)
+
+
+def _watched(orders: Sequence[Order]) -> Any:
+    """Ids of the tokens that each row's set watches, (batch, the most that one does), padded with 0."""
+    import torch
+
+    most = max(len(order.watched) for order in orders)
+    return torch.tensor([[*order.watched, *[0] * (most - len(order.watched))] for order in orders])
+
+
+def _scores_of(steps: list[list[float]], width: int) -> Scores:
+    return lambda step: steps[step][:width]
 
 
 def stream(order: Order) -> random.Random:

@@ -12,12 +12,13 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pipelines.artifacts import Store, require_manifest
 from pipelines.decode.chooser import Gone, OnTokens
+from pipelines.decode.closed import Scores
 from pipelines.decode.orders import Order
 from pipelines.decode.student import Student, check_model, student_limits
 from pipelines.errors import UserError
@@ -30,6 +31,8 @@ _PROBES = (
 )
 _TOLERANCE = 0.02
 """In log-probability; float32 in another order of sums stays below 0.001."""
+_LOGITS_BYTES = 512 * 2**20
+"""Of one call, if all its rows become as long as they may."""
 _logger = logging.getLogger(__name__)
 
 
@@ -79,20 +82,33 @@ class ConvertedStudent(Student):
 
     def _generate(
         self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None, gone: Gone | None
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
         tokens: list[list[int]] = [[] for _ in orders]
         log_probs: list[list[float]] = [[] for _ in orders]
-        for rows in _alike(orders):
+        scores: list[Scores] = [_no_scores] * len(orders)
+        for rows in self._calls(orders):
             steps = _Steps(rows, tokens, log_probs, [order.max_new_tokens for order in orders], on_tokens, gone)
-            self._translate([prompts[row] for row in rows], [orders[row] for row in rows], steps)
-        return tokens, log_probs
+            results = self._translate([prompts[row] for row in rows], [orders[row] for row in rows], steps)
+            for row, result in zip(rows, results, strict=True):
+                if watched := orders[row].watched:
+                    scores[row] = _scores_of(result, watched)
+        return tokens, log_probs, scores
 
-    def _translate(self, prompts: list[list[int]], orders: list[Order], steps: _Steps) -> None:
-        options: dict[str, Any] = {}
+    def _calls(self, orders: Sequence[Order]) -> Iterator[list[int]]:
+        """The rows of each call. The translator keeps all logits of a call whose orders have a closed set, 128 kB for each token of T5."""
+        for rows in _alike(orders):
+            most = len(rows)
+            if orders[rows[0]].watched:
+                longest = max(orders[row].max_new_tokens for row in rows)
+                most = max(1, _LOGITS_BYTES // (4 * len(self.tokenizer) * longest))
+            yield from (rows[start : start + most] for start in range(0, len(rows), most))
+
+    def _translate(self, prompts: list[list[int]], orders: list[Order], steps: _Steps) -> list[Any]:
+        options: dict[str, Any] = {"return_logits_vocab": bool(orders[0].watched)}
         if sampling := orders[0].sampling:
             chances = {"sampling_topp": sampling.top_p, "sampling_temperature": sampling.temperature}
-            options = {"sampling_topk": 0, **chances}
-        self._translator.translate_batch(
+            options |= {"sampling_topk": 0, **chances}
+        results: list[Any] = self._translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(prompt) for prompt in prompts],
             # Each thread computes a batch of its own: threads within one wait for each other at every layer, most of all on a busy machine.
             max_batch_size=math.ceil(len(prompts) * self.lanes / self._translator.num_translators),
@@ -105,15 +121,30 @@ class ConvertedStudent(Student):
             callback=steps,
             **options,
         )
+        return results
 
 
 def _alike(orders: Sequence[Order]) -> list[list[int]]:
-    """The rows of orders that one call can write: those drawn with the same temperature and top_p, and the greedy ones."""
-    found: dict[tuple[float, float], list[int]] = {}
+    """The rows of orders that one call can write: those drawn with the same temperature and top_p, and the greedy ones; of a closed label
+    set or not."""
+    found: dict[tuple[float, float, bool], list[int]] = {}
     for row, order in enumerate(orders):
         sampling = order.sampling
-        found.setdefault((sampling.temperature, sampling.top_p) if sampling else (0.0, 1.0), []).append(row)
+        chances = (sampling.temperature, sampling.top_p) if sampling else (0.0, 1.0)
+        found.setdefault((*chances, bool(order.watched)), []).append(row)
     return list(found.values())
+
+
+def _scores_of(result: Any, watched: tuple[int, ...]) -> Scores:
+    """Of a row of a call that has kept its logits."""
+    import numpy as np
+
+    (logits,) = result.logits
+    return lambda step: np.array(logits[step])[list(watched)].tolist()
+
+
+def _no_scores(step: int) -> Sequence[float]:
+    return ()
 
 
 class _Steps:

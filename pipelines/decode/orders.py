@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.decode.closed import STATEMENT, LabelSet
 from pipelines.decode.tokens import tokens_within
 from pipelines.methods import Part
-
-_STATEMENT = "answer is"
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,13 @@ class Order:
     max_new_tokens: int
     sampling: Sampling | None = None
     """None: greedy."""
+    labels: LabelSet | None = None
+    """The closed set of which a label is to be written; None: any text."""
+
+    @property
+    def watched(self) -> tuple[int, ...]:
+        """The tokens whose scores at each step are needed besides those of the written ones."""
+        return self.labels.watched if self.labels else ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Written:
     """Natural logarithm of each token's probability in the student's own distribution, (len(ids),)."""
     prompt_tokens: int
     finish_reason: Literal["stop", "length"]
+    label_log_prob: float | None = None
+    """Natural logarithm of the label's probability among those of the order's set (LabelSet.log_prob); None where it is none of them."""
 
     def text(self, tokenizer: Any) -> str:
         """What the tokens spell, without special tokens."""
@@ -66,7 +74,10 @@ class Decoded:
     text: str
     confidence: float
     """Product of the probabilities of the label's tokens, the end-of-sequence token included. Of a rationale, and of a text in which no
-    `answer is` stands, of all tokens."""
+    `answer is` stands, of all tokens.
+
+    Renormalised over a closed label set (closed.py). An answer that is no label of it as the student was trained to write it keeps the
+    plain product: nothing of the set was written."""
     prompt_tokens: int
     output_tokens: int
 
@@ -74,10 +85,13 @@ class Decoded:
 def decoded(part: Part, written: Written, tokenizer: Any) -> Decoded:
     """The part of an answer that some tokens are."""
     text = written.text(tokenizer)
-    first = _statement(written.ids, text, tokenizer) if part == "text" else 0
+    log_prob = written.label_log_prob
+    if log_prob is None:
+        first = _statement(written.ids, text, tokenizer) if part == "text" else 0
+        log_prob = math.fsum(written.log_probs[first:])
     return Decoded(
         text=text.strip(),
-        confidence=math.exp(math.fsum(written.log_probs[first:])),
+        confidence=math.exp(log_prob),
         prompt_tokens=written.prompt_tokens,
         output_tokens=len(written.ids),
     )
@@ -85,5 +99,5 @@ def decoded(part: Part, written: Written, tokenizer: Any) -> Decoded:
 
 def _statement(ids: Sequence[int], text: str, tokenizer: Any) -> int:
     """The token with which the statement of the label begins: after the last `answer is`; 0 where there is none."""
-    at = text.rfind(_STATEMENT)
-    return 0 if at < 0 else tokens_within(ids, at + len(_STATEMENT), tokenizer)
+    at = text.rfind(STATEMENT)
+    return 0 if at < 0 else tokens_within(ids, at + len(STATEMENT), tokenizer)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pipelines.artifacts import Manifest, Store, require_manifest
 from pipelines.decode.chooser import Chooser, Gone, OnTokens
+from pipelines.decode.closed import Scores, label_sets
 from pipelines.decode.orders import Decoded, Order, Sampling, Written, decoded
 from pipelines.decode.tokens import Family, encode_prompt
 from pipelines.errors import UserError
@@ -61,6 +62,7 @@ class Student:
         self.tokenizer, self.family, self.method = tokenizer, family, method
         self.max_input_tokens, self.max_target_tokens = max_input_tokens, max_target_tokens
         self.eos = int(tokenizer.eos_token_id)
+        self._label_set = label_sets(tokenizer)
         self._pad = self.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     @classmethod
@@ -98,25 +100,30 @@ class Student:
         return len(encode_prompt(self.tokenizer, self.family, prompt_of(self.method, part, text)))
 
     def answer(
-        self, texts: Sequence[str], part: Part, max_new_tokens: int, *, sampling: Sampling | None = None
-    ) -> list[Decoded]:
+        self, texts: Sequence[str], part: Part, max_new_tokens: int, *, sampling: Sampling | None = None,
+        labels: Sequence[tuple[str, ...]] | None = None,
+    ) -> list[Decoded]:  # fmt: skip
         """Write one part of the answer to each text, as one padded batch. Texts are not cut: see `count_tokens`.
 
         Args:
             max_new_tokens: of a label or a rationale. A text of both may be as long as the student was trained to write.
             sampling: None: greedy.
+            labels: the closed set of each text, as methods.written_labels gives it.
 
         Raises:
             ValueError: the method trains no such part.
         """
-        orders = [self.order(text, part, max_new_tokens, sampling) for text in texts]
+        sets = [()] * len(texts) if labels is None else labels
+        orders = [self.order(text, part, max_new_tokens, sampling, s) for text, s in zip(texts, sets, strict=True)]
         return [decoded(part, written, self.tokenizer) for written in self.write(orders)]
 
-    def order(self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None) -> Order:
+    def order(
+        self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None, labels: tuple[str, ...] = ()
+    ) -> Order:
         """What is to be written for one part of the answer to a text; arguments as of `answer`."""
         if part == "text":
             max_new_tokens = max(max_new_tokens, self.max_target_tokens)
-        return Order(prompt_of(self.method, part, text), max_new_tokens, sampling)
+        return Order(prompt_of(self.method, part, text), max_new_tokens, sampling, self._label_set(part, labels))
 
     def write(
         self, orders: Sequence[Order], on_tokens: OnTokens | None = None, gone: Gone | None = None
@@ -130,10 +137,12 @@ class Student:
         if not orders:
             return []
         prompts = [encode_prompt(self.tokenizer, self.family, order.prompt) for order in orders]
-        tokens, log_probs = self._generate(prompts, orders, on_tokens, gone)
-        return [self._written(*row) for row in zip(orders, prompts, tokens, log_probs, strict=True)]
+        tokens, log_probs, scores = self._generate(prompts, orders, on_tokens, gone)
+        return [self._written(*row) for row in zip(orders, prompts, tokens, log_probs, scores, strict=True)]
 
-    def _written(self, order: Order, prompt: list[int], tokens: list[int], log_probs: list[float]) -> Written:
+    def _written(
+        self, order: Order, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
+    ) -> Written:
         tokens = tokens[: order.max_new_tokens]
         ended = self.eos in tokens
         length = tokens.index(self.eos) + 1 if ended else len(tokens)
@@ -142,12 +151,13 @@ class Student:
             log_probs=tuple(log_probs[:length]),
             prompt_tokens=len(prompt),
             finish_reason="stop" if ended else "length",
+            label_log_prob=order.labels.log_prob(tokens[:length], scores) if order.labels else None,
         )
 
     def _generate(
         self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None, gone: Gone | None
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and their log-probabilities of each row; what follows a row's end counts for nothing."""
+    ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
+        """Tokens, their log-probabilities and the scores for its set of each row; what follows a row's end counts for nothing."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -163,7 +173,7 @@ class Student:
             )
         # A decoder-only model returns the prompt too, an encoder-decoder one its start token.
         tokens = output[:, output.shape[1] - len(chooser.log_probs) :].tolist()
-        return tokens, torch.stack(chooser.log_probs, dim=1).tolist()
+        return tokens, torch.stack(chooser.log_probs, dim=1).tolist(), chooser.scores()
 
     def _pad_batch(self, prompts: list[list[int]]) -> tuple[Any, Any]:
         """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: padding comes first."""

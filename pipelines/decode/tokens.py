@@ -21,7 +21,13 @@ def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
 
 def encode_target(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a target, closed by the end-of-sequence token."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return encode_targets(tokenizer, [text])[0]
+
+
+def encode_targets(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """`encode_target` of several texts."""
+    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in found]
 
 
 def tokens_within(ids: Sequence[int], characters: int, tokenizer: Any) -> int:

@@ -154,6 +154,10 @@ class Task(ABC):
         """The answer in the format that the shots teach; what the echo teacher says."""
         return f"{answer.rationale} The answer is {answer.label}."
 
+    def shown(self, answer: Answer, example: Example) -> str:
+        """The answer in the words in which the shots show answers to a teacher. Here: those of `render`."""
+        return self.render(answer)
+
     def answer_pattern(self, example: Example) -> str | None:
         """A regular expression for whole answers: a rationale of bounded length, then a statement of one of the labels.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
@@ -163,6 +164,10 @@ class MultipleChoice(Task):
 
     def render(self, answer: Answer) -> str:
         return f"{answer.rationale} So the answer is {answer.label}.".lstrip()
+
+    def shown(self, answer: Answer, example: Example) -> str:
+        letter = _letter(example.choices.index(answer.label))
+        return self.render(replace(answer, label=f"({letter}) {answer.label}"))
 
 
 def _choices(value: Any) -> tuple[str, ...]:
