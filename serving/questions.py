@@ -16,6 +16,8 @@ class Question:
 
     text: str
     rationale: bool = False
+    labels: tuple[str, ...] = ()
+    """Its closed label set, as methods.written_labels gives it."""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,16 @@ ANSWERS = 2
 def answers_identity(run: RunConfig, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
     """What a student is asked, how, and by which rules it is scored."""
     evaluation = run.evaluation
-    return {
+    found: dict[str, Any] = {
         "format": ANSWERS,
         "max_new_tokens": evaluation.max_new_tokens,
         "samples": evaluation.samples.model_dump(mode="json") if evaluation.samples.n > 1 else None,
         "task": {"name": task.name, "version": task.version, "options": run.task_options},
         "examples": fingerprint({"rows": [[e.id, e.input, e.gold, list(e.choices)] for e in examples]}),
     }
+    if task.is_closed and evaluation.samples.n == 1:  # scores of before had products of all probabilities here, too
+        found["confidence"] = "renormalised"
+    return found
 
 
 def labels_identity(labels: Manifest) -> dict[str, Any]:

@@ -23,7 +23,13 @@ from pipelines.errors import StageFailedError, last_line
 from pipelines.methods import FORMATS, Part
 from pipelines.progress import Progress
 
-_INPUT = pa.schema([pa.field("row", pa.int32(), nullable=False), pa.field("input", pa.string(), nullable=False)])
+_INPUT = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("input", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),  # its closed set, as methods.written_labels gives it
+    ]
+)
 _OUTPUT = pa.schema(
     [
         pa.field("row", pa.int32(), nullable=False),
@@ -96,7 +102,7 @@ class Untrained:
 
 
 class Answerer:
-    """The Ray Data actor: holds one student, answers one block (row, input) at a time, each input once for each of `draws`."""
+    """The Ray Data actor: holds one student, answers one block (_INPUT) at a time, each input once for each of `draws`."""
 
     def __init__(
         self, source: Source, settings: EvaluationConfig, part: Part | None = None,
@@ -116,14 +122,18 @@ class Answerer:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """The answers to a block's inputs, as one padded batch for each draw."""
-        rows = {row["row"]: row["input"] for row in block.to_pylist()}
+        asked = block.to_pylist()
+        rows = {row["row"]: row["input"] for row in asked}
+        sets = {row["row"]: tuple(row["labels"]) for row in asked}
         lengths = {row: self._student.count_tokens(text, self._part) for row, text in rows.items()}
         fits = [row for row, length in lengths.items() if length <= self._student.max_input_tokens]
         found = []
         for draw, sampling in enumerate(self._draws):
             began = time.perf_counter()
-            texts = [rows[row] for row in fits]
-            answers = self._student.answer(texts, self._part, self._max_new_tokens, sampling=sampling)
+            answers = self._student.answer(
+                [rows[row] for row in fits], self._part, self._max_new_tokens, sampling=sampling,
+                labels=[sets[row] for row in fits],
+            )  # fmt: skip
             seconds = (time.perf_counter() - began) / max(len(fits), 1)
             decoded = dict(zip(fits, answers, strict=True))
             found += [{"row": row, "draw": draw, **_answer(decoded.get(row), seconds)} for row in rows]
@@ -131,17 +141,20 @@ class Answerer:
 
 
 def predict(
-    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str, part: Part | None = None
-) -> list[Prediction]:
+    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str, part: Part | None = None,
+    labels: Sequence[tuple[str, ...]] | None = None,
+) -> list[Prediction]:  # fmt: skip
     """Answer all inputs greedily, `settings.batch_size` at a time on `settings.workers` actors.
 
     Args:
         part: the part of the answer to write; None: the one that holds the label.
+        labels: the closed set of each input, as methods.written_labels gives it.
 
     Raises:
         StageFailedError: an actor could not load the student or failed on a batch.
     """
-    return [drawn for (drawn,) in _answers(source, inputs, settings, title, part, (None,))]
+    batches = _batches(inputs, labels or [()] * len(inputs), settings.batch_size)
+    return [drawn for (drawn,) in _answers(source, batches, settings, title, part, (None,))]
 
 
 def sample(
@@ -149,24 +162,28 @@ def sample(
 ) -> list[tuple[Prediction, ...]]:
     """Answer each input `settings.samples.n` times, drawn at its temperature. Batches and workers change no answer (in float32).
 
+    No closed sets: what counts as the confidence of several answers is how many of them agree.
+
     Raises:
         StageFailedError: as `predict`.
     """
     asked = settings.samples
     draws = [Sampling(asked.temperature, asked.seed, draw) for draw in range(asked.n)]
-    return _answers(source, inputs, settings, title, None, draws)
+    batches = _batches(inputs, [()] * len(inputs), settings.batch_size)
+    return _answers(source, batches, settings, title, None, draws)
 
 
 def _answers(
-    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str, part: Part | None,
+    source: Source, batches: list[pa.Table], settings: EvaluationConfig, title: str, part: Part | None,
     draws: Sequence[Sampling | None],
 ) -> list[tuple[Prediction, ...]]:  # fmt: skip
-    """The answers to each input, in the order of `draws`."""
+    """The answers to each input, in the order of the rows' numbers, each in the order of `draws`."""
     import ray
 
+    count = sum(batch.num_rows for batch in batches)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # Progress is the one line that a stage shows
-    dataset = ray.data.from_arrow(_batches(inputs, settings.batch_size)).map_batches(
+    dataset = ray.data.from_arrow(batches).map_batches(
         Answerer,
         fn_constructor_args=(source, settings, part, draws),
         batch_size=settings.batch_size,
@@ -177,7 +194,7 @@ def _answers(
     )
     found: dict[tuple[int, int], Prediction] = {}
     try:
-        with Progress(title, total=len(inputs), unit="examples") as progress:
+        with Progress(title, total=count, unit="examples") as progress:
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in block.to_pylist():
                     where = row.pop("row"), row.pop("draw")
@@ -185,15 +202,15 @@ def _answers(
                 progress.advance(block.num_rows // len(draws))
     except ray.exceptions.RayError as error:
         answered = len(found) // len(draws)
-        rule = f"{title}: broke off after {answered:,} of {len(inputs):,} examples ({last_line(error)})"
+        rule = f"{title}: broke off after {answered:,} of {count:,} examples ({last_line(error)})"
         raise StageFailedError(f"{rule}. Run the command again; labels and student are untouched.") from error
-    return [tuple(found[row, draw] for draw in range(len(draws))) for row in range(len(inputs))]
+    return [tuple(found[row, draw] for draw in range(len(draws))) for row in range(count)]
 
 
-def _batches(inputs: Sequence[str], batch_size: int) -> list[pa.Table]:
+def _batches(inputs: Sequence[str], labels: Sequence[tuple[str, ...]], batch_size: int) -> list[pa.Table]:
     """One table a batch, longest inputs first: little padding, and what does not fit into memory shows at once."""
     order = sorted(range(len(inputs)), key=lambda row: (-len(inputs[row]), row))
-    rows = [{"row": row, "input": inputs[row]} for row in order]
+    rows = [{"row": row, "input": inputs[row], "labels": list(labels[row])} for row in order]
     chunks = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
     return [pa.Table.from_pylist(chunk, schema=_INPUT) for chunk in chunks]
 

@@ -19,7 +19,7 @@ from pipelines.evaluate.predict import Prediction, Source, predict, sample
 from pipelines.evaluate.rationales import Written, sample_of
 from pipelines.evaluate.report import System
 from pipelines.evaluate.votes import vote
-from pipelines.methods import FORMATS, NEEDS_A_TEACHER, read_answer, with_rationale, writes_rationales
+from pipelines.methods import FORMATS, NEEDS_A_TEACHER, read_answer, with_rationale, writes_rationales, written_labels
 from pipelines.pages.words import short
 from pipelines.tasks import Example, Task
 
@@ -72,7 +72,8 @@ def student_system(
         StageFailedError: an actor could not load the student or failed on a batch.
     """
     began = time.monotonic()
-    drawn = _drawn(source, inputs, run.evaluation, f"evaluate {report.TITLES.get(name, name)}")
+    labels_of = [written_labels(run.student.method, task, example) for example in examples]
+    drawn = _drawn(source, inputs, labels_of, run.evaluation, f"evaluate {report.TITLES.get(name, name)}")
     answers = [_counted(answers, run, task, example) for answers, example in zip(drawn, examples, strict=True)]
     labels = tuple(answer.label for answer in answers)
     every = [prediction for predictions in drawn for prediction in predictions]
@@ -191,11 +192,11 @@ class _Counted:
 
 
 def _drawn(
-    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str
+    source: Source, inputs: Sequence[str], labels: Sequence[tuple[str, ...]], settings: EvaluationConfig, title: str
 ) -> Sequence[tuple[Prediction, ...]]:
     if settings.samples.n > 1:
         return sample(source, inputs, settings, title)
-    return [(prediction,) for prediction in predict(source, inputs, settings, title)]
+    return [(prediction,) for prediction in predict(source, inputs, settings, title, None, labels)]
 
 
 def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example: Example) -> _Counted:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from pipelines.config_serving import LimitsConfig
 from pipelines.errors import BadRowError
-from pipelines.methods import read_answer
+from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
 from serving.api.errors import ApiError
 from serving.cards import StudentCard
@@ -42,8 +42,10 @@ class Prediction(BaseModel):
     value: str | None = None
     """What the label comes to, where that says more than the label (arithmetic: the number)."""
     confidence: float = Field(
-        description="Product of the probabilities of the label's tokens, end-of-sequence token included. Of a task with a closed set "
-        "of labels too it is not renormalised over them: the confidences of all labels together may come to less than 1."
+        description="How sure the student is of the label: the product of the probabilities of its tokens, end-of-sequence token "
+        "included. Of a closed set of labels (fixed ones, or an input's choices) each token's is renormalised over those with which "
+        "some label of the set goes on: the confidences of all labels of an input add up to 1. An answer that is none of them as the "
+        "student was trained to write it, and one to a text that names no choices, keeps the plain product."
     )
     rationale: str | None = None
 
@@ -83,7 +85,8 @@ def read_inputs(
         if (length := len(examples[-1].input)) > limits.input_characters:
             message = f"inputs[{i}] has {length:,} characters, the limit is {limits.input_characters:,}"
             raise ApiError(422, "input_too_long", message, param=f"inputs[{i}]")
-    return [Question(example.input, body.rationale) for example in examples], examples
+    labels = [written_labels(card.method, task, example) for example in examples]
+    return [Question(e.input, body.rationale, s) for e, s in zip(examples, labels, strict=True)], examples
 
 
 def _example(task: Task, given: dict[str, JsonValue] | str, dummy_id: str) -> Example:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.decode import Family, Order, Written, encode_prompt
+from pipelines.decode.closed import label_sets
 from pipelines.decode.orders import decoded
 from pipelines.methods import FORMATS, Part, prompt_of
 from serving.cards import StudentCard
@@ -31,6 +32,7 @@ class Engine(ABC):
         # A text of rationale and label may be as long as the student was trained to write it.
         self._max_text_tokens = max(max_new_tokens, card.max_target_tokens)
         self.tokenizer = tokenizer
+        self._label_set = label_sets(tokenizer)
 
     @abstractmethod
     async def complete(self, order: Order) -> Written:
@@ -56,6 +58,9 @@ class Engine(ABC):
         orders = [self._order(prompt_of(self._method, part, question.text), part) for part in parts]
         if too_long := self._too_long(*orders):
             return too_long
+        orders = [
+            replace(o, labels=self._label_set(part, question.labels)) for o, part in zip(orders, parts, strict=True)
+        ]
         written = await asyncio.gather(*(self.complete(order) for order in orders))
         answers = [decoded(part, w, self.tokenizer) for part, w in zip(parts, written, strict=True)]
         return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Order, Written, encode_prompt
+from pipelines.decode.closed import Scores
 from serving.cards import StudentCard
 from serving.engines.base import Engine
 from serving.metrics import ReplicaMetrics
@@ -21,6 +23,8 @@ _MEMORY_SHARE = 0.85
 _CPU_BATCH_TOKENS = 4096
 _PROBE_S = 20.0
 """Serve gives a health check 30 s."""
+_MOST_LOGPROBS = 128
+"""Tokens that vLLM lets a request name to be told of (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS)."""
 
 
 class VllmEngine(Engine):
@@ -58,6 +62,7 @@ class VllmEngine(Engine):
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             "logprobs_mode": "raw_logprobs",
+            "max_logprobs": _MOST_LOGPROBS,
             # What a student's folder sets for generation (sampling, penalties) would change its answers.
             "generation_config": "vllm",
             "trust_remote_code": False,
@@ -85,7 +90,8 @@ class VllmEngine(Engine):
             raise RuntimeError("the engine returned nothing")
         ids = tuple(output.token_ids)
         log_probs = tuple(at[token].logprob for at, token in zip(output.logprobs, ids, strict=True))
-        return Written(ids, log_probs, len(prompt), "stop" if ids and ids[-1] == self._eos else "length")
+        label = order.labels.log_prob(ids, _scores_of(output.logprobs, order.watched)) if order.labels else None
+        return Written(ids, log_probs, len(prompt), "stop" if ids and ids[-1] == self._eos else "length", label)
 
     async def tokens(self, order: Order) -> AsyncGenerator[int, None]:
         prompt = encode_prompt(self.tokenizer, self._family, order.prompt)
@@ -142,7 +148,7 @@ class VllmEngine(Engine):
             temperature=sampling.temperature if sampling else 0.0,
             top_p=sampling.top_p if sampling else 1.0,
             seed=sampling.seed if sampling else None,
-            logprobs=0,  # of the chosen token alone
+            **_wanted(order),
             detokenize=False,
             output_kind=RequestOutputKind[kind],
         )
@@ -160,6 +166,19 @@ class VllmEngine(Engine):
             if written and not self._under_way:
                 self._silent_since = None
             await request.aclose()  # ends the request in the engine too
+
+
+def _wanted(order: Order) -> dict[str, Any]:
+    """Which log-probabilities vLLM gives at each step beside that of the chosen token: of the tokens at which the labels of a set part."""
+    if len(order.watched) > _MOST_LOGPROBS:
+        return {"logprobs": _MOST_LOGPROBS}
+    return {"logprobs": len(order.watched), "logprob_token_ids": list(order.watched) or None}
+
+
+def _scores_of(log_probs: Sequence[Any], watched: tuple[int, ...]) -> Scores:
+    """A token that is none of the likeliest `_MOST_LOGPROBS`, where a set watches more, counts for nothing: the label's probability is
+    then an upper bound of the true one."""
+    return lambda step: [log_probs[step][t].logprob if t in log_probs[step] else -math.inf for t in watched]
 
 
 def _queue_times(metrics: ReplicaMetrics) -> Any:

@@ -111,6 +111,25 @@ def test_a_text_of_rationale_and_label_is_taken_apart(client: TestClient, studen
     assert asked == [label | {"rationale": "Anne gives 1 away."}, {"label": "no idea", "confidence": 0.75}]
 
 
+def test_a_question_has_the_labels_that_may_be_its_answer() -> None:
+    students, choice = Standins(), TaskSpec("multiple-choice")
+    cards = [
+        card("choices", task=choice),
+        card("texts", task=choice, method="rationale-then-label"),
+        card("nli", task=TaskSpec("nli")),
+    ]
+    client = client_of(cards, students, SETTINGS)
+    fields = {"question": "Where?", "choices": ["river", "sea"]}
+    for name in ("choices", "texts"):
+        assert predict(client, model=name, inputs=[fields, "Where?"]).status_code == 200
+    assert predict(client, model="nli", inputs=["premise: a hypothesis: b"]).status_code == 200
+    assert [[question.labels for question in questions] for _, questions in students.asked] == [
+        [("river", "sea"), ()],
+        [tuple(f"It is so. So the answer is {choice}." for choice in ("river", "sea")), ()],
+        [("entailment", "neutral", "contradiction")],
+    ]
+
+
 def test_task_fields_become_the_input_that_training_used(client: TestClient, students: Standins) -> None:
     students.labels = {"left: a right: b": "YES"}
     fields = {"left": "a", "right": " b ", "gold": "no", "label": "no", "id": 7}
@@ -271,7 +290,7 @@ def test_openapi_describes_the_requests(client: TestClient) -> None:
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(schemas), "a reference leads nowhere"
     confidence = schemas["Prediction"]["properties"]["confidence"]["description"]
-    assert "not renormalised" in confidence
+    assert "each token's is renormalised" in confidence
 
 
 @pytest.mark.parametrize(("keys", "security"), [({}, [{}, {"key": []}]), ({"variable": "KEYS"}, [{"key": []}])])

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pipelines.config_serving import ServingConfig
-from pipelines.decode import Order, Written
+from pipelines.decode import LabelSet, Order, Student, Written
 from serving.engines.batched import BatchedEngine
-from serving.questions import Piece, TextOrder
+from serving.questions import Piece, Question, Reply, TextOrder
 from tests.serving.standins import card
-from tests.serving.tiny import tiny_tokenizer
+from tests.serving.tiny import tiny_model, tiny_tokenizer
 
 ORDER = Order("[label] 4 apples", 4)
 
@@ -219,5 +221,33 @@ def test_a_closed_engine_keeps_no_student() -> None:
         assert left() is None
         with pytest.raises(RuntimeError, match="closed"):
             await engine.complete(ORDER)
+
+    asyncio.run(run())
+
+
+def test_a_question_is_answered_with_the_student_s_own_confidence() -> None:
+    """That of evaluate: of the label among the labels that there are, of a rationale its own."""
+    tokenizer = tiny_tokenizer("encoder-decoder")
+    student = Student(
+        tiny_model("encoder-decoder", len(tokenizer)), tokenizer, method="step-by-step", max_input_tokens=64
+    )
+    (before,) = student.write([student.order("4 apples", "label", 3)])
+    # Whatever the student writes is a label of the set: the end token is written only by chance.
+    labels = LabelSet((before.ids, (before.ids[0], 7, 8), (9,)))
+
+    async def run() -> None:
+        engine = BatchedEngine(card("sums"), ServingConfig(max_new_tokens=3), student, name="made", metrics=Counts())  # type: ignore[arg-type]
+        asked: list[Any] = []
+        engine._label_set = lambda part, given: asked.append((part, given)) or (labels if part == "label" else None)  # type: ignore[func-returns-value]
+        reply = await engine.answer(Question("4 apples", rationale=True, labels=("a", "b")))
+        assert isinstance(reply, Reply)
+        assert asked == [("label", ("a", "b")), ("rationale", ("a", "b"))]
+        (expected,) = student.write([replace(student.order("4 apples", "label", 3), labels=labels)])
+        assert expected.label_log_prob is not None
+        assert math.fsum(before.log_probs) < expected.label_log_prob < 0.0
+        assert reply.answer.confidence == pytest.approx(math.exp(expected.label_log_prob), abs=1e-6)
+        rationale = student.answer(["4 apples"], "rationale", 3)[0]
+        assert reply.rationale is not None
+        assert reply.rationale.confidence == pytest.approx(rationale.confidence, abs=1e-6)
 
     asyncio.run(run())

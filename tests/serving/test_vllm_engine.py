@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
+
 from pipelines.config_serving import ServingConfig
-from pipelines.decode import Order
+from pipelines.decode import LabelSet, Order
 from serving.engines import vllm as module
 from serving.engines.vllm import VllmEngine
 from serving.questions import TextOrder
@@ -44,11 +48,14 @@ class Hanging:
 
     async def generate(self, prompt: Any, parameters: Any, request_id: str) -> AsyncGenerator[Any, None]:
         self.asked.append(prompt["prompt_token_ids"])
+        self.parameters = parameters
         if self.error:
             raise self.error
         await (asyncio.Event().wait() if self.hangs else asyncio.sleep(0))
         end = self._tokenizer.eos_token_id
         logs = [{5: SimpleNamespace(logprob=-0.5)}, {end: SimpleNamespace(logprob=-0.1)}]
+        for at in logs:
+            at |= {t: SimpleNamespace(logprob=-2.0) for t in parameters.logprob_token_ids or () if t not in at}
         yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5, end], logprobs=logs)])
 
 
@@ -107,6 +114,46 @@ def test_an_engine_that_is_slow_is_not_asked_at_once() -> None:
         await engine.check_health()
         assert len(inner.asked) == 1
         assert time.monotonic() - began < 5.0
+
+    asyncio.run(run())
+
+
+def test_it_is_asked_for_the_tokens_at_which_labels_part() -> None:
+    async def run() -> None:
+        engine, inner = made(silent_after_s=60.0)
+        end = inner.get_tokenizer().eos_token_id
+        labels = LabelSet(((5, end), (6, 7, end), (6, 8, end)))
+        written = await engine.complete(Order("[label] 4 apples", 4, labels=labels))
+        assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (4, [5, 6, 7, 8])
+        assert written.label_log_prob == pytest.approx(-0.5 - math.log(math.exp(-0.5) + math.exp(-2.0)))
+        assert written.log_probs == (-0.5, -0.1)
+        free = await engine.complete(Order("[label] 4 apples", 4))
+        assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (0, None)
+        assert free == replace(written, label_log_prob=None)
+        only = await engine.complete(Order("[label] 4 apples", 4, labels=LabelSet(((5, end),))))
+        assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids, only.label_log_prob) == (0, None, 0.0)
+
+    asyncio.run(run())
+
+
+def test_it_lets_itself_be_asked_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    given: list[Any] = []
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", lambda arguments, **_: given.append(arguments) or Hanging())
+    student = card("sums", family="decoder-only")
+    VllmEngine.start(student, ServingConfig(gpus_per_replica=0), "folder", None)  # type: ignore[arg-type]
+    assert (given[0].max_logprobs, given[0].logprobs_mode) == (MAX_LOGPROB_TOKEN_IDS, "raw_logprobs")
+
+
+def test_of_more_tokens_than_it_tells_of_those_that_are_unlikely_count_for_nothing() -> None:
+    async def run() -> None:
+        engine, inner = made(silent_after_s=60.0)
+        end = inner.get_tokenizer().eos_token_id
+        labels = LabelSet(tuple((token, end) for token in range(5, 5 + 129)))
+        written = await engine.complete(Order("[label] 4 apples", 4, labels=labels))
+        assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (MAX_LOGPROB_TOKEN_IDS, None)
+        assert written.label_log_prob == 0.0, "an upper bound"
 
     asyncio.run(run())
 

@@ -12,7 +12,7 @@ from pipelines.compare import cells
 from pipelines.compare.cells import Scores, answers_of_teacher, split_of, task_of
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError
-from pipelines.tasks import task_spec
+from pipelines.tasks import Example, task_spec
 from tests.pipelines.compare.lab import Lab
 from tests.pipelines.evaluate.made import write_corpus
 
@@ -251,6 +251,22 @@ def test_only_scores_that_read_what_filters_rejected_are_made_anew(lab: Lab) -> 
     assert identity("finetune", validation=0.3).keys() == plain
     assert identity("rationale-as-input", test=lab.corpus["test"]).keys() == {*plain, "labels"}
     assert identity("rationale-as-input", validation=0.3).keys() == {*plain, "labels", "rejects_read"}
+
+
+def test_only_scores_of_closed_label_sets_are_made_anew(lab: Lab) -> None:
+    """Their confidences were plain products before; those of a task with free labels have not changed."""
+    labels = require_manifest(Store(str(lab.folder / "out/labels")), "labels", "")
+
+    def keys(task: str, options: dict[str, Any] | None = None, **sections: Any) -> set[str]:
+        run = lab.run(task=task, task_options=options or {}, **sections)
+        found = Scores.of_cell(run, "heldout", task_of(run), labels, [Example("h", "one", "spam")])
+        return set(found.identity)
+
+    plain = {"student", "format", "max_new_tokens", "samples", "task", "examples"}
+    assert keys("arithmetic") == keys("classification") == plain
+    closed = {"labels": ["spam", "ham"]}
+    assert keys("classification", closed) == keys("multiple-choice") == keys("nli") == {*plain, "confidence"}
+    assert keys("nli", evaluation={"samples": {"n": 3}}) == plain, "samples that agree are no probabilities"
 
 
 def test_examples_without_gold_labels_are_refused_by_key_and_with_a_problem(lab: Lab) -> None:

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.config import EvaluationConfig
-from pipelines.decode import Family, Sampling, Student
-from pipelines.evaluate.predict import Answerer, _batches
+from pipelines.decode import Family, Order, Sampling, Student
+from pipelines.decode.closed import label_set
+from pipelines.evaluate.predict import _INPUT, Answerer, _batches
 from tests.serving.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ["Tom has 9 pears.", "Anne has 4 apples and gives Peter 2.", "How many? " * 40, "7 books"]
@@ -43,8 +44,9 @@ class Slow(Tiny):
         return student
 
 
-def _block(rows: dict[int, str]) -> pa.Table:
-    return pa.Table.from_pylist([{"row": row, "input": text} for row, text in rows.items()])
+def _block(rows: dict[int, str], labels: tuple[str, ...] = ()) -> pa.Table:
+    asked = [{"row": row, "input": text, "labels": list(labels)} for row, text in rows.items()]
+    return pa.Table.from_pylist(asked, schema=_INPUT)
 
 
 @pytest.mark.parametrize("family", ["encoder-decoder", "decoder-only"])
@@ -61,6 +63,16 @@ def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) 
         assert found[i]["confidence"] == pytest.approx(alone.confidence, rel=1e-3)
         assert (found[i]["prompt_tokens"], found[i]["output_tokens"]) == (alone.prompt_tokens, alone.output_tokens)
     assert len({found[i]["text"] for i in (0, 1, 3)}) == 3, "the answers must differ for the test to see an exchange"
+
+
+def test_a_row_s_closed_set_reaches_its_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confidence is then that which the student gives (tests/pipelines/test_closed.py)."""
+    actor = Answerer(Tiny("decoder-only"), EvaluationConfig(max_new_tokens=2))
+    orders: list[Order] = []
+    write = actor._student.write
+    monkeypatch.setattr(actor._student, "write", lambda asked: orders.extend(asked) or write(asked))  # type: ignore[func-returns-value]
+    actor(_block({1: TEXTS[0], 2: TEXTS[3]}, ("spam", "ham")))
+    assert [order.labels for order in orders] == [label_set(actor._student.tokenizer, "label", ("spam", "ham"))] * 2
 
 
 def test_each_input_is_answered_once_for_each_draw() -> None:
@@ -97,6 +109,7 @@ def test_a_block_of_long_inputs_only() -> None:
 
 def test_batches_hold_every_row_once_longest_first() -> None:
     inputs = ["a" * length for length in (3, 9, 1, 9, 5)]
-    tables = _batches(inputs, 2)
+    tables = _batches(inputs, [(f"label {row}",) if row else () for row in range(5)], 2)
+    assert tables[1].column("labels").to_pylist() == [["label 4"], []]
     assert [table.column("row").to_pylist() for table in tables] == [[1, 3], [4, 0], [2]]
     assert [table.column("input").to_pylist() for table in tables] == [["a" * 9, "a" * 9], ["a" * 5, "a" * 3], ["a"]]

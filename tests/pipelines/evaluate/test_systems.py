@@ -24,6 +24,7 @@ from pipelines.evaluate.systems import (
 )
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
+from pipelines.tasks.multiple_choice import MultipleChoice
 from tests.pipelines.evaluate.made import label_row, make_run, write_labels
 
 
@@ -80,6 +81,16 @@ def test_a_greedy_answer_keeps_its_confidence_and_a_text_its_rationale(
     assert found.rationales == ("4 - 1 = 3.", "no end of talk", "")
     written = student_rationales(Nowhere(), run, EXAMPLES, [], found)
     assert [(one.rationale, one.label) for one in written] == list(zip(found.rationales, found.labels, strict=True))
+
+
+def test_students_are_asked_with_the_labels_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("pipelines.evaluate.systems.predict", lambda *given: asked.append(given) or [said("sea")] * 2)
+    choices = [Example("h1", "one", "sea", ("sea", "river")), Example("h2", "two", "sea", ("Sea", "lake"))]
+    run = make_run(tmp_path)
+    student_system("student", Nowhere(), run, MultipleChoice(), choices, ["one", "two"])
+    student_system("student", Nowhere(), run, Arithmetic(), EXAMPLES[:2], ["one", "two"])
+    assert [given[-1] for given in asked] == [[("sea", "river"), ("Sea", "lake")], [(), ()]]
 
 
 def test_rationales_of_their_own_are_asked_for_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,80 @@
+"""The confidence of a label of a closed set is the same wherever a student answers: evaluate on Ray, and the endpoint's real engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import EvaluationConfig
+from pipelines.decode import Decoded, Family, Student
+from pipelines.evaluate.predict import Trained, predict
+from pipelines.methods import FORMATS, written_labels
+from pipelines.tasks.base import Answer, Example
+from pipelines.tasks.nli import NaturalLanguageInference
+from tests.integration.endpoints import endpoint_of, small
+from tests.integration.local_ray import local_ray
+from tests.pipelines.test_closed import torn
+from tests.serving.tiny import write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
+TASK = NaturalLanguageInference()
+TEXTS = ["premise: a hypothesis: b", "premise: 4 apples hypothesis: 2 apples"]
+STUDENTS: dict[str, tuple[Family, str]] = {
+    "t5": ("encoder-decoder", "finetune"),
+    "t5-texts": ("encoder-decoder", "rationale-then-label"),
+    "llama-texts": ("decoder-only", "rationale-then-label"),
+}
+
+
+def made(folder: Path, family: Family, method: str) -> Path:
+    """A student that answers the first text with a label, and is not sure of it."""
+    write_student(folder, family, method, "nli", width=256 if family == "decoder-only" else 64)
+    student, part = Student.load(folder), FORMATS[method].answer
+    both = ("neutral", "contradiction")
+    if part == "text":
+        both = tuple(TASK.render(Answer(label, "so 4.")) for label in both)  # type: ignore[assignment]
+    torn(student, part, TEXTS[0], *both)
+    student.model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("students")
+    return {name: made(root / name, *kind) for name, kind in STUDENTS.items()}
+
+
+@pytest.fixture(scope="module")
+def client(folders: dict[str, Path]) -> Iterator[Any]:
+    settings = small(engine="auto", max_new_tokens=48, max_batch_size=4, request_timeout_s=150.0)
+    with local_ray(), endpoint_of(folders, settings) as found:
+        found.timeout = 160.0
+        yield found
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders: dict[str, Path], name: str) -> None:
+    family, method = STUDENTS[name]
+    student, part = Student.load(folders[name]), FORMATS[method].answer
+    labels = [written_labels(method, TASK, Example("", text, None)) for text in TEXTS]
+    expected = student.answer(TEXTS, part, 48, labels=labels)
+    check_that_it_shows_something(expected, student.answer(TEXTS, part, 48))
+    settings = EvaluationConfig(max_new_tokens=48, batch_size=2)
+    evaluated = predict(Trained(str(folders[name])), TEXTS, settings, "evaluate student", None, labels)
+    response = client.post("/v1/predict", json={"model": name, "inputs": TEXTS})
+    assert response.status_code == 200, response.text
+    served = response.json()["predictions"]
+    assert served[0]["label"] == "neutral"
+    assert [one.confidence for one in evaluated] == pytest.approx([one.confidence for one in expected], rel=1e-4)
+    assert [one["confidence"] for one in served] == pytest.approx([one.confidence for one in expected], rel=1e-3)
+    engines = {one["id"]: one["engine"] for one in client.get("/v1/models").json()["data"]}
+    assert engines[name] == {"encoder-decoder": "ctranslate2", "decoder-only": "vllm"}[family]
+
+
+def check_that_it_shows_something(closed: list[Decoded], free: list[Decoded]) -> None:
+    assert "neutral" in closed[0].text
+    assert 0.4 < closed[0].confidence < 0.95
+    assert closed[0].confidence > free[0].confidence * 1.005
