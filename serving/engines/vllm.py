@@ -170,9 +170,14 @@ class VllmEngine(Engine):
 
 def _wanted(order: Order) -> dict[str, Any]:
     """Which log-probabilities vLLM gives at each step beside that of the chosen token: of the tokens at which the labels of a set part."""
-    if len(order.watched) > _MOST_LOGPROBS:
+    from vllm import SamplingParams
+
+    if not order.watched:
+        return {"logprobs": 0}
+    # Earlier versions have no such parameter.
+    if len(order.watched) > _MOST_LOGPROBS or not hasattr(SamplingParams, "logprob_token_ids"):
         return {"logprobs": _MOST_LOGPROBS}
-    return {"logprobs": len(order.watched), "logprob_token_ids": list(order.watched) or None}
+    return {"logprobs": len(order.watched), "logprob_token_ids": list(order.watched)}
 
 
 def _scores_of(log_probs: Sequence[Any], watched: tuple[int, ...]) -> Scores:

@@ -19,7 +19,7 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import LabelSet, Order
 from serving.engines import vllm as module
-from serving.engines.vllm import VllmEngine
+from serving.engines.vllm import VllmEngine, _wanted
 from serving.questions import TextOrder
 from tests.serving.standins import card
 from tests.serving.tiny import tiny_tokenizer
@@ -195,3 +195,9 @@ def test_a_process_whose_engine_has_died_ends(
             await engine.check_health()
 
     asyncio.run(run())
+
+
+def test_a_version_that_takes_no_tokens_is_asked_for_the_likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.SamplingParams", SimpleNamespace())
+    assert _wanted(Order("a", 4, labels=LabelSet(((5, 2), (6, 2))))) == {"logprobs": MAX_LOGPROB_TOKEN_IDS}
+    assert _wanted(Order("a", 4)) == {"logprobs": 0}
