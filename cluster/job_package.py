@@ -20,7 +20,7 @@ import yaml
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
-from pipelines.run_paths import absolute, get, is_path, put
+from pipelines.run_paths import absolute, get, is_path, names_a_model_here, put
 
 RUN_FILE = "run.yaml"
 _FILES = "files"
@@ -56,7 +56,7 @@ def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_m
     only_here: list[str] = []
     for key in _STAY:
         value = get(tree, key)
-        if value is None:
+        if value is None or (key == "teacher.model" and not names_a_model_here(tree)):
             continue
         placed = [
             _placed(one, key, shared, same_machine, only_here)

@@ -29,7 +29,7 @@ from cluster.estimate import (
 from cluster.training_memory import student_shape, training_memory
 from pipelines.artifacts import Manifest, Store, fingerprint, read_manifest
 from pipelines.config import RunConfig
-from pipelines.corpus import corpus_files, corpus_splits, heldout_files, read_split
+from pipelines.corpus import corpus_files, corpus_splits, heldout_files, read_split, validation_share
 from pipelines.errors import UserError
 from pipelines.tasks import Example, Task, load_task, task_spec
 
@@ -233,7 +233,7 @@ def _train_estimate(run: RunConfig, rows: int, *, reused: bool) -> dict[str, Any
             "gpu_hours": None,
             "source": "unknown: no student with these settings was trained here",
         }
-    share = run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0
+    share = validation_share(run.corpus.validation)
     before = manifest.counts["train_examples"] * manifest.config["training"]["epochs"]
     seconds = manifest.timings_s["train"] * rows * (1 - share) * run.training.epochs / before
     gpus = run.training.workers * run.training.gpus_per_worker

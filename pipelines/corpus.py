@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pipelines.artifacts import file_fingerprint
 from pipelines.config import CorpusConfig, RunConfig
 from pipelines.corpus_files import corpus_files, file_format, file_size
 from pipelines.corpus_formats import cuts, records
@@ -150,6 +151,18 @@ def is_validation(example_id: str, share: float) -> bool:
     """Whether an example of the train corpus is held out for validation: by the hash of its id, whatever else is in the corpus."""
     bucket = int.from_bytes(hashlib.sha256(f"validation:{example_id}".encode()).digest()[:8], "big")
     return bucket < share * 2**64
+
+
+def validation_share(validation: float | str) -> float:
+    """The share of train that `corpus.validation` holds out; 0 where it names files."""
+    return validation if isinstance(validation, float) else 0.0
+
+
+def validation_identity(corpus: CorpusConfig) -> float | list[str]:
+    """What of `corpus.validation` decides a student: the share, or what is in the files."""
+    if not isinstance(corpus.validation, str):
+        return corpus.validation
+    return [file_fingerprint(file) for file in corpus_files(corpus.validation, "corpus.validation")]
 
 
 def has_heldout_files(corpus: CorpusConfig) -> bool:

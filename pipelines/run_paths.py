@@ -18,6 +18,8 @@ def with_absolute_inputs(tree: Mapping[str, Any]) -> dict[str, Any]:
     result = deepcopy(dict(tree))
     for key in INPUTS:
         value = get(result, key)
+        if key == "teacher.model" and not names_a_model_here(result):
+            continue
         if isinstance(value, list):
             put(result, key, [_absolute(one, key) for one in value])
         elif value is not None:
@@ -36,6 +38,11 @@ def is_path(value: Any, key: str) -> bool:
     if not key.endswith((".model", ".students")):
         return True
     return value.startswith(("/", "./", "../", "~")) or Path(value).is_dir()
+
+
+def names_a_model_here(tree: Mapping[str, Any]) -> bool:
+    """Whether `teacher.model` is a folder or hub id. Of engine openai it is the endpoint's name for it, whatever lies here."""
+    return bool(get(tree, "teacher.engine") != "openai")
 
 
 def absolute(value: str) -> str:

@@ -135,7 +135,11 @@ def check_unchanged(card: StudentCard) -> None:
 def _check_same(store: Store, found: str, wanted: str | None) -> None:
     if wanted is not None and found != wanted:
         rule = f"it holds another student ({found[:12]}) than the one that was deployed ({wanted[:12]})"
-        raise UserError(store.shown(), rule, "Deploy the endpoint anew to serve it.")
+        raise UserError(
+            store.shown(),
+            rule,
+            "Deploy the endpoint anew to serve it; for a RayService, from a folder of another name.",
+        )
 
 
 def _check_servable(store: Store, method: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ray import serve
 from pipelines.config_serving import ServingConfig
 from pipelines.errors import StageFailedError, UserError
 from serving.app import LOGGING
+from serving.cards import read_card
 from serving.deployment import APPLICATION, PROXY_GRACE_S, endpoint_config
 from serving.ingress import SHARED
 from serving.roster import Split
@@ -75,18 +76,20 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: S
     else:
         check_http(client.http_config, serving)
     running = _deployed(client)
+    gone = gone_students(running)
     host = "127.0.0.1" if serving.host in {"0.0.0.0", "::"} else serving.host
     endpoint = Endpoint(f"http://{host}:{serving.port}", tuple(students))
     try:
-        for phase in phases(running, config["applications"]):
+        for phase in phases(running, config["applications"], gone):
             _apply(client, config, phase.applications)
             _wait_for(phase.waits)
     except StageFailedError as error:
         if APPLICATION not in running:
             endpoint.shutdown()
             raise
-        _apply(client, config, list(running.values()))
-        raise StageFailedError(f"{error}; what ran before goes on, with the shares it had") from error
+        _apply(client, config, before(running, config["applications"], gone))
+        but = f", but {', '.join(sorted(gone))}: their folders do not hold them any more" if gone else ""
+        raise StageFailedError(f"{error}; what ran before goes on, with the shares it had{but}") from error
     return endpoint
 
 
@@ -100,13 +103,14 @@ class Phase:
     """Those of them that must run before the next part."""
 
 
-def phases(running: Mapping[str, Any], wanted: Sequence[dict[str, Any]]) -> list[Phase]:
+def phases(running: Mapping[str, Any], wanted: Sequence[dict[str, Any]], gone: Collection[str] = ()) -> list[Phase]:
     """What Serve is told, one after the other, each when the one before runs: the ingress sends nothing to a student that has not started
     or has gone already.
 
     Args:
         running: the applications that there are by name, those of others too, which stay.
         wanted: the applications of the endpoint that is to be.
+        gone: students that their folders do not hold any more, and that nothing could start.
     """
     others = {name: application for name, application in running.items() if not is_ours(name)}
     last = {application["name"]: application for application in wanted}
@@ -115,13 +119,50 @@ def phases(running: Mapping[str, Any], wanted: Sequence[dict[str, Any]]) -> list
     # New students beside the old ones, and an ingress that does not know them yet.
     both = {**running, **last, APPLICATION: running[APPLICATION]}
     if SHARED in running and SHARED in last:
-        both[SHARED] = _together(running[SHARED], last[SHARED])
+        both[SHARED] = _together(_without(running[SHARED], gone), last[SHARED])
     told = {**both, APPLICATION: last[APPLICATION]}
     end = {**others, **last}
     # Whether the old ingress is well is no matter: it may be what the change is to mend.
     started = Phase(list(both.values()), [name for name in last if name != APPLICATION])
     counted = Phase(list(told.values()), [APPLICATION])
     return [started, counted, *([Phase(list(end.values()), list(last))] if end != told else [])]
+
+
+def before(
+    running: Mapping[str, Any], wanted: Sequence[dict[str, Any]], gone: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """What ran before a change that failed, as far as it can be started: a student that its folder does not hold any more stays as the
+    change has it, or away. Arguments as of `phases`."""
+    last = {application["name"]: application for application in wanted}
+    return [
+        last.get(name, application)
+        if application.get("args", {}).get("student") in gone
+        else _without(application, gone)
+        for name, application in running.items()
+    ]
+
+
+def gone_students(running: Mapping[str, Any]) -> set[str]:
+    """Ids of students that run, and that their folders do not hold any more."""
+    gone = set()
+    for args in (application["args"] for name, application in running.items() if is_ours(name) and name != APPLICATION):
+        students = args["students"] if "students" in args else {args["student"]: args["folder"]}
+        for student_id, folder in students.items():
+            fingerprint = args.get("fingerprints", {}).get(student_id) or args.get("fingerprint")
+            try:
+                read_card(student_id, folder, task_code=True, fingerprint=fingerprint)
+            except UserError:
+                gone.add(student_id)
+    return gone
+
+
+def _without(application: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
+    """The application of students that share replicas without some of them; another one as it is."""
+    args = application.get("args", {})
+    if "students" not in args:
+        return dict(application)
+    kept = {key: {i: v for i, v in args.get(key, {}).items() if i not in gone} for key in ("students", "fingerprints")}
+    return {**application, "args": {**args, **kept}}
 
 
 def _together(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +216,8 @@ def _wait_for(applications: list[str]) -> None:
             raise StageFailedError(f"the endpoint does not start: {'; '.join(_said(name) for name in failed)}")
         if time.monotonic() > until:
             waiting = ", ".join(f"{name}: {state}" for name, state in states.items() if state != "RUNNING")
-            raise StageFailedError(f"the endpoint does not start within {_START_S:g} s ({waiting})")
+            room = "new students start beside the old ones: make room for both, or end the endpoint first"
+            raise StageFailedError(f"the endpoint does not start within {_START_S:g} s ({waiting}); {room}")
         time.sleep(_POLL_S)
 
 

@@ -50,8 +50,8 @@ from pipelines.artifacts import Manifest, Store, library_versions
 from pipelines.compare.grid import Cell, Setting, baseline_of, cells, student_name, students_of, trials, without_search
 from pipelines.compare.headline import headline, notes
 from pipelines.config import RunConfig
-from pipelines.corpus import Heldout
-from pipelines.evaluate.baselines import TeacherAnswers, majority_label, share_of, teacher_answers
+from pipelines.corpus import Heldout, validation_share
+from pipelines.evaluate.baselines import TeacherAnswers, majority_label, teacher_answers
 from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.rationales import rationales_read
 from pipelines.evaluate.report import System
@@ -121,7 +121,7 @@ def shared_parts(found: Found) -> dict[str, Any]:
         UserError: too many of the examples stand among the training rows, or among those on which something is chosen.
     """
     run, task, examples = found.run, found.task, found.examples
-    store, share, key = Store(join(run.output, "labels")), share_of(run.corpus.validation), heldout_key(run)
+    store, share, key = Store(join(run.output, "labels")), validation_share(run.corpus.validation), heldout_key(run)
     answers = teacher_answers(store, run.corpus, examples, task)
     majority = majority_label(store, share, task)
     overlap = {

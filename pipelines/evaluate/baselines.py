@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pipelines.artifacts import Manifest, Store, require_manifest
 from pipelines.config import CorpusConfig
-from pipelines.corpus import has_heldout_files, is_validation
+from pipelines.corpus import has_heldout_files, is_validation, validation_share
 from pipelines.errors import UnparsableError
 from pipelines.tasks import Example, Task
 
@@ -85,11 +85,6 @@ class TeacherAnswers:
         return notes
 
 
-def share_of(validation: float | str) -> float:
-    """Which share of train `corpus.validation` holds out by the hash of the id; 0 where it names a file."""
-    return validation if isinstance(validation, float) else 0.0
-
-
 def teacher_answers(labels: Store, corpus: CorpusConfig, examples: Sequence[Example], task: Task) -> TeacherAnswers:
     """The teacher's answers to the held-out examples that it answered.
 
@@ -98,7 +93,7 @@ def teacher_answers(labels: Store, corpus: CorpusConfig, examples: Sequence[Exam
     by_id = {example.id: example for example in examples}
     from_train = not has_heldout_files(corpus)
     manifest = require_manifest(labels, "labels", "label RUN")
-    if from_train and _rationalised(manifest, share_of(corpus.validation)):
+    if from_train and _rationalised(manifest, validation_share(corpus.validation)):
         return TeacherAnswers(hinted=True)
     columns = ["label", "rationale", "prompt_tokens", "output_tokens"]
     found: dict[str, TeacherAnswer] = {}
@@ -129,9 +124,8 @@ def _rejected(
     labels: Store, manifest: Manifest, by_id: Mapping[str, Example], task: Task
 ) -> tuple[dict[str, TeacherAnswer], set[str]]:
     """The answers to examples that a filter rejected, and the ids of those whose answer cannot be read back."""
-    single = (
-        manifest.details["teacher"].get("sampling", {}).get("n", 1) == 1
-    )  # the text of several is no single answer's
+    # The text of several is no single answer's.
+    single = manifest.details["teacher"].get("sampling", {}).get("n", 1) == 1
     found: dict[str, TeacherAnswer] = {}
     lost: set[str] = set()
     for row in _rows(labels, "rejects", ["id", "reason", "output"]):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipelines.artifacts import Manifest, Store, model_fingerprint
 from pipelines.config import RunConfig, StudentConfig
+from pipelines.corpus import validation_identity
 from pipelines.errors import UserError
-from pipelines.filesystems import shown
 from pipelines.tasks import Task
 
 _TRAIN_ANEW = "Run `raystill train RUN --replace`, or correct the run."
@@ -63,6 +63,5 @@ def validation_of(student: Manifest) -> float | str:
 
 
 def same_validation(run: RunConfig, student: Manifest) -> bool:
-    """Whether the run says the same of `corpus.validation` as that of the student's training. A manifest holds no credentials of a URI."""
-    validation = run.corpus.validation
-    return validation_of(student) == (shown(validation) if isinstance(validation, str) else validation)
+    """Whether the run's `corpus.validation` is that of the student's training: the same share, or files of the same content."""
+    return bool(student.identity["corpus"]["validation"] == validation_identity(run.corpus))

@@ -30,12 +30,13 @@ from pipelines.artifacts import (
     require_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig
+from pipelines.config import CorpusConfig, RunConfig
 from pipelines.config_base import LossyWeights
-from pipelines.corpus import Heldout, heldout_examples
+from pipelines.corpus import Heldout, heldout_examples, heldout_files, validation_share
+from pipelines.errors import UserError
 from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.baseline import Earlier, change_since
-from pipelines.evaluate.baselines import Majority, majority_label, share_of, teacher_answers
+from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
 from pipelines.evaluate.checks import check_belongs, same_validation, validation_of
 from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
@@ -86,7 +87,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     if done := finished(store, "report", identity, replace=True):
         return done
 
-    share = share_of(validation_of(student))
+    share = validation_share(validation_of(student))
     overlap = {
         "trained_on": overlap_part(seen_in_training(labels_store, share, examples), len(examples), heldout_key(run)),
         "chosen_on": _chosen_on(run, student, task, examples),
@@ -191,6 +192,11 @@ def _student_notes(run: RunConfig, student: Manifest, read: Mapping[str, Any] | 
     notes = []
     if _chose_weights(student) and _scores_validation(run, student):
         notes.append("its weights were chosen by their loss on these very examples, which helps its accuracy")
+    if _chose_weights(student) and _chosen_with(run, student) is None:
+        file = validation_of(student)
+        notes.append(
+            f"its weights were chosen by their loss on {file}, which is gone: it may have held examples that are scored here"
+        )
     return [*notes, f"it {told_of_read(read)}"] if read else notes
 
 
@@ -207,10 +213,26 @@ def _chosen_on(run: RunConfig, student: Manifest, task: Task, examples: Sequence
     """report.json's `chosen_on`. Where the validation split itself is scored, a note says so (`_student_notes`)."""
     if not _chose_weights(student) or _scores_validation(run, student):
         return None
-    split = run.corpus.validation if same_validation(run, student) else validation_of(student)
-    had = run.corpus.model_copy(update={"test": None, "validation": split})
+    had = _chosen_with(run, student)
+    if had is None:
+        return None
     validation = heldout_examples(run.model_copy(update={"corpus": had}), task)
     return chosen_on(validation.examples, examples, heldout_key(run))
+
+
+def _chosen_with(run: RunConfig, student: Manifest) -> CorpusConfig | None:
+    """The corpus without test set, with the validation split of the student's training; None where its files are gone."""
+    same = same_validation(run, student)
+    had = run.corpus.model_copy(
+        update={"test": None, "validation": run.corpus.validation if same else validation_of(student)}
+    )
+    try:
+        heldout_files(had)
+    except UserError:
+        if same:
+            raise
+        return None
+    return had
 
 
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ import aiorwlock
 import pyarrow as pa
 
 from pipelines.config import RunConfig
+from pipelines.corpus import validation_share
 from pipelines.label.ledger import FRUITLESS_STARTS, STRIKES, RowKey
 from pipelines.label.outcomes import judge, outcome_table, refused, second_attempt, wants_rationalising
 from pipelines.label.prompts import PromptMaker
@@ -154,7 +155,7 @@ class TeacherActor:
             return None
         outcome = judge(split, example, generation, self._task, filters)
         validation = self._setup.run.corpus.validation
-        if not wants_rationalising(outcome, filters, validation if isinstance(validation, float) else 0.0):
+        if not wants_rationalising(outcome, filters, validation_share(validation)):
             return outcome
         try:
             again = await self._generate(teacher, self._prompts.render(example, hint=True), key)

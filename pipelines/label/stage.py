@@ -26,8 +26,8 @@ from pipelines.artifacts import (
     read_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig
-from pipelines.corpus import Split, check_columns, corpus_files, corpus_splits, heldout_files
+from pipelines.config import RunConfig, TeacherConfig
+from pipelines.corpus import Split, check_columns, corpus_files, corpus_splits, heldout_files, validation_share
 from pipelines.decode import check_model
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.card import dataset_card
@@ -85,11 +85,9 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
     spec = task_spec(run.task, run.task_options)
     teacher = run.teacher
     heldout = heldout_files(run.corpus)
-    rationalised = {}
-    if (
-        teacher.filters.gold == "rationalise"
-    ):  # rows of the validation split are never asked again: so it matters which these are
-        rationalised["never_rationalised"] = run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0
+    # Rows of the validation split are never asked again: so it matters which these are.
+    asks_again = teacher.filters.gold == "rationalise"
+    rationalised = {"never_rationalised": validation_share(run.corpus.validation)} if asks_again else {}
     return {
         "format": FORMAT,
         "task": {"prompt": load_task(spec).prompt_version(), "options": spec.options, "source": _digest(spec.source)},
@@ -101,7 +99,7 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
         },
         "teacher": {
             "engine": teacher.engine,
-            "model": model_fingerprint(teacher.model) if teacher.model else None,
+            "model": _model(teacher),
             "outputs": file_fingerprint(teacher.outputs) if teacher.outputs else None,
             "prompt": teacher.prompt,
             "system": teacher.system,
@@ -190,6 +188,11 @@ def _splits(run: RunConfig) -> list[Split]:
     )
     heldout = heldout_files(run.corpus)
     return splits + corpus_splits(heldout or [], "heldout", parallelism=readers, limit=run.corpus.limit)
+
+
+def _model(teacher: TeacherConfig) -> str | None:
+    # An endpoint's name for its model is no folder, even where one of that name lies here.
+    return teacher.model if teacher.engine == "openai" or not teacher.model else model_fingerprint(teacher.model)
 
 
 def _made_otherwise(store: Store, identity: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.artifacts import Manifest, Store, model_fingerprint
 from pipelines.config import RunConfig, TrainingConfig
+from pipelines.corpus import validation_identity, validation_share
 from pipelines.decode import model_family
 from pipelines.errors import UserError
 from pipelines.student_init import max_positions, student_config, student_tokenizer
@@ -20,7 +21,7 @@ from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.train.objective import term_weights
 from pipelines.train.sequences import TokenSettings
 from pipelines.train.tokens import TokenCounts
-from pipelines.train.validation import WITHOUT_TEACHER, validation_identity
+from pipelines.train.validation import WITHOUT_TEACHER
 
 FORMAT = 3
 """Bumped when this stage makes another student from the same input. 3: a tokenizer of its own knows the training rows alone."""
@@ -93,7 +94,7 @@ def token_settings(run: RunConfig) -> TokenSettings:
         method=student.method,
         terms=tuple(term_weights(student)),
         label_column=student.label_column,
-        validation_share=run.corpus.validation if isinstance(run.corpus.validation, float) else 0.0,
+        validation_share=validation_share(run.corpus.validation),
         max_input_tokens=training.max_input_tokens,
         max_target_tokens=training.max_target_tokens,
         task=task_spec(run.task, run.task_options),

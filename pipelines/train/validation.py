@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.artifacts import file_fingerprint
 from pipelines.config import CorpusConfig
 from pipelines.corpus import corpus_files, corpus_splits, read_split
 from pipelines.tasks import Example, load_task
@@ -44,13 +43,6 @@ def _first_of_each_id(examples: Iterable[Example]) -> Iterator[Example]:
         if example.id not in seen:
             seen.add(example.id)
             yield example
-
-
-def validation_identity(corpus: CorpusConfig) -> Any:
-    """What of `corpus.validation` decides a student: the share, or what is in the file."""
-    if not isinstance(corpus.validation, str):
-        return corpus.validation
-    return [file_fingerprint(file) for file in corpus_files(corpus.validation, "corpus.validation")]
 
 
 def _row(example: Example) -> dict[str, Any]:

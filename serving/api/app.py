@@ -9,6 +9,7 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,7 +212,7 @@ async def _written(
     stream = api.backend.stream(card, orders[0])
     try:
         first = fitting(card, [await anext(stream)], param)[0]
-    except ApiError:
+    except BaseException:
         await stream.aclose()
         raise
     api.metrics.first_token(card.id, time.perf_counter() - began)
@@ -226,15 +227,12 @@ class _EventStream(StreamingResponse):
 
     def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._generators = (events, source)
+        self._events, self._source = events, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See StreamingResponse."""
-        try:
+        async with aclosing(self._source), aclosing(self._events):
             await super().__call__(scope, receive, send)
-        finally:
-            for generator in self._generators:
-                await generator.aclose()
 
 
 async def _events(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import os
 import sys
 import time
@@ -90,7 +89,8 @@ class VllmEngine(Engine):
             raise RuntimeError("the engine returned nothing")
         ids = tuple(output.token_ids)
         log_probs = tuple(at[token].logprob for at, token in zip(output.logprobs, ids, strict=True))
-        label = order.labels.log_prob(ids, _scores_of(output.logprobs, order.watched)) if order.labels else None
+        scores = _scores_of(output.logprobs, order.watched)
+        label = order.labels.log_prob(ids, scores) if order.labels and _told(order) else None
         return Written(ids, log_probs, len(prompt), "stop" if ids and ids[-1] == self._eos else "length", label)
 
     async def tokens(self, order: Order) -> AsyncGenerator[int, None]:
@@ -170,20 +170,20 @@ class VllmEngine(Engine):
 
 def _wanted(order: Order) -> dict[str, Any]:
     """Which log-probabilities vLLM gives at each step beside that of the chosen token: of the tokens at which the labels of a set part."""
-    from vllm import SamplingParams
-
-    if not order.watched:
+    if not order.watched or not _told(order):
         return {"logprobs": 0}
-    # Earlier versions have no such parameter.
-    if len(order.watched) > _MOST_LOGPROBS or not hasattr(SamplingParams, "logprob_token_ids"):
-        return {"logprobs": _MOST_LOGPROBS}
     return {"logprobs": len(order.watched), "logprob_token_ids": list(order.watched)}
 
 
+def _told(order: Order) -> bool:
+    """Whether vLLM tells of all those tokens: of so many at the most, and not in earlier versions. Else an answer has its plain product."""
+    from vllm import SamplingParams
+
+    return len(order.watched) <= _MOST_LOGPROBS and hasattr(SamplingParams, "logprob_token_ids")
+
+
 def _scores_of(log_probs: Sequence[Any], watched: tuple[int, ...]) -> Scores:
-    """A token that is none of the likeliest `_MOST_LOGPROBS`, where a set watches more, counts for nothing: the label's probability is
-    then an upper bound of the true one."""
-    return lambda step: [log_probs[step][t].logprob if t in log_probs[step] else -math.inf for t in watched]
+    return lambda step: [log_probs[step][t].logprob for t in watched]
 
 
 def _queue_times(metrics: ReplicaMetrics) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ class Client:
         self.log = "one\ntwo\nthree\n"
         self.breaks: list[Exception] = []
         """What the tail of the log raises, time by time."""
-        self.away: list[Exception] = []
+        self.away: Iterator[Exception] = iter(())
         """What asking for a job raises, time by time."""
         self.log_is_gone = False
         self.stops = True
@@ -69,10 +70,9 @@ class Client:
 
     def get_job_info(self, job_id: str) -> Any:
         self.asked += 1
-        if (
-            self.away and self.asked > 1
-        ):  # the first answer is always there: what breaks does so while a job is followed
-            raise self.away.pop(0)
+        # The first answer is always there: what breaks does so while a job is followed.
+        if self.asked > 1 and (error := next(self.away, None)):
+            raise error
         if job_id not in self.jobs:
             raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
         return self.jobs[job_id]
@@ -227,7 +227,7 @@ def test_a_log_is_copied_whole_however_often_the_connection_breaks(
     client: Client, breaks: list[Exception], away: list[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.put(NAME, "RUNNING")
-    client.breaks, client.away = list(breaks), list(away)
+    client.breaks, client.away = list(breaks), iter(away)
     out = io.StringIO()
     assert Jobs("http://head").follow(NAME, out).status == "SUCCEEDED"
     assert out.getvalue() == client.log
@@ -239,7 +239,7 @@ def test_a_job_whose_cluster_stays_away_is_given_up_with_what_follows_it_again(
 ) -> None:
     monkeypatch.setattr("cluster.jobs._AWAY_S", 0.05)
     client.put(NAME, "RUNNING")
-    client.breaks, client.away = [CUT], [REFUSED] * 10_000_000
+    client.breaks, client.away = [CUT], itertools.repeat(REFUSED)
     with pytest.raises(
         StageFailedError, match=f"no Ray answers there, for .*`raystill logs {NAME} --address"
     ) as failed:
@@ -256,14 +256,17 @@ def test_a_job_whose_log_went_with_its_node_is_followed_to_its_end(client: Clien
 def test_a_job_that_a_new_head_does_not_know_has_failed(client: Client) -> None:
     client.put(NAME, "RUNNING")
     gone = RuntimeError(f"Request failed with status code 404: Job {NAME} does not exist.")
-    client.breaks, client.away = [CUT], [gone]
+    client.breaks, client.away = [CUT], iter([gone])
     ended = Jobs("http://head").follow(NAME, io.StringIO())
     assert (ended.status, ended.message) == ("FAILED", "its cluster does not know it any more")
 
 
 def test_a_proxy_that_knows_no_page_is_no_head_that_knows_no_job(client: Client) -> None:
     client.put(NAME, "RUNNING")
-    client.breaks, client.away = [CUT], [RuntimeError("Request failed with status code 404: default backend - 404.")]
+    client.breaks, client.away = (
+        [CUT],
+        iter([RuntimeError("Request failed with status code 404: default backend - 404.")]),
+    )
     assert Jobs("http://head").follow(NAME, io.StringIO()).status == "SUCCEEDED"
 
 

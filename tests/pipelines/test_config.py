@@ -138,3 +138,11 @@ def test_paths_of_inputs_are_in_full_since_workers_of_a_cluster_run_elsewhere(
         [f"{here}/student", f"{here}/other", "google/t5-v1_1-base"],
     )
     assert run.output == "out"
+
+
+def test_an_endpoints_name_for_its_model_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    tree = changed(teacher={"engine": "openai", "model": "teacher", "remote": {"url": "https://host/v1"}})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    assert load_run("run.yaml").teacher.model == "teacher"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 from pipelines.config_serving import ServingConfig
 from pipelines.errors import StageFailedError, UserError
 from serving import endpoint as module
-from serving.endpoint import check_http, phases, serve_students
+from serving.deployment import endpoint_config
+from serving.endpoint import before, check_http, gone_students, phases, serve_students
+from serving.ingress import SHARED
+from tests.serving.tiny import write_student
 
 OTHER = {"name": "shop", "import_path": "shop:app"}
 SETTINGS = ServingConfig()
@@ -25,7 +30,10 @@ def endpoint(*students: str, together: bool = False, setting: int = 1, folder: s
     ingress = {"name": "raystill", "args": {"serving": {"port": 8000}}, "deployments": [{"user_config": asked}]}
     if together:
         return [ingress, {"name": "raystill-students", "args": {**asked, "serving": setting}}]
-    apart = [{"name": f"raystill-student-{s}", "args": {"folder": folders[s], "serving": setting}} for s in students]
+    apart = [
+        {"name": f"raystill-student-{s}", "args": {"student": s, "folder": folders[s], "serving": setting}}
+        for s in students
+    ]
     return [ingress, *apart]
 
 
@@ -82,6 +90,23 @@ def test_from_replicas_of_their_own_to_shared_ones_and_back() -> None:
         assert named(started.applications) == named([*new, *old]), "the old ingress last"
         assert named(counted.applications) == named([*old, *new])
         assert named(ended.applications) == named(new)
+
+
+def test_what_a_folder_does_not_hold_any_more_is_started_by_no_step(tmp_path: Path) -> None:
+    folders = {name: write_student(tmp_path / name, "encoder-decoder") for name in "ab"}
+    students = {name: str(folder) for name, folder in folders.items()}
+    config = ServingConfig(students_per_replica=2)
+    old = endpoint_config(students, config)["applications"]
+    assert gone_students(named(old)) == set()
+    shutil.rmtree(folders["b"])
+    gone = gone_students(named([*old, OTHER]))
+    assert gone == {"b"}
+    new = endpoint_config({"c": students["a"]}, config)["applications"]
+    for started in (phases(named(old), new, gone)[0].applications, before(named(old), new, gone)):
+        args = named(started)[SHARED]["args"]
+        assert {*args["students"], *args["fingerprints"]} <= {"a", "c"}
+    apart, retrained = endpoint("a"), endpoint("a", folder="/t")
+    assert before(named(apart), retrained, {"a"}) == [apart[0], retrained[1]]
 
 
 class Serve:

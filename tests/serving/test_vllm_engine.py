@@ -146,14 +146,14 @@ def test_it_lets_itself_be_asked_for_so_many(monkeypatch: pytest.MonkeyPatch) ->
     assert (given[0].max_logprobs, given[0].logprobs_mode) == (MAX_LOGPROB_TOKEN_IDS, "raw_logprobs")
 
 
-def test_of_more_tokens_than_it_tells_of_those_that_are_unlikely_count_for_nothing() -> None:
+def test_where_labels_part_at_more_tokens_than_it_tells_of_an_answer_has_its_plain_product() -> None:
     async def run() -> None:
         engine, inner = made(silent_after_s=60.0)
         end = inner.get_tokenizer().eos_token_id
         labels = LabelSet(tuple((token, end) for token in range(5, 5 + 129)))
         written = await engine.complete(Order("[label] 4 apples", 4, labels=labels))
-        assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (MAX_LOGPROB_TOKEN_IDS, None)
-        assert written.label_log_prob == 0.0, "an upper bound"
+        assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (0, None)
+        assert written.label_log_prob is None
 
     asyncio.run(run())
 
@@ -197,7 +197,8 @@ def test_a_process_whose_engine_has_died_ends(
     asyncio.run(run())
 
 
-def test_a_version_that_takes_no_tokens_is_asked_for_the_likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_takes_no_such_tokens_is_not_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order("a", 4, labels=LabelSet(((5, 2), (6, 2))))
+    assert _wanted(order) == {"logprobs": 2, "logprob_token_ids": [5, 6]}
     monkeypatch.setattr("vllm.SamplingParams", SimpleNamespace())
-    assert _wanted(Order("a", 4, labels=LabelSet(((5, 2), (6, 2))))) == {"logprobs": MAX_LOGPROB_TOKEN_IDS}
-    assert _wanted(Order("a", 4)) == {"logprobs": 0}
+    assert _wanted(order) == {"logprobs": 0}

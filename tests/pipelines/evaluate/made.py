@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.artifacts import Manifest, Store, manifest_of, model_fingerprint, write_manifest
 from pipelines.config import RunConfig
+from pipelines.corpus import validation_identity
 from pipelines.run_file import parse_run
 from pipelines.schema import LABEL, REJECT
 from pipelines.tasks.arithmetic import Arithmetic
@@ -85,6 +86,7 @@ def write_student_manifest(folder: Path, run: RunConfig, labels: Manifest, **det
     start = {
         "student": {"model": model_fingerprint(run.student.model)},
         "training": {"seed": run.training.seed},
+        "corpus": {"validation": validation_identity(run.corpus)},
     }
     manifest = manifest_of(
         "student",

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines.artifacts import Store
 from pipelines.config import CorpusConfig
-from pipelines.corpus import is_validation
-from pipelines.evaluate.baselines import TeacherAnswer, TeacherAnswers, majority_label, share_of, teacher_answers
+from pipelines.corpus import is_validation, validation_share
+from pipelines.evaluate.baselines import TeacherAnswer, TeacherAnswers, majority_label, teacher_answers
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.pipelines.evaluate.made import label_row, reject_row, write_labels
@@ -141,7 +141,7 @@ def test_majority_is_of_the_rows_that_are_trained_on(tmp_path: Path) -> None:
     found = majority_label(Store(str(tmp_path)), 0.5, Arithmetic())
     assert found is not None
     assert (found.label, found.count, found.rows) == ("4", 6, 6)
-    every = majority_label(Store(str(tmp_path)), share_of("v.jsonl"), Arithmetic())
+    every = majority_label(Store(str(tmp_path)), validation_share("v.jsonl"), Arithmetic())
     assert every is not None
     assert every.label == "9", "where the validation examples are a file, all rows are trained on"
 

@@ -182,6 +182,25 @@ def test_weights_that_were_chosen_on_some_of_what_is_scored_are_told_of(tmp_path
     assert _report(run)["heldout"]["chosen_on"] == {"count": 1, "ids": ["h0"], "by": {"id": 0, "input": 1, "near": 0}}
 
 
+def test_a_validation_file_is_the_same_wherever_it_lies_and_may_have_gone(tmp_path: Path, answers: list[str]) -> None:
+    corpus, labels = _shares(tmp_path)
+    rows = [{"id": f"v{i}", "input": f"a text to choose by {i}", "label": "3"} for i in range(9)]
+    scored = [{"id": f"h{i}", "input": f"another text {i}", "label": "3"} for i in range(9)]
+    for name, some in (("before", rows), ("moved", rows), ("test", scored)):
+        write_corpus(tmp_path / f"{name}.jsonl", some)
+    files = {"validation": str(tmp_path / "before.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    chosen = {"validate_every_steps": 5}
+    trained = make_run(tmp_path, corpus={**corpus, **files}, training=chosen)
+    write_student_manifest(tmp_path / "out" / "student", trained, labels, training=chosen)
+    moved = {**corpus, **files, "validation": str(tmp_path / "moved.jsonl")}
+    assert _report(make_run(tmp_path, corpus=moved, training=chosen))["heldout"]["chosen_on"]["count"] == 0
+    write_student_manifest(tmp_path / "out" / "student", trained, labels, training=chosen, other=1)
+    (tmp_path / "before.jsonl").unlink()
+    run = make_run(tmp_path, corpus={**corpus, "validation": 0.1, "test": files["test"]}, training=chosen)
+    assert _report(run)["heldout"]["chosen_on"] is None
+    assert "before.jsonl, which is gone: it may have held examples that are scored here" in _note(run)
+
+
 def test_the_untrained_student_is_the_one_that_was_trained(tmp_path: Path) -> None:
     run = _prepared(tmp_path)
     with pytest.raises(UserError, match=r"student: its student\.model none is not the run's, elsewhere/other"):
