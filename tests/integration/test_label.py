@@ -119,7 +119,7 @@ def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["corpus.train=nowhere.jsonl"], "corpus.train nowhere.jsonl: there is no such file or folder"),
+        (["corpus.train=nowhere.jsonl"], "nowhere.jsonl: there is no such file or folder"),
         (["task=alchemy"], "there is no such task"),
         (["corpus.fields={input: question}"], "reads column `question`"),
         (["teacher.model=tests"], "the folder has no config.json"),

@@ -81,7 +81,7 @@ def test_a_training_is_left_alone_by_a_ray_that_starts_beside_it(tmp_path: Path)
     """Ray Train asks an API server whether its controller lives. A Ray without one names port 8265, where another may have its own."""
     write_labels(tmp_path / "out", label_rows(60))
     model = make_model("decoder-only", tmp_path / "model")
-    run = make_run(tmp_path / "out", model, training={"epochs": 200, "max_failures": 0})
+    run = make_run(tmp_path / "out", model, training={"epochs": 80, "max_failures": 0})
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True)))
     with running("train", str(tmp_path / "run.yaml"), log=tmp_path / "log") as process:
         wait_until(lambda: any((tmp_path / "out").glob("tensorboard/*/events*")), 120.0)
