@@ -13,7 +13,7 @@ from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_
 from tests.integration.local_ray import local_ray
 from tests.serving.tiny import write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
 
 
 def test_a_killed_vllm_takes_its_replica_along_and_nobody_sees_it(tmp_path: Path, counted: Counted) -> None:
