@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 
 from serving.page import CONTENT_SECURITY_POLICY, page
+from tests.colours import contrast
 from tests.pipelines.pages.reading import Page
 
 HTML = page()
@@ -96,18 +97,6 @@ def test_the_page_brings_its_policy_along() -> None:
     ]
     assert [f"{policy}; frame-ancestors 'none'" for policy in policies] == [CONTENT_SECURITY_POLICY]
     assert HTML.index("Content-Security-Policy") < HTML.index("<style>")
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2 defines it."""
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from pipelines.compare.page import comparison_page
 from pipelines.evaluate.page import report_page
 from tests.browser import BROWSER, NEEDS_BROWSER, Chromium, Tab
+from tests.colours import contrast, luminance
 from tests.pipelines.compare.made import comparison
 from tests.pipelines.evaluate.made_report import report
 from tests.pipelines.evaluate.test_page import NO_TEXTS
@@ -98,17 +98,6 @@ def browser(tmp_path: Path) -> Iterator[Chromium]:
     started = Chromium(tmp_path / "profile")
     yield started
     started.close()
-
-
-def luminance(colour: str) -> float:
-    channels = [int(channel) / 255 for channel in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("name", ["comparison", "report"])
