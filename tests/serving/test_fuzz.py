@@ -30,7 +30,8 @@ def map_body(context: Any, body: Any) -> Any:
 
 
 @schema.parametrize()
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+# So many that more than ten are answered whatever modules are loaded, from whose texts hypothesis draws too.
+@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_document_names(case: Any) -> None:
     response = case.call()
     case.validate_response(response, checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
@@ -43,8 +44,7 @@ def test_the_answers_were_of_many_kinds() -> None:
     print(ANSWERS)
     for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
         assert {200, 400, 404, 422} <= {status for asked, status in ANSWERS if asked == path}, ANSWERS
-        # Of predict 10 to 14: what hypothesis makes depends on the texts in the modules that are loaded.
-        assert ANSWERS[path, 200] > 5, ANSWERS
+        assert ANSWERS[path, 200] > 10, ANSWERS
 
 
 KEY = "abc"
