@@ -6,7 +6,6 @@ Before anything is started, what the run asks for is compared with what is there
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from itertools import chain
 
 from cluster.connection import REACH_HEAD, ray_errors, reach_head
 from cluster.environment import no_api_server, ray_address, wants_token
-from cluster.preflight import check_output, nodes_table, preflight, refuse
+from cluster.preflight import LISTED, check_output, nodes_table, preflight, refuse
 from cluster.resources import check_resources, nodes_here, room_for, wanted_by
 from pipelines.config import RunConfig
+from pipelines.cpus import usable_cpus
 from pipelines.errors import StageFailedError, UserError, last_line
 
 _MANY_SLOTS = 8
@@ -29,7 +29,7 @@ _SETTLED_S = 1.0
 
 def machine_resources() -> dict[str, float]:
     """CPUs that this process may use, and GPUs that the driver shows."""
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(_gpus())}
+    return {"CPU": float(usable_cpus()), "GPU": float(_gpus())}
 
 
 @contextmanager
@@ -155,7 +155,11 @@ def _tell_of_others(run: RunConfig, stages: list[str]) -> None:
 
 
 def _look_at_nodes(output: str | None, verbose: bool) -> None:
-    """Refuse a cluster of several nodes on which the run would break. Raises UserError, after a table of the nodes on stderr."""
+    """A table of a cluster's nodes on stderr, where they are several; of a large one only where it is asked for or something is wrong.
+
+    Raises:
+        UserError: the run would break on it.
+    """
     import ray
     from rich.console import Console
 
@@ -165,9 +169,9 @@ def _look_at_nodes(output: str | None, verbose: bool) -> None:
         return
     nodes = preflight(output)
     bad = [node for node in nodes if node.problems]
-    if bad or verbose:
+    if bad or verbose or len(nodes) <= LISTED:
         Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(nodes_table(nodes))
-    else:
+    if not bad:
         ray_versions = ", ".join(sorted({node.look.ray for node in nodes if node.look}))
         written = ", the output is seen and written by each" if output is not None else ""
         later = "; nodes that come later are not looked at" if autoscales() else ""

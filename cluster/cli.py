@@ -149,7 +149,9 @@ _stage_command("train", "Labels -> student: Ray Train with DeepSpeed.")
 @main.command()
 @click.argument("run_file", metavar="RUN")
 @click.option(
-    "--baseline", metavar="REPORT", help="An earlier report, folder or report.json: show what changed since then."
+    "--baseline",
+    metavar="REPORT",
+    help="An earlier report of `raystill evaluate`, folder or report.json: show what changed since then.",
 )
 @replace_option
 @run_options
@@ -202,7 +204,11 @@ def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: b
     metavar="VERSION=PERCENT",
     help="That many in 100 requests for the name go to this version.",
 )
-@click.option("--detach", is_flag=True, help="Return when the endpoint runs on RAY_ADDRESS, and leave it there.")
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Return when the endpoint runs on RAY_ADDRESS, and leave it there; `serve shutdown` ends it.",
+)
 @click.option(
     "--print-config", is_flag=True, help="Print the file that `serve deploy` and a RayService take; start nothing."
 )
@@ -220,7 +226,7 @@ def serve(
     Examples:
       raystill serve runs/svamp/student --set serving.port=8001
       raystill serve svamp@old=runs/a/student svamp@new=runs/b/student --split new=10 --detach
-      raystill serve svamp=s3://bucket/svamp/student --print-config > serve.yaml
+      raystill serve svamp=s3://bucket/svamp/student --set serving.host=0.0.0.0 --print-config > serve.yaml
     """
     from cluster.endpoint import run_endpoint
 
@@ -325,6 +331,10 @@ def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
             from pipelines.train.stage import check_train
 
             check_train(run)
+    if "label" in stages and "evaluate" in stages:
+        from pipelines.evaluate.checks import check_apart
+
+        check_apart(run)
 
 
 def read_baseline(run: Any, where: str) -> Any:

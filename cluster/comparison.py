@@ -27,6 +27,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from cluster.summary import print_summary, stage_summary
     from pipelines.compare.checks import check_compare
     from pipelines.compare.stage import compare
+    from pipelines.evaluate.checks import check_apart
     from pipelines.run import run_stage
     from pipelines.train.checks import check_trackers
 
@@ -36,6 +37,8 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     check_trackers(run.training)
     labelled = read_manifest(Store(run.output).child("labels"), "labels") is not None
     check_inputs(run, ("label",))
+    if not labelled:  # of labels that are there the comparison asks it itself, before the first cell
+        check_apart(run)
     summaries: list[dict[str, Any]] = []
     with ray_session(run, [*([] if labelled else ["label"]), "train", "evaluate"], verbose=verbose):
         began = time.monotonic()

@@ -68,7 +68,9 @@ def run_endpoint(
     print_config: bool, detach: bool, as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """The command's body; see `raystill serve --help`."""
-    from serving.deployment import endpoint_config
+    from cluster.environment import ray_address
+    from serving.deployment import endpoint_config, found_anywhere
+    from serving.keys import KeyRing
 
     run = load_run(run_file, overrides) if run_file else _bare_run(overrides)
     students = named_students(arguments)
@@ -79,6 +81,8 @@ def run_endpoint(
 
         print(json.dumps(config) if as_json else yaml.safe_dump(config, sort_keys=False), end="")
         return
+    if ray_address() is None:  # elsewhere the ingress may have another file, and other variables
+        KeyRing(found_anywhere(run.serving.keys))
     if detach:
         _detached(run, students, shares, as_json=as_json, verbose=verbose)
     else:
@@ -96,7 +100,8 @@ def _detached(
         rule = "the Ray that this command starts ends with it, and the endpoint with that"
         raise UserError("--detach", rule, "Set RAY_ADDRESS to a cluster that goes on, or leave --detach out.")
     with ray_session(run, ["serve"], verbose=verbose):
-        _tell(serve_students(students, run.serving, split), as_json=as_json, ends="it goes on without this command")
+        endpoint = serve_students(students, run.serving, split)
+        _tell(endpoint, as_json=as_json, ends="it goes on without this command until `serve shutdown`")
 
 
 def _until_signal(
@@ -121,11 +126,27 @@ def _until_signal(
 
 
 def _tell(endpoint: Endpoint, *, as_json: bool, ends: str) -> None:
+    metrics = _metrics_url()
     if as_json:
-        print(json.dumps({"url": endpoint.url, "students": list(endpoint.models)}), flush=True)
+        told = {"url": endpoint.url, "students": list(endpoint.models), "metrics": metrics}
+        print(json.dumps(told), flush=True)
         return
     print(f"{', '.join(endpoint.models)} at {endpoint.url}; {ends}. A page to try them is there, and:", flush=True)
     print(f"  curl -s {endpoint.url}/v1/models", flush=True)
+    if metrics:
+        print(f"  metrics {metrics}", flush=True)
+
+
+def _metrics_url() -> str | None:
+    """Where Prometheus reads the endpoint's metrics, on a Ray of this command's own. None on a cluster: each node has a port of its own."""
+    import ray
+
+    from cluster.environment import ray_address
+
+    if ray_address() is not None:
+        return None
+    (node,) = ray.nodes()
+    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
 
 
 def _bare_run(overrides: tuple[str, ...]) -> RunConfig:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _ANSWER_S = 120.0
 _SKEW_S = 30.0
 _FOLDER = ".preflight"
-_LISTED = 20
+LISTED = 20
+"""Nodes that a table or a message names."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def refuse(nodes: Sequence[NodeCheck]) -> None:
     """Raises UserError, which names each node with a problem, where there is any."""
     bad = [node for node in nodes if node.problems]
     if bad:
-        told = "; ".join(f"{node.name}: {', '.join(node.problems)}" for node in bad[:_LISTED])
-        more = f"; and {len(bad) - _LISTED:,} more" if len(bad) > _LISTED else ""
+        told = "; ".join(f"{node.name}: {', '.join(node.problems)}" for node in bad[:LISTED])
+        more = f"; and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
         remedy = (
             "Give all nodes the same image, and an output that all of them see (s3://..., or storage that they mount)."
         )
@@ -167,7 +168,7 @@ def nodes_table(nodes: Sequence[NodeCheck]) -> Table:
     table = Table(title=f"{len(nodes):,} nodes", title_justify="left", pad_edge=False)
     for column in ("node", "host", "CPUs", "GPUs", "Ray", "Python", "clock", "what is wrong"):
         table.add_column(column, justify="right" if column in ("CPUs", "GPUs", "clock") else "left", overflow="fold")
-    for node in sorted(nodes, key=lambda node: not node.problems)[:_LISTED]:
+    for node in sorted(nodes, key=lambda node: not node.problems)[:LISTED]:
         seen = (node.look.host, node.look.ray, node.look.python) if node.look else ("", "", "")
         table.add_row(
             node.name,

@@ -24,6 +24,7 @@ from serving.ingress import STUDENT, Ingress
 from serving.replica import SharedStudents, StudentReplica
 
 _DRAIN_S = 30.0
+_RETRY_AFTER_S = 1
 # Serve's own logs: requests leave no line in them, so that no log grows with traffic or holds what users write.
 LOGGING = {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False}
 Arguments = TypeVar("Arguments", bound=Section)
@@ -58,13 +59,17 @@ class SharedArgs(IngressArgs):
 def ingress(args: Mapping[str, Any]) -> Any:
     """The application that speaks HTTP. Raises UserError where the arguments break a rule."""
     serving = _checked(IngressArgs, args).serving
+    # Room for what all students may have under way, and as much again that is refused.
+    room = 2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving))
     deployment = serve.deployment(
         name="ingress",
         num_replicas=serving.ingress_replicas,
         max_replicas_per_node=serving.max_replicas_per_node,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-        # Room for what all students may have under way, and as much again that is refused.
-        max_ongoing_requests=2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving)),
+        max_ongoing_requests=room,
+        # As many again wait in each proxy; to more it answers 503 by itself, with this Retry-After.
+        max_queued_requests=room,
+        backpressure_config={"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         graceful_shutdown_timeout_s=max(_DRAIN_S, serving.request_timeout_s),
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LOGGING,

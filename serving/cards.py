@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.artifacts import Store, require_manifest
-from pipelines.decode import Family
+from pipelines.decode import Family, check_student_files
 from pipelines.errors import UserError
 from pipelines.methods import FORMATS, NEEDS_A_TEACHER, writes_rationales
 from pipelines.tasks.base import TaskSpec
@@ -85,7 +85,7 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
 
     Raises:
         UserError: the name cannot be one, the folder is missing or holds no finished student or another one, its weights
-            are not safetensors, its method needs the teacher at serving time, or its task is code and may not be.
+            are not safetensors, it brings code along, its method needs the teacher at serving time, or its task is code and may not be.
     """
     name, sign, version = student_id.partition("@")
     try:
@@ -150,9 +150,4 @@ def _check_servable(store: Store, method: str) -> None:
     if method == NEEDS_A_TEACHER:
         rule = f"method {method} reads the teacher's rationale with every input, and no teacher answers here"
         raise UserError(store.shown(), rule, "Serve a student of another method, for example step-by-step.")
-    if not store.exists("config.json"):
-        raise UserError(store.shown(), "it has no config.json", "Train the student anew.")
-    if not store.files(suffix=".safetensors"):
-        pickled = store.files(suffix=".bin")
-        rule = f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no *.safetensors"
-        raise UserError(store.shown(), rule, "Train the student anew, or convert its weights to safetensors.")
+    check_student_files(store)

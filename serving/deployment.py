@@ -14,11 +14,13 @@ anew in its folder is a change, and replicas of one application never have diffe
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.config_serving import ServingConfig
+from pipelines.config_serving import KeysConfig, ServingConfig
 from pipelines.errors import UserError
 from serving.app import LOGGING
 from serving.cards import StudentCard, read_card
@@ -26,8 +28,8 @@ from serving.engines.choice import engine_name
 from serving.ingress import SHARED, application_of
 from serving.roster import Roster, Split
 
-APPLICATION = "raystill"
-"""The application that speaks HTTP."""
+APPLICATION, INGRESS = "raystill", "ingress"
+"""The application that speaks HTTP, and its deployment."""
 PROXY_GRACE_S = 5.0
 _FOR_REQUESTS = (
     "host", "port", "keys", "task_code", "cors_origins", "access_log", "log_text", "limits", "ingress_replicas",
@@ -45,16 +47,20 @@ def endpoint_config(
         every_node: a proxy on every node of the cluster, as behind a Kubernetes service, in place of one on the head.
 
     Raises:
-        UserError: a student cannot be served, or the split names what is not there.
+        UserError: a student cannot be served, the split names what is not there, or nobody could reach the proxies.
     """
+    if every_node and _is_loopback(serving.host):
+        rule = "the proxy on each node would answer that node alone"
+        raise UserError(
+            f"serving.host {serving.host}", rule, "Name an address that others reach: --set serving.host=0.0.0.0."
+        )
     cards = [read_card(student_id, folder, task_code=serving.task_code) for student_id, folder in students.items()]
     _check_names(students)
     roster = Roster(cards, split or {})
     for card in cards:
         engine_name(card.family, serving)
     settings = serving.model_dump(mode="json")
-    if serving.keys.file is not None:  # the ingress runs in a folder of Ray's
-        settings["keys"]["file"] = str(Path(serving.keys.file).expanduser().absolute())
+    settings["keys"] = found_anywhere(serving.keys).model_dump(mode="json")
     asked: dict[str, Any] = {
         "students": {card.id: card.folder for card in roster.cards},
         "fingerprints": {card.id: card.fingerprint for card in roster.cards},
@@ -66,7 +72,7 @@ def endpoint_config(
             "route_prefix": "/",
             "import_path": "serving.app:ingress",
             "args": {"serving": settings},
-            "deployments": [{"name": "ingress", "user_config": asked}],
+            "deployments": [{"name": INGRESS, "user_config": asked}],
         },
         *_students(cards, settings, together=serving.students_per_replica is not None),
     ]
@@ -81,6 +87,19 @@ def endpoint_config(
         "logging_config": LOGGING,
         "applications": [{**application, "logging_config": LOGGING} for application in applications],
     }
+
+
+def found_anywhere(keys: KeysConfig) -> KeysConfig:
+    """The same keys, with their file by its whole path: the ingress runs in a folder of Ray's."""
+    file = keys.file if keys.file is None else str(Path(keys.file).expanduser().absolute())
+    return keys.model_copy(update={"file": file})
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address is that of the machine to itself."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _students(cards: Sequence[StudentCard], settings: dict[str, Any], *, together: bool) -> list[dict[str, Any]]:

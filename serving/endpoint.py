@@ -10,17 +10,21 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from pipelines.config_serving import ServingConfig
-from pipelines.errors import StageFailedError, UserError
+from pipelines.errors import StageFailedError, UserError, last_line
 from serving.app import LOGGING
 from serving.cards import read_card
-from serving.deployment import APPLICATION, PROXY_GRACE_S, endpoint_config
+from serving.deployment import APPLICATION, INGRESS, PROXY_GRACE_S, endpoint_config
 from serving.ingress import SHARED
 from serving.roster import Split
 
 _START_S = 600.0
 _POLL_S = 0.1
+_SAY_S = 10.0
+"""For the ingress to say what it could not read."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,8 @@ def _wait_for(applications: list[str]) -> None:
         found = serve.status().applications
         states = {name: found[name].status.value if name in found else "NOT_STARTED" for name in applications}
         if set(states.values()) == {"RUNNING"}:
+            if APPLICATION in applications:
+                _check_read()
             return
         if failed := [name for name, state in states.items() if state == "DEPLOY_FAILED"]:
             raise StageFailedError(f"the endpoint does not start: {'; '.join(_said(name) for name in failed)}")
@@ -219,6 +225,20 @@ def _wait_for(applications: list[str]) -> None:
             room = "new students start beside the old ones: make room for both, or end the endpoint first"
             raise StageFailedError(f"the endpoint does not start within {_START_S:g} s ({waiting}); {room}")
         time.sleep(_POLL_S)
+
+
+def _check_read() -> None:
+    """Raises StageFailedError where the ingress, on its own node, cannot read the folder of a student, which this process could."""
+    try:
+        away = serve.get_deployment_handle(INGRESS, APPLICATION).away.remote().result(timeout_s=_SAY_S)
+    except TimeoutError:  # it is busy with requests; its log says the same
+        return
+    except (RayError, RayServeException) as error:
+        raise StageFailedError(
+            f"the endpoint does not start: its ingress does not answer ({last_line(error)})"
+        ) from error
+    if away:
+        raise StageFailedError(f"the endpoint does not start: its ingress cannot read {'; '.join(away.values())}")
 
 
 def _said(application: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from pipelines.config_serving import ServingConfig
+from pipelines.errors import UserError
+from pipelines.tasks.registry import load_task
 from serving.api.app import Api, create_app
 from serving.api.errors import ApiError
 from serving.api.watch import ACCESS_LOG
@@ -26,7 +28,7 @@ from serving.cards import StudentCard, read_card
 from serving.keys import KeyRing
 from serving.metrics import IngressMetrics
 from serving.questions import AwayError, Piece, Question, Reply, TextOrder, TooLong
-from serving.roster import Roster
+from serving.roster import READ_AGAIN_S, Roster
 
 STUDENT = "student"
 """The deployment of each student's application."""
@@ -52,30 +54,71 @@ class Ingress:
         self._roster = Roster()
         self._handles: dict[str, Any] = {}
         self._engines: dict[str, str] = {}
+        self._reader: asyncio.Task[None] | None = None
+        """Tries again to read the folders of students that are away."""
         self._metrics = IngressMetrics()
         self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
         if serving.access_log:
             _log_to_stdout(ACCESS_LOG)
 
     async def reconfigure(self, endpoint: dict[str, Any]) -> None:
-        """Take other students, or other shares of their versions.
+        """Take other students, or other shares of their versions. One whose folder cannot be read is away and tried again; others answer.
 
         Args:
             endpoint: {"students": {id: folder}, "fingerprints": {id: fingerprint}, "split": {name: {version: percent}}}.
         """
-        known = {(card.id, card.folder): card for card in self._roster.cards}
-        meant = endpoint.get("fingerprints", {})
-        cards = []
-        for student_id, folder in endpoint["students"].items():
-            card = known.get((student_id, folder))
-            if card is None or card.fingerprint != meant.get(student_id, card.fingerprint):
-                card = await asyncio.to_thread(read_card, student_id, folder, task_code=self._serving.task_code)
-            if card.fingerprint != meant.get(student_id, card.fingerprint):
-                # No reason to be away: its replicas, and all other students, still answer.
-                _logger.warning("%s holds another student than the one that was deployed as %s", folder, student_id)
-            cards.append(card)
-        self._roster = Roster(cards, endpoint.get("split", {}))
+        if self._reader is not None:
+            self._reader.cancel()
+        folders, meant = endpoint["students"], endpoint.get("fingerprints", {})
+        same = [
+            card
+            for card in self._roster.cards
+            if folders.get(card.id) == card.folder and meant.get(card.id, card.fingerprint) == card.fingerprint
+        ]
+        self._roster = await self._read(endpoint, same)
         self._handles, self._engines = {}, {}
+        self._reader = asyncio.create_task(self._read_again(endpoint)) if self._roster.away else None
+
+    def away(self) -> dict[str, str]:
+        """Students whose folders this replica cannot read, and why; for whoever has deployed them."""
+        return dict(self._roster.away)
+
+    async def _read_again(self, endpoint: dict[str, Any]) -> None:
+        while self._roster.away:
+            await asyncio.sleep(READ_AGAIN_S)
+            self._roster = await self._read(endpoint, self._roster.cards)
+
+    async def _read(self, endpoint: dict[str, Any], cards: Sequence[StudentCard]) -> Roster:
+        """The students of a config: those that are known already, and what the folders of the others say."""
+        folders, meant = endpoint["students"], endpoint.get("fingerprints", {})
+        found: dict[str, StudentCard | str] = {card.id: card for card in cards}
+        left = [student_id for student_id in folders if student_id not in found]
+        # Side by side: a store that does not answer takes a minute for each.
+        read = [asyncio.to_thread(self._card, student_id, folders[student_id], meant) for student_id in left]
+        found |= zip(left, await asyncio.gather(*read), strict=True)
+        ordered = {student_id: found[student_id] for student_id in folders}
+        return Roster(
+            [card for card in ordered.values() if isinstance(card, StudentCard)],
+            endpoint.get("split", {}),
+            {student_id: why for student_id, why in ordered.items() if isinstance(why, str)},
+        )
+
+    def _card(self, student_id: str, folder: str, meant: Mapping[str, str]) -> StudentCard | str:
+        """A student's card, or why there is none."""
+        before = self._roster.away.get(student_id)
+        try:
+            card = read_card(student_id, folder, task_code=self._serving.task_code)
+            load_task(card.task)
+        except (UserError, OSError) as error:
+            if str(error) != before:
+                _logger.error("student %s is away: %s", student_id, error)
+            return str(error)
+        if before is not None:
+            _logger.warning("student %s is back", student_id)
+        if card.fingerprint != meant.get(student_id, card.fingerprint):
+            # No reason to be away: its replicas, and all other students, still answer.
+            _logger.warning("%s holds another student than the one that was deployed as %s", folder, student_id)
+        return card
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Serve calls for the HTTP application."""

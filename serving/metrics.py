@@ -9,6 +9,9 @@
 | raystill_queue_seconds                | histogram | model                |
 | raystill_batch_size                   | histogram | model                |
 
+raystill_queue_seconds begins where a text has reached a replica. Before that it may have waited in the ingress for one that has room:
+ray_serve_request_router_fulfillment_time_ms, of the student's application, which the dashboard shows beside it.
+
 raystill_batch_size is of padded batches; vLLM, whose batches change with every token, has none. `model` is a student's id, with its
 version where it has one; empty where a request got as far as none. Replicas, ongoing and queued requests are Ray Serve's:
 ray_serve_deployment_replica_healthy, ray_serve_replica_processing_queries and the like.

@@ -61,7 +61,7 @@ class Piece:
 
 
 class AwayError(Exception):
-    """A replica that does not have the student: it is of before or after a change, or the student's folder cannot be loaded."""
+    """Nobody to answer for a student: its replica is of before or after a change, or its folder cannot be read. Names the student."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ from pipelines.errors import UserError
 from pipelines.tasks.base import Task
 from pipelines.tasks.registry import load_task
 from serving.cards import StudentCard
+from serving.questions import AwayError
 
 Split = Mapping[str, Mapping[str, float]]
 """Student name -> version -> its share in percent. What is left goes to the versions that are not named, in equal parts."""
+READ_AGAIN_S = 15
+"""How often the folder of a student that is away is tried again."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Roster:
 
     cards: Sequence[StudentCard] = ()
     split: Split = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Student id -> why its folder cannot be read. It keeps its name and its share: who asks for it is told to come back."""
     tasks: Mapping[str, Task] = field(init=False)
     """By student id."""
     _shares: Mapping[str, Mapping[str, float]] = field(init=False, default_factory=dict)
@@ -33,9 +38,10 @@ class Roster:
         """Raises UserError where the split names what is not there, or a student's task cannot be loaded."""
         object.__setattr__(self, "tasks", {card.id: load_task(card.task) for card in self.cards})
         versions: dict[str, list[str]] = {}
-        for card in self.cards:
-            if card.version is not None:
-                versions.setdefault(card.name, []).append(card.version)
+        for student_id in self._students:
+            name, sign, version = student_id.partition("@")
+            if sign:
+                versions.setdefault(name, []).append(version)
         if unknown := set(self.split) - set(versions):
             known = ", ".join(versions) or "none"
             rule = f"no student of that name has versions (those that have: {known})"
@@ -44,26 +50,35 @@ class Roster:
         object.__setattr__(self, "_shares", shares)
 
     @property
+    def _students(self) -> list[str]:
+        """The id of each."""
+        return [*(card.id for card in self.cards), *self.away]
+
+    @property
     def ids(self) -> list[str]:
         """Every name that a request may use."""
-        return list(dict.fromkeys([*(card.name for card in self.cards), *(card.id for card in self.cards)]))
+        return list(dict.fromkeys([*(student_id.partition("@")[0] for student_id in self._students), *self._students]))
 
     def card(self, name: str | None, chance: random.Random) -> StudentCard | None:
-        """The student for a name: by its id, or one of its versions by their shares. None: the only student; else KeyError.
+        """The student for a name: by its id, or one of its versions by their shares. None: the only student.
 
         Returns None where no name was given and there are several.
+
+        Raises:
+            KeyError: there is no student of that name.
+            AwayError: its folder cannot be read.
         """
-        names = {card.name for card in self.cards}
+        names = {student_id.partition("@")[0] for student_id in self._students}
         if name is None:
             if len(names) != 1:
                 return None
             name = next(iter(names))
-        by_id = {card.id: card for card in self.cards}
-        if name in by_id:
-            return by_id[name]
-        shares = self._shares[name]
-        version = chance.choices(list(shares), weights=list(shares.values()))[0]
-        return by_id[f"{name}@{version}"]
+        if name not in self._students:
+            shares = self._shares[name]
+            name = f"{name}@{chance.choices(list(shares), weights=list(shares.values()))[0]}"
+        if name in self.away:
+            raise AwayError(name)
+        return {card.id: card for card in self.cards}[name]
 
     def shares(self, name: str) -> Mapping[str, float]:
         """Version -> percent of the requests for a name; empty where it has no versions."""

@@ -34,6 +34,7 @@ from pipelines.artifacts import (
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout, has_heldout_files, heldout_examples
 from pipelines.evaluate.baselines import TeacherAnswers, teacher_answers
+from pipelines.evaluate.costs import training_s
 from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.predict import Source, Trained, Untrained
 from pipelines.evaluate.report import System
@@ -139,8 +140,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
         "parameters": student.details["parameters"],
         "train_examples": student.counts["train_examples"],
         "tokens": student.counts["tokens"],
-        # Of a training that was gone on from, `train` is the last attempt's time, and `steps` that of the steps of all attempts.
-        "train_s": max(student.timings_s["train"], student.timings_s["steps"]),
+        "train_s": training_s(student),
         "student": student.fingerprint,
     }
     source = Trained(Store(run.output).child("student").uri)

@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.compare import page_tables
-from pipelines.compare.page_figures import data_plots, methods_of, size_plot
+from pipelines.compare.page_figures import data_plots, size_plot
+from pipelines.evaluate.costs import teacher_facts
 from pipelines.evaluate.rationales import told_of_read
+from pipelines.evaluate.settings import settings_facts
 from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.pages.provenance import heldout_notices, provenance_tables, unreadable_table
 from pipelines.pages.render import render
 from pipelines.pages.tables import Table, table, text_cell
-from pipelines.pages.words import fraction, number, plural
+from pipelines.pages.words import fraction, plural
 
 
 def comparison_page(report: Mapping[str, Any]) -> str:
@@ -43,25 +45,32 @@ def comparison_page(report: Mapping[str, Any]) -> str:
         by_chance=_by_chance(report["differences"]),
         search_said=_search_said(search, report["heldout"]["chosen_on"]) if search else "",
         search=page_tables.search_tables(report) if search else [],
-        teacher=_teacher(report["cost"]["teacher"]),
+        teacher=teacher_facts(report["cost"]["teacher"]),
         cost=page_tables.cost_tables(report) if measured else [],
         training=page_tables.training_tables(report),
         cells=page_tables.cell_tables(report),
-        provenance=provenance_tables(report),
+        provenance=provenance_tables(
+            {**report, "provenance": {"settings": report["settings"], **report["provenance"]}}
+        ),
     )
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the grid is of, its missing cells counted in."""
     task, heldout = report["task"], report["heldout"]
+    places = [*report["groups"], *report["missing"]]
     seeds = {cell["seed"] for group in report["groups"] for cell in group["cells"]}
-    fractions = sorted({float(group["fraction"]) for group in report["groups"]})
     return [
         ("Task", f"{task['name']}, version {task['version']}"),
         ("Held out", f"{heldout['scored']:,} examples of {heldout['split']}"),
-        ("Methods", str(len(methods_of(report)))),
-        ("Shares of the labels", ", ".join(map(fraction, fractions)) or "none"),
-        ("Students", str(len(report["students"]))),
-        ("Seeds", str(len(seeds))),
+        ("Methods", str(len({place["method"] for place in places}))),
+        (
+            "Shares of the labels",
+            ", ".join(map(fraction, sorted({float(place["fraction"]) for place in places}))) or "none",
+        ),
+        ("Students", str(len({place["student"] for place in places}))),
+        ("Seeds", str(len({*seeds, *(one["seed"] for one in report["missing"])}))),
+        *settings_facts(report["settings"]),
     ]
 
 
@@ -139,14 +148,3 @@ def _had_part(count: int) -> str:
     if count:
         return f"{plural(count, 'held-out example is', 'held-out examples are')} in that split too, and helped what was chosen."
     return "The held-out examples had no part in it."
-
-
-def _teacher(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the teacher's answers took; only what is known."""
-    known = {
-        "Tokens the teacher read": cost["prompt_tokens"],
-        "Tokens it wrote": cost["output_tokens"],
-        "Its GPU-hours": cost["gpu_hours"],
-        "Its cost": cost["money"],
-    }
-    return [(name, number(value)) for name, value in known.items() if value is not None]

@@ -2,9 +2,11 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure):
 
-    {"format": 3, "run": "svamp", "headline": "With 100% of the labels, step-by-step is right on 12.3% ...",
+    {"format": 4, "run": "svamp", "headline": "With 100% of the labels, step-by-step is right on 12.3% ...",
      "notes": ["Methods are not trained equally long ..."],
      "task": {"name": "arithmetic", "version": "1"}, "baseline": "finetune",
+     "settings": {"labels": {"finetune": "gold", "step-by-step": "teacher"}, "filters": {"gold": "keep", ...} | null,
+                  "training": {"epochs": 3, "tokens_per_batch": 16384, "precision": "bf16", ...}},
      "heldout": {"split": "test", "scored": 200, "without_gold": {...}, "unreadable": ..., "duplicates": {...},
                  "trained_on": {...}, "chosen_on": {...} | null},
      "students": [{"name": "SmolLM2-135M", "model": "HuggingFaceTB/SmolLM2-135M", "parameters": 134515008}],
@@ -30,13 +32,16 @@
      "provenance": {"labels": {...}}, "versions": {"torch": "2.13.0"}, "created": "2026-01-31T12:00:00+00:00"}
 
 `heldout`: as in the report of `raystill evaluate`; `chosen_on` where settings or weights were chosen on the validation split. `notes`:
-what has to be known of the figures (headline.py). `steps` and `tokens` of a group: of one training, mean over its seeds.
+what has to be known of the figures (headline.py). `settings`: what all cells have in common (evaluate/settings.py): whose labels each
+method learns, the filters of the labels, and the run file's `training` but for what differs from cell to cell. `steps` and `tokens` of a
+group: of one training, mean over its seeds.
 
 A group's accuracy and interval, and the differences to the baseline method (same student, fraction, seeds and examples): seeds.py. Of
 differences, and of the two accuracies beside them, only seeds that both have count. `rationales_read` (rationales.py) and `teacher_*`:
 where a method reads the teacher's rationales; tokens are of the teacher's answer to an example. `why`: the trial failed. `answers`: at
 the largest fraction, `per_1000` without the teacher. `train_s`: of a training that was gone on from, the longer of its last attempt and of
 the steps of all its attempts. `prompt_tokens`, `output_tokens`: of an answer. `workers`, `gpu_hours`: of the run that trained the cell.
+`cost.teacher`: costs.py.
 """
 
 from __future__ import annotations
@@ -47,22 +52,37 @@ from statistics import fmean
 from typing import Any
 
 from pipelines.artifacts import Manifest, Store, library_versions
-from pipelines.compare.grid import Cell, Setting, baseline_of, cells, student_name, students_of, trials, without_search
+from pipelines.compare.grid import (
+    Cell,
+    Setting,
+    baseline_of,
+    cells,
+    student_name,
+    student_of,
+    students_of,
+    trials,
+    without_search,
+)
 from pipelines.compare.headline import headline, notes
 from pipelines.config import RunConfig
 from pipelines.corpus import Heldout, validation_share
 from pipelines.evaluate.baselines import TeacherAnswers, majority_label, teacher_answers
+from pipelines.evaluate.costs import money_of, per_1000, teacher_cost, worker_hours
 from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.rationales import rationales_read
 from pipelines.evaluate.report import System
 from pipelines.evaluate.seeds import Estimate, mean, mean_difference
+from pipelines.evaluate.settings import filters_of, learned
 from pipelines.evaluate.systems import heldout_key, heldout_part, majority_system, teacher_system
 from pipelines.filesystems import join
 from pipelines.methods import NEEDS_A_TEACHER, Method
 from pipelines.tasks import Example, Task
+from pipelines.train.checks import deciding_settings
 
-FORMAT = 3
-"""Of report.json; bumped when other figures come of the same cells, too."""
+FORMAT = 4
+"""Of report.json; bumped when other figures come of the same cells, too. Cells stay."""
+_OF_A_CELL = frozenset({"seed", "fraction", "learning_rate"})
+"""Settings of `training` that differ from cell to cell."""
 
 
 @dataclass
@@ -99,6 +119,7 @@ def comparison(found: Found) -> dict[str, Any]:
         "run": run.name,
         "task": {"name": found.task.name, "version": found.task.version},
         "baseline": baseline_of(run.compare),
+        "settings": _settings(found),
         "heldout": found.shared["heldout"],
         "rationales_read": found.shared["rationales_read"],
         "students": list(_students(found)),
@@ -135,6 +156,13 @@ def shared_parts(found: Found) -> dict[str, Any]:
         "rationales_read": rationales_read(answers, examples, task) if NEEDS_A_TEACHER in run.compare.methods else None,
         "teacher_tokens": _teacher_tokens(answers),
     }
+
+
+def _settings(found: Found) -> dict[str, Any]:
+    run = found.run
+    training = {key: value for key, value in deciding_settings(run.training).items() if key not in _OF_A_CELL}
+    labels = {method: learned(student_of(run, method, run.student.model)) for method in run.compare.methods}
+    return {"labels": labels, "filters": filters_of(found.labels), "training": training}
 
 
 def _teacher_tokens(answers: TeacherAnswers) -> dict[str, float | None]:
@@ -194,7 +222,7 @@ def _cell(found: Found, cell: Cell) -> dict[str, Any]:
     manifest = found.cells[cell]
     details, workers = manifest.details, manifest.details["training"]["world_size"]
     # Of the run that trained it: another one may have found it finished and run on other hardware.
-    gpus = workers * manifest.config["training"]["gpus_per_worker"]
+    gpus_per_worker = manifest.config["training"]["gpus_per_worker"]
     return {
         "seed": cell.seed,
         **{key: manifest.counts[key] for key in ("correct", "total", "unanswered")},
@@ -203,7 +231,7 @@ def _cell(found: Found, cell: Cell) -> dict[str, Any]:
         "tokens": details["tokens"],
         "train_s": details["train_s"],
         "workers": workers,
-        "gpu_hours": gpus * details["train_s"] / 3600,
+        "gpu_hours": worker_hours(workers, details["train_s"]) * gpus_per_worker,
         "seconds_per_example": details.get("seconds_per_example"),
         "prompt_tokens": details.get("prompt_tokens_per_example"),
         "output_tokens": details.get("output_tokens_per_example"),
@@ -259,30 +287,22 @@ def _trial(found: Found, cell: Cell) -> dict[str, Any]:
 
 def _cost(found: Found, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
     price = found.run.compare.price_per_worker_hour
-    details = found.labels.details
-    charged, tokens = details.get("cost"), details.get("tokens") or {}
     largest = max((group["fraction"] for group in groups), default=None)
     at_largest = [group for group in groups if group["fraction"] == largest]
     return {
-        "teacher": {
-            # A recording counts none: nothing is known, and 0 would be a claim.
-            "prompt_tokens": tokens.get("prompt") or None,
-            "output_tokens": tokens.get("output") or None,
-            "gpu_hours": details.get("gpu_hours"),
-            "money": charged["amount"] if charged else None,
-        },
+        "teacher": teacher_cost(found.labels),
         "training": [_training_cost(group, price) for group in groups],
         "answers": [_answer_cost(group, price, found.shared["teacher_tokens"]) for group in at_largest],
     }
 
 
 def _training_cost(group: Mapping[str, Any], price: float | None) -> dict[str, Any]:
-    hours = fmean(cell["workers"] * cell["train_s"] / 3600 for cell in group["cells"])
+    hours = fmean(worker_hours(cell["workers"], cell["train_s"]) for cell in group["cells"])
     return {
         **{key: group[key] for key in ("student", "method", "fraction")},
         "seconds": _average(group, "train_s"),
         "gpu_hours": _average(group, "gpu_hours"),
-        "money": None if price is None else hours * price,
+        "money": money_of(hours, price),
     }
 
 
@@ -291,7 +311,7 @@ def _answer_cost(group: Mapping[str, Any], price: float | None, teacher: Mapping
     return {
         **{key: group[key] for key in ("student", "method")},
         "seconds_per_example": each,
-        "per_1000": None if price is None or each is None else 1000 * each / 3600 * price,
+        "per_1000": per_1000(each, price),
         **(teacher if group["method"] == NEEDS_A_TEACHER else dict.fromkeys(teacher)),
     }
 
@@ -304,7 +324,7 @@ def _average(group: Mapping[str, Any], key: str) -> float | None:
 def _labels(manifest: Manifest) -> dict[str, Any]:
     details = manifest.details
     kept = {key: details.get(key) for key in ("prompt_version", "teacher", "task")}
-    return {"fingerprint": manifest.fingerprint, **kept, "counts": manifest.counts}
+    return {"fingerprint": manifest.fingerprint, **kept, "filters": filters_of(manifest), "counts": manifest.counts}
 
 
 def _place(cell: Cell) -> dict[str, Any]:

@@ -4,9 +4,12 @@ In: OUTPUT/labels, the corpus, the run file's `compare`. Out: OUTPUT/compare:
 
     compare/cells/NAME/          one for each cell (cells.py)
     compare/untrained/NAME/      the students before any training
-    compare/report.json          what was measured; its schema stands in pipelines.compare.report. Written anew after every cell,
-    compare/report.html          so that it shows early what there is; so is the page
+    compare/report.json          what was measured; its schema stands in pipelines.compare.report. Written before the first cell, and
+    compare/report.html          anew after every one, so that it shows early what there is, and what is missing; so is the page
     compare/manifest.json        last, when no cell is missing
+
+What is refused is refused before anything of an earlier comparison goes. Its manifest, which would not fit the report any more, goes when
+the first report of this one is written.
 
 First the search: every method tries equally many settings, and those with the most right answers on the validation split win; a trial
 that fails cannot win. Only then does any student read the held-out examples: each cell with the setting that won.
@@ -100,7 +103,11 @@ class _Comparison:
         self._drop_students(job for job in tried if job.cell not in {other.cell for other in wanted})
         self.found.missing = {job.cell: "not there yet" for job in wanted}
         self._untrained()
-        failed = self._run(wanted, "cells")
+        left = self._unfinished(wanted)
+        self.store.delete(MANIFEST)
+        if left:
+            self._report()
+        failed = self._run(wanted, left, "cells")
         self._drop_students(job for job in wanted if job.cell in self.found.cells)
         content = self._report()
         if failed:
@@ -116,20 +123,17 @@ class _Comparison:
         return manifest
 
     def _finished(self, identity: Mapping[str, Any]) -> Manifest | None:
-        """The comparison of exactly this grid, with these prices. That of another one is no longer finished; its cells stay."""
+        """The comparison of exactly this grid, with these prices; None where there is none. Looking removes nothing."""
         manifest = read_manifest(self.store, "comparison")
-        if manifest is None:
+        if manifest is None or manifest.fingerprint != fingerprint(identity):
             return None
         priced = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour
-        if priced and manifest.fingerprint == fingerprint(identity):
-            return manifest
-        self.store.delete(MANIFEST)
-        return None
+        return manifest if priced else None
 
     def _search(self, tried: Sequence[Job]) -> Chosen:
         if not tried:
             return grid.without_search(self.run)
-        failed = self._run(tried, "search")
+        failed = self._run(tried, self._unfinished(tried), "search")
         chosen: Chosen = {}
         for student, method in dict.fromkeys((job.cell.student, job.cell.method) for job in tried):
             mine = [job.cell for job in tried if (job.cell.student, job.cell.method) == (student, method)]
@@ -161,10 +165,13 @@ class _Comparison:
             plain = self.run.model_copy(update={"student": grid.student_of(self.run, "task-distillation", model)})
             self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model))
 
-    def _run(self, jobs: Sequence[Job], title: str) -> dict[Cell, Failed]:
-        """Run what is not finished. Returns the cells that failed."""
+    def _unfinished(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that no earlier run has scored. The scores of the others are taken."""
+        return [job for job in jobs if not self._is_finished(job)]
+
+    def _run(self, jobs: Sequence[Job], left: Sequence[Job], title: str) -> dict[Cell, Failed]:
+        """Run what is left of the jobs. Returns the cells that failed."""
         failed: dict[Cell, Failed] = {}
-        left = [job for job in jobs if not self._is_finished(job)]
         start = len(jobs) - len(left)
         with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
 

@@ -19,8 +19,9 @@ from typing import Any, Self
 from pipelines.artifacts import Store, require_manifest
 from pipelines.decode.chooser import Gone, OnTokens
 from pipelines.decode.closed import Scores
+from pipelines.decode.files import check_student_files
 from pipelines.decode.orders import Order
-from pipelines.decode.student import Student, check_model, student_limits
+from pipelines.decode.student import Student, student_limits
 from pipelines.errors import UserError
 
 _MARK = "converted.json"
@@ -54,12 +55,14 @@ class ConvertedStudent(Student):
             lanes: callers that will write at the same time; each is computed by its share of the threads.
 
         Raises:
-            UserError: there is no finished student, CTranslate2 does not know its architecture, or converted it answers otherwise.
+            UserError: there is no finished student, it may not be opened, CTranslate2 does not know its architecture, or converted it
+                answers otherwise.
         """
         store = Store(str(folder))
         manifest = require_manifest(store, "student", "train RUN")
         if manifest.details["family"] != "encoder-decoder":
             raise _refused(store.shown(), "only encoder-decoder students are converted")
+        check_student_files(store)
         limits = {"lanes": lanes, **student_limits(manifest)}
         mark = _mark(manifest.fingerprint)
         beside = Store(f"{store.uri.rstrip('/')}-ctranslate2")
@@ -198,7 +201,6 @@ def _convert(local: Path, model: Path, shown: str) -> None:
             config.tie_word_embeddings = scaled
             return loaded
 
-    check_model(str(local), "student")
     try:
         Converter(str(local), trust_remote_code=False).convert(str(model))
     except (ValueError, KeyError, AttributeError, RuntimeError) as error:

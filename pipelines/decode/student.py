@@ -10,6 +10,7 @@ from typing import Any, Self
 from pipelines.artifacts import Manifest, Store, require_manifest
 from pipelines.decode.chooser import Chooser, Gone, OnTokens
 from pipelines.decode.closed import Scores, label_sets
+from pipelines.decode.files import check_student_files
 from pipelines.decode.orders import Decoded, Order, Sampling, Written, decoded
 from pipelines.decode.tokens import Family, encode_prompt
 from pipelines.errors import UserError
@@ -70,7 +71,7 @@ class Student:
         """The student of a finished student folder or URI. Reads safetensors, runs no code of the folder's.
 
         Raises:
-            UserError: there is no finished student, its weights are not safetensors, or transformers cannot load it.
+            UserError: there is no finished student, its weights are not safetensors, it brings code along, or transformers cannot load it.
         """
         import torch
         from safetensors import SafetensorError
@@ -78,8 +79,8 @@ class Student:
 
         store = Store(str(folder))
         manifest = require_manifest(store, "student", "train RUN")
+        check_student_files(store)
         with store.local_copy() as path:
-            check_model(str(path), "student")
             trusted = {"local_files_only": True, "trust_remote_code": False}
             try:
                 config = AutoConfig.from_pretrained(path, **trusted)

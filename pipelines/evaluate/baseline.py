@@ -16,11 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.artifacts import Store
-from pipelines.errors import UserError
+from pipelines.errors import UserError, last_line
 from pipelines.evaluate.metrics import difference, paired
 from pipelines.evaluate.report import PREDICTIONS, REPORT
+from pipelines.pages.words import short
 
+_REASON_CHARACTERS = 120
 _Answers = dict[str, tuple[str, str, bool]]
 """id -> (input, gold, whether the student is right)."""
 
@@ -37,7 +41,7 @@ def read_earlier(where: str, task: str) -> Earlier:
     """Read an earlier report: its folder or its report.json, as a path or URI.
 
     Raises:
-        UserError: there is no report of `raystill evaluate`, or it is one of another task than `task`.
+        UserError: there is no report of `raystill evaluate`, its answers cannot be read, or it is one of another task than `task`.
     """
     location, mark, query = where.partition("?")
     location = location.rstrip("/").removesuffix(REPORT).rstrip("/") or "."
@@ -57,7 +61,7 @@ def read_earlier(where: str, task: str) -> Earlier:
         raise UserError(key, f"its {REPORT} is none of `raystill evaluate`", "Give another report.") from error
     if found["task"] != task:
         raise UserError(key, f"it is of task {found['task']}, the run's is {task}", "Give a report of the same task.")
-    return Earlier(report, _answers(store) if store.exists(PREDICTIONS) else None)
+    return Earlier(report, _earlier_answers(store, key) if store.exists(PREDICTIONS) else None)
 
 
 def change_since(earlier: Earlier, report: Mapping[str, Any], store: Store) -> dict[str, Any]:
@@ -102,6 +106,16 @@ def _differ(earlier: Earlier, report: Mapping[str, Any], now: _Answers) -> str:
 def _student(report: Mapping[str, Any]) -> dict[str, Any]:
     student = next(system for system in report["systems"] if system["name"] == "student")
     return {"accuracy": float(student["accuracy"]), "total": int(student["total"])}
+
+
+def _earlier_answers(store: Store, key: str) -> _Answers:
+    """Raises UserError where the file is damaged, or has not the columns that this version writes."""
+    try:
+        return _answers(store)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        rule = f"its {PREDICTIONS} cannot be read ({short(last_line(error), _REASON_CHARACTERS)})"
+        remedy = "Restore it, give another report, or remove the file: then the accuracies alone are shown."
+        raise UserError(key, rule, remedy) from error
 
 
 def _answers(store: Store) -> _Answers:

@@ -1,14 +1,58 @@
-"""What `raystill evaluate` refuses of a finished student and its labels: what is of another task, of other labels, or of another run."""
+"""What `raystill evaluate` refuses of a finished student and its labels: what is of another task, of other labels, or of another run.
+
+And what can be known beforehand of the held-out examples: `check_apart`, for commands that label and train first.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
 from pipelines.artifacts import Manifest, Store, model_fingerprint
 from pipelines.config import RunConfig, StudentConfig
-from pipelines.corpus import validation_identity
+from pipelines.corpus import (
+    corpus_files,
+    corpus_splits,
+    has_heldout_files,
+    heldout_examples,
+    is_validation,
+    read_split,
+    validation_identity,
+    validation_share,
+)
 from pipelines.errors import UserError
-from pipelines.tasks import Task
+from pipelines.evaluate.overlap import overlap_part, with_input_of
+from pipelines.evaluate.systems import heldout_key, scored_examples
+from pipelines.pages.words import short
+from pipelines.tasks import Task, load_task, task_spec
 
 _TRAIN_ANEW = "Run `raystill train RUN --replace`, or correct the run."
+_VALUE_CHARACTERS = 60
+
+
+def check_apart(run: RunConfig) -> None:
+    """Refuse, before anything is labelled, held-out files of which `evaluate` would say at the end that they were trained on.
+
+    By the rows of corpus.train, of which the labels may have fewer, and by the same input alone. A share of train is not looked at.
+
+    Raises:
+        UserError: more than half of the held-out examples have the input of a training row, or none has a gold label.
+    """
+    if not has_heldout_files(run.corpus):
+        return
+    task = load_task(task_spec(run.task, run.task_options))
+    examples = scored_examples(run, heldout_examples(run, task))
+    overlap_part(with_input_of(_training_rows(run, task), examples), len(examples), heldout_key(run))
+
+
+def _training_rows(run: RunConfig, task: Task) -> Iterator[tuple[str, str]]:
+    """(id, input) of the rows of corpus.train that can be read, without those of a validation share."""
+    share, files = validation_share(run.corpus.validation), corpus_files(run.corpus.train, "corpus.train")
+    for split in corpus_splits(files, "train", limit=run.corpus.limit):
+        for row in read_split(split, task, run.corpus.fields):
+            if row.example is not None and not is_validation(row.id, share):
+                yield row.id, row.example.input
 
 
 def check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manifest) -> None:
@@ -20,6 +64,7 @@ def check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manifes
             rule = f"it is for task {made_for['name']} {made_for['version']}, the run's is {task.name} {task.version}"
             raise UserError(output.shown(kind), rule, f"Run `raystill {command} --replace`, or set another output.")
     where = output.shown("student")
+    _check_task(run, student, where)
     if student.provenance["labels"]["fingerprint"] != labels.fingerprint:
         rule = "it was trained on other labels than those beside it"
         raise UserError(where, rule, "Run `raystill train RUN --replace`, or set another output.")
@@ -31,6 +76,26 @@ def check_belongs(run: RunConfig, task: Task, student: Manifest, labels: Manifes
             raise UserError(where, rule, _TRAIN_ANEW)
     _check_start(run, student, where)
     _check_validation(run, student)
+
+
+def _check_task(run: RunConfig, student: Manifest, where: str) -> None:
+    """A task is more than its name and version: its options and the content of a task file of one's own decide what is right, too."""
+    spec, made_for = task_spec(run.task, run.task_options), student.details["task"]
+    options, before = json.loads(json.dumps(spec.options)), made_for["options"]
+    rules = [
+        f"its task_options.{key} is {_value_said(key, before)}, the run's is {_value_said(key, options)}"
+        for key in sorted({*before, *options})
+        if before.get(key) != options.get(key)
+    ]
+    if made_for["source"] != spec.source:
+        rules.append(f"it was trained with another content of the task file than {run.task} has")
+    if rules:
+        remedy = "Run `raystill label RUN --replace` and `raystill train RUN --replace`, restore the task, or set another output."
+        raise UserError(where, rules[0], remedy)
+
+
+def _value_said(key: str, options: dict[str, Any]) -> str:
+    return short(json.dumps(options[key], ensure_ascii=False), _VALUE_CHARACTERS) if key in options else "not set"
 
 
 def _check_start(run: RunConfig, student: Manifest, where: str) -> None:

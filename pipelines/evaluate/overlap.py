@@ -52,9 +52,7 @@ def seen_in_training(labels: Store, share: float, examples: Sequence[Example]) -
 def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Overlap:
     """Which of the examples stand among other rows: (id, input)."""
     ids = {example.id for example in examples}
-    by_input: dict[str, list[str]] = {}
-    for example in examples:
-        by_input.setdefault(_spelling(example.input), []).append(example.id)
+    by_input = _by_input(examples)
     neighbours = Neighbours([signature(example.input) for example in examples], NEAR)
     same_id: set[str] = set()
     same_input: set[str] = set()
@@ -65,10 +63,28 @@ def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) ->
         same_input.update(by_input.get(_spelling(text), ()))
         near.update(examples[position].id for position in neighbours.of(signature(text)))
 
-    def ordered(found: set[str]) -> tuple[str, ...]:
-        return tuple(example.id for example in examples if example.id in found)
+    return Overlap(*(_ordered(found, examples) for found in (same_id, same_input, near - same_input)))
 
-    return Overlap(ordered(same_id), ordered(same_input), ordered(near - same_input))
+
+def with_input_of(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Overlap:
+    """As `shared_with`, but of the same input alone, which decides what is refused: a few microseconds a row."""
+    by_input = _by_input(examples)
+    same_input: set[str] = set()
+    for _, text in rows:
+        same_input.update(by_input.get(_spelling(text), ()))
+    return Overlap((), _ordered(same_input, examples), ())
+
+
+def _by_input(examples: Sequence[Example]) -> dict[str, list[str]]:
+    """The ids of the examples with each input."""
+    by_input: dict[str, list[str]] = {}
+    for example in examples:
+        by_input.setdefault(_spelling(example.input), []).append(example.id)
+    return by_input
+
+
+def _ordered(found: set[str], examples: Sequence[Example]) -> tuple[str, ...]:
+    return tuple(example.id for example in examples if example.id in found)
 
 
 def overlap_part(found: Overlap, scored: int, key: str) -> dict[str, Any]:

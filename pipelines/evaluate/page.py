@@ -2,9 +2,9 @@
 
     store.write("report.html", report_page(report).encode())
 
-In: report.json of `raystill evaluate`, format 6. Out: the headline; what to know of the examples; the systems' accuracies; the student
+In: report.json of `raystill evaluate`, format 7. Out: the headline; what to know of the examples; the systems' accuracies; the student
 against each; what changed since an earlier report; whether its confidences hold; what it confuses; its rationales; its most confident
-errors; origin.
+errors; what it costs; origin.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.evaluate import page_tables
+from pipelines.evaluate.costs import student_facts, teacher_facts
 from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
 from pipelines.evaluate.report import TITLES
+from pipelines.evaluate.settings import settings_facts
+from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.pages.provenance import heldout_notices, provenance_tables, unreadable_table
 from pipelines.pages.render import render
 from pipelines.pages.words import number, p_said, percent, plural, points, points_range, rounded
@@ -43,7 +46,12 @@ def report_page(report: Mapping[str, Any]) -> str:
         rationale=_rationale(report["rationale"]) if report["rationale"] else [],
         change=_change(report["baseline"]) if report["baseline"] else [],
         errors=page_tables.errors_table(report),
-        provenance=provenance_tables(report),
+        teacher=teacher_facts(report["cost"]["teacher"]),
+        cost=student_facts(report["cost"]),
+        needs_a_teacher=report["student"]["method"] == NEEDS_A_TEACHER,
+        provenance=provenance_tables(
+            {**report, "provenance": {"settings": report["settings"], **report["provenance"]}}
+        ),
     )
 
 
@@ -54,6 +62,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Held out", f"{heldout['scored']:,} examples of {heldout['split']}"),
         ("Method", student["method"]),
         ("Student", f"{rounded(student['parameters'])} parameters, {student['family']}"),
+        *settings_facts(report["settings"]),
     ]
     if votes:
         how = f"{plural(votes['n'], 'sample')} at temperature {votes['temperature']:g}, {percent(votes['agreement'])} agree"

@@ -2,7 +2,7 @@
 
 `report.json` (shares are between 0 and 1, times in seconds; null: there is no such figure, `note` says why):
 
-    {"format": 6, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
+    {"format": 7, "run": "svamp", "headline": "The student (57M parameters) is right on 61.5% ...",
      "task": {"name": "arithmetic", "version": "1"},
      "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 1, "ids": ["apples-9"]},
                  "unreadable": {"count": 1, "ids": ["apples-7"], "problems": [{"id": "apples-7", "problem": "the gold ..."}]},
@@ -10,6 +10,7 @@
                  "trained_on": {"count": 1, "ids": ["apples-3"], "by": {"id": 0, "input": 1, "near": 0}},
                  "chosen_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}} | null},
      "student": {"fingerprint": "...", "method": "step-by-step", "family": "decoder-only", "parameters": 57000000},
+     "settings": {"labels": "gold", "filters": {...} | null, "training": {"epochs": 3, "tokens_per_batch": 16384, ...}},
      "systems": [{"name": "student" | "untrained" | "teacher" | "majority", "correct": 123, "total": 200,
                   "unanswered": 4, "too_long": 0, "accuracy": 0.615, "interval": [0.546, 0.68], "seconds": 9.1,
                   "prompt_tokens": 7012, "output_tokens": 1410, "seconds_per_example": 0.02,
@@ -17,7 +18,7 @@
      "comparisons": [{"student_vs": "majority", "better": 119, "worse": 4, "p_value": 1e-30, "difference": 0.575,
                       "difference_interval": [0.5, 0.64]}],
      "calibration": {"error": 0.12, "bins": [{"count": 40, "confidence": 0.91, "accuracy": 0.8} | null, ...]},
-     "confusion": [{"gold": "neutral", "student": "entailment" | null, "count": 9}, ...] | null,
+     "confusion": [{"gold": "neutral", "student": "entailment" | null, "count": 9}, ...] | null, "confusion_note": "",
      "rationale": {"of": "student" | "teacher", "examples": 200, "empty": 3, "leads_to_label": 0.91, "states_gold": 0.58,
                    "repeats_input": 0.02, "words": {"p10": 6, "median": 13, "p90": 22}} | null,
      "weights": [{"weights": "int8", "engine": "ctranslate2", "correct": 121, "same_label": 0.985, ...}],
@@ -25,6 +26,7 @@
      "baseline": {"run": "svamp", "created": "...", "accuracy": 0.59, "total": 200, "same_examples": true, "difference": 0.025,
                   "interval": [-0.03, 0.08], "better": 19, "worse": 14, "p_value": 0.487, "note": ""} | null,
      "majority": {"label": "8 / 2", "count": 9, "rows": 400, "of": "gold"} | null,
+     "cost": {"teacher": {...}, "training": {"seconds": 911.0, ...}, "answers": {...}},
      "errors": [{"id": "...", "input": "...", "gold": "4 - 1", "student": "4 + 1", "confidence": 0.98,
                  "teacher": "4 - 1" | null}],
      "provenance": {"labels": {...}}, "versions": {"torch": "2.13.0"}, "seconds": 31.2,
@@ -39,7 +41,9 @@ wrong. `too_long`: those of them whose input is above the student's max_input_to
 and the loading of the model; `seconds_per_example`: a worker's time of answering, without them. Tokens and times of several samples are
 added up. `comparisons`: exact McNemar on the same examples, `better` = only the student is right; `difference` of the accuracies with its
 95% interval (Bonett and Price), which decides what is called better (metrics.verdict). `calibration`: ten bins of the student's
-confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels; labels that mean the same are one.
+confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels; labels that mean the same are one. Of
+examples with choices of their own it is of the places of the labels among them, `(a)`, `(b)` ...; `confusion_note` says so, or why there is
+none. `settings`: of the student's training (settings.py). `cost`: costs.py; worked out anew for another price, without scoring anything.
 `rationale`: rationales.py. `weights`: the student in other weights than float32, where `evaluation.weights` names some (weights.py).
 `votes`: where students answer several times (evaluation.samples); a confidence is then the share of the samples that agree. `baseline`:
 the student against the one of an earlier report, where one was asked for (baseline.py). `errors`: the student's 20 most confident wrong
@@ -68,6 +72,10 @@ PREDICTIONS = "predictions.parquet"
 TITLES = {"student": "student", "untrained": "untrained student", "teacher": "teacher", "majority": "majority label"}
 NUM_ERRORS = 20
 _MOST_LABELS = 20
+_OF_PLACES = "A letter is a place among the choices of an example, which are other ones in each: (a) is the first."
+_TOO_MANY = f"Not listed: there are {{kinds:,}} different gold labels, and a list is made of at most {_MOST_LABELS}."
+_Pair = tuple[str, str | None]
+"""The right label, and the student's."""
 
 _IN_WEIGHTS = pa.struct(
     [
@@ -156,7 +164,7 @@ def results(
         "systems": systems,
         "comparisons": comparisons,
         "calibration": asdict(calibration(student.confidences, student.right)),
-        "confusion": _confusion(examples, student, key),
+        **_confusion(examples, student.labels, key),
         "errors": _errors(examples, student, next((o for o in others if o.name == "teacher"), None)),
     }
 
@@ -166,23 +174,49 @@ def _difference(student: System, other: System) -> dict[str, Any]:
     return {"difference": found.value, "difference_interval": [found.low, found.high]}
 
 
-def _confusion(examples: Sequence[Example], student: System, key: Callable[[str], str]) -> list[dict[str, Any]] | None:
-    """How often the student answers what where what is right, the most frequent first; None where labels are too many to list.
+def _confusion(examples: Sequence[Example], labels: Sequence[str | None], key: Callable[[str], str]) -> dict[str, Any]:
+    """How often the student answers what where what is right, the most frequent first, and what has to be known of it.
 
-    Of labels that mean the same one spelling stands for all, a gold one where there is any: `4` for the gold label `8 / 2` is right.
+    None where labels are too many to list.
     """
+    pairs, note = _by_place(examples, labels), _OF_PLACES
+    if pairs is None:
+        pairs, note = _by_meaning(examples, labels, key), ""
+        kinds = len({gold for gold, _ in pairs})
+        if kinds > _MOST_LABELS:
+            return {"confusion": None, "confusion_note": _TOO_MANY.format(kinds=kinds)}
+    ordered = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
+    found = [{"gold": gold, "student": label, "count": count} for (gold, label), count in ordered]
+    return {"confusion": found, "confusion_note": note}
+
+
+def _by_place(examples: Sequence[Example], labels: Sequence[str | None]) -> list[_Pair] | None:
+    """Right and given label by their places among the example's choices; None where one is not among them, or there are no choices.
+
+    Of choices with the same text, which are one answer, the first stands for all.
+    """
+    pairs: list[_Pair] = []
+    for example, label in zip(examples, labels, strict=True):
+        gold, letters = str(example.gold), dict[str, str]()
+        for place, choice in enumerate(example.choices):
+            letters.setdefault(choice, f"({chr(ord('a') + place)})")
+        if gold not in letters or (label is not None and label not in letters):
+            return None
+        pairs.append((letters[gold], None if label is None else letters[label]))
+    return pairs
+
+
+def _by_meaning(examples: Sequence[Example], labels: Sequence[str | None], key: Callable[[str], str]) -> list[_Pair]:
+    """Right and given label. Of labels that mean the same one spelling stands for all, a gold one where there is any: `4` for the gold
+    label `8 / 2` is right."""
     golds = sorted({str(example.gold) for example in examples})
     spelling: dict[str, str] = {}
-    for label in [*golds, *sorted({label for label in student.labels if label is not None})]:
+    for label in [*golds, *sorted({label for label in labels if label is not None})]:
         spelling.setdefault(key(label), label)
-    if len({key(gold) for gold in golds}) > _MOST_LABELS:
-        return None
-    counts = Counter(
+    return [
         (spelling[key(str(e.gold))], None if label is None else spelling[key(label)])
-        for e, label in zip(examples, student.labels, strict=True)
-    )
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
-    return [{"gold": gold, "student": label, "count": count} for (gold, label), count in ordered]
+        for e, label in zip(examples, labels, strict=True)
+    ]
 
 
 def headline(systems: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], parameters: int) -> str:

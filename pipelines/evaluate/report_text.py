@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.evaluate.costs import student_facts, teacher_facts
 from pipelines.evaluate.report import TITLES, verdict_said
+from pipelines.evaluate.settings import settings_facts
 from pipelines.pages.words import ABSENT, one_line, p_said, p_value, percent, percents, points, points_range, short
 
 if TYPE_CHECKING:
@@ -63,13 +65,16 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["", *_calibration_lines(report["calibration"])]
     lines += _weights_lines(report["weights"]) if report["weights"] else []
     lines += _rationale_lines(report["rationale"]) if report["rationale"] else []
-    if report["confusion"]:
-        lines += ["", "## What the student answers", "", "| gold | student | examples |", "|---|---|---:|"]
-        lines += [_row(c["gold"], c["student"] or "(no answer)", f"{c['count']:,}") for c in report["confusion"]]
+    lines += _confusion_lines(report["confusion"], report["confusion_note"])
     if report["errors"]:
         lines += ["", f"## The student's most confident errors ({len(report['errors'])})", ""]
         lines += ["| id | input | gold | student | teacher | confidence |", "|---|---|---|---|---|---:|"]
         lines += [_error_line(error) for error in report["errors"]]
+    lines += ["", "## What it costs", ""]
+    lines += [
+        f"- {name}: {said}"
+        for name, said in [*teacher_facts(report["cost"]["teacher"]), *student_facts(report["cost"])]
+    ]
     student, task = report["student"], report["task"]
     lines += [
         "",
@@ -78,6 +83,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- student: {student['family']}, {student['parameters']:,} parameters, method {student['method']}, "
         f"fingerprint `{student['fingerprint'][:12]}`",
         f"- task: {_escaped(task['name'])}, version {_escaped(task['version'])}",
+        *(f"- {name[0].lower()}{name[1:]}: {_escaped(said)}" for name, said in settings_facts(report["settings"])),
         f"- labels: {_code(json.dumps(report['provenance'].get('labels', {}), ensure_ascii=False))}",
         f"- versions: {', '.join(f'{k} {v}' for k, v in report['versions'].items())}",
         f"- made {report['created']} in {report['seconds']:.1f} s",
@@ -161,6 +167,17 @@ def _rationale_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"- repeat the input: {_share(found['repeats_input'])}"
     if words:
         yield f"- words: {words['median']:,} (median), 10% have up to {words['p10']:,}, 90% up to {words['p90']:,}"
+
+
+def _confusion_lines(found: Sequence[Mapping[str, Any]] | None, note: str) -> Iterator[str]:
+    if found or note:
+        yield from ("", "## What the student answers", "")
+    if note:
+        yield from (_escaped(note), "")
+    if found:
+        yield from ("| gold | student | examples |", "|---|---|---:|")
+        for one in found:
+            yield _row(one["gold"], one["student"] or "(no answer)", f"{one['count']:,}")
 
 
 def _share(value: float | None) -> str:

@@ -22,11 +22,11 @@ from pipelines.artifacts import (
     Manifest,
     Store,
     fingerprint,
-    finished,
     library_versions,
     manifest_of,
     model_fingerprint,
     now,
+    read_manifest,
     require_manifest,
     write_manifest,
 )
@@ -36,14 +36,16 @@ from pipelines.corpus import Heldout, heldout_examples, heldout_files, validatio
 from pipelines.errors import UserError
 from pipelines.evaluate import plots, report, report_text
 from pipelines.evaluate.baseline import Earlier, change_since
-from pipelines.evaluate.baselines import Majority, majority_label, teacher_answers
+from pipelines.evaluate.baselines import Majority, TeacherAnswers, majority_label, teacher_answers
 from pipelines.evaluate.checks import check_belongs, same_validation, validation_of
+from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predict import Trained, Untrained
 from pipelines.evaluate.rationales import quality, rationales_read, told_of_read
 from pipelines.evaluate.report import System
+from pipelines.evaluate.settings import student_settings
 from pipelines.evaluate.systems import (
     heldout_key,
     heldout_part,
@@ -59,7 +61,7 @@ from pipelines.evaluate.weights import Recast, check_weights, weights_entry
 from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.tasks import Example, Task, load_task, task_spec
 
-_FORMAT = 6
+_FORMAT = 7
 
 
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
@@ -68,7 +70,8 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     `replace` changes nothing here: a report of another student or of other examples is made anew either way.
 
     Raises:
-        UserError: student or labels are not finished or do not belong to this run, or there is no example to score.
+        UserError: student or labels are not finished or do not belong to this run, or there is no example to score, or too many were
+            trained on. An earlier report stays.
         StageFailedError: a student failed to answer.
     """
     began = time.monotonic()
@@ -82,9 +85,9 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
     identity = _identity(run, task, student, labels, heldout)
-    # Stale labels and students are refused, as they cost hours. A report costs minutes and follows from them alone: it
-    # is made anew. It goes before the work begins: if that breaks off, no earlier student's lies beside this one.
-    if done := finished(store, "report", identity, replace=True):
+    done = read_manifest(store, "report")
+    if done is not None and done.fingerprint == fingerprint(identity):
+        _price_anew(run, student, labels, store)
         return done
 
     share = validation_share(validation_of(student))
@@ -92,6 +95,12 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         "trained_on": overlap_part(seen_in_training(labels_store, share, examples), len(examples), heldout_key(run)),
         "chosen_on": _chosen_on(run, student, task, examples),
     }
+    answers = teacher_answers(labels_store, run.corpus, examples, task)
+    inputs = student_inputs(run, answers, examples)
+    asked = _Asked(examples, inputs, answers, majority_label(labels_store, share, task))
+    # Stale labels and students are refused, as they cost hours. A report costs minutes and follows from them alone: it is made anew. It
+    # goes when nothing is refused any more and before the work begins: if that breaks off, no earlier student's lies beside this one.
+    store.clear()
     content = {
         "format": _FORMAT,
         "run": run.name,
@@ -101,9 +110,9 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
             "fingerprint": student.fingerprint,
             **{key: student.details[key] for key in ("method", "family", "parameters")},
         },
+        "settings": student_settings(student, labels),
     }
-    majority = majority_label(labels_store, share, task)
-    measured = _measure(run, task, student, output, examples, majority)
+    measured = _measure(run, task, student, student_store.uri, asked)
     systems = measured.systems
     samples = run.evaluation.samples
     agreement = sum(systems[0].confidences) / len(examples)
@@ -116,7 +125,8 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         ],
         "votes": votes if samples.n > 1 else None,
         "baseline": None,
-        "majority": vars(majority) if majority else None,
+        "majority": vars(asked.majority) if asked.majority else None,
+        "cost": _cost(run, student, labels, systems[0].row()),
         "provenance": student.provenance,
         "versions": library_versions(),
         "seconds": round(time.monotonic() - began, 3),
@@ -160,12 +170,19 @@ class _Measured:
     in_weights: dict[LossyWeights, System]
 
 
-def _measure(
-    run: RunConfig, task: Task, student: Manifest, output: Store, examples: Sequence[Example], majority: Majority | None
-) -> _Measured:
-    student_at = output.child("student").uri
-    answers = teacher_answers(output.child("labels"), run.corpus, examples, task)
-    inputs = student_inputs(run, answers, examples)
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the systems are asked, and what the labels say of it."""
+
+    examples: Sequence[Example]
+    inputs: Sequence[str]
+    """As the student reads them."""
+    answers: TeacherAnswers
+    majority: Majority | None
+
+
+def _measure(run: RunConfig, task: Task, student: Manifest, student_at: str, asked: _Asked) -> _Measured:
+    examples, inputs, answers = asked.examples, asked.inputs, asked.answers
     trained_system = student_system("student", Trained(student_at), run, task, examples, inputs)
     written = student_rationales(Trained(student_at), run, examples, inputs, trained_system)
     rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
@@ -178,7 +195,7 @@ def _measure(
     others = [
         student_system("untrained", untrained, run, task, examples, inputs),
         teacher_system(run, task, answers, examples),
-        majority_system(task, majority, examples),
+        majority_system(task, asked.majority, examples),
     ]
     in_weights = {
         weights: student_system(f"student in {weights}", Recast(student_at, weights), run, task, examples, inputs)
@@ -233,6 +250,21 @@ def _chosen_with(run: RunConfig, student: Manifest) -> CorpusConfig | None:
             raise
         return None
     return had
+
+
+def _cost(run: RunConfig, student: Manifest, labels: Manifest, answered: Mapping[str, Any]) -> dict[str, Any]:
+    """report.json's `cost`. `answered`: the student's entry among its systems."""
+    return student_cost(labels, student, answered["seconds_per_example"], run.compare.price_per_worker_hour)
+
+
+def _price_anew(run: RunConfig, student: Manifest, labels: Manifest, store: Store) -> None:
+    """Write a finished report's costs again where the run names another price, or labels and student another time."""
+    content = report.load(store)
+    answered = next(system for system in content["systems"] if system["name"] == "student")
+    cost = _cost(run, student, labels, answered)
+    if content["cost"] != cost:
+        content["cost"] = cost
+        _write_readable(store, content)
 
 
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:

@@ -74,8 +74,10 @@ class TeacherSetup:
             from pipelines.label.teachers.openai import OpenaiTeacher
 
             return OpenaiTeacher(config, task, key=self.key, used=self.used)
-        from pipelines.label.teachers.vllm import VllmTeacher
+        from pipelines.label.teachers.vllm import VllmTeacher, cpu_environment
 
+        if not config.gpus_per_replica:
+            os.environ.update(cpu_environment(config))  # here: the driver's machine may be another one
         return VllmTeacher(config, task)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +109,6 @@ def outcomes(
             ),
             num_cpus=1,
             num_gpus=teacher.gpus_per_replica,
-            runtime_env={"env_vars": {} if teacher.gpus_per_replica else cpu_environment(run)},
         )
         yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
@@ -121,16 +119,6 @@ def _key(run: RunConfig) -> Secret | None:
     from pipelines.label.teachers.openai import remote_key
 
     return remote_key(run.teacher)
-
-
-def cpu_environment(run: RunConfig) -> dict[str, str]:
-    """What a replica on CPUs must be told: Ray gives each actor one thread, vLLM leaves one core idle; both waste a small machine."""
-    threads = max(1, len(os.sched_getaffinity(0)) // run.teacher.replicas.max)
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(run.teacher.vllm.cpu_kv_cache_gib),
-    }
 
 
 def _read(batch: Any, shared: Any) -> Any:

@@ -5,7 +5,9 @@ In: the run, its labels and its model's config. Out: `TokenSettings`, and the id
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from pipelines.corpus import validation_identity, validation_share
 from pipelines.decode import model_family
 from pipelines.errors import UserError
 from pipelines.student_init import max_positions, student_config, student_tokenizer
-from pipelines.tasks import Task, task_spec
+from pipelines.tasks import Task, load_task, task_spec
 from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.train.objective import term_weights
 from pipelines.train.sequences import TokenSettings
@@ -69,10 +71,15 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
         "format": FORMAT,
         "task": {"name": task.name, "version": task.version},
         "student": {**run.student.effective(), "model": model_fingerprint(run.student.model)},
-        "training": run.training.model_dump(exclude=_WITHOUT_EFFECT),
+        "training": deciding_settings(run.training),
         "corpus": {"validation": validation_identity(run.corpus)},
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
     }
+
+
+def deciding_settings(training: TrainingConfig) -> dict[str, Any]:
+    """What of the run file's `training` decides a student, however it is computed."""
+    return training.model_dump(exclude=_WITHOUT_EFFECT)
 
 
 def token_settings(run: RunConfig) -> TokenSettings:
@@ -101,6 +108,27 @@ def token_settings(run: RunConfig) -> TokenSettings:
         fraction=training.fraction,
         seed=training.seed,
     )
+
+
+def check_task(labels: Manifest, run: RunConfig, where: str) -> None:
+    """Refuse labels of another task than the run's: what they hold was asked, read and normalised by other rules.
+
+    Args:
+        where: the labels, as a message names them.
+    """
+    spec = task_spec(run.task, run.task_options)
+    task, made_for = load_task(spec), labels.details["task"]
+    rule = ""
+    if (made_for["name"], made_for["version"]) != (task.name, task.version):
+        rule = f"they are for task {made_for['name']} {made_for['version']}, the run's is {task.name} {task.version}"
+    elif made_with := labels.identity.get("task"):
+        source = None if spec.source is None else hashlib.sha256(spec.source.encode()).hexdigest()
+        if made_with["options"] != json.loads(json.dumps(spec.options)):
+            rule = "they were made with other task_options than the run's"
+        elif made_with["source"] != source:
+            rule = f"they were made with another content of the task file {run.task}"
+    if rule:
+        raise UserError(where, rule, "Run `raystill label RUN --replace`, restore the task, or set another output.")
 
 
 def check_trackers(training: TrainingConfig) -> None:

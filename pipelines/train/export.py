@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts import Store
-from pipelines.config import RunConfig
+from pipelines.config import FiltersConfig, RunConfig
 from pipelines.methods import NEEDS_A_TEACHER, with_rationale, writes_rationales
 from pipelines.train.lora import merged
 from pipelines.train.objective import TERMS
@@ -111,7 +111,8 @@ def model_card(run: RunConfig, details: Mapping[str, Any], provenance: Mapping[s
         "",
         "## What it learned from",
         f"- Teacher: `{named}`, prompt version `{labels.get('prompt_version')}`. Labels of the label task: {_source(run)}.",
-        f"- Labels artifact `{str(labels.get('fingerprint'))[:12]}`: {_labels_counts(labels.get('counts') or {})}",
+        f"- Labels artifact `{str(labels.get('fingerprint'))[:12]}`: {_labels_counts(labels.get('counts') or {})} "
+        f"Filters: {_filters(labels.get('filters'))}.",
         f"- Trained on {counts['train_examples']:,} examples, {counts['tokens']:,} tokens over {run.training.epochs:g} epochs; "
         f"{counts['validation_examples']:,} examples held out; {counts['too_long']:,} left out as too long.",
         "",
@@ -159,6 +160,15 @@ def _source(run: RunConfig) -> str:
 def _labels_counts(counts: Mapping[str, Any]) -> str:
     parts = [f"{counts[key]:,} {key}" for key in ("read", "accepted", "rejected") if isinstance(counts.get(key), int)]
     return ", ".join(parts) + "." if parts else "counts unknown."
+
+
+def _filters(filters: Mapping[str, Any] | None) -> str:
+    """Those that are set; labels made earlier may not say."""
+    if filters is None:
+        return "unknown"
+    plain = FiltersConfig().model_dump()
+    chosen = [f"{name} `{value}`" for name, value in filters.items() if value != plain.get(name)]
+    return ", ".join(chosen) or "none"
 
 
 def _loss_table(loss: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,7 @@ from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
     check_counts,
     check_gold,
+    check_task,
     check_tops,
     check_validation,
     token_settings,
@@ -53,6 +54,7 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     """Everything that can be wrong with the input of this stage, before Ray is started. Raises UserError."""
     labels = _labels(run, labels_at)
     manifest = require_manifest(labels, "labels", "label")
+    check_task(manifest, run, labels.shown())
     settings = token_settings(with_absolute_model(run))
     check_validation(run)
     check_gold(labels, settings)
@@ -217,6 +219,7 @@ def _manifest(
                 "fingerprint": labels.fingerprint,
                 "prompt_version": labels.details.get("prompt_version"),
                 "teacher": labels.details.get("teacher"),
+                "filters": labels.identity.get("teacher", {}).get("filters"),
                 "counts": labels.counts,
                 "task": labels.details.get("task"),
             }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -22,20 +23,22 @@ from pipelines.config_serving import ServingConfig
 from pipelines.tasks.base import Task
 from serving.api.backend import Backend
 from serving.api.bodies import parse_body, read_body
-from serving.api.document import add_document, described, errors
-from serving.api.errors import ApiError, add_error_handlers
-from serving.api.models import describe
+from serving.api.document import add_document, answered, described, errors
+from serving.api.errors import ApiError, add_error_handlers, failed
+from serving.api.models import Model, ModelList, describe
 from serving.api.notes import Notes, notes_of
-from serving.api.openai import ChatRequest, CompletionRequest, Shape, chat_order, completion_orders, fitting
+from serving.api.openai import ChatRequest, CompletionRequest, chat_order, completion_orders, fitting
 from serving.api.predict import PredictRequest, PredictResponse, read_inputs, respond
+from serving.api.replies import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Shape
 from serving.api.watch import REQUEST_ID, Metrics, Watch
 from serving.cards import StudentCard
 from serving.engines.choice import draws_with_seeds
 from serving.keys import KeyRing
 from serving.page import CONTENT_SECURITY_POLICY, page
-from serving.questions import Piece, TextOrder, TooLong
-from serving.roster import Roster
+from serving.questions import AwayError, Piece, TextOrder, TooLong
+from serving.roster import READ_AGAIN_S, Roster
 
+_logger = logging.getLogger(__name__)
 _CHANCE = random.SystemRandom()
 _BODY_S = 10.0
 """For a body to arrive. Short, since one that never does holds one of the ingress' places meanwhile."""
@@ -62,7 +65,7 @@ class Api:
         return min(self.settings.limits.inputs, self.settings.max_queued_requests)
 
     def choose(self, name: str | None, notes: Notes) -> tuple[StudentCard, Task]:
-        """The student that answers. Raises ApiError 404, or 400 where a name is needed."""
+        """The student that answers. Raises ApiError 404, 400 where a name is needed, or 503 where its folder cannot be read."""
         roster = self.roster()
         names = ", ".join(roster.ids) or "none yet"
         try:
@@ -70,12 +73,18 @@ class Api:
         except KeyError as error:
             message = f"there is no model of that name; there are: {names}"
             raise ApiError(404, "model_not_found", message, param="model") from error
+        except AwayError as error:
+            notes.model = str(error)
+            message = (
+                f"model {error} is away: its folder cannot be read, and is tried again; the endpoint's log says why"
+            )
+            raise ApiError(503, "model_away", message, retry_after_s=READ_AGAIN_S) from error
         if card is None:
             raise ApiError(400, "model_required", f"name one of the models: {names}", param="model")
         notes.model = card.id
         return card, roster.tasks[card.id]
 
-    def describe(self, card: StudentCard) -> dict[str, Any]:
+    def describe(self, card: StudentCard) -> Model:
         """A student for `/v1/models`."""
         return describe(card, self.roster(), self.settings, self.backend.engine(card))
 
@@ -137,7 +146,7 @@ def _locked(api: Api) -> APIRouter:
 def _prediction_routes(api: Api) -> APIRouter:
     router = _locked(api)
 
-    @router.post("/predict", response_model_exclude_none=True, **described(PredictRequest))
+    @router.post("/predict", response_model_exclude_none=True, **described(PredictRequest, PredictResponse))
     async def predict(request: Request) -> PredictResponse:
         """Label, confidence and, when asked for, rationale of each input."""
         notes = notes_of(request)
@@ -151,13 +160,15 @@ def _prediction_routes(api: Api) -> APIRouter:
         notes.prompt_tokens, notes.output_tokens = response.usage.prompt_tokens, response.usage.completion_tokens
         return response
 
-    @router.get("/models", responses=errors(401, 429))
-    async def models() -> dict[str, Any]:
+    @router.get("/models", response_model_exclude_unset=True, responses={**answered(ModelList), **errors(401, 429)})
+    async def models() -> ModelList:
         """The students, with what each was made from."""
-        return {"object": "list", "data": [api.describe(card) for card in api.roster().cards]}
+        return ModelList(object="list", data=[api.describe(card) for card in api.roster().cards])
 
-    @router.get("/models/{name}", responses=errors(401, 404, 429))
-    async def model(name: str, request: Request) -> dict[str, Any]:
+    @router.get(
+        "/models/{name}", response_model_exclude_unset=True, responses={**answered(Model), **errors(401, 404, 429, 503)}
+    )
+    async def model(name: str, request: Request) -> Model:
         """One student, with what it was made from."""
         return api.describe(api.choose(name, notes_of(request))[0])
 
@@ -167,7 +178,7 @@ def _prediction_routes(api: Api) -> APIRouter:
 def _openai_routes(api: Api) -> APIRouter:
     router = _locked(api)
 
-    @router.post("/completions", response_model=None, **described(CompletionRequest))
+    @router.post("/completions", response_model=None, **described(CompletionRequest, Completion, CompletionChunk))
     async def completions(request: Request) -> Response:
         """Texts that the student writes after the prompts, as OpenAI's API has them."""
         asked = parse_body(CompletionRequest, await api.body(request))
@@ -175,7 +186,9 @@ def _openai_routes(api: Api) -> APIRouter:
         orders = completion_orders(asked, api.max_inputs(), api.settings.limits.input_characters)
         return await _written(api, request, card, orders, asked, Shape(card, chat=False))
 
-    @router.post("/chat/completions", response_model=None, **described(ChatRequest))
+    @router.post(
+        "/chat/completions", response_model=None, **described(ChatRequest, ChatCompletion, ChatCompletionChunk)
+    )
     async def chat(request: Request) -> Response:
         """The student's answer to one message, as OpenAI's API has it."""
         asked = parse_body(ChatRequest, await api.body(request))
@@ -239,12 +252,13 @@ async def _events(
     stream: AsyncGenerator[Piece | TooLong, None], first: Piece, shape: Shape, notes: Notes, *, with_usage: bool
 ) -> AsyncGenerator[str, None]:
     """Server-sent events: the pieces, then the usage where it is wanted, then [DONE]. An error after the first piece is an event."""
-    last = first
+    last, texts = first, [first.text]
     try:
         yield _event(shape.chunk(first, first=True))
         async for piece in stream:
             if isinstance(piece, Piece):
                 last = piece
+                texts.append(piece.text)
                 yield _event(shape.chunk(piece, first=False))
         if with_usage:
             yield _event(shape.usage(last))
@@ -252,8 +266,14 @@ async def _events(
     except ApiError as error:
         notes.code = error.code
         yield _event(error.body())
+    except Exception:  # the status has been sent: cut off, the client could not tell a fault from an end
+        _logger.exception("a stream of model %s failed (request %s)", notes.model, notes.request_id)
+        told = failed()
+        notes.code = told.code
+        yield _event(told.body())
     finally:
         notes.prompt_tokens, notes.output_tokens = last.prompt_tokens, last.output_tokens
+        notes.answered.append("".join(texts))
 
 
 def _event(body: dict[str, Any]) -> str:

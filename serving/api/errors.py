@@ -39,6 +39,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, headers)
 
 
+def failed() -> ApiError:
+    """What a client is told of a fault of ours: nothing of it."""
+    return ApiError(500, "internal_error", "the server failed; its log says why")
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Every error of the application in that shape."""
 
@@ -57,5 +62,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
-        notes_of(request).code = "internal_error"
-        return ApiError(500, "internal_error", "the server failed; its log says why").response()
+        told = failed()
+        notes_of(request).code = told.code
+        return told.response()

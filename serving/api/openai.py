@@ -1,4 +1,4 @@
-"""OpenAI's completions and chat completions, as its official clients speak them.
+"""What OpenAI's completions and chat completions ask, as its official clients speak them.
 
 A completion's prompt is all that the student reads: `[label] Anne has 4 apples ...` for a step-by-step student. A chat is one user
 message, an input of the student's task, which it answers as `/v1/predict` has it answered: students know no conversations.
@@ -11,8 +11,7 @@ https://platform.openai.com/docs/api-reference
 from __future__ import annotations
 
 import secrets
-import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -164,51 +163,6 @@ def _check(text: str, param: str, max_characters: int) -> None:
         ) from error
     if not is_unicode(text):
         raise ApiError(422, "invalid_field", f"{param} is not valid Unicode", param=param)
-
-
-class Shape:
-    """Responses and chunks of one request in OpenAI's shape."""
-
-    def __init__(self, card: StudentCard, *, chat: bool) -> None:
-        self._chat = chat
-        self._kind = "chat.completion" if chat else "text_completion"
-        self._head = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": card.id,
-        }
-
-    def whole(self, pieces: list[Piece]) -> dict[str, Any]:
-        """The response of whole texts."""
-        choices = []
-        for index, piece in enumerate(pieces):
-            body = {"message": {"role": "assistant", "content": piece.text}} if self._chat else {"text": piece.text}
-            choices.append({"index": index, **body, "logprobs": None, "finish_reason": piece.finish_reason})
-        read, written = (sum(p.prompt_tokens for p in pieces), sum(p.output_tokens for p in pieces))
-        return {**self._head, "object": self._kind, "choices": choices, "usage": usage(read, written)}
-
-    def chunk(self, piece: Piece, *, first: bool) -> dict[str, Any]:
-        """One event of a stream."""
-        if self._chat:
-            role = {"role": "assistant"} if first else {}
-            body: dict[str, Any] = {"delta": {**role, "content": piece.text}}
-        else:
-            body = {"text": piece.text}
-        choice = {"index": 0, **body, "logprobs": None, "finish_reason": piece.finish_reason}
-        return {**self._head, "object": self._stream_kind(), "choices": [choice]}
-
-    def usage(self, piece: Piece) -> dict[str, Any]:
-        """The last event of a stream whose client asked for it."""
-        counts = usage(piece.prompt_tokens, piece.output_tokens)
-        return {**self._head, "object": self._stream_kind(), "choices": [], "usage": counts}
-
-    def _stream_kind(self) -> str:
-        return "chat.completion.chunk" if self._chat else self._kind
-
-
-def usage(read: int, written: int) -> dict[str, int]:
-    """Tokens, as OpenAI names them."""
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def fitting(card: StudentCard, pieces: list[Piece | TooLong], param: str) -> list[Piece]:

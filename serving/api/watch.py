@@ -26,6 +26,8 @@ from serving.api.notes import Notes
 ACCESS_LOG = "raystill.access"
 REQUEST_ID = "x-request-id"
 _ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ID_CHARACTERS = 200
+"""Of an id that somebody else has chosen and answers with."""
 _ROUTES = {"/", "/healthz", "/readyz", "/v1/predict", "/v1/completions", "/v1/chat/completions", "/v1/models"}
 _logger = logging.getLogger(ACCESS_LOG)
 
@@ -55,13 +57,14 @@ class Watch:
     access_log: bool
     log_text: bool
     names_requests: bool
+    """Whether ids are made and answered here; else by what stands before."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the module."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        notes = Notes(_request_id(scope))
+        notes = Notes(_request_id(scope) if self.names_requests else _given_id(scope))
         notes.put(scope)
         began = time.perf_counter()
         status = 499  # as nginx says it: the client went away before there was an answer
@@ -119,4 +122,13 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == REQUEST_ID.encode() and _ID_PATTERN.fullmatch(value):
             return str(value.decode())
+    return uuid.uuid4().hex
+
+
+def _given_id(scope: Scope) -> str:
+    """The id that the client is answered, whatever it holds, as far as a log may hold it: Serve's proxy answers with what the client has
+    sent, or makes one."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID.encode():
+            return "".join(c for c in value.decode("utf-8", "replace") if c.isprintable())[:_ID_CHARACTERS]
     return uuid.uuid4().hex

@@ -8,14 +8,13 @@ decoder-only     any  vllm          float32, bfloat16; transformers where vLLM i
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from pipelines.artifacts import Store
 from pipelines.config_serving import ServingConfig
-from pipelines.decode import Family, Student
-from pipelines.errors import UserError
+from pipelines.cpus import inherited, threads_of_each, vllm_threads
+from pipelines.decode import Family, Student, check_student_files
+from pipelines.errors import UserError, last_line
 from serving.cards import StudentCard, check_unchanged
 from serving.engines.base import Engine
 from serving.metrics import ReplicaMetrics
@@ -64,7 +63,7 @@ def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetr
     """Load a student in this process.
 
     Raises:
-        UserError: as `engine_name`, its files cannot be loaded, or are those of another student meanwhile.
+        UserError: as `engine_name`, its files cannot be loaded, or are those of another student meanwhile, or vLLM does not start.
     """
     check_unchanged(card)
     name = engine_name(card.family, serving)
@@ -78,15 +77,21 @@ def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetr
                 ) from error
             _logger.warning("%s: transformers in place of vLLM (%s)", card.name, error)
             name = "transformers"
+        except RuntimeError as error:  # of its own process, whose lines say more than what it raises here
+            rule = f"vLLM does not start for it ({last_line(error)})"
+            remedy = "Its lines in this replica's log say why; where memory is short, lower serving.max_batch_size"
+            fewer = " or serving.students_per_replica" if serving.students_per_replica else ""
+            raise UserError(
+                Store(card.folder).shown(), rule, f"{remedy}{fewer}, or set serving.engine: transformers."
+            ) from error
     return _batched(name, card, serving, metrics)
 
 
 def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str, str]:
-    """What a replica on CPUs must be told: Ray gives each actor one thread, vLLM leaves one core idle."""
+    """What a replica on CPUs must be told, wherever it runs: vLLM leaves one core idle by itself."""
     if "vllm" not in engines:
         return {}
     return {
-        "OMP_NUM_THREADS": str(threads_per_replica(serving.replicas.max)),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(serving.cpu_kv_cache_gib),
     }
@@ -95,7 +100,11 @@ def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str,
 def _vllm(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Engine:
     from serving.engines.vllm import VllmEngine
 
-    with Store(card.folder).local_copy() as folder:
+    store = Store(card.folder)
+    check_student_files(store)
+    # Counted here: what made the deployment may have run on another machine.
+    threads = {} if serving.gpus_per_replica else vllm_threads(_on_one_machine(serving))
+    with store.local_copy() as folder, inherited(threads):
         return VllmEngine.start(card, serving, str(folder), metrics)
 
 
@@ -104,7 +113,7 @@ def _batched(name: str, card: StudentCard, serving: ServingConfig, metrics: Repl
 
     from serving.engines.batched import BatchedEngine
 
-    threads = threads_per_replica(serving.replicas.max)
+    threads = threads_of_each(_on_one_machine(serving))
     if name == "ctranslate2":
         from pipelines.decode.converted import ConvertedStudent
 
@@ -117,15 +126,6 @@ def _batched(name: str, card: StudentCard, serving: ServingConfig, metrics: Repl
     return BatchedEngine(card, serving, student, name=name, metrics=metrics)
 
 
-def threads_per_replica(max_replicas: int) -> int:
-    """Compute threads of a CPU replica: the physical cores that it may use, shared by all replicas there may be."""
-    return max(1, _physical_cores(os.sched_getaffinity(0)) // max_replicas)
-
-
-def _physical_cores(logical: set[int]) -> int:
-    """Cores behind some logical CPUs: two hardware threads of one core compute no faster than one."""
-    try:
-        topology = [Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text() for n in logical]
-    except OSError:
-        return len(logical)
-    return len(set(topology))
+def _on_one_machine(serving: ServingConfig) -> int:
+    """How many replicas may come to share a machine's cores."""
+    return min(serving.replicas.max, serving.max_replicas_per_node or serving.replicas.max)

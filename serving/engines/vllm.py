@@ -19,6 +19,7 @@ from serving.engines.base import Engine
 from serving.metrics import ReplicaMetrics
 
 _MEMORY_SHARE = 0.85
+"""Of a GPU's memory, for all engines of a replica together: each takes its part when it starts, whether or not it needs it."""
 _CPU_BATCH_TOKENS = 4096
 _PROBE_S = 20.0
 """Serve gives a health check 30 s."""
@@ -49,7 +50,12 @@ class VllmEngine(Engine):
 
     @classmethod
     def start(cls, card: StudentCard, serving: ServingConfig, folder: str, metrics: ReplicaMetrics) -> Self:
-        """An engine over a student's files on this machine. Raises ValueError where vLLM does not know the architecture."""
+        """An engine over a student's files on this machine.
+
+        Raises:
+            ValueError: vLLM does not know the architecture.
+            RuntimeError: its process does not start, or ends while it starts.
+        """
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -65,13 +71,15 @@ class VllmEngine(Engine):
             # What a student's folder sets for generation (sampling, penalties) would change its answers.
             "generation_config": "vllm",
             "trust_remote_code": False,
+            # By itself it would take pickled weights where there are no others.
+            "load_format": "safetensors",
         }
         if serving.gpus_per_replica == 0:
             # A request with its own seed whose prompt is prefilled in pieces ends the CPU engine of vLLM 0.29.
             tokens = max(arguments["max_model_len"], _CPU_BATCH_TOKENS)
             arguments |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": tokens}
         else:
-            arguments["gpu_memory_utilization"] = _MEMORY_SHARE
+            arguments["gpu_memory_utilization"] = _MEMORY_SHARE / (serving.students_per_replica or 1)
         loggers = [_queue_times(metrics)]
         return cls(card, serving, AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers))
 

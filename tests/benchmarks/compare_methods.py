@@ -1,7 +1,7 @@
 """The paper's experiment on recorded outputs of PaLM 540B and a real pretrained student: `raystill compare` as a user runs it.
 
 The recordings have no test split: a quarter of the rows is held out for it by the hash of their ids, and never labelled or trained on.
-A tenth of the others is the validation split, on which settings are chosen. Student: SmolLM2-135M, unless another is named.
+A tenth of the others is the validation split, on which settings are chosen. Student: SmolLM2-135M-Instruct, unless another is named.
 
     python -m tests.benchmarks.compare_methods DATA OUTPUT --dataset svamp --epochs 5 --set compare.seeds='[0,1,2]'
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.label.flow import cpu_environment
+from pipelines.label.teachers.vllm import cpu_environment
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import load_run
 from tests.benchmarks.results import median, publish
@@ -75,7 +75,7 @@ def run_file(folder: Path, options: argparse.Namespace) -> Path:
 
 def bare(file: Path) -> dict[str, Any]:
     run = load_run(file)
-    environment = {} if run.teacher.gpus_per_replica else cpu_environment(run)
+    environment = {} if run.teacher.gpus_per_replica else cpu_environment(run.teacher)
     said = _run([sys.executable, "-m", "tests.benchmarks.bare_vllm", str(file)], environment)
     # vLLM logs to standard output too.
     return dict(json.loads(next(line for line in reversed(said.splitlines()) if line.startswith('{"rows"'))))

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from cluster.bootstrap import ray_session
-from cluster.preflight import Look, NodeCheck, check_output, look_around, nodes_table, preflight, problems_of, refuse
+from cluster.bootstrap import _look_at_nodes, ray_session
+from cluster.preflight import (
+    LISTED,
+    Look,
+    NodeCheck,
+    check_output,
+    look_around,
+    nodes_table,
+    preflight,
+    problems_of,
+    refuse,
+)
 from pipelines.artifacts import Store
 from pipelines.errors import UserError
 from tests.cluster.test_estimate import a_run
@@ -111,3 +122,35 @@ def test_nodes_with_problems_are_named_and_come_first() -> None:
         console.print(nodes_table([fine, silent]))
     text = shown.get()
     assert text.index("10.0.0.2") < text.index("10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("count", "verbose", "bad", "table"),
+    [
+        (1, True, False, False),
+        (2, False, False, True),
+        (LISTED, False, False, True),
+        (LISTED + 1, False, False, False),
+        (LISTED + 1, True, False, True),
+        (LISTED + 1, False, True, True),
+    ],
+)
+def test_the_nodes_of_a_small_cluster_are_shown(
+    count: int,
+    verbose: bool,
+    bad: bool,
+    table: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problems = ("its clock is +99 s off",) if bad else ()
+    nodes = [NodeCheck(f"10.0.0.{number} (aa)", 8.0, 0.0, HERE, 0.0, problems) for number in range(count)]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}] * count)
+    monkeypatch.setattr("cluster.autoscaling.autoscales", lambda: False)
+    monkeypatch.setattr("cluster.bootstrap.preflight", lambda _: nodes)
+    with pytest.raises(UserError, match="clock") if bad else contextlib.nullcontext():
+        _look_at_nodes("out", verbose)
+    shown = capsys.readouterr()
+    assert ("10.0.0.0 (aa)" in shown.err) is table
+    assert (f"{count} nodes answer: Ray 2.60.0" in shown.err) is (count > 1 and not bad)
+    assert shown.out == "", "of --json"

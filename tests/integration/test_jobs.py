@@ -1,13 +1,15 @@
-"""Jobs on a real cluster of two nodes, from a client in another folder whose shell has used another cluster, which is gone: submit, attach,
-stop, go on, fail."""
+"""Jobs on a real cluster of two nodes that do not have our code, from a client in another folder whose shell has used another cluster,
+which is gone: submit, attach, stop, go on, fail."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sysconfig
 import time
-from collections.abc import Callable, Iterator
+import venv
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,35 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines.artifacts import Store
 from tests.faults.harness import sigkill, title_of
 from tests.integration.commands import COMMAND
 from tests.integration.endpoints import wait_until
+from tests.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROWS = 400
 TOKEN = "a-token-of-this-test-and-no-other"
 GONE = "127.0.0.1:9"
+CHECKOUT = Path(__file__).parents[2]
+# The path of the checkout is this process' alone: those that it starts have the environment, in which it is not.
+UP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cluster.cli import main; main(prog_name='raystill')"
 Raystill = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
-    """The command, in a folder and with a token of its own, beside a cluster that takes the token."""
+    """The command, in a folder and with a token of its own, beside a cluster that takes the token. Neither has a store's credentials."""
     folder = tmp_path_factory.mktemp("client")
-    cleared = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    cleared = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
     own = {
         "RAYSTILL_CACHE": str(folder / "cache"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160", "RAY_ADDRESS": GONE, "RAY_API_SERVER_ADDRESS": f"http://{GONE}",
+        "PYTHONPATH": str(CHECKOUT), "COLUMNS": "160", "RAY_ADDRESS": GONE, "RAY_API_SERVER_ADDRESS": f"http://{GONE}",
     }  # fmt: skip
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, command: Sequence[str] = COMMAND, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             capture_output=True,
             text=True,
             env={**cleared, **own, **environment},
@@ -55,9 +62,27 @@ def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
 
 
 @pytest.fixture(scope="module")
-def cluster(raystill: Raystill) -> dict[str, Any]:
-    """What `raystill up` tells."""
-    started = raystill("up", "--nodes", "2", "--json")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python as in an image without our code: all that is installed here but this checkout."""
+    folder = tmp_path_factory.mktemp("image")
+    venv.EnvBuilder(symlinks=True).create(folder)
+    # Of a folder that a .pth file names the .pth files are not read, so what leads to the checkout is left out.
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+    packages.joinpath("installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = folder / "bin" / "python"
+    tried = subprocess.run(
+        [python, "-c", "import click, pipelines"], capture_output=True, text=True, cwd=folder, env={}, check=False
+    )
+    assert "No module named 'pipelines'" in tried.stderr, (
+        "our code is installed, not only linked (pip install --editable)"
+    )
+    return python
+
+
+@pytest.fixture(scope="module")
+def cluster(raystill: Raystill, image: Path) -> dict[str, Any]:
+    """What `raystill up` tells, with nodes that have our code from jobs alone."""
+    started = raystill("up", "--nodes", "2", "--json", command=[str(image), "-c", UP, str(CHECKOUT)], PYTHONPATH="")
     assert started.returncode == 0, started.stderr
     found: dict[str, Any] = json.loads(started.stdout)
     return found
@@ -69,8 +94,8 @@ def address(cluster: dict[str, Any]) -> str:
     return str(cluster["dashboard"])
 
 
-def write_run(folder: Path, rows: int = ROWS, **teacher: Any) -> Path:
-    """A run that labels some problems with `echo`."""
+def write_run(folder: Path, rows: int = ROWS, output: str | None = None, **teacher: Any) -> Path:
+    """A run that labels some problems with `echo`, into FOLDER/out unless an output is named."""
     corpus = folder / "train.jsonl"
     corpus.write_text(
         "".join(
@@ -79,7 +104,8 @@ def write_run(folder: Path, rows: int = ROWS, **teacher: Any) -> Path:
         )
     )
     run = {
-        "name": "jobs", "output": str(folder / "out"), "task": "arithmetic", "corpus": {"train": str(corpus), "fields": {"gold": "label"}},
+        "name": "jobs", "output": output or str(folder / "out"), "task": "arithmetic",
+        "corpus": {"train": str(corpus), "fields": {"gold": "label"}},
         "teacher": {"engine": "echo", "latency_s": 0.01, "replicas": {"min": 2, "max": 2}, **teacher}, "student": {"model": "none/none"},
     }  # fmt: skip
     file = folder / "run.yaml"
@@ -87,18 +113,25 @@ def write_run(folder: Path, rows: int = ROWS, **teacher: Any) -> Path:
     return file
 
 
-def ids(folder: Path) -> list[str]:
-    return sorted(pq.read_table(folder / "out" / "labels" / "data").column("id").to_pylist())
+def ids(output: Path | str) -> list[str]:
+    store = Store(str(output))
+    return sorted(pq.read_table(store.path("labels/data"), filesystem=store.fs).column("id").to_pylist())
 
 
-def test_a_job_labels_and_gives_its_log_and_exit_code(raystill: Raystill, address: str, tmp_path: Path) -> None:
-    run = write_run(tmp_path)
-    done = raystill("submit", str(run), "--stage", "label", "--address", address, "--env", "PYTHONFAULTHANDLER=1")
+def test_a_job_labels_and_gives_its_log_and_exit_code(
+    raystill: Raystill, address: str, tmp_path: Path, s3: Bucket
+) -> None:
+    """Into an object store, whose credentials the job alone has."""
+    run = write_run(tmp_path, output=s3.uri("out"))
+    given = [word for name, value in s3.server.environment.items() for word in ("--env", f"{name}={value}")]
+    submit = ["submit", str(run), "--stage", "label", "--address", address, *given]
+    done = raystill(*submit)
     assert done.returncode == 0, done.stderr + done.stdout[-8000:]
     assert f"{ROWS} read = {ROWS} accepted + 0 rejected" in done.stdout
     assert "2 nodes answer" in done.stdout
-    assert len(ids(tmp_path)) == ROWS
-    again = raystill("submit", str(run), "--stage", "label", "--address", address, "--json")
+    assert "what is wrong" in done.stdout, "the table of nodes"
+    assert len(ids(s3.uri("out"))) == ROWS
+    again = raystill(*submit, "--json")
     told = json.loads(again.stdout)
     assert (told["status"], told["exit_code"], told["job"][-2:]) == ("succeeded", 0, "-2")
     assert "reused" in again.stderr
@@ -122,12 +155,12 @@ def test_a_job_that_is_stopped_goes_on_and_one_that_runs_is_attached_to(
     wait_until(lambda: len(list((tmp_path / "out" / "labels").glob("data/*.parquet"))) > 0)
     stopped = raystill("stop", str(run), *place)
     assert stopped.stdout.strip() == f"{job}: stopped"
-    kept = set(ids(tmp_path))
+    kept = set(ids(tmp_path / "out"))
     assert 0 < len(kept) < rows
     began = time.time()
     done = raystill("submit", str(run), *place, "--set", "teacher.latency_s=0.01")
     assert done.returncode == 0, done.stderr
-    assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == rows
+    assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == rows
     parts = (tmp_path / "out" / "labels" / "data").glob("*.parquet")
     assert any(part.stat().st_mtime < began for part in parts), "what was finished is kept"
 
@@ -148,7 +181,7 @@ def test_a_driver_that_is_killed_is_followed_by_an_attempt_that_goes_on(
         done = submitted.result()
     assert done.returncode == 0, done.stderr + done.stdout[-8000:]
     assert "; attempt 2 of 2" in done.stderr
-    assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == rows
+    assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == rows
     parts = [part.stat().st_mtime for part in (tmp_path / "out" / "labels" / "data").glob("*.parquet")]
     assert min(parts) < killed < max(parts), "what was finished is kept, and the rest came afterwards"
 

@@ -8,14 +8,16 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from pipelines.config_serving import LimitsConfig
-from tests.integration.endpoints import endpoint_of, small
+from pipelines.config_serving import LimitsConfig, ServingConfig
+from tests.integration.endpoints import endpoint_of, small, wait_until
 from tests.integration.local_ray import local_ray
 from tests.serving.tiny import TEXTS, write_student
 
@@ -24,10 +26,18 @@ PATHS = ("/v1/predict", "/v1/completions", "/v1/chat/completions")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only")
-    limits = LimitsConfig(body_bytes=1 << 20)
-    with local_ray(), endpoint_of({"sums": folder}, small(limits=limits, request_timeout_s=5.0)) as client:
+def settings() -> ServingConfig:
+    return small(limits=LimitsConfig(body_bytes=1 << 20), request_timeout_s=5.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, settings: ServingConfig) -> Iterator[httpx.Client]:
+    with local_ray(), endpoint_of({"sums": folder}, settings) as client:
         yield client
 
 
@@ -141,3 +151,36 @@ def test_bytes_turned_over(client: httpx.Client) -> None:
     assert set(statuses) <= {200, 400, 404, 422}, statuses
     assert statuses[200] > 20
     assert statuses[400] > 50
+
+
+def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
+    client: httpx.Client, folder: Path, settings: ServingConfig
+) -> None:
+    """Six requests in the ingress and six that wait for it. Without a bound all others would wait too, for as long as the first ones take.
+
+    The last test: its endpoint is a narrow one.
+    """
+    from ray import serve
+
+    from serving.endpoint import serve_students
+
+    def replicas() -> dict[str, int]:
+        return dict(serve.status().applications["raystill"].deployments["ingress"].replica_states)
+
+    narrow = {"max_queued_requests": 1, "max_batch_size": 1, "target_ongoing_requests": 1}
+    serve_students({"sums": str(folder)}, settings.model_copy(update=narrow))
+    wait_until(lambda: replicas() == {"RUNNING": 1}, of=replicas)
+    time.sleep(1.0)  # the proxy hears of it: the ingress of before had room for hundreds
+    with ExitStack() as stack:
+        connections = [stack.enter_context(raw(client)) for _ in range(20)]
+        for connection in connections:
+            connection.sendall(request_head(1000) + b'{"inputs"')
+        answers = [HTTPResponse(connection) for connection in connections]
+        for answer in answers:
+            answer.begin()
+    found = Counter(answer.status for answer in answers)
+    assert set(found) == {408, 503}, found
+    assert found[503] >= 8, found
+    for answer in answers:
+        assert answer.status == 408 or int(answer.headers["retry-after"]) >= 1
+    wait_until(lambda: client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200)

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("dev-cpu", "prod-gpu")
 PARTS = (".", "label", "train", "evaluate", "cluster", "loader")
+STANDING = {"object-store": "object-store/network", "kueue": "kueue/queues"}
+"""What stands once, beside components that all parts share."""
 CLUSTER_AT = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
 Object = dict[str, Any]
 
@@ -44,9 +46,29 @@ def render(folder: Path) -> tuple[Object, ...]:
     return tuple(yaml.safe_load_all(done.stdout))
 
 
-def overlay(name: str) -> list[Object]:
-    """All objects of an overlay: what stands, and its jobs."""
-    return [found for part in PARTS for found in render(K8S / "overlays" / name / part)]
+def overlay(name: str, root: Path = K8S) -> list[Object]:
+    """All objects of an overlay: what stands, and its jobs. `root`: of a copy of k8s/."""
+    return [found for part in PARTS for found in render(root / "overlays" / name / part)]
+
+
+def with_components(scratch: Path, chosen: Iterable[str]) -> Path:
+    """A copy of k8s/ whose overlays have more components, in the lists that README.md says. Returns its folder."""
+    root = scratch / "k8s"
+    shutil.copytree(K8S, root)
+    for name in OVERLAYS:
+        own = root / "overlays" / name
+        for component in chosen:
+            _add(own / "settings" if component in STANDING else own, root / "components" / component)
+            if component in STANDING:
+                _add(own, root / "components" / STANDING[component])
+    return root
+
+
+def _add(folder: Path, component: Path) -> None:
+    file = folder / "kustomization.yaml"
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tree["components"].append(os.path.relpath(component, folder))
+    file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
 def combined(scratch: Path, resources: Iterable[str], components: Iterable[str]) -> tuple[Object, ...]:

@@ -23,7 +23,7 @@ from tests.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, panels, q
 
 DASHBOARDS = (SERVING, CHAIN)
 _LABELS = re.compile(r"(?:by|on) \(([a-z_, ]+)\)")
-_GRAFANA = {"$__rate_interval": "1m", "$__range_s": "3600", "$__range": "1h", "$run": ".*", "$model": ".*"}
+_GRAFANA = {"$__rate_interval": "1m", "$__range": "1h", "$run": ".*", "$model": ".*"}
 """What Grafana puts in for its variables, for example."""
 Promtool = Callable[..., str]
 _FIRES = Path(__file__).with_name("alerts.yaml")
@@ -148,6 +148,26 @@ def test_panels_that_sum_a_counter_count_its_first_sample(
     # Without labels, in whole numbers, and in the counter's own unit.
     expected = {"expr": f"round(sum({query}) * {3600 if '3600' in query else 1})", "eval_time": "70m"}
     expected["exp_samples"] = [{"labels": "{}", "value": 3}]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": [expected]}
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"tests": [case]}))
+    assert not promtool("test", "rules", "cases.yaml", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "hours"),
+    [("_x20 1x29 stale", 1), ("1x80", 2), ("1x9 stale _x29 2x29 stale", 2)],
+    ids=["for a part of it", "for all of it", "before it, and again for a part"],
+)
+def test_gpu_hours_of_anything_at_all_are_of_the_time_in_which_it_was_there(
+    values: str, hours: int, promtool: Promtool, tmp_path: Path
+) -> None:
+    """Two nodes with such GPUs each, and a range of an hour that ends with the 70th minute."""
+    (query,) = (query for query in queries(CHAIN) if "ray_resources" in query and "$__range" in query)
+    for name, value in _GRAFANA.items():
+        query = query.replace(name, value)
+    labels = 'Name="GPU", State="USED"'
+    series = [{"series": f'ray_resources{{{labels}, node="{node}"}}', "values": values} for node in ("a", "b")]
+    expected = {"expr": f"round({query}, 0.2)", "eval_time": "70m", "exp_samples": [{"labels": "{}", "value": hours}]}
     case = {"interval": "1m", "input_series": series, "promql_expr_test": [expected]}
     (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"tests": [case]}))
     assert not promtool("test", "rules", "cases.yaml", cwd=tmp_path)

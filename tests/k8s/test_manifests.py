@@ -20,6 +20,7 @@ from tests.k8s.rendering import (
     OVERLAYS,
     PARTS,
     ROOT,
+    STANDING,
     Group,
     Object,
     cluster_of,
@@ -29,6 +30,7 @@ from tests.k8s.rendering import (
     needs_kustomize,
     overlay,
     render,
+    with_components,
 )
 
 VERSIONS: dict[str, Any] = yaml.safe_load((K8S / "versions.yaml").read_text(encoding="utf-8"))
@@ -225,8 +227,12 @@ def test_nodes_for_all_replicas_of_the_endpoint() -> None:
 
 @needs_kustomize
 def test_optional_components(tmp_path: Path) -> None:
-    settings = ["components/object-store", "components/kueue", "overlays/prod-gpu/run", "overlays/prod-gpu/settings"]
-    objects = combined(tmp_path, ["base/label", "base/train"], settings)
+    settings = ["object-store", "kueue", *STANDING.values()]
+    objects = combined(
+        tmp_path,
+        ["base/label", "base/train"],
+        [*(f"components/{name}" for name in settings), "overlays/prod-gpu/run", "overlays/prod-gpu/settings"],
+    )
     for group in groups(objects):
         check_safe(group)
     for job in (o for o in objects if o["kind"] == "RayJob"):
@@ -243,11 +249,33 @@ def test_optional_components(tmp_path: Path) -> None:
 
 
 @needs_kustomize
-def test_an_upgrade_in_steps(tmp_path: Path) -> None:
-    objects = combined(tmp_path, ["overlays/prod-gpu"], ["components/incremental-upgrade"])
+@pytest.mark.parametrize("way", ["in the overlay's list", "on top of it"])
+def test_an_upgrade_in_steps(way: str, tmp_path: Path) -> None:
+    """The second cluster asks for no GPU before a replica wants it, and for one for the first step."""
+    if way == "on top of it":
+        objects = combined(tmp_path, ["overlays/prod-gpu"], ["components/incremental-upgrade"])
+    else:
+        objects = render(with_components(tmp_path, ["incremental-upgrade"]) / "overlays" / "prod-gpu")
     service = named(objects, "RayService", "raystill-students")
-    assert service["spec"]["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
-    assert cluster_of(service)["enableInTreeAutoscaling"] is True
+    upgrade, cluster = service["spec"]["upgradeStrategy"], cluster_of(service)
+    assert upgrade["type"] == "NewClusterWithIncrementalUpgrade"
+    assert cluster["enableInTreeAutoscaling"] is True
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"]) == (0, 0)
+    serving = run_of("prod-gpu").serving
+    surge = upgrade["clusterUpgradeOptions"]["maxSurgePercent"] / 100
+    assert surge * serving.replicas.min * serving.gpus_per_replica == 1, "at least one spare GPU, README.md says"
+
+
+@needs_kustomize
+def test_while_an_upgrade_has_two_clusters_no_drain_takes_a_head() -> None:
+    """Both clusters' pods have the labels that a budget selects. A third is there until the one before has been deleted."""
+    budgets = {o["metadata"]["name"]: o["spec"] for o in overlay("prod-gpu") if o["kind"] == "PodDisruptionBudget"}
+    heads = budgets["raystill-students-head"]
+    assert heads["selector"]["matchLabels"] == {"raystill.io/part": "students", "raystill.io/node": "head"}
+    assert heads["minAvailable"] > 3
+    assert budgets["raystill-students-workers"]["minAvailable"] == 1, "more would refuse the drain of one of two"
+    assert "**Not during an upgrade**" in (K8S / "README.md").read_text(encoding="utf-8")
 
 
 def test_rays_lists_are_not_merged() -> None:

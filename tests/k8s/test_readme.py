@@ -14,6 +14,9 @@ from pipelines.run_file import load_run
 from tests.k8s.rendering import K8S, OVERLAYS, ROOT
 from tests.k8s.test_manifests import run_of
 
+PACKAGES = {"kubectl": "kustomize", "ip": "iproute2", **dict.fromkeys(("unshare", "nsenter", "setpriv"), "util-linux")}
+"""Where a program is in a package of another name; util-linux is on every Debian."""
+
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_loader_brings_all_that_a_run_file_names_on_volumes(name: str) -> None:
@@ -34,3 +37,28 @@ def test_the_command_of_the_development_cluster_takes_its_run_file(tmp_path: Pat
     run = load_run(ROOT / options["run_file"])
     write_package(run, tmp_path, shared=options["shared"], same_machine=False)
     assert load_run(tmp_path / "run.yaml").output == run.output
+
+
+def test_the_prometheus_of_the_usual_chart_is_told_to_take_our_monitors_and_rules() -> None:
+    """By itself it selects what has its release's label."""
+    text = (K8S / "README.md").read_text(encoding="utf-8")
+    for kind in ("podMonitor", "rule"):
+        assert f"--set prometheus.prometheusSpec.{kind}SelectorNilUsesHelmValues=false" in text
+
+
+def test_the_readme_names_the_packages_that_tests_call() -> None:
+    programs = {"chromium"}  # or another browser
+    for file in (ROOT / "tests").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        programs |= set(re.findall(r"shutil\.which\(\"([^\"]+)\"\)", text))
+        programs |= {
+            name for found in re.findall(r"(?m)^_?NEEDED = \((.*)\)$", text) for name in re.findall(r"\"(.+?)\"", found)
+        }
+    assert programs >= {"promtool", "redis-server", "buildah", "ip"}, "they are looked for"
+    (line,) = (
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "Debian's packages" in line
+    )
+    missing = (
+        {PACKAGES.get(program, program) for program in programs} - {"util-linux"} - set(re.findall(r"[\w+-]+", line))
+    )
+    assert missing == set()

@@ -143,6 +143,15 @@ def test_a_folder_that_may_only_be_read_serves_as_well(
     assert "the conversion is not kept (read-only file system)" in caplog.text
 
 
+def test_a_student_that_brings_code_along_is_not_opened(tmp_path: Path) -> None:
+    """Neither when it is converted nor later, when the conversion lies beside it."""
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    ConvertedStudent.open(folder)
+    (folder / "modeling_mine.py").touch()
+    with pytest.raises(UserError, match="it holds code"):
+        ConvertedStudent.open(folder)
+
+
 def test_a_decoder_only_student_is_not_converted(tmp_path: Path) -> None:
     folder = write_student(tmp_path / "student", "decoder-only")
     with pytest.raises(UserError, match="only encoder-decoder students"):

@@ -238,7 +238,7 @@ def test_folders_that_are_no_student_are_refused(tmp_path: Path) -> None:
         Student.load(pickled)
     weightless = write_student(tmp_path / "weightless", "decoder-only")
     (weightless / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match=r"it has no \*\.safetensors"):
         Student.load(weightless)
     torn = write_student(tmp_path / "torn", "decoder-only")
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-100])
@@ -263,6 +263,9 @@ def test_code_in_a_student_folder_is_not_run(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match=r"it holds code \(evil\.py\), and no code of a student's is ever run"):
+        Student.load(folder)
+    (folder / "evil.py").unlink()
+    with pytest.raises(UserError, match=r"its config\.json wants code"):
         Student.load(folder)
     assert not trace.exists()

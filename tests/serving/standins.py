@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.testclient import TestClient
 
-from pipelines.config_serving import KeysConfig, ServingConfig
+from pipelines.config_serving import ServingConfig
 from pipelines.decode import Decoded
 from pipelines.tasks.base import TaskSpec
 from serving.api.app import Api, create_app
@@ -40,6 +40,9 @@ class Standins:
     failure: ApiError | Exception | None = None
     breaks_after: int | None = None
     """Pieces of a stream before it fails."""
+    breaks_with: Exception = field(
+        default_factory=lambda: ApiError(503, "model_away", "model sums is away", retry_after_s=1)
+    )
     asked: list[tuple[str, list[Question]]] = field(default_factory=list)
     orders: list[tuple[str, TextOrder]] = field(default_factory=list)
     closed: int = 0
@@ -71,7 +74,7 @@ class Standins:
             words = self._text(order).split(" ")
             for i, word in enumerate(words):
                 if self.breaks_after == i:
-                    raise ApiError(503, "model_away", "model sums is away", retry_after_s=1)
+                    raise self.breaks_with
                 last = i == len(words) - 1
                 yield Piece(word if last else f"{word} ", 10, i + 1, "stop" if last else None)
         finally:
@@ -112,12 +115,13 @@ class Counted:
 
 def app_of(
     cards: Sequence[StudentCard], students: Standins, settings: ServingConfig | None = None,
-    metrics: Counted | None = None, split: Split | None = None,
+    metrics: Counted | None = None, split: Split | None = None, away: Mapping[str, str] | None = None,
+    names_requests: bool = True,
 ) -> Watch:  # fmt: skip
     settings = settings or ServingConfig()
-    roster = Roster(cards, split or {})
-    keys = KeyRing(settings.keys if settings else KeysConfig())
-    return create_app(Api(lambda: roster, students, settings, keys, metrics or Counted()))
+    roster = Roster(cards, split or {}, away or {})
+    api = Api(lambda: roster, students, settings, KeyRing(settings.keys), metrics or Counted())
+    return create_app(api, names_requests=names_requests)
 
 
 def client_of(*args: Any, **kwargs: Any) -> TestClient:

@@ -189,6 +189,19 @@ def test_unknown_model_gets_404(client: TestClient) -> None:
     error_of(client.get("/v1/models/nobody"), 404, "model_not_found", "model")
 
 
+def test_a_student_whose_folder_cannot_be_read_is_away(students: Standins) -> None:
+    """It is one that there is: 404 would tell clients to give it up."""
+    client = client_of([card("sums")], students, SETTINGS, away={"gone": "/students/gone: there is no such folder"})
+    for response in (predict(client, model="gone", inputs=["one"]), client.get("/v1/models/gone")):
+        message = error_of(response, 503, "model_away")
+        assert "model gone is away: its folder cannot be read" in message
+        assert "/students" not in message
+        assert int(response.headers["retry-after"]) >= 1
+    assert predict(client, model="sums", inputs=["one"]).status_code == 200
+    assert "sums, gone" in error_of(predict(client, model="nobody", inputs=["one"]), 404, "model_not_found", "model")
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["sums"]
+
+
 def test_too_much_at_once_gets_413(client: TestClient, students: Standins) -> None:
     message = error_of(predict(client, model="sums", inputs=["a"] * 5), 413, "too_many_inputs", "inputs")
     assert message == "5 inputs in one request, the limit is 4"
@@ -285,12 +298,34 @@ def test_openapi_describes_the_requests(client: TestClient) -> None:
         body = operation["requestBody"]["content"]["application/json"]
         assert body["schema"] == {"$ref": f"#/components/schemas/{name}"}
         assert client.post(f"/v1/{path}", json={**body["example"], "model": "sums"}).status_code == 200
-    predicted = document["paths"]["/v1/predict"]["post"]["responses"]["200"]
-    assert json.dumps(predicted).endswith('PredictResponse"}}}}')
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(schemas), "a reference leads nowhere"
     confidence = schemas["Prediction"]["properties"]["confidence"]["description"]
     assert "each token's is renormalised" in confidence
+
+
+def test_openapi_describes_the_answers(client: TestClient) -> None:
+    """With examples that are such answers. That answers are as their schemas say: test_fuzz.py."""
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for path, method, name in [
+        ("predict", "post", "PredictResponse"),
+        ("completions", "post", "Completion"),
+        ("chat/completions", "post", "ChatCompletion"),
+        ("models", "get", "ModelList"),
+        ("models/{name}", "get", "Model"),
+    ]:
+        content = document["paths"][f"/v1/{path}"][method]["responses"]["200"]["content"]
+        answer = content["application/json"]
+        assert answer["schema"] == {"$ref": f"#/components/schemas/{name}"}
+        assert set(schemas[name]["required"]) <= set(answer["example"]) <= set(schemas[name]["properties"])
+        assert ("text/event-stream" in content) == ("completions" in path)
+    stream = document["paths"]["/v1/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    asked = {"model": "sums", "prompt": "one", "stream": True}
+    first, *_, last = client.post("/v1/completions", json=asked).text.strip().split("\n\n")
+    example, end = stream["example"].strip().split("\n\n")
+    assert last == end == "data: [DONE]"
+    assert set(json.loads(first.removeprefix("data: "))) == set(json.loads(example.removeprefix("data: ")))
 
 
 @pytest.mark.parametrize(("keys", "security"), [({}, [{}, {"key": []}]), ({"variable": "KEYS"}, [{"key": []}])])

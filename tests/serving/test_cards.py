@@ -73,11 +73,32 @@ def test_folders_that_cannot_be_served(folder: Path, tmp_path: Path) -> None:
     refused("pickled", str(pickled))
     (pickled / "pytorch_model.bin").unlink()
     refused("no \\*.safetensors", str(pickled))
+    (pickled / "sub").mkdir()
+    (pickled / "sub" / "model.safetensors").touch()
+    (pickled / "pytorch_model.bin").touch()
+    refused("its weights are pickled \\(pytorch_model.bin\\)", str(pickled))
     other = tmp_path / "labels"
     other.mkdir()
     manifest = json.loads((folder / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps(manifest | {"type": "labels"}))
     refused("it is a labels artifact", str(other))
+
+
+def test_a_folder_with_code_is_refused(folder: Path, tmp_path: Path) -> None:
+    coded = Path(edited(folder, tmp_path / "coded"))
+    (coded / "modeling_mine.py").write_text("raise SystemExit")
+    with pytest.raises(UserError, match=r"it holds code \(modeling_mine\.py\), and no code of a student's is ever run"):
+        read_card("sums", str(coded))
+    (coded / "modeling_mine.py").unlink()
+    named = {"auto_map": {"AutoConfig": "other/repo--mine.Config", "AutoModelForCausalLM": "other/repo--mine.Model"}}
+    (coded / "config.json").write_text(json.dumps({"model_type": "mine", **named}))
+    with pytest.raises(
+        UserError, match=r"config\.json wants code \(other/repo--mine\.Config, other/repo--mine\.Model\)"
+    ):
+        read_card("sums", str(coded))
+    # transformers has this model's code itself; the entry stays when a student of it is saved.
+    (coded / "config.json").write_text(json.dumps({"model_type": "phi3", **named}))
+    assert read_card("sums", str(coded)).name == "sums"
 
 
 def test_a_task_that_is_code_is_refused_unless_it_is_asked_for(folder: Path, tmp_path: Path) -> None:

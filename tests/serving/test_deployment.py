@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 from serving import app
 from serving.deployment import endpoint_config
 from serving.endpoint import serve_students
-from serving.engines.choice import engine_name, threads_per_replica
+from serving.engines.choice import engine_name
 from tests.serving.test_cards import edited
 from tests.serving.tiny import write_student
 
@@ -70,7 +70,18 @@ def test_each_student_is_an_application_of_its_own(folder: str, t5: str) -> None
         }
     ]
     assert (config["http_options"]["port"], config["proxy_location"]) == (8123, "HeadOnly")
-    assert endpoint_config({"b": t5}, serving, every_node=True)["proxy_location"] == "EveryNode"
+    everywhere = endpoint_config({"b": t5}, ServingConfig(host="0.0.0.0"), every_node=True)
+    assert (everywhere["http_options"]["host"], everywhere["proxy_location"]) == ("0.0.0.0", "EveryNode")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_proxies_of_all_nodes_that_nobody_reaches_are_refused(folder: str, host: str) -> None:
+    serving = ServingConfig(host=host)
+    with pytest.raises(UserError, match=f"serving.host {host}: .* --set serving.host=0.0.0.0"):
+        endpoint_config({"a": folder}, serving, every_node=True)
+    assert endpoint_config({"a": folder}, serving)["http_options"]["host"] == host
+    for reached in ("0.0.0.0", "::", "10.0.0.7", "endpoint.example.com"):
+        endpoint_config({"a": folder}, ServingConfig(host=reached), every_node=True)
 
 
 def test_what_changes_an_application_is_its_own(folder: str) -> None:
@@ -151,6 +162,14 @@ def test_the_args_build_the_applications(folder: str) -> None:
     assert app.ingress(found["raystill"]["args"])._bound_deployment.num_replicas == 2
 
 
+def test_an_ingress_without_room_says_when_to_come_back(folder: str) -> None:
+    """What its proxies answer by themselves; an endless queue would hold requests until they time out."""
+    serving = ServingConfig(max_queued_requests=7, replicas=ReplicasConfig(min=0, max=2), max_batch_size=4)
+    ingress = app.ingress(applications(endpoint_config({"a": folder}, serving))["raystill"]["args"])._bound_deployment
+    assert ingress.max_ongoing_requests == ingress.max_queued_requests == 2 * (7 + 2 * 8)
+    assert (ingress.backpressure_config.status_code, ingress.backpressure_config.retry_after_s) == (503, 1)
+
+
 def test_replicas_of_a_node_are_limited_for_students_and_ingress(folder: str) -> None:
     for limit in (None, 1):
         config = endpoint_config({"a": folder}, ServingConfig(max_replicas_per_node=limit, ingress_replicas=2))
@@ -204,13 +223,6 @@ def test_engines_by_family_and_device() -> None:
     ]:
         with pytest.raises(UserError, match=match):
             engine(family, **serving)
-
-
-def test_replicas_share_the_cores() -> None:
-    alone = threads_per_replica(1)
-    assert alone >= 1
-    assert threads_per_replica(10_000) == 1
-    assert threads_per_replica(2) == max(1, alone // 2)
 
 
 def test_a_taken_port_is_the_user_s_to_change(folder: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve.exceptions import RayServeException
 
 from pipelines.config_serving import ServingConfig
 from pipelines.errors import StageFailedError, UserError
@@ -171,6 +172,38 @@ def test_applications_of_others_are_not_waited_for_and_may_have_no_config(
     assert serve_students({"a": "/s/a", "b": "/s/b"}, SETTINGS).url == "http://127.0.0.1:8000"
     assert running.told == [["raystill", "raystill-student-a", "raystill-student-b", "shop"]]
     assert waited == [["raystill", "raystill-student-a", "raystill-student-b"]]
+
+
+def say(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], dict[str, str]]) -> None:
+    """An ingress that runs, and what it says of the students that it cannot read."""
+    runs = SimpleNamespace(applications={"raystill": SimpleNamespace(status=SimpleNamespace(value="RUNNING"))})
+    response = SimpleNamespace(result=lambda timeout_s: answer())
+    handle = SimpleNamespace(away=SimpleNamespace(remote=lambda: response))
+    monkeypatch.setattr(module.serve, "status", lambda: runs)
+    monkeypatch.setattr(module.serve, "get_deployment_handle", lambda *_: handle)
+
+
+def test_a_student_that_the_ingress_cannot_read_is_no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on another node, which may not see the folder that this process sees."""
+    say(monkeypatch, lambda: {"a": "/s/a: there is no such folder. Give the folder of a student."})
+    with pytest.raises(StageFailedError, match="does not start: its ingress cannot read /s/a: there is no such folder"):
+        module._wait_for(["raystill"])
+    say(monkeypatch, dict)
+    module._wait_for(["raystill"])
+
+
+def test_an_ingress_that_is_too_busy_to_say_it_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late() -> dict[str, str]:
+        raise TimeoutError
+
+    def broken() -> dict[str, str]:
+        raise RayServeException("no replica")
+
+    say(monkeypatch, late)
+    module._wait_for(["raystill"])
+    say(monkeypatch, broken)
+    with pytest.raises(StageFailedError, match="its ingress does not answer \\(no replica\\)"):
+        module._wait_for(["raystill"])
 
 
 @pytest.mark.parametrize(

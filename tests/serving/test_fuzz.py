@@ -9,12 +9,19 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import ignored_auth, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    ignored_auth,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from pipelines.config_serving import KeysConfig, LimitsConfig, ServingConfig
 from tests.serving.standins import Standins, app_of, card
 
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ANSWERS: Counter[tuple[str, int]] = Counter()
+STREAMS: Counter[str] = Counter()
 SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500))
 
 
@@ -34,9 +41,10 @@ def map_body(context: Any, body: Any) -> Any:
 @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_document_names(case: Any) -> None:
     response = case.call()
-    case.validate_response(response, checks=[not_a_server_error, status_code_conformance, response_schema_conformance])
+    case.validate_response(response, checks=CHECKS)
     assert "x-request-id" in response.headers
     ANSWERS[case.path, response.status_code] += 1
+    STREAMS[case.path] += response.headers["content-type"][0].startswith("text/event-stream")
 
 
 def test_the_answers_were_of_many_kinds() -> None:
@@ -45,6 +53,8 @@ def test_the_answers_were_of_many_kinds() -> None:
     for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
         assert {200, 400, 404, 422} <= {status for asked, status in ANSWERS if asked == path}, ANSWERS
         assert ANSWERS[path, 200] > 10, ANSWERS
+    assert STREAMS["/v1/completions"] > 0, STREAMS
+    assert STREAMS["/v1/chat/completions"] > 0, STREAMS
 
 
 KEY = "abc"
@@ -69,7 +79,7 @@ def test_every_answer_to_a_key_is_one_that_the_document_names(case: Any) -> None
     response = case.call()
     case.validate_response(
         response,
-        checks=[not_a_server_error, status_code_conformance, response_schema_conformance, ignored_auth],
+        checks=[*CHECKS, ignored_auth],
     )
     LOCKED[case.path, response.status_code] += 1
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipelines.artifacts import MANIFEST
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Decoded
-from pipelines.errors import UserError
 from serving import ingress as module
 from serving.api.errors import ApiError
 from serving.cards import StudentCard
@@ -126,9 +126,63 @@ def test_code_of_a_student_runs_where_it_is_asked_for_alone(folder: Path, tmp_pa
     source = f"open({str(trace)!r}, 'w')\n{PAIR_TASK}"
     place = edited(folder, tmp_path / "pair", task={"name": "pair.py", "source": source})
     asked = {"students": {"pairs": place}}
-    with pytest.raises(UserError, match="its task is code of its own"):
-        asyncio.run(Ingress(ServingConfig()).reconfigure(asked))
+    closed = Ingress(ServingConfig())
+    asyncio.run(closed.reconfigure(asked))
+    assert "its task is code of its own" in closed.away()["pairs"]
     assert not trace.exists()
     ingress = Ingress(ServingConfig(task_code=True))
     asyncio.run(ingress.reconfigure(asked))
     assert ingress._roster.tasks["pairs"].required == ("left", "right")
+
+
+def broken(folder: Path, target: Path) -> Path:
+    """A student that cannot be read, until its manifest is given back its name."""
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    (target / MANIFEST).rename(target / "hidden")
+    return target
+
+
+def test_a_student_that_cannot_be_read_takes_down_no_other(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When an ingress starts anew, one folder that has gone is no reason for all to be away. It is tried again."""
+    monkeypatch.setattr(module, "READ_AGAIN_S", 0.02)
+    place = broken(folder, tmp_path / "broken")
+    asked = {"students": {"a": str(folder), "b@1": str(place), "b@2": "/nowhere"}, "split": {"b": {"1": 100.0}}}
+
+    async def run() -> None:
+        ingress = Ingress(ServingConfig())
+        await ingress.reconfigure(asked)
+        assert [card.id for card in cards(ingress)] == ["a"]
+        assert "no finished student" in ingress.away()["b@1"]
+        assert "there is no such folder" in ingress.away()["b@2"]
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("student b@1 is away: ") == 1, "told once, not at every try"
+        (place / "hidden").rename(place / MANIFEST)
+        async with asyncio.timeout(10.0):
+            while "b@1" in ingress.away():
+                await asyncio.sleep(0.01)
+        assert [card.id for card in cards(ingress)] == ["a", "b@1"]
+        assert "student b@1 is back" in caplog.text
+        assert list(ingress.away()) == ["b@2"]
+        await ingress.reconfigure({"students": {"a": str(folder)}})
+        assert ingress.away() == {}
+
+    asyncio.run(run())
+
+
+def test_a_store_that_fails_is_no_end_of_the_ingress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = module.read_card
+
+    def fails(student_id: str, place: str, **options: Any) -> StudentCard:
+        if student_id == "b":
+            raise OSError("when reading information for key 'b' in bucket 'c'")
+        return read(student_id, place, **options)
+
+    monkeypatch.setattr(module, "read_card", fails)
+    ingress = Ingress(ServingConfig())
+    asyncio.run(ingress.reconfigure({"students": {"a": str(folder), "b": "s3://c/b"}}))
+    assert list(ingress.away()) == ["b"]
+    assert [card.id for card in cards(ingress)] == ["a"]

@@ -123,6 +123,22 @@ def test_an_error_in_the_middle_is_an_event(client: TestClient, students: Standi
     assert metrics.requests == [("/v1/completions", "sums", 200, "model_away")]
 
 
+def test_a_fault_in_the_middle_is_an_event_that_shows_nothing_of_it(
+    client: TestClient, students: Standins, metrics: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a connection that is cut off: to a client that might as well be the end of the text."""
+    students.breaks_after, students.breaks_with = 2, RuntimeError("secret detail")
+    response = client.post("/v1/completions", json={"model": "sums", "prompt": "[label] one", "stream": True})
+    events = response.text.strip().split("\n\n")
+    last = json.loads(events[-1].removeprefix("data: "))
+    assert len(events) == 3
+    assert (last["error"]["code"], last["error"]["type"]) == ("internal_error", "server_error")
+    assert "secret" not in response.text
+    assert "secret detail" in caplog.text
+    assert metrics.requests == [("/v1/completions", "sums", 200, "internal_error")]
+    assert students.closed == 1
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

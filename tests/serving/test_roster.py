@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from pipelines.errors import UserError
+from serving.questions import AwayError
 from serving.roster import Roster, shares_of
 from tests.serving.standins import card
 
@@ -40,6 +41,23 @@ def test_versions_have_names_of_their_own() -> None:
 def test_versions_of_the_only_name_need_none() -> None:
     roster = Roster(VERSIONS[:2], {"sums": {"new": 100.0}})
     assert roster.card(None, random.Random(0)) == VERSIONS[1]
+
+
+def test_who_is_away_keeps_its_name_and_its_share() -> None:
+    roster = Roster([VERSIONS[0]], {"sums": {"new": 50.0}}, {"sums@new": "gone", "pairs": "gone"})
+    assert roster.ids == ["sums", "pairs", "sums@old", "sums@new"]
+    assert roster.shares("sums") == {"old": 50.0, "new": 50.0}
+    for name in ("sums@new", "pairs"):
+        with pytest.raises(AwayError, match=name):
+            roster.card(name, random.Random(0))
+    found: Counter[str] = Counter()
+    for seed in range(200):
+        try:
+            found[str(roster.card("sums", random.Random(seed)))] += 1
+        except AwayError as error:
+            found[str(error)] += 1
+    assert set(found) == {str(VERSIONS[0]), "sums@new"}
+    assert roster.card("sums@old", random.Random(0)) == VERSIONS[0]
 
 
 def test_an_empty_roster_knows_nobody() -> None:

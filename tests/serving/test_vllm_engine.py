@@ -144,6 +144,21 @@ def test_it_lets_itself_be_asked_for_so_many(monkeypatch: pytest.MonkeyPatch) ->
     student = card("sums", family="decoder-only")
     VllmEngine.start(student, ServingConfig(gpus_per_replica=0), "folder", None)  # type: ignore[arg-type]
     assert (given[0].max_logprobs, given[0].logprobs_mode) == (MAX_LOGPROB_TOKEN_IDS, "raw_logprobs")
+    assert given[0].load_format == "safetensors"
+
+
+@pytest.mark.parametrize(("together", "share"), [(None, 0.85), (1, 0.85), (2, 0.425), (4, 0.2125)])
+def test_students_that_share_a_gpu_share_its_memory(
+    monkeypatch: pytest.MonkeyPatch, together: int | None, share: float
+) -> None:
+    """Each engine takes its part when it starts: after one that took all, the next could not start."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    given: list[Any] = []
+    monkeypatch.setattr(AsyncLLM, "from_engine_args", lambda arguments, **_: given.append(arguments) or Hanging())
+    serving = ServingConfig(gpus_per_replica=1, students_per_replica=together)
+    VllmEngine.start(card("sums", family="decoder-only"), serving, "folder", None)  # type: ignore[arg-type]
+    assert given[0].gpu_memory_utilization == pytest.approx(share)
 
 
 def test_where_labels_part_at_more_tokens_than_it_tells_of_an_answer_has_its_plain_product() -> None:

@@ -14,6 +14,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TeacherConfig
+from pipelines.cpus import vllm_threads
 from pipelines.label.soft_labels import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, Sample
 from pipelines.label.teachers.vllm_logprobs import (
@@ -97,6 +98,16 @@ class VllmTeacher:
         messages = list(prompt.messages)
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return self._encode(str(text), False)  # the template has written the special tokens
+
+
+def cpu_environment(config: TeacherConfig) -> dict[str, str]:
+    """What vLLM must be told on CPUs before it starts, of the machine that it runs on: Ray gives each actor one thread, vLLM leaves one
+    core idle; both waste a small machine."""
+    return {
+        **vllm_threads(config.replicas.max),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(config.vllm.cpu_kv_cache_gib),
+    }
 
 
 def _start_engine(config: TeacherConfig, logprobs: int) -> Any:

@@ -136,6 +136,23 @@ _POLICY = [
     _env("policy/literal-secret", "BROKER", "redis://user:hunter2@redis:6379"),
     Case("policy/literal-secret", "RayCluster", {f"{_APP}.args": ["--key", "sk-" + "a" * 24]}),
     Case("policy/literal-secret", "RayCluster", {"spec.gcsFaultToleranceOptions.redisPassword.value": "hunter2"}),
+    Case("policy/literal-secret", "RayJob", {"spec.runtimeEnvYAML": "env_vars: {HF_TOKEN: x}"}),
+    Case("policy/literal-secret", "RayJob", {"spec.entrypoint": "OPENAI_API_KEY=x raystill label run.yaml"}),
+    Case(
+        "policy/literal-secret", "RayCronJob", {"spec.jobTemplate.entrypoint": "raystill submit --env 'HF_TOKEN=x y'"}
+    ),
+    _serve("policy/literal-secret", "import_path: 'json:dumps', runtime_env: {env_vars: {AWS_SECRET_ACCESS_KEY: x}}"),
+    _deployment("policy/literal-secret", "ray_actor_options: {runtime_env: {env_vars: {HF_TOKEN: x}}}"),
+    Case(
+        "policy/literal-secret",
+        "ConfigMap",
+        {"data": {"run.yaml": "teacher: {remote: {url: 'https://me:hunter2@host/v1'}}"}},
+    ),
+    Case(
+        "policy/literal-secret", "ConfigMap", {"data": {"job.json": '{"runtime_env": {"env_vars": {"HF_TOKEN": "x"}}}'}}
+    ),
+    Case("policy/literal-secret", "ConfigMap", {"data": {"REDIS_PASSWORD": "hunter2"}}),
+    Case("policy/literal-secret", "RayJob", {"metadata.annotations": {"note": "hf_" + "a" * 34}}),
     Case("policy/secret-object", "Secret", {"stringData": {"a": "b"}}),
     Case(
         "policy/memory-volume",
@@ -153,6 +170,14 @@ _POLICY = [
     Case("policy/submission-mode", "RayJob", {"spec.submissionMode": "SideCarMode"}),
     _env(None, "HF_TOKEN_PATH", "/secrets/token"),
     _env(None, "REDIS_URL", "redis://user:$(REDIS_PASSWORD)@redis:6379"),
+    _env(None, "HF_TOKEN", "$(TOKEN)"),
+    Case(None, "RayJob", {"spec.runtimeEnvYAML": "env_vars: {HF_TOKEN: '${HF_TOKEN}', HF_HOME: /models}"}),
+    Case(
+        None,
+        "RayJob",
+        {"spec.entrypoint": "HF_TOKEN=$TOKEN raystill label run.yaml --set teacher.sampling.max_tokens=64"},
+    ),
+    Case(None, "ConfigMap", {"data": {"notes": "of env_vars: a: b: c", "keys.requests": "600"}}),
     Case(None, "RayCluster", {f"{_APP}.securityContext": DROP, f"{_HEAD}.securityContext.runAsUser": 1000}),
 ]
 

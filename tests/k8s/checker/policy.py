@@ -10,12 +10,12 @@ from tests.k8s.checker.pods import Template, pod_templates
 from tests.k8s.checker.pods.templates import CLUSTERS
 from tests.k8s.checker.problem import Findings, rule
 from tests.k8s.checker.quantities import quantity
+from tests.k8s.checker.secrets import secret_findings
 
 ROOT = rule("policy/root", "set runAsNonRoot: true, or a runAsUser above 0, for the Pod or the container")
 PRIVILEGED = rule("policy/privileged", "drop privileged, host namespaces and host paths")
 TAG = rule("policy/image-tag", "name a version of the image, not latest")
 DIGEST = rule("policy/image-digest", "pin the image by its digest: NAME:TAG@sha256:...")
-SECRET = rule("policy/literal-secret", "take it from a Secret: valueFrom.secretKeyRef, or a mounted file")
 SECRET_OBJECT = rule("policy/secret-object", "leave Secrets with values out of the manifests; create them beside")
 SHM = rule("policy/memory-volume", "give an emptyDir of medium Memory a sizeLimit below the containers' memory limit")
 HEAD_TOLERATION = rule(
@@ -29,14 +29,6 @@ MEMORY = rule(
 )
 
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
-_SECRET_NAME = re.compile(
-    r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_KEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.IGNORECASE
-)
-_SECRET_VALUE = re.compile(
-    r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}"  # tokens of well-known services
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|://[^/\s:@]+:[^/\s@$]+@"  # a password in a URL, unless it is a variable
-)
 _MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 
 
@@ -46,8 +38,7 @@ def policy_findings(item: Node, *, digests: bool) -> Findings:
         yield from _template_findings(template)
         for path, image in _images(template):
             yield from image_findings(image, path, digests=digests)
-        for path, container in template.containers():
-            yield from secret_findings(container, path)
+    yield from secret_findings(item)
     if item.get("kind") == "Secret" and any(get(item, part) for part in ("data", "stringData")):
         yield SECRET_OBJECT.at("data", "holds values")
     for path in ("spec", "spec.jobTemplate"):
@@ -64,10 +55,6 @@ def _cluster_findings(item: Node, digests: bool) -> Findings:
     options = mapping(item, f"{path}.autoscalerOptions")
     if options.get("image"):
         yield from image_findings(str(options["image"]), f"{path}.autoscalerOptions.image", digests=digests)
-    yield from secret_findings(options, f"{path}.autoscalerOptions")
-    for name in ("redisPassword", "redisUsername"):
-        if get(item, f"{path}.gcsFaultToleranceOptions.{name}.value") and name == "redisPassword":
-            yield SECRET.at(f"{path}.gcsFaultToleranceOptions.{name}.value", "a literal")
 
 
 def _template_findings(template: Template) -> Findings:
@@ -138,17 +125,3 @@ def image_findings(image: str, path: str, *, digests: bool) -> Findings:
         yield TAG.at(path, f"{image!r}")
     if digests and not _DIGEST.search(image):
         yield DIGEST.at(path, f"{image!r}")
-
-
-def secret_findings(container: Node, path: str) -> Findings:
-    """Variables whose name or value says that they are secret, written out; and secrets among the arguments."""
-    for place, entry in elements(container, "env", path):
-        value = str(entry.get("value") or "")
-        # $(NAME) takes another variable's value.
-        literal = value and not re.fullmatch(r"\$\([^)]+\)", value)
-        if literal and (_SECRET_NAME.search(str(entry.get("name"))) or _SECRET_VALUE.search(value)):
-            yield SECRET.at(f"{place}.value", f"{entry.get('name')} is written out")
-    for name in ("command", "args"):
-        for index, argument in enumerate(container.get(name) or []):
-            if _SECRET_VALUE.search(str(argument)):
-                yield SECRET.at(f"{path}.{name}[{index}]", "holds what looks like a secret")

@@ -38,13 +38,16 @@ def comparison(
         if g["method"] != methods[0]
     ]
     return {
-        "format": 3,
+        "format": 4,
         "run": "svamp",
         "headline": f"With {100 * fractions[-1]:g}% of the labels (600 rows), {methods[-1]} is right on 41.2% and {methods[0]} on 36.7% "
         f"of 200 test examples ({students[-1]}, {len(seeds)} seeds): no difference is shown.",
         "notes": ["Methods are not trained equally long: one takes 1.9 times the optimizer steps and 2.9 times the tokens of the other."],
         "task": {"name": "arithmetic", "version": "1"},
         "baseline": methods[0],
+        "settings": {"labels": {method: "teacher" if method == "task-distillation" else "gold" for method in methods},
+                     "filters": {"gold": "drop-disagreeing", "min_agreement": 0.4, "drop_giveaways": False},
+                     "training": {"epochs": 3, "tokens_per_batch": 16_384, "precision": "bf16", "patience": None}},
         "heldout": {"split": "test", "scored": 200, "without_gold": {"count": 0, "ids": []},
                     "unreadable": {"count": 0, "ids": [], "problems": []},
                     "duplicates": {"count": 0, "ids": []},

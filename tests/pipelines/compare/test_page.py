@@ -81,6 +81,23 @@ def test_what_a_training_takes_stands_beside_its_accuracy_and_the_notes_on_top()
     assert report["notes"][0] in " ".join(str(comparison_table(report).caption).split())
 
 
+def test_what_was_learned_and_how_is_a_fact_and_all_of_it_an_origin() -> None:
+    report = comparison()
+    page = Page(comparison_page(report))
+    learned = "finetune: gold; task-distillation: the teacher's; step-by-step: gold; rationale-then-label: gold"
+    for said in (learned, "gold drop-disagreeing, min_agreement 0.4", "3 epochs, 16,384 tokens a batch"):
+        assert said in page.text
+    assert ["settings.training.precision", "bf16"] in page.rows()
+    report["settings"]["filters"] = None
+    assert "not known" in Page(comparison_page(report)).text
+
+
+def test_the_intervals_are_named() -> None:
+    text = " ".join(Page(comparison_page(comparison())).text.split())
+    assert "that of an accuracy is Wilson's, and that of a difference is the paired one of Bonett and Price." in text
+    assert "two crossed random effects, with Student's t at Satterthwaite's degrees of freedom." in text
+
+
 def test_unreadable_rows_and_repeated_ids_are_listed() -> None:
     report = comparison()
     report["heldout"]["unreadable"] = {
@@ -164,10 +181,15 @@ def test_what_is_missing_stands_on_top() -> None:
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_page_of_a_grid_that_has_just_begun(kept: int) -> None:
     report = comparison()
+    cells = [
+        {**{key: g[key] for key in ("student", "method", "fraction")}, "seed": 0, "why": "no"} for g in report["groups"]
+    ]
     report["groups"], report["differences"] = report["groups"][:kept], []
-    report["students"] = report["students"][:kept]
+    report["students"], report["missing"] = report["students"][:kept], cells[kept:]
     report["cost"] |= {"training": [], "answers": []}
     html = comparison_page(report)
+    facts = Page(html).text
+    assert "Methods4" in "".join(facts.split()), "of the grid, not of what is there"
     assert "There is nothing to compare" in html
     assert html.count("<svg") == 2 * kept
 

@@ -10,7 +10,7 @@ import pytest
 from pipelines.artifacts import Manifest, Store, manifest_of, require_manifest
 from pipelines.compare.grid import Cell, cells, trials, without_search
 from pipelines.compare.report import Found, comparison, shared_parts
-from pipelines.config import SearchConfig
+from pipelines.config import FiltersConfig, SearchConfig
 from pipelines.corpus import heldout_examples
 from pipelines.evaluate.seeds import mean, mean_difference
 from pipelines.tasks.arithmetic import Arithmetic
@@ -146,6 +146,35 @@ def test_how_much_longer_a_method_is_trained_is_told(found: Found) -> None:
         "2.9 times the tokens of finetune."
     ]
     assert [(made["steps"], made["tokens"]) for made in comparison(found)["groups"]] == [(7.0, 900.0), (14.0, 2620.0)]
+
+
+def test_it_is_told_that_no_method_learns_from_what_was_rejected(found: Found) -> None:
+    counts = {
+        "read": 600,
+        "accepted": 450,
+        "rejected": 150,
+        "rejected_by_reason": {"unparsable": 30, "disagrees_with_gold": 120},
+    }
+    found.labels.counts = counts
+    assert comparison(found)["notes"][-1] == (
+        "All methods, the baseline too, learn only from rows that the teacher's answers and filters left: 450 of 600 "
+        "(rejected: disagrees_with_gold 120, unparsable 30)."
+    )
+    found.labels.counts = {**counts, "accepted": 600, "rejected": 0, "rejected_by_reason": {}}
+    assert not any("filters" in note for note in comparison(found)["notes"])
+
+
+def test_whose_labels_are_learned_and_how_is_told_and_what_differs_from_cell_to_cell_is_not(found: Found) -> None:
+    found.run = found.run.model_copy(update={"student": found.run.student.model_copy(update={"labels": "teacher"})})
+    settings = comparison(found)["settings"]
+    assert settings["labels"] == {"finetune": "gold", "step-by-step": "teacher"}
+    assert settings["filters"] is None, "these labels do not say"
+    assert (settings["training"]["epochs"], settings["training"]["tokens_per_batch"]) == (3, 16384)
+    assert not {"seed", "fraction", "learning_rate", "workers", "zero_stage"} & settings["training"].keys()
+    filters = FiltersConfig(gold="drop-disagreeing").model_dump()
+    found.labels.identity["teacher"] = {"filters": filters}
+    content = comparison(found)
+    assert content["settings"]["filters"] == content["provenance"]["labels"]["filters"] == filters
 
 
 def test_the_search_shows_what_was_tried_and_chosen_and_what_failed(found: Found) -> None:

@@ -62,6 +62,31 @@ def test_a_finished_grid_that_is_extended_keeps_its_cells(
     assert {row["money"] is None for row in lab.report()["cost"]["training"]} == {"price_per_worker_hour" not in more}
 
 
+def test_before_the_first_new_cell_the_report_shows_what_is_missing(lab: Lab) -> None:
+    seen: list[tuple[int, int, bool]] = []
+
+    def look(run: RunConfig) -> None:
+        report = lab.report()
+        there = sum(len(group["cells"]) for group in report["groups"])
+        seen.append((there, len(report["missing"]), lab.path(MANIFEST).exists()))
+
+    lab.fails = look
+    lab.compare()
+    lab.compare(compare={"seeds": [0, 1]})
+    assert seen == [(0, 2, False), (1, 1, False), (2, 2, False), (3, 1, False)]
+    assert lab.report()["missing"] == []
+
+
+def test_a_comparison_that_is_refused_leaves_the_finished_one(lab: Lab) -> None:
+    lab.compare()
+    files = {name: lab.path(name).read_bytes() for name in (MANIFEST, "report.json", "report.html")}
+    leaked = [{"id": f"h{i}", "input": f"question t{i}", "label": "3"} for i in range(20)]
+    write_corpus(lab.folder / "test.jsonl", leaked)
+    with pytest.raises(UserError, match=r"corpus\.test: \d+ of its 20 examples have the input of a training row"):
+        lab.compare()
+    assert {name: lab.path(name).read_bytes() for name in files} == files
+
+
 def test_a_baseline_that_is_trained_for_longer_lies_beside_the_grid(lab: Lab) -> None:
     """The control of equal steps: README, Comparing methods."""
     made = lab.compare()

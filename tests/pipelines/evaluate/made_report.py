@@ -1,4 +1,4 @@
-"""A made-up report of format 6, with everything in it."""
+"""A made-up report of format 7, with everything in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report() -> dict[str, Any]:
         *({"count": 6 * t + 4, "confidence": t / 10 + 0.056, "accuracy": t / 12 + 0.02} for t in range(2, 10)),
     ]
     return {
-        "format": 6,
+        "format": 7,
         "run": "esnli",
         "headline": "The student (57M parameters) is right on 61.5% (54.6-68.0) of 200 held-out examples; the untrained student on 33.0% "
         "(the student is better, p = 2e-09); the majority label on 34.5% (the student is better, p = 3e-08).",
@@ -34,6 +34,11 @@ def report() -> dict[str, Any]:
             "chosen_on": {"count": 1, "ids": ["e-5"], "by": {"id": 0, "input": 1, "near": 0}},
         },
         "student": {"fingerprint": "f" * 64, "method": "step-by-step", "family": "decoder-only", "parameters": 57_000_000},
+        "settings": {
+            "labels": "teacher",
+            "filters": {"gold": "keep", "min_agreement": 0.6, "drop_giveaways": True},
+            "training": {"epochs": 1, "tokens_per_batch": 65_536, "precision": "bf16", "patience": None, "seed": 0},
+        },
         "systems": [
             _system("student", 123, unanswered=4, too_long=1, seconds_per_example=0.0455, tokens=(35.1, 7.2)),
             _system("untrained", 66, unanswered=31, seconds_per_example=0.047, tokens=(35.1, 9.9)),
@@ -47,6 +52,7 @@ def report() -> dict[str, Any]:
         ],
         "calibration": {"error": 0.1237, "bins": bins},
         "confusion": confusion,
+        "confusion_note": "",
         "majority": {"label": "entailment", "count": 2001, "rows": 6000, "of": "gold"},
         "rationale": {"of": "student", "examples": 200, "empty": 3, "leads_to_label": 0.914, "states_gold": 0.582,
                       "repeats_input": 0.021, "words": {"p10": 6, "median": 13, "p90": 22}},
@@ -62,6 +68,11 @@ def report() -> dict[str, Any]:
              "teacher": "neutral" if i % 2 else None}
             for i in range(5)
         ],
+        "cost": {
+            "teacher": {"prompt_tokens": 812_000, "output_tokens": 46_000, "gpu_hours": 1.24, "money": 3.1},
+            "training": {"seconds": 912.0, "gpu_hours": 0.5, "money": 1.25},
+            "answers": {"seconds_per_example": 0.0455, "per_1000": 0.0316},
+        },
         "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}, "accepted": 5988}},
         "versions": {"torch": "2.13.0", "transformers": "5.19.0"},
         "seconds": 31.2,

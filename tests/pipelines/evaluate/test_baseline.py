@@ -94,6 +94,24 @@ def test_a_report_is_named_by_folder_or_file_or_uri(tmp_path: Path, where: str) 
     assert read_earlier(where.format(tmp_path / "before"), "arithmetic").report["run"] == "before"
 
 
+@pytest.mark.parametrize("how", ["damaged", "cut", "older"])
+def test_answers_that_cannot_be_read_are_refused(tmp_path: Path, how: str) -> None:
+    import pyarrow.parquet as pq
+
+    write_report(tmp_path / "before", 20)
+    file = tmp_path / "before" / "predictions.parquet"
+    if how == "damaged":
+        file.write_bytes(b"no Parquet")
+    elif how == "cut":
+        file.write_bytes(file.read_bytes()[:-50])
+    else:
+        pq.write_table(pq.read_table(file).drop_columns(["gold"]), file)
+    with pytest.raises(
+        UserError, match=r"--baseline .*before: its predictions\.parquet cannot be read \(.*or remove the file"
+    ):
+        read_earlier(str(tmp_path / "before"), "arithmetic")
+
+
 def test_what_is_no_report_of_the_task_is_refused(tmp_path: Path) -> None:
     write_report(tmp_path / "before", 20)
     with pytest.raises(UserError, match="it is of task arithmetic, the run's is nli"):

@@ -8,7 +8,7 @@ import pytest
 from pipelines.artifacts import Store
 from pipelines.corpus import is_validation
 from pipelines.errors import UserError
-from pipelines.evaluate.overlap import Overlap, chosen_on, overlap_part, seen_in_training
+from pipelines.evaluate.overlap import Overlap, chosen_on, overlap_part, seen_in_training, with_input_of
 from pipelines.tasks import Example
 from tests.pipelines.evaluate.made import label_row, write_labels
 
@@ -39,6 +39,12 @@ def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> Non
     assert found == Overlap(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
     expected = {"count": 4, "ids": ["2", "same", "near", "y"], "by": {"id": 2, "input": 2, "near": 2}}
     assert overlap_part(found, 6, "corpus.test") == expected
+
+
+def test_the_same_input_alone_is_what_decides_a_refusal() -> None:
+    rows = [("r1", "How many  PEARS?"), ("2", SHELF)]
+    examples = [Example("2", SHELF.replace("boy", "girl"), "1"), Example("b", "how many pears?", "2")]
+    assert with_input_of(rows, examples) == Overlap((), ("b",), ())
 
 
 def test_near_duplicates_among_the_held_out_examples_are_all_found(tmp_path: Path) -> None:

@@ -85,8 +85,11 @@ def test_what_is_told_besides() -> None:
         "+2.5 points (-3.1 to +7.9)",
         "no difference is shown, p = 0.487",
         "The student's rationales",
+        "min_agreement 0.6, drop_giveaways on",
+        "1 epoch, 65,536 tokens a batch",
     ):
         assert expected in page.text
+    assert ["settings.training.precision", "bf16"] in page.rows()
     assert ["e-11", "hypothesis is missing"] in page.rows()
     assert ["contradiction", "40", "7", "6", "4", "57"] in page.rows()
     assert any(row[0] == "int8 (ctranslate2)" and row[-2:] == ["98.5%", "11.2 ms"] for row in page.rows())
@@ -103,6 +106,38 @@ def test_what_there_is_not_is_not_drawn() -> None:
     assert "It made none." in page.text
     for absent in ("What it takes for what", "rationales", "Against an earlier report", "by vote", "None"):
         assert absent not in page.text
+
+
+def test_what_it_costs_is_told_as_far_as_it_is_known() -> None:
+    made = report()
+    text = _spaced(made)
+    for expected in (
+        "Tokens the teacher read 812,000", "Its GPU-hours 1.24", "Training time 15.2 min", "Cost of the training 1.25",
+        "Time per answer 45.5 ms", "Cost of 1,000 answers 0.0316",
+    ):  # fmt: skip
+        assert expected in text
+    assert "needs an answer of the teacher's" not in text
+    made["student"]["method"] = "rationale-as-input"
+    made["cost"]["teacher"] = dict.fromkeys(made["cost"]["teacher"])
+    made["cost"]["answers"]["per_1000"] = made["cost"]["training"]["money"] = None
+    text = _spaced(made)
+    assert "What the teacher's answers took is not known." in text
+    assert "The student needs an answer of the teacher's for every input, which is not in the cost" in text
+    assert "Cost of 1,000 answers" not in text
+
+
+def _spaced(made: dict[str, Any]) -> str:
+    """The text of a report's page, on one line, with a space between a fact's name and its value."""
+    return " ".join(Page(report_page(made).replace("<dd>", "<dd> ")).text.split())
+
+
+def test_of_choices_the_confusion_is_of_places_and_where_there_is_none_it_is_said_why() -> None:
+    made = report() | {"confusion_note": "A letter is a place."}
+    assert "A letter is a place." in Page(report_page(made)).text
+    made |= {"confusion": None, "confusion_note": "There are too many labels."}
+    page = Page(report_page(made))
+    assert "What it takes for what" in page.text
+    assert "There are too many labels." in page.text
 
 
 def test_an_earlier_report_on_other_examples_is_not_compared() -> None:

@@ -36,7 +36,7 @@ def _student(num_right: int, num_unanswered: int = 0, name: str = "student", **m
 
 def _report(student: System, others: list[System], **heldout: Any) -> dict[str, Any]:
     return {
-        "format": 6,
+        "format": 7,
         "run": "made",
         "task": {"name": "arithmetic", "version": "1"},
         "heldout": {
@@ -50,6 +50,16 @@ def _report(student: System, others: list[System], **heldout: Any) -> dict[str, 
             **heldout,
         },
         "student": {"fingerprint": "f" * 64, "method": "finetune", "family": "decoder-only", "parameters": 57_000_000},
+        "settings": {
+            "labels": "gold",
+            "filters": {"gold": "drop-disagreeing"},
+            "training": {"epochs": 2, "tokens_per_batch": 1024},
+        },
+        "cost": {
+            "teacher": dict.fromkeys(("prompt_tokens", "output_tokens", "gpu_hours", "money")),
+            "training": {"seconds": 311.0, "gpu_hours": 0.0, "money": None},
+            "answers": {"seconds_per_example": 0.02, "per_1000": None},
+        },
         **report.results(EXAMPLES, student, others, 57_000_000, Arithmetic().key),
         "rationale": None,
         "weights": [],
@@ -116,6 +126,43 @@ def test_many_spellings_of_few_labels_are_few_labels() -> None:
     student = System("student", ("1",) * 30, (True,) * 30, ("1",) * 30, confidences=(0.5,) * 30)
     found = report.results(examples, student, [], 1, Arithmetic().key)["confusion"]
     assert found == [{"gold": "1 - 0", "student": "1 - 0", "count": 30}]
+
+
+def test_a_confusion_of_choices_is_of_their_places() -> None:
+    examples = [
+        Example(f"e{i}", "?", f"right {i}", (f"right {i}", f"wrong {i}", f"right {i}", "last")) for i in range(30)
+    ]
+    labels = tuple(None if i == 0 else "last" if i < 5 else f"right {i}" for i in range(30))
+    student = System("student", labels, (True,) * 30, ("",) * 30, confidences=(0.5,) * 30)
+    found = report.results(examples, student, [], 1, lambda label: label)
+    assert found["confusion"] == [
+        {"gold": "(a)", "student": "(a)", "count": 25},
+        {"gold": "(a)", "student": "(d)", "count": 4},
+        {"gold": "(a)", "student": None, "count": 1},
+    ]
+    assert found["confusion_note"].startswith("A letter is a place among the choices of an example")
+
+
+def test_where_there_is_no_confusion_it_is_said_why() -> None:
+    examples = [Example(f"e{i}", "?", str(i)) for i in range(30)]
+    student = System("student", ("1",) * 30, (False,) * 30, ("1",) * 30, confidences=(0.5,) * 30)
+    made = _report(_student(25), OTHERS)
+    made |= report.results(examples, student, [], 1, Arithmetic().key)
+    said = "Not listed: there are 30 different gold labels, and a list is made of at most 20."
+    assert (made["confusion"], made["confusion_note"]) == (None, said)
+    assert said in report_text.markdown(made)
+    made["confusion_note"] = ""
+    assert "What the student answers" not in report_text.markdown(made)
+
+
+def test_markdown_tells_of_settings_and_costs() -> None:
+    text = report_text.markdown(_report(_student(25), OTHERS))
+    for line in (
+        "- Training time: 5.2 min", "- Time per answer: 20 ms", "- labels learned: gold",
+        "- filters of the labels: gold drop-disagreeing", "- training: 2 epochs, 1,024 tokens a batch",
+    ):  # fmt: skip
+        assert line in text.splitlines()
+    assert "Tokens the teacher read" not in text, "a recording counts none"
 
 
 def test_headline_of_a_win() -> None:

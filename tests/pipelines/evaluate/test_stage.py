@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def test_weights_that_were_chosen_on_some_of_what_is_scored_are_told_of(tmp_path
     file = {**corpus, "validation": 0.1, "test": str(tmp_path / "test.jsonl")}
     for training, expected in (({}, None), ({"validate_every_steps": 5}, "refused")):
         run = make_run(tmp_path, corpus=file, training=training)
-        write_student_manifest(tmp_path / "out" / "student", run, labels, training=training)
+        write_student_manifest(tmp_path / "out" / "student", run, labels, trained=training)
         if expected is None:
             assert _report(run)["heldout"]["chosen_on"] is None
         else:
@@ -191,10 +192,10 @@ def test_a_validation_file_is_the_same_wherever_it_lies_and_may_have_gone(tmp_pa
     files = {"validation": str(tmp_path / "before.jsonl"), "test": str(tmp_path / "test.jsonl")}
     chosen = {"validate_every_steps": 5}
     trained = make_run(tmp_path, corpus={**corpus, **files}, training=chosen)
-    write_student_manifest(tmp_path / "out" / "student", trained, labels, training=chosen)
+    write_student_manifest(tmp_path / "out" / "student", trained, labels, trained=chosen)
     moved = {**corpus, **files, "validation": str(tmp_path / "moved.jsonl")}
     assert _report(make_run(tmp_path, corpus=moved, training=chosen))["heldout"]["chosen_on"]["count"] == 0
-    write_student_manifest(tmp_path / "out" / "student", trained, labels, training=chosen, other=1)
+    write_student_manifest(tmp_path / "out" / "student", trained, labels, trained=chosen, other=1)
     (tmp_path / "before.jsonl").unlink()
     run = make_run(tmp_path, corpus={**corpus, "validation": 0.1, "test": files["test"]}, training=chosen)
     assert _report(run)["heldout"]["chosen_on"] is None
@@ -241,6 +242,59 @@ def test_a_student_of_another_task_is_refused(tmp_path: Path, change: dict[str, 
     assert not (tmp_path / "out" / "report").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"labels": ["a", "b"]}}, r'its task_options\.labels is \["a", "b"\], the run\'s is not set'),
+        ({"source": "class Mine: ..."}, "it was trained with another content of the task file than arithmetic has"),
+    ],
+)
+def test_a_student_of_another_form_of_the_task_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    run = _prepared(tmp_path, task={**TASK, **change})
+    with pytest.raises(UserError, match=rf"student: {message}\. Run `raystill label RUN --replace` and"):
+        evaluate(run)
+
+
+def test_what_is_refused_leaves_an_earlier_report(tmp_path: Path, answers: list[str]) -> None:
+    """Whether its test set was trained on, or holds nothing that the student can read."""
+    run = _prepared(tmp_path)
+    evaluate(run)
+    folder = tmp_path / "out" / "report"
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    write_corpus(tmp_path / "test.jsonl", [{"id": "h1", "input": "question a", "label": "3"}])
+    with pytest.raises(UserError, match=r"corpus\.test: 1 of its 1 examples have the input of a training row"):
+        evaluate(run)
+    write_corpus(tmp_path / "test.jsonl", ROWS)
+    reads = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
+    labels = require_manifest(Store(run.output).child("labels"), "labels", "")
+    write_student_manifest(tmp_path / "out" / "student", reads, labels, other=1)
+    with pytest.raises(UserError, match="the labels hold none to the 1 held-out examples"):
+        evaluate(reads)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
+
+
+def test_the_report_tells_of_settings_and_costs_and_another_price_scores_nothing_anew(
+    tmp_path: Path, answers: list[str]
+) -> None:
+    run = _prepared(tmp_path)
+    found = _report(run)
+    assert found["settings"]["labels"] == "gold"
+    assert (found["settings"]["training"]["epochs"], found["settings"]["filters"]) == (3, None)
+    assert found["cost"] == {
+        "teacher": dict.fromkeys(("prompt_tokens", "output_tokens", "gpu_hours", "money")),
+        "training": {"seconds": 20.0, "gpu_hours": 0.0, "money": None},
+        "answers": {"seconds_per_example": 0.5, "per_1000": None},
+    }
+    answers.clear()
+    priced = make_run(tmp_path, compare={"price_per_worker_hour": 3.6})
+    again = _report(priced)
+    assert answers == []
+    assert again["cost"]["training"]["money"] == pytest.approx(2 * 20.0 / 3600 * 3.6)
+    assert again["cost"]["answers"]["per_1000"] == pytest.approx(0.5)
+    assert {**again, "cost": None} == {**found, "cost": None}
+    assert "Cost of 1,000 answers" in (tmp_path / "out" / "report" / "report.html").read_text()
+
+
 def test_a_student_of_other_labels_is_refused(tmp_path: Path) -> None:
     run = _prepared(tmp_path)
     store = Store(str(tmp_path / "out" / "labels"))
@@ -275,6 +329,9 @@ def _finish(run: RunConfig) -> Store:
     labels = require_manifest(output.child("labels"), "labels", "")
     identity = _identity(run, Arithmetic(), student, labels, heldout_examples(run, Arithmetic()))
     store = output.child("report")
+    system = {"name": "student", "seconds_per_example": None}
+    made = {"systems": [system], "cost": stage._cost(run, student, labels, system)}
+    store.write(report.REPORT, json.dumps(made).encode())
     write_manifest(
         store, manifest_of("report", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
     )

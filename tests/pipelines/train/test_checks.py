@@ -6,11 +6,18 @@ import importlib.util
 
 import pytest
 
-from pipelines.artifacts import Store, fingerprint, require_manifest
+from pipelines.artifacts import Store, fingerprint, require_manifest, write_manifest
 from pipelines.config import TrainingConfig
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
-from pipelines.train.checks import check_counts, check_gold, check_trackers, token_settings, train_identity
+from pipelines.train.checks import (
+    check_counts,
+    check_gold,
+    check_task,
+    check_trackers,
+    token_settings,
+    train_identity,
+)
 from pipelines.train.stage import check_train
 from pipelines.train.tokens import TokenCounts
 from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
@@ -88,6 +95,50 @@ def test_labels_are_needed(models, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("made_for", "made_with", "message"),
+    [
+        ({"name": "nli", "version": "2"}, None, r"labels: they are for task nli 2, the run's is arithmetic \d"),
+        ({"version": "0"}, None, r"labels: they are for task arithmetic 0, the run's is arithmetic \d"),
+        ({}, {"options": {"labels": ["a"]}, "source": None}, "they were made with other task_options"),
+        ({}, {"options": {}, "source": "ab"}, "they were made with another content of the task file arithmetic"),
+        ({}, {"options": {}, "source": None}, None),
+    ],
+)
+def test_labels_of_another_task_are_refused(models, tmp_path, made_for, made_with, message):
+    write_labels(tmp_path, label_rows(5))
+    store = Store(str(tmp_path / "labels"))
+    manifest = require_manifest(store, "labels", "label")
+    manifest.details["task"] |= made_for
+    if made_with is not None:
+        manifest.identity["task"] = made_with
+    write_manifest(store, manifest)
+    run = make_run(tmp_path, models["decoder-only"])
+    if message is None:
+        check_train(run)
+    else:
+        with pytest.raises(UserError, match=message + r".*raystill label RUN --replace"):
+            check_train(run)
+
+
+def test_the_source_of_a_task_file_is_known_by_its_hash_as_the_labels_keep_it(models, tmp_path):
+    from pipelines.label.stage import label_identity
+
+    file = tmp_path / "own.py"
+    file.write_text("from pipelines.tasks.arithmetic import Arithmetic\n\n\nclass Own(Arithmetic):\n    name = 'own'\n")
+    (tmp_path / "train.jsonl").write_text('{"id": "a", "input": "one", "label": "1"}\n')
+    run = make_run(tmp_path, models["decoder-only"], corpus={"train": str(tmp_path / "train.jsonl")})
+    run = run.model_copy(update={"task": str(file)})
+    write_labels(tmp_path, label_rows(5))
+    manifest = require_manifest(Store(str(tmp_path / "labels")), "labels", "label")
+    manifest.details["task"]["name"] = "own"
+    manifest.identity["task"] = label_identity(run)["task"]
+    check_task(manifest, run, "labels")
+    file.write_text(file.read_text() + "# changed\n")
+    with pytest.raises(UserError, match=r"another content of the task file .*own\.py"):
+        check_task(manifest, run, "labels")
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"train": 0}, "no example is left to train on .2 held out, 1 too long"),
@@ -156,7 +207,7 @@ def test_gold_is_not_asked_for_where_no_label_is_trained(models, tmp_path):
 
 
 def test_token_kd_needs_distributions_over_the_tokens_of_the_student(models, tmp_path):
-    from pipelines.artifacts import Manifest, write_manifest
+    from pipelines.artifacts import Manifest
     from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
 
     write_labels(tmp_path, label_rows(5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from pipelines.config import FiltersConfig
 from pipelines.train.export import model_card
 from tests.pipelines.train.tiny import make_run
 
@@ -28,8 +29,8 @@ PROVENANCE = {
 COUNTS = {"train_examples": 81, "validation_examples": 9, "too_long": 2, "tokens": 123_456}
 
 
-def card(run: Any, details: dict[str, Any] = DETAILS) -> str:
-    return model_card(run, details, PROVENANCE, COUNTS, {"torch": "2.13.0"})
+def card(run: Any, details: dict[str, Any] = DETAILS, **labels: Any) -> str:
+    return model_card(run, details, {"labels": PROVENANCE["labels"] | labels}, COUNTS, {"torch": "2.13.0"})
 
 
 def test_a_card_says_what_a_user_asks(tmp_path):
@@ -39,6 +40,14 @@ def test_a_card_says_what_a_user_asks(tmp_path):
                  "| label | 4.0000 | 0.5000 | 4.1250 | 0.7500 |"):  # fmt: skip
         assert said in text, said
     assert text.startswith("---\nlibrary_name: transformers\n")
+
+
+def test_a_card_carries_the_filters_of_the_labels(tmp_path):
+    run = make_run(tmp_path, "org/student")
+    filters = FiltersConfig(gold="drop-disagreeing", min_agreement=0.4).model_dump()
+    assert "Filters: gold `drop-disagreeing`, min_agreement `0.4`." in card(run, filters=filters)
+    assert "Filters: none." in card(run, filters=FiltersConfig().model_dump())
+    assert "Filters: unknown." in card(run), "labels that do not say"
 
 
 def test_a_card_names_no_folder_of_this_machine(tmp_path):

@@ -1,0 +1,56 @@
+"""What a student's folder may hold: weights in safetensors, and nothing that would have to run.
+
+config.json  model.safetensors  tokenizer.json ...    taken
+pytorch_model.bin, x/model.safetensors                refused: a pickle can run code, and weights are read in the folder itself alone
+modeling_mine.py                                      refused: code of a student's is never run
+config.json with `auto_map` and a type of its own     refused: without that code nothing opens it
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipelines.artifacts import Store
+from pipelines.errors import UserError
+
+_CODE = "no code of a student's is ever run"
+_SHOWN_CHARACTERS = 100
+
+
+def check_student_files(store: Store) -> None:
+    """Refuse a student that nothing here may open.
+
+    Raises:
+        UserError: no config.json, weights that are pickled or not there, or code.
+    """
+    names = [name for name in store.files() if "/" not in name]
+    if "config.json" not in names:
+        raise UserError(store.shown(), "it has no config.json", "Train the student anew.")
+    if not any(name.endswith(".safetensors") for name in names):
+        pickled = [name for name in names if name.endswith(".bin")]
+        rule = f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no *.safetensors"
+        raise UserError(store.shown(), rule, "Train the student anew, or convert its weights to safetensors.")
+    if code := [name for name in names if name.endswith(".py")]:
+        rule = f"it holds code ({code[0]}), and {_CODE}"
+        raise UserError(store.shown(), rule, "Remove the file where nothing needs it.")
+    if wanted := _needed_code(store.read("config.json")):
+        rule = f"its config.json wants code ({wanted}) that transformers does not have, and {_CODE}"
+        raise UserError(store.shown(), rule, "Train a student of a model that transformers knows.")
+
+
+def _needed_code(config: bytes) -> str | None:
+    """The code that a config.json names and without which transformers does not know the model."""
+    try:
+        found: Any = json.loads(config)
+    except ValueError:  # whoever loads it says so
+        return None
+    named = found.get("auto_map") if isinstance(found, dict) else None
+    if not named:
+        return None
+    from transformers import CONFIG_MAPPING
+
+    # Models whose code transformers has taken over keep the entry, and so do their students.
+    if str(found.get("model_type")) in CONFIG_MAPPING:
+        return None
+    return ", ".join(map(str, named.values() if isinstance(named, dict) else [named]))[:_SHOWN_CHARACTERS]

@@ -1,0 +1,85 @@
+"""The engines of the endpoint write the labels that `evaluate` scores: real CTranslate2 and real vLLM against transformers in float32."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.artifacts import MANIFEST
+from pipelines.config_base import ReplicasConfig
+from pipelines.config_serving import ServingConfig
+from pipelines.decode import Family, Student
+from pipelines.recipes.word_problems import test_rows as heldout_rows
+from serving.cards import read_card
+from serving.engines.base import Engine
+from serving.engines.choice import cpu_environment, start_engine
+from serving.questions import Question, Reply
+from tests.serving.tiny import write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.vllm, pytest.mark.timeout(300)]
+ROWS, SAME = 200, 199
+TOKENS = 8
+SETTINGS = ServingConfig(replicas=ReplicasConfig(min=1, max=1), max_new_tokens=TOKENS, max_batch_size=50)
+
+
+class Silent:
+    """Metrics that nobody reads."""
+
+    def batch(self, waited_s: list[float]) -> None:
+        pass
+
+    def waited(self, seconds: float) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def variables() -> Iterator[None]:
+    """As a replica has them; vLLM's process is a fresh one, since this one has threads by now."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cpu_environment(SETTINGS, ["vllm"]).items():
+            patch.setenv(name, value)
+        patch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        yield
+
+
+def long_reader(folder: Path, family: Family) -> Path:
+    """A student that reads whole problems: its tokens are hardly more than letters."""
+    write_student(folder, family, width=128)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["details"]["max_input_tokens"] = 400
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+async def answers(engine: Engine, texts: list[str]) -> list[Any]:
+    """All of them asked at the same moment, as by many clients."""
+    try:
+        return await asyncio.gather(*(engine.answer(Question(text)) for text in texts))
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize(("family", "name"), [("encoder-decoder", "ctranslate2"), ("decoder-only", "vllm")])
+def test_of_200_labels_199_are_those_of_evaluate(tmp_path: Path, family: Family, name: str) -> None:
+    folder = long_reader(tmp_path / "student", family)
+    texts = [str(row["input"]) for row in heldout_rows(ROWS, seed=3)]
+    student = Student.load(folder)
+    expected = student.answer(texts, "label", TOKENS)
+    assert len({one.text for one in expected}) > ROWS // 2, "labels that hardly depend on the input show nothing"
+
+    async def asked() -> list[Any]:
+        engine = await asyncio.to_thread(start_engine, read_card("sums", str(folder)), SETTINGS, Silent())  # type: ignore[arg-type]
+        assert engine.name == name
+        return await answers(engine, texts)
+
+    replies = asyncio.run(asked())
+    assert all(isinstance(reply, Reply) for reply in replies), "a problem was too long"
+    same = [one.text == reply.answer.text for one, reply in zip(expected, replies, strict=True)]
+    assert sum(same) >= SAME, [
+        (one.text, r.answer.text) for one, r, s in zip(expected, replies, same, strict=True) if not s
+    ]

@@ -1,0 +1,19 @@
+"""The recipes of the paper's experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.recipes import __file__ as package
+from pipelines.run_file import parse_run
+
+
+@pytest.mark.parametrize("recipe", ["svamp", "cqa", "anli", "esnli"])
+def test_a_recipe_names_the_teachers_labels_as_the_other_choice(recipe: str) -> None:
+    text = (Path(package).parent / f"{recipe}.yaml").read_text(encoding="utf-8")
+    assert text.count("\n  labels: gold\n  # labels: teacher ") == 1
+    other = text.replace("\n  labels: gold\n  # labels: teacher ", "\n  labels: teacher ")
+    assert parse_run(yaml.safe_load(other)).student.label_column == "label"

@@ -1,0 +1,64 @@
+"""Engines that do not start: what is said of it, and what takes their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config_serving import ServingConfig
+from pipelines.errors import UserError
+from serving.cards import StudentCard, read_card
+from serving.engines import choice
+from serving.engines.choice import start_engine
+from serving.engines.vllm import VllmEngine
+from tests.serving.tiny import write_student
+
+GONE = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> StudentCard:
+    return read_card("sums", str(write_student(tmp_path / "student", "decoder-only")))
+
+
+def start(student: StudentCard, **settings: Any) -> Any:
+    return start_engine(student, ServingConfig(**settings), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ["auto", "vllm"])
+def test_a_vllm_that_does_not_start_is_told_of(
+    student: StudentCard, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """It was a fault of ours to each who asked, for ever."""
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError(GONE)
+
+    monkeypatch.setattr(choice, "_vllm", fails)
+    with pytest.raises(
+        UserError, match=r"vLLM does not start for it .*initialization failed.* lower serving\.max_batch_size, or set"
+    ):
+        start(student, engine=engine)
+    with pytest.raises(UserError, match=r"lower serving\.max_batch_size or serving\.students_per_replica, or set"):
+        start(student, engine=engine, students_per_replica=2)
+
+
+def test_what_vllm_does_not_know_runs_in_transformers(student: StudentCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise ValueError("no such architecture")
+
+    monkeypatch.setattr(choice, "_vllm", fails)
+    assert start(student).name == "transformers"
+    with pytest.raises(UserError, match=r"serving\.engine vllm: no such architecture"):
+        start(student, engine="vllm")
+
+
+def test_vllm_is_given_nothing_that_may_not_be_opened(student: StudentCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names a folder by its manifest alone has not looked: a folder may have changed since its card was read."""
+    monkeypatch.setattr(VllmEngine, "start", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr(choice, "vllm_threads", lambda _: {})
+    (Path(student.folder) / "model.safetensors").rename(Path(student.folder) / "pytorch_model.bin")
+    with pytest.raises(UserError, match="its weights are pickled"):
+        start(student)
