@@ -5,13 +5,13 @@ They go through the label stage itself, into a temporary folder, with one replic
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 
 from cluster.estimate import Throughput, by_labels
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
+from pipelines.cpus import usable_cpus
 from pipelines.errors import StageFailedError
 from pipelines.run_file import parse_run
 
@@ -62,9 +62,7 @@ def _source(run: RunConfig, rows: int) -> str:
     """What was measured, and what makes it less than the truth."""
     teacher = run.teacher
     gpus = teacher.gpus_per_replica
-    hardware = (
-        f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"all {len(os.sched_getaffinity(0))} CPU cores of this machine"
-    )
+    hardware = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"all {usable_cpus()} CPU cores of this machine"
     text = f"calibration: {rows:,} rows by one replica on {hardware}"
     if not gpus and teacher.replicas.max > 1:
         text += " (several replicas on one machine share them)"

@@ -37,8 +37,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     check_trackers(run.training)
     labelled = read_manifest(Store(run.output).child("labels"), "labels") is not None
     check_inputs(run, ("label",))
-    if not labelled:  # of labels that are there the comparison asks it itself, before the first cell
-        check_apart(run)
+    check_apart(run)
     summaries: list[dict[str, Any]] = []
     with ray_session(run, [*([] if labelled else ["label"]), "train", "evaluate"], verbose=verbose):
         began = time.monotonic()

@@ -7,6 +7,7 @@ a sixteenth of every period and stand still for the rest.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 """In a container: its own group."""
 _UNLIMITED = ("max", "-1")
+_ENVIRONMENT = threading.RLock()
 
 
 def usable_cpus() -> int:
@@ -39,16 +41,18 @@ def vllm_threads(sharing: int) -> dict[str, str]:
 
 @contextmanager
 def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started while the block runs have these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    """Processes that are started while the block runs have these variables. Of several threads one runs such a block at a time: the
+    environment is the whole process', and each must find what it had before."""
+    with _ENVIRONMENT:
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def _within_quota(cpus: int) -> int:

@@ -19,12 +19,13 @@ from serving.app import LOGGING
 from serving.cards import read_card
 from serving.deployment import APPLICATION, INGRESS, PROXY_GRACE_S, endpoint_config
 from serving.ingress import SHARED
-from serving.roster import Split
+from serving.roster import READ_AGAIN_S, Split
 
 _START_S = 600.0
 _POLL_S = 0.1
 _SAY_S = 10.0
 """For the ingress to say what it could not read."""
+_ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -228,17 +229,31 @@ def _wait_for(applications: list[str]) -> None:
 
 
 def _check_read() -> None:
-    """Raises StageFailedError where the ingress, on its own node, cannot read the folder of a student, which this process could."""
+    """Raises StageFailedError where a replica of the ingress, on its own node, cannot read the folder of a student, which this process
+    could. The ingress tries again by itself: what a second try mends is no failure."""
+    until = time.monotonic() + 2 * READ_AGAIN_S
+    while (why := _unread()) is not None:
+        if time.monotonic() > until:
+            raise StageFailedError(f"the endpoint does not start: its ingress {why}")
+        time.sleep(_ASK_AGAIN_S)
+
+
+def _unread() -> str | None:
+    """What is wrong with the replicas of the ingress, each of which is asked; None where all can read all students."""
     try:
-        away = serve.get_deployment_handle(INGRESS, APPLICATION).away.remote().result(timeout_s=_SAY_S)
-    except TimeoutError:  # it is busy with requests; its log says the same
-        return
-    except (RayError, RayServeException) as error:
-        raise StageFailedError(
-            f"the endpoint does not start: its ingress does not answer ({last_line(error)})"
-        ) from error
+        ingress = serve.get_deployment_handle(INGRESS, APPLICATION)
+        said = ingress.broadcast("away").results(timeout_s=_SAY_S, return_exceptions=True)
+    except (TimeoutError, RayError, RayServeException) as error:
+        said = [error]
+    away: dict[str, str] = {}
+    for one in said:
+        if not isinstance(one, Exception):
+            away |= one
     if away:
-        raise StageFailedError(f"the endpoint does not start: its ingress cannot read {'; '.join(away.values())}")
+        return f"cannot read {'; '.join(away.values())}"
+    # One that is late is busy with requests; its log says the same.
+    failed = [one for one in said if isinstance(one, Exception) and not isinstance(one, TimeoutError)]
+    return f"does not answer ({last_line(failed[0])})" if failed else None
 
 
 def _said(application: str) -> str:

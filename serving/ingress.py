@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from pipelines.config_serving import ServingConfig
-from pipelines.errors import UserError
+from pipelines.errors import UserError, last_line
+from pipelines.tasks.base import Task
 from pipelines.tasks.registry import load_task
 from serving.api.app import Api, create_app
 from serving.api.errors import ApiError
@@ -35,10 +38,15 @@ STUDENT = "student"
 SHARED = "raystill-students"
 """The application that all students share, with `students_per_replica`."""
 _RETRY_AFTER_S = 1
+_ANSWER_S = 10.0
+"""For the folders of students to be read. One that takes longer is away until it has been."""
 _AWAY = (BackPressureError, DeploymentUnavailableError, RayActorError, AwayError)
 _WAITS_S = (0.1, 0.5, 1.0, None)
 """Before a question is asked again whose replica has died; None: it has been asked often enough."""
 _logger = logging.getLogger(__name__)
+_Read = tuple[StudentCard, Task] | BaseException
+"""What a folder says of its student, or why it says nothing."""
+_Made = TypeVar("_Made")
 
 
 def application_of(student_id: str) -> str:
@@ -56,6 +64,8 @@ class Ingress:
         self._engines: dict[str, str] = {}
         self._reader: asyncio.Task[None] | None = None
         """Tries again to read the folders of students that are away."""
+        self._reads: dict[tuple[str, str, str | None], asyncio.Future[_Read]] = {}
+        """Those under way, by student, folder and fingerprint: where a folder does not answer, no second thread waits for it."""
         self._metrics = IngressMetrics()
         self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
         if serving.access_log:
@@ -67,16 +77,17 @@ class Ingress:
         Args:
             endpoint: {"students": {id: folder}, "fingerprints": {id: fingerprint}, "split": {name: {version: percent}}}.
         """
-        if self._reader is not None:
-            self._reader.cancel()
         folders, meant = endpoint["students"], endpoint.get("fingerprints", {})
         same = [
             card
             for card in self._roster.cards
             if folders.get(card.id) == card.folder and meant.get(card.id, card.fingerprint) == card.fingerprint
         ]
-        self._roster = await self._read(endpoint, same)
-        self._handles, self._engines = {}, {}
+        self._reads = {key: read for key, read in self._reads.items() if not read.done()}  # others are of before
+        roster = await self._read(endpoint, same)
+        if self._reader is not None:  # not before: what cannot be taken leaves all as it was
+            self._reader.cancel()
+        self._roster, self._handles, self._engines = roster, {}, {}
         self._reader = asyncio.create_task(self._read_again(endpoint)) if self._roster.away else None
 
     def away(self) -> dict[str, str]:
@@ -85,40 +96,72 @@ class Ingress:
 
     async def _read_again(self, endpoint: dict[str, Any]) -> None:
         while self._roster.away:
-            await asyncio.sleep(READ_AGAIN_S)
-            self._roster = await self._read(endpoint, self._roster.cards)
+            try:
+                if reads := list(self._reads.values()):  # one that ends is looked at then
+                    await asyncio.wait(reads, timeout=READ_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(READ_AGAIN_S)
+                roster = await self._read(endpoint, self._roster.cards)
+            except Exception:
+                # Nobody waits for this task: without a next try those who are away would be so for ever.
+                _logger.exception("the folders of students that are away cannot be tried again")
+                await asyncio.sleep(READ_AGAIN_S)
+                continue
+            if roster.away != self._roster.away:
+                self._roster = roster
 
     async def _read(self, endpoint: dict[str, Any], cards: Sequence[StudentCard]) -> Roster:
         """The students of a config: those that are known already, and what the folders of the others say."""
-        folders, meant = endpoint["students"], endpoint.get("fingerprints", {})
-        found: dict[str, StudentCard | str] = {card.id: card for card in cards}
-        left = [student_id for student_id in folders if student_id not in found]
+        folders, meant, before = endpoint["students"], endpoint.get("fingerprints", {}), self._roster
+        found: dict[str, tuple[StudentCard, Task] | str] = {card.id: (card, before.tasks[card.id]) for card in cards}
+        keys = {i: (i, folder, meant.get(i)) for i, folder in folders.items() if i not in found}
+        # What has been read for another config is old when it is asked for.
+        self._reads = {k: read for k, read in self._reads.items() if k in keys.values() or not read.done()}
         # Side by side: a store that does not answer takes a minute for each.
-        read = [asyncio.to_thread(self._card, student_id, folders[student_id], meant) for student_id in left]
-        found |= zip(left, await asyncio.gather(*read), strict=True)
-        ordered = {student_id: found[student_id] for student_id in folders}
+        for key in keys.values():
+            if key not in self._reads:
+                self._reads[key] = _in_thread(partial(self._card, *key[:2]))
+        reads = {student_id: self._reads[key] for student_id, key in keys.items()}
+        if reads:
+            await asyncio.wait(reads.values(), timeout=_ANSWER_S)
+        for student_id, read in reads.items():
+            if read.done():
+                self._reads.pop(keys[student_id], None)
+            found[student_id] = self._told(keys[student_id], read, before.away.get(student_id))
+        there = {i: one for i in folders if not isinstance(one := found[i], str)}
         return Roster(
-            [card for card in ordered.values() if isinstance(card, StudentCard)],
+            [card for card, _ in there.values()],
             endpoint.get("split", {}),
-            {student_id: why for student_id, why in ordered.items() if isinstance(why, str)},
+            {i: why for i in folders if isinstance(why := found[i], str)},
+            {i: task for i, (_, task) in there.items()},
         )
 
-    def _card(self, student_id: str, folder: str, meant: Mapping[str, str]) -> StudentCard | str:
-        """A student's card, or why there is none."""
-        before = self._roster.away.get(student_id)
+    def _card(self, student_id: str, folder: str) -> _Read:
+        """A student's card and task. Whatever goes wrong is that student's alone: others' folders are read here, and their code runs."""
         try:
             card = read_card(student_id, folder, task_code=self._serving.task_code)
-            load_task(card.task)
-        except (UserError, OSError) as error:
-            if str(error) != before:
-                _logger.error("student %s is away: %s", student_id, error)
-            return str(error)
+            return card, load_task(card.task)
+        except BaseException as error:  # noqa: BLE001 also SystemExit, which ends a thread only; `_told` has it logged
+            return error
+
+    def _told(
+        self, key: tuple[str, str, str | None], read: asyncio.Future[_Read], before: str | None
+    ) -> tuple[StudentCard, Task] | str:
+        """What a read has found, or why the student is away, which the log has once."""
+        student_id, folder, meant = key
+        found = read.result() if read.done() else TimeoutError()
+        if isinstance(found, BaseException):
+            why = _why(student_id, found)
+            if why != before:
+                bug = None if isinstance(found, (UserError, OSError)) else found
+                _logger.error("student %s is away: %s", student_id, why, exc_info=bug)
+            return why
         if before is not None:
             _logger.warning("student %s is back", student_id)
-        if card.fingerprint != meant.get(student_id, card.fingerprint):
+        if meant not in (None, found[0].fingerprint):
             # No reason to be away: its replicas, and all other students, still answer.
             _logger.warning("%s holds another student than the one that was deployed as %s", folder, student_id)
-        return card
+        return found
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Serve calls for the HTTP application."""
@@ -204,6 +247,33 @@ class Ingress:
             message = f"the queue of model {card.id} is full ({self._serving.max_queued_requests:,} inputs)"
             return ApiError(503, "queue_full", message, retry_after_s=_RETRY_AFTER_S)
         return ApiError(503, "model_away", f"model {card.id} is away", retry_after_s=_RETRY_AFTER_S)
+
+
+def _in_thread(work: Callable[[], _Made]) -> asyncio.Future[_Made]:
+    """What `work` returns, from a thread of its own: one that never ends takes no place in a pool, and keeps no process from ending."""
+    made: Future[_Made] = Future()
+
+    def run() -> None:
+        if not made.set_running_or_notify_cancel():
+            return
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 whoever waits gets it
+            made.set_exception(error)
+        else:
+            made.set_result(result)
+
+    waited = asyncio.wrap_future(made)
+    threading.Thread(target=run, name="reads a student", daemon=True).start()
+    return waited
+
+
+def _why(student_id: str, error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return f"{student_id}: its folder does not answer"
+    return f"{student_id}: its folder cannot be read ({type(error).__name__}: {last_line(error)})"
 
 
 async def _answered(send: Callable[[], Any]) -> Any:

@@ -73,14 +73,22 @@ class _Loaded:
     def __init__(self, engine: Engine) -> None:
         self.engine: Engine | None = engine
         self.askers = 0
-        self.closed = False
+        self.closing: asyncio.Task[None] | None = None
         self.__del__ = self.close  # see StudentReplica
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been given up."""
+        return self.closing is not None
 
     async def close(self) -> None:
         """Free the engine's memory. Serve calls it, before it loads another."""
-        if self.closed:
-            return
-        self.closed = True
+        if self.closing is None:
+            self.closing = asyncio.create_task(self._close())
+        # It goes on where the request goes away that another student is loaded for.
+        await asyncio.shield(self.closing)
+
+    async def _close(self) -> None:
         while self.askers:
             await asyncio.sleep(0.05)
         engine, self.engine = self.engine, None
@@ -96,9 +104,24 @@ class SharedStudents(_Replica):
         self._cards = {card.id: card for card in cards}
         self._serving = serving
         self._loaded: dict[str, _Loaded] = {}
+        self._starting: dict[str, asyncio.Task[_Loaded]] = {}
+        """Engines that Serve does not have yet."""
 
     async def load(self, student_id: str) -> _Loaded:
-        """Start an engine; Serve keeps it, and ends it by `__del__`."""
+        """Start an engine; Serve keeps it, and ends it by `__del__`.
+
+        The thread that starts one cannot be stopped. Where the request goes away meanwhile, the engine waits for the next one that asks for
+        this student, or makes room for another student.
+        """
+        await self._make_room(student_id)
+        starting = self._starting.get(student_id)
+        if starting is None or _failed(starting):
+            starting = self._starting[student_id] = asyncio.create_task(self._start(student_id))
+        loaded = await asyncio.shield(starting)
+        self._starting.pop(student_id, None)
+        return loaded
+
+    async def _start(self, student_id: str) -> _Loaded:
         metrics = ReplicaMetrics(student_id)
         try:
             engine = await asyncio.to_thread(start_engine, self._cards[student_id], self._serving, metrics)
@@ -107,6 +130,19 @@ class SharedStudents(_Replica):
             raise AwayError(student_id) from error
         self._loaded[student_id] = _Loaded(engine)
         return self._loaded[student_id]
+
+    async def _make_room(self, student_id: str) -> None:
+        """Close what was started for requests that have gone, but this student, and wait for all that is being closed: Serve counts
+        neither."""
+        for other, starting in list(self._starting.items()):
+            if other == student_id:
+                continue
+            await asyncio.wait([starting])
+            self._starting.pop(other, None)
+            if not _failed(starting):
+                await starting.result().close()
+        if closing := [loaded.closing for loaded in self._loaded.values() if loaded.closing is not None]:
+            await asyncio.wait(closing)
 
     @asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine]:
@@ -127,3 +163,7 @@ class SharedStudents(_Replica):
         for loaded in list(self._loaded.values()):
             if loaded.engine is not None and not loaded.closed:
                 await loaded.engine.check_health()
+
+
+def _failed(starting: asyncio.Task[Any]) -> bool:
+    return starting.done() and (starting.cancelled() or starting.exception() is not None)

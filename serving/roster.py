@@ -30,13 +30,16 @@ class Roster:
     split: Split = field(default_factory=dict)
     away: Mapping[str, str] = field(default_factory=dict)
     """Student id -> why its folder cannot be read. It keeps its name and its share: who asks for it is told to come back."""
-    tasks: Mapping[str, Task] = field(init=False)
-    """By student id."""
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    """By student id. Those that are not given are loaded here, which runs the code of a student that brings some along."""
     _shares: Mapping[str, Mapping[str, float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises UserError where the split names what is not there, or a student's task cannot be loaded."""
-        object.__setattr__(self, "tasks", {card.id: load_task(card.task) for card in self.cards})
+        loaded = {
+            card.id: self.tasks[card.id] if card.id in self.tasks else load_task(card.task) for card in self.cards
+        }
+        object.__setattr__(self, "tasks", loaded)
         versions: dict[str, list[str]] = {}
         for student_id in self._students:
             name, sign, version = student_id.partition("@")

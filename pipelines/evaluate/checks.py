@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.artifacts import Manifest, Store, model_fingerprint
+from pipelines.artifacts import Manifest, Store, model_fingerprint, read_manifest
 from pipelines.config import RunConfig, StudentConfig
 from pipelines.corpus import (
     corpus_files,
@@ -32,14 +32,15 @@ _VALUE_CHARACTERS = 60
 
 
 def check_apart(run: RunConfig) -> None:
-    """Refuse, before anything is labelled, held-out files of which `evaluate` would say at the end that they were trained on.
+    """Refuse, before anything is labelled, held-out files most of whose inputs are rows of corpus.train.
 
-    By the rows of corpus.train, of which the labels may have fewer, and by the same input alone. A share of train is not looked at.
+    Stricter than `evaluate` in the end, which looks at the rows that the labels have left, and less strict: near duplicates count there.
+    A share of train is not looked at, nor anything where there are finished labels: of those evaluation and comparison ask it themselves.
 
     Raises:
         UserError: more than half of the held-out examples have the input of a training row, or none has a gold label.
     """
-    if not has_heldout_files(run.corpus):
+    if not has_heldout_files(run.corpus) or read_manifest(Store(run.output).child("labels"), "labels") is not None:
         return
     task = load_task(task_spec(run.task, run.task_options))
     examples = scored_examples(run, heldout_examples(run, task))

@@ -7,7 +7,6 @@ In: the inputs, in the order of the examples. Out: one `Prediction` for each, or
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from pipelines.artifacts import Store
 from pipelines.config import EvaluationConfig, StudentConfig
+from pipelines.cpus import usable_cpus
 from pipelines.decode import Decoded, Sampling, Student
 from pipelines.errors import StageFailedError, last_line
 from pipelines.methods import FORMATS, Part
@@ -112,7 +112,7 @@ class Answerer:
 
         if not settings.gpus_per_worker:
             # Ray allows an actor one OpenMP thread per logical CPU it asked for; the workers share all real cores.
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // settings.workers))
+            torch.set_num_threads(max(1, usable_cpus() // settings.workers))
         self._student = source.load("cuda" if settings.gpus_per_worker else "cpu")
         self._part = part or FORMATS[self._student.method].answer
         self._max_new_tokens = settings.max_new_tokens

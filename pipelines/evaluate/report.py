@@ -191,10 +191,13 @@ def _confusion(examples: Sequence[Example], labels: Sequence[str | None], key: C
 
 
 def _by_place(examples: Sequence[Example], labels: Sequence[str | None]) -> list[_Pair] | None:
-    """Right and given label by their places among the example's choices; None where one is not among them, or there are no choices.
+    """Right and given label by their places among the example's choices; None where one is not among them, there are no choices, or all
+    examples have the same ones, which are labels then (`yes`, `no`).
 
     Of choices with the same text, which are one answer, the first stands for all.
     """
+    if len({frozenset(example.choices) for example in examples}) == 1:
+        return None
     pairs: list[_Pair] = []
     for example, label in zip(examples, labels, strict=True):
         gold, letters = str(example.gold), dict[str, str]()

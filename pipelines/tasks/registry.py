@@ -39,8 +39,11 @@ def task_spec(name: str, options: dict[str, object] | None = None) -> TaskSpec:
 
 
 def load_task(spec: TaskSpec) -> Task:
-    """The task of a spec. Raises UserError where its file defines none, or its options are wrong."""
+    """The task of a spec. Raises UserError where there is none of its name, its file defines none or fails, or its options are wrong."""
     if spec.source is None:
+        if spec.name not in BUILT_IN:  # of a student or of labels that another version made
+            rule = f"it is unknown here; built in: {', '.join(BUILT_IN)}"
+            raise UserError(f"task {spec.name}", rule, "Use the version of Raystill that made it.")
         module_name, _, class_name = BUILT_IN[spec.name].partition(":")
         kind: type[Task] = getattr(importlib.import_module(module_name), class_name)
         return kind(spec.options)
@@ -56,4 +59,10 @@ def load_task(spec: TaskSpec) -> Task:
     ]
     if len(found) != 1:
         raise UserError(f"task {spec.name}", f"it defines {len(found)} subclasses of Task, one is needed", "Mend it.")
-    return found[0](spec.options)
+    try:
+        return found[0](spec.options)
+    except UserError:
+        raise
+    except Exception as error:
+        rule = f"{found[0].__name__} cannot be made of its options ({type(error).__name__}: {error})"
+        raise UserError(f"task {spec.name}", rule, "Mend the file, or its task_options.") from error

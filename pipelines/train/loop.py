@@ -12,7 +12,6 @@ which step is the best; its weights are kept, and exported.
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from typing import Any
 
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig
+from pipelines.cpus import usable_cpus
 from pipelines.errors import StageFailedError
 from pipelines.filesystems import ancestor
 from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
@@ -238,15 +238,4 @@ def _use_cores(workers_here: int) -> None:
     """Share the cores of this node among its workers: torch takes all of them in each process otherwise, or one."""
     import torch
 
-    torch.set_num_threads(max(1, _cores() // workers_here))
-
-
-def _cores() -> int:
-    """Cores that this process may use: by affinity, and by the container's quota where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, _, period = quota.read_text().partition(" ")
-        if limit != "max":
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
+    torch.set_num_threads(max(1, usable_cpus() // workers_here))

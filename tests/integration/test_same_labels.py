@@ -43,7 +43,7 @@ def variables() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cpu_environment(SETTINGS, ["vllm"]).items():
             patch.setenv(name, value)
-        patch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         yield
 
 

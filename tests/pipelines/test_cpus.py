@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +81,28 @@ def test_vllm_does_not_bind_a_thread_to_every_core_where_a_quota_leaves_fewer(ma
     machine.limit("400000")
     assert cpus.vllm_threads(1) == {"OMP_NUM_THREADS": "4", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def test_two_starts_at_once_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "before")
+    first, go, seen = threading.Event(), threading.Event(), []
+
+    def start(threads: str) -> None:
+        with cpus.inherited({"OMP_NUM_THREADS": threads}):
+            first.set()
+            assert go.wait(10.0)
+            seen.append((threads, os.environ["OMP_NUM_THREADS"]))
+
+    starts = [threading.Thread(target=start, args=(threads,)) for threads in "12"]
+    starts[0].start()
+    assert first.wait(10.0)
+    starts[1].start()
+    starts[1].join(0.1)
+    go.set()
+    for one in starts:
+        one.join(10.0)
+    assert seen == [("1", "1"), ("2", "2")]
+    assert os.environ["OMP_NUM_THREADS"] == "before"
 
 
 class Noted:

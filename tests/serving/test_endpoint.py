@@ -174,36 +174,60 @@ def test_applications_of_others_are_not_waited_for_and_may_have_no_config(
     assert waited == [["raystill", "raystill-student-a", "raystill-student-b"]]
 
 
-def say(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], dict[str, str]]) -> None:
-    """An ingress that runs, and what it says of the students that it cannot read."""
+Said = dict[str, str] | Exception
+UNREAD = {"a": "/s/a: there is no such folder. Give the folder of a student."}
+
+
+def say(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Sequence[Said]], wait_s: float = 0.0) -> None:
+    """An ingress that runs, and what its replicas say of the students that they cannot read."""
     runs = SimpleNamespace(applications={"raystill": SimpleNamespace(status=SimpleNamespace(value="RUNNING"))})
-    response = SimpleNamespace(result=lambda timeout_s: answer())
-    handle = SimpleNamespace(away=SimpleNamespace(remote=lambda: response))
+
+    def broadcast(method: str) -> Any:
+        assert method == "away"
+
+        def results(*, timeout_s: float, return_exceptions: bool) -> Sequence[Said]:
+            assert return_exceptions
+            return answer()
+
+        return SimpleNamespace(results=results)
+
     monkeypatch.setattr(module.serve, "status", lambda: runs)
-    monkeypatch.setattr(module.serve, "get_deployment_handle", lambda *_: handle)
+    monkeypatch.setattr(module.serve, "get_deployment_handle", lambda *_: SimpleNamespace(broadcast=broadcast))
+    monkeypatch.setattr(module, "READ_AGAIN_S", wait_s)
+    monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.01)
 
 
 def test_a_student_that_the_ingress_cannot_read_is_no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs on another node, which may not see the folder that this process sees."""
-    say(monkeypatch, lambda: {"a": "/s/a: there is no such folder. Give the folder of a student."})
-    with pytest.raises(StageFailedError, match="does not start: its ingress cannot read /s/a: there is no such folder"):
-        module._wait_for(["raystill"])
-    say(monkeypatch, dict)
+    """Each of its replicas runs on another node, which may not see the folder that this process sees."""
+    for said in ([UNREAD], [{}, UNREAD, {}], [TimeoutError(), RayServeException("no replica"), UNREAD]):
+        say(monkeypatch, lambda said=said: said)
+        with pytest.raises(StageFailedError, match="does not start: its ingress cannot read /s/a: there is no such"):
+            module._wait_for(["raystill"])
+    say(monkeypatch, lambda: [{}, {}])
     module._wait_for(["raystill"])
+
+
+def test_what_the_ingress_reads_at_its_second_try_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Sequence[Said]] = [[UNREAD, {}], [RayServeException("no replica")], [{}, {}]]
+    say(monkeypatch, lambda: answers.pop(0), wait_s=60.0)
+    module._wait_for(["raystill"])
+    assert answers == []
 
 
 def test_an_ingress_that_is_too_busy_to_say_it_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late() -> dict[str, str]:
+    def late() -> Sequence[Said]:
         raise TimeoutError
 
-    def broken() -> dict[str, str]:
+    def broken() -> Sequence[Said]:
         raise RayServeException("no replica")
 
-    say(monkeypatch, late)
-    module._wait_for(["raystill"])
-    say(monkeypatch, broken)
-    with pytest.raises(StageFailedError, match="its ingress does not answer \\(no replica\\)"):
+    for answer in (late, lambda: [TimeoutError(), {}]):
+        say(monkeypatch, answer)
         module._wait_for(["raystill"])
+    for answer in (broken, lambda: [{}, RayServeException("no replica")]):
+        say(monkeypatch, answer)
+        with pytest.raises(StageFailedError, match="its ingress does not answer \\(no replica\\)"):
+            module._wait_for(["raystill"])
 
 
 @pytest.mark.parametrize(

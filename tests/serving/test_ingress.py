@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 from pipelines.artifacts import MANIFEST
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import Decoded
+from pipelines.errors import UserError
 from serving import ingress as module
+from serving import roster as roster_module
 from serving.api.errors import ApiError
 from serving.cards import StudentCard
 from serving.ingress import Ingress
@@ -186,3 +190,153 @@ def test_a_store_that_fails_is_no_end_of_the_ingress(folder: Path, monkeypatch: 
     asyncio.run(ingress.reconfigure({"students": {"a": str(folder), "b": "s3://c/b"}}))
     assert list(ingress.away()) == ["b"]
     assert [card.id for card in cards(ingress)] == ["a"]
+
+
+FAILS_WHEN_MADE = f"{PAIR_TASK}\n    def __init__(self, options=None):\n        self.labels_of = options['labels']\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "why", "is_bug"),
+    [
+        ({"name": "of-tomorrow"}, "task of-tomorrow: it is unknown here", False),
+        ({"name": "pair.py", "source": FAILS_WHEN_MADE}, r"task pair.py: .*\(KeyError: 'labels'\)", False),
+        ({"name": "pair.py", "source": "raise SystemExit(1)"}, r"b: its folder cannot be read \(SystemExit: 1\)", True),
+    ],
+)
+def test_whatever_a_student_brings_along_takes_down_no_other(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, task: dict[str, Any], why: str, is_bug: bool
+) -> None:
+    place = edited(folder, tmp_path / "b", task=task)
+    ingress = Ingress(ServingConfig(task_code=True))
+    asyncio.run(ingress.reconfigure({"students": {"a": str(folder), "b": place}}))
+    assert re.match(why, ingress.away()["b"])
+    assert [card.id for card in cards(ingress)] == ["a"]
+    assert ("Traceback" in caplog.text) == is_bug
+
+
+def test_the_reader_goes_on_after_what_nobody_thought_of(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_AGAIN_S", 0.01)
+    read, outcomes = module.read_card, [ValueError("Invalid isoformat string: 'today'"), None, None]
+
+    def fails(student_id: str, place: str, **options: Any) -> StudentCard:
+        if error := outcomes.pop(0):
+            raise error
+        return read(student_id, place, **options)
+
+    monkeypatch.setattr(module, "read_card", fails)
+
+    async def run() -> None:
+        ingress = Ingress(ServingConfig())
+        await ingress.reconfigure({"students": {"a": str(folder)}})
+        assert ingress.away() == {"a": "a: its folder cannot be read (ValueError: Invalid isoformat string: 'today')"}
+        told = ingress._told
+
+        def breaks(*_: Any) -> Any:
+            monkeypatch.setattr(ingress, "_told", told)
+            raise RuntimeError("of the reader itself")
+
+        monkeypatch.setattr(ingress, "_told", breaks)
+        await until(lambda: not ingress.away())
+
+    asyncio.run(run())
+    assert "of the reader itself" in caplog.text
+    assert "student a is back" in caplog.text
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def test_a_folder_that_does_not_answer_takes_no_other_with_it(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than a pool has threads; and one thread waits for each, however often it is tried."""
+    monkeypatch.setattr(module, "READ_AGAIN_S", 0.01)
+    monkeypatch.setattr(module, "_ANSWER_S", 0.2)
+    read, answer, asked = module.read_card, threading.Event(), []
+
+    def hangs(student_id: str, place: str, **options: Any) -> StudentCard:
+        if place == "s3://hangs":
+            asked.append(student_id)
+            assert answer.wait(60.0)
+        return read(student_id, str(folder) if place == "s3://hangs" else place, **options)
+
+    monkeypatch.setattr(module, "read_card", hangs)
+    hung = [f"h{i}" for i in range(40)]
+    place = broken(folder, tmp_path / "broken")
+    config = {"students": {**dict.fromkeys(hung, "s3://hangs"), "a": str(folder), "b": str(place)}}
+
+    async def run() -> None:
+        ingress = Ingress(ServingConfig())
+        await ingress.reconfigure(config)
+        assert [card.id for card in cards(ingress)] == ["a"]
+        assert ingress.away()["h0"] == "h0: its folder does not answer"
+        (place / "hidden").rename(place / MANIFEST)
+        await until(lambda: "b" not in ingress.away())
+        await ingress.reconfigure(config | {"split": {}})
+        assert sorted(asked) == sorted(hung), "no second thread waits for a folder"
+        answer.set()
+        await until(lambda: not ingress.away())
+        assert [card.id for card in cards(ingress)] == [*hung, "a", "b"]
+        assert "student h0 is back" in caplog.text
+
+    asyncio.run(run())
+    assert caplog.text.count("student h0 is away: ") == 1
+
+
+def test_who_is_away_costs_the_others_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task is loaded again, and none on the loop that answers requests."""
+    monkeypatch.setattr(module, "READ_AGAIN_S", 0.01)
+    load, reads, loaded = module.load_task, [], []
+
+    def noted(spec: Any) -> Any:
+        loaded.append(threading.current_thread())
+        return load(spec)
+
+    read = module.read_card
+
+    def counted(student_id: str, *rest: Any, **options: Any) -> StudentCard:
+        reads.append(student_id)
+        return read(student_id, *rest, **options)
+
+    for where in (module, roster_module):
+        monkeypatch.setattr(where, "load_task", noted)
+    monkeypatch.setattr(module, "read_card", counted)
+    place = broken(folder, tmp_path / "broken")
+
+    async def run() -> None:
+        ingress = Ingress(ServingConfig())
+        await ingress.reconfigure({"students": {"a": str(folder), "b": str(place)}})
+        before = ingress._roster
+        await until(lambda: reads.count("b") > 5)
+        assert ingress._roster is before
+        assert len(loaded) == 1
+        (place / "hidden").rename(place / MANIFEST)
+        await until(lambda: not ingress.away())
+        assert len(loaded) == 2
+        assert ingress._roster.tasks["a"] is before.tasks["a"]
+        assert threading.main_thread() not in loaded
+
+    asyncio.run(run())
+
+
+def test_a_config_that_cannot_be_taken_leaves_all_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_AGAIN_S", 0.01)
+    place = broken(folder, tmp_path / "broken")
+
+    async def run() -> None:
+        ingress = Ingress(ServingConfig())
+        await ingress.reconfigure({"students": {"a": str(folder), "b": str(place)}})
+        with pytest.raises(UserError, match="split nobody"):
+            await ingress.reconfigure({"students": {"a": str(folder)}, "split": {"nobody": {"new": 1.0}}})
+        (place / "hidden").rename(place / MANIFEST)
+        await until(lambda: not ingress.away())
+        assert [card.id for card in cards(ingress)] == ["a", "b"]
+
+    asyncio.run(run())

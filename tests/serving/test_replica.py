@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import threading
 import weakref
 from typing import Any
 
@@ -104,6 +105,100 @@ def test_a_replica_of_one_student_closes_its_engine_as_serve_asks(engines: list[
 
     asyncio.run(run())
     gc.collect()
+
+
+class Slow:
+    """Starts that take until they are let go."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        start = module.start_engine
+
+        def slow(*asked: Any) -> Any:
+            self.begun.set()
+            assert self.go.wait(10.0)
+            return start(*asked)
+
+        patch.setattr(module, "start_engine", slow)
+
+    async def left(self, students: SharedStudents, name: str) -> None:
+        """A request that goes away while its student starts."""
+        asked = asyncio.create_task(students.load(name))
+        assert await asyncio.to_thread(self.begun.wait, 10.0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_engine_whose_asker_went_away_is_the_next_ones(
+    engines: list[weakref.ref[Made]], monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    slow = Slow(monkeypatch)
+
+    async def run() -> None:
+        students = SharedStudents([card("a"), card("b")], ServingConfig())
+        await slow.left(students, "a")
+        slow.go.set()
+        while ended and not engines:
+            await asyncio.sleep(0.01)
+        loaded = await students.load("a")
+        assert len(engines) == 1
+        assert loaded.engine is engines[0]()
+        await students.load("b")
+        assert not loaded.closed, "it is Serve's by now"
+
+    asyncio.run(run())
+
+
+def test_an_engine_whose_asker_went_away_makes_room(
+    engines: list[weakref.ref[Made]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve does not count it: without this, one engine more than was allowed would be in memory."""
+    slow = Slow(monkeypatch)
+
+    async def run() -> None:
+        students = SharedStudents([card("a"), card("b"), card("broken")], ServingConfig())
+        await slow.left(students, "a")
+        threading.Timer(0.05, slow.go.set).start()
+        other = await students.load("b")
+        assert isinstance(made := other.engine, Made)
+        assert made.student.name == "b"
+        assert (orphan := engines[0]()) is None or orphan.closed == 1
+        slow.begun.clear()
+        slow.go.clear()
+        await slow.left(students, "broken")
+        slow.go.set()
+        with pytest.raises(AwayError):
+            await students.load("broken")
+        again = await students.load("a")
+        assert isinstance(again.engine, Made), "one that was closed is started anew"
+
+    asyncio.run(run())
+
+
+def test_a_student_that_makes_room_does_so_though_who_asked_for_it_goes_away(
+    engines: list[weakref.ref[Made]],
+) -> None:
+    async def run() -> None:
+        students = SharedStudents([card("a"), card("b")], ServingConfig())
+        loaded = await students.load("a")
+        engine = engines[0]()
+        assert engine is not None
+        loaded.askers += 1
+        making_room = asyncio.create_task(unload(loaded))
+        await asyncio.sleep(0.01)
+        making_room.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making_room
+        loading = asyncio.create_task(students.load("b"))
+        await asyncio.sleep(0.1)
+        assert len(engines) == 1, "there is no room for it yet"
+        loaded.askers -= 1
+        await loading
+        assert engine.closed == 1
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("name", ["nobody", "broken"])

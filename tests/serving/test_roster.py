@@ -60,6 +60,13 @@ def test_who_is_away_keeps_its_name_and_its_share() -> None:
     assert roster.card("sums@old", random.Random(0)) == VERSIONS[0]
 
 
+def test_a_task_that_is_loaded_is_not_loaded_again() -> None:
+    before = Roster(VERSIONS[:1])
+    after = Roster(VERSIONS, tasks={**before.tasks, "gone": before.tasks["sums@old"]})
+    assert after.tasks["sums@old"] is before.tasks["sums@old"]
+    assert list(after.tasks) == ["sums@old", "sums@new", "pairs"]
+
+
 def test_an_empty_roster_knows_nobody() -> None:
     assert Roster().card(None, random.Random(0)) is None
 

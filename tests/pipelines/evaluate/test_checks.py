@@ -11,7 +11,7 @@ from pipelines.config import RunConfig
 from pipelines.corpus import is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate.checks import check_apart
-from tests.pipelines.evaluate.made import make_run, write_corpus
+from tests.pipelines.evaluate.made import make_run, write_corpus, write_labels
 
 
 def run_of(folder: Path, shared: int, of: int = 5, **corpus: Any) -> RunConfig:
@@ -55,3 +55,10 @@ def test_held_out_files_without_gold_labels_are_refused(tmp_path: Path) -> None:
     write_corpus(tmp_path / "test.jsonl", [{"id": "h", "input": "one"}])
     with pytest.raises(UserError, match=r"corpus\.test: none of its 1 rows has a gold label"):
         check_apart(run)
+
+
+def test_nothing_is_looked_at_where_there_are_labels(tmp_path: Path) -> None:
+    """What was trained on is known by them: a filter may have left none of those rows."""
+    run = run_of(tmp_path, shared=5)
+    write_labels(Path(run.output) / "labels", [])
+    check_apart(run)

@@ -143,6 +143,15 @@ def test_a_confusion_of_choices_is_of_their_places() -> None:
     assert found["confusion_note"].startswith("A letter is a place among the choices of an example")
 
 
+def test_a_confusion_of_choices_that_all_examples_have_is_of_labels() -> None:
+    choices = [("yes", "no"), ("no", "yes")]  # shuffled: a place means nothing
+    examples = [Example(f"e{i}", "?", "yes", choices[i % 2]) for i in range(30)]
+    student = System("student", ("no",) * 30, (False,) * 30, ("",) * 30, confidences=(0.5,) * 30)
+    found = report.results(examples, student, [], 1, lambda label: label)
+    assert found["confusion"] == [{"gold": "yes", "student": "no", "count": 30}]
+    assert found["confusion_note"] == ""
+
+
 def test_where_there_is_no_confusion_it_is_said_why() -> None:
     examples = [Example(f"e{i}", "?", str(i)) for i in range(30)]
     student = System("student", ("1",) * 30, (False,) * 30, ("1",) * 30, confidences=(0.5,) * 30)
