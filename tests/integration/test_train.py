@@ -15,6 +15,7 @@ import pytest
 from pipelines.artifacts import MANIFEST, Store
 from pipelines.errors import UserError
 from pipelines.train.tokens import Tokens, tokenise
+from tests.faults.harness import title_of
 from tests.integration.local_ray import local_ray
 from tests.integration.tiny_trainings import FAMILIES, make_outputs, run_of, tokens_of
 from tests.pipelines.train.tiny import label_rows
@@ -83,9 +84,8 @@ def _kill_a_worker(output: Path) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if any(output.glob("training/*/ray-*/checkpoint_manager_snapshot.json")):
-            workers = [
-                p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name() + str(p.cmdline())
-            ]
+            # By its title: another test's engine that has ended, a zombie of this process, has none.
+            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in title_of(p)]
             workers[-1].kill()
             (output / "killed").touch()
             return
