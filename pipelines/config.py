@@ -6,6 +6,7 @@ added on purpose.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -76,6 +77,12 @@ class FiltersConfig(Section):
             rule = f"min_rationale_words {self.min_rationale_words} is above max_rationale_words {self.max_rationale_words}"
             raise ValueError(f"{rule}; lower it")
         return self
+
+    @classmethod
+    def chosen(cls, filters: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a manifest's filters that are not at their default."""
+        plain = cls().model_dump()
+        return {name: value for name, value in filters.items() if value != plain.get(name)}
 
 
 class EngineConfig(Section):

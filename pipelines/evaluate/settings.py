@@ -67,9 +67,7 @@ def _filters_said(filters: Mapping[str, Any] | None) -> str:
     """Those that are set."""
     if filters is None:
         return "not known"
-    plain = FiltersConfig().model_dump()
-    chosen = [f"{name} {_value_said(value)}" for name, value in filters.items() if value != plain.get(name)]
-    return ", ".join(chosen) or "none"
+    return ", ".join(f"{name} {_value_said(value)}" for name, value in FiltersConfig.chosen(filters).items()) or "none"
 
 
 def _value_said(value: Any) -> str:

@@ -166,9 +166,7 @@ def _filters(filters: Mapping[str, Any] | None) -> str:
     """Those that are set; labels made earlier may not say."""
     if filters is None:
         return "unknown"
-    plain = FiltersConfig().model_dump()
-    chosen = [f"{name} `{value}`" for name, value in filters.items() if value != plain.get(name)]
-    return ", ".join(chosen) or "none"
+    return ", ".join(f"{name} `{value}`" for name, value in FiltersConfig.chosen(filters).items()) or "none"
 
 
 def _loss_table(loss: Mapping[str, Any]) -> list[str]:
