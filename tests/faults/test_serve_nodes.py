@@ -15,7 +15,7 @@ from tests.faults.nodes import ray_nodes
 from tests.integration.endpoints import Counted, Load, endpoint_of, running_replicas, small, wait_until
 from tests.serving.tiny import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(300)]
 
 
 NOTICE_S = 300

@@ -19,7 +19,7 @@ from tests.integration.local_ray import local_ray
 from tests.pipelines.test_closed import torn
 from tests.serving.tiny import write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 TASK = NaturalLanguageInference()
 TEXTS = ["premise: a hypothesis: b", "premise: 4 apples hypothesis: 2 apples"]
 STUDENTS: dict[str, tuple[Family, str]] = {

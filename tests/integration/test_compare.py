@@ -18,7 +18,7 @@ from tests.pipelines.train.tiny import label_rows, make_model, make_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
 
-KILLED = {"methods": ["finetune", "step-by-step"], "seeds": [0]}
+GRID = {"methods": ["finetune", "step-by-step"], "seeds": [0], "fractions": [0.5, 1.0]}
 MEASURED = ("groups", "differences", "lines", "heldout", "search", "students", "headline", "notes", "missing")
 
 
@@ -88,19 +88,14 @@ def test_a_search_chooses_on_validation_and_its_winners_are_not_trained_again(tm
     assert report["headline"][:40] in (tmp_path / "out/compare/report.html").read_text()
 
 
-def test_a_grid_whose_driver_is_killed_keeps_its_finished_cells(tmp_path: Path, model: str) -> None:
-    """That it ends in the report of an undisturbed one is the next test."""
-    _kill_and_finish(tmp_path, _prepare(tmp_path, model, **KILLED, fractions=[1.0]), cells=2)
-
-
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_grid_whose_driver_is_killed_ends_in_the_report_of_an_undisturbed_one(tmp_path: Path, model: str) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):
         folder.mkdir()
-    said = _kill_and_finish(killed, _prepare(killed, model, **KILLED, fractions=[0.5, 1.0]), cells=4)
-    undisturbed = raystill("compare", str(_prepare(whole, model, **KILLED, fractions=[0.5, 1.0])))
+    said = _kill_and_finish(killed, _prepare(killed, model, **GRID), cells=4)
+    undisturbed = raystill("compare", str(_prepare(whole, model, **GRID)))
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert _measured(_report(killed)) == _measured(_report(whole))
     assert said["report"]["headline"] == _report(whole)["headline"]

@@ -77,6 +77,7 @@ def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) 
     assert "waiting for other work" not in done.stderr
 
 
+@pytest.mark.full
 def test_a_training_is_left_alone_by_a_ray_that_starts_beside_it(tmp_path: Path) -> None:
     """Ray Train asks an API server whether its controller lives. A Ray without one names port 8265, where another may have its own."""
     write_labels(tmp_path / "out", label_rows(60))

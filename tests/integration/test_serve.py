@@ -149,7 +149,7 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     for name in names:
         wait_until(lambda name=name: since(name) >= 48, 30.0, of=lambda name=name: (name, since(name)))
     # A lane that is idle begins at once with what there is: where answers are quick, few questions share a batch, but some do.
-    assert since("ray_raystill_batch_size_count") <= 40
+    assert since("ray_raystill_batch_size_count") < 48
     assert since("ray_raystill_requests_total") == 48
     assert since("ray_raystill_queue_seconds_count") == 48
     assert since("ray_raystill_tokens_total") == sum(r.json()["usage"]["total_tokens"] for r in responses)

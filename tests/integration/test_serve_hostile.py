@@ -156,7 +156,9 @@ def test_bytes_turned_over(client: httpx.Client) -> None:
 def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
     client: httpx.Client, folder: Path, settings: ServingConfig
 ) -> None:
-    """Six requests in the ingress and six that wait for it. Without a bound all others would wait too, for as long as the first ones take.
+    """Six requests in the ingress and six that wait for it: the others are refused, but for the few on their way from one to the other.
+
+    Without a bound all others would wait too, for as long as the first ones take.
 
     The last test: its endpoint is a narrow one.
     """
@@ -180,7 +182,7 @@ def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
             answer.begin()
     found = Counter(answer.status for answer in answers)
     assert set(found) == {408, 503}, found
-    assert found[503] >= 8, found
+    assert found[503] >= 4, found
     for answer in answers:
         assert answer.status == 408 or int(answer.headers["retry-after"]) >= 1
     wait_until(lambda: client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200)

@@ -13,7 +13,7 @@ from tests.integration.endpoints import endpoint_of, small
 from tests.integration.local_ray import local_ray
 from tests.serving.tiny import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 TOKENS = 400
 
 

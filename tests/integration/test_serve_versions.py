@@ -85,6 +85,7 @@ def torn(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:
     """Requests go to a version when it runs and not before, to none that has gone; one that cannot start changes nothing."""
     from ray import serve
@@ -131,6 +132,7 @@ def trained_anew(place: Path, other: Path) -> None:
         file.rename(place / file.name)
 
 
+@pytest.mark.full
 def test_a_student_trained_anew_in_its_folder_is_served_by_the_same_command(ray_here: None, tmp_path: Path) -> None:
     from serving.endpoint import serve_students
 
@@ -170,6 +172,7 @@ def test_students_that_share_replicas_come_and_go_under_load(ray_here: None, fol
         assert load.failed == []
 
 
+@pytest.mark.full
 def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[str, Path]) -> None:
     """Those of `serve.run` have no config; one that is broken is none of our business."""
     from ray import serve
