@@ -12,6 +12,7 @@ which step is the best; its weights are kept, and exported.
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from contextlib import nullcontext
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts import Store
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.cpus import usable_cpus
 from pipelines.errors import StageFailedError
 from pipelines.filesystems import ancestor
+from pipelines.nodes import node_name
 from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
 from pipelines.train.resume import Keeper, State, restore
 from pipelines.train.tokens import Tokens
@@ -92,6 +94,8 @@ def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict
     from pipelines.train.export import export_student
     from pipelines.train.zero import deepspeed_config
 
+    if rank == 0:
+        _warn_of_slow_bf16(run.training)
     own = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
     with own as folder:
         model, tokenizer = initial_student(run.student, run.training.seed, folder)
@@ -239,3 +243,17 @@ def _use_cores(workers_here: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, usable_cpus() // workers_here))
+
+
+def _warn_of_slow_bf16(training: TrainingConfig) -> None:
+    """On a CPU that knows float32 only, torch computes products of bf16 matrices one number after the other."""
+    import torch
+
+    if training.precision != "bf16" or training.gpus_per_worker or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    print(
+        f"train: the CPU of {node_name()} has no instructions for bf16, and steps can take ten times as long as in float32. "
+        "training.precision: fp32 is the faster choice here",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import StageFailedError
@@ -69,7 +70,6 @@ def test_a_full_memory_is_told_to_the_next_attempt_which_ends_with_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """On real workers: tests/integration/test_train_options.py."""
-    import torch
 
     told: list[str] = []
     board = SimpleNamespace(
@@ -94,3 +94,17 @@ def test_a_full_memory_is_told_to_the_next_attempt_which_ends_with_it(
         assert setting in told[0]
     monkeypatch.delattr(loop, "_train")
     assert train_loop({}) == {"failed": told[0]}, "another attempt would fail in the same way"
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpus", "knows_bf16", "warned"),
+    [("bf16", 0, False, True), ("bf16", 0, True, False), ("bf16", 1, False, False), ("fp32", 0, False, False)],
+)
+def test_bf16_on_a_cpu_that_does_not_know_it_is_warned_of(
+    precision: str, gpus: int, knows_bf16: bool, warned: bool,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(loop, "node_name", lambda: "10.0.0.1 (abcdef12)")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: knows_bf16)
+    loop._warn_of_slow_bf16(TrainingConfig(precision=precision, gpus_per_worker=gpus, workers=1))  # type: ignore[arg-type]
+    assert ("CPU of 10.0.0.1 (abcdef12)" in capsys.readouterr().err) == warned
