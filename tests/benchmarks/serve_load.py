@@ -187,8 +187,10 @@ def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[d
     arguments += ["--max-new-tokens", str(NEW_TOKENS)]
     with server(arguments, f"{url}/openapi.json") as root:
         bodies = [{"text": text} for text in texts]
+        dtype = httpx.post(f"{url}/generate", json=bodies[0], timeout=300.0).raise_for_status().json()["dtype"]
         return [
-            loaded("FastAPI + generate", f"{url}/generate", bodies, n, options.seconds, root) for n in options.clients
+            loaded(f"FastAPI + generate, {dtype}", f"{url}/generate", bodies, n, options.seconds, root)
+            for n in options.clients
         ]
 
 

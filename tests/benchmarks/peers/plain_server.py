@@ -1,4 +1,5 @@
-"""The endpoint that one writes in an afternoon: FastAPI around transformers' `generate`, a request at a time, bf16.
+"""The endpoint that one writes in an afternoon: FastAPI around transformers' `generate`, a request at a time, in bf16
+where the CPU has instructions for it and in float32 where not: the faster of the two.
 
 python -m tests.benchmarks.peers.plain_server STUDENT --port 8001 --max-new-tokens 16
 """
@@ -23,7 +24,8 @@ class Asked(BaseModel):
 def create(folder: str, max_new_tokens: int) -> FastAPI:
     config = AutoConfig.from_pretrained(folder)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = kind.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    model = kind.from_pretrained(folder, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # Two requests in torch at once would only take each other's cores.
     one_at_a_time = threading.Lock()
@@ -37,7 +39,8 @@ def create(folder: str, max_new_tokens: int) -> FastAPI:
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )
         written = output[0] if config.is_encoder_decoder else output[0, inputs["input_ids"].shape[1] :]
-        return {"text": tokenizer.decode(written, skip_special_tokens=True), "tokens": len(written)}
+        text = tokenizer.decode(written, skip_special_tokens=True)
+        return {"text": text, "tokens": len(written), "dtype": str(dtype).removeprefix("torch.")}
 
     return app
 
