@@ -21,14 +21,17 @@ OUT = Path("benchmarks-out")
 def machine() -> dict[str, Any]:
     """Where the figures come from."""
     gpus: list[str] = []
+    instructions = ""
     try:
         import torch
 
+        instructions = torch.backends.cpu.get_cpu_capability()
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     except ImportError:
         pass
     return {
         "cpus": len(os.sched_getaffinity(0)),
+        "instructions": instructions,
         "gpus": gpus,
         "python": platform.python_version(),
         **library_versions(),
