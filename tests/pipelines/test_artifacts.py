@@ -60,6 +60,16 @@ def test_replace_discards_it(tmp_path: Path) -> None:
     assert not (tmp_path / "labels").exists()
 
 
+@pytest.mark.parametrize("created", ["", "yesterday", "2026-13-01T00:00:00+00:00", "2026-01-01T00:00:00"])
+def test_a_manifest_of_no_time_is_refused(tmp_path: Path, created: str) -> None:
+    store = Store(str(tmp_path))
+    finish(store, {"a": 1})
+    manifest = json.loads(store.read(MANIFEST))
+    store.write(MANIFEST, json.dumps({**manifest, "created": created}).encode())
+    with pytest.raises(UserError, match="not a manifest"):
+        read_manifest(store, "labels")
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"type": "labels"}'])
 def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / MANIFEST).write_text(content)
