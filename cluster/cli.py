@@ -37,12 +37,10 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--output", default="raystill-quickstart", show_default=True, help="Folder for the run file, corpus and artifacts."
-)
+@click.option("--output", help="Folder for the run file, corpus and artifacts.  [default: raystill-RECIPE]")
 @click.option("--recipe", default="quickstart", show_default=True, type=click.Choice(["quickstart", "quickstart-nli"]))
 @run_options
-def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
     """The whole chain on this machine, on shipped data, in minutes.
 
     \b
@@ -51,7 +49,7 @@ def quickstart(output: str, recipe: str, overrides: tuple[str, ...], as_json: bo
     """
     from cluster.quickstart import run_quickstart
 
-    run_quickstart(output, recipe, overrides, as_json=as_json, verbose=verbose)
+    run_quickstart(output or f"raystill-{recipe}", recipe, overrides, as_json=as_json, verbose=verbose)
 
 
 @main.command()

@@ -17,11 +17,12 @@ from typing import Any
 import click
 
 from pipelines.config import RunConfig
+from pipelines.errors import UserError
 from pipelines.run_file import load_run
 
 _QUESTIONS = {
-    "quickstart": "Anne has 9 apples and gives Peter 4. How many apples has she left?",
-    "quickstart-nli": {
+    "arithmetic": "Anne has 9 apples and gives Peter 4. How many apples has she left?",
+    "nli": {
         "premise": "A person on a horse jumps over a broken down airplane.",
         "hypothesis": "A person is outdoors, on a horse.",
     },
@@ -45,6 +46,13 @@ def prepare(output: str, recipe: str) -> Path:
     return run_file
 
 
+def check_task(run: RunConfig, run_file: Path) -> None:
+    """Raises UserError where the run file has been changed to another task: of it nothing is known to ask the endpoint."""
+    if run.task not in _QUESTIONS:
+        rule = f"the quickstart asks its endpoint a question of {' or '.join(_QUESTIONS)}"
+        raise UserError(f"task {run.task} in {run_file}", rule, f"Run your own with `raystill run {run_file}`.")
+
+
 def link_teacher(folder: Path) -> None:
     """FOLDER/teacher -> the embedded teacher in the cache."""
     from cluster.embedded_teacher import embedded_teacher
@@ -66,6 +74,7 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     run_file = prepare(output, recipe)
     link_teacher(run_file.parent)
     run = load_run(run_file, overrides)
+    check_task(run, run_file)
     prepared = time.monotonic() - began
     click.echo(f"run file {run_file}, artifacts in {run.output}; teacher ready after {prepared:.1f} s", err=True)
     check_inputs(run, STAGES)
@@ -73,7 +82,7 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     with ray_session(run, [*STAGES, "serve"], verbose=verbose):
         started = time.monotonic() - began - prepared
         run_stages(run, on_finish=lambda stage, m, s: summaries.append(stage_summary(run, stage, m, s)))
-        answer = _ask(run, _QUESTIONS[recipe])
+        answer = _ask(run, _QUESTIONS[run.task])
     total = time.monotonic() - began
     extra = {
         **report_of(run),

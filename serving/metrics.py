@@ -1,4 +1,5 @@
-"""What Prometheus sees of the endpoint, beside Ray Serve's own series. Exported by Ray, on the metrics port of each node.
+"""What Prometheus sees of the endpoint, beside Ray Serve's own series. Exported by Ray, on the metrics port of each node,
+with `ray_` before each name and `_total` after those of counters.
 
 | metric                                | kind      | labels               |
 | raystill_requests                     | counter   | route, model, status |

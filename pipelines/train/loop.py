@@ -12,9 +12,9 @@ which step is the best; its weights are kept, and exported.
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +30,7 @@ from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
 from pipelines.train.resume import Keeper, State, restore
 from pipelines.train.tokens import Tokens
 from pipelines.train.trackers import Trackers
+from pipelines.train.watch import warner
 from pipelines.train.worker import Worker, WorkerOutOfMemoryError, memory_errors
 
 
@@ -95,7 +96,7 @@ def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict
     from pipelines.train.zero import deepspeed_config
 
     if rank == 0:
-        _warn_of_slow_bf16(run.training)
+        _warn_of_slow_bf16(run.training, warner(job.board))
     own = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
     with own as folder:
         model, tokenizer = initial_student(run.student, run.training.seed, folder)
@@ -152,7 +153,16 @@ def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
     if worker.rank:
         return None
     store, work = Store(job.tensorboard), Store(ancestor(job.tokens, 1))
-    return Trackers(worker.run, job.name, store, work, state.step, steps=worker.plan.steps, workers=worker.world)
+    return Trackers(
+        worker.run,
+        job.name,
+        store,
+        work,
+        state.step,
+        steps=worker.plan.steps,
+        workers=worker.world,
+        warn=warner(job.board),
+    )
 
 
 def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None) -> None:
@@ -245,15 +255,13 @@ def _use_cores(workers_here: int) -> None:
     torch.set_num_threads(max(1, usable_cpus() // workers_here))
 
 
-def _warn_of_slow_bf16(training: TrainingConfig) -> None:
+def _warn_of_slow_bf16(training: TrainingConfig, warn: Callable[[str], None]) -> None:
     """On a CPU that knows float32 only, torch computes products of bf16 matrices one number after the other."""
     import torch
 
     if training.precision != "bf16" or training.gpus_per_worker or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
-    print(
-        f"train: the CPU of {node_name()} has no instructions for bf16, and steps can take ten times as long as in float32. "
-        "training.precision: fp32 is the faster choice here",
-        file=sys.stderr,
-        flush=True,
+    warn(
+        f"the CPU of {node_name()} has no instructions for bf16, and steps can take ten times as long as in float32. "
+        "training.precision: fp32 is the faster choice here"
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -40,7 +39,8 @@ class Trackers:
     """All trackers of a training."""
 
     def __init__(
-        self, run: RunConfig, name: str, store: Store, work: Store, step: int, *, steps: int, workers: int
+        self, run: RunConfig, name: str, store: Store, work: Store, step: int, *, steps: int, workers: int,
+        warn: Callable[[str], None],
     ) -> None:  # fmt: skip
         """Open them.
 
@@ -51,10 +51,12 @@ class Trackers:
             step: the last that counts. What a lost attempt has noted after it is passed over by TensorBoard.
             steps: of the whole training.
             workers: that train together now.
+            warn: says what the user should know.
         """
         from pipelines.train.metrics import TrainMetrics
 
         self._trackers: dict[str, _Tracker] = {}
+        self._warn = warn
         self._open("tensorboard", lambda: _TensorBoard(store, step))
         self._open("metrics", lambda: TrainMetrics(run.name, workers * run.training.gpus_per_worker, steps))
         known = dict(json.loads(work.read(_IDS))) if work.exists(_IDS) else {}
@@ -85,13 +87,16 @@ class Trackers:
             except Exception as error:  # noqa: BLE001
                 # Each library raises what its transport does; none of it is worth a training.
                 del self._trackers[kind]
-                _warn(kind, error)
+                self._left_out(kind, error)
 
     def _open(self, kind: str, make: Callable[[], _Tracker]) -> None:
         try:
             self._trackers[kind] = make()
         except Exception as error:  # noqa: BLE001
-            _warn(kind, error)
+            self._left_out(kind, error)
+
+    def _left_out(self, kind: str, error: Exception) -> None:
+        self._warn(f"{kind} is left out from here on ({type(error).__name__}: {error})")
 
 
 class _TensorBoard:
@@ -185,7 +190,3 @@ def _flat(run: RunConfig) -> dict[str, Any]:
         for key, value in getattr(run, section).model_dump(mode="json").items():
             found[f"{section}.{key}"] = value
     return found
-
-
-def _warn(kind: str, error: Exception) -> None:
-    print(f"train: {kind} is left out from here on ({type(error).__name__}: {error})", file=sys.stderr, flush=True)

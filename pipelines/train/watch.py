@@ -1,13 +1,15 @@
 """Progress of the workers, shown where the command runs.
 
 Ray Train runs its controller and callbacks in a process of their own, so that a callback cannot draw on the user's terminal. Worker
-0 tells a small actor after each step; a thread of the driver reads it while the main thread waits for the training.
+0 tells a small actor after each step; a thread of the driver reads it while the main thread waits for the training. What workers print
+stays in their logs, so that a warning for the user goes the same way.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +25,15 @@ class Board:
     def __init__(self) -> None:
         self._last: tuple[int, int, str] | None = None
         self._hopeless: str | None = None
+        self._warnings: dict[str, None] = {}
 
     def note(self, done: int, total: int, detail: str) -> None:
         """Tokens done of all, and a remark."""
         self._last = (done, total, detail)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know; the same again, as after a restart, is said once."""
+        self._warnings[text] = None
 
     def give_up(self, reason: str) -> None:
         """A worker has failed in a way that another attempt would fail in too."""
@@ -36,9 +43,21 @@ class Board:
         """That reason; None where there is none."""
         return self._hopeless
 
-    def read(self) -> tuple[int, int, str] | None:
-        """The last note; None before the first."""
-        return self._last
+    def read(self) -> tuple[tuple[int, int, str] | None, list[str]]:
+        """The last note, None before the first; and all warnings."""
+        return self._last, list(self._warnings)
+
+
+def warner(board: Any) -> Callable[[str], None]:
+    """Says a warning of worker 0 where the command runs; without a board, here."""
+
+    def warn(text: str) -> None:
+        if board is None:
+            print(f"train: {text}", file=sys.stderr, flush=True)
+        else:
+            board.warn.remote(text)
+
+    return warn
 
 
 @contextmanager
@@ -62,12 +81,16 @@ def _show(board: Any, title: str, finished: threading.Event) -> None:
     import ray
 
     progress: Progress | None = None
+    said = 0
     while True:
         last = finished.wait(_POLL_S)
         try:
-            note = ray.get(board.read.remote(), timeout=10)
+            note, warnings = ray.get(board.read.remote(), timeout=10)
         except ray.exceptions.RayError:
             break  # the cluster is going down: the main thread reports why
+        for text in warnings[said:]:
+            print(f"{title}: {text}", file=sys.stderr, flush=True)
+        said = len(warnings)
         if note is not None:
             done, total, detail = note
             if progress is None:

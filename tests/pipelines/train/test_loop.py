@@ -14,6 +14,7 @@ from pipelines.errors import StageFailedError
 from pipelines.train import loop
 from pipelines.train.loop import _check_spike, _patience_is_over, _validate, train_loop
 from pipelines.train.resume import State
+from pipelines.train.watch import warner
 from pipelines.train.worker import WorkerOutOfMemoryError
 from tests.pipelines.train.tiny import make_run
 
@@ -106,5 +107,5 @@ def test_bf16_on_a_cpu_that_does_not_know_it_is_warned_of(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(loop, "node_name", lambda: "10.0.0.1 (abcdef12)")
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: knows_bf16)
-    loop._warn_of_slow_bf16(TrainingConfig(precision=precision, gpus_per_worker=gpus, workers=1))  # type: ignore[arg-type]
+    loop._warn_of_slow_bf16(TrainingConfig(precision=precision, gpus_per_worker=gpus, workers=1), warner(None))  # type: ignore[arg-type]
     assert ("CPU of 10.0.0.1 (abcdef12)" in capsys.readouterr().err) == warned

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.artifacts import Store
 from pipelines.train.trackers import Trackers
+from pipelines.train.watch import warner
 from tests.pipelines.train.tiny import make_run
 
 pytest.importorskip("torch")
@@ -30,7 +31,7 @@ def run_with(tmp_path: Path, *trackers: str) -> Any:
 def opened(run: Any, folder: Path, step: int = 0) -> Trackers:
     """The trackers of a training whose last step that counts is this."""
     store, work = Store(str(folder / "tensorboard")), Store(str(folder / "work"))
-    return Trackers(run, "abc", store, work, step, steps=9, workers=1)
+    return Trackers(run, "abc", store, work, step, steps=9, workers=1, warn=warner(None))
 
 
 def test_tensorboard_reads_every_step_once_after_a_restart_too(tmp_path: Path) -> None:
