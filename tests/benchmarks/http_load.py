@@ -25,7 +25,9 @@ def percentile(ordered: list[float], share: float) -> float:
 async def load(
     url: str, bodies: list[bytes], clients: int, seconds: float, warm_s: float, rate: float | None
 ) -> dict[str, Any]:
-    """Requests per second and latencies of those that were sent after the warm-up, and what was no answer.
+    """Answers per second in the time after the warm-up, their latencies, and what was no answer.
+
+    Where an answer takes longer than warm-up and time together, latencies are those of a queue that is still filling: lower bounds.
 
     Args:
         rate: requests per second, whether or not those before are answered; None: as fast as the clients get answers.
@@ -41,8 +43,8 @@ async def load(
         response = await http.post(url, content=next(following), headers={"content-type": "application/json"})
         if response.status_code != 200:
             failed.append(f"{response.status_code} {response.text[:200]}")
-        elif sent >= begins:
-            took.append(time.monotonic() - sent)
+        elif begins <= (answered := time.monotonic()) < ends:
+            took.append(answered - sent)
 
     async def client() -> None:
         async with httpx.AsyncClient(timeout=120.0, limits=httpx.Limits(max_connections=1)) as http:

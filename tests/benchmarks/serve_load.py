@@ -226,7 +226,7 @@ def main() -> None:
     names = list(dict.fromkeys(row["server"] for row in rows))
     ours = [name for name in names if name.startswith("raystill")]
     ratios = {
-        f"{own} against {other}, {n} clients": rate[own, n] / rate[other, n]
+        f"{own} against {other}, {n} clients": rate[own, n] / max(rate[other, n], 1 / options.seconds)
         for own in ours
         for other in names
         if other not in ours
