@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -50,11 +51,12 @@ async def measured(folder: Path, url: str, serving: ServingConfig, texts: list[s
     from ray import serve
 
     from serving.cards import read_card
-    from serving.engines.choice import start_engine
+    from serving.engines.choice import cpu_environment, start_engine
     from serving.ingress import STUDENT, application_of
     from serving.metrics import ReplicaMetrics
     from serving.questions import Question
 
+    os.environ.update(cpu_environment(serving, ["vllm"]))  # as a replica has it
     engine = start_engine(read_card("student", str(folder)), serving, ReplicaMetrics("student"))
     replica = serve.get_deployment_handle(STUDENT, application_of("student"))
     async with httpx.AsyncClient(timeout=60.0) as http:
