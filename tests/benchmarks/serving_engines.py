@@ -104,6 +104,9 @@ def main() -> None:
         )
         if done.returncode:
             print(done.stderr[-2000:], file=sys.stderr)
+        for line in done.stdout.splitlines():
+            if line.startswith("left out: "):
+                print(line, file=sys.stderr)
         rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     reference = [tuple(ids) for ids in rows[0]["written"]]
     for row in rows:

@@ -1,5 +1,5 @@
 """OpenVINO and ONNX Runtime through optimum, whichever is installed, on an encoder-decoder folder. Asked by serving_engines.
-Task on stdin as JSON, one JSON line for each runtime on stdout."""
+Task on stdin as JSON, one JSON line for each runtime on stdout, or why it is left out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main() -> None:
         try:
             model = make()
         except (ImportError, AttributeError, ValueError, TypeError, RuntimeError, OSError) as error:
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"left out: {name}: {type(error).__name__}: {error}", flush=True)
             continue
         row: dict[str, Any] = {"runtime": name}
         written: list[list[int]] = []
