@@ -33,7 +33,7 @@ FIGURES: dict[str, Any] = {
 
 def manifest(details: dict[str, Any]) -> Manifest:
     return Manifest(
-        type="labels", fingerprint="f" * 64, identity={}, config={}, versions={}, provenance={}, created="",
+        type="labels", fingerprint="f" * 64, identity={}, config={}, versions={}, provenance={}, created="2026-01-01T00:00:00+00:00",
         timings_s={"scan": 1.0, "engine_start": 98.0, "label": 61.5},
         counts={"read": 1000, "accepted": 161, "rejected": 839, "rejected_by_reason": {"tie": 39, "unparsable": 800},
                 "gold": {"with_gold": 10, "agreeing": 9}, "heldout": {}, "notes": {}},

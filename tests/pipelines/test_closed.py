@@ -129,13 +129,21 @@ def torn(student: Student, part: Part, text: str, likely: str, other: str) -> No
     optimizer = torch.optim.Adam(student.model.parameters(), lr=3e-3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny models gain nothing by more, and lose much on a busy machine
-    for _ in range(40):
-        for answer, share in ((likely, 0.7), (other, 0.3)):
-            target = encode_target(student.tokenizer, answer)
-            loss = torch.nn.functional.cross_entropy(target_logits(student, prompt, target), torch.tensor(target))
+    targets = [encode_target(student.tokenizer, answer) for answer in (likely, other)]
+    for step in range(400):
+        all_logits = [target_logits(student, prompt, target) for target in targets]
+        # How many steps it takes differs between CPUs.
+        probabilities = all_logits[0].detach().softmax(-1)[range(len(targets[0])), targets[0]]
+        if step >= 40 and 0.6 < float(probabilities.min()) < 0.8:
+            break
+        for logits, target, share in zip(all_logits, targets, (0.7, 0.3), strict=True):
+            # A sum, and no mean: the shares are those of the tokens in which the answers part, however long each answer is.
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum")
             (share * loss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
+    else:
+        pytest.fail(f"it has not learned {likely!r}")
     torch.set_num_threads(threads)
 
 
@@ -176,7 +184,7 @@ def check(found: list[Decoded], reference: Student, part: Part) -> None:
     assert closed.confidence == pytest.approx(every["spam not"][0], abs=1e-5)
     assert 0.5 < closed.confidence < 0.9
     assert closed.confidence > free.confidence + 1e-4
-    assert other.confidence == pytest.approx(free.confidence), "nothing of that set was written"
+    assert other.confidence == pytest.approx(free.confidence, abs=1e-5), "nothing of that set was written"
 
 
 @pytest.mark.parametrize("part", PARTS)
