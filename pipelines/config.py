@@ -88,7 +88,9 @@ class FiltersConfig(Section):
 class EngineConfig(Section):
     """Settings of the vLLM engine inside each teacher replica."""
 
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = (
+        "auto"  # bfloat16 on GPUs and CPUs that compute in it, else float32
+    )
     max_model_len: Annotated[int, Field(ge=16)] = 2048
     """Tokens of prompt and answer together; longer prompts are rejected as `too_long`."""
     max_num_seqs: Annotated[int, Field(ge=1)] = 256

@@ -22,7 +22,7 @@ from typing import Any
 
 from pipelines.artifacts import Store
 from pipelines.config import RunConfig, TrainingConfig
-from pipelines.cpus import usable_cpus
+from pipelines.cpus import computes_bf16, usable_cpus
 from pipelines.errors import StageFailedError
 from pipelines.filesystems import ancestor
 from pipelines.nodes import node_name
@@ -256,10 +256,7 @@ def _use_cores(workers_here: int) -> None:
 
 
 def _warn_of_slow_bf16(training: TrainingConfig, warn: Callable[[str], None]) -> None:
-    """On a CPU that knows float32 only, torch computes products of bf16 matrices one number after the other."""
-    import torch
-
-    if training.precision != "bf16" or training.gpus_per_worker or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if training.precision != "bf16" or training.gpus_per_worker or computes_bf16():
         return
     warn(
         f"the CPU of {node_name()} has no instructions for bf16, and steps can take ten times as long as in float32. "

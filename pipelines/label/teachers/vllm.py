@@ -14,7 +14,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TeacherConfig
-from pipelines.cpus import vllm_threads
+from pipelines.cpus import computes_bf16, vllm_threads
 from pipelines.label.soft_labels import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, Sample
 from pipelines.label.teachers.vllm_logprobs import (
@@ -120,12 +120,18 @@ def _start_engine(config: TeacherConfig, logprobs: int) -> Any:
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, logprobs)), usage_context=context)
 
 
+def _dtype(config: TeacherConfig) -> str:
+    if config.vllm.dtype != "auto":
+        return config.vllm.dtype
+    return "bfloat16" if config.gpus_per_replica or computes_bf16() else "float32"
+
+
 def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]:
     """vLLM's arguments for a teacher whose requests want that many log-probabilities at each position."""
     engine = config.vllm
     arguments: dict[str, Any] = {
         "model": config.model,
-        "dtype": engine.dtype,
+        "dtype": _dtype(config),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "seed": config.sampling.seed,

@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from pipelines.cpus import computes_bf16
+
 
 class Asked(BaseModel):
     text: str
@@ -24,7 +26,7 @@ class Asked(BaseModel):
 def create(folder: str, max_new_tokens: int) -> FastAPI:
     config = AutoConfig.from_pretrained(folder)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    dtype = torch.bfloat16 if computes_bf16() else torch.float32
     model = kind.from_pretrained(folder, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # Two requests in torch at once would only take each other's cores.

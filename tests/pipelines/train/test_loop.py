@@ -106,6 +106,6 @@ def test_bf16_on_a_cpu_that_does_not_know_it_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(loop, "node_name", lambda: "10.0.0.1 (abcdef12)")
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: knows_bf16)
+    monkeypatch.setattr(loop, "computes_bf16", lambda: knows_bf16)
     loop._warn_of_slow_bf16(TrainingConfig(precision=precision, gpus_per_worker=gpus, workers=1), warner(None))  # type: ignore[arg-type]
     assert ("CPU of 10.0.0.1 (abcdef12)" in capsys.readouterr().err) == warned
