@@ -1,4 +1,4 @@
-"""What workers tell the user's terminal. That it gets there from a worker of Ray Train: tests/integration/test_train.py."""
+"""What workers tell the user's terminal."""
 
 from __future__ import annotations
 
