@@ -80,6 +80,15 @@ class TeacherSetup:
             os.environ.update(cpu_environment(config))  # here: the driver's machine may be another one
         return VllmTeacher(config, task)
 
+    def origin(self) -> dict[str, str | None]:
+        """The columns of an outcome that tell where it was made, of this process' teacher."""
+        dtype = None
+        if self.run.teacher.engine == "vllm":
+            from pipelines.label.teachers.vllm import engine_dtype
+
+            dtype = engine_dtype(self.run.teacher)
+        return {"node": node_name(), "dtype": dtype}
+
 
 class TeacherActor:
     """Holds one teacher. Called by Ray Data with Arrow blocks of schema.EXAMPLE."""
@@ -102,7 +111,7 @@ class TeacherActor:
             await self._ledger.give_up.remote(str(error))
             raise
         self._engine.report(self._ledger)
-        return outcome_table([{**row, "node": self._node} for row in outcomes if row is not None])
+        return outcome_table([row | self._origin for row in outcomes if row is not None])
 
     async def _ready(self) -> Teacher:
         """The teacher, started by the first block: an asynchronous engine belongs to the loop that serves its calls."""
@@ -114,7 +123,7 @@ class TeacherActor:
         return self._teacher
 
     async def _start(self) -> Teacher:
-        self._node = node_name()
+        self._origin = self._setup.origin()
         self._strikes, fruitless, started = await self._ledger.starting.remote()
         # All replicas that there is room for, but this one, may be starting at this moment; starts beyond those were of engines that died.
         at_once = min(self._config.replicas.max, room_for_engines(self._config.gpus_per_replica))

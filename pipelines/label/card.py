@@ -63,7 +63,7 @@ def dataset_card(run: RunConfig, manifest: Manifest, store: Store) -> str:
 
     Args:
         run: the run that made them; its corpus is opened once more, for the prompt of its first readable row.
-        manifest: as it is about to be written. `details` may lack throughput, agreement_histogram and cost.
+        manifest: as it is about to be written. `details` may lack dtypes, throughput, agreement_histogram and cost.
         store: the labels folder, whose parts are there.
     """
     counts, details = manifest.counts, manifest.details
@@ -140,6 +140,9 @@ def _made(run: RunConfig, details: dict[str, Any]) -> list[str]:
         f"- sampling: n {sampling.n}, temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, "
         f"max_tokens {sampling.max_tokens:,}, seed {sampling.seed}",
     ]  # fmt: skip
+    if details.get("dtypes"):
+        shown = ", ".join(f"{dtype} ({count:,} rows)" for dtype, count in details["dtypes"].items())
+        lines.append(f"- computed in: {shown}")
     if sampling.n > 1:
         lines.append(
             "- label: majority of the samples by meaning; rationale: one of the samples that voted for it; "

@@ -9,6 +9,7 @@ An outcome row is what a teacher actor returns: the columns of schema.LABEL, wit
         a hint
     content: hash of (id, label, rationale), null where it is rejected; sums of it tell whether labels are the same
     node: of the actor that gave the outcome, null where the scan did
+    dtype: that its vLLM computed in, null of other teachers
 
 With filters.gold `rationalise` a row may take two answers (STaR: Zelikman et al. 2022, section 3.2, rationalisation). The caller asks
 
@@ -48,6 +49,7 @@ OUTCOME = pa.schema(
         pa.field("note", pa.string()),
         pa.field("content", pa.uint64()),
         pa.field("node", pa.string()),
+        pa.field("dtype", pa.string()),
         pa.field("token_logprobs", pa.struct([field for field in TOKEN_LOGPROBS if field.name != "id"])),
     ]
 )

@@ -261,6 +261,7 @@ def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: 
             },
             "tokens": {"prompt": tally.prompt_tokens, "output": tally.output_tokens},
             "nodes": dict(sorted(tally.nodes.items())),
+            "dtypes": dict(sorted(tally.dtypes.items())),
             "parts": dict(sorted(sink.parts.items())),
             "tally": tally.as_json(),
             "tokenizer": tokenizer_fingerprint(run.teacher.model or "") if run.teacher.token_logprobs else None,

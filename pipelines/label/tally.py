@@ -30,6 +30,8 @@ class Tally:
     """Accepted rows by tenth of agreement: `0` is [0, 0.1), `9` is [0.9, 1]."""
     nodes: Counter[str] = field(default_factory=Counter)
     """Rows by the node whose actor gave the outcome that counts; without what the scan rejected and `engine_error`."""
+    dtypes: Counter[str] = field(default_factory=Counter)
+    """The same rows by what vLLM computed in: nodes of several kinds may differ in it where it is `auto`."""
     content: int = 0
     """Sum modulo 2^64 of the accepted rows' `content` hashes: the same for the same labels in any order."""
     heldout_content: int = 0
@@ -85,6 +87,7 @@ class Tally:
             notes=_counts(outcomes["note"]),
             agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
             nodes=_counts(given["node"]),
+            dtypes=_counts(given["dtype"]),
             content=_sum(accepted["content"]),
             heldout_content=_sum(heldout["content"].drop_null()),
         )

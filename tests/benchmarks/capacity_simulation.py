@@ -75,6 +75,7 @@ def stub_outcomes(block: pa.Table) -> pa.Table:
         "note": "",
         "content": 1,
         "node": "stub",
+        "dtype": None,
     }
     columns = []
     for field in OUTCOME:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.cpus import computes_bf16
 from pipelines.schema import LABEL
 from tests.integration.commands import raystill, running
 
@@ -50,6 +51,9 @@ def test_vllm_labels_are_complete_and_open_everywhere(run_file: Path, tmp_path: 
     assert summary["tokens"]["output"] >= sum(labels["output_tokens"].to_pylist()) > 0
     record = manifest(out)
     assert record["details"]["teacher"]["engine"] == "vllm"
+    assert record["details"]["dtypes"] == {
+        "bfloat16" if computes_bf16() else "float32": sum(record["details"]["nodes"].values())
+    }
     assert {"ray", "transformers", "pyarrow"} < set(record["versions"])
     _opens_in_datasets_and_pandas(out, counts["accepted"])
 

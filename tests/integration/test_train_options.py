@@ -150,7 +150,9 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
 
 
 @pytest.mark.full
-def test_a_student_with_a_tokenizer_of_its_own(ray_here: None, tmp_path: Path) -> None:
+def test_a_student_with_a_tokenizer_of_its_own_and_a_tracker_that_fails(
+    ray_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pipelines.decode import Student
     from pipelines.evaluate.predict import Untrained
     from pipelines.train.stage import train
@@ -168,7 +170,9 @@ def test_a_student_with_a_tokenizer_of_its_own(ray_here: None, tmp_path: Path) -
         "tokens_per_micro_batch": 2000,
     }
     run = make_run(tmp_path, str(model), student=student, training={"epochs": 3, **limits})
+    (tmp_path / "tensorboard").write_text("in the way of the event files")
     manifest = train(run)
+    assert "train: tensorboard is left out from here on (NotADirectoryError" in capsys.readouterr().err
     loss = manifest.details["training"]["loss"]["validation"]
     assert loss["after"]["label"] < loss["before"]["label"]
     opened = Student.load(tmp_path / "student")

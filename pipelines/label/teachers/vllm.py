@@ -120,7 +120,8 @@ def _start_engine(config: TeacherConfig, logprobs: int) -> Any:
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, logprobs)), usage_context=context)
 
 
-def _dtype(config: TeacherConfig) -> str:
+def engine_dtype(config: TeacherConfig) -> str:
+    """What an engine on this machine computes in."""
     if config.vllm.dtype != "auto":
         return config.vllm.dtype
     return "bfloat16" if config.gpus_per_replica or computes_bf16() else "float32"
@@ -131,7 +132,7 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
     engine = config.vllm
     arguments: dict[str, Any] = {
         "model": config.model,
-        "dtype": _dtype(config),
+        "dtype": engine_dtype(config),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "seed": config.sampling.seed,

@@ -99,6 +99,7 @@ def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> 
         throughput={"rows": 25, "seconds": 61.5, "replicas": 1.9, "rows_per_s": 13.0, "prompt_tokens_per_s": 3000.0,
                     "output_tokens_per_s": 500.4, "engine_busy_share": 0.973},
         agreement_histogram=[0, 0, 1, 0, 3, 0, 5, 0, 2, 7], gpu_hours=1.236,
+        dtypes={"bfloat16": 1000, "float32": 20},
         cost={"amount": 3.09, "basis": "1.24 GPU-hours at 2.5", "rows": 25},
     )  # fmt: skip
     card = body(dataset_card(run, manifest, store))
@@ -107,6 +108,7 @@ def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> 
         "- task: `classification`, version `1`",
         "- teacher: vllm `some/model`",
         "- sampling: n 5, temperature 0.7, top_p 1, max_tokens 256, seed 0",
+        "- computed in: bfloat16 (1,000 rows), float32 (20 rows)",
         "- token_logprobs/: the 5 likeliest tokens",
         "| bad_input | 2 | the task cannot read the row |  |",
         "| low_agreement | 4 | fewer samples agree than asked for | 0.4 |",

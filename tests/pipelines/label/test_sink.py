@@ -313,8 +313,9 @@ def test_a_row_counts_for_the_node_that_gave_its_outcome_in_the_end() -> None:
     answers = [{**accepted("a"), "node": "x"}, {**rejected("train", "b", "tie", "", ""), "node": "y"}]
     tally = Tally.of(table(*answers, failed, scanned))
     assert tally.nodes == {"x": 1, "y": 1}
-    tally.add(Tally.of(table({**accepted("c"), "node": "y"})))
-    assert tally.nodes == {"x": 1, "y": 2}
+    tally.add(Tally.of(table({**accepted("c"), "node": "y", "dtype": "float32"})))
+    tally.add(Tally.of(table({**accepted("d"), "node": "z", "dtype": "bfloat16"})))
+    assert (tally.nodes, tally.dtypes) == ({"x": 1, "y": 2, "z": 1}, {"float32": 1, "bfloat16": 1})
 
 
 def test_the_index_finds_exactly_its_ids() -> None:
