@@ -126,7 +126,8 @@ def torn(student: Student, part: Part, text: str, likely: str, other: str) -> No
     import torch
 
     prompt = encode_prompt(student.tokenizer, student.family, prompt_of(student.method, part, text))
-    optimizer = torch.optim.Adam(student.model.parameters(), lr=3e-3)
+    # In larger steps it can lose what it had, and then no more steps bring it back: by the rounding of one CPU and not of another.
+    optimizer = torch.optim.Adam(student.model.parameters(), lr=1e-3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny models gain nothing by more, and lose much on a busy machine
     targets = [encode_target(student.tokenizer, answer) for answer in (likely, other)]
@@ -140,6 +141,7 @@ def torn(student: Student, part: Part, text: str, likely: str, other: str) -> No
             # A sum, and no mean: the shares are those of the tokens in which the answers part, however long each answer is.
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum")
             (share * loss).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(student.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     else:
