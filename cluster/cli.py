@@ -301,16 +301,19 @@ def _run_stages(
 def to_make(run: Any, stages: tuple[Any, ...]) -> list[str]:
     """The stages without those whose artifact is there already: no nodes are waited for, and paid, on their behalf.
 
-    Without "label" the corpus need not be there, and nothing is left out.
+    Without "label" the corpus need not be there.
     """
     from cluster.plan import existing
     from pipelines.tasks import load_task, task_spec
 
     if "label" not in stages:
-        return list(stages)
+        from pipelines.train.checks import trained
+
+        return [stage for stage in stages if stage != "train" or not trained(run)]
     found = existing(run, load_task(task_spec(run.task, run.task_options)))
-    reused = {stage for stage in ("label", "train") if found[stage]["reused"] and not found[stage].get("rows_retried")}
-    return [stage for stage in stages if stage not in reused]
+    if not found["label"]["reused"] or found["label"]["rows_retried"]:  # what is made of them then is not known yet
+        return list(stages)
+    return [stage for stage in stages if stage not in ("label", "train") or not found[stage]["reused"]]
 
 
 def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
@@ -329,6 +332,10 @@ def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
             from pipelines.train.stage import check_train
 
             check_train(run)
+    elif "evaluate" in stages:
+        from pipelines.evaluate.stage import check_evaluate
+
+        check_evaluate(run)
     if "label" in stages and "evaluate" in stages:
         from pipelines.evaluate.checks import check_apart
 

@@ -74,6 +74,8 @@ def submit(
     for attempt in range(retries + 1):
         job, new = jobs.submit(run, stage, driver, shared=shared, command=command)
         click.echo(f"{'submitted' if new else 'attached to'} {job.id}", err=True)
+        if new and (why := jobs.no_place(driver)):
+            click.echo(f"warning: {why}", err=True)
         if no_wait:
             break
         with _left_alone(jobs, job.id):

@@ -113,11 +113,11 @@ def _until_signal(
 
     stop = threading.Event()
     with ray_session(run, ["serve"], verbose=verbose):
-        # Now, since Ray puts its own handler of SIGTERM in place when it starts.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
         endpoint = serve_students(students, run.serving, split)
         try:
+            # Not before: a signal while it starts ends the start.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
             _tell(endpoint, as_json=as_json, ends="Ctrl-C ends it")
             stop.wait()
             print("draining", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """What a job takes along to a cluster: a run file in which every path means the same there as here, and the files that travel with it.
 
-    run.yaml            the resolved run, overrides applied
+    run.yaml            what the run file sets, overrides applied
     files/task.py       the task file and the few-shot examples, if the run names any: small, and part of what is run
     cluster/ pipelines/ serving/    our code, unless the cluster's image has it
 
@@ -43,7 +43,8 @@ def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_m
     Raises:
         UserError: a path of the run is one that only this machine has, or a file that should travel is not there.
     """
-    tree = run.model_dump(mode="json")
+    # What is not set is the cluster's to know: an image that is older has no keys of tomorrow, and its own defaults.
+    tree = run.model_dump(mode="json", exclude_unset=True)
     for key in _TRAVEL:
         value = get(tree, key)
         if isinstance(value, str) and (value.endswith(".py") or key != "task"):

@@ -182,6 +182,16 @@ class Jobs:
                     return self._attached(self.job(job_id), settings), False  # another shell was faster
         return self.job(job_id), True
 
+    def no_place(self, driver: Driver) -> str | None:
+        """Why no node that is there can hold the driver; None where one can."""
+        wanted = {**({"CPU": driver.cpus} if driver.cpus else {}), **(driver.resources or {})}
+        nodes = [node.resources_total for node in alive_nodes(self.address)] if wanted else [{}]
+        if any(all(node.get(kind, 0) >= each for kind, each in wanted.items()) for node in nodes):
+            return None
+        each = ", ".join(f"{kind} {amount:g} (the largest has {max((n.get(kind, 0) for n in nodes), default=0):g})"
+                         for kind, amount in wanted.items())  # fmt: skip
+        return f"no node of the cluster has room for the driver: {each}; unless a node comes, Ray fails the job after 15 minutes"
+
     def of(self, name: str = "") -> list[Job]:
         """Our jobs, the oldest first; of one run's stage where its name is given."""
         with self._said():

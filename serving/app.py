@@ -59,7 +59,8 @@ class SharedArgs(IngressArgs):
 def ingress(args: Mapping[str, Any]) -> Any:
     """The application that speaks HTTP. Raises UserError where the arguments break a rule."""
     serving = _checked(IngressArgs, args).serving
-    # Room for what all students may have under way, and as much again that is refused.
+    # Room for what a student may have under way, and as much again: a second student's, or what is refused. More than that waits in the
+    # proxies, whomever it asks.
     room = 2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving))
     deployment = serve.deployment(
         name="ingress",

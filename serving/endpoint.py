@@ -44,11 +44,11 @@ class Endpoint:
         """
         running = set(serve.status().applications)
         ours = {name for name in running if is_ours(name)}
-        if running - ours or ray_ends:
-            # The ingress first, so that nobody asks a student that has gone.
-            for name in sorted(ours, key=lambda name: name != APPLICATION):
-                serve.delete(name)
-        else:
+        # One by one even where Serve ends as a whole: that kills its proxies with what is under way in them. The ingress first, so that
+        # nobody asks a student that has gone.
+        for name in sorted(ours, key=lambda name: name != APPLICATION):
+            serve.delete(name)
+        if running == ours and not ray_ends:
             serve.shutdown()
 
 
@@ -60,7 +60,7 @@ def is_ours(application: str) -> bool:
 def serve_students(students: Mapping[str, str], serving: ServingConfig, split: Split | None = None) -> Endpoint:
     """Start the endpoint on the Ray that this process is connected to, or change the one that runs there; returns when it takes requests.
 
-    A change that cannot be made leaves the endpoint as it was.
+    A change that cannot be made, or that is interrupted, leaves the endpoint as it was.
 
     Args:
         students: NAME or NAME@VERSION -> student folder or URI.
@@ -88,11 +88,13 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: S
         for phase in phases(running, config["applications"], gone):
             _apply(client, config, phase.applications)
             _wait_for(phase.waits)
-    except StageFailedError as error:
+    except BaseException as error:  # also Ctrl-C
         if APPLICATION not in running:
             endpoint.shutdown()
             raise
         _apply(client, config, before(running, config["applications"], gone))
+        if not isinstance(error, StageFailedError):
+            raise
         but = f", but {', '.join(sorted(gone))}: their folders do not hold them any more" if gone else ""
         raise StageFailedError(f"{error}; what ran before goes on, with the shares it had{but}") from error
     return endpoint

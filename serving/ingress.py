@@ -227,9 +227,10 @@ class Ingress:
                 self._engines[card.id] = outcome.engine
 
     async def _all(self, card: StudentCard, sends: Sequence[Callable[[], Any]]) -> list[Any]:
+        together = _Together()
         try:
             async with asyncio.timeout(self._serving.request_timeout_s), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_answered(send)) for send in sends]
+                tasks = [group.create_task(together.answered(send)) for send in sends]
             return [task.result() for task in tasks]
         except TimeoutError as error:
             raise self._explained(card, error) from error
@@ -274,6 +275,30 @@ def _why(student_id: str, error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"{student_id}: its folder does not answer"
     return f"{student_id}: its folder cannot be read ({type(error).__name__}: {last_line(error)})"
+
+
+class _Together:
+    """The questions of one request. Where the queue is full, those that found no room wait until one of their own has been answered: of two
+    requests that are larger than what is free, each has a part in the queue, and neither is refused. One that has none in it is."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._made_room = asyncio.Semaphore(0)
+
+    async def answered(self, send: Callable[[], Any]) -> Any:
+        """What a replica answers. Raises BackPressureError where the queue is full of other requests' questions."""
+        while True:
+            self._under_way += 1
+            try:
+                answer = await _answered(send)
+                self._made_room.release()
+                return answer
+            except BackPressureError:
+                if self._under_way == 1:
+                    raise
+            finally:
+                self._under_way -= 1
+            await self._made_room.acquire()
 
 
 async def _answered(send: Callable[[], Any]) -> Any:

@@ -27,9 +27,12 @@ def check_student_files(store: Store) -> None:
     names = [name for name in store.files() if "/" not in name]
     if "config.json" not in names:
         raise UserError(store.shown(), "it has no config.json", "Train the student anew.")
-    if not any(name.endswith(".safetensors") for name in names):
+    # By these names alone: where transformers finds neither, it opens pickles, whatever other *.safetensors there are.
+    if not {"model.safetensors", "model.safetensors.index.json"} & set(names):
         pickled = [name for name in names if name.endswith(".bin")]
-        rule = f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no *.safetensors"
+        rule = (
+            f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no model.safetensors"
+        )
         raise UserError(store.shown(), rule, "Train the student anew, or convert its weights to safetensors.")
     if code := [name for name in names if name.endswith(".py")]:
         rule = f"it holds code ({code[0]}), and {_CODE}"

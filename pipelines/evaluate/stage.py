@@ -64,6 +64,19 @@ from pipelines.tasks import Example, Task, load_task, task_spec
 _FORMAT = 7
 
 
+def check_evaluate(run: RunConfig) -> tuple[Task, Manifest, Manifest]:
+    """The task, and the manifests of student and labels, before Ray is started.
+
+    Raises UserError where they are not finished or do not belong to this run."""
+    output = Store(run.output)
+    student = require_manifest(output.child("student"), "student", "train RUN")
+    labels = require_manifest(output.child("labels"), "labels", "label RUN")
+    task = load_task(task_spec(run.task, run.task_options))
+    check_belongs(run, task, student, labels)
+    check_weights(run.evaluation, student.details["family"])
+    return task, student, labels
+
+
 def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     """Score the run's student, the untrained student, the teacher and the majority label on the same held-out examples.
 
@@ -77,11 +90,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     began = time.monotonic()
     output = Store(run.output)
     labels_store, student_store, store = (output.child(name) for name in ("labels", "student", "report"))
-    student = require_manifest(student_store, "student", "train RUN")
-    labels = require_manifest(labels_store, "labels", "label RUN")
-    task = load_task(task_spec(run.task, run.task_options))
-    check_belongs(run, task, student, labels)
-    check_weights(run.evaluation, student.details["family"])
+    task, student, labels = check_evaluate(run)
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
     identity = _identity(run, task, student, labels, heldout)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import Manifest, Store, model_fingerprint
+from pipelines.artifacts import Manifest, Store, fingerprint, model_fingerprint, read_manifest
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.corpus import validation_identity, validation_share
 from pipelines.decode import model_family
@@ -75,6 +75,16 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
         "corpus": {"validation": validation_identity(run.corpus)},
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
     }
+
+
+def trained(run: RunConfig) -> bool:
+    """Whether `OUTPUT/student` is the run's student, so that nothing is left to be trained."""
+    output = Store(run.output)
+    labels, student = read_manifest(output.child("labels"), "labels"), read_manifest(output.child("student"), "student")
+    if labels is None or student is None:
+        return False
+    identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
+    return student.fingerprint == fingerprint(identity)
 
 
 def deciding_settings(training: TrainingConfig) -> dict[str, Any]:

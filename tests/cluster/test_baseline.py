@@ -44,6 +44,7 @@ def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, baseline: str, task
         write_report(folder / "out/report", 130)
 
     monkeypatch.setattr("cluster.bootstrap.ray_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("pipelines.evaluate.stage.check_evaluate", lambda _: None)
     monkeypatch.setattr("pipelines.run.run_stages", stage)
     return CliRunner().invoke(main, ["evaluate", str(folder / "run.yaml"), "--baseline", baseline])
 

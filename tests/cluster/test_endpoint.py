@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from cluster import bootstrap
 from cluster.cli import main
-from cluster.endpoint import _tell
+from cluster.endpoint import _bare_run, _tell, _until_signal
 from serving.endpoint import Endpoint
 from serving.keys import key_line, new_key
 from tests.serving.tiny import write_student
@@ -107,6 +109,31 @@ def test_on_a_cluster_each_node_has_metrics_of_its_own(
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert "metrics" not in told(40123, monkeypatch, capsys, as_json=False)
     assert json.loads(told(40123, monkeypatch, capsys, as_json=True))["metrics"] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_start_and_later_drains(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As Ray leaves it, SIGTERM raises SystemExit."""
+    ended: list[bool] = []
+    monkeypatch.setattr(bootstrap, "ray_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(Endpoint, "shutdown", lambda *_, ray_ends: ended.append(ray_ends))
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+    run = _bare_run(())
+    try:
+        monkeypatch.setattr("serving.endpoint.serve_students", lambda *_: signal.raise_signal(number))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            _until_signal(run, {"sums": str(folder)}, {}, as_json=True, verbose=False)
+        assert ended == []
+        monkeypatch.setattr("serving.endpoint.serve_students", lambda *_: RUNS)
+        monkeypatch.setattr("cluster.endpoint._tell", lambda *_, **__: signal.raise_signal(number))
+        _until_signal(run, {"sums": str(folder)}, {}, as_json=True, verbose=False)
+        assert ended == [True]
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
 
 
 def test_the_end_of_a_detached_endpoint_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

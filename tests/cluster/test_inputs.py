@@ -55,6 +55,12 @@ def test_labelling_alone_scores_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(done.exception, StartedError)
 
 
+def test_an_evaluation_without_a_student_waits_for_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.bootstrap.ray_session", started)
+    done = CliRunner().invoke(main, ["evaluate", run_file(tmp_path, shared=0)])
+    assert (done.exit_code, "no finished student" in done.output) == (2, True), done.output
+
+
 def test_the_help_says_of_which_reports_a_baseline_is() -> None:
     assert "An earlier report of `raystill evaluate`" in " ".join(
         CliRunner().invoke(main, ["evaluate", "-h"]).output.split()

@@ -30,6 +30,7 @@ def packed(run: RunConfig, folder: Path, *, shared: tuple[str, ...] = (), same_m
 def test_uris_and_hub_ids_stay_as_they_are(tmp_path: Path) -> None:
     run = parse_run(TREE)
     assert packed(run, tmp_path) == run
+    assert "dtype" not in (tmp_path / "run.yaml").read_text(), "an older image may not know the key"
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 

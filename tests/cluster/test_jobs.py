@@ -116,6 +116,19 @@ def test_an_id_is_derived_from_run_output_and_stage() -> None:
     assert job_name(parse_run({**TREE, "training": {"epochs": 9.0}}), "label") == NAME
 
 
+def test_a_driver_that_no_node_can_hold_is_told_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"CPU": 8.0, "head": 1.0}, {"CPU": 64.0, "GPU": 8.0}, {}]
+    monkeypatch.setattr("cluster.jobs.alive_nodes", lambda _: [SimpleNamespace(resources_total=n) for n in nodes])
+    jobs = Jobs("http://head")
+    assert jobs.no_place(Driver(cpus=8.0, resources={"head": 1.0})) is None
+    assert "CPU 9 (the largest has 64), head 1 (the largest has 1)" in str(
+        jobs.no_place(Driver(cpus=9.0, resources={"head": 1.0}))
+    )
+    assert "haed 1 (the largest has 0)" in str(jobs.no_place(Driver(resources={"haed": 1.0})))
+    monkeypatch.setattr("cluster.jobs.alive_nodes", lambda _: pytest.fail("nothing is asked for"))
+    assert jobs.no_place(Driver()) is None
+
+
 def test_a_job_takes_run_file_code_and_environment_along(client: Client) -> None:
     driver = Driver(cpus=2.0, resources={"head": 1.0}, environment={"A": "b"})
     job, new = Jobs("http://head").submit(RUN, "label", driver, command=["--replace"])

@@ -16,13 +16,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster.calibrate import calibration_run
 from cluster.cli import main, to_make
-from pipelines.artifacts import Store, fingerprint, manifest_of, write_manifest
+from pipelines.artifacts import Store, fingerprint, manifest_of, read_manifest, write_manifest
+from pipelines.config import RunConfig
 from pipelines.label.sink import Commit
 from pipelines.label.stage import label_identity
 from pipelines.label.tally import Tally
 from pipelines.recipes.word_problems import test_rows as heldout_rows
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import load_run, parse_run
+from pipelines.tasks import load_task, task_spec
+from pipelines.train.checks import train_identity
 from tests.cluster.test_estimate import QWEN_7B
 from tests.pipelines.test_corpus import write_jsonl
 
@@ -80,6 +83,18 @@ def finish_labels(run_file: str, **details: Any) -> None:
                            timings_s={"engine_start": 40.0},
                            details={"content": "0", "tally": Tally().as_json(), **details})  # fmt: skip
     write_manifest(store, manifest)
+
+
+def finish_student(run: RunConfig) -> None:
+    """A student that counts as finished, of this run and its labels."""
+    output = Store(run.output)
+    labels = read_manifest(output.child("labels"), "labels")
+    assert labels
+    identity = train_identity(run, load_task(task_spec(run.task)), labels)
+    student = manifest_of(
+        "student", identity, config=run.model_dump(), counts={}, provenance={}, timings_s={}, details={}
+    )
+    write_manifest(output.child("student"), student)
 
 
 def test_counts_and_tokens_come_from_the_corpus_and_the_tokenizer(run_file: str) -> None:
@@ -155,6 +170,11 @@ def test_finished_labels_want_no_nodes_unless_rows_of_theirs_are_tried_again(run
     assert to_make(run, ("label",)) == []
     gone = load_run(run_file, ["corpus.train=gone.jsonl"])
     assert to_make(gone, ("train", "evaluate")) == ["train", "evaluate"], "without the corpus, as labels are there"
+    assert to_make(run, ("train",)) == ["train"]
+    finish_student(run)
+    assert to_make(run, ("train",)) == to_make(run, ("label", "train")) == []
+    other = load_run(run_file, ["training.learning_rate=1e-6"])
+    assert to_make(other, ("train",)) == ["train"]
     finish_labels(run_file, tally=Tally(rejected=Counter(engine_error=3)).as_json())
     assert to_make(run, stages) == ["label", "train", "evaluate"]
     assert plan(run_file)["stages"]["label"]["rows"] == 3

@@ -109,8 +109,8 @@ def test_a_new_version_is_deployed_under_load(
 
 
 def test_the_ingress_dies(url: str, counted: Counted) -> None:
-    """The one fault that surfaces: requests that are in the ingress when it is killed get 5xx from Ray's proxy, those after it wait for its
-    successor."""
+    """The one fault that surfaces, but for streams that have begun (test_serve_engine.py): requests that are in the ingress when it is
+    killed get 5xx from Ray's proxy, those after it wait for its successor."""
     with Load(url, BODY, retry=True) as load:
         load.answered(50)
         dead = kill("ServeReplica:raystill:ingress")

@@ -1,19 +1,62 @@
-"""An engine that dies without its replica: vLLM's core is killed, as by a kernel that is out of memory."""
+"""An engine that dies without its replica, as by a kernel that is out of memory; and a replica that dies in the middle of streams."""
 
 from __future__ import annotations
 
+import json
 import signal
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipelines.config_base import ReplicasConfig
-from tests.faults.test_serve import BODY, processes
+from tests.faults.test_serve import BODY, kill, processes
 from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_until
 from tests.integration.local_ray import local_ray
-from tests.serving.tiny import write_student
+from tests.serving.tiny import TEXTS, write_student
 
 pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
+
+
+def streamed(url: str, stop: threading.Event, ended: Counter[str]) -> None:
+    """Ask for one stream after the other, and count how they end."""
+    body = {"prompt": TEXTS[0], "stream": True, "max_tokens": 300}
+    with httpx.Client(base_url=url, timeout=60.0) as client:
+        while not stop.is_set():
+            with client.stream("POST", "/v1/completions", json=body) as response:
+                events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+            error = json.loads(events[-1]).get("error", {}).get("code") if events[-1] != "[DONE]" else None
+            ended[error or f"{response.status_code} whole"] += 1
+
+
+def test_streams_that_have_begun_end_with_an_error_where_their_replica_dies(
+    tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    """What is written cannot be taken back, so that no other replica goes on with it. Streams that have not begun are asked anew."""
+    pytest.importorskip("vllm")
+    folder = write_student(tmp_path / "student", "decoder-only", width=256)
+    settings = small(engine="vllm", replicas=ReplicasConfig(min=2, max=2), max_new_tokens=300)
+    stop, ended = threading.Event(), Counter[str]()
+    with local_ray(), endpoint_of({"sums": folder}, settings) as client, ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(streamed, str(client.base_url), stop, ended) for _ in range(4)]
+        try:
+            wait_until(lambda: ended["200 whole"] >= 8)
+            dead = kill("ServeReplica:raystill-student-sums")
+            before = ended["200 whole"]
+            wait_until(lambda: ended["200 whole"] >= before + 20, 120.0)
+            wait_until(
+                lambda: len({p.pid for p in processes("ServeReplica:raystill-student-sums")} - {dead}) == 2, 120.0
+            )
+        finally:
+            stop.set()
+        for one in clients:
+            one.result()
+    record_property("ends of streams", dict(ended))
+    assert set(ended) <= {"200 whole", "model_away"}
+    assert 1 <= ended["model_away"] <= 4
 
 
 def test_a_killed_vllm_takes_its_replica_along_and_nobody_sees_it(tmp_path: Path, counted: Counted) -> None:

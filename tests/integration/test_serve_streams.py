@@ -1,4 +1,4 @@
-"""Streams that their clients leave: what is left of the text is written for nobody."""
+"""Requests that their clients leave: what is left of the text is written for nobody."""
 
 from __future__ import annotations
 
@@ -50,5 +50,16 @@ def test_a_text_whose_client_has_gone_is_not_written_on(client: httpx.Client) ->
         with client.stream("POST", "/v1/completions", json=body) as response:
             assert response.status_code == 200
             next(response.iter_lines())
+    assert client.post("/v1/completions", json={**body, "stream": False, "max_tokens": 1}).status_code == 200
+    assert time.monotonic() - began < rounds * whole_s / 2
+
+
+def test_nor_is_an_answer_that_is_no_stream(client: httpx.Client) -> None:
+    body, whole_s = longest(client)
+    rounds = 10
+    began = time.monotonic()
+    for _ in range(rounds):
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/completions", json={**body, "stream": False}, timeout=whole_s / 10)
     assert client.post("/v1/completions", json={**body, "stream": False, "max_tokens": 1}).status_code == 200
     assert time.monotonic() - began < rounds * whole_s / 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -202,6 +204,20 @@ def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[s
         assert set(serve.status().applications) == {"shop", "shut"}
     finally:
         serve.shutdown()
+
+
+def test_an_endpoint_that_ends_answers_what_is_under_way(ray_here: None, folders: dict[str, Path]) -> None:
+    from serving.endpoint import serve_students
+
+    endpoint = serve_students({"sums": str(folders["old"])}, small(max_batch_size=1))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{endpoint.url}/v1/predict", json={"inputs": [TEXTS[0]] * 250}, timeout=60.0)
+        time.sleep(0.3)
+        assert not asked.done()
+        endpoint.shutdown()
+        assert len(asked.result().json()["predictions"]) == 250
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{endpoint.url}/healthz")
 
 
 def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:

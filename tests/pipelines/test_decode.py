@@ -238,7 +238,7 @@ def test_folders_that_are_no_student_are_refused(tmp_path: Path) -> None:
         Student.load(pickled)
     weightless = write_student(tmp_path / "weightless", "decoder-only")
     (weightless / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"it has no \*\.safetensors"):
+    with pytest.raises(UserError, match=r"it has no model\.safetensors"):
         Student.load(weightless)
     torn = write_student(tmp_path / "torn", "decoder-only")
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-100])

@@ -72,10 +72,11 @@ def test_folders_that_cannot_be_served(folder: Path, tmp_path: Path) -> None:
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     refused("pickled", str(pickled))
     (pickled / "pytorch_model.bin").unlink()
-    refused("no \\*.safetensors", str(pickled))
+    refused("no model.safetensors", str(pickled))
     (pickled / "sub").mkdir()
     (pickled / "sub" / "model.safetensors").touch()
     (pickled / "pytorch_model.bin").touch()
+    (pickled / "extra.safetensors").touch()
     refused("its weights are pickled \\(pytorch_model.bin\\)", str(pickled))
     other = tmp_path / "labels"
     other.mkdir()

@@ -15,7 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from pipelines.artifacts import MANIFEST
 from pipelines.config_base import ReplicasConfig
-from pipelines.config_serving import KeysConfig, ServingConfig
+from pipelines.config_serving import AutoscalingDelays, KeysConfig, ServingConfig
 from pipelines.errors import UserError
 from serving import app
 from serving.deployment import endpoint_config
@@ -150,12 +150,15 @@ def test_shared_replicas_are_one_application(folder: str, t5: str) -> None:
 
 def test_the_args_build_the_applications(folder: str) -> None:
     serving = ServingConfig(
-        replicas=ReplicasConfig(min=0, max=3), target_ongoing_requests=5, max_queued_requests=7, ingress_replicas=2
-    )
+        replicas=ReplicasConfig(min=0, max=3), target_ongoing_requests=5, max_queued_requests=7, ingress_replicas=2,
+        delays=AutoscalingDelays(up_s=1.0, down_s=2.0, to_zero_s=3.0), request_timeout_s=77.0,
+    )  # fmt: skip
     found = applications(endpoint_config({"a": folder}, serving))
     student = app.student(found["raystill-student-a"]["args"])._bound_deployment
     scaling = student._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 3, 5)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.downscale_to_zero_delay_s) == (1.0, 2.0, 3.0)
+    assert student._deployment_config.graceful_shutdown_timeout_s == 77.0, "a replica that goes answers what it has"
     assert student.max_queued_requests == 7
     assert student.ray_actor_options["num_gpus"] == 0
     assert student.ray_actor_options["runtime_env"]["env_vars"]["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"

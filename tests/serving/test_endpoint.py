@@ -161,6 +161,21 @@ def test_a_change_that_cannot_be_made_leaves_what_ran(
     assert back == ["raystill", "raystill-student-a"]
 
 
+def test_a_change_that_is_interrupted_leaves_what_ran_too(
+    wanted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Serve(*endpoint("a"))
+    given(monkeypatch, running)
+
+    def interrupted(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        serve_students({"a": "/s/a", "b": "/s/b"}, SETTINGS)
+    assert running.told[-1] == ["raystill", "raystill-student-a"]
+
+
 def test_applications_of_others_are_not_waited_for_and_may_have_no_config(
     wanted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve.exceptions import BackPressureError
 
 from pipelines.artifacts import MANIFEST
 from pipelines.config_serving import ServingConfig
@@ -40,7 +42,8 @@ class Called:
         return self.answered()
 
     async def answered(self) -> Any:
-        return self._outcome()
+        outcome = self._outcome()
+        return await outcome if inspect.isawaitable(outcome) else outcome
 
 
 class Handle:
@@ -100,6 +103,83 @@ def test_the_engine_that_answers_is_the_one_that_is_told(students: dict[str, Han
     students["raystill-student-b"] = Handle(lambda: Piece("4", 10, 1, "stop", "vllm"))
     asyncio.run(ingress.write(card("b"), [TextOrder("one", raw=False)]))
     assert ingress.engine(card("b")) == "vllm"
+
+
+class Queue:
+    """A student with so many places; a question that finds one is answered when it is let go."""
+
+    def __init__(self, places: int) -> None:
+        self.free, self.refused, self.cancelled = places, 0, 0
+        self.goes_on = asyncio.Event()
+
+    async def answered(self) -> Reply:
+        if not self.free:
+            self.refused += 1
+            raise BackPressureError(num_queued_requests=1, max_queued_requests=1)
+        self.free -= 1
+        try:
+            await self.goes_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.free += 1
+        return REPLY
+
+
+def test_requests_that_share_a_full_queue_are_both_answered(students: dict[str, Handle]) -> None:
+    """And one whose questions have no place in it is refused."""
+
+    async def run() -> None:
+        queue = Queue(6)
+        students["raystill-student-sums"] = Handle(queue.answered)
+        ingress = Ingress(ServingConfig())
+        asked = [asyncio.create_task(ingress.ask(card("sums"), [Question("one")] * inputs)) for inputs in (4, 40, 4)]
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError, match="queue of model sums is full"):
+            await asked.pop()
+        queue.goes_on.set()
+        assert [len(await each) for each in asked] == [4, 40]
+        assert queue.refused < 4 + 40 + 40, "each answer lets one in, and not all try again"
+        assert queue.free == 6
+
+    asyncio.run(run())
+
+
+class Response:
+    """Serve's: a question under way."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer, self.given_up = answer, False
+
+    def __await__(self) -> Any:
+        return self._answer.__await__()
+
+    def cancel(self) -> None:
+        self.given_up = True
+
+
+def test_questions_of_a_client_that_has_gone_are_given_up(students: dict[str, Handle]) -> None:
+    async def run() -> None:
+        under_way: list[Response] = []
+
+        def send() -> Response:
+            under_way.append(Response(asyncio.Event().wait()))
+            return under_way[-1]
+
+        handle = Handle(lambda: None)
+        handle.answer.remote = lambda *_: send()  # type: ignore[method-assign]
+        students["raystill-student-sums"] = handle
+        asked = asyncio.create_task(Ingress(ServingConfig()).ask(card("sums"), [Question("one"), Question("two")]))
+        while len(under_way) < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert [response.given_up for response in under_way] == [True, True]
+
+    asyncio.run(run())
 
 
 def cards(ingress: Ingress) -> list[StudentCard]:
