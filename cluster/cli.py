@@ -311,9 +311,8 @@ def to_make(run: Any, stages: tuple[Any, ...]) -> list[str]:
 
         return [stage for stage in stages if stage != "train" or not trained(run)]
     found = existing(run, load_task(task_spec(run.task, run.task_options)))
-    if not found["label"]["reused"] or found["label"]["rows_retried"]:  # what is made of them then is not known yet
-        return list(stages)
-    return [stage for stage in stages if stage not in ("label", "train") or not found[stage]["reused"]]
+    reused = {stage for stage in ("label", "train") if found[stage]["reused"] and not found[stage].get("rows_retried")}
+    return [stage for stage in stages if stage not in reused]
 
 
 def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:

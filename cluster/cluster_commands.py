@@ -71,11 +71,12 @@ def submit(
     driver = Driver(driver_cpus, _amounts(resources), _environment(variables), installed)
     command = [*(["--replace"] if replace else []), *(["--verbose"] if verbose else [])]
     jobs = Jobs(address)
+    no_place = jobs.no_place(driver)
     for attempt in range(retries + 1):
         job, new = jobs.submit(run, stage, driver, shared=shared, command=command)
         click.echo(f"{'submitted' if new else 'attached to'} {job.id}", err=True)
-        if new and (why := jobs.no_place(driver)):
-            click.echo(f"warning: {why}", err=True)
+        if new and no_place:
+            click.echo(f"warning: {no_place}", err=True)
         if no_wait:
             break
         with _left_alone(jobs, job.id):

@@ -37,12 +37,16 @@ def dashboard_url(address: str) -> str:
     return address if "://" in address else f"http://{address}"
 
 
+_MOST_NODES = 10_000
+"""That Ray lists; unasked it leaves out all but 100."""
+
+
 def alive_nodes(address: str) -> list[Any]:
     """The nodes that are alive (ray.util.state.common.NodeState), of the cluster whose dashboard is at that URL. Raises NoAnswerError."""
     from ray.util.state import list_nodes
 
     with ray_errors(f"cluster {address}", REACH_DASHBOARD), only_given_address():
-        return list(list_nodes(address, filters=[("state", "=", "ALIVE")]))
+        return list(list_nodes(address, filters=[("state", "=", "ALIVE")], limit=_MOST_NODES))
 
 
 def reach_head(address: str) -> None:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 from cluster.connection import (
     REACH_DASHBOARD,
     NoAnswerError,
@@ -36,6 +38,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import RaystillError, StageFailedError, UserError
 from pipelines.filesystems import shown
 from pipelines.progress import duration
+from pipelines.run_file import parse_run
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ID = re.compile(r"raystill-.+-[0-9a-f]{8}(?:-(\d+))?")
@@ -327,14 +330,18 @@ class Jobs:
 
 
 def _settings(package: Path, driver: Driver, command: Sequence[str]) -> str:
-    """Digest of what makes a job another one: files that travel, code, variables, the driver's place, the command but for --verbose."""
+    """Digest of what makes a job another one: the run, files that travel, code, variables, the driver's place, the command but for
+    --verbose."""
     files = {
         file.relative_to(package).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in package.rglob("*")
-        if file.is_file()
+        if file.is_file() and file.name != RUN_FILE
     }
+    # With what it does not set: a default that is written out is no other setting.
+    run = parse_run(yaml.safe_load((package / RUN_FILE).read_text(encoding="utf-8")))
     return fingerprint(
         {
+            "run": run.model_dump(mode="json"),
             "files": files,
             "command": [argument for argument in command if argument != "--verbose"],
             "environment": dict(driver.environment or {}),

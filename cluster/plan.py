@@ -128,6 +128,8 @@ def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
     student = read_manifest(output.child("student"), "student")
     same_labels = manifest is not None and found["label"]["reused"]
     found["train"] = _state(student, train_identity(run, task, manifest) if manifest and same_labels else None)
+    if found["train"]["reused"] and found["label"]["rows_retried"]:
+        found["train"] |= {"reused": False, "detail": "reused unless the rows that are tried again change the labels"}
     report = read_manifest(output.child("report"), "report")
     found["evaluate"] = _state(report, None)
     if report and student and found["train"]["reused"] and report.identity.get("student") == student.fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _POLL_S = 0.1
 _SAY_S = 10.0
 """For the ingress to say what it could not read."""
 _ASK_AGAIN_S = 1.0
+_ENDS_S = 30.0
+"""For an application to go when its requests have been answered."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Endpoint:
     url: str
     """Without a slash at the end."""
     models: tuple[str, ...]
+    drain_s: float = ServingConfig().request_timeout_s + _ENDS_S
+    """How long its applications may take to end."""
 
     def shutdown(self, *, ray_ends: bool = False) -> None:
         """Stop the endpoint, and Serve itself where no other application runs. Requests under way are answered.
@@ -44,12 +49,21 @@ class Endpoint:
         """
         running = set(serve.status().applications)
         ours = {name for name in running if is_ours(name)}
-        # One by one even where Serve ends as a whole: that kills its proxies with what is under way in them. The ingress first, so that
-        # nobody asks a student that has gone.
-        for name in sorted(ours, key=lambda name: name != APPLICATION):
-            serve.delete(name)
+        # Also where Serve ends as a whole: that kills its proxies with what is under way in them. The ingress first, so that nobody asks
+        # a student that has gone.
+        for part in (ours & {APPLICATION}, ours - {APPLICATION}):
+            _delete(part)
+            _wait_for_the_end(part, self.drain_s)
         if running == ours and not ray_ends:
             serve.shutdown()
+
+    def drop(self) -> None:
+        """Stop what has not taken a request yet: nobody waits for it."""
+        ours = {name for name in serve.status().applications if is_ours(name)}
+        if ours == set(serve.status().applications):
+            serve.shutdown()
+        else:
+            _delete(ours)
 
 
 def is_ours(application: str) -> bool:
@@ -83,14 +97,14 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: S
     running = _deployed(client)
     gone = gone_students(running)
     host = "127.0.0.1" if serving.host in {"0.0.0.0", "::"} else serving.host
-    endpoint = Endpoint(f"http://{host}:{serving.port}", tuple(students))
+    endpoint = Endpoint(f"http://{host}:{serving.port}", tuple(students), serving.request_timeout_s + _ENDS_S)
     try:
         for phase in phases(running, config["applications"], gone):
             _apply(client, config, phase.applications)
             _wait_for(phase.waits)
     except BaseException as error:  # also Ctrl-C
         if APPLICATION not in running:
-            endpoint.shutdown()
+            endpoint.drop()
             raise
         _apply(client, config, before(running, config["applications"], gone))
         if not isinstance(error, StageFailedError):
@@ -209,6 +223,25 @@ def _deployed(client: Any) -> dict[str, dict[str, Any]]:
     details = client.get_serve_details()["applications"]
     configs = {name: application.get("deployed_app_config") for name, application in details.items()}
     return {name: config for name, config in configs.items() if config}
+
+
+def _delete(applications: Collection[str]) -> None:
+    """Tell applications to end, and wait for none. (`serve.delete` gives up waiting after a minute.)"""
+    from ray.serve.context import _get_global_client
+
+    if applications:
+        client: Any = _get_global_client()
+        client.delete_apps(sorted(applications), blocking=False)
+
+
+def _wait_for_the_end(applications: Collection[str], seconds: float) -> None:
+    """Until all have gone; what has not by then is told of."""
+    until = time.monotonic() + seconds
+    while left := set(applications) & set(serve.status().applications):
+        if time.monotonic() > until:
+            print(f"serve: {', '.join(sorted(left))} has not ended within {seconds:g} s", file=sys.stderr, flush=True)
+            return
+        time.sleep(_POLL_S)
 
 
 def _wait_for(applications: list[str]) -> None:

@@ -43,6 +43,8 @@ _ANSWER_S = 10.0
 _AWAY = (BackPressureError, DeploymentUnavailableError, RayActorError, AwayError)
 _WAITS_S = (0.1, 0.5, 1.0, None)
 """Before a question is asked again whose replica has died; None: it has been asked often enough."""
+_FULL_S = 0.1
+"""Before a request of which a part is answered tries a full queue again."""
 _logger = logging.getLogger(__name__)
 _Read = tuple[StudentCard, Task] | BaseException
 """What a folder says of its student, or why it says nothing."""
@@ -278,12 +280,12 @@ def _why(student_id: str, error: BaseException) -> str:
 
 
 class _Together:
-    """The questions of one request. Where the queue is full, those that found no room wait until one of their own has been answered: of two
-    requests that are larger than what is free, each has a part in the queue, and neither is refused. One that has none in it is."""
+    """The questions of one request. Where the queue is full, those that found no room wait for those that did: of two requests that are
+    larger than what is free, each has a part in the queue, and both are answered. One that has no part in it at first is refused."""
 
     def __init__(self) -> None:
-        self._under_way = 0
-        self._made_room = asyncio.Semaphore(0)
+        self._under_way, self._begun = 0, False
+        self._turns = asyncio.Semaphore(0)
 
     async def answered(self, send: Callable[[], Any]) -> Any:
         """What a replica answers. Raises BackPressureError where the queue is full of other requests' questions."""
@@ -291,14 +293,21 @@ class _Together:
             self._under_way += 1
             try:
                 answer = await _answered(send)
-                self._made_room.release()
-                return answer
             except BackPressureError:
-                if self._under_way == 1:
+                if self._under_way == 1 and not self._begun:
                     raise
+            else:
+                self._begun = True
+                # Two try again for each that is answered: as many as there is room for in the end, and not all at a time.
+                self._turns.release()
+                self._turns.release()
+                return answer
             finally:
                 self._under_way -= 1
-            await self._made_room.acquire()
+            if self._under_way:
+                await self._turns.acquire()
+            else:  # others have taken the places meanwhile, and none of its own will make room
+                await asyncio.sleep(_FULL_S)
 
 
 async def _answered(send: Callable[[], Any]) -> Any:

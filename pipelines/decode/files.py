@@ -15,6 +15,7 @@ from pipelines.artifacts import Store
 from pipelines.errors import UserError
 
 _CODE = "no code of a student's is ever run"
+_INDEX = "model.safetensors.index.json"
 _SHOWN_CHARACTERS = 100
 
 
@@ -27,8 +28,8 @@ def check_student_files(store: Store) -> None:
     names = [name for name in store.files() if "/" not in name]
     if "config.json" not in names:
         raise UserError(store.shown(), "it has no config.json", "Train the student anew.")
-    # By these names alone: where transformers finds neither, it opens pickles, whatever other *.safetensors there are.
-    if not {"model.safetensors", "model.safetensors.index.json"} & set(names):
+    # By this name alone: where transformers does not find it, it opens pickles, whatever other *.safetensors there are.
+    if "model.safetensors" not in names and not _has_shards(store, names):
         pickled = [name for name in names if name.endswith(".bin")]
         rule = (
             f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no model.safetensors"
@@ -40,6 +41,18 @@ def check_student_files(store: Store) -> None:
     if wanted := _needed_code(store.read("config.json")):
         rule = f"its config.json wants code ({wanted}) that transformers does not have, and {_CODE}"
         raise UserError(store.shown(), rule, "Train a student of a model that transformers knows.")
+
+
+def _has_shards(store: Store, names: list[str]) -> bool:
+    """Whether there is an index of weights in several files, all of them here and in safetensors: it could name pickles too."""
+    if _INDEX not in names:
+        return False
+    try:
+        index = json.loads(store.read(_INDEX))
+        shards = set(index["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(shards) and all(name in names and name.endswith(".safetensors") for name in shards)
 
 
 def _needed_code(config: bytes) -> str | None:

@@ -5,7 +5,8 @@ python -m tests.benchmarks.capacity_simulation --nodes 1 10 30 100 300 1000 [--p
 The driver is the real one: scan, Ray Data, blocks of rows to actors of a pool, outcomes back, commits. First one node is the real
 echo teacher with that batch and latency, which gives a node's rate. The others are stubs: an actor that takes blocks as the teacher's
 does, waits as long, and returns outcomes that were not computed row by row, so that a machine of a few cores holds many. A process can
-stand for several nodes (their batches together) where there is no memory for one each: such points are marked.
+stand for several nodes (it answers so many times as fast) where there is no memory for one each: such points are marked, and have fewer
+rows in flight than so many nodes would.
 
 What is measured: rows/s offered (nodes x a node's rate) and achieved; the CPU time of the driver (a Python process: about one core is
 all that it can use), of Ray's own processes on the head, and of the stubs; the driver's private memory, and how much of the object
@@ -133,8 +134,10 @@ def run_of(settings: dict[str, Any]) -> RunConfig:
             "corpus": {"train": str(corpus)},
             "teacher": {
                 "engine": "echo",
-                "latency_s": settings["latency"],
-                "vllm": {"max_num_seqs": settings["batch"] * settings["per process"]},
+                # Of many nodes in one process: a batch as large, so many times as fast. (A batch so many times as large is thousands of
+                # calls at a time, for each of which Ray starts a thread: more of them than a machine has.)
+                "latency_s": settings["latency"] / settings["per process"],
+                "vllm": {"max_num_seqs": settings["batch"]},
                 "replicas": {"min": settings["processes"], "max": settings["processes"]},
             },
             "student": {"model": "none"},

@@ -159,6 +159,11 @@ def endpoint(
         return [loaded(name, f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients]
 
 
+def prompts(texts: list[str], options: argparse.Namespace) -> list[str]:
+    """What the student reads: with another prompt it would write another text, of another length."""
+    return texts if options.student.startswith("t5") else [f"{text}\n" for text in texts]
+
+
 def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """`vllm serve` with the settings of the endpoint's engine."""
     port = free_port()
@@ -171,8 +176,8 @@ def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> l
     on_cpu = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with server(arguments, f"{url}/health", on_cpu) as root:
         bodies = [
-            {"model": "student", "prompt": f"{text}\n", "max_tokens": NEW_TOKENS, "temperature": 0, "logprobs": 0}
-            for text in texts
+            {"model": "student", "prompt": text, "max_tokens": NEW_TOKENS, "temperature": 0, "logprobs": 0}
+            for text in prompts(texts, options)
         ]
         return [
             loaded("vllm serve", f"{url}/v1/completions", bodies, n, options.seconds, root) for n in options.clients
@@ -186,7 +191,7 @@ def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[d
     arguments = ["-m", "tests.benchmarks.peers.plain_server", str(folder), "--port", str(port)]
     arguments += ["--max-new-tokens", str(NEW_TOKENS)]
     with server(arguments, f"{url}/openapi.json") as root:
-        bodies = [{"text": text} for text in texts]
+        bodies = [{"text": text} for text in prompts(texts, options)]
         dtype = httpx.post(f"{url}/generate", json=bodies[0], timeout=300.0).raise_for_status().json()["dtype"]
         return [
             loaded(f"FastAPI + generate, {dtype}", f"{url}/generate", bodies, n, options.seconds, root)

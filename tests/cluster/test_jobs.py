@@ -116,6 +116,12 @@ def test_an_id_is_derived_from_run_output_and_stage() -> None:
     assert job_name(parse_run({**TREE, "training": {"epochs": 9.0}}), "label") == NAME
 
 
+def test_a_default_that_is_written_out_is_no_other_setting(client: Client) -> None:
+    written = parse_run({**TREE, "training": {"seed": RUN.training.seed}})
+    jobs = Jobs("http://head")
+    assert [jobs.submit(run, "label", Driver())[1] for run in (RUN, written)] == [True, False]
+
+
 def test_a_driver_that_no_node_can_hold_is_told_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"CPU": 8.0, "head": 1.0}, {"CPU": 64.0, "GPU": 8.0}, {}]
     monkeypatch.setattr("cluster.jobs.alive_nodes", lambda _: [SimpleNamespace(resources_total=n) for n in nodes])

@@ -91,9 +91,8 @@ def finish_student(run: RunConfig) -> None:
     labels = read_manifest(output.child("labels"), "labels")
     assert labels
     identity = train_identity(run, load_task(task_spec(run.task)), labels)
-    student = manifest_of(
-        "student", identity, config=run.model_dump(), counts={}, provenance={}, timings_s={}, details={}
-    )
+    student = manifest_of("student", identity, config=run.model_dump(), counts={"train_examples": 36}, provenance={},
+                          timings_s={"train": 60.0}, details={})  # fmt: skip
     write_manifest(output.child("student"), student)
 
 
@@ -177,7 +176,9 @@ def test_finished_labels_want_no_nodes_unless_rows_of_theirs_are_tried_again(run
     assert to_make(other, ("train",)) == ["train"]
     finish_labels(run_file, tally=Tally(rejected=Counter(engine_error=3)).as_json())
     assert to_make(run, stages) == ["label", "train", "evaluate"]
-    assert plan(run_file)["stages"]["label"]["rows"] == 3
+    found = plan(run_file)
+    assert found["stages"]["label"]["rows"] == 3
+    assert "unless the rows that are tried again" in found["exists"]["train"]["detail"]
 
 
 def test_rows_that_are_finished_are_not_asked_again(run_file: str) -> None:

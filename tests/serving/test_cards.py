@@ -78,6 +78,11 @@ def test_folders_that_cannot_be_served(folder: Path, tmp_path: Path) -> None:
     (pickled / "pytorch_model.bin").touch()
     (pickled / "extra.safetensors").touch()
     refused("its weights are pickled \\(pytorch_model.bin\\)", str(pickled))
+    for shards in ({"a": "pytorch_model.bin"}, {"a": "gone.safetensors"}, {"a": "sub/model.safetensors"}, {}, []):
+        (pickled / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        refused("its weights are pickled", str(pickled))
+    (pickled / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "extra.safetensors"}}))
+    read_card("sums", str(pickled))
     other = tmp_path / "labels"
     other.mkdir()
     manifest = json.loads((folder / MANIFEST).read_text())

@@ -15,7 +15,7 @@ from pipelines.config_serving import ServingConfig
 from pipelines.errors import StageFailedError, UserError
 from serving import endpoint as module
 from serving.deployment import endpoint_config
-from serving.endpoint import before, check_http, gone_students, phases, serve_students
+from serving.endpoint import Endpoint, before, check_http, gone_students, phases, serve_students
 from serving.ingress import SHARED
 from tests.serving.tiny import write_student
 
@@ -174,6 +174,61 @@ def test_a_change_that_is_interrupted_leaves_what_ran_too(
     with pytest.raises(KeyboardInterrupt):
         serve_students({"a": "/s/a", "b": "/s/b"}, SETTINGS)
     assert running.told[-1] == ["raystill", "raystill-student-a"]
+
+
+class Ending:
+    """Serve with applications, each of which ends when it has been asked after so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int, *names: str) -> None:
+        import ray.serve.context
+
+        self.left, self.after, self.told = dict.fromkeys(names, 0), after, []
+        self.deleted: set[str] = set()
+        monkeypatch.setattr(module.serve, "status", self.status)
+        monkeypatch.setattr(module.serve, "shutdown", lambda: self.told.append(["all of Serve"]))
+        monkeypatch.setattr(ray.serve.context, "_get_global_client", lambda: self)
+        monkeypatch.setattr(module, "_POLL_S", 0.0)
+
+    def status(self) -> Any:
+        for name in self.deleted & set(self.left):
+            self.left[name] += 1
+        self.left = {name: count for name, count in self.left.items() if count < self.after}
+        return SimpleNamespace(applications=dict.fromkeys(self.left))
+
+    def delete_apps(self, names: list[str], *, blocking: bool) -> None:
+        assert not blocking, "it would give up after a minute"
+        self.told.append(names)
+        self.deleted |= set(names)
+
+
+STUDENTS = ["raystill-student-a", "raystill-student-b"]
+
+
+def test_students_end_when_nobody_asks_them_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = Ending(monkeypatch, 3, "raystill", *STUDENTS)
+    Endpoint("http://x", ("a", "b")).shutdown()
+    assert serve.told == [["raystill"], STUDENTS, ["all of Serve"]]
+    serve = Ending(monkeypatch, 3, "raystill", *STUDENTS, "shop")
+    Endpoint("http://x", ("a", "b")).shutdown()
+    assert (serve.told, list(serve.left)) == ([["raystill"], STUDENTS], ["shop"])
+
+
+def test_what_does_not_end_in_time_keeps_nothing_from_ending(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = Ending(monkeypatch, 10**9, "raystill", *STUDENTS)
+    Endpoint("http://x", ("a", "b"), drain_s=0.01).shutdown()
+    assert serve.told == [["raystill"], STUDENTS, ["all of Serve"]]
+    assert "serve: raystill has not ended within 0.01 s" in capsys.readouterr().err
+
+
+def test_nobody_waits_for_what_has_taken_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = Ending(monkeypatch, 10**9, "raystill", *STUDENTS)
+    Endpoint("http://x", ("a", "b")).drop()
+    assert serve.told == [["all of Serve"]]
+    serve = Ending(monkeypatch, 10**9, "raystill", *STUDENTS, "shop")
+    Endpoint("http://x", ("a", "b")).drop()
+    assert serve.told == [["raystill", *STUDENTS]]
 
 
 def test_applications_of_others_are_not_waited_for_and_may_have_no_config(

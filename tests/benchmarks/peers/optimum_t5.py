@@ -43,7 +43,7 @@ def main() -> None:
         for size in asked["sizes"]:
             rates = []
             for round_ in range(asked["rounds"] + 1):
-                batch = tokenizer(asked["texts"][:size], return_tensors="pt", padding=True)
+                batch = tokenizer(asked["texts"][:size], return_tensors="pt", padding=True, return_token_type_ids=False)
                 began = time.perf_counter()
                 output = model.generate(
                     **batch,
