@@ -13,7 +13,11 @@ from typing import Any
 from cluster.estimate import Throughput, label_estimate
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.label.flow import in_flight
 
+_DRIVER_BLOCKS_PER_S = 45
+"""That one driver was seen to keep going, whatever their size, with readers and stand-ins for 1,000 nodes on the same two cores
+(tests/benchmarks/capacity_simulation). By its CPU time, a driver with a core of its own would do two and a half times as many."""
 _UNITS_S = {"d": 86_400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|s)\s*")
 
@@ -40,7 +44,8 @@ def capacity(
 
     Returns:
         {"deadline_s", "other_s": what training and evaluation take of it, "left_out": stages of which that is not known, "replicas",
-        "gpus": that they hold, "label": label_estimate with so many of them, "rows_per_s": of all replicas, "problem"}. `replicas`,
+        "gpus": that they hold, "label": label_estimate with so many of them, "rows_per_s": of all replicas,
+        "driver_rows_per_s": with which one driver is known to keep up, "problem"}. `replicas`,
         `gpus` and `label` are None where there is a `problem`: in words, why no number is given.
     """
     label = stages["label"]
@@ -54,6 +59,7 @@ def capacity(
         "gpus": None,
         "label": None,
         "rows_per_s": None,
+        "driver_rows_per_s": _DRIVER_BLOCKS_PER_S * in_flight(run).rows_per_block,
         "problem": None,
     }
     if not label["rows"]:

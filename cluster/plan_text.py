@@ -122,6 +122,9 @@ def capacity_lines(found: dict[str, Any]) -> Iterator[str]:
     hours = f", {label['gpu_hours']:,.1f} GPU-hours" if gpus else ""
     price = f", cost {label['cost']['amount']:,.2f}" if label["cost"] else ""
     yield f"            labelling then takes {in_words(label['seconds'])}{hours}{price}; replicas are taken to add up"
+    if found["rows_per_s"] and found["rows_per_s"] > found["driver_rows_per_s"]:
+        known = f"one driver is known to keep up with {found['driver_rows_per_s']:,}"
+        yield f"            that is {found['rows_per_s']:,.0f} rows/s, and {known}: part the corpus into runs of their own"
     if found["other_s"]:
         yield f"            {in_words(found['other_s'])} of it are for training and evaluation"
     if found["left_out"]:

@@ -88,6 +88,19 @@ def test_where_no_number_can_be_given_the_reason_is(found: dict[str, Any], why: 
     assert line.endswith(why)
 
 
+def test_what_is_beyond_one_driver_is_told_of() -> None:
+    """Blocks of 16 rows for batches of 64, of 64 for those of 256."""
+    fast = Throughput("calibration", "here", 100.0, 400.0, 40.0, 50.0, 0.1, 120.0)
+    for batch, rows_per_s in ((64, 720), (256, 2880)):
+        within, beyond = (
+            answer(1_000_000, 50.0 + 1_000_000 / (rows_per_s + more), fast, vllm={"max_num_seqs": batch})
+            for more in (-100, 100)
+        )
+        assert within["driver_rows_per_s"] == rows_per_s
+        assert not any("one driver" in line for line in capacity_lines(within))
+        assert any(f"one driver is known to keep up with {rows_per_s:,}" in line for line in capacity_lines(beyond))
+
+
 def test_the_text_says_what_the_number_rests_on() -> None:
     lines = list(capacity_lines(answer(1_000_000, 10_050.0, train=0.0, price={"per_gpu_hour": 2.0})))
     assert lines[0] == (
