@@ -1,0 +1,37 @@
+"""The page at `/` in a real browser, on a real endpoint: what it asks for, and reads, is what the endpoint takes and says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser import NEEDS_BROWSER, Chromium, Tab
+from tests.integration.endpoints import endpoint_of, small
+from tests.integration.local_ray import local_ray
+from tests.serving.tiny import write_student
+
+pytestmark = [*NEEDS_BROWSER, pytest.mark.serve, pytest.mark.timeout(300)]
+
+
+def test_the_page_shows_what_the_endpoint_answers(tmp_path: Path) -> None:
+    folder = write_student(tmp_path / "student", "decoder-only")
+    with local_ray(), endpoint_of({"sums": folder}, small()) as client:
+        browser = Chromium(tmp_path / "profile")
+        try:
+            tab = Tab(browser, str(client.base_url))
+            assert "a student of" in tab.text("headline")
+            tab.click("example")
+            tab.ask()
+            tab.answered()
+            asked = tab.js("document.getElementById('field-0').value")
+            told = client.post("/v1/predict", json={"inputs": [{"input": asked}], "rationale": True}).json()
+            (answer,) = told["predictions"]
+            assert tab.js("document.getElementById('label').textContent").startswith(answer["label"])
+            sure = answer["confidence"]
+            assert tab.text("confidence") == (f"{100 * sure:.1f}%" if sure >= 0.0005 else "under 0.1%")
+            said = tab.js("document.getElementById('said').textContent")
+            assert said == answer["rationale"] or (not answer["rationale"] and said == "The student wrote none.")
+            assert tab.complaints() == []
+        finally:
+            browser.close()
