@@ -121,6 +121,7 @@ def test_a_signal_ends_the_start_and_later_drains(
     monkeypatch.setattr(Endpoint, "shutdown", lambda *_, ray_ends: ended.append(ray_ends))
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell ignores it
     run = _bare_run(())
     try:
         monkeypatch.setattr("serving.endpoint.serve_students", lambda *_: signal.raise_signal(number))
