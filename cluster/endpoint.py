@@ -116,11 +116,16 @@ def _until_signal(
         endpoint = serve_students(students, run.serving, split)
         try:
             # Not before: a signal while it starts ends the start.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
+            before = {
+                number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+            }
             _tell(endpoint, as_json=as_json, ends="Ctrl-C ends it")
             stop.wait()
-            print("draining", file=sys.stderr, flush=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            print(
+                f"draining, for {endpoint.drain_s:g} s at the most; Ctrl-C ends it at once", file=sys.stderr, flush=True
+            )
         finally:
             endpoint.shutdown(ray_ends=ray_address() is None)
 

@@ -254,8 +254,10 @@ class Jobs:
         while not (job := self.job(job_id)).ended:
             if time.monotonic() >= until:
                 asked = f"{job_id} was asked to stop and is still {job.status.lower()} after {duration(_STOP_S)}. "
-                if job.status == "PENDING":  # Ray's stop reaches a driver, and where there is none, nothing
-                    raise StageFailedError(f"{asked}Ray fails a job whose driver finds no node after 15 minutes.")
+                if job.status == "PENDING":
+                    raise StageFailedError(
+                        f"{asked}Its driver has not started; Ray fails it where none does for 15 minutes."
+                    )
                 raise StageFailedError(f"{asked}The same command asks again.")
             time.sleep(_POLL_S)
         return job

@@ -47,14 +47,14 @@ class Endpoint:
         Args:
             ray_ends: this Ray ends next, and Serve with it. (Stopped by itself, Serve reports a failed task that is none.)
         """
-        running = set(serve.status().applications)
-        ours = {name for name in running if is_ours(name)}
+        ours = {name for name in serve.status().applications if is_ours(name)}
         # Also where Serve ends as a whole: that kills its proxies with what is under way in them. The ingress first, so that nobody asks
         # a student that has gone.
         for part in (ours & {APPLICATION}, ours - {APPLICATION}):
             _delete(part)
             _wait_for_the_end(part, self.drain_s)
-        if running == ours and not ray_ends:
+        # Looked at anew: while these have drained, somebody may have started another application.
+        if not ray_ends and set(serve.status().applications) <= ours:
             serve.shutdown()
 
     def drop(self) -> None:
@@ -64,6 +64,7 @@ class Endpoint:
             serve.shutdown()
         else:
             _delete(ours)
+            serve.status()  # an answer of the controller: it has read what stands before it, also where this process ends now
 
 
 def is_ours(application: str) -> bool:
