@@ -79,6 +79,7 @@ def test_a_replica_or_the_controller_dies_and_nobody_sees_it(url: str, part: str
     assert load.retried == 0
 
 
+@pytest.mark.full
 def test_the_proxy_dies_and_clients_connect_again(url: str, counted: Counted) -> None:
     """Its connections break; what was under way on them is asked again by the clients."""
     with Load(url, BODY, retry=True) as load:
@@ -90,6 +91,7 @@ def test_the_proxy_dies_and_clients_connect_again(url: str, counted: Counted) ->
     assert load.retried > 0
 
 
+@pytest.mark.full
 def test_a_new_version_is_deployed_under_load(
     url: str, serving: ServingConfig, counted: Counted, tmp_path: Path
 ) -> None:

@@ -153,6 +153,7 @@ def test_bytes_turned_over(client: httpx.Client) -> None:
     assert statuses[400] > 50
 
 
+@pytest.mark.full
 def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
     client: httpx.Client, folder: Path, settings: ServingConfig
 ) -> None:

@@ -223,6 +223,7 @@ def test_an_endpoint_that_ends_answers_what_is_under_way(ray_here: None, folders
         httpx.get(f"{endpoint.url}/healthz")
 
 
+@pytest.mark.full
 def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:
     key = new_key()
     file = tmp_path / "keys"
@@ -244,6 +245,7 @@ def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dic
         wait_until(lambda: ask(key).status_code == 401, 10.0)
 
 
+@pytest.mark.full
 def test_students_share_replicas_and_make_room(ray_here: None, folders: dict[str, Path]) -> None:
     students = {"old": folders["old"], "new": folders["new"], "other": folders["other"]}
     with endpoint_of(students, small(students_per_replica=2)) as client:
