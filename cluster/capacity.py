@@ -17,7 +17,7 @@ from pipelines.label.flow import in_flight
 
 _DRIVER_BLOCKS_PER_S = 45
 """That one driver was seen to keep going, whatever their size, with readers and stand-ins for 1,000 nodes on the same two cores
-(tests/benchmarks/capacity_simulation). By its CPU time, a driver with a core of its own would do two and a half times as many."""
+(tests/benchmarks/capacity_simulation). By its CPU time, a driver with a core of its own would do more than twice as many."""
 _UNITS_S = {"d": 86_400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|s)\s*")
 

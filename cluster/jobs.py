@@ -337,7 +337,7 @@ def _settings(package: Path, driver: Driver, command: Sequence[str]) -> str:
     files = {
         file.relative_to(package).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in package.rglob("*")
-        if file.is_file() and file.name != RUN_FILE
+        if file.is_file() and file != package / RUN_FILE
     }
     # With what it does not set: a default that is written out is no other setting.
     run = parse_run(yaml.safe_load((package / RUN_FILE).read_text(encoding="utf-8")))

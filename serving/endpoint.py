@@ -39,7 +39,7 @@ class Endpoint:
     """Without a slash at the end."""
     models: tuple[str, ...]
     drain_s: float = ServingConfig().request_timeout_s + _ENDS_S
-    """How long its applications may take to end."""
+    """How long its applications may take to end, all together."""
 
     def shutdown(self, *, ray_ends: bool = False) -> None:
         """Stop the endpoint, and Serve itself where no other application runs. Requests under way are answered.
@@ -50,9 +50,10 @@ class Endpoint:
         ours = {name for name in serve.status().applications if is_ours(name)}
         # Also where Serve ends as a whole: that kills its proxies with what is under way in them. The ingress first, so that nobody asks
         # a student that has gone.
+        until = time.monotonic() + self.drain_s
         for part in (ours & {APPLICATION}, ours - {APPLICATION}):
             _delete(part)
-            _wait_for_the_end(part, self.drain_s)
+            _wait_for_the_end(part, until)
         # Looked at anew: while these have drained, somebody may have started another application.
         if not ray_ends and set(serve.status().applications) <= ours:
             serve.shutdown()
@@ -235,12 +236,11 @@ def _delete(applications: Collection[str]) -> None:
         client.delete_apps(sorted(applications), blocking=False)
 
 
-def _wait_for_the_end(applications: Collection[str], seconds: float) -> None:
-    """Until all have gone; what has not by then is told of."""
-    until = time.monotonic() + seconds
+def _wait_for_the_end(applications: Collection[str], until: float) -> None:
+    """Until all have gone, and to that moment of the monotonic clock at the most; what has not gone by then is told of."""
     while left := set(applications) & set(serve.status().applications):
         if time.monotonic() > until:
-            print(f"serve: {', '.join(sorted(left))} has not ended within {seconds:g} s", file=sys.stderr, flush=True)
+            print(f"serve: {', '.join(sorted(left))} has not ended in time", file=sys.stderr, flush=True)
             return
         time.sleep(_POLL_S)
 

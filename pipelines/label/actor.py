@@ -123,7 +123,6 @@ class TeacherActor:
         return self._teacher
 
     async def _start(self) -> Teacher:
-        self._origin = self._setup.origin()
         self._strikes, fruitless, started = await self._ledger.starting.remote()
         # All replicas that there is room for, but this one, may be starting at this moment; starts beyond those were of engines that died.
         at_once = min(self._config.replicas.max, room_for_engines(self._config.gpus_per_replica))
@@ -139,6 +138,8 @@ class TeacherActor:
             if not started:
                 raise  # No engine ever started in this run: it is set up wrongly, and a second try would not help.
             self._end(f"the engine did not start ({error})")
+        # Not before: it loads torch, whose threads are what the teacher sets.
+        self._origin = self._setup.origin()
         self._engine.started(time.monotonic() - began)
         await self._ledger.ready.remote()
         return teacher

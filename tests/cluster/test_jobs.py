@@ -122,6 +122,17 @@ def test_a_default_that_is_written_out_is_no_other_setting(client: Client) -> No
     assert [jobs.submit(run, "label", Driver())[1] for run in (RUN, written)] == [True, False]
 
 
+def test_shots_are_a_part_of_the_job_whatever_their_file_is_called(client: Client, tmp_path: Path) -> None:
+    shots = tmp_path / "run.yaml"
+    shots.write_text("- one")
+    run = parse_run({**TREE, "teacher": {**TREE["teacher"], "shots": str(shots)}})
+    jobs = Jobs("http://head")
+    jobs.submit(run, "label", Driver())
+    shots.write_text("- another")
+    with pytest.raises(UserError, match="other settings"):
+        jobs.submit(run, "label", Driver())
+
+
 def test_a_driver_that_no_node_can_hold_is_told_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"CPU": 8.0, "head": 1.0}, {"CPU": 64.0, "GPU": 8.0}, {}]
     monkeypatch.setattr("cluster.jobs.alive_nodes", lambda _: [SimpleNamespace(resources_total=n) for n in nodes])
