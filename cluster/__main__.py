@@ -1,4 +1,14 @@
-"""`python -m cluster` is `raystill`."""
+"""`python -m cluster` is `raystill`. So do jobs begin, on whatever Python their cluster has: it is looked at before our code is read."""
+
+import sys
+
+if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+    found = ".".join(map(str, sys.version_info[:3]))
+    print(
+        f"Python here is {found}: Raystill needs 3.11 or 3.12. Give all nodes an image with one of them.",
+        file=sys.stderr,
+    )
+    raise SystemExit(2)
 
 from cluster.cli import main
 

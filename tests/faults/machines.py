@@ -121,8 +121,13 @@ class Machines:
         """For RAY_ADDRESS."""
         return f"{self._hosts[0].address}:{PORT}"
 
-    def start(self, number: int, *, wait: bool = True) -> Machine:
-        """Start a machine, or another in the place of one that is gone. `wait`: until the head knows it."""
+    def start(self, number: int, *, wait: bool = True, **variables: str) -> Machine:
+        """Start a machine, or another in the place of one that is gone.
+
+        Args:
+            wait: until the head knows it.
+            variables: of this machine alone.
+        """
         host = self._hosts[number]
         self._started += 1
         own = f"--temp-dir={self._sockets.name}/{self._started}"  # a machine in another's place knows nothing of it
@@ -130,18 +135,19 @@ class Machines:
         if number == 0:
             dashboard = [f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD}"]
             head = ["--head", f"--port={PORT}", *dashboard]
-            arguments, variables = (
-                [*where, *head, *self._redis, f"--num-cpus={self._head_cpus}"],
-                self._variables | self._head,
-            )
+            arguments = [*where, *head, *self._redis, f"--num-cpus={self._head_cpus}"]
+            own_variables = self._variables | self._head | variables
         else:
-            arguments, variables = [*where, f"--address={self.address}", f"--num-cpus={CPUS}"], self._variables
+            arguments = [*where, f"--address={self.address}", f"--num-cpus={CPUS}"]
+            own_variables = self._variables | variables
         log = self._folder / f"machine-{number}.log"
+        before = self._alive() if wait else set()
         with host.entered():
-            process = start_node(arguments, log, variables)
+            process = start_node(arguments, log, own_variables)
         self.machines[number] = Machine(number, host, process, log)
-        if wait:
-            self.until(lambda: host.address in self.alive(), f"machine {number}")
+        if wait:  # the one in whose place it is may be taken to be alive still
+            new = lambda: any(address == host.address for address, _ in self._alive() - before)  # noqa: E731
+            self.until(new, f"machine {number}")
         return self.machines[number]
 
     def environment(self) -> dict[str, str]:
@@ -201,11 +207,15 @@ class Machines:
 
     def alive(self) -> dict[str, str]:
         """Address -> id of the nodes that the head takes to be alive."""
+        return dict(self._alive())
+
+    def _alive(self) -> set[tuple[str, str]]:
+        """Addresses and ids: for a while two of one address, where one is in the place of another that was killed."""
         try:
             listed = self.ask("/api/v0/nodes?limit=100")["data"]["result"]["result"]
         except httpx.HTTPError:
-            return {}
-        return {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
+            return set()
+        return {(node["node_ip"], node["node_id"]) for node in listed if node["state"] == "ALIVE"}
 
     def replicas(self) -> dict[str, list[str]]:
         """Application -> the addresses of the machines on which its replicas run."""

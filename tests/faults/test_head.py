@@ -1,8 +1,9 @@
-"""The head of a cluster is lost and comes back while the endpoint answers. Its state is in Redis, as with KubeRay's GCS fault tolerance."""
+"""The head of a cluster is lost and comes back while the endpoint answers. Its state is in the Redis of the component gcs-ft-redis."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -11,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 
 from tests.faults.machines import SOON_DEAD, Machines
 from tests.faults.test_machines import BODY, Note, note, with_student
 from tests.integration.endpoints import Load, wait_until
+from tests.k8s.rendering import K8S
 from tests.network import Network, missing
 from tests.object_store import running_server
 
@@ -25,32 +29,31 @@ pytestmark = [
     pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600),
     pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT)),
 ]  # fmt: skip
-REDIS_PORT = 6390
 PASSWORD = "a-password-of-this-test"
 AWAY_S = 5.0
 
 
 @contextmanager
 def redis(folder: Path, address: str) -> Iterator[str]:
-    """ADDRESS:PORT of a Redis on this thread's network."""
-    command = [
-        "redis-server",
-        "--bind",
-        address,
-        "--port",
-        str(REDIS_PORT),
-        "--requirepass",
-        PASSWORD,
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
-    with (folder / "redis.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    """ADDRESS:PORT of a Redis on this thread's network, by the command of the component, with folders of its own in place of volumes."""
+    objects = yaml.safe_load_all((K8S / "components" / "gcs-ft-redis" / "redis.yaml").read_text(encoding="utf-8"))
+    (stateful,) = (found for found in objects if found["kind"] == "StatefulSet")
+    (container,) = stateful["spec"]["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    for mount in container["volumeMounts"]:
+        own = folder / mount["name"]
+        own.mkdir()
+        script = script.replace(mount["mountPath"], str(own))
+    log = folder / "redis.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*container["command"], script], stdout=output, stderr=output, env=os.environ | {"REDIS_PASSWORD": PASSWORD}
+        )
     try:
-        wait_until(lambda: "Ready to accept connections" in (folder / "redis.log").read_text(), every_s=0.1)
-        yield f"{address}:{REDIS_PORT}"
+        wait_until(lambda: "Ready to accept connections" in log.read_text(), every_s=0.1)
+        assert PASSWORD not in " ".join(psutil.Process(process.pid).cmdline())
+        yield f"{address}:{container['ports'][0]['containerPort']}"
+        assert (folder / "redis" / "appendonlydir").is_dir(), "what outlives the pod"
     finally:
         process.kill()
         process.wait()

@@ -2,27 +2,31 @@
 
 The base is Debian 12's smallest with Python 3.11: images cannot be pulled here. It is told where this machine finds its package index and
 whom it trusts (pip's and uv's settings), so the Dockerfile is the one that users build. Packages that uv has fetched before are not
-fetched again. About 30 GB of disk and a few minutes.
+fetched again. About 30 GB of disk and a few minutes; the GPU variant has CUDA's libraries and wants more of both.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.cli import main
 from tests.integration.dev_cpu import USER, dev_cpu, run_job
 from tests.k8s.namespaces import missing
-from tests.k8s.rendering import ROOT, needs_kustomize
+from tests.k8s.rendering import K8S, ROOT, needs_kustomize
 
 NEEDED = ("buildah", "mmdebstrap")
 ABSENT = [name for name in NEEDED if shutil.which(name) is None]
@@ -34,7 +38,9 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
     pytest.mark.skipif(bool(ABSENT), reason=f"{', '.join(ABSENT)} not installed (Debian: buildah, mmdebstrap)"),
 ]
+VERSIONS = yaml.safe_load((K8S / "versions.yaml").read_text(encoding="utf-8"))
 DEBIAN = "bookworm"
+GPU_DISK_GB = 45
 CORPORA = ROOT / "pipelines" / "recipes" / "corpora"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 TRUST = ("SSL_CERT_FILE", "PIP_CERT")
@@ -86,6 +92,30 @@ class Buildah:
         )  # fmt: skip
         return f"localhost/raystill:{variant}"
 
+    def started(self, variant: str, record: Record) -> str:
+        """A container of an image that is built."""
+        began = time.monotonic()
+        image = self.build(variant)
+        record(f"{variant}: image is built, s", round(time.monotonic() - began, 1))
+        record(f"{variant}: image, GB", round(self.size_gb(image), 1))
+        return self.run("from", "--pull-never", *_limits(), image)
+
+    def size_gb(self, image: str) -> float:
+        """Of an image, unpacked."""
+        (told,) = json.loads(self.run("images", "--json", image))
+        number, unit = told["size"].split()
+        return float(number) * {"GB": 1.0, "MB": 1e-3}[unit]
+
+    def forget(self, name: str) -> None:
+        """All containers, and the images of this name."""
+        self.run("rm", "--all")
+        for image in self.run("images", "--quiet", f"--filter=reference=localhost/{name}").split():
+            self.run("rmi", "--force", image)
+
+    def inside(self, container: str, *command: str) -> str:
+        """What a command in a container prints."""
+        return self.run("run", "--isolation=chroot", container, "--", *command)
+
 
 def _limits() -> list[str]:
     """Those of this process: buildah's own defaults are higher than it may set."""
@@ -109,9 +139,9 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 
 @pytest.fixture(scope="module")
-def container(buildah: Buildah) -> str:
+def container(buildah: Buildah, record_testsuite_property: Record) -> str:
     """A container of the image's CPU variant."""
-    return buildah.run("from", "--pull-never", *_limits(), buildah.build("cpu"))
+    return buildah.started("cpu", record_testsuite_property)
 
 
 def test_a_variant_that_there_is_not_ends_the_build(buildah: Buildah) -> None:
@@ -120,9 +150,7 @@ def test_a_variant_that_there_is_not_ends_the_build(buildah: Buildah) -> None:
 
 
 def test_it_runs_the_command_as_a_user_without_rights(buildah: Buildah, container: str) -> None:
-    def inside(*command: str) -> str:
-        return buildah.run("run", "--isolation=chroot", container, "--", *command)
-
+    inside = partial(buildah.inside, container)
     assert inside("id", "--user") == str(USER)
     shown = inside("raystill", "--help")
     assert all(name in shown for name in main.commands)
@@ -140,3 +168,21 @@ def test_pods_run_it(buildah: Buildah, container: str, tmp_path: Path, record_pr
         for stage in ("label", "train", "evaluate"):
             for name, seconds in run_job(stage, node, tmp_path / "data").items():
                 record_property(name, seconds)
+
+
+@pytest.mark.timeout(2400)
+def test_the_gpu_variant_has_cuda_and_runs_the_command(buildah: Buildah, record_testsuite_property: Record) -> None:
+    """Without a GPU. Triton's launchers are compiled where they run, by the image's compiler."""
+    buildah.forget("raystill")
+    free = shutil.disk_usage(buildah.folder).free / 1e9
+    if free < GPU_DISK_GB:
+        pytest.skip(f"{free:.0f} GB of disk are free, {GPU_DISK_GB} are needed")
+    inside = partial(buildah.inside, buildah.started("gpu", record_testsuite_property))
+    assert inside("id", "--user") == str(USER)
+    shown = inside("raystill", "--help")
+    assert all(name in shown for name in main.commands)
+    cuda = inside("python", "-c", "import torch; print(torch.version.cuda)")
+    assert cuda.split(".")[0] == VERSIONS["cuda"]
+    assert inside("python", "-c", "import deepspeed, triton, vllm; print('imported')").splitlines()[-1] == "imported"
+    compiled = "echo 'int main() { return 0; }' > /tmp/a.c && gcc /tmp/a.c -o /tmp/a && /tmp/a && echo runs"
+    assert inside("bash", "-c", compiled) == "runs"

@@ -12,6 +12,11 @@ Objects = dict[str, dict[str, Any]]
 DROP = object()
 """As a new value: the field is removed."""
 
+POD = "spec.workerGroupSpecs[0].template.spec"
+APP = f"{POD}.containers[0]"
+HEAD = "spec.headGroupSpec.template.spec"
+"""Where Pods stand in a RayCluster: a worker's, its container, the head's."""
+
 _IMAGE = "registry.example/raystill:1.0"
 _LIMITED = {"limits": {"cpu": "2", "memory": "8Gi"}, "requests": {"cpu": "2", "memory": "8Gi"}}
 
@@ -51,6 +56,21 @@ def changed(item: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             node[keys[-1]] = copy.deepcopy(value)
     return result
+
+
+def in_worker(rule: str | None, field: str, value: Any, base: str = "RayCluster") -> Case:
+    """A change of the worker's container."""
+    return Case(rule, base, {f"{APP}.{field}": value})
+
+
+def in_pod(rule: str | None, field: str, value: Any) -> Case:
+    """A change of the worker's Pod."""
+    return Case(rule, "RayCluster", {f"{POD}.{field}": value})
+
+
+def container(name: str, **more: Any) -> dict[str, Any]:
+    """A small one, for a Pod that needs another."""
+    return {"name": name, "image": "registry.example/init:1", "securityContext": {"runAsNonRoot": True}, **more}
 
 
 def _container(name: str, **more: Any) -> dict[str, Any]:

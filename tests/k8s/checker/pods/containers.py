@@ -48,8 +48,10 @@ def _one_container(container: Node, path: str, spec: Node) -> Findings:
     image = str(container.get("image", ""))
     if image != image.strip():
         yield IMAGE.at(f"{path}.image", f"{image!r}")
-    yield from one_of(container, "imagePullPolicy", ("Always", "IfNotPresent", "Never"), path)
-    yield from one_of(container, "terminationMessagePolicy", ("File", "FallbackToLogsOnError"), path)
+    yield from one_of(container, "imagePullPolicy", ("Always", "IfNotPresent", "Never"), path, empty_is_unset=True)
+    yield from one_of(
+        container, "terminationMessagePolicy", ("File", "FallbackToLogsOnError"), path, empty_is_unset=True
+    )
     yield from one_of(container, "restartPolicy", ("Always", "OnFailure", "Never"), path)
     yield from _port_findings(container, path, host_network=spec.get("hostNetwork") is True)
     yield from variable_findings(container, path)
@@ -78,7 +80,7 @@ def _port_findings(container: Node, path: str, *, host_network: bool) -> Finding
             yield PORT.at(f"{place}.hostPort", f"{host}")
         if host_network and host not in (0, number):
             yield HOST_PORT.at(f"{place}.hostPort", f"{host} for containerPort {number} on the host's network")
-        yield from one_of(port, "protocol", ("TCP", "UDP", "SCTP"), place)
+        yield from one_of(port, "protocol", ("TCP", "UDP", "SCTP"), place, empty_is_unset=True)
         name = port.get("name")
         if name:
             wrong = syntax.port_name(name)

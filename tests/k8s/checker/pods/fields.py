@@ -14,10 +14,12 @@ EMPTY = rule("pod/empty", "set it: the schema wants the field, Pod validation wa
 MAX_INT32 = 2**31 - 1
 
 
-def one_of(node: Node, key: str, allowed: Collection[str], path: str) -> Findings:
-    """An enumerated field; unset and empty stand for the server's default."""
+def one_of(node: Node, key: str, allowed: Collection[str], path: str, *, empty_is_unset: bool = False) -> Findings:
+    """An enumerated field, unset or one of these. `empty_is_unset`: the server's type has no pointer, so empty text gets its default."""
     value = node.get(key)
-    if value not in (None, "") and value not in allowed:
+    if value is None or (empty_is_unset and value == ""):
+        return
+    if value not in allowed:
         yield VALUE.at(f"{path}.{key}", f"{value!r}, allowed are {', '.join(allowed)}")
 
 

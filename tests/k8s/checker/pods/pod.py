@@ -71,7 +71,7 @@ def _metadata_findings(template: Template) -> Findings:
 def _policy_findings(template: Template) -> Findings:
     spec, path = template.spec, template.spec_path
     policy = spec.get("restartPolicy")
-    yield from one_of(spec, "restartPolicy", ("Always", "OnFailure", "Never"), path)
+    yield from one_of(spec, "restartPolicy", ("Always", "OnFailure", "Never"), path, empty_is_unset=True)
     if template.role in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet") and policy not in (None, "", "Always"):
         yield RESTART.at(f"{path}.restartPolicy", f"{policy} in a {template.role}")
     if template.role in ("Job", "CronJob") and policy not in ("OnFailure", "Never"):
@@ -101,7 +101,7 @@ def _name_findings(spec: Node, path: str) -> Findings:
 
 
 def _network_findings(spec: Node, path: str) -> Findings:
-    yield from one_of(spec, "dnsPolicy", _DNS_POLICIES, path)
+    yield from one_of(spec, "dnsPolicy", _DNS_POLICIES, path, empty_is_unset=True)
     servers = get(spec, "dnsConfig.nameservers") or []
     if spec.get("dnsPolicy") == "None" and not servers:
         yield DNS.at(f"{path}.dnsConfig.nameservers", "none, and dnsPolicy is None")

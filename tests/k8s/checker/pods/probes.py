@@ -59,7 +59,7 @@ def handler_findings(node: Node, kinds: tuple[str, ...], path: str) -> Findings:
             yield from _port_findings(mapping(node, kind).get("port"), f"{path}.{kind}.port")
     if node.get("httpGet") is not None:
         http = mapping(node, "httpGet")
-        yield from one_of(http, "scheme", ("HTTP", "HTTPS"), f"{path}.httpGet")
+        yield from one_of(http, "scheme", ("HTTP", "HTTPS"), f"{path}.httpGet", empty_is_unset=True)
         for place, header in elements(http, "httpHeaders", f"{path}.httpGet"):
             yield from not_empty(header, "name", place)
             name = str(header.get("name"))

@@ -44,7 +44,7 @@ def _toleration_findings(toleration: Node, place: str) -> Findings:
         yield TOLERATION.at(f"{place}.value", f"{value!r} beside Exists")
     elif operator == "Equal" and value and syntax.label_value(value):
         yield TOLERATION.at(f"{place}.value", str(syntax.label_value(value)))
-    yield from one_of(toleration, "effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"), place)
+    yield from one_of(toleration, "effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"), place, empty_is_unset=True)
     if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":
         yield TOLERATION_SECONDS.at(f"{place}.tolerationSeconds", f"effect is {toleration.get('effect')}")
 

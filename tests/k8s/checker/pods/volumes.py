@@ -47,7 +47,7 @@ def _source_findings(volume: Node, path: str) -> Findings:
     if volume.get("hostPath") is not None:
         host = mapping(volume, "hostPath")
         yield from not_empty(host, "path", f"{path}.hostPath")
-        yield from one_of(host, "type", _HOST_TYPES, f"{path}.hostPath")
+        yield from one_of(host, "type", _HOST_TYPES, f"{path}.hostPath", empty_is_unset=True)
         if ".." in str(host.get("path", "")).split("/"):
             yield HOST_PATH.at(f"{path}.hostPath.path", str(host["path"]))
     if volume.get("nfs") is not None:

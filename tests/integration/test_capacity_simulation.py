@@ -1,0 +1,35 @@
+"""The simulation behind the capacity guide still measures what it says: a few nodes, one of them the real teacher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(400)]
+ROOT = Path(__file__).parents[2]
+BATCH, LATENCY_S = 16, 0.5
+
+
+def test_a_few_nodes_label_as_fast_as_they_answer(tmp_path: Path) -> None:
+    size = ["--batch", str(BATCH), "--latency", str(LATENCY_S), "--seconds", "20", "--store-mib", "300"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.capacity_simulation", *size, "--nodes", "3", "4", "--per-process", "1", "2"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "benchmarks-out"
+    told = json.loads((out / "capacity_simulation.json").read_text())
+    points = {row["nodes"]: row for row in told["rows"]}
+    assert [(row["teacher"], row["processes"]) for row in told["rows"]] == [("echo", 1), ("stub", 3), ("stub", 2)]
+    node, at_the_most = points[1]["rows/s"], BATCH / LATENCY_S
+    assert 0 < node <= 1.05 * at_the_most
+    for nodes in (3, 4):
+        assert points[nodes]["offered rows/s"] == pytest.approx(nodes * node)
+        assert 0.5 * points[nodes]["offered rows/s"] < points[nodes]["rows/s"] < 1.05 * nodes * at_the_most
+        assert 0 < points[nodes]["driver cores"] < 2
+    assert (out / "capacity_simulation.png").read_bytes().startswith(b"\x89PNG")
