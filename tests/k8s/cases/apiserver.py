@@ -8,6 +8,8 @@ _SPEC = "spec.headGroupSpec.template.spec"
 _HEAD = f"{_SPEC}.containers[0]"
 _RULE = {"policy": "DeleteCluster", "condition": {"jobStatus": "FAILED"}}
 
+_OWNER = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": "a", "uid": "b"}
+
 CASES = [
     Case("apiserver/unknown-kind", "RayCluster", {"kind": "RayClusters"}),
     Case("apiserver/unknown-kind", "RayCluster", {"apiVersion": "ray.io/v2"}),
@@ -20,7 +22,8 @@ CASES = [
     Case("apiserver/unknown-field", "Deployment", {"spec.template.spec.containers[0].volumMounts": []}),
     Case("apiserver/unknown-field", "PodMonitor", {"spec.podMetricsEndpoints[0].intervall": "15s"}),
     Case("apiserver/type", "RayCluster", {"spec.headGroupSpec.rayStartParams.num-cpus": 0}),
-    Case("apiserver/type", "RayCluster", {"spec.headGroupSpec.rayStartParams.num-cpus": None}),
+    Case("apiserver/type", "RayCluster", {f"{_HEAD}.resources.limits.memory": 2**63}),
+    Case("apiserver/type", "RayCluster", {f"{_SPEC}.terminationGracePeriodSeconds": 1e18}),
     Case("apiserver/type", "RayCluster", {"spec.enableInTreeAutoscaling": "true"}),
     Case("apiserver/type", "RayCluster", {"spec.workerGroupSpecs[0].replicas": 1.5}),
     Case("apiserver/type", "RayCluster", {f"{_HEAD}.resources.requests.cpu": 0.5}),
@@ -43,6 +46,8 @@ CASES = [
     Case("apiserver/length", "RayCronJob", {"spec.timeZone": ""}),
     Case("apiserver/length", "RayJob", {"spec.deletionStrategy.deletionRules": []}),
     Case("apiserver/format", "RayCluster", {"metadata.creationTimestamp": "yesterday"}),
+    Case("apiserver/format", "RayCluster", {"metadata.creationTimestamp": "2026-01-31 12:00:00Z"}),
+    Case("apiserver/format", "RayCluster", {"metadata.creationTimestamp": "2026-02-31T12:00:00Z"}),
     Case(
         "apiserver/duplicate-key",
         "RayCluster",
@@ -76,6 +81,8 @@ CASES = [
     Case("apiserver/name", "RayCluster", {"metadata.name": "Raystill"}),
     Case("apiserver/name", "RayCluster", {"metadata.name": DROP}),
     Case("apiserver/name", "RayCluster", {"metadata": DROP}),
+    Case("apiserver/name", "RayCluster", {"metadata.generateName": "Raystill-"}),
+    Case("apiserver/name", "RayCluster", {"metadata.name": DROP, "metadata.generateName": "raystill."}),
     Case("apiserver/name", "Service", {"metadata.name": "1st"}),
     Case("apiserver/name", "Role", {"metadata.name": "a/b"}),
     Case("apiserver/namespace", "RayCluster", {"metadata.namespace": "a.b"}),
@@ -85,6 +92,11 @@ CASES = [
     Case("apiserver/annotation", "RayCluster", {"metadata.annotations": {"a": "x" * (256 * 1024)}}),
     Case("apiserver/finalizer", "RayCluster", {"metadata.finalizers": ["a b"]}),
     Case("apiserver/owner", "RayCluster", {"metadata.ownerReferences": [{"kind": "RayJob", "name": "a"}]}),
+    Case("apiserver/owner", "RayCluster", {"metadata.ownerReferences": [{**_OWNER, "apiVersion": "ray.io/v1/RayJob"}]}),
+    Case(
+        "apiserver/owner", "RayCluster", {"metadata.ownerReferences": [{**_OWNER, "apiVersion": "v1", "kind": "Event"}]}
+    ),
+    Case("apiserver/finalizer", "RayCluster", {"metadata.finalizers": ["orphan", "foregroundDeletion"]}),
     Case("apiserver/workload-selector", "Deployment", {"spec.selector": {"matchLabels": {"app": "other"}}}),
     Case("apiserver/workload-selector", "Deployment", {"spec.selector": {}}),
     Case(
@@ -127,7 +139,15 @@ CASES = [
     ),
     Case(None, "RayCluster", {"spec.workerGroupSpecs[0].replicas": 1.0, f"{_HEAD}.resources.requests.cpu": 2}),
     Case(None, "RayCluster", {"spec.headGroupSpec.serviceType": None, "status": {"desiredCPU": None}}),
+    Case(
+        None, "RayCluster", {"spec.headGroupSpec.rayStartParams.num-gpus": None, f"{_HEAD}.resources.limits.cpu": None}
+    ),
     Case(None, "RayCluster", {"metadata.name": DROP, "metadata.generateName": "raystill-"}),
+    Case(
+        None,
+        "RayCluster",
+        {"metadata.creationTimestamp": "2026-01-31T12:00:00.5+01:00", "metadata.ownerReferences": [_OWNER]},
+    ),
     Case(None, "RayCluster", {f"{_HEAD}.ports": [{"containerPort": 1}, {"containerPort": 1, "protocol": "UDP"}]}),
     Case(None, "RayCluster", {"spec.managedBy": "kueue.x-k8s.io/multikueue", "spec.workerGroupSpecs": None}),
     Case(None, "Service", {"spec.type": "ExternalName", "spec.externalName": "example.com", "spec.ports": []}),

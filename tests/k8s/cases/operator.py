@@ -10,6 +10,7 @@ _HEAD = "spec.headGroupSpec.template.spec.containers[0]"
 _WORKERS = "spec.workerGroupSpecs[0]"
 _OPTIONS = "spec.upgradeStrategy.clusterUpgradeOptions"
 _V2: list[dict[str, Any]] = [{"name": "RAY_enable_autoscaler_v2", "value": "true"}]
+_TIMEOUT = "ray.io/initializing-timeout"
 _AUTH = {"mode": "token"}
 
 
@@ -98,6 +99,7 @@ _CLUSTERS = [
     Case("operator/gate-rocksdb", "RayCluster", {"spec.gcsFaultToleranceOptions": {"backend": "rocksdb"}}),
     Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": "2.51.9"}),
     Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": "nightly"}),
+    Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": "02.60.0"}),
     Case(
         "operator/k8s-auth-needs-ray",
         "RayCluster",
@@ -161,6 +163,9 @@ _JOBS = [
         },
     ),
     Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": "env_vars: ["}),
+    Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": '"null"'}),
+    Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": "a: {~: b}"}),
+    Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": "a: [.nan]"}),
     Case("operator/runtime-env", "RayCronJob", {"spec.jobTemplate.runtimeEnvYAML": "- a"}),
     Case("operator/active-deadline", "RayJob", {"spec.activeDeadlineSeconds": 0}),
     Case("operator/negative-backoff", "RayJob", {"spec.backoffLimit": -1}),
@@ -207,11 +212,9 @@ _SERVICES = [
         {"spec.rayClusterConfig.headGroupSpec.headService.metadata.name": "a"},
     ),
     Case("operator/upgrade-type", "RayService", {"spec.upgradeStrategy.type": "newCluster"}),
-    Case(
-        "operator/initializing-timeout", "RayService", {"metadata.annotations": {"ray.io/initializing-timeout": "0s"}}
-    ),
-    Case(
-        "operator/initializing-timeout", "RayService", {"metadata.annotations": {"ray.io/initializing-timeout": "1.5"}}
+    *(
+        Case("operator/initializing-timeout", "RayService", {"metadata.annotations": {_TIMEOUT: timeout}})
+        for timeout in ("0s", "1.5", "10000000h", "99999999999999999999")
     ),
     Case(
         "operator/incremental-needs-autoscaler",
@@ -251,11 +254,13 @@ _FINE = [
     Case(None, "RayCluster", {"spec.upgradeStrategy.type": "None"}),
     Case(None, "RayJob", {**_rules(("DeleteWorkers", 1), ("DeleteCluster", 1), ("DeleteSelf", 2))}),
     Case(None, "RayJob", {"spec.suspend": True, "spec.ttlSecondsAfterFinished": 60, "spec.backoffLimit": 2}),
+    Case(None, "RayJob", {"spec.runtimeEnvYAML": "a: !unheard {1: .5, b: ~, c: '.nan'}"}),
+    Case(None, "RayJob", {"spec.runtimeEnvYAML": "~"}),
     Case(None, "RayJob", {"spec.runtimeEnvYAML": "", "spec.submissionMode": "HTTPMode"}),
     Case(None, "RayJob with selector", _rules(("DeleteSelf", 0), ("DeleteNone", 0))),
     Case(None, "RayCronJob", {"metadata.name": "2nd", "spec.schedule": "@every 1h30m"}),
     Case(None, "RayCronJob", {"spec.schedule": "*/5 0-6/2 1,15 JAN-mar ?", "spec.timeZone": "UTC"}),
-    Case(None, "RayService", {"metadata.annotations": {"ray.io/initializing-timeout": "90"}}),
+    Case(None, "RayService", {"metadata.annotations": {_TIMEOUT: "90"}}),
     Case(None, "RayService", {"spec.upgradeStrategy.type": "None"}),
     Case(
         None,

@@ -20,8 +20,13 @@ LABELS = rule(
 ANNOTATIONS = rule(
     "apiserver/annotation", "write annotation keys as [DOMAIN/]NAME; all of them together take at most 256 KiB"
 )
-FINALIZERS = rule("apiserver/finalizer", "write a finalizer as DOMAIN/NAME")
-OWNERS = rule("apiserver/owner", "give an owner apiVersion, kind, name and uid, and only one owner controller: true")
+FINALIZERS = rule(
+    "apiserver/finalizer", "write a finalizer as DOMAIN/NAME, and keep one of orphan and foregroundDeletion"
+)
+OWNERS = rule(
+    "apiserver/owner",
+    "give an owner, which is no Event, apiVersion, kind, name and uid, and one at the most controller: true",
+)
 
 _MAX_ANNOTATION_BYTES = 256 * 1024
 _TEXT: Node = {"type": "string", "nullable": True}
@@ -63,11 +68,23 @@ def metadata_findings(metadata: Any, *, namespaced: bool = True, name: Grammar =
         wrong = syntax.qualified_name(finalizer or "")
         if wrong:
             yield FINALIZERS.at(f"metadata.finalizers[{index}]", wrong)
+    if {"orphan", "foregroundDeletion"} <= set(metadata.get("finalizers") or []):
+        yield FINALIZERS.at("metadata.finalizers", "orphan and foregroundDeletion exclude each other")
+    yield from _owner_findings(metadata)
+
+
+def _owner_findings(metadata: Node) -> Findings:
     owners = list(elements(metadata, "ownerReferences", "metadata"))
     for path, owner in owners:
         missing = [key for key in ("apiVersion", "kind", "name", "uid") if not owner.get(key)]
         if missing:
             yield OWNERS.at(path, f"without {', '.join(missing)}")
+            continue
+        group, _, version = owner["apiVersion"].rpartition("/")
+        if not version or "/" in group:
+            yield OWNERS.at(f"{path}.apiVersion", f"{owner['apiVersion']!r} is neither VERSION nor GROUP/VERSION")
+        if (group, version, owner["kind"]) == ("", "v1", "Event"):
+            yield OWNERS.at(path, "an Event owns nothing")
     if sum(owner.get("controller") is True for _, owner in owners) > 1:
         yield OWNERS.at("metadata.ownerReferences", "more than one controller")
 
@@ -76,10 +93,12 @@ def _name_findings(metadata: Node, namespaced: bool, grammar: Grammar) -> Findin
     name, prefix, namespace = metadata.get("name"), metadata.get("generateName"), metadata.get("namespace")
     if not name and not prefix:
         yield NAME.at("metadata.name", "required, and not set")
-    # A prefix ends in '-', which the generated suffix makes legal.
-    wrong = grammar(name) if name else grammar(f"{prefix}x") if prefix else None
-    if wrong:
-        yield NAME.at("metadata.name" if name else "metadata.generateName", wrong)
+    # A prefix may end in '-', which the generated suffix makes legal.
+    ended = f"{prefix[:-1]}x" if prefix and len(prefix) > 1 and prefix.endswith("-") else prefix
+    for key, text in (("name", name), ("generateName", ended)):
+        wrong = grammar(text) if text else None
+        if wrong:
+            yield NAME.at(f"metadata.{key}", wrong)
     if namespace and not namespaced:
         yield NAMESPACE.at("metadata.namespace", f"{namespace!r}, and the kind belongs to the whole cluster")
     elif namespace and syntax.dns_label(namespace):

@@ -35,6 +35,7 @@ KEYWORDS = {
 }
 """What this module and `cel_rules` read, or what has no say in validation. Another keyword would be a check left out in silence."""
 
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([.,]\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _INTEGER_BITS = {"int32": 31, "int64": 63}
 
 
@@ -91,12 +92,12 @@ def defaulted(value: Any, schema: Node) -> Any:
         return [defaulted(item, schema.get("items", {})) for item in value]
     if not isinstance(value, Mapping):
         return value
-    properties = schema.get("properties", {})
+    properties, values = schema.get("properties", {}), schema.get("additionalProperties")
     result = {}
     for key, item in value.items():
-        # Nulls of a map's values and of list items stay, and are refused by their type.
-        pruned = item is None and key in properties and not properties[key].get("nullable")
-        if not pruned:
+        # Nulls of fields without a schema and of list items stay; the latter are refused by their type.
+        child = properties.get(key, values if isinstance(values, Mapping) else None)
+        if item is not None or child is None or child.get("nullable"):
             result[key] = item
     for key, child in properties.items():
         if key not in result and "default" in child:
@@ -146,7 +147,10 @@ def _type_error(value: Any, schema: Node) -> str | None:
 
 
 def _is_integer(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+    """As the server reads JSON: what no int64 holds becomes a float, and of floats those are integers that hold their neighbours too."""
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return not isinstance(value, bool)
+    return isinstance(value, int | float) and abs(value) < 2**53 and float(value).is_integer()
 
 
 def _type_name(value: Any) -> str:
@@ -167,13 +171,18 @@ def _string_findings(value: str, schema: Node, path: str) -> Findings:
         yield LENGTH.at(path, f"{len(value)} characters, at least {schema['minLength']} are needed")
     if len(value) > schema.get("maxLength", len(value)):
         yield LENGTH.at(path, f"{len(value)} characters, at most {schema['maxLength']} are allowed")
-    if schema.get("format") == "date-time":
-        try:
-            complete = datetime.datetime.fromisoformat(value).tzinfo is not None and len(value) > 10
-        except ValueError:
-            complete = False
-        if not complete:
-            yield FORMAT.at(path, f"{value!r} is no date and time with a zone")
+    if schema.get("format") == "date-time" and not _is_rfc_3339(value):
+        yield FORMAT.at(path, f"{value!r} is no date and time with a zone")
+
+
+def _is_rfc_3339(value: str) -> bool:
+    if not _DATE_TIME.fullmatch(value):
+        return False
+    try:
+        datetime.datetime.fromisoformat(value.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _number_findings(value: float, schema: Node, path: str) -> Findings:

@@ -86,8 +86,8 @@ def version(text: str) -> tuple[int, ...] | None:
     >>> version("2.52.0rc1")
     (2, 52, 0)
     """
-    match = re.match(r"\s*v?(\d+(?:\.\d+)+)", text)
-    if match is None:
+    match = re.match(r"\s*v?([0-9]+(?:\.[0-9]+)+)", text)
+    if match is None or re.match(r"0[0-9]", match[1]):
         return None
     numbers = [int(number) for number in match[1].split(".")]
     return tuple(numbers + [0] * (3 - len(numbers)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MAX_S = 2**63 * 1e-9
+"""Go counts nanoseconds in an int64."""
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -21,4 +23,5 @@ def duration_s(text: str) -> float | None:
     parts = list(_PART.finditer(body))
     if not parts or "".join(part[0] for part in parts) != body:
         return None
-    return sign * sum(float(part[1]) * _UNITS[part[2]] for part in parts)
+    seconds = sum(float(part[1]) * _UNITS[part[2]] for part in parts)
+    return sign * seconds if seconds < _MAX_S else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import yaml
 
@@ -28,6 +28,7 @@ RUNTIME_ENV = rule("operator/runtime-env", "write runtimeEnvYAML as a YAML mappi
 DEADLINE = rule("operator/active-deadline", "take 1 or more seconds")
 BACKOFF = rule("operator/negative-backoff", "take 0 or more")
 
+_NULL, _FLOAT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:float"
 _SELECTOR_KEY = "ray.io/cluster"
 
 
@@ -75,12 +76,32 @@ def _sidecar_findings(spec: Node, path: str, selector: bool) -> Findings:
 
 
 def runtime_env_findings(spec: Node, path: str) -> Findings:
-    """runtimeEnvYAML: the operator reads it as YAML into a map; what the keys mean is Ray's business."""
+    """runtimeEnvYAML: the operator reads it as YAML into a map, by way of JSON; what the keys mean is Ray's business."""
     try:
         # Like Go's reader, this one takes the first document and ignores tags that it does not know.
-        parsed = next(yaml.load_all(spec.get("runtimeEnvYAML", ""), Loader=yaml.BaseLoader), "")
+        document = next(yaml.compose_all(spec.get("runtimeEnvYAML", ""), Loader=yaml.SafeLoader), None)
     except yaml.YAMLError as error:
         yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", str(error).partition("\n")[0])
         return
-    if not isinstance(parsed, Mapping) and parsed not in ("", "~", "null", "Null", "NULL"):
-        yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", f"a {type(parsed).__name__}, wanted a mapping")
+    if document is not None and document.tag != _NULL and not isinstance(document, yaml.MappingNode):
+        yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", f"a {document.id}, wanted a mapping")
+    elif any(_without_json(node) for node in _nodes(document)):
+        yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", "a number or a key that JSON does not have")
+
+
+def _nodes(node: yaml.Node | None) -> Iterator[yaml.Node]:
+    """A node and all below it."""
+    if node is not None:
+        yield node
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from (below for one in pair for below in _nodes(one))
+    elif isinstance(node, yaml.SequenceNode):
+        yield from (below for one in node.value for below in _nodes(one))
+
+
+def _without_json(node: yaml.Node) -> bool:
+    """Infinity, what is no number, and keys that are null or no scalar."""
+    if isinstance(node, yaml.MappingNode):
+        return any(key.tag == _NULL or not isinstance(key, yaml.ScalarNode) for key, _ in node.value)
+    return node.tag == _FLOAT and node.value.lower().lstrip("+-") in (".nan", ".inf")

@@ -56,7 +56,7 @@ def _option_findings(options: Node) -> Findings:
 
 def _initializing_findings(text: str) -> Findings:
     seconds = duration_s(text)
-    if seconds is None and re.fullmatch(r"[+-]?\d+", text):
+    if seconds is None and re.fullmatch(r"[+-]?[0-9]+", text) and -(2**63) <= int(text) < 2**63:
         seconds = float(text)
     if text and (seconds is None or seconds <= 0):
         yield INITIALIZING.at(f"metadata.annotations[{_INITIALIZING}]", f"{text!r}")
