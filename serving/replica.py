@@ -128,6 +128,12 @@ class SharedStudents(_Replica):
         except UserError as error:
             _logger.error("%s: %s", student_id, error)
             raise AwayError(student_id) from error
+        try:
+            await engine.check_health()
+        except RuntimeError as error:
+            _logger.error("%s: %s", student_id, error)
+            await engine.close()
+            raise AwayError(student_id) from error
         self._loaded[student_id] = _Loaded(engine)
         return self._loaded[student_id]
 

@@ -2,7 +2,7 @@
 
 encoder-decoder  CPU  ctranslate2   float32, int8
 encoder-decoder  GPU  transformers  float32, bfloat16
-decoder-only     any  vllm          float32, bfloat16; transformers where vLLM is not installed or does not know the architecture
+decoder-only     any  vllm          float32, bfloat16; transformers where vLLM is not installed or does not know architecture or heads
 """
 
 from __future__ import annotations
@@ -98,13 +98,15 @@ def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str,
 
 
 def _vllm(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Engine:
-    from serving.engines.vllm import VllmEngine
+    from serving.engines.vllm import VllmEngine, check_cpu_attention
 
     store = Store(card.folder)
     check_student_files(store)
     # Counted here: what made the deployment may have run on another machine.
     threads = {} if serving.gpus_per_replica else vllm_threads(_on_one_machine(serving))
     with store.local_copy() as folder, inherited(threads):
+        if not serving.gpus_per_replica:
+            check_cpu_attention(str(folder))
         return VllmEngine.start(card, serving, str(folder), metrics)
 
 

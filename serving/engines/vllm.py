@@ -44,6 +44,7 @@ class VllmEngine(Engine):
         self._number = itertools.count()
         self._silent_after_s = silent_after_s
         self._under_way = 0
+        self._has_written = False
         self._silent_since: float | None = None
         """When it was first asked for what it has not written since, whether or not who asked is still there."""
         self._closed = False
@@ -112,6 +113,9 @@ class VllmEngine(Engine):
             await requested.aclose()
 
     async def check_health(self) -> None:
+        """The first one, before which Serve sends no request, asks for a token: vLLM starts with models that it cannot compute."""
+        if not self._has_written:
+            await self._write_first()
         with self._alive():
             await self._engine.check_health()
         if self._silent_since is None or time.monotonic() - self._silent_since < self._silent_after_s:
@@ -128,6 +132,18 @@ class VllmEngine(Engine):
         if not self._under_way:
             self._silent_since = None
 
+    async def _write_first(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
+                pass
+        except EngineDeadError as error:
+            raise RuntimeError(
+                "vLLM starts with this student and ends at its first token: its lines in this replica's log say why. "
+                "Set serving.engine: transformers."
+            ) from error
+
     async def close(self) -> None:
         self._closed = True
         self._engine.shutdown()
@@ -141,7 +157,7 @@ class VllmEngine(Engine):
         try:
             yield
         except EngineDeadError as error:
-            if self._closed:
+            if self._closed or not self._has_written:
                 raise
             print(f"student: vLLM's engine has died ({error}); this replica ends", file=sys.stderr, flush=True)
             os._exit(1)
@@ -167,13 +183,29 @@ class VllmEngine(Engine):
         try:
             with self._alive():
                 async for latest in request:
-                    written, self._silent_since = True, time.monotonic()
+                    self._has_written = written = True
+                    self._silent_since = time.monotonic()
                     yield latest
         finally:
             self._under_way -= 1
             if written and not self._under_way:
                 self._silent_since = None
             await request.aclose()  # ends the request in the engine too
+
+
+def check_cpu_attention(folder: str) -> None:
+    """Raises ValueError where the heads of a student are of a size that vLLM's attention on CPUs does not have: it would start, and end at
+    the first token."""
+    from transformers import AutoConfig
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in known:
+        raise ValueError(
+            f"its attention has heads of {size}, and vLLM on CPUs knows those of {', '.join(map(str, known))}"
+        )
 
 
 def _wanted(order: Order) -> dict[str, Any]:

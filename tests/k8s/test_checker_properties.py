@@ -108,6 +108,13 @@ def test_quantities_are_the_numbers_they_stand_for(number: int, suffix: str) -> 
     assert quantity(f"{number}{suffix}") == number * Decimal(factors[suffix])
 
 
+def test_a_quantity_may_be_of_any_size() -> None:
+    huge, tiny = quantity("1e999999999"), quantity("1e-999999999")
+    assert huge is not None
+    assert tiny is not None
+    assert huge > 2**200 > 1 > tiny > 0
+
+
 @given(text=st.text(alphabet="0123456789.eEmkGi+- ", max_size=8))
 def test_what_is_no_quantity_has_no_number(text: str) -> None:
     assume(text.count(".") > 1 or " " in text or not any(character.isdigit() for character in text))

@@ -62,3 +62,18 @@ def test_vllm_is_given_nothing_that_may_not_be_opened(student: StudentCard, monk
     (Path(student.folder) / "model.safetensors").rename(Path(student.folder) / "pytorch_model.bin")
     with pytest.raises(UserError, match="its weights are pickled"):
         start(student)
+
+
+def test_heads_that_vllm_on_cpus_does_not_know_run_in_transformers(
+    tmp_path: Path, student: StudentCard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """vLLM says nothing until the first token, at which it ends."""
+    monkeypatch.setattr(VllmEngine, "start", lambda *_: "started")
+    monkeypatch.setattr(choice, "vllm_threads", lambda _: {})
+    assert start(student).name == "transformers"
+    assert "transformers in place of vLLM (its attention has heads of 16" in caplog.text
+    with pytest.raises(UserError, match=r"heads of 16, and vLLM on CPUs knows those of 32, 64"):
+        start(student, engine="vllm")
+    wider = read_card("wider", str(write_student(tmp_path / "wider", "decoder-only", width=128)))
+    assert start(wider) == "started"
+    assert start(student, gpus_per_replica=1) == "started", "GPUs know others"

@@ -37,6 +37,8 @@ class Made:
 
     async def check_health(self) -> None:
         assert not self.closed
+        if self.student.name == "mute":
+            raise RuntimeError("it ends at its first token")
 
     async def close(self) -> None:
         self.closed += 1
@@ -105,6 +107,22 @@ def test_a_replica_of_one_student_closes_its_engine_as_serve_asks(engines: list[
 
     asyncio.run(run())
     gc.collect()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_student_that_starts_and_cannot_write_is_away(
+    engines: list[weakref.ref[Made]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        students = SharedStudents([card("mute")], ServingConfig())
+        for count in (1, 2):
+            with pytest.raises(AwayError):
+                await students.load("mute")
+            engine = engines[-1]()
+            assert (len(engines), engine is None or engine.closed) == (count, True)
+
+    asyncio.run(run())
+    assert "mute: it ends at its first token" in caplog.text
 
 
 class Slow:

@@ -88,17 +88,36 @@ def test_an_engine_that_hangs_is_found_out_though_nobody_waits_any_more(monkeypa
     asyncio.run(run())
 
 
+def test_it_is_ready_when_it_has_written_a_token() -> None:
+    """vLLM starts with what it cannot compute, and ends at the first token: no reason to end this process again and again."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    async def run() -> None:
+        engine, inner = made(silent_after_s=60.0)
+        inner.error = EngineDeadError()
+        with pytest.raises(RuntimeError, match=r"ends at its first token.*serving\.engine: transformers"):
+            await engine.check_health()
+        inner.error = None
+        await engine.check_health()
+        assert len(inner.asked) == 2
+        await engine.check_health()
+        assert len(inner.asked) == 2
+
+    asyncio.run(run())
+
+
 def test_a_client_that_went_away_is_no_fault_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PROBE_S", 5.0)
 
     async def run() -> None:
         engine, inner = made(silent_after_s=0.0)
+        await engine.complete(Order("[label] 4 apples", 4))
         inner.hangs = True
         await _given_up(engine)
         inner.hangs = False
         await engine.check_health()
         asked = len(inner.asked)
-        assert asked == 2, "the engine is asked for one token"
+        assert asked == 3, "the engine is asked for one token"
         await engine.check_health()
         assert len(inner.asked) == asked, "and then trusted again"
 
@@ -108,11 +127,12 @@ def test_a_client_that_went_away_is_no_fault_of_the_engine(monkeypatch: pytest.M
 def test_an_engine_that_is_slow_is_not_asked_at_once() -> None:
     async def run() -> None:
         engine, inner = made(silent_after_s=60.0)
+        await engine.check_health()
         inner.hangs = True
         began = time.monotonic()
         await _given_up(engine)
         await engine.check_health()
-        assert len(inner.asked) == 1
+        assert len(inner.asked) == 2
         assert time.monotonic() - began < 5.0
 
     asyncio.run(run())

@@ -6,7 +6,9 @@ import re
 from decimal import Decimal
 from typing import Any
 
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?", re.ASCII)
+_MOST_DIGITS = 1000
+"""Of an exponent: more say no more, and Decimal has an end."""
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {name: Decimal(2) ** (10 * power) for power, name in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"], start=1)}
 
@@ -28,4 +30,4 @@ def quantity(value: Any) -> Decimal | None:
     if suffix in _BINARY:
         return number * _BINARY[suffix]
     power = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
-    return number * Decimal(10) ** power
+    return number * Decimal(10) ** max(-_MOST_DIGITS, min(power, _MOST_DIGITS))

@@ -12,6 +12,11 @@ _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+_SYSCTL_PART = r"[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
+_SYSCTL = re.compile(rf"{_SYSCTL_PART}([./]{_SYSCTL_PART})*")
+_NETBIOS = re.compile(r'[^\\/:*?"<>|.][^\\/:*?"<>|]{0,14}')
+_WINDOWS_DOMAIN_PART = r"[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?"
+_WINDOWS_DOMAIN = re.compile(rf"{_WINDOWS_DOMAIN_PART}(\.{_WINDOWS_DOMAIN_PART})*")
 
 
 def dns_label(text: str) -> str | None:
@@ -93,3 +98,38 @@ def config_key(text: str) -> str | None:
     if text in (".", "..") or text.startswith("..") or not _CONFIG_KEY.fullmatch(text):
         return f"{text!r} is not letters, digits, '-', '_' and '.'"
     return None
+
+
+def masked_dash(text: str) -> str:
+    """A name's beginning as the server checks it: a trailing '-' and the character before it count as one letter.
+
+    >>> masked_dash("run-")
+    'rua'
+    """
+    return f"{text[:-2]}a" if len(text) > 1 and text.endswith("-") else text
+
+
+def descending_path(text: str) -> str | None:
+    """A path that stays below where it starts."""
+    if text.startswith("/") or ".." in text.split("/"):
+        return f"{text!r} is not relative and without '..'"
+    return None
+
+
+def sysctl_name(text: str) -> str | None:
+    """A kernel parameter, with '.' or '/' between its parts."""
+    if len(text) > 253:
+        return f"{text!r} has {len(text)} characters, at most 253 are allowed"
+    if _SYSCTL.fullmatch(text):
+        return None
+    return f"{text!r} is not lower-case letters, digits, '-' and '_' in parts between '.' or '/'"
+
+
+def windows_user(text: str) -> str | None:
+    """USER or DOMAIN\\USER; the domain is a NetBIOS or a DNS name."""
+    domain, backslash, user = text.rpartition("\\")
+    domain_fits = not backslash or _NETBIOS.fullmatch(domain) or _WINDOWS_DOMAIN.fullmatch(domain)
+    user_fits = user.strip(". ") and len(user.encode()) <= 104 and not re.search(r'["/:;|=,+*?<>@\[\]]', user)
+    if domain_fits and len(domain) < 256 and user_fits and not re.search(r"[\x00-\x1f\x7f]", text):
+        return None
+    return f"{text!r} is neither USER nor DOMAIN\\USER"

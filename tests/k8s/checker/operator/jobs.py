@@ -84,7 +84,7 @@ def runtime_env_findings(spec: Node, path: str) -> Findings:
         yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", str(error).partition("\n")[0])
         return
     if document is not None and document.tag != _NULL and not isinstance(document, yaml.MappingNode):
-        yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", f"a {document.id}, wanted a mapping")
+        yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", f"a {document.tag.rpartition(':')[2]}, wanted a mapping")
     elif any(_without_json(node) for node in _nodes(document)):
         yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", "a number or a key that JSON does not have")
 

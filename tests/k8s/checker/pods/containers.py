@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, mapping
-from tests.k8s.checker.pods.fields import MAX_INT32, at_least, not_empty, one_of
+from tests.k8s.checker.pods.fields import not_empty, one_of
 from tests.k8s.checker.pods.mounts import mount_findings
 from tests.k8s.checker.pods.probes import lifecycle_findings, probe_findings
-from tests.k8s.checker.pods.resources import resource_findings
+from tests.k8s.checker.pods.resources import resize_findings, resource_findings
+from tests.k8s.checker.pods.security import container_security_findings
 from tests.k8s.checker.pods.variables import variable_findings
 from tests.k8s.checker.problem import Findings, rule
 
@@ -19,8 +20,9 @@ PORT_NAME = rule("pod/port-name", "name the port with at most 15 lower-case lett
 PORT_NAME_TWICE = rule("pod/port-name-twice", "name each port of a container differently")
 HOST_PORT = rule("pod/host-port", "leave hostPort out, or make it containerPort on the host's network")
 INIT = rule("pod/init-container", "set restartPolicy: Always, or leave probes and lifecycle to the containers")
-ESCALATION = rule("pod/escalation", "drop allowPrivilegeEscalation: false, or the privileges")
-PROFILE = rule("pod/profile", "set localhostProfile with type Localhost, and only then")
+RESTART_RULES = rule(
+    "pod/restart-rules", "set restartPolicy beside at most 20 restartPolicyRules, each with at most 255 exitCodes"
+)
 
 
 def container_findings(spec: Node, path: str) -> Findings:
@@ -40,6 +42,8 @@ def container_findings(spec: Node, path: str) -> Findings:
                 yield from _init_findings(container, place)
             yield from _one_container(container, place, spec)
             yield from resource_findings(container, place, claims)
+            ends = kind == "initContainers" and container.get("restartPolicy") != "Always"
+            yield from resize_findings(container, place, restarted=not ends and spec.get("restartPolicy") != "Never")
     yield from _host_port_findings(spec, path)
 
 
@@ -53,13 +57,14 @@ def _one_container(container: Node, path: str, spec: Node) -> Findings:
         container, "terminationMessagePolicy", ("File", "FallbackToLogsOnError"), path, empty_is_unset=True
     )
     yield from one_of(container, "restartPolicy", ("Always", "OnFailure", "Never"), path)
-    yield from _port_findings(container, path, host_network=spec.get("hostNetwork") is True)
-    yield from variable_findings(container, path)
+    yield from _restart_findings(container, path)
+    yield from _port_findings(container, path)
+    yield from variable_findings(container, path, spec)
     yield from mount_findings(container, path, spec)
     yield from probe_findings(container, path)
     grace_s = spec.get("terminationGracePeriodSeconds")
     yield from lifecycle_findings(container, path, 30 if grace_s is None else grace_s)
-    yield from security_findings(mapping(container, "securityContext"), f"{path}.securityContext")
+    yield from container_security_findings(container, path, spec)
 
 
 def _init_findings(container: Node, path: str) -> Findings:
@@ -70,16 +75,33 @@ def _init_findings(container: Node, path: str) -> Findings:
             yield INIT.at(f"{path}.{name}", "set for an init container that ends")
 
 
-def _port_findings(container: Node, path: str, *, host_network: bool) -> Findings:
+def _restart_findings(container: Node, path: str) -> Findings:
+    rules = list(elements(container, "restartPolicyRules", path))
+    if rules and container.get("restartPolicy") is None:
+        yield RESTART_RULES.at(f"{path}.restartPolicy", "not set beside restartPolicyRules")
+    if len(rules) > 20:
+        yield RESTART_RULES.at(f"{path}.restartPolicyRules", f"{len(rules)} rules")
+    for place, entry in rules:
+        action = {"action": entry.get("action") or ""}
+        yield from one_of(action, "action", ("Restart", "RestartAllContainers"), place)
+        if entry.get("exitCodes") is None:
+            yield RESTART_RULES.at(f"{place}.exitCodes", "not set")
+            continue
+        codes = mapping(entry, "exitCodes")
+        operator = {"operator": codes.get("operator") or ""}
+        yield from one_of(operator, "operator", ("In", "NotIn"), f"{place}.exitCodes")
+        if len(codes.get("values") or []) > 255:
+            yield RESTART_RULES.at(f"{place}.exitCodes.values", f"{len(codes['values'])} values")
+
+
+def _port_findings(container: Node, path: str) -> Findings:
     names: set[str] = set()
     for place, port in elements(container, "ports", path):
-        number, host = port.get("containerPort", 0), port.get("hostPort") or 0
+        number, host = port.get("containerPort") or 0, port.get("hostPort") or 0
         if not 1 <= number <= 65535:
             yield PORT.at(f"{place}.containerPort", f"{number}")
         if not 0 <= host <= 65535:
             yield PORT.at(f"{place}.hostPort", f"{host}")
-        if host_network and host not in (0, number):
-            yield HOST_PORT.at(f"{place}.hostPort", f"{host} for containerPort {number} on the host's network")
         yield from one_of(port, "protocol", ("TCP", "UDP", "SCTP"), place, empty_is_unset=True)
         name = port.get("name")
         if name:
@@ -92,33 +114,19 @@ def _port_findings(container: Node, path: str, *, host_network: bool) -> Finding
 
 
 def _host_port_findings(spec: Node, path: str) -> Findings:
-    seen: set[tuple[object, ...]] = set()
-    for place, container in elements(spec, "containers", path):
-        for port_place, port in elements(container, "ports", place):
-            # On the host's network every port is one of the host's.
-            number = port.get("hostPort") or (port.get("containerPort") if spec.get("hostNetwork") is True else None)
-            key = (port.get("hostIP", ""), number, port.get("protocol", "TCP"))
-            if key[1] and key in seen:
-                yield HOST_PORT.at(f"{port_place}.hostPort", f"{key[1]} stands in the Pod twice")
-            seen.add(key)
-
-
-def security_findings(context: Node, path: str) -> Findings:
-    """A securityContext, a container's or a Pod's."""
-    for name in ("runAsUser", "runAsGroup", "fsGroup"):
-        yield from at_least(context, name, 0, path, MAX_INT32)
-    for place, group in enumerate(context.get("supplementalGroups") or []):
-        yield from at_least({"id": group}, "id", 0, f"{path}.supplementalGroups[{place}]", MAX_INT32)
-    yield from one_of(context, "procMount", ("Default", "Unmasked"), path)
-    yield from one_of(context, "fsGroupChangePolicy", ("OnRootMismatch", "Always"), path)
-    for name in ("seccompProfile", "appArmorProfile"):
-        profile = mapping(context, name)
-        yield from one_of(profile, "type", ("RuntimeDefault", "Unconfined", "Localhost"), f"{path}.{name}")
-        if (profile.get("type") == "Localhost") != bool(profile.get("localhostProfile")):
-            yield PROFILE.at(f"{path}.{name}", f"type {profile.get('type')} and localhostProfile do not fit")
-    added = mapping(context, "capabilities").get("add") or []
-    if context.get("allowPrivilegeEscalation") is False and (
-        context.get("privileged") is True or "CAP_SYS_ADMIN" in added
-    ):
-        what = "privileged" if context.get("privileged") else "CAP_SYS_ADMIN"
-        yield ESCALATION.at(f"{path}.allowPrivilegeEscalation", f"false with {what}")
+    on_host = spec.get("hostNetwork") is True
+    containers = list(elements(spec, "containers", path))
+    # Init containers run one after the other: each is looked at alone.
+    for group in (containers, *([init] for init in elements(spec, "initContainers", path))):
+        seen: set[tuple[object, ...]] = set()
+        for place, container in group:
+            for port_place, port in elements(container, "ports", place):
+                number, host = port.get("containerPort"), port.get("hostPort")
+                if group is containers and on_host and host and host != number:
+                    yield HOST_PORT.at(f"{port_place}.hostPort", f"{host} for containerPort {number} on the host")
+                # On the host's network every port is one of the host's.
+                host = host or (number if on_host else None)
+                key = (port.get("hostIP") or "", host, port.get("protocol") or "TCP")
+                if host and key in seen:
+                    yield HOST_PORT.at(f"{port_place}.hostPort", f"{host} stands in the Pod twice")
+                seen.add(key)

@@ -11,7 +11,10 @@ TWICE = rule("pod/mount-path-twice", "mount one volume at one path")
 SUB_PATH = rule("pod/sub-path", "keep one of subPath and subPathExpr, relative and without '..'")
 PROPAGATION = rule("pod/mount-propagation", "drop Bidirectional, or make the container privileged")
 READ_ONLY = rule("pod/recursive-read-only", "set readOnly: true beside recursiveReadOnly, and no propagation")
-DEVICE = rule("pod/volume-device", "use volumeDevices for claims of block volumes only, and mount a volume once")
+DEVICE = rule(
+    "pod/volume-device",
+    "use volumeDevices for claims of block volumes, each once and at a path of its own without '..'",
+)
 
 
 def mount_findings(container: Node, path: str, spec: Node) -> Findings:
@@ -38,15 +41,28 @@ def mount_findings(container: Node, path: str, spec: Node) -> Findings:
             mount.get("readOnly") is not True or mount.get("mountPropagation") not in (None, "None")
         ):
             yield READ_ONLY.at(f"{place}.recursiveReadOnly", str(mount["recursiveReadOnly"]))
-    mounted_names = {mount.get("name") for _, mount in elements(container, "volumeMounts", path)}
+    yield from _device_findings(container, path, volumes)
+
+
+def _device_findings(container: Node, path: str, volumes: dict[str, Node]) -> Findings:
+    mounts = list(elements(container, "volumeMounts", path))
+    names = {mount.get("name") for _, mount in mounts}
+    places = {mount.get("mountPath") for _, mount in mounts if mount.get("mountPath")}
     for place, device in elements(container, "volumeDevices", path):
-        volume = volumes.get(str(device.get("name", "")))
-        if volume is None:
-            yield NO_VOLUME.at(f"{place}.name", f"the Pod has no volume {device.get('name')!r}")
-        elif not {"persistentVolumeClaim", "ephemeral"} & volume.keys():
-            yield DEVICE.at(place, f"{device.get('name')!r} is no claim")
-        elif device.get("name") in mounted_names:
-            yield DEVICE.at(place, f"{device.get('name')!r} is mounted as well")
+        name, device_path = str(device.get("name", "")), str(device.get("devicePath", ""))
+        if name not in volumes:
+            yield NO_VOLUME.at(f"{place}.name", f"the Pod has no volume {name!r}")
+        elif volumes[name].get("persistentVolumeClaim") is None and volumes[name].get("ephemeral") is None:
+            yield DEVICE.at(f"{place}.name", f"{name!r} is no claim")
+        elif name in names:
+            yield DEVICE.at(f"{place}.name", f"{name!r} is mounted, or a device, as well")
+        yield from not_empty(device, "devicePath", place)
+        if device_path in places:
+            yield DEVICE.at(f"{place}.devicePath", f"{device_path} is another volume's place as well")
+        if ".." in device_path.split("/"):
+            yield DEVICE.at(f"{place}.devicePath", f"{device_path!r}")
+        names.add(name)
+        places.add(device_path)
 
 
 def _sub_path_findings(mount: Node, place: str) -> Findings:

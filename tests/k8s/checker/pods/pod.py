@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from tests.k8s.checker import syntax
-from tests.k8s.checker.metadata import ANNOTATIONS, LABELS, annotation_findings, label_findings
-from tests.k8s.checker.nodes import Node, elements, get, mapping
-from tests.k8s.checker.pods.containers import container_findings, security_findings
-from tests.k8s.checker.pods.fields import MAX_INT32, at_least, one_of
+from tests.k8s.checker.nodes import Node, elements, mapping
+from tests.k8s.checker.pods.containers import container_findings
+from tests.k8s.checker.pods.fields import MAX_INT32, at_least, exactly_one, one_of
+from tests.k8s.checker.pods.metadata import template_metadata_findings
+from tests.k8s.checker.pods.network import network_findings
 from tests.k8s.checker.pods.resources import pod_resource_findings
 from tests.k8s.checker.pods.scheduling import scheduling_findings
+from tests.k8s.checker.pods.security import pod_security_findings
 from tests.k8s.checker.pods.templates import Template
+from tests.k8s.checker.pods.variables import OBJECT_NAME
 from tests.k8s.checker.pods.volumes import volume_findings
 from tests.k8s.checker.problem import Findings, rule
 
 CONTAINERS = rule("pod/no-container", "give the Pod at least one container")
-POD_LABEL = rule("pod/label", LABELS.todo)
-POD_ANNOTATION = rule("pod/annotation", ANNOTATIONS.todo)
-GROUP_NAME = rule("pod/group-name", "name the group with letters, digits and '-': Pods and labels take its name")
 NAMES = rule("pod/name", "name it with lower-case letters, digits and '-'")
 EPHEMERAL = rule("pod/ephemeral-container", "drop ephemeralContainers: they are added to running Pods only")
-DNS = rule("pod/dns", "give dnsPolicy None a nameserver; nameservers are at most 3 addresses")
-HOST_ALIAS = rule("pod/host-alias", "write an IP address and host names")
 SHARED = rule("pod/shared-processes", "keep one of hostPID and shareProcessNamespace")
+HOST_USERS = rule("pod/host-users", "drop hostUsers: false, or hostNetwork, hostPID and hostIPC")
 CLAIM = rule("pod/claim-source", "name a resourceClaim or a template, not both")
+CLAIM_TWICE = rule("pod/claim-twice", "name each resource claim of the Pod differently")
+GATES = rule("pod/scheduling-gates", "name each gate once, and no node beside them")
+PRIORITY = rule("pod/priority", "name a priorityClassName, and leave priority and preemptionPolicy to the class")
+OVERHEAD = rule("pod/overhead", "name a runtimeClassName, and leave overhead to the class")
 RESTART = rule("pod/restart-policy", "take the restart policy that the workload allows")
 
-_DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+# The classes that every server has, and what a Pod without a class gets where the cluster has no default class.
+_PRIORITIES = {"": 0, "system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 
 
 def pod_findings(template: Template) -> Findings:
@@ -35,37 +37,21 @@ def pod_findings(template: Template) -> Findings:
     spec, path = template.spec, template.spec_path
     if not spec.get("containers"):
         yield CONTAINERS.at(f"{path}.containers", "none")
-    yield from _metadata_findings(template)
+    yield from template_metadata_findings(template)
     yield from container_findings(spec, path)
     yield from volume_findings(spec, path)
-    yield from scheduling_findings(spec, path)
-    yield from security_findings(mapping(spec, "securityContext"), f"{path}.securityContext")
+    yield from scheduling_findings(spec, path, mapping(template.node, "metadata.labels"))
+    yield from pod_security_findings(spec, path)
     if spec.get("resources"):
         yield from pod_resource_findings(spec, path)
     yield from _policy_findings(template)
     yield from _name_findings(spec, path)
-    yield from _network_findings(spec, path)
+    yield from network_findings(spec, path)
+    yield from _class_findings(spec, path)
+    yield from _claim_findings(spec, path)
+    yield from _host_findings(spec, path)
     if spec.get("ephemeralContainers"):
         yield EPHEMERAL.at(f"{path}.ephemeralContainers", "set in a template")
-    if spec.get("hostPID") is True and spec.get("shareProcessNamespace") is True:
-        yield SHARED.at(f"{path}.shareProcessNamespace", "true with hostPID")
-    for place, claim in elements(spec, "resourceClaims", path):
-        if bool(claim.get("resourceClaimName")) == bool(claim.get("resourceClaimTemplateName")):
-            yield CLAIM.at(place, "both or neither are set")
-
-
-def _metadata_findings(template: Template) -> Findings:
-    metadata = mapping(template.node, "metadata")
-    for finding in label_findings(metadata, template.metadata_path):
-        yield POD_LABEL.at(finding.path, finding.wrong)
-    for finding in annotation_findings(metadata, template.metadata_path):
-        yield POD_ANNOTATION.at(finding.path, finding.wrong)
-    name = template.group.get("groupName")
-    if name is not None:
-        # KubeRay lower-cases a Pod's name, and labels the Pod with the group's name as it is.
-        wrong = syntax.dns_subdomain(f"x-{name}".lower()) or syntax.label_value(name)
-        if wrong or not name:
-            yield GROUP_NAME.at(f"{template.path.rpartition('.')[0]}.groupName", wrong or "empty")
 
 
 def _policy_findings(template: Template) -> Findings:
@@ -85,8 +71,11 @@ def _policy_findings(template: Template) -> Findings:
 
 
 def _name_findings(spec: Node, path: str) -> Findings:
-    for key in ("serviceAccountName", "priorityClassName", "runtimeClassName", "nodeName"):
-        wrong = syntax.dns_subdomain(str(spec[key])) if spec.get(key) else None
+    for key in ("serviceAccountName", "priorityClassName", "nodeName", "runtimeClassName"):
+        text = spec.get(key)
+        # The server's type has a pointer for the runtime class alone: empty text is a name there, and none elsewhere.
+        unset = text is None or (text == "" and key != "runtimeClassName")
+        wrong = None if unset else syntax.dns_subdomain(str(text))
         if wrong:
             yield NAMES.at(f"{path}.{key}", wrong)
     for key in ("hostname", "subdomain"):
@@ -98,29 +87,45 @@ def _name_findings(spec: Node, path: str) -> Findings:
             wrong = syntax.qualified_name(str(gate.get(key, "")))
             if wrong:
                 yield NAMES.at(f"{place}.{key}", wrong)
+    gates = [gate.get("name") for _, gate in elements(spec, "schedulingGates")]
+    if len(gates) != len(set(gates)):
+        yield GATES.at(f"{path}.schedulingGates", "one stands in the Pod twice")
+    if gates and spec.get("nodeName"):
+        yield GATES.at(f"{path}.nodeName", f"{spec['nodeName']} beside schedulingGates")
 
 
-def _network_findings(spec: Node, path: str) -> Findings:
-    yield from one_of(spec, "dnsPolicy", _DNS_POLICIES, path, empty_is_unset=True)
-    servers = get(spec, "dnsConfig.nameservers") or []
-    if spec.get("dnsPolicy") == "None" and not servers:
-        yield DNS.at(f"{path}.dnsConfig.nameservers", "none, and dnsPolicy is None")
-    if len(servers) > 3:
-        yield DNS.at(f"{path}.dnsConfig.nameservers", f"{len(servers)} nameservers")
-    for index, server in enumerate(servers):
-        if not _is_address(server):
-            yield DNS.at(f"{path}.dnsConfig.nameservers[{index}]", f"{server!r} is no address")
-    for place, alias in elements(spec, "hostAliases", path):
-        if not _is_address(alias.get("ip")):
-            yield HOST_ALIAS.at(f"{place}.ip", f"{alias.get('ip')!r} is no address")
-        for index, name in enumerate(alias.get("hostnames") or []):
-            if syntax.dns_subdomain(str(name)):
-                yield HOST_ALIAS.at(f"{place}.hostnames[{index}]", str(syntax.dns_subdomain(str(name))))
+def _class_findings(spec: Node, path: str) -> Findings:
+    """What the server takes from the Pod's classes; what other classes than its own say is not known here."""
+    priority = _PRIORITIES.get(spec.get("priorityClassName") or "")
+    if priority is not None:
+        if spec.get("priority") not in (None, priority):
+            yield PRIORITY.at(f"{path}.priority", f"{spec['priority']}, and the class says {priority}")
+        if spec.get("preemptionPolicy") == "Never":
+            yield PRIORITY.at(f"{path}.preemptionPolicy", "Never, and the class says PreemptLowerPriority")
+    if spec.get("overhead") and spec.get("runtimeClassName") is None:
+        yield OVERHEAD.at(f"{path}.overhead", "set without a runtimeClassName")
 
 
-def _is_address(text: object) -> bool:
-    try:
-        ipaddress.ip_address(str(text))
-    except ValueError:
-        return False
-    return True
+def _claim_findings(spec: Node, path: str) -> Findings:
+    names: set[str] = set()
+    for place, claim in elements(spec, "resourceClaims", path):
+        name = str(claim.get("name", ""))
+        wrong = syntax.dns_label(name)
+        if wrong:
+            yield NAMES.at(f"{place}.name", wrong)
+        if name in names:
+            yield CLAIM_TWICE.at(f"{place}.name", f"{name!r} stands in the Pod twice")
+        names.add(name)
+        yield from exactly_one(CLAIM, claim, ("resourceClaimName", "resourceClaimTemplateName"), place)
+        for key in ("resourceClaimName", "resourceClaimTemplateName"):
+            wrong = syntax.dns_subdomain(str(claim[key])) if claim.get(key) is not None else None
+            if wrong:
+                yield OBJECT_NAME.at(f"{place}.{key}", wrong)
+
+
+def _host_findings(spec: Node, path: str) -> Findings:
+    if spec.get("hostPID") is True and spec.get("shareProcessNamespace") is True:
+        yield SHARED.at(f"{path}.shareProcessNamespace", "true with hostPID")
+    for key in ("hostNetwork", "hostPID", "hostIPC"):
+        if spec.get("hostUsers") is False and spec.get(key) is True:
+            yield HOST_USERS.at(f"{path}.{key}", "true with hostUsers: false")

@@ -42,7 +42,7 @@ def lifecycle_findings(container: Node, path: str, grace_s: int) -> Findings:
     for kind in ("postStart", "preStop"):
         hook = mapping(container, f"lifecycle.{kind}")
         at = f"{path}.lifecycle.{kind}"
-        if kind in mapping(container, "lifecycle"):
+        if mapping(container, "lifecycle").get(kind) is not None:
             yield from handler_findings(hook, ("exec", "httpGet", "tcpSocket", "sleep"), at)
         seconds = mapping(hook, "sleep").get("seconds")
         if seconds is not None and not 0 <= seconds <= grace_s:

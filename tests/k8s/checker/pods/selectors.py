@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, get, join, mapping
+from tests.k8s.checker.pods.variables import OBJECT_NAME
 from tests.k8s.checker.problem import Findings, rule
 
 LABEL = rule("pod/selector-label", "write keys and values as labels are written")
@@ -30,22 +31,26 @@ def label_map_findings(labels: Node, path: str) -> Findings:
                 yield LABEL.at(join(path, str(key)), wrong)
 
 
-def node_selector_findings(node: Any, path: str) -> Findings:
+def node_selector_findings(node: Any, path: str, *, free_values: bool = False) -> Findings:
     """A NodeSelectorTerm: expressions over labels, and fields, of which only metadata.name exists."""
-    yield from expression_findings(node, "matchExpressions", path, (*_WITH_VALUES, *_WITHOUT_VALUES, "Gt", "Lt"))
+    operators = (*_WITH_VALUES, *_WITHOUT_VALUES, "Gt", "Lt")
+    yield from expression_findings(node, "matchExpressions", path, operators, free_values=free_values)
     for place, field in elements(node, "matchFields", path):
-        if (
-            field.get("key") != "metadata.name"
-            or field.get("operator") not in _WITH_VALUES
-            or len(field.get("values") or []) != 1
-        ):
+        values = field.get("values") or []
+        if field.get("key") != "metadata.name" or field.get("operator") not in _WITH_VALUES or len(values) != 1:
             yield OPERATOR.at(
                 place, f"{field.get('key')} {field.get('operator')}: only metadata.name In one name is known"
             )
+        for index, name in enumerate(values):
+            wrong = syntax.dns_subdomain(str(name))
+            if wrong:
+                yield OBJECT_NAME.at(f"{place}.values[{index}]", wrong)
 
 
-def expression_findings(node: Any, key: str, path: str, operators: tuple[str, ...]) -> Findings:
-    """Expressions of key, operator and values."""
+def expression_findings(
+    node: Any, key: str, path: str, operators: tuple[str, ...], *, free_values: bool = False
+) -> Findings:
+    """Expressions of key, operator and values; `free_values` are not held against the grammar of labels."""
     for place, entry in elements(node, key, path):
         operator, values = entry.get("operator"), entry.get("values") or []
         wrong = syntax.qualified_name(str(entry.get("key", "")))
@@ -59,10 +64,10 @@ def expression_findings(node: Any, key: str, path: str, operators: tuple[str, ..
             or (operator in ("Gt", "Lt") and len(values) != 1)
         ):
             yield VALUES.at(f"{place}.values", f"{len(values)} values for {operator}")
-        if operator in _WITH_VALUES:
-            for index, value in enumerate(values):
-                if syntax.label_value(str(value)):
-                    yield LABEL.at(f"{place}.values[{index}]", str(syntax.label_value(str(value))))
+        for index, value in enumerate([] if free_values else values):
+            wrong = syntax.label_value(str(value))
+            if wrong:
+                yield LABEL.at(f"{place}.values[{index}]", wrong)
 
 
 def matches(selector: Node, labels: Node) -> bool:

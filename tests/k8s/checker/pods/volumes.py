@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from tests.k8s.checker import syntax
-from tests.k8s.checker.nodes import Node, elements, mapping
+from tests.k8s.checker.nodes import Node, elements, get, mapping
+from tests.k8s.checker.pods.claim_templates import claim_template_findings
 from tests.k8s.checker.pods.fields import at_least, exactly_one, not_empty, one_of
-from tests.k8s.checker.pods.variables import field_findings, object_name_findings, resource_field_findings
+from tests.k8s.checker.pods.variables import field_findings, resource_field_findings
+from tests.k8s.checker.pods.volume_sources import storage_findings
 from tests.k8s.checker.problem import Findings, rule
 from tests.k8s.checker.quantities import quantity
 
@@ -14,15 +16,13 @@ NAME_TWICE = rule("pod/volume-name-twice", "name each volume of the Pod differen
 SOURCES = rule("pod/volume-sources", "keep one source for each volume, and write volumes of two sources as two")
 PATH = rule("pod/volume-path", "take a path inside the volume, relative and without '..'")
 HOST_PATH = rule("pod/host-path", "take an absolute path without '..'")
-SIZE = rule("pod/size-limit", "take a size of 0 or more")
+SIZE = rule("pod/size-limit", "take a size of 0 or more, written as 8Gi is")
 ITEM_SOURCE = rule("pod/downward-source", "set exactly one of fieldRef and resourceFieldRef")
-PROJECTED = rule("pod/projected-source", "give each projected source exactly one kind")
+PROJECTED = rule("pod/projected-source", "project each kind by a source of its own")
 CONFLICT = rule("pod/projected-path-twice", "project each file to a path of its own")
 EXPIRATION = rule("pod/token-expiration", "let a token live from 600 to 4294967296 seconds")
-EPHEMERAL = rule("pod/ephemeral-claim", "give the claim access modes and a requested size")
 
 _PROJECTED = ("secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate")
-_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 _HOST_TYPES = ("DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice")
 
 
@@ -42,42 +42,35 @@ def volume_findings(spec: Node, path: str) -> Findings:
 
 
 def _source_findings(volume: Node, path: str) -> Findings:
-    if volume.get("emptyDir") is not None:
-        yield from _size_findings(mapping(volume, "emptyDir"), f"{path}.emptyDir")
-    if volume.get("hostPath") is not None:
-        host = mapping(volume, "hostPath")
-        yield from not_empty(host, "path", f"{path}.hostPath")
-        yield from one_of(host, "type", _HOST_TYPES, f"{path}.hostPath", empty_is_unset=True)
-        if ".." in str(host.get("path", "")).split("/"):
-            yield HOST_PATH.at(f"{path}.hostPath.path", str(host["path"]))
-    if volume.get("nfs") is not None:
-        nfs = mapping(volume, "nfs")
-        yield from not_empty(nfs, "server", f"{path}.nfs")
-        if not str(nfs.get("path", "")).startswith("/"):
-            yield HOST_PATH.at(f"{path}.nfs.path", f"{nfs.get('path')!r}")
-    if volume.get("persistentVolumeClaim") is not None:
-        yield from object_name_findings(
-            mapping(volume, "persistentVolumeClaim"), "claimName", f"{path}.persistentVolumeClaim"
-        )
-    for kind, key in (("secret", "secretName"), ("configMap", "name")):
-        if volume.get(kind) is not None:
-            source = mapping(volume, kind)
-            yield from not_empty(source, key, f"{path}.{kind}")
-            yield from _items_findings(source, f"{path}.{kind}")
-    if volume.get("downwardAPI") is not None:
-        yield from _downward_findings(mapping(volume, "downwardAPI"), f"{path}.downwardAPI")
-    if volume.get("projected") is not None:
-        yield from _projected_findings(mapping(volume, "projected"), f"{path}.projected")
-    if volume.get("csi") is not None:
-        yield from not_empty(mapping(volume, "csi"), "driver", f"{path}.csi")
+    yield from storage_findings(volume, path)
+    yield from _size_findings(mapping(volume, "emptyDir"), f"{path}.emptyDir")
+    yield from one_of(mapping(volume, "hostPath"), "type", _HOST_TYPES, f"{path}.hostPath", empty_is_unset=True)
+    yield from _place_findings(volume, path)
+    for kind in ("secret", "configMap"):
+        yield from _items_findings(mapping(volume, kind), f"{path}.{kind}")
+    yield from _downward_findings(mapping(volume, "downwardAPI"), f"{path}.downwardAPI")
+    yield from _projected_findings(mapping(volume, "projected"), f"{path}.projected")
     if volume.get("ephemeral") is not None:
-        yield from _ephemeral_findings(mapping(volume, "ephemeral"), f"{path}.ephemeral")
+        yield from claim_template_findings(mapping(volume, "ephemeral"), f"{path}.ephemeral")
 
 
 def _size_findings(source: Node, path: str) -> Findings:
-    size = quantity(source.get("sizeLimit", 0))
-    if size is not None and size < 0:
+    if source.get("sizeLimit") is None:
+        return
+    size = quantity(source["sizeLimit"])
+    if size is None or size < 0:
         yield SIZE.at(f"{path}.sizeLimit", f"{source['sizeLimit']}")
+
+
+def _place_findings(volume: Node, path: str) -> Findings:
+    host, share = str(get(volume, "hostPath.path") or ""), str(get(volume, "nfs.path") or "")
+    if ".." in host.split("/"):
+        yield HOST_PATH.at(f"{path}.hostPath.path", f"{host!r}")
+    if share and not share.startswith("/"):
+        yield HOST_PATH.at(f"{path}.nfs.path", f"{share!r}")
+    wrong = syntax.descending_path(str(get(volume, "gitRepo.directory") or ""))
+    if wrong:
+        yield PATH.at(f"{path}.gitRepo.directory", wrong)
 
 
 def _items_findings(source: Node, path: str) -> Findings:
@@ -91,8 +84,9 @@ def _items_findings(source: Node, path: str) -> Findings:
 def _path_findings(item: Node, place: str) -> Findings:
     yield from not_empty(item, "path", place)
     text = str(item.get("path", ""))
-    if text.startswith("/") or ".." in text.split("/") or text.startswith(".."):
-        yield PATH.at(f"{place}.path", f"{text!r}")
+    wrong = syntax.descending_path(text) or (f"{text!r} starts with '..'" if text.startswith("..") else None)
+    if wrong:
+        yield PATH.at(f"{place}.path", wrong)
 
 
 def _downward_findings(source: Node, path: str) -> Findings:
@@ -113,7 +107,7 @@ def _projected_findings(source: Node, path: str) -> Findings:
     yield from at_least(source, "defaultMode", 0, path, 0o777)
     paths: set[str] = set()
     for place, entry in elements(source, "sources", path):
-        yield from exactly_one(PROJECTED, entry, _PROJECTED, place)
+        yield from exactly_one(PROJECTED, entry, _PROJECTED, place, none_is_fine=True)
         for kind in ("secret", "configMap"):
             if entry.get(kind) is not None:
                 yield from not_empty(mapping(entry, kind), "name", f"{place}.{kind}")
@@ -131,15 +125,3 @@ def _projected_findings(source: Node, path: str) -> Findings:
                 if item.get("path") in paths:
                     yield CONFLICT.at(f"{item_place}.path", f"{item['path']!r} stands in the volume twice")
                 paths.add(str(item.get("path")))
-
-
-def _ephemeral_findings(source: Node, path: str) -> Findings:
-    at = f"{path}.volumeClaimTemplate.spec"
-    claim = mapping(source, "volumeClaimTemplate.spec")
-    modes = claim.get("accessModes") or []
-    unknown = [mode for mode in modes if mode not in _MODES]
-    if not modes or unknown:
-        yield EPHEMERAL.at(f"{at}.accessModes", f"{unknown or 'none'}")
-    size = quantity(mapping(claim, "resources.requests").get("storage"))
-    if size is None or size <= 0:
-        yield EPHEMERAL.at(f"{at}.resources.requests.storage", f"{size}")
