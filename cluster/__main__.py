@@ -1,4 +1,4 @@
-"""`python -m cluster` is `raystill`. So do jobs begin, on whatever Python their cluster has: it is looked at before our code is read."""
+"""`python -m cluster` is `raystill`. It looks at the Python first: jobs start here, on whatever Python their cluster has."""
 
 import sys
 

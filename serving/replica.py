@@ -130,7 +130,7 @@ class SharedStudents(_Replica):
             raise AwayError(student_id) from error
         try:
             await engine.check_health()
-        except RuntimeError as error:
+        except Exception as error:
             _logger.error("%s: %s", student_id, error)
             await engine.close()
             raise AwayError(student_id) from error

@@ -23,6 +23,7 @@ _MEMORY_SHARE = 0.85
 _CPU_BATCH_TOKENS = 4096
 _PROBE_S = 20.0
 """Serve gives a health check 30 s."""
+_FIRST_TOKEN_S = 120.0
 _MOST_LOGPROBS = 128
 """Tokens that vLLM lets a request name to be told of (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS)."""
 
@@ -133,15 +134,17 @@ class VllmEngine(Engine):
             self._silent_since = None
 
     async def _write_first(self) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
+        """Raises RuntimeError where it cannot, or has not after two minutes: neither Serve nor vLLM would find that out."""
         try:
-            async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
-                pass
-        except EngineDeadError as error:
+            async with asyncio.timeout(_FIRST_TOKEN_S):
+                async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
+                    pass
+        except Exception as error:
+            why = f"has not written a token after {_FIRST_TOKEN_S:.0f} s" if isinstance(error, TimeoutError) else (
+                f"fails at its first token ({type(error).__name__}: {error})"
+            )  # fmt: skip
             raise RuntimeError(
-                "vLLM starts with this student and ends at its first token: its lines in this replica's log say why. "
-                "Set serving.engine: transformers."
+                f"vLLM starts with this student and {why}: its lines in this replica's log say why. Set serving.engine: transformers."
             ) from error
 
     async def close(self) -> None:
@@ -195,17 +198,17 @@ class VllmEngine(Engine):
 
 def check_cpu_attention(folder: str) -> None:
     """Raises ValueError where the heads of a student are of a size that vLLM's attention on CPUs does not have: it would start, and end at
-    the first token."""
+    the first token. Of what has no such heads vLLM says itself whether it knows it."""
     from transformers import AutoConfig
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if isinstance(heads, int) else None)
     known = CPUAttentionBackend.get_supported_head_sizes()
-    if size not in known:
-        raise ValueError(
-            f"its attention has heads of {size}, and vLLM on CPUs knows those of {', '.join(map(str, known))}"
-        )
+    if size is not None and size not in known:
+        sizes = ", ".join(map(str, known))
+        raise ValueError(f"the student's attention has heads of {size}, and vLLM on CPUs knows those of {sizes}")
 
 
 def _wanted(order: Order) -> dict[str, Any]:

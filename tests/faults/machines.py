@@ -99,6 +99,8 @@ class Machines:
             **variables,
         }
         self._started = 0
+        self._seen: set[str] = set()
+        """Ids of all nodes so far: a head that comes back with its state knows them too."""
         self.machines: dict[int, Machine] = {}
 
     def __enter__(self) -> Self:
@@ -141,13 +143,13 @@ class Machines:
             arguments = [*where, f"--address={self.address}", f"--num-cpus={CPUS}"]
             own_variables = self._variables | variables
         log = self._folder / f"machine-{number}.log"
-        before = self._alive() if wait else set()
+        self._alive()
+        before = set(self._seen)
         with host.entered():
             process = start_node(arguments, log, own_variables)
         self.machines[number] = Machine(number, host, process, log)
         if wait:  # the one in whose place it is may be taken to be alive still
-            new = lambda: any(address == host.address for address, _ in self._alive() - before)  # noqa: E731
-            self.until(new, f"machine {number}")
+            self.until(lambda: self._came(host.address, before), f"machine {number}")
         return self.machines[number]
 
     def environment(self) -> dict[str, str]:
@@ -209,13 +211,18 @@ class Machines:
         """Address -> id of the nodes that the head takes to be alive."""
         return dict(self._alive())
 
-    def _alive(self) -> set[tuple[str, str]]:
+    def _came(self, address: str, before: set[str]) -> bool:
+        """Whether another node of that address is alive than those from before."""
+        return any(where == address and node not in before for where, node in self._alive())
+
+    def _alive(self) -> list[tuple[str, str]]:
         """Addresses and ids: for a while two of one address, where one is in the place of another that was killed."""
         try:
             listed = self.ask("/api/v0/nodes?limit=100")["data"]["result"]["result"]
         except httpx.HTTPError:
-            return set()
-        return {(node["node_ip"], node["node_id"]) for node in listed if node["state"] == "ALIVE"}
+            return []
+        self._seen |= {node["node_id"] for node in listed}
+        return [(node["node_ip"], node["node_id"]) for node in listed if node["state"] == "ALIVE"]
 
     def replicas(self) -> dict[str, list[str]]:
         """Application -> the addresses of the machines on which its replicas run."""

@@ -55,7 +55,11 @@ def test_a_driver_is_where_its_resource_is(cluster: Machines, storage: Server, t
         assert done.returncode == 0, done.stderr[-3000:]
         job = cluster.ask(f"/api/jobs/{json.loads(done.stdout)['job']}")
         assert job["driver_node_id"] == cluster.alive()[cluster.machines[number].host.address]
-    done = cluster.raystill("submit", str(chain.file), *place, "--driver-resource", "node:198.18.0.99=1", "--no-wait")
+    done = cluster.raystill(
+        "submit", str(chain.file), *place, "--driver-resource", "node:198.18.0.99=1", "--no-wait", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert cluster.ask(f"/api/jobs/{json.loads(done.stdout)['job']}")["status"] == "PENDING"
     assert "no node of the cluster has room for the driver: node:198.18.0.99 1" in done.stderr
 
 
@@ -64,7 +68,8 @@ def test_what_a_machine_has_otherwise_is_named(cluster: Machines, storage: Serve
     chain = write_chain(tmp_path, storage.bucket(), 10)
     for package in ("cluster", "pipelines", "serving"):
         shutil.copytree(ROOT / package, tmp_path / "code" / package)
-    (tmp_path / "code" / "pipelines" / "errors.py").open("a").write("\n# another version\n")
+    changed = tmp_path / "code" / "pipelines" / "errors.py"
+    changed.write_text(changed.read_text() + "\n# another version\n")
     (tmp_path / "code" / "sitecustomize.py").write_text(SITE)
     cluster.machines[1].kill()
     cluster.start(1, PYTHONPATH=str(tmp_path / "code"), AWS_SECRET_ACCESS_KEY="of-another")

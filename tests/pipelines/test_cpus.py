@@ -148,6 +148,7 @@ def test_a_replica_has_the_threads_of_its_own_machine(
     machine.limit("400000")
     noted = Noted(monkeypatch)
     monkeypatch.setattr("serving.engines.vllm.VllmEngine.start", noted.start)
+    monkeypatch.setattr("serving.engines.vllm.check_cpu_attention", lambda folder: None)
     monkeypatch.setattr(choice, "check_student_files", lambda store: None)
     config = ServingConfig.model_validate({"replicas": {"min": 1, "max": 4}, **serving})
     card: Any = SimpleNamespace(folder=str(tmp_path))

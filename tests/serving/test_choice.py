@@ -12,7 +12,7 @@ from pipelines.errors import UserError
 from serving.cards import StudentCard, read_card
 from serving.engines import choice
 from serving.engines.choice import start_engine
-from serving.engines.vllm import VllmEngine
+from serving.engines.vllm import VllmEngine, check_cpu_attention
 from tests.serving.tiny import write_student
 
 GONE = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
@@ -71,9 +71,16 @@ def test_heads_that_vllm_on_cpus_does_not_know_run_in_transformers(
     monkeypatch.setattr(VllmEngine, "start", lambda *_: "started")
     monkeypatch.setattr(choice, "vllm_threads", lambda _: {})
     assert start(student).name == "transformers"
-    assert "transformers in place of vLLM (its attention has heads of 16" in caplog.text
+    assert "transformers in place of vLLM (the student's attention has heads of 16" in caplog.text
     with pytest.raises(UserError, match=r"heads of 16, and vLLM on CPUs knows those of 32, 64"):
         start(student, engine="vllm")
     wider = read_card("wider", str(write_student(tmp_path / "wider", "decoder-only", width=128)))
     assert start(wider) == "started"
     assert start(student, gpus_per_replica=1) == "started", "GPUs know others"
+
+
+def test_of_what_has_no_heads_vllm_says_itself_whether_it_knows_it(tmp_path: Path) -> None:
+    from transformers import MambaConfig
+
+    MambaConfig().save_pretrained(tmp_path)
+    check_cpu_attention(str(tmp_path))

@@ -38,10 +38,13 @@ class Made:
     async def check_health(self) -> None:
         assert not self.closed
         if self.student.name == "mute":
-            raise RuntimeError("it ends at its first token")
+            raise MUTE[self.student.version or ""]
 
     async def close(self) -> None:
         self.closed += 1
+
+
+MUTE = {"runtime": RuntimeError("it ends at its first token"), "value": ValueError("what nobody foresaw")}
 
 
 @pytest.fixture
@@ -109,20 +112,31 @@ def test_a_replica_of_one_student_closes_its_engine_as_serve_asks(engines: list[
     gc.collect()
 
 
+@pytest.mark.parametrize("version", ["runtime", "value"])
 @pytest.mark.filterwarnings("error")
 def test_a_student_that_starts_and_cannot_write_is_away(
-    engines: list[weakref.ref[Made]], caplog: pytest.LogCaptureFixture
+    engines: list[weakref.ref[Made]], caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
-    async def run() -> None:
-        students = SharedStudents([card("mute")], ServingConfig())
-        for count in (1, 2):
-            with pytest.raises(AwayError):
-                await students.load("mute")
-            engine = engines[-1]()
-            assert (len(engines), engine is None or engine.closed) == (count, True)
+    closed: list[int] = []
 
-    asyncio.run(run())
-    assert "mute: it ends at its first token" in caplog.text
+    async def run() -> None:
+        mute = card("mute", version=version)
+        students = SharedStudents([mute], ServingConfig())
+        for _ in range(2):
+            with pytest.raises(AwayError):
+                await students.load(mute.id)
+
+    close = Made.close
+
+    async def noted(engine: Made) -> None:
+        await close(engine)
+        closed.append(engine.closed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Made, "close", noted)
+        asyncio.run(run())
+    assert closed == [1, 1]
+    assert f"{MUTE[version]}" in caplog.text
 
 
 class Slow:

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from pipelines.config_serving import ServingConfig
 from pipelines.decode import LabelSet, Order
@@ -88,20 +89,32 @@ def test_an_engine_that_hangs_is_found_out_though_nobody_waits_any_more(monkeypa
     asyncio.run(run())
 
 
-def test_it_is_ready_when_it_has_written_a_token() -> None:
+@pytest.mark.parametrize("error", [EngineDeadError(), EngineGenerateError(), ValueError("no such head")], ids=str)
+def test_it_is_ready_when_it_has_written_a_token(error: Exception) -> None:
     """vLLM starts with what it cannot compute, and ends at the first token: no reason to end this process again and again."""
-    from vllm.v1.engine.exceptions import EngineDeadError
 
     async def run() -> None:
         engine, inner = made(silent_after_s=60.0)
-        inner.error = EngineDeadError()
-        with pytest.raises(RuntimeError, match=r"ends at its first token.*serving\.engine: transformers"):
+        inner.error = error
+        with pytest.raises(RuntimeError, match=r"fails at its first token.*serving\.engine: transformers"):
             await engine.check_health()
         inner.error = None
         await engine.check_health()
         assert len(inner.asked) == 2
         await engine.check_health()
         assert len(inner.asked) == 2
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_hangs_at_its_first_token_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_TOKEN_S", 0.1)
+
+    async def run() -> None:
+        engine, inner = made(silent_after_s=60.0)
+        inner.hangs = True
+        with pytest.raises(RuntimeError, match="has not written a token after 0 s"):
+            await engine.check_health()
 
     asyncio.run(run())
 
