@@ -127,7 +127,11 @@ CASES = [
     Case("apiserver/storage-request", "Claim", {"spec.resources": DROP}),
     Case("apiserver/access-rule", "Role", {"rules[0].verbs": []}),
     Case("apiserver/access-rule", "Role", {"rules[0].apiGroups": DROP}),
-    Case("apiserver/subject", "RoleBinding", {"subjects[0].namespace": DROP}),
+    Case(
+        "apiserver/subject",
+        "RoleBinding",
+        {"kind": "ClusterRoleBinding", "roleRef.kind": "ClusterRole", "subjects[0].namespace": DROP},
+    ),
     Case("apiserver/network-peer", "NetworkPolicy", {"spec.ingress[0].from[0].ipBlock": {"cidr": "10.0.0.0/8"}}),
     Case("apiserver/network-peer", "NetworkPolicy", {"spec.ingress[0].from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}),
     Case("apiserver/network-peer", "NetworkPolicy", {"spec.ingress[0].from": [{}]}),
@@ -152,6 +156,8 @@ CASES = [
     Case(None, "RayCluster", {"spec.managedBy": "kueue.x-k8s.io/multikueue", "spec.workerGroupSpecs": None}),
     Case(None, "Service", {"spec.type": "ExternalName", "spec.externalName": "example.com", "spec.ports": []}),
     Case(None, "Role", {"metadata.name": "system:raystill"}),
+    Case(None, "RoleBinding", {"subjects[0].namespace": DROP}),
+    Case(None, "ConfigMap", {"binaryData": {"a": "YWJj\nZGVm\n"}}),
     Case(
         None,
         "NetworkPolicy",

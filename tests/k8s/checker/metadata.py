@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, get, join, mapping
 from tests.k8s.checker.problem import Findings, rule
 from tests.k8s.checker.structure import unknown_fields, value_findings
+from tests.k8s.checker.syntax import Grammar
 
 NAME = rule("apiserver/name", "name the object with lower-case letters, digits, '-' and '.'")
-NAMESPACE = rule(
-    "apiserver/namespace", "name the namespace with lower-case letters, digits and '-', where the kind has one"
-)
+NAMESPACE = rule("apiserver/namespace", "name the namespace with lower-case letters, digits and '-'")
 LABELS = rule(
     "apiserver/label", "write label keys as [DOMAIN/]NAME and values of at most 63 letters, digits, '-', '_', '.'"
 )
@@ -25,7 +24,7 @@ FINALIZERS = rule(
 )
 OWNERS = rule(
     "apiserver/owner",
-    "give an owner, which is no Event, apiVersion, kind, name and uid, and one at the most controller: true",
+    "give every owner apiVersion, kind, name and uid; take no Event as owner; let at most one have controller: true",
 )
 
 _MAX_ANNOTATION_BYTES = 256 * 1024
@@ -52,8 +51,6 @@ OBJECT_META: Node = {
     },
 }
 
-Grammar = Callable[[str], str | None]
-
 
 def metadata_findings(metadata: Any, *, namespaced: bool = True, name: Grammar = syntax.dns_subdomain) -> Findings:
     """What the API server says about `metadata`; `name` is the grammar of the kind's names."""
@@ -64,12 +61,7 @@ def metadata_findings(metadata: Any, *, namespaced: bool = True, name: Grammar =
     yield from _name_findings(metadata, namespaced, name)
     yield from label_findings(metadata, "metadata")
     yield from annotation_findings(metadata, "metadata")
-    for index, finalizer in enumerate(metadata.get("finalizers") or []):
-        wrong = syntax.qualified_name(finalizer or "")
-        if wrong:
-            yield FINALIZERS.at(f"metadata.finalizers[{index}]", wrong)
-    if {"orphan", "foregroundDeletion"} <= set(metadata.get("finalizers") or []):
-        yield FINALIZERS.at("metadata.finalizers", "orphan and foregroundDeletion exclude each other")
+    yield from finalizer_findings(metadata, "metadata")
     yield from _owner_findings(metadata)
 
 
@@ -93,15 +85,12 @@ def _name_findings(metadata: Node, namespaced: bool, grammar: Grammar) -> Findin
     name, prefix, namespace = metadata.get("name"), metadata.get("generateName"), metadata.get("namespace")
     if not name and not prefix:
         yield NAME.at("metadata.name", "required, and not set")
-    # A prefix may end in '-', which the generated suffix makes legal.
-    ended = f"{prefix[:-1]}x" if prefix and len(prefix) > 1 and prefix.endswith("-") else prefix
-    for key, text in (("name", name), ("generateName", ended)):
+    for key, text in (("name", name), ("generateName", syntax.masked_dash(prefix or ""))):
         wrong = grammar(text) if text else None
         if wrong:
             yield NAME.at(f"metadata.{key}", wrong)
-    if namespace and not namespaced:
-        yield NAMESPACE.at("metadata.namespace", f"{namespace!r}, and the kind belongs to the whole cluster")
-    elif namespace and syntax.dns_label(namespace):
+    # The server drops that of an object that belongs to the whole cluster.
+    if namespace and namespaced and syntax.dns_label(namespace):
         yield NAMESPACE.at("metadata.namespace", str(syntax.dns_label(namespace)))
 
 
@@ -123,3 +112,14 @@ def annotation_findings(holder: Any, path: str) -> Findings:
     size = sum(len(str(text).encode()) for pair in annotations.items() for text in pair if text)
     if size > _MAX_ANNOTATION_BYTES:
         yield ANNOTATIONS.at(join(path, "annotations"), f"{size} bytes, at most {_MAX_ANNOTATION_BYTES} are allowed")
+
+
+def finalizer_findings(holder: Any, path: str) -> Findings:
+    """Finalizers of an object's or template's metadata."""
+    finalizers = get(holder, "finalizers") or []
+    for index, finalizer in enumerate(finalizers):
+        wrong = syntax.qualified_name(finalizer or "")
+        if wrong:
+            yield FINALIZERS.at(f"{join(path, 'finalizers')}[{index}]", wrong)
+    if {"orphan", "foregroundDeletion"} <= set(finalizers):
+        yield FINALIZERS.at(join(path, "finalizers"), "orphan and foregroundDeletion exclude each other")

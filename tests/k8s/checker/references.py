@@ -108,7 +108,9 @@ def _references(item: Node) -> Iterator[Reference]:
         yield Reference("roleRef", role, str(get(item, "roleRef.name")), namespace if role == "Role" else "")
         for path, subject in elements(item, "subjects"):
             if subject.get("kind") == "ServiceAccount":
-                yield Reference(path, "ServiceAccount", str(subject.get("name")), str(subject.get("namespace") or ""))
+                yield Reference(
+                    path, "ServiceAccount", str(subject.get("name")), str(subject.get("namespace") or namespace)
+                )
     if kind == "LocalQueue":
         yield Reference("spec.clusterQueue", "ClusterQueue", str(get(item, "spec.clusterQueue")), "")
     for path, group in elements(item, "spec.resourceGroups"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 from typing import Any
 
 from tests.k8s.checker import syntax
@@ -117,10 +118,9 @@ def binding_findings(item: Node) -> Findings:
         kind, group = subject.get("kind"), subject.get("apiGroup") or ""
         account = kind == "ServiceAccount"
         known = kind in ("ServiceAccount", "User", "Group") and bool(subject.get("name"))
-        # An unset group of a user is defaulted, one of a service account is the core group.
-        fits = (
-            (group == "" and bool(subject.get("namespace"))) if account else group in ("", "rbac.authorization.k8s.io")
-        )
+        # An unset group of a user is defaulted, one of a service account is the core group; its namespace may be the RoleBinding's.
+        placed = bool(subject.get("namespace")) or item.get("kind") == "RoleBinding"
+        fits = (group == "" and placed) if account else group in ("", "rbac.authorization.k8s.io")
         if not known or not fits:
             yield SUBJECT.at(
                 path, f"{kind} {subject.get('name')} in namespace {subject.get('namespace')} of group {group!r}"
@@ -183,6 +183,6 @@ def data_findings(item: Node) -> Findings:
     for name, values in encoded:
         for key, value in values.items():
             try:
-                base64.b64decode(str(value or ""), validate=True)
+                base64.b64decode(re.sub(r"[\r\n]", "", str(value or "")), validate=True)
             except binascii.Error:
                 yield BASE64.at(f"{name}[{key}]", "no base64")
