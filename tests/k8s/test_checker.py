@@ -40,6 +40,25 @@ def test_a_case_breaks_its_rule_and_no_other_of_the_layer(case: Case, crds: Crds
         assert verdicts(case.objects()[0], crds)[COLUMN[layer]] == REFUSING[layer]
 
 
+@pytest.mark.parametrize(
+    ("base", "path", "value", "place"),
+    [
+        ("Pod", "spec.securityContext.supplementalGroups", [-1], "spec.securityContext.supplementalGroups[0]"),
+        ("Pod", "spec.resources.claims", [{"name": "gpu"}], "spec.resources.claims"),
+        ("NetworkPolicy", "spec.policyTypes", ["Egres"], "spec.policyTypes[0]"),
+        (
+            "Pod",
+            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
+            [{"matchExpressions": [{"key": "a b", "operator": "Exists"}]}],
+            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]"
+            ".matchExpressions[0].key",
+        ),
+    ],
+)
+def test_a_finding_stands_at_the_field_that_is_wrong(base: str, path: str, value: Any, place: str, crds: Crds) -> None:
+    assert [problem.path for problem in problems_of(Case(None, base, {path: value}), crds)] == [place]
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_a_base_has_no_problem(base: str, crds: Crds) -> None:
     assert problems_of(Case(None, base), crds) == []

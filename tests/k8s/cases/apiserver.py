@@ -147,6 +147,7 @@ CASES = [
         None, "RayCluster", {"spec.headGroupSpec.rayStartParams.num-gpus": None, f"{_HEAD}.resources.limits.cpu": None}
     ),
     Case(None, "RayCluster", {"metadata.name": DROP, "metadata.generateName": "raystill-"}),
+    Case(None, "RayCluster", {"metadata.name": DROP, "metadata.generateName": "raystill_-"}),
     Case(
         None,
         "RayCluster",

@@ -68,6 +68,13 @@ def in_pod(rule: str | None, field: str, value: Any) -> Case:
     return Case(rule, "RayCluster", {f"{POD}.{field}": value})
 
 
+def in_worker_pod(rule: str | None, **changes: Any) -> Case:
+    """Changes of the worker's Pod by field; those of its container stand under `container`."""
+    of_container = changes.pop("container", {})
+    pod = {f"{POD}.{field}": value for field, value in changes.items()}
+    return Case(rule, "RayCluster", {**pod, **{f"{APP}.{field}": value for field, value in of_container.items()}})
+
+
 def container(name: str, **more: Any) -> dict[str, Any]:
     """A small one, for a Pod that needs another."""
     return {"name": name, "image": "registry.example/init:1", "securityContext": {"runAsNonRoot": True}, **more}

@@ -12,6 +12,7 @@ _OPTIONS = "spec.upgradeStrategy.clusterUpgradeOptions"
 _V2: list[dict[str, Any]] = [{"name": "RAY_enable_autoscaler_v2", "value": "true"}]
 _TIMEOUT = "ray.io/initializing-timeout"
 _AUTH = {"mode": "token"}
+_TOO_MANY = "99999999999999999999"
 
 
 def _env(name: str) -> dict[str, Any]:
@@ -100,6 +101,7 @@ _CLUSTERS = [
     Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": "2.51.9"}),
     Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": "nightly"}),
     Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": "02.60.0"}),
+    Case("operator/auth-needs-ray", "RayCluster", {"spec.authOptions": _AUTH, "spec.rayVersion": f"2.{_TOO_MANY}"}),
     Case(
         "operator/k8s-auth-needs-ray",
         "RayCluster",
@@ -166,6 +168,8 @@ _JOBS = [
     Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": '"null"'}),
     Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": "a: {~: b}"}),
     Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": "a: [.nan]"}),
+    Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": "a: &a {b: *a}"}),
+    Case("operator/runtime-env", "RayJob", {"spec.runtimeEnvYAML": f"a: &a [{'x,' * 9}]\nb: [{'*a,' * 900}]"}),
     Case("operator/runtime-env", "RayCronJob", {"spec.jobTemplate.runtimeEnvYAML": "- a"}),
     Case("operator/active-deadline", "RayJob", {"spec.activeDeadlineSeconds": 0}),
     Case("operator/negative-backoff", "RayJob", {"spec.backoffLimit": -1}),
@@ -196,6 +200,7 @@ _JOBS = [
     Case("operator/zone-in-schedule", "RayCronJob", {"spec.schedule": "TZ=UTC 0 3 * * *"}),
     Case("operator/schedule", "RayCronJob", {"spec.schedule": "0 3 * * 7"}),
     Case("operator/schedule", "RayCronJob", {"spec.schedule": "@every soon"}),
+    Case("operator/schedule", "RayCronJob", {"spec.schedule": f"*/{_TOO_MANY} * * * *"}),
     Case("operator/schedule", "RayCronJob", {"spec.schedule": "0 0 3 * * *"}),
     Case("operator/time-zone", "RayCronJob", {"spec.timeZone": "Berlin"}),
 ]
@@ -214,7 +219,7 @@ _SERVICES = [
     Case("operator/upgrade-type", "RayService", {"spec.upgradeStrategy.type": "newCluster"}),
     *(
         Case("operator/initializing-timeout", "RayService", {"metadata.annotations": {_TIMEOUT: timeout}})
-        for timeout in ("0s", "1.5", "10000000h", "99999999999999999999")
+        for timeout in ("0s", "1.5", "10000000h", _TOO_MANY, "١h")
     ),
     Case(
         "operator/incremental-needs-autoscaler",
@@ -256,6 +261,7 @@ _FINE = [
     Case(None, "RayJob", {"spec.suspend": True, "spec.ttlSecondsAfterFinished": 60, "spec.backoffLimit": 2}),
     Case(None, "RayJob", {"spec.runtimeEnvYAML": "a: !unheard {1: .5, b: ~, c: '.nan'}"}),
     Case(None, "RayJob", {"spec.runtimeEnvYAML": "~"}),
+    Case(None, "RayJob", {"spec.runtimeEnvYAML": "a: &a [1, 2]\nb: [*a, *a]\nc: {d: *a}"}),
     Case(None, "RayJob", {"spec.runtimeEnvYAML": "", "spec.submissionMode": "HTTPMode"}),
     Case(None, "RayJob with selector", _rules(("DeleteSelf", 0), ("DeleteNone", 0))),
     Case(None, "RayCronJob", {"metadata.name": "2nd", "spec.schedule": "@every 1h30m"}),

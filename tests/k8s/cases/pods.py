@@ -147,7 +147,7 @@ _NETWORK = [
     in_pod(None, "dnsConfig.options", [{"name": "ndots", "value": "2"}]),
 ]
 
-PODS = [
+_PODS = [
     Case("pod/label", "RayCluster", {"spec.headGroupSpec.template.metadata.labels": {"a": "b c"}}),
     Case("pod/annotation", "RayCluster", {"spec.headGroupSpec.template.metadata.annotations": {"a b": ""}}),
     _metadata("pod/annotation-value", annotations={"controller.kubernetes.io/pod-deletion-cost": "+1"}),
@@ -208,4 +208,4 @@ PODS = [
     in_pod(None, "schedulingGates", [{"name": "example.org/quota"}]),
 ]
 
-CASES = [*_SCHEDULING, *_SELECTORS, *_CLASSES, *_NETWORK, *PODS]
+CASES = [*_SCHEDULING, *_SELECTORS, *_CLASSES, *_NETWORK, *_PODS]

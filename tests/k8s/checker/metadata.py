@@ -109,7 +109,7 @@ def annotation_findings(holder: Any, path: str) -> Findings:
         wrong = syntax.qualified_name(str(key).lower())
         if wrong:
             yield ANNOTATIONS.at(join(join(path, "annotations"), str(key)), wrong)
-    size = sum(len(str(text).encode()) for pair in annotations.items() for text in pair if text)
+    size = sum(syntax.byte_count(str(text)) for pair in annotations.items() for text in pair if text)
     if size > _MAX_ANNOTATION_BYTES:
         yield ANNOTATIONS.at(join(path, "annotations"), f"{size} bytes, at most {_MAX_ANNOTATION_BYTES} are allowed")
 

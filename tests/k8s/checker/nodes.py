@@ -37,7 +37,7 @@ def mapping(node: Any, path: str) -> Node:
 def elements(node: Any, path: str, prefix: str = "") -> Iterator[tuple[str, Node]]:
     """The list at a path, as pairs of (path with index, element); `prefix` is the node's own path."""
     value = get(node, path)
-    base = join(prefix, path) if prefix else path
+    base = f"{prefix}.{path}" if prefix else path
     for index, element in enumerate(value if isinstance(value, list) else []):
         if isinstance(element, Mapping):
             yield f"{base}[{index}]", element

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tests.k8s.checker.documents import composed, nodes, pairs
 from tests.k8s.checker.nodes import Node, elements, get, join, mapping
 from tests.k8s.checker.pods import pod_templates
 from tests.k8s.checker.pods.templates import CLUSTERS
@@ -80,18 +81,13 @@ def _words(command: str) -> list[str]:
 def _runtime_variables(text: str) -> Iterator[tuple[str, str]]:
     """Variables of the runtime environments in a YAML or JSON document; none where the text is no such document."""
     try:
-        documents = list(yaml.load_all(text, Loader=yaml.BaseLoader))
-    except yaml.YAMLError:
+        documents = list(composed(text))
+    except (yaml.YAMLError, RecursionError):
         return
-    for node in _mappings(documents):
-        yield from ((str(name), str(value)) for name, value in mapping(node, _VARIABLES).items())
-
-
-def _mappings(node: Any) -> Iterator[Node]:
-    if isinstance(node, Mapping):
-        yield node
-    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
-        yield from _mappings(child)
+    for node in (node for document in documents for node in nodes(document)):
+        for key, variables in pairs(node):
+            if key == _VARIABLES:
+                yield from ((name, value.value) for name, value in pairs(variables) if isinstance(value.value, str))
 
 
 def _strings(node: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tests.k8s.checker.documents import loaded
 from tests.k8s.checker.nodes import Node, elements, get, join, mapping
 from tests.k8s.checker.problem import Findings, rule
 
@@ -36,8 +37,8 @@ def serve_findings(item: Node, *, imports: bool) -> Findings:
     if text is None:
         return
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        config = loaded(text)
+    except (yaml.YAMLError, RecursionError) as error:
         yield YAML.at(_PATH, str(error).partition("\n")[0])
         return
     if not isinstance(config, Mapping):
@@ -58,6 +59,11 @@ def config_findings(config: Node, *, imports: bool, path: str = _PATH) -> Findin
     except ValidationError as error:
         for entry in error.errors():
             yield SCHEMA.at(".".join([path, *map(str, entry["loc"])]), entry["msg"])
+    except ImportError as error:  # Ray imports policies and routers while it validates
+        if imports:
+            yield IMPORT.at(path, str(error))
+    except (AttributeError, TypeError, ValueError) as error:  # of Ray's own code, where a type is wrong
+        yield SCHEMA.at(path, str(error))
     yield from _unknown_keys(config, schema, path)
     for place, application in elements(config, "applications", path):
         yield from _application_findings(application, place, imports)

@@ -147,7 +147,7 @@ def _type_error(value: Any, schema: Node) -> str | None:
 
 
 def _is_integer(value: Any) -> bool:
-    """As the server reads JSON: what no int64 holds becomes a float, and of floats those are integers that hold their neighbours too."""
+    """As the server reads JSON: what no int64 holds becomes a float, and a whole float is an integer below 2**53."""
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return not isinstance(value, bool)
     return isinstance(value, int | float) and abs(value) < 2**53 and float(value).is_integer()

@@ -1,11 +1,14 @@
 """Kubernetes' grammars of names, labels, ports and variables, from k8s.io/apimachinery's util/validation.
 
-Each function returns what is wrong with the text, or None.
+A Grammar returns what is wrong with the text, or None.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+Grammar = Callable[[str], str | None]
 
 _LABEL_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -109,6 +112,11 @@ def masked_dash(text: str) -> str:
     return f"{text[:-2]}a" if len(text) > 1 and text.endswith("-") else text
 
 
+def byte_count(text: str) -> int:
+    """A text's bytes in UTF-8. Half a surrogate pair counts as the three bytes of the sign that Go reads in its place."""
+    return len(text.encode(errors="surrogatepass"))
+
+
 def descending_path(text: str) -> str | None:
     """A path that stays below where it starts."""
     if text.startswith("/") or ".." in text.split("/"):
@@ -129,7 +137,7 @@ def windows_user(text: str) -> str | None:
     """USER or DOMAIN\\USER; the domain is a NetBIOS or a DNS name."""
     domain, backslash, user = text.rpartition("\\")
     domain_fits = not backslash or _NETBIOS.fullmatch(domain) or _WINDOWS_DOMAIN.fullmatch(domain)
-    user_fits = user.strip(". ") and len(user.encode()) <= 104 and not re.search(r'["/:;|=,+*?<>@\[\]]', user)
+    user_fits = user.strip(". ") and byte_count(user) <= 104 and not re.search(r'["/:;|=,+*?<>@\[\]]', user)
     if domain_fits and len(domain) < 256 and user_fits and not re.search(r"[\x00-\x1f\x7f]", text):
         return None
     return f"{text!r} is neither USER nor DOMAIN\\USER"

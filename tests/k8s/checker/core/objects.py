@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import re
 from typing import Any
 
 from tests.k8s.checker import syntax
-from tests.k8s.checker.core.workloads import choice, selector_findings
+from tests.k8s.checker.core.workloads import choice, choice_of, selector_findings
 from tests.k8s.checker.nodes import Node, elements, get, mapping
 from tests.k8s.checker.pods.selectors import label_map_findings
 from tests.k8s.checker.problem import Findings, rule
@@ -132,7 +131,7 @@ def network_findings(item: Node) -> Findings:
     spec = mapping(item, "spec")
     yield from selector_findings(spec.get("podSelector"), "spec.podSelector")
     for index, kind in enumerate(spec.get("policyTypes") or []):
-        yield from choice({"policyTypes": kind}, "policyTypes", ("Ingress", "Egress"), f"spec[{index}]")
+        yield from choice_of(kind, ("Ingress", "Egress"), f"spec.policyTypes[{index}]")
     for direction, side in (("ingress", "from"), ("egress", "to")):
         for path, entry in elements(spec, direction, "spec"):
             for place, peer in elements(entry, side, path):
@@ -184,5 +183,5 @@ def data_findings(item: Node) -> Findings:
         for key, value in values.items():
             try:
                 base64.b64decode(re.sub(r"[\r\n]", "", str(value or "")), validate=True)
-            except binascii.Error:
+            except ValueError:
                 yield BASE64.at(f"{name}[{key}]", "no base64")

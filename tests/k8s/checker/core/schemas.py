@@ -16,10 +16,11 @@ import jsonschema  # type: ignore[import-untyped]
 import referencing
 
 from tests.k8s.checker import syntax
-from tests.k8s.checker.metadata import Grammar, metadata_findings
+from tests.k8s.checker.metadata import metadata_findings
 from tests.k8s.checker.nodes import Node, join
 from tests.k8s.checker.problem import Findings, Rule
 from tests.k8s.checker.structure import ENUM, REQUIRED, TYPE, UNKNOWN
+from tests.k8s.checker.syntax import Grammar
 
 KUBERNETES = "1.36.0"
 """The version whose API the manifests are held against."""
@@ -58,8 +59,9 @@ _GRAMMARS: dict[str, Grammar] = {
 def _validator(api_version: str, kind: str) -> Any:
     # Files are called by the group's first part: rbac.authorization.k8s.io/v1 is rbac-v1.
     short = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
-    file = _FOLDER / f"{kind.lower()}-{short}.json"
-    if not re.fullmatch(r"[a-z0-9.-]+", file.name) or not file.is_file():
+    name = f"{kind.lower()}-{short}.json"
+    file = _FOLDER / name
+    if not re.fullmatch(r"[a-z0-9.-]{1,255}", name) or not file.is_file():
         return None
     schema = json.loads(file.read_text(encoding="utf-8"))
     groups = {(entry["group"], entry["version"]) for entry in schema.get("x-kubernetes-group-version-kind", [])}

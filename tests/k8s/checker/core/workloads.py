@@ -9,6 +9,7 @@ from tests.k8s.checker.nodes import Node, mapping
 from tests.k8s.checker.operator.cronspec import schedule_error
 from tests.k8s.checker.pods.selectors import label_selector_findings, matches
 from tests.k8s.checker.problem import Findings, rule
+from tests.k8s.checker.quantities import integer
 
 SELECTOR = rule("apiserver/workload-selector", "let the selector name labels that the template has")
 SELECTOR_SYNTAX = rule("apiserver/selector-syntax", "write labels, operators and values as a selector takes them")
@@ -66,11 +67,16 @@ def share(value: Any) -> int | None:
     """A count or the number before a %, None where it is neither: 3 -> 3, "50%" -> 50."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if value >= 0 else None
-    match = re.fullmatch(r"(\d+)%", str(value))
-    return int(match[1]) if match and int(match[1]) <= 100 else None
+    percent = integer(str(value)[:-1]) if re.fullmatch(r"[0-9]+%", str(value)) else None
+    return percent if percent is not None and percent <= 100 else None
 
 
 def choice(node: Node, key: str, allowed: tuple[str, ...], path: str) -> Findings:
     """An enumerated field that the published schemas leave open."""
-    if node.get(key) not in (None, "", *allowed):
-        yield CHOICE.at(f"{path}.{key}", f"{node[key]!r}, allowed are {', '.join(allowed)}")
+    yield from choice_of(node.get(key), allowed, f"{path}.{key}")
+
+
+def choice_of(value: Any, allowed: tuple[str, ...], path: str) -> Findings:
+    """As `choice`, for a value that is no field, such as an element of a list."""
+    if value not in (None, "", *allowed):
+        yield CHOICE.at(path, f"{value!r}, allowed are {', '.join(allowed)}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.k8s.checker.nodes import Node, elements, get, join, mapping
+from tests.k8s.checker.quantities import integer
 
 
 @dataclass(frozen=True)
@@ -89,5 +90,6 @@ def version(text: str) -> tuple[int, ...] | None:
     match = re.match(r"\s*v?([0-9]+(?:\.[0-9]+)+)", text)
     if match is None or re.match(r"0[0-9]", match[1]):
         return None
-    numbers = [int(number) for number in match[1].split(".")]
-    return tuple(numbers + [0] * (3 - len(numbers)))
+    numbers = [integer(number) for number in match[1].split(".")]
+    known = [number for number in numbers if number is not None]
+    return tuple(known + [0] * (3 - len(known))) if len(known) == len(numbers) else None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from tests.k8s.checker.operator.durations import duration_s
+from tests.k8s.checker.quantities import integer
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -69,4 +68,4 @@ def _range_error(expression: str, low: int, high: int, names: dict[str, int]) ->
 
 
 def _number(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"\+?[0-9]+", text) else None
+    return None if text.startswith("-") else integer(text)

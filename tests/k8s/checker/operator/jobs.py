@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import yaml
 
+from tests.k8s.checker.documents import composed, nodes
 from tests.k8s.checker.nodes import Node, get, mapping
 from tests.k8s.checker.operator.deletion import deletion_findings
 from tests.k8s.checker.problem import Findings, rule
@@ -79,25 +78,18 @@ def runtime_env_findings(spec: Node, path: str) -> Findings:
     """runtimeEnvYAML: the operator reads it as YAML into a map, by way of JSON; what the keys mean is Ray's business."""
     try:
         # Like Go's reader, this one takes the first document and ignores tags that it does not know.
-        document = next(yaml.compose_all(spec.get("runtimeEnvYAML", ""), Loader=yaml.SafeLoader), None)
+        document = next(composed(spec.get("runtimeEnvYAML", "")), None)
     except yaml.YAMLError as error:
         yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", str(error).partition("\n")[0])
         return
-    if document is not None and document.tag != _NULL and not isinstance(document, yaml.MappingNode):
+    except RecursionError:  # Go reads ten thousand levels
+        return
+    if document is None or document.tag == _NULL:
+        return
+    if not isinstance(document, yaml.MappingNode):
         yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", f"a {document.tag.rpartition(':')[2]}, wanted a mapping")
-    elif any(_without_json(node) for node in _nodes(document)):
+    elif any(_without_json(node) for node in nodes(document)):
         yield RUNTIME_ENV.at(f"{path}.runtimeEnvYAML", "a number or a key that JSON does not have")
-
-
-def _nodes(node: yaml.Node | None) -> Iterator[yaml.Node]:
-    """A node and all below it."""
-    if node is not None:
-        yield node
-    if isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            yield from (below for one in pair for below in _nodes(one))
-    elif isinstance(node, yaml.SequenceNode):
-        yield from (below for one in node.value for below in _nodes(one))
 
 
 def _without_json(node: yaml.Node) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from tests.k8s.checker.nodes import Node, get, mapping
 from tests.k8s.checker.operator.durations import duration_s
 from tests.k8s.checker.problem import Findings, rule
+from tests.k8s.checker.quantities import integer
 
 HEAD_SERVICE = rule("operator/head-service-name", "leave headService.metadata.name out: a RayService names it itself")
 UPGRADE_TYPE = rule("operator/upgrade-type", "take NewCluster, None or NewClusterWithIncrementalUpgrade")
@@ -56,7 +55,7 @@ def _option_findings(options: Node) -> Findings:
 
 def _initializing_findings(text: str) -> Findings:
     seconds = duration_s(text)
-    if seconds is None and re.fullmatch(r"[+-]?[0-9]+", text) and -(2**63) <= int(text) < 2**63:
-        seconds = float(text)
+    if seconds is None:
+        seconds = integer(text)
     if text and (seconds is None or seconds <= 0):
         yield INITIALIZING.at(f"metadata.annotations[{_INITIALIZING}]", f"{text!r}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from tests.k8s.checker import syntax
 from tests.k8s.checker.metadata import annotation_findings, label_findings
 from tests.k8s.checker.nodes import Node, mapping
-from tests.k8s.checker.pods.fields import not_empty, one_of
+from tests.k8s.checker.pods.fields import OBJECT_NAME, not_empty, one_of, written
 from tests.k8s.checker.pods.selectors import label_selector_findings
-from tests.k8s.checker.pods.variables import OBJECT_NAME
 from tests.k8s.checker.problem import Findings, rule
 from tests.k8s.checker.quantities import quantity
 
@@ -44,9 +43,7 @@ def _spec_findings(claim: Node, path: str) -> Findings:
         yield CLAIM.at(f"{path}.resources.requests.storage", f"{size}")
     yield from one_of(claim, "volumeMode", ("Block", "Filesystem"), path)
     for key in ("storageClassName", "volumeAttributesClassName"):
-        wrong = syntax.dns_subdomain(str(claim[key])) if claim.get(key) else None
-        if wrong:
-            yield OBJECT_NAME.at(f"{path}.{key}", wrong)
+        yield from written(OBJECT_NAME, claim, key, syntax.dns_subdomain, path, empty_is_unset=True)
     yield from label_selector_findings(claim.get("selector"), f"{path}.selector")
     for key in ("dataSource", "dataSourceRef"):
         if claim.get(key) is not None:
@@ -56,8 +53,6 @@ def _spec_findings(claim: Node, path: str) -> Findings:
 def _data_source_findings(source: Node, path: str) -> Findings:
     yield from not_empty(source, "name", path)
     yield from not_empty(source, "kind", path)
-    group = str(source.get("apiGroup") or "")
-    if group and syntax.dns_subdomain(group):
-        yield DATA_SOURCE.at(f"{path}.apiGroup", str(syntax.dns_subdomain(group)))
-    elif not group and source.get("kind") not in (None, "", "PersistentVolumeClaim"):
+    yield from written(DATA_SOURCE, source, "apiGroup", syntax.dns_subdomain, path, empty_is_unset=True)
+    if not source.get("apiGroup") and source.get("kind") not in (None, "", "PersistentVolumeClaim"):
         yield DATA_SOURCE.at(f"{path}.kind", f"{source['kind']!r} without an apiGroup")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, mapping
-from tests.k8s.checker.pods.fields import not_empty, one_of
+from tests.k8s.checker.pods.fields import not_empty, one_of, written
 from tests.k8s.checker.pods.mounts import mount_findings
 from tests.k8s.checker.pods.probes import lifecycle_findings, probe_findings
 from tests.k8s.checker.pods.resources import resize_findings, resource_findings
 from tests.k8s.checker.pods.security import container_security_findings
+from tests.k8s.checker.pods.systems import container_system_findings
 from tests.k8s.checker.pods.variables import variable_findings
 from tests.k8s.checker.problem import Findings, rule
 
@@ -32,9 +33,7 @@ def container_findings(spec: Node, path: str) -> Findings:
     for kind in ("initContainers", "containers"):
         for place, container in elements(spec, kind, path):
             name = str(container.get("name", ""))
-            wrong = syntax.dns_label(name)
-            if wrong:
-                yield NAME.at(f"{place}.name", wrong)
+            yield from written(NAME, container, "name", syntax.dns_label, place, required=True)
             if name in names:
                 yield NAME_TWICE.at(f"{place}.name", f"{name!r} stands in the Pod twice")
             names.add(name)
@@ -65,6 +64,7 @@ def _one_container(container: Node, path: str, spec: Node) -> Findings:
     grace_s = spec.get("terminationGracePeriodSeconds")
     yield from lifecycle_findings(container, path, 30 if grace_s is None else grace_s)
     yield from container_security_findings(container, path, spec)
+    yield from container_system_findings(container, path, spec)
 
 
 def _init_findings(container: Node, path: str) -> Findings:
@@ -82,20 +82,18 @@ def _restart_findings(container: Node, path: str) -> Findings:
     if len(rules) > 20:
         yield RESTART_RULES.at(f"{path}.restartPolicyRules", f"{len(rules)} rules")
     for place, entry in rules:
-        action = {"action": entry.get("action") or ""}
-        yield from one_of(action, "action", ("Restart", "RestartAllContainers"), place)
+        yield from one_of(entry, "action", ("Restart", "RestartAllContainers"), place, required=True)
         if entry.get("exitCodes") is None:
             yield RESTART_RULES.at(f"{place}.exitCodes", "not set")
             continue
         codes = mapping(entry, "exitCodes")
-        operator = {"operator": codes.get("operator") or ""}
-        yield from one_of(operator, "operator", ("In", "NotIn"), f"{place}.exitCodes")
+        yield from one_of(codes, "operator", ("In", "NotIn"), f"{place}.exitCodes", required=True)
         if len(codes.get("values") or []) > 255:
             yield RESTART_RULES.at(f"{place}.exitCodes.values", f"{len(codes['values'])} values")
 
 
 def _port_findings(container: Node, path: str) -> Findings:
-    names: set[str] = set()
+    names: set[str | None] = set()
     for place, port in elements(container, "ports", path):
         number, host = port.get("containerPort") or 0, port.get("hostPort") or 0
         if not 1 <= number <= 65535:
@@ -103,14 +101,11 @@ def _port_findings(container: Node, path: str) -> Findings:
         if not 0 <= host <= 65535:
             yield PORT.at(f"{place}.hostPort", f"{host}")
         yield from one_of(port, "protocol", ("TCP", "UDP", "SCTP"), place, empty_is_unset=True)
+        yield from written(PORT_NAME, port, "name", syntax.port_name, place, empty_is_unset=True)
         name = port.get("name")
-        if name:
-            wrong = syntax.port_name(name)
-            if wrong:
-                yield PORT_NAME.at(f"{place}.name", wrong)
-            elif name in names:
-                yield PORT_NAME_TWICE.at(f"{place}.name", f"{name!r} stands in the container twice")
-            names.add(name)
+        if name and name in names:
+            yield PORT_NAME_TWICE.at(f"{place}.name", f"{name!r} stands in the container twice")
+        names.add(name)
 
 
 def _host_port_findings(spec: Node, path: str) -> Findings:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 
 from tests.k8s.checker import syntax
-from tests.k8s.checker.metadata import ANNOTATIONS, FINALIZERS, LABELS, annotation_findings, label_findings
-from tests.k8s.checker.nodes import Node, join, mapping
+from tests.k8s.checker.metadata import (
+    ANNOTATIONS,
+    FINALIZERS,
+    LABELS,
+    annotation_findings,
+    finalizer_findings,
+    label_findings,
+)
+from tests.k8s.checker.nodes import join, mapping
 from tests.k8s.checker.pods.templates import Template
 from tests.k8s.checker.problem import Findings, rule
+from tests.k8s.checker.quantities import integer
 
 LABEL = rule("pod/label", LABELS.todo)
 ANNOTATION = rule("pod/annotation", ANNOTATIONS.todo)
@@ -23,21 +31,24 @@ _COST = re.compile(r"0|-\d+|[1-9]\d*", re.ASCII)
 _APPARMOR_PROFILES = ("", "runtime/default", "unconfined")
 _SECCOMP_PROFILES = ("runtime/default", "docker/default", "unconfined")
 _OWN_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
+# What a Pod's metadata has in common with every object's; the layer is another one.
+_SHARED = ((LABEL, label_findings), (ANNOTATION, annotation_findings), (FINALIZER, finalizer_findings))
 
 
 def template_metadata_findings(template: Template) -> Findings:
     """In: a Pod template. Out: what is wrong with its metadata, and with the name that its group gives the Pods."""
     metadata, path = mapping(template.node, "metadata"), template.metadata_path
-    for finding in label_findings(metadata, path):
-        yield LABEL.at(finding.path, finding.wrong)
-    for finding in annotation_findings(metadata, path):
-        yield ANNOTATION.at(finding.path, finding.wrong)
+    for which, findings in _SHARED:
+        for finding in findings(metadata, path):
+            yield which.at(finding.path, finding.wrong)
     containers = {str(container.get("name")) for _, container in template.containers()}
     for key, value in mapping(metadata, "annotations").items():
         wrong = _value_error(str(key), str(value or ""), containers)
         if wrong:
             yield READ.at(join(f"{path}.annotations", str(key)), wrong)
-    yield from _finalizer_findings(metadata, path)
+    for index, finalizer in enumerate(metadata.get("finalizers") or []):
+        if "/" not in (finalizer or "") and finalizer not in _OWN_FINALIZERS:
+            yield FINALIZER.at(f"{path}.finalizers[{index}]", f"{finalizer!r} has no domain")
     name = template.group.get("groupName")
     if name is not None:
         # KubeRay lower-cases a Pod's name, and labels the Pod with the group's name as it is.
@@ -49,7 +60,8 @@ def template_metadata_findings(template: Template) -> Findings:
 def _value_error(key: str, value: str, containers: set[str]) -> str | None:
     fits = True
     if key == _DELETION_COST:
-        fits = bool(_COST.fullmatch(value)) and -(2**31) <= int(value) < 2**31
+        cost = integer(value) if _COST.fullmatch(value) else None
+        fits = cost is not None and -(2**31) <= cost < 2**31
     if key == _SECCOMP_POD or key.startswith(_SECCOMP):
         local = value.startswith("localhost/") and not syntax.descending_path(value.removeprefix("localhost/"))
         fits = value in _SECCOMP_PROFILES or local
@@ -59,15 +71,3 @@ def _value_error(key: str, value: str, containers: set[str]) -> str | None:
         if container not in containers:
             return f"the Pod has no container {container!r}"
     return None if fits else f"{value!r}"
-
-
-def _finalizer_findings(metadata: Node, path: str) -> Findings:
-    finalizers = [str(name or "") for name in metadata.get("finalizers") or []]
-    for index, name in enumerate(finalizers):
-        wrong = syntax.qualified_name(name)
-        if not wrong and "/" not in name and name not in _OWN_FINALIZERS:
-            wrong = f"{name!r} has no domain"
-        if wrong:
-            yield FINALIZER.at(f"{path}.finalizers[{index}]", wrong)
-    if {"orphan", "foregroundDeletion"} <= set(finalizers):
-        yield FINALIZER.at(f"{path}.finalizers", "orphan and foregroundDeletion exclude each other")

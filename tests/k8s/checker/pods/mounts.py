@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, get
-from tests.k8s.checker.pods.fields import not_empty, one_of
+from tests.k8s.checker.pods.fields import not_empty, one_of, written
 from tests.k8s.checker.problem import Findings, rule
 
 NO_VOLUME = rule("pod/mount-without-volume", "add a volume of this name to the Pod, or correct the mount's name")
@@ -66,9 +67,7 @@ def _device_findings(container: Node, path: str, volumes: dict[str, Node]) -> Fi
 
 
 def _sub_path_findings(mount: Node, place: str) -> Findings:
-    paths = {key: str(mount[key]) for key in ("subPath", "subPathExpr") if mount.get(key)}
-    if len(paths) > 1:
+    if mount.get("subPath") and mount.get("subPathExpr"):
         yield SUB_PATH.at(place, "subPath and subPathExpr are set together")
-    for key, text in paths.items():
-        if text.startswith("/") or ".." in text.split("/"):
-            yield SUB_PATH.at(f"{place}.{key}", f"{text!r}")
+    for key in ("subPath", "subPathExpr"):
+        yield from written(SUB_PATH, mount, key, syntax.descending_path, place)

@@ -7,7 +7,7 @@ import re
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, mapping
-from tests.k8s.checker.pods.fields import not_empty, one_of
+from tests.k8s.checker.pods.fields import each_written, not_empty, one_of
 from tests.k8s.checker.problem import Findings, rule
 
 DNS = rule("pod/dns", "give dnsPolicy None a nameserver; nameservers are at most 3 addresses")
@@ -38,10 +38,7 @@ def network_findings(spec: Node, path: str) -> Findings:
     for place, alias in elements(spec, "hostAliases", path):
         if not _is_address(alias.get("ip")):
             yield HOST_ALIAS.at(f"{place}.ip", f"{alias.get('ip')!r} is no address")
-        for index, name in enumerate(alias.get("hostnames") or []):
-            wrong = syntax.dns_subdomain(str(name))
-            if wrong:
-                yield HOST_ALIAS.at(f"{place}.hostnames[{index}]", wrong)
+        yield from each_written(HOST_ALIAS, alias, "hostnames", syntax.dns_subdomain, place)
     if spec.get("hostnameOverride"):
         yield from _hostname_findings(spec, path)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, mapping
 from tests.k8s.checker.pods.containers import container_findings
-from tests.k8s.checker.pods.fields import MAX_INT32, at_least, exactly_one, one_of
+from tests.k8s.checker.pods.fields import MAX_INT32, OBJECT_NAME, at_least, exactly_one, one_of, written
 from tests.k8s.checker.pods.metadata import template_metadata_findings
 from tests.k8s.checker.pods.network import network_findings
 from tests.k8s.checker.pods.resources import pod_resource_findings
 from tests.k8s.checker.pods.scheduling import scheduling_findings
 from tests.k8s.checker.pods.security import pod_security_findings
+from tests.k8s.checker.pods.systems import pod_system_findings
 from tests.k8s.checker.pods.templates import Template
-from tests.k8s.checker.pods.variables import OBJECT_NAME
 from tests.k8s.checker.pods.volumes import volume_findings
 from tests.k8s.checker.problem import Findings, rule
 
@@ -42,6 +42,7 @@ def pod_findings(template: Template) -> Findings:
     yield from volume_findings(spec, path)
     yield from scheduling_findings(spec, path, mapping(template.node, "metadata.labels"))
     yield from pod_security_findings(spec, path)
+    yield from pod_system_findings(spec, path)
     if spec.get("resources"):
         yield from pod_resource_findings(spec, path)
     yield from _policy_findings(template)
@@ -66,27 +67,18 @@ def _policy_findings(template: Template) -> Findings:
     if template.role == "submitter" and policy == "Always":
         yield RESTART.at(f"{path}.restartPolicy", "Always in the submitter's Job")
     yield from one_of(spec, "preemptionPolicy", ("Never", "PreemptLowerPriority"), path)
-    yield from one_of(mapping(spec, "os"), "name", ("linux", "windows"), f"{path}.os")
     yield from at_least(spec, "activeDeadlineSeconds", 1, path, MAX_INT32)
 
 
 def _name_findings(spec: Node, path: str) -> Findings:
     for key in ("serviceAccountName", "priorityClassName", "nodeName", "runtimeClassName"):
-        text = spec.get(key)
-        # The server's type has a pointer for the runtime class alone: empty text is a name there, and none elsewhere.
-        unset = text is None or (text == "" and key != "runtimeClassName")
-        wrong = None if unset else syntax.dns_subdomain(str(text))
-        if wrong:
-            yield NAMES.at(f"{path}.{key}", wrong)
+        # The server's type has a pointer for the runtime class alone.
+        yield from written(NAMES, spec, key, syntax.dns_subdomain, path, empty_is_unset=key != "runtimeClassName")
     for key in ("hostname", "subdomain"):
-        wrong = syntax.dns_label(str(spec[key])) if spec.get(key) else None
-        if wrong:
-            yield NAMES.at(f"{path}.{key}", wrong)
+        yield from written(NAMES, spec, key, syntax.dns_label, path, empty_is_unset=True)
     for kind, key in (("readinessGates", "conditionType"), ("schedulingGates", "name")):
         for place, gate in elements(spec, kind, path):
-            wrong = syntax.qualified_name(str(gate.get(key, "")))
-            if wrong:
-                yield NAMES.at(f"{place}.{key}", wrong)
+            yield from written(NAMES, gate, key, syntax.qualified_name, place, required=True)
     gates = [gate.get("name") for _, gate in elements(spec, "schedulingGates")]
     if len(gates) != len(set(gates)):
         yield GATES.at(f"{path}.schedulingGates", "one stands in the Pod twice")
@@ -110,17 +102,13 @@ def _claim_findings(spec: Node, path: str) -> Findings:
     names: set[str] = set()
     for place, claim in elements(spec, "resourceClaims", path):
         name = str(claim.get("name", ""))
-        wrong = syntax.dns_label(name)
-        if wrong:
-            yield NAMES.at(f"{place}.name", wrong)
+        yield from written(NAMES, claim, "name", syntax.dns_label, place, required=True)
         if name in names:
             yield CLAIM_TWICE.at(f"{place}.name", f"{name!r} stands in the Pod twice")
         names.add(name)
         yield from exactly_one(CLAIM, claim, ("resourceClaimName", "resourceClaimTemplateName"), place)
         for key in ("resourceClaimName", "resourceClaimTemplateName"):
-            wrong = syntax.dns_subdomain(str(claim[key])) if claim.get(key) is not None else None
-            if wrong:
-                yield OBJECT_NAME.at(f"{place}.{key}", wrong)
+            yield from written(OBJECT_NAME, claim, key, syntax.dns_subdomain, place)
 
 
 def _host_findings(spec: Node, path: str) -> Findings:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, join, mapping
-from tests.k8s.checker.pods.fields import one_of
+from tests.k8s.checker.pods.fields import one_of, written
 from tests.k8s.checker.problem import Findings, rule
 from tests.k8s.checker.quantities import quantity
 
@@ -35,8 +35,8 @@ def resource_findings(container: Node, path: str, claims: set[str] | None = None
     limits, requests = mapping(container, "resources.limits"), mapping(container, "resources.requests")
     at = f"{path}.resources"
     for kind, amounts in (("limits", limits), ("requests", requests)):
-        for name, written in amounts.items():
-            yield from _entry_findings(name, written, join(f"{at}.{kind}", name))
+        for name, amount in amounts.items():
+            yield from _entry_findings(name, amount, join(f"{at}.{kind}", name))
     for name in requests:
         yield from _pair_findings(name, requests, limits, join(f"{at}.requests", name))
     # A limit alone is its own request, so that limits are asked as well.
@@ -67,9 +67,9 @@ def _claim_findings(resources: Node, path: str, claims: set[str]) -> Findings:
         # A claim without a request stands for all of its requests.
         if any(other == name and (not request or part in ("", request)) for other, part in seen):
             yield CLAIM.at(place, f"{name!r} stands twice")
-        wrong = syntax.dns_label(request) if request else None
-        if wrong or name not in claims:
-            yield CLAIM.at(place, wrong or f"there is no claim {name!r}")
+        yield from written(CLAIM, claim, "request", syntax.dns_label, place, empty_is_unset=True)
+        if name not in claims:
+            yield CLAIM.at(f"{place}.name", f"there is no claim {name!r}")
         seen.add((name, request))
 
 
@@ -84,11 +84,11 @@ def _entry_findings(name: str, written: object, path: str) -> Findings:
     amount = quantity(written)
     if amount is None or amount < 0:
         yield AMOUNT.at(path, f"{written!r}")
-    elif _extended(name) and _milli(amount) % 1000:
+    elif _extended(name) and int(_milli(amount)) % 1000:
         yield WHOLE.at(path, f"{written!r}")
     else:
         size = _page_bytes(name)
-        if size and amount.to_integral_value(rounding="ROUND_CEILING") % size:
+        if size and int(amount.to_integral_value(rounding="ROUND_CEILING")) % int(size):
             yield PAGES.at(path, f"{written!r}")
 
 
@@ -129,6 +129,8 @@ def pod_resource_findings(spec: Node, path: str) -> Findings:
         for name in mapping(spec, f"resources.{kind}"):
             if name not in ("cpu", "memory") and not name.startswith(_HUGE_PAGES):
                 yield NAME.at(join(f"{at}.{kind}", name), f"{name!r} is no resource of a whole Pod")
+    if mapping(spec, "resources").get("claims"):
+        yield CLAIM.at(f"{at}.claims", "set for a whole Pod")
     resources = _with_defaults(spec)
     yield from resource_findings({"resources": resources}, path)
     # Limits may overlap, so that each container is held against the Pod's; huge pages are set aside for all of them.
@@ -147,7 +149,7 @@ def _enough_findings(needed: Amounts, given: Node, path: str) -> Findings:
 
 
 def _with_defaults(spec: Node) -> dict[str, dict[str, Any]]:
-    """`spec.resources` as the server fills it in before it looks at it."""
+    """The amounts of `spec.resources` as the server fills them in before it looks at them."""
     limits, requests = dict(mapping(spec, "resources.limits")), dict(mapping(spec, "resources.requests"))
     if limits or requests:
         for name, amount in _together(spec, "limits").items():
@@ -158,7 +160,7 @@ def _with_defaults(spec: Node) -> dict[str, dict[str, Any]]:
             if name in ("cpu", "memory"):
                 requests.setdefault(name, f"{amount:f}")
         requests = {**limits, **requests}
-    return {"limits": limits, "requests": requests, "claims": mapping(spec, "resources").get("claims")}
+    return {"limits": limits, "requests": requests}
 
 
 def _together(spec: Node, kind: str) -> Amounts:

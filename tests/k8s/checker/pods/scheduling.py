@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, get, mapping
-from tests.k8s.checker.pods.fields import at_least, not_empty, one_of
+from tests.k8s.checker.pods.fields import OBJECT_NAME, at_least, each_written, not_empty, one_of, written
 from tests.k8s.checker.pods.selectors import label_map_findings, label_selector_findings, node_selector_findings
-from tests.k8s.checker.pods.variables import OBJECT_NAME
 from tests.k8s.checker.problem import Findings, rule
 
 TOLERATION = rule(
@@ -38,16 +37,15 @@ def scheduling_findings(spec: Node, path: str, labels: Node) -> Findings:
 
 def _toleration_findings(toleration: Node, place: str) -> Findings:
     key, operator, value = toleration.get("key"), toleration.get("operator") or "Equal", toleration.get("value")
-    if key and syntax.qualified_name(key):
-        yield TOLERATION.at(f"{place}.key", str(syntax.qualified_name(key)))
+    yield from written(TOLERATION, toleration, "key", syntax.qualified_name, place, empty_is_unset=True)
     if operator not in ("Exists", "Equal"):
         yield TOLERATION.at(f"{place}.operator", f"{operator!r}, allowed are Exists and Equal")
     elif not key and operator != "Exists":
         yield TOLERATION.at(f"{place}.operator", f"{operator} without a key")
     elif operator == "Exists" and value:
         yield TOLERATION.at(f"{place}.value", f"{value!r} beside Exists")
-    elif operator == "Equal" and value and syntax.label_value(value):
-        yield TOLERATION.at(f"{place}.value", str(syntax.label_value(value)))
+    elif operator == "Equal":
+        yield from written(TOLERATION, toleration, "value", syntax.label_value, place)
     yield from one_of(toleration, "effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"), place, empty_is_unset=True)
     if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":
         yield TOLERATION_SECONDS.at(f"{place}.tolerationSeconds", f"effect is {toleration.get('effect')}")
@@ -73,11 +71,8 @@ def _label_keys_findings(term: Node, place: str, labels: Node) -> Findings:
     for kind in ("matchLabelKeys", "mismatchLabelKeys"):
         if term.get(kind) and selector is None:
             yield LABEL_KEYS.at(f"{place}.{kind}", "set without a labelSelector")
-            continue
-        for index, key in enumerate(term.get(kind) or []):
-            wrong = syntax.qualified_name(str(key))
-            if wrong:
-                yield LABEL_KEYS.at(f"{place}.{kind}[{index}]", wrong)
+        else:
+            yield from each_written(LABEL_KEYS, term, kind, syntax.qualified_name, place)
     for key in sorted(set(matching) & set(term.get("mismatchLabelKeys") or [])):
         yield LABEL_KEYS.at(f"{place}.matchLabelKeys", f"{key!r} is in mismatchLabelKeys as well")
     asked = set(mapping(selector, "matchLabels"))
@@ -110,13 +105,8 @@ def _pod_affinity_findings(affinity: Node, path: str, labels: Node) -> Findings:
 
 
 def _pod_term_findings(term: Node, place: str, labels: Node) -> Findings:
-    wrong = syntax.qualified_name(str(term.get("topologyKey", "")))
-    if wrong:
-        yield TOPOLOGY.at(f"{place}.topologyKey", wrong)
-    for index, name in enumerate(term.get("namespaces") or []):
-        wrong = syntax.dns_label(str(name))
-        if wrong:
-            yield OBJECT_NAME.at(f"{place}.namespaces[{index}]", wrong)
+    yield from written(TOPOLOGY, term, "topologyKey", syntax.qualified_name, place, required=True)
+    yield from each_written(OBJECT_NAME, term, "namespaces", syntax.dns_label, place)
     yield from _label_keys_findings(term, place, labels)
     yield from label_selector_findings(term.get("labelSelector"), f"{place}.labelSelector")
     yield from label_selector_findings(term.get("namespaceSelector"), f"{place}.namespaceSelector")

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, get, join, mapping
-from tests.k8s.checker.pods.variables import OBJECT_NAME
+from tests.k8s.checker.pods.fields import OBJECT_NAME, each_written, written
 from tests.k8s.checker.problem import Findings, rule
 
 LABEL = rule("pod/selector-label", "write keys and values as labels are written")
@@ -41,10 +41,7 @@ def node_selector_findings(node: Any, path: str, *, free_values: bool = False) -
             yield OPERATOR.at(
                 place, f"{field.get('key')} {field.get('operator')}: only metadata.name In one name is known"
             )
-        for index, name in enumerate(values):
-            wrong = syntax.dns_subdomain(str(name))
-            if wrong:
-                yield OBJECT_NAME.at(f"{place}.values[{index}]", wrong)
+        yield from each_written(OBJECT_NAME, field, "values", syntax.dns_subdomain, place)
 
 
 def expression_findings(
@@ -53,9 +50,7 @@ def expression_findings(
     """Expressions of key, operator and values; `free_values` are not held against the grammar of labels."""
     for place, entry in elements(node, key, path):
         operator, values = entry.get("operator"), entry.get("values") or []
-        wrong = syntax.qualified_name(str(entry.get("key", "")))
-        if wrong:
-            yield LABEL.at(f"{place}.key", wrong)
+        yield from written(LABEL, entry, "key", syntax.qualified_name, place, required=True)
         if operator not in operators:
             yield OPERATOR.at(f"{place}.operator", f"{operator!r}")
         elif (
@@ -64,10 +59,8 @@ def expression_findings(
             or (operator in ("Gt", "Lt") and len(values) != 1)
         ):
             yield VALUES.at(f"{place}.values", f"{len(values)} values for {operator}")
-        for index, value in enumerate([] if free_values else values):
-            wrong = syntax.label_value(str(value))
-            if wrong:
-                yield LABEL.at(f"{place}.values[{index}]", wrong)
+        if not free_values:
+            yield from each_written(LABEL, entry, "values", syntax.label_value, place)
 
 
 def matches(selector: Node, labels: Node) -> bool:

@@ -6,7 +6,7 @@ import re
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, elements, mapping
-from tests.k8s.checker.pods.fields import exactly_one, not_empty, one_of
+from tests.k8s.checker.pods.fields import exactly_one, not_empty, object_name_findings, one_of, written
 from tests.k8s.checker.problem import Findings, rule
 from tests.k8s.checker.quantities import quantity
 
@@ -17,7 +17,6 @@ FIELD = rule("pod/field-path", "take a field that the downward API serves")
 DIVISOR = rule("pod/divisor", "divide cpu by 1 or 1m, and bytes by 1, by 1k to 1E or by 1Ki to 1Ei")
 FILE = rule("pod/variable-file", "name an emptyDir of the Pod, a path in it without '..', and a variable of the file")
 KEY = rule("pod/config-key", "write a key with letters, digits, '-', '_' and '.'")
-OBJECT_NAME = rule("pod/object-name", "name the object as Kubernetes names objects")
 
 _SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef")
 _FIELDS = {"metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName"}
@@ -36,9 +35,7 @@ def variable_findings(container: Node, path: str, spec: Node) -> Findings:
     The same name twice is legal in a Pod (the last one counts).
     """
     for place, entry in elements(container, "env", path):
-        wrong = syntax.variable_name(str(entry.get("name", "")))
-        if wrong:
-            yield NAME.at(f"{place}.name", wrong)
+        yield from written(NAME, entry, "name", syntax.variable_name, place, required=True)
         if entry.get("valueFrom") is not None:
             source = mapping(entry, "valueFrom")
             if entry.get("value"):
@@ -49,8 +46,7 @@ def variable_findings(container: Node, path: str, spec: Node) -> Findings:
                 yield from _file_findings(mapping(source, "fileKeyRef"), f"{place}.valueFrom.fileKeyRef", spec)
     for place, entry in elements(container, "envFrom", path):
         yield from exactly_one(SOURCE, entry, ("configMapRef", "secretRef"), place)
-        if entry.get("prefix") and syntax.variable_name(str(entry["prefix"])):
-            yield NAME.at(f"{place}.prefix", str(syntax.variable_name(str(entry["prefix"]))))
+        yield from written(NAME, entry, "prefix", syntax.variable_name, place, empty_is_unset=True)
         for kind in ("configMapRef", "secretRef"):
             if entry.get(kind) is not None:
                 yield from object_name_findings(mapping(entry, kind), "name", f"{place}.{kind}", prefix=True)
@@ -66,16 +62,12 @@ def _source_findings(source: Node, path: str) -> Findings:
             reference = mapping(source, kind)
             yield from object_name_findings(reference, "name", f"{path}.{kind}")
             yield from not_empty(reference, "key", f"{path}.{kind}")
-            wrong = syntax.config_key(str(reference.get("key", ""))) if reference.get("key") else None
-            if wrong:
-                yield KEY.at(f"{path}.{kind}.key", wrong)
+            yield from written(KEY, reference, "key", syntax.config_key, f"{path}.{kind}", empty_is_unset=True)
 
 
 def _file_findings(reference: Node, path: str, spec: Node) -> Findings:
-    key, file = str(reference.get("key", "")), str(reference.get("path", ""))
-    wrong = syntax.variable_name(key)
-    if wrong:
-        yield FILE.at(f"{path}.key", wrong)
+    yield from written(FILE, reference, "key", syntax.variable_name, path, required=True)
+    file = str(reference.get("path", ""))
     if not file or ".." in file.split("/"):
         yield FILE.at(f"{path}.path", f"{file!r}")
     # A volume without a source is an emptyDir.
@@ -108,12 +100,3 @@ def resource_field_findings(reference: Node, path: str) -> Findings:
         yield FIELD.at(f"{path}.resource", f"{reference.get('resource')!r} is neither limits.NAME nor requests.NAME")
     elif divisor and divisor not in (_CPU_DIVISORS if resource[1] == "cpu" else _BYTE_DIVISORS):
         yield DIVISOR.at(f"{path}.divisor", f"{reference['divisor']}")
-
-
-def object_name_findings(node: Node, key: str, path: str, *, prefix: bool = False) -> Findings:
-    """The name of another object; `prefix`: the server takes the beginning of a name as well."""
-    yield from not_empty(node, key, path)
-    name = str(node.get(key) or "")
-    wrong = syntax.dns_subdomain(syntax.masked_dash(name) if prefix else name) if name else None
-    if wrong:
-        yield OBJECT_NAME.at(f"{path}.{key}", wrong)

@@ -1,4 +1,4 @@
-"""Volume sources that name storage outside the Pod: disks, file servers, drivers, images."""
+"""Volume sources, kind by kind: fields that may not be empty, and what else a kind of storage asks for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable
 
 from tests.k8s.checker import syntax
 from tests.k8s.checker.nodes import Node, mapping
-from tests.k8s.checker.pods.fields import EMPTY, at_least, not_empty, one_of
-from tests.k8s.checker.pods.variables import object_name_findings
+from tests.k8s.checker.pods.claim_templates import claim_template_findings
+from tests.k8s.checker.pods.fields import EMPTY, at_least, not_empty, object_name_findings, one_of, written
 from tests.k8s.checker.problem import Findings, rule
+from tests.k8s.checker.quantities import quantity
 
 SOURCE = rule("pod/volume-source", "fill in the source's fields as its kind of storage wants them")
+PATH = rule("pod/volume-path", "take a path inside the volume, relative and without '..'")
+HOST_PATH = rule("pod/host-path", "take an absolute path without '..'")
+SIZE = rule("pod/size-limit", "take a size of 0 or more, written as 8Gi is")
 
 # Texts and lists that may not be empty; most of them the schemas require, empty or not.
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -22,6 +26,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "cinder": ("volumeID",),
     "configMap": ("name",),
     "csi": ("driver",),
+    "emptyDir": (),
+    "ephemeral": (),
     "fc": (),
     "flexVolume": ("driver",),
     "flocker": (),
@@ -46,11 +52,12 @@ _INITIATOR = re.compile(
     r"iqn\.\d{4}-\d{2}\.[A-Za-z0-9.-]+:[^,;*&$|\s]+|eui.[A-Za-z0-9]{16}|naa.[A-Za-z0-9]{32}", re.ASCII
 )
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*):[^:\[\]]*")
+_HOST_TYPES = ("DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice")
 _MAX_DRIVER_NAME = 63
 _MAX_TENANT = 64
 
 
-def storage_findings(volume: Node, path: str) -> Findings:
+def source_findings(volume: Node, path: str) -> Findings:
     """In: a volume. Out: what its source needs and lacks, and values that this kind of storage does not take."""
     for kind, fields in _REQUIRED.items():
         if volume.get(kind) is None:
@@ -82,14 +89,22 @@ def _secret_findings(source: Node, path: str) -> Findings:
 
 
 def _csi_findings(source: Node, path: str) -> Findings:
-    driver = str(source.get("driver") or "")
-    wrong = syntax.dns_subdomain(driver.lower()) if driver else None
-    if len(driver) > _MAX_DRIVER_NAME:
-        wrong = f"{driver!r} has {len(driver)} characters, at most {_MAX_DRIVER_NAME} are allowed"
-    if wrong:
-        yield SOURCE.at(f"{path}.driver", wrong)
+    yield from written(SOURCE, source, "driver", _driver_name, path, empty_is_unset=True)
     if source.get("nodePublishSecretRef") is not None:
         yield from object_name_findings(mapping(source, "nodePublishSecretRef"), "name", f"{path}.nodePublishSecretRef")
+
+
+def _driver_name(text: str) -> str | None:
+    if len(text) > _MAX_DRIVER_NAME:
+        return f"{text!r} has {len(text)} characters, at most {_MAX_DRIVER_NAME} are allowed"
+    return syntax.dns_subdomain(text.lower())
+
+
+def _empty_dir_findings(source: Node, path: str) -> Findings:
+    limit = source.get("sizeLimit")
+    size = quantity(limit)
+    if limit is not None and (size is None or size < 0):
+        yield SIZE.at(f"{path}.sizeLimit", f"{limit}")
 
 
 def _fibre_channel_findings(source: Node, path: str) -> Findings:
@@ -117,15 +132,32 @@ def _flocker_findings(source: Node, path: str) -> Findings:
         yield SOURCE.at(f"{path}.datasetName", f"{name!r} has a '/'")
 
 
+def _git_findings(source: Node, path: str) -> Findings:
+    yield from written(PATH, source, "directory", syntax.descending_path, path)
+
+
+def _host_path_findings(source: Node, path: str) -> Findings:
+    yield from one_of(source, "type", _HOST_TYPES, path, empty_is_unset=True)
+    if ".." in str(source.get("path") or "").split("/"):
+        yield HOST_PATH.at(f"{path}.path", f"{source['path']!r}")
+
+
 def _iscsi_findings(source: Node, path: str) -> Findings:
-    for key in ("iqn", "initiatorName"):
-        text = source.get(key)
-        unset = text is None or (key == "iqn" and text == "")
-        if not unset and not _INITIATOR.fullmatch(str(text)):
-            yield SOURCE.at(f"{path}.{key}", f"{text!r} is no name that starts with iqn, eui or naa")
+    yield from written(SOURCE, source, "iqn", _initiator_name, path, empty_is_unset=True)
+    yield from written(SOURCE, source, "initiatorName", _initiator_name, path)
     yield from at_least(source, "lun", 0, path, 255)
     if (source.get("chapAuthDiscovery") or source.get("chapAuthSession")) and source.get("secretRef") is None:
         yield SOURCE.at(f"{path}.secretRef", "not set beside chapAuthDiscovery or chapAuthSession")
+
+
+def _initiator_name(text: str) -> str | None:
+    return None if _INITIATOR.fullmatch(text) else f"{text!r} is no name that starts with iqn, eui or naa"
+
+
+def _network_file_findings(source: Node, path: str) -> Findings:
+    share = str(source.get("path") or "")
+    if share and not share.startswith("/"):
+        yield HOST_PATH.at(f"{path}.path", f"{share!r}")
 
 
 def _quobyte_findings(source: Node, path: str) -> Findings:
@@ -138,9 +170,7 @@ def _quobyte_findings(source: Node, path: str) -> Findings:
 
 def _storage_os_findings(source: Node, path: str) -> Findings:
     for key in ("volumeName", "volumeNamespace"):
-        wrong = syntax.dns_label(str(source[key])) if source.get(key) else None
-        if wrong:
-            yield SOURCE.at(f"{path}.{key}", wrong)
+        yield from written(SOURCE, source, key, syntax.dns_label, path, empty_is_unset=True)
     yield from _secret_findings(source, path)
 
 
@@ -153,12 +183,17 @@ _OWN_RULES: dict[str, Callable[[Node, str], Findings]] = {
     "azureDisk": _azure_disk_findings,
     "cinder": _secret_findings,
     "csi": _csi_findings,
+    "emptyDir": _empty_dir_findings,
+    "ephemeral": claim_template_findings,
     "fc": _fibre_channel_findings,
     "flexVolume": _flex_findings,
     "flocker": _flocker_findings,
     "gcePersistentDisk": _partition_findings,
+    "gitRepo": _git_findings,
+    "hostPath": _host_path_findings,
     "image": _image_findings,
     "iscsi": _iscsi_findings,
+    "nfs": _network_file_findings,
     "quobyte": _quobyte_findings,
     "storageos": _storage_os_findings,
 }

@@ -1,29 +1,23 @@
-"""Volumes of a Pod: one source each, and the sources' own fields."""
+"""Volumes of a Pod: names, one source each, and the files that Kubernetes itself writes into some of them."""
 
 from __future__ import annotations
 
 from tests.k8s.checker import syntax
-from tests.k8s.checker.nodes import Node, elements, get, mapping
-from tests.k8s.checker.pods.claim_templates import claim_template_findings
-from tests.k8s.checker.pods.fields import at_least, exactly_one, not_empty, one_of
+from tests.k8s.checker.nodes import Node, elements, mapping
+from tests.k8s.checker.pods.fields import at_least, exactly_one, not_empty, written
 from tests.k8s.checker.pods.variables import field_findings, resource_field_findings
-from tests.k8s.checker.pods.volume_sources import storage_findings
+from tests.k8s.checker.pods.volume_sources import PATH, source_findings
 from tests.k8s.checker.problem import Findings, rule
-from tests.k8s.checker.quantities import quantity
 
 NAME = rule("pod/volume-name", "name the volume with lower-case letters, digits and '-'")
 NAME_TWICE = rule("pod/volume-name-twice", "name each volume of the Pod differently")
 SOURCES = rule("pod/volume-sources", "keep one source for each volume, and write volumes of two sources as two")
-PATH = rule("pod/volume-path", "take a path inside the volume, relative and without '..'")
-HOST_PATH = rule("pod/host-path", "take an absolute path without '..'")
-SIZE = rule("pod/size-limit", "take a size of 0 or more, written as 8Gi is")
 ITEM_SOURCE = rule("pod/downward-source", "set exactly one of fieldRef and resourceFieldRef")
 PROJECTED = rule("pod/projected-source", "project each kind by a source of its own")
 CONFLICT = rule("pod/projected-path-twice", "project each file to a path of its own")
 EXPIRATION = rule("pod/token-expiration", "let a token live from 600 to 4294967296 seconds")
 
 _PROJECTED = ("secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate")
-_HOST_TYPES = ("DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice")
 
 
 def volume_findings(spec: Node, path: str) -> Findings:
@@ -31,46 +25,20 @@ def volume_findings(spec: Node, path: str) -> Findings:
     names: set[str] = set()
     for place, volume in elements(spec, "volumes", path):
         name = str(volume.get("name", ""))
-        wrong = syntax.dns_label(name)
-        if wrong:
-            yield NAME.at(f"{place}.name", wrong)
+        yield from written(NAME, volume, "name", syntax.dns_label, place, required=True)
         if name in names:
             yield NAME_TWICE.at(f"{place}.name", f"{name!r} stands in the Pod twice")
         names.add(name)
         yield from exactly_one(SOURCES, volume, sorted(volume.keys() - {"name"}), place, none_is_fine=True)
-        yield from _source_findings(volume, place)
+        yield from source_findings(volume, place)
+        yield from _file_findings(volume, place)
 
 
-def _source_findings(volume: Node, path: str) -> Findings:
-    yield from storage_findings(volume, path)
-    yield from _size_findings(mapping(volume, "emptyDir"), f"{path}.emptyDir")
-    yield from one_of(mapping(volume, "hostPath"), "type", _HOST_TYPES, f"{path}.hostPath", empty_is_unset=True)
-    yield from _place_findings(volume, path)
+def _file_findings(volume: Node, path: str) -> Findings:
     for kind in ("secret", "configMap"):
         yield from _items_findings(mapping(volume, kind), f"{path}.{kind}")
     yield from _downward_findings(mapping(volume, "downwardAPI"), f"{path}.downwardAPI")
     yield from _projected_findings(mapping(volume, "projected"), f"{path}.projected")
-    if volume.get("ephemeral") is not None:
-        yield from claim_template_findings(mapping(volume, "ephemeral"), f"{path}.ephemeral")
-
-
-def _size_findings(source: Node, path: str) -> Findings:
-    if source.get("sizeLimit") is None:
-        return
-    size = quantity(source["sizeLimit"])
-    if size is None or size < 0:
-        yield SIZE.at(f"{path}.sizeLimit", f"{source['sizeLimit']}")
-
-
-def _place_findings(volume: Node, path: str) -> Findings:
-    host, share = str(get(volume, "hostPath.path") or ""), str(get(volume, "nfs.path") or "")
-    if ".." in host.split("/"):
-        yield HOST_PATH.at(f"{path}.hostPath.path", f"{host!r}")
-    if share and not share.startswith("/"):
-        yield HOST_PATH.at(f"{path}.nfs.path", f"{share!r}")
-    wrong = syntax.descending_path(str(get(volume, "gitRepo.directory") or ""))
-    if wrong:
-        yield PATH.at(f"{path}.gitRepo.directory", wrong)
 
 
 def _items_findings(source: Node, path: str) -> Findings:
@@ -83,10 +51,11 @@ def _items_findings(source: Node, path: str) -> Findings:
 
 def _path_findings(item: Node, place: str) -> Findings:
     yield from not_empty(item, "path", place)
-    text = str(item.get("path", ""))
-    wrong = syntax.descending_path(text) or (f"{text!r} starts with '..'" if text.startswith("..") else None)
-    if wrong:
-        yield PATH.at(f"{place}.path", wrong)
+    yield from written(PATH, item, "path", _file_path, place)
+
+
+def _file_path(text: str) -> str | None:
+    return syntax.descending_path(text) or (f"{text!r} starts with '..'" if text.startswith("..") else None)
 
 
 def _downward_findings(source: Node, path: str) -> Findings:
