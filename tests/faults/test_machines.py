@@ -20,7 +20,7 @@ from tests.faults.counted import answered, write_task
 from tests.faults.machines import Machine, Machines
 from tests.integration.endpoints import Load
 from tests.network import Network, missing
-from tests.object_store import Server, running_server
+from tests.object_store import Server
 
 pytestmark = [
     pytest.mark.integration, pytest.mark.full, pytest.mark.deepspeed, pytest.mark.serve, pytest.mark.timeout(600),
@@ -31,18 +31,6 @@ BODY = {"model": "sums", "inputs": ["Anne has 4 pens ."]}
 SHORT_S = 2.0
 """Within the head's patience, of which machines.SOON_DEAD leaves some 5 seconds."""
 Note = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network(3) as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.chain import write_chain
 from tests.faults.machines import DASHBOARD, ROOT, Machines
 from tests.network import Network, missing
-from tests.object_store import Server, running_server
+from tests.object_store import Server
 
 pytestmark = [
     pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(300),
@@ -21,18 +21,6 @@ pytestmark = [
 ]  # fmt: skip
 CLOCK_S = -90
 SITE = f"import time\nright = time.time\ntime.time = lambda: right() + {CLOCK_S}\n"
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network(3) as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
