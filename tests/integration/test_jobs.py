@@ -107,6 +107,7 @@ def write_run(folder: Path, rows: int = ROWS, output: str | None = None, **teach
         "name": "jobs", "output": output or str(folder / "out"), "task": "arithmetic",
         "corpus": {"train": str(corpus), "fields": {"gold": "label"}},
         "teacher": {"engine": "echo", "latency_s": 0.01, "replicas": {"min": 2, "max": 2}, **teacher}, "student": {"model": "none/none"},
+        "labelling": {"commit_every_s": 1},
     }  # fmt: skip
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run))
@@ -165,13 +166,14 @@ def test_a_job_that_is_stopped_goes_on_and_one_that_runs_is_attached_to(
     assert any(part.stat().st_mtime < began for part in parts), "what was finished is kept"
 
 
+@pytest.mark.full
 def test_a_driver_that_is_killed_is_followed_by_an_attempt_that_goes_on(
     raystill: Raystill, cluster: dict[str, Any], tmp_path: Path
 ) -> None:
     rows = 3000
     run = write_run(tmp_path, rows, latency_s=2.0)
     without_scheme = cluster["dashboard"].removeprefix("http://")
-    asked = ["submit", str(run), "--stage", "label", "--address", without_scheme, "--set", "labelling.commit_every_s=1"]
+    asked = ["submit", str(run), "--stage", "label", "--address", without_scheme]
     with ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(raystill, *asked, "--retries", "1")
         wait_until(lambda: submitted.done() or bool(list((tmp_path / "out" / "labels").glob("data/*.parquet"))))

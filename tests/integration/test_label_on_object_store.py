@@ -67,7 +67,7 @@ def test_a_second_driver_is_refused_and_takes_over_from_a_killed_one_without_los
         "output": s3.uri("out"),
         "task": "arithmetic",
         "corpus": {"train": corpus},
-        "teacher": {"engine": "echo", "latency_s": 5.0, "vllm": {"max_num_seqs": 8}},
+        "teacher": {"engine": "echo", "latency_s": 2.0, "vllm": {"max_num_seqs": 8}},
         "labelling": {"commit_rows": 32, "commit_every_s": 0.2},
         "student": {"model": "none"},
     }

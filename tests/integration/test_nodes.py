@@ -58,6 +58,7 @@ def test_an_actor_kept_on_this_node_is_there_and_others_are_anywhere() -> None:
     assert set(found["others"]) - {found["here"]}, "were they all here, there would be nothing to keep"
 
 
+@pytest.mark.full
 def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(
