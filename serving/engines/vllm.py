@@ -140,9 +140,9 @@ class VllmEngine(Engine):
                 async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
                     pass
         except Exception as error:
-            why = f"has not written a token after {_FIRST_TOKEN_S:.0f} s" if isinstance(error, TimeoutError) else (
-                f"fails at its first token ({type(error).__name__}: {error})"
-            )  # fmt: skip
+            late = isinstance(error, TimeoutError)
+            failed = f"fails at its first token ({type(error).__name__}: {error})"
+            why = f"has not written a token after {_FIRST_TOKEN_S:.0f} s" if late else failed
             raise RuntimeError(
                 f"vLLM starts with this student and {why}: its lines in this replica's log say why. Set serving.engine: transformers."
             ) from error

@@ -1,22 +1,44 @@
-"""What clusters of machines stand on: three hosts, and storage beside them."""
+"""What the fault tests share: the embedded teacher, how they tell what became of a load, and what clusters of machines stand on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.integration.conftest import teacher_folder
+from tests.integration.endpoints import Counted, Load
 from tests.network import Network
 from tests.object_store import Server, running_server
+
+__all__ = ["counted", "teacher_folder"]
+
+
+@pytest.fixture
+def counted(record_property: Callable[[str, object], None]) -> Counted:
+    """Notes what became of a load's requests, beside the test's result (--junit-xml)."""
+
+    def note(load: Load) -> None:
+        failed = len(load.failed)
+        for name, count in (
+            ("answered", len(load.responses) - failed),
+            ("failed", failed),
+            ("sent again", load.retried),
+        ):
+            record_property(name, count)
+
+    return note
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
+    """Three hosts."""
     with Network(3) as network:
         yield network
 
 
 @pytest.fixture(scope="module")
 def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Beside them, on their network."""
     with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
         yield server
