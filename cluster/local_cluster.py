@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,8 @@ def down() -> bool:
     if state is None:
         return False
     # The head last: nodes that lose it complain.
-    for pid, started in reversed(state["nodes"]):
-        if _alive(pid, started):
-            _end(psutil.Process(pid))
+    for together in (state["nodes"][1:], state["nodes"][:1]):
+        _end([psutil.Process(pid) for pid, started in together if _alive(pid, started)])
     shutil.rmtree(state["folder"], ignore_errors=True)
     _file().unlink(missing_ok=True)
     return True
@@ -157,11 +156,12 @@ def _wait(state: dict[str, Any], process: subprocess.Popen[bytes], wanted: int) 
     )
 
 
-def _end(process: psutil.Process) -> None:
-    """SIGTERM to `ray start`, which ends what it started; what is left is killed."""
-    family = [process, *process.children(recursive=True)]
-    process.terminate()
-    _, left = psutil.wait_procs(family, timeout=_END_S)
+def _end(nodes: Sequence[psutil.Process]) -> None:
+    """SIGTERM to each `ray start`, which ends what it started; what is left is killed."""
+    families = [process for node in nodes for process in (node, *node.children(recursive=True))]
+    for node in nodes:
+        node.terminate()
+    _, left = psutil.wait_procs(families, timeout=_END_S)
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()

@@ -47,6 +47,7 @@ from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
 from pipelines.evaluate.identity import labels_identity
+from pipelines.evaluate.predict import Answerers
 from pipelines.evaluate.systems import scored_examples
 from pipelines.methods import Method
 from pipelines.pages.words import plural
@@ -159,11 +160,12 @@ class _Comparison:
 
     def _untrained(self) -> None:
         """The students as they start, each once: a method's own prompts mean nothing to them."""
-        for model in grid.students_of(self.run):
-            if self.run.student.init.vocabulary is not None:
-                continue
-            plain = self.run.model_copy(update={"student": grid.student_of(self.run, "task-distillation", model)})
-            self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model))
+        if self.run.student.init.vocabulary is not None:
+            return
+        with Answerers(self.run.evaluation) as answerers:
+            for model in grid.students_of(self.run):
+                plain = self.run.model_copy(update={"student": grid.student_of(self.run, "task-distillation", model)})
+                self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model), answerers)
 
     def _unfinished(self, jobs: Sequence[Job]) -> list[Job]:
         """Those that no earlier run has scored. The scores of the others are taken."""

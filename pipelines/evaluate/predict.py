@@ -7,11 +7,12 @@ In: the inputs, in the order of the examples. Out: one `Prediction` for each, or
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -42,6 +43,9 @@ _OUTPUT = pa.schema(
         pa.field("too_long", pa.bool_(), nullable=False),
     ]
 )
+
+_RESTARTS = 3
+"""Of an actor, and tries of a batch: one that ends its process whenever it is asked would do so for ever."""
 
 
 @dataclass(frozen=True)
@@ -101,50 +105,107 @@ class Untrained:
         )  # fmt: skip
 
 
-class Answerer:
-    """The Ray Data actor: holds one student, answers one block (_INPUT) at a time, each input once for each of `draws`."""
+@dataclass(frozen=True)
+class Asked:
+    """Who is asked, and for what. Small: it travels with every batch."""
 
-    def __init__(
-        self, source: Source, settings: EvaluationConfig, part: Part | None = None,
-        draws: Sequence[Sampling | None] = (None,),
-    ) -> None:  # fmt: skip
+    source: Source
+    part: Part | None = None
+    """None: the one that holds the label."""
+    draws: Sequence[Sampling | None] = (None,)
+    """Each input is answered once for each; None: greedily."""
+
+
+class Answerer:
+    """The Ray actor: holds one student at a time, answers one block (_INPUT) at a time."""
+
+    def __init__(self, settings: EvaluationConfig) -> None:
         import torch
 
+        self._settings = settings
         if not settings.gpus_per_worker:
             # Ray allows an actor one OpenMP thread per logical CPU it asked for; the workers share all real cores.
             torch.set_num_threads(max(1, usable_cpus() // settings.workers))
-        self._student = source.load("cuda" if settings.gpus_per_worker else "cpu")
-        self._part = part or FORMATS[self._student.method].answer
-        self._max_new_tokens = settings.max_new_tokens
-        if self._part == "rationale":  # may be as long as the student was trained to write it, like a text of both
-            self._max_new_tokens = max(self._max_new_tokens, self._student.max_target_tokens)
-        self._draws = draws
+        self._held: tuple[Source, Student] | None = None
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """The answers to a block's inputs, as one padded batch for each draw."""
-        asked = block.to_pylist()
-        rows = {row["row"]: row["input"] for row in asked}
-        sets = {row["row"]: tuple(row["labels"]) for row in asked}
-        lengths = {row: self._student.count_tokens(text, self._part) for row, text in rows.items()}
-        fits = [row for row, length in lengths.items() if length <= self._student.max_input_tokens]
+    def answer(self, asked: Asked, block: pa.Table) -> pa.Table:
+        """The answers to a block's inputs (_OUTPUT), as one padded batch for each draw."""
+        student = self._student(asked.source)
+        part = asked.part or FORMATS[student.method].answer
+        most = self._settings.max_new_tokens
+        if part == "rationale":  # may be as long as the student was trained to write it, like a text of both
+            most = max(most, student.max_target_tokens)
+        questions = block.to_pylist()
+        rows = {row["row"]: row["input"] for row in questions}
+        sets = {row["row"]: tuple(row["labels"]) for row in questions}
+        lengths = {row: student.count_tokens(text, part) for row, text in rows.items()}
+        fits = [row for row, length in lengths.items() if length <= student.max_input_tokens]
         found = []
-        for draw, sampling in enumerate(self._draws):
+        for draw, sampling in enumerate(asked.draws):
             began = time.perf_counter()
-            answers = self._student.answer(
-                [rows[row] for row in fits], self._part, self._max_new_tokens, sampling=sampling,
-                labels=[sets[row] for row in fits],
-            )  # fmt: skip
+            answers = student.answer(
+                [rows[row] for row in fits], part, most, sampling=sampling, labels=[sets[row] for row in fits]
+            )
             seconds = (time.perf_counter() - began) / max(len(fits), 1)
             decoded = dict(zip(fits, answers, strict=True))
             found += [{"row": row, "draw": draw, **_answer(decoded.get(row), seconds)} for row in rows]
         return pa.Table.from_pylist(found, schema=_OUTPUT)
 
+    def _student(self, source: Source) -> Student:
+        if self._held is None or self._held[0] != source:
+            self._held = None  # memory need not hold both
+            gc.collect()
+            self._held = source, source.load("cuda" if self._settings.gpus_per_worker else "cpu")
+        return self._held[1]
+
+
+class Answerers:
+    """`settings.workers` actors, for all that is asked while the block runs: what a process imports takes longer than a small student's
+    answers.
+
+        with Answerers(run.evaluation) as answerers:
+            trained = predict(Trained(folder), inputs, answerers, "evaluate student")
+            untrained = predict(Untrained(run.student, 0, 512, 64), inputs, answerers, "evaluate untrained student")
+
+    They start when something is asked, and end with the block. Ray is running.
+    """
+
+    def __init__(self, settings: EvaluationConfig) -> None:
+        self.settings = settings
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._actors:
+            import ray
+
+            for actor in self._actors:
+                ray.kill(actor)
+
+    def answer(self, asked: Asked, batches: Sequence[pa.Table]) -> Iterator[pa.Table]:
+        """The answers to each batch, as they come. Raises ray.exceptions.RayError."""
+        import ray
+        from ray.util.actor_pool import ActorPool
+
+        if not self._actors:
+            # One whose node goes starts anew, reads its student again and answers what it had.
+            kind = ray.remote(
+                num_cpus=1, num_gpus=self.settings.gpus_per_worker, scheduling_strategy="SPREAD",
+                max_restarts=_RESTARTS, max_task_retries=_RESTARTS,
+            )(Answerer)  # fmt: skip
+            self._actors = [kind.remote(self.settings) for _ in range(self.settings.workers)]
+        yield from ActorPool(self._actors).map_unordered(
+            lambda actor, batch: actor.answer.remote(asked, batch), batches
+        )
+
 
 def predict(
-    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str, part: Part | None = None,
+    source: Source, inputs: Sequence[str], answerers: Answerers, title: str, part: Part | None = None,
     labels: Sequence[tuple[str, ...]] | None = None,
 ) -> list[Prediction]:  # fmt: skip
-    """Answer all inputs greedily, `settings.batch_size` at a time on `settings.workers` actors.
+    """Answer all inputs greedily, `batch_size` of the answerers' settings at a time.
 
     Args:
         part: the part of the answer to write; None: the one that holds the label.
@@ -153,58 +214,44 @@ def predict(
     Raises:
         StageFailedError: an actor could not load the student or failed on a batch.
     """
-    batches = _batches(inputs, labels or [()] * len(inputs), settings.batch_size)
-    return [drawn for (drawn,) in _answers(source, batches, settings, title, part, (None,))]
+    batches = _batches(inputs, labels or [()] * len(inputs), answerers.settings.batch_size)
+    return [drawn for (drawn,) in _answers(answerers, Asked(source, part), batches, title)]
 
 
-def sample(
-    source: Source, inputs: Sequence[str], settings: EvaluationConfig, title: str
-) -> list[tuple[Prediction, ...]]:
-    """Answer each input `settings.samples.n` times, drawn at its temperature. Batches and workers change no answer (in float32).
+def sample(source: Source, inputs: Sequence[str], answerers: Answerers, title: str) -> list[tuple[Prediction, ...]]:
+    """Answer each input `samples.n` times, drawn at its temperature. Batches and workers change no answer (in float32).
 
     No closed sets: what counts as the confidence of several answers is how many of them agree.
 
     Raises:
         StageFailedError: as `predict`.
     """
-    asked = settings.samples
-    draws = [Sampling(asked.temperature, asked.seed, draw) for draw in range(asked.n)]
-    batches = _batches(inputs, [()] * len(inputs), settings.batch_size)
-    return _answers(source, batches, settings, title, None, draws)
+    samples = answerers.settings.samples
+    draws = tuple(Sampling(samples.temperature, samples.seed, draw) for draw in range(samples.n))
+    batches = _batches(inputs, [()] * len(inputs), answerers.settings.batch_size)
+    return _answers(answerers, Asked(source, None, draws), batches, title)
 
 
 def _answers(
-    source: Source, batches: list[pa.Table], settings: EvaluationConfig, title: str, part: Part | None,
-    draws: Sequence[Sampling | None],
-) -> list[tuple[Prediction, ...]]:  # fmt: skip
-    """The answers to each input, in the order of the rows' numbers, each in the order of `draws`."""
+    answerers: Answerers, asked: Asked, batches: Sequence[pa.Table], title: str
+) -> list[tuple[Prediction, ...]]:
+    """The answers to each input, in the order of the rows' numbers, each in the order of the draws."""
     import ray
 
-    count = sum(batch.num_rows for batch in batches)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # Progress is the one line that a stage shows
-    dataset = ray.data.from_arrow(batches).map_batches(
-        Answerer,
-        fn_constructor_args=(source, settings, part, draws),
-        batch_size=settings.batch_size,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=settings.workers),
-        num_cpus=1,
-        num_gpus=settings.gpus_per_worker,
-    )
+    count, draws = sum(batch.num_rows for batch in batches), len(asked.draws)
     found: dict[tuple[int, int], Prediction] = {}
     try:
         with Progress(title, total=count, unit="examples") as progress:
-            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for block in answerers.answer(asked, batches):
                 for row in block.to_pylist():
                     where = row.pop("row"), row.pop("draw")
                     found[where] = Prediction(**row)
-                progress.advance(block.num_rows // len(draws))
+                progress.advance(block.num_rows // draws)
     except ray.exceptions.RayError as error:
-        answered = len(found) // len(draws)
+        answered = len(found) // draws
         rule = f"{title}: broke off after {answered:,} of {count:,} examples ({last_line(error)})"
         raise StageFailedError(f"{rule}. Run the command again; labels and student are untouched.") from error
-    return [tuple(found[row, draw] for draw in range(len(draws))) for row in range(count)]
+    return [tuple(found[row, draw] for draw in range(draws)) for row in range(count)]
 
 
 def _batches(inputs: Sequence[str], labels: Sequence[tuple[str, ...]], batch_size: int) -> list[pa.Table]:

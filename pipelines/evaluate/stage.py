@@ -42,7 +42,7 @@ from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.identity import answers_identity, labels_identity
 from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
-from pipelines.evaluate.predict import Trained, Untrained
+from pipelines.evaluate.predict import Answerers, Source, Trained, Untrained
 from pipelines.evaluate.rationales import quality, rationales_read, told_of_read
 from pipelines.evaluate.report import System
 from pipelines.evaluate.settings import student_settings
@@ -192,25 +192,27 @@ class _Asked:
 
 def _measure(run: RunConfig, task: Task, student: Manifest, student_at: str, asked: _Asked) -> _Measured:
     examples, inputs, answers = asked.examples, asked.inputs, asked.answers
-    trained_system = student_system("student", Trained(student_at), run, task, examples, inputs)
-    written = student_rationales(Trained(student_at), run, examples, inputs, trained_system)
-    rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
-    read = rationales_read(answers, examples, task) if run.student.method == NEEDS_A_TEACHER else None
-    notes = _student_notes(run, student, read)
-    trained_system = dataclasses.replace(trained_system, note="; ".join(notes))
+    trained = Trained(student_at)
     limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
     own_tokenizer = student_at if run.student.init.vocabulary is not None else None
     untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
-    others = [
-        student_system("untrained", untrained, run, task, examples, inputs),
-        teacher_system(run, task, answers, examples),
-        majority_system(task, asked.majority, examples),
-    ]
-    in_weights = {
-        weights: student_system(f"student in {weights}", Recast(student_at, weights), run, task, examples, inputs)
-        for weights in run.evaluation.weights
-    }
-    return _Measured([trained_system, *others], rationale, in_weights)
+    with Answerers(run.evaluation) as answerers:
+
+        def scored(name: str, source: Source) -> System:
+            return student_system(name, source, answerers, run, task, examples, inputs)
+
+        trained_system = scored("student", trained)
+        written = student_rationales(trained, answerers, run, examples, inputs, trained_system)
+        untrained_system = scored("untrained", untrained)
+        in_weights = {
+            weights: scored(f"student in {weights}", Recast(student_at, weights)) for weights in run.evaluation.weights
+        }
+    rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
+    read = rationales_read(answers, examples, task) if run.student.method == NEEDS_A_TEACHER else None
+    trained_system = dataclasses.replace(trained_system, note="; ".join(_student_notes(run, student, read)))
+    teacher = teacher_system(run, task, answers, examples)
+    majority = majority_system(task, asked.majority, examples)
+    return _Measured([trained_system, untrained_system, teacher, majority], rationale, in_weights)
 
 
 def _student_notes(run: RunConfig, student: Manifest, read: Mapping[str, Any] | None) -> list[str]:

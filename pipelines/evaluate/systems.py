@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config import EvaluationConfig, RunConfig
+from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
 from pipelines.errors import UserError
 from pipelines.evaluate import report
 from pipelines.evaluate.baselines import Majority, TeacherAnswers
-from pipelines.evaluate.predict import Prediction, Source, predict, sample
+from pipelines.evaluate.predict import Answerers, Prediction, Source, predict, sample
 from pipelines.evaluate.rationales import Written, sample_of
 from pipelines.evaluate.report import System
 from pipelines.evaluate.votes import vote
@@ -64,8 +64,9 @@ def check_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> No
 
 
 def student_system(
-    name: str, source: Source, run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str]
-) -> System:
+    name: str, source: Source, answerers: Answerers, run: RunConfig, task: Task, examples: Sequence[Example],
+    inputs: Sequence[str],
+) -> System:  # fmt: skip
     """Let a student answer on Ray, greedily or `evaluation.samples.n` times by vote, and score its answers.
 
     Raises:
@@ -73,7 +74,7 @@ def student_system(
     """
     began = time.monotonic()
     labels_of = [written_labels(run.student.method, task, example) for example in examples]
-    drawn = _drawn(source, inputs, labels_of, run.evaluation, f"evaluate {report.TITLES.get(name, name)}")
+    drawn = _drawn(source, inputs, labels_of, answerers, f"evaluate {report.TITLES.get(name, name)}")
     answers = [_counted(answers, run, task, example) for answers, example in zip(drawn, examples, strict=True)]
     labels = tuple(answer.label for answer in answers)
     every = [prediction for predictions in drawn for prediction in predictions]
@@ -95,7 +96,12 @@ def student_system(
 
 
 def student_rationales(
-    source: Source, run: RunConfig, examples: Sequence[Example], inputs: Sequence[str], student: System
+    source: Source,
+    answerers: Answerers,
+    run: RunConfig,
+    examples: Sequence[Example],
+    inputs: Sequence[str],
+    student: System,
 ) -> list[Written]:
     """The rationales that the student writes of its own; none where its method writes none.
 
@@ -111,7 +117,7 @@ def student_rationales(
     if not writes_rationales(run.student.method):
         return []
     chosen = sample_of(examples)
-    predictions = predict(source, [inputs[i] for i in chosen], run.evaluation, "evaluate rationales", "rationale")
+    predictions = predict(source, [inputs[i] for i in chosen], answerers, "evaluate rationales", "rationale")
     return [
         Written(prediction.text, student.labels[i], examples[i])
         for i, prediction in zip(chosen, predictions, strict=True)
@@ -192,11 +198,11 @@ class _Counted:
 
 
 def _drawn(
-    source: Source, inputs: Sequence[str], labels: Sequence[tuple[str, ...]], settings: EvaluationConfig, title: str
+    source: Source, inputs: Sequence[str], labels: Sequence[tuple[str, ...]], answerers: Answerers, title: str
 ) -> Sequence[tuple[Prediction, ...]]:
-    if settings.samples.n > 1:
-        return sample(source, inputs, settings, title)
-    return [(prediction,) for prediction in predict(source, inputs, settings, title, None, labels)]
+    if answerers.settings.samples.n > 1:
+        return sample(source, inputs, answerers, title)
+    return [(prediction,) for prediction in predict(source, inputs, answerers, title, None, labels)]
 
 
 def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example: Example) -> _Counted:

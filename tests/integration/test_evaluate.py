@@ -16,7 +16,7 @@ from pipelines.decode import Student, encode_prompt, encode_target
 from pipelines.decode.converted import ConvertedStudent
 from pipelines.errors import StageFailedError
 from pipelines.evaluate.baseline import read_earlier
-from pipelines.evaluate.predict import Trained, Untrained, predict, sample
+from pipelines.evaluate.predict import Answerers, Trained, Untrained, predict, sample
 from pipelines.evaluate.stage import compare_with, evaluate
 from pipelines.methods import prompt_of, read_answer
 from pipelines.student_init import initial_student
@@ -178,7 +178,8 @@ def test_sampled_answers_are_the_same_however_they_are_batched(tmp_path: Path, r
     found = []
     for settings in ({"batch_size": 7, "workers": 2}, {"batch_size": 30}):
         asked = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
-        drawn = sample(source, INPUTS, make_run(tmp_path, evaluation=asked).evaluation, "sampled")
+        with Answerers(make_run(tmp_path, evaluation=asked).evaluation) as answerers:
+            drawn = sample(source, INPUTS, answerers, "sampled")
         found.append([[one.text for one in answers] for answers in drawn])
     assert found[0] == found[1]
     assert sum(first != second for first, second in found[0]) > NUM // 2
@@ -188,8 +189,9 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     run = _prepare(tmp_path)
     weights = tmp_path / "out" / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(StageFailedError, match="evaluate student: broke off after 0 of 30 examples"):
-        predict(Trained(str(weights.parent)), INPUTS, run.evaluation, "evaluate student")
+    told = "evaluate student: broke off after 0 of 30 examples .*transformers cannot load it"
+    with Answerers(run.evaluation) as answerers, pytest.raises(StageFailedError, match=told):
+        predict(Trained(str(weights.parent)), INPUTS, answerers, "evaluate student")
     assert not (tmp_path / "out" / "report").exists()
 
 

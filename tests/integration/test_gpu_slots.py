@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.config import EvaluationConfig
 from pipelines.decode import Student
-from pipelines.evaluate.predict import predict
+from pipelines.evaluate.predict import Answerers, predict
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import parse_run
@@ -62,10 +62,11 @@ class OnGpu:
 
 
 def test_a_gpu_goes_from_one_set_of_answerers_to_the_next(one_gpu: None, tmp_path: Path) -> None:
-    """The trained and the untrained student follow each other on the only GPU."""
+    """Cells of a comparison follow each other on the only GPU."""
     folder = str(write_student(tmp_path / "student", "decoder-only"))
     settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1)
-    first, second = (predict(OnGpu(folder), TEXTS, settings, title) for title in ("first", "second"))
     alone = [decoded.text for decoded in Student.load(folder).answer(TEXTS, "label", 4)]
-    for answers in (first, second):
+    for title in ("first", "second"):
+        with Answerers(settings) as answerers:
+            answers = predict(OnGpu(folder), TEXTS, answerers, title)
         assert [answer.text for answer in answers] == alone

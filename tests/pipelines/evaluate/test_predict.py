@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from pipelines.config import EvaluationConfig
 from pipelines.decode import Family, Order, Sampling, Student
 from pipelines.decode.closed import label_set
-from pipelines.evaluate.predict import _INPUT, Answerer, _batches
+from pipelines.evaluate.predict import _INPUT, Answerer, Asked, _batches
 from tests.serving.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ["Tom has 9 pears.", "Anne has 4 apples and gives Peter 2.", "How many? " * 40, "7 books"]
@@ -52,7 +52,8 @@ def _block(rows: dict[int, str], labels: tuple[str, ...] = ()) -> pa.Table:
 @pytest.mark.parametrize("family", ["encoder-decoder", "decoder-only"])
 def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) -> None:
     settings = EvaluationConfig(max_new_tokens=6)
-    found: list[dict[str, Any]] = Answerer(Tiny(family), settings)(_block(dict(enumerate(TEXTS, start=10)))).to_pylist()
+    block = _block(dict(enumerate(TEXTS, start=10)))
+    found: list[dict[str, Any]] = Answerer(settings).answer(Asked(Tiny(family)), block).to_pylist()
     assert [row["row"] for row in found] == [10, 11, 12, 13]
     assert [row["too_long"] for row in found] == [False, False, True, False]
     assert (found[2]["text"], found[2]["output_tokens"]) == ("", 0)
@@ -67,18 +68,20 @@ def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) 
 
 def test_a_row_s_closed_set_reaches_its_student(monkeypatch: pytest.MonkeyPatch) -> None:
     """The confidence is then that which the student gives (tests/pipelines/test_closed.py)."""
-    actor = Answerer(Tiny("decoder-only"), EvaluationConfig(max_new_tokens=2))
     orders: list[Order] = []
-    write = actor._student.write
-    monkeypatch.setattr(actor._student, "write", lambda asked: orders.extend(asked) or write(asked))  # type: ignore[func-returns-value]
-    actor(_block({1: TEXTS[0], 2: TEXTS[3]}, ("spam", "ham")))
-    assert [order.labels for order in orders] == [label_set(actor._student.tokenizer, "label", ("spam", "ham"))] * 2
+    write = Student.write
+    monkeypatch.setattr(Student, "write", lambda self, asked: orders.extend(asked) or write(self, asked))  # type: ignore[func-returns-value]
+    block = _block({1: TEXTS[0], 2: TEXTS[3]}, ("spam", "ham"))
+    Answerer(EvaluationConfig(max_new_tokens=2)).answer(Asked(Tiny("decoder-only")), block)
+    assert [order.labels for order in orders] == [
+        label_set(tiny_tokenizer("decoder-only"), "label", ("spam", "ham"))
+    ] * 2
 
 
 def test_each_input_is_answered_once_for_each_draw() -> None:
-    draws = [Sampling(1.0, seed=5, draw=draw) for draw in range(3)]
-    actor = Answerer(Tiny("decoder-only"), EvaluationConfig(max_new_tokens=6), draws=draws)
-    found = actor(_block({7: TEXTS[0], 8: TEXTS[2], 9: TEXTS[3]})).to_pylist()
+    draws = tuple(Sampling(1.0, seed=5, draw=draw) for draw in range(3))
+    asked, block = Asked(Tiny("decoder-only"), draws=draws), _block({7: TEXTS[0], 8: TEXTS[2], 9: TEXTS[3]})
+    found = Answerer(EvaluationConfig(max_new_tokens=6)).answer(asked, block).to_pylist()
     assert sorted((row["row"], row["draw"]) for row in found) == [(r, d) for r in (7, 8, 9) for d in range(3)]
     student = Tiny("decoder-only").load("cpu")
     for row, text in ((7, TEXTS[0]), (9, TEXTS[3])):
@@ -88,23 +91,45 @@ def test_each_input_is_answered_once_for_each_draw() -> None:
 
 
 def test_a_rationale_may_be_as_long_as_the_student_was_trained_to_write_it() -> None:
-    found = {part: Answerer(Tiny("decoder-only"), EvaluationConfig(max_new_tokens=3), part)(_block({0: TEXTS[0]})).to_pylist()[0]
-             for part in ("label", "rationale")}  # fmt: skip
+    actor, parts = Answerer(EvaluationConfig(max_new_tokens=3)), ("label", "rationale")
+    found = {
+        part: actor.answer(Asked(Tiny("decoder-only"), part), _block({0: TEXTS[0]})).to_pylist()[0] for part in parts
+    }
     assert found["label"]["output_tokens"] == 3
     assert found["rationale"]["output_tokens"] > 3
 
 
 def test_the_time_is_that_of_answering_not_of_loading() -> None:
-    actor = Answerer(Slow("decoder-only"), EvaluationConfig(max_new_tokens=2))
-    first, second = actor(_block({0: TEXTS[0], 1: TEXTS[3]})).to_pylist()
+    asked, block = Asked(Slow("decoder-only")), _block({0: TEXTS[0], 1: TEXTS[3]})
+    first, second = Answerer(EvaluationConfig(max_new_tokens=2)).answer(asked, block).to_pylist()
     assert 0.05 <= first["seconds"] == second["seconds"] < 1.0, (
         "half of the batch's 0.1 s at least, none of the 1 s of loading"
     )
 
 
 def test_a_block_of_long_inputs_only() -> None:
-    found = Answerer(Tiny("decoder-only"), EvaluationConfig())(_block({3: TEXTS[2]})).to_pylist()
+    found = Answerer(EvaluationConfig()).answer(Asked(Tiny("decoder-only")), _block({3: TEXTS[2]})).to_pylist()
     assert [(row["row"], row["too_long"]) for row in found] == [(3, True)]
+
+
+@dataclass(frozen=True)
+class Noted(Tiny):
+    """Each load of it is noted."""
+
+    name: str
+    loads: ClassVar[list[str]] = []
+
+    def load(self, device: str) -> Student:
+        self.loads.append(self.name)
+        return super().load(device)
+
+
+def test_a_student_is_read_when_another_was_asked_before_it() -> None:
+    actor = Answerer(EvaluationConfig(max_new_tokens=2))
+    one, other = ("decoder-only", "one"), ("encoder-decoder", "other")
+    for asked in (Asked(Noted(*one)), Asked(Noted(*one), "rationale"), Asked(Noted(*other)), Asked(Noted(*one))):
+        actor.answer(asked, _block({0: TEXTS[0]}))
+    assert Noted.loads == ["one", "other", "one"]
 
 
 def test_batches_hold_every_row_once_longest_first() -> None:
