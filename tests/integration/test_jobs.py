@@ -26,7 +26,6 @@ from tests.integration.endpoints import wait_until
 from tests.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-ROWS = 400
 TOKEN = "a-token-of-this-test-and-no-other"
 GONE = "127.0.0.1:9"
 CHECKOUT = Path(__file__).parents[2]
@@ -94,8 +93,8 @@ def address(cluster: dict[str, Any]) -> str:
     return str(cluster["dashboard"])
 
 
-def write_run(folder: Path, rows: int = ROWS, output: str | None = None, **teacher: Any) -> Path:
-    """A run that labels some problems with `echo`, into FOLDER/out unless an output is named."""
+def write_run(folder: Path, rows: int = 10, **teacher: Any) -> Path:
+    """A run that labels some problems with `echo`, into FOLDER/out."""
     corpus = folder / "train.jsonl"
     corpus.write_text(
         "".join(
@@ -104,7 +103,7 @@ def write_run(folder: Path, rows: int = ROWS, output: str | None = None, **teach
         )
     )
     run = {
-        "name": "jobs", "output": output or str(folder / "out"), "task": "arithmetic",
+        "name": "jobs", "output": str(folder / "out"), "task": "arithmetic",
         "corpus": {"train": str(corpus), "fields": {"gold": "label"}},
         "teacher": {"engine": "echo", "latency_s": 0.01, "replicas": {"min": 2, "max": 2}, **teacher}, "student": {"model": "none/none"},
         "labelling": {"commit_every_s": 1},
@@ -119,51 +118,44 @@ def ids(output: Path | str) -> list[str]:
     return sorted(pq.read_table(store.path("labels/data"), filesystem=store.fs).column("id").to_pylist())
 
 
-def test_a_job_labels_and_gives_its_log_and_exit_code(
+def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
     raystill: Raystill, address: str, tmp_path: Path, s3: Bucket
 ) -> None:
     """Into an object store, whose credentials the job alone has."""
-    run = write_run(tmp_path, output=s3.uri("out"))
-    given = [word for name, value in s3.server.environment.items() for word in ("--env", f"{name}={value}")]
-    submit = ["submit", str(run), "--stage", "label", "--address", address, *given]
-    done = raystill(*submit)
-    assert done.returncode == 0, done.stderr + done.stdout[-8000:]
-    assert f"{ROWS} read = {ROWS} accepted + 0 rejected" in done.stdout
-    assert "2 nodes answer" in done.stdout
-    assert "what is wrong" in done.stdout, "the table of nodes"
-    assert len(ids(s3.uri("out"))) == ROWS
-    again = raystill(*submit, "--json")
-    told = json.loads(again.stdout)
-    assert (told["status"], told["exit_code"], told["job"][-2:]) == ("succeeded", 0, "-2")
-    assert "reused" in again.stderr
-    listed = json.loads(raystill("status", str(run), "--address", address, "--json").stdout)["jobs"]
-    assert [job["status"] for job in listed[-2:]] == ["succeeded", "succeeded"]
-
-
-def test_a_job_that_is_stopped_goes_on_and_one_that_runs_is_attached_to(
-    raystill: Raystill, address: str, tmp_path: Path
-) -> None:
-    rows = 3000
+    rows, output = 1500, s3.uri("out")
     run = write_run(tmp_path, rows, latency_s=4.0)
     place = ["--stage", "label", "--address", address]
-    first = raystill("submit", str(run), *place, "--no-wait")
+    given = [word for name, value in s3.server.environment.items() for word in ("--env", f"{name}={value}")]
+    submit = ["submit", str(run), *place, "--set", f"output={output}", *given]
+    first = raystill(*submit, "--no-wait")
     assert first.returncode == 0, first.stderr
     job = first.stderr.split()[-1]
-    second = raystill("submit", str(run), *place, "--no-wait")
+    second = raystill(*submit, "--no-wait")
     assert second.stderr.strip() == f"attached to {job}"
-    other = raystill("submit", str(run), *place, "--no-wait", "--set", "corpus.limit=10")
+    other = raystill(*submit, "--no-wait", "--set", "corpus.limit=10")
     assert (other.returncode, "runs with other settings" in other.stderr) == (2, True)
-    wait_until(lambda: len(list((tmp_path / "out" / "labels").glob("data/*.parquet"))) > 0)
-    stopped = raystill("stop", str(run), *place)
+    elsewhere = raystill("logs", str(run), *place)
+    assert (elsewhere.returncode, output in elsewhere.stderr) == (2, True), elsewhere.stderr
+    wait_until(lambda: s3.keys("out/labels/data/"))
+    stopped = raystill("stop", job, "--address", address)
     assert stopped.stdout.strip() == f"{job}: stopped"
-    kept = set(ids(tmp_path / "out"))
+    kept, parts = ids(output), set(s3.keys("out/labels/data/"))
     assert 0 < len(kept) < rows
-    began = time.time()
-    done = raystill("submit", str(run), *place, "--set", "teacher.latency_s=0.01")
-    assert done.returncode == 0, done.stderr
-    assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == rows
-    parts = (tmp_path / "out" / "labels" / "data").glob("*.parquet")
-    assert any(part.stat().st_mtime < began for part in parts), "what was finished is kept"
+
+    done = raystill(*submit, "--set", "teacher.latency_s=0.01")
+    assert done.returncode == 0, done.stderr + done.stdout[-8000:]
+    assert f"{rows:,} read = {rows:,} accepted + 0 rejected" in done.stdout
+    assert "2 nodes answer" in done.stdout
+    assert "what is wrong" in done.stdout, "the table of nodes"
+    assert len(ids(output)) == len(set(ids(output))) == rows
+    assert parts <= set(s3.keys("out/labels/data/")), "what was finished is kept"
+
+    again = raystill(*submit, "--set", "teacher.latency_s=0.01", "--json")
+    told = json.loads(again.stdout)
+    assert (told["status"], told["exit_code"], told["job"]) == ("succeeded", 0, f"{job}-3")
+    assert "reused" in again.stderr
+    listed = json.loads(raystill("status", str(run), "--address", address, "--json").stdout)["jobs"]
+    assert [one["status"] for one in listed] == ["stopped", "succeeded", "succeeded"]
 
 
 @pytest.mark.full
@@ -220,12 +212,6 @@ def test_what_is_wrong_with_the_cluster_is_said_in_one_line(raystill: Raystill, 
     for follow in ([], ["-f"]):
         done = raystill("logs", "raystill-none-label-00000000", "--address", address, *follow)
         assert (done.returncode, "no such job" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
-    done = raystill(
-        "submit", str(run), "--stage", "label", "--address", address, "--no-wait", "--set", f"output={tmp_path}/x"
-    )
-    assert done.returncode == 0, done.stderr
-    done = raystill("logs", str(run), "--stage", "label", "--address", address)
-    assert (done.returncode, f"{tmp_path}/x" in done.stderr) == (2, True), done.stderr
     done = raystill("label", str(run))
     assert (done.returncode, f"cluster {GONE}: no Ray answers there" in done.stderr) == (2, True), done.stderr
     done = raystill("up", "--nodes", "1")
