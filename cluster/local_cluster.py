@@ -30,6 +30,7 @@ from pipelines.errors import StageFailedError, UserError
 
 _START_S = 90.0
 _END_S = 30.0
+_END_POLL_S = 0.1
 
 
 def up(nodes: int, cpus: int) -> dict[str, Any]:
@@ -161,10 +162,20 @@ def _end(nodes: Sequence[psutil.Process]) -> None:
     families = [process for node in nodes for process in (node, *node.children(recursive=True))]
     for node in nodes:
         node.terminate()
-    _, left = psutil.wait_procs(families, timeout=_END_S)
-    for one in left:
+    until = time.monotonic() + _END_S
+    while (left := [process for process in families if _runs(process)]) and time.monotonic() < until:
+        time.sleep(_END_POLL_S)
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            process.kill()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended. One that has may be listed for long: its parent is gone, and not every process 1 asks for its exit code."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _alive(pid: int, started: float) -> bool:
