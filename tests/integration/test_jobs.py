@@ -123,7 +123,9 @@ def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
 ) -> None:
     """Into an object store, whose credentials the job alone has."""
     rows, output = 1500, s3.uri("out")
-    run = write_run(tmp_path, rows, latency_s=4.0)
+    run = write_run(
+        tmp_path, rows, latency_s=4.0, vllm={"max_num_seqs": 64}
+    )  # 32 rows/s, so that it runs through four commands
     place = ["--stage", "label", "--address", address]
     given = [word for name, value in s3.server.environment.items() for word in ("--env", f"{name}={value}")]
     submit = ["submit", str(run), *place, "--set", f"output={output}", *given]
@@ -212,7 +214,5 @@ def test_what_is_wrong_with_the_cluster_is_said_in_one_line(raystill: Raystill, 
     for follow in ([], ["-f"]):
         done = raystill("logs", "raystill-none-label-00000000", "--address", address, *follow)
         assert (done.returncode, "no such job" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
-    done = raystill("label", str(run))
-    assert (done.returncode, f"cluster {GONE}: no Ray answers there" in done.stderr) == (2, True), done.stderr
     done = raystill("up", "--nodes", "1")
     assert (done.returncode, "a cluster runs at" in done.stderr) == (2, True)
