@@ -50,8 +50,9 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-unit: $(READY) ## tests without Ray
-	$(PYTEST) -m "not integration and not gpu and not full"
+unit: $(READY) ## tests without Ray, one file beside the other
+	@# One thread each: tensors of tests gain nothing from several, which wait for each other where the cores are taken.
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not integration and not gpu and not full" --numprocesses logical --maxprocesses 8 --dist loadfile
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
 	$(PYTEST) -m "integration and not gpu and not full" --timeout 400

@@ -43,6 +43,12 @@ SUCCESSOR_S = 180
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
+def arguments_of(command: str, given: list[str]) -> dict[str, Any]:
+    """What a command of ours reads on its command line."""
+    # A command keeps the help option of the context that it is asked in first: it must be one within ours.
+    return main.commands[command].make_context(command, given, parent=main.make_context("raystill", [command])).params
+
+
 def run_of(name: str) -> RunConfig:
     file = K8S / "overlays" / name / "run" / "run.yaml"
     return parse_run(yaml.safe_load(file.read_text(encoding="utf-8")), origin=str(file))
@@ -193,7 +199,7 @@ def test_a_job_runs_a_command_of_ours_on_a_run_file_of_ours(name: str, stage: st
     assert program == "raystill"
     command, *rest = arguments
     assert command == stage
-    given = main.commands[command].make_context(command, rest).params
+    given = arguments_of(command, rest)
     head = next(group for group in groups([job]) if group.role == "head")
     volume = next(v for v in head.pod["volumes"] if "configMap" in v)
     folder = next(m["mountPath"] for m in head.container["volumeMounts"] if m["name"] == volume["name"])

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import main
 from cluster.job_package import write_package
 from pipelines.run_file import load_run
 from tests.k8s.rendering import K8S, OVERLAYS, ROOT
-from tests.k8s.test_manifests import run_of
+from tests.k8s.test_manifests import arguments_of, run_of
 
 PACKAGES = {"kubectl": "kustomize", "ip": "iproute2", **dict.fromkeys(("unshare", "nsenter", "setpriv"), "util-linux")}
 """Where a program is in a package of another name; util-linux is on every Debian."""
@@ -32,7 +31,7 @@ def test_the_command_of_the_development_cluster_takes_its_run_file(tmp_path: Pat
     """As the README writes it: what stays here is refused by `raystill submit`."""
     text = (K8S / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"(?m)^raystill submit (.*)$", text)
-    options = main.commands["submit"].make_context("submit", shlex.split(line)).params
+    options = arguments_of("submit", shlex.split(line))
     assert options["installed"]
     run = load_run(ROOT / options["run_file"])
     write_package(run, tmp_path, shared=options["shared"], same_machine=False)

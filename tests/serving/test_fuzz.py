@@ -22,6 +22,10 @@ from tests.serving.standins import Standins, app_of, card
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ANSWERS: Counter[tuple[str, int]] = Counter()
 STREAMS: Counter[str] = Counter()
+PATHS = (
+    "/v1/predict", "/v1/completions", "/v1/chat/completions", "/v1/models/{name}", "/v1/models", "/readyz", "/healthz"
+)  # fmt: skip
+FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500))
 
 
@@ -36,15 +40,29 @@ def map_body(context: Any, body: Any) -> Any:
     return body
 
 
-@schema.parametrize()
-# So many that more than ten are answered whatever modules are loaded, from whose texts hypothesis draws too.
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_the_document_names(case: Any) -> None:
-    response = case.call()
-    case.validate_response(response, checks=CHECKS)
-    assert "x-request-id" in response.headers
-    ANSWERS[case.path, response.status_code] += 1
-    STREAMS[case.path] += response.headers["content-type"][0].startswith("text/event-stream")
+def answered_as_documented(path: str) -> Any:
+    """A test of a path's answers. One of all paths would be as many tests with the same name."""
+
+    @schema.include(path=path).parametrize()
+    # So many that more than ten are answered whatever modules are loaded, from whose texts hypothesis draws too.
+    @settings(FUZZ, max_examples=500)
+    def test(case: Any) -> None:
+        response = case.call()
+        case.validate_response(response, checks=CHECKS)
+        assert "x-request-id" in response.headers
+        ANSWERS[case.path, response.status_code] += 1
+        STREAMS[case.path] += response.headers["content-type"][0].startswith("text/event-stream")
+
+    return test
+
+
+test_predict, test_completions, test_chat, test_model, test_models, test_readyz, test_healthz = map(
+    answered_as_documented, PATHS
+)
+
+
+def test_every_path_is_asked() -> None:
+    assert sorted(schema.raw_schema["paths"]) == sorted(PATHS)
 
 
 def test_the_answers_were_of_many_kinds() -> None:
@@ -70,18 +88,26 @@ def locked_app() -> Any:
 locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
 
 
-@locked.parametrize()
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_to_a_key_is_one_that_the_document_names(case: Any) -> None:
-    """Half of the requests have the key; the document's security is what schemathesis makes the headers of the others from."""
-    if case.body is not None and len(repr(case.body)) % 2:
-        case.headers["Authorization"] = f"Bearer {KEY}"
-    response = case.call()
-    case.validate_response(
-        response,
-        checks=[*CHECKS, ignored_auth],
-    )
-    LOCKED[case.path, response.status_code] += 1
+def locked_as_documented(path: str) -> Any:
+    """As `answered_as_documented`. Half of the requests have the key; the document's security is what schemathesis makes the headers of the
+    others from."""
+
+    @locked.include(path=path).parametrize()
+    @settings(FUZZ, max_examples=30)
+    def test(case: Any) -> None:
+        if case.body is not None and len(repr(case.body)) % 2:
+            case.headers["Authorization"] = f"Bearer {KEY}"
+        response = case.call()
+        case.validate_response(response, checks=[*CHECKS, ignored_auth])
+        LOCKED[case.path, response.status_code] += 1
+
+    return test
+
+
+(
+    test_locked_predict, test_locked_completions, test_locked_chat, test_locked_model, test_locked_models, test_locked_readyz,
+    test_locked_healthz,
+) = map(locked_as_documented, PATHS)  # fmt: skip
 
 
 def test_keys_were_asked_for() -> None:
