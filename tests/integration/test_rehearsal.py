@@ -120,10 +120,16 @@ def test_a_worker_is_drained_under_load(endpoint: Cluster, record_property: Reco
 
 def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
     """A second worker, and the config that asks for two replicas: one on each worker, since the first has no room for both meanwhile."""
-    job = {"submission_id": "no-room", "entrypoint": "sleep 600", "entrypoint_num_cpus": 2.5}
+    there = {f"node:{endpoint.workers[0].address}": 0.01}
+    job = {
+        "submission_id": "no-room",
+        "entrypoint": "sleep 600",
+        "entrypoint_num_cpus": 2.5,
+        "entrypoint_resources": there,
+    }
     assert endpoint.ask("POST", "/api/jobs/", json=job).status_code == 200
-    wait_until(lambda: endpoint.ask("GET", "/api/jobs/no-room").json()["status"] == "RUNNING")
     endpoint.add_worker()
+    wait_until(lambda: endpoint.ask("GET", "/api/jobs/no-room").json()["status"] == "RUNNING")
     config = yaml.safe_load(endpoint.pods.owner["spec"]["serveConfigV2"])
     for application in config["applications"]:
         application["args"]["serving"]["replicas"]["min"] = 2
