@@ -159,9 +159,11 @@ def _wait(state: dict[str, Any], process: subprocess.Popen[bytes], wanted: int) 
 
 def _end(nodes: Sequence[psutil.Process]) -> None:
     """SIGTERM to each `ray start`, which ends what it started; what is left is killed."""
-    families = [process for node in nodes for process in (node, *node.children(recursive=True))]
+    families = list[psutil.Process]()
     for node in nodes:
-        node.terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            families += [node, *node.children(recursive=True)]
+            node.terminate()
     until = time.monotonic() + _END_S
     while (left := [process for process in families if _runs(process)]) and time.monotonic() < until:
         time.sleep(_END_POLL_S)

@@ -36,7 +36,7 @@ from pipelines.corpus import Heldout, has_heldout_files, heldout_examples
 from pipelines.evaluate.baselines import TeacherAnswers, teacher_answers
 from pipelines.evaluate.costs import training_s
 from pipelines.evaluate.identity import answers_identity, labels_identity
-from pipelines.evaluate.predict import Answerers, Source, Trained, Untrained
+from pipelines.evaluate.predict import Answerers, Respondent, Trained, Untrained
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import scored_examples, student_inputs, student_system
 from pipelines.methods import NEEDS_A_TEACHER
@@ -145,7 +145,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
     }
     source = Trained(Store(run.output).child("student").uri)
     with Answerers(run.evaluation) as answerers:
-        manifest = _score(run, task, examples, inputs, source, answerers, target, details)
+        manifest = _score(run, task, examples, inputs, answerers.of(source), target, details)
     if split == "heldout" and not run.compare.keep_students:
         drop_student(run)
     return manifest
@@ -165,7 +165,7 @@ def score_untrained(run: RunConfig, name: str, answerers: Answerers) -> Manifest
         return done
     training = run.training
     source = Untrained(run.student, training.seed, training.max_input_tokens, training.max_target_tokens)
-    return _score(run, task, examples, [example.input for example in examples], source, answerers, target, {})
+    return _score(run, task, examples, [example.input for example in examples], answerers.of(source), target, {})
 
 
 def answers_of_teacher(
@@ -181,10 +181,10 @@ def answers_of_teacher(
 
 
 def _score(
-    run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str], source: Source, answerers: Answerers,
-    target: Scores, details: dict[str, Any],
+    run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str], student: Respondent, target: Scores,
+    details: dict[str, Any],
 ) -> Manifest:  # fmt: skip
-    system = student_system("student", source, answerers, run, task, examples, inputs)
+    system = student_system("student", student, run, task, examples, inputs)
     target.store.write("predictions.parquet", _predictions(examples, system))
     row = system.row()
     manifest = manifest_of(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import pyarrow as pa
@@ -44,8 +45,8 @@ _OUTPUT = pa.schema(
     ]
 )
 
-_RESTARTS = 3
-"""Of an actor, and tries of a batch: one that ends its process whenever it is asked would do so for ever."""
+_RETRIES = 3
+"""Of a batch whose actor ends: one that ends whoever answers it would do so for ever."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Prediction:
     prompt_tokens: int
     output_tokens: int
     seconds: float
-    """Its share of the time that the worker took for its batch, which neither Ray's start nor the loading of the model is part of."""
+    """Its share of the time that the worker took for its batch, which neither its start nor the loading of the model and its
+    first token are part of."""
     too_long: bool
 
 
@@ -106,7 +108,7 @@ class Untrained:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """Who is asked, and for what. Small: it travels with every batch."""
 
     source: Source
@@ -128,20 +130,20 @@ class Answerer:
             torch.set_num_threads(max(1, usable_cpus() // settings.workers))
         self._held: tuple[Source, Student] | None = None
 
-    def answer(self, asked: Asked, block: pa.Table) -> pa.Table:
+    def answer(self, question: Question, block: pa.Table) -> pa.Table:
         """The answers to a block's inputs (_OUTPUT), as one padded batch for each draw."""
-        student = self._student(asked.source)
-        part = asked.part or FORMATS[student.method].answer
+        student = self._student(question)
+        part = question.part or FORMATS[student.method].answer
         most = self._settings.max_new_tokens
         if part == "rationale":  # may be as long as the student was trained to write it, like a text of both
             most = max(most, student.max_target_tokens)
-        questions = block.to_pylist()
-        rows = {row["row"]: row["input"] for row in questions}
-        sets = {row["row"]: tuple(row["labels"]) for row in questions}
+        asked = block.to_pylist()
+        rows = {row["row"]: row["input"] for row in asked}
+        sets = {row["row"]: tuple(row["labels"]) for row in asked}
         lengths = {row: student.count_tokens(text, part) for row, text in rows.items()}
         fits = [row for row, length in lengths.items() if length <= student.max_input_tokens]
         found = []
-        for draw, sampling in enumerate(asked.draws):
+        for draw, sampling in enumerate(question.draws):
             began = time.perf_counter()
             answers = student.answer(
                 [rows[row] for row in fits], part, most, sampling=sampling, labels=[sets[row] for row in fits]
@@ -151,11 +153,15 @@ class Answerer:
             found += [{"row": row, "draw": draw, **_answer(decoded.get(row), seconds)} for row in rows]
         return pa.Table.from_pylist(found, schema=_OUTPUT)
 
-    def _student(self, source: Source) -> Student:
-        if self._held is None or self._held[0] != source:
+    def _student(self, question: Question) -> Student:
+        """The one that is asked. What was read anew has written a token, so that no batch's time has what comes with the first one."""
+        if self._held is None or self._held[0] != question.source:
             self._held = None  # memory need not hold both
             gc.collect()
-            self._held = source, source.load("cuda" if self._settings.gpus_per_worker else "cpu")
+            student = question.source.load("cuda" if self._settings.gpus_per_worker else "cpu")
+            first = student.order("1", question.part or FORMATS[student.method].answer, 1)
+            student.write([replace(first, max_new_tokens=1)])  # an order of a whole text is for more
+            self._held = question.source, student
         return self._held[1]
 
 
@@ -164,8 +170,8 @@ class Answerers:
     answers.
 
         with Answerers(run.evaluation) as answerers:
-            trained = predict(Trained(folder), inputs, answerers, "evaluate student")
-            untrained = predict(Untrained(run.student, 0, 512, 64), inputs, answerers, "evaluate untrained student")
+            trained = predict(answerers.of(Trained(folder)), inputs, "evaluate student")
+            untrained = predict(answerers.of(Untrained(run.student, 0, 512, 64)), inputs, "evaluate untrained student")
 
     They start when something is asked, and end with the block. Ray is running.
     """
@@ -183,29 +189,56 @@ class Answerers:
 
             for actor in self._actors:
                 ray.kill(actor)
+            self._actors = []
 
-    def answer(self, asked: Asked, batches: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    def of(self, source: Source) -> Respondent:
+        """The source's student, as it is asked."""
+        return Respondent(source, self)
+
+    def answer(self, question: Question, batches: Sequence[pa.Table]) -> Iterator[pa.Table]:
         """The answers to each batch, as they come. Raises ray.exceptions.RayError."""
         import ray
-        from ray.util.actor_pool import ActorPool
 
         if not self._actors:
             # One whose node goes starts anew, reads its student again and answers what it had.
             kind = ray.remote(
                 num_cpus=1, num_gpus=self.settings.gpus_per_worker, scheduling_strategy="SPREAD",
-                max_restarts=_RESTARTS, max_task_retries=_RESTARTS,
+                max_restarts=-1, max_task_retries=_RETRIES,
             )(Answerer)  # fmt: skip
             self._actors = [kind.remote(self.settings) for _ in range(self.settings.workers)]
-        yield from ActorPool(self._actors).map_unordered(
-            lambda actor, batch: actor.answer.remote(asked, batch), batches
-        )
+        waiting, busy = deque(batches), dict[Any, Any]()
+        # Asked is who is there: what another one starts on may be held by others for long.
+        coming = {actor.__ray_ready__.remote(): actor for actor in self._actors}
+        while waiting or busy:
+            (done,), _ = ray.wait([*busy, *(coming if waiting else ())], num_returns=1)
+            found = ray.get(done)
+            if done in busy:
+                actor = busy.pop(done)
+                yield found
+            else:
+                actor = coming.pop(done)
+            if waiting:
+                busy[actor.answer.remote(question, waiting.popleft())] = actor
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """A student that is asked on these actors."""
+
+    source: Source
+    answerers: Answerers
+
+    @property
+    def settings(self) -> EvaluationConfig:
+        """How it is asked."""
+        return self.answerers.settings
 
 
 def predict(
-    source: Source, inputs: Sequence[str], answerers: Answerers, title: str, part: Part | None = None,
+    respondent: Respondent, inputs: Sequence[str], title: str, part: Part | None = None,
     labels: Sequence[tuple[str, ...]] | None = None,
 ) -> list[Prediction]:  # fmt: skip
-    """Answer all inputs greedily, `batch_size` of the answerers' settings at a time.
+    """Answer all inputs greedily, `batch_size` of its settings at a time.
 
     Args:
         part: the part of the answer to write; None: the one that holds the label.
@@ -214,11 +247,11 @@ def predict(
     Raises:
         StageFailedError: an actor could not load the student or failed on a batch.
     """
-    batches = _batches(inputs, labels or [()] * len(inputs), answerers.settings.batch_size)
-    return [drawn for (drawn,) in _answers(answerers, Asked(source, part), batches, title)]
+    batches = _batches(inputs, labels or [()] * len(inputs), respondent.settings.batch_size)
+    return [drawn for (drawn,) in _answers(respondent, batches, title, part)]
 
 
-def sample(source: Source, inputs: Sequence[str], answerers: Answerers, title: str) -> list[tuple[Prediction, ...]]:
+def sample(respondent: Respondent, inputs: Sequence[str], title: str) -> list[tuple[Prediction, ...]]:
     """Answer each input `samples.n` times, drawn at its temperature. Batches and workers change no answer (in float32).
 
     No closed sets: what counts as the confidence of several answers is how many of them agree.
@@ -226,32 +259,33 @@ def sample(source: Source, inputs: Sequence[str], answerers: Answerers, title: s
     Raises:
         StageFailedError: as `predict`.
     """
-    samples = answerers.settings.samples
-    draws = tuple(Sampling(samples.temperature, samples.seed, draw) for draw in range(samples.n))
-    batches = _batches(inputs, [()] * len(inputs), answerers.settings.batch_size)
-    return _answers(answerers, Asked(source, None, draws), batches, title)
+    samples = respondent.settings.samples
+    draws = [Sampling(samples.temperature, samples.seed, draw) for draw in range(samples.n)]
+    batches = _batches(inputs, [()] * len(inputs), respondent.settings.batch_size)
+    return _answers(respondent, batches, title, draws=draws)
 
 
 def _answers(
-    answerers: Answerers, asked: Asked, batches: Sequence[pa.Table], title: str
-) -> list[tuple[Prediction, ...]]:
+    respondent: Respondent, batches: Sequence[pa.Table], title: str, part: Part | None = None,
+    draws: Sequence[Sampling | None] = (None,),
+) -> list[tuple[Prediction, ...]]:  # fmt: skip
     """The answers to each input, in the order of the rows' numbers, each in the order of the draws."""
     import ray
 
-    count, draws = sum(batch.num_rows for batch in batches), len(asked.draws)
+    count = sum(batch.num_rows for batch in batches)
     found: dict[tuple[int, int], Prediction] = {}
     try:
         with Progress(title, total=count, unit="examples") as progress:
-            for block in answerers.answer(asked, batches):
+            for block in respondent.answerers.answer(Question(respondent.source, part, draws), batches):
                 for row in block.to_pylist():
                     where = row.pop("row"), row.pop("draw")
                     found[where] = Prediction(**row)
-                progress.advance(block.num_rows // draws)
+                progress.advance(block.num_rows // len(draws))
     except ray.exceptions.RayError as error:
-        answered = len(found) // draws
+        answered = len(found) // len(draws)
         rule = f"{title}: broke off after {answered:,} of {count:,} examples ({last_line(error)})"
         raise StageFailedError(f"{rule}. Run the command again; labels and student are untouched.") from error
-    return [tuple(found[row, draw] for draw in range(draws)) for row in range(count)]
+    return [tuple(found[row, draw] for draw in range(len(draws))) for row in range(count)]
 
 
 def _batches(inputs: Sequence[str], labels: Sequence[tuple[str, ...]], batch_size: int) -> list[pa.Table]:

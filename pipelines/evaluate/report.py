@@ -37,8 +37,9 @@ with the id of an earlier one; not scored. Of both, of `without_gold`, `trained_
 examples that the student was trained on, by the same input or nearly the same one; they are scored all the same (overlap.py, also of
 `by`). `chosen_on`: the same of validation examples, where weights were chosen on them; null where none were, and where the validation
 split is what is scored, of which the student's `note` tells. `unanswered`: examples with no answer that the task can read; they count as
-wrong. `too_long`: those of them whose input is above the student's max_input_tokens. `interval`: Wilson 95%. `seconds`: with Ray's start
-and the loading of the model; `seconds_per_example`: a worker's time of answering, without them. Tokens and times of several samples are
+wrong. `too_long`: those of them whose input is above the student's max_input_tokens. `interval`: Wilson 95%. `seconds`: with
+the loading of the model and, of the system that is asked first (the student), the workers' start; `seconds_per_example`: a worker's time of
+answering, without them and without a first token. Tokens and times of several samples are
 added up. `comparisons`: exact McNemar on the same examples, `better` = only the student is right; `difference` of the accuracies with its
 95% interval (Bonett and Price), which decides what is called better (metrics.verdict). `calibration`: ten bins of the student's
 confidence, and the expected calibration error. `confusion`: where there are at most 20 gold labels; labels that mean the same are one. Of

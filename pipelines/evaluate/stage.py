@@ -199,10 +199,10 @@ def _measure(run: RunConfig, task: Task, student: Manifest, student_at: str, ask
     with Answerers(run.evaluation) as answerers:
 
         def scored(name: str, source: Source) -> System:
-            return student_system(name, source, answerers, run, task, examples, inputs)
+            return student_system(name, answerers.of(source), run, task, examples, inputs)
 
         trained_system = scored("student", trained)
-        written = student_rationales(trained, answerers, run, examples, inputs, trained_system)
+        written = student_rationales(answerers.of(trained), run, examples, inputs, trained_system)
         untrained_system = scored("untrained", untrained)
         in_weights = {
             weights: scored(f"student in {weights}", Recast(student_at, weights)) for weights in run.evaluation.weights

@@ -15,7 +15,7 @@ from pipelines.corpus import Heldout
 from pipelines.errors import UserError
 from pipelines.evaluate import report
 from pipelines.evaluate.baselines import Majority, TeacherAnswers
-from pipelines.evaluate.predict import Answerers, Prediction, Source, predict, sample
+from pipelines.evaluate.predict import Prediction, Respondent, predict, sample
 from pipelines.evaluate.rationales import Written, sample_of
 from pipelines.evaluate.report import System
 from pipelines.evaluate.votes import vote
@@ -64,9 +64,8 @@ def check_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> No
 
 
 def student_system(
-    name: str, source: Source, answerers: Answerers, run: RunConfig, task: Task, examples: Sequence[Example],
-    inputs: Sequence[str],
-) -> System:  # fmt: skip
+    name: str, student: Respondent, run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str]
+) -> System:
     """Let a student answer on Ray, greedily or `evaluation.samples.n` times by vote, and score its answers.
 
     Raises:
@@ -74,7 +73,7 @@ def student_system(
     """
     began = time.monotonic()
     labels_of = [written_labels(run.student.method, task, example) for example in examples]
-    drawn = _drawn(source, inputs, labels_of, answerers, f"evaluate {report.TITLES.get(name, name)}")
+    drawn = _drawn(student, inputs, labels_of, f"evaluate {report.TITLES.get(name, name)}")
     answers = [_counted(answers, run, task, example) for answers, example in zip(drawn, examples, strict=True)]
     labels = tuple(answer.label for answer in answers)
     every = [prediction for predictions in drawn for prediction in predictions]
@@ -96,30 +95,28 @@ def student_system(
 
 
 def student_rationales(
-    source: Source,
-    answerers: Answerers,
-    run: RunConfig,
-    examples: Sequence[Example],
-    inputs: Sequence[str],
-    student: System,
+    student: Respondent, run: RunConfig, examples: Sequence[Example], inputs: Sequence[str], answered: System
 ) -> list[Written]:
     """The rationales that the student writes of its own; none where its method writes none.
 
     A text holds its rationale. One that is a part of its own costs a pass, greedy, over at most rationales.MOST_SAMPLED
     examples. Inputs that are too long for the student have none.
 
+    Args:
+        answered: the labels that it gave to the examples.
+
     Raises:
         StageFailedError: as `student_system`.
     """
     if _writes_both(run):
-        found = zip(student.rationales, student.labels, examples, strict=True)
+        found = zip(answered.rationales, answered.labels, examples, strict=True)
         return [Written(rationale, label, example) for rationale, label, example in found]
     if not writes_rationales(run.student.method):
         return []
     chosen = sample_of(examples)
-    predictions = predict(source, [inputs[i] for i in chosen], answerers, "evaluate rationales", "rationale")
+    predictions = predict(student, [inputs[i] for i in chosen], "evaluate rationales", "rationale")
     return [
-        Written(prediction.text, student.labels[i], examples[i])
+        Written(prediction.text, answered.labels[i], examples[i])
         for i, prediction in zip(chosen, predictions, strict=True)
         if not prediction.too_long
     ]
@@ -198,11 +195,11 @@ class _Counted:
 
 
 def _drawn(
-    source: Source, inputs: Sequence[str], labels: Sequence[tuple[str, ...]], answerers: Answerers, title: str
+    student: Respondent, inputs: Sequence[str], labels: Sequence[tuple[str, ...]], title: str
 ) -> Sequence[tuple[Prediction, ...]]:
-    if answerers.settings.samples.n > 1:
-        return sample(source, inputs, answerers, title)
-    return [(prediction,) for prediction in predict(source, inputs, answerers, title, None, labels)]
+    if student.settings.samples.n > 1:
+        return sample(student, inputs, title)
+    return [(prediction,) for prediction in predict(student, inputs, title, None, labels)]
 
 
 def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example: Example) -> _Counted:

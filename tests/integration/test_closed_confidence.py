@@ -64,7 +64,7 @@ def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders
     check_that_it_shows_something(expected, student.answer(TEXTS, part, 48))
     settings = EvaluationConfig(max_new_tokens=48, batch_size=2)
     with Answerers(settings) as answerers:
-        evaluated = predict(Trained(str(folders[name])), TEXTS, answerers, "evaluate student", None, labels)
+        evaluated = predict(answerers.of(Trained(str(folders[name]))), TEXTS, "evaluate student", None, labels)
     response = client.post("/v1/predict", json={"model": name, "inputs": TEXTS})
     assert response.status_code == 200, response.text
     served = response.json()["predictions"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pipelines.decode import Student, encode_prompt, encode_target
 from pipelines.decode.converted import ConvertedStudent
 from pipelines.errors import StageFailedError
 from pipelines.evaluate.baseline import read_earlier
-from pipelines.evaluate.predict import Answerers, Trained, Untrained, predict, sample
+from pipelines.evaluate.predict import Answerers, Source, Trained, Untrained, predict, sample
 from pipelines.evaluate.stage import compare_with, evaluate
 from pipelines.methods import prompt_of, read_answer
 from pipelines.student_init import initial_student
@@ -172,17 +174,53 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert "Against an earlier report" in (folder / "report.html").read_text()
 
 
-def test_sampled_answers_are_the_same_however_they_are_batched(tmp_path: Path, ray_here: None) -> None:
+@dataclass(frozen=True)
+class Deadly:
+    """A source that ends its process: the first time, or always."""
+
+    source: Source
+    marks: Path
+    always: bool = False
+
+    def load(self, device: str) -> Student:
+        number = len(list(self.marks.iterdir()))
+        (self.marks / str(number)).touch()
+        if self.always or not number:
+            os._exit(1)
+        return self.source.load(device)
+
+
+def test_sampled_answers_are_the_same_however_they_are_batched_and_whoever_dies(tmp_path: Path, ray_here: None) -> None:
     run = make_run(tmp_path, model=str(_base(tmp_path / "base")))
-    source = Untrained(run.student, 0, max_input_tokens=64, max_target_tokens=16)
+    untrained = Untrained(run.student, 0, max_input_tokens=64, max_target_tokens=16)
+    marks = tmp_path / "marks"
+    marks.mkdir()
     found = []
-    for settings in ({"batch_size": 7, "workers": 2}, {"batch_size": 30}):
+    kinds: list[tuple[Source, dict[str, int]]] = [
+        (Deadly(untrained, marks), {"batch_size": 7, "workers": 2}),
+        (untrained, {"batch_size": 30}),
+    ]
+    for source, settings in kinds:
         asked = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
         with Answerers(make_run(tmp_path, evaluation=asked).evaluation) as answerers:
-            drawn = sample(source, INPUTS, answerers, "sampled")
+            drawn = sample(answerers.of(source), INPUTS, "sampled")
         found.append([[one.text for one in answers] for answers in drawn])
     assert found[0] == found[1]
     assert sum(first != second for first, second in found[0]) > NUM // 2
+    assert len(list(marks.iterdir())) > 1, "one has died"
+
+
+@pytest.mark.full
+def test_a_student_that_ends_every_process_fails_the_stage(tmp_path: Path, ray_here: None) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    source = Deadly(Trained(str(tmp_path)), marks, always=True)
+    with (
+        Answerers(make_run(tmp_path).evaluation) as answerers,
+        pytest.raises(StageFailedError, match="broke off after 0 of 30"),
+    ):
+        predict(answerers.of(source), INPUTS, "evaluate student")
+    assert len(list(marks.iterdir())) == 4
 
 
 def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_here: None) -> None:
@@ -191,7 +229,7 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     weights.write_bytes(weights.read_bytes()[:100])
     told = "evaluate student: broke off after 0 of 30 examples .*transformers cannot load it"
     with Answerers(run.evaluation) as answerers, pytest.raises(StageFailedError, match=told):
-        predict(Trained(str(weights.parent)), INPUTS, answerers, "evaluate student")
+        predict(answerers.of(Trained(str(weights.parent))), INPUTS, "evaluate student")
     assert not (tmp_path / "out" / "report").exists()
 
 

@@ -62,11 +62,11 @@ class OnGpu:
 
 
 def test_a_gpu_goes_from_one_set_of_answerers_to_the_next(one_gpu: None, tmp_path: Path) -> None:
-    """Cells of a comparison follow each other on the only GPU."""
+    """Cells of a comparison follow each other on the only GPU. Who has it answers alone: the second of each set never starts."""
     folder = str(write_student(tmp_path / "student", "decoder-only"))
-    settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1)
+    settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1, workers=2)
     alone = [decoded.text for decoded in Student.load(folder).answer(TEXTS, "label", 4)]
     for title in ("first", "second"):
         with Answerers(settings) as answerers:
-            answers = predict(OnGpu(folder), TEXTS, answerers, title)
+            answers = predict(answerers.of(OnGpu(folder)), TEXTS, title)
         assert [answer.text for answer in answers] == alone

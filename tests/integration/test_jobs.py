@@ -155,7 +155,8 @@ def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
     assert parts <= set(s3.keys("out/labels/data/")), "what was finished is kept"
 
     listed = json.loads(raystill("status", str(run), "--address", address, "--json").stdout)["jobs"]
-    assert [one["status"] for one in listed] == ["stopped", "succeeded"]
+    found = {one["job"]: one["status"] for one in listed}
+    assert (found[job], found[f"{job}-2"]) == ("stopped", "succeeded")
 
 
 @pytest.mark.full

@@ -114,9 +114,8 @@ class Lab:
         return manifest
 
     def _answer(
-        self, name: str, source: Any, answerers: Any, run: RunConfig, task: Any, examples: Sequence[Example],
-        inputs: Sequence[str],
-    ) -> System:  # fmt: skip
+        self, name: str, student: Any, run: RunConfig, task: Any, examples: Sequence[Example], inputs: Sequence[str]
+    ) -> System:
         self.answered = list(inputs)
         right = tuple(i < self.right(run) for i in range(len(examples)))
         labels = tuple("3" if is_right else "7" for is_right in right)

@@ -45,9 +45,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Students answer `3` to everything, without Ray. The inputs that the last of them read."""
     read: list[str] = []
 
-    def answer(
-        name: str, source: Any, answerers: Any, run: Any, task: Any, examples: Any, inputs: Sequence[str]
-    ) -> System:
+    def answer(name: str, student: Any, run: Any, task: Any, examples: Any, inputs: Sequence[str]) -> System:
         read[:] = inputs
         labels = ("3",) * len(inputs)
         right = tuple(task.same("3", example.gold, example) for example in examples)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import Store
+from pipelines.config import RunConfig
 from pipelines.corpus import Heldout
 from pipelines.decode import Student
 from pipelines.errors import UserError
 from pipelines.evaluate.baselines import Majority, TeacherAnswer, TeacherAnswers, teacher_answers
-from pipelines.evaluate.predict import Answerers, Prediction
+from pipelines.evaluate.predict import Answerers, Prediction, Respondent
 from pipelines.evaluate.report import System
 from pipelines.evaluate.systems import (
     heldout_part,
@@ -46,6 +47,10 @@ class Nowhere:
         raise AssertionError("nothing is asked")
 
 
+def nobody(run: RunConfig) -> Respondent:
+    return Answerers(run.evaluation).of(Nowhere())
+
+
 def said(text: str, confidence: float = 0.9, too_long: bool = False) -> Prediction:
     return Prediction(text, confidence, prompt_tokens=10, output_tokens=3, seconds=0.25, too_long=too_long)
 
@@ -61,9 +66,7 @@ def test_several_answers_are_one_by_vote(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     monkeypatch.setattr("pipelines.evaluate.systems.sample", lambda *_: drawn)
     run = make_run(tmp_path, evaluation={"samples": {"n": 4}})
-    found = student_system(
-        "student", Nowhere(), Answerers(run.evaluation), run, Arithmetic(), EXAMPLES, ["one", "two", "three"]
-    )
+    found = student_system("student", nobody(run), run, Arithmetic(), EXAMPLES, ["one", "two", "three"])
     assert found.labels == ("4 - 1", None, None)
     assert found.right == (True, False, False)
     assert found.texts == ("4 - 1", "?", "")
@@ -77,13 +80,11 @@ def test_a_greedy_answer_keeps_its_confidence_and_a_text_its_rationale(
     texts = ["4 - 1 = 3. The answer is (4 - 1).", "no end of talk", "The answer is 4."]
     monkeypatch.setattr("pipelines.evaluate.systems.predict", lambda *_: [said(text) for text in texts])
     run = make_run(tmp_path, student={"model": "none", "method": "rationale-then-label"})
-    found = student_system(
-        "student", Nowhere(), Answerers(run.evaluation), run, Arithmetic(), EXAMPLES, ["one", "two", "three"]
-    )
+    found = student_system("student", nobody(run), run, Arithmetic(), EXAMPLES, ["one", "two", "three"])
     assert found.labels == ("4 - 1", None, "4")
     assert found.confidences == (0.9, 0.9, 0.9)
     assert found.rationales == ("4 - 1 = 3.", "no end of talk", "")
-    written = student_rationales(Nowhere(), Answerers(run.evaluation), run, EXAMPLES, [], found)
+    written = student_rationales(nobody(run), run, EXAMPLES, [], found)
     assert [(one.rationale, one.label) for one in written] == list(zip(found.rationales, found.labels, strict=True))
 
 
@@ -92,29 +93,29 @@ def test_students_are_asked_with_the_labels_that_there_are(tmp_path: Path, monke
     monkeypatch.setattr("pipelines.evaluate.systems.predict", lambda *given: asked.append(given) or [said("sea")] * 2)
     choices = [Example("h1", "one", "sea", ("sea", "river")), Example("h2", "two", "sea", ("Sea", "lake"))]
     run = make_run(tmp_path)
-    student_system("student", Nowhere(), Answerers(run.evaluation), run, MultipleChoice(), choices, ["one", "two"])
-    student_system("student", Nowhere(), Answerers(run.evaluation), run, Arithmetic(), EXAMPLES[:2], ["one", "two"])
+    student_system("student", nobody(run), run, MultipleChoice(), choices, ["one", "two"])
+    student_system("student", nobody(run), run, Arithmetic(), EXAMPLES[:2], ["one", "two"])
     assert [given[-1] for given in asked] == [[("sea", "river"), ("Sea", "lake")], [(), ()]]
 
 
 def test_rationales_of_their_own_are_asked_for_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def predict(source: Any, inputs: list[str], answerers: Any, title: str, part: str) -> list[Prediction]:
+    def predict(student: Any, inputs: list[str], title: str, part: str) -> list[Prediction]:
         asked.append((inputs, part))
         return [said(f"because {text}", too_long=text == "two") for text in inputs]
 
     monkeypatch.setattr("pipelines.evaluate.systems.predict", predict)
     student = System("student", labels=("3", None, "4"), right=(True, False, True))
     run = make_run(tmp_path)
-    written = student_rationales(Nowhere(), Answerers(run.evaluation), run, EXAMPLES, ["one", "two", "three"], student)
+    written = student_rationales(nobody(run), run, EXAMPLES, ["one", "two", "three"], student)
     assert asked == [(["one", "two", "three"], "rationale")]
     assert [(one.rationale, one.label, one.example.id) for one in written] == [
         ("because one", "3", "h1"),
         ("because three", "4", "h3"),
     ]
     finetuned = make_run(tmp_path, student={"model": "none", "method": "finetune"})
-    assert student_rationales(Nowhere(), Answerers(run.evaluation), finetuned, EXAMPLES, [], student) == []
+    assert student_rationales(nobody(run), finetuned, EXAMPLES, [], student) == []
     answers = TeacherAnswers({"h2": TeacherAnswer("8", "4 * 2 = 8", 9, 5)})
     assert [one.rationale for one in teacher_rationales(answers, EXAMPLES)] == ["4 * 2 = 8"]
 
