@@ -71,4 +71,4 @@ def test_hostile_rationales_cost_little(piece: str) -> None:
     start = time.process_time()
     calculates_nothing(text, Fraction(1))
     informative_words(text, text[:50_000])
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 5.0, "what grows with the square of the length takes minutes"
