@@ -123,9 +123,8 @@ def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
 ) -> None:
     """Into an object store, whose credentials the job alone has."""
     rows, output = 1500, s3.uri("out")
-    run = write_run(
-        tmp_path, rows, latency_s=4.0, vllm={"max_num_seqs": 64}
-    )  # 32 rows/s, so that it runs through four commands
+    # 32 rows/s, so that it runs while four commands are given.
+    run = write_run(tmp_path, rows, latency_s=4.0, vllm={"max_num_seqs": 64})
     place = ["--stage", "label", "--address", address]
     given = [word for name, value in s3.server.environment.items() for word in ("--env", f"{name}={value}")]
     submit = ["submit", str(run), *place, "--set", f"output={output}", *given]
