@@ -118,6 +118,13 @@ def status(
 
     run = load_run(run_file, overrides) if run_file else None
     if address is not None:
+        if follow:
+            raise UserError(
+                "--follow", "it has no effect with --address", "`raystill logs JOB --address URL -f` follows a job."
+            )
+        if overrides:
+            rule = "it has no effect with --address, which shows a run's jobs whatever they were submitted with"
+            raise UserError(f"--set {overrides[0]}", rule, "Leave it out.")
         print_jobs(address, run.name if run else None, as_json=as_json)
         return
     if run is None or run_file is None:

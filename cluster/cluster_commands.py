@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 _STAGES = click.Choice(["label", "train", "evaluate", "compare", "run"])
 _USER_ERROR = 2
 _LISTED = 5
+_OWN_OPTIONS = {
+    "CPU": "--driver-cpus asks for CPUs.",
+    "GPU": "A driver needs none: its stages ask for theirs.",
+    "memory": "Name a custom resource of nodes that have enough of it.",
+    "object_store_memory": "Name a custom resource of nodes that have enough of it.",
+}
+"""What Ray refuses among custom resources, and what to do in place of it."""
 address_option = click.option(
     "--address", metavar="URL", required=True, help="The head's dashboard, such as http://HEAD:8265."
 )
@@ -66,7 +74,7 @@ def submit(
     from cluster.jobs import Driver, JobFailedError, Jobs
     from pipelines.run_file import load_run
 
-    _check_options(stage, no_wait=no_wait, retries=retries, replace=replace)
+    _check_options(stage, no_wait=no_wait, retries=retries, replace=replace, driver_cpus=driver_cpus)
     run = load_run(run_file, overrides)
     driver = Driver(driver_cpus, _amounts(resources), _environment(variables), installed)
     command = [*(["--replace"] if replace else []), *(["--verbose"] if verbose else [])]
@@ -198,10 +206,12 @@ def print_jobs(address: str, run: str | None = None, *, as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def _check_options(stage: str, *, no_wait: bool, retries: int, replace: bool) -> None:
+def _check_options(stage: str, *, no_wait: bool, retries: int, replace: bool, driver_cpus: float) -> None:
     """Raises UserError where an option would have no effect, or fail in the job."""
     from pipelines.errors import UserError
 
+    if not 0 <= driver_cpus < math.inf:
+        raise UserError(f"--driver-cpus {driver_cpus}", "it is no number of CPUs", "Write it like 1, or leave it out.")
     if no_wait and retries:
         rule = "it has no effect with --no-wait: this command submits again what has failed, and must stay for it"
         raise UserError(f"--retries {retries}", rule, "Leave one of them out.")
@@ -235,6 +245,9 @@ def _job_id(jobs: Jobs, job: str, stage: str | None, overrides: Sequence[str]) -
     if not job.endswith((".yaml", ".yml")):
         if overrides:
             raise UserError(f"--set {overrides[0]}", "it has no effect on the id of a job", "Leave it out.")
+        if stage is not None:
+            rule = "it has no effect on the id of a job, which is of one stage"
+            raise UserError(f"--stage {stage}", rule, "Leave it out, or name the run file.")
         return job
     if stage is None:
         raise UserError("--stage", f"{job} is a run file, which has several", "Say which: --stage label.")
@@ -251,7 +264,7 @@ def _job_id(jobs: Jobs, job: str, stage: str | None, overrides: Sequence[str]) -
 
 
 def _amounts(given: Sequence[str]) -> dict[str, float]:
-    """{"head": 1.0} of ["head=1"]. Raises UserError where one is malformed."""
+    """{"head": 1.0} of ["head=1"]. Raises UserError where Ray would not take one."""
     from pipelines.errors import UserError
 
     found = {}
@@ -261,6 +274,10 @@ def _amounts(given: Sequence[str]) -> dict[str, float]:
             found[name] = float(amount)
         except ValueError as error:
             raise UserError(f"--driver-resource {one}", "it is not NAME=NUMBER", "Write it like head=1.") from error
+        if not name or not 0 < found[name] < math.inf:
+            raise UserError(f"--driver-resource {one}", "it is not NAME=NUMBER above 0", "Write it like head=1.")
+        if name in _OWN_OPTIONS:
+            raise UserError(f"--driver-resource {one}", f"{name} is no custom resource", _OWN_OPTIONS[name])
     return found
 
 

@@ -30,7 +30,7 @@ from pipelines.train.objective import SPIKE_WINDOW, TERMS, is_spike, objective
 from pipelines.train.resume import Keeper, State, restore
 from pipelines.train.tokens import Tokens
 from pipelines.train.trackers import Trackers
-from pipelines.train.watch import warner
+from pipelines.train.watch import Note, warner
 from pipelines.train.worker import Worker, WorkerOutOfMemoryError, memory_errors
 
 
@@ -159,7 +159,6 @@ def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
         store,
         work,
         state.step,
-        steps=worker.plan.steps,
         workers=worker.world,
         warn=warner(job.board),
     )
@@ -171,7 +170,7 @@ def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None
     done, total = worker.plan.tokens(0, state.step), worker.plan.tokens()
     keeper, saved_s, due = Keeper(worker), time.monotonic(), False
     if worker.rank == 0 and job.board is not None:
-        job.board.note.remote(done, total, "")
+        job.board.note.remote(Note(done, total, worker.plan.steps - state.step))
     while state.step < worker.plan.steps and not _patience_is_over(state, training.patience):
         began = time.monotonic()
         waited_s = worker.feed.waited_s
@@ -187,7 +186,8 @@ def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None
             trackers.log(state.step, {**measured, "tokens_per_s": tokens / step_s, "step_s": step_s})
         if worker.rank == 0 and job.board is not None:
             losses = ", ".join(f"{term} {measured[term]:.3f}" for term in TERMS if term in measured)
-            job.board.note.remote(done, total, f"step {state.step}/{worker.plan.steps}, loss: {losses}")
+            said = f"step {state.step}/{worker.plan.steps}, loss: {losses}"
+            job.board.note.remote(Note(done, total, worker.plan.steps - state.step, said))
         before = len(state.validation)
         if _validate(worker, state):
             _keep_best(worker, state, job)

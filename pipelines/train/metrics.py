@@ -1,9 +1,10 @@
-"""What Prometheus sees of training. Exported by Ray, on the metrics port of the node of worker 0.
+"""What Prometheus sees of training. Exported by Ray: the steps that are left on the metrics port of the node on which the command runs, the
+rest on that of worker 0's.
 
 | metric                    | kind    | labels     |                                                                             |
 | raystill_train_loss       | gauge   | run, term  | `loss`, `label`, `rationale` ... of the last step; `validation/label` ... of |
 |                           |         |            | the last measurement of the validation split                                |
-| raystill_train_steps_left | gauge   | run        | 0 when the training has ended                                               |
+| raystill_train_steps_left | gauge   | run        | 0 when the training has ended; told also while there is no worker           |
 | raystill_train_tokens     | counter | run        | real (unpadded) tokens learnt                                               |
 | raystill_gpu_seconds      | counter | run, stage | GPUs of all workers x seconds of steps; labelling counts its own            |
 """
@@ -21,18 +22,28 @@ _LOSSES = ("loss", "objective", *TERMS)
 _EVERY_S = 5.0
 
 
+class StepsLeft:
+    """In the driver: a training that has lost its workers, and waits for nodes, still has steps to go."""
+
+    def __init__(self, run: str) -> None:
+        self._run = {"run": run}
+        self._left = Gauge("raystill_train_steps_left", "Steps to go.", ("run",))
+
+    def tell(self, steps: int) -> None:
+        """To be called every few seconds: Ray forgets a gauge that it was not told for two of its intervals, 20 s."""
+        self._left.set(steps, self._run)
+
+
 class TrainMetrics:
     """One of the trackers of a training (trackers.py), in worker 0."""
 
-    def __init__(self, run: str, gpus: int, steps: int) -> None:
-        """`gpus`: of all workers together. `steps`: of the whole training."""
-        self._run, self._gpus, self._steps = {"run": run}, gpus, steps
+    def __init__(self, run: str, gpus: int) -> None:
+        """`gpus`: of all workers together."""
+        self._run, self._gpus = {"run": run}, gpus
         self._loss = Gauge("raystill_train_loss", "Loss by term.", ("run", "term"))
-        self._left = Gauge("raystill_train_steps_left", "Steps to go.", ("run",))
         self._tokens = Counter("raystill_train_tokens", "Tokens learnt.", ("run",))
         self._gpu = Counter("raystill_gpu_seconds", "GPUs held x seconds.", ("run", "stage"))
         self._losses: dict[str, float] = {}
-        self._steps_left: int | None = None
         self._over = threading.Event()
         threading.Thread(target=self._keep_telling, daemon=True, name="train-metrics").start()
 
@@ -40,7 +51,7 @@ class TrainMetrics:
         """What one step came to, or a measurement in between."""
         losses = {name: value for name, value in values.items() if name.removeprefix("validation/") in _LOSSES}
         self._losses = {**self._losses, **losses}
-        self._steps_left = self._steps - step
+        del step
         self._tell()
         if "step_s" in values:
             self._tokens.inc(values["tokens_per_s"] * values["step_s"], self._run)
@@ -51,10 +62,9 @@ class TrainMetrics:
         """Ray exports them as they come."""
 
     def close(self, finished: bool) -> None:
-        """Where it has finished, by its last step or for want of patience, nothing is left."""
+        """The driver tells whether it has finished."""
+        del finished
         self._over.set()
-        if finished:
-            self._left.set(0, self._run)
 
     def _keep_telling(self) -> None:
         # Ray forgets a gauge that it was not told for two of its intervals, 20 s; a step may take longer, and one that hangs is to be seen.
@@ -64,5 +74,3 @@ class TrainMetrics:
     def _tell(self) -> None:
         for term, value in self._losses.items():
             self._loss.set(value, {**self._run, "term": term})
-        if self._steps_left is not None:
-            self._left.set(self._steps_left, self._run)

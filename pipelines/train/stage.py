@@ -114,8 +114,11 @@ def _fit(
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
+    from pipelines.train.metrics import StepsLeft
+
     training = run.training
-    with shown_progress("train") as board:
+    steps_left = StepsLeft(run.name)
+    with shown_progress("train", steps_left.tell) as board:
         job = Job(
             run=run.model_dump(mode="json"),
             tokens=work.child("tokens").uri,
@@ -150,6 +153,7 @@ def _fit(
             raise StageFailedError(f"training broke off: {_reason(error)}. {_how_to_go_on(work)}") from error
     if "failed" in result:
         raise StageFailedError(f"training broke off: {result['failed']}. {_how_to_go_on(work)}")
+    steps_left.tell(0)
     return result
 
 

@@ -39,7 +39,7 @@ class Trackers:
     """All trackers of a training."""
 
     def __init__(
-        self, run: RunConfig, name: str, store: Store, work: Store, step: int, *, steps: int, workers: int,
+        self, run: RunConfig, name: str, store: Store, work: Store, step: int, *, workers: int,
         warn: Callable[[str], None],
     ) -> None:  # fmt: skip
         """Open them.
@@ -49,7 +49,6 @@ class Trackers:
             store: where the TensorBoard files go.
             work: where the ids of this training at the other trackers are kept, so that a restart goes on with them.
             step: the last that counts. What a lost attempt has noted after it is passed over by TensorBoard.
-            steps: of the whole training.
             workers: that train together now.
             warn: says what the user should know.
         """
@@ -58,7 +57,7 @@ class Trackers:
         self._trackers: dict[str, _Tracker] = {}
         self._warn = warn
         self._open("tensorboard", lambda: _TensorBoard(store, step))
-        self._open("metrics", lambda: TrainMetrics(run.name, workers * run.training.gpus_per_worker, steps))
+        self._open("metrics", lambda: TrainMetrics(run.name, workers * run.training.gpus_per_worker))
         known = dict(json.loads(work.read(_IDS))) if work.exists(_IDS) else {}
         if "mlflow" in run.training.trackers:
             self._open("mlflow", lambda: _Mlflow(run, name, known))

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.nodes import on_this_node
@@ -19,17 +20,27 @@ from pipelines.progress import Progress
 _POLL_S = 1.0
 
 
+@dataclass(frozen=True)
+class Note:
+    """Where the training stands: tokens done of all, steps to go, and a remark."""
+
+    done: int
+    total: int
+    steps_left: int
+    detail: str = ""
+
+
 class Board:
     """What worker 0 has said last, and why there is no use in going on. Runs as an actor."""
 
     def __init__(self) -> None:
-        self._last: tuple[int, int, str] | None = None
+        self._last: Note | None = None
         self._hopeless: str | None = None
         self._warnings: dict[str, None] = {}
 
-    def note(self, done: int, total: int, detail: str) -> None:
-        """Tokens done of all, and a remark."""
-        self._last = (done, total, detail)
+    def note(self, note: Note) -> None:
+        """The last one counts."""
+        self._last = note
 
     def warn(self, text: str) -> None:
         """Something that the user should know; the same again, as after a restart, is said once."""
@@ -43,7 +54,7 @@ class Board:
         """That reason; None where there is none."""
         return self._hopeless
 
-    def read(self) -> tuple[tuple[int, int, str] | None, list[str]]:
+    def read(self) -> tuple[Note | None, list[str]]:
         """The last note, None before the first; and all warnings."""
         return self._last, list(self._warnings)
 
@@ -61,13 +72,13 @@ def warner(board: Any) -> Callable[[str], None]:
 
 
 @contextmanager
-def shown_progress(title: str) -> Iterator[Any]:
-    """A board to hand to the workers; what is noted on it is shown until the block ends."""
+def shown_progress(title: str, tell: Callable[[int], None]) -> Iterator[Any]:
+    """A board to hand to the workers. Until the block ends, what is noted on it is shown, and `tell` called with the steps to go."""
     import ray
 
     board = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Board).remote()
     finished = threading.Event()
-    thread = threading.Thread(target=_show, args=(board, title, finished), daemon=True, name="train-progress")
+    thread = threading.Thread(target=_show, args=(board, title, tell, finished), daemon=True, name="train-progress")
     thread.start()
     try:
         yield board
@@ -77,7 +88,7 @@ def shown_progress(title: str) -> Iterator[Any]:
         ray.kill(board)
 
 
-def _show(board: Any, title: str, finished: threading.Event) -> None:
+def _show(board: Any, title: str, tell: Callable[[int], None], finished: threading.Event) -> None:
     import ray
 
     progress: Progress | None = None
@@ -92,11 +103,11 @@ def _show(board: Any, title: str, finished: threading.Event) -> None:
             print(f"{title}: {text}", file=sys.stderr, flush=True)
         said = len(warnings)
         if note is not None:
-            done, total, detail = note
             if progress is None:
-                progress = Progress(title, total, "tokens", start=done).__enter__()
+                progress = Progress(title, note.total, "tokens", start=note.done).__enter__()
             # A restart after a lost worker goes back to its checkpoint, the count with it.
-            progress.advance(done - progress.done, detail)
+            progress.advance(note.done - progress.done, note.detail)
+            tell(note.steps_left)
         if last:
             break
     if progress is not None:

@@ -64,9 +64,17 @@ def test_a_run_of_which_no_job_is_there_is_to_be_submitted(client: Client, run_f
     assert f"raystill submit {run_file} --stage label --address http://head:8265" in told.output
 
 
-def test_settings_have_no_effect_on_an_id(client: Client) -> None:
-    told = command("logs", put(client, "s3://bucket/other"), *PLACE, "--set", "output=x")
-    assert (told.exit_code, "--set output=x: it has no effect" in told.output) == (2, True)
+@pytest.mark.parametrize("verb", ["logs", "stop"])
+@pytest.mark.parametrize("options", [["--set", "output=x"], ["--stage", "label"]], ids=lambda options: options[0])
+def test_settings_and_stage_have_no_effect_on_an_id(client: Client, verb: str, options: list[str]) -> None:
+    told = command(verb, put(client, "s3://bucket/other"), "--address", "http://head:8265", *options)
+    assert (told.exit_code, f"{' '.join(options)}: it has no effect" in told.output) == (2, True)
+
+
+@pytest.mark.parametrize("options", [["--follow"], ["--set", "output=x"]], ids=lambda options: options[0])
+def test_what_a_run_alone_takes_is_refused_with_an_address(client: Client, run_file: str, options: list[str]) -> None:
+    told = command("status", run_file, "--address", "http://head:8265", *options)
+    assert (told.exit_code, f"{' '.join(options)}: it has no effect with --address" in told.output) == (2, True)
 
 
 def test_status_lists_the_jobs_of_a_run_and_of_no_run_that_is_called_nearly_so(client: Client, run_file: str) -> None:
@@ -84,6 +92,18 @@ def test_status_lists_the_jobs_of_a_run_and_of_no_run_that_is_called_nearly_so(c
     [
         (["--stage", "label", "--no-wait", "--retries", "3"], "--retries 3: it has no effect with --no-wait"),
         (["--stage", "compare", "--replace"], "--replace: `raystill compare` does not take it"),
+        (["--stage", "label", "--driver-cpus", "-1"], "--driver-cpus -1.0: it is no number of CPUs"),
+        (["--stage", "label", "--driver-cpus", "nan"], "--driver-cpus nan: it is no number of CPUs"),
+        (
+            ["--stage", "label", "--driver-resource", "head=0"],
+            "--driver-resource head=0: it is not NAME=NUMBER above 0",
+        ),
+        (
+            ["--stage", "label", "--driver-resource", "head=nan"],
+            "--driver-resource head=nan: it is not NAME=NUMBER above 0",
+        ),
+        (["--stage", "label", "--driver-resource", "=1"], "--driver-resource =1: it is not NAME=NUMBER above 0"),
+        (["--stage", "label", "--driver-resource", "GPU=1"], "--driver-resource GPU=1: GPU is no custom resource"),
     ],
 )
 def test_options_that_would_have_no_effect_are_refused(

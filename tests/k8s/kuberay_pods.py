@@ -22,7 +22,7 @@ GCS_PORT = 6379
 TOKEN_KEY = "auth_token"
 _GROUP_KEYS = {"template", "rayStartParams", "groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts"}
 _CLUSTER_KEYS = {
-    "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs", "authOptions",
+    "rayVersion", "upgradeStrategy", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs", "authOptions",
     "gcsFaultToleranceOptions",
 }  # fmt: skip
 _WGET = "wget --tries 1 -T {timeout} -q -O- http://{host}:{port}/{path} | grep success"

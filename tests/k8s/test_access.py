@@ -64,6 +64,18 @@ def test_with_an_object_store_rays_pods_reach_it_and_what_hands_out_their_identi
             assert not leaves(before, own, address, port), (group.owner, address)
 
 
+@needs_kustomize
+@each_overlay
+@pytest.mark.parametrize("resolver", ["169.254.20.10", "169.254.169.254"], ids=["NodeLocal DNSCache", "Cloud DNS"])
+def test_every_pod_reaches_resolvers_that_no_selector_finds(name: str, resolver: str) -> None:
+    objects = overlay(name)
+    rules = [found["spec"] for found in objects if found["kind"] == "NetworkPolicy"]
+    for group in groups(objects):
+        own = group.template["metadata"]["labels"]
+        assert leaves(rules, own, resolver, 53), group.owner
+        assert not leaves(rules, own, "203.0.113.7", 53), group.owner
+
+
 def leaves(rules: list[Object], own: Object, address: str, port: int) -> bool:
     """Whether a rule for pods with these labels lets them out to an address."""
     return any(

@@ -47,7 +47,8 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     serving.metrics.IngressMetrics()
     serving.metrics.ReplicaMetrics("sums")
     pipelines.label.metrics.LabelMetrics("svamp", 1, Tally())
-    pipelines.train.metrics.TrainMetrics("svamp", 1, 10).close(finished=False)  # else its thread goes on
+    pipelines.train.metrics.TrainMetrics("svamp", 1).close(finished=False)  # else its thread goes on
+    pipelines.train.metrics.StepsLeft("svamp")
     return found
 
 

@@ -196,10 +196,10 @@ BASES: Objects = {
             "podMetricsEndpoints": [{"port": "metrics"}],
         },
     ),
-    "LocalQueue": _object("kueue.x-k8s.io/v1beta1", "LocalQueue", spec={"clusterQueue": "raystill"}),
+    "LocalQueue": _object("kueue.x-k8s.io/v1beta2", "LocalQueue", spec={"clusterQueue": "raystill"}),
 }
 
-_QUEUE = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "ClusterQueue", "metadata": {"name": "raystill"}, "spec": {}}
+_QUEUE = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "ClusterQueue", "metadata": {"name": "raystill"}, "spec": {}}
 _ACCOUNT = _object("v1", "ServiceAccount")
 
 BESIDE: dict[str, list[dict[str, Any]]] = {

@@ -31,7 +31,7 @@ def run_with(tmp_path: Path, *trackers: str) -> Any:
 def opened(run: Any, folder: Path, step: int = 0) -> Trackers:
     """The trackers of a training whose last step that counts is this."""
     store, work = Store(str(folder / "tensorboard")), Store(str(folder / "work"))
-    return Trackers(run, "abc", store, work, step, steps=9, workers=1, warn=warner(None))
+    return Trackers(run, "abc", store, work, step, workers=1, warn=warner(None))
 
 
 def test_tensorboard_reads_every_step_once_after_a_restart_too(tmp_path: Path) -> None:

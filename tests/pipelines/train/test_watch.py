@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.train.watch import Board, _show, warner
+from pipelines.train import watch
+from pipelines.train.watch import Board, Note, _show, warner
 
 
 def remote(board: Board) -> Any:
@@ -30,10 +31,26 @@ def test_a_warning_is_said_once_where_the_command_runs(
         warn(text)
     assert capsys.readouterr().err == "", "not in the worker"
     over.set()
-    _show(board, "train", over)
+    _show(board, "train", lambda steps: None, over)
     assert capsys.readouterr().err == "train: mlflow is left out\ntrain: this CPU is slow\n"
 
 
 def test_without_a_board_it_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     warner(None)("this CPU is slow")
     assert capsys.readouterr().err == "train: this CPU is slow\n"
+
+
+def test_the_steps_to_go_are_told_for_as_long_as_nobody_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda found, **_: found)
+    monkeypatch.setattr(watch, "_POLL_S", 0.01)
+    board, over = remote(Board()), threading.Event()
+    told: list[int] = []
+
+    def tell(steps: int) -> None:
+        told.append(steps)
+        if len(told) == 3:
+            over.set()
+
+    board.note.remote(Note(100, 900, 8, "step 1/9"))
+    _show(board, "train", tell, over)
+    assert set(told) == {8}
