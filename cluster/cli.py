@@ -122,9 +122,10 @@ def status(
             raise UserError(
                 "--follow", "it has no effect with --address", "`raystill logs JOB --address URL -f` follows a job."
             )
-        if overrides:
-            rule = "it has no effect with --address, which shows a run's jobs whatever they were submitted with"
-            raise UserError(f"--set {overrides[0]}", rule, "Leave it out.")
+        if overrides and run is None:
+            raise UserError(
+                f"--set {overrides[0]}", "it has no effect without a run file", "Name one, or leave it out."
+            )
         print_jobs(address, run.name if run else None, as_json=as_json)
         return
     if run is None or run_file is None:

@@ -27,8 +27,9 @@ def named_students(arguments: tuple[str, ...]) -> dict[str, str]:
     students: dict[str, str] = {}
     for argument in arguments:
         name, sign, folder = argument.partition("=")
-        if not sign:
-            folder, path = argument, Path(argument.rstrip("/")).absolute()
+        if not sign or "/" in name:  # that `=` is of the folder: of its query, or of a name such as lr=1e-4
+            uri = argument.partition("?")[0] if "://" in argument else argument
+            folder, path = argument, Path(uri.rstrip("/")).absolute()
             name = path.parent.name if path.name == "student" else path.name
         if name in students:
             raise UserError(

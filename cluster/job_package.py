@@ -47,8 +47,8 @@ def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_m
     tree = run.model_dump(mode="json", exclude_unset=True)
     for key in _TRAVEL:
         value = get(tree, key)
-        if isinstance(value, str) and (value.endswith(".py") or key != "task"):
-            source = Path(value).expanduser()
+        if is_path(value, key):
+            source = Path(absolute(value))
             if not source.is_file():
                 raise UserError(f"{key} {value}", "there is no such file", "Give the path of an existing file.")
             (folder / _FILES).mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ from cluster.estimate import (
     share_at,
 )
 from cluster.training_memory import student_shape, training_memory
-from pipelines.artifacts import Manifest, Store, fingerprint, read_manifest
+from pipelines.artifacts import Manifest, Store, fingerprint, read_manifest, without_credentials
 from pipelines.config import RunConfig
 from pipelines.corpus import corpus_files, corpus_splits, heldout_files, read_split, validation_share
 from pipelines.errors import UserError
@@ -83,7 +83,7 @@ def make_plan(
         "evaluate": _evaluate_estimate(run, corpus.rows["heldout"], reused=exists["evaluate"]["reused"]),
     }
     return {
-        "config": run.model_dump(),
+        "config": without_credentials(run.model_dump()),
         "prompts": texts[:prompts],
         "rows": corpus.rows,
         "tokens": {
@@ -132,11 +132,21 @@ def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
         found["train"] |= {"reused": False, "detail": "reused unless the rows that are tried again change the labels"}
     report = read_manifest(output.child("report"), "report")
     found["evaluate"] = _state(report, None)
-    if report and student and found["train"]["reused"] and report.identity.get("student") == student.fingerprint:
+    if report and not _asked_so(report, run):
+        found["evaluate"]["detail"] = "of other settings of evaluation: made anew"
+    elif report and student and found["train"]["reused"] and report.identity.get("student") == student.fingerprint:
         found["evaluate"] |= {"reused": True, "detail": "reused unless the held-out examples have changed"}
     elif report:
         found["evaluate"]["detail"] = "of another student: made anew"
     return found
+
+
+def _asked_so(report: Manifest, run: RunConfig) -> bool:
+    """Whether the report's students were asked as this run would."""
+    answers, evaluation = report.identity.get("answers", {}), run.evaluation
+    samples = evaluation.samples.model_dump(mode="json") if evaluation.samples.n > 1 else None
+    asked = (answers.get("max_new_tokens"), answers.get("samples"), report.identity.get("weights"))
+    return asked == (evaluation.max_new_tokens, samples, evaluation.weights)
 
 
 def _state(manifest: Manifest | None, identity: dict[str, Any] | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import click
 
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.filesystems import join, shown
 from pipelines.run_file import load_run
 
 _QUESTIONS = {
@@ -57,7 +58,7 @@ def link_teacher(folder: Path) -> None:
     """FOLDER/teacher -> the embedded teacher in the cache."""
     from cluster.embedded_teacher import embedded_teacher
 
-    link, target = folder / "teacher", embedded_teacher()
+    link, target = folder / "teacher", embedded_teacher().absolute()
     if not link.exists():
         link.unlink(missing_ok=True)
         link.symlink_to(target, target_is_directory=True)
@@ -67,6 +68,7 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     """The command. Prints time per stage, counts, the accuracy table and the endpoint's answer."""
     from cluster.bootstrap import ray_session
     from cluster.cli import check_inputs, print_report, report_of
+    from cluster.environment import ray_address
     from cluster.summary import print_summary, stage_summary
     from pipelines.run import STAGES, run_stages
 
@@ -80,7 +82,11 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     check_inputs(run, STAGES)
     summaries: list[dict[str, Any]] = []
     with ray_session(run, [*STAGES, "serve"], verbose=verbose):
+        from serving.endpoint import check_port
+
         started = time.monotonic() - began - prepared
+        if ray_address() is None:
+            check_port(run.serving.host, run.serving.port)  # before the minutes that the chain takes
         run_stages(run, on_finish=lambda stage, m, s: summaries.append(stage_summary(run, stage, m, s)))
         answer = _ask(run, _QUESTIONS[run.task])
     total = time.monotonic() - began
@@ -95,7 +101,7 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
         print(f"endpoint   ready in {answer['ready_s']:.1f} s; answered in {answer['latency_ms']:.0f} ms")
         print(f"  POST {answer['url']}/v1/predict  {json.dumps(answer['request'], ensure_ascii=False)}")
         print(f"  -> {json.dumps(answer['response'], ensure_ascii=False)}")
-        print(f"total {total:.0f} s. Serve it yourself: raystill serve {run.output}/student")
+        print(f"total {total:.0f} s. Serve it yourself: raystill serve {shown(join(run.output, 'student'))}")
 
 
 def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
 
     began = time.monotonic()
     print("serve: starting the endpoint", file=sys.stderr, flush=True)
-    endpoint = serve_students({run.name: f"{run.output}/student"}, run.serving)
+    endpoint = serve_students({run.name: join(run.output, "student")}, run.serving)
     try:
         ready = time.monotonic() - began
         request = {"inputs": [question], "rationale": run.student.method == "step-by-step"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines.artifacts import Manifest
@@ -18,14 +19,15 @@ _NODES_SHOWN = 8
 
 
 def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float) -> dict[str, Any]:
-    """The numbers of one stage. `reused` where nothing had to be done."""
-    made = sum(manifest.timings_s.values())
+    """The numbers of one stage that has just ended and took `seconds`. `reused` where nothing had to be done: the artifact is older."""
+    began = datetime.now(UTC) - timedelta(seconds=seconds)
     summary: dict[str, Any] = {
         "stage": stage,
         "artifact": shown(join(run.output, "compare" if manifest.type == "comparison" else manifest.type)),
         "fingerprint": manifest.fingerprint,
         "seconds": round(seconds, 1),
-        "reused": seconds < 0.5 * made,
+        "reused": datetime.fromisoformat(manifest.created)
+        < began.replace(microsecond=0),  # as exactly as it is written
         "counts": manifest.counts,
     }
     if stage == "label":

@@ -257,10 +257,10 @@ def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest
     return manifest
 
 
-def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, replace: bool) -> Manifest | None:
+def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any]) -> Manifest | None:
     """The artifact if it is finished and is the one that `identity` describes; None if there is none.
 
-    A finished artifact of another identity is never mixed with: it is removed where `replace` is set, else refused.
+    A finished artifact of another identity is never mixed with.
 
     Raises:
         UserError: the folder holds a finished artifact of another identity; the message names what differs.
@@ -268,9 +268,6 @@ def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, r
     manifest = read_manifest(store, kind)
     if manifest is None or manifest.fingerprint == fingerprint(identity):
         return manifest
-    if replace:
-        store.clear()
-        return None
     changed = ", ".join(_differences(manifest.identity, json.loads(json.dumps(identity))))
     raise UserError(
         store.shown(),
@@ -345,18 +342,19 @@ def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], *, config: Any,
         type=kind,
         fingerprint=fingerprint(identity),
         identity=dict(identity),
-        config=_without_credentials(config),
+        config=without_credentials(config),
         versions=library_versions(),
         created=now(),
         **parts,
     )
 
 
-def _without_credentials(value: Any) -> Any:
+def without_credentials(value: Any) -> Any:
+    """A tree of a run file as it may be shown."""
     if isinstance(value, Mapping):
-        return {key: _without_credentials(item) for key, item in value.items()}
+        return {key: without_credentials(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_credentials(item) for item in value]
+        return [without_credentials(item) for item in value]
     return shown(value) if isinstance(value, str) else value
 
 

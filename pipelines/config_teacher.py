@@ -83,7 +83,8 @@ class RemoteConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What labelling may use up; it stops cleanly before it uses more. None: no limit."""
+    """What labelling may use up. Engine `openai` stops before it uses more; the others when the rows that have come have used it up, and
+    what their engines are answering then comes on top. None: no limit."""
 
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Of prompts and answers together."""

@@ -39,7 +39,7 @@ def corpus_files(named: str | list[str], key: str) -> list[str]:
     patterns = [named] if isinstance(named, str) else named
     files = [uri for pattern in patterns for uri in _expand(pattern, key)]
     if not files:
-        raise UserError(f"{key} {named}", "it names no files", "Name JSON Lines, CSV, Parquet or Arrow files.")
+        raise UserError(shown(f"{key} {named}"), "it names no files", "Name JSON Lines, CSV, Parquet or Arrow files.")
     for uri in files:
         file_format(uri, key)
     return files

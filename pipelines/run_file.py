@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -79,8 +79,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
+_TRIED = re.compile(r"(constrained-|function-|list\[|dict\[)|(str|int|float|bool)$")
+"""What pydantic puts behind a key of several types: which of them it has tried."""
+
+
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "function")))
+    where = ".".join(str(part) for part in error["loc"] if not _TRIED.match(str(part)))
     if error["type"] == "extra_forbidden":
         *parents, name = (str(p) for p in error["loc"])
         known = _keys(parents)
@@ -99,7 +103,10 @@ def _keys(parents: list[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for part in parents:
         field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        # A section that may be left out is one of two kinds.
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not sections:
             return []
-        model = field.annotation
+        model = sections[0]
     return list(model.model_fields)

@@ -91,7 +91,7 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: S
     config = endpoint_config(students, serving, split)
     client: Any = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
     if client is None:
-        _check_port(serving.host, serving.port)
+        check_port(serving.host, serving.port)
         serve.start(proxy_location="HeadOnly", http_options=config["http_options"], logging_config=LOGGING)
         client = _get_global_client()
     else:
@@ -300,7 +300,7 @@ def _said(application: str) -> str:
     return f"{application}: {said[-1] if said else 'no reason given'}"
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     """Raises UserError where the port cannot be listened on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -156,15 +156,22 @@ def majority_label(labels: Store, share: float, task: Task) -> Majority | None:
         share: of train that was held out of the training by the hash of the id. Other held-out examples are files: that one of them has
             the id of a training row says nothing of that row.
     """
-    rows = [row for row in _rows(labels, "data", ["id", "gold", "label"]) if not is_validation(row["id"], share)]
-    golds = [row["gold"] for row in rows if row["gold"] is not None]
-    texts = golds or [row["label"] for row in rows]
+    golds, given = Counter[str](), Counter[str]()  # of texts: a corpus has many rows, and few of them
+    for row in _rows(labels, "data", ["id", "gold", "label"]):
+        if not is_validation(row["id"], share):
+            given[row["label"]] += 1
+            if row["gold"] is not None:
+                golds[row["gold"]] += 1
+    texts = golds or given
     if not texts:
         return None
-    counts = Counter(task.key(text) for text in texts)
+    keys = {text: task.key(text) for text in texts}
+    counts = Counter[str]()
+    for text, rows in texts.items():
+        counts[keys[text]] += rows
     key = min(counts, key=lambda k: (-counts[k], k))
-    label = min(text for text in texts if task.key(text) == key)
-    return Majority(label, counts[key], len(texts), "gold" if golds else "teacher")
+    label = min(text for text in texts if keys[text] == key)
+    return Majority(label, counts[key], texts.total(), "gold" if golds else "teacher")
 
 
 def _rows(labels: Store, folder: str, columns: list[str]) -> Iterator[dict[str, Any]]:

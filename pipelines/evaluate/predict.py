@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ _OUTPUT = pa.schema(
 )
 
 _RETRIES = 3
-"""Of a batch whose actor ends: one that ends whoever answers it would do so for ever."""
+"""Of a batch whose actor ends, and of an actor's start: what ends whoever answers it would do so for ever."""
 
 
 @dataclass(frozen=True)
@@ -200,25 +200,35 @@ class Answerers:
         import ray
 
         if not self._actors:
-            # One whose node goes starts anew, reads its student again and answers what it had.
+            # One whose node goes starts anew, where there is room for it, and reads its student again. What it had goes to who is free.
             kind = ray.remote(
-                num_cpus=1, num_gpus=self.settings.gpus_per_worker, scheduling_strategy="SPREAD",
-                max_restarts=-1, max_task_retries=_RETRIES,
-            )(Answerer)  # fmt: skip
+                num_cpus=1, num_gpus=self.settings.gpus_per_worker, scheduling_strategy="SPREAD", max_restarts=-1
+            )(Answerer)
             self._actors = [kind.remote(self.settings) for _ in range(self.settings.workers)]
-        waiting, busy = deque(batches), dict[Any, Any]()
+        waiting, free, lost = deque(range(len(batches))), list[int](), Counter[str]()
+        busy = dict[Any, tuple[int, int]]()  # the answer that is to come -> (actor, batch)
         # Asked is who is there: what another one starts on may be held by others for long.
-        coming = {actor.__ray_ready__.remote(): actor for actor in self._actors}
+        coming = {actor.__ray_ready__.remote(): number for number, actor in enumerate(self._actors)}
         while waiting or busy:
+            while waiting and free:
+                number, batch = free.pop(), waiting.popleft()
+                busy[self._actors[number].answer.remote(question, batches[batch])] = number, batch
             (done,), _ = ray.wait([*busy, *(coming if waiting else ())], num_returns=1)
-            found = ray.get(done)
-            if done in busy:
-                actor = busy.pop(done)
+            number, asked = busy.pop(done) if done in busy else (coming.pop(done), None)
+            what = f"actor {number}" if asked is None else f"batch {asked}"
+            try:
+                found = ray.get(done)
+            except ray.exceptions.RayActorError:
+                lost[what] += 1
+                if lost[what] > _RETRIES:
+                    raise
+                if asked is not None:
+                    waiting.appendleft(asked)
+                coming[self._actors[number].__ray_ready__.remote()] = number
+                continue
+            free.append(number)
+            if asked is not None:
                 yield found
-            else:
-                actor = coming.pop(done)
-            if waiting:
-                busy[actor.answer.remote(question, waiting.popleft())] = actor
 
 
 @dataclass(frozen=True)

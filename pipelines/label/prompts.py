@@ -22,7 +22,7 @@ from functools import cached_property
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import BadRowError, UnparsableError, UserError
-from pipelines.filesystems import open_filesystem
+from pipelines.filesystems import open_filesystem, shown
 from pipelines.label.teachers.base import Prompt
 from pipelines.tasks import Example, Shot, Task
 from pipelines.tasks.base import text_field
@@ -92,7 +92,7 @@ def read_shots(config: TeacherConfig, task: Task) -> tuple[Shot, ...] | None:
     """
     if config.shots is None:
         return None
-    key = f"teacher.shots {config.shots}"
+    key = f"teacher.shots {shown(config.shots)}"
     filesystem, path = open_filesystem(config.shots)
     try:
         with filesystem.open_input_stream(path) as stream:

@@ -122,6 +122,8 @@ class LabelSink:
         """For each split the ids that want no label any more."""
         self.scan: ScanRecord | None = None
         """Where the scan is committed already."""
+        self.scan_counted = reopened is not None
+        """Whether the rejects of the scan count already, though it is not committed: in labels that were finished once."""
         self._begin()
         self._recover()
 
@@ -263,6 +265,7 @@ class LabelSink:
         else:
             names = self._store.files(COMMITS, ".json")
             commits = [Commit.from_json(self._store.read(name)) for name in names]
+            self.scan_counted = _BASE in names
             last = max((_number(name) for name in names if name != _BASE), default=-1)
         for commit in commits:
             self.parts |= commit.parts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 import time
 from typing import Any
 
@@ -131,7 +132,7 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     store = Store(run.output).child("labels")
     identity = label_identity(run)
     if not (replace and _made_otherwise(store, identity)):
-        before = finished(store, "labels", identity, replace=False)
+        before = finished(store, "labels", identity)
         if before and _is_complete(before):
             return before
     with folder_lock(store, run.labelling.lease_s) as check_lock:
@@ -139,21 +140,21 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         if replace and _made_otherwise(store, identity):
             check_lock()
             store.clear(keep=LOCK)
-        before = finished(store, "labels", identity, replace=False)
+        before = finished(store, "labels", identity)
         if before and _is_complete(before):
             return before
         sink = LabelSink(store, identity, run.labelling, before, check_lock)
-        manifest = _label(run, store, identity, sink, reopened=before is not None)
+        manifest = _label(run, store, identity, sink)
         _check_engine_errors(run, sink)
         return manifest
 
 
-def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSink, *, reopened: bool) -> Manifest:
+def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSink) -> Manifest:
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
     with ProgressFile(store, sink.check_lock) as live:
         already = sink.tally.done - sink.retried
-        splits, scan = _scan(run, spec, sink, count_rejects=not reopened)
+        splits, scan = _scan(run, spec, sink)
         scanned = time.monotonic()
         work, usage = stream(run, spec, splits, scan, sink, live)
         _check_complete(scan, sink)
@@ -168,13 +169,13 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSi
     return manifest
 
 
-def _scan(run: RunConfig, spec: TaskSpec, sink: LabelSink, *, count_rejects: bool) -> tuple[list[Split], ScanRecord]:
-    """The scan that an earlier run committed, or a new one. `count_rejects`: not where finished labels hold them already."""
+def _scan(run: RunConfig, spec: TaskSpec, sink: LabelSink) -> tuple[list[Split], ScanRecord]:
+    """The scan that an earlier run committed, or a new one."""
     if sink.scan is not None:
         return [Split(**split) for split in sink.scan.splits], sink.scan
     splits = _splits(run)
     corpus = Corpus(splits, spec, run.corpus.fields, run.teacher.filters.near_duplicates)
-    if not count_rejects:
+    if sink.scan_counted:
         return splits, scan_corpus(corpus, lambda rejects: None)
     scan = scan_corpus(corpus, sink.add_scanned)
     sink.commit_scan(scan)
@@ -225,6 +226,9 @@ def _check_engine_errors(run: RunConfig, sink: LabelSink) -> None:
             f"no engine could answer {errors:,} of {sink.tally.done:,} rows, labelling.max_engine_error_share is {limit}. "
             "The others are labelled; the same command tries these again."
         )
+    if errors:
+        told = f"{errors:,} of {sink.tally.done:,} rows could not be answered (engine_error); the same command tries them again"
+        print(f"label: {told}", file=sys.stderr, flush=True)
 
 
 def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: LabelSink) -> Manifest:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import LabellingConfig, RunConfig
+from pipelines.config import BudgetConfig, LabellingConfig, RunConfig
 from pipelines.corpus import Split
 from pipelines.errors import StageFailedError
 from pipelines.label.figures import Work, cost, shares
@@ -139,15 +139,17 @@ def over_budget(run: RunConfig, tally: Tally) -> str:
 
 
 def _while_budget_lasts(run: RunConfig, sink: LabelSink, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The tables with rows, until what is committed has used up the budget, or nothing but unasked rows has come for long."""
-    last = time.monotonic()
+    """The tables with rows, until they have used up the budget, or nothing but unasked rows has come for long."""
+    last, used = time.monotonic(), copy.deepcopy(sink.tally)
     for table in tables:
         if len(table):
             last = time.monotonic()
+            if run.teacher.budget != BudgetConfig():
+                used.add(Tally.of(table))  # the sink's own counts what is committed, which may be half a minute old
             yield table
         elif time.monotonic() - last > run.teacher.remote.timeout_s:
             return
-        if over_budget(run, sink.tally):
+        if over_budget(run, used):
             return
 
 

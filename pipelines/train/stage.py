@@ -24,6 +24,7 @@ from pipelines.artifacts import (
     finished,
     library_versions,
     manifest_of,
+    read_manifest,
     require_manifest,
     write_manifest,
 )
@@ -76,9 +77,10 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
     labels_store, store = _labels(run, labels_at), output.child("student")
     labels = require_manifest(labels_store, "labels", "label")
     identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
-    manifest = finished(store, "student", identity, replace=replace)
-    if manifest:
+    manifest = read_manifest(store, "student") if replace else finished(store, "student", identity)
+    if manifest and manifest.fingerprint == fingerprint(identity):
         return manifest
+    # One that is to be replaced stays until the new one is exported: what is refused from here on, or breaks off, costs nobody a student.
     settings = check_train(run, labels_at)
     name = fingerprint(identity)[:12]
     work, tensorboard = output.child(f"training/{name}"), output.child(f"tensorboard/{name}")

@@ -71,10 +71,18 @@ def test_settings_and_stage_have_no_effect_on_an_id(client: Client, verb: str, o
     assert (told.exit_code, f"{' '.join(options)}: it has no effect" in told.output) == (2, True)
 
 
-@pytest.mark.parametrize("options", [["--follow"], ["--set", "output=x"]], ids=lambda options: options[0])
-def test_what_a_run_alone_takes_is_refused_with_an_address(client: Client, run_file: str, options: list[str]) -> None:
-    told = command("status", run_file, "--address", "http://head:8265", *options)
-    assert (told.exit_code, f"{' '.join(options)}: it has no effect with --address" in told.output) == (2, True)
+def test_options_of_status_that_would_have_no_effect_are_refused(client: Client, run_file: str) -> None:
+    told = command("status", run_file, "--address", "http://head:8265", "--follow")
+    assert (told.exit_code, "--follow: it has no effect with --address" in told.output) == (2, True)
+    told = command("status", "--address", "http://head:8265", "--set", "output=x")
+    assert (told.exit_code, "--set output=x: it has no effect without a run file" in told.output) == (2, True)
+
+
+def test_status_goes_by_the_name_that_is_set(client: Client, run_file: str) -> None:
+    name = put(client, "s3://bucket/a", name="other")
+    put(client, "s3://bucket/b")
+    told = command("status", run_file, "--address", "http://head:8265", "--set", "name=other", "--json")
+    assert [job["job"] for job in json.loads(told.output)["jobs"]] == [name]
 
 
 def test_status_lists_the_jobs_of_a_run_and_of_no_run_that_is_called_nearly_so(client: Client, run_file: str) -> None:

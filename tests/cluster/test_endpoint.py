@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from cluster import bootstrap
 from cluster.cli import main
-from cluster.endpoint import _bare_run, _tell, _until_signal
+from cluster.endpoint import _bare_run, _tell, _until_signal, named_students
 from serving.endpoint import Endpoint
 from serving.keys import key_line, new_key
 from tests.serving.tiny import write_student
@@ -37,6 +37,20 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bootstrap, "ray_session", session)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "place"),
+    [
+        ("sums=s3://b/svamp/student?region=x", "sums", "s3://b/svamp/student?region=x"),
+        ("sums@v1=/runs/lr=1/student", "sums@v1", "/runs/lr=1/student"),
+        ("s3://b/svamp/student?region=x", "svamp", "s3://b/svamp/student?region=x"),
+        ("runs/lr=1/student", "lr=1", "runs/lr=1/student"),
+        ("runs/svamp/student", "svamp", "runs/svamp/student"),
+    ],
+)
+def test_a_student_is_called_what_it_is_named_or_after_its_run(argument: str, name: str, place: str) -> None:
+    assert named_students((argument,)) == {name: place}
 
 
 def serve(folder: Path, *arguments: str) -> Result:

@@ -34,6 +34,11 @@ def test_uris_and_hub_ids_stay_as_they_are(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 
+def test_shots_of_an_object_store_stay_there(tmp_path: Path) -> None:
+    run = parse_run({**TREE, "teacher": {**TREE["teacher"], "shots": "s3://bucket/shots.jsonl"}})
+    assert packed(run, tmp_path).teacher.shots == "s3://bucket/shots.jsonl"
+
+
 @pytest.mark.parametrize(
     ("section", "value", "key"),
     [

@@ -161,6 +161,23 @@ def test_what_is_finished_is_reused_and_costs_nothing(run_file: str) -> None:
     assert found["stages"]["train"]["source"].startswith("unknown")
 
 
+def test_a_report_is_reused_where_the_student_was_asked_in_the_same_way(run_file: str) -> None:
+    run = load_run(run_file)
+    finish_labels(run_file)
+    finish_student(run)
+    student = read_manifest(Store(run.output).child("student"), "student")
+    assert student is not None
+    asked = {"max_new_tokens": run.evaluation.max_new_tokens, "samples": None}
+    identity = {"answers": asked, "weights": [], "student": student.fingerprint}
+    report = manifest_of("report", identity, config=run.model_dump(mode="json"), counts={"scored": 9}, timings_s={"total": 9.0},
+                         details={}, provenance={})  # fmt: skip
+    write_manifest(Store(run.output).child("report"), report)
+    assert plan(run_file)["exists"]["evaluate"]["reused"] is True
+    for other in ("evaluation.max_new_tokens=7", "evaluation.samples.n=5", "evaluation.weights=[int8]"):
+        found = plan(run_file, other)["exists"]["evaluate"]
+        assert (found["reused"], found["detail"]) == (False, "of other settings of evaluation: made anew"), other
+
+
 def test_finished_labels_want_no_nodes_unless_rows_of_theirs_are_tried_again(run_file: str) -> None:
     run, stages = load_run(run_file), ("label", "train", "evaluate")
     assert to_make(run, stages) == ["label", "train", "evaluate"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -68,8 +69,16 @@ def test_label_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary([stage_summary(RUN, "label", manifest(FIGURES), 0.1)], as_json=True)
     (stage,) = json.loads(capsys.readouterr().out)["stages"]
     assert {key: stage[key] for key in FIGURES} == FIGURES
-    assert stage["reused"] is True
+    assert stage["reused"] is True, "it was made months before"
     assert stage["timings_s"]["engine_start"] == 98.0
+
+
+@pytest.mark.parametrize(("age_s", "reused"), [(0.0, False), (29.0, False), (32.0, True)])
+def test_what_was_made_before_the_stage_began_is_reused(age_s: float, reused: bool) -> None:
+    """The stage took 30 s; what its parts took says nothing: those of a training that went on are of both attempts."""
+    made = manifest(FIGURES)
+    made.created = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat(timespec="seconds")
+    assert stage_summary(RUN, "label", made, 30.0)["reused"] is reused
 
 
 def test_rows_by_node_in_words() -> None:

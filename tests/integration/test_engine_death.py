@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
+from pipelines.label import stage
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from pipelines.run_file import parse_run
@@ -54,13 +55,14 @@ def ray_here() -> Iterator[None]:
 
 
 def run_with(folder: Path, share: float) -> RunConfig:
+    """A corpus of ROWS rows, of which the middle one kills engines, and one that cannot be read."""
     rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
     rows[ROWS // 2] |= {"input": "A shelf holds 6 books. How many do 7 such shelves hold?", "label": "6 * 7"}
     return parse_run({
         "name": "deadly",
         "output": str(folder / "out"),
         "task": deadly_task(folder),
-        "corpus": {"train": write_jsonl(folder / "train.jsonl", rows)},
+        "corpus": {"train": write_jsonl(folder / "train.jsonl", [*rows, {"id": "unreadable"}])},
         "teacher": {"engine": "echo", "latency_s": 0.05, "vllm": {"max_num_seqs": 8}},
         "labelling": {"max_engine_error_share": share},
         "student": {"model": "none"},
@@ -73,26 +75,36 @@ def outcomes(folder: Path) -> tuple[Counter[str], list[dict[str, Any]]]:
     return accepted, [row for part in rejects for row in pq.read_table(part).to_pylist()]
 
 
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_row_that_kills_engines_twice_is_rejected_and_tried_again_by_the_next_run(
-    ray_here: None, tmp_path: Path
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_with(tmp_path, share=0.5)
     manifest = label(run)
     accepted, rejects = outcomes(tmp_path)
-    poison = f"r{ROWS // 2}"
-    assert [(row["id"], row["reason"]) for row in rejects] == [(poison, "engine_error")]
-    assert "2 engines died" in rejects[0]["detail"]
+    poison, unread = f"r{ROWS // 2}", ("unreadable", "bad_input")
+    assert sorted((row["id"], row["reason"]) for row in rejects) == [(poison, "engine_error"), unread]
+    assert any("2 engines died" in row["detail"] for row in rejects)
+    assert f"label: 1 of {ROWS + 1} rows could not be answered" in capsys.readouterr().err
     assert (tmp_path / "deaths").read_text() == "xx"
     assert manifest.details["engines"]["deaths"] == 2
     assert (len(accepted), set(accepted.values())) == (ROWS - 1, {1})
-    assert manifest.counts["rejected_by_reason"] == {"engine_error": 1}
+    assert manifest.counts["rejected_by_reason"] == {"engine_error": 1, "bad_input": 1}
 
     (tmp_path / "healed").touch()
+    with monkeypatch.context() as patch:  # ended with the new outcome committed, before the manifest is there again
+        patch.setattr(stage, "write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            label(run)
     healed = label(run)
     accepted, rejects = outcomes(tmp_path)
-    assert (len(accepted), set(accepted.values()), rejects) == (ROWS, {1}, [])
-    assert (healed.counts["accepted"], healed.counts["rejected"]) == (ROWS, 0)
-    assert healed.details["resumed_at_rows"] == ROWS - 1
+    assert (len(accepted), set(accepted.values())) == (ROWS, {1})
+    assert [(row["id"], row["reason"]) for row in rejects] == [unread]
+    assert (healed.counts["accepted"], healed.counts["rejected"]) == (ROWS, 1)
+    assert healed.details["resumed_at_rows"] == ROWS + 1
     assert healed.fingerprint == manifest.fingerprint
     assert healed.details["content"] != manifest.details["content"]
     assert label(run) == healed
@@ -101,6 +113,6 @@ def test_a_row_that_kills_engines_twice_is_rejected_and_tried_again_by_the_next_
 def test_more_engine_errors_than_allowed_fail_the_stage_with_its_labels_finished(
     ray_here: None, tmp_path: Path
 ) -> None:
-    with pytest.raises(StageFailedError, match="no engine could answer 1 of 80 rows"):
+    with pytest.raises(StageFailedError, match=f"no engine could answer 1 of {ROWS + 1} rows"):
         label(run_with(tmp_path, share=0.01))
     assert json.loads((tmp_path / "out/labels/manifest.json").read_text())["counts"]["accepted"] == ROWS - 1

@@ -88,10 +88,10 @@ def test_a_manifest_makes_an_artifact_finished(s3: Bucket) -> None:
     store = Store(s3.uri("labels"))
     assert read_manifest(store, "labels") is None
     write_manifest(store, manifest_of("labels", {"a": 1}, **PARTS))
-    assert finished(store, "labels", {"a": 1}, replace=False) is not None
+    assert finished(store, "labels", {"a": 1}) is not None
     with pytest.raises(UserError, match="other settings"):
-        finished(store, "labels", {"a": 2}, replace=False)
-    assert finished(store, "labels", {"a": 2}, replace=True) is None
+        finished(store, "labels", {"a": 2})
+    store.clear()
     assert s3.keys() == []
 
 

@@ -181,6 +181,9 @@ def test_a_finished_student_is_reused_and_never_mixed(students, outputs):
     assert time.monotonic() - began < 5
     with pytest.raises(UserError, match=r"training.seed: 0 -> 1"):
         train(run_of(output, **settings, seed=1))
+    with pytest.raises(UserError, match="tokens_per_batch"):
+        train(run_of(output, **settings, tokens_per_batch=16), replace=True)
+    assert train(run_of(output, **settings)) == students["decoder-only"], "what is refused replaces nothing"
 
 
 PLAIN = """

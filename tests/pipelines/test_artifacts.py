@@ -39,7 +39,7 @@ def test_a_manifest_makes_an_artifact_finished(tmp_path: Path, scheme: str) -> N
     assert read_manifest(store, "labels") is None
     finish(store, {"a": 1})
     assert store.files() == [MANIFEST]
-    manifest = finished(store, "labels", {"a": 1}, replace=False)
+    manifest = finished(store, "labels", {"a": 1})
     assert manifest is not None
     assert manifest.fingerprint == fingerprint({"a": 1})
 
@@ -48,16 +48,8 @@ def test_an_artifact_of_other_settings_is_refused_with_what_differs(tmp_path: Pa
     store = Store(str(tmp_path))
     finish(store, {"teacher": {"model": "a", "seed": 0}})
     with pytest.raises(UserError, match=r'teacher.model: "a" -> "b".*discard it: `raystill label RUN --replace`'):
-        finished(store, "labels", {"teacher": {"model": "b", "seed": 0}}, replace=False)
+        finished(store, "labels", {"teacher": {"model": "b", "seed": 0}})
     assert read_manifest(store, "labels") is not None
-
-
-def test_replace_discards_it(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "labels"))
-    finish(store, {"a": 1})
-    store.write("data/part.parquet", b"x")
-    assert finished(store, "labels", {"a": 2}, replace=True) is None
-    assert not (tmp_path / "labels").exists()
 
 
 @pytest.mark.parametrize("created", ["", "yesterday", "2026-13-01T00:00:00+00:00", "2026-01-01T00:00:00"])

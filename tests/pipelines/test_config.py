@@ -29,6 +29,9 @@ def changed(**sections: Any) -> dict[str, Any]:
     [
         (changed(studnt={}), "unknown key `studnt` (did you mean `student`?"),
         (changed(training={"epoch": 1}), "unknown key `training.epoch` (did you mean `epochs`?"),
+        (changed(student={"model": "m", "lora": {"rnk": 8}}), "unknown key `student.lora.rnk` (did you mean `rank`?"),
+        (changed(corpus={"train": "c.jsonl", "validation": 5}), "`corpus.validation`: Input should be a valid string (it is 5)"),
+        (changed(teacher={"engine": "echo", "constrained": 7}), "`teacher.constrained`: Input should be a valid boolean"),
         (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
         (changed(training={"workers": 0}), "`training.workers`: Input should be greater than or equal to 1 (it is 0)"),
         (changed(training={"precision": "fp16"}), "`training.precision`"),

@@ -9,7 +9,7 @@ import io
 import json
 
 from pipelines.errors import UserError
-from pipelines.filesystems import open_filesystem
+from pipelines.filesystems import open_filesystem, shown
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample
 
 
@@ -35,7 +35,7 @@ def read_recording(uri: str) -> dict[str, tuple[Sample, int]]:
         UserError: the file is missing or empty, or a line is not an object with text `id` and `output`.
     """
     filesystem, path = open_filesystem(uri)
-    key = f"teacher.outputs {uri}"
+    key = f"teacher.outputs {shown(uri)}"
     recording: dict[str, tuple[Sample, int]] = {}
     try:
         with filesystem.open_input_stream(path) as stream:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from ray.exceptions import ActorUnavailableError
 
 from pipelines.config import EvaluationConfig
 from pipelines.decode import Family, Order, Sampling, Student
 from pipelines.decode.closed import label_set
-from pipelines.evaluate.predict import _INPUT, Answerer, Question, _batches
+from pipelines.evaluate.predict import _INPUT, Answerer, Answerers, Question, _batches
 from tests.serving.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ["Tom has 9 pears.", "Anne has 4 apples and gives Peter 2.", "How many? " * 40, "7 books"]
@@ -158,3 +161,58 @@ def test_batches_hold_every_row_once_longest_first() -> None:
     assert tables[1].column("labels").to_pylist() == [["label 4"], []]
     assert [table.column("row").to_pylist() for table in tables] == [[1, 3], [4, 0], [2]]
     assert [table.column("input").to_pylist() for table in tables] == [["a" * 9, "a" * 9], ["a" * 5, "a" * 3], ["a"]]
+
+
+class Reply(SimpleNamespace):
+    """What is to come: `there` already or never, its `value` or error."""
+
+    __hash__ = object.__hash__
+
+
+class Cluster:
+    """A stand-in of Ray with two actors. The second's process ends at its first batch, and there is no room for another."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[int, Any]] = []
+        self.actors = 0
+        self.lost: set[int] = set()
+        for name in ("remote", "wait", "get", "kill"):
+            monkeypatch.setattr(f"ray.{name}", getattr(self, name))
+
+    def remote(self, **_: object) -> Any:
+        return lambda kind: SimpleNamespace(remote=self.start)
+
+    def start(self, settings: object) -> Any:
+        number, self.actors = self.actors, self.actors + 1
+        start = SimpleNamespace(remote=lambda: Reply(there=number not in self.lost, value=None))
+        return SimpleNamespace(
+            __ray_ready__=start, answer=SimpleNamespace(remote=lambda question, batch: self.answer(number, batch))
+        )
+
+    def answer(self, number: int, batch: str) -> Any:
+        self.asked.append((number, batch))
+        if number == 1:
+            self.lost.add(1)
+            return Reply(there=True, value=ActorUnavailableError("its node is gone", None))
+        return Reply(there=True, value=f"answers to {batch}")
+
+    def wait(self, refs: Sequence[Any], num_returns: int) -> Any:
+        there = [ref for ref in refs if ref.there]
+        assert there, "it would wait for ever"
+        return there[-num_returns:], []
+
+    def get(self, ref: Any) -> Any:
+        if isinstance(ref.value, Exception):
+            raise ref.value
+        return ref.value
+
+    def kill(self, actor: object) -> None:
+        pass
+
+
+def test_what_a_lost_worker_had_goes_to_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    with Answerers(EvaluationConfig(workers=2)) as answerers:
+        found: list[Any] = list(answerers.answer(Question(Tiny("decoder-only")), ["a", "b", "c"]))  # type: ignore[list-item]
+    assert sorted(found) == ["answers to a", "answers to b", "answers to c"]
+    assert sum(number == 1 for number, _ in cluster.asked) == 1

@@ -194,6 +194,7 @@ def test_engine_errors_are_tried_again_and_nothing_changes_before_they_have_an_o
     assert (ids(tmp_path), ids(tmp_path, "rejects")) == (["a", "e2"], ["e1", "e3", "t"])
     with open_sink(tmp_path) as sink:  # killed meanwhile: it goes on
         assert (sink.retried, sink.tally.rejected) == (2, {"engine_error": 2, "tie": 1})
+        assert (sink.scan, sink.scan_counted) == (None, True), "what the scan rejected is in the finished labels"
         sink.add(table(rejected("train", "e1", "unparsable", "", "")))
         sink.commit()
         sink.add(table(rejected("train", "e3", "engine_error", "again", "")))
