@@ -14,6 +14,7 @@ EXTRA ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then echo gpu; 
 READY := $(VENV)/ready-$(EXTRA)
 RUFF := $(BIN)/ruff
 PYTEST := $(BIN)/python -m pytest
+RAY_PYTEST := $(BIN)/python -m tests
 
 .PHONY: help setup quickstart test test-full test-gpu lint types unit integration wheel clean
 
@@ -56,13 +57,13 @@ unit: $(READY) ## tests without Ray, one file beside the other
 	  --numprocesses $$($(BIN)/python -c "from pipelines.cpus import usable_cpus; print(min(8, usable_cpus()))")
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
-	$(PYTEST) -m "integration and not gpu and not full" --timeout 400
+	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400
 
 test-full: $(READY) ## what is longer than CI allows
-	$(PYTEST) -m "full and not gpu" --timeout 1800
+	$(RAY_PYTEST) -m "full and not gpu" --timeout 1800
 
 test-gpu: $(READY) ## what needs a GPU
-	$(PYTEST) -m gpu --timeout 900
+	$(RAY_PYTEST) -m gpu --timeout 900
 
 wheel: $(READY) ## dist/raystill-*.whl
 	$(BIN)/uv build --quiet --wheel --out-dir dist

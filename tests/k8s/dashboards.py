@@ -14,7 +14,7 @@ MONITORING = Path(__file__).parents[2] / "k8s" / "monitoring"
 SERVING = MONITORING / "serving-dashboard.json"
 CHAIN = MONITORING / "chain-dashboard.json"
 ALERTS = MONITORING / "alerts.yaml"
-_METRIC = re.compile(r"\bray_[a-z_]+")
+_METRIC = re.compile(r"\bray_(?!io_cluster\b)[a-z_]+")  # ray_io_cluster is a label, which PodMonitors set
 
 
 def panels(file: Path) -> list[dict[str, Any]]:
