@@ -143,10 +143,11 @@ def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
 
 def _asked_so(report: Manifest, run: RunConfig) -> bool:
     """Whether the report's students were asked as this run would."""
-    answers, evaluation = report.identity.get("answers", {}), run.evaluation
-    samples = evaluation.samples.model_dump(mode="json") if evaluation.samples.n > 1 else None
-    asked = (answers.get("max_new_tokens"), answers.get("samples"), report.identity.get("weights"))
-    return asked == (evaluation.max_new_tokens, samples, evaluation.weights)
+    from pipelines.evaluate.identity import asking_identity
+
+    answers, wanted = report.identity.get("answers", {}), asking_identity(run.evaluation)
+    same = all(key in answers and answers[key] == value for key, value in wanted.items())
+    return same and report.identity.get("weights") == run.evaluation.weights
 
 
 def _state(manifest: Manifest | None, identity: dict[str, Any] | None) -> dict[str, Any]:

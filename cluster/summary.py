@@ -20,14 +20,15 @@ _NODES_SHOWN = 8
 
 def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float) -> dict[str, Any]:
     """The numbers of one stage that has just ended and took `seconds`. `reused` where nothing had to be done: the artifact is older."""
-    began = datetime.now(UTC) - timedelta(seconds=seconds)
+    began = (datetime.now(UTC) - timedelta(seconds=seconds)).replace(
+        microsecond=0
+    )  # as exactly as `created` is written
     summary: dict[str, Any] = {
         "stage": stage,
         "artifact": shown(join(run.output, "compare" if manifest.type == "comparison" else manifest.type)),
         "fingerprint": manifest.fingerprint,
         "seconds": round(seconds, 1),
-        "reused": datetime.fromisoformat(manifest.created)
-        < began.replace(microsecond=0),  # as exactly as it is written
+        "reused": datetime.fromisoformat(manifest.created) < began,
         "counts": manifest.counts,
     }
     if stage == "label":

@@ -10,11 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.artifacts import Manifest, fingerprint
-from pipelines.config import RunConfig
+from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.tasks import Example, Task
 
 ANSWERS = 2
 """Bumped when the same student gives other answers to the same examples. 2: each text draws from a stream of its whole prompt."""
+
+
+def asking_identity(evaluation: EvaluationConfig) -> dict[str, Any]:
+    """How a student is asked."""
+    samples = evaluation.samples
+    return {
+        "max_new_tokens": evaluation.max_new_tokens,
+        "samples": samples.model_dump(mode="json") if samples.n > 1 else None,
+    }
 
 
 def answers_identity(run: RunConfig, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
@@ -22,8 +31,7 @@ def answers_identity(run: RunConfig, task: Task, examples: Sequence[Example]) ->
     evaluation = run.evaluation
     found: dict[str, Any] = {
         "format": ANSWERS,
-        "max_new_tokens": evaluation.max_new_tokens,
-        "samples": evaluation.samples.model_dump(mode="json") if evaluation.samples.n > 1 else None,
+        **asking_identity(evaluation),
         "task": {"name": task.name, "version": task.version, "options": run.task_options},
         "examples": fingerprint({"rows": [[e.id, e.input, e.gold, list(e.choices)] for e in examples]}),
     }
