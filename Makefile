@@ -54,7 +54,7 @@ types: $(READY)
 unit: $(READY) ## tests without Ray, one file beside the other
 	@# One thread each: tensors of tests gain nothing from several, which wait for each other where the cores are taken.
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not integration and not gpu and not full" --dist loadfile \
-	  --numprocesses $$($(BIN)/python -c "from pipelines.cpus import usable_cpus; print(min(8, usable_cpus()))")
+	  --numprocesses $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min(8, usable_cpus()))")
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
 	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400

@@ -7,8 +7,10 @@ from typing import Any, NoReturn
 
 import click
 
-from cluster.cluster_commands import down, logs, print_jobs, stop, submit, up
-from cluster.options import replace_option, run_options
+from cluster.commands.jobs import logs, print_jobs, stop, submit
+from cluster.commands.local import down, up
+from cluster.commands.options import replace_option, run_options
+from cluster.commands.stages import run_command
 
 
 class _Group(click.Group):
@@ -47,7 +49,7 @@ def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_j
     Example:
       raystill quickstart --output try-it
     """
-    from cluster.quickstart import run_quickstart
+    from cluster.commands.quickstart import run_quickstart
 
     run_quickstart(output or f"raystill-{recipe}", recipe, overrides, as_json=as_json, verbose=verbose)
 
@@ -76,16 +78,17 @@ def plan(
       raystill plan svamp.yaml --calibrate 200
       raystill plan svamp.yaml --deadline 24h
     """
-    from cluster.capacity import duration_s
-    from cluster.plan import make_plan
-    from cluster.plan_text import print_plan
-    from pipelines.run_file import load_run
+    from cluster.planning.capacity import duration_s
+    from cluster.planning.plan import make_plan
+    from cluster.planning.plan_text import print_plan
+    from pipelines.config.load import load_run
 
     run = load_run(run_file, overrides)
     deadline_s = duration_s(deadline) if deadline else None
     measured = None
     if calibrate is not None:
-        from cluster.calibrate import calibrate as measure
+        from cluster.commands.stages import check_inputs
+        from cluster.planning.calibrate import calibrate as measure
 
         check_inputs(run, ("label",))
         measured = measure(run, calibrate, verbose=verbose)
@@ -112,9 +115,9 @@ def status(
       raystill status --address http://head:8265
     """
     del verbose  # nothing is started that would log
-    from cluster.status import follow_status, print_status
+    from cluster.commands.status import follow_status, print_status
+    from pipelines.config.load import load_run
     from pipelines.errors import UserError
-    from pipelines.run_file import load_run
 
     run = load_run(run_file, overrides) if run_file else None
     if address is not None:
@@ -145,7 +148,7 @@ def _stage_command(name: str, text: str) -> None:
         from pipelines.run import STAGES
 
         stages = STAGES if name == "run" else (name,)
-        _run_stages(run_file, stages, replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
+        run_command(run_file, stages, replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
 
 
 _stage_command("label", "Corpus -> labels: the teacher answers every example with label and rationale.")
@@ -170,7 +173,7 @@ def evaluate(
     Example:
       raystill evaluate svamp.yaml --baseline runs/svamp-before/report
     """
-    _run_stages(
+    run_command(
         run_file,
         ("evaluate",),
         replace=replace,
@@ -196,7 +199,7 @@ def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: b
     Example:
       raystill compare svamp.yaml --set compare.seeds='[0]' --set compare.fractions='[0.25,1.0]'
     """
-    from cluster.comparison import run_comparison
+    from cluster.commands.compare import run_comparison
 
     run_comparison(run_file, overrides, as_json=as_json, verbose=verbose)
 
@@ -234,7 +237,7 @@ def serve(
       raystill serve svamp@old=runs/a/student svamp@new=runs/b/student --split new=10 --detach
       raystill serve svamp=s3://bucket/svamp/student --set serving.host=0.0.0.0 --print-config > serve.yaml
     """
-    from cluster.endpoint import run_endpoint
+    from cluster.commands.serve import run_endpoint
 
     run_endpoint(
         students,
@@ -267,112 +270,13 @@ def key(name: str, file: str | None, requests_per_minute: int | None, as_json: b
     Example:
       raystill key shop --file keys.txt --requests-per-minute 600
     """
-    from cluster.keys import make_key
+    from cluster.commands.key import make_key
 
     make_key(name, file, requests_per_minute, as_json=as_json)
 
 
 for _command in (up, down, submit, logs, stop):
     main.add_command(_command)
-
-
-def _run_stages(
-    run_file: str, stages: tuple[Any, ...], *, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool,
-    baseline: str | None = None,
-) -> None:  # fmt: skip
-    from cluster.bootstrap import ray_session
-    from cluster.summary import print_summary, stage_summary
-    from pipelines.filesystems import shown
-    from pipelines.run import run_stages
-    from pipelines.run_file import load_run
-
-    run = load_run(run_file, overrides)
-    summaries: list[dict[str, Any]] = []
-    click.echo(f"{run.name}: {', '.join(stages)} -> {shown(run.output)}", err=True)
-    check_inputs(run, stages)
-    earlier = read_baseline(run, baseline) if baseline else None
-    with ray_session(run, to_make(run, stages), verbose=verbose):
-        run_stages(
-            run, stages, replace=replace,
-            on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
-        )  # fmt: skip
-    if earlier:
-        from pipelines.evaluate.stage import compare_with
-
-        compare_with(run, earlier)
-    extra = report_of(run) if "evaluate" in stages else {}
-    print_summary(summaries, as_json=as_json, extra=extra)
-    if extra and not as_json:
-        print_report(extra["report"])
-
-
-def to_make(run: Any, stages: tuple[Any, ...]) -> list[str]:
-    """The stages without those whose artifact is there already: no nodes are waited for, and paid, on their behalf.
-
-    Without "label" the corpus need not be there.
-    """
-    from cluster.plan import existing
-    from pipelines.tasks import load_task, task_spec
-
-    if "label" not in stages:
-        from pipelines.train.checks import trained
-
-        return [stage for stage in stages if stage != "train" or not trained(run)]
-    found = existing(run, load_task(task_spec(run.task, run.task_options)))
-    reused = {stage for stage in ("label", "train") if found[stage]["reused"] and not found[stage].get("rows_retried")}
-    return [stage for stage in stages if stage not in reused]
-
-
-def check_inputs(run: Any, stages: tuple[Any, ...]) -> None:
-    """What can be known to be wrong before Ray is started. Raises UserError."""
-    if "label" in stages:
-        from pipelines.label.stage import check_label
-
-        check_label(run)
-    if "train" in stages:
-        from pipelines.decode import check_model
-        from pipelines.train.checks import check_trackers
-
-        check_model(run.student.model, "student.model")
-        check_trackers(run.training)
-        if "label" not in stages:
-            from pipelines.train.stage import check_train
-
-            check_train(run)
-    elif "evaluate" in stages:
-        from pipelines.evaluate.stage import check_evaluate
-
-        check_evaluate(run)
-    if "label" in stages and "evaluate" in stages:
-        from pipelines.evaluate.checks import check_apart
-
-        check_apart(run)
-
-
-def read_baseline(run: Any, where: str) -> Any:
-    """The earlier report that the run's is compared with. Raises UserError where there is none of the run's task."""
-    from pipelines.evaluate.baseline import read_earlier
-    from pipelines.tasks import load_task, task_spec
-
-    return read_earlier(where, load_task(task_spec(run.task, run.task_options)).name)
-
-
-def report_of(run: Any) -> dict[str, Any]:
-    """The report of a run as {"report": ...}."""
-    import json
-
-    from pipelines.artifacts import Store
-
-    return {"report": json.loads(Store(run.output).child("report").read("report.json"))}
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """The accuracy table on stdout."""
-    from rich.console import Console
-
-    from pipelines.evaluate.report_text import table
-
-    Console(width=None if sys.stdout.isatty() else 120).print(table(report))
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -2,7 +2,7 @@
 
 Two are read elsewhere, since `pipelines` and `serving` import nothing from here. The key of an OpenAI-compatible teacher is read in
 the variable that `teacher.remote.key_variable` names (OPENAI_API_KEY unless the run file says otherwise), by
-pipelines.label.teachers.openai.remote_key; keys of the endpoint, in the one that `serving.keys.variable` names, by serving.keys.
+pipelines.label.teachers.openai.remote_key; keys of the endpoint, in the one that `serving.keys.variable` names, by serving.api.api_keys.
 The client of that teacher reads HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS
 itself. MLflow and Weights & Biases (`training.trackers`) read their own variables, MLFLOW_* and WANDB_*, in the worker that tells them.
 """

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from pipelines.artifacts import Manifest
 from pipelines.config import RunConfig
+from pipelines.storage.manifest import Manifest
 
 Stage = Literal["label", "train", "evaluate"]
 STAGES: tuple[Stage, ...] = ("label", "train", "evaluate")

@@ -1,6 +1,6 @@
 """The endpoint as applications of Ray Serve: one that speaks HTTP, and one for each student, so that each changes by itself.
 
-Their builders are named in a Serve config file, which serving/deployment.py makes:
+Their builders are named in a Serve config file, which serving/deploy/serve_config.py makes:
 
     import_path: serving.app:ingress   args: {"serving": {...}}
     import_path: serving.app:student   args: {"student": "svamp", "folder": "runs/svamp/student", "fingerprint": "9f...", "serving": {...}}
@@ -15,12 +15,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 from ray import serve
 
-from pipelines.config_base import Section
-from pipelines.config_serving import INGRESS_CPUS, ServingConfig
+from pipelines.config.base import Section
+from pipelines.config.serving import INGRESS_CPUS, ServingConfig
 from pipelines.errors import UserError
-from serving.cards import read_card
-from serving.engines.choice import cpu_environment, engine_name
+from serving.engines.select import cpu_environment, engine_name
 from serving.ingress import STUDENT, Ingress
+from serving.model_card import read_card
 from serving.replica import SharedStudents, StudentReplica
 
 _DRAIN_S = 30.0

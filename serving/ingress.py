@@ -20,18 +20,18 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from pipelines.config_serving import ServingConfig
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError, last_line
 from pipelines.tasks.base import Task
 from pipelines.tasks.registry import load_task
-from serving.api.app import Api, create_app
+from serving.api.api_keys import KeyRing
 from serving.api.errors import ApiError
-from serving.api.watch import ACCESS_LOG
-from serving.cards import StudentCard, read_card
-from serving.keys import KeyRing
+from serving.api.middleware import ACCESS_LOG
+from serving.api.routes import Api, create_app
+from serving.messages import AwayError, Piece, Question, Reply, TextOrder, TooLong
 from serving.metrics import IngressMetrics
-from serving.questions import AwayError, Piece, Question, Reply, TextOrder, TooLong
-from serving.roster import READ_AGAIN_S, Roster
+from serving.model_card import StudentCard, read_card
+from serving.registry import READ_AGAIN_S, Roster
 
 STUDENT = "student"
 """The deployment of each student's application."""

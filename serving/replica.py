@@ -11,13 +11,13 @@ from typing import Any
 
 from ray import serve
 
-from pipelines.config_serving import ServingConfig
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
-from serving.cards import StudentCard
 from serving.engines.base import Engine
-from serving.engines.choice import start_engine
+from serving.engines.select import start_engine
+from serving.messages import AwayError, Piece, Question, Reply, TextOrder, TooLong
 from serving.metrics import ReplicaMetrics
-from serving.questions import AwayError, Piece, Question, Reply, TextOrder, TooLong
+from serving.model_card import StudentCard
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.object_store import s3, s3_server
+from tests.support.object_store import s3, s3_server
 
 __all__ = ["s3", "s3_server"]
 

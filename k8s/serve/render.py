@@ -20,10 +20,11 @@ from typing import Any
 
 import yaml
 
-from cluster.endpoint import named_split, named_students
-from pipelines.artifacts import Store, manifest_of, write_manifest
-from pipelines.run_file import load_run
-from serving.deployment import endpoint_config
+from cluster.commands.serve import named_split, named_students
+from pipelines.config.load import load_run
+from pipelines.storage.manifest import manifest_of, write_manifest
+from pipelines.storage.store import Store
+from serving.deploy.serve_config import endpoint_config
 
 OVERLAYS = Path(__file__).parents[1] / "overlays"
 CONFIG = "serve-config.yaml"

@@ -21,25 +21,18 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from pipelines.artifacts import (
-    Manifest,
-    Store,
-    fingerprint,
-    manifest_of,
-    model_fingerprint,
-    read_manifest,
-    require_manifest,
-    write_manifest,
-)
 from pipelines.config import RunConfig
-from pipelines.corpus import Heldout, has_heldout_files, heldout_examples
-from pipelines.evaluate.baselines import TeacherAnswers, teacher_answers
-from pipelines.evaluate.costs import training_s
-from pipelines.evaluate.identity import answers_identity, labels_identity
-from pipelines.evaluate.predict import Answerers, Respondent, Trained, Untrained
-from pipelines.evaluate.report import System
-from pipelines.evaluate.systems import scored_examples, student_inputs, student_system
+from pipelines.data.heldout import Heldout, has_heldout_files, heldout_examples
 from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.scoring.costs import training_s
+from pipelines.scoring.identity import answers_identity, labels_identity
+from pipelines.scoring.predict import Answerers, Respondent, Trained, Untrained
+from pipelines.scoring.reference_systems import TeacherAnswers, teacher_answers
+from pipelines.scoring.system import System
+from pipelines.scoring.systems import scored_examples, student_inputs, student_system
+from pipelines.storage.fingerprint import fingerprint, model_fingerprint
+from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
+from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.train.checks import train_identity
 from pipelines.train.stage import train

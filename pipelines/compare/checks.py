@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.artifacts import Manifest, Store
 from pipelines.compare import grid
 from pipelines.compare.cells import Split, answers_of_teacher
 from pipelines.compare.grid import Cell
 from pipelines.config import RunConfig
-from pipelines.decode import check_model
 from pipelines.errors import UserError
-from pipelines.evaluate.systems import check_rationales
 from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.scoring.systems import check_rationales
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
+from pipelines.students.decoding import check_model
 from pipelines.tasks import Example, Task
 from pipelines.train.checks import check_validation
 from pipelines.train.stage import check_train

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from pipelines.artifacts import Manifest, Store, fingerprint
 from pipelines.config import CompareConfig, RunConfig, StudentConfig
 from pipelines.errors import UserError
-from pipelines.filesystems import join
 from pipelines.methods import METHODS, Method
+from pipelines.storage.filesystems import join
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.tasks import Task
 from pipelines.train.checks import train_identity
 

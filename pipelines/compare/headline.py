@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.evaluate.metrics import verdict
 from pipelines.methods import Method
-from pipelines.pages.words import fraction, percent, percents, plural, points, points_range
+from pipelines.reports.format import fraction, percent, percents, plural, points, points_range
+from pipelines.scoring.statistics import verdict
 
 _NEW_METHODS: tuple[Method, ...] = ("step-by-step", "rationale-then-label", "task-distillation")
 """Whose difference the headline tells, the first that is there: fixed beforehand, never the one that did best."""

@@ -14,14 +14,14 @@ from typing import Any
 
 from pipelines.compare import page_tables
 from pipelines.compare.page_figures import data_plots, size_plot
-from pipelines.evaluate.costs import teacher_facts
-from pipelines.evaluate.rationales import told_of_read
-from pipelines.evaluate.settings import settings_facts
 from pipelines.methods import NEEDS_A_TEACHER
-from pipelines.pages.provenance import heldout_notices, provenance_tables, unreadable_table
-from pipelines.pages.render import render
-from pipelines.pages.tables import Table, table, text_cell
-from pipelines.pages.words import fraction, plural
+from pipelines.reports.format import fraction, plural
+from pipelines.reports.provenance import heldout_notices, provenance_tables, unreadable_table
+from pipelines.reports.render import render
+from pipelines.reports.tables import Table, table, text_cell
+from pipelines.scoring.costs import teacher_facts
+from pipelines.scoring.rationales import told_of_read
+from pipelines.scoring.settings import settings_facts
 
 
 def comparison_page(report: Mapping[str, Any]) -> str:

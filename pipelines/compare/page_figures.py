@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.evaluate.report import TITLES
-from pipelines.pages.curves import LEVEL_LINES, Chart, Curve, Level, curves_picture, span_of
-from pipelines.pages.words import fraction, percent, rounded, short
+from pipelines.reports.curves import LEVEL_LINES, Chart, Curve, Level, curves_picture, span_of
+from pipelines.reports.format import fraction, percent, rounded, short
+from pipelines.scoring.system import TITLES
 
 LINES = {name: TITLES[name] for name in ("teacher", "majority", "untrained")}
 _TITLE_CHARACTERS = 22

@@ -1,4 +1,4 @@
-"""The tables of a comparison's page. In: report.json. Out: pipelines.pages.tables.Table."""
+"""The tables of a comparison's page. In: report.json. Out: pipelines.reports.tables.Table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 
 from pipelines.compare.page_figures import LINES, largest_fraction, methods_of
 from pipelines.compare.tables import key_of
-from pipelines.evaluate.metrics import verdict
-from pipelines.pages.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
-from pipelines.pages.words import (
+from pipelines.reports.format import (
     ABSENT,
     duration,
     fraction,
@@ -22,6 +20,8 @@ from pipelines.pages.words import (
     points_range,
     tenths,
 )
+from pipelines.reports.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
+from pipelines.scoring.statistics import verdict
 
 _ALL_STUDENTS = "all"
 

@@ -51,7 +51,6 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from pipelines.artifacts import Manifest, Store, library_versions
 from pipelines.compare.grid import (
     Cell,
     Setting,
@@ -65,17 +64,19 @@ from pipelines.compare.grid import (
 )
 from pipelines.compare.headline import headline, notes
 from pipelines.config import RunConfig
-from pipelines.corpus import Heldout, validation_share
-from pipelines.evaluate.baselines import TeacherAnswers, majority_label, teacher_answers
-from pipelines.evaluate.costs import money_of, per_1000, teacher_cost, worker_hours
-from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
-from pipelines.evaluate.rationales import rationales_read
-from pipelines.evaluate.report import System
-from pipelines.evaluate.seeds import Estimate, mean, mean_difference
-from pipelines.evaluate.settings import filters_of, learned
-from pipelines.evaluate.systems import heldout_key, heldout_part, majority_system, teacher_system
-from pipelines.filesystems import join
+from pipelines.data.heldout import Heldout, validation_share
 from pipelines.methods import NEEDS_A_TEACHER, Method
+from pipelines.scoring.contamination import chosen_on, overlap_part, seen_in_training
+from pipelines.scoring.costs import money_of, per_1000, teacher_cost, worker_hours
+from pipelines.scoring.rationales import rationales_read
+from pipelines.scoring.reference_systems import TeacherAnswers, majority_label, teacher_answers
+from pipelines.scoring.seeds import Estimate, mean, mean_difference
+from pipelines.scoring.settings import filters_of, learned
+from pipelines.scoring.system import System
+from pipelines.scoring.systems import heldout_key, heldout_part, majority_system, teacher_system
+from pipelines.storage.filesystems import join
+from pipelines.storage.manifest import Manifest, library_versions
+from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task
 from pipelines.train.checks import deciding_settings
 

@@ -24,34 +24,26 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.artifacts import (
-    MANIFEST,
-    Manifest,
-    Store,
-    fingerprint,
-    manifest_of,
-    now,
-    read_manifest,
-    require_manifest,
-    write_manifest,
-)
 from pipelines.compare import cells as scoring
 from pipelines.compare import grid
 from pipelines.compare.cells import Scores, Split
 from pipelines.compare.checks import check_compare, check_labelled
 from pipelines.compare.grid import Cell, Setting
-from pipelines.compare.jobs import Failed, Job, run_jobs
 from pipelines.compare.page import comparison_page
 from pipelines.compare.report import FORMAT, Found, comparison, shared_parts
+from pipelines.compare.scheduler import Failed, Job, run_jobs
 from pipelines.config import RunConfig
-from pipelines.corpus import Heldout
+from pipelines.data.heldout import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
-from pipelines.evaluate.identity import labels_identity
-from pipelines.evaluate.predict import Answerers
-from pipelines.evaluate.systems import scored_examples
 from pipelines.methods import Method
-from pipelines.pages.words import plural
-from pipelines.progress import Progress
+from pipelines.reports.format import plural
+from pipelines.runtime.progress import Progress
+from pipelines.scoring.identity import labels_identity
+from pipelines.scoring.predict import Answerers
+from pipelines.scoring.systems import scored_examples
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import Manifest, manifest_of, now, read_manifest, require_manifest, write_manifest
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
 
 Chosen = dict[tuple[str, Method], Setting]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from pipelines.evaluate.metrics import verdict
-from pipelines.evaluate.rationales import told_of_read
 from pipelines.methods import NEEDS_A_TEACHER
-from pipelines.pages.provenance import heldout_notices
-from pipelines.pages.words import ABSENT, fraction, one_line, percent, percents, plural, points, points_range
+from pipelines.reports.format import ABSENT, fraction, one_line, percent, percents, plural, points, points_range
+from pipelines.reports.provenance import heldout_notices
+from pipelines.scoring.rationales import told_of_read
+from pipelines.scoring.statistics import verdict
 
 if TYPE_CHECKING:
     from rich.table import Table

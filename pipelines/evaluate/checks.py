@@ -9,22 +9,22 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.artifacts import Manifest, Store, model_fingerprint, read_manifest
 from pipelines.config import RunConfig, StudentConfig
-from pipelines.corpus import (
-    corpus_files,
-    corpus_splits,
+from pipelines.data.heldout import (
     has_heldout_files,
     heldout_examples,
     is_validation,
-    read_split,
     validation_identity,
     validation_share,
 )
+from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
-from pipelines.evaluate.overlap import overlap_part, with_input_of
-from pipelines.evaluate.systems import heldout_key, scored_examples
-from pipelines.pages.words import short
+from pipelines.reports.format import short
+from pipelines.scoring.contamination import overlap_part, with_input_of
+from pipelines.scoring.systems import heldout_key, scored_examples
+from pipelines.storage.fingerprint import model_fingerprint
+from pipelines.storage.manifest import Manifest, read_manifest
+from pipelines.storage.store import Store
 from pipelines.tasks import Task, load_task, task_spec
 
 _TRAIN_ANEW = "Run `raystill train RUN --replace`, or correct the run."

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.evaluate import page_tables
-from pipelines.evaluate.costs import student_facts, teacher_facts
 from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
-from pipelines.evaluate.report import TITLES
-from pipelines.evaluate.settings import settings_facts
 from pipelines.methods import NEEDS_A_TEACHER
-from pipelines.pages.provenance import heldout_notices, provenance_tables, unreadable_table
-from pipelines.pages.render import render
-from pipelines.pages.words import number, p_said, percent, plural, points, points_range, rounded
+from pipelines.reports.format import number, p_said, percent, plural, points, points_range, rounded
+from pipelines.reports.provenance import heldout_notices, provenance_tables, unreadable_table
+from pipelines.reports.render import render
+from pipelines.scoring.costs import student_facts, teacher_facts
+from pipelines.scoring.settings import settings_facts
+from pipelines.scoring.system import TITLES
 
 
 def report_page(report: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.evaluate.report import TITLES
-from pipelines.pages.figures import Theme, picture
-from pipelines.pages.words import percent, percents
+from pipelines.reports.figures import Theme, picture
+from pipelines.reports.format import percent, percents
+from pipelines.scoring.system import TITLES
 
 _WIDTH = 4.7
 

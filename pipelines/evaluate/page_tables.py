@@ -1,4 +1,4 @@
-"""The tables of a report's page. In: report.json. Out: pipelines.pages.tables.Table."""
+"""The tables of a report's page. In: report.json. Out: pipelines.reports.tables.Table."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.evaluate.metrics import verdict
-from pipelines.evaluate.report import TITLES
-from pipelines.pages.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
-from pipelines.pages.words import (
+from pipelines.reports.format import (
     ABSENT,
     clipped,
     duration,
@@ -21,6 +18,9 @@ from pipelines.pages.words import (
     points_range,
     tenths,
 )
+from pipelines.reports.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
+from pipelines.scoring.statistics import verdict
+from pipelines.scoring.system import TITLES
 
 _MOST_COLUMNS = 12
 _NO_ANSWER = "(no answer)"

@@ -18,35 +18,25 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.artifacts import (
-    Manifest,
-    Store,
-    fingerprint,
-    library_versions,
-    manifest_of,
-    model_fingerprint,
-    now,
-    read_manifest,
-    require_manifest,
-    write_manifest,
-)
 from pipelines.config import CorpusConfig, RunConfig
-from pipelines.config_base import LossyWeights
-from pipelines.corpus import Heldout, heldout_examples, heldout_files, validation_share
+from pipelines.config.base import LossyWeights
+from pipelines.data.heldout import Heldout, heldout_examples, heldout_files, validation_share
 from pipelines.errors import UserError
-from pipelines.evaluate import plots, report, report_text
-from pipelines.evaluate.baseline import Earlier, change_since
-from pipelines.evaluate.baselines import Majority, TeacherAnswers, majority_label, teacher_answers
+from pipelines.evaluate import plots, report, report_markdown
 from pipelines.evaluate.checks import check_belongs, same_validation, validation_of
-from pipelines.evaluate.costs import student_cost
-from pipelines.evaluate.identity import answers_identity, labels_identity
-from pipelines.evaluate.overlap import chosen_on, overlap_part, seen_in_training
 from pipelines.evaluate.page import report_page
-from pipelines.evaluate.predict import Answerers, Source, Trained, Untrained
-from pipelines.evaluate.rationales import quality, rationales_read, told_of_read
-from pipelines.evaluate.report import System
-from pipelines.evaluate.settings import student_settings
-from pipelines.evaluate.systems import (
+from pipelines.evaluate.previous_report import Earlier, change_since
+from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.scoring.contamination import chosen_on, overlap_part, seen_in_training
+from pipelines.scoring.costs import student_cost
+from pipelines.scoring.identity import answers_identity, labels_identity
+from pipelines.scoring.predict import Answerers, Source, Trained, Untrained
+from pipelines.scoring.quantized import Recast, check_weights, weights_entry
+from pipelines.scoring.rationales import quality, rationales_read, told_of_read
+from pipelines.scoring.reference_systems import Majority, TeacherAnswers, majority_label, teacher_answers
+from pipelines.scoring.settings import student_settings
+from pipelines.scoring.system import TITLES, System
+from pipelines.scoring.systems import (
     heldout_key,
     heldout_part,
     majority_system,
@@ -57,8 +47,17 @@ from pipelines.evaluate.systems import (
     teacher_rationales,
     teacher_system,
 )
-from pipelines.evaluate.weights import Recast, check_weights, weights_entry
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.storage.fingerprint import fingerprint, model_fingerprint
+from pipelines.storage.manifest import (
+    Manifest,
+    library_versions,
+    manifest_of,
+    now,
+    read_manifest,
+    require_manifest,
+    write_manifest,
+)
+from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _FORMAT = 7
@@ -280,7 +279,7 @@ def _price_anew(run: RunConfig, student: Manifest, labels: Manifest, store: Stor
 
 def _write_readable(store: Store, content: Mapping[str, Any]) -> None:
     """report.json and what shows the same."""
-    store.write("report.md", report_text.markdown(content).encode())
+    store.write("report.md", report_markdown.markdown(content).encode())
     store.write("report.html", report_page(content).encode())
     store.write(report.REPORT, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
@@ -294,7 +293,7 @@ def _write(
     found: _Measured,
 ) -> Manifest:
     store.write(report.PREDICTIONS, report.predictions(examples, found.systems, found.in_weights))
-    store.write("accuracy.png", plots.accuracy_png(content, report.TITLES))
+    store.write("accuracy.png", plots.accuracy_png(content, TITLES))
     _write_readable(store, content)
     measured = {system["name"]: system for system in content["systems"]}
     manifest = manifest_of(

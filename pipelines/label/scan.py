@@ -22,13 +22,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.corpus import Row, Split, read_split
+from pipelines.data.near_duplicates import NearDuplicates, signature
+from pipelines.data.reader import Row, Split, read_split
 from pipelines.errors import UserError
-from pipelines.label.ids import id_digest
-from pipelines.label.outcomes import OUTCOME, rejected
-from pipelines.label.sink import Positions, ScanRecord
-from pipelines.near_duplicates import NearDuplicates, signature
-from pipelines.progress import Progress
+from pipelines.label.answers.outcomes import OUTCOME, rejected
+from pipelines.label.output.id_index import id_digest
+from pipelines.label.output.writer import Positions, ScanRecord
+from pipelines.runtime.progress import Progress
 from pipelines.tasks import TaskSpec, load_task
 
 OnRejects = Callable[[pa.Table], None]

@@ -16,33 +16,26 @@ import sys
 import time
 from typing import Any
 
-from pipelines.artifacts import (
-    Manifest,
-    Store,
-    file_fingerprint,
-    fingerprint,
-    finished,
-    manifest_of,
-    model_fingerprint,
-    read_manifest,
-    write_manifest,
-)
 from pipelines.config import RunConfig, TeacherConfig
-from pipelines.corpus import Split, check_columns, corpus_files, corpus_splits, heldout_files, validation_share
-from pipelines.decode import check_model
+from pipelines.data.heldout import heldout_files, validation_share
+from pipelines.data.reader import Split, check_columns, corpus_files, corpus_splits
 from pipelines.errors import StageFailedError, UserError
-from pipelines.label.card import dataset_card
-from pipelines.label.closed import check_closed_labels
-from pipelines.label.figures import label_details
-from pipelines.label.lock import LOCK, folder_lock
-from pipelines.label.prompts import PromptMaker, read_shots
+from pipelines.label.answers.label_set_checks import check_closed_labels
+from pipelines.label.answers.prompts import PromptMaker, read_shots
+from pipelines.label.driver import stream
+from pipelines.label.output.counts import Tally
+from pipelines.label.output.writer import ATTEMPT, LabelSink, ScanRecord
+from pipelines.label.reporting.dataset_card import dataset_card
+from pipelines.label.reporting.progress_file import ProgressFile
+from pipelines.label.reporting.usage import label_details
 from pipelines.label.scan import Corpus, scan_corpus
-from pipelines.label.sink import ATTEMPT, LabelSink, ScanRecord
-from pipelines.label.status import ProgressFile
-from pipelines.label.stream import stream
-from pipelines.label.tally import Tally
+from pipelines.storage.fingerprint import file_fingerprint, fingerprint, model_fingerprint
+from pipelines.storage.lock import LOCK, folder_lock
+from pipelines.storage.manifest import Manifest, finished, manifest_of, read_manifest, write_manifest
+from pipelines.storage.store import Store
+from pipelines.students.decoding import check_model
+from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import TaskSpec, load_task, task_spec
-from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
 
 FORMAT = 1
 """Bumped when this stage makes other rows from the same input."""

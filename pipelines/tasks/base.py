@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.closed import LabelPlace, answer_pattern, place_of_text, statement_region
-from pipelines.tasks.conclusions import last_sentence, names
-from pipelines.tasks.giveaways import says_only
+from pipelines.tasks.parsing.conclusions import last_sentence, names
+from pipelines.tasks.parsing.giveaways import says_only
+from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
 
 MAX_FIELD_CHARACTERS = 100_000
 

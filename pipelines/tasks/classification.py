@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError, UserError
-from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 
 OPTIONS = ("labels", "instruction", "examples", "input_field")
 _EDGES = " \t\r\n.,;:!?\"'“”()[]*_`"

@@ -16,11 +16,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
-from pipelines.tasks.conclusions import ends_with_value, states_value
-from pipelines.tasks.expressions import ExpressionError, evaluate_expression, format_value, spell_signs, value_key
-from pipelines.tasks.giveaways import calculates_nothing
+from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
+from pipelines.tasks.parsing.expressions import (
+    ExpressionError,
+    evaluate_expression,
+    format_value,
+    spell_signs,
+    value_key,
+)
+from pipelines.tasks.parsing.giveaways import calculates_nothing
 
 _SHOTS = (
     Shot(

@@ -19,10 +19,10 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Shot, Task, optional_gold, text_field
-from pipelines.tasks.closed import LabelPlace, answer_pattern, place_of_text, statement_region
-from pipelines.tasks.giveaways import says_only
+from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.parsing.giveaways import says_only
+from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
 
 MAX_CHOICES = 26
 LETTER_AND_TEXT = "letter and text disagree: the letter counts"

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.answers import Statement, plain_text, read_answer
 from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.parsing.answers import Statement, plain_text, read_answer
 
 LABELS = ("entailment", "neutral", "contradiction")
 

@@ -12,18 +12,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import Manifest, Store, fingerprint, model_fingerprint, read_manifest
 from pipelines.config import RunConfig, TrainingConfig
-from pipelines.corpus import validation_identity, validation_share
-from pipelines.decode import model_family
+from pipelines.data.heldout import validation_identity, validation_share
 from pipelines.errors import UserError
-from pipelines.student_init import max_positions, student_config, student_tokenizer
+from pipelines.storage.fingerprint import fingerprint, model_fingerprint
+from pipelines.storage.manifest import Manifest, read_manifest
+from pipelines.storage.store import Store
+from pipelines.students.decoding import model_family
+from pipelines.students.init import max_positions, student_config, student_tokenizer
+from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import Task, load_task, task_spec
-from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
-from pipelines.train.objective import term_weights
-from pipelines.train.sequences import TokenSettings
-from pipelines.train.tokens import TokenCounts
-from pipelines.train.validation import WITHOUT_TEACHER
+from pipelines.train.data.sequences import TokenSettings
+from pipelines.train.data.token_table import TokenCounts
+from pipelines.train.data.validation_set import WITHOUT_TEACHER
+from pipelines.train.loss_terms import term_weights
 
 FORMAT = 3
 """Bumped when this stage makes another student from the same input. 3: a tokenizer of its own knows the training rows alone."""

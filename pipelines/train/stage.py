@@ -17,10 +17,11 @@ import dataclasses
 import time
 from typing import Any
 
-from pipelines.artifacts import (
+from pipelines.config import RunConfig
+from pipelines.errors import RaystillError, StageFailedError, last_line
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import (
     Manifest,
-    Store,
-    fingerprint,
     finished,
     library_versions,
     manifest_of,
@@ -28,8 +29,7 @@ from pipelines.artifacts import (
     require_manifest,
     write_manifest,
 )
-from pipelines.config import RunConfig
-from pipelines.errors import RaystillError, StageFailedError, last_line
+from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
     check_counts,
@@ -41,14 +41,14 @@ from pipelines.train.checks import (
     train_identity,
     with_absolute_model,
 )
-from pipelines.train.export import model_card
-from pipelines.train.interfaces import torch_config
-from pipelines.train.loop import Job, train_loop
-from pipelines.train.sequences import TokenSettings
-from pipelines.train.tokens import TokenCounts, tokenise
-from pipelines.train.validation import validation_tokens
-from pipelines.train.vocabulary import train_tokenizer
-from pipelines.train.watch import shown_progress
+from pipelines.train.data.sequences import TokenSettings
+from pipelines.train.data.token_table import TokenCounts, tokenise
+from pipelines.train.data.tokenizer_training import train_tokenizer
+from pipelines.train.data.validation_set import validation_tokens
+from pipelines.train.engine.export import model_card
+from pipelines.train.engine.loop import Job, train_loop
+from pipelines.train.engine.network_interfaces import torch_config
+from pipelines.train.tracking.progress_actor import shown_progress
 
 
 def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
@@ -116,7 +116,7 @@ def _fit(
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-    from pipelines.train.metrics import StepsLeft
+    from pipelines.train.tracking.prometheus import StepsLeft
 
     training = run.training
     steps_left = StepsLeft(run.name)

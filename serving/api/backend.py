@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from serving.cards import StudentCard
-from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+from serving.messages import Piece, Question, Reply, TextOrder, TooLong
+from serving.model_card import StudentCard
 
 
 class Backend(Protocol):

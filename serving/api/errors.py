@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from serving.api.notes import notes_of
+from serving.api.request_context import notes_of
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 

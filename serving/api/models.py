@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.config_serving import ServingConfig
-from pipelines.decode import Family
-from serving.cards import StudentCard
-from serving.engines.choice import engine_name
-from serving.roster import Roster
+from pipelines.config.serving import ServingConfig
+from pipelines.students.decoding import Family
+from serving.engines.select import engine_name
+from serving.model_card import StudentCard
+from serving.registry import Roster
 
 
 class TaskField(BaseModel):

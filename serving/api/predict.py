@@ -13,13 +13,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from pipelines.config_serving import LimitsConfig
+from pipelines.config.serving import LimitsConfig
 from pipelines.errors import BadRowError
 from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
 from serving.api.errors import ApiError
-from serving.cards import StudentCard
-from serving.questions import Question, Reply, TooLong
+from serving.messages import Question, Reply, TooLong
+from serving.model_card import StudentCard
 
 
 class PredictRequest(BaseModel):

@@ -9,13 +9,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from pipelines.decode import Family, Order, Written, encode_prompt
-from pipelines.decode.closed import label_sets
-from pipelines.decode.orders import decoded
 from pipelines.methods import FORMATS, Part, prompt_of
-from serving.cards import StudentCard
-from serving.engines.pieces import TextSoFar
-from serving.questions import Piece, Question, Reply, TextOrder, TooLong
+from pipelines.students.decoding import Family, Order, Written, encode_prompt
+from pipelines.students.decoding.label_scores import label_sets
+from pipelines.students.decoding.requests import decoded
+from serving.engines.detokenizer import TextSoFar
+from serving.messages import Piece, Question, Reply, TextOrder, TooLong
+from serving.model_card import StudentCard
 
 
 class Engine(ABC):

@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.config_serving import ServingConfig
-from pipelines.decode import Order, Student, Written
-from serving.cards import StudentCard
+from pipelines.config.serving import ServingConfig
+from pipelines.students.decoding import Order, Student, Written
 from serving.engines.base import Engine
-from serving.engines.batches import Batches
+from serving.engines.dynamic_batching import Batches
 from serving.metrics import ReplicaMetrics
+from serving.model_card import StudentCard
 
 
 @dataclass

@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from pipelines.config_serving import ServingConfig
-from pipelines.decode import Order, Written, encode_prompt
-from pipelines.decode.closed import Scores
-from serving.cards import StudentCard
+from pipelines.config.serving import ServingConfig
+from pipelines.students.decoding import Order, Written, encode_prompt
+from pipelines.students.decoding.label_scores import Scores
 from serving.engines.base import Engine
 from serving.metrics import ReplicaMetrics
+from serving.model_card import StudentCard
 
 _MEMORY_SHARE = 0.85
 """Of a GPU's memory, for all engines of a replica together: each takes its part when it starts, whether or not it needs it."""

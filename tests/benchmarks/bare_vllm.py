@@ -10,10 +10,10 @@ import sys
 import time
 
 from pipelines.config import RunConfig
-from pipelines.corpus import corpus_files, corpus_splits, read_split
-from pipelines.label.prompts import PromptMaker, read_shots
+from pipelines.config.load import load_run
+from pipelines.data.reader import corpus_files, corpus_splits, read_split
+from pipelines.label.answers.prompts import PromptMaker, read_shots
 from pipelines.label.teachers.vllm import engine_arguments, sampling_parameters
-from pipelines.run_file import load_run
 from pipelines.tasks import load_task, task_spec
 
 

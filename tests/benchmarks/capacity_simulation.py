@@ -36,9 +36,9 @@ import psutil
 import pyarrow as pa
 
 from pipelines.config import RunConfig
-from pipelines.label.actor import TeacherActor
-from pipelines.label.outcomes import OUTCOME
-from pipelines.run_file import parse_run
+from pipelines.config.load import parse_run
+from pipelines.label.answers.outcomes import OUTCOME
+from pipelines.label.engines.actor import TeacherActor
 from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import OUT, publish
 from tests.benchmarks.watched import private_mib
@@ -96,12 +96,12 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
     import ray
     from ray.data import DataContext
 
-    from pipelines.label import flow
+    from pipelines.label.engines import dataset
     from pipelines.label.stage import label
 
     processes, folder = settings["processes"], settings["folder"]
     if settings["stub"]:
-        flow.TeacherActor = StubActor  # type: ignore[misc]
+        dataset.TeacherActor = StubActor  # type: ignore[misc]
     # All nodes are there before the first row: their start is no part of what is looked for.
     DataContext.get_current().wait_for_min_actors_s = 600
     ray.init(

@@ -24,8 +24,8 @@ import yaml
 from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import publish
 from tests.benchmarks.watched import private_mib, watched
-from tests.faults.counted import answered, write_task
-from tests.faults.harness import Family, Labelling, check_complete
+from tests.support.counting_task import answered, write_task
+from tests.support.label_kills import Family, Labelling, check_complete
 
 
 def rows_done(output: Path) -> int:

@@ -19,7 +19,7 @@ import yaml
 from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import publish
 from tests.benchmarks.watched import watched
-from tests.faults.nodes import OBJECT_STORE_MIB, ray_nodes
+from tests.support.nodes import OBJECT_STORE_MIB, ray_nodes
 
 TEXT_BYTES = 16 << 10
 

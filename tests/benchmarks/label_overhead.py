@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
+from pipelines.config.load import load_run
 from pipelines.label.teachers.vllm import cpu_environment
 from pipelines.recipes.word_problems import train_rows
-from pipelines.run_file import load_run
 from tests.benchmarks.results import median, publish
 
 
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 def run_file(folder: Path, options: argparse.Namespace) -> Path:
     model = options.model
     if model is None:
-        from cluster.embedded_teacher import embedded_teacher
+        from cluster.commands.embedded_teacher import embedded_teacher
 
         model = str(embedded_teacher())
     corpus = options.corpus

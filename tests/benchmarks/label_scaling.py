@@ -27,8 +27,8 @@ import yaml
 
 from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import publish
-from tests.faults.nodes import Cluster, ray_nodes
-from tests.integration.commands import COMMAND, environment
+from tests.support.commands import COMMAND, environment
+from tests.support.nodes import Cluster, ray_nodes
 
 LATENCY_S, BATCH = 0.2, 16
 SECONDS = 12.0

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.config.load import load_run
 from pipelines.label.teachers.echo import latency
-from pipelines.run_file import load_run
 from tests.benchmarks.label_ceiling import corpus_rows
 from tests.benchmarks.results import publish
 from tests.benchmarks.watched import watched

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.artifacts import library_versions, now
+from pipelines.storage.manifest import library_versions, now
 
 OUT = Path("benchmarks-out")
 

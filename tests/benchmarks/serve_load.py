@@ -27,7 +27,7 @@ import psutil
 
 from tests.benchmarks.results import publish
 from tests.benchmarks.students import SHAPES, questions, student
-from tests.integration.endpoints import free_port
+from tests.support.endpoints import free_port
 
 NEW_TOKENS = 16
 
@@ -122,8 +122,8 @@ def loaded(
 
 def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: int) -> dict[str, Any]:
     """The converted student without HTTP: batches of as many texts as there are clients."""
-    from pipelines.decode import Order
-    from pipelines.decode.converted import ConvertedStudent
+    from pipelines.students.decoding import Order
+    from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
 
     found = ConvertedStudent.open(folder, threads=threads)
     orders = [Order(text, NEW_TOKENS) for text in texts]

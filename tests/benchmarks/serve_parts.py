@@ -22,12 +22,12 @@ from typing import Any
 
 import httpx
 
-from pipelines.config_base import ReplicasConfig
-from pipelines.config_serving import ServingConfig
+from pipelines.config.base import ReplicasConfig
+from pipelines.config.serving import ServingConfig
 from tests.benchmarks.results import median, publish
 from tests.benchmarks.students import SHAPES, questions, student
-from tests.integration.endpoints import free_port
-from tests.integration.local_ray import local_ray
+from tests.support.endpoints import free_port
+from tests.support.local_ray import local_ray
 
 NEW_TOKENS = 16
 _WARM = 10
@@ -50,11 +50,11 @@ async def measured(folder: Path, url: str, serving: ServingConfig, texts: list[s
     """Ask by all ways."""
     from ray import serve
 
-    from serving.cards import read_card
-    from serving.engines.choice import cpu_environment, start_engine
+    from serving.engines.select import cpu_environment, start_engine
     from serving.ingress import STUDENT, application_of
+    from serving.messages import Question
     from serving.metrics import ReplicaMetrics
-    from serving.questions import Question
+    from serving.model_card import read_card
 
     os.environ.update(cpu_environment(serving, ["vllm"]))  # as a replica has it
     engine = start_engine(read_card("student", str(folder)), serving, ReplicaMetrics("student"))
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--student", choices=sorted(SHAPES), default="t5-small-shape")
     parser.add_argument("--rounds", type=int, default=200)
     options = parser.parse_args()
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     folder = student(options.student, options.output.absolute())
     serving = ServingConfig(port=free_port(), replicas=ReplicasConfig(min=1, max=1), max_new_tokens=NEW_TOKENS)

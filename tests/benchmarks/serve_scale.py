@@ -20,19 +20,19 @@ from typing import Any
 
 import httpx
 
-from pipelines.config_base import ReplicasConfig
-from pipelines.config_serving import AutoscalingDelays, ServingConfig
+from pipelines.config.base import ReplicasConfig
+from pipelines.config.serving import AutoscalingDelays, ServingConfig
 from tests.benchmarks.results import OUT, median, publish
 from tests.benchmarks.students import SHAPES, student
-from tests.integration.endpoints import free_port
-from tests.integration.local_ray import local_ray
+from tests.support.endpoints import free_port
+from tests.support.local_ray import local_ray
 
 _LOAD = """
 import sys, time
 began = time.perf_counter()
-from pipelines.config_serving import ServingConfig
-from serving.cards import read_card
-from serving.engines.choice import start_engine
+from pipelines.config.serving import ServingConfig
+from serving.model_card import read_card
+from serving.engines.select import start_engine
 imported = time.perf_counter()
 class Metrics:
     def batch(self, waited_s): pass
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=40.0, help="of each step")
     options = parser.parse_args()
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     folder = student(options.student, options.output.absolute())
     serving = ServingConfig(

@@ -20,7 +20,7 @@ from tests.benchmarks.results import publish
 from tests.benchmarks.serve_load import NEW_TOKENS, server, shown
 from tests.benchmarks.students import SHAPES, questions, student
 from tests.benchmarks.watched import private_mib
-from tests.integration.endpoints import free_port
+from tests.support.endpoints import free_port
 
 
 def memory(root: psutil.Process) -> dict[str, float]:

@@ -46,8 +46,8 @@ def transformers_writer(folder: Path, tokens: int, dtype: str, **options: Any) -
 
 def converted_writer(folder: Path, tokens: int, weights: str, threads: int) -> Write:
     """CTranslate2, as the endpoint has it."""
-    from pipelines.decode import Order
-    from pipelines.decode.converted import ConvertedStudent
+    from pipelines.students.decoding import Order
+    from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
 
     found = ConvertedStudent.open(folder, weights=weights, threads=threads)
     return lambda texts: [written.ids for written in found.write([Order(text, tokens) for text in texts])]

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import Store, manifest_of, write_manifest
+from pipelines.storage.manifest import manifest_of, write_manifest
+from pipelines.storage.store import Store
 
 MAX_INPUT_TOKENS = 256
 
@@ -38,7 +39,7 @@ def t5_small_shape(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_teacher())
     torch.manual_seed(0)
@@ -61,7 +62,7 @@ def smollm2(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     source = embedded_teacher()
     AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)

@@ -21,7 +21,7 @@ import yaml
 from tests.benchmarks.results import OUT, publish
 from tests.benchmarks.train_methods import tiny_models
 from tests.benchmarks.trained import labels_of, recorded
-from tests.faults.training import Training
+from tests.support.training_kills import Training
 
 TRAINING = {
     "workers": 2, "zero_stage": 2, "precision": "fp32", "epochs": 1, "tokens_per_batch": 2048, "tokens_per_micro_batch": 2048,
@@ -68,7 +68,7 @@ SCENARIOS: dict[str, Callable[[Training], None]] = {
 
 
 def main() -> None:
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)

@@ -51,7 +51,7 @@ def distributions(folder: Path, teacher: str, rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)

@@ -23,7 +23,7 @@ from tests.benchmarks.trained import command, labels_of, recorded, reference_row
 
 def small_models(folder: Path) -> dict[str, str]:
     """A T5 and a Llama shape with random weights and the embedded teacher's tokenizer: on a CPU, large ones take minutes a step."""
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     t5 = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4}
     llama = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6}

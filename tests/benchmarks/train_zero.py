@@ -30,7 +30,7 @@ CASES = [
 
 
 def run_of(tree: dict[str, Any], model: str, layers: int | None, case: tuple[str, int, str, int]) -> Any:
-    from pipelines.run_file import parse_run
+    from pipelines.config.load import parse_run
 
     precision, zero_stage, offload, workers = case
     init = {"kind": "first-layers", "layers": layers} if layers else {"kind": "pretrained"}
@@ -52,11 +52,11 @@ def train(
     import torch
     import torch.distributed as dist
 
-    from pipelines.artifacts import Store
-    from pipelines.student_init import initial_student
-    from pipelines.train.tokens import Tokens
-    from pipelines.train.worker import Worker
-    from pipelines.train.zero import prepare_deepspeed
+    from pipelines.storage.store import Store
+    from pipelines.students.init import initial_student
+    from pipelines.train.data.token_table import Tokens
+    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
+    from pipelines.train.engine.worker import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
@@ -105,9 +105,9 @@ def plot(curves: dict[str, list[float]]) -> Path:
 def main() -> None:
     import torch
 
-    from pipelines.artifacts import Store
+    from pipelines.storage.store import Store
     from pipelines.train.checks import token_settings
-    from pipelines.train.tokens import tokenise
+    from pipelines.train.data.token_table import tokenise
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.integration.conftest import teacher_folder
-from tests.integration.endpoints import Counted, Load
-from tests.network import Network
-from tests.object_store import Server, running_server
+from tests.support.endpoints import Counted, Load
+from tests.support.network import Network
+from tests.support.object_store import Server, running_server
 
 __all__ = ["counted", "teacher_folder"]
 

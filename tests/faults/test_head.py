@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.faults.machines import SOON_DEAD, Machines
 from tests.faults.test_machines import BODY, Note, note, with_student
-from tests.integration.endpoints import Load, wait_until
-from tests.k8s.rendering import K8S
-from tests.network import Network, missing
-from tests.object_store import running_server
+from tests.support.endpoints import Load, wait_until
+from tests.support.k8s.rendering import K8S
+from tests.support.machines import SOON_DEAD, Machines
+from tests.support.network import Network, missing
+from tests.support.object_store import running_server
 
 __all__ = ["note"]
 ABSENT = missing() or (None if shutil.which("redis-server") else "redis-server is not installed (Debian: redis-server)")

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from pipelines.recipes.word_problems import train_rows
-from tests.faults.counted import answered, write_task
-from tests.faults.harness import COMMAND, REVERSED, Labelling, check, check_complete
-from tests.faults.nodes import ray_nodes
-from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.counting_task import answered, write_task
+from tests.support.label_kills import COMMAND, REVERSED, Labelling, check, check_complete
+from tests.support.nodes import ray_nodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.faults.chain import Chain, put_labels, write_chain
-from tests.faults.counted import answered, write_task
-from tests.faults.machines import Machine, Machines
-from tests.integration.endpoints import Load
-from tests.network import Network, missing
-from tests.object_store import Server
+from tests.support.chain import Chain, put_labels, write_chain
+from tests.support.counting_task import answered, write_task
+from tests.support.endpoints import Load
+from tests.support.machines import Machine, Machines
+from tests.support.network import Network, missing
+from tests.support.object_store import Server
 
 pytestmark = [
     pytest.mark.integration, pytest.mark.full, pytest.mark.deepspeed, pytest.mark.serve, pytest.mark.timeout(600),
@@ -212,7 +212,7 @@ def test_serving_answers_meanwhile(
 
 def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None = None) -> Chain:
     """A run whose student is there, without training."""
-    from tests.serving.tiny import write_student
+    from tests.support.tiny_students import write_student
 
     serving = {"host": "0.0.0.0", **(serving or {})}
     chain = write_chain(folder, storage.bucket(), 10, serving=serving)

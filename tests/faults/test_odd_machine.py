@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chain import write_chain
-from tests.faults.machines import DASHBOARD, ROOT, Machines
-from tests.network import Network, missing
-from tests.object_store import Server
+from tests.support.chain import write_chain
+from tests.support.machines import DASHBOARD, ROOT, Machines
+from tests.support.network import Network, missing
+from tests.support.object_store import Server
 
 pytestmark = [
     pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(300),

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.config_base import ReplicasConfig
-from pipelines.config_serving import ServingConfig
-from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_until
-from tests.integration.local_ray import local_ray
-from tests.serving.tiny import TEXTS, write_student
+from pipelines.config.base import ReplicasConfig
+from pipelines.config.serving import ServingConfig
+from tests.support.endpoints import Counted, Load, endpoint_of, small, wait_until
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
 BODY = {"model": "sums", "inputs": [TEXTS[0]]}
@@ -96,7 +96,7 @@ def test_a_new_version_is_deployed_under_load(
     url: str, serving: ServingConfig, counted: Counted, tmp_path: Path
 ) -> None:
     """Other weights in place of the old ones: Serve starts new replicas and drains the old ones."""
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     other = write_student(tmp_path / "student", "decoder-only", seed=1)
     with Load(url, BODY, retry=True) as load:

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.config_base import ReplicasConfig
+from pipelines.config.base import ReplicasConfig
 from tests.faults.test_serve import BODY, kill, processes
-from tests.integration.endpoints import Counted, Load, endpoint_of, small, wait_until
-from tests.integration.local_ray import local_ray
 from tests.integration.test_serve_streams import TOKENS, longest
-from tests.serving.tiny import write_student
+from tests.support.endpoints import Counted, Load, endpoint_of, small, wait_until
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import write_student
 
 pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
 REPLICA = "ServeReplica:raystill-student-sums"

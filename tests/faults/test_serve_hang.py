@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from tests.faults.test_serve import BODY, processes
-from tests.integration.endpoints import endpoint_of, small, wait_until
-from tests.integration.local_ray import local_ray
-from tests.serving.tiny import write_student
+from tests.support.endpoints import endpoint_of, small, wait_until
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import write_student
 
 pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600)]
 

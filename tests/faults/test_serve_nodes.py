@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.config_base import ReplicasConfig
-from tests.faults.nodes import ray_nodes
-from tests.integration.endpoints import Counted, Load, endpoint_of, running_replicas, small, wait_until
-from tests.serving.tiny import TEXTS, write_student
+from pipelines.config.base import ReplicasConfig
+from tests.support.endpoints import Counted, Load, endpoint_of, running_replicas, small, wait_until
+from tests.support.nodes import ray_nodes
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(300)]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.faults.training import Training
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
+from tests.support.training_kills import Training
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -68,13 +68,13 @@ def _same_losses(output: Path, run: Any, steps: int, until: int) -> None:
     """The losses up to a step, after the resume too, are those of plain torch in one process that nothing happened to."""
     import torch
 
-    from pipelines.artifacts import Store
-    from pipelines.student_init import initial_student
+    from pipelines.storage.store import Store
+    from pipelines.students.init import initial_student
     from pipelines.train.checks import token_settings
-    from pipelines.train.tokens import Tokens, tokenise
-    from pipelines.train.worker import make_plan
-    from pipelines.train.zero import learning_rate
-    from tests.pipelines.train.reference import reference_training
+    from pipelines.train.data.token_table import Tokens, tokenise
+    from pipelines.train.engine.deepspeed_engine import learning_rate
+    from pipelines.train.engine.worker import make_plan
+    from tests.support.reference_training import reference_training
 
     torch.set_num_threads(1)
     store = Store(str(output / "again"))

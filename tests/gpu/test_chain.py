@@ -24,11 +24,11 @@ import pytest
 import yaml
 
 from pipelines import recipes
-from pipelines.decode import Student
-from pipelines.schema import LABEL
-from tests.integration.commands import raystill, running
+from pipelines.data.schema import LABEL
+from pipelines.students.decoding import Student
 from tests.integration.test_serve import free_port, stated
-from tests.serving.tiny import tiny_model, tiny_tokenizer
+from tests.support.commands import raystill, running
+from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]  # the engine compiles and captures CUDA graphs once
 
@@ -66,7 +66,7 @@ def gpu_memory_mib() -> int:
 
 @pytest.fixture(scope="module")
 def chain(gpu_memory_mib: int, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     folder, model = tmp_path_factory.mktemp("chain"), str(embedded_teacher())
     run = {

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import Store
+from pipelines.storage.store import Store
 from pipelines.train.checks import token_settings
-from pipelines.train.tokens import tokenise
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from pipelines.train.data.token_table import tokenise
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.deepspeed, pytest.mark.timeout(600)]
 
@@ -24,12 +24,12 @@ import json, os, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from pipelines.artifacts import Store
-from pipelines.run_file import parse_run
-from pipelines.student_init import initial_student
-from pipelines.train.tokens import Tokens
-from pipelines.train.worker import Worker
-from pipelines.train.zero import prepare_deepspeed
+from pipelines.storage.manifest import Store
+from pipelines.config.load import parse_run
+from pipelines.students.init import initial_student
+from pipelines.train.data.token_table import Tokens
+from pipelines.train.engine.worker import Worker
+from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
 
 tree, folder, steps, gpu = json.load(sys.stdin)
 os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")

@@ -9,13 +9,13 @@ import yaml
 
 from pipelines.recipes.word_problems import test_rows as heldout_rows
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.data.test_reader import write_jsonl
 
 
 @pytest.fixture(scope="session")
 def teacher_folder() -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face folder; fetched into the cache where it is not there yet."""
-    from cluster.embedded_teacher import embedded_teacher
+    from cluster.commands.embedded_teacher import embedded_teacher
 
     return embedded_teacher()
 

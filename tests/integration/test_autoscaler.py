@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from pipelines.recipes.word_problems import train_rows
-from tests.integration.autoscaled import IDLE_S, Autoscaled, Group, autoscaled
-from tests.integration.commands import COMMAND
-from tests.integration.endpoints import free_port, wait_until
-from tests.pipelines.test_corpus import write_jsonl
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
-from tests.serving.tiny import TEXTS, write_student
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.autoscaled_cluster import IDLE_S, Autoscaled, Group, autoscaled
+from tests.support.commands import COMMAND
+from tests.support.endpoints import free_port, wait_until
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 ROWS = 300

@@ -10,8 +10,8 @@ import ray
 from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from pipelines.label.block_stats import forget_blocks
-from tests.integration.local_ray import local_ray
+from pipelines.label.engines.block_stats import forget_blocks
+from tests.support.local_ray import local_ray
 
 pytestmark = pytest.mark.integration
 BLOCKS = 40

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.faults.chain import HELD_OUT, Chain, shares, write_chain
-from tests.integration.commands import COMMAND
-from tests.integration.endpoints import free_port, running_replicas
-from tests.object_store import Server
+from tests.support.chain import HELD_OUT, Chain, shares, write_chain
+from tests.support.commands import COMMAND
+from tests.support.endpoints import free_port, running_replicas
+from tests.support.object_store import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.serve, pytest.mark.timeout(300)]
 NODES = 3

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store
-from pipelines.train.tokens import Tokens, tokenise
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from pipelines.storage.store import Store
+from pipelines.train.data.token_table import Tokens, tokenise
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -20,8 +20,8 @@ CASES += [(0, "bf16", "decoder-only"), (2, "bf16", "decoder-only"), (3, "bf16", 
 
 
 def _worker(output: Path, case: tuple[int, str, str], rank: int, world: int, stage: int | None = None) -> Any:
-    from pipelines.student_init import initial_student
-    from pipelines.train.worker import Worker
+    from pipelines.students.init import initial_student
+    from pipelines.train.engine.worker import Worker
 
     saved_stage, precision, family = case
     training = {"zero_stage": saved_stage if stage is None else stage, "precision": precision, "workers": world}
@@ -39,8 +39,8 @@ def _phase(rank: int, world: int, phase: str, folder: str, output: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from pipelines.train import checkpoints
-    from pipelines.train.zero import prepare_deepspeed
+    from pipelines.train.engine import checkpoints
+    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
 
     torch.set_num_threads(1)
     dist.init_process_group(

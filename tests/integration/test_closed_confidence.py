@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from pipelines.config import EvaluationConfig
-from pipelines.decode import Decoded, Family, Student
-from pipelines.evaluate.predict import Answerers, Trained, predict
 from pipelines.methods import FORMATS, written_labels
+from pipelines.scoring.predict import Answerers, Trained, predict
+from pipelines.students.decoding import Decoded, Family, Student
 from pipelines.tasks.base import Answer, Example
 from pipelines.tasks.nli import NaturalLanguageInference
-from tests.integration.endpoints import endpoint_of, small
-from tests.integration.local_ray import local_ray
-from tests.pipelines.test_closed import torn
-from tests.serving.tiny import write_student
+from tests.pipelines.students.decoding.test_label_scores import torn
+from tests.support.endpoints import endpoint_of, small
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 TASK = NaturalLanguageInference()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.artifacts import MANIFEST
-from tests.faults.harness import Family, sigkill
-from tests.integration.commands import raystill, running
-from tests.pipelines.evaluate.made import write_corpus
-from tests.pipelines.train.tiny import label_rows, make_model, make_run
+from pipelines.storage.store import MANIFEST
+from tests.support.artifacts import write_corpus
+from tests.support.commands import raystill, running
+from tests.support.label_kills import Family, sigkill
+from tests.support.tiny_runs import label_rows, make_model, make_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.local_ray import local_ray
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.support.local_ray import local_ray
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(300)]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store
-from pipelines.train.tokens import Tokens
-from tests.integration.tiny_trainings import make_outputs, run_of, tokens_of
+from pipelines.storage.store import Store
+from pipelines.train.data.token_table import Tokens
+from tests.support.trained_outputs import make_outputs, run_of, tokens_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -48,11 +48,11 @@ def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str
     import torch
     import torch.distributed as dist
 
-    from pipelines.student_init import initial_student
-    from pipelines.train import checkpoints
-    from pipelines.train.export import full_state
-    from pipelines.train.worker import Worker
-    from pipelines.train.zero import prepare_deepspeed
+    from pipelines.students.init import initial_student
+    from pipelines.train.engine import checkpoints
+    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
+    from pipelines.train.engine.export import full_state
+    from pipelines.train.engine.worker import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
@@ -111,10 +111,10 @@ def one_thread():
 @pytest.fixture(scope="module")
 def references(outputs: dict[str, Path]) -> dict[str, Any]:
     """For each family what plain torch makes of the same plan: losses by step, validation losses, weights at the end."""
-    from pipelines.student_init import initial_student
-    from pipelines.train.worker import make_plan
-    from pipelines.train.zero import learning_rate
-    from tests.pipelines.train.reference import part_losses, reference_training
+    from pipelines.students.init import initial_student
+    from pipelines.train.engine.deepspeed_engine import learning_rate
+    from pipelines.train.engine.worker import make_plan
+    from tests.support.reference_training import part_losses, reference_training
 
     found = {}
     for family, output in outputs.items():
@@ -178,6 +178,6 @@ def test_zero_parts_the_optimizer_state(engines, outputs):
 
 
 def _model(output: Path) -> Any:
-    from pipelines.student_init import initial_student
+    from pipelines.students.init import initial_student
 
     return initial_student(run_of(output).student, 0)[0]

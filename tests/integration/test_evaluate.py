@@ -12,20 +12,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import MANIFEST
 from pipelines.config import RunConfig
-from pipelines.decode import Student, encode_prompt, encode_target
-from pipelines.decode.converted import ConvertedStudent
 from pipelines.errors import StageFailedError
-from pipelines.evaluate.baseline import read_earlier
-from pipelines.evaluate.predict import Answerers, Source, Trained, Untrained, predict, sample
+from pipelines.evaluate.previous_report import read_earlier
 from pipelines.evaluate.stage import compare_with, evaluate
 from pipelines.methods import prompt_of, read_answer
-from pipelines.student_init import initial_student
+from pipelines.scoring.predict import Answerers, Source, Trained, Untrained, predict, sample
+from pipelines.storage.store import MANIFEST
+from pipelines.students.decoding import Student, encode_prompt, encode_target
+from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+from pipelines.students.init import initial_student
 from pipelines.tasks import Example, load_task, task_spec
-from tests.integration.local_ray import local_ray
-from tests.pipelines.evaluate.made import label_row, make_run, write_corpus, write_labels, write_student_manifest
-from tests.serving.tiny import tiny_model, tiny_tokenizer, write_student
+from tests.support.artifacts import label_row, make_run, write_corpus, write_labels, write_student_manifest
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import tiny_model, tiny_tokenizer, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # Ray's start counts
 

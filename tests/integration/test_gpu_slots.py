@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import EvaluationConfig
-from pipelines.decode import Student
-from pipelines.evaluate.predict import Answerers, predict
+from pipelines.config.load import parse_run
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from pipelines.run_file import parse_run
-from tests.integration.local_ray import local_ray
-from tests.pipelines.test_corpus import write_jsonl
-from tests.serving.tiny import TEXTS, write_student
+from pipelines.scoring.predict import Answerers, predict
+from pipelines.students.decoding import Student
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -24,9 +24,9 @@ import pytest
 import yaml
 
 from cluster.cli import main
-from tests.integration.dev_cpu import USER, dev_cpu, run_job
-from tests.k8s.namespaces import missing
-from tests.k8s.rendering import K8S, ROOT, needs_kustomize
+from tests.support.dev_cpu import USER, dev_cpu, run_job
+from tests.support.k8s.namespaces import missing
+from tests.support.k8s.rendering import K8S, ROOT, needs_kustomize
 
 NEEDED = ("buildah", "mmdebstrap")
 ABSENT = [name for name in NEEDED if shutil.which(name) is None]

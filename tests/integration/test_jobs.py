@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.artifacts import Store
-from tests.faults.harness import sigkill, title_of
-from tests.integration.commands import COMMAND
-from tests.integration.endpoints import wait_until
-from tests.object_store import Bucket
+from pipelines.storage.store import Store
+from tests.support.commands import COMMAND
+from tests.support.endpoints import wait_until
+from tests.support.label_kills import sigkill, title_of
+from tests.support.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 TOKEN = "a-token-of-this-test-and-no-other"

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cpus import computes_bf16
-from pipelines.schema import LABEL
-from tests.integration.commands import raystill, running
+from pipelines.data.schema import LABEL
+from pipelines.runtime.cpus import computes_bf16
+from tests.support.commands import raystill, running
 
 pytestmark = pytest.mark.integration
 

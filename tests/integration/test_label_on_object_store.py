@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.label.lease import CLAIM_BYTES, FOLDER
 from pipelines.recipes.word_problems import train_rows
-from tests.faults.harness import COMMAND
-from tests.integration.commands import raystill, running
-from tests.integration.endpoints import wait_until
-from tests.object_store import Bucket
+from pipelines.storage.lease import CLAIM_BYTES, FOLDER
+from tests.support.commands import raystill, running
+from tests.support.endpoints import wait_until
+from tests.support.label_kills import COMMAND
+from tests.support.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 ROWS = 600

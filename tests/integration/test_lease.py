@@ -15,23 +15,23 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store
 from pipelines.errors import StageFailedError, UserError
-from pipelines.label import lease
-from pipelines.label.lease import CLAIM_BYTES, FOLDER, Lease
-from pipelines.label.lock import LOCK, folder_lock
-from pipelines.label.processes import this_process
-from tests.integration.endpoints import wait_until
-from tests.object_store import Bucket
+from pipelines.storage import lease
+from pipelines.storage.lease import CLAIM_BYTES, FOLDER, Lease
+from pipelines.storage.lock import LOCK, folder_lock
+from pipelines.storage.process_identity import this_process
+from pipelines.storage.store import Store
+from tests.support.endpoints import wait_until
+from tests.support.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 LEASE_S = 3.0
 
 DRIVER = """
 import sys, time
-from pipelines.artifacts import Store
+from pipelines.storage.manifest import Store
 from pipelines.errors import StageFailedError
-from pipelines.label.lock import LOCK, folder_lock
+from pipelines.storage.lock import LOCK, folder_lock
 with folder_lock(Store(sys.argv[1]), float(sys.argv[2])) as check:
     print("held", flush=True)
     while True:

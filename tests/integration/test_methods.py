@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store
 from pipelines.errors import StageFailedError
 from pipelines.methods import METHODS
-from pipelines.train.objective import TERMS
-from pipelines.train.tokens import Tokens, tokenise
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels, write_tops
+from pipelines.storage.store import Store
+from pipelines.train.data.token_table import Tokens, tokenise
+from pipelines.train.loss_terms import TERMS
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels, write_tops
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -36,9 +36,9 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from pipelines.student_init import initial_student
-    from pipelines.train.loop import Worker
-    from pipelines.train.zero import prepare_deepspeed
+    from pipelines.students.init import initial_student
+    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
+    from pipelines.train.engine.loop import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)

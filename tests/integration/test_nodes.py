@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.nodes import ray_nodes
-from tests.integration.commands import COMMAND, environment, running
-from tests.integration.endpoints import wait_until
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.support.commands import COMMAND, environment, running
+from tests.support.endpoints import wait_until
+from tests.support.nodes import ray_nodes
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 ACTORS = 6
@@ -25,7 +25,7 @@ ACTORS = 6
 DRIVER = """
 import json, sys
 import ray
-from pipelines.nodes import node_name, on_this_node
+from pipelines.runtime.nodes import node_name, on_this_node
 
 class Where:
     def name(self):

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import filesystems
-from pipelines.artifacts import MANIFEST, Store, finished, manifest_of, read_manifest, write_manifest
-from pipelines.corpus import corpus_files, corpus_splits, read_split
+from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
-from pipelines.filesystems import open_filesystem
+from pipelines.storage import filesystems
+from pipelines.storage.filesystems import open_filesystem
+from pipelines.storage.manifest import finished, manifest_of, read_manifest, write_manifest
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import load_task, task_spec
-from tests.object_store import Bucket
+from tests.support.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -105,7 +106,7 @@ def test_a_small_file_is_one_request(s3: Bucket) -> None:
 
 WRITER = """
 import sys, time
-from pipelines.artifacts import Store
+from pipelines.storage.manifest import Store
 store = Store(sys.argv[1])
 if sys.argv[2] == "write":
     store.write("data/part.parquet", b"n" * (100 << 20))

@@ -20,13 +20,13 @@ import pytest
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import UnparsableError
-from pipelines.label.prompts import PromptMaker
-from pipelines.label.secret import Secret
+from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.openai import OpenaiTeacher
+from pipelines.label.teachers.secret import Secret
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import Example, load_task, task_spec
-from tests.integration.local_ray import local_ray
+from tests.support.local_ray import local_ray
 
 pytestmark = pytest.mark.integration
 KEY = "sk-integration-5d20c7"

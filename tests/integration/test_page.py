@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from starlette.responses import JSONResponse, Response
 
-from tests.browser import NEEDS_BROWSER, Chromium, Tab
-from tests.serving.stand_in import StandIn, model, predicted, problem
+from tests.support.browser import NEEDS_BROWSER, Chromium, Tab
+from tests.support.fake_endpoint import StandIn, model, predicted, problem
 
 HOSTILE = "</p><img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>'\"`$(id)`\u202e"
 KEY = "rs-0123456789abcdef"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import NEEDS_BROWSER, Chromium, Tab
-from tests.integration.endpoints import endpoint_of, small
-from tests.integration.local_ray import local_ray
-from tests.serving.tiny import write_student
+from tests.support.browser import NEEDS_BROWSER, Chromium, Tab
+from tests.support.endpoints import endpoint_of, small
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import write_student
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.serve, pytest.mark.timeout(300)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import raystill, running
+from tests.support.commands import raystill, running
 
 pytestmark = pytest.mark.integration
 

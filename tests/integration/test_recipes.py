@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cluster.embedded_teacher import embedded_teacher
-from pipelines.corpus import is_validation
+from cluster.commands.embedded_teacher import embedded_teacher
+from pipelines.data.heldout import is_validation
 from pipelines.recipes.nli_pairs import train_rows as nli_rows
-from tests.integration.commands import raystill
-from tests.pipelines.evaluate.made import write_corpus
-from tests.pipelines.train.tiny import label_rows, make_model
+from tests.support.artifacts import write_corpus
+from tests.support.commands import raystill
+from tests.support.tiny_runs import label_rows, make_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(1200)]
 

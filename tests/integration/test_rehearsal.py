@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.integration.dev_cpu import ARTIFACTS, OUTPUT, ROWS, TOKEN, USER, cluster_of, dev_cpu, run_job
-from tests.integration.endpoints import wait_until
-from tests.integration.pod_clusters import Cluster, Service, ServiceLoad, has_ended
-from tests.k8s.namespaces import Node, RunningPod, missing
-from tests.k8s.rendering import needs_kustomize
-from tests.serving.tiny import TEXTS
+from tests.support.dev_cpu import ARTIFACTS, OUTPUT, ROWS, TOKEN, USER, cluster_of, dev_cpu, run_job
+from tests.support.endpoints import wait_until
+from tests.support.k8s.namespaces import Node, RunningPod, missing
+from tests.support.k8s.rendering import needs_kustomize
+from tests.support.pod_clusters import Cluster, Service, ServiceLoad, has_ended
+from tests.support.tiny_students import TEXTS
 
 pytestmark = [
     pytest.mark.integration,

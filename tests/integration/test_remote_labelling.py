@@ -12,13 +12,13 @@ import pytest
 from fastapi.responses import JSONResponse, Response
 
 from pipelines.config import RunConfig
+from pipelines.config.load import parse_run
 from pipelines.errors import StageFailedError
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from pipelines.run_file import parse_run
-from tests.integration.local_ray import local_ray
-from tests.pipelines.label.teachers.endpoint import KEY, Endpoint, Seen, running_endpoint
-from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.local_ray import local_ray
+from tests.support.teacher_endpoint import KEY, Endpoint, Seen, running_endpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROWS, PROMPT_TOKENS, OUTPUT_TOKENS = 60, 20, 10

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.load import parse_run
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from pipelines.run_file import parse_run
-from tests.integration.local_ray import local_ray
-from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.local_ray import local_ray
 
 pytestmark = pytest.mark.integration
 

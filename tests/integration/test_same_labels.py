@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST
-from pipelines.config_base import ReplicasConfig
-from pipelines.config_serving import ServingConfig
-from pipelines.decode import Family, Student
+from pipelines.config.base import ReplicasConfig
+from pipelines.config.serving import ServingConfig
 from pipelines.recipes.word_problems import test_rows as heldout_rows
-from serving.cards import read_card
+from pipelines.storage.store import MANIFEST
+from pipelines.students.decoding import Family, Student
 from serving.engines.base import Engine
-from serving.engines.choice import cpu_environment, start_engine
-from serving.questions import Question, Reply
-from tests.serving.tiny import write_student
+from serving.engines.select import cpu_environment, start_engine
+from serving.messages import Question, Reply
+from serving.model_card import read_card
+from tests.support.tiny_students import write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.vllm, pytest.mark.timeout(300)]
 ROWS, SAME = 200, 199

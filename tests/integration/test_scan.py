@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.corpus import corpus_files, corpus_splits
-from pipelines.label.flow import example_blocks
-from pipelines.label.ids import id_keys, key_set
+from pipelines.data.near_duplicates import NearDuplicates, signature
+from pipelines.data.reader import corpus_files, corpus_splits
+from pipelines.label.engines.dataset import example_blocks
+from pipelines.label.output.id_index import id_keys, key_set
 from pipelines.label.scan import Corpus, scan_corpus
-from pipelines.near_duplicates import NearDuplicates, signature
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import task_spec
-from tests.integration.local_ray import local_ray
-from tests.pipelines.test_corpus import write_jsonl
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.local_ray import local_ray
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 SPEC = task_spec("arithmetic", {})

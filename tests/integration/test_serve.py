@@ -15,16 +15,16 @@ import httpx
 import openai
 import pytest
 
-from pipelines.config_base import ReplicasConfig
-from pipelines.config_serving import ServingConfig
-from pipelines.decode import Student
+from pipelines.config.base import ReplicasConfig
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UnparsableError
+from pipelines.students.decoding import Student
 from pipelines.tasks.base import Example, TaskSpec
 from pipelines.tasks.registry import load_task
-from tests.integration.endpoints import free_port, wait_until
-from tests.integration.local_ray import local_ray
-from tests.k8s.dashboards import SERVING, metrics_read
-from tests.serving.tiny import TEXTS, write_student
+from tests.support.endpoints import free_port, wait_until
+from tests.support.k8s.dashboards import SERVING, metrics_read
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 QUEUE = 32
@@ -54,7 +54,7 @@ def ray_here() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The endpoint, woken from zero replicas by its first requests, some of which find the queue full."""
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     root = tmp_path_factory.mktemp("students")
     folders = {
@@ -247,7 +247,7 @@ def test_numbers_that_are_too_large_hold_up_nobody(running: Running, name: str) 
     with ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(ask, range(16)))
     assert [r.status_code for r in responses] == [200] * 16, [r.text for r in responses]
-    # What the student was trained to write (tests/serving/tiny.py), which is more than the answer's own limit of 8.
+    # What the student was trained to write (tests/support/tiny_students.py), which is more than the answer's own limit of 8.
     assert max(r.json()["usage"]["completion_tokens"] for r in responses[::2]) <= 32
     body = {"model": name, "prompt": TEXTS[1], "temperature": 1e-300}
     assert running.client.post("/v1/completions", json=body).status_code == 200

@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.config_serving import LimitsConfig, ServingConfig
-from tests.integration.endpoints import endpoint_of, small, wait_until
-from tests.integration.local_ray import local_ray
-from tests.serving.tiny import TEXTS, write_student
+from pipelines.config.serving import LimitsConfig, ServingConfig
+from tests.support.endpoints import endpoint_of, small, wait_until
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
 PATHS = ("/v1/predict", "/v1/completions", "/v1/chat/completions")
@@ -165,7 +165,7 @@ def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
     """
     from ray import serve
 
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     def replicas() -> dict[str, int]:
         return dict(serve.status().applications["raystill"].deployments["ingress"].replica_states)

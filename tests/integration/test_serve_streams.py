@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.endpoints import endpoint_of, small
-from tests.integration.local_ray import local_ray
-from tests.serving.tiny import TEXTS, write_student
+from tests.support.endpoints import endpoint_of, small
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 TOKENS = 400

@@ -12,13 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipelines.artifacts import MANIFEST
-from pipelines.config_serving import KeysConfig
+from pipelines.config.serving import KeysConfig
 from pipelines.errors import StageFailedError, UserError
-from serving.keys import key_line, new_key
-from tests.integration.endpoints import Load, endpoint_of, small, wait_until
-from tests.integration.local_ray import local_ray
-from tests.serving.tiny import TEXTS, write_student
+from pipelines.storage.store import MANIFEST
+from serving.api.api_keys import key_line, new_key
+from tests.support.endpoints import Load, endpoint_of, small, wait_until
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
 
@@ -43,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_split_is_promoted_and_rolled_back_under_load(
     ray_here: None, folders: dict[str, Path], requests: int, record_property: Callable[[str, object], None]
 ) -> None:
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     serving = small(max_batch_size=8)
     versions = {"sums@old": folders["old"], "sums@new": folders["new"]}
@@ -92,7 +92,7 @@ def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path
     """Requests go to a version when it runs and not before, to none that has gone; one that cannot start changes nothing."""
     from ray import serve
 
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     serving = small(max_batch_size=8)
     broken = torn(write_student(tmp_path / "broken", "decoder-only", seed=2))
@@ -136,7 +136,7 @@ def trained_anew(place: Path, other: Path) -> None:
 
 @pytest.mark.full
 def test_a_student_trained_anew_in_its_folder_is_served_by_the_same_command(ray_here: None, tmp_path: Path) -> None:
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     place, serving = write_student(tmp_path / "student", "decoder-only"), small()
     with endpoint_of({"sums": place}, serving) as client:
@@ -157,7 +157,7 @@ def test_a_student_trained_anew_in_its_folder_is_served_by_the_same_command(ray_
 
 @pytest.mark.full
 def test_students_that_share_replicas_come_and_go_under_load(ray_here: None, folders: dict[str, Path]) -> None:
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     serving = small(students_per_replica=2)
     named = {name: str(folder) for name, folder in folders.items()}
@@ -180,7 +180,7 @@ def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[s
     """Those of `serve.run` have no config; one that is broken is none of our business."""
     from ray import serve
 
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     @serve.deployment
     class Shop:
@@ -208,7 +208,7 @@ def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[s
 
 
 def test_an_endpoint_that_ends_answers_what_is_under_way(ray_here: None, folders: dict[str, Path]) -> None:
-    from serving.endpoint import serve_students
+    from serving.deploy.rollout import serve_students
 
     endpoint = serve_students({"sums": str(folders["old"])}, small(max_batch_size=1))
     with httpx.Client(base_url=endpoint.url, timeout=60.0) as client, ThreadPoolExecutor(1) as pool:

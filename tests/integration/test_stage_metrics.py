@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from pipelines.config.load import parse_run
 from pipelines.recipes.word_problems import train_rows
-from pipelines.run_file import parse_run
-from tests.integration.endpoints import wait_until
-from tests.integration.local_ray import local_ray
-from tests.k8s.dashboards import CHAIN, SERVING, metrics_read
-from tests.metrics import Series, exported, total
-from tests.pipelines.test_corpus import write_jsonl
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.endpoints import wait_until
+from tests.support.k8s.dashboards import CHAIN, SERVING, metrics_read
+from tests.support.local_ray import local_ray
+from tests.support.metrics import Series, exported, total
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 ROWS = 200

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.local_ray import local_ray
-from tests.pipelines.train.tiny import label_rows, make_run, write_labels
+from tests.support.local_ray import local_ray
+from tests.support.tiny_runs import label_rows, make_run, write_labels
 
 pytestmark = [
     pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(400),
@@ -32,9 +32,9 @@ print("LABELS " + json.dumps([[answer.text.strip(), answer.cumulative_logprob] f
 def test_a_decoder_only_student_is_loaded_by_plain_vllm(tmp_path: Path) -> None:
     from transformers import LlamaConfig
 
-    from pipelines.decode import Student
+    from pipelines.students.decoding import Student
     from pipelines.train.stage import train
-    from tests.serving.tiny import tiny_tokenizer
+    from tests.support.tiny_students import tiny_tokenizer
 
     tokenizer = tiny_tokenizer("decoder-only")
     model = tmp_path / "model"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import MANIFEST, Store
 from pipelines.errors import UserError
-from pipelines.train.tokens import Tokens, tokenise
-from tests.faults.harness import title_of
-from tests.integration.local_ray import local_ray
-from tests.integration.tiny_trainings import FAMILIES, make_outputs, run_of, tokens_of
-from tests.pipelines.train.tiny import label_rows
+from pipelines.storage.store import MANIFEST, Store
+from pipelines.train.data.token_table import Tokens, tokenise
+from tests.support.label_kills import title_of
+from tests.support.local_ray import local_ray
+from tests.support.tiny_runs import label_rows
+from tests.support.trained_outputs import FAMILIES, make_outputs, run_of, tokens_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -46,10 +46,10 @@ def one_thread():
 
 
 def test_ray_data_tokenises_what_this_process_would(ray_here, outputs, monkeypatch, tmp_path):
-    from pipelines.train import tokens
     from pipelines.train.checks import token_settings
+    from pipelines.train.data import token_table
 
-    monkeypatch.setattr(tokens, "_ROWS_HERE", 0)
+    monkeypatch.setattr(token_table, "_ROWS_HERE", 0)
     output = outputs["decoder-only"]
     store = Store(str(tmp_path / "tokens"))
     counts = tokenise(Store(str(output / "labels")), token_settings(run_of(output)), store)
@@ -130,10 +130,10 @@ def test_the_best_checkpoint_is_exported(students):
 
 def test_a_lost_worker_changes_no_loss(students, outputs):
     """The killed training goes on from its checkpoint, and each of its steps is the step of an undisturbed one."""
-    from pipelines.student_init import initial_student
-    from pipelines.train.worker import make_plan
-    from pipelines.train.zero import learning_rate
-    from tests.pipelines.train.reference import reference_training
+    from pipelines.students.init import initial_student
+    from pipelines.train.engine.deepspeed_engine import learning_rate
+    from pipelines.train.engine.worker import make_plan
+    from tests.support.reference_training import reference_training
 
     output = outputs["encoder-decoder"]
     assert (output / "killed").exists()
@@ -142,13 +142,13 @@ def test_a_lost_worker_changes_no_loss(students, outputs):
     assert resumed > 0, "it went on from a checkpoint, not from the beginning"
     assert students["decoder-only"].details["training"]["started_at_steps"] == [0]
     history = [json.loads(line) for line in (output / "student" / "training.jsonl").read_text().splitlines()]
-    run, tokens = run_of(output, epochs=4), tokens_of(output)
+    run, token_table = run_of(output, epochs=4), tokens_of(output)
     model, _ = initial_student(run.student, 0)
-    plan = make_plan(tokens, run, "encoder-decoder", 2)
+    plan = make_plan(token_table, run, "encoder-decoder", 2)
     # The first checkpoint is of step 5, so that the steps after it are those that were lost and taken again.
     rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(9)]
     assert len(history) == plan.steps > 9
-    wanted = reference_training(model, tokens, plan, rates, clip=run.training.gradient_clipping, decay=0.0)
+    wanted = reference_training(model, token_table, plan, rates, clip=run.training.gradient_clipping, decay=0.0)
     for mine, theirs in zip(history, wanted, strict=False):
         assert mine["label"] == pytest.approx(theirs["label"], rel=1e-3)
         assert mine["rationale"] == pytest.approx(theirs["rationale"], rel=1e-3)
@@ -159,14 +159,14 @@ def test_the_folder_holds_the_weights_that_were_measured(family, students, outpu
     """The losses of the exported folder, one sequence at a time in plain transformers, are those of the manifest."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from tests.pipelines.train.reference import part_losses
+    from tests.support.reference_training import part_losses
 
     kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
     model = kind.from_pretrained(outputs[family] / "student", dtype="float32").eval()
-    tokens = tokens_of(outputs[family])
+    token_table = tokens_of(outputs[family])
     measured = students[family].details["training"]["loss"]["validation"]["after"]
     near = 2e-2 if family == "decoder-only" else 1e-5  # trained in bf16, in fp32
-    for part, loss in zip(("label", "rationale"), part_losses(model, tokens, tokens.validation), strict=True):
+    for part, loss in zip(("label", "rationale"), part_losses(model, token_table, token_table.validation), strict=True):
         assert loss.item() == pytest.approx(measured[part], rel=near)
 
 
@@ -219,7 +219,7 @@ print(json.dumps([result, [m for m in sys.modules if m.split(".")[0] in ("pipeli
 
 def test_students_open_without_this_project_and_answer_the_same(students, outputs):
     """In a fresh process, through transformers alone, the folder is complete and gives the labels that `Student` gives, in float32."""
-    from pipelines.decode import Student
+    from pipelines.students.decoding import Student
 
     inputs = [row["input"] for row in label_rows(200, seed=9)]
     folders = {family: str(outputs[family] / "student") for family in FAMILIES}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store
 from pipelines.errors import StageFailedError
-from pipelines.train.tokens import Tokens
-from tests.integration.local_ray import local_ray
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from pipelines.storage.store import Store
+from pipelines.train.data.token_table import Tokens
+from tests.support.local_ray import local_ray
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
@@ -60,10 +60,10 @@ def _train_cases(rank: int, world: int, folder: str, output: str, names: list[st
     import torch
     import torch.distributed as dist
 
-    from pipelines.student_init import initial_student
-    from pipelines.train.export import write_weights
-    from pipelines.train.worker import Worker
-    from pipelines.train.zero import prepare_deepspeed
+    from pipelines.students.init import initial_student
+    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
+    from pipelines.train.engine.export import write_weights
+    from pipelines.train.engine.worker import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
@@ -91,7 +91,7 @@ def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dic
     import torch
 
     from pipelines.train.checks import token_settings
-    from pipelines.train.tokens import tokenise
+    from pipelines.train.data.token_table import tokenise
 
     output = folder / "output"
     write_labels(output, label_rows(60))
@@ -131,7 +131,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
     """The merged weights, one sequence at a time in plain transformers, have the losses that were measured with the adapters."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from tests.pipelines.train.reference import part_losses
+    from tests.support.reference_training import part_losses
 
     found, folder, output = cases
     case, family = found[name], CASES[name][0]
@@ -153,10 +153,10 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
 def test_a_student_with_a_tokenizer_of_its_own_and_a_tracker_that_fails(
     ray_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.decode import Student
-    from pipelines.evaluate.predict import Untrained
+    from pipelines.scoring.predict import Untrained
+    from pipelines.students.decoding import Student
     from pipelines.train.stage import train
-    from tests.serving.tiny import tiny_model, tiny_tokenizer
+    from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
     write_labels(tmp_path, label_rows(60))
     model = tmp_path / "model"
@@ -224,8 +224,8 @@ def out_of_memory(config: dict[str, Any]) -> dict[str, Any]:
     import torch
     from ray import train as ray_train
 
-    from pipelines.train.loop import train_loop
-    from pipelines.train.worker import Worker
+    from pipelines.train.engine.loop import train_loop
+    from pipelines.train.engine.worker import Worker
 
     attempts = Path(config["run"]["output"]) / "attempts"
     forward = Worker._forward

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.config import TeacherConfig
-from pipelines.label.outcomes import judge
-from pipelines.label.prompts import PromptMaker
+from pipelines.label.answers.outcomes import judge
+from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample
 from pipelines.label.teachers.vllm import VllmTeacher
 from pipelines.recipes import nli_pairs

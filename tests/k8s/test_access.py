@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.k8s.rendering import K8S, Object, groups, named, needs_kustomize, overlay, render, with_components
 from tests.k8s.test_manifests import each_overlay, selects
+from tests.support.k8s.rendering import K8S, Object, groups, named, needs_kustomize, overlay, render, with_components
 
 
 @needs_kustomize

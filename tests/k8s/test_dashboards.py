@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-import pipelines.label.metrics
-import pipelines.train.metrics
+import pipelines.label.reporting.prometheus
+import pipelines.train.tracking.prometheus
 import serving.metrics
-from pipelines.label.tally import Tally
-from tests.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, panels, queries, rules
+from pipelines.label.output.counts import Tally
+from tests.support.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, panels, queries, rules
 
 DASHBOARDS = (SERVING, CHAIN)
 _LABELS = re.compile(r"(?:by|on) \(([a-z_, ]+)\)")
@@ -41,14 +41,14 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
         return make
 
     kinds = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
-    for module in (serving.metrics, pipelines.label.metrics, pipelines.train.metrics):
+    for module in (serving.metrics, pipelines.label.reporting.prometheus, pipelines.train.tracking.prometheus):
         for kind, suffixes in kinds.items():
             monkeypatch.setattr(module, kind, noted(*suffixes), raising=False)
     serving.metrics.IngressMetrics()
     serving.metrics.ReplicaMetrics("sums")
-    pipelines.label.metrics.LabelMetrics("svamp", 1, Tally())
-    pipelines.train.metrics.TrainMetrics("svamp", 1).close(finished=False)  # else its thread goes on
-    pipelines.train.metrics.StepsLeft("svamp")
+    pipelines.label.reporting.prometheus.LabelMetrics("svamp", 1, Tally())
+    pipelines.train.tracking.prometheus.TrainMetrics("svamp", 1).close(finished=False)  # else its thread goes on
+    pipelines.train.tracking.prometheus.StepsLeft("svamp")
     return found
 
 

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 
-from tests.k8s.kuberay_pods import RayPods, words
-from tests.k8s.rendering import K8S, OVERLAYS, Object, needs_kustomize, overlay, render
+from tests.support.k8s.kuberay_pods import RayPods, words
+from tests.support.k8s.rendering import K8S, OVERLAYS, Object, needs_kustomize, overlay, render
 
 pytestmark = needs_kustomize
 HEAD = "raystill-students-x7k2p-head-svc.raystill.svc.cluster.local"

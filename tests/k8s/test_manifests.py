@@ -12,10 +12,10 @@ import yaml
 
 from cluster.cli import main
 from pipelines.config import RunConfig
-from pipelines.run_file import parse_run
+from pipelines.config.load import parse_run
 from tests.k8s.checker.quantities import quantity
-from tests.k8s.dashboards import SERVING
-from tests.k8s.rendering import (
+from tests.support.k8s.dashboards import SERVING
+from tests.support.k8s.rendering import (
     K8S,
     OVERLAYS,
     PARTS,

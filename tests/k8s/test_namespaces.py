@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.endpoints import wait_until
-from tests.k8s.namespaces import Node, RunningPod, missing
-from tests.k8s.pod_files import Volumes
-from tests.k8s.rendering import ROOT, Object
+from tests.support.endpoints import wait_until
+from tests.support.k8s.namespaces import Node, RunningPod, missing
+from tests.support.k8s.pod_files import Volumes
+from tests.support.k8s.rendering import ROOT, Object
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 USER = 1234
@@ -116,7 +116,7 @@ import sys, time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from tests.k8s.namespaces import Node
+from tests.support.k8s.namespaces import Node
 from tests.k8s.test_namespaces import pod, volumes
 folder = Path(sys.argv[1])
 with Node(folder / "pods", volumes(folder), {}) as node:

@@ -10,7 +10,16 @@ import pytest
 
 from tests.k8s.checker.checks import check
 from tests.k8s.checker.crds import Crds
-from tests.k8s.rendering import K8S, OVERLAYS, STANDING, Object, combined, needs_kustomize, overlay, with_components
+from tests.support.k8s.rendering import (
+    K8S,
+    OVERLAYS,
+    STANDING,
+    Object,
+    combined,
+    needs_kustomize,
+    overlay,
+    with_components,
+)
 
 pytestmark = needs_kustomize
 SECRETS = {"Secret/raystill-keys", "Secret/raystill-redis", "Secret/raystill-object-store"}

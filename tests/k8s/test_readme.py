@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.job_package import write_package
-from pipelines.run_file import load_run
-from tests.k8s.rendering import K8S, OVERLAYS, ROOT
+from cluster.jobs.package import write_package
+from pipelines.config.load import load_run
 from tests.k8s.test_manifests import arguments_of, run_of
+from tests.support.k8s.rendering import K8S, OVERLAYS, ROOT
 
 PACKAGES = {"kubectl": "kustomize", "ip": "iproute2", **dict.fromkeys(("unshare", "nsenter", "setpriv"), "util-linux")}
 """Where a program is in a package of another name; util-linux is on every Debian."""

@@ -10,10 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from cluster.cli import main
-from cluster.endpoint import named_students
+from cluster.commands.serve import named_students
 from k8s.serve.render import CONFIG, FINGERPRINTS, overlays, rendered
-from tests.k8s.rendering import OVERLAYS, cluster_of, named, needs_kustomize, overlay
-from tests.serving.tiny import write_student
+from tests.support.k8s.rendering import OVERLAYS, cluster_of, named, needs_kustomize, overlay
+from tests.support.tiny_students import write_student
 
 each_overlay = pytest.mark.parametrize("folder", overlays(), ids=lambda folder: folder.name)
 

@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST
-from pipelines.config_serving import ServingConfig
-from pipelines.decode import Decoded
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
+from pipelines.storage.store import MANIFEST
+from pipelines.students.decoding import Decoded
 from serving import ingress as module
-from serving import roster as roster_module
+from serving import registry as roster_module
 from serving.api.errors import ApiError
-from serving.cards import StudentCard
 from serving.ingress import Ingress
-from serving.questions import AwayError, Piece, Question, Reply, TextOrder
-from tests.serving.standins import card
-from tests.serving.test_api import PAIR_TASK
-from tests.serving.test_cards import edited
-from tests.serving.tiny import write_student
+from serving.messages import AwayError, Piece, Question, Reply, TextOrder
+from serving.model_card import StudentCard
+from tests.serving.api.test_routes import PAIR_TASK
+from tests.serving.test_model_card import edited
+from tests.support.fake_students import card
+from tests.support.tiny_students import write_student
 
 REPLY = Reply(Decoded("4 - 1", 0.75, 10, 4), engine="transformers")
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from ray.serve.exceptions import BackPressureError
 
-from pipelines.config_serving import ServingConfig
+from pipelines.config.serving import ServingConfig
 from serving import ingress as module
 from serving.api.errors import ApiError
 from serving.ingress import Ingress
-from serving.questions import Question, Reply
-from tests.serving.standins import card
+from serving.messages import Question, Reply
 from tests.serving.test_ingress import REPLY, Handle, students
+from tests.support.fake_students import card
 
 __all__ = ["students"]
 

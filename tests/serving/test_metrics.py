@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ray.serve
 
-from tests.k8s.dashboards import SERVING, metrics_read
+from tests.support.k8s.dashboards import SERVING, metrics_read
 
 
 def test_the_dashboard_reads_series_that_serve_has() -> None:

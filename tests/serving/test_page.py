@@ -10,8 +10,8 @@ from itertools import product
 import pytest
 
 from serving.page import CONTENT_SECURITY_POLICY, page
-from tests.colours import contrast
-from tests.pipelines.pages.reading import Page
+from tests.support.colours import contrast
+from tests.support.page_reader import Page
 
 HTML = page()
 READ = Page(HTML)

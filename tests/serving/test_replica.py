@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.config_serving import ServingConfig
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from serving import replica as module
-from serving.cards import StudentCard
-from serving.questions import AwayError, Question, Reply
+from serving.messages import AwayError, Question, Reply
+from serving.model_card import StudentCard
 from serving.replica import SharedStudents, StudentReplica
-from tests.serving.standins import card
+from tests.support.fake_students import card
 
 
 class Made:

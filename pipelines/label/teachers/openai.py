@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import UserError
-from pipelines.label.budget import BudgetMeter, estimate_tokens
-from pipelines.label.secret import Secret
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample, TeacherUnusableError
-from pipelines.label.teachers.concurrency import AdaptiveLimit, Admission
-from pipelines.label.teachers.failures import Failure, failure_of, unreadable, wait_s
+from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
+from pipelines.label.teachers.http_errors import Failure, failure_of, unreadable, wait_s
+from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
+from pipelines.label.teachers.secret import Secret
 from pipelines.tasks import Task
 
 _MAX_CONNECTIONS = 1000

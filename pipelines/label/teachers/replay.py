@@ -9,8 +9,8 @@ import io
 import json
 
 from pipelines.errors import UserError
-from pipelines.filesystems import open_filesystem, shown
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample
+from pipelines.storage.filesystems import open_filesystem, shown
 
 
 class ReplayTeacher:

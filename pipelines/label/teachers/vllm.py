@@ -14,9 +14,8 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TeacherConfig
-from pipelines.cpus import computes_bf16, vllm_threads
-from pipelines.label.soft_labels import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, Sample
+from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.vllm_logprobs import (
     decode_single_tokens_from_a_table,
     decoder,
@@ -25,6 +24,7 @@ from pipelines.label.teachers.vllm_logprobs import (
     likeliest,
     top_k,
 )
+from pipelines.runtime.cpus import computes_bf16, vllm_threads
 from pipelines.tasks import Example, Task
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipelines.errors import UnparsableError
-from pipelines.label.soft_labels import AnswerTokens, Distribution, label_probabilities
 from pipelines.label.teachers.base import TokenLogprobs
+from pipelines.label.teachers.label_probabilities import AnswerTokens, Distribution, label_probabilities
 from pipelines.tasks import Example, Task
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from pipelines.cpus import computes_bf16
+from pipelines.runtime.cpus import computes_bf16
 
 
 class Asked(BaseModel):

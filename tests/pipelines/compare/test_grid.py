@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store, require_manifest
 from pipelines.compare.checks import check_compare
 from pipelines.compare.grid import (
     Setting,
@@ -19,10 +18,12 @@ from pipelines.compare.grid import (
     trials,
     without_search,
 )
-from pipelines.compare.jobs import parallel_cells
+from pipelines.compare.scheduler import parallel_cells
 from pipelines.errors import UserError
+from pipelines.storage.manifest import require_manifest
+from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
-from tests.pipelines.train.tiny import label_rows, make_run, write_labels
+from tests.support.tiny_runs import label_rows, make_run, write_labels
 
 SEARCH = {"trials": 3, "learning_rate": [1e-4, 1e-2], "weight": [0.2, 0.8]}
 

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from pipelines.compare.page import comparison_page
 from pipelines.compare.tables import comparison_table
-from pipelines.evaluate.metrics import verdict
-from pipelines.pages.words import fraction, number, percent, percents, points
-from tests.pipelines.compare.made import METHODS, comparison
-from tests.pipelines.pages.reading import HOSTILE, Page, assert_needs_nothing_else, hostile
+from pipelines.reports.format import fraction, number, percent, percents, points
+from pipelines.scoring.statistics import verdict
+from tests.support.comparisons import METHODS, comparison
+from tests.support.page_reader import HOSTILE, Page, assert_needs_nothing_else, hostile
 
 NO_TEXTS = frozenset({"lines", "created"})  # of lines the names are fixed; their notes are looked at by themselves
 

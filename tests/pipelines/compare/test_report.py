@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Manifest, Store, manifest_of, require_manifest
 from pipelines.compare.grid import Cell, cells, trials, without_search
 from pipelines.compare.report import Found, comparison, shared_parts
 from pipelines.config import FiltersConfig, SearchConfig
-from pipelines.corpus import heldout_examples
-from pipelines.evaluate.seeds import mean, mean_difference
+from pipelines.data.heldout import heldout_examples
+from pipelines.scoring.seeds import mean, mean_difference
+from pipelines.storage.manifest import Manifest, manifest_of, require_manifest
+from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
-from tests.pipelines.evaluate.made import label_row, make_run, reject_row, write_corpus, write_labels
+from tests.support.artifacts import label_row, make_run, reject_row, write_corpus, write_labels
 
 NUM = 10
 RIGHT = {

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST, Store, require_manifest
 from pipelines.compare import cells
 from pipelines.compare.cells import Scores, answers_of_teacher, split_of, task_of
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError
+from pipelines.storage.manifest import require_manifest
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, task_spec
-from tests.pipelines.compare.lab import Lab
-from tests.pipelines.evaluate.made import write_corpus
+from tests.support.artifacts import write_corpus
+from tests.support.fake_grid import Lab
 
 SEARCH = {"trials": 2, "learning_rate": [1e-4, 1e-2]}
 SCORES = "cells/*/heldout-*/manifest.json"
@@ -331,7 +332,7 @@ def test_scores_by_other_rules_are_never_mixed(lab: Lab, monkeypatch: pytest.Mon
     if what == "version":
         monkeypatch.setattr("pipelines.tasks.arithmetic.Arithmetic.version", "9")
     elif what == "format":
-        monkeypatch.setattr("pipelines.evaluate.identity.ANSWERS", 99)
+        monkeypatch.setattr("pipelines.scoring.identity.ANSWERS", 99)
     else:
         monkeypatch.setattr("pipelines.compare.cells.task_spec", lambda task, options: task_spec(task, {}))
     again = lab.compare(**({"task_options": {"other": 1}} if what == "options" else {}))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pipelines.config import RunConfig
-from pipelines.corpus import is_validation
+from pipelines.data.heldout import is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate.checks import check_apart
-from tests.pipelines.evaluate.made import make_run, write_corpus, write_labels
+from tests.support.artifacts import make_run, write_corpus, write_labels
 
 
 def run_of(folder: Path, shared: int, of: int = 5, **corpus: Any) -> RunConfig:

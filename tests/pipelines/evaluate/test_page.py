@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.evaluate.page import report_page
-from pipelines.pages.words import percent, percents
-from tests.pipelines.evaluate.made_report import report, without
-from tests.pipelines.pages.reading import HOSTILE, Page, assert_needs_nothing_else, hostile
+from pipelines.reports.format import percent, percents
+from tests.support.page_reader import HOSTILE, Page, assert_needs_nothing_else, hostile
+from tests.support.reports import report, without
 
 NO_TEXTS = frozenset({"systems", "comparisons", "fingerprint", "family", "of"})  # names that are fixed
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines.evaluate import plots, report, report_text
-from pipelines.evaluate.report import System
+from pipelines.evaluate import plots, report, report_markdown
+from pipelines.scoring.system import System
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 
@@ -159,13 +159,13 @@ def test_where_there_is_no_confusion_it_is_said_why() -> None:
     made |= report.results(examples, student, [], 1, Arithmetic().key)
     said = "Not listed: there are 30 different gold labels, and a list is made of at most 20."
     assert (made["confusion"], made["confusion_note"]) == (None, said)
-    assert said in report_text.markdown(made)
+    assert said in report_markdown.markdown(made)
     made["confusion_note"] = ""
-    assert "What the student answers" not in report_text.markdown(made)
+    assert "What the student answers" not in report_markdown.markdown(made)
 
 
 def test_markdown_tells_of_settings_and_costs() -> None:
-    text = report_text.markdown(_report(_student(25), OTHERS))
+    text = report_markdown.markdown(_report(_student(25), OTHERS))
     for line in (
         "- Training time: 5.2 min", "- Time per answer: 20 ms", "- labels learned: gold",
         "- filters of the labels: gold drop-disagreeing", "- training: 2 epochs, 1,024 tokens a batch",
@@ -195,8 +195,8 @@ def test_a_system_without_answers_is_named_and_not_compared() -> None:
     assert teacher["accuracy"] is teacher["correct"] is teacher["interval"] is teacher["unanswered"] is None
     assert [c["student_vs"] for c in made["comparisons"]] == ["untrained"]
     assert "majority" not in made["headline"]
-    assert "| teacher | - | - | - | - | - | - | - | - |" in report_text.markdown(made)
-    assert "- teacher: the labels hold none" in report_text.markdown(made)
+    assert "| teacher | - | - | - | - | - | - | - | - |" in report_markdown.markdown(made)
+    assert "- teacher: the labels hold none" in report_markdown.markdown(made)
 
 
 def test_errors_are_the_most_confident_wrong_answers() -> None:
@@ -217,7 +217,7 @@ def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
         "trained_on": {"count": 1, "ids": ["e7"], "by": {"id": 6, "input": 0, "near": 1}},
         "chosen_on": {"count": 2, "ids": ["e8", "e9"], "by": {"id": 0, "input": 2, "near": 0}},
     }
-    text = report_text.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
+    text = report_markdown.markdown(_report(_student(25, 3, too_long=2), OTHERS, **heldout))
     assert "| student | 25 of 40 | 62.5% | 47.0 to 75.8% | 3 |  |  |  |  |" in text
     assert "| teacher | 30 of 40 | 75.0% | 59.8 to 85.8% | 4 | -12.5 (-23.7 to -0.1) | 0 | 5 | 0.062 |" in text
     assert "| 0.9 to 1.0 | 4 | 93.8% | 0.0% |" in text
@@ -249,7 +249,7 @@ def test_markdown_tells_of_rationales_votes_and_an_earlier_report() -> None:
     made["votes"] = {"n": 5, "temperature": 0.7, "agreement": 0.883}
     made["baseline"] = {"run": "before", "created": "2026-01-24T09:00:00+00:00", "accuracy": 0.5, "total": 40, "same_examples": True,
                         "difference": 0.125, "interval": [0.02, 0.231], "better": 7, "worse": 2, "p_value": 0.02, "note": ""}  # fmt: skip
-    text = report_text.markdown(made)
+    text = report_markdown.markdown(made)
     assert "Of 36 of the teacher's rationales to the held-out examples 2 are empty." in text
     assert "lead to the label that their writer gave: the task cannot tell" in text
     assert "state the gold label: 50.0%" in text
@@ -265,12 +265,12 @@ def test_markdown_tells_of_rationales_votes_and_an_earlier_report() -> None:
         "p_value": None,
         "note": "other inputs",
     }
-    assert "50.0% of 40 there; not comparable, other inputs" in report_text.markdown(made)
+    assert "50.0% of 40 there; not comparable, other inputs" in report_markdown.markdown(made)
 
 
 def test_table_shows_every_system() -> None:
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(report_text.table(_report(_student(25), OTHERS)))
+    console.print(report_markdown.table(_report(_student(25), OTHERS)))
     text = console.export_text()
     for expected in ("student", "untrained student", "teacher", "majority label", "25 of 40", "47.0 to 75.8%", "2e-07"):
         assert expected in text
@@ -285,17 +285,17 @@ def test_hostile_texts_are_texts_in_the_terminal() -> None:
     note = "`[/b]`, the label of 2 of 9"
     made = _report(_student(25), [*OTHERS[:2], _system("majority", 2, note=note)], unreadable=unreadable)
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report_text.table(made))
+    console.print(report_markdown.table(made))
     text = console.export_text()
     assert f"majority label: {note}" in text
     assert "1 ([/b]); the gold [2J[red]label [/i]" in text
-    assert "\x1b" not in report_text.markdown(made)
+    assert "\x1b" not in report_markdown.markdown(made)
 
 
 def test_a_label_is_one_cell_of_a_markdown_table() -> None:
     made = _report(_student(25), OTHERS)
     made["confusion"] = [{"gold": "a|b\nc", "student": None, "count": 3}]
-    assert "| a\\|b c | (no answer) | 3 |" in report_text.markdown(made)
+    assert "| a\\|b c | (no answer) | 3 |" in report_markdown.markdown(made)
 
 
 WILD = "<img src=x onerror=a()>&amp; ![p](http://x.invalid/p.png) `2*3*4` [l](y) \\| end"
@@ -312,7 +312,7 @@ def test_hostile_texts_are_texts_in_markdown() -> None:
     made["errors"][0] |= dict.fromkeys(("id", "input", "gold", "student", "teacher"), WILD)
     made["task"]["name"] = WILD
     made["provenance"] = {"labels": {"teacher": "a ``` b"}}
-    text = report_text.markdown(made)
+    text = report_markdown.markdown(made)
     assert f"| {TAME} | {TAME} | 3 |" in text
     assert f"| {TAME} | {TAME} | {TAME} | {TAME} | {TAME} |" in text
     assert f"- majority label: {TAME}" in text

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import MANIFEST, Store, manifest_of, require_manifest, write_manifest
 from pipelines.config import RunConfig
-from pipelines.corpus import heldout_examples, is_validation
+from pipelines.data.heldout import heldout_examples, is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate import report, stage
-from pipelines.evaluate.report import System
 from pipelines.evaluate.stage import _identity, evaluate
+from pipelines.scoring.system import System
+from pipelines.storage.manifest import manifest_of, require_manifest, write_manifest
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks.arithmetic import Arithmetic
-from tests.pipelines.evaluate.made import (
+from tests.support.artifacts import (
     TASK,
     label_row,
     make_run,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipelines.config.load import parse_run
 from pipelines.label import stage
-from pipelines.run_file import parse_run
-from tests.cluster.test_job_package import TREE
+from tests.cluster.jobs.test_package import TREE
 
 
 @pytest.mark.parametrize("counted", [False, True])

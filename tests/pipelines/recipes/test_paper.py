@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.config.load import parse_run
 from pipelines.recipes import __file__ as package
-from pipelines.run_file import parse_run
 
 
 @pytest.mark.parametrize("recipe", ["svamp", "cqa", "anli", "esnli"])

@@ -8,7 +8,7 @@ import pytest
 from pipelines.recipes import word_problems
 from pipelines.recipes.word_problems import TEST_TEMPLATES, TRAIN_TEMPLATES, Template
 from pipelines.tasks import load_task, task_spec
-from pipelines.tasks.expressions import evaluate_expression
+from pipelines.tasks.parsing.expressions import evaluate_expression
 
 SHIPPED = Path(word_problems.__file__).parent / "corpora" / "word_problems"
 TASK = load_task(task_spec("arithmetic"))

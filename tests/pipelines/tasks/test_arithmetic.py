@@ -7,7 +7,7 @@ import pytest
 from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
-from tests.pipelines.tasks.teachers import score_teacher
+from tests.support.recorded_teachers import score_teacher
 
 TASK = load_task(task_spec("arithmetic"))
 EXAMPLE = Example("a", "Anne has 4 apples.", None)

@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.tasks.expressions import MAX_CHARACTERS, ExpressionError, evaluate_expression, normalise_expression
+from pipelines.tasks.parsing.expressions import (
+    MAX_CHARACTERS,
+    ExpressionError,
+    evaluate_expression,
+    normalise_expression,
+)
 
 NUM = 10_000
 SPACES = ("", "", " ", "  ", "\t")
@@ -171,7 +176,7 @@ import json, resource, sys, time, tracemalloc
 texts = json.load(sys.stdin)
 from pipelines.errors import UnparsableError
 from pipelines.tasks import Answer, Example, load_task, task_spec
-from pipelines.tasks.expressions import ExpressionError, evaluate_expression, format_value, normalise_expression, value_key
+from pipelines.tasks.parsing.expressions import ExpressionError, evaluate_expression, format_value, normalise_expression, value_key
 tasks, found = [load_task(task_spec(name, {})) for name in ("arithmetic", "grade-school-math")], []
 example = Example("a", "?", "3")
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

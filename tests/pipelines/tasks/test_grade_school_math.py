@@ -7,7 +7,7 @@ import pytest
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
-from tests.pipelines.tasks.teachers import score_teacher
+from tests.support.recorded_teachers import score_teacher
 
 TASK = load_task(task_spec("grade-school-math"))
 EXAMPLE = Example("g", "How many?", None)

@@ -9,7 +9,7 @@ from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
 from pipelines.tasks.multiple_choice import LETTER_AND_TEXT, SEVERAL
-from tests.pipelines.tasks.teachers import score_teacher
+from tests.support.recorded_teachers import score_teacher
 
 TASK = load_task(task_spec("multiple-choice"))
 CHOICES = ("bus depot", "beach", "train station", "bridge", "bridge")

@@ -6,9 +6,11 @@ import importlib.util
 
 import pytest
 
-from pipelines.artifacts import Store, fingerprint, require_manifest, write_manifest
 from pipelines.config import TrainingConfig
 from pipelines.errors import UserError
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import require_manifest, write_manifest
+from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
     check_counts,
@@ -18,9 +20,9 @@ from pipelines.train.checks import (
     token_settings,
     train_identity,
 )
+from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.stage import check_train
-from pipelines.train.tokens import TokenCounts
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +209,8 @@ def test_gold_is_not_asked_for_where_no_label_is_trained(models, tmp_path):
 
 
 def test_token_kd_needs_distributions_over_the_tokens_of_the_student(models, tmp_path):
-    from pipelines.artifacts import Manifest
-    from pipelines.tokenizer_fingerprint import tokenizer_fingerprint
+    from pipelines.storage.manifest import Manifest
+    from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 
     write_labels(tmp_path, label_rows(5))
     model = models["decoder-only"]

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.artifacts import Store, require_manifest
 from pipelines.errors import UserError
+from pipelines.storage.manifest import require_manifest
+from pipelines.storage.store import Store
 from pipelines.train.checks import check_counts, token_settings
+from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.stage import _how_to_go_on, _manifest
-from pipelines.train.tokens import TokenCounts
-from tests.pipelines.train.tiny import label_rows, make_model, make_run, write_labels
+from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 OUTPUT = "s3://KEY:SECRET@bucket/run?region=eu-west-1"
 

@@ -11,8 +11,8 @@ from pipelines.label.teachers.base import (
     Generation,
 )
 from pipelines.label.teachers.openai import OpenaiTeacher
-from tests.pipelines.label.teachers.asking import TASK, ask, config, one, prompt, rows, teacher_of
-from tests.pipelines.label.teachers.endpoint import Endpoint, Seen, error
+from tests.support.remote_teacher import TASK, ask, config, one, prompt, rows, teacher_of
+from tests.support.teacher_endpoint import Endpoint, Seen, error
 
 
 def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> None:

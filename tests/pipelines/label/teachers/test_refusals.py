@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.label.secret import Secret
 from pipelines.label.teachers.base import (
     Generation,
     PromptRefusedError,
     TeacherUnusableError,
 )
 from pipelines.label.teachers.openai import OpenaiTeacher, check_remote, remote_key
-from tests.pipelines.label.teachers.asking import TASK, ask, config, prompt, rows, teacher_of
-from tests.pipelines.label.teachers.endpoint import KEY, Endpoint, error
+from pipelines.label.teachers.secret import Secret
+from tests.support.remote_teacher import TASK, ask, config, prompt, rows, teacher_of
+from tests.support.teacher_endpoint import KEY, Endpoint, error
 
 
 @pytest.mark.parametrize(

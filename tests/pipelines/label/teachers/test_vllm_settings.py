@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.config import EngineConfig, RunConfig, TeacherConfig
-from pipelines.label.actor import TeacherSetup
+from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.teachers import vllm
 from pipelines.tasks import task_spec
 
@@ -24,7 +24,7 @@ def test_the_precision_is_one_that_the_hardware_computes_in_and_told_with_each_r
     dtype: str, gpus: int, knows_bf16: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "computes_bf16", lambda: knows_bf16)
-    monkeypatch.setattr("pipelines.label.actor.node_name", lambda: "this one")
+    monkeypatch.setattr("pipelines.label.engines.actor.node_name", lambda: "this one")
     settings = EngineConfig(dtype=dtype)  # type: ignore[arg-type]
     config = TeacherConfig(engine="vllm", model="some/model", gpus_per_replica=gpus, vllm=settings)
     assert vllm.engine_arguments(config)["dtype"] == told

@@ -1,0 +1,134 @@
+"""`raystill quickstart`: the whole chain on shipped data, then one request to the endpoint.
+
+It writes the run file and the corpus into a folder of the user's, where they can be looked at and changed, and runs them from there.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.config import RunConfig
+from pipelines.config.load import load_run
+from pipelines.errors import UserError
+from pipelines.storage.filesystems import join, shown
+
+_QUESTIONS = {
+    "arithmetic": "Anne has 9 apples and gives Peter 4. How many apples has she left?",
+    "nli": {
+        "premise": "A person on a horse jumps over a broken down airplane.",
+        "hypothesis": "A person is outdoors, on a horse.",
+    },
+}
+
+
+def prepare(output: str, recipe: str) -> Path:
+    """Write run file, corpus and a link to the embedded teacher into the folder, where they are not there yet."""
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    shipped = importlib.resources.files("pipelines.recipes")
+    run_file = folder / "run.yaml"
+    if not run_file.exists():
+        text = (shipped / f"{recipe}.yaml").read_text(encoding="utf-8").replace("FOLDER", str(folder))
+        corpus = next(line.split()[-1] for line in text.splitlines() if line.startswith("# corpus:"))
+        with importlib.resources.as_file(shipped / "corpora" / corpus) as source:
+            shutil.copytree(source, folder / "corpus", dirs_exist_ok=True)
+        temporary = folder / "run.yaml.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, run_file)
+    return run_file
+
+
+def check_task(run: RunConfig, run_file: Path) -> None:
+    """Raises UserError where the run file has been changed to another task: of it nothing is known to ask the endpoint."""
+    if run.task not in _QUESTIONS:
+        rule = f"the quickstart asks its endpoint a question of {' or '.join(_QUESTIONS)}"
+        raise UserError(f"task {run.task} in {run_file}", rule, f"Run your own with `raystill run {run_file}`.")
+
+
+def link_teacher(folder: Path) -> None:
+    """FOLDER/teacher -> the embedded teacher in the cache."""
+    from cluster.commands.embedded_teacher import embedded_teacher
+
+    link, target = folder / "teacher", embedded_teacher().absolute()
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(target, target_is_directory=True)
+
+
+def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_json: bool, verbose: bool) -> None:
+    """The command. Prints time per stage, counts, the accuracy table and the endpoint's answer."""
+    from cluster.commands.stages import check_inputs, print_report, report_of
+    from cluster.commands.summary import print_summary, stage_summary
+    from cluster.environment import ray_address
+    from cluster.session.start import ray_session
+    from pipelines.run import STAGES, run_stages
+
+    began = time.monotonic()
+    run_file = prepare(output, recipe)
+    link_teacher(run_file.parent)
+    run = load_run(run_file, overrides)
+    check_task(run, run_file)
+    prepared = time.monotonic() - began
+    click.echo(f"run file {run_file}, artifacts in {run.output}; teacher ready after {prepared:.1f} s", err=True)
+    check_inputs(run, STAGES)
+    summaries: list[dict[str, Any]] = []
+    with ray_session(run, [*STAGES, "serve"], verbose=verbose):
+        from serving.deploy.rollout import check_port
+
+        started = time.monotonic() - began - prepared
+        if ray_address() is None:
+            check_port(run.serving.host, run.serving.port)  # before the minutes that the chain takes
+        run_stages(run, on_finish=lambda stage, m, s: summaries.append(stage_summary(run, stage, m, s)))
+        answer = _ask(run, _QUESTIONS[run.task])
+    total = time.monotonic() - began
+    extra = {
+        **report_of(run),
+        "endpoint": answer,
+        "seconds": {"ray_start": round(started, 1), "total": round(total, 1)},
+    }
+    print_summary(summaries, as_json=as_json, extra=extra)
+    if not as_json:
+        print_report(extra["report"])
+        print(f"endpoint   ready in {answer['ready_s']:.1f} s; answered in {answer['latency_ms']:.0f} ms")
+        print(f"  POST {answer['url']}/v1/predict  {json.dumps(answer['request'], ensure_ascii=False)}")
+        print(f"  -> {json.dumps(answer['response'], ensure_ascii=False)}")
+        print(f"total {total:.0f} s. Serve it yourself: raystill serve {shown(join(run.output, 'student'))}")
+
+
+def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
+    """Start the endpoint, ask one question twice (the second answer's latency counts), stop the endpoint."""
+    import httpx
+
+    from cluster.environment import ray_address
+    from serving.deploy.rollout import serve_students
+
+    began = time.monotonic()
+    print("serve: starting the endpoint", file=sys.stderr, flush=True)
+    endpoint = serve_students({run.name: join(run.output, "student")}, run.serving)
+    try:
+        ready = time.monotonic() - began
+        request = {"inputs": [question], "rationale": run.student.method == "step-by-step"}
+        with httpx.Client(base_url=endpoint.url, timeout=run.serving.request_timeout_s) as client:
+            for _ in range(2):
+                sent = time.monotonic()
+                response = client.post("/v1/predict", json=request)
+                response.raise_for_status()
+                latency = time.monotonic() - sent
+        return {
+            "url": endpoint.url,
+            "ready_s": ready,
+            "latency_ms": 1000 * latency,
+            "request": request,
+            "response": response.json(),
+        }
+    finally:
+        endpoint.shutdown(ray_ends=ray_address() is None)

@@ -1,0 +1,117 @@
+"""What training takes of one worker's memory, from the student's config.json: a rough estimate, called so. Pure.
+
+    weights      2 bytes each in bf16, 4 in fp32; ZeRO 3 parts them among the workers
+    gradients    as many, of what is trained; ZeRO 2 and 3 part them
+    optimizer    of what is trained, Adam's moments, 8 bytes for each weight, and 4 for a float32 copy where the weights are not the
+                 optimizer's own; ZeRO 1 to 3 part them
+    activations  34 bytes x hidden size for each token and layer in bf16, twice as many in fp32 (Korthikanti et al. 2022, "Reducing
+                 Activation Recomputation", section 4, without the attention matrix, which no kernel here keeps); with
+                 activation_checkpointing 2 bytes, and one layer whole
+    logits       of the target tokens, once and their gradient
+
+Offloaded parts are in the memory of the CPU and are left out. What the GPU's runtime takes (1 to 2 GiB) is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.planning.estimate import active_parameters
+from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
+from pipelines.students.init import vocabulary_rows
+
+_BYTES = {"bf16": 2, "fp32": 4}
+_ACTIVATION_BYTES = 34
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A student's size."""
+
+    parameters: int
+    layers: int
+    """Of encoder and decoder together."""
+    hidden: int
+    vocabulary: int
+    linear: int = 0
+    """Inputs and outputs of all linear layers but the head, together: adapters of rank r have r times as many weights."""
+
+
+def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
+    """The shape behind a config.json, cut to `init.layers`; None where it is of a kind not known here (Llama's and T5's kinds are)."""
+    if student.init.vocabulary:
+        config = {**config, "vocab_size": vocabulary_rows(student.init.vocabulary)}
+    try:
+        return _t5(config, student) if config.get("is_encoder_decoder") else _llama(config, student)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
+    if config.get("num_experts_per_tok"):
+        return None  # it holds more weights than a token passes through
+    layers = student.init.layers or int(config["num_hidden_layers"])
+    parameters = active_parameters({**config, "num_hidden_layers": layers})
+    if not parameters:
+        return None
+    hidden, inner, heads = (int(config[k]) for k in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    width = int(config.get("head_dim") or hidden // heads)
+    groups = int(config.get("num_key_value_heads") or heads)
+    linear = layers * (4 * hidden + 2 * width * (heads + groups) + 3 * (hidden + inner))
+    return Shape(int(parameters), layers, hidden, int(config["vocab_size"]), linear)
+
+
+def _t5(config: Mapping[str, Any], student: StudentConfig) -> Shape:
+    hidden, vocabulary, inner = (int(config[k]) for k in ("d_model", "vocab_size", "d_ff"))
+    encoder = student.init.layers or int(config["num_layers"])
+    decoder = student.init.layers or int(config.get("num_decoder_layers") or config["num_layers"])
+    attention = 4 * hidden * int(config["num_heads"]) * int(config["d_kv"])
+    feed_forward = (3 if str(config.get("feed_forward_proj", "")).startswith("gated") else 2) * hidden * inner
+    embeddings = hidden * vocabulary * (1 if config.get("tie_word_embeddings", True) else 2)
+    layers = encoder * (attention + feed_forward) + decoder * (2 * attention + feed_forward)
+    attention_linear = 4 * (hidden + int(config["num_heads"]) * int(config["d_kv"]))
+    feed_forward_linear = feed_forward // (hidden * inner) * (hidden + inner)
+    linear = (encoder + 2 * decoder) * attention_linear + (encoder + decoder) * feed_forward_linear
+    return Shape(embeddings + layers, encoder + decoder, hidden, vocabulary, linear)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(asdict(self).values())
+
+
+def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> Memory:
+    """The estimate, see the module's docstring."""
+    trained = shape.parameters if lora is None else lora.rank * shape.linear
+    size, stage, workers = _BYTES[training.precision], training.zero_stage, training.workers
+    own = stage == 0 and training.precision == "fp32"
+    parted = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
+    offloaded = {"none": (1, 1), "optimizer": (1, 0), "parameters": (0, 0)}[training.offload]
+    tokens = training.tokens_per_micro_batch
+    whole = _ACTIVATION_BYTES * size // 2 * shape.hidden * tokens
+    kept = (
+        size * shape.hidden * tokens * shape.layers + whole
+        if training.activation_checkpointing
+        else whole * shape.layers
+    )
+    targets = tokens * training.max_target_tokens // (training.max_input_tokens + training.max_target_tokens)
+    return Memory(
+        weights=shape.parameters * size // parted[3] * offloaded[0],
+        gradients=trained * size // parted[2],
+        optimizer=trained * (8 if own else 12) // parted[1] * offloaded[1],
+        activations=kept,
+        logits=2 * size * targets * shape.vocabulary,
+    )

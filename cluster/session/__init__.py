@@ -1,0 +1,1 @@
+"""Starting Ray, or connecting to it."""

@@ -1,0 +1,66 @@
+"""The run file's `compare`: the grid of `raystill compare`, and what its cells may search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.config.base import Section
+from pipelines.methods import Method
+
+_Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, max_length=2)]
+
+
+class SearchConfig(Section):
+    """Settings that every method may try: equally many for each, judged by the accuracy on the validation split and nothing else.
+
+    They are tried with one fraction and the first seed; what wins there is used for all cells of that student and method.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=64)] = 1
+    """1: no search, every cell takes training.learning_rate and the student's own weight."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Of the labels, to try with; None: the largest of the grid."""
+    learning_rate: _Range | None = None
+    """[lowest, highest]: the trials are spread evenly over its logarithm."""
+    weight: _Range | None = None
+    """[lowest, highest] of the method's loss weight (rationale_weight, soft_weight), each trial's another; None: the student's own."""
+
+    @model_validator(mode="after")
+    def _trials_differ(self) -> Self:
+        if self.trials > 1 and self.learning_rate is None:
+            raise ValueError(f"{self.trials} trials need something to vary; give `learning_rate: [lowest, highest]`")
+        if self.trials == 1 and (self.learning_rate or self.weight or self.fraction):
+            raise ValueError("with 1 trial nothing is searched; raise `trials`, or remove the rest of `search`")
+        for name, bounds in (("learning_rate", self.learning_rate), ("weight", self.weight)):
+            if bounds and bounds[0] >= bounds[1]:
+                raise ValueError(f"{name} {bounds} is not [lowest, highest]")
+        if self.learning_rate and self.learning_rate[0] <= 0.0:
+            raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
+        if self.weight and self.weight[1] > 1.0:
+            raise ValueError(f"weight {self.weight} is a share, at most 1")
+        return self
+
+
+class CompareConfig(Section):
+    """The grid of `raystill compare`: every method with every fraction of the labels, student and seed."""
+
+    methods: Annotated[list[Method], Field(min_length=1)] = ["finetune", "step-by-step"]
+    fractions: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(min_length=1)] = [0.25, 1.0]
+    students: Annotated[list[str], Field(min_length=1)] | None = None
+    """Hub ids or folders; None: student.model."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    search: SearchConfig = SearchConfig()
+    keep_students: bool = False
+    """Keep the weights of every cell. False: a cell keeps its answers and figures."""
+    price_per_worker_hour: Annotated[float, Field(ge=0.0)] | None = None
+    """What a training or evaluation worker costs, for the costs in the report."""
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> Self:
+        for name in ("methods", "fractions", "students", "seeds"):
+            values = getattr(self, name) or []
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {values} names one twice; remove it")
+        return self

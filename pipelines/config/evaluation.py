@@ -1,0 +1,40 @@
+"""The run file's `evaluation`: how held-out examples are answered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.config.base import LossyWeights, Section
+
+
+class SamplesConfig(Section):
+    """How many answers a student gives to each held-out example, and how they are drawn."""
+
+    n: Annotated[int, Field(ge=1, le=256)] = 1
+    """1: the greedy answer. More: drawn ones, of which the most frequent label counts; temperature and seed are theirs."""
+    temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
+    seed: int = 0
+
+
+class EvaluationConfig(Section):
+    """How held-out examples are answered."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    workers: Annotated[int, Field(ge=1)] = 1
+    gpus_per_worker: Literal[0, 1] = 0
+    samples: SamplesConfig = SamplesConfig()
+    weights: list[LossyWeights] = []
+    """Score the student in these too, beside float32: what `serving.weights` would cost. By `evaluate`; `compare` leaves them out."""
+
+    @model_validator(mode="after")
+    def _weights_are_compared_greedily(self) -> Self:
+        if len(set(self.weights)) < len(self.weights):
+            raise ValueError(f"weights {self.weights} names one twice; remove it")
+        if self.weights and self.samples.n > 1:
+            raise ValueError(
+                f"weights {self.weights} are compared by greedy answers; set samples.n to 1, or remove weights"
+            )
+        return self

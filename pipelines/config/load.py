@@ -1,0 +1,112 @@
+"""Reading a run file: YAML and `--set section.key=value` overrides in, a validated `RunConfig` out. What is wrong is named by its key."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.config import RunConfig
+from pipelines.config.paths import with_absolute_inputs
+from pipelines.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, in which `1e-4` would be a text, with the numbers of YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run file and apply `section.key=value` overrides, whose values are YAML. Paths of inputs are in full then.
+
+    Raises:
+        UserError: the file is missing or is not YAML, a key is unknown, or a value breaks its rule.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(str(path), "there is no such run file", "Give the path of a YAML run file.")
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"not readable as YAML ({error})", "Mend the file.") from error
+    if not isinstance(tree, dict):
+        raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
+    return parse_run(with_absolute_inputs(apply_overrides(tree, overrides)), origin=str(path))
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The tree with `section.key=value` overrides applied, values being YAML. Raises UserError where one is malformed."""
+    result = copy.deepcopy(dict(tree))
+    for override in overrides:
+        _apply(result, override)
+    return result
+
+
+def parse_run(tree: Mapping[str, Any], origin: str = "run") -> RunConfig:
+    """Validate a tree as a run. Raises UserError with every broken rule, each with its key."""
+    try:
+        return RunConfig.model_validate(dict(tree))
+    except ValidationError as error:
+        problems = [_explain(e) for e in error.errors()]
+        raise UserError(origin, "; ".join(problems), "Correct the run file or the --set.") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise UserError(f"--set {override}", "it reads section.key=value", "For example: --set teacher.engine=echo")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}", "the value is not YAML", "Quote it.") from error
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override}", f"`{part}` is a value, not a section", "Set the key above it.")
+        node = child
+    node[parts[-1]] = value
+
+
+_TRIED = re.compile(r"(constrained-|function-|list\[|dict\[)|(str|int|float|bool)$")
+"""What pydantic puts behind a key of several types: which of them it has tried."""
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if not _TRIED.match(str(part)))
+    if error["type"] == "extra_forbidden":
+        *parents, name = (str(p) for p in error["loc"])
+        known = _keys(parents)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        return f"unknown key `{where}` ({hint}known here: {', '.join(known)})"
+    if error["type"] == "missing":
+        return f"`{where}` is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    shown = "" if isinstance(given, dict | BaseModel) else f" (it is {given!r})"
+    return f"`{where}`: {message}{shown}" if where else f"{message}"
+
+
+def _keys(parents: list[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in parents:
+        field = model.model_fields.get(part)
+        # A section that may be left out is one of two kinds.
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)

@@ -1,0 +1,176 @@
+"""Which files a corpus setting names.
+
+In: what stands in `corpus.train`, `corpus.validation` or `corpus.test`, one of these or a list of them. Out: files, in corpus order.
+
+    data/train.jsonl                a file; its format goes by its name (corpus_formats.py)
+    data/*.parquet, data/**/*.csv   a glob, sorted: `*` stays within a folder, `**` does not
+    data/                           a folder: the data files below it, sorted; names that begin with `.` or `_` are left out
+    saved/  saved/train             what `datasets.Dataset.save_to_disk` wrote; a saved DatasetDict needs the split
+    s3://bucket/data/*.jsonl?region=eu-west-1        any of these on an object store (filesystems.py)
+    hf://OWNER/NAME:train  hf://OWNER/NAME/CONFIG:train  hf:///local/folder:train
+                                    a data set by name, through `datasets` into its cache on this machine
+
+Code from a data set is never run. Workers on other machines see the cache only where HF_HOME lies on a disk that they share.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from typing import Any
+
+from pipelines.data.formats import SUFFIXES, format_of
+from pipelines.errors import UserError
+from pipelines.storage.filesystems import ancestor, join, object_store_errors, open_filesystem, shown
+
+_HUB = "hf://"
+_HUB_FORM = re.compile(r"hf://(?P<name>/.+|[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?:(?P<split>\w[\w.-]*)")
+_SAVED, _SAVED_DICT = "state.json", "dataset_dict.json"
+_NO_DATA = {_SAVED, _SAVED_DICT, "dataset_info.json", "dataset_infos.json"}
+
+
+def corpus_files(named: str | list[str], key: str) -> list[str]:
+    """The files that a corpus setting names, in corpus order.
+
+    Raises:
+        UserError: nothing is there, or a file is of a format that is not read.
+    """
+    patterns = [named] if isinstance(named, str) else named
+    files = [uri for pattern in patterns for uri in _expand(pattern, key)]
+    if not files:
+        raise UserError(shown(f"{key} {named}"), "it names no files", "Name JSON Lines, CSV, Parquet or Arrow files.")
+    for uri in files:
+        file_format(uri, key)
+    return files
+
+
+def file_format(uri: str, key: str = "corpus") -> str:
+    """The format of a file by its name. Raises UserError where it is none of ours."""
+    kind = format_of(uri)
+    if kind is None:
+        rule = "neither JSON Lines, CSV, Parquet nor Arrow by its name"
+        known = f"Known: {', '.join(SUFFIXES)}; JSON Lines and CSV also with .gz or .zst."
+        raise UserError(f"{key} {shown(uri)}", rule, known)
+    return kind
+
+
+def file_size(uri: str) -> int:
+    """The size in bytes, 0 where there is no such file."""
+    filesystem, path = open_filesystem(uri)
+    with object_store_errors(uri):
+        return int(filesystem.get_file_info(path).size or 0)
+
+
+def _expand(pattern: str, key: str) -> list[str]:
+    from pyarrow.fs import FileType
+
+    if pattern.startswith(_HUB):
+        return _hub_files(pattern, key)
+    segments = _segments(pattern)
+    wild = next((i for i, segment in enumerate(segments) if any(c in segment for c in "*?[")), None)
+    with object_store_errors(pattern):
+        if wild is None or _is_local_file(pattern):
+            filesystem, path = open_filesystem(pattern)
+            kind = filesystem.get_file_info(path).type
+            if kind == FileType.NotFound:
+                raise UserError(
+                    f"{key} {shown(pattern)}", "there is no such file or folder", "Name an existing corpus."
+                )
+            return [pattern] if kind == FileType.File else _folder_files(pattern, key)
+        below = "/".join(segments[wild:])
+        folder = ancestor(pattern, len(segments) - wild)
+        deep = wild < len(segments) - 1
+        found = [name for name in _names_below(folder, recursive=deep) if _matches(name.split("/"), below.split("/"))]
+    return [join(folder, name) for name in found]
+
+
+def _segments(pattern: str) -> list[str]:
+    return (pattern.partition("?")[0] if "://" in pattern else pattern).rstrip("/").split("/")
+
+
+def _is_local_file(pattern: str) -> bool:
+    """A file whose name holds the signs of a glob."""
+    from pyarrow.fs import FileType
+
+    if "://" in pattern:
+        return False
+    filesystem, path = open_filesystem(pattern)
+    return bool(filesystem.get_file_info(path).type == FileType.File)
+
+
+def _names_below(folder: str, *, recursive: bool) -> list[str]:
+    """Paths of the files below a folder, relative to it, sorted."""
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, root = open_filesystem(folder)
+    found = filesystem.get_file_info(FileSelector(root or "/", recursive=recursive, allow_not_found=True))
+    return sorted(i.path.removeprefix(root).lstrip("/") for i in found if i.type == FileType.File)
+
+
+def _matches(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return _matches(path, pattern[1:]) or (bool(path) and _matches(path[1:], pattern))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+
+
+def _folder_files(folder: str, key: str) -> list[str]:
+    names = _names_below(folder, recursive=True)
+    if _SAVED_DICT in names:
+        splits = sorted(_read_json(folder, _SAVED_DICT, key).get("splits", []))
+        rule = f"a saved DatasetDict with the splits {', '.join(splits)}"
+        raise UserError(f"{key} {shown(folder)}", rule, f"Name one of them: {shown(join(folder, splits[0]))}.")
+    if _SAVED in names:
+        return _saved_files(folder, key)
+    return [join(folder, name) for name in names if _is_data(name)]
+
+
+def _is_data(name: str) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in name.split("/"))
+    return not hidden and format_of(name) is not None and name.rpartition("/")[2] not in _NO_DATA
+
+
+def _saved_files(folder: str, key: str) -> list[str]:
+    """The Arrow files of a saved Dataset, in the order that its state gives."""
+    state = _read_json(folder, _SAVED, key)
+    try:
+        if state.get("_indices_data_files"):
+            rule = "a Dataset that an old version of `datasets` saved, with its rows in another order than its files"
+            raise UserError(f"{key} {shown(folder)}", rule, "Load it and save it again with a current version.")
+        return [join(folder, file["filename"]) for file in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{key} {shown(join(folder, _SAVED))}", "it names no data files", "Save it again.") from error
+
+
+def _read_json(folder: str, name: str, key: str) -> dict[str, Any]:
+    uri = join(folder, name)
+    filesystem, path = open_filesystem(uri)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            content = json.loads(stream.read())
+    except ValueError as error:
+        raise UserError(f"{key} {shown(uri)}", f"not JSON ({error})", "Save the data set again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _hub_files(uri: str, key: str) -> list[str]:
+    """Load one split through `datasets`, and name the Arrow files of its cache."""
+    form = _HUB_FORM.fullmatch(uri)
+    if form is None:
+        raise UserError(
+            f"{key} {uri}", "not hf://OWNER/NAME[/CONFIG]:SPLIT", "Write for example hf://openai/gsm8k/main:train."
+        )
+    name, config, split = form["name"], form["config"], form["split"]
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{key} {uri}", "the package `datasets` is not installed", "Install raystill[hub].") from error
+    try:
+        loaded = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        rule = f"`datasets` cannot load it ({' '.join(str(error).split())[:300]})"
+        remedy = "Look at name, config and split, and whether the hub can be reached; or save it to disk and name the folder."
+        raise UserError(f"{key} {uri}", rule, remedy) from error
+    return [str(file["filename"]) for file in loaded.cache_files]

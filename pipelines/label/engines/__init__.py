@@ -1,0 +1,1 @@
+"""Teacher actors in the cluster, and their health."""

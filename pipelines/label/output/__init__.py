@@ -1,0 +1,1 @@
+"""What the driver writes: parts, commits, counts."""

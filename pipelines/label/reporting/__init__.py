@@ -1,0 +1,1 @@
+"""What labelling reports: dataset card, usage, progress, metrics."""

@@ -1,0 +1,1 @@
+"""What the machine and the libraries are: cores, nodes, progress."""

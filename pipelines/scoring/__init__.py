@@ -1,0 +1,1 @@
+"""What evaluate and compare share: predictions, systems, statistics."""

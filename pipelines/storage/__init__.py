@@ -1,0 +1,1 @@
+"""Folders, manifests, fingerprints and locks."""

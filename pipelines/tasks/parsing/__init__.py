@@ -1,0 +1,1 @@
+"""Reading a teacher's or a student's text."""

@@ -1,0 +1,1 @@
+"""What training reports while it runs."""

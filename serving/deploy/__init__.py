@@ -1,0 +1,1 @@
+"""From students to a running endpoint."""

@@ -1,0 +1,154 @@
+"""Students as the endpoint sees them. In: student folders. Out: cards, which say what a manifest says and load nothing heavy.
+
+StudentCard(name="svamp", folder="runs/svamp/student", method="step-by-step", family="encoder-decoder",
+            parameters=247577856, max_input_tokens=1024, task=TaskSpec("arithmetic"), fingerprint="9f...", ...)
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipelines.errors import UserError
+from pipelines.methods import FORMATS, NEEDS_A_TEACHER, writes_rationales
+from pipelines.storage.manifest import require_manifest
+from pipelines.storage.store import Store
+from pipelines.students.decoding import Family, check_student_files
+from pipelines.tasks.base import TaskSpec
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+StudentName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+@dataclass(frozen=True)
+class StudentCard:
+    """What a finished student says of itself."""
+
+    name: str
+    """The model name that requests use."""
+    version: str | None
+    """Where a name has several students, each one's own."""
+    folder: str
+    method: str
+    family: Family
+    parameters: int
+    max_input_tokens: int
+    max_target_tokens: int
+    task: TaskSpec
+    fingerprint: str
+    created_s: int
+    """Seconds since 1970."""
+    provenance: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Name, or name@version: no two students share it."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+    @property
+    def has_rationale(self) -> bool:
+        """Whether the student was trained to write rationales of its own."""
+        return writes_rationales(self.method)
+
+
+class _TaskDetails(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    options: dict[str, Any] = {}
+    source: str | None = None
+
+
+class _Details(BaseModel):
+    """What the endpoint needs of a student manifest's `details`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    method: str
+    family: Family
+    parameters: int
+    max_input_tokens: int
+    max_target_tokens: int
+    task: _TaskDetails
+
+
+def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerprint: str | None = None) -> StudentCard:
+    """The card of a student folder or URI.
+
+    Args:
+        student_id: NAME or NAME@VERSION.
+        task_code: whether its task may be code that the student brings along. Reading a card runs none of it.
+        fingerprint: of the student that is meant; None: the one that lies there.
+
+    Raises:
+        UserError: the name cannot be one, the folder is missing or holds no finished student or another one, its weights
+            are not safetensors, it brings code along, its method needs the teacher at serving time, or its task is code and may not be.
+    """
+    name, sign, version = student_id.partition("@")
+    try:
+        for part in (name, version) if sign else (name,):
+            TypeAdapter(StudentName).validate_python(part)
+    except ValidationError as error:
+        rule = "a name has letters, digits, `.`, `_` and `-`, at most 63"
+        raise UserError(
+            f"student name {student_id!r}", rule, "Give NAME=FOLDER or NAME@VERSION=FOLDER with other names."
+        ) from error
+    store = Store(folder)
+    if not store.exists():
+        raise UserError(store.shown(), "there is no such folder", "Give the folder of a student: OUTPUT/student.")
+    manifest = require_manifest(store, "student", "train RUN")
+    try:
+        details = _Details.model_validate(manifest.details)
+    except ValidationError as error:
+        missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise UserError(store.shown(), f"its manifest's details lack {missing}", "Train the student anew.") from error
+    _check_servable(store, details.method)
+    if details.task.source is not None and not task_code:
+        rule = "its task is code of its own, which would run here"
+        raise UserError(store.shown(), rule, "Set serving.task_code: true where you trust it.")
+    _check_same(store, manifest.fingerprint, fingerprint)
+    return StudentCard(
+        name=name,
+        version=version if sign else None,
+        folder=store.uri,
+        method=details.method,
+        family=details.family,
+        parameters=details.parameters,
+        max_input_tokens=details.max_input_tokens,
+        max_target_tokens=details.max_target_tokens,
+        task=TaskSpec(details.task.name, details.task.options, details.task.source),
+        fingerprint=manifest.fingerprint,
+        created_s=int(datetime.datetime.fromisoformat(manifest.created).timestamp()),
+        provenance=manifest.provenance,
+    )
+
+
+def check_unchanged(card: StudentCard) -> None:
+    """Raises UserError where a student's folder does not hold it any more: replicas that start later would answer otherwise."""
+    store = Store(card.folder)
+    _check_same(store, require_manifest(store, "student", "train RUN").fingerprint, card.fingerprint)
+
+
+def _check_same(store: Store, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        rule = f"it holds another student ({found[:12]}) than the one that was deployed ({wanted[:12]})"
+        raise UserError(
+            store.shown(),
+            rule,
+            "Deploy the endpoint anew to serve it; for a RayService, from a folder of another name.",
+        )
+
+
+def _check_servable(store: Store, method: str) -> None:
+    if method not in FORMATS:
+        raise UserError(
+            store.shown(), f"its method {method} is unknown here", "Serve it with the version that trained it."
+        )
+    if method == NEEDS_A_TEACHER:
+        rule = f"method {method} reads the teacher's rationale with every input, and no teacher answers here"
+        raise UserError(store.shown(), rule, "Serve a student of another method, for example step-by-step.")
+    check_student_files(store)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.config import RunConfig
+from pipelines.config.load import apply_overrides, load_run, parse_run
+from pipelines.errors import UserError
+
+MINIMAL: dict[str, Any] = {
+    "name": "a",
+    "output": "out",
+    "task": "arithmetic",
+    "corpus": {"train": "train.jsonl"},
+    "teacher": {"engine": "echo"},
+    "student": {"model": "m"},
+}
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return {**MINIMAL, **sections}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (changed(studnt={}), "unknown key `studnt` (did you mean `student`?"),
+        (changed(training={"epoch": 1}), "unknown key `training.epoch` (did you mean `epochs`?"),
+        (changed(student={"model": "m", "lora": {"rnk": 8}}), "unknown key `student.lora.rnk` (did you mean `rank`?"),
+        (changed(corpus={"train": "c.jsonl", "validation": 5}), "`corpus.validation`: Input should be a valid string (it is 5)"),
+        (changed(teacher={"engine": "echo", "constrained": 7}), "`teacher.constrained`: Input should be a valid boolean"),
+        (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
+        (changed(training={"workers": 0}), "`training.workers`: Input should be greater than or equal to 1 (it is 0)"),
+        (changed(training={"precision": "fp16"}), "`training.precision`"),
+        (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
+        (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
+        (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "cannot be asked again"),
+        (changed(teacher={"engine": "echo", "outputs": "x"}), "`outputs` has no effect"),
+        (changed(teacher={"engine": "echo", "sampling": {"n": 3}}), "n 3 with temperature 0"),
+        (changed(teacher={"engine": "echo", "replicas": {"min": 3, "max": 2}}), "min 3 is above max 2"),
+        (changed(student={"model": "m", "method": "finetune", "labels": "gold"}), "`labels` has no effect with method finetune"),
+        (changed(student={"model": "m", "init": {"kind": "pretrained", "layers": 2}}), "`layers` goes with"),
+        (changed(name="a/b"), "`name`"),
+        ({k: v for k, v in MINIMAL.items() if k != "corpus"}, "`corpus` is missing"),
+    ],
+)  # fmt: skip
+def test_a_wrong_run_names_value_and_rule(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_run(tree)
+    assert message in str(caught.value)
+
+
+def test_every_problem_is_in_the_one_message() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_run(changed(name="", task=3))
+    assert "`name`" in str(caught.value)
+    assert "`task`" in str(caught.value)
+
+
+def test_overrides_reach_the_section_that_they_name(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    run = load_run(
+        file, ["training.learning_rate=1e-4", "corpus.limit=5", "teacher.replicas={min: 1, max: 2}", "output=elsewhere"]
+    )
+    assert (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output) == (
+        1e-4,
+        5,
+        2,
+        "elsewhere",
+    )
+
+
+@pytest.mark.parametrize(
+    "override", ["corpus.limit", "=3", "corpus..limit=3", "name.x=3", "corpus.train=[", "corpus.nope=1"]
+)
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(UserError):
+        load_run(file, [override])
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError):
+        load_run(file)
+
+
+def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 1e-3}\n")
+    assert load_run(file).training.learning_rate == 1e-3
+
+
+def test_so_it_is_in_a_list() -> None:
+    compare = "compare={methods: [finetune], search: {learning_rate: [5e-5, 2E-4], weight: [0.3, .7]}}"
+    tree = apply_overrides(MINIMAL, [compare, "name=1e-4b"])
+    assert tree["compare"]["search"]["learning_rate"] == [5e-5, 2e-4]
+    assert tree["name"] == "1e-4b"
+
+
+RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
+
+
+@pytest.mark.parametrize("recipe", [file.stem for file in sorted(RECIPES.glob("*.yaml"))])
+def test_shipped_recipes_are_valid(recipe: str) -> None:
+    assert isinstance(load_run(RECIPES / f"{recipe}.yaml"), RunConfig)
+
+
+def test_paths_of_inputs_are_in_full_since_workers_of_a_cluster_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "student").mkdir()
+    tree = changed(
+        task="own.py",
+        corpus={
+            "train": ["a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"],
+            "validation": 0.1,
+            "test": "~/t.csv",
+        },
+        teacher={"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct", "shots": "shots.jsonl"},
+        student={"model": "student"},
+        compare={"students": ["student", "./other", "google/t5-v1_1-base"]},
+    )
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    run = load_run("run.yaml")
+    here = str(tmp_path)
+    assert run.task == f"{here}/own.py"
+    assert run.corpus.train == [f"{here}/a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"]
+    assert (run.corpus.validation, run.corpus.test) == (0.1, str(Path.home() / "t.csv"))
+    assert (run.teacher.model, run.teacher.shots) == ("Qwen/Qwen2.5-7B-Instruct", f"{here}/shots.jsonl")
+    assert (run.student.model, run.compare.students) == (
+        f"{here}/student",
+        [f"{here}/student", f"{here}/other", "google/t5-v1_1-base"],
+    )
+    assert run.output == "out"
+
+
+def test_an_endpoints_name_for_its_model_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    tree = changed(teacher={"engine": "openai", "model": "teacher", "remote": {"url": "https://host/v1"}})
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    assert load_run("run.yaml").teacher.model == "teacher"

@@ -1,0 +1,212 @@
+"""What a corpus setting names: files, globs, folders, lists, saved data sets, and data sets by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.data.reader import check_columns, corpus_files, corpus_splits, read_split
+from pipelines.errors import UserError
+from pipelines.storage.filesystems import ancestor, join, open_filesystem, shown
+from pipelines.tasks import load_task, task_spec
+
+TASK = load_task(task_spec("arithmetic"))
+ROWS = [{"id": f"r{i}", "input": f"Anne has {i} apples.", "label": str(i)} for i in range(2500)]
+KEY = "corpus.train"
+
+
+def ids(named: str | list[str]) -> list[str]:
+    return [row.id for split in corpus_splits(corpus_files(named, KEY), "train") for row in read_split(split, TASK, {})]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    names = ("a.jsonl", "b.jsonl", "sub/c.jsonl", "sub/deep/d.jsonl", "_left/out.jsonl", ".hidden.jsonl", "notes.md")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("", ["a.jsonl", "b.jsonl", "sub/c.jsonl", "sub/deep/d.jsonl"]),
+        ("*.jsonl", [".hidden.jsonl", "a.jsonl", "b.jsonl"]),
+        ("[ab].jsonl", ["a.jsonl", "b.jsonl"]),
+        ("?.jsonl", ["a.jsonl", "b.jsonl"]),
+        ("*/c.jsonl", ["sub/c.jsonl"]),
+        ("sub/**/*.jsonl", ["sub/c.jsonl", "sub/deep/d.jsonl"]),
+        ("s*/**", ["sub/c.jsonl", "sub/deep/d.jsonl"]),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_globs_and_folders(tree: Path, pattern: str, names: list[str], scheme: str) -> None:
+    if scheme and "?" in pattern:
+        with pytest.raises(UserError):  # in a URI a `?` begins the query part
+            corpus_files(f"{scheme}{tree}/{pattern}", KEY)
+        return
+    assert corpus_files(f"{scheme}{tree}/{pattern}", KEY) == [f"{scheme}{tree}/{name}" for name in names]
+
+
+def test_a_list_keeps_its_order(tree: Path) -> None:
+    named = [str(tree / "sub"), str(tree / "a.jsonl")]
+    assert corpus_files(named, KEY) == [str(tree / name) for name in ("sub/c.jsonl", "sub/deep/d.jsonl", "a.jsonl")]
+
+
+def test_names_with_the_signs_of_globs_and_uris(tmp_path: Path) -> None:
+    for name in ("a[1].jsonl", "b c?%20.jsonl"):
+        (tmp_path / name).write_text(json.dumps(ROWS[0]) + "\n")
+    assert corpus_files(str(tmp_path / "a[1].jsonl"), KEY) == [str(tmp_path / "a[1].jsonl")]
+    files = corpus_files(f"file://{tmp_path}", KEY)
+    assert files == [f"file://{tmp_path}/a%5B1%5D.jsonl", f"file://{tmp_path}/b%20c%3F%2520.jsonl"]
+    assert ids(f"file://{tmp_path}") == ["r0", "r0"]
+
+
+@pytest.mark.parametrize("named", ["none.jsonl", "none/*.jsonl", "notes.md", "none/", [], "file:///none.jsonl", "*.md"])
+def test_what_is_not_there_or_no_data_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch, named: Any) -> None:
+    monkeypatch.chdir(tree)
+    with pytest.raises(UserError):
+        corpus_files(named, KEY)
+
+
+@pytest.mark.parametrize(
+    ("uri", "rule"),
+    [
+        ("s3:///key.jsonl", "names no bucket"),
+        ("s3://bucket/a.jsonl?colour=red", "S3 takes no such option"),
+        ("s3://bucket/a.jsonl?anonymous=perhaps", "S3 takes no such option"),
+        ("file://host/a.jsonl", "a file of this machine"),
+        ("nonsense://a.jsonl", "no filesystem opens it"),
+    ],
+)
+def test_a_uri_that_cannot_be_is_refused(uri: str, rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        open_filesystem(uri)
+
+
+def test_the_query_part_stays_at_the_end() -> None:
+    assert join("s3://k:s@b/f/?region=x", "a b/c.json") == "s3://k:s@b/f/a%20b/c.json?region=x"
+    assert join("/data/", "a b?.json") == "/data/a b?.json"
+    assert ancestor("s3://b/f/a.json?region=x", 1) == "s3://b/f?region=x"
+    assert ancestor("/a", 1) == "/"
+    assert shown("s3://k:s@b/f?region=x") == "s3://b/f?region=x"
+    assert shown("s3://b/f?user=a@b") == "s3://b/f?user=a@b"
+    assert shown("from s3://k:s@b/f, gs://b/g@h and s3://k:s@x:s@b.") == "from s3://b/f, gs://b/g@h and s3://b."
+
+
+def saved(folder: Path, **options: Any) -> str:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder), **options)
+    return str(folder)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_saved_dataset_is_read_in_its_order_without_the_library(tmp_path: Path, shards: int) -> None:
+    folder = saved(tmp_path / "saved", num_proc=None, num_shards=shards)
+    code = (
+        "import sys; from tests.pipelines.data.test_files import ids; print(*ids(sys.argv[1]))\n"
+        "assert 'datasets' not in sys.modules"
+    )
+    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout
+    assert out.split() == [row["id"] for row in ROWS]
+    check_columns(corpus_files(folder, KEY), TASK, {}, KEY)
+
+
+def test_a_shuffled_dataset_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    import datasets
+
+    shuffled = datasets.Dataset.from_list(ROWS).shuffle(seed=0)
+    shuffled.save_to_disk(str(tmp_path / "saved"))
+    assert ids(str(tmp_path / "saved")) == shuffled["id"][:] != [row["id"] for row in ROWS]
+
+
+def test_of_a_saved_dataset_dict_the_split_is_named(tmp_path: Path) -> None:
+    import datasets
+
+    whole = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": whole, "test": whole.select([1, 5])}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"splits test, train\. Name one of them: .*saved/test"):
+        corpus_files(str(tmp_path / "saved"), KEY)
+    assert ids(str(tmp_path / "saved/test")) == ["r1", "r5"]
+    assert ids(f"file://{tmp_path}/saved/train") == [row["id"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("state", "rule"),
+    [
+        ("{oops", "not JSON"),
+        ("{}", "names no data files"),
+        (
+            '{"_data_files": [{"filename": "a.arrow"}], "_indices_data_files": [{"filename": "i.arrow"}]}',
+            "an old version",
+        ),
+        ('{"_data_files": [{"filename": "gone.arrow"}]}', "no such file any more"),
+    ],
+)
+def test_a_damaged_saved_dataset_is_one_error(tmp_path: Path, state: str, rule: str) -> None:
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(UserError, match=rule):
+        check_columns(corpus_files(str(tmp_path), KEY), TASK, {}, KEY)
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that `datasets` can load without a hub, and a cache of its own."""
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "plain").mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "plain/train.jsonl").write_text(lines)
+    (tmp_path / "plain/test.jsonl").write_text(lines.splitlines(keepends=True)[7])
+    return tmp_path / "plain"
+
+
+def test_a_dataset_by_name_is_loaded_into_the_cache_and_read_there(hub_folder: Path) -> None:
+    named = f"hf://{hub_folder}:train"
+    files = corpus_files(named, KEY)
+    assert all(Path(file).is_relative_to(hub_folder.parent / "cache") for file in files)
+    assert ids(named) == [row["id"] for row in ROWS]
+    assert ids([f"hf://{hub_folder}:test", named])[:2] == ["r7", "r0"]
+
+
+def test_a_split_that_is_not_there_is_one_error(hub_folder: Path) -> None:
+    with pytest.raises(UserError, match="`datasets` cannot load it"):
+        corpus_files(f"hf://{hub_folder}:validation", KEY)
+
+
+def test_code_in_a_dataset_is_not_run(hub_folder: Path) -> None:
+    ran = hub_folder / "ran"
+    (hub_folder / "plain.py").write_text(f"open({str(ran)!r}, 'w').write('x')\nraise SystemExit(3)\n")
+    with pytest.raises(UserError, match="scripts are no longer supported"):
+        corpus_files(f"hf://{hub_folder}:train", KEY)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "named", ["hf://owner/name", "hf://owner/name:train[:10%]", "hf://a/b/c/d:train", "hf://:train", "hf://"]
+)
+def test_a_name_of_another_form_is_refused(named: str) -> None:
+    with pytest.raises(UserError, match="not hf://OWNER/NAME"):
+        corpus_files(named, KEY)
+
+
+@pytest.mark.parametrize(
+    "named", ["hf://owner-none/nothing:train", "hf://owner-none/nothing/main:train", "hf:///nowhere:train"]
+)
+def test_a_dataset_out_of_reach_is_one_error(named: str) -> None:
+    code = (
+        "import sys\nfrom pipelines.data.reader import corpus_files\nfrom pipelines.errors import UserError\n"
+        "try: corpus_files(sys.argv[1], 'corpus.train')\nexcept UserError as error: print(error)"
+    )
+    env = {"HF_HUB_OFFLINE": "1", "PATH": "", "PYTHONPATH": str(Path(__file__).parents[3])}
+    run = subprocess.run([sys.executable, "-c", code, named], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(f"corpus.train {named}: `datasets` cannot load it")
+    assert run.stdout.count("\n") == 1

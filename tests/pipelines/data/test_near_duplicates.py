@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.data.near_duplicates import (
+    MAX_BUCKET,
+    MIN_RECALL,
+    PERMUTATIONS,
+    SIGNATURE_BYTES,
+    NearDuplicates,
+    Neighbours,
+    bands,
+    shingles,
+    signature,
+    similarity,
+)
+
+TEXT = "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?"
+WORDS = [f"word{i}" for i in range(2000)]
+
+
+def made(seed: int, words: int = 40) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
+
+
+def changed(text: str, *places: int) -> str:
+    words = text.split()
+    for place in places:
+        words[place] = f"other{place}"
+    return " ".join(words)
+
+
+def jaccard(one: str, other: str) -> float:
+    return len(shingles(one) & shingles(other)) / len(shingles(one) | shingles(other))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Anne has 4 apples.", {b"anne has 4", b"has 4 apples"}),
+        ("ANNE  has 4\napples!", {b"anne has 4", b"has 4 apples"}),
+        ("Four apples", {b"four", b"apples"}),
+        ("?!", {b"?!"}),
+        ("\uff14 \uff52ed apples", {b"4 red apples"}),
+        ("\u82f9\u679c4", {"\u82f9 \u679c 4".encode()}),
+    ],
+)
+def test_shingles(text: str, expected: set[bytes]) -> None:
+    assert shingles(text) == expected
+
+
+def test_a_signature_is_the_same_in_every_process() -> None:
+    code = f"from pipelines.data.near_duplicates import signature; print(signature({TEXT!r}).hex())"
+    for seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.strip() == signature(TEXT).hex()
+    assert len(signature(TEXT)) == SIGNATURE_BYTES
+    # Another one would let a resumed run decide otherwise than it began.
+    assert hashlib.sha256(signature(TEXT)).hexdigest()[:16] == "c4191cb3a0c4ec00"
+
+
+def test_similarity_is_estimated_within_its_error() -> None:
+    for seed, count in itertools.product(range(20), (1, 3, 6)):
+        one = made(seed, 60)
+        other = changed(one, *range(5, 5 + 7 * count, 7))
+        assert abs(similarity(signature(one), signature(other)) - jaccard(one, other)) < 0.15
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
+def test_bands_find_what_is_promised(threshold: float) -> None:
+    count, size = bands(threshold)
+    assert count * size <= PERMUTATIONS
+    assert 1 - (1 - threshold**size) ** count >= MIN_RECALL
+
+
+def test_the_first_in_corpus_order_stays() -> None:
+    texts = [made(1), made(2), changed(made(1), 20), made(1), made(3)]
+    seen = NearDuplicates(0.75)
+    assert [seen.earlier(i, signature(text)) for i, text in enumerate(texts)] == [None, None, 0, 0, None]
+    assert jaccard(texts[0], texts[2]) == pytest.approx(35 / 41)
+
+
+def test_texts_below_the_threshold_stay() -> None:
+    seen = NearDuplicates(0.95)
+    assert seen.earlier(0, signature(made(1))) is None
+    assert seen.earlier(1, signature(changed(made(1), 20))) is None
+    assert seen.earlier(2, signature(made(1))) == 0
+
+
+def test_a_row_that_repeats_only_a_reject_stays() -> None:
+    first = made(1, 60)
+    second, third = changed(first, 20, 40), changed(first, 10, 20, 30, 40, 50)
+    seen = NearDuplicates(0.6)
+    assert [seen.earlier(i, signature(t)) for i, t in enumerate([first, second, third])] == [None, 0, None]
+    assert jaccard(second, third) > 0.65
+
+
+def test_problems_that_differ_in_a_number_are_alike_in_all_else() -> None:
+    one, other = (f"{made(1, 15)} {n} {made(2, 14)}" for n in (4, 9))
+    assert jaccard(one, other) == pytest.approx(25 / 31)
+
+
+def test_rows_found_are_those_of_an_exhaustive_search() -> None:
+    texts = [changed(made(seed), *random.Random(copy).sample(range(40), 1)) for seed in range(60) for copy in range(3)]
+    random.Random(0).shuffle(texts)
+    signatures = [signature(text) for text in texts]
+    seen, kept = NearDuplicates(0.7), list[int]()
+    for i, mine in enumerate(signatures):
+        expected = next((k for k in kept if similarity(signatures[k], mine) >= 0.7), None)
+        assert seen.earlier(i, mine) == expected
+        if expected is None:
+            kept.append(i)
+    assert 60 <= len(kept) < 100
+
+
+def test_rows_that_share_a_band_but_are_not_alike_cost_a_bounded_search() -> None:
+    half = made(1, 30)
+    seen = NearDuplicates(0.9)
+    for i in range(5 * MAX_BUCKET):
+        assert seen.earlier(i, signature(f"{half} {made(i + 2, 20)}")) is None
+    assert max(len(v) for t in seen._tables for v in t.values() if isinstance(v, tuple)) <= MAX_BUCKET
+
+
+def test_all_neighbours_of_a_text_are_found() -> None:
+    texts = [made(1), made(2), changed(made(1), 20), made(1), made(3)]
+    among = Neighbours([signature(text) for text in texts], 0.75)
+    assert among.of(signature(changed(made(1), 5))) == [0, 3], "of the third it shares 32 of 44 3-grams"
+    assert among.of(signature(made(1))) == [0, 2, 3]
+    assert among.of(signature(made(4))) == []
+    assert Neighbours([], 0.75).of(signature(made(1))) == []
+
+
+def test_neighbours_are_found_however_full_a_bucket() -> None:
+    base = made(1)
+    signatures = [signature(changed(base, *random.Random(i).sample(range(40), 2))) for i in range(3 * MAX_BUCKET)]
+    among, asked = Neighbours(signatures, 0.7), signature(base)
+    expected = {i for i, one in enumerate(signatures) if similarity(one, asked) >= 0.7}
+    found = among.of(asked)
+    assert len(found) > MAX_BUCKET
+    assert set(found) <= expected
+    assert len(found) >= MIN_RECALL * len(expected)

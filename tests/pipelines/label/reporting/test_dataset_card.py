@@ -1,0 +1,200 @@
+"""The dataset card: what it says, and that no text of others becomes Markdown, HTML or YAML in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from pipelines.config import RunConfig
+from pipelines.config.load import parse_run
+from pipelines.data.schema import LABEL, REJECT_REASONS
+from pipelines.label.reporting.dataset_card import _WHAT_IT_IS, code, dataset_card, fenced
+from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
+from tests.pipelines.data.test_reader import write_jsonl
+
+NASTY = [
+    "```\n# injected\n<script>alert(1)</script>\n```",
+    "````````````````\n## injected\n",
+    "~~~\n# injected",
+    "`` ` `` <img src=x onerror=alert(1)>",
+    "[click](javascript:alert(1)) ![x](http://evil.example/x.png) <http://evil.example> www.evil.example",
+    "a | b | c\n--- | --- | ---\n\\| `<b>` \\|",
+    "---\nconfigs:\n- data_files: evil.parquet\n---\n",
+    "\r```\r\n# injected\r",
+    "\u2028# injected\u2029<b>\u202ereversed\u2066\x07\x1b[31m",
+    "&lt;script&gt; {{ jinja }} {% raw %} ${shell}",
+    "x" * 100_000 + "`" * 1000,
+    "\\`\\` ``",
+    "&#96;&#96;&#96;",
+    "</details><h1>injected</h1>",
+]
+
+
+def a_run(tmp_path: Path, texts: list[str], **teacher: Any) -> RunConfig:
+    """A corpus with these texts as inputs, and a teacher that the card can be made for."""
+    tmp_path.mkdir(exist_ok=True)
+    corpus = write_jsonl(tmp_path / "train.jsonl", [{"id": f"{i} {t[:400]}", "input": t} for i, t in enumerate(texts)])
+    return parse_run(
+        {
+            "name": "small",
+            "output": str(tmp_path / "out"),
+            "task": "classification",
+            "task_options": {"labels": ["yes", "no"], "instruction": texts[0], "examples": []},
+            "corpus": {"train": corpus},
+            "teacher": {"engine": "vllm", "model": "some/model", **teacher},
+            "student": {"model": "some/model"},
+        }
+    )
+
+
+def labels_of(tmp_path: Path, texts: list[str], **details: Any) -> tuple[Manifest, Store]:
+    """A labels folder whose every text column holds these texts, and its manifest."""
+    store = Store(str(tmp_path / "out/labels"))
+    rows = [
+        {"id": text[:400], "input": text, "gold": text, "label": text, "rationale": text, "votes": 3, "agreement": 0.6,
+         "soft_label": None, "prompt_tokens": 7, "output_tokens": 5, "finish_reason": "stop"}
+        for text in texts
+    ]  # fmt: skip
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=LABEL), buffer)
+    store.write("data/part-000000.parquet", buffer.getvalue().to_pybytes())
+    manifest = Manifest(
+        type="labels", fingerprint="f" * 64, identity={}, config={}, versions={"ray": "2.60.0"}, provenance={},
+        created="2026-01-02T03:04:05+00:00", timings_s={"scan": 1.0, "engine_start": 38.2, "label": 61.5},
+        counts={
+            "read": 20, "accepted": len(rows), "rejected": 20 - len(rows),
+            "rejected_by_reason": {"low_agreement": 4, "bad_input": 2}, "gold": {"with_gold": 10, "agreeing": 9},
+            "heldout": {"read": 5, "answered": 4, "unanswered": 1}, "notes": {"letter `and` text <differ>": 1},
+        },
+        details={
+            "task": {"name": "classification", "version": "1"}, "prompt_version": "classification/1/abc",
+            "tokens": {"prompt": 5000, "output": 800}, "parts": {"data/part-000000.parquet": len(rows)}, **details,
+        },
+    )  # fmt: skip
+    return manifest, store
+
+
+def body(card: str) -> str:
+    head, separator, rest = card.removeprefix("---\n").partition("\n---\n")
+    assert separator
+    assert yaml.safe_load(head)["configs"][0]["data_files"] == [{"split": "train", "path": "data/part-*.parquet"}]
+    return rest
+
+
+def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> None:
+    run = a_run(
+        tmp_path, ["Is it good?"], sampling={"n": 5, "temperature": 0.7},
+        filters={"min_agreement": 0.4, "gold": "drop-disagreeing", "max_rationale_words": 80}, token_logprobs=5,
+    )  # fmt: skip
+    manifest, store = labels_of(
+        tmp_path,
+        [f"text {i}" for i in range(14)],
+        throughput={"rows": 25, "seconds": 61.5, "replicas": 1.9, "rows_per_s": 13.0, "prompt_tokens_per_s": 3000.0,
+                    "output_tokens_per_s": 500.4, "engine_busy_share": 0.973},
+        agreement_histogram=[0, 0, 1, 0, 3, 0, 5, 0, 2, 7], gpu_hours=1.236,
+        dtypes={"bfloat16": 1000, "float32": 20},
+        cost={"amount": 3.09, "basis": "1.24 GPU-hours at 2.5", "rows": 25},
+    )  # fmt: skip
+    card = body(dataset_card(run, manifest, store))
+    for line in (
+        "20 rows read = 14 accepted + 6 rejected",
+        "- task: `classification`, version `1`",
+        "- teacher: vllm `some/model`",
+        "- sampling: n 5, temperature 0.7, top_p 1, max_tokens 256, seed 0",
+        "- computed in: bfloat16 (1,000 rows), float32 (20 rows)",
+        "- token_logprobs/: the 5 likeliest tokens",
+        "| bad_input | 2 | the task cannot read the row |  |",
+        "| low_agreement | 4 | fewer samples agree than asked for | 0.4 |",
+        "| disagrees_with_gold | 0 | the label is not the gold label | drop-disagreeing |",
+        "| rationale_length | 0 | the rationale has too few or too many words | 0 to 80 words |",
+        "- tokens: 5,000 in prompts, 800 in answers",
+        "in 9 of 10 rows (90.0%)",
+        "- held out, in `heldout/`: 5 read, 4 answered",
+        "| 0.9 to 1.0 | 7 |",
+        "- 13.0 rows/s, 3,000 prompt and 500 output tokens/s over 25 rows, engine start excluded; 1.9 replicas on average",
+        "- the engines were busy 97.3% of the time",
+        "- 1.24 GPU-hours, engine start included",
+        "- estimated cost 3.09 (in the currency of the prices): 1.24 GPU-hours at 2.5",
+        "- engine start: 38 s",
+        "- ray `2.60.0`",
+        "is unknown to us",
+        'datasets.load_dataset("THIS_FOLDER")',
+        "The whole prompt of row `0 Is it good?`",
+        "Q: Is it good?\nA:",
+    ):
+        assert line in card, line
+    reasons = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("| ") and "|" in line[2:]]
+    listed = [reason for reason in reasons if reason in REJECT_REASONS]
+    assert listed == ["bad_input", "low_agreement", "disagrees_with_gold", "rationale_length"]
+    shown = json.loads(card.partition("```json\n")[2].partition("\n```")[0])
+    assert [row["input"] for row in shown] == [f"text {i}" for i in range(10)]
+    assert shown[0]["agreement"] == 0.6
+
+
+def test_figures_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+    manifest, store = labels_of(tmp_path, ["a"])
+    card = body(dataset_card(a_run(tmp_path, ["b"]), manifest, store))
+    for word in ("rows/s", "busy", "GPU-hours", "estimated cost", "## Agreement"):
+        assert word not in card
+
+
+@pytest.mark.parametrize("prompt", ["plain", "chat"])
+@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+def test_no_text_of_others_becomes_markup(tmp_path: Path, text: str, prompt: str) -> None:
+    texts = [text, *NASTY]
+    run = a_run(tmp_path, texts, prompt=prompt, model=f"hub/{text[:300]}")
+    manifest, store = labels_of(tmp_path, texts)
+    tame_run, (tame_manifest, tame_store) = (
+        a_run(tmp_path / "tame", ["a"], prompt=prompt),
+        labels_of(tmp_path / "tame", ["a"]),
+    )
+    assert shape(dataset_card(run, manifest, store)) == shape(dataset_card(tame_run, tame_manifest, tame_store))
+
+
+def shape(card: str) -> list[tuple[str, str]]:
+    """The card's structure as a Markdown reader sees it: tokens, and the text of the headings; no text of code."""
+    tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(body(card))
+    found: list[tuple[str, str]] = []
+    for token in tokens:
+        assert token.type != "html_block", token.content[:200]
+        found.append((token.type, token.info))
+        for child in token.children or []:
+            assert child.type not in {"html_inline", "link_open", "image"}, child.content[:200]
+            if child.type == "text":
+                assert "evil" not in child.content
+                assert "injected" not in child.content
+    return found
+
+
+def test_the_head_is_read_by_datasets_and_the_hub(tmp_path: Path) -> None:
+    import datasets
+    from huggingface_hub import DatasetCard
+
+    manifest, store = labels_of(tmp_path, NASTY)
+    store.write("README.md", dataset_card(a_run(tmp_path, NASTY), manifest, store).encode())
+    # A file that only the head keeps out of the data.
+    store.write("rejects/part-000000.parquet", store.read("data/part-000000.parquet"))
+    opened = datasets.load_dataset(store.uri, cache_dir=str(tmp_path / "cache"))
+    assert {name: split.num_rows for name, split in opened.items()} == {"train": len(NASTY)}
+    assert opened["train"]["input"][:3] == NASTY[:3]
+    assert DatasetCard.load(Path(store.root, "README.md")).data.license == "unknown"
+
+
+def test_fences_and_code_spans_outlast_any_run_of_backticks() -> None:
+    assert fenced("a\n````\nb") == ["`````text", "a", "````", "b", "`````"]
+    assert fenced("plain", "json") == ["```json", "plain", "```"]
+    assert code("a ``b`` c") == "```a ``b`` c```"
+    assert code("`") == "`` ` ``"
+    assert code("two\nlines\r\nand\u202emore") == "`two lines and\\u202emore`"
+
+
+def test_every_reason_is_explained() -> None:
+    assert tuple(_WHAT_IT_IS) == REJECT_REASONS

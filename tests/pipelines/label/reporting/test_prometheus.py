@@ -1,0 +1,70 @@
+"""What labelling tells Prometheus of sums that grow, that sink for a while, and that an earlier run had told of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pipelines.label.engines.health import Usage
+from pipelines.label.output.counts import Tally
+from pipelines.label.reporting.prometheus import LabelMetrics
+from tests.support.metrics import Told, told
+
+__all__ = ["told"]
+
+
+def usage(**seconds: Any) -> Usage:
+    return Usage(
+        **{"engines": 2, "start_s": 0.0, "up_s": 0.0, "busy_s": 0.0, "deaths": 0, "ready_for_s": None, **seconds}
+    )
+
+
+def test_rows_and_tokens_count_from_where_an_earlier_run_ended(told: Told) -> None:
+    live = LabelMetrics("svamp", 0, Tally(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90))
+    live.rows(Tally(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90), 200)
+    assert told == {("raystill_label_rows_left", "svamp"): 95}
+    more = Tally(
+        accepted=140, rejected=Counter(tie=5, unparsable=3), heldout_answered=7, prompt_tokens=1300, output_tokens=130
+    )
+    for _ in range(2):
+        live.rows(more, 200)
+    assert told == {
+        ("raystill_label_rows_left", "svamp"): 45,
+        ("raystill_label_rows", "svamp", "accepted"): 47,
+        ("raystill_label_rows", "svamp", "unparsable"): 3,
+        ("raystill_label_tokens", "svamp", "in"): 400,
+        ("raystill_label_tokens", "svamp", "out"): 40,
+    }
+
+
+def test_a_reject_that_was_answered_in_the_end_takes_nothing_back(told: Told) -> None:
+    live = LabelMetrics("svamp", 0, Tally(rejected=Counter(engine_error=4)))
+    live.rows(Tally(accepted=4, rejected=Counter(engine_error=0)), 4)
+    live.rows(Tally(accepted=4, rejected=Counter(engine_error=5)), 9)
+    assert told["raystill_label_rows", "svamp", "accepted"] == 4
+    assert told["raystill_label_rows", "svamp", "engine_error"] == 1
+
+
+def test_engine_seconds_and_gpu_seconds_are_those_of_the_manifest(told: Told) -> None:
+    live = LabelMetrics("svamp", 2, Tally())
+    live.engines(usage(start_s=40.0, up_s=50.0, busy_s=30.0))
+    live.engines(usage(start_s=40.0, up_s=150.0, busy_s=120.0, deaths=1))
+    seconds = {state: told["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")}
+    assert seconds == {"starting": 40.0, "busy": 120.0, "idle": 30.0}
+    assert told["raystill_gpu_seconds", "svamp", "label"] == 2 * (40.0 + 150.0)
+    assert told["raystill_label_engine_deaths", "svamp"] == 1
+
+
+def test_rows_left_are_told_again_while_nothing_is_committed(told: Told) -> None:
+    live = LabelMetrics("svamp", 0, Tally())
+    live.engines(usage())
+    assert told == {}
+    live.rows(Tally(accepted=4), 10)
+    told.clear()
+    live.engines(usage())
+    assert told == {("raystill_label_rows_left", "svamp"): 6}
+
+
+def test_engines_on_cpus_hold_no_gpu(told: Told) -> None:
+    LabelMetrics("svamp", 0, Tally()).engines(usage(start_s=40.0))
+    assert not any(name == "raystill_gpu_seconds" for name, *_ in told)

@@ -1,0 +1,155 @@
+"""Distributions from hand-worked log-probabilities, with the embedded teacher's real tokenizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from cluster.commands.embedded_teacher import embedded_teacher
+from pipelines.label.teachers.base import Sample
+from pipelines.label.teachers.label_probabilities import AnswerTokens, label_probabilities, mean_distribution
+from pipelines.label.teachers.vllm_logprobs import decoder, distribution, encoder
+from pipelines.tasks import Answer, Example, Task, load_task, task_spec
+from pipelines.tasks.parsing.label_patterns import LabelPlace
+
+NLI = load_task(task_spec("nli"))
+CHOICE = load_task(task_spec("multiple-choice"))
+EXAMPLE = Example("a", "x", None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(embedded_teacher())
+
+
+def token(tokenizer: Any, text: str) -> int:
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == 1, f"{text!r} is {tokenizer.convert_ids_to_tokens(ids)}"
+    return int(ids[0])
+
+
+def answer(tokenizer: Any, pieces: list[str], at: dict[int, dict[str, float]]) -> AnswerTokens:
+    """An answer of these tokens. `at`: position -> {text of a token: probability}; elsewhere the sampled token is certain."""
+    ids = [i for piece in pieces for i in tokenizer(piece)["input_ids"]]
+    assert len(ids) == len(pieces), tokenizer.convert_ids_to_tokens(ids)
+
+    def likeliest(position: int) -> dict[int, float]:
+        given = at.get(position, {pieces[position]: 1.0})
+        return {token(tokenizer, text): math.log(probability) for text, probability in given.items()}
+
+    return AnswerTokens(ids, tokenizer("A:")["input_ids"], likeliest, decoder(tokenizer))
+
+
+NEUTRAL = [" It", " is", " so", ".", " The", " answer", " is", " neutral", "."]
+
+
+def test_labels_that_differ_in_their_first_token(tokenizer: Any) -> None:
+    # " contrad" begins contradiction, " ent" entailment, " Neutral" is neutral too; " the" speaks for none.
+    at = {" neutral": 0.4, " contrad": 0.2, " ent": 0.1, " Neutral": 0.1, " the": 0.15}
+    found = distribution("".join(NEUTRAL), answer(tokenizer, NEUTRAL, {7: at}), NLI, EXAMPLE)
+    assert found is not None
+    assert dict(found) == pytest.approx({"neutral": 0.5 / 0.8, "contradiction": 0.2 / 0.8, "entailment": 0.1 / 0.8})
+    assert [label for label, _ in found] == ["neutral", "contradiction", "entailment"]
+
+
+def test_a_space_of_its_own_speaks_for_all_labels_and_so_for_none(tokenizer: Any) -> None:
+    at = {" neutral": 0.4, " ": 0.5, " ent": 0.1}
+    found = distribution("".join(NEUTRAL), answer(tokenizer, NEUTRAL, {7: at}), NLI, EXAMPLE)
+    assert dict(found or ()) == pytest.approx({"neutral": 0.8, "entailment": 0.2, "contradiction": 0.0})
+
+
+@pytest.mark.parametrize("letter", ["c", "C"])
+def test_letters_of_choices_are_summed_over_choices_that_are_the_same(tokenizer: Any, letter: str) -> None:
+    pieces = [" So", " the", " answer", " is", " (", letter, ")", " basket", "."]
+    example = Example("a", "x", None, ("lamp", "river", "basket", "Basket"))
+    at = {letter: 0.3, "d": 0.2, "a": 0.25, "A": 0.05, "cat": 0.1, "e": 0.1}
+    found = distribution("".join(pieces), answer(tokenizer, pieces, {5: at}), CHOICE, example)
+    assert dict(found or ()) == pytest.approx({"basket": 0.5 / 0.8, "lamp": 0.3 / 0.8, "river": 0.0})
+
+
+def test_labels_that_begin_alike_are_told_apart_on_the_sampled_path(tokenizer: Any) -> None:
+    task = load_task(task_spec("classification", {"labels": ["not sure", "not safe", "safe"]}))
+    pieces = [" The", " answer", " is", " not", " sure", "."]
+    at = {3: {" not": 0.6, " safe": 0.3, " a": 0.1}, 4: {" sure": 0.7, " safe": 0.1, " the": 0.2}}
+    found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, EXAMPLE)
+    masses = {"not sure": 0.6 * 0.7, "not safe": 0.6 * 0.1, "safe": 0.3}
+    assert dict(found or ()) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
+
+
+def test_a_label_that_another_one_goes_on_from(tokenizer: Any) -> None:
+    task = load_task(task_spec("classification", {"labels": ["bus", "bus station", "car"]}))
+    pieces = [" The", " answer", " is", " bus", "."]
+    at = {3: {" bus": 0.8, " car": 0.2}, 4: {".": 0.5, " station": 0.25, " stops": 0.125, "es": 0.125}}
+    found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, EXAMPLE)
+    # " stops" goes on after the label `bus`; "es" would make another word of it.
+    masses = {"bus": 0.8 * (0.5 + 0.125), "bus station": 0.8 * 0.25, "car": 0.2}
+    assert dict(found or ()) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
+    cut = distribution("".join(pieces[:4]), answer(tokenizer, pieces[:4], at), task, EXAMPLE)
+    assert dict(cut or ()) == pytest.approx({"bus": 0.8, "bus station": 0.0, "car": 0.2})
+
+
+def test_labels_whose_characters_are_several_tokens(tokenizer: Any) -> None:
+    labels = ("雨", "雪", "sun")
+    text = " The answer is 雪."
+    ids = tokenizer(text)["input_ids"]
+    rain = tokenizer(" The answer is 雨.")["input_ids"]
+    differ = next(i for i, (a, b) in enumerate(zip(ids, rain, strict=False)) if a != b)
+    assert differ > 3, "the two characters begin with the same token"
+
+    def likeliest(position: int) -> dict[int, float]:
+        return (
+            {ids[position]: math.log(0.75), rain[position]: math.log(0.25)}
+            if position == differ
+            else {ids[position]: 0.0}
+        )
+
+    tokens = AnswerTokens(ids, (), likeliest, decoder(tokenizer))
+    found = label_probabilities(tokens, text, LabelPlace(text.index("雪"), "雪", tuple((x, x) for x in labels)))
+    assert dict(found or ()) == pytest.approx({"雪": 0.75, "雨": 0.25, "sun": 0.0})
+
+
+def test_answers_without_a_place_or_with_other_tokens_have_no_distribution(tokenizer: Any) -> None:
+    tokens = answer(tokenizer, NEUTRAL, {})
+    for text in (
+        " It is so. The answer is maybe.",
+        "no idea",
+        " It is so. The answer is contradiction.",
+        "x" * 99 + ". The answer is neutral.",
+    ):
+        assert distribution(text, tokens, NLI, EXAMPLE) is None
+
+
+def test_every_token_of_a_long_answer_is_found_by_its_offset(tokenizer: Any) -> None:
+    text = " Größe 雪: the quick brown fox,\tjumps -- over 1,234 dogs 🐕."
+    ids = tokenizer(text)["input_ids"]
+    tokens = AnswerTokens(ids, (), lambda _: {}, decoder(tokenizer))
+    ends = [tokens.length_of(count + 1) for count in range(len(ids))]
+    assert ends[-1] == len(text)
+    for offset in range(len(text)):
+        assert tokens.position_of(offset) == next(i for i, end in enumerate(ends) if end > offset)
+
+
+def sample(*pairs: tuple[str, float]) -> Sample:
+    return Sample("", 1, "stop", None, pairs or None)
+
+
+@pytest.mark.parametrize("task", [NLI])
+def test_the_mean_over_samples(task: Task) -> None:
+    first = sample(("neutral", 0.7), ("contradiction", 0.3), ("entailment", 0.0))
+    answers = [Answer("neutral", ""), None, Answer("entailment", "")]
+    mean = mean_distribution([first, first, sample()], answers, task)
+    assert mean is not None
+    assert dict(mean) == pytest.approx({"neutral": 0.35, "entailment": 0.5, "contradiction": 0.15})
+    assert mean[0][0] == "entailment"
+    assert mean_distribution([first, sample(), sample()], [None, *answers[1:]], task) is None
+
+
+def test_encoding_the_short_way_is_the_same(tokenizer: Any) -> None:
+    encode = encoder(tokenizer)
+    for text in ("", " a", "Q: 雪 <|im_start|>user\nWhat?<|im_end|>\n\nA:"):
+        for special in (True, False):
+            assert encode(text, special) == tokenizer(text, add_special_tokens=special)["input_ids"]

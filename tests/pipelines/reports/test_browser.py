@@ -1,0 +1,127 @@
+"""Pages in a real browser: they load without a complaint, nothing is asked of any other machine, and they can be read by day and night."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.compare.page import comparison_page
+from pipelines.evaluate.page import report_page
+from tests.pipelines.evaluate.test_page import NO_TEXTS
+from tests.support.browser import BROWSER, NEEDS_BROWSER, Chromium, Tab
+from tests.support.colours import contrast, luminance
+from tests.support.comparisons import comparison
+from tests.support.page_reader import Page, hostile
+from tests.support.reports import report
+
+FOREIGN = '<img src="http://raystill.invalid/x.png"><script>document.title = "ran"</script>'
+
+pytestmark = NEEDS_BROWSER
+
+
+def opened(html: str, folder: Path) -> tuple[Page, list[str], list[str]]:
+    """The page as the browser has it in the end, what it complained of, and the addresses that the page asked for."""
+    (folder / "page.html").write_text(html, encoding="utf-8")
+    log = folder / "net.json"
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}",
+        "--enable-logging=stderr", "--dump-dom", (folder / "page.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    events = json.loads(log.read_text(encoding="utf-8"))["events"]
+    asked = [
+        event["params"]["url"]
+        for event in events
+        if "url" in event.get("params", {}) and event["params"].get("initiator") in ("file://", "null")
+    ]
+    return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
+
+
+@pytest.mark.parametrize("name", ["comparison", "report"])
+def test_a_page_of_hostile_texts_loads_without_a_complaint_or_a_request(name: str, tmp_path: Path) -> None:
+    made = hostile(report(), NO_TEXTS) if name == "report" else hostile(comparison(), frozenset({"lines"}))
+    html = report_page(made) if name == "report" else comparison_page(made)
+    page, complaints, asked = opened(html.replace(r"//x.invalid", "http://raystill.invalid"), tmp_path)
+    assert complaints == []
+    assert [url for url in asked if url.startswith("http")] == []
+    assert page.shape() == Page(html).shape()
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == (4 if name == "report" else 6)
+
+
+def test_the_policy_of_a_page_stops_what_would_slip_in(tmp_path: Path) -> None:
+    _, complaints, asked = opened(report_page(report()).replace("</main>", f"{FOREIGN}</main>"), tmp_path)
+    assert len(complaints) == 2
+    assert all("Content Security Policy" in complaint for complaint in complaints)
+    assert [url for url in asked if url.startswith("http")] == []
+
+
+def test_a_request_would_be_seen(tmp_path: Path) -> None:
+    _, _, asked = opened(f"<!doctype html><title>made</title>{FOREIGN}", tmp_path)
+    assert "http://raystill.invalid/x.png" in asked
+
+
+class PageTab(Tab):
+    """A tab with a page that is complete once it is loaded."""
+
+    def open(self) -> None:
+        self.order("Page.navigate", url=self._url)
+        self.until(f"location.href === {json.dumps(self._url)} && document.readyState === 'complete'")
+
+    def prefer(self, scheme: str) -> None:
+        """What the reader's machine is set to: `light` or `dark`."""
+        self.order("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+
+SEEN = """(() => {
+  const colour = one => getComputedStyle(one).color;
+  const there = query => [...document.querySelectorAll(query)].filter(one => one.getClientRects().length > 0);
+  return {
+    paper: getComputedStyle(document.body).backgroundColor,
+    plots: there("svg").map(one => one.getAttribute("class")),
+    texts: there("h1, .headline, .note, .ahead, .behind, .open, figcaption, summary").map(colour),
+    labels: there("svg text").map(one => getComputedStyle(one).fill),
+  };
+})()"""
+READABLE = 4.5
+"""The least contrast of text (WCAG 2.2, 1.4.3)."""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chromium]:
+    started = Chromium(tmp_path / "profile")
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("name", ["comparison", "report"])
+def test_a_page_follows_the_scheme_of_its_reader(name: str, tmp_path: Path, browser: Chromium) -> None:
+    """Its pictures lie in the test's folder, NAME-SCHEME.png, for people to look at."""
+    (tmp_path / "page.html").write_text(
+        report_page(report()) if name == "report" else comparison_page(comparison()), encoding="utf-8"
+    )
+    tab = PageTab(browser, (tmp_path / "page.html").as_uri())
+    seen: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, bytes] = {}
+    for scheme in ("light", "dark"):
+        tab.prefer(scheme)
+        seen[scheme] = dict(tab.js(SEEN))
+        tab.picture(tmp_path / f"{name}-{scheme}.png")
+        pictures[scheme] = (tmp_path / f"{name}-{scheme}.png").read_bytes()
+    for scheme, found in seen.items():
+        assert set(found["plots"]) == {scheme}
+        assert len(found["texts"]) > 5
+        assert found["labels"]
+        for colour in {*found["texts"], *found["labels"]}:
+            assert contrast(colour, found["paper"]) >= READABLE, (scheme, colour)
+        assert pictures[scheme].startswith(b"\x89PNG\r\n\x1a\n")
+    assert luminance(seen["dark"]["paper"]) < 0.05 < 0.9 < luminance(seen["light"]["paper"])
+    assert pictures["light"] != pictures["dark"]
+    assert tab.complaints() == []
+    tab.close()

@@ -1,0 +1,114 @@
+"""Means over seeds: by hand, and that intervals cover a planted truth as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.scoring.seeds import mean, mean_difference
+from pipelines.scoring.statistics import difference, score
+
+SIMULATIONS = 200
+EXAMPLES, SEEDS = 200, 3
+
+
+def simulated(rng: np.random.Generator, effect: float, seeds: int, seed_spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Answers of a baseline and of a method that is better by `effect`: examples differ in difficulty, seeds in luck.
+
+    Each pair has the same difficulties; a share `effect` of the baseline's chances is moved. (2 x seeds, examples), of booleans.
+    """
+    chance = rng.uniform(0.1, 0.7, EXAMPLES)
+    luck = rng.normal(0.0, seed_spread, (2, seeds, 1))
+    base = rng.random((seeds, EXAMPLES)) < chance + luck[0]
+    method = rng.random((seeds, EXAMPLES)) < chance + effect + luck[1]
+    return method, base
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.08])
+@pytest.mark.parametrize(("seeds", "seed_spread"), [(1, 0.0), (3, 0.03), (5, 0.03)])
+def test_the_interval_covers_a_planted_difference_as_often_as_it_says(
+    effect: float, seeds: int, seed_spread: float
+) -> None:
+    rng = np.random.default_rng(20)
+    found = [
+        mean_difference(*(side.tolist() for side in simulated(rng, effect, seeds, seed_spread)))
+        for _ in range(SIMULATIONS)
+    ]
+    # 95% of 200 are 190; 184 to 198 is what chance leaves of that.
+    assert 184 <= sum(one.low <= effect <= one.high for one in found) <= 198
+    # What it misses it misses on both sides: 5 of 200 on each, 12 is what chance leaves of that.
+    assert max(sum(one.low > effect for one in found), sum(one.high < effect for one in found)) <= 12
+    if effect:
+        assert sum(one.low > 0.0 for one in found) > 50, "a planted effect must be found"
+
+
+@pytest.mark.parametrize(("seeds", "low", "high"), [(1, 0.5, 0.8), (2, 0.84, 0.95), (3, 0.92, 0.99)])
+def test_how_often_few_seeds_that_differ_cover_the_truth(seeds: int, low: float, high: float) -> None:
+    """What pages and README say of one seed and of two: the interval of one knows nothing of another."""
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(SIMULATIONS):
+        chance = rng.uniform(0.1, 0.7, 1000)
+        luck = rng.normal(0.0, 0.03, (2, seeds, 1))
+        sides = [(rng.random((seeds, 1000)) < chance + one).tolist() for one in luck]
+        found = mean_difference(*sides)
+        covered += found.low <= 0.0 <= found.high
+    assert low <= covered / SIMULATIONS <= high
+
+
+def test_where_seeds_do_not_differ_the_interval_is_rather_too_wide() -> None:
+    rng = np.random.default_rng(20)
+    found = [
+        mean_difference(*(side.tolist() for side in simulated(rng, 0.08, 3, 0.0))) for _ in range(SIMULATIONS)
+    ]  # fmt: skip
+    assert sum(one.low <= 0.08 <= one.high for one in found) >= 190
+
+
+@pytest.mark.parametrize(("seeds", "seed_spread"), [(1, 0.0), (3, 0.03)])
+def test_the_interval_of_a_mean_covers_the_truth(seeds: int, seed_spread: float) -> None:
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(SIMULATIONS):
+        chance = rng.beta(1.0, 3.0, EXAMPLES)  # 0.25 on average
+        right = rng.random((seeds, EXAMPLES)) < chance + rng.normal(0.0, seed_spread, (seeds, 1))
+        found = mean(right.tolist())
+        covered += found.low <= 0.25 <= found.high
+    assert 184 <= covered <= 198
+
+
+def test_one_seed_has_the_intervals_of_one_report() -> None:
+    first, second = [True, True, False, True], [True, False, False, False]
+    alone, apart = score(first), difference(first, second)
+    assert mean([first]) == type(mean([first]))(alone.accuracy, alone.low, alone.high)
+    assert mean_difference([first], [second]) == type(mean([first]))(apart.value, apart.low, apart.high)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    even = [[True, False] * 50] * 3
+    luck = [[True] * 100, [True, False] * 50, [False] * 100]
+    assert mean(even).value == mean(luck).value == 0.5
+    assert mean(luck).high - mean(luck).low > 3 * (mean(even).high - mean(even).low)
+
+
+def test_the_variance_by_hand() -> None:
+    # Two seeds, four examples (and the four that the interval counts): the table of means and rest worked out on paper.
+    right = [[True, True, False, False], [True, False, False, False]]
+    table = np.array([[1, 1, 0, 0, 1, 1, 0, 0], [1, 0, 0, 0, 1, 1, 0, 0]], dtype=float)
+    ms_examples = 2 * np.var(table.mean(axis=0), ddof=1)
+    ms_seeds = 8 * np.var(table.mean(axis=1), ddof=1)
+    assert (ms_examples, ms_seeds) == (pytest.approx(0.4910714), pytest.approx(0.0625))
+    found = mean(right)
+    assert found.value == 0.375
+    middle = table.mean()
+    assert found.low < middle < found.high
+    # The rest's mean square is that of the seeds here, 0.0625: seeds add nothing to the variance of the 16 values' mean. Satterthwaite:
+    # 0.4910714^2 / (0.4910714^2 / 7 + 0.0625^2 / 1 + 0.0625^2 / 7) = 6.20 degrees of freedom, where t is 2.428.
+    assert found.high - middle == pytest.approx(2.428 * (0.4910714 / 16) ** 0.5, rel=1e-3)
+
+
+def test_nothing_to_average_is_refused() -> None:
+    for nothing in ([], [[]]):
+        with pytest.raises(ValueError, match="no"):
+            mean(nothing)
+    with pytest.raises(ValueError):
+        mean_difference([[True], [True, False]], [[True], [True]])

@@ -1,0 +1,158 @@
+"""A converted student writes what the student writes, or it is not used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.storage.store import Store
+from pipelines.students.decoding import Order, Sampling, Student
+from pipelines.students.decoding import ctranslate2_student as module
+from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+from tests.support.tiny_students import TEXTS, write_student
+
+ORDERS = [Order(f"[label] {text}", 4 + 3 * row) for row, text in enumerate([*TEXTS, *(t[::-1] for t in TEXTS)])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("students") / "student", "encoder-decoder")
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> ConvertedStudent:
+    return ConvertedStudent.open(folder)
+
+
+def test_greedy_texts_and_probabilities_are_the_student_s(folder: Path, student: ConvertedStudent) -> None:
+    told: list[list[int | None]] = []
+    expected = Student.load(folder).write(ORDERS)
+    found = student.write(ORDERS, told.append)
+    assert [w.ids for w in found] == [w.ids for w in expected]
+    assert [w.finish_reason for w in found] == [w.finish_reason for w in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-3)
+        assert one.prompt_tokens == other.prompt_tokens
+    by_row = [tuple(step[row] for step in told if step[row] is not None) for row in range(len(ORDERS))]
+    assert by_row == [written.ids for written in found]
+    assert [d.text for d in student.answer(TEXTS, "label", 8)] == [
+        d.text for d in Student.load(folder).answer(TEXTS, "label", 8)
+    ]
+
+
+def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, student: ConvertedStudent) -> None:
+    import torch
+
+    original = Student.load(folder)
+    (written,) = student.write([Order("[label] 4 apples", 6, Sampling(0.5))])
+    prompt = original.tokenizer("[label] 4 apples", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        before = torch.tensor([[0, *written.ids[:-1]]])
+        logits = original.model(input_ids=prompt, decoder_input_ids=before).logits[0]
+    expected = logits.log_softmax(-1)[torch.arange(len(written.ids)), torch.tensor(written.ids)]
+    assert written.log_probs == pytest.approx(expected.tolist(), abs=1e-3)
+    mixed = [Order(TEXTS[0], 6, Sampling(1.0)), Order(TEXTS[0], 6), Order(TEXTS[0], 6, Sampling(1.0, top_p=1e-6))]
+    drawn, greedy, coldest = student.write(mixed)
+    assert coldest.ids == greedy.ids
+    assert len({student.write([mixed[0]])[0].ids for _ in range(4)} | {drawn.ids}) > 1
+
+
+def test_a_row_ends_with_its_own_length_and_with_who_waits_for_it(student: ConvertedStudent) -> None:
+    orders = [Order(ORDERS[0].prompt, 3), Order(ORDERS[1].prompt, 60)]
+    steps: list[int] = []
+
+    def noted(told: list[int | None]) -> None:
+        steps.append(next(row for row, token in enumerate(told) if token is not None))
+
+    whole = student.write(orders, noted)
+    assert [len(written.ids) for written in whole] == [steps.count(0), steps.count(1)] == [3, 60]
+    steps.clear()
+    short, left = student.write(orders, noted, lambda row: row == 1 and steps.count(1) >= 5)
+    assert short == whole[0]
+    assert left.ids == whole[1].ids[:5]
+    asked: list[int] = []
+    student.write(orders, None, lambda row: asked.append(row) or False)  # type: ignore[func-returns-value]
+    assert asked.count(0) <= 3, "the translator goes on with a row that has its length"
+
+
+def test_the_conversion_is_made_once(folder: Path, student: ConvertedStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = folder.parent / "student-ctranslate2"
+    made = (beside / "model.bin").stat().st_mtime_ns
+    monkeypatch.setattr(module, "_convert", lambda *_: pytest.fail("converted again"))
+    again = ConvertedStudent.open(folder)
+    assert again.write(ORDERS[:1]) == student.write(ORDERS[:1])
+    assert (beside / "model.bin").stat().st_mtime_ns == made
+
+
+def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    ConvertedStudent.open(folder)
+    mark = tmp_path / "student-ctranslate2" / "converted.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "student": "another"}))
+    made = (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns
+    marked: list[bool] = []
+    put = module.Store.put_folder
+
+    def seen(store: Store, local: str | Path) -> None:
+        marked.append(mark.exists())
+        put(store, local)
+
+    monkeypatch.setattr(module.Store, "put_folder", seen)
+    ConvertedStudent.open(folder)
+    assert (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns > made
+    assert marked == [False], "a mark beside files of another student"
+    assert json.loads(mark.read_text())["student"] != "another"
+
+
+def test_int8_is_another_student(folder: Path, student: ConvertedStudent) -> None:
+    small = ConvertedStudent.open(folder, weights="int8")
+    apart = [a.log_probs[0] - b.log_probs[0] for a, b in zip(small.write(ORDERS), student.write(ORDERS), strict=True)]
+    assert any(apart)
+    assert max(map(abs, apart)) < 3.0
+
+
+def test_a_conversion_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    other = write_student(tmp_path / "other", "encoder-decoder")
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: tensor * 1.1 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    convert = module._convert
+    monkeypatch.setattr(module, "_convert", lambda local, model, shown: convert(other, model, shown))
+    with pytest.raises(UserError, match="answers otherwise"):
+        ConvertedStudent.open(folder)
+    assert not (tmp_path / "student-ctranslate2" / "converted.json").exists()
+
+
+def test_a_folder_that_may_only_be_read_serves_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+
+    def refuse(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(module.Store, "put_folder", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert ConvertedStudent.open(folder).write(ORDERS[:1])
+    assert "the conversion is not kept (read-only file system)" in caplog.text
+
+
+def test_a_student_that_brings_code_along_is_not_opened(tmp_path: Path) -> None:
+    """Neither when it is converted nor later, when the conversion lies beside it."""
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    ConvertedStudent.open(folder)
+    (folder / "modeling_mine.py").touch()
+    with pytest.raises(UserError, match="it holds code"):
+        ConvertedStudent.open(folder)
+
+
+def test_a_decoder_only_student_is_not_converted(tmp_path: Path) -> None:
+    folder = write_student(tmp_path / "student", "decoder-only")
+    with pytest.raises(UserError, match="only encoder-decoder students"):
+        ConvertedStudent.open(folder)

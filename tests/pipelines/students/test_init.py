@@ -1,0 +1,160 @@
+"""The student before training: which weights it has, and which models are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import StudentConfig
+from pipelines.errors import UserError
+from pipelines.students.init import initial_student, max_positions, student_config, student_tokenizer
+from tests.support.tiny_runs import make_model
+
+torch = pytest.importorskip("torch")
+
+LAYERS = {"decoder-only": ("model.layers.",), "encoder-decoder": ("encoder.block.", "decoder.block.")}
+
+
+@pytest.fixture(scope="module", params=["decoder-only", "encoder-decoder"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory):
+    return Path(make_model(family, tmp_path_factory.mktemp(family), layers=4))
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def student(model, **init):
+    return StudentConfig.model_validate({"model": str(model), **({"init": init} if init else {})})
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def edit(path, **changed):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def test_pretrained_is_the_model_as_it_is(folder):
+    from safetensors.torch import load_file
+
+    model, tokenizer = initial_student(student(folder), seed=0)
+    stored, found = load_file(folder / "model.safetensors"), weights(model)
+    for name, tensor in stored.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
+    assert model.generation_config.do_sample is False
+
+
+def test_first_layers_keep_all_but_the_later_layers(folder, family):
+    whole, _ = initial_student(student(folder), seed=0)
+    cut, _ = initial_student(student(folder, kind="first-layers", layers=2), seed=0)
+    expected = {
+        name: tensor for name, tensor in weights(whole).items()
+        if not any(name.startswith(prefix) and int(name[len(prefix):].split(".")[0]) >= 2 for prefix in LAYERS[family])
+    }  # fmt: skip
+    found = weights(cut)
+    assert found.keys() == expected.keys()
+    assert len(found) < len(weights(whole))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, msg=name)
+    cut(**inputs(family))
+
+
+def test_random_weights_follow_the_seed_alone(folder):
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    first, _ = initial_student(student(folder, kind="random"), seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers are left alone"
+    torch.manual_seed(456)
+    same, _ = initial_student(student(folder, kind="random"), seed=1)
+    other, _ = initial_student(student(folder, kind="random"), seed=2)
+    pretrained, _ = initial_student(student(folder), seed=1)
+    name = first.get_input_embeddings().weight
+    assert torch.equal(name, same.get_input_embeddings().weight)
+    assert not torch.equal(name, other.get_input_embeddings().weight)
+    assert not torch.equal(name, pretrained.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("init", [{}, {"kind": "random"}, {"kind": "first-layers", "layers": 1}])
+def test_weights_are_float32_whatever_the_checkpoint_holds(copy, init):
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = student_config(student(copy))
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    kind.from_pretrained(copy, dtype=torch.bfloat16).save_pretrained(copy)
+    model, _ = initial_student(student(copy, **init), seed=0)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not model.training
+
+
+def test_padding_is_the_end_token_where_there_is_none(copy):
+    edit(copy / "tokenizer_config.json", pad_token=None)
+    model, tokenizer = initial_student(student(copy), seed=0)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
+    assert model.config.pad_token_id == model.generation_config.pad_token_id == 1
+
+
+def test_no_end_token_is_refused(copy):
+    edit(copy / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        student_tokenizer(str(copy))
+
+
+def test_more_layers_than_there_are(folder):
+    with pytest.raises(UserError, match=r"student.init.layers 5: .* has 4 layers"):
+        initial_student(student(folder, kind="first-layers", layers=5), seed=0)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        initial_student(student(tmp_path / "nowhere"), seed=0)
+
+
+def test_pickled_weights_are_refused(copy):
+    (copy / "model.safetensors").unlink()
+    torch.save({}, copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickled"):
+        initial_student(student(copy), seed=0)
+
+
+def test_a_checkpoint_without_weights_is_refused_unless_they_are_random(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="it cannot be opened"):
+        initial_student(student(copy), seed=0)
+    initial_student(student(copy, kind="random"), seed=0)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    stored = load_file(copy / "model.safetensors")
+    del stored[next(name for name in sorted(stored) if name.endswith(("down_proj.weight", "wo.weight")))]
+    save_file(stored, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"its weights do not fit its config.json"):
+        initial_student(student(copy), seed=0)
+
+
+def test_a_tokenizer_of_another_model_is_refused(copy):
+    edit(copy / "config.json", vocab_size=20)
+    with pytest.raises(UserError, match="token ids up to"):
+        initial_student(student(copy, kind="random"), seed=0)
+
+
+def test_positions(folder, family):
+    assert max_positions(student_config(student(folder))) == (64 if family == "decoder-only" else None)
+
+
+def inputs(family):
+    ids = torch.tensor([[3, 4, 5]])
+    return {"input_ids": ids} | ({"decoder_input_ids": ids} if family == "encoder-decoder" else {})

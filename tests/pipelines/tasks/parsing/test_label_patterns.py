@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from pipelines.errors import UnparsableError
+from pipelines.tasks import Example, Task, load_task, task_spec
+from pipelines.tasks.parsing.label_patterns import MAX_WORDS
+
+CHOICES = ("basket", "train station", "a", "either way", "not the river", "Basket", "U.S. mail. Really", "q.")
+LABELS = ["not spam", "spam", "spam (other)", "größe", "a+b*c?"]
+TASKS = [
+    (load_task(task_spec("nli")), Example("a", "x", None)),
+    (load_task(task_spec("multiple-choice")), Example("a", "x", None, CHOICES)),
+    (load_task(task_spec("multiple-choice")), Example("a", "x", None, ("yes", "no"))),
+    (load_task(task_spec("classification", {"labels": LABELS})), Example("a", "x", None)),
+]
+# Words that parsers take for something.
+TRAPS = ["Answer", "is", "The", "the", "answer=", "=", "not", "(a)", "(z)", "b.", "entailment", "no", "contradiction.", "Q", "Q.", "spam",
+         "to", "or", "either", "A)", "**", "$", "`", "{", "}", "answer=answer=", "option", "a", "-", "So", "so,", "correct", "!", "?",
+         ">", "|", "(", ")", "\u00a0", "\u2028", "日本", "ſ", "İ", "basket", "river"]  # fmt: skip
+
+
+def statements(task: Task, example: Example) -> list[tuple[str, str]]:
+    """(statement, label) of each label."""
+    if example.choices:
+        return [(f"({chr(97 + i)}).", label) for i, label in enumerate(example.choices)]
+    return [(f"{label}.", label) for label in task.labels or ()]
+
+
+def sampled_answer(task: Task, example: Example, dice: random.Random) -> str:
+    """A text that the pattern allows: traps and random characters in the rationale, then one of the statements."""
+
+    def word() -> str:
+        characters = (chr(dice.choice([dice.randint(33, 126), dice.randint(161, 0x2FFF)])) for _ in range(4))
+        return dice.choice([dice.choice(TRAPS), dice.choice(TRAPS), re.sub(r"[:#<\\]", "x", "".join(characters))])
+
+    def words() -> str:
+        return " ".join(word() for _ in range(dice.randint(1, MAX_WORDS)))
+
+    mentions = "".join(
+        f"answer {dice.choice(['was', 'is,', 'to', '=', '(a)'])} {words()} " for _ in range(dice.randint(0, 2))
+    )
+    text = f"{dice.choice(['', ' '])}{words()} {mentions}answer is {dice.choice(statements(task, example))[0]}"
+    assert re.fullmatch(task.answer_pattern(example) or "", text), text
+    return text
+
+
+@pytest.mark.parametrize(("task", "example"), TASKS, ids=lambda value: getattr(value, "name", ""))
+def test_the_parser_reads_every_text_that_the_pattern_allows(task: Task, example: Example) -> None:
+    dice = random.Random(0)
+    for _ in range(1500):
+        text = sampled_answer(task, example, dice)
+        assert task.key(task.parse(text, example).label) in {task.key(label) for label in task.label_set(example)}, text
+
+
+@pytest.mark.parametrize(("task", "example"), TASKS, ids=lambda value: getattr(value, "name", ""))
+def test_each_label_can_be_said_within_the_pattern(task: Task, example: Example) -> None:
+    for statement, label in statements(task, example):
+        text = f" It must be so. The answer is {statement}"
+        assert re.fullmatch(task.answer_pattern(example) or "", text)
+        assert task.same(task.parse(text, example).label, label, example)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["answer is neutral.", "It is so. The answer is maybe.", "It is so.\nThe answer is neutral.", "Q: a. The answer is neutral.",
+     "It is so. The answer is neutral. Or not.", "so " * MAX_WORDS + "more. The answer is neutral.",
+     "The answer is neutral. The answer is neutral.", "It is so. The answer is neutral"],
+)  # fmt: skip
+def test_what_the_pattern_does_not_allow(text: str) -> None:
+    assert not re.fullmatch(TASKS[0][0].answer_pattern(TASKS[0][1]) or "", text)
+
+
+def test_free_labels_have_no_pattern_and_no_place() -> None:
+    for task in (load_task(task_spec("arithmetic")), load_task(task_spec("classification", {"instruction": "Say."}))):
+        example = Example("a", "x", None)
+        assert (task.is_closed, task.label_set(example), task.answer_pattern(example)) == (False, (), None)
+        assert task.label_place("It is 3. The answer is (3).", example) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "stands", "spellings"),
+    [
+        ("It is neutral to me. The answer is Neutral.", "Neutral.", ("entailment", "neutral", "contradiction")),
+        ("\n The answer: **contradiction**", "contradiction**", ("entailment", "neutral", "contradiction")),
+        (
+            "One is neutral. Not entailment, so the answer is\n\n neutral",
+            "neutral",
+            ("entailment", "neutral", "contradiction"),
+        ),
+    ],
+)
+def test_the_place_of_a_label(text: str, stands: str, spellings: tuple[str, ...]) -> None:
+    place = TASKS[0][0].label_place(text, TASKS[0][1])
+    assert place is not None
+    assert text[place.start :] == stands
+    assert tuple(spelling for spelling, _ in place.spellings) == spellings
+    assert place.label == stands.strip(".*").lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "stands", "label", "spelling"),
+    [
+        ("It is so. So the answer is (B) river.", "B) river.", "river", "b"),
+        ("Of the choices (a) is best, so the answer is (c).", "c).", "basket", "c"),
+        ("The answer is b. A river.", "b. A river.", "river", "b"),
+        ("The answer is the river.", "river.", "river", "river"),
+        ("The answer is option (d).", "d).", "cloud", "d"),
+    ],
+)
+def test_the_place_of_a_choice(text: str, stands: str, label: str, spelling: str) -> None:
+    task, example = TASKS[1][0], Example("a", "x", None, ("basket", "river", "Basket", "cloud"))
+    place = task.label_place(text, example)
+    assert place is not None
+    assert (text[place.start :], place.label) == (stands, label)
+    assert dict(place.spellings)[spelling] == label
+    assert {name for _, name in place.spellings} == {"basket", "river", "cloud"}
+
+
+def test_an_answer_in_other_words_has_no_place() -> None:
+    task, example = TASKS[0]
+    assert task.parse("It cannot be. The answer is no.", example).label == "contradiction"
+    assert task.label_place("It cannot be. The answer is no.", example) is None
+    with pytest.raises(UnparsableError):
+        task.label_place("It cannot be", example)

@@ -1,0 +1,59 @@
+"""Sequences become padded arrays; what belongs to one sequence stays with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.train.data.collate import NO_PART, Sequence, collate
+
+FAMILIES = ["decoder-only", "encoder-decoder"]
+TWO = [Sequence([7, 8], [3, 1], 0), Sequence([5], [4, 6, 1], 1)]
+
+
+def test_decoder_only():
+    batch = collate(TWO, family="decoder-only", pad=0, start=None)
+    assert batch.inputs["input_ids"].tolist() == [[7, 8, 3], [5, 4, 6]]
+    assert list(batch.inputs) == ["input_ids"]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 1]
+    assert batch.columns.tolist() == [1, 2, 0, 1, 2], "token i of the target is predicted by the position before it"
+    assert batch.targets.tolist() == [3, 1, 4, 6, 1]
+    assert batch.parts.tolist() == [0, 0, 1, 1, 1]
+    assert (batch.groups, batch.top_ids) == (None, None)
+
+
+def test_encoder_decoder():
+    batch = collate(TWO, family="encoder-decoder", pad=0, start=9)
+    assert batch.inputs["input_ids"].tolist() == [[7, 8], [5, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch.inputs["decoder_input_ids"].tolist() == [[9, 3, 0], [9, 4, 6]]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 1]
+    assert batch.columns.tolist() == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_empty_micro_batch_has_one_token_that_counts_for_nothing(family):
+    batch = collate([], family=family, pad=2, start=2)
+    assert batch.targets.tolist() == [2]
+    assert batch.parts.tolist() == [NO_PART]
+
+
+def test_labels_of_an_example_are_a_group():
+    rows = [
+        Sequence([1], [2], 0, example=40, probability=0.75),
+        Sequence([1], [3], NO_PART, example=40, probability=0.25),
+        Sequence([1], [2], 0, example=7, probability=1.0),
+    ]
+    batch = collate(rows, family="decoder-only", pad=0, start=None)
+    assert batch.groups is not None
+    assert batch.groups[0] == batch.groups[1] != batch.groups[2]
+    assert sorted(set(batch.groups.tolist())) == [0, 1]
+    assert batch.probabilities.tolist() == [0.75, 0.25, 1.0]
+
+
+def test_likeliest_tokens_stand_beside_their_positions():
+    tops = np.array([[3, 4], [1, 5]]), np.array([[-0.1, -3.0], [-0.2, -2.0]])
+    rows = [Sequence([7], [9, 1], 2), Sequence([7], [3, 1, 1], 2, top_ids=tops[0], top_logprobs=tops[1])]
+    batch = collate(rows, family="decoder-only", pad=0, start=None)
+    assert batch.top_ids.tolist() == [[-1, -1], [-1, -1], [3, 4], [1, 5], [-1, -1]]
+    np.testing.assert_allclose(batch.top_logprobs[2:4], tops[1], rtol=1e-6)

@@ -1,0 +1,257 @@
+"""The losses against hand-worked numbers, against slow and obvious ones, and against a model's own forward pass one sequence at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from pipelines.train.data.collate import NO_PART, Sequence, collate
+from pipelines.train.loss_terms import TERMS
+from tests.support.tiny_runs import make_model, make_tokenizer
+
+torch = pytest.importorskip("torch")
+
+from pipelines.train.data.loader import tensors  # noqa: E402
+from pipelines.train.engine import losses  # noqa: E402
+from pipelines.train.engine.losses import StudentLoss, part_sums, soft_label_losses, step_scales, token_divergences  # noqa: E402
+from tests.support.reference_training import token_losses  # noqa: E402
+
+KINDS = ["forward-kl", "reverse-kl", "jsd"]
+
+
+def test_the_example_of_the_module():
+    parts = torch.tensor([0, 0, 1, 1, 1, 1, -1])
+    sums, counts = part_sums(torch.tensor([1.0, 3.0, 0.5, 0.5, 0.5, 0.5, 9.0]), parts)
+    assert (sums.tolist(), counts.tolist()) == ([4.0, 2.0, 0.0], [2.0, 4.0, 0.0])
+    scales = step_scales({"label": 0.5, "rationale": 0.5}, dict(zip(TERMS, counts.tolist(), strict=False)))
+    assert sum(s * t for s, t in zip(scales, sums.tolist(), strict=False)) == pytest.approx(1.25)
+
+
+def test_a_term_without_weight_or_without_content_adds_nothing():
+    assert step_scales({"label": 0.75, "rationale": 0.25}, {"label": 4, "rationale": 10}) == [0.75 / 4, 0.025, 0, 0, 0]
+    assert step_scales({"label": 1.0}, {"label": 4, "rationale": 10}) == [0.25, 0, 0, 0, 0]
+    assert step_scales({"rationale": 1.0}, {"label": 4, "rationale": 0}) == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_log_probabilities_of_some_tokens(width, precision, monkeypatch):
+    monkeypatch.setitem(losses._CHUNK_ELEMENTS, False, 150)  # chunks of three rows
+    torch.manual_seed(0)
+    logits = torch.randn(20, 50).to(getattr(torch, precision)).requires_grad_()
+    ids, weights = torch.randint(0, 50, (20, width)), torch.rand(20, width)
+    before = logits.detach().clone()
+    found = losses._LogProbs.apply(logits, ids)
+    (found * weights).sum().backward()
+    gradient, logits.grad = logits.grad, None
+    wanted = torch.log_softmax(logits.float(), dim=1).gather(1, ids)
+    (wanted * weights).sum().backward()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient, logits.grad)
+    torch.testing.assert_close(logits.detach(), before, rtol=0, atol=0)
+
+
+def test_soft_labels_by_hand():
+    # p = (0.8, 0.2), q = (0.5, 0.5); and an example of one label, of which nothing can be learned.
+    found = soft_label_losses(
+        torch.tensor([-1.0, -7.0, -1.0]), torch.tensor([0, 1, 0]), torch.tensor([0.8, 1.0, 0.2]), 1.0
+    )
+    assert found.tolist() == pytest.approx([0.8 * math.log(1.6) + 0.2 * math.log(0.4), 0.0], abs=1e-6)
+    # T = 2: p ~ (sqrt 0.8, sqrt 0.2) = (2/3, 1/3), q stays; times 4.
+    found = soft_label_losses(torch.tensor([-1.0, -1.0]), torch.tensor([0, 0]), torch.tensor([0.8, 0.2]), 2.0)
+    assert found.item() == pytest.approx(4 * (2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)), abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_soft_labels_are_kl_of_softened_distributions(temperature):
+    torch.manual_seed(1)
+    sizes = [1, 3, 5, 2]
+    scores = (10 * torch.randn(sum(sizes))).requires_grad_()
+    teachers = [torch.softmax(2 * torch.randn(size), dim=0) for size in sizes]
+    groups = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))
+    shuffled = torch.randperm(sum(sizes))
+    found = soft_label_losses(scores[shuffled], groups[shuffled], torch.cat(teachers)[shuffled], temperature)
+    found.sum().backward()
+    gradient, scores.grad = scores.grad, None
+    wanted = [
+        temperature**2
+        * torch.nn.functional.kl_div(
+            torch.log_softmax(s / temperature, dim=0), torch.softmax(t.log() / temperature, dim=0), reduction="sum"
+        )
+        for s, t in zip(scores.split(sizes), teachers, strict=True)
+    ]
+    sum(wanted).backward()
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, scores.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_token_divergences_by_hand():
+    teacher, student = torch.tensor([[0.8]]).log(), torch.tensor([[0.5]]).log()
+    forward = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
+    reverse = 0.5 * math.log(0.625) + 0.5 * math.log(2.5)
+    to_mixture = [p * math.log(p / m) for p, m in ((0.8, 0.65), (0.2, 0.35), (0.5, 0.65), (0.5, 0.35))]
+    for kind, wanted in (("forward-kl", forward), ("reverse-kl", reverse), ("jsd", sum(to_mixture) / 2)):
+        assert token_divergences(student, teacher, kind).item() == pytest.approx(wanted, abs=1e-6)
+        assert token_divergences(teacher, teacher, kind).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_divergences_are_those_of_distributions_with_one_rest(kind):
+    torch.manual_seed(2)
+    logits = (3 * torch.randn(7, 30)).requires_grad_()
+    top, ids = torch.log_softmax(3 * torch.randn(7, 30), dim=1).topk(5, dim=1)
+    found = token_divergences(torch.log_softmax(logits, dim=1).gather(1, ids), top, kind)
+    found.sum().backward()
+    gradient, logits.grad = logits.grad, None
+
+    def bins(log_probabilities):
+        known = log_probabilities.exp()
+        return torch.cat([known, 1 - known.sum(dim=1, keepdim=True)], dim=1)
+
+    p, q = bins(top), bins(torch.log_softmax(logits, dim=1).gather(1, ids))
+    pairs = {"forward-kl": [(p, q)], "reverse-kl": [(q, p)], "jsd": [(p, (p + q) / 2), (q, (p + q) / 2)]}[kind]
+    wanted = sum((a * (a / b).log()).sum(dim=1) for a, b in pairs) / len(pairs)
+    wanted.sum().backward()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, logits.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("teacher", [[0.0, -30.0], [0.0, -math.inf], [-math.inf, -0.1]])
+def test_certain_teachers_and_students_stay_finite(kind, teacher):
+    certain = torch.tensor([teacher])
+    student = torch.tensor([[-40.0, 0.0]], requires_grad=True)
+    found = token_divergences(student, certain, kind)
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
+def test_one_padded_forward_equals_single_sequences(family, tmp_path):
+    model, sequences = _model_and_sequences(family, tmp_path)
+    reference = copy.deepcopy(model)
+    batch = collate(sequences, family=family, pad=0, start=0)
+    counts = {
+        "label": float(sum(len(s.target) for s in sequences[::2])),
+        "rationale": float(sum(len(s.target) for s in sequences[1::2])),
+    }
+    scales = step_scales({"label": 0.7, "rationale": 0.3}, counts)
+    loss, found = StudentLoss(model)(**arguments(batch, scales))
+    loss.backward()
+
+    by_part = [torch.cat([token_losses(reference, s.prompt, s.target) for s in sequences[part::2]]) for part in (0, 1)]
+    wanted = 0.7 * by_part[0].mean() + 0.3 * by_part[1].mean()
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted)
+    assert found[1].tolist() == [counts["label"], counts["rationale"], 0, 0, 0]
+    sums = torch.stack([part.double().sum() for part in by_part])
+    torch.testing.assert_close(found[0, :2], sums, rtol=1e-5, atol=1e-5)
+    _same_gradients(model, reference)
+
+
+@pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
+def test_soft_labels_of_a_model_equal_one_label_at_a_time(family, tmp_path):
+    model, sequences = _model_and_sequences(family, tmp_path)
+    reference = copy.deepcopy(model)
+    given = [(0.7, 0), (0.3, NO_PART), (0.5, 0), (0.4, NO_PART), (0.1, NO_PART), (1.0, 0)]
+    groups = [[0, 1], [2, 3, 4], [5]]
+    rows = [
+        Sequence(s.prompt, s.target, part, example=next(g for g, m in enumerate(groups) if i in m), probability=p)
+        for i, (s, (p, part)) in enumerate(zip(sequences, given, strict=True))
+    ]
+    batch = collate(rows, family=family, pad=0, start=0)
+    loss, found = StudentLoss(model, temperature=2.0)(**arguments(batch, [0.01, 0, 0, 0.5, 0]))
+    loss.backward()
+
+    each = [token_losses(reference, s.prompt, s.target).sum() for s in sequences]
+    soft = 0.0
+    for members in groups:
+        teacher = torch.softmax(torch.tensor([given[i][0] for i in members]).log() / 2, dim=0)
+        student = torch.log_softmax(-torch.stack([each[i] for i in members]) / 2, dim=0)
+        soft = soft + 4 * torch.nn.functional.kl_div(student, teacher, reduction="sum")
+    wanted = 0.01 * (each[0] + each[2] + each[5]) + 0.5 * soft
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-4)
+    assert found[1].tolist() == [sum(len(sequences[i].target) for i in (0, 2, 5)), 0, 0, 3, 0]
+    _same_gradients(model, reference)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_kd_of_a_model_counts_the_positions_that_the_teacher_knows(kind, tmp_path):
+    model, sequences = _model_and_sequences("decoder-only", tmp_path)
+    rows, rng = [], np.random.default_rng(3)
+    for sequence in sequences[1:3]:
+        known = len(sequence.target) - 1
+        top_ids = np.stack([rng.permutation(20)[:4] for _ in range(known)])
+        top = np.log(rng.dirichlet(np.ones(5), known)[:, :4]).astype(np.float32)
+        rows.append(Sequence(sequence.prompt, sequence.target, 2, top_ids=top_ids, top_logprobs=top))
+    batch = collate(rows, family="decoder-only", pad=0, start=None)
+    loss, found = StudentLoss(model, divergence=kind)(**arguments(batch, [0, 0, 0.3, 0, 0.7]))
+    known = sum(len(row.target) - 1 for row in rows)
+    assert found[1].tolist() == [0, 0, known + 2, 0, known]
+    wanted = torch.zeros(())
+    for row in rows:
+        ids = torch.tensor([[*row.prompt, *row.target[:-1]]])
+        log_probs = torch.log_softmax(model(input_ids=ids).logits[0, len(row.prompt) - 1 :].float(), dim=1)
+        wanted = wanted - 0.3 * log_probs.gather(1, torch.tensor(row.target)[:, None]).sum()
+        student = log_probs[:-1].gather(1, torch.from_numpy(row.top_ids))
+        wanted = wanted + 0.7 * token_divergences(student, torch.from_numpy(row.top_logprobs), kind).sum()
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
+def test_micro_batches_sum_to_the_step(family, tmp_path):
+    model, sequences = _model_and_sequences(family, tmp_path)
+    module, scales = StudentLoss(model), [0.2, 0.1, 0, 0, 0]
+
+    def loss_of(rows):
+        batch = collate([sequences[i] for i in rows], family=family, pad=0, start=0)
+        return module(**arguments(batch, scales))[0]
+
+    whole = loss_of(range(len(sequences)))
+    torch.testing.assert_close(loss_of([0, 2]) + loss_of([1]) + loss_of([3, 4, 5]), whole)
+    assert loss_of([]).item() == 0.0
+
+
+def test_a_loss_of_nothing_gives_every_weight_a_gradient_of_zero(tmp_path):
+    model, _ = _model_and_sequences("decoder-only", tmp_path)
+    batch = collate([], family="decoder-only", pad=0, start=None)
+    loss, found = StudentLoss(model)(**arguments(batch, [0.5] * 5))
+    loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    assert not found.any()
+
+
+def test_the_head_is_whole_outside_of_a_loss(tmp_path):
+    model, sequences = _model_and_sequences("decoder-only", tmp_path)
+    ids = torch.tensor([sequences[0].prompt])
+    before = model(input_ids=ids).logits
+    StudentLoss(model)
+    torch.testing.assert_close(model(input_ids=ids).logits, before)
+
+
+def _same_gradients(model, reference):
+    for (name, found), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name, rtol=1e-4, atol=1e-5)
+
+
+def arguments(batch, scales):
+    return {**tensors(batch), "scales": torch.tensor(scales, dtype=torch.float32)}
+
+
+def _model_and_sequences(family, folder):
+    """A tiny model, and six sequences of many lengths, labels and rationales in turn."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
+    model = kind.from_pretrained(make_model(family, folder / "model"), dtype=torch.float32)
+    rng = np.random.default_rng(0)
+    size = len(make_tokenizer())
+    prompts = [rng.integers(2, size, n).tolist() for n in (3, 9, 5, 1, 12, 4)]
+    targets = [[*rng.integers(2, size, n).tolist(), 1] for n in (1, 7, 2, 4, 1, 9)]
+    return model, [Sequence(p, t, i % 2) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]

@@ -1,0 +1,58 @@
+"""Tokens become text that can be sent: no half characters, nothing of a stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving.engines.detokenizer import TextSoFar
+from tests.support.tiny_students import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny_tokenizer("decoder-only")
+
+
+def sent(tokenizer: Any, text: str, stop: tuple[str, ...] = (), *, ended: bool = True) -> tuple[list[str], TextSoFar]:
+    so_far = TextSoFar(tokenizer, stop)
+    ids = [*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if ended else [])]
+    pieces = []
+    for token in ids:
+        pieces.append(so_far.add(token))
+        if so_far.stopped:
+            break
+    return [*pieces, so_far.rest()], so_far
+
+
+@pytest.mark.parametrize("text", ["4 apples and 2 pears", "Ünïcödé → 中文 🙂!", "a", " leading", "trailing \n"])
+def test_pieces_are_the_text_and_no_half_characters(tokenizer: Any, text: str) -> None:
+    pieces, so_far = sent(tokenizer, text)
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert so_far.finish_reason == "stop"
+    assert so_far.tokens == len(tokenizer(text)["input_ids"]) + 1
+
+
+def test_a_text_that_is_cut_says_so(tokenizer: Any) -> None:
+    pieces, so_far = sent(tokenizer, "4 apples", ended=False)
+    assert "".join(pieces) == "4 apples"
+    assert so_far.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("stop", "left"),
+    [
+        (("\n\n",), "one\ntwo"),
+        (("\nt",), "one"),
+        (("two", "one"), ""),
+        (("o\n\nth",), "one\ntw"),
+        (("four",), "one\ntwo\n\nthree"),
+    ],
+)
+def test_nothing_of_a_stop_is_sent(tokenizer: Any, stop: tuple[str, ...], left: str) -> None:
+    pieces, so_far = sent(tokenizer, "one\ntwo\n\nthree", stop)
+    assert "".join(pieces) == left
+    assert so_far.stopped == (stop != ("four",))
+    assert so_far.finish_reason == "stop"

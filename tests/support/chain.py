@@ -1,0 +1,116 @@
+"""A run whose corpus and artifacts lie in a bucket, and what became of it: which rows, which steps, and where they were computed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from botocore.exceptions import ClientError
+
+from tests.support.object_store import Bucket
+from tests.support.tiny_runs import label_rows, make_model, write_labels
+
+HELD_OUT = 40
+TRAINING = {
+    "workers": 2, "placement": "spread", "zero_stage": 2, "precision": "fp32", "epochs": 2, "tokens_per_batch": 4000,
+    "tokens_per_micro_batch": 2000, "learning_rate": 1e-3, "max_input_tokens": 40, "max_target_tokens": 20,
+}  # fmt: skip
+SERVING = {
+    "replicas": {"min": 2, "max": 2}, "ingress_replicas": 2, "max_replicas_per_node": 1, "engine": "transformers", "max_new_tokens": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A run file over small sums: `rows` to be labelled by `echo`, a tiny student with random weights that learns them."""
+
+    file: Path
+    bucket: Bucket
+    rows: int
+
+    @property
+    def student(self) -> str:
+        """Its URI."""
+        return self.bucket.uri("out/student")
+
+    def manifest(self, artifact: str) -> dict[str, Any]:
+        """Of a finished artifact."""
+        return dict(json.loads(self.bucket.get(f"out/{artifact}/manifest.json")))
+
+    def is_finished(self, artifact: str) -> bool:
+        return bool(self.bucket.keys(f"out/{artifact}/manifest.json"))
+
+    def commits(self) -> int:
+        """How many groups of labels are committed, the scan's included."""
+        return len(self.bucket.keys("out/labels/commits/0"))
+
+    def checkpoints(self) -> int:
+        """How many checkpoints Ray Train knows of."""
+        for key in self.bucket.keys("out/training/"):
+            if key.endswith("checkpoint_manager_snapshot.json"):
+                try:
+                    return len(json.loads(self.bucket.get(key) or b"{}").get("checkpoint_results", []))
+                except ClientError:  # it is being written anew
+                    return 0
+        return 0
+
+    def outcomes(self) -> Counter[str]:
+        """How often each id has an outcome."""
+        parts = [key for key in self.bucket.keys("out/labels/") if key.endswith(".parquet")]
+        return Counter(i for part in parts for i in pq.read_table(io.BytesIO(self.bucket.get(part)))["id"].to_pylist())
+
+    def lost_and_doubled(self) -> tuple[int, int]:
+        """(rows without an outcome, rows with more than one)."""
+        found = self.outcomes()
+        return self.rows + HELD_OUT - len(found), sum(count > 1 for count in found.values())
+
+
+def write_chain(
+    folder: Path, bucket: Bucket, rows: int, task: str = "arithmetic", **sections: Mapping[str, Any]
+) -> Chain:
+    """A run with its corpus in the bucket; run file, task and model are in the folder, as they would be in an image."""
+    for seed, (name, count) in enumerate({"train": rows, "test": HELD_OUT}.items()):
+        examples = [
+            {"id": f"{name}-{i}", "input": row["input"], "label": row["gold"]}
+            for i, row in enumerate(label_rows(count, seed=seed))
+        ]
+        if name == "test":  # of other texts than the train rows
+            examples = [{**row, "input": row["input"].replace("Anne", "Tom")} for row in examples]
+        bucket.put(f"corpus/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in examples).encode())
+    tree: dict[str, Any] = {
+        "name": "chain",
+        "output": bucket.uri("out"),
+        "task": task,
+        "corpus": {"train": bucket.uri("corpus/train.jsonl"), "test": bucket.uri("corpus/test.jsonl"), "validation": 0.1},
+        "teacher": {"engine": "echo", "latency_s": 0.1, "replicas": {"min": 6, "max": 6}, "vllm": {"max_num_seqs": 4}},
+        "labelling": {"commit_rows": 200, "commit_every_s": 0.5},
+        "student": {"model": make_model("decoder-only", folder / "model"), "method": "step-by-step", "labels": "teacher"},
+        "training": TRAINING,
+        "evaluation": {"batch_size": 20, "max_new_tokens": 8},
+        "serving": SERVING,
+    }  # fmt: skip
+    for name, section in sections.items():
+        tree[name] = {**tree[name], **section}
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    return Chain(file, bucket, rows)
+
+
+def shares(counts: Mapping[str, int]) -> dict[str, float]:
+    """Each one's share of the sum."""
+    return {name: count / sum(counts.values()) for name, count in counts.items()}
+
+
+def put_labels(folder: Path, bucket: Bucket, rows: int) -> None:
+    """Finished labels in the run's place, without labelling."""
+    write_labels(folder, label_rows(rows))
+    for file in sorted((folder / "labels").rglob("*")):
+        if file.is_file():
+            bucket.put(f"out/{file.relative_to(folder)}", file.read_bytes())

@@ -1,0 +1,142 @@
+"""A pod's root folder and volumes, as the lines of a shell script that mounts them in a namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.k8s.checker.quantities import quantity
+from tests.support.k8s.rendering import K8S, ROOT, Object
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")
+
+
+def image_environment() -> dict[str, str]:
+    """The variables that k8s/image/Dockerfile sets in the image."""
+    text = (K8S / "image" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"(?m)^ENV (.+)$", text)
+    pairs = (word.partition("=") for word in shlex.split(line))
+    return {name: value.replace("$PATH", "/usr/local/bin:/usr/bin:/bin") for name, _, value in pairs}
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """What pods' volumes and images are here."""
+
+    claims: Mapping[str, Path] = field(default_factory=dict)
+    """A PersistentVolumeClaim's name -> a folder of this machine."""
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Name -> file -> text."""
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Name -> key -> text."""
+    image: Path | None = None
+    """The root folder of a built image. None: in its place this machine's system, this checkout and its Python environment."""
+
+
+def mounts(folder: Path, manifest: Object, volumes: Volumes, hosts: Mapping[str, str]) -> Iterator[str]:
+    """Lines that make `root` in the pod's folder.
+
+    Args:
+        folder: of this pod alone; the script begins in it.
+        manifest: a Pod. One user for all its containers, and the volumes of its first.
+        hosts: what /etc/hosts says, name -> address.
+    """
+    spec = manifest["spec"]
+    folder.joinpath("root").mkdir()
+    _write(folder / "etc", {
+        "hosts": "".join(f"{address} {name}\n" for name, address in hosts.items()),
+        "resolv.conf": "nameserver 127.0.0.1\n",  # no name server: refused at once
+    })  # fmt: skip
+    yield from _system(folder, spec["securityContext"]) if volumes.image is None else _image(folder, volumes.image)
+    yield "mount --rbind /dev root/dev && mount --rbind /sys root/sys"
+    # The memory's limit as a container reads it, of which Ray's object store wants a share. Nothing holds the pod to it.
+    limit = quantity(spec["containers"][0]["resources"]["limits"]["memory"])
+    limits = {"max": int(limit or 0), "current": 0, "stat": "inactive_file 0\nactive_file 0"}
+    _write(folder / "limits", {f"memory.{name}": f"{text}\n" for name, text in limits.items()})
+    yield "mount --bind limits root/sys/fs/cgroup"
+    yield from _volumes(folder, spec, volumes)
+
+
+def _system(folder: Path, context: Object) -> Iterator[str]:
+    user, group = context["runAsUser"], context["runAsGroup"]
+    _write(folder / "etc", {
+        "passwd": f"root:x:0:0::/root:/bin/bash\nray:x:{user}:{group}::/home/ray:/bin/bash\n",
+        "group": f"root:x:0:\nray:x:{group}:\n",
+    })  # fmt: skip
+    yield "mount -t tmpfs -o mode=0755 root root"
+    yield "mkdir -p root/proc root/dev root/sys root/run root/opt/raystill && mkdir -m 1777 root/tmp root/var root/var/tmp"
+    yield f"install -d -o {user} -g {group} root/home/ray"
+    for path in _SYSTEM:
+        if os.path.islink(path):
+            yield f"ln -s {shlex.quote(os.readlink(path))} root{path}"
+        elif os.path.isdir(path):
+            yield _bound(path)
+    for path in _outermost(str(ROOT), sys.prefix, sys.base_prefix):
+        if not f"{path}/".startswith("/usr/"):
+            yield _bound(path)
+    corpora = ROOT / "pipelines" / "recipes" / "corpora"
+    for name, target in (("bin", os.path.dirname(sys.executable)), ("corpora", str(corpora))):
+        yield f"ln -s {shlex.quote(target)} root/opt/raystill/{name}"
+    for name in ("hosts", "resolv.conf", "passwd", "group"):
+        yield f"[ -L root/etc/{name} ] || mount --bind etc/{name} root/etc/{name}"
+
+
+def _image(folder: Path, image: Path) -> Iterator[str]:
+    for name in ("written", "work"):
+        folder.joinpath(name).mkdir()
+    layers = f"lowerdir={image},upperdir=written,workdir=work"
+    yield f"mount -t overlay -o {shlex.quote(layers)} image root"
+    yield "cp etc/hosts etc/resolv.conf root/etc/ && mount -t tmpfs -o mode=1777 tmp root/tmp"
+
+
+def _volumes(folder: Path, spec: Object, known: Volumes) -> Iterator[str]:
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    for mount in spec["containers"][0].get("volumeMounts", []):
+        path = f"root{mount['mountPath']}"
+        yield f"mkdir -p {path}"
+        volume = volumes[mount["name"]]
+        if (empty := volume.get("emptyDir")) and empty.get("medium") == "Memory":
+            yield f"mount -t tmpfs -o mode=1777,size={int(quantity(empty['sizeLimit']) or 0)} memory {path}"
+            continue
+        yield f"mount --bind {shlex.quote(str(_source(folder, volume, spec, known)))} {path}"
+        if mount.get("readOnly"):
+            yield f"mount -o remount,bind,ro {path}"
+
+
+def _source(folder: Path, volume: Object, spec: Object, known: Volumes) -> Path:
+    """The folder of this machine that a volume is."""
+    if claim := volume.get("persistentVolumeClaim"):
+        return known.claims[str(claim["claimName"])]
+    files: Mapping[str, str] = {}
+    if config_map := volume.get("configMap"):
+        files = known.config_maps[config_map["name"]]
+    elif secret := volume.get("secret"):
+        name = secret["secretName"]
+        files = known.secrets.get(name, {}) if secret.get("optional") else known.secrets[name]
+    source: Path = folder / volume["name"]
+    _write(source, files)
+    os.chown(source, -1, spec["securityContext"]["fsGroup"])
+    source.chmod(0o2775)
+    return source
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        folder.joinpath(name).write_text(text, encoding="utf-8")
+
+
+def _bound(path: str) -> str:
+    quoted = shlex.quote(path)
+    return f"mkdir -p root{quoted} && mount --rbind {quoted} root{quoted}"
+
+
+def _outermost(*paths: str) -> list[str]:
+    """The paths that lie in none of the others."""
+    real = {os.path.realpath(path) for path in paths}
+    return sorted(path for path in real if not any(path.startswith(f"{other}/") for other in real))

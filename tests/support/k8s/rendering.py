@@ -1,0 +1,137 @@
+"""k8s/ as Kustomize renders it, and what is looked up in rendered objects."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+K8S = ROOT / "k8s"
+OVERLAYS = ("dev-cpu", "prod-gpu")
+PARTS = (".", "label", "train", "evaluate", "cluster", "loader")
+STANDING = {"object-store": "object-store/network", "kueue": "kueue/queues"}
+"""What stands once, beside components that all parts share."""
+CLUSTER_AT = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+Object = dict[str, Any]
+
+
+def _tool() -> list[str] | None:
+    if found := shutil.which("kustomize"):
+        return [found, "build"]
+    if found := shutil.which("kubectl"):
+        return [found, "kustomize"]
+    return None
+
+
+needs_kustomize = pytest.mark.skipif(
+    _tool() is None, reason="neither kustomize nor kubectl is installed (Debian: apt-get install kustomize)"
+)
+
+
+@functools.cache
+def render(folder: Path) -> tuple[Object, ...]:
+    """The objects of a folder with a kustomization.yaml."""
+    command = [*(_tool() or []), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def overlay(name: str, root: Path = K8S) -> list[Object]:
+    """All objects of an overlay: what stands, and its jobs. `root`: of a copy of k8s/."""
+    return [found for part in PARTS for found in render(root / "overlays" / name / part)]
+
+
+def with_components(scratch: Path, chosen: Iterable[str]) -> Path:
+    """A copy of k8s/ whose overlays have more components, in the lists that README.md says. Returns its folder."""
+    root = scratch / "k8s"
+    shutil.copytree(K8S, root)
+    for name in OVERLAYS:
+        own = root / "overlays" / name
+        for component in chosen:
+            _add(own / "settings" if component in STANDING else own, root / "components" / component)
+            if component in STANDING:
+                _add(own, root / "components" / STANDING[component])
+    return root
+
+
+def _add(folder: Path, component: Path) -> None:
+    file = folder / "kustomization.yaml"
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tree["components"].append(os.path.relpath(component, folder))
+    file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+
+def combined(scratch: Path, resources: Iterable[str], components: Iterable[str]) -> tuple[Object, ...]:
+    """Folders of k8s/ together, as an overlay of one's own would name them."""
+    lists = {
+        kind: [os.path.relpath(K8S / name, scratch.resolve()) for name in names]
+        for kind, names in (("resources", resources), ("components", components))
+    }
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    scratch.joinpath("kustomization.yaml").write_text(yaml.safe_dump(head | lists), encoding="utf-8")
+    return render(scratch)
+
+
+def named(objects: Iterable[Object], kind: str, name: str) -> Object:
+    """The only object of that kind and name."""
+    (found,) = (o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
+    return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pods of one kind in a Ray cluster."""
+
+    owner: str
+    """RayJob/raystill-label"""
+    part: str
+    """label, train, evaluate, students or cluster"""
+    role: str
+    """head, worker or submitter"""
+    spec: Object
+    """The group's own spec; of a submitter, its pod template."""
+
+    @property
+    def template(self) -> Object:
+        """The pod template."""
+        return dict(self.spec["template"]) if self.role != "submitter" else self.spec
+
+    @property
+    def pod(self) -> Object:
+        """The pod's spec."""
+        return dict(self.template["spec"])
+
+    @property
+    def container(self) -> Object:
+        """The container that runs Ray."""
+        return dict(self.pod["containers"][0])
+
+
+def cluster_of(ray_object: Object) -> Object:
+    """The RayCluster spec inside one of Ray's kinds."""
+    spec = ray_object["spec"]
+    return dict(spec[CLUSTER_AT[ray_object["kind"]]] if ray_object["kind"] in CLUSTER_AT else spec)
+
+
+def groups(objects: Iterable[Object]) -> Iterator[Group]:
+    """Heads, worker groups and submitters of all Ray objects."""
+    for found in objects:
+        if not found["apiVersion"].startswith("ray.io/"):
+            continue
+        owner, part = f"{found['kind']}/{found['metadata']['name']}", found["metadata"]["labels"]["raystill.io/part"]
+        cluster = cluster_of(found)
+        yield Group(owner, part, "head", cluster["headGroupSpec"])
+        for group in cluster["workerGroupSpecs"]:
+            yield Group(owner, part, "worker", group)
+        if "submitterPodTemplate" in found["spec"]:
+            yield Group(owner, part, "submitter", found["spec"]["submitterPodTemplate"])

@@ -1,0 +1,229 @@
+"""Killing `raystill label` at a moment, starting it again, and counting what came of it.
+
+Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
+`raylet`, `gcs`, and `node` (everything at once, as when a machine is lost). In a cluster of several nodes also `worker-node`: a node on
+which a teacher actor runs, with all its processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from tests.support.commands import environment
+from tests.support.nodes import Cluster
+
+COMMAND = [sys.executable, "-m", "tests.support.slow_commits", "in-order"]
+REVERSED = [sys.executable, "-m", "tests.support.slow_commits", "reversed"]
+TITLES = {
+    "actor": ("TeacherActor",),
+    "engine": ("VLLM::EngineCore", "EngineCore"),
+    "reader": ("ray::MapBatches(_", "ray::StreamingRepartition"),
+    "raylet": ("raylet/raylet",),
+    "gcs": ("gcs/gcs_server",),
+}
+GIVE_UP_S = 240.0
+
+
+@dataclass
+class Kill:
+    """One kill: what was killed, when, and what the labels folder looked like afterwards."""
+
+    fault: str
+    after_s: float
+    hit: bool
+    """Whether there was such a process before the command ended."""
+    torn: bool
+    """Whether it fell inside a commit: parts are there that no record names."""
+    survived: bool
+    """Whether the command went on by itself, and finished."""
+
+
+@dataclass
+class Labelling:
+    """A run file's label stage, as commands that may be killed. `command` is what is started."""
+
+    run_file: Path
+    output: Path
+    command: list[str] = field(default_factory=lambda: COMMAND)
+    cluster: Cluster | None = None
+    """The cluster to run on; a Ray of the command's own where there is none."""
+    kills: list[Kill] = field(default_factory=list)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with (self.output.parent / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*self.command, "label", str(self.run_file)],
+                stdout=log,
+                stderr=log,
+                env=environment() | ({"RAY_ADDRESS": self.cluster.address} if self.cluster else {}),
+                start_new_session=True,
+            )
+
+    def finish(self) -> float:
+        """Run the command to its end. The seconds that it took. Raises AssertionError where it does not exit with 0."""
+        began = time.monotonic()
+        process = self.start()
+        family = Family(process.pid, self.cluster)
+        try:
+            code = _wait(process, family)
+        finally:
+            family.end()
+        assert code == 0, self.log()
+        return time.monotonic() - began
+
+    def kill(self, fault: str, after_s: float = math.inf, after_commits: int = 0, inside: bool = False) -> Kill:
+        """Start the command, kill one kind of its processes after so many seconds or commits, and wait for what becomes of it.
+
+        Where there is no process of that kind yet, the next one is killed.
+
+        `inside`: not before the next commit has written parts and no record.
+        """
+        began = time.monotonic()
+        process = self.start()
+        family = Family(process.pid, self.cluster)
+        try:
+            while time.monotonic() - began < after_s and process.poll() is None:
+                if after_commits and self.commits() >= after_commits and (not inside or self.torn()):
+                    break
+                family.look()
+                time.sleep(0.02)
+            hit = False
+            while not hit and process.poll() is None:
+                hit = family.kill(fault)
+                time.sleep(0.0 if hit else 0.02)
+            killed_after_s = time.monotonic() - began
+            if fault in ("driver", "node") and hit:
+                process.wait()
+            torn = hit and self.torn()
+            code = _wait(process, family)
+        finally:
+            family.end()
+        self.kills.append(Kill(fault, killed_after_s, hit, torn, survived=hit and code == 0))
+        return self.kills[-1]
+
+    def commits(self) -> int:
+        """How many records there are, the scan's included."""
+        return len(list((self.output / "labels").glob("commits/*.json")))
+
+    def torn(self) -> bool:
+        """Whether there are parts that no record names."""
+        labels = self.output / "labels"
+        with suppress(FileNotFoundError):
+            # In this order: a commit that ends between the two is none that is torn.
+            parts = {str(p.relative_to(labels)) for p in labels.glob("**/part-*")}
+            named = {n for c in labels.glob("commits/*.json") for n in json.loads(c.read_text())["parts"]}
+            return bool(parts - named) and not (labels / "manifest.json").exists()
+        return False
+
+    def log(self) -> str:
+        """The end of what the commands said."""
+        return (self.output.parent / "log").read_text(errors="replace")[-4000:]
+
+    def ids(self) -> Counter[str]:
+        """How often each train id has an outcome."""
+        labels = self.output / "labels"
+        parts = [*labels.glob("data/*.parquet"), *labels.glob("rejects/*.parquet")]
+        return Counter(i for part in parts for i in pq.read_table(part)["id"].to_pylist())
+
+
+class Family:
+    """The processes of a command and of the Ray that it started or runs on, so far as they have been seen."""
+
+    def __init__(self, pid: int, cluster: Cluster | None = None) -> None:
+        self._driver = psutil.Process(pid)
+        self._cluster = cluster
+        self._seen: dict[int, psutil.Process] = {}
+
+    def look(self) -> list[psutil.Process]:
+        """All that are there now."""
+        with suppress(psutil.NoSuchProcess):
+            for process in self._driver.children(recursive=True):
+                self._seen[process.pid] = process
+        return [process for process in self._seen.values() if process.is_running()]
+
+    def kill(self, fault: str) -> bool:
+        """Whether there was something to kill."""
+        self.look()
+        if fault == "driver":
+            return sigkill([self._driver])
+        if fault == "node":
+            return sigkill([*self.look(), self._driver])
+        if fault == "worker-node":
+            return self._kill_worker_node()
+        found = [p for p in self.look() if any(title in title_of(p) for title in TITLES[fault])]
+        return sigkill(random.sample(found, 1) if found else [])
+
+    def _kill_worker_node(self) -> bool:
+        assert self._cluster, "worker nodes are of a cluster"
+        for raylet in self._cluster.process.children():
+            processes = raylet.children(recursive=True)
+            if any(title in title_of(p) for p in processes for title in TITLES["actor"]):
+                return sigkill([raylet, *processes])
+        return False
+
+    def end(self) -> None:
+        """Kill what is left of the command and of its own Ray."""
+        sigkill([*self.look(), self._driver])
+        psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
+
+
+def check_complete(labelling: Labelling, ids: set[str]) -> dict[str, int]:
+    """Each of these ids, all rows of the corpus, has exactly one outcome, and the manifest counts them so. The rejects by reason."""
+    counts = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
+    found = labelling.ids()
+    assert set(found) == ids
+    assert set(found.values()) == {1}
+    assert counts["read"] == counts["accepted"] + counts["rejected"] == len(ids)
+    return dict(counts["rejected_by_reason"])
+
+
+def check(labelling: Labelling, readable: int, counts: dict[str, int]) -> None:
+    """Every row has exactly one outcome. `counts`: rejects by reason; `readable`: rows with an id of their own."""
+    manifest = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
+    assert manifest["rejected_by_reason"] == counts
+    assert manifest["accepted"] == readable
+    assert manifest["read"] == manifest["accepted"] + manifest["rejected"]
+    accepted = Counter(
+        i for p in (labelling.output / "labels/data").glob("*") for i in pq.read_table(p)["id"].to_pylist()
+    )
+    assert len(accepted) == readable
+    assert set(accepted.values()) == {1}
+    assert sum(labelling.ids().values()) == manifest["read"]
+
+
+def _wait(process: subprocess.Popen[bytes], family: Family) -> int:
+    deadline = time.monotonic() + GIVE_UP_S
+    while process.poll() is None:
+        family.look()
+        assert time.monotonic() < deadline, "the command neither finished nor failed"
+        time.sleep(0.1)
+    return process.returncode
+
+
+def title_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def sigkill(processes: list[psutil.Process]) -> bool:
+    killed = False
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+            killed = True
+    return killed

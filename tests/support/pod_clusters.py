@@ -1,0 +1,157 @@
+"""Ray clusters of pods, as an operator starts and asks them, and a Service in front of workers."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+
+from tests.support.endpoints import Load, running_replicas, wait_until
+from tests.support.k8s.kuberay_pods import DASHBOARD_PORT, RayPods
+from tests.support.k8s.namespaces import Node, RunningPod
+
+START_S = 90.0
+DEPLOY_S = 120.0
+_PAUSE_S = 0.05
+
+
+@dataclass
+class Cluster:
+    """The pods of one RayCluster, and its dashboard as the operator asks it."""
+
+    pods: RayPods
+    node: Node
+    number: int
+    """Of the head in the network; its workers follow."""
+    token: str
+    head: RunningPod = field(init=False)
+    workers: list[RunningPod] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def start(self, workers: int) -> None:
+        """Head and workers at once, as the operator creates them: workers wait for the head in their init container."""
+        began = time.monotonic()
+        self.head = self.node.start(self.pods.head(), self.number)
+        for _ in range(workers):
+            self.add_worker()
+        self.wait(self.head.ready, began, "head is ready")
+        for worker in self.workers:
+            self.wait(partial(worker.probe, "livenessProbe"), began, f"{worker.name} is alive")
+
+    def add_worker(self) -> RunningPod:
+        """One more worker, as the autoscaler asks for it."""
+        count = len(self.workers)
+        self.workers.append(self.node.start(self.pods.worker(number=count), self.number + 1 + count))
+        return self.workers[-1]
+
+    def wait(self, condition: Callable[[], bool], began: float, what: str, seconds: float = START_S) -> None:
+        """Until it is so; notes after how many seconds."""
+        wait_until(condition, seconds, of=lambda: f"{what}: {self.tails()}")
+        self.seconds[what] = round(time.monotonic() - began, 1)
+
+    def tails(self) -> str:
+        """The ends of the pods' logs."""
+        return "\n".join(f"--- {pod.name}\n{pod.tail()}" for pod in (self.head, *self.workers))
+
+    def ask(self, method: str, path: str, token: str | None = "", **arguments: Any) -> httpx.Response:
+        """The dashboard, by the operator's header. `token`: another than the cluster's, or None."""
+        token = self.token if token == "" else token
+        headers = {} if token is None else {"x-ray-authorization": f"Bearer {token}"}
+        with self.node.entered():
+            url = f"http://{self.head.address}:{DASHBOARD_PORT}{path}"
+            return httpx.request(method, url, headers=headers, timeout=30.0, **arguments)
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Hand over a Serve config, and wait until all its applications run with as many replicas as it asks for."""
+        began = time.monotonic()
+        done = self.ask("PUT", "/api/serve/applications/", json=config)
+        assert done.status_code == 200, done.text
+        wanted = {app["name"]: least(app) for app in config["applications"]}
+        self.wait(lambda: self.replicas() == wanted, began, f"deployed {wanted}", DEPLOY_S)
+
+    def replicas(self) -> dict[str, int]:
+        """Running replicas of the applications that run."""
+        told = self.ask("GET", "/api/serve/applications/?api_type=declarative").json()
+        applications = told["applications"]
+        failed = {name: app["message"] for name, app in applications.items() if app["status"] == "DEPLOY_FAILED"}
+        assert not failed, failed
+        running = running_replicas(told)
+        return {name: len(running[name]) for name, app in applications.items() if app["status"] == "RUNNING"}
+
+
+def has_ended(pod: RunningPod) -> bool:
+    """Whether its process 1 is gone."""
+    return pod.process.poll() is not None
+
+
+def least(application: dict[str, Any]) -> int:
+    """Replicas that an application starts with."""
+    serving = application["args"]["serving"]
+    return int(serving["replicas"]["min"] if "student" in application["args"] else serving["ingress_replicas"])
+
+
+class Service:
+    """Which pods get requests, as a Service's endpoints say: those whose readiness probe holds. One that ends gets some only while no
+    other is ready."""
+
+    def __init__(self, pods: Sequence[RunningPod]) -> None:
+        self._pods = pods
+        self._ready = {pod.name: pod.ready() for pod in pods}
+
+    def address(self) -> str:
+        """Where the next request goes. Raises httpx.ConnectError where there is no endpoint, as a Service refuses connections then."""
+        ready = [pod for pod in self._pods if self._ready[pod.name]]
+        found = [pod for pod in ready if not pod.terminating] or ready
+        if not found:
+            raise httpx.ConnectError("no pod is ready")
+        return f"http://{random.choice(found).address}:8000"
+
+    def all_ready(self) -> bool:
+        """Whether no probe failed the last time."""
+        return all(self._ready.values())
+
+    @contextmanager
+    def watched(self) -> Iterator[Service]:
+        """Probes run, as often as they say, while the block does."""
+        stop = threading.Event()
+
+        def watch(pod: RunningPod) -> None:
+            period_s = pod.manifest["spec"]["containers"][0]["readinessProbe"]["periodSeconds"]
+            while not stop.wait(period_s):
+                self._ready[pod.name] = pod.ready()
+
+        threads = [threading.Thread(target=watch, args=(pod,)) for pod in self._pods]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+class ServiceLoad(Load):
+    """Clients of a Service: every second one opens a connection for each request, the others keep theirs, as an ingress controller does."""
+
+    def __init__(self, service: Service, node: Node, body: dict[str, Any], clients: int = 4) -> None:
+        super().__init__("", body, clients)
+        self._service, self._node = service, node
+        self._kept = iter(range(clients))
+
+    def _ask(self) -> None:
+        limits = httpx.Limits(max_keepalive_connections=next(self._kept) % 2)
+        with self._node.entered(), httpx.Client(timeout=60.0, limits=limits) as client:
+            while not self._stop.is_set():
+                try:
+                    self.responses.append(client.post(f"{self._service.address()}/v1/predict", json=self._body))
+                except httpx.TransportError as error:
+                    self.errors.append(error)
+                time.sleep(_PAUSE_S)

@@ -1,0 +1,60 @@
+"""A remote teacher that is asked things, for its tests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pipelines.config import TeacherConfig
+from pipelines.label.teachers.base import (
+    Generation,
+    Prompt,
+)
+from pipelines.label.teachers.openai import OpenaiTeacher
+from pipelines.label.teachers.secret import Secret
+from pipelines.tasks import Example, load_task, task_spec
+from tests.support.teacher_endpoint import KEY, Endpoint
+
+TASK = load_task(task_spec("arithmetic", {}))
+
+
+def config(endpoint: Endpoint | None = None, **changes: Any) -> TeacherConfig:
+    remote = {
+        "url": endpoint.url if endpoint else "http://127.0.0.1:9/v1",
+        "timeout_s": 10.0,
+        **changes.pop("remote", {}),
+    }
+    values = {"engine": "openai", "model": "m", "remote": remote, "sampling": {"max_tokens": 30}, **changes}
+    return TeacherConfig.model_validate(values)
+
+
+def prompt(text: str, chat: bool = False) -> Prompt:
+    messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": text}) if chat else ()
+    return Prompt(Example(text, text, None), text, messages)
+
+
+def teacher_of(settings: TeacherConfig, **more: Any) -> OpenaiTeacher:
+    return OpenaiTeacher(settings, TASK, **{"key": Secret(KEY), **more})
+
+
+def ask(teacher: OpenaiTeacher, *prompts: Prompt) -> list[Generation | BaseException]:
+    """All at once; what each came to, in order."""
+
+    async def all_of_them() -> list[Generation | BaseException]:
+        try:
+            return await asyncio.gather(*(teacher.answer(p) for p in prompts), return_exceptions=True)
+        finally:
+            await teacher.aclose()
+
+    return asyncio.run(all_of_them())
+
+
+def one(teacher: OpenaiTeacher, text: str = "row", chat: bool = False) -> Generation:
+    [result] = ask(teacher, prompt(text, chat))
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def rows(count: int) -> list[Prompt]:
+    return [prompt(f"row {number}") for number in range(count)]

@@ -1,0 +1,42 @@
+"""The command `raystill` with commits that take a while between their steps, as on a slow disk, so that kills fall inside them.
+
+python -m tests.support.slow_commits in-order label run.yaml
+python -m tests.support.slow_commits reversed label run.yaml      the record before the parts: what no fault test may let pass
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from cluster.cli import main
+from pipelines.label.output.writer import COMMITS
+from pipelines.storage.store import Store
+
+PAUSE_S = 0.1
+
+
+def slow_down(*, reverse: bool) -> None:
+    """Replace Store.write in this process, which is the only one that writes."""
+    write = Store.write
+    waiting: list[tuple[Store, str, bytes]] = []
+
+    def slow(store: Store, name: str, data: bytes, **options: bool) -> None:
+        if reverse and name.endswith(".parquet"):
+            waiting.append((store, name, data))
+            return
+        is_record = name.startswith(COMMITS) and name.endswith(".json")
+        if is_record and not reverse:
+            time.sleep(PAUSE_S)
+        write(store, name, data, **options)
+        if is_record and reverse:
+            time.sleep(PAUSE_S)
+            while waiting:
+                write(*waiting.pop(0))
+
+    Store.write = slow  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    slow_down(reverse=sys.argv.pop(1) == "reversed")
+    main()

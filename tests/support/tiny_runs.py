@@ -1,0 +1,150 @@
+"""Tiny models of both families, their tokenizer, runs and labels, made on the spot."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.config import RunConfig
+from pipelines.config.load import parse_run
+from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
+from pipelines.storage.manifest import manifest_of, write_manifest
+from pipelines.storage.store import Store
+from pipelines.tasks.arithmetic import Arithmetic
+
+WORDS = [
+    "Anne", "Peter", "Tom", "has", "had", "have", "gives", "buys", "sells", "loses", "apples", "pears", "books", "pens", "pen",
+    "how", "many", "she", "he", "left", "now", "in", "total", "and", "then", "to", "a", "the", "of", "from", "is", "are", "more",
+    "fewer", "each", "box", "boxes", "[label]", "[rationale]", *"0123456789", "+", "-", "*", "/", "=", ".", ",", "?",
+]  # fmt: skip
+
+
+def make_tokenizer() -> Any:
+    """A word-level tokenizer with <pad>, </s> and <unk>, which adds no tokens of its own."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<pad>", "</s>", "<unk>", "\n", *WORDS]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" |(?=\n)|(?<=\n)"), "removed")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def make_model(family: str, folder: Path, seed: int = 0, layers: int = 2, positions: int = 64) -> str:
+    """Save a tiny model with random weights and without dropout, and its tokenizer. Returns the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    special = {"pad_token_id": 0, "eos_token_id": 1, "vocab_size": len(tokenizer)}
+    if family == "decoder-only":
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
+                max_position_embeddings=positions, tie_word_embeddings=True, **special,
+            )
+        )  # fmt: skip
+    else:
+        model = T5ForConditionalGeneration(
+            T5Config(
+                d_model=16, d_kv=8, d_ff=32, num_layers=layers, num_decoder_layers=layers, num_heads=2, dropout_rate=0.0,
+                decoder_start_token_id=0, **special,
+            )
+        )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_run(output: Path, model: str, **sections: dict[str, Any]) -> RunConfig:
+    """A run of the tiny model; `sections` are merged into the tree."""
+    tree: dict[str, dict[str, Any]] = {
+        "corpus": {"train": "unused.jsonl", "validation": 0.2},
+        "teacher": {"engine": "echo"},
+        "student": {"model": model},
+        "training": {
+            "precision": "fp32", "epochs": 2, "tokens_per_batch": 400, "tokens_per_micro_batch": 160, "learning_rate": 1e-2,
+            "max_input_tokens": 40, "max_target_tokens": 20,
+        },
+    }  # fmt: skip
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return parse_run({"name": "tiny", "output": str(output), "task": "arithmetic", **tree})
+
+
+def label_rows(count: int, *, gold: bool = True, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows in the schema of labels: small sums with rationales of different lengths."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        a, b = rng.sample(range(1, 10), 2)
+        thing = rng.choice(["apples", "pears", "books", "pens"])
+        padding = " and then ".join(["Peter has a pen"] * rng.randint(1, 4))
+        text = f"{padding} . Anne has {a} {thing} and buys {b} . how many {thing} has she now ?"
+        rationale = " . ".join([f"Anne has {a}", f"she buys {b} more", f"{a} + {b}"][: rng.randint(1, 3)]) + " ."
+        rows.append(
+            {
+                "id": f"sum-{i}", "input": text, "gold": f"{a} + {b}" if gold else None, "label": f"{b} + {a}",
+                "rationale": rationale, "votes": 1, "agreement": 1.0, "soft_label": None, "prompt_tokens": 9,
+                "output_tokens": 9, "finish_reason": "stop",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None:
+    """A finished labels artifact of the rows in OUTPUT/labels."""
+    folder = output / "labels" / "data"
+    folder.mkdir(parents=True)
+    for i in range(files):
+        pq.write_table(pa.Table.from_pylist(rows[i::files], schema=LABEL), folder / f"part-{i:05d}.parquet")
+    manifest = manifest_of(
+        "labels", {"rows": len(rows)}, config={}, timings_s={}, provenance={},
+        counts={"read": len(rows), "accepted": len(rows), "rejected": 0},
+        details={
+            "content": f"rows-{len(rows)}", "prompt_version": "arithmetic/1/abc", "teacher": {"engine": "echo"},
+            "task": {"name": "arithmetic", "version": Arithmetic.version},
+        },
+    )  # fmt: skip
+    write_manifest(Store(str(output / "labels")), manifest)
+
+
+def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None:
+    """labels/token_logprobs of the rows: at each position the token that the text has, with 0.7, and two others."""
+    tokenizer = make_tokenizer()
+    folder = output / "labels" / "token_logprobs"
+    folder.mkdir(parents=True)
+    tops = []
+    for row in rows:
+        ids = tokenizer(f"{row['rationale']} The answer is ({row['label']}).")["input_ids"]
+        others = [(i + 1) % 20 + 4 for i in ids], [(i + 2) % 20 + 24 for i in ids]
+        top = [list(three) for three in zip(ids, *others, strict=True)]
+        logprobs = [np.log([0.7, 0.15, 0.05]).astype(np.float16)] * len(ids)
+        tops.append({"id": row["id"], "token_ids": ids, "top_ids": top, "top_logprobs": logprobs})
+    for i in range(files):
+        pq.write_table(pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet")
+
+
+def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, together: bool = False) -> Any:
+    """Lengths of random sequences, two to an example, every seventh example's second missing."""
+    rng = np.random.default_rng(seed)
+    prompt = rng.integers(5, longest // 2, 2 * examples)
+    target = rng.integers(1, longest // 2, 2 * examples)
+    target[1::14] = 0
+    return lengths_of_pairs(prompt, target, together=together)
+
+
+def lengths_of_pairs(prompt: Any, target: Any, *, together: bool = False) -> Any:
+    """Lengths of two sequences to each example; one whose target is 0 is not there."""
+    from pipelines.train.data.lengths import Lengths
+
+    prompt, target = np.asarray(prompt), np.asarray(target)
+    there = target > 0
+    starts = np.concatenate([[0], np.cumsum(there.reshape(-1, 2).sum(axis=1))])
+    return Lengths(prompt[there], target[there], starts, together)
