@@ -15,7 +15,7 @@ from pipelines.tasks import Task
 def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
     """For each stage: {"state", "reused", "detail"}; label also "rows_finished" of an unfinished run of the same labels, and "rows_retried"
     of finished ones: those with `engine_error`."""
-    from pipelines.label.output.counts import Tally
+    from pipelines.label.output.counts import Counts
     from pipelines.label.reporting.progress_file import label_status
     from pipelines.label.stage import label_identity
     from pipelines.train.checks import train_identity
@@ -26,7 +26,7 @@ def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
     manifest = read_manifest(labels, "labels")
     found: dict[str, dict[str, Any]] = {"label": _state(manifest, identity) | {"rows_finished": 0, "rows_retried": 0}}
     if manifest is not None and found["label"]["reused"]:
-        found["label"]["rows_retried"] = Tally.from_json(manifest.details["tally"]).engine_errors
+        found["label"]["rows_retried"] = Counts.from_json(manifest.details["tally"]).engine_errors
     status = label_status(labels)
     if manifest is None and status.state in ("running", "interrupted"):
         found["label"] |= _begun(labels, identity, status.state, status.detail)

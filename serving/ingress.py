@@ -28,10 +28,10 @@ from serving.api.api_keys import KeyRing
 from serving.api.errors import ApiError
 from serving.api.middleware import ACCESS_LOG
 from serving.api.routes import Api, create_app
-from serving.messages import AwayError, Piece, Question, Reply, TextOrder, TooLong
+from serving.messages import Piece, Question, Reply, TextRequest, TooLong, UnavailableError
 from serving.metrics import IngressMetrics
 from serving.model_card import StudentCard, read_card
-from serving.registry import READ_AGAIN_S, Roster
+from serving.registry import READ_AGAIN_S, Registry
 
 STUDENT = "student"
 """The deployment of each student's application."""
@@ -40,7 +40,7 @@ SHARED = "raystill-students"
 _RETRY_AFTER_S = 1
 _ANSWER_S = 10.0
 """For the folders of students to be read. One that takes longer is away until it has been."""
-_AWAY = (BackPressureError, DeploymentUnavailableError, RayActorError, AwayError)
+_AWAY = (BackPressureError, DeploymentUnavailableError, RayActorError, UnavailableError)
 _WAITS_S = (0.1, 0.5, 1.0, None)
 """Before a question is asked again whose replica has died; None: it has been asked often enough."""
 _FULL_S = 0.1
@@ -61,7 +61,7 @@ class Ingress:
 
     def __init__(self, serving: ServingConfig) -> None:
         self._serving = serving
-        self._roster = Roster()
+        self._roster = Registry()
         self._handles: dict[str, Any] = {}
         self._engines: dict[str, str] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -112,7 +112,7 @@ class Ingress:
             if roster.away != self._roster.away:
                 self._roster = roster
 
-    async def _read(self, endpoint: dict[str, Any], cards: Sequence[StudentCard]) -> Roster:
+    async def _read(self, endpoint: dict[str, Any], cards: Sequence[StudentCard]) -> Registry:
         """The students of a config: those that are known already, and what the folders of the others say."""
         folders, meant, before = endpoint["students"], endpoint.get("fingerprints", {}), self._roster
         found: dict[str, tuple[StudentCard, Task] | str] = {card.id: (card, before.tasks[card.id]) for card in cards}
@@ -131,7 +131,7 @@ class Ingress:
                 self._reads.pop(keys[student_id], None)
             found[student_id] = self._told(keys[student_id], read, before.away.get(student_id))
         there = {i: one for i in folders if not isinstance(one := found[i], str)}
-        return Roster(
+        return Registry(
             [card for card, _ in there.values()],
             endpoint.get("split", {}),
             {i: why for i in folders if isinstance(why := found[i], str)},
@@ -181,14 +181,14 @@ class Ingress:
         self._note_engine(card, replies)
         return replies
 
-    async def write(self, card: StudentCard, orders: Sequence[TextOrder]) -> Sequence[Piece | TooLong]:
+    async def write(self, card: StudentCard, orders: Sequence[TextRequest]) -> Sequence[Piece | TooLong]:
         """See `Backend`."""
         student = self._handle(card)
         pieces = await self._all(card, [partial(student.write.remote, order) for order in orders])
         self._note_engine(card, pieces)
         return pieces
 
-    async def stream(self, card: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(self, card: StudentCard, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """See `Backend`. Cancelled where the client goes away. A replica that dies makes room for another until something is written."""
         student = self._handle(card).options(stream=True)
         # Each step is timed by itself: the steps of a stream are awaited by more than one task.

@@ -33,7 +33,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class TextOrder:
+class TextRequest:
     """A text to be written, in the words of OpenAI's API."""
 
     text: str
@@ -60,7 +60,7 @@ class Piece:
     """Of the last piece: which one has written it."""
 
 
-class AwayError(Exception):
+class UnavailableError(Exception):
     """Nobody to answer for a student: its replica is of before or after a change, or its folder cannot be read. Names the student."""
 
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from pipelines.errors import UserError
 from pipelines.tasks.base import Task
 from pipelines.tasks.registry import load_task
-from serving.messages import AwayError
+from serving.messages import UnavailableError
 from serving.model_card import StudentCard
 
-Split = Mapping[str, Mapping[str, float]]
+TrafficSplit = Mapping[str, Mapping[str, float]]
 """Student name -> version -> its share in percent. What is left goes to the versions that are not named, in equal parts."""
 READ_AGAIN_S = 15
 """How often the folder of a student that is away is tried again."""
 
 
 @dataclass(frozen=True)
-class Roster:
+class Registry:
     """The students of an endpoint."""
 
     cards: Sequence[StudentCard] = ()
-    split: Split = field(default_factory=dict)
+    split: TrafficSplit = field(default_factory=dict)
     away: Mapping[str, str] = field(default_factory=dict)
     """Student id -> why its folder cannot be read. It keeps its name and its share: who asks for it is told to come back."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Roster:
             shares = self._shares[name]
             name = f"{name}@{chance.choices(list(shares), weights=list(shares.values()))[0]}"
         if name in self.away:
-            raise AwayError(name)
+            raise UnavailableError(name)
         return {card.id: card for card in self.cards}[name]
 
     def shares(self, name: str) -> Mapping[str, float]:

@@ -15,7 +15,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from serving.engines.base import Engine
 from serving.engines.select import start_engine
-from serving.messages import AwayError, Piece, Question, Reply, TextOrder, TooLong
+from serving.messages import Piece, Question, Reply, TextRequest, TooLong, UnavailableError
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
@@ -33,13 +33,13 @@ class _Replica(ABC):
             reply: Reply | TooLong = await engine.answer(question)
             return reply
 
-    async def write(self, order: TextOrder) -> Piece | TooLong:
+    async def write(self, order: TextRequest) -> Piece | TooLong:
         """The whole of one text."""
         async with self._engine() as engine:
             piece: Piece | TooLong = await engine.write(order)
             return piece
 
-    async def stream(self, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(self, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """One text as it is written."""
         async with self._engine() as engine:
             pieces = engine.stream(order)
@@ -127,13 +127,13 @@ class SharedStudents(_Replica):
             engine = await asyncio.to_thread(start_engine, self._cards[student_id], self._serving, metrics)
         except UserError as error:
             _logger.error("%s: %s", student_id, error)
-            raise AwayError(student_id) from error
+            raise UnavailableError(student_id) from error
         try:
             await engine.check_health()
         except Exception as error:
             _logger.error("%s: %s", student_id, error)
             await engine.close()
-            raise AwayError(student_id) from error
+            raise UnavailableError(student_id) from error
         self._loaded[student_id] = _Loaded(engine)
         return self._loaded[student_id]
 
@@ -154,12 +154,12 @@ class SharedStudents(_Replica):
     async def _engine(self) -> AsyncIterator[Engine]:
         student_id = serve.get_multiplexed_model_id()
         if student_id not in self._cards:  # before `load`, for which another student would make room
-            raise AwayError(student_id)
+            raise UnavailableError(student_id)
         loaded = await self.load(student_id)
         loaded.askers += 1
         try:
             if loaded.engine is None:
-                raise AwayError(student_id)
+                raise UnavailableError(student_id)
             yield loaded.engine
         finally:
             loaded.askers -= 1

@@ -26,7 +26,7 @@ from pipelines.data.heldout import Heldout, has_heldout_files, heldout_examples
 from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.scoring.costs import training_s
 from pipelines.scoring.identity import answers_identity, labels_identity
-from pipelines.scoring.predict import Answerers, Respondent, Trained, Untrained
+from pipelines.scoring.predict import PredictorPool, Respondent, Trained, Untrained
 from pipelines.scoring.reference_systems import TeacherAnswers, teacher_answers
 from pipelines.scoring.system import System
 from pipelines.scoring.systems import scored_examples, student_inputs, student_system
@@ -137,7 +137,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
         "student": student.fingerprint,
     }
     source = Trained(Store(run.output).child("student").uri)
-    with Answerers(run.evaluation) as answerers:
+    with PredictorPool(run.evaluation) as answerers:
         manifest = _score(run, task, examples, inputs, answerers.of(source), target, details)
     if split == "heldout" and not run.compare.keep_students:
         drop_student(run)
@@ -149,7 +149,7 @@ def drop_student(run: RunConfig) -> None:
     Store(run.output).child("student").clear()
 
 
-def score_untrained(run: RunConfig, name: str, answerers: Answerers) -> Manifest:
+def score_untrained(run: RunConfig, name: str, answerers: PredictorPool) -> Manifest:
     """Score the run's student as it is before any training, reading plain inputs, in OUTPUT/compare/untrained/NAME-MARK."""
     task = task_of(run)
     examples = scored_examples(run, split_of(run, "heldout", task))

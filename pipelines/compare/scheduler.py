@@ -24,7 +24,7 @@ _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """A cell to be trained and scored on a split."""
 
     cell: Cell
@@ -42,7 +42,7 @@ class Failed:
     """Where the run or its data are at fault, so that the same command would fail again."""
 
 
-Heard = Callable[[Job, Manifest | Failed], None]
+Heard = Callable[[CellJob, Manifest | Failed], None]
 
 
 def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
@@ -57,7 +57,9 @@ def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
     return max(1, len(nodes) // training.workers)
 
 
-def run_jobs(jobs: Sequence[Job], labels_at: str, heard: Heard, watched: Callable[[Sequence[Job]], None]) -> None:
+def run_jobs(
+    jobs: Sequence[CellJob], labels_at: str, heard: Heard, watched: Callable[[Sequence[CellJob]], None]
+) -> None:
     """Run all jobs, in their order as far as they begin. Ray is running. `watched` hears twice a second which ones are under way."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -69,7 +71,7 @@ def run_jobs(jobs: Sequence[Job], labels_at: str, heard: Heard, watched: Callabl
     # other nodes need not have these: so it stays where the command runs. A process that dies is begun anew, and goes on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     work = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=here)(score_cell)
-    waiting, running = deque(jobs), dict[Any, Job]()
+    waiting, running = deque(jobs), dict[Any, CellJob]()
     while waiting or running:
         while waiting and len(running) < parallel:
             job = waiting.popleft()

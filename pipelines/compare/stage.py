@@ -31,7 +31,7 @@ from pipelines.compare.checks import check_compare, check_labelled
 from pipelines.compare.grid import Cell, Setting
 from pipelines.compare.page import comparison_page
 from pipelines.compare.report import FORMAT, Found, comparison, shared_parts
-from pipelines.compare.scheduler import Failed, Job, run_jobs
+from pipelines.compare.scheduler import CellJob, Failed, run_jobs
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
@@ -39,7 +39,7 @@ from pipelines.methods import Method
 from pipelines.reports.format import plural
 from pipelines.runtime.progress import Progress
 from pipelines.scoring.identity import labels_identity
-from pipelines.scoring.predict import Answerers
+from pipelines.scoring.predict import PredictorPool
 from pipelines.scoring.systems import scored_examples
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, now, read_manifest, require_manifest, write_manifest
@@ -123,7 +123,7 @@ class _Comparison:
         priced = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour
         return manifest if priced else None
 
-    def _search(self, tried: Sequence[Job]) -> Chosen:
+    def _search(self, tried: Sequence[CellJob]) -> Chosen:
         if not tried:
             return grid.without_search(self.run)
         failed = self._run(tried, self._unfinished(tried), "search")
@@ -141,10 +141,10 @@ class _Comparison:
         self.found.chosen = chosen
         return chosen
 
-    def _job(self, cell: Cell, split: Split) -> Job:
-        return Job(cell, grid.run_of(self.run, cell, self.task, self.labels), split)
+    def _job(self, cell: Cell, split: Split) -> CellJob:
+        return CellJob(cell, grid.run_of(self.run, cell, self.task, self.labels), split)
 
-    def _drop_students(self, jobs: Iterable[Job]) -> None:
+    def _drop_students(self, jobs: Iterable[CellJob]) -> None:
         """Remove the weights that no split needs any more, also what an earlier run was killed before it removed."""
         if not self.run.compare.keep_students:
             for job in jobs:
@@ -154,22 +154,22 @@ class _Comparison:
         """The students as they start, each once: a method's own prompts mean nothing to them."""
         if self.run.student.init.vocabulary is not None:
             return
-        with Answerers(self.run.evaluation) as answerers:
+        with PredictorPool(self.run.evaluation) as answerers:
             for model in grid.students_of(self.run):
                 plain = self.run.model_copy(update={"student": grid.student_of(self.run, "task-distillation", model)})
                 self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model), answerers)
 
-    def _unfinished(self, jobs: Sequence[Job]) -> list[Job]:
+    def _unfinished(self, jobs: Sequence[CellJob]) -> list[CellJob]:
         """Those that no earlier run has scored. The scores of the others are taken."""
         return [job for job in jobs if not self._is_finished(job)]
 
-    def _run(self, jobs: Sequence[Job], left: Sequence[Job], title: str) -> dict[Cell, Failed]:
+    def _run(self, jobs: Sequence[CellJob], left: Sequence[CellJob], title: str) -> dict[Cell, Failed]:
         """Run what is left of the jobs. Returns the cells that failed."""
         failed: dict[Cell, Failed] = {}
         start = len(jobs) - len(left)
         with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
 
-            def heard(job: Job, outcome: Manifest | Failed) -> None:
+            def heard(job: CellJob, outcome: Manifest | Failed) -> None:
                 if isinstance(outcome, Failed):
                     failed[job.cell] = outcome
                 else:
@@ -180,23 +180,23 @@ class _Comparison:
                     self._report()
                 progress.advance(1)
 
-            def watched(under_way: Sequence[Job]) -> None:
+            def watched(under_way: Sequence[CellJob]) -> None:
                 progress.advance(0, ", ".join(job.cell.label() for job in under_way))
 
             run_jobs(left, self.labels_at, heard, watched)
         return failed
 
-    def _is_finished(self, job: Job) -> bool:
+    def _is_finished(self, job: CellJob) -> bool:
         """Whether an earlier run has scored the cell on the split; if so its scores are taken."""
         done = self._scores(job).finished()
         if done is not None:
             self._note(job, done)
         return done is not None
 
-    def _scores(self, job: Job) -> Scores:
+    def _scores(self, job: CellJob) -> Scores:
         return Scores.of_cell(job.run, job.split, self.task, self.labels, self.examples[job.split])
 
-    def _note(self, job: Job, manifest: Manifest) -> None:
+    def _note(self, job: CellJob, manifest: Manifest) -> None:
         if job.split == "validation":
             self.found.trials[job.cell] = manifest
             return
@@ -211,7 +211,7 @@ class _Comparison:
         self.store.write("report.json", text.encode())
         return content
 
-    def _identity(self, tried: Sequence[Job]) -> dict[str, Any]:
+    def _identity(self, tried: Sequence[CellJob]) -> dict[str, Any]:
         """What decides the comparison. Which settings win follows from the trials."""
         # What things cost is worked out anew for the report, and whether weights are kept is no part of it.
         left_out = {"keep_students", "students", "price_per_worker_hour"}

@@ -25,10 +25,11 @@ from pipelines.tasks import Example, Task
 from pipelines.tasks.base import is_unicode
 
 __all__ = [
-    "MAX_ID_CHARACTERS", "MAX_RAW_CHARACTERS", "Row", "Split", "SplitName", "check_columns", "corpus_files", "corpus_splits", "read_split",
+    "MAX_ID_CHARACTERS", "MAX_RAW_CHARACTERS", "DataSplit", "FileRange", "Row", "check_columns", "corpus_files", "corpus_splits",
+    "read_split",
 ]  # fmt: skip
 
-SplitName = Literal["train", "heldout"]
+DataSplit = Literal["train", "heldout"]
 MAX_ID_CHARACTERS = 512
 MAX_RAW_CHARACTERS = 10_000
 _MAX_SPLIT_BYTES = 8 << 20
@@ -37,10 +38,10 @@ _PROBED_ROWS = 100
 
 
 @dataclass(frozen=True)
-class Split:
+class FileRange:
     """A part of a file. `start` and `end` are what corpus_formats.cuts counts in; `rows` caps how many are read."""
 
-    name: SplitName
+    name: DataSplit
     uri: str
     kind: str
     start: int = 0
@@ -60,8 +61,8 @@ class Row(NamedTuple):
 
 
 def corpus_splits(
-    files: Iterable[str], name: SplitName, *, parallelism: int = 1, limit: int | None = None
-) -> list[Split]:
+    files: Iterable[str], name: DataSplit, *, parallelism: int = 1, limit: int | None = None
+) -> list[FileRange]:
     """The splits of files, in corpus order: enough of them for `parallelism` readers, and none above 8 MiB where it can be cut."""
     files = list(files)
     if limit is not None:
@@ -71,11 +72,11 @@ def corpus_splits(
     splits = []
     for uri, size in zip(files, sizes, strict=True):
         kind = file_format(uri)
-        splits += [Split(name, uri, kind, start, end) for start, end in cuts(uri, kind, size, step)]
+        splits += [FileRange(name, uri, kind, start, end) for start, end in cuts(uri, kind, size, step)]
     return splits
 
 
-def read_split(split: Split, task: Task, fields: Mapping[str, str]) -> Iterator[Row]:
+def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Iterator[Row]:
     """The rows of a split in their order. Raises UserError where the file itself is damaged beyond its rows."""
     id_column, gold_column = fields.get("id", "id"), fields.get("gold", task.gold_field)
     renamed = list(fields.items())
@@ -134,13 +135,13 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
         raise UserError(where, rule, "Say in corpus.fields which column holds it.")
 
 
-def _limited(files: list[str], name: SplitName, limit: int) -> Iterator[Split]:
+def _limited(files: list[str], name: DataSplit, limit: int) -> Iterator[FileRange]:
     for uri in files:
         if limit <= 0:
             return
         kind = file_format(uri)
         count = sum(1 for _ in itertools.islice(records(uri, kind), limit))
-        yield Split(name, uri, kind, rows=count)
+        yield FileRange(name, uri, kind, rows=count)
         limit -= count
 
 

@@ -30,7 +30,7 @@ from pipelines.methods import NEEDS_A_TEACHER
 from pipelines.scoring.contamination import chosen_on, overlap_part, seen_in_training
 from pipelines.scoring.costs import student_cost
 from pipelines.scoring.identity import answers_identity, labels_identity
-from pipelines.scoring.predict import Answerers, Source, Trained, Untrained
+from pipelines.scoring.predict import PredictorPool, Source, Trained, Untrained
 from pipelines.scoring.quantized import Recast, check_weights, weights_entry
 from pipelines.scoring.rationales import quality, rationales_read, told_of_read
 from pipelines.scoring.reference_systems import Majority, TeacherAnswers, majority_label, teacher_answers
@@ -195,7 +195,7 @@ def _measure(run: RunConfig, task: Task, student: Manifest, student_at: str, ask
     limits = (student.details["max_input_tokens"], student.details["max_target_tokens"])
     own_tokenizer = student_at if run.student.init.vocabulary is not None else None
     untrained = Untrained(run.student, run.training.seed, *limits, own_tokenizer)
-    with Answerers(run.evaluation) as answerers:
+    with PredictorPool(run.evaluation) as answerers:
 
         def scored(name: str, source: Source) -> System:
             return student_system(name, answerers.of(source), run, task, examples, inputs)

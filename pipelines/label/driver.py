@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import BudgetConfig, LabellingConfig, RunConfig
-from pipelines.data.reader import Split
+from pipelines.data.reader import FileRange
 from pipelines.errors import StageFailedError
 from pipelines.label.engines.dataset import outcomes
 from pipelines.label.engines.health import Usage, ledger_actor
-from pipelines.label.output.counts import Tally
-from pipelines.label.output.writer import LabelSink, ScanRecord
+from pipelines.label.output.counts import Counts
+from pipelines.label.output.writer import LabelWriter, ScanRecord
 from pipelines.label.reporting.progress_file import ProgressFile
 from pipelines.label.reporting.usage import Work, cost, shares
 from pipelines.runtime.progress import Progress
@@ -31,7 +31,7 @@ GOES_ON = "Finished rows are kept; the same command goes on."
 
 
 def stream(
-    run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink, live: ProgressFile
+    run: RunConfig, spec: TaskSpec, splits: list[FileRange], scan: ScanRecord, sink: LabelWriter, live: ProgressFile
 ) -> tuple[Work, Usage]:
     """Give every row that has none an outcome, and commit it. What that took, and what the engines did.
 
@@ -127,7 +127,7 @@ class FirstRows:
         )
 
 
-def over_budget(run: RunConfig, tally: Tally) -> str:
+def over_budget(run: RunConfig, tally: Counts) -> str:
     """Which budget the tally has used up; empty where there is none, or something is left of it."""
     budget, tokens = run.teacher.budget, tally.prompt_tokens + tally.output_tokens
     if budget.tokens is not None and tokens >= budget.tokens:
@@ -138,14 +138,14 @@ def over_budget(run: RunConfig, tally: Tally) -> str:
     return ""
 
 
-def _while_budget_lasts(run: RunConfig, sink: LabelSink, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _while_budget_lasts(run: RunConfig, sink: LabelWriter, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The tables with rows, until they have used up the budget, or nothing but unasked rows has come for long."""
     last, used = time.monotonic(), copy.deepcopy(sink.tally)
     for table in tables:
         if len(table):
             last = time.monotonic()
             if run.teacher.budget != BudgetConfig():
-                used.add(Tally.of(table))  # the sink's own counts what is committed, which may be half a minute old
+                used.add(Counts.of(table))  # the sink's own counts what is committed, which may be half a minute old
             yield table
         elif time.monotonic() - last > run.teacher.remote.timeout_s:
             return
@@ -153,7 +153,7 @@ def _while_budget_lasts(run: RunConfig, sink: LabelSink, tables: Iterator[pa.Tab
             return
 
 
-def _work(sink: LabelSink, before: Tally, done: int, usage: Usage, engine_start_s: float, seconds: float) -> Work:
+def _work(sink: LabelWriter, before: Counts, done: int, usage: Usage, engine_start_s: float, seconds: float) -> Work:
     return Work(
         rows=sink.tally.done - sink.retried - done,
         prompt_tokens=sink.tally.prompt_tokens - before.prompt_tokens,

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.data.near_duplicates import NearDuplicates, signature
-from pipelines.data.reader import Row, Split, read_split
+from pipelines.data.reader import FileRange, Row, read_split
 from pipelines.errors import UserError
 from pipelines.label.answers.outcomes import OUTCOME, rejected
 from pipelines.label.output.id_index import id_digest
@@ -73,7 +73,7 @@ class _Found:
 class Corpus:
     """What is scanned. `near_duplicates`: the similarity from which a later train row is rejected, None: not looked for."""
 
-    splits: Sequence[Split]
+    splits: Sequence[FileRange]
     spec: TaskSpec
     fields: Mapping[str, str]
     near_duplicates: float | None = None
@@ -107,7 +107,7 @@ def scan_corpus(corpus: Corpus, on_rejects: OnRejects) -> ScanRecord:
 class _Rejects:
     """Rejects on their way out."""
 
-    def __init__(self, splits: Sequence[Split], on_rejects: OnRejects) -> None:
+    def __init__(self, splits: Sequence[FileRange], on_rejects: OnRejects) -> None:
         self._splits, self._on_rejects = splits, on_rejects
         self._rows: list[dict[str, Any]] = []
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.data.heldout import heldout_files, validation_share
-from pipelines.data.reader import Split, check_columns, corpus_files, corpus_splits
+from pipelines.data.reader import FileRange, check_columns, corpus_files, corpus_splits
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import PromptMaker, read_shots
 from pipelines.label.driver import stream
-from pipelines.label.output.counts import Tally
-from pipelines.label.output.writer import ATTEMPT, LabelSink, ScanRecord
+from pipelines.label.output.counts import Counts
+from pipelines.label.output.writer import ATTEMPT, LabelWriter, ScanRecord
 from pipelines.label.reporting.dataset_card import dataset_card
 from pipelines.label.reporting.progress_file import ProgressFile
 from pipelines.label.reporting.usage import label_details
@@ -136,13 +136,13 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         before = finished(store, "labels", identity)
         if before and _is_complete(before):
             return before
-        sink = LabelSink(store, identity, run.labelling, before, check_lock)
+        sink = LabelWriter(store, identity, run.labelling, before, check_lock)
         manifest = _label(run, store, identity, sink)
         _check_engine_errors(run, sink)
         return manifest
 
 
-def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSink) -> Manifest:
+def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelWriter) -> Manifest:
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
     with ProgressFile(store, sink.check_lock) as live:
@@ -162,10 +162,10 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelSi
     return manifest
 
 
-def _scan(run: RunConfig, spec: TaskSpec, sink: LabelSink) -> tuple[list[Split], ScanRecord]:
+def _scan(run: RunConfig, spec: TaskSpec, sink: LabelWriter) -> tuple[list[FileRange], ScanRecord]:
     """The scan that an earlier run committed, or a new one."""
     if sink.scan is not None:
-        return [Split(**split) for split in sink.scan.splits], sink.scan
+        return [FileRange(**split) for split in sink.scan.splits], sink.scan
     splits = _splits(run)
     corpus = Corpus(splits, spec, run.corpus.fields, run.teacher.filters.near_duplicates)
     if sink.scan_counted:
@@ -175,7 +175,7 @@ def _scan(run: RunConfig, spec: TaskSpec, sink: LabelSink) -> tuple[list[Split],
     return splits, scan
 
 
-def _splits(run: RunConfig) -> list[Split]:
+def _splits(run: RunConfig) -> list[FileRange]:
     readers = 4 * run.teacher.replicas.max
     splits = corpus_splits(
         corpus_files(run.corpus.train, "corpus.train"), "train", parallelism=readers, limit=run.corpus.limit
@@ -199,10 +199,10 @@ def _made_otherwise(store: Store, identity: dict[str, Any]) -> bool:
 
 
 def _is_complete(manifest: Manifest) -> bool:
-    return not Tally.from_json(manifest.details["tally"]).engine_errors
+    return not Counts.from_json(manifest.details["tally"]).engine_errors
 
 
-def _check_complete(scan: ScanRecord, sink: LabelSink) -> None:
+def _check_complete(scan: ScanRecord, sink: LabelWriter) -> None:
     tally = sink.tally
     if (tally.train, tally.heldout) != (scan.rows["train"], scan.rows["heldout"]):
         raise StageFailedError(
@@ -211,7 +211,7 @@ def _check_complete(scan: ScanRecord, sink: LabelSink) -> None:
         )
 
 
-def _check_engine_errors(run: RunConfig, sink: LabelSink) -> None:
+def _check_engine_errors(run: RunConfig, sink: LabelWriter) -> None:
     """Raises StageFailedError where no engine could answer more rows than is allowed. The labels are finished all the same."""
     errors, limit = sink.tally.engine_errors, run.labelling.max_engine_error_share
     if errors > limit * sink.tally.done:
@@ -224,7 +224,7 @@ def _check_engine_errors(run: RunConfig, sink: LabelSink) -> None:
         print(f"label: {told}", file=sys.stderr, flush=True)
 
 
-def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: LabelSink) -> Manifest:
+def _manifest(run: RunConfig, identity: dict[str, Any], scan: ScanRecord, sink: LabelWriter) -> Manifest:
     tally = sink.tally
     task = load_task(task_spec(run.task, run.task_options))
     return manifest_of(

@@ -32,7 +32,7 @@ _ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Contamination:
     """Ids of held-out examples, each in the order of the examples. No example is both in `same_input` and in `near`."""
 
     same_id: tuple[str, ...]
@@ -40,7 +40,7 @@ class Overlap:
     near: tuple[str, ...]
 
 
-def seen_in_training(labels: Store, share: float, examples: Sequence[Example]) -> Overlap:
+def seen_in_training(labels: Store, share: float, examples: Sequence[Example]) -> Contamination:
     """Which of the held-out examples stand among the training rows of the labels.
 
     Args:
@@ -49,7 +49,7 @@ def seen_in_training(labels: Store, share: float, examples: Sequence[Example]) -
     return shared_with(_training_rows(labels, share), examples)
 
 
-def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Overlap:
+def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Contamination:
     """Which of the examples stand among other rows: (id, input)."""
     ids = {example.id for example in examples}
     by_input = _by_input(examples)
@@ -63,16 +63,16 @@ def shared_with(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) ->
         same_input.update(by_input.get(_spelling(text), ()))
         near.update(examples[position].id for position in neighbours.of(signature(text)))
 
-    return Overlap(*(_ordered(found, examples) for found in (same_id, same_input, near - same_input)))
+    return Contamination(*(_ordered(found, examples) for found in (same_id, same_input, near - same_input)))
 
 
-def with_input_of(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Overlap:
+def with_input_of(rows: Iterable[tuple[str, str]], examples: Sequence[Example]) -> Contamination:
     """As `shared_with`, but of the same input alone, which decides what is refused: a few microseconds a row."""
     by_input = _by_input(examples)
     same_input: set[str] = set()
     for _, text in rows:
         same_input.update(by_input.get(_spelling(text), ()))
-    return Overlap((), _ordered(same_input, examples), ())
+    return Contamination((), _ordered(same_input, examples), ())
 
 
 def _by_input(examples: Sequence[Example]) -> dict[str, list[str]]:
@@ -87,7 +87,7 @@ def _ordered(found: set[str], examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(example.id for example in examples if example.id in found)
 
 
-def overlap_part(found: Overlap, scored: int, key: str) -> dict[str, Any]:
+def overlap_part(found: Contamination, scored: int, key: str) -> dict[str, Any]:
     """The overlap with the training rows as it stands in the report.
 
     Raises:
@@ -107,7 +107,7 @@ def chosen_on(validation: Sequence[Example], examples: Sequence[Example], key: s
     return _part(found, len(examples), key, others, "Give examples that are not in corpus.validation.")
 
 
-def _part(found: Overlap, scored: int, key: str, others: str, remedy: str) -> dict[str, Any]:
+def _part(found: Contamination, scored: int, key: str, others: str, remedy: str) -> dict[str, Any]:
     same = found.same_input
     if len(same) > _MOST_SHARED * scored:
         rule = f"{len(same):,} of its {scored:,} examples have the input of {others}: {', '.join(same[:5])} ..."

@@ -118,7 +118,7 @@ class Question:
     """Each input is answered once for each; None: greedily."""
 
 
-class Answerer:
+class Predictor:
     """The Ray actor: holds one student at a time, answers one block (_INPUT) at a time."""
 
     def __init__(self, settings: EvaluationConfig) -> None:
@@ -165,7 +165,7 @@ class Answerer:
         return self._held[1]
 
 
-class Answerers:
+class PredictorPool:
     """`settings.workers` actors, for all that is asked while the block runs: what a process imports takes longer than a small student's
     answers.
 
@@ -203,7 +203,7 @@ class Answerers:
             # One whose node goes starts anew, where there is room for it, and reads its student again. What it had goes to who is free.
             kind = ray.remote(
                 num_cpus=1, num_gpus=self.settings.gpus_per_worker, scheduling_strategy="SPREAD", max_restarts=-1
-            )(Answerer)
+            )(Predictor)
             self._actors = [kind.remote(self.settings) for _ in range(self.settings.workers)]
         waiting, free, lost = deque(range(len(batches))), list[int](), Counter[str]()
         busy = dict[Any, tuple[int, int]]()  # the answer that is to come -> (actor, batch)
@@ -236,7 +236,7 @@ class Respondent:
     """A student that is asked on these actors."""
 
     source: Source
-    answerers: Answerers
+    answerers: PredictorPool
 
     @property
     def settings(self) -> EvaluationConfig:

@@ -36,9 +36,9 @@ class Recast:
 
         if self.weights == "bfloat16":
             return Student.load(self.folder, device=device, dtype="bfloat16")
-        from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+        from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-        return ConvertedStudent.open(self.folder, weights=self.weights, threads=torch.get_num_threads())
+        return Ctranslate2Student.open(self.folder, weights=self.weights, threads=torch.get_num_threads())
 
 
 def engine_of(weights: LossyWeights) -> str:

@@ -33,7 +33,7 @@ MOST_SAMPLED = 200
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenRationale:
     """A rationale and what belongs to it."""
 
     rationale: str
@@ -53,7 +53,9 @@ def sample_of(examples: Sequence[Example], most: int = MOST_SAMPLED) -> list[int
     return sorted(by_hash[:most])
 
 
-def quality(of: Literal["student", "teacher"], written: Sequence[Written], task: Task) -> dict[str, Any] | None:
+def quality(
+    of: Literal["student", "teacher"], written: Sequence[WrittenRationale], task: Task
+) -> dict[str, Any] | None:
     """The signals of one writer's rationales; None where there are none to look at."""
     if not written:
         return None
@@ -90,7 +92,7 @@ def told_of_read(found: Mapping[str, Any]) -> str:
     return said
 
 
-def _copied(one: Written) -> float:
+def _copied(one: WrittenRationale) -> float:
     said = shingles(one.rationale)
     return len(said & shingles(one.example.input)) / len(said)
 

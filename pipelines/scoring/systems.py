@@ -16,7 +16,7 @@ from pipelines.errors import UserError
 from pipelines.methods import FORMATS, NEEDS_A_TEACHER, read_answer, with_rationale, writes_rationales, written_labels
 from pipelines.reports.format import short
 from pipelines.scoring.predict import Prediction, Respondent, predict, sample
-from pipelines.scoring.rationales import Written, sample_of
+from pipelines.scoring.rationales import WrittenRationale, sample_of
 from pipelines.scoring.reference_systems import Majority, TeacherAnswers
 from pipelines.scoring.system import TITLES, System
 from pipelines.scoring.votes import vote
@@ -95,7 +95,7 @@ def student_system(
 
 def student_rationales(
     student: Respondent, run: RunConfig, examples: Sequence[Example], inputs: Sequence[str], answered: System
-) -> list[Written]:
+) -> list[WrittenRationale]:
     """The rationales that the student writes of its own; none where its method writes none.
 
     A text holds its rationale. One that is a part of its own costs a pass, greedy, over at most rationales.MOST_SAMPLED
@@ -109,23 +109,23 @@ def student_rationales(
     """
     if _writes_both(run):
         found = zip(answered.rationales, answered.labels, examples, strict=True)
-        return [Written(rationale, label, example) for rationale, label, example in found]
+        return [WrittenRationale(rationale, label, example) for rationale, label, example in found]
     if not writes_rationales(run.student.method):
         return []
     chosen = sample_of(examples)
     predictions = predict(student, [inputs[i] for i in chosen], "evaluate rationales", "rationale")
     return [
-        Written(prediction.text, answered.labels[i], examples[i])
+        WrittenRationale(prediction.text, answered.labels[i], examples[i])
         for i, prediction in zip(chosen, predictions, strict=True)
         if not prediction.too_long
     ]
 
 
-def teacher_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> list[Written]:
+def teacher_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> list[WrittenRationale]:
     """The rationales of the teacher's recorded answers."""
     found = answers.by_id
     answered = [example for example in examples if example.id in found]
-    return [Written(found[example.id].rationale, found[example.id].label, example) for example in answered]
+    return [WrittenRationale(found[example.id].rationale, found[example.id].label, example) for example in answered]
 
 
 def teacher_system(run: RunConfig, task: Task, answers: TeacherAnswers, examples: Sequence[Example]) -> System:

@@ -46,7 +46,7 @@ from pipelines.train.data.token_table import TokenCounts, tokenise
 from pipelines.train.data.tokenizer_training import train_tokenizer
 from pipelines.train.data.validation_set import validation_tokens
 from pipelines.train.engine.export import model_card
-from pipelines.train.engine.loop import Job, train_loop
+from pipelines.train.engine.loop import TrainingJob, train_loop
 from pipelines.train.engine.network_interfaces import torch_config
 from pipelines.train.tracking.progress_actor import shown_progress
 
@@ -121,7 +121,7 @@ def _fit(
     training = run.training
     steps_left = StepsLeft(run.name)
     with shown_progress("train", steps_left.tell) as board:
-        job = Job(
+        job = TrainingJob(
             run=run.model_dump(mode="json"),
             tokens=work.child("tokens").uri,
             student=store.uri,

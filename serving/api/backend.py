@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from serving.messages import Piece, Question, Reply, TextOrder, TooLong
+from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.model_card import StudentCard
 
 
@@ -20,10 +20,10 @@ class Backend(Protocol):
         """One outcome for each question, in order."""
         ...
 
-    async def write(self, card: StudentCard, orders: Sequence[TextOrder]) -> Sequence[Piece | TooLong]:
+    async def write(self, card: StudentCard, orders: Sequence[TextRequest]) -> Sequence[Piece | TooLong]:
         """One whole text for each order, in order."""
         ...
 
-    def stream(self, card: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+    def stream(self, card: StudentCard, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """One text as it is written."""
         ...

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.request_context import Notes
+from serving.api.request_context import RequestContext
 
 ACCESS_LOG = "raystill.access"
 REQUEST_ID = "x-request-id"
@@ -49,7 +49,7 @@ class Metrics(Protocol):
 
 
 @dataclass(frozen=True)
-class Watch:
+class RequestMiddleware:
     """Around an application."""
 
     app: ASGIApp
@@ -64,7 +64,7 @@ class Watch:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        notes = Notes(_request_id(scope) if self.names_requests else _given_id(scope))
+        notes = RequestContext(_request_id(scope) if self.names_requests else _given_id(scope))
         notes.put(scope)
         began = time.perf_counter()
         status = 499  # as nginx says it: the client went away before there was an answer
@@ -83,14 +83,14 @@ class Watch:
         finally:
             self._note(scope, notes, status, time.perf_counter() - began)
 
-    def _note(self, scope: Scope, notes: Notes, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, notes: RequestContext, status: int, seconds: float) -> None:
         route = route_of(scope["path"])
         self.metrics.request(route, notes.model, status, seconds, notes.code)
         self.metrics.tokens(notes.model, notes.prompt_tokens, notes.output_tokens)
         if self.access_log and route not in ("/healthz", "/readyz"):
             _logger.info(json.dumps(self._line(scope, notes, route, status, seconds), ensure_ascii=True))
 
-    def _line(self, scope: Scope, notes: Notes, route: str, status: int, seconds: float) -> dict[str, Any]:
+    def _line(self, scope: Scope, notes: RequestContext, route: str, status: int, seconds: float) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = {"asked": notes.asked, "answered": notes.answered} if self.log_text else {}
         return {

@@ -10,7 +10,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Family
 from serving.engines.select import engine_name
 from serving.model_card import StudentCard
-from serving.registry import Roster
+from serving.registry import Registry
 
 
 class TaskField(BaseModel):
@@ -52,7 +52,7 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-def describe(card: StudentCard, roster: Roster, serving: ServingConfig, engine: str | None) -> Model:
+def describe(card: StudentCard, roster: Registry, serving: ServingConfig, engine: str | None) -> Model:
     """A student as the list has it.
 
     Args:

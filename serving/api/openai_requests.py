@@ -19,7 +19,7 @@ from pipelines.errors import BadRowError
 from pipelines.students.decoding import Sampling
 from pipelines.tasks.base import is_unicode, text_field
 from serving.api.errors import ApiError
-from serving.messages import Piece, TextOrder, TooLong
+from serving.messages import Piece, TextRequest, TooLong
 from serving.model_card import StudentCard
 
 _Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -133,7 +133,7 @@ class ChatRequest(_Asked):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-def completion_orders(asked: CompletionRequest, max_prompts: int, max_characters: int) -> list[TextOrder]:
+def completion_orders(asked: CompletionRequest, max_prompts: int, max_characters: int) -> list[TextRequest]:
     """One order for each prompt. Raises ApiError 413 for too many of them, and 422 for one that is no text."""
     if len(asked.prompts()) > max_prompts:
         message = f"{len(asked.prompts()):,} prompts in one request, the limit is {max_prompts:,}"
@@ -141,14 +141,14 @@ def completion_orders(asked: CompletionRequest, max_prompts: int, max_characters
     sampling, stops = asked.sampling(), asked.stops()
     for i, prompt in enumerate(asked.prompts()):
         _check(prompt, f"prompt[{i}]", max_characters)
-    return [TextOrder(prompt, True, asked.max_tokens, sampling, stops) for prompt in asked.prompts()]
+    return [TextRequest(prompt, True, asked.max_tokens, sampling, stops) for prompt in asked.prompts()]
 
 
-def chat_order(asked: ChatRequest, max_characters: int) -> TextOrder:
+def chat_order(asked: ChatRequest, max_characters: int) -> TextRequest:
     """The order of a chat. Raises ApiError 422 for a message that is no text."""
     text = asked.messages[0].text()
     _check(text, "messages[0].content", max_characters)
-    return TextOrder(text.strip(), False, asked.limit(), asked.sampling(), asked.stops())
+    return TextRequest(text.strip(), False, asked.limit(), asked.sampling(), asked.stops())
 
 
 def _check(text: str, param: str, max_characters: int) -> None:

@@ -11,7 +11,7 @@ _SCOPE_KEY = "raystill.notes"
 
 
 @dataclass
-class Notes:
+class RequestContext:
     """Of one request."""
 
     request_id: str
@@ -32,7 +32,7 @@ class Notes:
         scope[_SCOPE_KEY] = self
 
 
-def notes_of(request: Request) -> Notes:
+def notes_of(request: Request) -> RequestContext:
     """The notes of a request; fresh ones where nobody takes any."""
-    notes: Notes = request.scope.setdefault(_SCOPE_KEY, Notes(request_id=""))
+    notes: RequestContext = request.scope.setdefault(_SCOPE_KEY, RequestContext(request_id=""))
     return notes

@@ -24,19 +24,19 @@ from pipelines.tasks.base import Task
 from serving.api.api_keys import KeyRing
 from serving.api.backend import Backend
 from serving.api.errors import ApiError, add_error_handlers, failed
-from serving.api.middleware import REQUEST_ID, Metrics, Watch
+from serving.api.middleware import REQUEST_ID, Metrics, RequestMiddleware
 from serving.api.models import Model, ModelList, describe
 from serving.api.openai_requests import ChatRequest, CompletionRequest, chat_order, completion_orders, fitting
 from serving.api.openai_responses import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Shape
 from serving.api.openapi_document import add_document, answered, described, errors
 from serving.api.predict import PredictRequest, PredictResponse, read_inputs, respond
 from serving.api.request_body import parse_body, read_body
-from serving.api.request_context import Notes, notes_of
+from serving.api.request_context import RequestContext, notes_of
 from serving.engines.select import draws_with_seeds
-from serving.messages import AwayError, Piece, TextOrder, TooLong
+from serving.messages import Piece, TextRequest, TooLong, UnavailableError
 from serving.model_card import StudentCard
 from serving.page import CONTENT_SECURITY_POLICY, page
-from serving.registry import READ_AGAIN_S, Roster
+from serving.registry import READ_AGAIN_S, Registry
 
 _logger = logging.getLogger(__name__)
 _CHANCE = random.SystemRandom()
@@ -48,7 +48,7 @@ _BODY_S = 10.0
 class Api:
     """What the routes share."""
 
-    roster: Callable[[], Roster]
+    roster: Callable[[], Registry]
     """The students as they are now: a new version may come while requests are under way."""
     backend: Backend
     settings: ServingConfig
@@ -64,7 +64,7 @@ class Api:
         """Inputs of one request: no more than the queue holds, since more could never be answered."""
         return min(self.settings.limits.inputs, self.settings.max_queued_requests)
 
-    def choose(self, name: str | None, notes: Notes) -> tuple[StudentCard, Task]:
+    def choose(self, name: str | None, notes: RequestContext) -> tuple[StudentCard, Task]:
         """The student that answers. Raises ApiError 404, 400 where a name is needed, or 503 where its folder cannot be read."""
         roster = self.roster()
         names = ", ".join(roster.ids) or "none yet"
@@ -73,7 +73,7 @@ class Api:
         except KeyError as error:
             message = f"there is no model of that name; there are: {names}"
             raise ApiError(404, "model_not_found", message, param="model") from error
-        except AwayError as error:
+        except UnavailableError as error:
             notes.model = str(error)
             message = (
                 f"model {error} is away: its folder cannot be read, and is tried again; the endpoint's log says why"
@@ -89,7 +89,7 @@ class Api:
         return describe(card, self.roster(), self.settings, self.backend.engine(card))
 
 
-def create_app(api: Api, *, names_requests: bool = True) -> Watch:
+def create_app(api: Api, *, names_requests: bool = True) -> RequestMiddleware:
     """The ASGI application.
 
     Args:
@@ -109,7 +109,7 @@ def create_app(api: Api, *, names_requests: bool = True) -> Watch:
             CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", REQUEST_ID], expose_headers=[REQUEST_ID, "retry-after"],
         )  # fmt: skip
-    return Watch(app, api.metrics, api.settings.access_log, api.settings.log_text, names_requests)
+    return RequestMiddleware(app, api.metrics, api.settings.access_log, api.settings.log_text, names_requests)
 
 
 def _open_routes(api: Api) -> APIRouter:
@@ -200,7 +200,7 @@ def _openai_routes(api: Api) -> APIRouter:
 
 
 async def _written(
-    api: Api, request: Request, card: StudentCard, orders: list[TextOrder], asked: CompletionRequest | ChatRequest,
+    api: Api, request: Request, card: StudentCard, orders: list[TextRequest], asked: CompletionRequest | ChatRequest,
     shape: Shape,
 ) -> Response:  # fmt: skip
     """The response of some orders. Raises ApiError as long as nothing has been sent."""
@@ -249,7 +249,12 @@ class _EventStream(StreamingResponse):
 
 
 async def _events(
-    stream: AsyncGenerator[Piece | TooLong, None], first: Piece, shape: Shape, notes: Notes, *, with_usage: bool
+    stream: AsyncGenerator[Piece | TooLong, None],
+    first: Piece,
+    shape: Shape,
+    notes: RequestContext,
+    *,
+    with_usage: bool,
 ) -> AsyncGenerator[str, None]:
     """Server-sent events: the pieces, then the usage where it is wanted, then [DONE]. An error after the first piece is an event."""
     last, texts = first, [first.text]
@@ -280,7 +285,7 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-def _count(notes: Notes, piece: Piece) -> None:
+def _count(notes: RequestContext, piece: Piece) -> None:
     notes.prompt_tokens += piece.prompt_tokens
     notes.output_tokens += piece.output_tokens
     notes.answered.append(piece.text)

@@ -20,7 +20,7 @@ from serving.app import LOGGING
 from serving.deploy.serve_config import APPLICATION, INGRESS, PROXY_GRACE_S, endpoint_config
 from serving.ingress import SHARED
 from serving.model_card import read_card
-from serving.registry import READ_AGAIN_S, Split
+from serving.registry import READ_AGAIN_S, TrafficSplit
 
 _START_S = 600.0
 _POLL_S = 0.1
@@ -73,7 +73,7 @@ def is_ours(application: str) -> bool:
     return application == APPLICATION or application.startswith(f"{APPLICATION}-student")
 
 
-def serve_students(students: Mapping[str, str], serving: ServingConfig, split: Split | None = None) -> Endpoint:
+def serve_students(students: Mapping[str, str], serving: ServingConfig, split: TrafficSplit | None = None) -> Endpoint:
     """Start the endpoint on the Ray that this process is connected to, or change the one that runs there; returns when it takes requests.
 
     A change that cannot be made, or that is interrupted, leaves the endpoint as it was.

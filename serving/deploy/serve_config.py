@@ -26,7 +26,7 @@ from serving.app import LOGGING
 from serving.engines.select import engine_name
 from serving.ingress import SHARED, application_of
 from serving.model_card import StudentCard, read_card
-from serving.registry import Roster, Split
+from serving.registry import Registry, TrafficSplit
 
 APPLICATION, INGRESS = "raystill", "ingress"
 """The application that speaks HTTP, and its deployment."""
@@ -37,7 +37,7 @@ _FOR_REQUESTS = (
 
 
 def endpoint_config(
-    students: Mapping[str, str], serving: ServingConfig, split: Split | None = None, *, every_node: bool = False
+    students: Mapping[str, str], serving: ServingConfig, split: TrafficSplit | None = None, *, every_node: bool = False
 ) -> dict[str, Any]:
     """The config of an endpoint for these students.
 
@@ -56,7 +56,7 @@ def endpoint_config(
         )
     cards = [read_card(student_id, folder, task_code=serving.task_code) for student_id, folder in students.items()]
     _check_names(students)
-    roster = Roster(cards, split or {})
+    roster = Registry(cards, split or {})
     for card in cards:
         engine_name(card.family, serving)
     settings = serving.model_dump(mode="json")

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.methods import FORMATS, Part, prompt_of
-from pipelines.students.decoding import Family, Order, Written, encode_prompt
+from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import decoded
 from serving.engines.detokenizer import TextSoFar
-from serving.messages import Piece, Question, Reply, TextOrder, TooLong
+from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.model_card import StudentCard
 
 
@@ -35,11 +35,11 @@ class Engine(ABC):
         self._label_set = label_sets(tokenizer)
 
     @abstractmethod
-    async def complete(self, order: Order) -> Written:
+    async def complete(self, order: GenerationRequest) -> GenerationOutput:
         """Write one order."""
 
     @abstractmethod
-    def tokens(self, order: Order) -> AsyncGenerator[int, None]:
+    def tokens(self, order: GenerationRequest) -> AsyncGenerator[int, None]:
         """The tokens of one order as they are chosen, the end-of-sequence token included."""
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Engine(ABC):
         answers = [decoded(part, w, self.tokenizer) for part, w in zip(parts, written, strict=True)]
         return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)
 
-    async def write(self, asked: TextOrder) -> Piece | TooLong:
+    async def write(self, asked: TextRequest) -> Piece | TooLong:
         """The whole of one text."""
         order = self._text_order(asked)
         if too_long := self._too_long(order):
@@ -78,7 +78,7 @@ class Engine(ABC):
         text = written.text(self.tokenizer)
         return Piece(text, written.prompt_tokens, len(written.ids), written.finish_reason, self.name)
 
-    async def stream(self, asked: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(self, asked: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """One text as it is written; the last piece has a finish reason."""
         order = self._text_order(asked)
         if too_long := self._too_long(order):
@@ -88,7 +88,7 @@ class Engine(ABC):
             async for piece in pieces:
                 yield piece
 
-    async def _pieces(self, order: Order, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
+    async def _pieces(self, order: GenerationRequest, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
         so_far = TextSoFar(self.tokenizer, stop)
         prompt_tokens = self._count(order.prompt)
         tokens = self.tokens(order)
@@ -103,20 +103,20 @@ class Engine(ABC):
             await tokens.aclose()
         yield Piece(so_far.rest(), prompt_tokens, so_far.tokens, so_far.finish_reason, self.name)
 
-    def _text_order(self, asked: TextOrder) -> Order:
+    def _text_order(self, asked: TextRequest) -> GenerationRequest:
         part = self._form.answer
         prompt = asked.text if asked.raw else prompt_of(self._method, part, asked.text)
         return self._order(prompt, part, asked)
 
-    def _order(self, prompt: str, part: Part, asked: TextOrder | None = None) -> Order:
+    def _order(self, prompt: str, part: Part, asked: TextRequest | None = None) -> GenerationRequest:
         most = self._max_text_tokens if part == "text" else self._max_new_tokens
         if asked is None:
-            return Order(prompt, most)
+            return GenerationRequest(prompt, most)
         # No more than a text of the student may have: one client's number must not hold up, or break, a whole batch.
         wanted = most if asked.max_tokens is None else min(asked.max_tokens, self._max_text_tokens)
-        return Order(prompt, wanted, asked.sampling)
+        return GenerationRequest(prompt, wanted, asked.sampling)
 
-    def _too_long(self, *orders: Order) -> TooLong | None:
+    def _too_long(self, *orders: GenerationRequest) -> TooLong | None:
         tokens = max(self._count(order.prompt) for order in orders)
         return TooLong(tokens, self._max_input_tokens) if tokens > self._max_input_tokens else None
 

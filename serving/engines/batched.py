@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipelines.config.serving import ServingConfig
-from pipelines.students.decoding import Order, Student, Written
+from pipelines.students.decoding import GenerationOutput, GenerationRequest, Student
 from serving.engines.base import Engine
-from serving.engines.dynamic_batching import Batches
+from serving.engines.dynamic_batching import DynamicBatcher
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
 
 @dataclass
 class _Wanted:
-    order: Order
+    order: GenerationRequest
     tokens: asyncio.Queue[int | None] | None = None
     """Where the tokens go as they are chosen; None: nobody reads them before the end."""
     gone: bool = False
@@ -46,18 +46,18 @@ class BatchedEngine(Engine):
         self._moved: dict[int, float] = {}
         """When each running batch has written its last token."""
         self._numbers = itertools.count()
-        self._batches: Batches[_Wanted, Written] = Batches(
+        self._batches: DynamicBatcher[_Wanted, GenerationOutput] = DynamicBatcher(
             self._run, most=serving.max_batch_size, lanes=student.lanes, wait_s=serving.batch_wait_s
         )
 
-    async def complete(self, order: Order) -> Written:
+    async def complete(self, order: GenerationRequest) -> GenerationOutput:
         wanted = _Wanted(order)
         try:
             return await self._batches.ask(wanted)
         finally:
             wanted.gone = True
 
-    async def tokens(self, order: Order) -> AsyncGenerator[int, None]:
+    async def tokens(self, order: GenerationRequest) -> AsyncGenerator[int, None]:
         queue: asyncio.Queue[int | None] = asyncio.Queue()
         wanted = _Wanted(order, queue)
         task = asyncio.ensure_future(self._batches.ask(wanted))
@@ -79,7 +79,7 @@ class BatchedEngine(Engine):
         self._student = None
         self._threads.shutdown(wait=False)
 
-    async def _run(self, wanted: list[_Wanted], waited_s: list[float]) -> list[Written]:
+    async def _run(self, wanted: list[_Wanted], waited_s: list[float]) -> list[GenerationOutput]:
         if self._student is None:
             raise RuntimeError("the engine is closed")
         self._metrics.batch(waited_s)

@@ -29,7 +29,7 @@ class _Asked(Generic[Item, Result]):
     since: float = field(default_factory=time.monotonic)
 
 
-class Batches(Generic[Item, Result]):
+class DynamicBatcher(Generic[Item, Result]):
     """Runs what is asked in batches, some of them side by side. To be used in one event loop."""
 
     def __init__(

@@ -117,9 +117,9 @@ def _batched(name: str, card: StudentCard, serving: ServingConfig, metrics: Repl
 
     threads = threads_of_each(_on_one_machine(serving))
     if name == "ctranslate2":
-        from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+        from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-        student: Student = ConvertedStudent.open(card.folder, weights=serving.weights, threads=threads, lanes=threads)
+        student: Student = Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, lanes=threads)
     else:
         if not serving.gpus_per_replica:
             torch.set_num_threads(threads)

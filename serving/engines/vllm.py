@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from pipelines.config.serving import ServingConfig
-from pipelines.students.decoding import Order, Written, encode_prompt
+from pipelines.students.decoding import GenerationOutput, GenerationRequest, encode_prompt
 from pipelines.students.decoding.label_scores import Scores
 from serving.engines.base import Engine
 from serving.metrics import ReplicaMetrics
@@ -90,7 +90,7 @@ class VllmEngine(Engine):
         """Tokens of the longest prompt and the longest answer together."""
         return card.max_input_tokens + max(serving.max_new_tokens, card.max_target_tokens)
 
-    async def complete(self, order: Order) -> Written:
+    async def complete(self, order: GenerationRequest) -> GenerationOutput:
         prompt = encode_prompt(self.tokenizer, self._family, order.prompt)
         output = None
         async for latest in self._request(prompt, order, "FINAL_ONLY"):
@@ -101,9 +101,11 @@ class VllmEngine(Engine):
         log_probs = tuple(at[token].logprob for at, token in zip(output.logprobs, ids, strict=True))
         scores = _scores_of(output.logprobs, order.watched)
         label = order.labels.log_prob(ids, scores) if order.labels and _told(order) else None
-        return Written(ids, log_probs, len(prompt), "stop" if ids and ids[-1] == self._eos else "length", label)
+        return GenerationOutput(
+            ids, log_probs, len(prompt), "stop" if ids and ids[-1] == self._eos else "length", label
+        )
 
-    async def tokens(self, order: Order) -> AsyncGenerator[int, None]:
+    async def tokens(self, order: GenerationRequest) -> AsyncGenerator[int, None]:
         prompt = encode_prompt(self.tokenizer, self._family, order.prompt)
         requested = self._request(prompt, order, "DELTA")
         try:
@@ -123,7 +125,7 @@ class VllmEngine(Engine):
             return
         try:
             async with asyncio.timeout(_PROBE_S):
-                async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
+                async for _ in self._request([self._eos], GenerationRequest("", 1), "FINAL_ONLY"):
                     pass
         except TimeoutError as error:
             silent_s = time.monotonic() - self._silent_since
@@ -137,7 +139,7 @@ class VllmEngine(Engine):
         """Raises RuntimeError where it cannot, or has not after two minutes: neither Serve nor vLLM would find that out."""
         try:
             async with asyncio.timeout(_FIRST_TOKEN_S):
-                async for _ in self._request([self._eos], Order("", 1), "FINAL_ONLY"):
+                async for _ in self._request([self._eos], GenerationRequest("", 1), "FINAL_ONLY"):
                     pass
         except Exception as error:
             late = isinstance(error, TimeoutError)
@@ -165,7 +167,7 @@ class VllmEngine(Engine):
             print(f"student: vLLM's engine has died ({error}); this replica ends", file=sys.stderr, flush=True)
             os._exit(1)
 
-    async def _request(self, prompt: list[int], order: Order, kind: str) -> AsyncGenerator[Any, None]:
+    async def _request(self, prompt: list[int], order: GenerationRequest, kind: str) -> AsyncGenerator[Any, None]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -211,14 +213,14 @@ def check_cpu_attention(folder: str) -> None:
         raise ValueError(f"the student's attention has heads of {size}, and vLLM on CPUs knows those of {sizes}")
 
 
-def _wanted(order: Order) -> dict[str, Any]:
+def _wanted(order: GenerationRequest) -> dict[str, Any]:
     """Which log-probabilities vLLM gives at each step beside that of the chosen token: of the tokens at which the labels of a set part."""
     if not order.watched or not _told(order):
         return {"logprobs": 0}
     return {"logprobs": len(order.watched), "logprob_token_ids": list(order.watched)}
 
 
-def _told(order: Order) -> bool:
+def _told(order: GenerationRequest) -> bool:
     """Whether vLLM tells of all those tokens: of so many at the most, and not in earlier versions. Else an answer has its plain product."""
     from vllm import SamplingParams
 

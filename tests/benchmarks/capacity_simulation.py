@@ -167,7 +167,7 @@ def store_watched() -> Iterator[list[float]]:
         thread.join()
 
 
-class Watch:
+class RequestMiddleware:
     """A driver from outside, every second: its rows, its private memory, CPU seconds of it, of Ray's processes and of workers."""
 
     def __init__(self, driver: subprocess.Popen[str], progress: Path) -> None:
@@ -230,7 +230,7 @@ def point(nodes: int, per_process: int, rate: float | None, options: argparse.Na
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "RAY_TMPDIR": folder}
         )
-        watch = Watch(process, Path(folder) / "out/labels/progress.json")
+        watch = RequestMiddleware(process, Path(folder) / "out/labels/progress.json")
         watch.until_it_ends()
         assert process.stdout
         said = process.stdout.read()

@@ -122,11 +122,11 @@ def loaded(
 
 def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: int) -> dict[str, Any]:
     """The converted student without HTTP: batches of as many texts as there are clients."""
-    from pipelines.students.decoding import Order
-    from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+    from pipelines.students.decoding import GenerationRequest
+    from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-    found = ConvertedStudent.open(folder, threads=threads)
-    orders = [Order(text, NEW_TOKENS) for text in texts]
+    found = Ctranslate2Student.open(folder, threads=threads)
+    orders = [GenerationRequest(text, NEW_TOKENS) for text in texts]
     found.write(orders[:clients])
     took, at, began = [], 0, time.monotonic()
     while time.monotonic() - began < seconds:

@@ -46,11 +46,11 @@ def transformers_writer(folder: Path, tokens: int, dtype: str, **options: Any) -
 
 def converted_writer(folder: Path, tokens: int, weights: str, threads: int) -> Write:
     """CTranslate2, as the endpoint has it."""
-    from pipelines.students.decoding import Order
-    from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+    from pipelines.students.decoding import GenerationRequest
+    from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-    found = ConvertedStudent.open(folder, weights=weights, threads=threads)
-    return lambda texts: [written.ids for written in found.write([Order(text, tokens) for text in texts])]
+    found = Ctranslate2Student.open(folder, weights=weights, threads=threads)
+    return lambda texts: [written.ids for written in found.write([GenerationRequest(text, tokens) for text in texts])]
 
 
 def measure(name: str, write: Write, texts: list[str], sizes: list[int], rounds: int) -> dict[str, Any]:

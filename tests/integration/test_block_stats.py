@@ -17,14 +17,14 @@ pytestmark = pytest.mark.integration
 BLOCKS = 40
 
 
-class Watch(ExecutionCallback):
+class RequestMiddleware(ExecutionCallback):
     """Notes how many entries there are, after each step."""
 
     seen: list[int]
 
     def on_execution_step(self, executor: object) -> None:
         stats = [of for operator in executor._topology for of in operator.get_stats().values()]  # type: ignore[attr-defined]
-        Watch.seen.append(sum(map(len, stats)))
+        RequestMiddleware.seen.append(sum(map(len, stats)))
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,16 @@ def ray_here() -> Iterator[None]:
 
 @pytest.mark.parametrize("forgotten", [True, False])
 def test_the_driver_keeps_nothing_of_a_block(ray_here: None, forgotten: bool) -> None:
-    Watch.seen = []
+    RequestMiddleware.seen = []
     context = copy.deepcopy(DataContext.get_current())
     if forgotten:
         forget_blocks(context)
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Watch]
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, RequestMiddleware]
     with DataContext.current(context):
         rows = ray.data.range(BLOCKS, override_num_blocks=BLOCKS).map_batches(lambda batch: batch)
         found = [int(row) for table in rows.iter_batches(batch_size=None) for row in table["id"]]
     assert sorted(found) == list(range(BLOCKS))
     if forgotten:
-        assert max(Watch.seen) == 0
+        assert max(RequestMiddleware.seen) == 0
     else:
-        assert max(Watch.seen) >= BLOCKS, "Ray keeps no times any more: forget_blocks can go"
+        assert max(RequestMiddleware.seen) >= BLOCKS, "Ray keeps no times any more: forget_blocks can go"

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.config import EvaluationConfig
 from pipelines.methods import FORMATS, written_labels
-from pipelines.scoring.predict import Answerers, Trained, predict
+from pipelines.scoring.predict import PredictorPool, Trained, predict
 from pipelines.students.decoding import Decoded, Family, Student
 from pipelines.tasks.base import Answer, Example
 from pipelines.tasks.nli import NaturalLanguageInference
@@ -63,7 +63,7 @@ def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders
     expected = student.answer(TEXTS, part, 48, labels=labels)
     check_that_it_shows_something(expected, student.answer(TEXTS, part, 48))
     settings = EvaluationConfig(max_new_tokens=48, batch_size=2)
-    with Answerers(settings) as answerers:
+    with PredictorPool(settings) as answerers:
         evaluated = predict(answerers.of(Trained(str(folders[name]))), TEXTS, "evaluate student", None, labels)
     response = client.post("/v1/predict", json={"model": name, "inputs": TEXTS})
     assert response.status_code == 200, response.text

@@ -17,10 +17,10 @@ from pipelines.errors import StageFailedError
 from pipelines.evaluate.previous_report import read_earlier
 from pipelines.evaluate.stage import compare_with, evaluate
 from pipelines.methods import prompt_of, read_answer
-from pipelines.scoring.predict import Answerers, Source, Trained, Untrained, predict, sample
+from pipelines.scoring.predict import PredictorPool, Source, Trained, Untrained, predict, sample
 from pipelines.storage.store import MANIFEST
 from pipelines.students.decoding import Student, encode_prompt, encode_target
-from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from pipelines.students.init import initial_student
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.artifacts import label_row, make_run, write_corpus, write_labels, write_student_manifest
@@ -202,7 +202,7 @@ def test_sampled_answers_are_the_same_however_they_are_batched_and_whoever_dies(
     ]
     for source, settings in kinds:
         asked = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
-        with Answerers(make_run(tmp_path, evaluation=asked).evaluation) as answerers:
+        with PredictorPool(make_run(tmp_path, evaluation=asked).evaluation) as answerers:
             drawn = sample(answerers.of(source), INPUTS, "sampled")
         found.append([[one.text for one in answers] for answers in drawn])
     assert found[0] == found[1]
@@ -216,7 +216,7 @@ def test_a_student_that_ends_every_process_fails_the_stage(tmp_path: Path, ray_h
     marks.mkdir()
     source = Deadly(Trained(str(tmp_path)), marks, always=True)
     with (
-        Answerers(make_run(tmp_path).evaluation) as answerers,
+        PredictorPool(make_run(tmp_path).evaluation) as answerers,
         pytest.raises(StageFailedError, match="broke off after 0 of 30"),
     ):
         predict(answerers.of(source), INPUTS, "evaluate student")
@@ -228,7 +228,7 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     weights = tmp_path / "out" / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     told = "evaluate student: broke off after 0 of 30 examples .*transformers cannot load it"
-    with Answerers(run.evaluation) as answerers, pytest.raises(StageFailedError, match=told):
+    with PredictorPool(run.evaluation) as answerers, pytest.raises(StageFailedError, match=told):
         predict(answerers.of(Trained(str(weights.parent))), INPUTS, "evaluate student")
     assert not (tmp_path / "out" / "report").exists()
 
@@ -253,7 +253,7 @@ def test_other_weights_are_scored_beside_float32(tmp_path: Path, ray_here: None)
         "bfloat16": ("transformers", NUM),
     }
     told = pq.read_table(folder / "predictions.parquet").to_pylist()
-    int8 = ConvertedStudent.open(student, weights="int8")
+    int8 = Ctranslate2Student.open(student, weights="int8")
     task = load_task(task_spec(run.task, {}))
     for row in told[:6]:
         read = read_answer(

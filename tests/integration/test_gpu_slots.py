@@ -15,7 +15,7 @@ from pipelines.config import EvaluationConfig
 from pipelines.config.load import parse_run
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from pipelines.scoring.predict import Answerers, predict
+from pipelines.scoring.predict import PredictorPool, predict
 from pipelines.students.decoding import Student
 from tests.pipelines.data.test_reader import write_jsonl
 from tests.support.local_ray import local_ray
@@ -67,6 +67,6 @@ def test_a_gpu_goes_from_one_set_of_answerers_to_the_next(one_gpu: None, tmp_pat
     settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1, workers=2)
     alone = [decoded.text for decoded in Student.load(folder).answer(TEXTS, "label", 4)]
     for title in ("first", "second"):
-        with Answerers(settings) as answerers:
+        with PredictorPool(settings) as answerers:
             answers = predict(answerers.of(OnGpu(folder)), TEXTS, title)
         assert [answer.text for answer in answers] == alone

@@ -18,7 +18,7 @@ import yaml
 import pipelines.label.reporting.prometheus
 import pipelines.train.tracking.prometheus
 import serving.metrics
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from tests.support.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, panels, queries, rules
 
 DASHBOARDS = (SERVING, CHAIN)
@@ -46,7 +46,7 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
             monkeypatch.setattr(module, kind, noted(*suffixes), raising=False)
     serving.metrics.IngressMetrics()
     serving.metrics.ReplicaMetrics("sums")
-    pipelines.label.reporting.prometheus.LabelMetrics("svamp", 1, Tally())
+    pipelines.label.reporting.prometheus.LabelMetrics("svamp", 1, Counts())
     pipelines.train.tracking.prometheus.TrainMetrics("svamp", 1).close(finished=False)  # else its thread goes on
     pipelines.train.tracking.prometheus.StepsLeft("svamp")
     return found

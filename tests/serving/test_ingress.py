@@ -21,7 +21,7 @@ from serving import ingress as module
 from serving import registry as roster_module
 from serving.api.errors import ApiError
 from serving.ingress import Ingress
-from serving.messages import AwayError, Piece, Question, Reply, TextOrder
+from serving.messages import Piece, Question, Reply, TextRequest, UnavailableError
 from serving.model_card import StudentCard
 from tests.serving.api.test_routes import PAIR_TASK
 from tests.serving.test_model_card import edited
@@ -81,13 +81,13 @@ def test_a_student_that_serve_does_not_know_is_away(students: dict[str, Handle])
     for serving in (ServingConfig(), ServingConfig(students_per_replica=1)):
         ingress = Ingress(serving)
         away(lambda ingress=ingress: ingress.ask(card("sums"), [Question("one")]))
-        away(lambda ingress=ingress: ingress.write(card("sums"), [TextOrder("one", raw=False)]))
-        away(lambda ingress=ingress: anext(ingress.stream(card("sums"), TextOrder("one", raw=False))))
+        away(lambda ingress=ingress: ingress.write(card("sums"), [TextRequest("one", raw=False)]))
+        away(lambda ingress=ingress: anext(ingress.stream(card("sums"), TextRequest("one", raw=False))))
 
 
 def test_a_student_that_its_replica_does_not_have_is_away(students: dict[str, Handle]) -> None:
     def outcome() -> Any:
-        raise AwayError("sums")
+        raise UnavailableError("sums")
 
     students["raystill-student-sums"] = Handle(outcome)
     away(lambda: Ingress(ServingConfig()).ask(card("sums"), [Question("one")]))
@@ -100,7 +100,7 @@ def test_the_engine_that_answers_is_the_one_that_is_told(students: dict[str, Han
     asyncio.run(ingress.ask(card("sums"), [Question("one")]))
     assert ingress.engine(card("sums")) == "transformers"
     students["raystill-student-b"] = Handle(lambda: Piece("4", 10, 1, "stop", "vllm"))
-    asyncio.run(ingress.write(card("b"), [TextOrder("one", raw=False)]))
+    asyncio.run(ingress.write(card("b"), [TextRequest("one", raw=False)]))
     assert ingress.engine(card("b")) == "vllm"
 
 

@@ -8,15 +8,15 @@ from collections import Counter
 import pytest
 
 from pipelines.errors import UserError
-from serving.messages import AwayError
-from serving.registry import Roster, shares_of
+from serving.messages import UnavailableError
+from serving.registry import Registry, shares_of
 from tests.support.fake_students import card
 
 VERSIONS = [card("sums", version="old"), card("sums", version="new"), card("pairs")]
 
 
 def test_a_name_goes_to_its_versions_by_their_shares() -> None:
-    roster = Roster(VERSIONS, {"sums": {"new": 10.0}})
+    roster = Registry(VERSIONS, {"sums": {"new": 10.0}})
     chance = random.Random(0)
     found = Counter(card.id for _ in range(10_000) if (card := roster.card("sums", chance)))
     assert set(found) == {"sums@old", "sums@new"}
@@ -26,7 +26,7 @@ def test_a_name_goes_to_its_versions_by_their_shares() -> None:
 
 
 def test_versions_have_names_of_their_own() -> None:
-    roster = Roster(VERSIONS, {"sums": {"new": 0.0}})
+    roster = Registry(VERSIONS, {"sums": {"new": 0.0}})
     for name in ("sums@new", "sums@old", "pairs"):
         assert (found := roster.card(name, random.Random(0))) is not None
         assert found.id == name
@@ -39,36 +39,36 @@ def test_versions_have_names_of_their_own() -> None:
 
 
 def test_versions_of_the_only_name_need_none() -> None:
-    roster = Roster(VERSIONS[:2], {"sums": {"new": 100.0}})
+    roster = Registry(VERSIONS[:2], {"sums": {"new": 100.0}})
     assert roster.card(None, random.Random(0)) == VERSIONS[1]
 
 
 def test_who_is_away_keeps_its_name_and_its_share() -> None:
-    roster = Roster([VERSIONS[0]], {"sums": {"new": 50.0}}, {"sums@new": "gone", "pairs": "gone"})
+    roster = Registry([VERSIONS[0]], {"sums": {"new": 50.0}}, {"sums@new": "gone", "pairs": "gone"})
     assert roster.ids == ["sums", "pairs", "sums@old", "sums@new"]
     assert roster.shares("sums") == {"old": 50.0, "new": 50.0}
     for name in ("sums@new", "pairs"):
-        with pytest.raises(AwayError, match=name):
+        with pytest.raises(UnavailableError, match=name):
             roster.card(name, random.Random(0))
     found: Counter[str] = Counter()
     for seed in range(200):
         try:
             found[str(roster.card("sums", random.Random(seed)))] += 1
-        except AwayError as error:
+        except UnavailableError as error:
             found[str(error)] += 1
     assert set(found) == {str(VERSIONS[0]), "sums@new"}
     assert roster.card("sums@old", random.Random(0)) == VERSIONS[0]
 
 
 def test_a_task_that_is_loaded_is_not_loaded_again() -> None:
-    before = Roster(VERSIONS[:1])
-    after = Roster(VERSIONS, tasks={**before.tasks, "gone": before.tasks["sums@old"]})
+    before = Registry(VERSIONS[:1])
+    after = Registry(VERSIONS, tasks={**before.tasks, "gone": before.tasks["sums@old"]})
     assert after.tasks["sums@old"] is before.tasks["sums@old"]
     assert list(after.tasks) == ["sums@old", "sums@new", "pairs"]
 
 
 def test_an_empty_roster_knows_nobody() -> None:
-    assert Roster().card(None, random.Random(0)) is None
+    assert Registry().card(None, random.Random(0)) is None
 
 
 def test_shares_sum_up() -> None:
@@ -95,4 +95,4 @@ def test_shares_that_cannot_be(named: dict[str, float], match: str) -> None:
 
 def test_a_split_of_a_name_without_versions() -> None:
     with pytest.raises(UserError, match="those that have: sums"):
-        Roster(VERSIONS, {"pairs": {"new": 10.0}})
+        Registry(VERSIONS, {"pairs": {"new": 10.0}})

@@ -14,7 +14,7 @@ import pytest
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from serving import replica as module
-from serving.messages import AwayError, Question, Reply
+from serving.messages import Question, Reply, UnavailableError
 from serving.model_card import StudentCard
 from serving.replica import SharedStudents, StudentReplica
 from tests.support.fake_students import card
@@ -123,7 +123,7 @@ def test_a_student_that_starts_and_cannot_write_is_away(
         mute = card("mute", version=version)
         students = SharedStudents([mute], ServingConfig())
         for _ in range(2):
-            with pytest.raises(AwayError):
+            with pytest.raises(UnavailableError):
                 await students.load(mute.id)
 
     close = Made.close
@@ -201,7 +201,7 @@ def test_an_engine_whose_asker_went_away_makes_room(
         slow.go.clear()
         await slow.left(students, "broken")
         slow.go.set()
-        with pytest.raises(AwayError):
+        with pytest.raises(UnavailableError):
             await students.load("broken")
         again = await students.load("a")
         assert isinstance(again.engine, Made), "one that was closed is started anew"
@@ -240,6 +240,6 @@ def test_a_student_that_a_replica_does_not_have_is_away(
     """It is one of before or after a change of the students, or its folder has another student meanwhile."""
     monkeypatch.setattr(module.serve, "get_multiplexed_model_id", lambda: name)
     students = SharedStudents([card("a"), card("broken")], ServingConfig())
-    with pytest.raises(AwayError):
+    with pytest.raises(UnavailableError):
         asyncio.run(students.answer(Question("a")))
     assert engines == []

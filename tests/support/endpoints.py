@@ -14,7 +14,7 @@ import httpx
 
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.serving import ServingConfig
-from serving.registry import Split
+from serving.registry import TrafficSplit
 
 
 def free_port() -> int:
@@ -38,7 +38,7 @@ def small(**changes: Any) -> ServingConfig:
 
 @contextmanager
 def endpoint_of(
-    students: Mapping[str, Path], serving: ServingConfig, split: Split | None = None
+    students: Mapping[str, Path], serving: ServingConfig, split: TrafficSplit | None = None
 ) -> Iterator[httpx.Client]:
     """The endpoint's client, while the block runs."""
     from serving.deploy.rollout import serve_students

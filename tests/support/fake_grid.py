@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.compare import cells, checks, stage
-from pipelines.compare.scheduler import Job, failed
+from pipelines.compare.scheduler import CellJob, failed
 from pipelines.compare.stage import compare
 from pipelines.config import RunConfig
 from pipelines.errors import RaystillError
@@ -84,7 +84,7 @@ class Lab:
         """The comparison's files, by a glob."""
         return {path.relative_to(self.path("")).as_posix() for path in self.path("").glob(pattern)}
 
-    def _run_jobs(self, jobs: Sequence[Job], labels_at: str, heard: Any, watched: Any) -> None:
+    def _run_jobs(self, jobs: Sequence[CellJob], labels_at: str, heard: Any, watched: Any) -> None:
         for job in jobs:
             watched([job])
             try:

@@ -13,11 +13,11 @@ from pipelines.students.decoding import Decoded
 from pipelines.tasks.base import TaskSpec
 from serving.api.api_keys import KeyRing
 from serving.api.errors import ApiError
-from serving.api.middleware import Watch
+from serving.api.middleware import RequestMiddleware
 from serving.api.routes import Api, create_app
-from serving.messages import Piece, Question, Reply, TextOrder, TooLong
+from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.model_card import StudentCard
-from serving.registry import Roster, Split
+from serving.registry import Registry, TrafficSplit
 
 
 def card(
@@ -44,7 +44,7 @@ class Standins:
         default_factory=lambda: ApiError(503, "model_away", "model sums is away", retry_after_s=1)
     )
     asked: list[tuple[str, list[Question]]] = field(default_factory=list)
-    orders: list[tuple[str, TextOrder]] = field(default_factory=list)
+    orders: list[tuple[str, TextRequest]] = field(default_factory=list)
     closed: int = 0
     engines: dict[str, str] = field(default_factory=dict)
 
@@ -57,13 +57,13 @@ class Standins:
             raise self.failure
         return [self._answer(student.name, question) for question in questions]
 
-    async def write(self, student: StudentCard, orders: Sequence[TextOrder]) -> list[Piece | TooLong]:
+    async def write(self, student: StudentCard, orders: Sequence[TextRequest]) -> list[Piece | TooLong]:
         self.orders += [(student.id, order) for order in orders]
         if self.failure:
             raise self.failure
         return [self._too_long(order) or Piece(self._text(order), 10, 4, "stop") for order in orders]
 
-    async def stream(self, student: StudentCard, order: TextOrder) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(self, student: StudentCard, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         self.orders.append((student.id, order))
         try:
             if self.failure:
@@ -80,10 +80,10 @@ class Standins:
         finally:
             self.closed += 1
 
-    def _text(self, order: TextOrder) -> str:
+    def _text(self, order: TextRequest) -> str:
         return self.labels.get(order.text, "4 - 1")
 
-    def _too_long(self, order: TextOrder) -> TooLong | None:
+    def _too_long(self, order: TextRequest) -> TooLong | None:
         return TooLong(tokens=1234, limit=64) if len(order.text) > 500 else None
 
     def _answer(self, name: str, question: Question) -> Reply | TooLong:
@@ -115,11 +115,11 @@ class Counted:
 
 def app_of(
     cards: Sequence[StudentCard], students: Standins, settings: ServingConfig | None = None,
-    metrics: Counted | None = None, split: Split | None = None, away: Mapping[str, str] | None = None,
+    metrics: Counted | None = None, split: TrafficSplit | None = None, away: Mapping[str, str] | None = None,
     names_requests: bool = True,
-) -> Watch:  # fmt: skip
+) -> RequestMiddleware:  # fmt: skip
     settings = settings or ServingConfig()
-    roster = Roster(cards, split or {}, away or {})
+    roster = Registry(cards, split or {}, away or {})
     api = Api(lambda: roster, students, settings, KeyRing(settings.keys), metrics or Counted())
     return create_app(api, names_requests=names_requests)
 

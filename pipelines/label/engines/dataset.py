@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import READER_CPUS, RunConfig
-from pipelines.data.reader import Split, read_split
+from pipelines.data.reader import FileRange, read_split
 from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
 from pipelines.label.output.id_index import Keys, contains, id_keys
-from pipelines.label.output.writer import LabelSink, Positions, ScanRecord
+from pipelines.label.output.writer import LabelWriter, Positions, ScanRecord
 from pipelines.label.scan import SPLIT_SHIFT
 from pipelines.label.teachers.secret import Secret
 from pipelines.tasks import TaskSpec, load_task
@@ -62,7 +62,7 @@ def _sizes(batch: int, rows_in_engine: int) -> InFlight:
 
 
 def outcomes(
-    run: RunConfig, spec: TaskSpec, splits: list[Split], scan: ScanRecord, sink: LabelSink, ledger: Any
+    run: RunConfig, spec: TaskSpec, splits: list[FileRange], scan: ScanRecord, sink: LabelWriter, ledger: Any
 ) -> Iterator[pa.Table]:
     """Tables of outcomes (outcomes.OUTCOME), as they come; empty ones where a block's rows were not asked (budget)."""
     import ray
@@ -131,7 +131,7 @@ def _read(batch: Any, shared: Any) -> Any:
 
 def example_blocks(
     index: int,
-    splits: list[Split],
+    splits: list[FileRange],
     spec: TaskSpec,
     fields: dict[str, str],
     passed_over: Positions,

@@ -43,7 +43,7 @@ class _Engine:
 
 
 @dataclass
-class Ledger:
+class EngineHealth:
     """Held by one Ray actor, `ledger_actor`."""
 
     strikes: Counter[RowKey] = field(default_factory=Counter)
@@ -109,4 +109,4 @@ def ledger_actor() -> Any:
     import ray
 
     anew = {"max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **anew)(Ledger).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **anew)(EngineHealth).remote()

@@ -13,7 +13,7 @@ AGREEMENT_BINS = 10
 
 
 @dataclass
-class Tally:
+class Counts:
     """Sums over rows with an outcome."""
 
     accepted: int = 0
@@ -57,7 +57,7 @@ class Tally:
         """Rows that no engine could answer."""
         return self.rejected["engine_error"] + self.heldout_rejected["engine_error"]
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Counts) -> None:
         """Add another tally's counts, some of which may be negative."""
         for name, value in vars(other).items():
             if isinstance(value, Counter):

@@ -41,7 +41,7 @@ from pipelines.config import LabellingConfig
 from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
 from pipelines.errors import UserError
 from pipelines.label.answers.outcomes import token_logprobs_table
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.output.id_index import Keys, id_keys, key_set
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
@@ -79,7 +79,7 @@ class Commit:
 
     parts: dict[str, int] = field(default_factory=dict)
     """Parts added -> their rows."""
-    tally: Tally = field(default_factory=Tally)
+    tally: Counts = field(default_factory=Counts)
     removed: list[str] = field(default_factory=list)
     scan: dict[str, Any] | None = None
 
@@ -91,10 +91,10 @@ class Commit:
     def from_json(cls, data: bytes) -> Self:
         """The record as it was written."""
         tree = json.loads(data)
-        return cls(**{**tree, "tally": Tally.from_json(tree["tally"])})
+        return cls(**{**tree, "tally": Counts.from_json(tree["tally"])})
 
 
-class LabelSink:
+class LabelWriter:
     """The labels folder while it is being written, by whoever holds its lock. Making one reads back what is there.
 
     `reopened`: the manifest of labels that are finished but for rows with `engine_error`. `check_lock`: raises where the lock is lost.
@@ -119,7 +119,7 @@ class LabelSink:
         """(split, id) of each row with `engine_error` from an earlier run -> the part that holds it."""
         self.parts: dict[str, int] = {}
         """The parts that count, with their rows."""
-        self.tally = Tally()
+        self.tally = Counts()
         self.done: dict[str, Keys] = {}
         """For each split the ids that want no label any more."""
         self.scan: ScanRecord | None = None
@@ -151,7 +151,7 @@ class LabelSink:
         self._buffer, self._buffered = [], 0
         again = self._answered_again(table)
         kept, removed = self._replaced(again)
-        tally = Tally.of(table)
+        tally = Counts.of(table)
         for split, _ in again:
             (tally.rejected if split == "train" else tally.heldout_rejected)["engine_error"] -= 1
         self._commit(Commit(self._write_parts(table, kept), tally, sorted(removed)))
@@ -163,7 +163,7 @@ class LabelSink:
 
     def add_scanned(self, rejects: pa.Table) -> None:
         """Write rejects that the scan found. They count from `commit_scan` on, all together: a scan that broke off is done anew."""
-        self._scanned.tally.add(Tally.of(rejects))
+        self._scanned.tally.add(Counts.of(rejects))
         self._scanned.parts.update(self._write_parts(rejects, {}))
         self._next += 1
 
@@ -325,7 +325,7 @@ class LabelSink:
 
 def _base(manifest: Manifest) -> Commit:
     """All of finished labels as one commit."""
-    return Commit(dict(manifest.details["parts"]), Tally.from_json(manifest.details["tally"]))
+    return Commit(dict(manifest.details["parts"]), Counts.from_json(manifest.details["tally"]))
 
 
 def _number(name: str) -> int:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipelines.errors import StageFailedError, UserError
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.output.writer import Commit
 from pipelines.runtime.progress import Clock, RecentRate
 from pipelines.storage.manifest import now, read_manifest
@@ -187,7 +187,7 @@ def is_alive(progress: Mapping[str, Any], at: float) -> bool:
 
 def committed_rows(store: Store) -> tuple[int, int | None]:
     """(rows that the next `label` will not ask again, rows of the corpus; None before the scan is done). One read per commit."""
-    tally, total = Tally(), None
+    tally, total = Counts(), None
     for name in store.files("commits", ".json"):
         record = Commit.from_json(store.read(name))
         tally.add(record.tally)

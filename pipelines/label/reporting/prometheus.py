@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge
 
 from pipelines.label.engines.health import Usage
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 
 _Key = tuple[str, str]
 """(what is counted, its label)."""
@@ -29,7 +29,7 @@ _Key = tuple[str, str]
 class LabelMetrics:
     """Of one run, in the driver. Sums that it is told count from the first ones on."""
 
-    def __init__(self, run: str, gpus_per_replica: int, before: Tally) -> None:
+    def __init__(self, run: str, gpus_per_replica: int, before: Counts) -> None:
         """`before`: what earlier runs of the stage had done, which they have told of themselves."""
         self._run, self._gpus = {"run": run}, gpus_per_replica
         self._rows = Counter("raystill_label_rows", "Rows by outcome.", ("run", "outcome"))
@@ -42,7 +42,7 @@ class LabelMetrics:
         self._rows_left: int | None = None
         self._lock = threading.Lock()  # the thread of the progress file tells of the engines
 
-    def rows(self, tally: Tally, total: int) -> None:
+    def rows(self, tally: Counts, total: int) -> None:
         """Where the rows stand: `tally` of all that have an outcome, of `total`."""
         for (kind, name), increase in self._increases(_sums(tally)).items():
             if kind == "rows":
@@ -78,7 +78,7 @@ class LabelMetrics:
         return increases
 
 
-def _sums(tally: Tally) -> dict[_Key, int]:
+def _sums(tally: Counts) -> dict[_Key, int]:
     rejected = tally.rejected + tally.heldout_rejected
     return {
         **{("rows", reason): count for reason, count in rejected.items()},

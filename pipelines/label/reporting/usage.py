@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.config import PriceConfig, TeacherConfig
-from pipelines.label.output.counts import AGREEMENT_BINS, Tally
+from pipelines.label.output.counts import AGREEMENT_BINS, Counts
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Work:
         return Work(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-def label_details(work: Work, tally: Tally, teacher: TeacherConfig) -> dict[str, Any]:
+def label_details(work: Work, tally: Counts, teacher: TeacherConfig) -> dict[str, Any]:
     """The parts of `manifest.details` that the module's docstring lists.
 
     Args:

@@ -21,7 +21,7 @@ from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores
-from pipelines.students.decoding.requests import Order
+from pipelines.students.decoding.requests import GenerationRequest
 from pipelines.students.decoding.sampling import Gone, OnTokens
 from pipelines.students.decoding.transformers_student import Student, student_limits
 
@@ -38,7 +38,7 @@ _LOGITS_BYTES = 512 * 2**20
 _logger = logging.getLogger(__name__)
 
 
-class ConvertedStudent(Student):
+class Ctranslate2Student(Student):
     """Greedy answers are those of the student in float32, up to rounding. Drawn ones have the same distribution, but follow no seed."""
 
     def __init__(self, translator: Any, tokenizer: Any, *, lanes: int = 1, **limits: Any) -> None:
@@ -85,7 +85,11 @@ class ConvertedStudent(Student):
                 return cls(*_load(path, model, weights, threads), **limits)
 
     def _generate(
-        self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None, gone: Gone | None
+        self,
+        prompts: list[list[int]],
+        orders: Sequence[GenerationRequest],
+        on_tokens: OnTokens | None,
+        gone: Gone | None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
         tokens: list[list[int]] = [[] for _ in orders]
         log_probs: list[list[float]] = [[] for _ in orders]
@@ -98,7 +102,7 @@ class ConvertedStudent(Student):
                     scores[row] = _scores_of(result, watched)
         return tokens, log_probs, scores
 
-    def _calls(self, orders: Sequence[Order]) -> Iterator[list[int]]:
+    def _calls(self, orders: Sequence[GenerationRequest]) -> Iterator[list[int]]:
         """The rows of each call. The translator keeps all logits of a call whose orders have a closed set, 128 kB for each token of T5."""
         for rows in _alike(orders):
             most = len(rows)
@@ -107,7 +111,7 @@ class ConvertedStudent(Student):
                 most = max(1, _LOGITS_BYTES // (4 * len(self.tokenizer) * longest))
             yield from (rows[start : start + most] for start in range(0, len(rows), most))
 
-    def _translate(self, prompts: list[list[int]], orders: list[Order], steps: _Steps) -> list[Any]:
+    def _translate(self, prompts: list[list[int]], orders: list[GenerationRequest], steps: _Steps) -> list[Any]:
         options: dict[str, Any] = {"return_logits_vocab": bool(orders[0].watched)}
         if sampling := orders[0].sampling:
             chances = {"sampling_topp": sampling.top_p, "sampling_temperature": sampling.temperature}
@@ -128,7 +132,7 @@ class ConvertedStudent(Student):
         return results
 
 
-def _alike(orders: Sequence[Order]) -> list[list[int]]:
+def _alike(orders: Sequence[GenerationRequest]) -> list[list[int]]:
     """The rows of orders that one call can write: those drawn with the same temperature and top_p, and the greedy ones; of a closed label
     set or not."""
     found: dict[tuple[float, float, bool], list[int]] = {}
@@ -215,7 +219,7 @@ def _convert(local: Path, model: Path, shown: str) -> None:
 
 def _check(converted: Student, original: Student, shown: str) -> None:
     """The conversion keeps the weights' accuracy, or it is not used. Raises UserError."""
-    orders = [Order(text, 8) for text in _PROBES]
+    orders = [GenerationRequest(text, 8) for text in _PROBES]
     for one, other in zip(converted.write(orders), original.write(orders), strict=True):
         same = [a == b for a, b in zip(one.ids, other.ids, strict=False)]
         alike = same.index(False) if False in same else len(same)

@@ -32,7 +32,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """One text to be written."""
 
     prompt: str
@@ -50,7 +50,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Written:
+class GenerationOutput:
     """The tokens of one order."""
 
     ids: tuple[int, ...]
@@ -82,7 +82,7 @@ class Decoded:
     output_tokens: int
 
 
-def decoded(part: Part, written: Written, tokenizer: Any) -> Decoded:
+def decoded(part: Part, written: GenerationOutput, tokenizer: Any) -> Decoded:
     """The part of an answer that some tokens are."""
     text = written.text(tokenizer)
     log_prob = written.label_log_prob

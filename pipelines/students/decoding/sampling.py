@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines.students.decoding.label_scores import Scores
-from pipelines.students.decoding.requests import Order, Sampling
+from pipelines.students.decoding.requests import GenerationRequest, Sampling
 
 OnTokens = Callable[[list[int | None]], None]
 """Called after each step with the token of each row; None where the row had ended before."""
@@ -20,7 +20,7 @@ Gone = Callable[[int], bool]
 """Whether nobody waits for a row any more. Asked after each step, by the thread that writes."""
 
 
-class Chooser:
+class Sampler:
     """A logits processor of `generate` that leaves each row one token, the chosen one.
 
     It notes the tokens and their log-probabilities in the student's own distribution. Keeping the scores instead would hold
@@ -28,7 +28,7 @@ class Chooser:
     """
 
     def __init__(
-        self, orders: Sequence[Order], eos: int, on_tokens: OnTokens | None = None, gone: Gone | None = None
+        self, orders: Sequence[GenerationRequest], eos: int, on_tokens: OnTokens | None = None, gone: Gone | None = None
     ) -> None:
         self.log_probs: list[Any] = []
         """One (batch,) tensor for each step."""
@@ -89,7 +89,7 @@ class Chooser:
         self._on_tokens(told)
 
 
-def _watched(orders: Sequence[Order]) -> Any:
+def _watched(orders: Sequence[GenerationRequest]) -> Any:
     """Ids of the tokens that each row's set watches, (batch, the most that one does), padded with 0."""
     import torch
 
@@ -101,7 +101,7 @@ def _scores_of(steps: list[list[float]], width: int) -> Scores:
     return lambda step: steps[step][:width]
 
 
-def stream(order: Order) -> random.Random:
+def stream(order: GenerationRequest) -> random.Random:
     """The stream of chance of one order: one uniform number for each of its tokens."""
     sampling = order.sampling or Sampling(1.0)
     return random.Random(f"{sampling.seed}/{sampling.draw}/{order.prompt}")

@@ -13,8 +13,8 @@ from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores, label_sets
-from pipelines.students.decoding.requests import Decoded, Order, Sampling, Written, decoded
-from pipelines.students.decoding.sampling import Chooser, Gone, OnTokens
+from pipelines.students.decoding.requests import Decoded, GenerationOutput, GenerationRequest, Sampling, decoded
+from pipelines.students.decoding.sampling import Gone, OnTokens, Sampler
 from pipelines.students.decoding.tokens import Family, encode_prompt
 
 
@@ -121,15 +121,17 @@ class Student:
 
     def order(
         self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None, labels: tuple[str, ...] = ()
-    ) -> Order:
+    ) -> GenerationRequest:
         """What is to be written for one part of the answer to a text; arguments as of `answer`."""
         if part == "text":
             max_new_tokens = max(max_new_tokens, self.max_target_tokens)
-        return Order(prompt_of(self.method, part, text), max_new_tokens, sampling, self._label_set(part, labels))
+        return GenerationRequest(
+            prompt_of(self.method, part, text), max_new_tokens, sampling, self._label_set(part, labels)
+        )
 
     def write(
-        self, orders: Sequence[Order], on_tokens: OnTokens | None = None, gone: Gone | None = None
-    ) -> list[Written]:
+        self, orders: Sequence[GenerationRequest], on_tokens: OnTokens | None = None, gone: Gone | None = None
+    ) -> list[GenerationOutput]:
         """Write some texts as one padded batch, each no longer than its order says.
 
         Args:
@@ -143,12 +145,12 @@ class Student:
         return [self._written(*row) for row in zip(orders, prompts, tokens, log_probs, scores, strict=True)]
 
     def _written(
-        self, order: Order, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
-    ) -> Written:
+        self, order: GenerationRequest, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
+    ) -> GenerationOutput:
         tokens = tokens[: order.max_new_tokens]
         ended = self.eos in tokens
         length = tokens.index(self.eos) + 1 if ended else len(tokens)
-        return Written(
+        return GenerationOutput(
             ids=tuple(tokens[:length]),
             log_probs=tuple(log_probs[:length]),
             prompt_tokens=len(prompt),
@@ -157,14 +159,18 @@ class Student:
         )
 
     def _generate(
-        self, prompts: list[list[int]], orders: Sequence[Order], on_tokens: OnTokens | None, gone: Gone | None
+        self,
+        prompts: list[list[int]],
+        orders: Sequence[GenerationRequest],
+        on_tokens: OnTokens | None,
+        gone: Gone | None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
         """Tokens, their log-probabilities and the scores for its set of each row; what follows a row's end counts for nothing."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         ids, mask = self._pad_batch(prompts)
-        chooser = Chooser(orders, self.eos, on_tokens, gone)
+        chooser = Sampler(orders, self.eos, on_tokens, gone)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,

@@ -41,7 +41,7 @@ class _Steps:
         return tensors(batch)
 
 
-class Feed:
+class Loader:
     """The micro-batches of the steps, in order from whichever step is asked for first."""
 
     def __init__(self, plan: Plan, tokens: Tokens, rank: int, *, pad: int, start: int | None, gpu: bool) -> None:

@@ -27,7 +27,7 @@ from pipelines.runtime.nodes import node_name
 from pipelines.storage.filesystems import ancestor
 from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
-from pipelines.train.engine.resume import Keeper, State, restore
+from pipelines.train.engine.resume import CheckpointSaver, State, restore
 from pipelines.train.engine.worker import Worker, WorkerOutOfMemoryError, memory_errors
 from pipelines.train.loss_terms import SPIKE_WINDOW, TERMS, is_spike, objective
 from pipelines.train.tracking.progress_actor import Note, warner
@@ -35,7 +35,7 @@ from pipelines.train.tracking.trackers import Trackers
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What the driver tells every worker. URIs and paths are absolute: workers have another working directory."""
 
     run: dict[str, Any]
@@ -51,7 +51,7 @@ class Job:
     """Actor that worker 0 tells of its progress; see `watch`."""
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> Job:
+    def of(cls, config: dict[str, Any]) -> TrainingJob:
         """The job that `as_config` has turned into a mapping."""
         return cls(**config)
 
@@ -68,7 +68,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
 
     from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
 
-    job = Job.of(config)
+    job = TrainingJob.of(config)
     run = RunConfig.model_validate(job.run)
     context = train.get_context()
     _use_cores(context.get_local_world_size())
@@ -89,7 +89,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
         return {"failed": str(error)}
 
 
-def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict[str, Any]:
+def _train(run: RunConfig, job: TrainingJob, cache: Path, rank: int, world: int) -> dict[str, Any]:
     """Restore, train, export. Returns what the training came to."""
     from pipelines.students.init import initial_student
     from pipelines.train.engine.deepspeed_engine import deepspeed_config
@@ -144,12 +144,12 @@ def _train(run: RunConfig, job: Job, cache: Path, rank: int, world: int) -> dict
     return result
 
 
-def best_weights(job: Job, step: int) -> Store:
+def best_weights(job: TrainingJob, step: int) -> Store:
     """Where the weights of the step lie that was the best when it was measured. Beside the tokens: gone when the training is done."""
     return Store(ancestor(job.tokens, 1)).child(f"best/step-{step}")
 
 
-def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
+def _trackers(worker: Worker, state: State, job: TrainingJob) -> Trackers | None:
     if worker.rank:
         return None
     store, work = Store(job.tensorboard), Store(ancestor(job.tokens, 1))
@@ -164,11 +164,11 @@ def _trackers(worker: Worker, state: State, job: Job) -> Trackers | None:
     )
 
 
-def _run_steps(worker: Worker, state: State, job: Job, trackers: Trackers | None) -> None:
+def _run_steps(worker: Worker, state: State, job: TrainingJob, trackers: Trackers | None) -> None:
     """The steps from `state.step` to the end, or to where patience ends; `state` follows."""
     training = worker.run.training
     done, total = worker.plan.tokens(0, state.step), worker.plan.tokens()
-    keeper, saved_s, due = Keeper(worker), time.monotonic(), False
+    keeper, saved_s, due = CheckpointSaver(worker), time.monotonic(), False
     if worker.rank == 0 and job.board is not None:
         job.board.note.remote(Note(done, total, worker.plan.steps - state.step))
     while state.step < worker.plan.steps and not _patience_is_over(state, training.patience):
@@ -216,7 +216,7 @@ def _validate(worker: Worker, state: State) -> bool:
     return True
 
 
-def _keep_best(worker: Worker, state: State, job: Job) -> None:
+def _keep_best(worker: Worker, state: State, job: TrainingJob) -> None:
     """Store the weights as they are, and remove those that no checkpoint has for its best any more."""
     from pipelines.train.engine.export import write_weights
 

@@ -44,7 +44,7 @@ class State:
     """Checkpoints that could not be used, and why."""
 
 
-class Keeper:
+class CheckpointSaver:
     """Hands checkpoints to Ray Train, which stores them while training goes on: one at a time, so that none pile up on a slow store."""
 
     def __init__(self, worker: Worker) -> None:

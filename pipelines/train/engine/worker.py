@@ -18,7 +18,7 @@ from pipelines.runtime.nodes import node_name
 from pipelines.students.decoding import model_family
 from pipelines.train.data.batch_plan import Plan
 from pipelines.train.data.lengths import Ints
-from pipelines.train.data.loader import Feed
+from pipelines.train.data.loader import Loader
 from pipelines.train.data.micro_batching import COSTS, deal
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.loss_terms import TERMS, objective, term_weights
@@ -69,7 +69,7 @@ class Worker:
         self.parameters = sum(p.numel() for p in model.parameters())
         self.plan = make_plan(tokens, run, self.family, world)
         pad, start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
-        self.feed = Feed(self.plan, tokens, rank, pad=pad, start=start, gpu=run.training.gpus_per_worker > 0)
+        self.feed = Loader(self.plan, tokens, rank, pad=pad, start=start, gpu=run.training.gpus_per_worker > 0)
         if run.student.lora is not None:
             put_adapters(model, run.student.lora, run.training.seed)
         self.trained_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -30,7 +30,7 @@ class Note:
     detail: str = ""
 
 
-class Board:
+class ProgressActor:
     """What worker 0 has said last, and why there is no use in going on. Runs as an actor."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ def shown_progress(title: str, tell: Callable[[int], None]) -> Iterator[Any]:
     """A board to hand to the workers. Until the block ends, what is noted on it is shown, and `tell` called with the steps to go."""
     import ray
 
-    board = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Board).remote()
+    board = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(ProgressActor).remote()
     finished = threading.Event()
     thread = threading.Thread(target=_show, args=(board, title, tell, finished), daemon=True, name="train-progress")
     thread.start()

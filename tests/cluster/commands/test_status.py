@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from cluster.cli import main
 from pipelines.data.schema import REJECT_REASONS
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.output.writer import Commit
 from pipelines.label.reporting.progress_file import PROGRESS, ProgressFile, label_status
 from pipelines.storage.manifest import Manifest, write_manifest
@@ -79,7 +79,7 @@ def status(run_file: str, *options: str) -> Any:
 def commit(
     store: Store, number: int, accepted: int, engine_errors: int = 0, scan: dict[str, Any] | None = None
 ) -> None:
-    tally = Tally(accepted=accepted, rejected=Counter(engine_error=engine_errors))
+    tally = Counts(accepted=accepted, rejected=Counter(engine_error=engine_errors))
     store.write("attempt.json", b"{}")
     store.write(f"commits/{number:06d}.json", Commit({}, tally, scan=scan).as_json())
 

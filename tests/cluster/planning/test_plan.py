@@ -19,7 +19,7 @@ from cluster.commands.stages import to_make
 from cluster.planning.calibrate import calibration_run
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run, parse_run
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.output.writer import Commit
 from pipelines.label.stage import label_identity
 from pipelines.recipes.word_problems import test_rows as heldout_rows
@@ -84,7 +84,7 @@ def finish_labels(run_file: str, **details: Any) -> None:
     counts = {"read": 51, "accepted": 40, "rejected": 11, "rejected_by_reason": {"tie": 11}}
     manifest = manifest_of("labels", label_identity(run), config=run.model_dump(), counts=counts, provenance={},
                            timings_s={"engine_start": 40.0},
-                           details={"content": "0", "tally": Tally().as_json(), **details})  # fmt: skip
+                           details={"content": "0", "tally": Counts().as_json(), **details})  # fmt: skip
     write_manifest(store, manifest)
 
 
@@ -194,7 +194,7 @@ def test_finished_labels_want_no_nodes_unless_rows_of_theirs_are_tried_again(run
     assert to_make(run, ("train",)) == to_make(run, ("label", "train")) == []
     other = load_run(run_file, ["training.learning_rate=1e-6"])
     assert to_make(other, ("train",)) == ["train"]
-    finish_labels(run_file, tally=Tally(rejected=Counter(engine_error=3)).as_json())
+    finish_labels(run_file, tally=Counts(rejected=Counter(engine_error=3)).as_json())
     assert to_make(run, stages) == ["label", "train", "evaluate"]
     found = plan(run_file)
     assert found["stages"]["label"]["rows"] == 3
@@ -205,7 +205,7 @@ def test_rows_that_are_finished_are_not_asked_again(run_file: str) -> None:
     run = load_run(run_file)
     store = Store(run.output).child("labels")
     store.write("attempt.json", json.dumps({"fingerprint": fingerprint(label_identity(run))}).encode())
-    store.write("commits/000000.json", Commit({}, Tally(accepted=25)).as_json())
+    store.write("commits/000000.json", Commit({}, Counts(accepted=25)).as_json())
     found = plan(run_file)
     assert found["exists"]["label"]["state"] == "interrupted"
     assert found["exists"]["label"]["detail"] == "25 rows are finished and are not asked again"

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from pipelines.compare.grid import Cell, Setting
-from pipelines.compare.scheduler import Failed, Job, run_jobs
+from pipelines.compare.scheduler import CellJob, Failed, run_jobs
 from pipelines.errors import StageFailedError, UserError
 from pipelines.storage.manifest import Manifest, manifest_of
 from tests.support.tiny_runs import make_run
@@ -68,7 +68,7 @@ def test_one_that_fails_does_not_stop_the_others_and_says_why(tmp_path: Any, clu
         3: task_error(UserError("s3://K:S@bucket/labels", "no example\nis left", "Label more")),
     }
     runs = [make_run(tmp_path, "some/model", training={"workers": 1, "seed": seed}) for seed in range(4)]
-    jobs = [Job(Cell("m", "finetune", 1.0, run.training.seed, Setting(1e-4, None)), run, "heldout") for run in runs]
+    jobs = [CellJob(Cell("m", "finetune", 1.0, run.training.seed, Setting(1e-4, None)), run, "heldout") for run in runs]
     heard, watched = [], []
     run_jobs(
         jobs, "labels", lambda job, *said: heard.append((job.cell.seed, *said)), lambda some: watched.append(len(some))
@@ -89,7 +89,7 @@ def test_one_that_fails_does_not_stop_the_others_and_says_why(tmp_path: Any, clu
 def test_a_cell_runs_where_the_files_are_that_the_run_names(tmp_path: Any, cluster: dict[str, Any]) -> None:
     cluster["outcomes"] = {0: scores()}
     run = make_run(tmp_path, "some/model", training={"workers": 1})
-    job = Job(Cell("m", "finetune", 1.0, 0, Setting(1e-4, None)), run, "heldout")
+    job = CellJob(Cell("m", "finetune", 1.0, 0, Setting(1e-4, None)), run, "heldout")
     run_jobs([job], "labels", lambda *said: None, lambda some: None)
     where = cluster["options"]["scheduling_strategy"]
     assert (where.node_id, where.soft) == (NODE, False)

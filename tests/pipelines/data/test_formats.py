@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipelines.data import formats
 from pipelines.data.formats import format_of, records
-from pipelines.data.reader import Row, Split, check_columns, corpus_files, corpus_splits, read_split
+from pipelines.data.reader import FileRange, Row, check_columns, corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
 
@@ -200,7 +200,7 @@ def test_any_bytes_give_rows_or_problems_however_they_are_cut(
     path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
     content = b"".join(pieces)
     path.write_bytes(content)
-    whole = list(read_split(Split("train", str(path), "jsonl"), TASK, {}))
+    whole = list(read_split(FileRange("train", str(path), "jsonl"), TASK, {}))
     for row in whole:
         assert (row.example is None) == bool(row.problem)
         row.raw.encode()
@@ -218,7 +218,7 @@ def test_any_bytes_in_a_csv_give_rows_problems_or_one_error(
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"
     path.write_bytes(content)
     try:
-        for row in read_split(Split("train", str(path), "csv"), TASK, {}):
+        for row in read_split(FileRange("train", str(path), "csv"), TASK, {}):
             assert (row.example is None) == bool(row.problem)
             row.raw.encode()
             row.id.encode()
@@ -376,7 +376,7 @@ def test_a_damaged_byte_gives_rows_or_one_error(
 
 def test_a_file_that_vanishes_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file any more"):
-        list(read_split(Split("train", str(tmp_path / "c.jsonl"), "jsonl"), TASK, {}))
+        list(read_split(FileRange("train", str(tmp_path / "c.jsonl"), "jsonl"), TASK, {}))
 
 
 def test_a_corpus_of_nothing_readable_says_what_is_wrong(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.config.load import parse_run
 from pipelines.label.driver import _while_budget_lasts
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from tests.cluster.jobs.test_package import TREE
 from tests.pipelines.label.output.test_writer import accepted, table
 
@@ -18,6 +18,6 @@ from tests.pipelines.label.output.test_writer import accepted, table
 def test_rows_count_against_the_budget_before_they_are_committed(tokens: int | None, rows: int) -> None:
     """Each row is of 5 tokens; none is committed meanwhile."""
     run = parse_run({**TREE, "teacher": {**TREE["teacher"], "budget": {"tokens": tokens}}})
-    sink: Any = SimpleNamespace(tally=Tally())
+    sink: Any = SimpleNamespace(tally=Counts())
     found = list(_while_budget_lasts(run, sink, (table(accepted(f"row {i}")) for i in range(9))))
     assert sum(len(one) for one in found) == rows

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.data.heldout import is_validation
 from pipelines.errors import UserError
-from pipelines.scoring.contamination import Overlap, chosen_on, overlap_part, seen_in_training, with_input_of
+from pipelines.scoring.contamination import Contamination, chosen_on, overlap_part, seen_in_training, with_input_of
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from tests.support.artifacts import label_row, write_labels
@@ -36,7 +36,7 @@ def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> Non
         Example("far", " ".join(reversed(SHELF.split())), "5"),
     ]
     found = seen_in_training(labels, 0.0, examples)
-    assert found == Overlap(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
+    assert found == Contamination(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
     expected = {"count": 4, "ids": ["2", "same", "near", "y"], "by": {"id": 2, "input": 2, "near": 2}}
     assert overlap_part(found, 6, "corpus.test") == expected
 
@@ -44,7 +44,7 @@ def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> Non
 def test_the_same_input_alone_is_what_decides_a_refusal() -> None:
     rows = [("r1", "How many  PEARS?"), ("2", SHELF)]
     examples = [Example("2", SHELF.replace("boy", "girl"), "1"), Example("b", "how many pears?", "2")]
-    assert with_input_of(rows, examples) == Overlap((), ("b",), ())
+    assert with_input_of(rows, examples) == Contamination((), ("b",), ())
 
 
 def test_near_duplicates_among_the_held_out_examples_are_all_found(tmp_path: Path) -> None:
@@ -61,17 +61,19 @@ def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
     labels = labelled(tmp_path, texts)
     examples = [Example(i, texts[i], "1") for i in held_out]
     assert len(held_out) > 5
-    assert seen_in_training(labels, 0.3, examples) == Overlap((), (held_out[2],), ())
+    assert seen_in_training(labels, 0.3, examples) == Contamination((), (held_out[2],), ())
     # Beside a test set it is held out as well: what a test example shares with it alone was not trained on.
     test = [Example("x", texts[held_out[0]], "1"), Example("y", texts[twin], "1")]
-    assert seen_in_training(labels, 0.3, test) == Overlap((), ("y",), ())
-    assert seen_in_training(labels, 0.0, test) == Overlap((), ("x", "y"), ()), "without a split all rows are trained on"
+    assert seen_in_training(labels, 0.3, test) == Contamination((), ("y",), ())
+    assert seen_in_training(labels, 0.0, test) == Contamination((), ("x", "y"), ()), (
+        "without a split all rows are trained on"
+    )
 
 
 def test_a_test_set_that_was_trained_on_is_refused() -> None:
-    assert overlap_part(Overlap((), ("a",), ("b",)), 2, "corpus.test")["count"] == 2
+    assert overlap_part(Contamination((), ("a",), ("b",)), 2, "corpus.test")["count"] == 2
     with pytest.raises(UserError, match=r"corpus.test: 2 of its 3 examples have the input of a training row: a, b"):
-        overlap_part(Overlap((), ("a", "b"), ()), 3, "corpus.test")
+        overlap_part(Contamination((), ("a", "b"), ()), 3, "corpus.test")
 
 
 def test_what_was_chosen_on_is_found_as_what_was_trained_on() -> None:

@@ -11,8 +11,8 @@ import pytest
 from ray.exceptions import ActorUnavailableError
 
 from pipelines.config import EvaluationConfig
-from pipelines.scoring.predict import _INPUT, Answerer, Answerers, Question, _batches
-from pipelines.students.decoding import Family, Order, Sampling, Student
+from pipelines.scoring.predict import _INPUT, Predictor, PredictorPool, Question, _batches
+from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student
 from pipelines.students.decoding.label_scores import label_set
 from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
@@ -56,7 +56,7 @@ def _block(rows: dict[int, str], labels: tuple[str, ...] = ()) -> pa.Table:
 def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) -> None:
     settings = EvaluationConfig(max_new_tokens=6)
     block = _block(dict(enumerate(TEXTS, start=10)))
-    found: list[dict[str, Any]] = Answerer(settings).answer(Question(Tiny(family)), block).to_pylist()
+    found: list[dict[str, Any]] = Predictor(settings).answer(Question(Tiny(family)), block).to_pylist()
     assert [row["row"] for row in found] == [10, 11, 12, 13]
     assert [row["too_long"] for row in found] == [False, False, True, False]
     assert (found[2]["text"], found[2]["output_tokens"]) == ("", 0)
@@ -70,18 +70,18 @@ def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) 
 
 
 @pytest.fixture
-def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[GenerationRequest]:
     """All that students are asked to write."""
-    found: list[Order] = []
+    found: list[GenerationRequest] = []
     write = Student.write
     monkeypatch.setattr(Student, "write", lambda self, asked: found.extend(asked) or write(self, asked))  # type: ignore[func-returns-value]
     return found
 
 
-def test_a_row_s_closed_set_reaches_its_student(orders: list[Order]) -> None:
+def test_a_row_s_closed_set_reaches_its_student(orders: list[GenerationRequest]) -> None:
     """The confidence is then that which the student gives (tests/pipelines/students/decoding/test_label_scores.py)."""
     block = _block({1: TEXTS[0], 2: TEXTS[3]}, ("spam", "ham"))
-    Answerer(EvaluationConfig(max_new_tokens=2)).answer(Question(Tiny("decoder-only")), block)
+    Predictor(EvaluationConfig(max_new_tokens=2)).answer(Question(Tiny("decoder-only")), block)
     closed = label_set(tiny_tokenizer("decoder-only"), "label", ("spam", "ham"))
     assert [order.labels for order in orders[1:]] == [closed] * 2, "the first is asked when the student is read"
 
@@ -89,7 +89,7 @@ def test_a_row_s_closed_set_reaches_its_student(orders: list[Order]) -> None:
 def test_each_input_is_answered_once_for_each_draw() -> None:
     draws = tuple(Sampling(1.0, seed=5, draw=draw) for draw in range(3))
     asked, block = Question(Tiny("decoder-only"), draws=draws), _block({7: TEXTS[0], 8: TEXTS[2], 9: TEXTS[3]})
-    found = Answerer(EvaluationConfig(max_new_tokens=6)).answer(asked, block).to_pylist()
+    found = Predictor(EvaluationConfig(max_new_tokens=6)).answer(asked, block).to_pylist()
     assert sorted((row["row"], row["draw"]) for row in found) == [(r, d) for r in (7, 8, 9) for d in range(3)]
     student = Tiny("decoder-only").load("cpu")
     for row, text in ((7, TEXTS[0]), (9, TEXTS[3])):
@@ -99,7 +99,7 @@ def test_each_input_is_answered_once_for_each_draw() -> None:
 
 
 def test_a_rationale_may_be_as_long_as_the_student_was_trained_to_write_it() -> None:
-    actor, parts = Answerer(EvaluationConfig(max_new_tokens=3)), ("label", "rationale")
+    actor, parts = Predictor(EvaluationConfig(max_new_tokens=3)), ("label", "rationale")
     found = {
         part: actor.answer(Question(Tiny("decoder-only"), part), _block({0: TEXTS[0]})).to_pylist()[0] for part in parts
     }
@@ -109,14 +109,14 @@ def test_a_rationale_may_be_as_long_as_the_student_was_trained_to_write_it() -> 
 
 def test_the_time_is_that_of_answering_not_of_loading_nor_of_a_first_token() -> None:
     asked, block = Question(Slow("decoder-only")), _block({0: TEXTS[0], 1: TEXTS[3]})
-    first, second = Answerer(EvaluationConfig(max_new_tokens=2)).answer(asked, block).to_pylist()
+    first, second = Predictor(EvaluationConfig(max_new_tokens=2)).answer(asked, block).to_pylist()
     assert 0.05 <= first["seconds"] == second["seconds"] < 0.5, (
         "half of the batch's 0.1 s at least, none of the 1 s of loading and of the first token"
     )
 
 
 def test_a_block_of_long_inputs_only() -> None:
-    found = Answerer(EvaluationConfig()).answer(Question(Tiny("decoder-only")), _block({3: TEXTS[2]})).to_pylist()
+    found = Predictor(EvaluationConfig()).answer(Question(Tiny("decoder-only")), _block({3: TEXTS[2]})).to_pylist()
     assert [(row["row"], row["too_long"]) for row in found] == [(3, True)]
 
 
@@ -133,7 +133,7 @@ class Noted(Tiny):
 
 
 def test_a_student_is_read_when_another_was_asked_before_it() -> None:
-    actor, loads = Answerer(EvaluationConfig(max_new_tokens=2)), list[str]()
+    actor, loads = Predictor(EvaluationConfig(max_new_tokens=2)), list[str]()
     one, other = Noted("decoder-only", "one", loads), Noted("encoder-decoder", "other", loads)
     for question in (Question(one), Question(one, "rationale"), Question(other), Question(one)):
         actor.answer(question, _block({0: TEXTS[0]}))
@@ -150,8 +150,8 @@ class Texts(Tiny):
         return student
 
 
-def test_what_a_student_writes_when_it_is_read_is_one_token(orders: list[Order]) -> None:
-    Answerer(EvaluationConfig(max_new_tokens=2)).answer(Question(Texts("decoder-only")), _block({0: TEXTS[0]}))
+def test_what_a_student_writes_when_it_is_read_is_one_token(orders: list[GenerationRequest]) -> None:
+    Predictor(EvaluationConfig(max_new_tokens=2)).answer(Question(Texts("decoder-only")), _block({0: TEXTS[0]}))
     assert [order.max_new_tokens for order in orders] == [1, 256]
 
 
@@ -212,7 +212,7 @@ class Cluster:
 
 def test_what_a_lost_worker_had_goes_to_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
-    with Answerers(EvaluationConfig(workers=2)) as answerers:
+    with PredictorPool(EvaluationConfig(workers=2)) as answerers:
         found: list[Any] = list(answerers.answer(Question(Tiny("decoder-only")), ["a", "b", "c"]))  # type: ignore[list-item]
     assert sorted(found) == ["answers to a", "answers to b", "answers to c"]
     assert sum(number == 1 for number, _ in cluster.asked) == 1

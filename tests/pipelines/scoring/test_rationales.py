@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.scoring.rationales import Written, quality, rationales_read, sample_of
+from pipelines.scoring.rationales import WrittenRationale, quality, rationales_read, sample_of
 from pipelines.scoring.reference_systems import TeacherAnswer, TeacherAnswers
 from pipelines.tasks import Example, load_task, task_spec
 
 APPLES = Example("a", "Anne has 4 apples and gives Peter 2 and Thomas 1 of them", "4 - 2 - 1")
 
 
-def written(rationale: str, label: str | None, example: Example = APPLES) -> Written:
-    return Written(rationale, label, example)
+def written(rationale: str, label: str | None, example: Example = APPLES) -> WrittenRationale:
+    return WrittenRationale(rationale, label, example)
 
 
 def test_signals_worked_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
 from pipelines.errors import UserError
-from pipelines.scoring.predict import Answerers, Prediction, Respondent
+from pipelines.scoring.predict import Prediction, PredictorPool, Respondent
 from pipelines.scoring.reference_systems import Majority, TeacherAnswer, TeacherAnswers, teacher_answers
 from pipelines.scoring.system import System
 from pipelines.scoring.systems import (
@@ -48,7 +48,7 @@ class Nowhere:
 
 
 def nobody(run: RunConfig) -> Respondent:
-    return Answerers(run.evaluation).of(Nowhere())
+    return PredictorPool(run.evaluation).of(Nowhere())
 
 
 def said(text: str, confidence: float = 0.9, too_long: bool = False) -> Prediction:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Sampling
 from serving.api.errors import ApiError
-from serving.messages import TextOrder
+from serving.messages import TextRequest
 from tests.support.fake_students import Counted, Standins, app_of, card, client_of
 
 
@@ -47,7 +47,7 @@ def test_a_completion(official: openai.OpenAI, students: Standins) -> None:
     )  # fmt: skip
     assert made.usage is not None
     assert (made.usage.prompt_tokens, made.usage.completion_tokens, made.usage.total_tokens) == (10, 4, 14)
-    assert students.orders == [("sums", TextOrder("[label] one", True, 7, None, ("\n",)))]
+    assert students.orders == [("sums", TextRequest("[label] one", True, 7, None, ("\n",)))]
 
 
 def test_several_prompts_are_several_choices(official: openai.OpenAI) -> None:
@@ -62,13 +62,13 @@ def test_a_chat_is_an_input_of_the_task(official: openai.OpenAI, students: Stand
         model="other", messages=[{"role": "user", "content": " one "}], temperature=0.5, top_p=0.9, seed=3, max_tokens=5
     )
     assert (made.choices[0].message.role, made.choices[0].message.content) == ("assistant", "two")
-    assert students.orders == [("other", TextOrder("one", False, 5, Sampling(0.5, 3, top_p=0.9)))]
+    assert students.orders == [("other", TextRequest("one", False, 5, Sampling(0.5, 3, top_p=0.9)))]
     parts: Any = [{"type": "text", "text": "o"}, {"type": "text", "text": "ne"}]
     again = official.chat.completions.create(
         model="other", messages=[{"role": "user", "content": parts}], max_completion_tokens=6
     )
     assert again.choices[0].message.content == "two"
-    assert students.orders[-1] == ("other", TextOrder("one", False, 6))
+    assert students.orders[-1] == ("other", TextRequest("one", False, 6))
 
 
 def test_streams_end_with_usage_where_it_is_asked_for(

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from pipelines.config.serving import ServingConfig
-from pipelines.students.decoding import LabelSet, Order, Student, Written
+from pipelines.students.decoding import GenerationOutput, GenerationRequest, LabelSet, Student
 from serving.engines.batched import BatchedEngine
-from serving.messages import Piece, Question, Reply, TextOrder
+from serving.messages import Piece, Question, Reply, TextRequest
 from tests.support.fake_students import card
 from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
-ORDER = Order("[label] 4 apples", 4)
+ORDER = GenerationRequest("[label] 4 apples", 4)
 
 
 class Held:
@@ -36,8 +36,11 @@ class Held:
         self.error: Exception | None = None
 
     def write(
-        self, orders: Sequence[Order], on_tokens: Callable[[list[int | None]], None], gone: Callable[[int], bool]
-    ) -> list[Written]:
+        self,
+        orders: Sequence[GenerationRequest],
+        on_tokens: Callable[[list[int | None]], None],
+        gone: Callable[[int], bool],
+    ) -> list[GenerationOutput]:
         self.gone = gone
         self.batches.append([order.prompt for order in orders])
         self.lengths += [order.max_new_tokens for order in orders]
@@ -47,7 +50,7 @@ class Held:
         if self.error:
             raise self.error
         on_tokens([self.tokenizer.eos_token_id] * len(orders))
-        return [Written((5, self.tokenizer.eos_token_id), (-0.5, -0.1), 3, "stop") for _ in orders]
+        return [GenerationOutput((5, self.tokenizer.eos_token_id), (-0.5, -0.1), 3, "stop") for _ in orders]
 
 
 class Counts:
@@ -88,8 +91,8 @@ def test_a_question_that_is_cancelled_before_its_batch_is_not_written() -> None:
         engine, student, counts = made(max_batch_size=4)
         first = asyncio.ensure_future(engine.complete(ORDER))
         await until(student.begun)
-        gone = asyncio.ensure_future(engine.complete(Order("[label] gone", 4)))
-        stays = asyncio.ensure_future(engine.complete(Order("[label] stays", 4)))
+        gone = asyncio.ensure_future(engine.complete(GenerationRequest("[label] gone", 4)))
+        stays = asyncio.ensure_future(engine.complete(GenerationRequest("[label] stays", 4)))
         await asyncio.sleep(0.05)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -119,7 +122,7 @@ def test_a_question_that_is_cancelled_in_its_batch_takes_nobody_with_it() -> Non
 def test_a_stream_gives_tokens_as_they_come_and_may_be_left() -> None:
     async def run() -> None:
         engine, student, _ = made()
-        pieces = engine.stream(TextOrder("4 apples", raw=False))
+        pieces = engine.stream(TextRequest("4 apples", raw=False))
         first = await anext(pieces)
         assert not student.go.is_set(), "the first piece comes before the text is whole"
         assert first
@@ -138,7 +141,7 @@ def test_an_engine_that_fails_says_so_to_everyone_in_the_batch_and_lives_on() ->
         found = await asyncio.gather(*(engine.complete(ORDER) for _ in range(2)), return_exceptions=True)
         assert all("out of memory" in str(error) for error in found)
         with pytest.raises(RuntimeError, match="out of memory"):
-            _ = [piece async for piece in engine.stream(TextOrder("4 apples", raw=False))]
+            _ = [piece async for piece in engine.stream(TextRequest("4 apples", raw=False))]
         student.error = None
         assert (await engine.complete(ORDER)).finish_reason == "stop"
 
@@ -167,7 +170,7 @@ def test_no_client_asks_for_more_than_a_text_may_have() -> None:
     async def run() -> None:
         engine, student, _ = made(max_batch_size=4, max_new_tokens=8)
         student.go.set()
-        orders = [TextOrder("[label] 4 apples", raw=True, max_tokens=n) for n in (10**30, 1_000_000, 5, None)]
+        orders = [TextRequest("[label] 4 apples", raw=True, max_tokens=n) for n in (10**30, 1_000_000, 5, None)]
         pieces = await asyncio.gather(*(engine.write(order) for order in orders))
         assert [piece.finish_reason for piece in pieces if isinstance(piece, Piece)] == ["stop"] * 4
         _ = [piece async for piece in engine.stream(orders[0])]
@@ -182,7 +185,7 @@ def test_the_student_is_told_who_has_gone() -> None:
         engine, student, _ = made(max_batch_size=3)
         cancelled = asyncio.ensure_future(engine.complete(ORDER))
         stays = asyncio.ensure_future(engine.complete(ORDER))
-        stream = engine.stream(TextOrder("4 apples", raw=False))
+        stream = engine.stream(TextRequest("4 apples", raw=False))
         await anext(stream)
         assert [student.gone(row) for row in range(3)] == [False] * 3
         cancelled.cancel()
@@ -200,7 +203,7 @@ def test_a_text_that_has_reached_its_stop_is_not_written_on() -> None:
     async def run() -> None:
         engine, student, _ = made()
         first = student.tokenizer.decode([5])
-        await engine.write(TextOrder("4 apples", raw=False, stop=(first,)))
+        await engine.write(TextRequest("4 apples", raw=False, stop=(first,)))
         assert not student.go.is_set(), "the answer is there before the batch ends"
         assert student.gone(0)
         student.go.set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.engines.dynamic_batching import Batches
+from serving.engines.dynamic_batching import DynamicBatcher
 
 
 class Held:
@@ -39,7 +39,7 @@ class Held:
         self.gates[batch].set()
 
 
-def ask(batches: Batches[int, int], *items: int) -> list[asyncio.Future[int]]:
+def ask(batches: DynamicBatcher[int, int], *items: int) -> list[asyncio.Future[int]]:
     return [asyncio.ensure_future(batches.ask(item)) for item in items]
 
 
@@ -54,7 +54,7 @@ def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
 @in_a_loop
 async def test_what_comes_while_a_batch_runs_is_one_batch() -> None:
     held = Held()
-    batches = Batches(held.run, most=8, lanes=1, wait_s=0.001)
+    batches = DynamicBatcher(held.run, most=8, lanes=1, wait_s=0.001)
     first = ask(batches, 1)
     await held.begun(1)
     later = []
@@ -72,7 +72,7 @@ async def test_what_comes_while_a_batch_runs_is_one_batch() -> None:
 @in_a_loop
 async def test_lanes_run_side_by_side() -> None:
     held = Held()
-    batches = Batches(held.run, most=8, lanes=2, wait_s=0.01)
+    batches = DynamicBatcher(held.run, most=8, lanes=2, wait_s=0.01)
     asked = ask(batches, *range(4))
     await held.begun(2)
     assert held.batches == [[0], [1, 2, 3]], "the first waits for nobody, those that take the last lane for each other"
@@ -92,7 +92,7 @@ async def test_lanes_run_side_by_side() -> None:
 @in_a_loop
 async def test_a_full_batch_waits_for_nobody_and_another_until_its_time_is_over() -> None:
     held = Held()
-    batches = Batches(held.run, most=2, lanes=1, wait_s=0.2)
+    batches = DynamicBatcher(held.run, most=2, lanes=1, wait_s=0.2)
     asked = ask(batches, 1, 2)
     await held.begun(1)
     assert held.waited[0][0] < 0.2
@@ -108,7 +108,7 @@ async def test_a_full_batch_waits_for_nobody_and_another_until_its_time_is_over(
 async def test_those_who_were_answered_and_ask_again_soon_are_in_the_next_batch() -> None:
     """It begins when as many have come again, and not later."""
     held = Held()
-    batches = Batches(held.run, most=8, lanes=1, wait_s=0.0)
+    batches = DynamicBatcher(held.run, most=8, lanes=1, wait_s=0.0)
     asked = ask(batches, 0)
     await held.begun(1)
     asked += ask(batches, 1, 2, 3)
@@ -132,7 +132,7 @@ async def test_those_who_were_answered_and_ask_again_soon_are_in_the_next_batch(
 def test_patience_with_those_who_were_answered_has_an_end(again_s: float, limit: float) -> None:
     async def run() -> None:
         held = Held()
-        batches = Batches(held.run, most=100, lanes=1, wait_s=0.01)
+        batches = DynamicBatcher(held.run, most=100, lanes=1, wait_s=0.01)
         asked = ask(batches, *range(50))
         await held.begun(1)
         assert held.batches == [list(range(50))]
@@ -157,7 +157,7 @@ def test_patience_with_those_who_were_answered_has_an_end(again_s: float, limit:
 @in_a_loop
 async def test_a_full_batch_does_not_wait_for_those_who_were_answered() -> None:
     held = Held()
-    batches = Batches(held.run, most=2, lanes=1, wait_s=0.0)
+    batches = DynamicBatcher(held.run, most=2, lanes=1, wait_s=0.0)
     first = ask(batches, 1)
     await held.begun(1)
     asked = ask(batches, 2, 3)
@@ -173,7 +173,7 @@ async def test_a_full_batch_does_not_wait_for_those_who_were_answered() -> None:
 @in_a_loop
 async def test_fewer_places_than_lanes() -> None:
     held = Held()
-    batches = Batches(held.run, most=1, lanes=4, wait_s=0.0)
+    batches = DynamicBatcher(held.run, most=1, lanes=4, wait_s=0.0)
     asked = ask(batches, 1, 2)
     await held.begun(1)
     held.end(0)
@@ -186,7 +186,7 @@ async def test_fewer_places_than_lanes() -> None:
 @in_a_loop
 async def test_what_is_cancelled_before_its_batch_is_in_none_and_later_disturbs_nobody() -> None:
     held = Held()
-    batches = Batches(held.run, most=4, lanes=1, wait_s=0.01)
+    batches = DynamicBatcher(held.run, most=4, lanes=1, wait_s=0.01)
     running = ask(batches, 1, 2)
     await held.begun(1)
     waiting = ask(batches, 3, 4)
@@ -204,7 +204,7 @@ async def test_what_is_cancelled_before_its_batch_is_in_none_and_later_disturbs_
 @in_a_loop
 async def test_an_error_reaches_its_own_batch_alone() -> None:
     held = Held()
-    batches = Batches(held.run, most=2, lanes=1, wait_s=0.01)
+    batches = DynamicBatcher(held.run, most=2, lanes=1, wait_s=0.01)
     bad = ask(batches, -1, 1)
     await held.begun(1)
     good = ask(batches, 2)

@@ -18,10 +18,10 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from pipelines.config.serving import ServingConfig
-from pipelines.students.decoding import LabelSet, Order
+from pipelines.students.decoding import GenerationRequest, LabelSet
 from serving.engines import vllm as module
 from serving.engines.vllm import VllmEngine, _wanted
-from serving.messages import TextOrder
+from serving.messages import TextRequest
 from tests.support.fake_students import card
 from tests.support.tiny_students import tiny_tokenizer
 
@@ -69,7 +69,7 @@ def made(*, silent_after_s: float) -> tuple[VllmEngine, Hanging]:
 async def _given_up(engine: VllmEngine) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await engine.complete(Order("[label] 4 apples", 4))
+            await engine.complete(GenerationRequest("[label] 4 apples", 4))
 
 
 def test_an_engine_that_hangs_is_found_out_though_nobody_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_an_engine_that_hangs_is_found_out_though_nobody_waits_any_more(monkeypa
 
     async def run() -> None:
         engine, inner = made(silent_after_s=0.0)
-        await engine.complete(Order("[label] 4 apples", 4))
+        await engine.complete(GenerationRequest("[label] 4 apples", 4))
         asked = len(inner.asked)
         await engine.check_health()
         assert len(inner.asked) == asked, "an engine that owes nothing is not asked"
@@ -124,7 +124,7 @@ def test_a_client_that_went_away_is_no_fault_of_the_engine(monkeypatch: pytest.M
 
     async def run() -> None:
         engine, inner = made(silent_after_s=0.0)
-        await engine.complete(Order("[label] 4 apples", 4))
+        await engine.complete(GenerationRequest("[label] 4 apples", 4))
         inner.hangs = True
         await _given_up(engine)
         inner.hangs = False
@@ -156,14 +156,14 @@ def test_it_is_asked_for_the_tokens_at_which_labels_part() -> None:
         engine, inner = made(silent_after_s=60.0)
         end = inner.get_tokenizer().eos_token_id
         labels = LabelSet(((5, end), (6, 7, end), (6, 8, end)))
-        written = await engine.complete(Order("[label] 4 apples", 4, labels=labels))
+        written = await engine.complete(GenerationRequest("[label] 4 apples", 4, labels=labels))
         assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (4, [5, 6, 7, 8])
         assert written.label_log_prob == pytest.approx(-0.5 - math.log(math.exp(-0.5) + math.exp(-2.0)))
         assert written.log_probs == (-0.5, -0.1)
-        free = await engine.complete(Order("[label] 4 apples", 4))
+        free = await engine.complete(GenerationRequest("[label] 4 apples", 4))
         assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (0, None)
         assert free == replace(written, label_log_prob=None)
-        only = await engine.complete(Order("[label] 4 apples", 4, labels=LabelSet(((5, end),))))
+        only = await engine.complete(GenerationRequest("[label] 4 apples", 4, labels=LabelSet(((5, end),))))
         assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids, only.label_log_prob) == (0, None, 0.0)
 
     asyncio.run(run())
@@ -199,7 +199,7 @@ def test_where_labels_part_at_more_tokens_than_it_tells_of_an_answer_has_its_pla
         engine, inner = made(silent_after_s=60.0)
         end = inner.get_tokenizer().eos_token_id
         labels = LabelSet(tuple((token, end) for token in range(5, 5 + 129)))
-        written = await engine.complete(Order("[label] 4 apples", 4, labels=labels))
+        written = await engine.complete(GenerationRequest("[label] 4 apples", 4, labels=labels))
         assert (inner.parameters.logprobs, inner.parameters.logprob_token_ids) == (0, None)
         assert written.label_log_prob is None
 
@@ -226,8 +226,8 @@ def test_a_process_whose_engine_has_died_ends(
         await engine.check_health()
         inner.error = EngineDeadError()
         asked: list[Callable[[], Coroutine[Any, Any, Any]]] = [
-            lambda: engine.complete(Order("[label] 4 apples", 4)),
-            lambda: anext(engine.stream(TextOrder("4 apples", raw=False))),
+            lambda: engine.complete(GenerationRequest("[label] 4 apples", 4)),
+            lambda: anext(engine.stream(TextRequest("4 apples", raw=False))),
             engine.check_health,
         ]
         for ask in asked:
@@ -236,7 +236,7 @@ def test_a_process_whose_engine_has_died_ends(
         assert "engine has died" in capfd.readouterr().err
         inner.error = ValueError("this prompt")
         with pytest.raises(ValueError, match="this prompt"):
-            await engine.complete(Order("[label] 4 apples", 4))
+            await engine.complete(GenerationRequest("[label] 4 apples", 4))
         inner.error = EngineDeadError()
         await engine.close()
         with pytest.raises(EngineDeadError):
@@ -246,7 +246,7 @@ def test_a_process_whose_engine_has_died_ends(
 
 
 def test_a_version_that_takes_no_such_tokens_is_not_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    order = Order("a", 4, labels=LabelSet(((5, 2), (6, 2))))
+    order = GenerationRequest("a", 4, labels=LabelSet(((5, 2), (6, 2))))
     assert _wanted(order) == {"logprobs": 2, "logprob_token_ids": [5, 6]}
     monkeypatch.setattr("vllm.SamplingParams", SimpleNamespace())
     assert _wanted(order) == {"logprobs": 0}

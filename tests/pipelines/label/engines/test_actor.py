@@ -9,7 +9,7 @@ import pytest
 from pipelines.config import RunConfig
 from pipelines.label.answers.outcomes import RATIONALISED
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
-from pipelines.label.engines.health import Ledger
+from pipelines.label.engines.health import EngineHealth
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample, TeacherUnusableError
 from pipelines.tasks import Example, Shot, task_spec
 
@@ -80,7 +80,7 @@ class LocalLedger:
     """The ledger as an actor's handle has it, in this process."""
 
     def __init__(self) -> None:
-        self._ledger = Ledger()
+        self._ledger = EngineHealth()
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any) -> Any:

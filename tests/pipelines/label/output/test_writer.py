@@ -17,9 +17,9 @@ from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.outcomes import OUTCOME, rejected
 from pipelines.label.output import writer as sink_module
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.output.id_index import contains, id_keys, key_set
-from pipelines.label.output.writer import LabelSink, ScanRecord
+from pipelines.label.output.writer import LabelWriter, ScanRecord
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
@@ -31,10 +31,10 @@ SETTINGS = LabellingConfig()
 @contextmanager
 def open_sink(
     folder: Path, identity: dict[str, Any] = IDENTITY, reopened: Manifest | None = None
-) -> Iterator[LabelSink]:
+) -> Iterator[LabelWriter]:
     store = Store(str(folder))
     with folder_lock(store, SETTINGS.lease_s) as check_lock:
-        yield LabelSink(store, identity, SETTINGS, reopened, check_lock)
+        yield LabelWriter(store, identity, SETTINGS, reopened, check_lock)
 
 
 def accepted(example_id: str, split: str = "train", label: str = "1") -> dict[str, Any]:
@@ -254,7 +254,7 @@ class LostLock:
 def test_a_lock_that_is_lost_ends_the_commit_at_its_next_step(tmp_path: Path, held: int) -> None:
     """`held`: how often the lock is still there: before the parts, before their record."""
     lock = LostLock(100)
-    sink = LabelSink(Store(str(tmp_path)), IDENTITY, SETTINGS, check_lock=lock)
+    sink = LabelWriter(Store(str(tmp_path)), IDENTITY, SETTINGS, check_lock=lock)
     sink.add(table(accepted("a")))
     lock.left = held
     if held < 2:
@@ -272,14 +272,14 @@ def test_a_lock_that_is_lost_before_the_labels_are_opened_lets_nothing_be_remove
     store = Store(str(tmp_path))
     store.write("data/part-000007.parquet", b"a successor's, committed since")
     with pytest.raises(StageFailedError, match="lost"):
-        LabelSink(store, IDENTITY, SETTINGS, check_lock=LostLock(held))
+        LabelWriter(store, IDENTITY, SETTINGS, check_lock=LostLock(held))
     assert store.files() == [*["attempt.json"][:held], "data/part-000007.parquet"]
 
 
 def test_a_lock_that_is_lost_during_the_scan_leaves_the_scan_of_another_driver(tmp_path: Path) -> None:
     lock = LostLock(100)
     store = Store(str(tmp_path))
-    sink = LabelSink(store, IDENTITY, SETTINGS, check_lock=lock)
+    sink = LabelWriter(store, IDENTITY, SETTINGS, check_lock=lock)
     store.write("commits/scan.npy", b"another driver's")
     lock.left = 0
     with pytest.raises(StageFailedError, match="lost"):
@@ -289,34 +289,34 @@ def test_a_lock_that_is_lost_during_the_scan_leaves_the_scan_of_another_driver(t
 
 def test_content_is_the_same_in_any_order_and_changes_with_a_label() -> None:
     one, two = accepted("a"), accepted("b")
-    split = Tally()
-    split.add(Tally.of(table(two)))
-    split.add(Tally.of(table(one)))
-    assert Tally.of(table(one, two)).content == split.content
-    assert Tally.of(table(one, accepted("b", label="2"))).content != split.content
+    split = Counts()
+    split.add(Counts.of(table(two)))
+    split.add(Counts.of(table(one)))
+    assert Counts.of(table(one, two)).content == split.content
+    assert Counts.of(table(one, accepted("b", label="2"))).content != split.content
 
 
 def test_content_of_held_out_rows_is_told_apart() -> None:
-    before = Tally.of(table(accepted("a"), rejected("heldout", "h", "engine_error", "", "")))
-    after = Tally.of(table(accepted("a"), accepted("h", "heldout")))
+    before = Counts.of(table(accepted("a"), rejected("heldout", "h", "engine_error", "", "")))
+    after = Counts.of(table(accepted("a"), accepted("h", "heldout")))
     assert (before.content, before.heldout_content) == (after.content, 0)
     assert after.heldout_content == hash_of("h", "1")
 
 
 def test_a_tally_survives_its_record() -> None:
-    tally = Tally.of(table(accepted("a"), {**accepted("b"), "agreement": 0.3}, rejected("train", "c", "tie", "", "")))
+    tally = Counts.of(table(accepted("a"), {**accepted("b"), "agreement": 0.3}, rejected("train", "c", "tie", "", "")))
     assert tally.agreements == {"9": 1, "3": 1}
-    assert Tally.from_json(json.loads(json.dumps(tally.as_json()))) == tally
+    assert Counts.from_json(json.loads(json.dumps(tally.as_json()))) == tally
 
 
 def test_a_row_counts_for_the_node_that_gave_its_outcome_in_the_end() -> None:
     failed = {**rejected("train", "c", "engine_error", "", ""), "node": "x"}
     scanned = rejected("train", "d", "duplicate", "", "")
     answers = [{**accepted("a"), "node": "x"}, {**rejected("train", "b", "tie", "", ""), "node": "y"}]
-    tally = Tally.of(table(*answers, failed, scanned))
+    tally = Counts.of(table(*answers, failed, scanned))
     assert tally.nodes == {"x": 1, "y": 1}
-    tally.add(Tally.of(table({**accepted("c"), "node": "y", "dtype": "float32"})))
-    tally.add(Tally.of(table({**accepted("d"), "node": "z", "dtype": "bfloat16"})))
+    tally.add(Counts.of(table({**accepted("c"), "node": "y", "dtype": "float32"})))
+    tally.add(Counts.of(table({**accepted("d"), "node": "z", "dtype": "bfloat16"})))
     assert (tally.nodes, tally.dtypes) == ({"x": 1, "y": 2, "z": 1}, {"float32": 1, "bfloat16": 1})
 
 

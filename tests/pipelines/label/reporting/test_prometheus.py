@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from pipelines.label.engines.health import Usage
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.reporting.prometheus import LabelMetrics
 from tests.support.metrics import Told, told
 
@@ -20,10 +20,10 @@ def usage(**seconds: Any) -> Usage:
 
 
 def test_rows_and_tokens_count_from_where_an_earlier_run_ended(told: Told) -> None:
-    live = LabelMetrics("svamp", 0, Tally(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90))
-    live.rows(Tally(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90), 200)
+    live = LabelMetrics("svamp", 0, Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90))
+    live.rows(Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90), 200)
     assert told == {("raystill_label_rows_left", "svamp"): 95}
-    more = Tally(
+    more = Counts(
         accepted=140, rejected=Counter(tie=5, unparsable=3), heldout_answered=7, prompt_tokens=1300, output_tokens=130
     )
     for _ in range(2):
@@ -38,15 +38,15 @@ def test_rows_and_tokens_count_from_where_an_earlier_run_ended(told: Told) -> No
 
 
 def test_a_reject_that_was_answered_in_the_end_takes_nothing_back(told: Told) -> None:
-    live = LabelMetrics("svamp", 0, Tally(rejected=Counter(engine_error=4)))
-    live.rows(Tally(accepted=4, rejected=Counter(engine_error=0)), 4)
-    live.rows(Tally(accepted=4, rejected=Counter(engine_error=5)), 9)
+    live = LabelMetrics("svamp", 0, Counts(rejected=Counter(engine_error=4)))
+    live.rows(Counts(accepted=4, rejected=Counter(engine_error=0)), 4)
+    live.rows(Counts(accepted=4, rejected=Counter(engine_error=5)), 9)
     assert told["raystill_label_rows", "svamp", "accepted"] == 4
     assert told["raystill_label_rows", "svamp", "engine_error"] == 1
 
 
 def test_engine_seconds_and_gpu_seconds_are_those_of_the_manifest(told: Told) -> None:
-    live = LabelMetrics("svamp", 2, Tally())
+    live = LabelMetrics("svamp", 2, Counts())
     live.engines(usage(start_s=40.0, up_s=50.0, busy_s=30.0))
     live.engines(usage(start_s=40.0, up_s=150.0, busy_s=120.0, deaths=1))
     seconds = {state: told["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")}
@@ -56,15 +56,15 @@ def test_engine_seconds_and_gpu_seconds_are_those_of_the_manifest(told: Told) ->
 
 
 def test_rows_left_are_told_again_while_nothing_is_committed(told: Told) -> None:
-    live = LabelMetrics("svamp", 0, Tally())
+    live = LabelMetrics("svamp", 0, Counts())
     live.engines(usage())
     assert told == {}
-    live.rows(Tally(accepted=4), 10)
+    live.rows(Counts(accepted=4), 10)
     told.clear()
     live.engines(usage())
     assert told == {("raystill_label_rows_left", "svamp"): 6}
 
 
 def test_engines_on_cpus_hold_no_gpu(told: Told) -> None:
-    LabelMetrics("svamp", 0, Tally()).engines(usage(start_s=40.0))
+    LabelMetrics("svamp", 0, Counts()).engines(usage(start_s=40.0))
     assert not any(name == "raystill_gpu_seconds" for name, *_ in told)

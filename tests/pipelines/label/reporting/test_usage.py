@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pipelines.config import PriceConfig, SamplingConfig, TeacherConfig
-from pipelines.label.output.counts import Tally
+from pipelines.label.output.counts import Counts
 from pipelines.label.reporting.usage import Work, cost, label_details, shares, throughput
 
 # Two replicas on a GPU each: 20 s and 30 s of engine start, then 100 s and 90 s of work, of which 95 s and 81 s busy.
@@ -51,7 +51,7 @@ def test_works_of_several_runs_add_up() -> None:
 def test_gpu_hours_hold_the_engine_start_and_all_gpus_of_a_replica() -> None:
     sampling = SamplingConfig(n=5, temperature=0.7)
     config = teacher(gpus_per_replica=4, sampling=sampling, price=PriceConfig(per_gpu_hour=3.0))
-    details = label_details(WORK, Tally(agreements=Counter({"9": 7, "0": 1})), config)
+    details = label_details(WORK, Counts(agreements=Counter({"9": 7, "0": 1})), config)
     hours = 4 * 240 / 3600
     assert details["gpu_hours"] == pytest.approx(hours)
     assert details["cost"]["amount"] == pytest.approx(3 * hours)
@@ -61,7 +61,7 @@ def test_gpu_hours_hold_the_engine_start_and_all_gpus_of_a_replica() -> None:
 
 
 def test_one_sample_has_no_agreement_histogram_and_cpus_no_gpu_hours() -> None:
-    details = label_details(WORK, Tally(agreements=Counter({"9": 7})), teacher(gpus_per_replica=0))
+    details = label_details(WORK, Counts(agreements=Counter({"9": 7})), teacher(gpus_per_replica=0))
     assert (details["agreement_histogram"], details["gpu_hours"], details["cost"]) == (None, None, None)
 
 
@@ -80,7 +80,7 @@ def test_a_price_of_hours_says_nothing_where_there_are_no_gpus() -> None:
 
 def test_tokens_are_charged_for_all_rows_and_the_cover_is_told() -> None:
     price = PriceConfig(per_million_prompt_tokens=1.0)
-    details = label_details(WORK, Tally(prompt_tokens=3_000_000), teacher(gpus_per_replica=0, price=price))
+    details = label_details(WORK, Counts(prompt_tokens=3_000_000), teacher(gpus_per_replica=0, price=price))
     assert details["cost"] == {"amount": 3.0, "basis": "3.00 million prompt tokens at 1", "rows": 1000}
 
 

@@ -10,12 +10,14 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.storage.store import Store
-from pipelines.students.decoding import Order, Sampling, Student
+from pipelines.students.decoding import GenerationRequest, Sampling, Student
 from pipelines.students.decoding import ctranslate2_student as module
-from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from tests.support.tiny_students import TEXTS, write_student
 
-ORDERS = [Order(f"[label] {text}", 4 + 3 * row) for row, text in enumerate([*TEXTS, *(t[::-1] for t in TEXTS)])]
+ORDERS = [
+    GenerationRequest(f"[label] {text}", 4 + 3 * row) for row, text in enumerate([*TEXTS, *(t[::-1] for t in TEXTS)])
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def student(folder: Path) -> ConvertedStudent:
-    return ConvertedStudent.open(folder)
+def student(folder: Path) -> Ctranslate2Student:
+    return Ctranslate2Student.open(folder)
 
 
-def test_greedy_texts_and_probabilities_are_the_student_s(folder: Path, student: ConvertedStudent) -> None:
+def test_greedy_texts_and_probabilities_are_the_student_s(folder: Path, student: Ctranslate2Student) -> None:
     told: list[list[int | None]] = []
     expected = Student.load(folder).write(ORDERS)
     found = student.write(ORDERS, told.append)
@@ -44,25 +46,29 @@ def test_greedy_texts_and_probabilities_are_the_student_s(folder: Path, student:
     ]
 
 
-def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, student: ConvertedStudent) -> None:
+def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, student: Ctranslate2Student) -> None:
     import torch
 
     original = Student.load(folder)
-    (written,) = student.write([Order("[label] 4 apples", 6, Sampling(0.5))])
+    (written,) = student.write([GenerationRequest("[label] 4 apples", 6, Sampling(0.5))])
     prompt = original.tokenizer("[label] 4 apples", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         before = torch.tensor([[0, *written.ids[:-1]]])
         logits = original.model(input_ids=prompt, decoder_input_ids=before).logits[0]
     expected = logits.log_softmax(-1)[torch.arange(len(written.ids)), torch.tensor(written.ids)]
     assert written.log_probs == pytest.approx(expected.tolist(), abs=1e-3)
-    mixed = [Order(TEXTS[0], 6, Sampling(1.0)), Order(TEXTS[0], 6), Order(TEXTS[0], 6, Sampling(1.0, top_p=1e-6))]
+    mixed = [
+        GenerationRequest(TEXTS[0], 6, Sampling(1.0)),
+        GenerationRequest(TEXTS[0], 6),
+        GenerationRequest(TEXTS[0], 6, Sampling(1.0, top_p=1e-6)),
+    ]
     drawn, greedy, coldest = student.write(mixed)
     assert coldest.ids == greedy.ids
     assert len({student.write([mixed[0]])[0].ids for _ in range(4)} | {drawn.ids}) > 1
 
 
-def test_a_row_ends_with_its_own_length_and_with_who_waits_for_it(student: ConvertedStudent) -> None:
-    orders = [Order(ORDERS[0].prompt, 3), Order(ORDERS[1].prompt, 60)]
+def test_a_row_ends_with_its_own_length_and_with_who_waits_for_it(student: Ctranslate2Student) -> None:
+    orders = [GenerationRequest(ORDERS[0].prompt, 3), GenerationRequest(ORDERS[1].prompt, 60)]
     steps: list[int] = []
 
     def noted(told: list[int | None]) -> None:
@@ -79,18 +85,20 @@ def test_a_row_ends_with_its_own_length_and_with_who_waits_for_it(student: Conve
     assert asked.count(0) <= 3, "the translator goes on with a row that has its length"
 
 
-def test_the_conversion_is_made_once(folder: Path, student: ConvertedStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_conversion_is_made_once(
+    folder: Path, student: Ctranslate2Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beside = folder.parent / "student-ctranslate2"
     made = (beside / "model.bin").stat().st_mtime_ns
     monkeypatch.setattr(module, "_convert", lambda *_: pytest.fail("converted again"))
-    again = ConvertedStudent.open(folder)
+    again = Ctranslate2Student.open(folder)
     assert again.write(ORDERS[:1]) == student.write(ORDERS[:1])
     assert (beside / "model.bin").stat().st_mtime_ns == made
 
 
 def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder")
-    ConvertedStudent.open(folder)
+    Ctranslate2Student.open(folder)
     mark = tmp_path / "student-ctranslate2" / "converted.json"
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "student": "another"}))
     made = (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns
@@ -102,14 +110,14 @@ def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path, monkeyp
         put(store, local)
 
     monkeypatch.setattr(module.Store, "put_folder", seen)
-    ConvertedStudent.open(folder)
+    Ctranslate2Student.open(folder)
     assert (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns > made
     assert marked == [False], "a mark beside files of another student"
     assert json.loads(mark.read_text())["student"] != "another"
 
 
-def test_int8_is_another_student(folder: Path, student: ConvertedStudent) -> None:
-    small = ConvertedStudent.open(folder, weights="int8")
+def test_int8_is_another_student(folder: Path, student: Ctranslate2Student) -> None:
+    small = Ctranslate2Student.open(folder, weights="int8")
     apart = [a.log_probs[0] - b.log_probs[0] for a, b in zip(small.write(ORDERS), student.write(ORDERS), strict=True)]
     assert any(apart)
     assert max(map(abs, apart)) < 3.0
@@ -125,7 +133,7 @@ def test_a_conversion_that_answers_otherwise_is_refused(tmp_path: Path, monkeypa
     convert = module._convert
     monkeypatch.setattr(module, "_convert", lambda local, model, shown: convert(other, model, shown))
     with pytest.raises(UserError, match="answers otherwise"):
-        ConvertedStudent.open(folder)
+        Ctranslate2Student.open(folder)
     assert not (tmp_path / "student-ctranslate2" / "converted.json").exists()
 
 
@@ -139,20 +147,20 @@ def test_a_folder_that_may_only_be_read_serves_as_well(
 
     monkeypatch.setattr(module.Store, "put_folder", refuse)
     with caplog.at_level(logging.WARNING):
-        assert ConvertedStudent.open(folder).write(ORDERS[:1])
+        assert Ctranslate2Student.open(folder).write(ORDERS[:1])
     assert "the conversion is not kept (read-only file system)" in caplog.text
 
 
 def test_a_student_that_brings_code_along_is_not_opened(tmp_path: Path) -> None:
     """Neither when it is converted nor later, when the conversion lies beside it."""
     folder = write_student(tmp_path / "student", "encoder-decoder")
-    ConvertedStudent.open(folder)
+    Ctranslate2Student.open(folder)
     (folder / "modeling_mine.py").touch()
     with pytest.raises(UserError, match="it holds code"):
-        ConvertedStudent.open(folder)
+        Ctranslate2Student.open(folder)
 
 
 def test_a_decoder_only_student_is_not_converted(tmp_path: Path) -> None:
     folder = write_student(tmp_path / "student", "decoder-only")
     with pytest.raises(UserError, match="only encoder-decoder students"):
-        ConvertedStudent.open(folder)
+        Ctranslate2Student.open(folder)

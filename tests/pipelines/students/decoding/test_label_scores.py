@@ -15,15 +15,15 @@ from pipelines.methods import METHODS, Part, prompt_of, written_labels
 from pipelines.students.decoding import (
     Decoded,
     Family,
+    GenerationRequest,
     LabelSet,
-    Order,
     Sampling,
     Student,
     encode_prompt,
     encode_target,
 )
 from pipelines.students.decoding import ctranslate2_student as converted_module
-from pipelines.students.decoding.ctranslate2_student import ConvertedStudent
+from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from pipelines.students.decoding.label_scores import label_set
 from pipelines.tasks import Example, Task
 from pipelines.tasks.arithmetic import Arithmetic
@@ -214,7 +214,7 @@ def test_so_does_the_converted_student(tmp_path: Path, part: Part, monkeypatch: 
     student = Student.load(folder)
     torn(student, part, EXAMPLE.input, said(part, "spam not"), said(part, "spam"))
     student.model.save_pretrained(folder)
-    converted = ConvertedStudent.open(folder)
+    converted = Ctranslate2Student.open(folder)
     check(answers(converted, part), student, part)
     drawn = answers(converted, part, sampling=Sampling(1e-4))
     assert drawn[0].confidence == pytest.approx(answers(converted, part)[0].confidence, abs=1e-5)
@@ -252,5 +252,5 @@ def test_rows_of_one_batch_have_sets_of_their_own() -> None:
     pair, only, four, free, unlikely = confidences
     assert only == 1.0
     assert free < four <= pair < 0.9 < unlikely < 1.0
-    cut = student.write([Order(student.order(EXAMPLE.input, "label", 8).prompt, 1, None, SET)])
+    cut = student.write([GenerationRequest(student.order(EXAMPLE.input, "label", 8).prompt, 1, None, SET)])
     assert cut[0].label_log_prob is None

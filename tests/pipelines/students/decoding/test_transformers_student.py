@@ -12,8 +12,16 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.methods import Part, prompt_of
 from pipelines.storage.store import MANIFEST
-from pipelines.students.decoding import Family, Order, Sampling, Student, encode_prompt, encode_target, tokens_within
-from pipelines.students.decoding.sampling import Chooser
+from pipelines.students.decoding import (
+    Family,
+    GenerationRequest,
+    Sampling,
+    Student,
+    encode_prompt,
+    encode_target,
+    tokens_within,
+)
+from pipelines.students.decoding.sampling import Sampler
 from tests.support.tiny_students import TEXTS, tiny_model, tiny_tokenizer, write_student
 
 FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]
@@ -88,7 +96,7 @@ def test_tokens_are_drawn_as_often_as_is_likely() -> None:
     logits = torch.tensor([3.0, 2.5, 1.0, -torch.inf, 0.0])
     rows = 4000
     told: list[list[int | None]] = []
-    chooser = Chooser([Order(f"text {row}", 1, Sampling(0.5)) for row in range(rows)], -1, told.append)
+    chooser = Sampler([GenerationRequest(f"text {row}", 1, Sampling(0.5)) for row in range(rows)], -1, told.append)
     tokens = chooser(None, logits.repeat(rows, 1)).argmax(dim=-1)
     assert told == [tokens.tolist()]
     expected = (logits / 0.5).softmax(dim=-1)
@@ -104,15 +112,18 @@ def test_top_p_keeps_the_likeliest_tokens_up_to_it() -> None:
 
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
     rows = 4000
-    chooser = Chooser([Order(f"text {row}", 1, Sampling(1.0, top_p=0.6)) for row in range(rows)], -1)
+    chooser = Sampler([GenerationRequest(f"text {row}", 1, Sampling(1.0, top_p=0.6)) for row in range(rows)], -1)
     shares = chooser(None, logits.repeat(rows, 1)).argmax(dim=-1).bincount(minlength=4) / rows
     assert shares.tolist() == pytest.approx([0.0, 0.625, 0.0, 0.375], abs=4 * 0.5 / math.sqrt(rows))
-    likeliest = Chooser([Order("a", 1, Sampling(1.0, top_p=1e-9))], -1)
+    likeliest = Sampler([GenerationRequest("a", 1, Sampling(1.0, top_p=1e-9))], -1)
     assert likeliest(None, logits[None]).argmax() == 1
 
 
 def test_orders_of_one_batch_keep_their_own_lengths_and_chances(student: Student) -> None:
-    orders = [Order(text, 1 + row, Sampling(1.0, seed=5) if row % 2 else None) for row, text in enumerate(QUESTIONS)]
+    orders = [
+        GenerationRequest(text, 1 + row, Sampling(1.0, seed=5) if row % 2 else None)
+        for row, text in enumerate(QUESTIONS)
+    ]
     told: list[list[int | None]] = []
     batched = student.write(orders, told.append)
     for order, alone, written in zip(orders, [student.write([order])[0] for order in orders], batched, strict=True):
@@ -125,7 +136,7 @@ def test_orders_of_one_batch_keep_their_own_lengths_and_chances(student: Student
 
 def test_a_batch_ends_with_those_who_wait_for_it(student: Student) -> None:
     """Neither a row whose asker has gone nor one that has its own length holds up the others."""
-    orders = [Order(QUESTIONS[0], 3), Order(QUESTIONS[1], 60)]
+    orders = [GenerationRequest(QUESTIONS[0], 3), GenerationRequest(QUESTIONS[1], 60)]
     assert [len(written.ids) for written in student.write(orders)] == [3, 60], "both would be written to their ends"
     told: list[list[int | None]] = []
     short, _ = student.write(orders, told.append, lambda row: row == 1 and len(told) >= 2)

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.storage.store import Store
 from pipelines.train.checks import token_settings
-from pipelines.train.data.loader import Feed
+from pipelines.train.data.loader import Loader
 from pipelines.train.data.token_table import Tokens, tokenise
 from pipelines.train.engine.worker import make_plan
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
@@ -33,7 +33,7 @@ def targets(micros: list[dict[str, Any]]) -> list[list[int]]:
 
 def test_each_worker_gets_its_part_of_every_step(made: tuple[Tokens, Any]) -> None:
     tokens, plan = made
-    feeds = [Feed(plan, tokens, rank, pad=0, start=None, gpu=False) for rank in range(2)]
+    feeds = [Loader(plan, tokens, rank, pad=0, start=None, gpu=False) for rank in range(2)]
     for step in range(plan.steps):
         for rank, feed in enumerate(feeds):
             wanted = [
@@ -47,7 +47,7 @@ def test_each_worker_gets_its_part_of_every_step(made: tuple[Tokens, Any]) -> No
 
 def test_it_begins_anywhere_and_again(made: tuple[Tokens, Any]) -> None:
     tokens, plan = made
-    whole, other = (Feed(plan, tokens, 0, pad=0, start=None, gpu=False) for _ in range(2))
+    whole, other = (Loader(plan, tokens, 0, pad=0, start=None, gpu=False) for _ in range(2))
     steps = [targets(whole(step)) for step in range(plan.steps)]
     assert [targets(other(step)) for step in (3, 4, 0, 1)] == [steps[step] for step in (3, 4, 0, 1)]
 
@@ -56,18 +56,18 @@ def test_loaders_beside_a_gpu_make_the_same(made: tuple[Tokens, Any], monkeypatc
     tokens, plan = made
     from torch.utils import data
 
-    plain = Feed(plan, tokens, 1, pad=0, start=None, gpu=False)
+    plain = Loader(plan, tokens, 1, pad=0, start=None, gpu=False)
     loader = data.DataLoader
     # Without a GPU there is no memory to pin.
     monkeypatch.setattr(data, "DataLoader", lambda *args, pin_memory=False, **more: loader(*args, **more))
-    ahead = Feed(plan, tokens, 1, pad=0, start=None, gpu=True)
+    ahead = Loader(plan, tokens, 1, pad=0, start=None, gpu=True)
     for step in range(plan.steps):
         assert targets(ahead(step)) == targets(plain(step))
 
 
 def test_it_draws_no_random_numbers_of_the_training(made: tuple[Tokens, Any]) -> None:
     tokens, plan = made
-    feed = Feed(plan, tokens, 0, pad=0, start=None, gpu=False)
+    feed = Loader(plan, tokens, 0, pad=0, start=None, gpu=False)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     feed(0), feed(3)

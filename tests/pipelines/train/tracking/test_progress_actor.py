@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pipelines.train.tracking import progress_actor
-from pipelines.train.tracking.progress_actor import Board, Note, _show, warner
+from pipelines.train.tracking.progress_actor import Note, ProgressActor, _show, warner
 
 
-def remote(board: Board) -> Any:
+def remote(board: ProgressActor) -> Any:
     """The board as its actor's handle has it."""
 
     def called(name: str) -> Any:
@@ -25,7 +25,7 @@ def test_a_warning_is_said_once_where_the_command_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ray.get", lambda found, **_: found)
-    board, over = remote(Board()), threading.Event()
+    board, over = remote(ProgressActor()), threading.Event()
     warn = warner(board)
     for text in ("mlflow is left out", "this CPU is slow", "mlflow is left out"):
         warn(text)
@@ -43,7 +43,7 @@ def test_without_a_board_it_is_said_at_once(capsys: pytest.CaptureFixture[str]) 
 def test_the_steps_to_go_are_told_for_as_long_as_nobody_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda found, **_: found)
     monkeypatch.setattr(progress_actor, "_POLL_S", 0.01)
-    board, over = remote(Board()), threading.Event()
+    board, over = remote(ProgressActor()), threading.Event()
     told: list[int] = []
 
     def tell(steps: int) -> None:
