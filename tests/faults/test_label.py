@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 from tests.support.counting_task import answered, write_task
 from tests.support.label_kills import COMMAND, REVERSED, Labelling, check, check_complete
 from tests.support.nodes import ray_nodes

@@ -9,7 +9,7 @@ import yaml
 
 from pipelines.recipes.word_problems import test_rows as heldout_rows
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 
 
 @pytest.fixture(scope="session")

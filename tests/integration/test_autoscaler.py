@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.data.test_reader import write_jsonl
 from tests.support.autoscaled_cluster import IDLE_S, Autoscaled, Group, autoscaled
 from tests.support.commands import COMMAND
+from tests.support.corpora import write_jsonl
 from tests.support.endpoints import free_port, wait_until
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 from tests.support.tiny_students import TEXTS, write_student

@@ -17,7 +17,7 @@ from pipelines.errors import StageFailedError
 from pipelines.label import stage
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 from tests.support.local_ray import local_ray
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

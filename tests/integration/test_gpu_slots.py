@@ -17,7 +17,7 @@ from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from pipelines.scoring.predict import PredictorPool, predict
 from pipelines.students.decoding import Student
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 

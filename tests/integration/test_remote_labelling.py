@@ -16,7 +16,7 @@ from pipelines.config.load import parse_run
 from pipelines.errors import StageFailedError
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 from tests.support.local_ray import local_ray
 from tests.support.teacher_endpoint import KEY, Endpoint, Seen, running_endpoint
 

@@ -17,7 +17,7 @@ from pipelines.label.output.id_index import id_keys, key_set
 from pipelines.label.scan import Corpus, scan_corpus
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import task_spec
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 from tests.support.local_ray import local_ray
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.config.load import parse_run
 from pipelines.recipes.word_problems import train_rows
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 from tests.support.endpoints import wait_until
 from tests.support.k8s.dashboards import CHAIN, SERVING, metrics_read
 from tests.support.local_ray import local_ray

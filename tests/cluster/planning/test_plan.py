@@ -30,7 +30,7 @@ from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import train_identity
 from tests.cluster.planning.test_estimate import QWEN_7B
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 
 FIGURES = {
     "throughput": {"rows": 50, "seconds": 5.0, "replicas": 2.0, "rows_per_s": 10.0, "prompt_tokens_per_s": 2000.0,

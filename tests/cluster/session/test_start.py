@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipelines.data.test_reader import write_jsonl
 from tests.support.commands import raystill
+from tests.support.corpora import write_jsonl
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

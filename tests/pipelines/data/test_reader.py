@@ -16,14 +16,10 @@ from pipelines.data.heldout import heldout_examples, is_validation
 from pipelines.data.reader import check_columns, corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
+from tests.support.corpora import write_jsonl
 
 TASK = load_task(task_spec("arithmetic"))
 ROWS = [{"id": f"r{i}", "input": f"Anne has {i} apples. How many?", "label": f"{i} + 0"} for i in range(200)]
-
-
-def write_jsonl(path: Path, rows: list[Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def read_all(files: list[str], **options: Any) -> list[reader.Row]:

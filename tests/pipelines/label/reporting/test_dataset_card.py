@@ -18,7 +18,7 @@ from pipelines.data.schema import LABEL, REJECT_REASONS
 from pipelines.label.reporting.dataset_card import _WHAT_IT_IS, code, dataset_card, fenced
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
-from tests.pipelines.data.test_reader import write_jsonl
+from tests.support.corpora import write_jsonl
 
 NASTY = [
     "```\n# injected\n<script>alert(1)</script>\n```",
