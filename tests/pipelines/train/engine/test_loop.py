@@ -82,7 +82,7 @@ def test_a_full_memory_is_told_to_the_next_attempt_which_ends_with_it(
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(**sizes))
     monkeypatch.setattr("pipelines.train.engine.deepspeed_engine.prepare_deepspeed", lambda **_: None)
     monkeypatch.setattr(loop, "_use_cores", lambda workers: None)
-    monkeypatch.setattr(loop.Job, "of", lambda config: SimpleNamespace(run=run, board=board))
+    monkeypatch.setattr(loop.TrainingJob, "of", lambda config: SimpleNamespace(run=run, board=board))
 
     def full(*_: Any) -> dict[str, Any]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
