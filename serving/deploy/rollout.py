@@ -16,6 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import StageFailedError, UserError, last_line
+from pipelines.runtime.compat.ray import ServeController, delete_applications, serve_controller
 from serving.app import LOGGING
 from serving.deploy.serve_config import APPLICATION, INGRESS, PROXY_GRACE_S, endpoint_config
 from serving.ingress import SHARED
@@ -52,7 +53,7 @@ class Endpoint:
         # a student that has gone.
         until = time.monotonic() + self.drain_s
         for part in (ours & {APPLICATION}, ours - {APPLICATION}):
-            _delete(part)
+            delete_applications(part)
             _wait_for_the_end(part, until)
         # Looked at anew: while these have drained, somebody may have started another application.
         if not ray_ends and set(serve.status().applications) <= ours:
@@ -64,7 +65,7 @@ class Endpoint:
         if ours == set(serve.status().applications):
             serve.shutdown()
         else:
-            _delete(ours)
+            delete_applications(ours)
             serve.status()  # an answer of the controller: it has read what stands before it, also where this process ends now
 
 
@@ -86,14 +87,13 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: T
         UserError: a student cannot be served, the port is taken, or Serve runs already and listens elsewhere. Nothing has been started.
         StageFailedError: the replicas do not start.
     """
-    from ray.serve.context import _get_global_client
-
     config = endpoint_config(students, serving, split)
-    client: Any = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    client = serve_controller() if ray.is_initialized() else None
     if client is None:
         check_port(serving.host, serving.port)
         serve.start(proxy_location="HeadOnly", http_options=config["http_options"], logging_config=LOGGING)
-        client = _get_global_client()
+        client = serve_controller()
+        assert client
     else:
         check_http(client.http_config, serving)
     running = _deployed(client)
@@ -212,28 +212,19 @@ def check_http(found: Any, serving: ServingConfig) -> None:
         raise UserError(f"serving.request_timeout_s {serving.request_timeout_s:g}", rule, remedy)
 
 
-def _apply(client: Any, config: Mapping[str, Any], applications: Sequence[Mapping[str, Any]]) -> None:
+def _apply(client: ServeController, config: Mapping[str, Any], applications: Sequence[Mapping[str, Any]]) -> None:
     """Tell Serve which applications there are to be: those that a config file deployed and that are not named go."""
     from ray.serve.schema import ServeDeploySchema
 
     client.deploy_apps(ServeDeploySchema.model_validate({**config, "applications": list(applications)}))
 
 
-def _deployed(client: Any) -> dict[str, dict[str, Any]]:
+def _deployed(client: ServeController) -> dict[str, dict[str, Any]]:
     """The applications that config files have deployed, by name, with their configs. Those of `serve.run` have none, and no config file
     changes them."""
     details = client.get_serve_details()["applications"]
     configs = {name: application.get("deployed_app_config") for name, application in details.items()}
     return {name: config for name, config in configs.items() if config}
-
-
-def _delete(applications: Collection[str]) -> None:
-    """Tell applications to end, and wait for none. (`serve.delete` gives up waiting after a minute.)"""
-    from ray.serve.context import _get_global_client
-
-    if applications:
-        client: Any = _get_global_client()
-        client.delete_apps(sorted(applications), blocking=False)
 
 
 def _wait_for_the_end(applications: Collection[str], until: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.config.base import ReplicasConfig
+from pipelines.runtime.compat.ray import serve_controller
 from tests.support.endpoints import Counted, Load, endpoint_of, running_replicas, small, wait_until
 from tests.support.nodes import ray_nodes
 from tests.support.tiny_students import TEXTS, write_student
@@ -24,9 +25,9 @@ NOTICE_S = 300
 
 def replicas() -> dict[str, list[dict[str, Any]]]:
     """Replicas that run, by application: as Serve's own status has them."""
-    from ray.serve.context import _get_global_client
-
-    return running_replicas(_get_global_client().get_serve_details())
+    controller = serve_controller()
+    assert controller
+    return running_replicas(controller.get_serve_details())
 
 
 def test_a_node_is_drained_and_goes(tmp_path: Path, counted: Counted) -> None:

@@ -68,7 +68,7 @@ def outcomes(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    from pipelines.label.engines.block_stats import forget_blocks
+    from pipelines.runtime.compat.ray import drop_block_stats
 
     teacher, sizes = run.teacher, in_flight(run)
     used = (sink.tally.prompt_tokens, sink.tally.output_tokens)
@@ -87,7 +87,7 @@ def outcomes(
     context.target_max_block_size = 4 << 20
     # A pool grows while all its places are taken; Ray's own threshold wants nearly twice as many calls waiting as are running.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    forget_blocks(context)
+    drop_block_stats(context)
     with DataContext.current(context):
         items = [{"index": index} for index in range(len(splits))]
         examples = (

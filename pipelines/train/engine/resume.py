@@ -65,7 +65,6 @@ class CheckpointSaver:
 
     def _save(self, state: State) -> None:
         from ray import train
-        from ray.train.v2.api.report_config import CheckpointUploadMode
 
         worker, folder = self._worker, Path(tempfile.mkdtemp(prefix="raystill-checkpoint-"))
         if state.best is not None:
@@ -77,7 +76,7 @@ class CheckpointSaver:
         train.report(
             {"step": state.step},
             checkpoint=train.Checkpoint.from_directory(folder),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_mode=train.CheckpointUploadMode.ASYNC,
         )
 
 

@@ -186,7 +186,7 @@ class Ending:
         self.deleted: set[str] = set()
         monkeypatch.setattr(module.serve, "status", self.status)
         monkeypatch.setattr(module.serve, "shutdown", lambda: self.told.append(["all of Serve"]))
-        monkeypatch.setattr(ray.serve.context, "_get_global_client", lambda: self)
+        monkeypatch.setattr(ray.serve.context, "_get_global_client", lambda **_: self)
         monkeypatch.setattr(module, "_POLL_S", 0.0)
 
     def status(self) -> Any:

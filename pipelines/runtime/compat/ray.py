@@ -1,0 +1,176 @@
+"""Private names of Ray 2.60, with the reason why no public name does the same."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipelines.runtime.compat import private_name
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
+    from ray.job_submission import JobSubmissionClient
+
+UPLOAD_LOGGERS = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+_STATUS_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class AutoscalerState:
+    """What the autoscaler last reported. Placement groups are named by their id in hex."""
+
+    version: int
+    """Version of the cluster's state that `waiting` belongs to."""
+    waiting: frozenset[str]
+    """Placement groups that wait for resources."""
+    seen_version: int
+    """Last version of the cluster's state that the autoscaler has acted on; 0: none yet."""
+    infeasible: frozenset[str]
+    """Waiting placement groups for which the autoscaler can launch no nodes, given what is free now."""
+    launching: Mapping[str, int]
+    """Nodes that are requested or starting, by node group."""
+    failures: tuple[str, ...]
+    """Launches that the provider refused, as `COUNT x GROUP: REASON`."""
+
+
+class ServeController(Protocol):
+    """The part of Serve's controller client that deploys applications."""
+
+    http_config: Any
+    """Serve's HTTPOptions."""
+
+    def deploy_apps(self, config: Any) -> None:
+        """Make Serve run exactly the applications of a ServeDeploySchema."""
+
+    def get_serve_details(self) -> dict[str, Any]:
+        """Applications by name, under `applications`, each with its `deployed_app_config`."""
+
+    def delete_apps(self, names: list[str], blocking: bool) -> None:
+        """End applications; wait for their end if `blocking`."""
+
+
+def has_autoscaler() -> bool:
+    """True if Ray's second autoscaler manages the connected cluster. The first one reports nothing that we could read.
+
+    Private: Ray has no public call that says whether a cluster autoscales.
+    """
+    with private_name("ray", "ray.autoscaler.v2.utils.is_autoscaler_v2"):
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+    return bool(is_autoscaler_v2(fetch_from_server=True))
+
+
+def autoscaler_state() -> AutoscalerState:
+    """State of the connected cluster's autoscaler. Raises ray.exceptions.RpcError if the head does not answer.
+
+    Private: `ray.util.state` knows a placement group only as pending. That no node will ever come for it, which nodes are on their
+    way, and why a launch failed is in the reply that `ray status` reads (autoscaler.proto, GetClusterStatusReply).
+    """
+    with private_name("ray", "ray.core.generated.autoscaler_pb2.GetClusterStatusReply"):
+        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+        from ray.experimental.internal_kv import internal_kv_get_gcs_client
+
+        get_status = internal_kv_get_gcs_client().get_cluster_status
+    reply = GetClusterStatusReply.FromString(get_status(timeout_s=_STATUS_TIMEOUT_S))
+    with private_name("ray", "a field of GetClusterStatusReply"):
+        cluster, scaling = reply.cluster_resource_state, reply.autoscaling_state
+        launching = Counter(instance.ray_node_type_name for instance in scaling.pending_instances)
+        for request in scaling.pending_instance_requests:
+            launching[request.ray_node_type_name] += request.count
+        failed = scaling.failed_instance_requests
+        return AutoscalerState(
+            cluster.cluster_resource_state_version,
+            _groups(cluster.pending_gang_resource_requests),
+            scaling.last_seen_cluster_resource_state_version,
+            _groups(scaling.infeasible_gang_resource_requests),
+            launching,
+            tuple(f"{one.count} x {one.ray_node_type_name}: {one.reason}" for one in failed),
+        )
+
+
+def server_version(client: JobSubmissionClient) -> str:
+    """Ray version of the cluster that a job client talks to.
+
+    Private: the client's `get_version` returns the version of the REST API, not of Ray.
+    """
+    with private_name("ray", "JobSubmissionClient._server_ray_version"):
+        return str(client._server_ray_version)
+
+
+def silence_uploads() -> None:
+    """Log warnings only when a job's code is uploaded.
+
+    Private: each of these loggers sets its own level, so the level of the public logger `ray` does not reach them. A name that is gone
+    is no error: a release that renames one only logs more.
+    """
+    for name in UPLOAD_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def start_command() -> list[str]:
+    """Command line of `ray start`, on this process' Python.
+
+    Private: the documented script `ray` may lie in another environment, or not be on PATH.
+    """
+    module = "ray.scripts.scripts"
+    with private_name("ray", module):
+        importlib.import_module(module)
+    return [sys.executable, "-m", module, "start"]
+
+
+def serve_controller() -> ServeController | None:
+    """Client of the running Serve's controller; None if Serve does not run.
+
+    Private: `serve.run` replaces one application and cannot change several at once, and the REST API needs a dashboard, which a Ray on
+    this machine alone does not start.
+    """
+    with private_name("ray", "ray.serve.context._get_global_client"):
+        from ray.serve.context import _get_global_client
+    client: ServeController | None = _get_global_client(raise_if_no_controller_running=False)
+    return client
+
+
+def delete_applications(names: Collection[str]) -> None:
+    """End applications of the running Serve without waiting for their end. Does nothing for no names.
+
+    Private: `serve.delete` gives up waiting after a minute, and requests may take longer.
+    """
+    if names and (client := serve_controller()):
+        client.delete_apps(sorted(names), blocking=False)
+
+
+def drop_block_stats(context: DataContext) -> None:
+    """Make datasets of this context keep no timings per block; their `stats()` are empty.
+
+    Ray Data's driver keeps about 800 bytes per operator and block until a dataset ends: 100 bytes per row in blocks of 16.
+    Private: Ray Data has no setting for it.
+    """
+    with private_name("ray", "ray.data._internal.execution.execution_callback.ExecutionCallback"):
+        from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+        callbacks = context.custom_execution_callback_classes
+
+    class DropBlockStats(ExecutionCallback):  # type: ignore[misc]
+        """Runs in the thread that appends to the lists, after each step of a dataset's execution."""
+
+        def on_execution_step(self, executor: Any) -> None:
+            with private_name("ray", "StreamingExecutor._topology"):
+                operators = list(executor._topology)
+            for operator in operators:
+                for stats in operator.get_stats().values():
+                    stats.clear()
+
+    context.custom_execution_callback_classes = [*callbacks, DropBlockStats]
+
+
+def _groups(requests: Any) -> frozenset[str]:
+    """Ids of placement groups. A request's details are `ID:STRATEGY|STATE`."""
+    return frozenset(request.details.partition(":")[0] for request in requests)

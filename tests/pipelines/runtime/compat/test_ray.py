@@ -1,0 +1,105 @@
+"""Ray's private names: each is there, and each that is gone is one clear error."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.runtime.compat import ray as compat
+from pipelines.runtime.compat.ray import AutoscalerState
+
+GROUP = "8964fd73859a7ff86855ae7f0fce01000000"
+MODULES: dict[str, Callable[[], Any]] = {
+    "ray.autoscaler.v2.utils": compat.has_autoscaler,
+    "ray.core.generated.autoscaler_pb2": compat.autoscaler_state,
+    "ray.scripts.scripts": compat.start_command,
+    "ray.serve.context": compat.serve_controller,
+    "ray.data._internal.execution.execution_callback": lambda: compat.drop_block_stats(SimpleNamespace()),
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_that_ray_dropped_is_one_clear_error(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
+    with pytest.raises(UserError, match=rf"ray 2\.[\d.]+: it has no {module}.*, which Raystill needs\. Install the"):
+        MODULES[module]()
+
+
+def test_an_attribute_that_ray_dropped_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match=r"it has no JobSubmissionClient\._server_ray_version"):
+        compat.server_version(SimpleNamespace())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A head's client; a test sets what it answers."""
+    client = SimpleNamespace()
+    for module in ("ray.experimental.internal_kv", "ray.autoscaler.v2.utils"):
+        monkeypatch.setattr(f"{module}.internal_kv_get_gcs_client", lambda: client)
+    return client
+
+
+@pytest.mark.parametrize(("stored", "expected"), [(b"1", True), (None, False)])
+def test_the_head_says_whether_the_cluster_autoscales(
+    head: SimpleNamespace, stored: bytes | None, expected: bool
+) -> None:
+    head.internal_kv_get = lambda key, namespace: stored
+    assert compat.has_autoscaler() is expected
+
+
+def test_the_autoscalers_state_is_read_from_the_heads_reply(head: SimpleNamespace) -> None:
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    reply = GetClusterStatusReply(
+        cluster_resource_state={
+            "cluster_resource_state_version": 8,
+            "pending_gang_resource_requests": [{"details": f"{GROUP}:PACK|PENDING"}],
+        },
+        autoscaling_state={
+            "last_seen_cluster_resource_state_version": 7,
+            "infeasible_gang_resource_requests": [{"details": f"{GROUP}:PACK|PENDING"}],
+            "pending_instance_requests": [{"ray_node_type_name": "gpu", "count": 2}],
+            "pending_instances": [{"ray_node_type_name": "gpu"}, {"ray_node_type_name": "cpu"}],
+            "failed_instance_requests": [{"ray_node_type_name": "gpu", "count": 1, "reason": "quota"}],
+        },
+    )
+    head.get_cluster_status = lambda timeout_s: reply.SerializeToString()
+    group = frozenset([GROUP])
+    assert compat.autoscaler_state() == AutoscalerState(8, group, 7, group, {"gpu": 3, "cpu": 1}, ("1 x gpu: quota",))
+
+
+def test_uploads_of_code_log_only_warnings() -> None:
+    loggers = [importlib.import_module(name).logger for name in compat.UPLOAD_LOGGERS]
+    compat.silence_uploads()
+    assert not any(logger.isEnabledFor(logging.INFO) for logger in loggers)
+
+
+def test_the_command_starts_ray_on_this_python() -> None:
+    assert compat.start_command() == [sys.executable, "-m", "ray.scripts.scripts", "start"]
+
+
+def test_applications_end_without_a_wait_and_none_needs_no_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[tuple[list[str], bool]] = []
+    client = SimpleNamespace(delete_apps=lambda names, blocking: deleted.append((names, blocking)))
+    monkeypatch.setattr("ray.serve.context._get_global_client", lambda **_: client)
+    compat.delete_applications({"b", "a"})
+    compat.delete_applications(())
+    assert deleted == [(["a", "b"], False)]
+
+
+def test_stats_of_blocks_are_cleared_after_each_step() -> None:
+    context = SimpleNamespace(custom_execution_callback_classes=[])
+    compat.drop_block_stats(context)
+    (callback,) = (made() for made in context.custom_execution_callback_classes)
+    stats = {"map": [1, 2]}
+    callback.on_execution_step(SimpleNamespace(_topology=[SimpleNamespace(get_stats=lambda: stats)]))
+    assert stats == {"map": []}
+    with pytest.raises(UserError, match=r"it has no StreamingExecutor\._topology"):
+        callback.on_execution_step(SimpleNamespace())
