@@ -19,8 +19,8 @@ from pipelines.scoring.predict import Prediction, Respondent, predict, sample
 from pipelines.scoring.rationales import WrittenRationale, sample_of
 from pipelines.scoring.reference_systems import Majority, TeacherAnswers
 from pipelines.scoring.system import TITLES, System
-from pipelines.scoring.votes import vote
 from pipelines.tasks import Example, Task
+from pipelines.tasks.majority import majority_vote
 
 _LISTED_IDS = 100
 _LABEL_CHARACTERS = 60
@@ -203,8 +203,9 @@ def _drawn(
 
 def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example: Example) -> _Counted:
     read = [read_answer(run.student.method, answer.text, task, example) for answer in answers]
-    outcome = vote([None if found is None else found.label for found in read], task.key)
-    chosen, found = answers[outcome.winner or 0], read[outcome.winner or 0]
+    outcome = majority_vote([None if found is None else found.label for found in read], task.key)
+    first = outcome.winner[0] if outcome.winner else 0
+    chosen, found = answers[first], read[first]
     confidence = chosen.confidence if len(answers) == 1 else outcome.agreement
     # A text in which no label can be read is all rationale, one that leads nowhere.
     if found is None:
