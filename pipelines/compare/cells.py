@@ -14,7 +14,6 @@ task of its own.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -32,6 +31,7 @@ from pipelines.scoring.system import System
 from pipelines.scoring.systems import scored_examples, student_inputs, student_system
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
+from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.train.checks import train_identity
@@ -194,10 +194,6 @@ def _score(
 
 
 def _predictions(examples: Sequence[Example], system: System) -> bytes:
-    import pyarrow.parquet as pq
-
     columns = [[example.id for example in examples], system.texts, system.labels, system.right, system.confidences]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, PREDICTION, strict=True)]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=PREDICTION), buffer)
-    return buffer.getvalue()
+    return parquet_bytes(pa.Table.from_arrays(arrays, schema=PREDICTION))

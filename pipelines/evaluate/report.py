@@ -53,7 +53,6 @@ answers; all answers are in predictions.parquet.
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +65,7 @@ from pipelines.config.base import LossyWeights
 from pipelines.reports.format import p_said, percent, percents, rounded
 from pipelines.scoring.statistics import calibration, difference, paired, verdict
 from pipelines.scoring.system import TITLES, System
+from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 
@@ -198,8 +198,6 @@ def predictions(
     examples: Sequence[Example], systems: Sequence[System], in_weights: Mapping[LossyWeights, System] | None = None
 ) -> bytes:
     """predictions.parquet: every answer to every example, with schema PREDICTION. `in_weights`: the student in other weights."""
-    import pyarrow.parquet as pq
-
     by_name = {system.name: system for system in systems}
     student, untrained = by_name["student"], by_name["untrained"]
     teacher, majority = by_name["teacher"], by_name["majority"]
@@ -224,9 +222,7 @@ def predictions(
         }
         for i, example in enumerate(examples)
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=PREDICTION), buffer)
-    return buffer.getvalue()
+    return parquet_bytes(pa.Table.from_pylist(rows, schema=PREDICTION))
 
 
 def load(store: Store) -> dict[str, Any]:
