@@ -78,13 +78,12 @@ def plan(
       raystill plan svamp.yaml --calibrate 200
       raystill plan svamp.yaml --deadline 24h
     """
-    from cluster.planning.capacity import duration_s
     from cluster.planning.plan import make_plan
     from cluster.planning.plan_text import print_plan
     from pipelines.config.load import load_run
 
     run = load_run(run_file, overrides)
-    deadline_s = duration_s(deadline) if deadline else None
+    deadline_s = _deadline_s(deadline) if deadline else None
     measured = None
     if calibrate is not None:
         from cluster.commands.stages import check_inputs
@@ -93,6 +92,16 @@ def plan(
         check_inputs(run, ("label",))
         measured = measure(run, calibrate, verbose=verbose)
     print_plan(make_plan(run, prompts, measured, deadline_s), as_json=as_json)
+
+
+def _deadline_s(text: str) -> float:
+    from pipelines.errors import UserError
+    from pipelines.runtime.durations import duration_s
+
+    try:
+        return duration_s(text)
+    except ValueError as error:
+        raise UserError(f"--deadline {text}", str(error), "Write 90min, 24h, 3d or 1d 12h.") from error
 
 
 @main.command()

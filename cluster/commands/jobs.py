@@ -268,7 +268,7 @@ def _why(job: Job) -> str:
 
 
 def _time(job: Job) -> str:
-    from pipelines.runtime.progress import duration
+    from pipelines.runtime.durations import duration
 
     return "" if job.started_s is None else duration((job.ended_s or time.time()) - job.started_s)
 

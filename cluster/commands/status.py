@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
-from pipelines.runtime.progress import duration
+from pipelines.runtime.durations import duration
 from pipelines.storage.manifest import ArtifactType, read_manifest
 from pipelines.storage.store import Store
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines.config import RunConfig
-from pipelines.runtime.progress import duration
+from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
 

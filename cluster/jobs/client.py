@@ -37,7 +37,7 @@ from cluster.session.connection import (
 from pipelines.config import RunConfig
 from pipelines.config.load import parse_run
 from pipelines.errors import RaystillError, StageFailedError, UserError
-from pipelines.runtime.progress import duration
+from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import shown
 from pipelines.storage.fingerprint import fingerprint
 

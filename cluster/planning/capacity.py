@@ -7,28 +7,15 @@ one would take. Training and evaluation take what the plan says they do, one aft
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from cluster.planning.estimate import Throughput, label_estimate
 from pipelines.config import RunConfig
-from pipelines.errors import UserError
 from pipelines.label.engines.dataset import in_flight
 
 _DRIVER_BLOCKS_PER_S = 45
 """That one driver was seen to keep going, whatever their size, with readers and stand-ins for 1,000 nodes on the same two cores
 (tests/benchmarks/capacity_simulation). By its CPU time, a driver with a core of its own would do more than twice as many."""
-_UNITS_S = {"d": 86_400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|s)\s*")
-
-
-def duration_s(text: str) -> float:
-    """Seconds of `90min`, `24h`, `1d 12h`. Raises UserError."""
-    parts = _DURATION.findall(text)
-    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if _DURATION.sub("", text) or seconds <= 0:
-        raise UserError(f"--deadline {text}", "it is no time", "Write 90min, 24h, 3d or 1d 12h.")
-    return seconds
 
 
 def capacity(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.data.schema import LABEL
-from pipelines.runtime.progress import duration
+from pipelines.runtime.durations import duration
 
 OUTPUT_SHARE = 0.5
 """Of sampling.max_tokens: what an answer is taken to have where nothing was measured."""

@@ -3,13 +3,15 @@
 percent(0.1234)                 -> "12.3%"          percents([0.03, 0.12])          -> "3.0 to 12.0%"
 points(0.032)                   -> "+3.2"           points_range([-0.012, 0.076])   -> "-1.2 to +7.6"
 number(134515008)               -> "134,515,008"    rounded(134515008)              -> "135M"
-duration(912.0)                 -> "15.2 min"       p_value(0.0004)                 -> "4e-04"          p_said(0.25) -> "p = 0.250"
+duration(912.0)                 -> "15 min 12 s"    p_value(0.0004)                 -> "4e-04"          p_said(0.25) -> "p = 0.250"
 short("a  long\ntext", 8)       -> "a long …"        one_line("a\x1b[2J  b")        -> "a [2J b"
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from pipelines.runtime import durations
 
 ABSENT = "-"
 
@@ -65,13 +67,8 @@ def rounded(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the largest unit of which there is at least one."""
-    if seconds is None:
-        return ABSENT
-    for size, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s")):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{1000 * seconds:.3g} ms"
+    """A duration as the commands write it."""
+    return ABSENT if seconds is None else durations.duration(seconds)
 
 
 def p_value(value: float | None) -> str:

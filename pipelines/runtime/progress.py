@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from pipelines.runtime.durations import duration
+
 RATE_WINDOW_S = 60.0
 _LINE_EVERY_S = 10.0
 _MARK_EVERY_S = 1.0
@@ -143,17 +145,3 @@ class Progress:
     def _left(self) -> str:
         left = self._recent.seconds_left(self.total)
         return "" if left is None else f"{duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Time for people: `42 s`, `3 min 20 s`, `5 h 07 min`, `3 d 4 h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h"

@@ -19,7 +19,7 @@ from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.data.schema import REJECT_REASONS
 from pipelines.label.answers.prompts import PromptMaker, prompt_text, read_shots
 from pipelines.label.output.counts import AGREEMENT_BINS
-from pipelines.runtime.progress import duration
+from pipelines.runtime.durations import duration
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, load_task, task_spec

@@ -112,7 +112,7 @@ def test_what_it_costs_is_told_as_far_as_it_is_known() -> None:
     made = report()
     text = _spaced(made)
     for expected in (
-        "Tokens the teacher read 812,000", "Its GPU-hours 1.24", "Training time 15.2 min", "Cost of the training 1.25",
+        "Tokens the teacher read 812,000", "Its GPU-hours 1.24", "Training time 15 min 12 s", "Cost of the training 1.25",
         "Time per answer 45.5 ms", "Cost of 1,000 answers 0.0316",
     ):  # fmt: skip
         assert expected in text

@@ -167,7 +167,7 @@ def test_where_there_is_no_confusion_it_is_said_why() -> None:
 def test_markdown_tells_of_settings_and_costs() -> None:
     text = report_markdown.markdown(_report(_student(25), OTHERS))
     for line in (
-        "- Training time: 5.2 min", "- Time per answer: 20 ms", "- labels learned: gold",
+        "- Training time: 5 min 11 s", "- Time per answer: 20 ms", "- labels learned: gold",
         "- filters of the labels: gold drop-disagreeing", "- training: 2 epochs, 1,024 tokens a batch",
     ):  # fmt: skip
         assert line in text.splitlines()

@@ -9,7 +9,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from pipelines.runtime.progress import Progress, RecentRate, duration
+from pipelines.runtime.progress import Progress, RecentRate
 
 
 class FakeClock:
@@ -151,11 +151,3 @@ def test_work_whose_units_take_minutes_has_a_rate_by_the_hour_and_a_time_left(
         progress.advance(1, "finetune")
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "search: 4/8 cells, 15.0 cells/h, 16 min 00 s left, finetune"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min"), (18_420, "5 h 07 min"), (273_600, "3 d 4 h")],
-)  # fmt: skip
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -25,7 +25,7 @@ def test_costs_come_from_the_manifests_and_a_workers_price(tmp_path: Path) -> No
         "answers": {"seconds_per_example": 0.5, "per_1000": pytest.approx(1000 * 0.5 / 3600 * 2.0)},
     }
     assert dict(teacher_facts(cost["teacher"]))["Its GPU-hours"] == "1.24"
-    assert dict(student_facts(cost))["Training time"] == "30.0 min"
+    assert dict(student_facts(cost))["Training time"] == "30 min 00 s"
 
 
 def test_what_is_not_known_is_no_fact(tmp_path: Path) -> None:
@@ -34,5 +34,5 @@ def test_what_is_not_known_is_no_fact(tmp_path: Path) -> None:
     assert teacher_facts(teacher_cost(labels)) == []
     student = write_student_manifest(tmp_path / "student", make_run(tmp_path), labels)
     facts = dict(student_facts(student_cost(labels, student, None, None)))
-    assert facts == {"Training time": "20.0 s", "GPU-hours of the training": "0"}
+    assert facts == {"Training time": "20 s", "GPU-hours of the training": "0"}
     assert per_1000(0.5, None) is per_1000(None, 2.0) is None
