@@ -1,1 +1,1 @@
-"""Reading a corpus: files to examples."""
+"""The corpus: from what a run file names to examples, and what the stages hand to each other."""

@@ -1,16 +1,16 @@
-"""Which files a corpus setting names.
+"""The files that a corpus setting names.
 
-In: what stands in `corpus.train`, `corpus.validation` or `corpus.test`, one of these or a list of them. Out: files, in corpus order.
+In: the value of `corpus.train`, `corpus.validation` or `corpus.test`, or a list of such values. Out: files, in corpus order.
 
-    data/train.jsonl                a file; its format goes by its name (corpus_formats.py)
+    data/train.jsonl                a file; its name gives its format (formats/)
     data/*.parquet, data/**/*.csv   a glob, sorted: `*` stays within a folder, `**` does not
-    data/                           a folder: the data files below it, sorted; names that begin with `.` or `_` are left out
-    saved/  saved/train             what `datasets.Dataset.save_to_disk` wrote; a saved DatasetDict needs the split
-    s3://bucket/data/*.jsonl?region=eu-west-1        any of these on an object store (filesystems.py)
+    data/                           a folder: the data files below it, sorted, except names that begin with `.` or `_`
+    saved/  saved/train             a folder of `datasets.Dataset.save_to_disk`; a saved DatasetDict needs the split
+    s3://bucket/data/*.jsonl?region=eu-west-1        any of these on an object store (storage/filesystems.py)
     hf://OWNER/NAME:train  hf://OWNER/NAME/CONFIG:train  hf:///local/folder:train
-                                    a data set by name, through `datasets` into its cache on this machine
+                                    a data set of the hub, which `datasets` loads into its cache on this machine
 
-Code from a data set is never run. Workers on other machines see the cache only where HF_HOME lies on a disk that they share.
+Code of a data set never runs. Other machines see the cache only if HF_HOME is on a disk that they share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import re
 from typing import Any
 
-from pipelines.data.formats import SUFFIXES, format_of
+from pipelines.data.formats import format_of, suffixes
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import ancestor, join, object_store_errors, open_filesystem, shown
 
@@ -33,8 +33,11 @@ _NO_DATA = {_SAVED, _SAVED_DICT, "dataset_info.json", "dataset_infos.json"}
 def corpus_files(named: str | list[str], key: str) -> list[str]:
     """The files that a corpus setting names, in corpus order.
 
+    Args:
+        key: of the setting, for messages.
+
     Raises:
-        UserError: nothing is there, or a file is of a format that is not read.
+        UserError: nothing is there, or a file has no known format.
     """
     patterns = [named] if isinstance(named, str) else named
     files = [uri for pattern in patterns for uri in _expand(pattern, key)]
@@ -46,17 +49,17 @@ def corpus_files(named: str | list[str], key: str) -> list[str]:
 
 
 def file_format(uri: str, key: str = "corpus") -> str:
-    """The format of a file by its name. Raises UserError where it is none of ours."""
+    """The format of a file, by its name. Raises UserError for an unknown suffix."""
     kind = format_of(uri)
     if kind is None:
         rule = "neither JSON Lines, CSV, Parquet nor Arrow by its name"
-        known = f"Known: {', '.join(SUFFIXES)}; JSON Lines and CSV also with .gz or .zst."
+        known = f"Known: {', '.join(suffixes())}; JSON Lines and CSV also with .gz or .zst."
         raise UserError(f"{key} {shown(uri)}", rule, known)
     return kind
 
 
 def file_size(uri: str) -> int:
-    """The size in bytes, 0 where there is no such file."""
+    """Bytes of a file; 0 if it does not exist."""
     filesystem, path = open_filesystem(uri)
     with object_store_errors(uri):
         return int(filesystem.get_file_info(path).size or 0)
@@ -74,9 +77,8 @@ def _expand(pattern: str, key: str) -> list[str]:
             filesystem, path = open_filesystem(pattern)
             kind = filesystem.get_file_info(path).type
             if kind == FileType.NotFound:
-                raise UserError(
-                    f"{key} {shown(pattern)}", "there is no such file or folder", "Name an existing corpus."
-                )
+                rule = "there is no such file or folder"
+                raise UserError(f"{key} {shown(pattern)}", rule, "Name an existing corpus.")
             return [pattern] if kind == FileType.File else _folder_files(pattern, key)
         below = "/".join(segments[wild:])
         folder = ancestor(pattern, len(segments) - wild)
@@ -90,7 +92,7 @@ def _segments(pattern: str) -> list[str]:
 
 
 def _is_local_file(pattern: str) -> bool:
-    """A file whose name holds the signs of a glob."""
+    """True if a local file has this very name, glob characters included."""
     from pyarrow.fs import FileType
 
     if "://" in pattern:
@@ -133,7 +135,7 @@ def _is_data(name: str) -> bool:
 
 
 def _saved_files(folder: str, key: str) -> list[str]:
-    """The Arrow files of a saved Dataset, in the order that its state gives."""
+    """The Arrow files of a saved Dataset, in the order of its state file."""
     state = _read_json(folder, _SAVED, key)
     try:
         if state.get("_indices_data_files"):
@@ -157,20 +159,18 @@ def _read_json(folder: str, name: str, key: str) -> dict[str, Any]:
 
 def _hub_files(uri: str, key: str) -> list[str]:
     """Load one split through `datasets`, and name the Arrow files of its cache."""
+    where = f"{key} {uri}"
     form = _HUB_FORM.fullmatch(uri)
     if form is None:
-        raise UserError(
-            f"{key} {uri}", "not hf://OWNER/NAME[/CONFIG]:SPLIT", "Write for example hf://openai/gsm8k/main:train."
-        )
-    name, config, split = form["name"], form["config"], form["split"]
+        raise UserError(where, "not hf://OWNER/NAME[/CONFIG]:SPLIT", "Write for example hf://openai/gsm8k/main:train.")
     try:
         import datasets
     except ImportError as error:
-        raise UserError(f"{key} {uri}", "the package `datasets` is not installed", "Install raystill[hub].") from error
+        raise UserError(where, "the package `datasets` is not installed", "Install raystill[hub].") from error
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        loaded = datasets.load_dataset(form["name"], form["config"], split=form["split"])
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         rule = f"`datasets` cannot load it ({' '.join(str(error).split())[:300]})"
-        remedy = "Look at name, config and split, and whether the hub can be reached; or save it to disk and name the folder."
-        raise UserError(f"{key} {uri}", rule, remedy) from error
+        remedy = "Check name, config, split and the way to the hub; or save it to disk and name the folder."
+        raise UserError(where, rule, remedy) from error
     return [str(file["filename"]) for file in loaded.cache_files]

@@ -1,4 +1,4 @@
-"""Which examples are held out: for validation, by hash of the id, and for scoring, from files of their own."""
+"""Which examples are held out: for validation by a hash of the id, for scoring by files of their own."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from pipelines.tasks import Example, Task
 
 @dataclass(frozen=True)
 class Heldout:
-    """The examples that a student is scored on, and the rows of their split that the task cannot read."""
+    """The examples that students are scored on, and the rows of their files that are not scored."""
 
     examples: tuple[Example, ...]
     unreadable: tuple[tuple[str, str], ...]
-    """(id, problem), such as a gold label that is none of the task's; in corpus order."""
+    """(id, problem) of rows that the task cannot read, such as a gold label outside its label set; in corpus order."""
     duplicates: tuple[str, ...] = ()
-    """Ids of readable rows that are left out, since an earlier one has the id; once for each such row."""
+    """The id of every readable row whose id an earlier row has."""
 
 
 def is_validation(example_id: str, share: float) -> bool:
-    """Whether an example of the train corpus is held out for validation: by the hash of its id, whatever else is in the corpus."""
+    """True if an example of the train corpus belongs to the validation split. Depends on its id and the share alone."""
     bucket = int.from_bytes(hashlib.sha256(f"validation:{example_id}".encode()).digest()[:8], "big")
     return bucket < share * 2**64
 
 
 def validation_share(validation: float | str) -> float:
-    """The share of train that `corpus.validation` holds out; 0 where it names files."""
+    """The share of train that `corpus.validation` holds out. 0 if it names files."""
     return validation if isinstance(validation, float) else 0.0
 
 
 def validation_identity(corpus: CorpusConfig) -> float | list[str]:
-    """What of `corpus.validation` decides a student: the share, or what is in the files."""
+    """The part of `corpus.validation` that a student depends on: the share, or the fingerprints of the files."""
     if not isinstance(corpus.validation, str):
         return corpus.validation
     return [file_fingerprint(file) for file in corpus_files(corpus.validation, "corpus.validation")]
 
 
 def has_heldout_files(corpus: CorpusConfig) -> bool:
-    """Whether the scored examples are files of their own, whose answers the teacher gives apart, or a share of train."""
+    """True if the scored examples come from files of their own, False if they are a share of train."""
     return corpus.test is not None or isinstance(corpus.validation, str)
 
 
 def heldout_files(corpus: CorpusConfig) -> list[str] | None:
-    """The files of the examples that are scored: test, else a validation file, else None (a share of train)."""
+    """The files of the scored examples: the test files, else the validation files. None if a share of train is scored."""
     if corpus.test is not None:
         return corpus_files(corpus.test, "corpus.test")
     if isinstance(corpus.validation, str):
@@ -56,7 +56,7 @@ def heldout_files(corpus: CorpusConfig) -> list[str] | None:
 
 
 def heldout_examples(run: RunConfig, task: Task) -> Heldout:
-    """The test examples, or the validation ones where there is no test set. The first of several with the same id counts."""
+    """The test examples. Without test files: the validation examples. Of rows with the same id, the first counts."""
     files = heldout_files(run.corpus)
     share = None if files else run.corpus.validation
     splits = corpus_splits(files or corpus_files(run.corpus.train, "corpus.train"), "heldout", limit=run.corpus.limit)

@@ -1,17 +1,16 @@
-"""Near duplicates among the inputs, found by MinHash (Broder 1997) and locality-sensitive hashing (Leskovec et al., Mining of Massive
-Datasets, section 3.4). In: inputs in corpus order. Out: for each, the earlier input that it nearly repeats, if there is one.
+"""Near duplicates among the inputs. In: inputs in corpus order. Out: for each, the earlier input that it nearly repeats, if any.
 
-Two texts are as similar as the share of their word 3-grams that both have (Jaccard). Case and punctuation do not count, numbers are
-words like any other: of two texts of w words that differ in one word in the middle, (w - 5) / (w + 1) of the 3-grams are shared. So
-`Anne has 4 apples ...` and `Anne has 9 apples ...`, different problems in arithmetic, are 0.81 alike when they have 30 words and 0.67
-when they have 17. Who wants to keep problems that differ in their numbers takes a threshold of 0.9 or more; a lower one is for corpora
-in which a problem with other numbers is nothing new. (SVAMP's train split at 0.6: 25 of 800 go, of which 22 have another answer than
-the one they repeat; at 0.8 none go.)
+Method: MinHash (Broder 1997) and locality-sensitive hashing (Leskovec et al., Mining of Massive Datasets, section 3.4). The similarity
+of two texts is the share of their word 3-grams that both have (Jaccard). Case and punctuation are ignored, and a number is a word.
 
-`signature` is called wherever a row is read, in any process: it depends on the text alone. `NearDuplicates` is one object in the
-driver, asked in corpus order. `Neighbours` answers another question: which of some texts another text nearly repeats. Signatures are
-datasketch's; its MinHashLSH is not used, since its tables hold a Python set for every band of every row: 6.4 KB and 60 us a row at
-threshold 0.8 where these tables take 2.4 KB and 10 us (100,000 rows, one core).
+Two texts of w words that differ in one word in the middle share (w - 5) / (w + 1) of their 3-grams. So `Anne has 4 apples ...` and
+`Anne has 9 apples ...`, different problems in arithmetic, have a similarity of 0.81 at 30 words and of 0.67 at 17. A threshold of
+0.9 or more keeps problems that differ in their numbers. On SVAMP's train split 0.6 drops 25 of 800 rows, 22 of them with another
+answer than the row that they repeat; 0.8 drops none.
+
+`signature` depends on the text alone and may be computed in any process. `NearDuplicates` is one object, called in corpus order.
+`Neighbours` finds all texts of a fixed set that another text nearly repeats. datasketch makes the signatures; its MinHashLSH holds a
+Python set per band and row: 6.4 KB and 60 us a row at threshold 0.8, where these tables take 2.4 KB and 10 us (100,000 rows, one core).
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from typing import Any
 import numpy as np
 
 PERMUTATIONS = 128
-"""The estimate of a similarity s has the standard deviation sqrt(s (1 - s) / 128): 0.035 at 0.8."""
+"""The estimate of a similarity s has a standard deviation of sqrt(s (1 - s) / 128): 0.035 at 0.8."""
 SIGNATURE_BYTES = 4 * PERMUTATIONS
 MIN_RECALL = 0.95
-"""Of the pairs that are exactly as similar as the threshold at least so many are looked at; of more similar ones, more."""
+"""Share of pairs with exactly the threshold's similarity that are compared, at least. Of more similar pairs it is higher."""
 MAX_BUCKET = 100
-"""So many rows with the same band are remembered, which bounds the cost of a corpus where all rows are half alike."""
+"""Rows remembered per band, at most. Bounds the cost of a corpus whose rows all share a part."""
 
 _SHINGLE_WORDS = 3
-# Scripts without spaces: each character is a word.
+# In scripts without spaces each character is a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 def signature(text: str) -> bytes:
-    """The MinHash of a text: 128 little-endian uint32, 512 bytes. The same text has the same signature in every process.
+    """The MinHash of a text: 128 little-endian uint32, 512 bytes. The same in every process.
 
-    54 us each on one core, measured on 18,014 word problems and questions of 34 words on average: 18,000 rows/s.
+    Takes 54 us on one core (18,014 texts of 34 words on average).
     """
     sketch = _empty_sketch().copy()
     sketch.update_batch(sorted(shingles(text)))
@@ -49,7 +48,7 @@ def signature(text: str) -> bytes:
 
 
 def shingles(text: str) -> set[bytes]:
-    """The word 3-grams of a text, UTF-8; of a text of fewer words the words, of a text without words the text itself."""
+    """The word 3-grams of a text in UTF-8. A text of one or two words gives its words, a text without words gives itself."""
     folded = text.casefold() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     words = _WORD.findall(folded)
     if len(words) < _SHINGLE_WORDS:
@@ -58,13 +57,13 @@ def shingles(text: str) -> set[bytes]:
 
 
 def similarity(one: bytes, other: bytes) -> float:
-    """The estimated Jaccard similarity of the texts of two signatures."""
+    """Estimated Jaccard similarity of two texts, by their signatures."""
     return float((np.frombuffer(one, dtype="<u4") == np.frombuffer(other, dtype="<u4")).mean())
 
 
 @functools.cache
 def bands(threshold: float) -> tuple[int, int]:
-    """(bands, values in each): the longest bands with which a pair at the threshold shares one with probability MIN_RECALL."""
+    """(bands, values per band): the longest bands of which a pair at the threshold shares one with probability MIN_RECALL."""
     for size in range(PERMUTATIONS // 2, 1, -1):
         count = PERMUTATIONS // size
         if 1 - (1 - threshold**size) ** count >= MIN_RECALL:
@@ -73,28 +72,28 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 class NearDuplicates:
-    """The inputs that were kept so far.
+    """The inputs that are kept so far.
 
-    Measured with 50,000 rows on one core: at threshold 0.8 2.4 KB for each row kept, signature included, and 10 us (100,000 rows/s);
-    at 0.9 1.6 KB and 6 us, at 0.5 4.6 KB and 26 us.
+    Costs per kept row, signature included (50,000 rows, one core): 2.4 KB and 10 us at threshold 0.8, 1.6 KB and 6 us at 0.9,
+    4.6 KB and 26 us at 0.5.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         count, size = bands(threshold)
         self._spans = [slice(4 * size * i, 4 * size * (i + 1)) for i in range(count)]
-        # band -> the row that has it, or the rows. Python's own hash of bytes differs from process to process, but only decides
-        # which pairs are compared: two different bands with one hash cost a comparison.
+        # Band -> the row with this band, or its rows. The key is Python's hash of the band, which differs between processes. It only
+        # selects the pairs that are compared: two bands with the same hash cost one comparison.
         self._tables: list[dict[int, int | tuple[int, ...]]] = [{} for _ in range(count)]
         self._kept: dict[int, bytes] = {}
 
     def earlier(self, position: int, signature: bytes) -> int | None:
-        """The first kept row that this one nearly repeats; None where there is none: then this one is kept, and later ones meet it.
+        """Position of the first kept row that this row nearly repeats. None: there is none, and this row is kept.
 
-        A row that repeats only a row which was not kept itself is kept, so that every reject has its like among the kept.
+        Only kept rows count, so every dropped row resembles a row that stays.
 
         Args:
-            position: of the row in the corpus. Rows come in corpus order: rising positions.
+            position: of the row in the corpus, rising from call to call.
             signature: `signature(input)`.
         """
         keys = [hash(signature[span]) for span in self._spans]
@@ -122,9 +121,9 @@ class NearDuplicates:
 
 
 class Neighbours:
-    """A fixed set of texts, asked which of them another text nearly repeats.
+    """A fixed set of some thousand texts, in which near duplicates of any number of other texts are found.
 
-    All that share a band are compared, however many: for some thousand texts, past which any number of others is streamed.
+    Unlike NearDuplicates it compares all texts that share a band, however many.
     """
 
     def __init__(self, signatures: Sequence[bytes], threshold: float) -> None:
@@ -138,7 +137,7 @@ class Neighbours:
                 table.setdefault(one[span], []).append(position)
 
     def of(self, signature: bytes) -> list[int]:
-        """The positions of the texts that are at least as similar as the threshold, rising."""
+        """Positions of the texts with at least the threshold's similarity, rising."""
         found: set[int] = set()
         for table, span in zip(self._tables, self._spans, strict=True):
             found.update(table.get(signature[span], ()))

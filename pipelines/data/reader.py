@@ -1,12 +1,10 @@
-"""Reading a corpus: files -> splits -> rows -> examples. What a row lacks becomes that row's problem, never the run's.
+"""Reading a corpus: files -> file ranges -> rows -> examples. A bad row is a row with a problem; it never ends the run.
 
-In: what `corpus.train` or `corpus.test` names (corpus_files.py): JSON Lines, CSV, Parquet or Arrow (corpus_formats.py).
-Out: `Row`s in corpus order, each with an example or with the problem that makes it unreadable:
+In: files that `corpus_files` has named. Out: `Row`s in corpus order, each with an example or with a problem:
 
     Row(position=0, id="svamp-train-0", example=Example(...), problem="", raw='{"id": "svamp-train-0", ...}')
 
-A split is a part of a file that one worker reads: a byte range of a JSON Lines file, a row group of a Parquet file, a record batch of
-an Arrow file, or a whole file. The splits of a corpus, each in its order, are the corpus in its order, however it is cut.
+One worker reads one file range. Ranges in order, each read in order, give the corpus in its order, however it is cut.
 """
 
 from __future__ import annotations
@@ -32,107 +30,123 @@ __all__ = [
 DataSplit = Literal["train", "heldout"]
 MAX_ID_CHARACTERS = 512
 MAX_RAW_CHARACTERS = 10_000
-_MAX_SPLIT_BYTES = 8 << 20
-_MIN_SPLIT_BYTES = 64 << 10
+_MAX_RANGE_BYTES = 8 << 20
+_MIN_RANGE_BYTES = 64 << 10
 _PROBED_ROWS = 100
 
 
 @dataclass(frozen=True)
 class FileRange:
-    """A part of a file. `start` and `end` are what corpus_formats.cuts counts in; `rows` caps how many are read."""
+    """One part of a file of a data split."""
 
     name: DataSplit
     uri: str
     kind: str
+    """Key in formats.FORMATS."""
     start: int = 0
+    """In the units of `formats.cuts`, as is `end`."""
     end: int | None = None
     rows: int | None = None
+    """Read only the first rows; None: all."""
 
 
 class Row(NamedTuple):
-    """One row as its task reads it. `position` orders the rows of a split. Either `example` or `problem` is set."""
+    """One row as its task reads it. Either `example` or `problem` is set."""
 
     position: int
+    """Index within its file range."""
     id: str
     example: Example | None
     problem: str
     raw: str
-    """The row as it stands in the corpus, shortened; for the rejects."""
+    """Text of the row, cut at MAX_RAW_CHARACTERS."""
 
 
 def corpus_splits(
     files: Iterable[str], name: DataSplit, *, parallelism: int = 1, limit: int | None = None
 ) -> list[FileRange]:
-    """The splits of files, in corpus order: enough of them for `parallelism` readers, and none above 8 MiB where it can be cut."""
+    """Cut files into ranges, in corpus order: at least `parallelism`, none above 8 MiB, as far as the formats can be cut.
+
+    Args:
+        limit: read only the first rows of the corpus. They are counted here, so each file is one range.
+    """
     files = list(files)
     if limit is not None:
         return list(_limited(files, name, limit))
     sizes = [file_size(uri) for uri in files]
-    step = min(max(sum(sizes) // max(parallelism, 1), _MIN_SPLIT_BYTES), _MAX_SPLIT_BYTES)
-    splits = []
+    step = min(max(sum(sizes) // max(parallelism, 1), _MIN_RANGE_BYTES), _MAX_RANGE_BYTES)
+    ranges = []
     for uri, size in zip(files, sizes, strict=True):
         kind = file_format(uri)
-        splits += [FileRange(name, uri, kind, start, end) for start, end in cuts(uri, kind, size, step)]
-    return splits
+        ranges += [FileRange(name, uri, kind, start, end) for start, end in cuts(uri, kind, size, step)]
+    return ranges
 
 
 def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Iterator[Row]:
-    """The rows of a split in their order. Raises UserError where the file itself is damaged beyond its rows."""
+    """The rows of a file range, in order.
+
+    Args:
+        fields: `corpus.fields`: field of the task -> column of the corpus.
+
+    Raises:
+        UserError: the file as a whole cannot be read.
+    """
     id_column, gold_column = fields.get("id", "id"), fields.get("gold", task.gold_field)
     renamed = list(fields.items())
     found = itertools.islice(records(split.uri, split.kind, split.start, split.end), split.rows)
-    for position, (record, raw, problem) in enumerate(found):
-        identity, example = "", None
-        if not problem:
-            given = record.get(id_column)
-            gold = record.get(gold_column)
+    for position, (columns, raw, problem) in enumerate(found):
+        row_id, example = "", None
+        if columns is not None:
+            given, gold = columns.get(id_column), columns.get(gold_column)
             if renamed:
-                record |= {name: record.get(column) for name, column in renamed}
+                columns |= {name: columns.get(column) for name, column in renamed}
             try:
-                identity = _content_id(raw) if given is None else _checked_id(given)
-                record["id"] = identity
-                record["gold"] = gold
-                example = task.read(record)
+                row_id = _content_id(raw) if given is None else _checked_id(given)
+                columns["id"], columns["gold"] = row_id, gold
+                example = task.read(columns)
             except BadRowError as error:
                 problem = str(error)
-        identity = identity or _content_id(raw)
         short = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
-        yield Row(position, identity, example, problem, short)
+        yield Row(position, row_id or _content_id(raw), example, problem, short)
 
 
 def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: str) -> None:
-    """Look at the first rows before anything is started.
+    """Check the first 100 rows before anything starts.
 
     Raises:
-        UserError: the corpus is empty, or a column that the task reads is in none of its first 100 rows.
+        UserError: the corpus is empty, none of these rows can be read, or a column that the task reads is in none of them.
     """
-    seen: dict[str, None] = {}
-    count = 0
-    first_problem = ""
-    for split in corpus_splits(files, "train", limit=_PROBED_ROWS):
-        for record, _, problem in itertools.islice(records(split.uri, split.kind), split.rows):
-            count += 1
-            first_problem = first_problem or problem
-            if not problem:
-                seen.update(dict.fromkeys(str(k) for k, v in record.items() if v is not None))
+    columns, count, problem = _probe(files)
     where = f"{key} {shown(files[0])}"
     if not count:
         raise UserError(where, "the corpus is empty", "Give a corpus with at least one row.")
-    if not seen:
-        rule = f"none of its first {count} rows can be read ({first_problem or 'all values are null'})"
+    if not columns:
+        rule = f"none of its first {count} rows can be read ({problem or 'all values are null'})"
         raise UserError(where, rule, "Give JSON Lines with one object per line, CSV with a header, Parquet or Arrow.")
-    unknown = [name for name in fields if name not in {"id", "gold", *task.required, *task.optional}]
+    known = ["id", "gold", *task.required, *task.optional]
+    unknown = [name for name in fields if name not in known]
     if unknown:
-        takes = ", ".join(["id", "gold", *task.required, *task.optional])
-        raise UserError(f"corpus.fields.{unknown[0]}", f"task {task.name} reads no such field", f"It reads: {takes}.")
-    missing = [fields.get(name, name) for name in task.required if fields.get(name, name) not in seen]
-    if "gold" in fields and fields["gold"] not in seen:
+        rule = f"task {task.name} reads no such field"
+        raise UserError(f"corpus.fields.{unknown[0]}", rule, f"It reads: {', '.join(known)}.")
+    missing = [fields.get(name, name) for name in task.required if fields.get(name, name) not in columns]
+    if "gold" in fields and fields["gold"] not in columns:
         missing.append(fields["gold"])
     if missing:
-        rule = (
-            f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {', '.join(sorted(seen))}"
-        )
-        raise UserError(where, rule, "Say in corpus.fields which column holds it.")
+        there = ", ".join(sorted(columns))
+        rule = f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {there}"
+        raise UserError(where, rule, "Name its column in corpus.fields.")
+
+
+def _probe(files: list[str]) -> tuple[set[str], int, str]:
+    """(columns with a value, rows, first problem) of the first rows."""
+    columns: set[str] = set()
+    count, first_problem = 0, ""
+    for split in corpus_splits(files, "train", limit=_PROBED_ROWS):
+        for row, _, problem in itertools.islice(records(split.uri, split.kind), split.rows):
+            count += 1
+            first_problem = first_problem or problem
+            columns.update(str(name) for name, value in (row or {}).items() if value is not None)
+    return columns, count, first_problem
 
 
 def _limited(files: list[str], name: DataSplit, limit: int) -> Iterator[FileRange]:
@@ -146,6 +160,7 @@ def _limited(files: list[str], name: DataSplit, limit: int) -> Iterator[FileRang
 
 
 def _content_id(raw: str) -> str:
+    """The id of a row without one. Labels of a corpus are found again by it: it must never change."""
     text = raw.strip().encode("utf-8", errors="replace")
     return "row-" + hashlib.sha256(text).hexdigest()[:24]
 

@@ -1,4 +1,4 @@
-"""THE Arrow schemas. What stages hand to each other has one of these, stated to every reader and writer.
+"""The Arrow schemas of the rows that stages hand to each other. Every reader and writer states one of them.
 
 One accepted row of `labels/data`:
 
@@ -9,11 +9,11 @@ One accepted row of `labels/data`:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 import pyarrow as pa
 
-# Reasons in the order in which they are decided: a row gets the first that applies.
+# In the order of the checks: a row gets the first reason that applies.
 REJECT_REASONS = (
     "bad_input",
     "duplicate",
@@ -29,7 +29,7 @@ REJECT_REASONS = (
     "gives_label_away",
 )
 
-# A corpus row that its task could read.
+# A corpus row that its task can read.
 EXAMPLE = pa.schema(
     [
         pa.field("split", pa.string(), nullable=False),  # train | heldout
@@ -47,11 +47,11 @@ LABEL = pa.schema(
         pa.field("gold", pa.string()),
         pa.field("label", pa.string(), nullable=False),  # the teacher's
         pa.field("rationale", pa.string(), nullable=False),
-        pa.field("votes", pa.int32(), nullable=False),  # samples that voted for the label
-        pa.field("agreement", pa.float32(), nullable=False),  # votes / n, unparsable samples counted in n
+        pa.field("votes", pa.int32(), nullable=False),  # samples with this label
+        pa.field("agreement", pa.float32(), nullable=False),  # votes / n; n includes unparsable samples
         pa.field("soft_label", pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
-        pa.field("output_tokens", pa.int32(), nullable=False),  # of all samples together
+        pa.field("output_tokens", pa.int32(), nullable=False),  # of all samples
         pa.field("finish_reason", pa.string(), nullable=False),
     ]
 )
@@ -61,11 +61,11 @@ REJECT = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # one of REJECT_REASONS
         pa.field("detail", pa.string(), nullable=False),
-        pa.field("output", pa.string(), nullable=False),  # the teacher's raw text, or the raw row where there is none
+        pa.field("output", pa.string(), nullable=False),  # the teacher's raw text; without one, the raw row
     ]
 )
 
-# labels/token_logprobs: the teacher's k likeliest tokens (teacher.token_logprobs) along the answer whose rationale was kept, T tokens.
+# labels/token_logprobs: the k likeliest tokens (teacher.token_logprobs) at each of the T positions of the answer whose rationale was kept.
 TOKEN_LOGPROBS = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -74,9 +74,9 @@ TOKEN_LOGPROBS = pa.schema(
         pa.field("top_logprobs", pa.list_(pa.list_(pa.float16()))),  # (T, k) natural logarithms, before temperature
     ]
 )
-# How that table is written (arguments of pyarrow.parquet.write_table). Measured on 1,797 tokens of SmolLM2-135M's answers: 16.6 bytes per
-# token with k = 5 and 55.8 with k = 20, against 20.0 and 68.0 with zstd alone; zstd level 9 would save another 3 to 5%.
-TOKEN_LOGPROBS_PARQUET: dict[str, Any] = {
+# Arguments of pyarrow.parquet.write_table for this table. Bytes per token on 1,797 tokens of SmolLM2-135M: 16.6 with k = 5 and 55.8 with
+# k = 20. With zstd alone they are 20.0 and 68.0; zstd level 9 saves another 3 to 5%.
+TOKEN_LOGPROBS_PARQUET: Final = {
     "compression": "zstd",
     "compression_level": 3,
     "use_dictionary": ["token_ids.list.element", "top_ids.list.element.list.element"],

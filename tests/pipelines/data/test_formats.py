@@ -19,8 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data import formats
-from pipelines.data.formats import format_of, records
+from pipelines.data.formats import csv_rows, format_of, json_lines, records
 from pipelines.data.reader import FileRange, Row, check_columns, corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
@@ -169,7 +168,7 @@ def test_huge_numbers_within_the_bounds_are_text(tmp_path: Path) -> None:
 def test_a_line_without_end_is_one_problem_and_is_not_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 400)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 400)
     path = tmp_path / "c.jsonl"
     path.write_bytes(GOOD + b'{"id": "' + b"x" * 1000 + b'"}\n' + GOOD + b"y" * 400)
     size = path.stat().st_size
@@ -255,7 +254,7 @@ def test_an_open_quote_does_not_take_the_rest_of_a_long_file(tmp_path: Path) -> 
     path = tmp_path / "c.csv"
     rest = b"".join(b"r%d,Ben has 5.,5\n" % i for i in range(200_000))
     path.write_bytes(b'id,input,label\na,"Anne,4\n' + rest)
-    assert path.stat().st_size > formats.MAX_CSV_FIELD_CHARACTERS
+    assert path.stat().st_size > csv_rows.MAX_FIELD_CHARACTERS
     bad, *others = read(path)
     assert "field larger than field limit" in bad.problem
     assert len(others) == 200_000

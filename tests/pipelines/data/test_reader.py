@@ -56,7 +56,7 @@ def test_cutting_a_file_anywhere_loses_and_doubles_no_line(
 ) -> None:
     rows = [{**row, "input": row["input"] + "é" * (i % 13)} for i, row in enumerate(ROWS[:60])]
     file = write_jsonl(tmp_path / "c.jsonl", rows)
-    monkeypatch.setattr(reader, "_MIN_SPLIT_BYTES", step)
+    monkeypatch.setattr(reader, "_MIN_RANGE_BYTES", step)
     assert [row.id for row in read_all([file], parallelism=10**9)] == [row["id"] for row in rows]
 
 
