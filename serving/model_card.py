@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.errors import UserError
-from pipelines.methods import FORMATS, NEEDS_A_TEACHER, writes_rationales
+from pipelines.methods import METHODS
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.decoding import Family, check_student_files
@@ -52,7 +52,7 @@ class StudentCard:
     @property
     def has_rationale(self) -> bool:
         """Whether the student was trained to write rationales of its own."""
-        return writes_rationales(self.method)
+        return METHODS[self.method].writes_rationales
 
 
 class _TaskDetails(BaseModel):
@@ -144,11 +144,11 @@ def _check_same(store: Store, found: str, wanted: str | None) -> None:
 
 
 def _check_servable(store: Store, method: str) -> None:
-    if method not in FORMATS:
+    if method not in METHODS:
         raise UserError(
             store.shown(), f"its method {method} is unknown here", "Serve it with the version that trained it."
         )
-    if method == NEEDS_A_TEACHER:
+    if METHODS[method].reads_rationale:
         rule = f"method {method} reads the teacher's rationale with every input, and no teacher answers here"
         raise UserError(store.shown(), rule, "Serve a student of another method, for example step-by-step.")
     check_student_files(store)

@@ -19,6 +19,7 @@ import click
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run
 from pipelines.errors import UserError
+from pipelines.methods import METHODS
 from pipelines.storage.filesystems import join, shown
 
 _QUESTIONS = {
@@ -116,7 +117,7 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
     endpoint = serve_students({run.name: join(run.output, "student")}, run.serving)
     try:
         ready = time.monotonic() - began
-        request = {"inputs": [question], "rationale": run.student.method == "step-by-step"}
+        request = {"inputs": [question], "rationale": METHODS[run.student.method].prefixed}
         with httpx.Client(base_url=endpoint.url, timeout=run.serving.request_timeout_s) as client:
             for _ in range(2):
                 sent = time.monotonic()

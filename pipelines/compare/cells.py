@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, has_heldout_files, heldout_examples
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.methods import METHODS
 from pipelines.scoring.costs import training_s
 from pipelines.scoring.identity import answers_identity, labels_identity
 from pipelines.scoring.predict import PredictorPool, Respondent, Trained, Untrained
@@ -78,7 +78,7 @@ class Scores:
     def of_cell(cls, run: RunConfig, split: Split, task: Task, labels: Manifest, examples: Sequence[Example]) -> Self:
         """Those of a cell, whose student need not be there yet. `examples`: the split's, with gold labels."""
         made = {"student": fingerprint(train_identity(run, task, labels)), **answers_identity(run, task, examples)}
-        if run.student.method == NEEDS_A_TEACHER:  # what it reads of a held-out example is no part of the student
+        if METHODS[run.student.method].reads_rationale:  # what it reads of a held-out example is no part of the student
             made["labels"] = labels_identity(labels)
             if not has_heldout_files(with_split(run, split).corpus):
                 made["rejects_read"] = True  # scores of before knew no rationale that a filter had rejected

@@ -9,7 +9,7 @@ from pipelines.compare.cells import Split, answers_of_teacher
 from pipelines.compare.grid import Cell
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.methods import rationale_readers
 from pipelines.scoring.systems import check_rationales
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -51,9 +51,9 @@ def _check_search(run: RunConfig) -> None:
         raise UserError("compare.search", rule, "Give corpus.test, or set trials: 1.")
     if not run.corpus.validation:
         raise UserError("compare.search", "there is no validation split to choose on", "Set corpus.validation.")
-    if isinstance(run.corpus.validation, str) and NEEDS_A_TEACHER in run.compare.methods:
+    if isinstance(run.corpus.validation, str) and (readers := rationale_readers(run.compare.methods)):
         rule = "it reads the teacher's rationales, and settings are chosen on a file that the teacher does not answer"
-        raise UserError(f"compare.methods {NEEDS_A_TEACHER}", rule, "Set corpus.validation to a share, or trials: 1.")
+        raise UserError(f"compare.methods {', '.join(readers)}", rule, "Set corpus.validation to a share, or trials: 1.")
 
 
 def check_labelled(
@@ -63,6 +63,6 @@ def check_labelled(
     for (student, method), setting in grid.without_search(run).items():
         cell = Cell(student, method, max(run.compare.fractions), run.compare.seeds[0], setting)
         check_train(grid.run_of(run, cell, task, labels), labels_at)
-    if NEEDS_A_TEACHER in run.compare.methods:
+    if rationale_readers(run.compare.methods):
         for split, some in examples.items():
             check_rationales(answers_of_teacher(run, split, Store(labels_at), some, task), some)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from pipelines.config import CompareConfig, RunConfig, StudentConfig
 from pipelines.errors import UserError
-from pipelines.methods import METHODS, Method
+from pipelines.methods import METHODS, MethodName
 from pipelines.storage.filesystems import join
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
@@ -44,7 +44,7 @@ class Cell:
 
     student: str
     """Hub id or folder."""
-    method: Method
+    method: MethodName
     fraction: float
     seed: int
     setting: Setting
@@ -68,7 +68,7 @@ def students_of(run: RunConfig) -> list[str]:
     return list(run.compare.students or [run.student.model])
 
 
-def student_of(run: RunConfig, method: Method, model: str) -> StudentConfig:
+def student_of(run: RunConfig, method: MethodName, model: str) -> StudentConfig:
     """The run's student by another method and from another model. Raises UserError where its settings do not go with the method."""
     try:
         return run.student.with_method(method, model)
@@ -77,12 +77,12 @@ def student_of(run: RunConfig, method: Method, model: str) -> StudentConfig:
         raise UserError(f"compare.methods {method}", rules, "Or remove the method.") from error
 
 
-def baseline_of(compare: CompareConfig) -> Method:
+def baseline_of(compare: CompareConfig) -> MethodName:
     """The method that the others are compared with: the first of them in the order of methods.py."""
-    return min(compare.methods, key=METHODS.index)
+    return min(compare.methods, key=list(METHODS).index)
 
 
-def settings_of(run: RunConfig, method: Method) -> list[Setting]:
+def settings_of(run: RunConfig, method: MethodName) -> list[Setting]:
     """The settings that a method tries: `search.trials` of them whatever the method, the same learning rates for all methods.
 
     Learning rates lie evenly on the range's logarithm, weights evenly on theirs, each trial with another one of both (a Latin square).
@@ -116,7 +116,7 @@ def trials(run: RunConfig) -> list[Cell]:
     ]
 
 
-def cells(run: RunConfig, chosen: Mapping[tuple[str, Method], Setting]) -> list[Cell]:
+def cells(run: RunConfig, chosen: Mapping[tuple[str, MethodName], Setting]) -> list[Cell]:
     """All cells: the whole grid of the first seed first, small fractions before large ones, so that curves show early."""
     compare = run.compare
     return [
@@ -128,7 +128,7 @@ def cells(run: RunConfig, chosen: Mapping[tuple[str, Method], Setting]) -> list[
     ]
 
 
-def without_search(run: RunConfig) -> dict[tuple[str, Method], Setting]:
+def without_search(run: RunConfig) -> dict[tuple[str, MethodName], Setting]:
     """The one setting of each student and method."""
     return {(s, m): settings_of(run, m)[0] for s in students_of(run) for m in run.compare.methods}
 

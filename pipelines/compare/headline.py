@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.methods import Method
+from pipelines.methods import MethodName
 from pipelines.reports.format import fraction, percent, percents, plural, points, points_range
 from pipelines.scoring.statistics import verdict
 
-_NEW_METHODS: tuple[Method, ...] = ("step-by-step", "rationale-then-label", "task-distillation")
+_NEW_METHODS: tuple[MethodName, ...] = ("step-by-step", "rationale-then-label", "task-distillation")
 """Whose difference the headline tells, the first that is there: fixed beforehand, never the one that did best."""
 _OF_ONE_SEED = ", which knows nothing of another seed"
 _EQUAL = 0.05

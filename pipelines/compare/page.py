@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.compare import page_tables
 from pipelines.compare.page_figures import data_plots, size_plot
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.methods import rationale_readers
 from pipelines.reports.format import fraction, plural
 from pipelines.reports.provenance import heldout_notices, provenance_tables, unreadable_table
 from pipelines.reports.render import render
@@ -79,7 +79,7 @@ def _notices(report: Mapping[str, Any]) -> list[str]:
     present = sum(len(group["cells"]) for group in report["groups"])
     lines = [*report["notes"], *heldout_notices(report["heldout"])]
     if report["rationales_read"]:
-        lines.append(f"{NEEDS_A_TEACHER} {told_of_read(report['rationales_read'])}.")
+        lines.append(f"{', '.join(rationale_readers())} {told_of_read(report['rationales_read'])}.")
     if missing:
         lines.insert(
             0,

@@ -65,7 +65,7 @@ from pipelines.compare.grid import (
 from pipelines.compare.headline import headline, notes
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, validation_share
-from pipelines.methods import NEEDS_A_TEACHER, Method
+from pipelines.methods import METHODS, MethodName, rationale_readers
 from pipelines.scoring.contamination import chosen_on, overlap_part, seen_in_training
 from pipelines.scoring.costs import money_of, per_1000, teacher_cost, worker_hours
 from pipelines.scoring.rationales import rationales_read
@@ -97,7 +97,7 @@ class Found:
     examples: Sequence[Example]
     validation: Sequence[Example] | None = None
     """On which settings or weights are chosen; None where nothing is."""
-    chosen: dict[tuple[str, Method], Setting] = field(default_factory=dict)
+    chosen: dict[tuple[str, MethodName], Setting] = field(default_factory=dict)
     """By a search; empty where there was none."""
     trials: dict[Cell, Manifest] = field(default_factory=dict)
     failed_trials: dict[Cell, str] = field(default_factory=dict)
@@ -154,7 +154,7 @@ def shared_parts(found: Found) -> dict[str, Any]:
     return {
         "heldout": {**heldout_part(run, found.heldout, len(examples)), **overlap},
         "lines": [_line(system) for system in systems],
-        "rationales_read": rationales_read(answers, examples, task) if NEEDS_A_TEACHER in run.compare.methods else None,
+        "rationales_read": rationales_read(answers, examples, task) if rationale_readers(run.compare.methods) else None,
         "teacher_tokens": _teacher_tokens(answers),
     }
 
@@ -200,8 +200,8 @@ def _students(found: Found) -> Iterator[dict[str, Any]]:
             yield {"name": student_name(model), "model": model, "parameters": known[model]}
 
 
-def _by_group(found: Found) -> dict[tuple[str, Method, float], list[Cell]]:
-    groups: dict[tuple[str, Method, float], list[Cell]] = {}
+def _by_group(found: Found) -> dict[tuple[str, MethodName, float], list[Cell]]:
+    groups: dict[tuple[str, MethodName, float], list[Cell]] = {}
     for cell in cells(found.run, found.chosen or without_search(found.run)):
         if cell in found.cells:
             groups.setdefault((cell.student, cell.method, cell.fraction), []).append(cell)
@@ -313,7 +313,7 @@ def _answer_cost(group: Mapping[str, Any], price: float | None, teacher: Mapping
         **{key: group[key] for key in ("student", "method")},
         "seconds_per_example": each,
         "per_1000": per_1000(each, price),
-        **(teacher if group["method"] == NEEDS_A_TEACHER else dict.fromkeys(teacher)),
+        **(teacher if METHODS[group["method"]].reads_rationale else dict.fromkeys(teacher)),
     }
 
 

@@ -35,7 +35,7 @@ from pipelines.compare.scheduler import CellJob, Failed, run_jobs
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
-from pipelines.methods import Method
+from pipelines.methods import MethodName
 from pipelines.reports.format import plural
 from pipelines.runtime.progress import Progress
 from pipelines.scoring.identity import labels_identity
@@ -46,7 +46,7 @@ from pipelines.storage.manifest import Manifest, manifest_of, now, read_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
 
-Chosen = dict[tuple[str, Method], Setting]
+Chosen = dict[tuple[str, MethodName], Setting]
 
 
 def compare(run: RunConfig) -> Manifest:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.methods import rationale_readers
 from pipelines.reports.format import ABSENT, fraction, one_line, percent, percents, plural, points, points_range
 from pipelines.reports.provenance import heldout_notices
 from pipelines.scoring.rationales import told_of_read
@@ -58,7 +58,7 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
             f"{plural(len(report['missing']), 'cell is', 'cells are')} missing; the means are over the others."
         )
     if report["rationales_read"]:
-        notes.append(f"{NEEDS_A_TEACHER} {told_of_read(report['rationales_read'])}.")
+        notes.append(f"{', '.join(rationale_readers())} {told_of_read(report['rationales_read'])}.")
     notes += heldout_notices(report["heldout"])
     if notes:
         shown.caption, shown.caption_justify = Text("\n".join(map(one_line, notes))), "left"

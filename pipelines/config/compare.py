@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipelines.config.base import Section
-from pipelines.methods import Method
+from pipelines.methods import MethodName
 
 _Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, max_length=2)]
 
@@ -46,7 +46,7 @@ class SearchConfig(Section):
 class CompareConfig(Section):
     """The grid of `raystill compare`: every method with every fraction of the labels, student and seed."""
 
-    methods: Annotated[list[Method], Field(min_length=1)] = ["finetune", "step-by-step"]
+    methods: Annotated[list[MethodName], Field(min_length=1)] = ["finetune", "step-by-step"]
     fractions: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(min_length=1)] = [0.25, 1.0]
     students: Annotated[list[str], Field(min_length=1)] | None = None
     """Hub ids or folders; None: student.model."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config.base import Section, Share
-from pipelines.methods import Method
+from pipelines.methods import METHOD_KEYS, METHODS, LabelColumn, MethodName, WeightKey
 
 
 class InitConfig(Section):
@@ -47,7 +47,7 @@ class StudentConfig(Section):
     init: InitConfig = InitConfig()
     lora: LoraConfig | None = None
     """None: all weights are trained."""
-    method: Method = "step-by-step"
+    method: MethodName = "step-by-step"
     labels: Literal["gold", "teacher"] | None = None
     """Whose label is learned, for the methods with rationales; `gold` where it is not set."""
     rationale_weight: Share = 0.5
@@ -61,9 +61,10 @@ class StudentConfig(Section):
 
     @model_validator(mode="after")
     def _labels_where_chosen(self) -> Self:
-        if self.labels is not None and self.method in _LABELS_LEARNED:
+        method = METHODS[self.method]
+        if self.labels is not None and method.label_column is not None:
             raise ValueError(
-                f"`labels` has no effect with method {self.method}, which learns {_LABELS_LEARNED[self.method]}; remove it"
+                f"`labels` has no effect with method {self.method}, which learns {method.learns}; remove it"
             )
         return self
 
@@ -73,49 +74,29 @@ class StudentConfig(Section):
             raise ValueError(
                 "`lora` adapts weights that know something; with init.kind: random there are none, remove it"
             )
-        if self.init.vocabulary is not None and self.method == "token-kd":
-            raise ValueError("method token-kd compares tokens with the teacher's; remove init.vocabulary")
+        if self.init.vocabulary is not None and METHODS[self.method].learns_teacher_tokens:
+            raise ValueError(f"method {self.method} compares tokens with the teacher's; remove init.vocabulary")
         return self
 
     @property
-    def label_column(self) -> Literal["gold", "label", "either"]:
-        """Whose label the student learns, as a column of the labels. either: gold where there is one, else the teacher's."""
-        if self.method == "soft-label":
-            return "either"
-        if self.method in ("task-distillation", "token-kd") or self.labels == "teacher":
-            return "label"
-        return "gold"
+    def label_column(self) -> LabelColumn:
+        """Whose label the student learns, as a column of the labels. either: gold if the row has one, else the teacher's."""
+        return METHODS[self.method].label_column or ("label" if self.labels == "teacher" else "gold")
 
-    def with_method(self, method: Method, model: str) -> StudentConfig:
-        """This student by another method and from another model; `labels` goes where the method has none to choose."""
+    def with_method(self, method: MethodName, model: str) -> StudentConfig:
+        """This student by another method and from another model, without `labels` if the method leaves no choice."""
         changed = self.model_dump() | {"method": method, "model": model}
-        if method in _LABELS_LEARNED:
+        if METHODS[method].label_column is not None:
             changed["labels"] = None
         return StudentConfig.model_validate(changed)
 
     @property
-    def weight_key(self) -> Literal["rationale_weight", "soft_weight"] | None:
-        """The key of the method's loss weight; None where it has none."""
-        if self.method == "step-by-step":
-            return "rationale_weight"
-        return "soft_weight" if self.method in _METHODS_WITH["soft_weight"] else None
+    def weight_key(self) -> WeightKey | None:
+        """The key of the method's loss weight; None if it has none."""
+        return METHODS[self.method].weight_key
 
     def effective(self) -> dict[str, Any]:
-        """The settings that the method reads, but for the model, which may lie elsewhere by now."""
+        """The settings that the method reads. The model is left out: its folder may have moved."""
         settings = self.model_dump(mode="json", exclude={"model"}, exclude_none=True) | {"labels": self.label_column}
-        return {key: value for key, value in settings.items() if self.method in _METHODS_WITH.get(key, {self.method})}
-
-
-_METHODS_WITH = {
-    "rationale_weight": {"step-by-step"},
-    "soft_weight": {"soft-label", "token-kd"},
-    "temperature": {"soft-label"},
-    "divergence": {"token-kd"},
-}
-"""Keys of `student` that only some methods read."""
-_LABELS_LEARNED = {
-    "finetune": "gold labels",
-    "task-distillation": "the teacher's labels",
-    "soft-label": "the teacher's distribution, and the gold label where there is one",
-    "token-kd": "the teacher's text",
-}
+        unused = METHOD_KEYS - METHODS[self.method].student_keys
+        return {key: value for key, value in settings.items() if key not in unused}

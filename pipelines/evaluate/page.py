@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.evaluate import page_tables
 from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.methods import METHODS
 from pipelines.reports.format import number, p_said, percent, plural, points, points_range, rounded
 from pipelines.reports.provenance import heldout_notices, provenance_tables, unreadable_table
 from pipelines.reports.render import render
@@ -48,7 +48,7 @@ def report_page(report: Mapping[str, Any]) -> str:
         errors=page_tables.errors_table(report),
         teacher=teacher_facts(report["cost"]["teacher"]),
         cost=student_facts(report["cost"]),
-        needs_a_teacher=report["student"]["method"] == NEEDS_A_TEACHER,
+        needs_a_teacher=METHODS[report["student"]["method"]].reads_rationale,
         provenance=provenance_tables(
             {**report, "provenance": {"settings": report["settings"], **report["provenance"]}}
         ),

@@ -26,7 +26,7 @@ from pipelines.evaluate import plots, report, report_markdown
 from pipelines.evaluate.checks import check_belongs, same_validation, validation_of
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.previous_report import Earlier, change_since
-from pipelines.methods import NEEDS_A_TEACHER
+from pipelines.methods import METHODS
 from pipelines.scoring.contamination import chosen_on, overlap_part, seen_in_training
 from pipelines.scoring.costs import student_cost
 from pipelines.scoring.identity import answers_identity, labels_identity
@@ -207,7 +207,7 @@ def _measure(run: RunConfig, task: Task, student: Manifest, student_at: str, ask
             weights: scored(f"student in {weights}", Recast(student_at, weights)) for weights in run.evaluation.weights
         }
     rationale = quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task)
-    read = rationales_read(answers, examples, task) if run.student.method == NEEDS_A_TEACHER else None
+    read = rationales_read(answers, examples, task) if METHODS[run.student.method].reads_rationale else None
     trained_system = dataclasses.replace(trained_system, note="; ".join(_student_notes(run, student, read)))
     teacher = teacher_system(run, task, answers, examples)
     majority = majority_system(task, asked.majority, examples)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.config import EvaluationConfig, StudentConfig
 from pipelines.errors import StageFailedError, last_line
-from pipelines.methods import FORMATS, Part
+from pipelines.methods import METHODS, Part
 from pipelines.runtime.cpus import usable_cpus
 from pipelines.runtime.progress import Progress
 from pipelines.storage.store import Store
@@ -133,7 +133,7 @@ class Predictor:
     def answer(self, question: Question, block: pa.Table) -> pa.Table:
         """The answers to a block's inputs (_OUTPUT), as one padded batch for each draw."""
         student = self._student(question)
-        part = question.part or FORMATS[student.method].answer
+        part = question.part or METHODS[student.method].answer
         most = self._settings.max_new_tokens
         if part == "rationale":  # may be as long as the student was trained to write it, like a text of both
             most = max(most, student.max_target_tokens)
@@ -159,7 +159,7 @@ class Predictor:
             self._held = None  # memory need not hold both
             gc.collect()
             student = question.source.load("cuda" if self._settings.gpus_per_worker else "cpu")
-            first = student.order("1", question.part or FORMATS[student.method].answer, 1)
+            first = student.order("1", question.part or METHODS[student.method].answer, 1)
             student.write([replace(first, max_new_tokens=1)])  # an order of a whole text is for more
             self._held = question.source, student
         return self._held[1]

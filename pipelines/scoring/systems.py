@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
 from pipelines.errors import UserError
-from pipelines.methods import FORMATS, NEEDS_A_TEACHER, read_answer, with_rationale, writes_rationales, written_labels
+from pipelines.methods import METHODS, rationale_readers, read_answer, with_rationale, written_labels
 from pipelines.reports.format import short
 from pipelines.scoring.predict import Prediction, Respondent, predict, sample
 from pipelines.scoring.rationales import WrittenRationale, sample_of
@@ -44,7 +44,7 @@ def student_inputs(run: RunConfig, answers: TeacherAnswers, examples: Sequence[E
         UserError: as `check_rationales`.
     """
     inputs = [example.input for example in examples]
-    if run.student.method != NEEDS_A_TEACHER:
+    if not METHODS[run.student.method].reads_rationale:
         return inputs
     check_rationales(answers, examples)
     found = answers.by_id
@@ -59,7 +59,7 @@ def check_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> No
         rule = f"it reads the teacher's rationales, and the labels hold none to the {len(examples):,} held-out examples"
         rule += "".join(f"; {note}" for note in answers.notes())
         remedy = "Label them with a prompt that asks for rationales, or choose another method."
-        raise UserError(f"method {NEEDS_A_TEACHER}", rule, remedy)
+        raise UserError(f"method {', '.join(rationale_readers())}", rule, remedy)
 
 
 def student_system(
@@ -110,7 +110,7 @@ def student_rationales(
     if _writes_both(run):
         found = zip(answered.rationales, answered.labels, examples, strict=True)
         return [WrittenRationale(rationale, label, example) for rationale, label, example in found]
-    if not writes_rationales(run.student.method):
+    if not METHODS[run.student.method].writes_rationales:
         return []
     chosen = sample_of(examples)
     predictions = predict(student, [inputs[i] for i in chosen], "evaluate rationales", "rationale")
@@ -214,7 +214,7 @@ def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example:
 
 
 def _writes_both(run: RunConfig) -> bool:
-    return FORMATS[run.student.method].answer == "text"
+    return METHODS[run.student.method].answer == "text"
 
 
 def _right(task: Task, text: str, example: Example) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.data.heldout import validation_identity, validation_share
 from pipelines.errors import UserError
+from pipelines.methods import METHODS
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
 from pipelines.storage.manifest import Manifest, read_manifest
 from pipelines.storage.store import Store
@@ -24,7 +25,6 @@ from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import Task, load_task, task_spec
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import TokenCounts
-from pipelines.train.data.validation_set import WITHOUT_TEACHER
 from pipelines.train.loss_terms import term_weights
 
 FORMAT = 3
@@ -48,11 +48,6 @@ _WITHOUT_EFFECT = {
     "trackers",
 }
 """Settings of `training` that decide how the same student is computed."""
-_WHERE_TO_GET = {
-    "step-by-step": "Label with a prompt that asks for rationales, or lower student.rationale_weight.",
-    "rationale-as-input": "Label with a prompt that asks for rationales, or set method: task-distillation.",
-    "token-kd": "Label with teacher.token_logprobs, or choose another method.",
-}
 _WIDEST = {
     False: "longest sequence has",
     True: "widest example has, with all labels that it compares and their padding",
@@ -176,7 +171,7 @@ def check_gold(labels: Store, settings: TokenSettings) -> None:
     gold = ds.field("gold")
     lacking = rows.count_rows(filter=gold.is_null() | (gold == ""))
     if lacking:
-        asked = "method finetune" if settings.method == "finetune" else "student.labels gold"
+        asked = f"method {settings.method}" if METHODS[settings.method].label_column else "student.labels gold"
         rule = f"it learns gold labels, and {lacking:,} of {rows.count_rows():,} labelled examples have none"
         remedy = "Add gold labels to the corpus, or set method: step-by-step with labels: teacher."
         raise UserError(asked, rule, remedy)
@@ -184,13 +179,13 @@ def check_gold(labels: Store, settings: TokenSettings) -> None:
 
 def check_tops(labels: Manifest, run: RunConfig) -> None:
     """Refuse token-kd without the teacher's token log-probabilities, and with a student whose tokens are others."""
-    if run.student.method != "token-kd":
+    if not METHODS[run.student.method].learns_teacher_tokens:
         return
     tokenizer = labels.details.get("tokenizer")
     if tokenizer is None:
         rule = "it learns the teacher's distributions over tokens, and the labels hold none"
         remedy = "Label with teacher.token_logprobs: 20 (engine vllm), or choose another method."
-        raise UserError("method token-kd", rule, remedy)
+        raise UserError(f"method {run.student.method}", rule, remedy)
     if tokenizer != tokenizer_fingerprint(run.student.model):
         teacher = (labels.details.get("teacher") or {}).get("model")
         rule = f"its tokenizer is not that of the teacher {teacher}, so that their tokens cannot be compared"
@@ -201,7 +196,7 @@ def check_tops(labels: Manifest, run: RunConfig) -> None:
 def check_validation(run: RunConfig) -> None:
     """Refuse to measure in between what a validation file cannot measure: it holds no word of the teacher's."""
     is_file, method = isinstance(run.corpus.validation, str), run.student.method
-    if run.training.validate_every_steps is not None and is_file and method not in WITHOUT_TEACHER:
+    if run.training.validate_every_steps is not None and is_file and METHODS[method].needs_teacher_text:
         rule = f"corpus.validation is a file, without the teacher's answers that method {method} is measured on"
         raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
 
@@ -211,29 +206,31 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
     if not counts.train:
         if counts.nothing_to_learn:
             rule = f"{counts.nothing_to_learn:,} labelled examples hold nothing that it learns from, and none is left"
-            raise UserError(f"method {settings.method}", rule, _WHERE_TO_GET[settings.method])
+            raise UserError(f"method {settings.method}", rule, METHODS[settings.method].remedy)
         rule = f"no example is left to train on ({counts.validation:,} held out, {counts.too_long:,} too long)"
         raise UserError(Store(run.output).shown("labels"), rule, "Label more examples, or lower corpus.validation.")
     if settings.validation_share and not counts.validation:
         rule = f"of {counts.train:,} examples none is held out"
         raise UserError(f"corpus.validation {settings.validation_share:g}", rule, "Raise it, or set it to 0.")
     validation = run.corpus.validation
-    if isinstance(validation, str) and settings.method in WITHOUT_TEACHER and not counts.validation:
+    if isinstance(validation, str) and not METHODS[settings.method].needs_teacher_text and not counts.validation:
         rule = f"no row of it is readable, has a gold label, and is within the limits ({counts.too_long:,} rows in all are too long)"
         raise UserError(f"corpus.validation {validation}", rule, "Mend the file, or give a share of train.")
     if "rationale" in settings.terms and not counts.rationales:
         rule = f"none of {counts.train:,} examples has a rationale"
-        raise UserError("method step-by-step", rule, "Label with a prompt that asks for one, or set method: finetune.")
-    if settings.together and not counts.compared:
+        raise UserError(
+            f"method {settings.method}", rule, "Label with a prompt that asks for one, or set method: finetune."
+        )
+    if settings.compares_labels and not counts.compared:
         rule = f"none of {counts.train:,} examples has a distribution over several labels"
         remedy = "Label with teacher.sampling.n above 1, or with soft_labels: logprobs, or choose another method."
-        raise UserError("method soft-label", rule, remedy)
+        raise UserError(f"method {settings.method}", rule, remedy)
     if run.training.validate_every_steps is not None and not counts.validation:
         rule = "no example is held out for validation"
         raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
     limits = (
         ("tokens_per_batch", counts.largest, "largest example has, its sequences together"),
-        ("tokens_per_micro_batch", counts.widest, _WIDEST[settings.together]),
+        ("tokens_per_micro_batch", counts.widest, _WIDEST[settings.compares_labels]),
     )
     for name, needed, what in limits:
         given = getattr(run.training, name)

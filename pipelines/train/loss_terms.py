@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pipelines.config import StudentConfig
+from pipelines.methods import METHODS
 
 TERMS = ("label", "rationale", "text", "soft", "divergence")
 PARTS = TERMS[:3]
@@ -24,16 +25,9 @@ PARTS = TERMS[:3]
 
 def term_weights(student: StudentConfig) -> dict[str, float]:
     """The weight of each term of the student's method, those of weight 0 left out."""
-    if student.method == "step-by-step":
-        weights = {"label": 1.0 - student.rationale_weight, "rationale": student.rationale_weight}
-    elif student.method == "rationale-then-label":
-        weights = {"text": 1.0}
-    elif student.method == "soft-label":
-        weights = {"label": 1.0 - student.soft_weight, "soft": student.soft_weight}
-    elif student.method == "token-kd":
-        weights = {"text": 1.0 - student.soft_weight, "divergence": student.soft_weight}
-    else:
-        weights = {"label": 1.0}
+    method = METHODS[student.method]
+    share = float(getattr(student, method.weight_key)) if method.weight_key else 0.0
+    weights = dict(zip(method.terms, (1.0 - share, share), strict=False))
     return {term: weight for term, weight in weights.items() if weight > 0.0}
 
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from pipelines.methods import FORMATS, Part, prompt_of
+from pipelines.methods import METHODS, Part, prompt_of
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import decoded
@@ -25,7 +25,7 @@ class Engine(ABC):
 
     def __init__(self, card: StudentCard, tokenizer: Any, max_new_tokens: int) -> None:
         self._method = card.method
-        self._form = FORMATS[card.method]
+        self._spec = METHODS[card.method]
         self._family: Family = card.family
         self._max_input_tokens = card.max_input_tokens
         self._max_new_tokens = max_new_tokens
@@ -52,8 +52,8 @@ class Engine(ABC):
 
     async def answer(self, question: Question) -> Reply | TooLong:
         """The student's answer: the label, and the rationale at the same time where it is a text of its own."""
-        parts: list[Part] = [self._form.answer]
-        if self._form.prefixed and question.rationale:
+        parts: list[Part] = [self._spec.answer]
+        if self._spec.prefixed and question.rationale:
             parts.append("rationale")
         orders = [self._order(prompt_of(self._method, part, question.text), part) for part in parts]
         if too_long := self._too_long(*orders):
@@ -104,7 +104,7 @@ class Engine(ABC):
         yield Piece(so_far.rest(), prompt_tokens, so_far.tokens, so_far.finish_reason, self.name)
 
     def _text_order(self, asked: TextRequest) -> GenerationRequest:
-        part = self._form.answer
+        part = self._spec.answer
         prompt = asked.text if asked.raw else prompt_of(self._method, part, asked.text)
         return self._order(prompt, part, asked)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.config import EvaluationConfig
-from pipelines.methods import FORMATS, written_labels
+from pipelines.methods import METHODS, written_labels
 from pipelines.scoring.predict import PredictorPool, Trained, predict
 from pipelines.students.decoding import Decoded, Family, Student
 from pipelines.tasks.base import Answer, Example
@@ -32,7 +32,7 @@ STUDENTS: dict[str, tuple[Family, str]] = {
 def made(folder: Path, family: Family, method: str) -> Path:
     """A student that answers the first text with a label, and is not sure of it."""
     write_student(folder, family, method, "nli", width=256 if family == "decoder-only" else 64)
-    student, part = Student.load(folder), FORMATS[method].answer
+    student, part = Student.load(folder), METHODS[method].answer
     both = ("neutral", "contradiction")
     if part == "text":
         both = tuple(TASK.render(Answer(label, "so 4.")) for label in both)  # type: ignore[assignment]
@@ -58,7 +58,7 @@ def client(folders: dict[str, Path]) -> Iterator[Any]:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders: dict[str, Path], name: str) -> None:
     family, method = STUDENTS[name]
-    student, part = Student.load(folders[name]), FORMATS[method].answer
+    student, part = Student.load(folders[name]), METHODS[method].answer
     labels = [written_labels(method, TASK, Example("", text, None)) for text in TEXTS]
     expected = student.answer(TEXTS, part, 48, labels=labels)
     check_that_it_shows_something(expected, student.answer(TEXTS, part, 48))

@@ -1,44 +1,89 @@
-"""What students of each method read, and how their text is read back."""
+"""The contract of every method in the registry, and what is special to some."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipelines.methods import FORMATS, METHODS, prompt_of, read_answer, with_rationale, writes_rationales
+from pipelines.config import StudentConfig
+from pipelines.methods import (
+    MAX_CANDIDATES,
+    METHOD_KEYS,
+    METHODS,
+    Method,
+    TeacherTokens,
+    TrainingRow,
+    prompt_of,
+    rationale_readers,
+    read_answer,
+)
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
+from pipelines.train.loss_terms import PARTS, TERMS, term_weights
 
 TEXT = "Anne has 4 apples and gives one away."
 EXAMPLE = Example("a", TEXT, None)
+TASK = Arithmetic()
+ROW = TrainingRow(
+    "a", TEXT, "4 - 1", "Anne gives 1 away.", [("4 - 1", 0.75), ("4 + 1", 0.25)], TeacherTokens([5], [[5]], [[0.0]])
+)
+EMPTY = TrainingRow("a", TEXT, "4 - 1", "")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_each_method_reads_the_input_in_its_own_way(method: str) -> None:
-    answer = FORMATS[method].answer
-    assert prompt_of(method, answer, TEXT) == (f"[label] {TEXT}" if method == "step-by-step" else TEXT)
-    if method == "step-by-step":
-        assert prompt_of(method, "rationale", TEXT) == f"[rationale] {TEXT}"
-    else:
-        with pytest.raises(ValueError, match="trains no rationale"):
-            prompt_of(method, "rationale", TEXT)
+@pytest.mark.parametrize(("name", "method"), METHODS.items())
+def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
+    targets = method.targets(ROW, TASK)
+    assert targets
+    for target in targets:
+        prompt = prompt_of(name, target.part, TEXT if target.input is None else target.input)
+        assert TEXT in prompt
+        assert (target.probability is not None) == method.compares_labels
+        assert (target.text is None) == method.learns_teacher_tokens
+    assert method.answer in {target.part for target in targets}
+    assert any("rationale" in target.part or target.input for target in targets) == (
+        method.prefixed or method.reads_rationale
+    )
+    assert method.targets(EMPTY, TASK) or method.remedy, "labels with nothing to learn are refused with a remedy"
+    with pytest.raises(ValueError, match=f"method {name} trains no "):
+        prompt_of(name, "text" if method.answer == "label" else "label", TEXT)
+
+    weights = term_weights(StudentConfig(model="m", method=name, rationale_weight=0.3, soft_weight=0.2))
+    assert list(weights) == list(method.terms)
+    assert set(weights) <= set(TERMS)
+    assert {target.part for target in targets} == set(method.terms) & set(PARTS)
+    assert sum(weights.values()) == pytest.approx(1.0)
+    assert method.student_keys <= METHOD_KEYS <= StudentConfig.model_fields.keys()
+    assert (method.label_column is None) == (not method.learns), "a fixed label column is explained in an error"
+
+    written = TASK.render(TASK.parse("Anne gives 1 away. The answer is (4 - 1).", EXAMPLE))
+    read = read_answer(name, "(4 - 1)" if method.answer == "label" else written, TASK, EXAMPLE)
+    assert read is not None
+    assert (read.label, read.rationale) == ("4 - 1", "" if method.answer == "label" else "Anne gives 1 away.")
+    assert read_answer(name, "no idea", TASK, EXAMPLE) is None
+
+
+def test_step_by_step_selects_the_answer_by_prefix() -> None:
+    assert prompt_of("step-by-step", "label", TEXT) == f"[label] {TEXT}"
+    assert prompt_of("step-by-step", "rationale", TEXT) == f"[rationale] {TEXT}"
 
 
 def test_a_rationale_follows_the_input() -> None:
-    assert with_rationale(TEXT, "4 - 1 = 3.") == f"{TEXT} [rationale] 4 - 1 = 3."
+    (target,) = METHODS["rationale-as-input"].targets(ROW, TASK)
+    assert target.input == f"{TEXT} [rationale] Anne gives 1 away."
+    assert rationale_readers() == rationale_readers(["finetune", "rationale-as-input"]) == ["rationale-as-input"]
 
 
-def test_who_writes_rationales() -> None:
-    wanted = {"step-by-step", "rationale-then-label", "token-kd"}
-    assert {method for method in METHODS if writes_rationales(method)} == wanted
+def test_methods_that_write_rationales_or_need_teacher_text() -> None:
+    writers = {name for name, method in METHODS.items() if method.writes_rationales}
+    assert writers == {"step-by-step", "rationale-then-label", "token-kd"}
+    needy = {name for name, method in METHODS.items() if method.needs_teacher_text}
+    assert needy == {"rationale-then-label", "rationale-as-input", "token-kd"}
 
 
-def test_labels_are_read_as_labels_and_texts_by_the_task() -> None:
-    task = Arithmetic()
-    label = read_answer("finetune", "(4 - 1)", task, EXAMPLE)
-    assert label is not None
-    assert (label.label, label.rationale) == ("4 - 1", "")
-    text = read_answer("rationale-then-label", "Anne gives 1 away. The answer is (4 - 1).", task, EXAMPLE)
-    assert text is not None
-    assert (text.label, text.rationale) == ("4 - 1", "Anne gives 1 away.")
-    assert read_answer("finetune", "no idea", task, EXAMPLE) is None
-    assert read_answer("token-kd", "no idea", task, EXAMPLE) is None
+def test_the_learned_label_comes_first_among_at_most_8() -> None:
+    others = [(f"{i} + 1", 0.05 + i / 1000) for i in range(10)]
+    row = TrainingRow("a", TEXT, "7 + 7", "", [*others, ("( 9 + 1 )", 0.1)])
+    targets = METHODS["soft-label"].targets(row, TASK)
+    assert len(targets) == MAX_CANDIDATES
+    assert [(t.text, t.probability, t.in_part_loss) for t in targets[:2]] == [
+        ("7 + 7", 0.0, True), ("9 + 1", pytest.approx(0.159), False)
+    ]  # fmt: skip

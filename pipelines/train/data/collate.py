@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Several
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ NO_PART = -1
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """One thing to learn: read `prompt`, write `target`."""
 
     prompt: Any
@@ -62,13 +62,13 @@ class MicroBatch:
     """(N, k)"""
 
 
-def collate(sequences: Several[Sequence], *, family: Family, pad: int, start: int | None) -> MicroBatch:
+def collate(sequences: Sequence[TokenSequence], *, family: Family, pad: int, start: int | None) -> MicroBatch:
     """Pad sequences into one micro-batch. `start`: the token that an encoder-decoder's decoder begins with.
 
     No sequences at all give one row with one target token that counts in no term: a worker without work still has to take part in
     every forward pass.
     """
-    sequences = sequences or [Sequence([pad], [pad], NO_PART)]
+    sequences = sequences or [TokenSequence([pad], [pad], NO_PART)]
     prompts, targets = [s.prompt for s in sequences], [s.target for s in sequences]
     count = np.array([len(t) for t in targets], dtype=np.int64)
     rows = np.repeat(np.arange(len(targets)), count)
@@ -88,14 +88,14 @@ def collate(sequences: Several[Sequence], *, family: Family, pad: int, start: in
     return MicroBatch(inputs, rows, columns, flat, parts, *_groups(sequences), *_tops(sequences, count))
 
 
-def _groups(sequences: Several[Sequence]) -> tuple[Ints, Floats] | tuple[None, None]:
+def _groups(sequences: Sequence[TokenSequence]) -> tuple[Ints, Floats] | tuple[None, None]:
     if sequences[0].probability is None:
         return None, None
     _, groups = np.unique([s.example for s in sequences], return_inverse=True)
     return groups.astype(np.int64), np.array([s.probability for s in sequences], dtype=np.float32)
 
 
-def _tops(sequences: Several[Sequence], count: Ints) -> tuple[Ints, Floats] | tuple[None, None]:
+def _tops(sequences: Sequence[TokenSequence], count: Ints) -> tuple[Ints, Floats] | tuple[None, None]:
     width = max((s.top_ids.shape[1] for s in sequences if s.top_ids is not None), default=0)
     if not width:
         return None, None
@@ -108,7 +108,7 @@ def _tops(sequences: Several[Sequence], count: Ints) -> tuple[Ints, Floats] | tu
     return ids, logprobs
 
 
-def _padded(sequences: Several[Any], value: int) -> Ints:
+def _padded(sequences: Sequence[Any], value: int) -> Ints:
     result = np.full((len(sequences), max(len(s) for s in sequences)), value, dtype=np.int64)
     for row, sequence in enumerate(sequences):
         result[row, : len(sequence)] = sequence

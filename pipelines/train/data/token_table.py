@@ -33,9 +33,9 @@ from pipelines.data.schema import TOKEN_LOGPROBS
 from pipelines.storage.store import Store
 from pipelines.students.init import student_tokenizer
 from pipelines.tasks import Task, load_task
-from pipelines.train.data.collate import Sequence
+from pipelines.train.data.collate import TokenSequence
 from pipelines.train.data.lengths import Ints, Lengths
-from pipelines.train.data.sequences import TokenSettings, in_fraction, sequences_of
+from pipelines.train.data.sequences import TokenSettings, in_fraction, read_row, sequences_of
 from pipelines.train.loss_terms import PARTS, TERMS
 
 _IDS = pa.list_(pa.int32())
@@ -122,7 +122,7 @@ class _EncodeParts:
 
 def encode_part(labels: Store, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
     """The tokens of one file of labels/data, a batch of its rows at a time."""
-    tops = _tops(labels, name.rpartition("/")[2]) if settings.with_tops else None
+    tops = _tops(labels, name.rpartition("/")[2]) if settings.needs_token_logprobs else None
     rows = _BATCH_ROWS if tops is None else _BATCH_ROWS_WITH_TOPS
     with labels.fs.open_input_file(labels.path(name)) as file:
         for batch in pq.ParquetFile(file).iter_batches(rows, columns=_COLUMNS):
@@ -174,7 +174,7 @@ def write_tokens(tables: Iterable[pa.Table], target: Store, settings: TokenSetti
 
 
 def _count(table: pa.Table, settings: TokenSettings, seen: dict[str, int]) -> None:
-    lengths = _lengths(table, settings.together)
+    lengths = _lengths(table, settings.compares_labels)
     first = lengths.starts[:-1]
     held_out = table["validation"].to_numpy()[first]
     seen["train"] += int((~held_out).sum())
@@ -222,11 +222,11 @@ class Tokens:
             name: _Column(batches, name, order) for name in ("prompt", "target", "top_ids", "top_logprobs")
         }
 
-    def sequence(self, sequence: int) -> Sequence:
+    def sequence(self, sequence: int) -> TokenSequence:
         """A sequence, its token ids without a copy."""
         positions, probability = int(self._positions[sequence]), float(self._probability[sequence])
         tops = [self._columns[name][sequence].reshape(positions, -1) if positions else None for name in _TOPS]
-        return Sequence(
+        return TokenSequence(
             self._columns["prompt"][sequence],
             self._columns["target"][sequence],
             int(self._part[sequence]),
@@ -281,7 +281,7 @@ def _encode(row: dict[str, Any], tokenizer: Any, settings: TokenSettings, task: 
         "id": row["id"], "validation": held_out, "dropped": None, "part": -1,
         "probability": None, "prompt": [], "target": [], "top_ids": [], "top_logprobs": [], "top_positions": 0,
     }  # fmt: skip
-    found = sequences_of(row, tokenizer, settings, task)
+    found = sequences_of(read_row(row, settings.label_column), tokenizer, settings, task)
     if not found:
         return [common | {"dropped": "nothing_to_learn"}]
     if any(len(s.prompt) > settings.max_input_tokens or len(s.target) > settings.max_target_tokens for s in found):
@@ -289,7 +289,7 @@ def _encode(row: dict[str, Any], tokenizer: Any, settings: TokenSettings, task: 
     return [common | _columns(sequence) for sequence in found]
 
 
-def _columns(sequence: Sequence) -> dict[str, Any]:
+def _columns(sequence: TokenSequence) -> dict[str, Any]:
     columns = {name: getattr(sequence, name) for name in ("part", "probability", "prompt", "target")}
     if sequence.top_ids is None:
         return columns

@@ -14,18 +14,17 @@ import pyarrow as pa
 
 from pipelines.config import CorpusConfig
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
+from pipelines.methods import METHODS
 from pipelines.tasks import Example, load_task
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import encode_table
 
 _ROWS = 4096
-WITHOUT_TEACHER = ("finetune", "task-distillation", "step-by-step", "soft-label")
-"""Methods that such rows can measure."""
 
 
 def validation_tokens(corpus: CorpusConfig, settings: TokenSettings) -> Iterator[pa.Table]:
     """The rows of the file in the schema of the tokens; none where `corpus.validation` is a share, or the method wants more."""
-    if not isinstance(corpus.validation, str) or settings.method not in WITHOUT_TEACHER:
+    if not isinstance(corpus.validation, str) or METHODS[settings.method].needs_teacher_text:
         return
     task = load_task(settings.task)
     splits = corpus_splits(corpus_files(corpus.validation, "corpus.validation"), "heldout", limit=corpus.limit)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import FiltersConfig, RunConfig
-from pipelines.methods import NEEDS_A_TEACHER, with_rationale, writes_rationales
+from pipelines.methods import METHODS, with_rationale
 from pipelines.storage.store import Store
 from pipelines.train.engine.lora import merged
 from pipelines.train.loss_terms import TERMS
@@ -140,11 +140,12 @@ def _layers(run: RunConfig) -> str:
 
 def _prompts(details: Mapping[str, Any]) -> str:
     ends = "" if details["family"] == "encoder-decoder" else " followed by a line break"
-    if details["method"] == "step-by-step":
+    method = METHODS[details["method"]]
+    if method.prefixed:
         return f"- Reads `[label] <input>` for the label and `[rationale] <input>` for the rationale{ends}; decode greedily."
-    if details["method"] == NEEDS_A_TEACHER:
+    if method.reads_rationale:
         return f"- Reads `{with_rationale('<input>', '<rationale>')}`{ends} and writes the label; decode greedily."
-    what = "a rationale and the label, as a teacher does" if writes_rationales(details["method"]) else "the label"
+    what = "a rationale and the label, as a teacher does" if method.writes_rationales else "the label"
     return f"- Reads `<input>`{ends} and writes {what}; decode greedily."
 
 

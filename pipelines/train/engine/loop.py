@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import StageFailedError
+from pipelines.methods import METHODS
 from pipelines.runtime.cpus import computes_bf16, usable_cpus
 from pipelines.runtime.nodes import node_name
 from pipelines.storage.filesystems import ancestor
@@ -100,7 +101,7 @@ def _train(run: RunConfig, job: TrainingJob, cache: Path, rank: int, world: int)
     own = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
     with own as folder:
         model, tokenizer = initial_student(run.student, run.training.seed, folder)
-    tokens = Tokens(Store(job.tokens), cache, together=run.student.method == "soft-label")
+    tokens = Tokens(Store(job.tokens), cache, together=METHODS[run.student.method].compares_labels)
     worker = Worker(run, model, tokens, rank, world)
     state = restore(worker.engine, worker.rank)
     state.started_at.append(state.step)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.train.data.collate import NO_PART, Sequence, collate
+from pipelines.train.data.collate import NO_PART, TokenSequence, collate
 
 FAMILIES = ["decoder-only", "encoder-decoder"]
-TWO = [Sequence([7, 8], [3, 1], 0), Sequence([5], [4, 6, 1], 1)]
+TWO = [TokenSequence([7, 8], [3, 1], 0), TokenSequence([5], [4, 6, 1], 1)]
 
 
 def test_decoder_only():
@@ -40,9 +40,9 @@ def test_an_empty_micro_batch_has_one_token_that_counts_for_nothing(family):
 
 def test_labels_of_an_example_are_a_group():
     rows = [
-        Sequence([1], [2], 0, example=40, probability=0.75),
-        Sequence([1], [3], NO_PART, example=40, probability=0.25),
-        Sequence([1], [2], 0, example=7, probability=1.0),
+        TokenSequence([1], [2], 0, example=40, probability=0.75),
+        TokenSequence([1], [3], NO_PART, example=40, probability=0.25),
+        TokenSequence([1], [2], 0, example=7, probability=1.0),
     ]
     batch = collate(rows, family="decoder-only", pad=0, start=None)
     assert batch.groups is not None
@@ -53,7 +53,7 @@ def test_labels_of_an_example_are_a_group():
 
 def test_likeliest_tokens_stand_beside_their_positions():
     tops = np.array([[3, 4], [1, 5]]), np.array([[-0.1, -3.0], [-0.2, -2.0]])
-    rows = [Sequence([7], [9, 1], 2), Sequence([7], [3, 1, 1], 2, top_ids=tops[0], top_logprobs=tops[1])]
+    rows = [TokenSequence([7], [9, 1], 2), TokenSequence([7], [3, 1, 1], 2, top_ids=tops[0], top_logprobs=tops[1])]
     batch = collate(rows, family="decoder-only", pad=0, start=None)
     assert batch.top_ids.tolist() == [[-1, -1], [-1, -1], [3, 4], [1, 5], [-1, -1]]
     np.testing.assert_allclose(batch.top_logprobs[2:4], tops[1], rtol=1e-6)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.train.data.collate import NO_PART, Sequence, collate
+from pipelines.train.data.collate import NO_PART, TokenSequence, collate
 from pipelines.train.loss_terms import TERMS
 from tests.support.tiny_runs import make_model, make_tokenizer
 
@@ -161,7 +161,7 @@ def test_soft_labels_of_a_model_equal_one_label_at_a_time(family, tmp_path):
     given = [(0.7, 0), (0.3, NO_PART), (0.5, 0), (0.4, NO_PART), (0.1, NO_PART), (1.0, 0)]
     groups = [[0, 1], [2, 3, 4], [5]]
     rows = [
-        Sequence(s.prompt, s.target, part, example=next(g for g, m in enumerate(groups) if i in m), probability=p)
+        TokenSequence(s.prompt, s.target, part, example=next(g for g, m in enumerate(groups) if i in m), probability=p)
         for i, (s, (p, part)) in enumerate(zip(sequences, given, strict=True))
     ]
     batch = collate(rows, family=family, pad=0, start=0)
@@ -189,7 +189,7 @@ def test_token_kd_of_a_model_counts_the_positions_that_the_teacher_knows(kind, t
         known = len(sequence.target) - 1
         top_ids = np.stack([rng.permutation(20)[:4] for _ in range(known)])
         top = np.log(rng.dirichlet(np.ones(5), known)[:, :4]).astype(np.float32)
-        rows.append(Sequence(sequence.prompt, sequence.target, 2, top_ids=top_ids, top_logprobs=top))
+        rows.append(TokenSequence(sequence.prompt, sequence.target, 2, top_ids=top_ids, top_logprobs=top))
     batch = collate(rows, family="decoder-only", pad=0, start=None)
     loss, found = StudentLoss(model, divergence=kind)(**arguments(batch, [0, 0, 0.3, 0, 0.7]))
     known = sum(len(row.target) - 1 for row in rows)
@@ -254,4 +254,4 @@ def _model_and_sequences(family, folder):
     size = len(make_tokenizer())
     prompts = [rng.integers(2, size, n).tolist() for n in (3, 9, 5, 1, 12, 4)]
     targets = [[*rng.integers(2, size, n).tolist(), 1] for n in (1, 7, 2, 4, 1, 9)]
-    return model, [Sequence(p, t, i % 2) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
+    return model, [TokenSequence(p, t, i % 2) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
