@@ -1,4 +1,4 @@
-"""Which code a process runs: the hash of our packages, compared across the nodes of a cluster."""
+"""The code that a process runs, as a hash. It is compared across the nodes of a cluster and between jobs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-_CODE = ("cluster", "pipelines", "serving")
+_PACKAGES = ("cluster", "pipelines", "serving")
 
 
 def code_folders() -> list[Path]:
-    """The folders of our packages, which lie side by side in a checkout and apart in a job."""
-    found = []
-    for name in _CODE:
+    """Folders of Raystill's packages. They lie side by side in a checkout and apart in a job."""
+    folders = []
+    for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         assert spec
         assert spec.origin
-        found.append(Path(spec.origin).parent)
-    return found
+        folders.append(Path(spec.origin).parent)
+    return folders
 
 
 def code_hash() -> str:
-    """Hash of our packages' sources."""
-    found = hashlib.sha256()
+    """Hash of the packages' sources, 16 hex digits."""
+    digest = hashlib.sha256()
     for root in code_folders():
         for file in sorted(root.rglob("*.py")):
-            found.update(str(file.relative_to(root)).encode() + file.read_bytes())
-    return found.hexdigest()[:16]
+            digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

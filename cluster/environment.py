@@ -1,10 +1,11 @@
-"""Every environment variable that we read. Values that decide results are keys of the run file, never variables.
+"""Every environment variable that Raystill reads. Values that decide results are keys of the run file, never variables.
 
-Two are read elsewhere, since `pipelines` and `serving` import nothing from here. The key of an OpenAI-compatible teacher is read in
-the variable that `teacher.remote.key_variable` names (OPENAI_API_KEY unless the run file says otherwise), by
-pipelines.label.teachers.openai.remote_key; keys of the endpoint, in the one that `serving.keys.variable` names, by serving.api.api_keys.
-The client of that teacher reads HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS
-itself. MLflow and Weights & Biases (`training.trackers`) read their own variables, MLFLOW_* and WANDB_*, in the worker that tells them.
+`pipelines` and `serving` import nothing from here and read two themselves: the key of an OpenAI-compatible teacher, in the variable
+that `teacher.remote.key_variable` names (pipelines.label.teachers.openai), and keys of the endpoint, in the variable that
+`serving.keys.variable` names (serving.api.api_keys).
+
+Libraries read their own: the teacher's client HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OPENAI_ORG_ID, OPENAI_PROJECT_ID and
+OPENAI_CUSTOM_HEADERS; MLflow and Weights & Biases (`training.trackers`) MLFLOW_* and WANDB_*, in the worker that reports to them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DRIVER_CPUS = "RAYSTILL_DRIVER_CPUS"
-"""Set by `raystill submit --driver-cpus`: the CPUs that Ray keeps for the process that reads it, on its node."""
-_NOBODY = "http://127.0.0.1:9"
-"""The port of `discard`, on which nothing has listened for decades."""
+"""Set by `raystill submit --driver-cpus`: CPUs that Ray reserves for the job's driver on its node."""
+_NO_SERVER = "http://127.0.0.1:9"
+"""The port of the discard protocol, on which nothing listens."""
 
 
 def cache_folder() -> Path:
-    """RAYSTILL_CACHE, or `raystill` in the user's cache folder: where the embedded teacher is kept."""
+    """RAYSTILL_CACHE, or `raystill` in the user's cache folder. Holds the embedded teacher and the record of `raystill up`."""
     named = os.environ.get("RAYSTILL_CACHE")
     if named:
         return Path(named).expanduser()
@@ -30,39 +31,40 @@ def cache_folder() -> Path:
 
 
 def ray_address() -> str | None:
-    """RAY_ADDRESS: the cluster to use. None: Ray is started in this process, for this process."""
+    """RAY_ADDRESS, the cluster to use. None: the command starts Ray on this machine."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
 def driver_cpus() -> float:
-    """RAYSTILL_DRIVER_CPUS: what this process, the driver of a job, takes of its node. 0 where it was not submitted with any."""
+    """RAYSTILL_DRIVER_CPUS: CPUs that this driver holds on its node. 0 unless it is a job submitted with some."""
     return float(os.environ.get(DRIVER_CPUS) or 0.0)
 
 
 def use_ray_token() -> None:
-    """Let Ray's clients send the token that there is (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), unless RAY_AUTH_MODE is set.
+    """Make Ray's clients send the existing token, unless RAY_AUTH_MODE is set. Has no effect once Ray is imported.
 
-    Ray asks for that token in every cluster that it starts here, but sends it from clients only where it is told to. Has no effect once
-    Ray is imported.
+    The token is in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Ray requires it from callers of the clusters that it starts
+    here, but its clients send it only if RAY_AUTH_MODE says so.
     """
     if "RAY_AUTH_MODE" not in os.environ and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def make_ray_token() -> None:
-    """Let Ray ask for a token in what is started here, unless RAY_AUTH_MODE says otherwise: one is made in ~/.ray/auth_token where there is
-    none, as `ray.init` does for a Ray of its own and `ray start` does not. Has no effect once Ray is imported.
+    """Make clusters that start here require a token, unless RAY_AUTH_MODE says otherwise. Has no effect once Ray is imported.
+
+    Creates ~/.ray/auth_token if there is no token, as `ray.init` does for a local Ray and `ray start` does not.
     """
     if os.environ.setdefault("RAY_AUTH_MODE", "token").lower() != "token" or _has_token():
         return
     file = _token_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as made:
-        made.write(secrets.token_hex(32))
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as created:
+        created.write(secrets.token_hex(32))
 
 
 def wants_token() -> bool:
-    """Whether Ray's token is asked of whoever calls this process (RAY_AUTH_MODE, which Ray sets where it starts a cluster with one)."""
+    """True if this process requires Ray's token from its callers. Ray sets RAY_AUTH_MODE in clusters that it starts with a token."""
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
@@ -71,27 +73,27 @@ def _has_token() -> bool:
 
 
 def _token_file() -> Path:
-    """Where Ray looks for a token that no variable names."""
+    """Ray's default, if no variable names a token."""
     return Path.home() / ".ray" / "auth_token"
 
 
 @contextmanager
 def no_api_server() -> Iterator[None]:
-    """A Ray that is started while the block runs asks no API server of the machine (RAY_API_SERVER_ADDRESS): it has none of its own.
+    """Make a Ray that starts inside the block use no API server of this machine; it has none of its own.
 
-    Ray Train asks one whether its controller lives. A Ray without one takes it to be at port 8265; where another Ray of the machine listens
-    there, which knows no such actor, the workers are taken away in the middle of a training.
+    Ray Train asks an API server whether its controller lives, by default the one at port 8265. If that belongs to another Ray, it knows
+    no such actor, and the workers are ended during training.
     """
-    with _changed(RAY_API_SERVER_ADDRESS=_NOBODY):
+    with _changed(RAY_API_SERVER_ADDRESS=_NO_SERVER):
         yield
 
 
 @contextmanager
 def only_given_address() -> Iterator[None]:
-    """Clients of Ray's jobs and states that are made while the block runs ask the address that they are given.
+    """Make Ray's job and state clients created inside the block use the address that they are given.
 
-    Ray lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS take its place, which shells that use `raystill up` and KubeRay's pods have set: a job
-    would be stopped on another cluster than the one that `--address` names.
+    RAY_API_SERVER_ADDRESS and RAY_ADDRESS would override it. Shells after `raystill up` and KubeRay's pods have them set: without this,
+    a job of another cluster than `--address` would be stopped.
     """
     with _changed(RAY_API_SERVER_ADDRESS=None, RAY_ADDRESS=None):
         yield
@@ -99,16 +101,16 @@ def only_given_address() -> Iterator[None]:
 
 @contextmanager
 def _changed(**variables: str | None) -> Iterator[None]:
-    """Variables of this process while the block runs; None: they are not there."""
+    """Variables of this process inside the block; None unsets one."""
     before = {name: os.environ.get(name) for name in variables}
-    _put(variables)
+    _set(variables)
     try:
         yield
     finally:
-        _put(before)
+        _set(before)
 
 
-def _put(variables: Mapping[str, str | None]) -> None:
+def _set(variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)

@@ -6,17 +6,14 @@ import click
 
 
 @click.command()
-@click.option("--nodes", default=3, show_default=True, type=click.IntRange(1, 64), help="The head and the others.")
+@click.option("--nodes", default=3, show_default=True, type=click.IntRange(1, 64), help="Nodes, with the head.")
 @click.option(
-    "--cpus",
-    default=8,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Of each node; they share this machine's cores.",
-)
+    "--cpus", default=8, show_default=True, type=click.IntRange(1),
+    help="CPUs of each node. They are logical: all nodes share this machine's cores.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and process ids as one JSON object.")
 def up(nodes: int, cpus: int, as_json: bool) -> None:
-    """A Ray cluster of several nodes on this machine, to try a run as on many.
+    """Start a Ray cluster on this machine.
 
     \b
     Example:
@@ -29,12 +26,12 @@ def up(nodes: int, cpus: int, as_json: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """End the cluster that `raystill up` started.
+    """Stop the cluster that `raystill up` started.
 
     \b
     Example:
       raystill down
     """
-    from cluster.session.local_cluster import down as end
+    from cluster.session.local_cluster import down as stop_cluster
 
-    click.echo("ended" if end() else "there is none")
+    click.echo("stopped" if stop_cluster() else "no cluster is running")

@@ -1,164 +1,140 @@
-"""Before a run: can its output be written? And on a cluster of several nodes: does every node have the same versions and code, see the
-output, and know the time?
-
-The latter is found out on the nodes themselves, a task on each. One table tells of all of them; what would break the run is refused
-before it begins.
-"""
+"""Check the nodes of a cluster before a run: versions, code, clock, and access to the output. One task per node reports it."""
 
 from __future__ import annotations
 
 import platform
 import socket
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.code_version import code_hash
+from cluster.session.output_check import DRIVER_FILE, write_probe
 from pipelines.errors import UserError, last_line
+from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipelines.storage.store import Store
-
 _ANSWER_S = 120.0
-_SKEW_S = 30.0
-_FOLDER = ".preflight"
+_MAX_SKEW_S = 30.0
 LISTED = 20
-"""Nodes that a table or a message names."""
+"""Most nodes in a table or a message."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a process sees on its node."""
+class NodeReport:
+    """What a process on a node reports."""
 
     host: str
     python: str
     ray: str
     code: str
-    """Hash of our packages' sources."""
+    """Hash of Raystill's sources."""
     time_s: float
     """Since 1970."""
     storage: str
-    """Why the output cannot be used; empty where it can."""
+    """Why the node cannot use the output; empty if it can."""
 
 
 @dataclass(frozen=True)
 class NodeCheck:
-    """One node, and what is wrong with it."""
+    """One node and its problems."""
 
     name: str
     cpus: float
     gpus: float
-    look: Look | None
-    """None: it did not answer."""
+    report: NodeReport | None
+    """None: the node did not answer."""
     skew_s: float
-    """Its clock less ours, in seconds, beyond what the way there and back can explain."""
+    """Its clock less the driver's, as far as the time of the request cannot explain it."""
     problems: tuple[str, ...]
 
 
-def check_output(output: str) -> None:
-    """Raises UserError where the output, a path or URI, cannot be written from here. Leaves no file behind, and makes no local folder."""
-    from pipelines.storage.store import Store
-
-    store = Store(output)
-    with _writing(store):
-        if store.is_local:
-            there = next(folder for folder in (Path(store.root), *Path(store.root).parents) if folder.exists())
-            tempfile.TemporaryFile(dir=there).close()
-        else:
-            probe = _probe(store)
-            probe.write("driver", b"")
-            probe.clear()
-
-
-def preflight(output: str | None) -> list[NodeCheck]:
-    """Look at every node that is alive, and stays. Starts nothing but a task on each.
+def inspect_nodes(output: str | None) -> list[NodeCheck]:
+    """Check every live node with one task on it.
 
     Args:
-        output: the run's output, path or URI; None: nothing is written to it, and no node is asked about it.
+        output: path or URI of the run's output; None: do not check it.
 
     Raises:
-        UserError: the output cannot be written from here.
+        UserError: the driver cannot write the output.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     token = uuid.uuid4().hex
-    shared = _written(output, token) if output is not None else None
-    here = look_around("", "")
+    probe = write_probe(output, token.encode()) if output is not None else None
+    driver = report_node("", "", token)
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    remote = ray.remote(num_cpus=0, max_retries=0)(look_around)
-    sent = time.time()
-    asked = {
+    remote = ray.remote(num_cpus=0, max_retries=0)(report_node)
+    sent_s = time.time()
+    pending = {
         node["NodeID"]: remote.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(shared.uri if shared else "", f"{token}:{node['NodeID']}")
+        ).remote(probe.uri if probe else "", node["NodeID"], token)
         for node in nodes
     }  # fmt: skip
     try:
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_S)
-        answers, until = {node: _answer(asked[node]) for node in asked}, time.time()
-        # A node that has gone meanwhile (an autoscaler removes idle ones) takes no part in the run.
-        stay = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        ray.wait(list(pending.values()), num_returns=len(pending), timeout=_ANSWER_S)
+        reports = {node: _result(reference) for node, reference in pending.items()}
+        received_s = time.time()
+        # An autoscaler may have removed an idle node meanwhile: it takes no part in the run.
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         return [
-            _checked(node, answers[node["NodeID"]], here, shared, token, (sent, until))
+            _check(node, reports[node["NodeID"]], driver, probe, token, (sent_s, received_s))
             for node in nodes
-            if node["NodeID"] in stay
+            if node["NodeID"] in alive
         ]
     finally:
-        if shared:
-            shared.clear()
+        if probe:
+            probe.clear()
 
 
-def look_around(shared: str, token: str) -> Look:
-    """Run on a node: what it is, and whether it reads what the driver wrote and can write beside it.
+def report_node(probe: str, node: str, token: str) -> NodeReport:
+    """Report this process' node. Reads the driver's file in the output and writes one beside it.
 
     Args:
-        shared: the folder in the output; empty: the storage is not looked at.
-        token: `DRIVER'S:NODE`.
+        probe: URI of the probe's folder; empty: do not check the output.
+        node: name of the file to write.
+        token: content of both files.
     """
     import ray
 
-    return Look(
+    return NodeReport(
         socket.gethostname(), platform.python_version(), ray.__version__, code_hash(), time.time(),
-        _storage(shared, token) if shared else "",
+        _storage_problem(probe, node, token) if probe else "",
     )  # fmt: skip
 
 
-def problems_of(found: Look, here: Look, skew_s: float, *, seen: bool) -> list[str]:
-    """What would break a run on a node. `seen`: the driver reads what the node wrote."""
+def find_problems(node: NodeReport, driver: NodeReport, skew_s: float, *, write_visible: bool) -> list[str]:
+    """Differences that would break a run. `write_visible`: the driver reads what the node wrote."""
     problems = []
-    if found.ray != here.ray:
-        problems.append(f"Ray {found.ray}, the driver has {here.ray}")
-    if found.python.split(".")[:2] != here.python.split(".")[:2]:
-        problems.append(f"Python {found.python}, the driver has {here.python}")
-    if found.code != here.code:
+    if node.ray != driver.ray:
+        problems.append(f"Ray {node.ray}, the driver has {driver.ray}")
+    if node.python.split(".")[:2] != driver.python.split(".")[:2]:
+        problems.append(f"Python {node.python}, the driver has {driver.python}")
+    if node.code != driver.code:
         problems.append("another version of Raystill")
-    if found.storage:
-        problems.append(found.storage)
-    elif not seen:
-        problems.append("what it writes to the output is not seen by the driver")
-    if abs(skew_s) > _SKEW_S:
+    if node.storage:
+        problems.append(node.storage)
+    elif not write_visible:
+        problems.append("the driver does not see what it writes to the output")
+    if abs(skew_s) > _MAX_SKEW_S:
         problems.append(f"its clock is {skew_s:+.0f} s off")
     return problems
 
 
 def refuse(nodes: Sequence[NodeCheck]) -> None:
-    """Raises UserError, which names each node with a problem, where there is any."""
-    bad = [node for node in nodes if node.problems]
-    if bad:
-        told = "; ".join(f"{node.name}: {', '.join(node.problems)}" for node in bad[:LISTED])
-        more = f"; and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
-        remedy = (
-            "Give all nodes the same image, and an output that all of them see (s3://..., or storage that they mount)."
-        )
-        raise UserError(f"{len(bad):,} of {len(nodes):,} nodes", f"{told}{more}", remedy)
+    """Raise UserError if a node has a problem."""
+    faulty = [node for node in nodes if node.problems]
+    if faulty:
+        listed = "; ".join(f"{node.name}: {', '.join(node.problems)}" for node in faulty[:LISTED])
+        more = f"; and {len(faulty) - LISTED:,} more" if len(faulty) > LISTED else ""
+        remedy = "Give all nodes the same image, and an output that all of them see (s3://..., or mounted storage)."
+        raise UserError(f"{len(faulty):,} of {len(nodes):,} nodes", f"{listed}{more}", remedy)
 
 
 def nodes_table(nodes: Sequence[NodeCheck]) -> Table:
@@ -166,89 +142,53 @@ def nodes_table(nodes: Sequence[NodeCheck]) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{len(nodes):,} nodes", title_justify="left", pad_edge=False)
-    for column in ("node", "host", "CPUs", "GPUs", "Ray", "Python", "clock", "what is wrong"):
+    for column in ("node", "host", "CPUs", "GPUs", "Ray", "Python", "clock", "problems"):
         table.add_column(column, justify="right" if column in ("CPUs", "GPUs", "clock") else "left", overflow="fold")
     for node in sorted(nodes, key=lambda node: not node.problems)[:LISTED]:
-        seen = (node.look.host, node.look.ray, node.look.python) if node.look else ("", "", "")
-        table.add_row(
-            node.name,
-            seen[0],
-            f"{node.cpus:g}",
-            f"{node.gpus:g}",
-            seen[1],
-            seen[2],
-            f"{node.skew_s:+.1f} s",
-            ", ".join(node.problems) or "-",
-        )
+        host, ray, python = (node.report.host, node.report.ray, node.report.python) if node.report else ("", "", "")
+        size, problems = (f"{node.cpus:g}", f"{node.gpus:g}"), ", ".join(node.problems) or "-"
+        table.add_row(node.name, host, *size, ray, python, f"{node.skew_s:+.1f} s", problems)
     return table
 
 
-def _checked(
-    node: dict[str, Any], look: Look | str, here: Look, shared: Store | None, token: str, between: tuple[float, float]
-) -> NodeCheck:
-    resources = node["Resources"]
+def _check(
+    node: dict[str, Any], report: NodeReport | str, driver: NodeReport, probe: Store | None, token: str,
+    window: tuple[float, float],
+) -> NodeCheck:  # fmt: skip
+    """`node`: as `ray.nodes()` lists it. `window`: when the request was sent and its result received."""
     name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-    size = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    if isinstance(look, str):
-        return NodeCheck(name, *size, None, 0.0, (look,))
-    # Between sending and receiving its clock should have read something between ours.
-    skew = min(look.time_s - between[0], 0.0) + max(look.time_s - between[1], 0.0)
-    seen = not shared or bool(look.storage) or _reads(shared, node["NodeID"], token)
-    return NodeCheck(name, *size, look, skew, tuple(problems_of(look, here, skew, seen=seen)))
+    size = node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+    if isinstance(report, str):
+        return NodeCheck(name, *size, None, 0.0, (report,))
+    # The node read its clock between the two times.
+    skew_s = min(report.time_s - window[0], 0.0) + max(report.time_s - window[1], 0.0)
+    visible = not probe or bool(report.storage) or _holds(probe, node["NodeID"], token)
+    return NodeCheck(name, *size, report, skew_s, tuple(find_problems(report, driver, skew_s, write_visible=visible)))
 
 
-def _probe(output: Store) -> Store:
-    """A folder in the output that nobody else has, to be removed again."""
-    return output.child(f"{_FOLDER}-{uuid.uuid4().hex[:8]}")
-
-
-def _written(output: str, token: str) -> Store:
-    """A probe with the driver's file in it. Raises UserError where that cannot be written."""
-    from pipelines.storage.store import Store
-
-    store = Store(output)
-    probe = _probe(store)
-    with _writing(store):
-        probe.write("driver", token.encode())
-    return probe
-
-
-def _reads(shared: Store, name: str, token: str) -> bool:
-    return shared.exists(name) and shared.read(name).decode() == token
-
-
-@contextmanager
-def _writing(output: Store) -> Iterator[None]:
-    """Turns what stands in the way of writing into the output into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "Set output to a folder, or a URI, that this user may write to."
-        raise UserError(f"output {output.shown()}", f"it cannot be written ({last_line(error)})", remedy) from error
-
-
-def _answer(reference: Any) -> Look | str:
-    """What a node told, or why it did not."""
+def _result(reference: Any) -> NodeReport | str:
+    """A node's report, or why there is none."""
     import ray
 
     try:
-        found: Look = ray.get(reference, timeout=0)
-        return found
+        report: NodeReport = ray.get(reference, timeout=0)
+        return report
     except ray.exceptions.GetTimeoutError:
         return f"does not answer within {_ANSWER_S:.0f} s"
     except ray.exceptions.RayError as error:
-        return f"cannot run our code ({type(error).__name__}: {str(error).strip().splitlines()[-1]})"
+        return f"cannot run Raystill's code ({type(error).__name__}: {last_line(error)})"
 
 
-def _storage(shared: str, token: str) -> str:
-    from pipelines.storage.store import Store
-
-    store = Store(shared)
-    drivers, _, node = token.partition(":")
+def _storage_problem(probe: str, node: str, token: str) -> str:
     try:
-        if not store.exists("driver") or store.read("driver").decode() != drivers:
+        store = Store(probe)
+        if not _holds(store, DRIVER_FILE, token):
             return "does not see the output that the driver writes to"
-        store.write(node, drivers.encode())
+        store.write(node, token.encode())
     except (OSError, UserError) as error:
-        return f"cannot write to the output ({error})"
+        return f"cannot write to the output ({last_line(error)})"
     return ""
+
+
+def _holds(store: Store, name: str, content: str) -> bool:
+    return store.exists(name) and store.read(name).decode() == content

@@ -1,97 +1,138 @@
-"""What a stage of a run asks of Ray at the least, and whether nodes have it."""
+"""The resources that a stage needs at least, and whether nodes have room for them. A node is a mapping such as {"CPU": 8, "GPU": 1}."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.environment import driver_cpus
 from pipelines.config import READER_CPUS, RunConfig
 from pipelines.config.serving import INGRESS_CPUS
 from pipelines.errors import UserError
 
+_ROUNDING = 1e-6
+"""1.0 // 0.1 is 9, and sums of fractions are not exact."""
+_NOISE = 0.01
+"""Less than this of a resource in use counts as none."""
+
 
 @dataclass(frozen=True)
-class Wanted:
-    """`count` actors that are needed at a time, what each of them takes of one node, and the key of the run file that says so."""
+class ResourceRequest:
+    """Actors that a stage needs at the same time."""
 
     key: str
+    """Key of the run file that sets `count`."""
     count: int
     gpus: int
+    """Per actor."""
     cpus: float = 1
+    """Per actor."""
     per_node: int | None = None
-    """At most so many of them on one node; None: as many as have room."""
-    beside: float = 0
-    """CPUs that must be left: without them the actors wait for ever for what they work on."""
+    """Most actors on one node; None: no limit."""
+    reader_cpus: float = 0
+    """CPUs that must stay free: without them the actors wait forever for the rows that they work on."""
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What one takes, as Ray counts it; the scarcest first."""
-        return {kind: float(each) for kind, each in (("GPU", self.gpus), ("CPU", self.cpus)) if each}
+        """Resources of one actor as Ray counts them, the scarcest first."""
+        return {kind: float(amount) for kind, amount in (("GPU", self.gpus), ("CPU", self.cpus)) if amount}
+
+    def __str__(self) -> str:
+        """Such as `3 x (1 GPU, 1 CPU)`."""
+        return f"{self.count} x {self.shape}"
+
+    @property
+    def shape(self) -> str:
+        """Resources of one actor, such as `(1 GPU, 1 CPU)`."""
+        return f"({amounts(self.bundle)})"
 
 
-def wanted_by(run: RunConfig, stage: str) -> list[Wanted]:
-    """What a stage of the run needs at the least."""
+def stage_requests(run: RunConfig, stage: str) -> list[ResourceRequest]:
+    """The least that a stage of the run needs."""
     if stage == "label":
         teacher = run.teacher
         key = "teacher.replicas.min x gpus_per_replica"
-        return [Wanted(key, teacher.replicas.min, teacher.gpus_per_replica, beside=READER_CPUS)]
+        return [ResourceRequest(key, teacher.replicas.min, teacher.gpus_per_replica, reader_cpus=READER_CPUS)]
     if stage == "train":
         least = run.training.min_workers
         key = "training.min_workers" if least else "training.workers"
-        return [Wanted(key, least or run.training.workers, run.training.gpus_per_worker)]
+        return [ResourceRequest(key, least or run.training.workers, run.training.gpus_per_worker)]
     if stage == "evaluate":
-        return [Wanted("evaluation.workers", run.evaluation.workers, run.evaluation.gpus_per_worker)]
+        return [ResourceRequest("evaluation.workers", run.evaluation.workers, run.evaluation.gpus_per_worker)]
     serving, per_node = run.serving, run.serving.max_replicas_per_node
     return [
-        Wanted("serving.replicas.min", serving.replicas.min, serving.gpus_per_replica, per_node=per_node),
-        Wanted("serving.ingress_replicas", serving.ingress_replicas, 0, INGRESS_CPUS, per_node),
+        ResourceRequest("serving.replicas.min", serving.replicas.min, serving.gpus_per_replica, per_node=per_node),
+        ResourceRequest("serving.ingress_replicas", serving.ingress_replicas, 0, INGRESS_CPUS, per_node),
     ]
 
 
-def check_resources(wanted: Wanted, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Raises UserError where more is wanted than the nodes have. `nodes`: CPU and GPU of each."""
-    for kind, each in wanted.bundle.items():
-        asked, available = wanted.count * each, sum(node.get(kind, 0) for node in nodes)
+def check_resources(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raise UserError if the nodes, with nothing else on them, have too few resources."""
+    for kind, each in request.bundle.items():
+        needed, available = request.count * each, sum(node.get(kind, 0) for node in nodes)
         if kind == "CPU":
-            asked += wanted.beside
-        if asked > available:
-            remedy = (
-                "Set gpus_per_replica / gpus_per_worker to 0 to run on CPUs."
-                if kind == "GPU" and not available
-                else "Lower it."
-            )
-            raise UserError(wanted.key, f"the run asks for {asked:g} {kind}s, there are {available:g}", remedy)
-    room = room_for(wanted, nodes)
-    if room < wanted.count:
-        where = "each on one node" if wanted.per_node is None else f"at most {wanted.per_node} on one node"
-        rule = f"the run asks for {wanted.count} x {shape(wanted)}, {where}, and the nodes have room for {room}"
-        remedy = "use larger nodes" if wanted.per_node is None else "add nodes, or raise serving.max_replicas_per_node"
-        raise UserError(wanted.key, rule, f"Lower it, or {remedy}.")
+            needed += request.reader_cpus
+        if needed > available:
+            remedy = "Lower it."
+            if kind == "GPU" and not available:
+                remedy = "Set gpus_per_replica or gpus_per_worker to 0 to run on CPUs."
+            beside = " beside the driver" if kind == "CPU" and driver_cpus() else ""
+            rule = f"the run needs {amounts({kind: needed})}, {available:g} are available{beside}"
+            raise UserError(request.key, rule, remedy)
+    room = room_for(request, nodes)
+    if room < request.count:
+        limit = "each on one node" if request.per_node is None else f"at most {request.per_node} on one node"
+        rule = f"the run needs {request}, {limit}; the nodes have room for {room}"
+        larger = "use larger nodes" if request.per_node is None else "add nodes, or raise serving.max_replicas_per_node"
+        raise UserError(request.key, rule, f"Lower it, or {larger}.")
 
 
-def room_for(wanted: Wanted, nodes: Iterable[Mapping[str, float]]) -> int:
-    """How many of what is wanted the nodes can hold, were nothing else on them."""
-    nodes = list(nodes)
-    # Rounded: 1.0 // 0.1 is 9.
-    rooms = (min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.bundle.items()) for node in nodes)
-    room = sum(rooms if wanted.per_node is None else (min(room, wanted.per_node) for room in rooms))
-    left = sum(node.get("CPU", 0.0) for node in nodes) - room * wanted.cpus
-    return max(room - math.ceil(max(wanted.beside - left, 0.0) / wanted.cpus), 0)
+def room_for(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Number of the requested actors that fit on the nodes, with nothing else on them."""
+    fits = (min(int(node.get(kind, 0.0) / each + _ROUNDING) for kind, each in request.bundle.items()) for node in nodes)
+    room = sum(fits if request.per_node is None else (min(fit, request.per_node) for fit in fits))
+    left = sum(node.get("CPU", 0.0) for node in nodes) - room * request.cpus
+    return max(room - math.ceil(max(request.reader_cpus - left, 0.0) / request.cpus), 0)
 
 
-def shape(wanted: Wanted) -> str:
-    """What one takes, for people: `(1 GPU, 1 CPU)`."""
-    return f"({', '.join(amount(each, kind) for kind, each in wanted.bundle.items())})"
+def held_by_others(
+    request: ResourceRequest, nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]
+) -> dict[str, float]:
+    """Resources in use, by kind, whose release would make room for more of the requested actors.
+
+    Call it for a request that Ray does not grant now. Empty if no release would help: CPUs in use do not hold up a missing GPU.
+
+    Args:
+        nodes: totals per node.
+        free: what is free, summed over the nodes. Ray's public API does not report it per node.
+    """
+    room = room_for(request, nodes)
+    reachable = min(room, request.count)
+    used = {kind: sum(node.get(kind, 0.0) for node in nodes) - free.get(kind, 0.0) for kind in request.bundle}
+    short = [kind for kind, each in request.bundle.items() if int(free.get(kind, 0.0) / each + _ROUNDING) < reachable]
+    if not short and room >= request.count:
+        short = list(used)  # enough is free in all, but on no node enough for one actor
+    return {kind: used[kind] for kind in short if used[kind] > _NOISE}
 
 
-def amount(number: float, kind: str) -> str:
-    """`1 GPU`, `4 CPUs`."""
-    return f"{number:g} {kind}" if number == 1 else f"{number:g} {kind}s"
+def amounts(resources: Mapping[str, float]) -> str:
+    """Such as `1 GPU, 4 CPUs`."""
+    return ", ".join(
+        f"{number:g} {kind}" if number == 1 else f"{number:g} {kind}s" for kind, number in resources.items()
+    )
 
 
-def nodes_here() -> list[dict[str, float]]:
-    """What each node of the running Ray has, whether in use or not."""
+def node_totals() -> list[dict[str, float]]:
+    """Resources of each live node of the connected Ray, in use or not, less the CPUs that this driver holds as long as it runs."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    here, own = ray.get_runtime_context().get_node_id(), driver_cpus()
+    nodes = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = dict(node["Resources"])
+            if own and node["NodeID"] == here:
+                resources["CPU"] = resources.get("CPU", 0.0) - own
+            nodes.append(resources)
+    return nodes

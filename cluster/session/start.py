@@ -1,52 +1,53 @@
-"""Ray for one command: the cluster that RAY_ADDRESS names, or one of our own that ends with the command.
+"""Ray for one command: the cluster that RAY_ADDRESS names, or a Ray on this machine that ends with the command.
 
-Before anything is started, what the run asks for is compared with what is there, or with what will come.
+Before a stage starts, its resources are compared with those of the cluster.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
 from cluster.environment import no_api_server, ray_address, wants_token
-from cluster.session.connection import REACH_HEAD, ray_errors, reach_head
-from cluster.session.preflight import LISTED, check_output, nodes_table, preflight, refuse
-from cluster.session.resources import check_resources, nodes_here, room_for, wanted_by
+from cluster.session.connection import REACH_HEAD, ray_errors, wait_for_head
+from cluster.session.output_check import check_output
+from cluster.session.preflight import LISTED, inspect_nodes, nodes_table, refuse
+from cluster.session.resources import check_resources, node_totals, room_for, stage_requests
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError, last_line
 from pipelines.runtime.cpus import usable_cpus
 
-_MANY_SLOTS = 8
-_SEVERAL = 2
-_ANSWER_S = 120.0
-_SETTLED_S = 1.0
+_MIN_SLOTS = 8
+_SLOTS_PER_CPU = 4
+_TOKEN_CHECK_S = 120.0
+_TABLE_COLUMNS = 140
 
 
 def machine_resources() -> dict[str, float]:
-    """CPUs that this process may use, and GPUs that the driver shows."""
+    """CPUs that this process may use, and GPUs that the driver lists."""
     return {"CPU": float(usable_cpus()), "GPU": float(_gpus())}
 
 
 @contextmanager
 def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> Iterator[None]:
-    """Ray, running, with what the stages need.
+    """Run a block with Ray connected and the first stage's resources present.
 
     Raises:
-        UserError: that is not there, and will not come.
-        StageFailedError: it is on its way and did not come in time.
+        UserError: the resources are missing and cannot come, the output cannot be written, or the nodes do not fit together.
+        StageFailedError: the resources did not come in time.
     """
     address = ray_address()
     if address is None:
-        for stage in stages:
-            for wanted in wanted_by(run, stage):
-                # Of cores, which replicas use up; what stands beside them has Ray's slots, of which there are more.
-                check_resources(replace(wanted, beside=0), [machine_resources()])
-    if _writes(stages):
+        for request in chain.from_iterable(stage_requests(run, stage) for stage in stages):
+            # Actors occupy cores. Readers only need Ray's logical CPUs, which exceed the cores.
+            check_resources(replace(request, reader_cpus=0), [machine_resources()])
+    if _writes_output(stages):
         check_output(run.output)
     import ray
 
@@ -55,136 +56,135 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         if address is not None:
             _check_token(address)
         _check_cluster(run, stages)
-        _quiet(stages, verbose)
+        _silence_ray(stages, verbose)
         if address is not None:
-            _look_at_nodes(run.output if _writes(stages) else None, verbose)
-            _tell_of_others(run, stages)
+            _check_nodes(run.output if _writes_output(stages) else None, verbose)
+            _print_busy(run, stages)
         yield
     finally:
         ray.shutdown()
 
 
 def _start(address: str | None, verbose: bool) -> None:
-    """Connect to a cluster, or start a Ray on this machine. Raises UserError where the cluster does not let this process in.
+    """Connect to a cluster, or start Ray on this machine.
 
-    RAY_AUTH_MODE is left as it is: clusters without a token are not to be used with one (`_check_token`), and what a cluster wants is
-    known only once it refuses.
+    RAY_AUTH_MODE stays as the user set it: only the cluster's refusal shows that it needs a token, and a token sent to a cluster
+    without tokens breaks the run (`_check_token`).
+
+    Raises:
+        UserError: the cluster cannot be reached or refuses this process.
     """
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     if address is not None:
         if "://" in address and not address.startswith("ray://"):
-            rule = "it is the address of a head, and this is a URL"
-            raise UserError(f"RAY_ADDRESS {address}", rule, f"{REACH_HEAD} A dashboard's URL is what --address takes.")
+            rule = "it must be the address of a head, not a URL"
+            raise UserError(f"RAY_ADDRESS {address}", rule, f"{REACH_HEAD} --address takes the dashboard's URL.")
         with ray_errors(f"cluster {address}", REACH_HEAD):
-            reach_head(address)
+            wait_for_head(address)
             ray.init(address=address, log_to_driver=verbose, logging_level=level)
         return
-    # Logical CPUs are Ray's slots, not cores: driver, readers and actors that live side by side need one each, and a pipeline
-    # that finds none left waits for ever.
-    slots = max(_MANY_SLOTS, 4 * int(machine_resources()["CPU"]))
-    with no_api_server():  # its processes get this environment
+    # Ray's CPUs are slots, not cores. Driver, readers and actors need one each; with too few, a pipeline waits forever.
+    slots = max(_MIN_SLOTS, _SLOTS_PER_CPU * int(machine_resources()["CPU"]))
+    with no_api_server():  # Ray's processes inherit the environment
         ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
 
 
 def _check_token(address: str) -> None:
-    """Refuse to drive a cluster that sends no token with a process that wants one: its head could not ask this process whether actors are
-    still referred to, and would end them in the middle of a run ("all references to the actor were removed").
+    """Refuse a driver with tokens on a cluster without them.
+
+    The cluster's head could not ask this driver which actors it still uses. It would end them during the run ("all references to the
+    actor were removed").
 
     Raises:
-        UserError: so it is.
-        StageFailedError: the cluster starts no task.
+        UserError: the cluster sends no token.
+        StageFailedError: the cluster runs no task.
     """
     import ray
 
     if not wants_token():
         return
-    asked = ray.remote(num_cpus=0, max_retries=0)(wants_token).remote()
+    remote = ray.remote(num_cpus=0, max_retries=0)(wants_token).remote()
     try:
-        sent = ray.get(asked, timeout=_ANSWER_S)
+        cluster_wants_token = ray.get(remote, timeout=_TOKEN_CHECK_S)
     except ray.exceptions.RayError as error:
-        raise StageFailedError(f"the cluster at {address} does not run our code ({last_line(error)})") from error
-    if not sent:
-        rule = f"is token here, and the cluster at {address} works without tokens: it would end this command's actors"
-        raise UserError(
-            "RAY_AUTH_MODE", rule, "Set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token."
-        )
+        raise StageFailedError(f"the cluster at {address} cannot run Raystill's code ({last_line(error)})") from error
+    if not cluster_wants_token:
+        rule = f"the cluster at {address} works without tokens and would end this command's actors"
+        remedy = "Set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token."
+        raise UserError("RAY_AUTH_MODE token", rule, remedy)
 
 
-def _check_cluster(run: RunConfig, stages: list[str]) -> None:
-    """Refuse what Ray would wait for for ever; wait for nodes that are on their way. Raises as `ray_session`."""
-    from cluster.session.autoscaling import autoscales, promised, wait_for_nodes
+def _check_cluster(run: RunConfig, stages: Sequence[str]) -> None:
+    """Refuse requests that Ray would keep waiting forever, and wait for launching nodes. Raises as `ray_session`."""
+    from cluster.session.autoscaling import check_feasible, wait_for_nodes
+    from pipelines.runtime.compat.ray import has_autoscaler
 
-    # Ray may have fewer GPUs than the machine (CUDA_VISIBLE_DEVICES).
-    nodes = nodes_here()
-    missing = [[one for one in wanted_by(run, stage) if room_for(one, nodes) < one.count] for stage in stages]
-    if not any(missing) or not autoscales():
-        for one in chain.from_iterable(missing):
-            check_resources(one, nodes)
+    nodes = node_totals()  # CUDA_VISIBLE_DEVICES may hide GPUs of this machine from Ray
+    missing = [[one for one in stage_requests(run, stage) if room_for(one, nodes) < one.count] for stage in stages]
+    if not any(missing):
         return
-    # Of later stages it is only found out whether they can have their nodes, which come when they begin.
-    first = missing[0]
-    for later in dict.fromkeys(chain.from_iterable(missing[1:])):
-        if later not in first:
-            promised(later)
-    for wanted in first:
-        wait_for_nodes(wanted)
+    if not has_autoscaler():
+        for request in chain.from_iterable(missing):
+            check_resources(request, nodes)
+        return
+    # Nodes of later stages launch when these begin; until then it is enough that they can.
+    now, *later = missing
+    for request in dict.fromkeys(chain.from_iterable(later)):
+        if request not in now:
+            check_feasible(request)
+    for request in now:
+        wait_for_nodes(request)
 
 
-def _writes(stages: list[str]) -> bool:
-    """Whether the stages write to the run's output."""
+def _writes_output(stages: Sequence[str]) -> bool:
     return any(stage != "serve" for stage in stages)
 
 
-def _tell_of_others(run: RunConfig, stages: list[str]) -> None:
-    """Say on stderr what other work holds of what the first stage asks for: Ray waits for it without a word."""
+def _print_busy(run: RunConfig, stages: Sequence[str]) -> None:
+    """Print which resources of the first stage other work holds: Ray waits for them silently."""
     from ray.exceptions import RpcError
 
-    from cluster.session.autoscaling import waits_for
+    from cluster.session.autoscaling import busy_line
 
-    if not stages or stages[0] == "serve":  # an endpoint that is changed holds what it asks for itself
+    if not stages or stages[0] == "serve":  # a running endpoint holds the resources that its update needs
         return
     with suppress(RpcError):  # the head is busy
-        for wanted in wanted_by(run, stages[0]):
-            if not waits_for(wanted):
-                continue
-            time.sleep(_SETTLED_S)  # what this command has just given back may count as used for a moment
-            if line := waits_for(wanted):
-                print(f"{stages[0]}: {line} ({wanted.key})", file=sys.stderr, flush=True)
+        for request in stage_requests(run, stages[0]):
+            if line := busy_line(request):
+                print(f"{stages[0]}: {line} ({request.key})", file=sys.stderr, flush=True)
 
 
-def _look_at_nodes(output: str | None, verbose: bool) -> None:
-    """A table of a cluster's nodes on stderr, where they are several; of a large one only where it is asked for or something is wrong.
+def _check_nodes(output: str | None, verbose: bool) -> None:
+    """Check a cluster of several nodes, and print them if they are few, faulty, or `verbose`.
 
     Raises:
-        UserError: the run would break on it.
+        UserError: the run would fail on a node.
     """
     import ray
     from rich.console import Console
 
-    from cluster.session.autoscaling import autoscales
-
-    if sum(node["Alive"] for node in ray.nodes()) < _SEVERAL:
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
-    nodes = preflight(output)
-    bad = [node for node in nodes if node.problems]
-    if bad or verbose or len(nodes) <= LISTED:
-        Console(stderr=True, width=None if sys.stderr.isatty() else 140).print(nodes_table(nodes))
-    if not bad:
-        ray_versions = ", ".join(sorted({node.look.ray for node in nodes if node.look}))
-        written = ", the output is seen and written by each" if output is not None else ""
-        later = "; nodes that come later are not looked at" if autoscales() else ""
-        print(f"{len(nodes):,} nodes answer: Ray {ray_versions}, the same code{written}{later}", file=sys.stderr)
+    nodes = inspect_nodes(output)
+    faulty = any(node.problems for node in nodes)
+    if faulty or verbose or len(nodes) <= LISTED:
+        Console(stderr=True, width=None if sys.stderr.isatty() else _TABLE_COLUMNS).print(nodes_table(nodes))
+    if not faulty:
+        versions = ", ".join(sorted({node.report.ray for node in nodes if node.report}))
+        storage = ", the output is readable and writable" if output is not None else ""
+        checked = f"{len(nodes):,} nodes checked: Ray {versions}, the same code{storage}"
+        print(f"{checked}; nodes that join later are not checked", file=sys.stderr)
     refuse(nodes)
 
 
-def _quiet(stages: list[str], verbose: bool) -> None:
-    """Ray Data's and Serve's own bars and logs would write over our progress."""
+def _silence_ray(stages: Sequence[str], verbose: bool) -> None:
+    """Turn off Ray Data's and Serve's progress bars and logs, which would overwrite ours."""
     import ray
 
     if "serve" in stages:
-        import ray.serve  # which sets the level of its log when it is imported
+        import ray.serve  # its import sets the level of its logger
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -195,9 +195,7 @@ def _quiet(stages: list[str], verbose: bool) -> None:
 
 
 def _gpus() -> int:
-    import shutil
-    import subprocess
-
+    """GPUs that nvidia-smi lists; 0 without it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0

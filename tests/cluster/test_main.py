@@ -1,4 +1,4 @@
-"""What is said before any of our code is read."""
+"""`python -m cluster` checks Python before it imports anything else."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 
 
 @pytest.mark.parametrize("version", [(3, 10, 14), (3, 11, 0), (3, 12, 9), (3, 13, 0), (4, 0, 0)])
-def test_another_python_than_the_package_wants_is_refused(
+def test_a_python_outside_the_packages_range_is_refused(
     version: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = ".".join(map(str, version))
     fits = SpecifierSet(PROJECT["requires-python"]).contains(written)
     monkeypatch.setattr(sys, "version_info", version)
-    monkeypatch.setitem(sys.modules, "cluster.cli", None)  # reading it fails, as it may on another Python
+    monkeypatch.setitem(sys.modules, "cluster.cli", None)  # its import fails, as it may on another Python
     with pytest.raises(ImportError if fits else SystemExit) as ended:
         runpy.run_module("cluster", run_name="__main__")
     if not fits:
         assert getattr(ended.value, "code", None) == 2
-        assert f"Python here is {written}: Raystill needs 3.11 or 3.12" in capsys.readouterr().err
+        assert f"Python {written}: Raystill needs 3.11 or 3.12" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_a_gpu_node_comes_from_zero_for_the_teacher_and_goes_when_it_is_idle(
     done = label(cluster, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "nodes: waiting for 1 GPU, 1 CPU of 1 x (1 GPU, 1 CPU)" in done.stderr
-    assert "nodes: all of 1 x (1 GPU, 1 CPU) are there" in done.stderr
+    assert "nodes: 1 x (1 GPU, 1 CPU) are ready" in done.stderr
     assert cluster.nodes()["gpu"] >= 1
     found = Counter(pq.read_table(tmp_path / "out/labels/data")["id"].to_pylist())
     assert (len(found), set(found.values())) == (ROWS, {1})
@@ -72,8 +72,8 @@ def test_more_gpus_than_the_cluster_may_ever_have_are_refused_and_no_node_comes(
 ) -> None:
     done = label(cluster, tmp_path, replicas={"min": 3, "max": 3})
     assert done.returncode == 2, done.stderr[-3000:]
-    assert "teacher.replicas.min x gpus_per_replica: the run asks for 3 x (1 GPU, 1 CPU)" in done.stderr
-    assert "can never bring 3 GPUs, 3 CPUs that are missing" in done.stderr
+    assert "teacher.replicas.min x gpus_per_replica: the run needs 3 x (1 GPU, 1 CPU)" in done.stderr
+    assert "cannot launch nodes for the missing 3 GPUs, 3 CPUs" in done.stderr
     assert "maxReplicas" in done.stderr
     assert not (tmp_path / "out").exists()
     assert not cluster.nodes()
@@ -87,7 +87,7 @@ def test_what_can_never_come_is_refused_though_others_use_cpus_and_what_they_hol
         with holding(cluster, num_cpus=1):
             done = label(cluster, tmp_path, replicas={"min": 3, "max": 3})
             assert done.returncode == 2, done.stderr[-3000:]
-            assert "can never bring 3 GPUs, 3 CPUs that are missing" in done.stderr
+            assert "cannot launch nodes for the missing 3 GPUs, 3 CPUs" in done.stderr
         with holding(cluster, num_gpus=1) as holder:
             with (tmp_path / "log").open("w") as log:
                 waiting = subprocess.Popen(
@@ -97,7 +97,7 @@ def test_what_can_never_come_is_refused_though_others_use_cpus_and_what_they_hol
                     env=cluster.environment,
                 )
             try:
-                told = "label: waiting for other work to end, which holds 1 GPU"
+                told = "label: waiting for other work to release 1 GPU"
                 wait_until(lambda: told in (tmp_path / "log").read_text() or waiting.poll() is not None, 90.0)
                 assert told in (tmp_path / "log").read_text()
                 holder.kill()
@@ -141,7 +141,7 @@ def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert "nodes: waiting for 2 CPUs of 2 x (1 CPU)" in done.stderr
-        assert "nodes: all of 2 x (1 CPU) are there" in done.stderr, "a node has one CPU"
+        assert "nodes: 2 x (1 CPU) are ready" in done.stderr, "a node has one CPU"
         wait_until(lambda: not cluster.nodes(), IDLE_S + 30.0, of=cluster.nodes)
     manifest = json.loads((tmp_path / "student" / "manifest.json").read_text())
     assert manifest["details"]["training"]["world_size"] == 2

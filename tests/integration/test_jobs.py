@@ -148,8 +148,8 @@ def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
     told = json.loads(done.stdout)
     assert (told["status"], told["exit_code"], told["job"]) == ("succeeded", 0, f"{job}-2")
     assert f"{rows:,} read = {rows:,} accepted + 0 rejected" in done.stderr
-    assert "2 nodes answer" in done.stderr
-    assert "what is wrong" in done.stderr, "the table of nodes"
+    assert "2 nodes checked" in done.stderr
+    assert "problems" in done.stderr, "the table of nodes"
     assert len(ids(output)) == len(set(ids(output))) == rows
     assert parts <= set(s3.keys("out/labels/data/")), "what was finished is kept"
 
@@ -194,7 +194,7 @@ def test_a_job_that_fails_gives_its_exit_code_and_the_end_of_its_log(
     assert done.returncode == 2
     assert "gone.jsonl" in done.stdout
     assert "failed (exit code 2)" in done.stderr
-    assert "attempt 2" not in done.stderr, "what the user must mend is not tried again"
+    assert "attempt 2" not in done.stderr, "an error of the user is not retried"
     logs = raystill("logs", str(run), "--stage", "label", "--address", address, "-f")
     assert logs.returncode == 2
 
@@ -202,7 +202,7 @@ def test_a_job_that_fails_gives_its_exit_code_and_the_end_of_its_log(
 def test_what_is_wrong_with_the_cluster_is_said_in_one_line(raystill: Raystill, address: str, tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for where, token, said in (
-        (address, "wrong", "it asks for a token"),
+        (address, "wrong", "it needs a token"),
         ("http://127.0.0.1:9", TOKEN, "no Ray answers there"),
     ):
         done = raystill("submit", str(run), "--stage", "label", "--address", where, RAY_AUTH_TOKEN=token)

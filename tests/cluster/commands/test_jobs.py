@@ -1,4 +1,4 @@
-"""The commands for clusters before a stand-in of Ray's client: which job is meant, what is refused, what Ctrl-C leaves behind."""
+"""The commands for jobs, on a stand-in for the cluster: which job is meant, what is refused, what Ctrl-C leaves."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
-from cluster.commands.jobs import _amounts, _environment
-from cluster.jobs.client import Job, Jobs, job_name
+from cluster.commands.job_options import parse_resources, parse_variables
+from cluster.jobs.client import JobClient
+from cluster.jobs.job import Job, job_name
 from pipelines.config.load import parse_run
 from pipelines.errors import UserError
-from tests.cluster.jobs.test_client import RUN, Client, _mode_is_set, client
-from tests.cluster.jobs.test_package import TREE
+from tests.support.fake_job_server import FakeJobServer
+from tests.support.run_files import TREE
 
-__all__ = ["_mode_is_set", "client"]
-PLACE = ["--stage", "label", "--address", "http://head:8265"]
+ADDRESS = ["--address", "http://head:8265"]
+PLACE = ["--stage", "label", *ADDRESS]
 
 
 @pytest.fixture
@@ -29,10 +30,11 @@ def run_file(tmp_path: Path) -> str:
     return str(file)
 
 
-def put(client: Client, output: str, status: str = "RUNNING", **changes: Any) -> str:
+def put(server: FakeJobServer, output: str, **changes: Any) -> str:
+    """A running label job of the run with another output. Returns its id."""
     run = parse_run({**TREE, "output": output, **changes})
     name = job_name(run, "label")
-    client.put(name, status, {"raystill": "label", "run": run.name, "output": output})
+    server.put(name, "RUNNING", {"raystill": "label", "run": run.name, "output": output})
     return name
 
 
@@ -40,124 +42,115 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def test_a_job_of_another_output_is_named_with_the_settings_of_its_submission(client: Client, run_file: str) -> None:
-    name = put(client, "s3://bucket/other")
+def refused(result: Result, message: str) -> None:
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+def test_the_output_names_the_job_of_a_run_file(server: FakeJobServer, run_file: str) -> None:
+    name = put(server, "s3://bucket/other")
     other = ["--set", "output=s3://bucket/other"]
-    assert command("logs", run_file, *PLACE, *other).output == client.log
+    assert command("logs", run_file, *PLACE, *other).output == server.log
     stopped = command("stop", run_file, *PLACE, *other)
     assert (stopped.exit_code, stopped.output) == (0, f"{name}: stopped\n")
 
 
-def test_the_jobs_of_a_run_that_are_there_are_listed_where_the_output_is_another(client: Client, run_file: str) -> None:
-    name = put(client, "s3://bucket/other")
-    put(client, "s3://bucket/x", name="somebody-elses")
-    told = command("logs", run_file, *PLACE)
-    assert told.exit_code == 2
-    assert "with output s3://bucket/try it was not submitted to this cluster" in told.output
-    assert f"Jobs of run try there: {name} (s3://bucket/other). Name one of them, or give the same --set" in told.output
-    assert "raystill submit" not in told.output, "which would start a second job"
-
-
-def test_a_run_of_which_no_job_is_there_is_to_be_submitted(client: Client, run_file: str) -> None:
-    told = command("stop", run_file, *PLACE)
-    assert told.exit_code == 2
-    assert f"raystill submit {run_file} --stage label --address http://head:8265" in told.output
+def test_jobs_of_other_outputs_are_listed_if_none_matches(server: FakeJobServer, run_file: str) -> None:
+    submit = f"`raystill submit {run_file} --stage label --address http://head:8265`"
+    refused(command("stop", run_file, *PLACE), submit)
+    name = put(server, "s3://bucket/other")
+    put(server, "s3://bucket/x", name="somebody-elses")
+    result = command("logs", run_file, *PLACE)
+    refused(result, "this cluster has no job of it with output s3://bucket/try")
+    assert f"Jobs of run try: {name} (s3://bucket/other). Name one, or give the --set" in result.output
+    assert "raystill submit" not in result.output, "it would start a second job"
 
 
 @pytest.mark.parametrize("verb", ["logs", "stop"])
 @pytest.mark.parametrize("options", [["--set", "output=x"], ["--stage", "label"]], ids=lambda options: options[0])
-def test_settings_and_stage_have_no_effect_on_an_id(client: Client, verb: str, options: list[str]) -> None:
-    told = command(verb, put(client, "s3://bucket/other"), "--address", "http://head:8265", *options)
-    assert (told.exit_code, f"{' '.join(options)}: it has no effect" in told.output) == (2, True)
-
-
-def test_options_of_status_that_would_have_no_effect_are_refused(client: Client, run_file: str) -> None:
-    told = command("status", run_file, "--address", "http://head:8265", "--follow")
-    assert (told.exit_code, "--follow: it has no effect with --address" in told.output) == (2, True)
-    told = command("status", "--address", "http://head:8265", "--set", "output=x")
-    assert (told.exit_code, "--set output=x: it has no effect without a run file" in told.output) == (2, True)
-
-
-def test_status_goes_by_the_name_that_is_set(client: Client, run_file: str) -> None:
-    name = put(client, "s3://bucket/a", name="other")
-    put(client, "s3://bucket/b")
-    told = command("status", run_file, "--address", "http://head:8265", "--set", "name=other", "--json")
-    assert [job["job"] for job in json.loads(told.output)["jobs"]] == [name]
-
-
-def test_status_lists_the_jobs_of_a_run_and_of_no_run_that_is_called_nearly_so(client: Client, run_file: str) -> None:
-    name = put(client, "s3://bucket/a")
-    put(client, "s3://bucket/b", name="try-large")
-    put(client, "s3://bucket/c", name="re-raystill-try")
-    told = command("status", run_file, "--address", "http://head:8265", "--json")
-    assert [job["job"] for job in json.loads(told.output)["jobs"]] == [name]
-    everything = command("status", "--address", "http://head:8265", "--json")
-    assert len(json.loads(everything.output)["jobs"]) == 3
+def test_settings_and_stage_have_no_effect_on_an_id(server: FakeJobServer, verb: str, options: list[str]) -> None:
+    result = command(verb, put(server, "s3://bucket/other"), *ADDRESS, *options)
+    refused(result, f"{' '.join(options)}: has no effect")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "jobs"),
     [
-        (["--stage", "label", "--no-wait", "--retries", "3"], "--retries 3: it has no effect with --no-wait"),
+        (["RUN"], ["try"]),  # not the runs whose names contain it
+        (["RUN", "--set", "name=other"], ["other"]),
+        ([], ["try", "try-large", "re-raystill-try", "other"]),
+    ],
+)
+def test_status_lists_the_jobs_of_a_run_or_all(
+    server: FakeJobServer, run_file: str, options: list[str], jobs: list[str]
+) -> None:
+    names = {
+        name: put(server, f"s3://bucket/{name}", name=name) for name in ("try", "try-large", "re-raystill-try", "other")
+    }
+    result = command("status", *(run_file if one == "RUN" else one for one in options), *ADDRESS, "--json")
+    assert [job["job"] for job in json.loads(result.output)["jobs"]] == [names[name] for name in jobs]
+
+
+def test_options_of_status_without_effect_are_refused(server: FakeJobServer, run_file: str) -> None:
+    refused(command("status", run_file, *ADDRESS, "--follow"), "--follow: ")
+    refused(command("status", *ADDRESS, "--set", "output=x"), "--set output=x: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stage", "label", "--no-wait", "--retries", "3"], "--retries 3: has no effect with --no-wait"),
         (["--stage", "compare", "--replace"], "--replace: `raystill compare` does not take it"),
-        (["--stage", "label", "--driver-cpus", "-1"], "--driver-cpus -1.0: it is no number of CPUs"),
-        (["--stage", "label", "--driver-cpus", "nan"], "--driver-cpus nan: it is no number of CPUs"),
-        (
-            ["--stage", "label", "--driver-resource", "head=0"],
-            "--driver-resource head=0: it is not NAME=NUMBER above 0",
+        (["--stage", "label", "--driver-cpus", "-1"], "--driver-cpus -1.0: must be a number of CPUs"),
+        (["--stage", "label", "--driver-cpus", "nan"], "--driver-cpus nan: must be a number of CPUs"),
+        (["--stage", "label", "--env", "NOWHERE_TO_BE_FOUND"], "this shell has no such variable"),
+        *(
+            (["--stage", "label", "--driver-resource", text], f"--driver-resource {text}: must be NAME=NUMBER above 0")
+            for text in ("head=0", "head=nan", "head=one", "=1")
         ),
-        (
-            ["--stage", "label", "--driver-resource", "head=nan"],
-            "--driver-resource head=nan: it is not NAME=NUMBER above 0",
-        ),
-        (["--stage", "label", "--driver-resource", "=1"], "--driver-resource =1: it is not NAME=NUMBER above 0"),
         (["--stage", "label", "--driver-resource", "GPU=1"], "--driver-resource GPU=1: GPU is no custom resource"),
     ],
 )
-def test_options_that_would_have_no_effect_are_refused(
-    client: Client, run_file: str, options: list[str], said: str
+def test_options_without_effect_are_refused(
+    server: FakeJobServer, run_file: str, options: list[str], message: str
 ) -> None:
-    told = command("submit", run_file, "--address", "http://head:8265", *options)
-    assert (told.exit_code, said in told.output) == (2, True)
-    assert not client.submitted
+    refused(command("submit", run_file, *ADDRESS, *options), message)
+    assert not server.submitted
 
 
-def test_an_attempt_that_fails_is_followed_by_another(
-    client: Client, run_file: str, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_attempt_is_followed_by_another(
+    server: FakeJobServer, run_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statuses = iter(["FAILED", "SUCCEEDED"])
 
-    def follow(self: Jobs, job_id: str, out: Any) -> Job:
-        client.jobs[job_id].status = next(statuses)
-        return self.job(job_id)
+    def follow(client: JobClient, job_id: str, out: Any) -> Job:
+        server.jobs[job_id].status = next(statuses)
+        return client.job(job_id)
 
-    monkeypatch.setattr(Jobs, "follow", follow)
-    told = command("submit", run_file, *PLACE, "--retries", "1")
-    assert told.exit_code == 0, told.output
-    name = job_name(RUN, "label")
-    assert [given["submission_id"] for given in client.submitted] == [name, f"{name}-2"]
+    monkeypatch.setattr("cluster.jobs.follow.follow", follow)
+    result = command("submit", run_file, *PLACE, "--retries", "1")
+    assert result.exit_code == 0, result.output
+    name = job_name(parse_run(TREE), "label")
+    assert [sent["submission_id"] for sent in server.submitted] == [name, f"{name}-2"]
 
 
 @pytest.mark.parametrize("arguments", [["submit", "RUN", *PLACE], ["logs", "RUN", *PLACE, "-f"]])
-def test_interrupted_it_says_that_the_job_runs_on(
-    client: Client, run_file: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+def test_after_ctrl_c_the_job_keeps_running(
+    server: FakeJobServer, run_file: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Jobs, "follow", interrupted)
-    name = put(client, TREE["output"])
-    told = command(*(run_file if argument == "RUN" else argument for argument in arguments))
-    assert told.exit_code == 130
-    assert "The job runs on" in told.output
-    assert f"`raystill stop {name} --address http://head:8265` ends it" in told.output
+    monkeypatch.setattr("cluster.jobs.follow.follow", interrupted)
+    name = put(server, TREE["output"])
+    result = command(*(run_file if argument == "RUN" else argument for argument in arguments))
+    assert result.exit_code == 130
+    assert f"The job keeps running. Follow it: `raystill logs {name} --address http://head:8265 -f`." in result.output
+    assert f"Stop it: `raystill stop {name} --address http://head:8265`" in result.output
 
 
-def test_resources_and_variables_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _amounts(["head=1", "x=0.5"]) == {"head": 1.0, "x": 0.5}
+def test_resources_and_variables_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_resources(["head=1", "x=0.5"]) == {"head": 1.0, "x": 0.5}
     monkeypatch.setenv("HERE", "value")
-    assert _environment(["HERE", "A=b=c", "EMPTY="]) == {"HERE": "value", "A": "b=c", "EMPTY": ""}
+    assert parse_variables(["HERE", "A=b=c", "EMPTY="]) == {"HERE": "value", "A": "b=c", "EMPTY": ""}
     with pytest.raises(UserError, match="NAME=NUMBER"):
-        _amounts(["head=one"])
-    with pytest.raises(UserError, match="no such variable"):
-        _environment(["NOWHERE_TO_BE_FOUND"])
+        parse_resources(["head"])

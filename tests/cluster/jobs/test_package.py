@@ -1,4 +1,4 @@
-"""What a job takes along: paths that mean the same in the cluster, files that travel, and what is refused."""
+"""A job's working directory: paths that mean the same on the cluster, and files that travel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ from cluster.jobs.package import write_package
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run, parse_run
 from pipelines.errors import UserError
-
-TREE: dict[str, Any] = {
-    "name": "try",
-    "output": "s3://bucket/try",
-    "task": "arithmetic",
-    "corpus": {"train": "s3://bucket/train.jsonl"},
-    "teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"},
-    "student": {"model": "google/t5-v1_1-small"},
-}
+from tests.support.run_files import TREE
 
 
 def packed(run: RunConfig, folder: Path, *, shared: tuple[str, ...] = (), same_machine: bool = False) -> RunConfig:
@@ -28,16 +20,11 @@ def packed(run: RunConfig, folder: Path, *, shared: tuple[str, ...] = (), same_m
     return load_run(folder / "run.yaml")
 
 
-def test_uris_and_hub_ids_stay_as_they_are(tmp_path: Path) -> None:
-    run = parse_run(TREE)
+def test_uris_and_hub_ids_stay(tmp_path: Path) -> None:
+    run = parse_run({**TREE, "teacher": {**TREE["teacher"], "shots": "s3://bucket/shots.jsonl"}})
     assert packed(run, tmp_path) == run
     assert "dtype" not in (tmp_path / "run.yaml").read_text(), "an older image may not know the key"
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
-
-
-def test_shots_of_an_object_store_stay_there(tmp_path: Path) -> None:
-    run = parse_run({**TREE, "teacher": {**TREE["teacher"], "shots": "s3://bucket/shots.jsonl"}})
-    assert packed(run, tmp_path).teacher.shots == "s3://bucket/shots.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -49,31 +36,27 @@ def test_shots_of_an_object_store_stay_there(tmp_path: Path) -> None:
         ("corpus", {"train": "s3://bucket/a.jsonl", "validation": "held.jsonl"}, "corpus.validation held.jsonl"),
         ("teacher", {"engine": "replay", "outputs": "outputs.jsonl"}, "teacher.outputs outputs.jsonl"),
         ("student", {"model": "./student"}, r"student.model \./student"),
+        ("student", {"model": "local/model"}, "student.model local/model"),  # a folder here, so no hub id
         ("serving", {"keys": {"file": "/etc/keys"}}, "serving.keys.file /etc/keys"),
     ],
 )
-def test_what_only_this_machine_has_is_refused(section: str, value: Any, key: str, tmp_path: Path) -> None:
-    run = parse_run({**TREE, section: value})
-    with pytest.raises(UserError, match=f"only this machine has {key}.*--shared FOLDER"):
-        packed(run, tmp_path)
-
-
-def test_folders_of_this_machine_are_paths_and_hub_ids_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_only_this_machine_has_is_refused(
+    section: str, value: Any, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "google" / "t5-v1_1-small").mkdir(parents=True)
-    (tmp_path / "package").mkdir()
-    with pytest.raises(UserError, match=r"student\.model google/t5-v1_1-small"):
-        packed(parse_run(TREE), tmp_path / "package")
+    (tmp_path / "local" / "model").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"only this machine has {key}.*--shared FOLDER"):
+        packed(parse_run({**TREE, section: value}), tmp_path)
 
 
-def test_shared_folders_are_seen_by_all(tmp_path: Path) -> None:
+def test_every_node_sees_paths_below_a_shared_folder(tmp_path: Path) -> None:
     tree = {**TREE, "output": "/mnt/runs/try", "corpus": {"train": "/mnt/data/*.jsonl"}}
     assert packed(parse_run(tree), tmp_path, shared=("/mnt",)) == parse_run(tree)
     with pytest.raises(UserError, match="output /mnt/runs/try"):
         packed(parse_run(tree), tmp_path, shared=("/mnt/data", "/mn"))
 
 
-def test_on_one_machine_every_path_is_seen_and_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_one_machine_every_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = packed(parse_run({**TREE, "output": "runs/try"}), tmp_path, same_machine=True)
     assert run.output == str(tmp_path / "runs" / "try")
@@ -94,6 +77,6 @@ def test_the_task_file_and_the_shots_travel(tmp_path: Path, monkeypatch: pytest.
         packed(parse_run({**TREE, "task": str(tmp_path / "gone.py")}), package)
 
 
-def test_our_code_is_three_packages() -> None:
+def test_the_code_is_three_packages() -> None:
     assert [folder.name for folder in code_folders()] == ["cluster", "pipelines", "serving"]
     assert all((folder / "__init__.py").is_file() for folder in code_folders())

@@ -1,126 +1,132 @@
-"""What stages ask for, and what nodes have room for."""
+"""What stages request, what nodes have room for, and what other work holds."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
-from cluster.session.resources import Wanted, check_resources, room_for, shape, wanted_by
+from cluster.session.resources import (
+    ResourceRequest,
+    check_resources,
+    held_by_others,
+    node_totals,
+    room_for,
+    stage_requests,
+)
 from pipelines.errors import UserError
-from tests.cluster.planning.test_estimate import a_run
+from tests.support.corpora import run_config
 
 CPU_NODE = {"CPU": 8.0, "memory": 1e9}
 GPU_NODE = {"CPU": 8.0, "GPU": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("sections", "stage", "wanted"),
+    ("sections", "stage", "request_"),
     [
-        (
-            {"teacher": {"replicas": {"min": 2, "max": 4}, "gpus_per_replica": 4}},
-            "label",
-            Wanted("teacher.replicas.min x gpus_per_replica", 2, 4, beside=0.5),
-        ),
-        ({"training": {"workers": 3, "gpus_per_worker": 1}}, "train", Wanted("training.workers", 3, 1)),
-        ({"training": {"workers": 3, "min_workers": 1}}, "train", Wanted("training.min_workers", 1, 0)),
-        ({"evaluation": {"workers": 2}}, "evaluate", Wanted("evaluation.workers", 2, 0)),
-        (
-            {"serving": {"replicas": {"min": 2, "max": 4}, "max_replicas_per_node": 1}},
-            "serve",
-            Wanted("serving.replicas.min", 2, 0, per_node=1),
-        ),
-        (
-            {"serving": {"ingress_replicas": 3, "max_replicas_per_node": 2}},
-            "serve",
-            Wanted("serving.ingress_replicas", 3, 0, 0.1, per_node=2),
-        ),
+        ({"teacher": {"engine": "echo", "replicas": {"min": 2, "max": 4}, "gpus_per_replica": 4}}, "label",
+         ResourceRequest("teacher.replicas.min x gpus_per_replica", 2, 4, reader_cpus=0.5)),
+        ({"training": {"workers": 3, "gpus_per_worker": 1}}, "train", ResourceRequest("training.workers", 3, 1)),
+        ({"training": {"workers": 3, "min_workers": 1}}, "train", ResourceRequest("training.min_workers", 1, 0)),
+        ({"evaluation": {"workers": 2}}, "evaluate", ResourceRequest("evaluation.workers", 2, 0)),
+        ({"serving": {"replicas": {"min": 2, "max": 4}, "max_replicas_per_node": 1}}, "serve",
+         ResourceRequest("serving.replicas.min", 2, 0, per_node=1)),
+        ({"serving": {"ingress_replicas": 3, "max_replicas_per_node": 2}}, "serve",
+         ResourceRequest("serving.ingress_replicas", 3, 0, 0.1, per_node=2)),
     ],
-)
-def test_a_stage_asks_for_its_actors(sections: dict[str, Any], stage: str, wanted: Wanted) -> None:
-    run = a_run()
-    tree = run.model_dump()
-    for section, values in sections.items():
-        tree[section] |= values
-    assert wanted in wanted_by(type(run).model_validate(tree), stage)
+)  # fmt: skip
+def test_a_stage_requests_its_actors(sections: dict[str, Any], stage: str, request_: ResourceRequest) -> None:
+    assert request_ in stage_requests(run_config(**sections), stage)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "nodes", "room"),
+    ("request_", "nodes", "room"),
     [
-        (Wanted("k", 1, 0), [CPU_NODE, GPU_NODE], 16),
-        (Wanted("k", 1, 1), [CPU_NODE, GPU_NODE, GPU_NODE], 2),
-        (Wanted("k", 1, 2), [GPU_NODE, GPU_NODE], 0),
-        (Wanted("k", 1, 2), [{"CPU": 8.0, "GPU": 5.0}], 2),
-        (Wanted("k", 1, 1), [{"CPU": 1.0, "GPU": 5.0}], 1),
-        (Wanted("k", 1, 0, per_node=1), [CPU_NODE, GPU_NODE, {"CPU": 0.0}], 2),
-        (Wanted("k", 1, 0), [], 0),
-        (Wanted("k", 1, 1, beside=0.5), [], 0),
-        (Wanted("k", 1, 0, 0.1), [{"CPU": 1.0}, {"CPU": 0.3}], 13),
-        (Wanted("k", 8, 0, beside=0.5), [CPU_NODE], 7),
-        (Wanted("k", 7, 0, beside=0.5), [CPU_NODE], 7),
-        (Wanted("k", 1, 1, beside=0.5), [{"CPU": 1.0, "GPU": 1.0}], 0),
-        (Wanted("k", 1, 1, beside=0.5), [CPU_NODE, {"CPU": 1.0, "GPU": 1.0}], 1),
+        (ResourceRequest("k", 1, 0), [CPU_NODE, GPU_NODE], 16),
+        (ResourceRequest("k", 1, 1), [CPU_NODE, GPU_NODE, GPU_NODE], 2),
+        (ResourceRequest("k", 1, 2), [GPU_NODE, GPU_NODE], 0),
+        (ResourceRequest("k", 1, 2), [{"CPU": 8.0, "GPU": 5.0}], 2),
+        (ResourceRequest("k", 1, 1), [{"CPU": 1.0, "GPU": 5.0}], 1),
+        (ResourceRequest("k", 1, 0, per_node=1), [CPU_NODE, GPU_NODE, {"CPU": 0.0}], 2),
+        (ResourceRequest("k", 1, 0), [], 0),
+        (ResourceRequest("k", 1, 1, reader_cpus=0.5), [], 0),
+        (ResourceRequest("k", 1, 0, 0.1), [{"CPU": 1.0}, {"CPU": 0.3}], 13),
+        (ResourceRequest("k", 8, 0, reader_cpus=0.5), [CPU_NODE], 7),
+        (ResourceRequest("k", 7, 0, reader_cpus=0.5), [CPU_NODE], 7),
+        (ResourceRequest("k", 1, 1, reader_cpus=0.5), [{"CPU": 1.0, "GPU": 1.0}], 0),
+        (ResourceRequest("k", 1, 1, reader_cpus=0.5), [CPU_NODE, {"CPU": 1.0, "GPU": 1.0}], 1),
     ],
 )
-def test_an_actor_finds_room_on_one_node_or_not_at_all(
-    wanted: Wanted, nodes: list[dict[str, float]], room: int
+def test_an_actor_fits_on_one_node_or_not_at_all(
+    request_: ResourceRequest, nodes: list[dict[str, float]], room: int
 ) -> None:
-    assert room_for(wanted, nodes) == room
+    assert room_for(request_, nodes) == room
+
+
+MIXED = [{"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 1.0}, {"CPU": 4.0}]
+"""A head without CPUs, and three nodes."""
 
 
 @pytest.mark.parametrize(
-    ("wanted", "nodes", "said"),
+    ("request_", "nodes", "message"),
     [
-        (Wanted("k", 2, 2), [CPU_NODE], "k: the run asks for 4 GPUs, there are 0. Set gpus_per_replica"),
-        (Wanted("k", 2, 1), [GPU_NODE], "k: the run asks for 2 GPUs, there are 1. Lower it."),
-        (Wanted("k", 9, 0), [CPU_NODE], "k: the run asks for 9 CPUs, there are 8. Lower it."),
-        (Wanted("k", 8, 0, beside=0.5), [CPU_NODE], "k: the run asks for 8.5 CPUs, there are 8. Lower it."),
-        (
-            Wanted("k", 1, 2),
-            [GPU_NODE, GPU_NODE],
-            "k: the run asks for 1 x (2 GPUs, 1 CPU), each on one node, and the nodes have room for 0. Lower it, or use larger",
-        ),
+        (ResourceRequest("k", 2, 2), [CPU_NODE], "k: the run needs 4 GPUs, 0 are available. Set gpus_per_replica or"),
+        (ResourceRequest("k", 2, 1), [GPU_NODE], "k: the run needs 2 GPUs, 1 are available. Lower it."),
+        (ResourceRequest("k", 9, 0), [CPU_NODE], "k: the run needs 9 CPUs, 8 are available. Lower it."),
+        (ResourceRequest("k", 8, 0, reader_cpus=0.5), [CPU_NODE], "k: the run needs 8.5 CPUs, 8 are available. Lower it."),
+        (ResourceRequest("k", 1, 2), [GPU_NODE] * 2,
+         "k: the run needs 1 x (2 GPUs, 1 CPU), each on one node; the nodes have room for 0. Lower it, or use larger nodes."),
+        (ResourceRequest("k", 2, 0, 5), MIXED, "k: the run needs 2 x (5 CPUs), each on one node; the nodes have room for 1."),
+        (ResourceRequest("k", 6, 0, per_node=2), MIXED,
+         "k: the run needs 6 x (1 CPU), at most 2 on one node; the nodes have room for 5. Lower it, or add nodes, or raise"),
+        (ResourceRequest("k", 5, 0, per_node=2), MIXED, None),
+        (ResourceRequest("k", 2, 1), [GPU_NODE, CPU_NODE, GPU_NODE], None),
+        (ResourceRequest("k", 0, 0), [], None),
     ],
-)
-def test_what_the_nodes_do_not_have_is_refused_with_the_numbers(
-    wanted: Wanted, nodes: list[dict[str, float]], said: str
+)  # fmt: skip
+def test_missing_resources_are_refused_with_the_numbers(
+    request_: ResourceRequest, nodes: list[dict[str, float]], message: str | None
 ) -> None:
+    if message is None:
+        check_resources(request_, nodes)
+        return
     with pytest.raises(UserError) as refused:
-        check_resources(wanted, nodes)
-    assert str(refused.value).startswith(said)
+        check_resources(request_, nodes)
+    assert str(refused.value).startswith(message)
 
 
-def test_what_the_nodes_have_passes() -> None:
-    check_resources(Wanted("k", 2, 1), [GPU_NODE, CPU_NODE, GPU_NODE])
-    check_resources(Wanted("k", 0, 0), [])
-
-
-def test_shapes_are_told_in_words() -> None:
-    assert shape(Wanted("k", 1, 1)) == "(1 GPU, 1 CPU)"
-    assert shape(Wanted("k", 1, 4)) == "(4 GPUs, 1 CPU)"
-    assert shape(Wanted("k", 1, 0)) == "(1 CPU)"
+GPUS = ResourceRequest("k", 3, 1)
+BIG = ResourceRequest("k", 1, 2)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "match"),
+    ("request_", "nodes", "free", "held"),
     [
-        (
-            Wanted("serving.replicas.min", 6, 0, per_node=2),
-            "6 x .1 CPU., at most 2 on one node, and .* room for 5.*add nodes",
-        ),
-        (
-            Wanted("serving.ingress_replicas", 7, 0, 0.1, per_node=2),
-            "7 x .0.1 CPUs., at most 2 on one node, .* room for 6",
-        ),
-        (Wanted("k", 2, 0, 5), "2 x .5 CPUs., each on one node, and .* room for 1.*larger nodes"),
-        (Wanted("k", 1, 1), "asks for 1 GPUs, there are 0"),
-        (Wanted("serving.replicas.min", 5, 0, per_node=2), None),
+        (GPUS, [{"GPU": 4, "CPU": 8}], {"GPU": 1, "CPU": 8}, {"GPU": 3.0}),
+        (GPUS, [{"GPU": 1, "CPU": 8}], {"GPU": 1, "CPU": 4}, {}),  # the missing GPUs do not exist
+        (GPUS, [{"CPU": 8}], {"CPU": 1}, {}),
+        (GPUS, [{"GPU": 4, "CPU": 3}], {"GPU": 3, "CPU": 1}, {"CPU": 2.0}),
+        (GPUS, [{"GPU": 4, "CPU": 4}], {"GPU": 1, "CPU": 1}, {"GPU": 3.0, "CPU": 3.0}),
+        (GPUS, [{"GPU": 2, "CPU": 4}], {"CPU": 4}, {"GPU": 2.0}),  # more nodes may come once these are free
+        (BIG, [{"GPU": 1, "CPU": 8}] * 2, {"GPU": 2, "CPU": 2}, {}),  # no node has two GPUs
+        (BIG, [{"GPU": 2, "CPU": 8}] * 2, {"GPU": 2, "CPU": 16}, {"GPU": 2.0}),  # one is free on each
+        (ResourceRequest("k", 4, 0), [{"CPU": 4.0}], {"CPU": 4.0 - 1e-9}, {}),
     ],
 )
-def test_what_the_nodes_have_no_room_for_is_refused(wanted: Wanted, match: str | None) -> None:
-    """A head without CPUs takes none."""
-    nodes = [{"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 1.0}, {"CPU": 4.0}]
-    with pytest.raises(UserError, match=match) if match else nullcontext():
-        check_resources(wanted, nodes)
+def test_others_hold_only_what_would_make_room(
+    request_: ResourceRequest, nodes: list[dict[str, float]], free: dict[str, float], held: dict[str, float]
+) -> None:
+    assert held_by_others(request_, nodes, free) == held
+
+
+def test_cpus_of_this_driver_never_become_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"NodeID": name, "Alive": name != "gone", "Resources": {"CPU": 4.0}} for name in ("here", "there", "gone")]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    assert node_totals() == [{"CPU": 4.0}, {"CPU": 4.0}]
+    monkeypatch.setenv("RAYSTILL_DRIVER_CPUS", "1")
+    assert node_totals() == [{"CPU": 3.0}, {"CPU": 4.0}]
+    with pytest.raises(UserError, match="needs 8 CPUs, 7 are available beside the driver"):
+        check_resources(ResourceRequest("k", 8, 0), node_totals())

@@ -10,7 +10,7 @@ import pytest
 from pipelines.config.load import parse_run
 from pipelines.label.driver import _while_budget_lasts
 from pipelines.label.output.counts import Counts
-from tests.cluster.jobs.test_package import TREE
+from tests.support.run_files import TREE
 from tests.pipelines.label.output.test_writer import accepted, table
 
 

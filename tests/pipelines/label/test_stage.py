@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.config.load import parse_run
 from pipelines.label import stage
-from tests.cluster.jobs.test_package import TREE
+from tests.support.run_files import TREE
 
 
 @pytest.mark.parametrize("counted", [False, True])
