@@ -10,8 +10,8 @@ import pytest
 from pipelines.config.load import parse_run
 from pipelines.label.driver import _while_budget_lasts
 from pipelines.label.output.counts import Counts
-from tests.support.run_files import TREE
 from tests.pipelines.label.output.test_writer import accepted, table
+from tests.support.run_files import TREE
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(None, 9), (20, 4), (1, 1)])
