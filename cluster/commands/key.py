@@ -1,4 +1,4 @@
-"""`raystill key NAME`: a new key for the endpoint. It is shown once; a key file holds its hash (the format: serving/api/api_keys.py)."""
+"""`raystill key NAME`: a new key for the endpoint, printed once. A key file holds its hash (format: serving/api/api_keys.py)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from serving.api.api_keys import key_line, new_key, parse_keys
 
 
 def make_key(name: str, file: str | None, requests_per_minute: int | None, *, as_json: bool) -> None:
-    """Make a key, add its line to the file where one is given, and print the key.
+    """Make a key, add its line to the file if one is given, and print the key.
 
     Raises:
-        UserError: the name breaks its rule or is taken, or the file holds something else or cannot be written.
+        UserError: the name is invalid or taken, or the file cannot be written or is no key file.
     """
     key = new_key()
     line = key_line(name, key, requests_per_minute)
@@ -28,26 +28,26 @@ def make_key(name: str, file: str | None, requests_per_minute: int | None, *, as
     print(key)
     if file is None:
         print(line)
-        print("The first line is the key, shown only here; the second one goes into the key file.", file=sys.stderr)
+        print("The first line is the key; store it now. Add the second line to the key file.", file=sys.stderr)
     else:
-        print(f"{name} is in {file}; its key is shown only here. To revoke it, remove its line.", file=sys.stderr)
+        print(f"Added {name} to {file}. Store the key now. To revoke it, remove its line.", file=sys.stderr)
 
 
 def add_line(file: str, name: str, line: str) -> None:
-    """Add a key's line to a file, so that a reader sees the old content or the new one. Its mode and owner stay; a new one is 0600.
+    """Add a key's line to a file. A reader sees the old content or the new. Mode and owner stay; a new file gets 0600.
 
     Raises:
-        UserError: as `make_key`; the file is as it was.
+        UserError: as `make_key`; the file is unchanged.
     """
-    path = Path(os.path.realpath(file))  # the file that a link names is replaced, not the link
+    path = Path(os.path.realpath(file))  # replace the target of a link, not the link
     if path.exists() and not path.is_file():
         raise _unwritable(file, "not a regular file")
     unfinished = path.with_name(f"{path.name}.new")
     try:
-        # It is the lock too: two commands at a time would lose one of the keys.
+        # O_EXCL makes it a lock too: two concurrent commands would lose a key.
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        rule = "another `raystill key` is writing it, or was killed while it did"
+        rule = "another `raystill key` is writing it, or was killed while writing"
         raise UserError(str(unfinished), rule, "Try again; if it stays, remove it.") from None
     except OSError as error:
         raise _unwritable(file, str(error.strerror)) from error
@@ -66,20 +66,21 @@ def add_line(file: str, name: str, line: str) -> None:
 
 
 def _with_line(path: Path, name: str, line: str) -> bytes:
-    old = path.read_bytes() if path.exists() else b""
-    taken = {key.name: key.origin for key in parse_keys(old, str(path))}
-    if name in taken:
-        remedy = "Choose another name; to revoke that key, or to renew it, remove its line first."
-        raise UserError(f"key {name}", f"{taken[name]} has this name", remedy)
-    if old and not old.endswith(b"\n"):
-        old += b"\n"
-    content = old + line.encode() + b"\n"
-    parse_keys(content, str(path))  # it may have become too large
+    """The file's content with one more line."""
+    content = path.read_bytes() if path.exists() else b""
+    origins = {key.name: key.origin for key in parse_keys(content, str(path))}
+    if name in origins:
+        remedy = "Choose another name. To revoke or renew that key, remove its line first."
+        raise UserError(f"key {name}", f"{origins[name]} has this name", remedy)
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
+    content += line.encode() + b"\n"
+    parse_keys(content, str(path))  # refuses a file that has become too large
     return content
 
 
 def _keep_mode(path: Path, descriptor: int) -> None:
-    """Otherwise an endpoint that runs as somebody else could not read the file any more."""
+    """Give the new file the old one's owner and mode: an endpoint that runs as another user must still read it."""
     if not path.exists():
         return
     old, new = path.stat(), os.fstat(descriptor)
@@ -88,5 +89,5 @@ def _keep_mode(path: Path, descriptor: int) -> None:
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
-def _unwritable(file: str, why: str) -> UserError:
-    return UserError(f"key file {file}", f"it cannot be written ({why})", "Name another one with --file.")
+def _unwritable(file: str, reason: str) -> UserError:
+    return UserError(f"key file {file}", f"it cannot be written ({reason})", "Name another file with --file.")

@@ -1,4 +1,4 @@
-"""`raystill key`: the key is shown once, its hash is kept."""
+"""`raystill key`: the key is printed once, its hash is kept."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "keys.txt"
 
 
-def let_in(file: Path, secret: str) -> str | None:
+def admitted(file: Path, secret: str) -> str | None:
     return asyncio.run(KeyRing(KeysConfig(file=str(file))).check(f"Bearer {secret}"))
 
 
-def test_the_key_is_shown_once_and_opens_the_endpoint(file: Path) -> None:
+def test_the_key_is_printed_once_and_opens_the_endpoint(file: Path) -> None:
     done = key("shop", "--file", str(file), "--requests-per-minute", "600")
     assert done.exit_code == 0, done.output
     secret = done.stdout.strip()
@@ -36,7 +36,7 @@ def test_the_key_is_shown_once_and_opens_the_endpoint(file: Path) -> None:
     assert secret not in file.read_text() + done.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "To revoke it, remove its line" in done.stderr
-    assert let_in(file, secret) == "shop"
+    assert admitted(file, secret) == "shop"
     assert [path.name for path in file.parent.iterdir()] == ["keys.txt"]
 
 
@@ -45,20 +45,14 @@ def test_a_line_is_added_and_the_rest_stays(file: Path) -> None:
     first = key("a", "--file", str(file)).stdout.strip()
     file.write_text(file.read_text().rstrip("\n"))  # an editor that ends no line
     file.chmod(0o640)
-    second = json.loads(key("b", "--file", str(file), "--json").stdout)
-    assert second == {"name": "b", "key": second["key"], "line": key_line("b", second["key"]), "file": str(file)}
-    assert file.read_text().endswith(f"\n{key_line('a', first)}\n{second['line']}\n")
-    assert file.read_text().startswith("# ours\n")
-    assert stat.S_IMODE(file.stat().st_mode) == 0o640
-    assert (let_in(file, first), let_in(file, second["key"])) == ("a", "b")
-
-
-def test_a_link_stays_one(file: Path) -> None:
     link = file.with_name("link")
     link.symlink_to(file)
-    assert key("a", "--file", str(link)).exit_code == 0
+    second = json.loads(key("b", "--file", str(link), "--json").stdout)
+    assert second == {"name": "b", "key": second["key"], "line": key_line("b", second["key"]), "file": str(link)}
     assert link.is_symlink()
-    assert file.read_text().startswith("a sha256:")
+    assert file.read_text() == f"# ours\n\n{key_line('a', first)}\n{second['line']}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert (admitted(file, first), admitted(file, second["key"])) == ("a", "b")
 
 
 def test_without_a_file_its_line_is_printed() -> None:
@@ -67,33 +61,23 @@ def test_without_a_file_its_line_is_printed() -> None:
     assert json.loads(key("shop", "--json").stdout)["file"] is None
 
 
-def test_a_name_that_is_taken_is_refused(file: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *((["--", name], "a name has 1 to 63") for name in ("", "a b", "-", "a=b", "ä", "a\nb", 64 * "a", "../a")),
+        *((["new", "--requests-per-minute", limit], "") for limit in ("0", "-1", "x", "10000000")),
+        (["shop"], "line 1 has this name. Choose another name. To revoke or renew that key, remove its line"),
+    ],
+)
+def test_a_wrong_name_or_limit_leaves_the_file(file: Path, arguments: list[str], message: str) -> None:
     key("shop", "--file", str(file))
     before = file.read_text()
-    done = key("shop", "--file", str(file))
-    assert done.exit_code == 2
-    assert "line 1 has this name" in done.stderr
-    assert "to revoke that key, or to renew it, remove its line" in done.stderr
-    assert done.stdout == ""
-    assert file.read_text() == before
-    assert key("Shop", "--file", str(file)).exit_code == 0
+    done = key("--file", str(file), *arguments)
+    assert (done.exit_code, done.stdout, file.read_text()) == (2, "", before)
+    assert message in done.stderr
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-", "a=b", "ä", "a\nb", 64 * "a", "../a"])
-def test_a_wrong_name_is_refused(file: Path, name: str) -> None:
-    done = key("--file", str(file), "--", name)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "a name has 1 to 63" in done.stderr
-    assert not file.exists()
-
-
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "10000000"])
-def test_a_wrong_limit_is_refused(file: Path, limit: str) -> None:
-    assert key("shop", "--file", str(file), "--requests-per-minute", limit).exit_code == 2
-    assert not file.exists()
-
-
-def test_a_file_that_holds_something_else_stays_as_it_is(file: Path) -> None:
+def test_a_file_that_is_no_key_file_stays(file: Path) -> None:
     file.write_text("name: svamp\n")
     done = key("shop", "--file", str(file))
     assert (done.exit_code, done.stdout, file.read_text()) == (2, "", "name: svamp\n")
@@ -101,14 +85,20 @@ def test_a_file_that_holds_something_else_stays_as_it_is(file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["keys.txt"]
 
 
-def test_where_no_file_can_be_written(file: Path, tmp_path: Path) -> None:
-    for place, why in ((tmp_path, "not a regular file"), (Path("/dev/null"), "not a regular file"),
-                       (tmp_path / "none" / "keys.txt", "No such file or directory")):  # fmt: skip
-        done = key("shop", "--file", str(place))
-        assert (done.exit_code, done.stdout) == (2, "")
-        assert f"cannot be written ({why})" in done.stderr
-    file.with_name("keys.txt.new").touch()
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [(".", "not a regular file"), ("/dev/null", "not a regular file"), ("none/keys.txt", "No such file or directory")],
+)
+def test_an_unwritable_file_is_refused(tmp_path: Path, place: str, reason: str) -> None:
+    done = key("shop", "--file", str(tmp_path / place))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"cannot be written ({reason})" in done.stderr
+
+
+def test_a_command_that_writes_the_file_locks_it(file: Path) -> None:
+    lock = file.with_name("keys.txt.new")
+    lock.touch()
     done = key("shop", "--file", str(file))
     assert (done.exit_code, done.stdout) == (2, "")
     assert "another `raystill key` is writing it" in done.stderr
-    assert file.with_name("keys.txt.new").exists()
+    assert lock.exists()
