@@ -76,7 +76,7 @@ def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[d
     return table
 
 
-def test_a_dead_actor_loses_and_doubles_no_row_and_costs_what_it_had(tmp_path: Path) -> None:
+def test_a_dead_actor_loses_and_doubles_no_row(tmp_path: Path) -> None:
     """At some commit of the run; at any moment, like every other fault: test_twenty_rounds_of_kills_lose_and_double_no_row."""
     task, log = write_task(tmp_path)
     labelling = prepare(tmp_path, ECHO, ROWS, str(task))
@@ -101,7 +101,7 @@ def test_a_driver_killed_inside_a_commit_keeps_what_is_finished(tmp_path: Path) 
     assert answered(log) - ROWS <= IN_FLIGHT
 
 
-def test_a_commit_whose_record_comes_before_its_parts_is_found_out(tmp_path: Path) -> None:
+def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
     """A commit whose steps are in the wrong order would not pass these tests."""
     labelling = prepare(tmp_path, ECHO, ROWS, command=REVERSED)
     labelling.kill("driver", after_commits=4)

@@ -34,7 +34,7 @@ def streamed(url: str, body: dict[str, Any], stop: threading.Event, ended: Count
             ended[f"{response.status_code} {error or 'whole'}"] += 1
 
 
-def test_streams_that_have_begun_end_with_an_error_where_their_replica_dies(
+def test_begun_streams_end_with_an_error_if_their_replica_dies(
     tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     """What is written cannot be taken back, so that no other replica goes on with it. Streams that have not begun are asked anew."""
@@ -63,7 +63,7 @@ def test_streams_that_have_begun_end_with_an_error_where_their_replica_dies(
     assert 1 <= ended["200 model_away"] <= 4, "at most those under way in one replica"
 
 
-def test_a_killed_vllm_takes_its_replica_along_and_nobody_sees_it(tmp_path: Path, counted: Counted) -> None:
+def test_a_killed_vllm_is_replaced_without_a_failed_request(tmp_path: Path, counted: Counted) -> None:
     pytest.importorskip("vllm")
     folder = write_student(tmp_path / "student", "decoder-only", width=256)
     settings = small(engine="vllm", replicas=ReplicasConfig(min=2, max=2))

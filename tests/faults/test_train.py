@@ -34,7 +34,7 @@ def begin(tmp_path: Path) -> tuple[Training, Any]:
     return Training(file, output), run
 
 
-def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_driver_resumes_past_a_damaged_checkpoint(tmp_path: Path) -> None:
     training, run = begin(tmp_path)
     training.kill("driver", lambda: len(training.committed()) >= 2)
     assert not (training.output / "student/manifest.json").exists()
@@ -51,7 +51,7 @@ def test_kill_9_of_the_driver_goes_on_with_one_worker_past_a_damaged_checkpoint(
 
 
 @pytest.mark.full
-def test_a_machine_lost_while_a_checkpoint_is_stored_and_two_workers_again(tmp_path: Path) -> None:
+def test_a_machine_lost_during_a_checkpoint_is_replaced(tmp_path: Path) -> None:
     training, run = begin(tmp_path)
     training.kill("node", lambda: bool(training.committed()) and training.is_storing())
     known = [path.name for path in training.committed()]

@@ -179,7 +179,7 @@ def test_the_gpu_answers_as_the_cpu_does(chain: Chain) -> None:
     assert [row["student_confidence"] for row, _ in same] == pytest.approx([d.confidence for _, d in same], rel=0.01)
 
 
-def test_an_encoder_decoder_student_trains_and_answers_on_the_gpu(chain: Chain, tmp_path: Path) -> None:
+def test_an_encoder_decoder_student_runs_on_the_gpu(chain: Chain, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer("encoder-decoder")
     tiny_model("encoder-decoder", len(tokenizer)).save_pretrained(tmp_path / "t5")
     tokenizer.save_pretrained(tmp_path / "t5")

@@ -53,9 +53,7 @@ def label(cluster: Autoscaled, folder: Path, **teacher: Any) -> subprocess.Compl
     )
 
 
-def test_a_gpu_node_comes_from_zero_for_the_teacher_and_goes_when_it_is_idle(
-    cluster: Autoscaled, tmp_path: Path
-) -> None:
+def test_a_gpu_node_starts_from_zero_and_ends_when_idle(cluster: Autoscaled, tmp_path: Path) -> None:
     assert not cluster.nodes()
     done = label(cluster, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -67,9 +65,7 @@ def test_a_gpu_node_comes_from_zero_for_the_teacher_and_goes_when_it_is_idle(
     wait_until(lambda: not cluster.nodes(), IDLE_S + 30.0, of=cluster.nodes)
 
 
-def test_more_gpus_than_the_cluster_may_ever_have_are_refused_and_no_node_comes(
-    cluster: Autoscaled, tmp_path: Path
-) -> None:
+def test_more_gpus_than_the_cluster_can_have_are_refused(cluster: Autoscaled, tmp_path: Path) -> None:
     done = label(cluster, tmp_path, replicas={"min": 3, "max": 3})
     assert done.returncode == 2, done.stderr[-3000:]
     assert "teacher.replicas.min x gpus_per_replica: the run needs 3 x (1 GPU, 1 CPU)" in done.stderr
@@ -81,7 +77,7 @@ def test_more_gpus_than_the_cluster_may_ever_have_are_refused_and_no_node_comes(
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
-def test_what_can_never_come_is_refused_though_others_use_cpus_and_what_they_hold_is_waited_for(tmp_path: Path) -> None:
+def test_impossible_requests_are_refused_and_held_ones_awaited(tmp_path: Path) -> None:
     """A driver, as others' on the same cluster, holds CPUs and then all GPUs that there may ever be."""
     with autoscaled(tmp_path, {"gpu": Group({"CPU": 4, "GPU": 1}, most=1)}, head_cpus=4) as cluster:
         with holding(cluster, num_cpus=1):

@@ -84,7 +84,7 @@ def test_two_nodes_train_one_student(made: dict[str, Any], chain: Chain) -> None
     assert made["evaluate"]["counts"]
 
 
-def test_two_nodes_serve_it(raystill: Raystill, made: dict[str, Any], chain: Chain) -> None:
+def test_two_nodes_serve_the_student(raystill: Raystill, made: dict[str, Any], chain: Chain) -> None:
     told = raystill(
         "serve", f"sums={chain.student}", "--run", str(chain.file), "--detach", "--set", f"serving.port={free_port()}"
     )

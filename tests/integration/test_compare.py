@@ -64,7 +64,7 @@ def _measured(report: dict[str, Any]) -> dict[str, Any]:
     return dict(kept)
 
 
-def test_a_search_chooses_on_validation_and_its_winners_are_not_trained_again(tmp_path: Path, model: str) -> None:
+def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, model: str) -> None:
     search = {"trials": 2, "learning_rate": [1e-4, 1e-2]}
     file = _prepare(tmp_path, model, methods=["finetune"], fractions=[1.0], seeds=[0], search=search)
     done = raystill("compare", str(file))
@@ -90,7 +90,7 @@ def test_a_search_chooses_on_validation_and_its_winners_are_not_trained_again(tm
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_a_grid_whose_driver_is_killed_ends_in_the_report_of_an_undisturbed_one(tmp_path: Path, model: str) -> None:
+def test_a_grid_with_a_killed_driver_ends_in_the_same_report(tmp_path: Path, model: str) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):
         folder.mkdir()

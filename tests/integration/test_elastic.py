@@ -12,7 +12,7 @@ from tests.support.tiny_runs import label_rows, make_model, make_run, write_labe
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.full, pytest.mark.timeout(300)]
 
 
-def test_a_small_cluster_trains_with_the_workers_that_it_has_room_for(tmp_path: Path) -> None:
+def test_a_small_cluster_trains_with_fewer_workers(tmp_path: Path) -> None:
     from pipelines.train.stage import train
 
     write_labels(tmp_path, label_rows(40))

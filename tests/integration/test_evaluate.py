@@ -190,7 +190,7 @@ class Deadly:
         return self.source.load(device)
 
 
-def test_sampled_answers_are_the_same_however_they_are_batched_and_whoever_dies(tmp_path: Path, ray_here: None) -> None:
+def test_samples_do_not_depend_on_batches_or_dead_workers(tmp_path: Path, ray_here: None) -> None:
     run = make_run(tmp_path, model=str(_base(tmp_path / "base")))
     untrained = Untrained(run.student, 0, max_input_tokens=64, max_target_tokens=16)
     marks = tmp_path / "marks"

@@ -118,7 +118,7 @@ def ids(output: Path | str) -> list[str]:
     return sorted(pq.read_table(store.path("labels/data"), filesystem=store.fs).column("id").to_pylist())
 
 
-def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
+def test_a_job_is_attached_to_stopped_resumed_and_listed(
     raystill: Raystill, address: str, tmp_path: Path, s3: Bucket
 ) -> None:
     """Into an object store, whose credentials the job alone has."""
@@ -159,7 +159,7 @@ def test_a_job_is_attached_to_stopped_gone_on_with_and_told_of(
 
 
 @pytest.mark.full
-def test_a_driver_that_is_killed_is_followed_by_an_attempt_that_goes_on(
+def test_a_killed_driver_is_followed_by_an_attempt_that_resumes(
     raystill: Raystill, cluster: dict[str, Any], tmp_path: Path
 ) -> None:
     rows = 3000
@@ -185,9 +185,7 @@ def processes(cluster: dict[str, Any]) -> list[psutil.Process]:
     return [child for pid, _ in cluster["nodes"] for child in psutil.Process(pid).children(recursive=True)]
 
 
-def test_a_job_that_fails_gives_its_exit_code_and_the_end_of_its_log(
-    raystill: Raystill, address: str, tmp_path: Path
-) -> None:
+def test_a_failed_job_gives_its_exit_code_and_log(raystill: Raystill, address: str, tmp_path: Path) -> None:
     run = write_run(tmp_path)
     missing = ["--set", f"corpus.train={tmp_path / 'gone.jsonl'}"]
     done = raystill("submit", str(run), "--stage", "label", "--address", address, *missing, "--retries", "3")
@@ -199,7 +197,7 @@ def test_a_job_that_fails_gives_its_exit_code_and_the_end_of_its_log(
     assert logs.returncode == 2
 
 
-def test_what_is_wrong_with_the_cluster_is_said_in_one_line(raystill: Raystill, address: str, tmp_path: Path) -> None:
+def test_a_wrong_cluster_is_one_line(raystill: Raystill, address: str, tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for where, token, said in (
         (address, "wrong", "it needs a token"),

@@ -133,7 +133,7 @@ def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> Non
         (["teacher.vllm.max_model_len=48"], "leaves 0 tokens for the prompt"),
     ],
 )
-def test_wrong_input_is_one_message_and_exit_2_and_nothing_written(
+def test_wrong_input_exits_2_and_writes_nothing(
     run_file: Path, tmp_path: Path, changes: list[str], message: str
 ) -> None:
     result = raystill("label", str(run_file), *(part for change in changes for part in ("--set", change)))

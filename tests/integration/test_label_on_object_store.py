@@ -57,9 +57,7 @@ def on_another_machine(s3: Bucket) -> None:
     s3.put(key, json.dumps(claim).encode().ljust(CLAIM_BYTES))
 
 
-def test_a_second_driver_is_refused_and_takes_over_from_a_killed_one_without_losing_or_doubling_a_row(
-    s3: Bucket, tmp_path: Path
-) -> None:
+def test_a_second_driver_waits_then_resumes_without_loss(s3: Bucket, tmp_path: Path) -> None:
     rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
     corpus = s3.put("corpus/train.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     run = {

@@ -145,9 +145,7 @@ def test_a_driver_killed_on_this_machine_gives_way_at_once(s3: Bucket, capsys: p
     assert "waiting" not in capsys.readouterr().err
 
 
-def test_a_driver_killed_on_another_machine_gives_way_when_its_lease_is_over(
-    s3: Bucket, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_driver_killed_elsewhere_gives_way_after_its_lease(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
     with driver(s3) as dead:
         dead.send_signal(signal.SIGKILL)
         dead.wait()
@@ -160,9 +158,7 @@ def test_a_driver_killed_on_another_machine_gives_way_when_its_lease_is_over(
     assert "waiting for its next or 3 s" in told
 
 
-def test_a_driver_that_lives_on_another_machine_is_waited_for_until_its_next_sign_of_life(
-    s3: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_alive_elsewhere_is_recognised(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     with driver(s3) as other:
         monkeypatch.setattr(lease, "is_running", lambda process: None)
         with pytest.raises(UserError, match=f"process {other.pid} on"), folder_lock(Store(s3.uri("labels")), LEASE_S):
@@ -171,7 +167,7 @@ def test_a_driver_that_lives_on_another_machine_is_waited_for_until_its_next_sig
         assert len(s3.keys()) == 1, "whoever is refused leaves nothing"
 
 
-def test_a_driver_that_slept_longer_than_its_lease_has_lost_the_folder(s3: Bucket) -> None:
+def test_a_driver_that_overslept_its_lease_loses_the_folder(s3: Bucket) -> None:
     with driver(s3) as sleeper:
         sleeper.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED)
@@ -191,9 +187,7 @@ def test_a_driver_that_slept_longer_than_its_lease_has_lost_the_folder(s3: Bucke
         holder.__exit__(None, None, None)
 
 
-def test_a_holder_whose_store_is_out_of_reach_ends_before_another_can_take_over(
-    s3: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_holder_without_its_store_ends_before_a_takeover(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(s3.uri("labels"))
     with Lease(store, LEASE_S) as held:
         held.check()

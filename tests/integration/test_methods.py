@@ -110,6 +110,6 @@ def test_two_workers_learn_what_one_learns(results: Any, family: str, method: st
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_loss_that_is_not_finite_stops_with_the_examples_of_its_step(results: Any, world: int) -> None:
+def test_a_loss_that_is_not_finite_names_its_examples(results: Any, world: int) -> None:
     assert f"step {STEPS} is not finite" in results[world]["not finite"]
     assert "Its examples: sum-" in results[world]["not finite"]

@@ -43,7 +43,7 @@ print(json.dumps(found))
 """
 
 
-def test_an_actor_kept_on_this_node_is_there_and_others_are_anywhere() -> None:
+def test_an_actor_pinned_to_this_node_runs_there() -> None:
     with ray_nodes(2) as cluster:
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, cluster.address, str(ACTORS)],

@@ -68,9 +68,7 @@ def questions(endpoint: Endpoint) -> Counter[str]:
     return Counter(seen.question for seen in endpoint.seen if seen.status == 200)
 
 
-def test_a_budget_stops_cleanly_and_a_larger_one_goes_on_without_asking_twice(
-    ray_here: None, tmp_path: Path, endpoint: Endpoint
-) -> None:
+def test_a_larger_budget_resumes_without_asking_twice(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
     # A prompt is estimated by its length, above what the endpoint charges: so fewer rows than the budget could pay for are asked.
     with pytest.raises(StageFailedError, match=r"budget.tokens 1,300.*rows have no label yet"):
         label(make_run(tmp_path, endpoint, teacher={"budget": {"tokens": 1300}}))

@@ -135,7 +135,7 @@ def trained_anew(place: Path, other: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_student_trained_anew_in_its_folder_is_served_by_the_same_command(ray_here: None, tmp_path: Path) -> None:
+def test_a_retrained_student_is_served_by_the_same_command(ray_here: None, tmp_path: Path) -> None:
     from serving.deploy.rollout import serve_students
 
     place, serving = write_student(tmp_path / "student", "decoder-only"), small()

@@ -112,7 +112,7 @@ def test_labelling_exports_what_its_manifest_says(labelled: Labelled) -> None:
     counted("ray_raystill_label_engine_seconds_total", seconds, run="kept")
 
 
-def test_training_exports_its_loss_and_the_dashboard_reads_what_there_is(labelled: Labelled, tmp_path: Path) -> None:
+def test_training_exports_the_loss_that_the_dashboard_reads(labelled: Labelled, tmp_path: Path) -> None:
     from pipelines.train.stage import train
 
     write_labels(tmp_path, label_rows(40))

@@ -150,7 +150,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
 
 
 @pytest.mark.full
-def test_a_student_with_a_tokenizer_of_its_own_and_a_tracker_that_fails(
+def test_an_own_tokenizer_trains_despite_a_failing_tracker(
     ray_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pipelines.scoring.predict import Untrained

@@ -85,7 +85,7 @@ def engine(teacher_folder: Path) -> Iterator[Engine]:
 
 @pytest.mark.parametrize(("task", "examples"), [(NLI, PAIRS), (CHOICE, QUESTIONS)], ids=["nli", "multiple-choice"])
 @pytest.mark.parametrize("prompt", ["plain", "chat"])
-def test_constrained_answers_are_read_and_their_soft_labels_agree(
+def test_constrained_answers_agree_with_their_soft_labels(
     engine: Engine, task: Task, examples: list[Example], prompt: str
 ) -> None:
     settings = {"constrained": True, "soft_labels": "logprobs", "token_logprobs": K, "prompt": prompt}
@@ -152,7 +152,7 @@ def test_unconstrained_soft_labels_agree_with_greedy_answers(engine: Engine) -> 
     assert found > len(PAIRS) / 2
 
 
-def test_several_samples_differ_and_their_soft_labels_are_averaged(engine: Engine) -> None:
+def test_samples_differ_and_their_soft_labels_are_averaged(engine: Engine) -> None:
     settings = {"constrained": True, "soft_labels": "logprobs", "token_logprobs": K}
     generations = engine.ask(NLI, PAIRS[:4], {"n": 3, "temperature": 0.7}, **settings)
     assert [len(generation.samples) for generation in generations] == [3] * 4
@@ -166,7 +166,7 @@ def test_several_samples_differ_and_their_soft_labels_are_averaged(engine: Engin
 
 
 @pytest.mark.parametrize("prompt", ["plain", "chat"])
-def test_a_prompt_that_is_too_long_is_refused_and_the_next_one_answered(engine: Engine, prompt: str) -> None:
+def test_a_long_prompt_is_refused_and_the_next_one_answered(engine: Engine, prompt: str) -> None:
     long = Example("long", "apples " * 1000, None)
     with pytest.raises(PromptRefusedError) as refusal:
         engine.ask(ARITHMETIC, [long], {"max_tokens": 8}, prompt=prompt)
