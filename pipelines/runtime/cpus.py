@@ -1,7 +1,7 @@
-"""The cores that a process may compute on: what the affinity and a container's quota leave of its machine.
+"""The cores that a process may compute on: its CPU affinity, limited by the container's quota.
 
-The affinity of a pod that is limited to 4 CPUs has all 64 cores of its node. With a thread on each of them the pod would use up its time in
-a sixteenth of every period and stand still for the rest.
+The affinity of a pod that is limited to 4 CPUs contains all 64 cores of its node. With a thread on each core, the pod would use up its
+quota in a sixteenth of every period and stand still for the rest.
 """
 
 from __future__ import annotations
@@ -13,43 +13,46 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-"""In a container: its own group."""
+"""In a container, its own group."""
 _UNLIMITED = ("max", "-1")
 _ENVIRONMENT = threading.RLock()
 
 
 def usable_cpus() -> int:
-    """Logical CPUs that this process and those beside it in its container may use."""
+    """Logical CPUs that the processes of this container may use together."""
     return _within_quota(len(os.sched_getaffinity(0)))
 
 
-def threads_of_each(sharing: int) -> int:
-    """Compute threads of each of so many processes that share the physical cores there are here."""
-    return max(1, _within_quota(_physical_cores(os.sched_getaffinity(0))) // sharing)
+def threads_of_each(processes: int) -> int:
+    """Compute threads per process if so many processes share the physical cores."""
+    return max(1, _within_quota(_physical_cores(os.sched_getaffinity(0))) // processes)
 
 
-def vllm_threads(sharing: int) -> dict[str, str]:
-    """Variables that give an engine of vLLM's CPU build its threads, which are those of processes that it starts.
+def vllm_threads(engines: int) -> dict[str, str]:
+    """Environment variables that set the threads of vLLM's CPU build, for so many engines on this machine.
 
-    By itself it binds a thread to every core of the affinity and takes no notice of a quota, nor of OMP_NUM_THREADS; with `nobind` it does
-    of the latter (vllm/utils/ompmultiprocessing.py of 0.29). Without a quota its own way stays: one replica of several may run alone.
+    By default it binds a thread to every core of the affinity and ignores quotas and OMP_NUM_THREADS. With `nobind` it respects the latter
+    (vllm/utils/ompmultiprocessing.py of 0.29). Without a quota the default stays: one of several engines may run alone.
     """
     cores = _physical_cores(os.sched_getaffinity(0))
     bind = {} if _within_quota(cores) == cores else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return {"OMP_NUM_THREADS": str(threads_of_each(sharing)), **bind}
+    return {"OMP_NUM_THREADS": str(threads_of_each(engines)), **bind}
 
 
 def computes_bf16() -> bool:
-    """Whether the CPU has instructions for bfloat16. Without them torch takes ten times as long for it as for float32."""
+    """True if oneDNN computes in bfloat16 on this CPU. Otherwise torch is ten times slower with it than with float32."""
     import torch
 
+    # Private: torch.cpu.get_capabilities lists instructions, not what oneDNN makes of them.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
 def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started while the block runs have these variables. Of several threads one runs such a block at a time: the
-    environment is the whole process', and each must find what it had before."""
+    """Give processes that start inside the block these environment variables.
+
+    One thread at a time runs such a block: the environment belongs to the whole process, and each block restores what it found.
+    """
     with _ENVIRONMENT:
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
@@ -68,9 +71,9 @@ def _within_quota(cpus: int) -> int:
 
 
 def _quota() -> float | None:
-    """CPUs whose time the container has; None where nothing limits it."""
+    """CPU time that the container gets, in CPUs; None if unlimited."""
     try:
-        limit, period = _CGROUPS.joinpath("cpu.max").read_text().split()  # version 2 of cgroups
+        limit, period = _CGROUPS.joinpath("cpu.max").read_text().split()  # cgroup v2
     except OSError:
         files = [_CGROUPS / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
         try:
@@ -81,7 +84,7 @@ def _quota() -> float | None:
 
 
 def _physical_cores(logical: set[int]) -> int:
-    """Cores behind some logical CPUs: two hardware threads of one core compute no faster than one."""
+    """Number of cores behind logical CPUs: two hardware threads of one core compute no faster than one."""
     try:
         topology = [Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text() for n in logical]
     except OSError:

@@ -1,21 +1,24 @@
-"""Nodes of a cluster: how one is called in manifests and tables, and how an actor is kept on this one."""
+"""Nodes of a cluster: their names in manifests and tables, and how to keep an actor on this one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def node_name() -> str:
-    """The node of this process, as `ADDRESS (first characters of its id)`: nodes may share an address, and ids do not come again."""
+    """This process' node, as `ADDRESS (first 8 characters of its id)`. Nodes may share an address; an id is unique."""
     import ray
 
     return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
 
 
-def on_this_node() -> Any:
-    """The scheduling strategy of what must live as long as this process and no shorter.
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Scheduling strategy of an actor that must live as long as this process.
 
-    An actor without CPUs may be put on any node, and is lost with that.
+    Without it, Ray may put an actor that needs no CPUs on any node, and the actor is lost with that node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -1,4 +1,4 @@
-"""Threads by what a container may use, decided in the process that computes with them."""
+"""Threads within a container's quota, chosen in the process that computes with them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import RunConfig
 from pipelines.config.serving import ServingConfig
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.runtime import cpus
 from pipelines.tasks import load_task, task_spec
 from serving.engines import select
+from tests.support.corpora import run_config
 
 CORES = 64
 VERSION_1 = {"cpu/cpu.cfs_quota_us": "{quota}\n", "cpu/cpu.cfs_period_us": "100000\n"}
@@ -24,7 +24,7 @@ VERSION_2 = {"cpu.max": "{quota} 100000\n"}
 
 
 class Machine:
-    """One of 64 cores, of which a container's quota leaves some."""
+    """A machine with 64 cores, on which a container has a quota."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._folder = folder
@@ -43,47 +43,46 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("files", [VERSION_1, VERSION_2], ids=["version 1", "version 2"])
-@pytest.mark.parametrize(("quota", "usable"), [("400000", 4), ("350000", 3), ("50000", 1), ("9900000", CORES)])
-def test_a_containers_quota_limits_what_its_affinity_shows(
-    machine: Machine, files: Mapping[str, str], quota: str, usable: int
+@pytest.mark.parametrize(
+    ("quota", "files", "usable"),
+    [
+        *((quota, files, usable) for files in (VERSION_1, VERSION_2)
+          for quota, usable in (("400000", 4), ("350000", 3), ("50000", 1), ("9900000", CORES))),
+        ("-1", VERSION_1, CORES),
+        ("max", VERSION_2, CORES),
+        ("", {}, CORES),
+    ],
+)  # fmt: skip
+def test_a_containers_quota_limits_its_affinity(
+    machine: Machine, quota: str, files: Mapping[str, str], usable: int
 ) -> None:
     machine.limit(quota, files)
     assert cpus.usable_cpus() == cpus.threads_of_each(1) == usable
 
 
-def test_without_a_quota_the_affinity_counts(machine: Machine) -> None:
-    assert cpus.usable_cpus() == CORES
-    machine.limit("-1", VERSION_1)
-    assert cpus.usable_cpus() == CORES
-    machine.limit("max")
-    assert cpus.usable_cpus() == CORES
-
-
-def test_those_that_share_a_machine_share_its_cores(machine: Machine) -> None:
-    assert [cpus.threads_of_each(sharing) for sharing in (1, 2, 3, 10_000)] == [64, 32, 21, 1]
+def test_processes_of_a_machine_share_its_cores(machine: Machine) -> None:
+    assert [cpus.threads_of_each(processes) for processes in (1, 2, 3, 10_000)] == [64, 32, 21, 1]
     machine.limit("400000")
-    assert [cpus.threads_of_each(sharing) for sharing in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    assert [cpus.threads_of_each(processes) for processes in (1, 2, 3, 8)] == [4, 2, 1, 1]
 
 
-def test_two_threads_of_a_core_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        cpus.Path, "read_text", lambda path: "0-1\n" if "cpu0/" in str(path) or "cpu1/" in str(path) else "2\n"
-    )
+def test_two_hardware_threads_of_a_core_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def siblings(path: Path) -> str:
+        return "0-1\n" if "cpu0/" in str(path) or "cpu1/" in str(path) else "2\n"
+
+    monkeypatch.setattr(cpus.Path, "read_text", siblings)
     assert cpus._physical_cores({0, 1, 2}) == 2
 
 
-def test_vllm_does_not_bind_a_thread_to_every_core_where_a_quota_leaves_fewer(machine: Machine) -> None:
-    assert cpus.vllm_threads(1) == {"OMP_NUM_THREADS": "64"}
+def test_vllm_binds_no_threads_under_a_quota(machine: Machine) -> None:
     assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "32"}
     machine.limit("9900000")
     assert cpus.vllm_threads(1) == {"OMP_NUM_THREADS": "64"}
     machine.limit("400000")
-    assert cpus.vllm_threads(1) == {"OMP_NUM_THREADS": "4", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
-def test_two_starts_at_once_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_blocks_restore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "before")
     first, go, seen = threading.Event(), threading.Event(), []
 
@@ -105,8 +104,8 @@ def test_two_starts_at_once_leave_the_environment_as_it_was(monkeypatch: pytest.
     assert os.environ["OMP_NUM_THREADS"] == "before"
 
 
-class Noted:
-    """Stands in for an engine, and notes the threads that it would start with."""
+class RecordingEngine:
+    """Stands in for an engine and records the threads that it would start with."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.threads = ""
@@ -123,36 +122,33 @@ class Noted:
 
 
 @pytest.mark.parametrize(("gpus", "threads"), [(0, "2"), (1, "of the driver")])
-def test_a_teacher_has_the_threads_of_its_own_machine(
+def test_a_teacher_uses_the_threads_of_its_own_machine(
     gpus: int, threads: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.limit("400000")
-    noted = Noted(monkeypatch)
-    monkeypatch.setattr("pipelines.label.teachers.vllm.VllmTeacher", noted.start)
-    teacher = {"engine": "vllm", "model": "m", "replicas": {"min": 1, "max": 2}, "gpus_per_replica": gpus}
-    run = RunConfig.model_validate(
-        {"name": "r", "output": "o", "task": "arithmetic", "corpus": {"train": "t.jsonl"}, "student": {"model": "m"}, "teacher": teacher}
-    )  # fmt: skip
+    engine = RecordingEngine(monkeypatch)
+    monkeypatch.setattr("pipelines.label.teachers.vllm.VllmTeacher", engine.start)
+    run = run_config({"engine": "vllm", "model": "m", "replicas": {"min": 1, "max": 2}, "gpus_per_replica": gpus})
     spec = task_spec("arithmetic")
     TeacherSetup(run, spec, 4).teacher(load_task(spec))
-    assert noted.threads == threads
+    assert engine.threads == threads
 
 
 @pytest.mark.parametrize(
     ("serving", "threads"),
     [({}, "1"), ({"max_replicas_per_node": 2}, "2"), ({"gpus_per_replica": 1}, "of the driver")],
 )
-def test_a_replica_has_the_threads_of_its_own_machine(
+def test_a_replica_uses_the_threads_of_its_own_machine(
     serving: dict[str, Any], threads: str, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.limit("400000")
-    noted = Noted(monkeypatch)
-    monkeypatch.setattr("serving.engines.vllm.VllmEngine.start", noted.start)
+    engine = RecordingEngine(monkeypatch)
+    monkeypatch.setattr("serving.engines.vllm.VllmEngine.start", engine.start)
     monkeypatch.setattr("serving.engines.vllm.check_cpu_attention", lambda folder: None)
     monkeypatch.setattr(select, "check_student_files", lambda store: None)
     config = ServingConfig.model_validate({"replicas": {"min": 1, "max": 4}, **serving})
     card: Any = SimpleNamespace(folder=str(tmp_path))
     select._vllm(card, config, metrics=None)  # type: ignore[arg-type]
-    assert noted.threads == threads
-    assert os.environ["OMP_NUM_THREADS"] == "of the driver", "processes that are started later are not vLLM's"
+    assert engine.threads == threads
+    assert os.environ["OMP_NUM_THREADS"] == "of the driver", "processes that start later are not vLLM's"
     assert "OMP_NUM_THREADS" not in select.cpu_environment(config, ["vllm"]), "the machine that deploys is another one"
