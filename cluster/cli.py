@@ -1,4 +1,4 @@
-"""The command `raystill`. Light: a stage's code is imported inside the command that runs it."""
+"""The command `raystill`. Each command imports its code when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, NoReturn
 
 import click
 
-from cluster.commands.jobs import logs, print_jobs, stop, submit
+from cluster.commands.jobs import logs, stop, submit
 from cluster.commands.local import down, up
 from cluster.commands.options import replace_option, run_options
 from cluster.commands.stages import run_command
 
 
 class _Group(click.Group):
-    """Turns the errors that we understand into one message and their exit code."""
+    """Reports a RaystillError as one message with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from pipelines.errors import RaystillError
@@ -24,7 +24,7 @@ class _Group(click.Group):
         except RaystillError as error:
             _fail(str(error), error.exit_code)
         except KeyboardInterrupt:
-            _fail("Interrupted. Finished work is kept; the same command goes on.", 130)
+            _fail("Interrupted. Finished work is kept; run the same command to resume.", 130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,17 +33,19 @@ def main() -> None:
     """Distil a large language model into a small task student: label, train, evaluate, serve.
 
     \b
-    Example, without a GPU and without a model hub:
+    Example, which needs neither a GPU nor a model hub:
       raystill quickstart
     """
 
 
 @main.command()
-@click.option("--output", help="Folder for the run file, corpus and artifacts.  [default: raystill-RECIPE]")
+@click.option("--output", help="Folder of the run file, corpus and artifacts.  [default: raystill-RECIPE]")
 @click.option("--recipe", default="quickstart", show_default=True, type=click.Choice(["quickstart", "quickstart-nli"]))
 @run_options
 def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
-    """The whole chain on this machine, on shipped data, in minutes.
+    """Run the whole chain on shipped data.
+
+    Takes minutes on this machine, and ends with an answer from the endpoint.
 
     \b
     Example:
@@ -56,96 +58,60 @@ def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_j
 
 @main.command()
 @click.argument("run_file", metavar="RUN")
+@click.option("--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="Rendered prompts to print.")
 @click.option(
-    "--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="How many rendered prompts to show."
+    "--calibrate", metavar="N", type=click.IntRange(1), help="Label N rows, measure the rate, and discard the labels."
 )
-@click.option(
-    "--calibrate",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Label N rows for real, and throw them away, to measure how fast it goes.",
-)
-@click.option("--deadline", metavar="TIME", help="How many replicas and GPUs end the run in it: 90min, 24h, 3d.")
+@click.option("--deadline", metavar="TIME", help="Compute the replicas and GPUs that finish in 90min, 24h or 3d.")
 @run_options
 def plan(
     run_file: str, prompts: int, calibrate: int | None, deadline: str | None, overrides: tuple[str, ...], as_json: bool,
     verbose: bool,
 ) -> None:  # fmt: skip
-    """What a run would do and take: config, first prompts, tokens, time, GPU-hours, storage, cost, what is finished already.
+    """Estimate what a run takes, and start nothing.
+
+    Prints the resolved config, the first prompts, tokens, time, GPU-hours, storage and cost of each stage, and what exists already.
 
     \b
     Examples:
       raystill plan svamp.yaml --calibrate 200
       raystill plan svamp.yaml --deadline 24h
     """
-    from cluster.planning.plan import make_plan
-    from cluster.planning.plan_text import print_plan
-    from pipelines.config.load import load_run
+    from cluster.commands.plan import run_plan
 
-    run = load_run(run_file, overrides)
-    deadline_s = _deadline_s(deadline) if deadline else None
-    measured = None
-    if calibrate is not None:
-        from cluster.commands.stages import check_inputs
-        from cluster.planning.calibrate import calibrate as measure
-
-        check_inputs(run, ("label",))
-        measured = measure(run, calibrate, verbose=verbose)
-    print_plan(make_plan(run, prompts, measured, deadline_s), as_json=as_json)
-
-
-def _deadline_s(text: str) -> float:
-    from pipelines.errors import UserError
-    from pipelines.runtime.durations import duration_s
-
-    try:
-        return duration_s(text)
-    except ValueError as error:
-        raise UserError(f"--deadline {text}", str(error), "Write 90min, 24h, 3d or 1d 12h.") from error
+    run_plan(
+        run_file,
+        overrides,
+        prompts=prompts,
+        calibrate_rows=calibrate,
+        deadline=deadline,
+        as_json=as_json,
+        verbose=verbose,
+    )
 
 
 @main.command()
 @click.argument("run_file", metavar="RUN", required=False)
-@click.option(
-    "--address", metavar="URL", help="The jobs of the cluster whose dashboard is there, in place of the run's folder."
-)
-@click.option("--follow", is_flag=True, help="Go on showing it until labelling has ended.")
+@click.option("--address", metavar="URL", help="List the jobs of the cluster with this dashboard instead.")
+@click.option("--follow", is_flag=True, help="Print the state until labelling ends.")
 @run_options
 def status(
     run_file: str | None, address: str | None, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
 ) -> None:
-    """Where each stage of a run stands; also while another shell, or another machine, is working on it.
+    """Show the state of each stage.
 
-    With --address: the jobs of a cluster, those of RUN where one is given.
+    Reads the run's folder, so it also shows work of another shell or machine. With --address: the jobs of a cluster, only those of RUN if
+    given.
 
     \b
     Examples:
       raystill status svamp.yaml --follow
       raystill status --address http://head:8265
     """
-    del verbose  # nothing is started that would log
-    from cluster.commands.status import follow_status, print_status
-    from pipelines.config.load import load_run
-    from pipelines.errors import UserError
+    del verbose  # nothing that logs is started
+    from cluster.commands.status import show_status
 
-    run = load_run(run_file, overrides) if run_file else None
-    if address is not None:
-        if follow:
-            raise UserError(
-                "--follow", "it has no effect with --address", "`raystill logs JOB --address URL -f` follows a job."
-            )
-        if overrides and run is None:
-            raise UserError(
-                f"--set {overrides[0]}", "it has no effect without a run file", "Name one, or leave it out."
-            )
-        print_jobs(address, run.name if run else None, as_json=as_json)
-        return
-    if run is None or run_file is None:
-        raise UserError("RUN", "it is missing", "Give a run file, or --address for the jobs of a cluster.")
-    if follow:
-        follow_status(run, run_file, as_json=as_json)
-    else:
-        print_status(run, run_file, as_json=as_json)
+    show_status(run_file, overrides, address=address, follow=follow, as_json=as_json)
 
 
 def _stage_command(name: str, text: str) -> None:
@@ -156,12 +122,17 @@ def _stage_command(name: str, text: str) -> None:
     def command(run_file: str, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
         from pipelines.run import STAGES
 
-        stages = STAGES if name == "run" else (name,)
+        stages = tuple(stage for stage in STAGES if name in (stage, "run"))
         run_command(run_file, stages, replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
 
 
-_stage_command("label", "Corpus -> labels: the teacher answers every example with label and rationale.")
-_stage_command("train", "Labels -> student: Ray Train with DeepSpeed.")
+_stage_command(
+    "label",
+    "Label the corpus with the teacher.\n\nThe teacher answers each example with a rationale and a label. Finished rows are kept.",
+)
+_stage_command(
+    "train", "Train the student on the labels.\n\nRuns Ray Train with DeepSpeed, and resumes from checkpoints."
+)
 
 
 @main.command()
@@ -169,14 +140,16 @@ _stage_command("train", "Labels -> student: Ray Train with DeepSpeed.")
 @click.option(
     "--baseline",
     metavar="REPORT",
-    help="An earlier report of `raystill evaluate`, folder or report.json: show what changed since then.",
+    help="Compare with an earlier report of `raystill evaluate`: its folder or report.json.",
 )
 @replace_option
 @run_options
 def evaluate(
     run_file: str, baseline: str | None, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
 ) -> None:
-    """Student -> report: accuracy on held-out examples beside the alternatives.
+    """Score the student on held-out examples.
+
+    The report shows it beside the untrained student, the teacher and the majority label.
 
     \b
     Example:
@@ -193,16 +166,17 @@ def evaluate(
     )
 
 
-_stage_command("run", "label, train and evaluate, one after the other; finished stages are reused.")
+_stage_command("run", "Label, train and evaluate.\n\nFinished stages are reused.")
 
 
 @main.command()
 @click.argument("run_file", metavar="RUN")
 @run_options
 def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
-    """A grid of methods, fractions of the labels, students and seeds -> one report with curves.
+    """Compare methods on a grid of students.
 
-    Finished cells are never trained again; the report shows what there is while others run.
+    Trains and scores methods x fractions of the labels x students x seeds, and writes one report with curves. Finished cells are reused,
+    and the report is updated after each cell.
 
     \b
     Example:
@@ -215,30 +189,30 @@ def compare(run_file: str, overrides: tuple[str, ...], as_json: bool, verbose: b
 
 @main.command()
 @click.argument("students", nargs=-1, required=True, metavar="STUDENT...")
-@click.option("--run", "run_file", metavar="RUN", help="Take the serving section of this run file.")
+@click.option("--run", "run_file", metavar="RUN", help="Use the serving section of this run file.")
 @click.option(
     "--split",
     multiple=True,
     metavar="VERSION=PERCENT",
-    help="That many in 100 requests for the name go to this version.",
+    help="Send this percentage of the name's requests to this version.",
 )
 @click.option(
     "--detach",
     is_flag=True,
-    help="Return when the endpoint runs on RAY_ADDRESS, and leave it there; `serve shutdown` ends it.",
+    help="Return once the endpoint runs on RAY_ADDRESS. `serve shutdown` ends it.",
 )
 @click.option(
-    "--print-config", is_flag=True, help="Print the file that `serve deploy` and a RayService take; start nothing."
+    "--print-config", is_flag=True, help="Print the config for `serve deploy` or a RayService, and start nothing."
 )
 @run_options
 def serve(
     students: tuple[str, ...], run_file: str | None, split: tuple[str, ...], detach: bool, print_config: bool,
     overrides: tuple[str, ...], as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
-    """One or several student folders as an endpoint; Ctrl-C or SIGTERM ends it.
+    """Serve student folders as an endpoint.
 
-    STUDENT is a student folder, NAME=FOLDER, or NAME@VERSION=FOLDER. On a cluster (RAY_ADDRESS) the endpoint that runs there takes the
-    new students and shares while it answers: the same command promotes a version or rolls it back.
+    STUDENT is a student folder, NAME=FOLDER, or NAME@VERSION=FOLDER. Ctrl-C or SIGTERM ends the endpoint. On a cluster (RAY_ADDRESS) a
+    running endpoint takes the new students and shares without downtime: the same command promotes a version or rolls it back.
 
     \b
     Examples:
@@ -262,18 +236,19 @@ def serve(
 
 @main.command()
 @click.argument("name", metavar="NAME")
-@click.option("--file", metavar="FILE", help="The key file to add it to; without one, the line for it is printed.")
+@click.option("--file", metavar="FILE", help="Add the key to this file. Without it, print the line to add.")
 @click.option(
     "--requests-per-minute",
     metavar="N",
     type=click.IntRange(1, 9_999_999),
-    help="The key's own limit; without one, that of the run file's serving.keys.",
+    help="Limit of this key.  [default: the run file's serving.keys]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the key as one JSON object on stdout.")
 def key(name: str, file: str | None, requests_per_minute: int | None, as_json: bool) -> None:
-    """A new key for the endpoint, printed once: the file that `serving.keys.file` names holds its hash only.
+    """Create an API key for the endpoint.
 
-    An endpoint that runs takes the key within about a second. To revoke it, remove its line from the file.
+    Prints the key once; the file of `serving.keys.file` holds only its hash. A running endpoint accepts the key within about a second. To
+    revoke it, remove its line from the file.
 
     \b
     Example:

@@ -1,71 +1,124 @@
-"""What exists of a run and would be reused, resumed, made or refused, with the reason."""
+"""Whether a stage reuses, resumes, makes or refuses its artifact: one rule for the stages and for the commands that ask before them.
+
+An artifact is finished if its manifest exists. It belongs to a run if its fingerprint is that of the identity that the stage computes for
+the run. Stages pass their identity in; `pipelines.run.decisions` applies the rule to the stages of a run.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from pipelines.config import RunConfig
+from pipelines.errors import UserError
 from pipelines.storage.fingerprint import fingerprint
-from pipelines.storage.manifest import Manifest, read_manifest
+from pipelines.storage.manifest import ArtifactType, Manifest, read_manifest
 from pipelines.storage.store import Store
-from pipelines.tasks import Task
+
+_STAGE = {"labels": "label", "student": "train", "report": "evaluate"}
+"""The stages with --replace, by the artifact that they make."""
+_VALUE_CHARACTERS = 60
 
 
-def existing(run: RunConfig, task: Task) -> dict[str, dict[str, Any]]:
-    """For each stage: {"state", "reused", "detail"}; label also "rows_finished" of an unfinished run of the same labels, and "rows_retried"
-    of finished ones: those with `engine_error`."""
-    from pipelines.label.output.counts import Counts
-    from pipelines.label.reporting.progress_file import label_status
-    from pipelines.label.stage import label_identity
-    from pipelines.train.checks import train_identity
+class Action(StrEnum):
+    """What a stage does."""
 
-    output = Store(run.output)
-    labels = output.child("labels")
-    identity = label_identity(run)
-    manifest = read_manifest(labels, "labels")
-    found: dict[str, dict[str, Any]] = {"label": _state(manifest, identity) | {"rows_finished": 0, "rows_retried": 0}}
-    if manifest is not None and found["label"]["reused"]:
-        found["label"]["rows_retried"] = Counts.from_json(manifest.details["tally"]).engine_errors
-    status = label_status(labels)
-    if manifest is None and status.state in ("running", "interrupted"):
-        found["label"] |= _begun(labels, identity, status.state, status.detail)
-    student = read_manifest(output.child("student"), "student")
-    same_labels = manifest is not None and found["label"]["reused"]
-    found["train"] = _state(student, train_identity(run, task, manifest) if manifest and same_labels else None)
-    if found["train"]["reused"] and found["label"]["rows_retried"]:
-        found["train"] |= {"reused": False, "detail": "reused unless the rows that are tried again change the labels"}
-    report = read_manifest(output.child("report"), "report")
-    found["evaluate"] = _state(report, None)
-    if report and not _asked_so(report, run):
-        found["evaluate"]["detail"] = "of other settings of evaluation: made anew"
-    elif report and student and found["train"]["reused"] and report.identity.get("student") == student.fingerprint:
-        found["evaluate"] |= {"reused": True, "detail": "reused unless the held-out examples have changed"}
-    elif report:
-        found["evaluate"]["detail"] = "of another student: made anew"
-    return found
+    REUSE = "reuse"
+    """The artifact is finished and belongs to the run."""
+    RESUME = "resume"
+    """Unfinished work belongs to the run, or a finished artifact has rows to retry."""
+    MAKE = "make"
+    REFUSE = "refuse"
+    """The folder holds an artifact of another run, and nobody asked to replace it."""
 
 
-def _asked_so(report: Manifest, run: RunConfig) -> bool:
-    """Whether the report's students were asked as this run would."""
-    from pipelines.scoring.identity import asking_identity
+@dataclass(frozen=True)
+class Attempt:
+    """Unfinished work in a folder, and what it was begun for."""
 
-    answers, wanted = report.identity.get("answers", {}), asking_identity(run.evaluation)
-    same = all(key in answers and answers[key] == value for key, value in wanted.items())
-    return same and report.identity.get("weights") == run.evaluation.weights
-
-
-def _state(manifest: Manifest | None, identity: dict[str, Any] | None) -> dict[str, Any]:
-    if manifest is None:
-        return {"state": "to be made", "reused": False, "detail": ""}
-    reused = identity is not None and manifest.fingerprint == fingerprint(identity)
-    detail = "reused" if reused else "made with other settings or inputs: refused without --replace"
-    return {"state": f"finished {manifest.created}", "reused": reused, "detail": detail}
+    fingerprint: str
+    identity: Mapping[str, Any]
 
 
-def _begun(labels: Store, identity: dict[str, Any], state: str, detail: dict[str, Any]) -> dict[str, Any]:
-    rows = int(detail["rows"] if state == "interrupted" else detail["done"])
-    begun = json.loads(labels.read("attempt.json")) if labels.exists("attempt.json") else {}
-    if begun and begun["fingerprint"] != fingerprint(identity):
-        return {"state": state, "detail": f"with other settings ({rows:,} rows): refused without --replace"}
-    return {"state": state, "detail": f"{rows:,} rows are finished and are not asked again", "rows_finished": rows}
+@dataclass(frozen=True)
+class Decision:
+    """What a stage does, and why."""
+
+    action: Action
+    reason: str
+    manifest: Manifest | None = None
+    """The finished artifact in the folder, also if it is not reused."""
+    replaces: bool = False
+    """MAKE: the folder holds another artifact, to be removed first."""
+    refusal: UserError | None = None
+    """REFUSE: the error to raise."""
+    rows_finished: int = 0
+    """RESUME of labels: rows that the teacher is not asked again."""
+    rows_retried: int = 0
+    """RESUME of finished labels: rows with `engine_error`."""
+
+    @property
+    def reused(self) -> Manifest | None:
+        """The artifact if the action is REUSE."""
+        return self.manifest if self.action is Action.REUSE else None
+
+    def check(self) -> None:
+        """Raise the refusal, if there is one."""
+        if self.refusal is not None:
+            raise self.refusal
+
+
+def decide(
+    store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, replace: bool = False, attempt: Attempt | None = None,
+    rows_to_retry: Callable[[Manifest], int] = lambda manifest: 0,
+) -> Decision:  # fmt: skip
+    """Decide on the artifact in `store`, which the stage would make with this identity.
+
+    Args:
+        replace: an artifact of another identity is replaced rather than refused.
+        attempt: unfinished work in the folder.
+        rows_to_retry: rows of a finished artifact that the stage asks for again.
+
+    Raises:
+        UserError: the manifest is damaged, or of another type or schema version.
+    """
+    manifest, wanted = read_manifest(store, kind), fingerprint(identity)
+    other: Mapping[str, Any]
+    if manifest is not None:
+        if manifest.fingerprint == wanted:
+            if retried := rows_to_retry(manifest):
+                return Decision(Action.RESUME, f"{retried:,} rows are retried", manifest, rows_retried=retried)
+            return Decision(Action.REUSE, "finished with the same settings and inputs", manifest)
+        found, other = "finished", manifest.identity
+    elif attempt is not None:
+        if attempt.fingerprint == wanted:
+            return Decision(Action.RESUME, "begun with the same settings and inputs")
+        found, other = "unfinished", attempt.identity
+    else:
+        return Decision(Action.MAKE, "not begun")
+    changes = ", ".join(_differences(other, json.loads(json.dumps(identity))))
+    reason = f"{found} with other settings ({changes})"
+    if replace:
+        return Decision(Action.MAKE, reason, manifest, replaces=True)
+    refusal = UserError(
+        store.shown(),
+        f"holds {'a ' if kind != 'labels' else ''}{kind} {reason}",
+        f"Set another output, or replace it: `raystill {_STAGE[kind]} RUN --replace`.",
+    )
+    return Decision(Action.REFUSE, reason, manifest, refusal=refusal)
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """`teacher.model: "a" -> "b"` for each leaf that differs between two identities, both as JSON reads them."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _VALUE_CHARACTERS else text[: _VALUE_CHARACTERS - 3] + "..."

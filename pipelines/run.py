@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pipelines.config import RunConfig
-from pipelines.storage.manifest import Manifest
+from pipelines.reuse import Action, Decision
+from pipelines.storage.manifest import Manifest, read_manifest
+from pipelines.storage.store import Store
 
 Stage = Literal["label", "train", "evaluate"]
 STAGES: tuple[Stage, ...] = ("label", "train", "evaluate")
@@ -30,12 +33,12 @@ def run_stage(run: RunConfig, stage: Stage, *, replace: bool = False) -> Manifes
 
 def run_stages(
     run: RunConfig,
-    stages: tuple[Stage, ...] = STAGES,
+    stages: Sequence[Stage] = STAGES,
     *,
     replace: bool = False,
     on_finish: Callable[[Stage, Manifest, float], None] = lambda stage, manifest, seconds: None,
 ) -> list[Manifest]:
-    """Make the artifacts of several stages, in the order of the chain. `on_finish` hears of each with the seconds it took."""
+    """Make the artifacts of several stages in sequence. `on_finish` gets each manifest and the seconds that its stage took."""
     manifests = []
     for stage in stages:
         began = time.monotonic()
@@ -43,3 +46,54 @@ def run_stages(
         on_finish(stage, manifest, time.monotonic() - began)
         manifests.append(manifest)
     return manifests
+
+
+def decisions(run: RunConfig, stages: Sequence[Stage] = STAGES, *, replace: bool = False) -> dict[Stage, Decision]:
+    """What each of the stages would do, in sequence. Starts nothing; reads OUTPUT and fingerprints the inputs.
+
+    Without `label` the labels on disk count, and the corpus may be gone.
+
+    Raises:
+        UserError: a manifest is damaged, or an input cannot be read.
+    """
+    found: dict[Stage, Decision] = {}
+    if "label" in stages:
+        found["label"] = _label(run, replace=replace)
+    if "train" in stages:
+        found["train"] = _train(run, found.get("label"), replace=replace)
+    if "evaluate" in stages:
+        found["evaluate"] = _evaluate(run, found.get("train"))
+    return found
+
+
+def _label(run: RunConfig, *, replace: bool) -> Decision:
+    from pipelines.label.reporting.progress_file import finished_rows
+    from pipelines.label.stage import label_decision
+
+    decision = label_decision(run, replace=replace)
+    if decision.action is Action.RESUME and decision.manifest is None:
+        return dataclasses.replace(decision, rows_finished=finished_rows(Store(run.output).child("labels")))
+    return decision
+
+
+def _train(run: RunConfig, label: Decision | None, *, replace: bool) -> Decision:
+    from pipelines.train.stage import train_decision
+
+    labels = label.manifest if label else read_manifest(Store(run.output).child("labels"), "labels")
+    if labels is None or (label and label.action in (Action.MAKE, Action.REFUSE)):
+        return Decision(Action.MAKE, "needs the labels first")
+    decision = train_decision(run, labels, replace=replace)
+    if label and label.rows_retried and decision.reused:
+        return Decision(Action.MAKE, "reused unless the retried rows change the labels", decision.manifest)
+    return decision
+
+
+def _evaluate(run: RunConfig, train: Decision | None) -> Decision:
+    from pipelines.evaluate.stage import evaluate_decision
+
+    output = Store(run.output)
+    student = train.reused if train else read_manifest(output.child("student"), "student")
+    labels = read_manifest(output.child("labels"), "labels")
+    if student is None or labels is None:
+        return Decision(Action.MAKE, "needs the student first")
+    return evaluate_decision(run, student, labels)

@@ -76,10 +76,12 @@ def submit(
     from cluster.jobs.client import JobClient
     from cluster.jobs.follow import follow
     from cluster.jobs.job import Driver
+    from pipelines.checks import COMMANDS, Needs, check_run
     from pipelines.config.load import load_run
 
     check_options(stage, wait=not no_wait, retries=retries, replace=replace, driver_cpus=driver_cpus)
     run = load_run(run_file, overrides)
+    check_run(run, COMMANDS[stage], Needs.RUN_FILE)
     driver = Driver(driver_cpus, parse_resources(resources), parse_variables(variables), installed)
     arguments = [*(["--replace"] if replace else []), *(["--verbose"] if verbose else [])]
     client = JobClient(address)

@@ -11,15 +11,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the run file: section.key=value."
 )
-replace_option = click.option("--replace", is_flag=True, help="Discard an artifact that was made with other settings.")
+replace_option = click.option("--replace", is_flag=True, help="Replace an artifact that has other settings.")
 
 
 def run_options(command: Command) -> Command:
-    """The options that every command with a run file takes."""
+    """Add the options of every command with a run file."""
     for option in (
-        click.option("--verbose", is_flag=True, help="Show the logs of Ray and of the engines on stderr."),
+        click.option("--verbose", is_flag=True, help="Print the logs of Ray and of the engines on stderr."),
         click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout."),
         set_option,
     ):

@@ -67,10 +67,11 @@ def link_teacher(folder: Path) -> None:
 
 def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_json: bool, verbose: bool) -> None:
     """The command. Prints time per stage, counts, the accuracy table and the endpoint's answer."""
-    from cluster.commands.stages import check_inputs, print_report, report_of
-    from cluster.commands.summary import print_summary, stage_summary
+    from cluster.commands.stages import print_report, read_report, stages_to_execute
+    from cluster.commands.summary import StageSummary, print_summary, stage_summary
     from cluster.environment import ray_address
     from cluster.session.start import ray_session
+    from pipelines.checks import check_run
     from pipelines.run import STAGES, run_stages
 
     began = time.monotonic()
@@ -80,9 +81,9 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     check_task(run, run_file)
     prepared = time.monotonic() - began
     click.echo(f"run file {run_file}, artifacts in {run.output}; teacher ready after {prepared:.1f} s", err=True)
-    check_inputs(run, STAGES)
-    summaries: list[dict[str, Any]] = []
-    with ray_session(run, [*STAGES, "serve"], verbose=verbose):
+    check_run(run, STAGES)
+    summaries: list[StageSummary] = []
+    with ray_session(run, [*stages_to_execute(run, STAGES), "serve"], verbose=verbose):
         from serving.deploy.rollout import check_port
 
         started = time.monotonic() - began - prepared
@@ -92,7 +93,7 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
         answer = _ask(run, _QUESTIONS[run.task])
     total = time.monotonic() - began
     extra = {
-        **report_of(run),
+        "report": read_report(run),
         "endpoint": answer,
         "seconds": {"ray_start": round(started, 1), "total": round(total, 1)},
     }

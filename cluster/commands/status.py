@@ -1,166 +1,133 @@
-"""`raystill status RUN`: where each stage of a run stands, read from the run's folder alone: no Ray, on a local disk or an object store."""
+"""`raystill status RUN`: print the state of each stage, once or until labelling ends. pipelines/status.py reads it."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from pipelines.config import RunConfig
-from pipelines.errors import StageFailedError
+from pipelines.config.load import load_run
+from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.durations import duration
-from pipelines.storage.manifest import ArtifactType, read_manifest
-from pipelines.storage.store import Store
+from pipelines.status import Begun, Finished, GridBegun, Interrupted, Running, RunStatus, StageState, run_status
 
 _READ_EVERY_S = 2.0
 _LINE_EVERY_S = 10.0
 
 
-def run_status(run: RunConfig) -> dict[str, Any]:
-    """{"run", "output", "stages": {"label": {"state", ...}, "train": ..., "evaluate": ...}}, and compare where it has begun.
+def show_status(
+    run_file: str | None, overrides: tuple[str, ...], *, address: str | None, follow: bool, as_json: bool
+) -> None:
+    """Print the stages of a run, or the jobs of the cluster at `address`. Raises UserError for options that do not fit together."""
+    if address is not None:
+        _check_options(run_file, overrides, follow=follow)
+        from cluster.commands.jobs import print_jobs
 
-    States: finished, running (label only: the others leave no sign of life), interrupted, begun (unfinished work is there, and
-    whether somebody works on it cannot be told), not begun.
-
-    Raises:
-        UserError: a manifest is damaged, or of another type or schema version.
-    """
-    from pipelines.label.reporting.progress_file import label_status
-
-    output = Store(run.output)
-    label = label_status(output.child("labels"))
-    compared = {"compare": _comparison(output)} if output.exists("compare") else {}
-    return {
-        "run": run.name,
-        "output": output.shown(),
-        "stages": {
-            "label": {"state": label.state, **label.detail},
-            "train": _by_manifest(output, "student", "training"),
-            "evaluate": _by_manifest(output, "report", None),
-            **compared,
-        },
-    }
+        print_jobs(address, load_run(run_file, overrides).name if run_file else None, as_json=as_json)
+        return
+    if run_file is None:
+        raise UserError("RUN", "it is missing", "Give a run file, or --address for the jobs of a cluster.")
+    run = load_run(run_file, overrides)
+    (follow_status if follow else print_status)(run, run_file, as_json=as_json)
 
 
-def status_lines(status: dict[str, Any], run_file: str, *, at: float) -> list[str]:
-    """A line per stage. `at`: seconds since 1970, now."""
-    lines = []
-    for stage, found in status["stages"].items():
-        text = _describe(found, f"raystill {stage} {run_file}", at)
-        lines.append(f"{stage:9} {found['state']:12} {text}".rstrip())
-    return lines
+def _check_options(run_file: str | None, overrides: tuple[str, ...], *, follow: bool) -> None:
+    """Refuse options that have no effect with --address."""
+    if follow:
+        raise UserError(
+            "--follow", "has no effect with --address", "Follow a job: `raystill logs JOB --address URL -f`."
+        )
+    if overrides and run_file is None:
+        raise UserError(f"--set {overrides[0]}", "has no effect without a run file", "Name one, or leave it out.")
 
 
 def print_status(run: RunConfig, run_file: str, *, as_json: bool) -> None:
-    """The status on stdout."""
-    _print(run_status(run), run_file, as_json=as_json)
+    """Print the status on stdout."""
+    status = run_status(run)
+    print(status.model_dump_json(indent=2) if as_json else "\n".join(status_lines(status, run_file, at=time.time())))
 
 
 def follow_status(
     run: RunConfig, run_file: str, *, as_json: bool, sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:  # fmt: skip
-    """Print the status again and again until nothing is running: every two seconds in a terminal or as JSON, else every ten.
+    """Print the status until labelling ends: every two seconds in a terminal or as JSON, else every ten.
 
     Raises:
-        StageFailedError: what was running has ended without its artifact.
+        StageFailedError: labelling ended without its artifact.
     """
     live = sys.stdout.isatty() and not as_json
     every = _READ_EVERY_S if live or as_json else _LINE_EVERY_S
     was_running, printed = False, float("-inf")
     while True:
         status = run_status(run)
-        state = status["stages"]["label"]["state"]
-        if state != "running" or clock() - printed >= every:
+        label = status.stages["label"]
+        running = isinstance(label, Running)
+        if not running or clock() - printed >= every:
             if live and printed > float("-inf"):
-                sys.stdout.write(f"\x1b[{len(status['stages'])}F\x1b[J")  # back over the lines printed before
-            _print(
-                status, run_file, as_json=as_json, live=True, width=shutil.get_terminal_size().columns if live else None
-            )
+                sys.stdout.write(f"\x1b[{len(status.stages)}F\x1b[J")  # back over the lines printed before
+            lines = status_lines(status, run_file, at=time.time())
+            width = (
+                shutil.get_terminal_size().columns if live else None
+            )  # a wrapped line would break the cursor's way back
+            print(status.model_dump_json() if as_json else "\n".join(line[:width] for line in lines), flush=True)
             printed = clock()
-        if state != "running":
+        if not running:
             break
         was_running = True
         sleep(_READ_EVERY_S)
-    if was_running and state != "finished":
-        raise StageFailedError(f"labelling has ended and is not finished. `raystill label {run_file}` goes on.")
+    if was_running and not isinstance(label, Finished):
+        raise StageFailedError(f"Labelling ended unfinished. Run `raystill label {run_file}` to resume.")
 
 
-def _by_manifest(output: Store, kind: ArtifactType, work: str | None) -> dict[str, Any]:
-    if finished := _finished(output.child(kind), kind):
-        return finished
-    return {"state": "begun" if work and output.files(work) else "not begun"}
+def status_lines(status: RunStatus, run_file: str, *, at: float) -> list[str]:
+    """A line per stage. `at`: now, in seconds since 1970."""
+    return [
+        f"{stage:9} {state.state:12} {_describe(state, f'raystill {stage} {run_file}', at)}".rstrip()
+        for stage, state in status.stages.items()
+    ]
 
 
-def _finished(store: Store, kind: ArtifactType) -> dict[str, Any] | None:
-    """What the manifest says; None where there is none."""
-    manifest = read_manifest(store, kind)
-    if manifest is None:
-        return None
-    kept = {key: getattr(manifest, key) for key in ("created", "fingerprint", "counts")}
-    return {"state": "finished", **kept}
-
-
-def _comparison(output: Store) -> dict[str, Any]:
-    store = output.child("compare")
-    if finished := _finished(store, "comparison"):
-        return finished
-    if not store.exists("report.json"):  # the search comes first
-        return {"state": "begun"}
-    report = json.loads(store.read("report.json"))
-    done = sum(len(group["cells"]) for group in report["groups"])
-    return {"state": "begun", "cells": {"done": done, "missing": len(report["missing"])}}
-
-
-def _print(
-    status: dict[str, Any], run_file: str, *, as_json: bool, live: bool = False, width: int | None = None
-) -> None:
-    """`live`: JSON on one line. `width`: lines are cut to it, so that each stays one."""
-    if as_json:
-        print(json.dumps(status, ensure_ascii=False, indent=None if live else 2), flush=True)
-    else:
-        print("\n".join(line[:width] for line in status_lines(status, run_file, at=time.time())), flush=True)
-
-
-def _describe(found: dict[str, Any], command: str, at: float) -> str:
-    state = found["state"]
-    if state == "finished":
-        counts = ", ".join(f"{name} {count:,}" for name, count in found["counts"].items() if isinstance(count, int))
-        return f"{found['created']}: {counts}"
-    if state == "running":
-        return _running(found, at)
-    if state == "interrupted":
-        of = f" of {found['total']:,}" if found["total"] is not None else ""
-        return f"{found['rows']:,}{of} rows are finished; `{command}` goes on"
-    if state == "begun":
-        cells = found.get("cells")
-        shown = f"{cells['done']:,} cells are finished, {cells['missing']:,} are not; " if cells else ""
-        return f"{shown}unfinished work is there; whether somebody works on it cannot be told from here; `{command}` goes on"
+def _describe(state: StageState, command: str, at: float) -> str:
+    if isinstance(state, Finished):
+        counts = ", ".join(f"{name} {count:,}" for name, count in state.counts.items() if isinstance(count, int))
+        return f"{state.created}: {counts}"
+    if isinstance(state, Running):
+        return _running(state, at)
+    if isinstance(state, Interrupted):
+        of = f" of {state.total:,}" if state.total is not None else ""
+        return f"{state.rows:,}{of} rows are finished; `{command}` resumes"
+    if isinstance(state, Begun):
+        cells = (
+            f"{state.cells.done:,} cells finished, {state.cells.missing:,} missing; "
+            if isinstance(state, GridBegun)
+            else ""
+        )
+        return f"{cells}unfinished, perhaps running elsewhere; if not, `{command}` resumes"
     return ""
 
 
-def _running(found: dict[str, Any], at: float) -> str:
+def _running(state: Running, at: float) -> str:
     from pipelines.label.reporting.usage import shares
 
-    left = found["seconds_left"]
-    engines = found["engines"]
-    alive = f"pid {found['pid']} on {found['host']}, {duration(max(at - found['updated_s'], 0))} ago"
-    if found["total"] is None:
+    alive = f"pid {state.pid} on {state.host}, {duration(round(max(at - state.updated_s, 0)))} ago"
+    if state.total is None:
         return f"scanning the corpus, {alive}"
+    left = state.seconds_left
+    engines = ", ".join(
+        f"{name.replace('_', ' ')} {value:.2f}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+        for name, value in state.engines.items()
+        if value is not None
+    )
     parts = [
-        f"{found['done']:,}/{found['total']:,} rows",
-        f"{found['rows_per_s']:.1f} rows/s",
-        "time left not known yet" if left is None else f"{duration(left)} left",
-        shares(found["accepted"], found["rejected_by_reason"]),
-        f"tokens {found['tokens']['prompt']:,} in, {found['tokens']['output']:,} out",
-        ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in engines.items() if value is not None),
+        f"{state.done:,}/{state.total:,} rows",
+        f"{state.rows_per_s:.1f} rows/s",
+        "time left unknown" if left is None else f"{duration(left)} left",
+        shares(state.accepted, state.rejected_by_reason),
+        f"tokens {state.tokens['prompt']:,} in, {state.tokens['output']:,} out",
+        engines,
         alive,
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

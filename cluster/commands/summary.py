@@ -1,120 +1,172 @@
-"""What a command says at its end: one JSON object for machines, one table for people. Both from the manifests."""
+"""The end of a command: one JSON object for machines, one table for people. Both from the manifests."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
 from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
 
-_LABEL_DETAILS = ("tokens", "nodes", "resumed_at_rows", "throughput", "agreement_histogram", "gpu_hours", "cost")
 _BAR_CHARACTERS = 30
 _NODES_SHOWN = 8
 
 
-def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float) -> dict[str, Any]:
-    """The numbers of one stage that has just ended and took `seconds`. `reused` where nothing had to be done: the artifact is older."""
-    began = (datetime.now(UTC) - timedelta(seconds=seconds)).replace(
-        microsecond=0
-    )  # as exactly as `created` is written
-    summary: dict[str, Any] = {
-        "stage": stage,
-        "artifact": shown(join(run.output, "compare" if manifest.type == "comparison" else manifest.type)),
-        "fingerprint": manifest.fingerprint,
-        "seconds": round(seconds, 1),
-        "reused": datetime.fromisoformat(manifest.created) < began,
-        "counts": manifest.counts,
-    }
+class Rates(BaseModel):
+    """`throughput` of labels: rates of all replicas together, without the engine's start. None: no row was answered."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rows: int
+    replicas: float | None
+    rows_per_s: float | None
+    prompt_tokens_per_s: float | None
+    output_tokens_per_s: float | None
+    engine_busy_share: float | None
+
+
+class Charge(BaseModel):
+    """`cost` of labels, in the currency of `teacher.price`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    amount: float
+    basis: str
+
+
+class StageSummary(BaseModel):
+    """One stage that has just ended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    artifact: str
+    fingerprint: str
+    seconds: float
+    reused: bool
+    """The artifact is older than the stage's start."""
+    counts: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """What was done, in words."""
+        yield ", ".join(f"{name} {count:,}" for name, count in self.counts.items() if isinstance(count, int))
+
+
+class LabelSummary(StageSummary):
+    """The label stage. A value that was not measured is None, and has no line."""
+
+    tokens: dict[str, int] | None = None
+    nodes: dict[str, int] | None = None
+    resumed_at_rows: int | None = None
+    throughput: Rates | None = None
+    agreement_histogram: list[int] | None = None
+    gpu_hours: float | None = None
+    cost: Charge | None = None
+    timings_s: dict[str, float]
+
+    def lines(self) -> Iterator[str]:
+        """Counts and rejects; rates, with the engine's start apart; agreement; cost."""
+        counts, gold = self.counts, self.counts["gold"]
+        yield f"{counts['read']:,} read = {counts['accepted']:,} accepted + {counts['rejected']:,} rejected"
+        for reason, count in sorted(counts["rejected_by_reason"].items(), key=lambda item: -item[1]):
+            yield f"  {reason} {count:,} ({count / counts['read']:.1%})"
+        if gold["with_gold"]:
+            share = gold["agreeing"] / gold["with_gold"]
+            yield f"the teacher's label is gold in {gold['agreeing']:,} of {gold['with_gold']:,} ({share:.1%})"
+        if self.throughput and self.throughput.rows_per_s:
+            yield from self._rates(self.throughput)
+        yield from _node_lines(self.nodes or {})
+        if self.agreement_histogram:
+            yield from agreement_lines(self.agreement_histogram)
+        if self.gpu_hours is not None:
+            yield f"{self.gpu_hours:.2f} GPU-hours"
+        if self.cost:
+            yield f"estimated cost {self.cost.amount:,.2f}: {self.cost.basis}"
+
+    def _rates(self, rates: Rates) -> Iterator[str]:
+        yield (
+            f"{rates.rows_per_s:,.1f} rows/s; tokens/s {rates.prompt_tokens_per_s:,.0f} in, {rates.output_tokens_per_s:,.0f} out; "
+            f"engine start {duration(self.timings_s['engine_start'])}, apart"
+        )
+        if rates.engine_busy_share is not None:
+            yield f"engines busy {rates.engine_busy_share:.1%} of the time, {rates.replicas:.1f} of them on average"
+        if self.resumed_at_rows:
+            yield f"(rates of the {rates.rows:,} rows that the last run asked)"
+
+
+class TrainSummary(StageSummary):
+    """The train stage. `training`: of the manifest's details (pipelines/train/stage.py)."""
+
+    training: dict[str, Any]
+    tensorboard: str
+
+    def lines(self) -> Iterator[str]:
+        """Sizes; held-out losses; rates and shares; peak memory; how to show the curves."""
+        training = self.training
+        yield (
+            f"{self.counts['train_examples']:,} examples, {training['steps']:,} steps, "
+            f"{training['world_size']} workers{_on_nodes(training)}, ZeRO stage {training['zero_stage']}"
+        )
+        validation = training["loss"]["validation"]
+        for term in validation["before"]:
+            if term in validation["after"]:
+                yield f"held-out {term} loss {validation['before'][term]:.3f} -> {validation['after'][term]:.3f}"
+        yield (
+            f"{training['tokens_per_s']:,.0f} tokens/s, {training['padding_share']:.1%} padding, "
+            f"{training['data_wait_share']:.1%} of the time waiting for data"
+        )
+        yield f"peak memory {max(training['peak_memory_bytes_per_rank']) / 2**30:.1f} GiB per worker"
+        yield f"curves: tensorboard --logdir {self.tensorboard}"
+
+
+def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float) -> StageSummary:
+    """The summary of a stage that has just ended after `seconds`."""
+    began = (datetime.now(UTC) - timedelta(seconds=seconds)).replace(microsecond=0)  # the precision of `created`
+    summary = StageSummary(
+        stage=stage,
+        artifact=shown(join(run.output, "compare" if manifest.type == "comparison" else manifest.type)),
+        fingerprint=manifest.fingerprint,
+        seconds=round(seconds, 1),
+        reused=datetime.fromisoformat(manifest.created) < began,
+        counts=manifest.counts,
+    )
+    details = manifest.details
     if stage == "label":
-        summary |= {key: manifest.details.get(key) for key in _LABEL_DETAILS}
-        summary["timings_s"] = manifest.timings_s
+        measured = {key: details[key] for key in LabelSummary.model_fields if key in details}
+        return LabelSummary.model_validate({**measured, **summary.model_dump(), "timings_s": manifest.timings_s})
     if stage == "train":
-        summary["training"] = manifest.details["training"]
-        summary["tensorboard"] = shown(join(run.output, "tensorboard"))
+        tensorboard = shown(join(run.output, "tensorboard"))
+        return TrainSummary(**summary.model_dump(), training=details["training"], tensorboard=tensorboard)
     return summary
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """What was done, for people; several lines where there is much to say."""
-    counts = summary["counts"]
-    if summary["stage"] == "label":
-        return "\n".join(_label_lines(summary))
-    if summary["stage"] == "train":
-        return "\n".join(_train_lines(summary))
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if isinstance(count, int))
+def print_summary(summaries: Sequence[StageSummary], *, as_json: bool, extra: Mapping[str, Any] | None = None) -> None:
+    """Print the summaries on stdout. `extra`: more keys of the JSON object."""
+    if as_json:
+        content = {"stages": [summary.model_dump(mode="json") for summary in summaries], **(extra or {})}
+        print(json.dumps(content, ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
 
-
-def _label_lines(summary: dict[str, Any]) -> Iterator[str]:
-    """Counts and rejects; rates, with the engine's start apart; agreement; cost. A figure that was not measured has no line."""
-    counts, timings = summary["counts"], summary["timings_s"]
-    gold = counts["gold"]
-    yield f"{counts['read']:,} read = {counts['accepted']:,} accepted + {counts['rejected']:,} rejected"
-    for reason, count in sorted(counts["rejected_by_reason"].items(), key=lambda item: -item[1]):
-        yield f"  {reason} {count:,} ({count / counts['read']:.1%})"
-    if gold["with_gold"]:
-        share = gold["agreeing"] / gold["with_gold"]
-        yield f"the teacher's label is gold in {gold['agreeing']:,} of {gold['with_gold']:,} ({share:.1%})"
-    rates = summary["throughput"]
-    if rates and rates["rows_per_s"]:
-        yield (
-            f"{rates['rows_per_s']:,.1f} rows/s; tokens/s {rates['prompt_tokens_per_s']:,.0f} in, "
-            f"{rates['output_tokens_per_s']:,.0f} out; engine start {duration(timings['engine_start'])}, apart"
-        )
-        if rates["engine_busy_share"] is not None:
-            yield f"engines busy {rates['engine_busy_share']:.1%} of the time, {rates['replicas']:.1f} of them on average"
-        if summary["resumed_at_rows"]:
-            yield f"(rates of the {rates['rows']:,} rows that the last run asked)"
-    yield from _node_lines(summary["nodes"] or {})
-    if summary["agreement_histogram"]:
-        yield from agreement_lines(summary["agreement_histogram"])
-    if summary["gpu_hours"] is not None:
-        yield f"{summary['gpu_hours']:.2f} GPU-hours"
-    if summary["cost"]:
-        yield f"estimated cost {summary['cost']['amount']:,.2f}: {summary['cost']['basis']}"
-
-
-def _node_lines(rows: dict[str, int]) -> Iterator[str]:
-    """How the rows are shared among nodes, the most first; nothing where there is one."""
-    if len(rows) > 1:
-        most = sorted(rows.items(), key=lambda item: -item[1])[:_NODES_SHOWN]
-        shown = ", ".join(f"{node} {count / sum(rows.values()):.1%}" for node, count in most)
-        more = f", and {len(rows) - _NODES_SHOWN:,} more" if len(rows) > _NODES_SHOWN else ""
-        yield f"rows by node: {shown}{more}"
-
-
-def _train_lines(summary: dict[str, Any]) -> Iterator[str]:
-    """Sizes; held-out losses; rates and shares; the peak of memory; where the curves are."""
-    counts, training = summary["counts"], summary["training"]
-    yield (
-        f"{counts['train_examples']:,} examples, {training['steps']:,} steps, {training['world_size']} workers{_on_nodes(training)}, "
-        f"ZeRO stage {training['zero_stage']}"
-    )
-    validation = training["loss"]["validation"]
-    for term in validation["before"]:
-        if term in validation["after"]:
-            yield f"held-out {term} loss {validation['before'][term]:.3f} -> {validation['after'][term]:.3f}"
-    yield (
-        f"{training['tokens_per_s']:,.0f} tokens/s, {training['padding_share']:.1%} padding, "
-        f"{training['data_wait_share']:.1%} of the time waiting for data"
-    )
-    yield f"peak memory {max(training['peak_memory_bytes_per_rank']) / 2**30:.1f} GiB a worker"
-    yield f"curves: tensorboard --logdir {summary['tensorboard']}"
-
-
-def _on_nodes(training: dict[str, Any]) -> str:
-    """Where the last attempt ran, if on several nodes."""
-    nodes = len(set((training.get("nodes") or [[]])[-1]))
-    return f" on {nodes} nodes" if nodes > 1 else ""
+    table = Table(title=None, show_lines=False, pad_edge=False)
+    for column, style in (("stage", "bold"), ("time", ""), ("artifact", ""), ("result", "")):
+        table.add_column(column, style=style, overflow="fold", justify="right" if column == "time" else "left")
+    for summary in summaries:
+        time = duration(summary.seconds) + (" (reused)" if summary.reused else "")
+        table.add_row(summary.stage, time, summary.artifact, "\n".join(summary.lines()))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def agreement_lines(bins: Sequence[int]) -> Iterator[str]:
-    """The accepted rows by agreement, a bar for each tenth that has any."""
+    """Accepted rows by agreement, one bar for each tenth that has any."""
     yield "agreement of the samples:"
     for tenth, count in enumerate(bins):
         if count:
@@ -122,19 +174,16 @@ def agreement_lines(bins: Sequence[int]) -> Iterator[str]:
             yield f"  {tenth / 10:.1f} to {(tenth + 1) / 10:.1f}  {bar} {count:,}"
 
 
-def print_summary(summaries: list[dict[str, Any]], *, as_json: bool, extra: dict[str, Any] | None = None) -> None:
-    """Print the summary on stdout."""
-    if as_json:
-        json.dump({"stages": summaries, **(extra or {})}, sys.stdout, ensure_ascii=False, indent=2)
-        print()
-        return
-    from rich.console import Console
-    from rich.table import Table
+def _node_lines(rows: Mapping[str, int]) -> Iterator[str]:
+    """Each node's share of the rows, the largest first, if there are several nodes."""
+    if len(rows) > 1:
+        most = sorted(rows.items(), key=lambda item: -item[1])[:_NODES_SHOWN]
+        listed = ", ".join(f"{node} {count / sum(rows.values()):.1%}" for node, count in most)
+        more = f", and {len(rows) - _NODES_SHOWN:,} more" if len(rows) > _NODES_SHOWN else ""
+        yield f"rows by node: {listed}{more}"
 
-    table = Table(title=None, show_lines=False, pad_edge=False)
-    for column, style in (("stage", "bold"), ("time", ""), ("artifact", ""), ("what", "")):
-        table.add_column(column, style=style, overflow="fold", justify="right" if column == "time" else "left")
-    for summary in summaries:
-        time = f"{summary['seconds']:.0f} s" + (" (reused)" if summary["reused"] else "")
-        table.add_row(summary["stage"], time, summary["artifact"], describe(summary))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+def _on_nodes(training: Mapping[str, Any]) -> str:
+    """The number of nodes of the last attempt, if several."""
+    nodes = len(set((training.get("nodes") or [[]])[-1]))
+    return f" on {nodes} nodes" if nodes > 1 else ""

@@ -1,77 +1,70 @@
-"""How many replicas of the teacher, and GPUs, a deadline needs: what `raystill plan --deadline` answers. Pure arithmetic over a plan.
+"""How many replicas of the teacher, and GPUs, a deadline needs: the arithmetic of `raystill plan --deadline`.
 
-Labelling is the part that grows with the corpus and shrinks with replicas: with n of them it takes the engine's start, and 1/n of what
-one would take. Training and evaluation take what the plan says they do, one after the other, whatever n is.
+Only labelling gets faster with replicas. With n of them it takes the engine's start, and 1/n of the time of one. Training and evaluation
+follow it, and take what the plan says whatever n is.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from cluster.planning.estimate import Throughput, label_estimate
+from cluster.planning.estimate import label_estimate
+from cluster.planning.model import Capacity, StageEstimates, Throughput
 from pipelines.config import RunConfig
 from pipelines.label.engines.dataset import in_flight
 
 _DRIVER_BLOCKS_PER_S = 45
-"""That one driver was seen to keep going, whatever their size, with readers and stand-ins for 1,000 nodes on the same two cores
-(tests/benchmarks/capacity_simulation). By its CPU time, a driver with a core of its own would do more than twice as many."""
+"""What one driver keeps up with, whatever the size of a block: measured with readers and stand-ins for 1,000 nodes on the same two cores
+(tests/benchmarks/capacity_simulation). By its CPU time, a driver with a core of its own would manage more than twice as many."""
 
 
 def capacity(
-    run: RunConfig, stages: dict[str, dict[str, Any]], text_bytes: float, throughput: Throughput, deadline_s: float
-) -> dict[str, Any]:
-    """The least number of replicas with which the run ends in time, and what labelling then takes.
+    run: RunConfig, stages: StageEstimates, text_bytes: float, throughput: Throughput, deadline_s: float
+) -> Capacity:
+    """The least number of replicas that meets the deadline, and what labelling then takes.
 
     Args:
-        stages: of the plan; label's rows and tokens are those still to be asked.
-        text_bytes: of a row's input, id and gold label, on average.
+        text_bytes: mean size of a row's input, id and gold label.
         throughput: of one replica.
         deadline_s: for all that is left of the run.
-
-    Returns:
-        {"deadline_s", "other_s": what training and evaluation take of it, "left_out": stages of which that is not known, "replicas",
-        "gpus": that they hold, "label": label_estimate with so many of them, "rows_per_s": of all replicas,
-        "driver_rows_per_s": with which one driver is known to keep up, "problem"}. `replicas`,
-        `gpus` and `label` are None where there is a `problem`: in words, why no number is given.
     """
-    label = stages["label"]
-    others = {stage: stages[stage]["seconds"] for stage in ("train", "evaluate")}
+    label = stages.label
+    others = {"train": stages.train.seconds, "evaluate": stages.evaluate.seconds}
     other_s = sum(seconds for seconds in others.values() if seconds is not None)
-    found: dict[str, Any] = {
-        "deadline_s": deadline_s,
-        "other_s": other_s,
-        "left_out": [stage for stage, seconds in others.items() if seconds is None],
-        "replicas": None,
-        "gpus": None,
-        "label": None,
-        "rows_per_s": None,
-        "driver_rows_per_s": _DRIVER_BLOCKS_PER_S * in_flight(run).rows_per_block,
-        "problem": None,
-    }
-    if not label["rows"]:
-        return found | {"problem": "there is nothing to label"}
-    if run.teacher.engine == "openai":
-        return found | {"problem": "the limits of the teacher's endpoint decide, not replicas"}
-    if label["seconds"] is None:
-        return found | {"problem": "the throughput of a replica is not known; measure it with --calibrate N"}
-    start_s = label["engine_start_s"] or 0.0
-    working_s = (label["seconds"] - start_s) * label["replicas"]
-    left_s = deadline_s - other_s - start_s
-    if left_s <= 0:
-        return found | {"problem": "engine start, training and evaluation alone take longer"}
-    replicas = max(math.ceil(working_s / left_s), 1)
-    if replicas > label["rows"]:
-        return found | {"problem": "not even a replica for each row would do"}
-    estimate = label_estimate(
-        _with_replicas(run, replicas), label["rows"], label["prompt_tokens"], text_bytes, throughput
+    found = Capacity(
+        deadline_s=deadline_s,
+        other_s=other_s,
+        left_out=[stage for stage, seconds in others.items() if seconds is None],
+        driver_rows_per_s=_DRIVER_BLOCKS_PER_S * in_flight(run).rows_per_block,
     )
-    return found | {
-        "replicas": replicas,
-        "gpus": replicas * run.teacher.gpus_per_replica,
-        "label": estimate,
-        "rows_per_s": label["rows"] / (working_s / replicas) if working_s else None,
-    }
+    left_s = deadline_s - other_s - (label.engine_start_s or 0.0)
+    problem = _problem(run, stages, left_s)
+    if problem or label.seconds is None:
+        return found.model_copy(update={"problem": problem})
+    working_s = (label.seconds - (label.engine_start_s or 0.0)) * label.replicas
+    replicas = max(math.ceil(working_s / left_s), 1)
+    if replicas > label.rows:
+        return found.model_copy(update={"problem": "a replica for each row would still be late"})
+    estimate = label_estimate(_with_replicas(run, replicas), label.rows, label.prompt_tokens, text_bytes, throughput)
+    return found.model_copy(
+        update={
+            "replicas": replicas,
+            "gpus": replicas * run.teacher.gpus_per_replica,
+            "label": estimate,
+            "rows_per_s": label.rows / (working_s / replicas) if working_s else None,
+        }
+    )
+
+
+def _problem(run: RunConfig, stages: StageEstimates, left_s: float) -> str | None:
+    """Why no number of replicas can be given. `left_s`: for labelling, without the engine's start."""
+    if not stages.label.rows:
+        return "there is nothing to label"
+    if run.teacher.engine == "openai":
+        return "the teacher's endpoint sets the pace, not replicas"
+    if stages.label.seconds is None:
+        return "the throughput of a replica is unknown; measure it with --calibrate N"
+    return "engine start, training and evaluation alone take longer" if left_s <= 0 else None
 
 
 def _with_replicas(run: RunConfig, replicas: int) -> RunConfig:

@@ -1,7 +1,7 @@
-"""The arithmetic of a plan: tokens, time, GPU-hours, storage. Pure: no file is read here, and no number is without its source.
+"""The arithmetic of a plan: tokens, time, GPU-hours, storage, cost. Pure: reads no file.
 
-Throughput is that of one replica. Where nothing better is known it is scaled from a few figures that were measured for this project
-(`REFERENCES`): decoding a token reads every active weight once, so tokens/s go with 1 / parameters. That is a rough guess, called so.
+Throughput is that of one replica. If the teacher was never measured, it is scaled from `REFERENCES`, which were measured for this project:
+decoding a token reads every active weight once, so tokens/s are proportional to 1 / parameters. The plan calls that a rough guess.
 """
 
 from __future__ import annotations
@@ -9,44 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from cluster.planning.model import Basis, Cost, Histogram, LabelEstimate, LabelStorage, Throughput
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.data.schema import LABEL
-from pipelines.runtime.durations import duration
+from pipelines.storage.manifest import Manifest
 
 OUTPUT_SHARE = 0.5
-"""Of sampling.max_tokens: what an answer is taken to have where nothing was measured."""
+"""Share of sampling.max_tokens that an answer is assumed to have."""
 CHARACTERS_PER_TOKEN = 4.0
 _LOGPROB_BYTES = 8  # a token id and a number, of 4 bytes each
 _NUMBER_BYTES = 4
-Basis = Literal["calibration", "labels", "reference", "unknown"]
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """What one replica does, and where that is known from. None: not known."""
-
-    basis: Basis
-    source: str
-    rows_per_s: float | None = None
-    output_tokens_per_s: float | None = None
-    output_tokens_per_row: float | None = None
-    engine_start_s: float | None = None
-    reject_share: float | None = None
-    bytes_per_row: float | None = None
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A measured figure of bare vLLM. `parameters` of its model; `gpus` 0 means CPUs."""
+    """A measured rate of bare vLLM. `parameters` of its model; `gpus` 0 means CPUs."""
 
     model: str
     parameters: float
     hardware: str
     gpus: int
     output_tokens_per_s: Mapping[str, float]
-    """By task; "" where the task is another."""
+    """By task; "" for any other task."""
     engine_start_s: float | None
 
 
@@ -59,9 +45,9 @@ REFERENCES = (
 
 
 def active_parameters(config: Mapping[str, Any]) -> float | None:
-    """About how many weights a token passes through, from a model's config.json; None where it is of a shape not known here.
+    """Roughly how many weights a token passes through, from a model's config.json. None for an unknown architecture.
 
-    Decoder-only models of the Llama kind: embeddings, attention with grouped heads, a gated MLP or the experts that a token sees.
+    Known are decoder-only models like Llama: embeddings, grouped-query attention, and a gated MLP or the experts that one token uses.
     """
     config = config.get("text_config") or config
     try:
@@ -81,42 +67,47 @@ def active_parameters(config: Mapping[str, Any]) -> float | None:
 
 
 def by_reference(config: Mapping[str, Any] | None, teacher: TeacherConfig, task: str) -> Throughput:
-    """The rough guess for a vLLM teacher whose config.json is known; unknown for the others."""
-    remedy = "use --calibrate N: it labels N rows and measures"
+    """A rough guess for a vLLM teacher with a config.json; unknown for any other teacher."""
+    remedy = "use --calibrate N, which labels N rows and measures"
     if teacher.engine != "vllm":
-        return Throughput("unknown", f"unknown for engine {teacher.engine}: {remedy}")
+        return Throughput(basis="unknown", source=f"unknown for engine {teacher.engine}: {remedy}")
     parameters = active_parameters(config) if config else None
     if parameters is None:
-        why = "its config.json is not on this machine" if config is None else "its config.json is of an unknown shape"
-        return Throughput("unknown", f"unknown for {teacher.model} ({why}): {remedy}")
+        why = "its config.json is not on this machine" if config is None else "its architecture is unknown"
+        return Throughput(basis="unknown", source=f"unknown for {teacher.model} ({why}): {remedy}")
     fitting = [r for r in REFERENCES if bool(r.gpus) == bool(teacher.gpus_per_replica)]
     nearest = min(fitting, key=lambda r: abs(math.log(r.parameters / parameters)))
     gpus = max(teacher.gpus_per_replica, 1)
     factor = nearest.parameters / parameters * gpus
     measured = nearest.output_tokens_per_s.get(task, nearest.output_tokens_per_s[""])
+    on_gpus = f", times {gpus} GPUs" if gpus > 1 else ""
     source = (
-        f"a rough guess: {measured:,.0f} output tokens/s measured with {nearest.model} on {nearest.hardware}, "
-        f"times {factor:.2g} ({_millions(nearest.parameters)} / {_millions(parameters)} parameters"
-        + (f", times {gpus} GPUs" if gpus > 1 else "")
-        + "); your hardware is taken to be the same"
+        f"a rough guess: {measured:,.0f} output tokens/s measured with {nearest.model} on {nearest.hardware}, times {factor:.2g} "
+        f"({_millions(nearest.parameters)} / {_millions(parameters)} parameters{on_gpus}); assumes the same hardware"
     )
-    return Throughput("reference", source, None, measured * factor, None, nearest.engine_start_s)
+    return Throughput(
+        basis="reference", source=source, output_tokens_per_s=measured * factor, engine_start_s=nearest.engine_start_s
+    )
 
 
-def by_labels(manifest: Mapping[str, Any], basis: Basis, source: str, data_bytes: int | None) -> Throughput | None:
-    """What finished labels (the content of their manifest) say of their teacher; None where they hold no throughput."""
-    details, counts = manifest["details"], manifest["counts"]
-    rates = details.get("throughput") or {}
+def by_labels(manifest: Manifest, basis: Basis, source: str, data_bytes: int | None) -> Throughput | None:
+    """The rates of one replica that made finished labels. None if their manifest has no throughput.
+
+    Args:
+        data_bytes: size of the accepted rows' Parquet files.
+    """
+    counts = manifest.counts
+    rates = manifest.details.get("throughput") or {}
     replicas = rates.get("replicas")
     if not rates.get("rows_per_s") or not replicas:
         return None
     return Throughput(
-        basis,
-        source,
+        basis=basis,
+        source=source,
         rows_per_s=rates["rows_per_s"] / replicas,
         output_tokens_per_s=rates["output_tokens_per_s"] / replicas,
         output_tokens_per_row=rates["output_tokens_per_s"] / rates["rows_per_s"],
-        engine_start_s=manifest["timings_s"].get("engine_start"),
+        engine_start_s=manifest.timings_s.get("engine_start"),
         reject_share=counts["rejected"] / counts["read"] if counts["read"] else None,
         bytes_per_row=data_bytes / counts["accepted"] if data_bytes is not None and counts["accepted"] else None,
     )
@@ -124,14 +115,13 @@ def by_labels(manifest: Mapping[str, Any], basis: Basis, source: str, data_bytes
 
 def label_estimate(
     run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: Throughput
-) -> dict[str, Any]:
-    """What labelling `rows` rows takes at replicas.max: tokens, seconds, hours, storage, cost. None: not known.
+) -> LabelEstimate:
+    """What labelling takes with replicas.max replicas.
 
     Args:
-        run: its teacher.
-        rows: that the teacher is still to be asked.
-        prompt_tokens: of these rows together.
-        text_bytes: of a row's input, id and gold label, on average.
+        rows: still to be asked.
+        prompt_tokens: of all these rows.
+        text_bytes: mean size of a row's input, id and gold label.
         throughput: of one replica.
     """
     from pipelines.label.reporting.usage import cost
@@ -145,22 +135,22 @@ def label_estimate(
     seconds = None if working is None else working / replicas + (throughput.engine_start_s or 0.0) * (rows > 0)
     hours = None if seconds is None else seconds * replicas / 3600
     gpu_hours = None if hours is None or not teacher.gpus_per_replica else hours * teacher.gpus_per_replica
-    return {
-        "rows": rows,
-        "prompt_tokens": prompt_tokens,
-        "output_tokens": output_tokens,
-        "output_tokens_per_row": per_row,
-        "output_assumption": "measured, as the throughput"
-        if measured is not None
-        else f"an assumption: {OUTPUT_SHARE:.0%} of sampling.n x max_tokens",
-        "replicas": replicas,
-        "seconds": seconds,
-        "engine_start_s": throughput.engine_start_s,
-        "replica_hours": hours,
-        "gpu_hours": gpu_hours,
-        "storage_bytes": _storage(run, rows, per_row, text_bytes, throughput),
-        "cost": cost(teacher.price, gpu_hours=gpu_hours or 0.0, prompt_tokens=prompt_tokens, output_tokens=output_tokens),
-    }  # fmt: skip
+    charged = cost(teacher.price, gpu_hours=gpu_hours or 0.0, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+    assumption = f"an assumption: {OUTPUT_SHARE:.0%} of sampling.n x max_tokens"
+    return LabelEstimate(
+        rows=rows,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        output_tokens_per_row=per_row,
+        output_assumption=assumption if measured is None else "measured with the throughput",
+        replicas=replicas,
+        seconds=seconds,
+        engine_start_s=throughput.engine_start_s,
+        replica_hours=hours,
+        gpu_hours=gpu_hours,
+        storage_bytes=_storage(run, rows, per_row, text_bytes, throughput),
+        cost=None if charged is None else Cost.model_validate(charged),
+    )
 
 
 def _millions(parameters: float) -> str:
@@ -168,7 +158,7 @@ def _millions(parameters: float) -> str:
 
 
 def _working_seconds(rows: int, output_tokens: int, throughput: Throughput) -> float | None:
-    """Of one replica, its engine running."""
+    """Of one replica, without its start."""
     if throughput.rows_per_s:
         return rows / throughput.rows_per_s
     if throughput.output_tokens_per_s:
@@ -178,36 +168,31 @@ def _working_seconds(rows: int, output_tokens: int, throughput: Throughput) -> f
 
 def _storage(
     run: RunConfig, rows: int, output_tokens: float, text_bytes: float, throughput: Throughput
-) -> dict[str, Any]:
-    """Labels from measured bytes per row, else their text and numbers before compression; token logprobs before compression."""
-    answer = output_tokens / run.teacher.sampling.n  # one of the n is kept
+) -> LabelStorage:
+    """Labels by measured bytes per row, else by their text and numbers before compression. Log-probabilities before compression."""
+    answer = output_tokens / run.teacher.sampling.n  # one of n is kept
     numbers = _NUMBER_BYTES * sum(field.type in ("int32", "float") for field in LABEL)
     if throughput.bytes_per_row is not None:
-        labels, how = rows * throughput.bytes_per_row, "bytes a row measured, as the throughput"
+        labels, how = rows * throughput.bytes_per_row, "bytes per row measured with the throughput"
     else:
         labels, how = rows * (text_bytes + answer * CHARACTERS_PER_TOKEN + numbers), "before compression"
     top = run.teacher.token_logprobs
     logprobs = None if top is None else round(rows * answer * (top * _LOGPROB_BYTES + _NUMBER_BYTES))
-    return {"labels": round(labels), "labels_how": how, "token_logprobs": logprobs}
+    return LabelStorage(labels=round(labels), labels_how=how, token_logprobs=logprobs)
 
 
-def histogram(lengths: Sequence[int], bins: int = 12) -> dict[str, list[int]]:
-    """{"edges": bins + 1 whole numbers, "counts": bins}: bin i holds lengths in [edges[i], edges[i + 1])."""
+def histogram(lengths: Sequence[int], bins: int = 12) -> Histogram:
+    """The lengths in at most `bins` bins of equal width."""
     low, high = min(lengths), max(lengths)
     step = max(1, math.ceil((high + 1 - low) / bins))
     edges = [low + step * i for i in range(math.ceil((high + 1 - low) / step) + 1)]
     counts = [0] * (len(edges) - 1)
     for length in lengths:
         counts[(length - low) // step] += 1
-    return {"edges": edges, "counts": counts}
+    return Histogram(edges=edges, counts=counts)
 
 
 def share_at(values: Sequence[int], share: float) -> int:
     """The smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
-
-
-def in_words(seconds: float | None) -> str:
-    """A duration, or `unknown`."""
-    return "unknown" if seconds is None else duration(seconds)

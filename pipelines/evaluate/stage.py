@@ -27,6 +27,7 @@ from pipelines.evaluate.checks import check_belongs, same_validation, validation
 from pipelines.evaluate.page import report_page
 from pipelines.evaluate.previous_report import Earlier, change_since
 from pipelines.methods import METHODS
+from pipelines.reuse import Decision, decide
 from pipelines.scoring.contamination import chosen_on, overlap_part, seen_in_training
 from pipelines.scoring.costs import student_cost
 from pipelines.scoring.identity import answers_identity, labels_identity
@@ -53,7 +54,6 @@ from pipelines.storage.manifest import (
     library_versions,
     manifest_of,
     now,
-    read_manifest,
     require_manifest,
     write_manifest,
 )
@@ -92,9 +92,8 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     task, student, labels = check_evaluate(run)
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
-    identity = _identity(run, task, student, labels, heldout)
-    done = read_manifest(store, "report")
-    if done is not None and done.fingerprint == fingerprint(identity):
+    identity = report_identity(run, task, student, labels, heldout)
+    if done := decide(store, "report", identity, replace=True).reused:
         _price_anew(run, student, labels, store)
         return done
 
@@ -151,7 +150,17 @@ def compare_with(run: RunConfig, earlier: Earlier) -> None:
     _write_readable(store, content)
 
 
-def _identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, heldout: Heldout) -> dict[str, Any]:
+def evaluate_decision(run: RunConfig, student: Manifest, labels: Manifest) -> Decision:
+    """Whether `evaluate` reuses or makes OUTPUT/report, given student and labels. Reads the held-out examples."""
+    task = load_task(task_spec(run.task, run.task_options))
+    identity = report_identity(run, task, student, labels, heldout_examples(run, task))
+    return decide(Store(run.output).child("report"), "report", identity, replace=True)
+
+
+def report_identity(
+    run: RunConfig, task: Task, student: Manifest, labels: Manifest, heldout: Heldout
+) -> dict[str, Any]:
+    """What decides the report; its fingerprint is the artifact's."""
     return {
         "format": _FORMAT,
         "answers": answers_identity(run, task, heldout.examples),

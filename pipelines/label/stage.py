@@ -24,14 +24,15 @@ from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import PromptMaker, read_shots
 from pipelines.label.driver import stream
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.writer import ATTEMPT, LabelWriter, ScanRecord
+from pipelines.label.output.writer import LabelWriter, ScanRecord, read_attempt
 from pipelines.label.reporting.dataset_card import dataset_card
 from pipelines.label.reporting.progress_file import ProgressFile
 from pipelines.label.reporting.usage import label_details
 from pipelines.label.scan import Corpus, scan_corpus
-from pipelines.storage.fingerprint import file_fingerprint, fingerprint, model_fingerprint
+from pipelines.reuse import Action, Decision, decide
+from pipelines.storage.fingerprint import file_fingerprint, model_fingerprint
 from pipelines.storage.lock import LOCK, folder_lock
-from pipelines.storage.manifest import Manifest, finished, manifest_of, read_manifest, write_manifest
+from pipelines.storage.manifest import Manifest, manifest_of, write_manifest
 from pipelines.storage.store import Store
 from pipelines.students.decoding import check_model
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
@@ -124,22 +125,37 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     check_label(run)
     store = Store(run.output).child("labels")
     identity = label_identity(run)
-    if not (replace and _made_otherwise(store, identity)):
-        before = finished(store, "labels", identity)
-        if before and _is_complete(before):
-            return before
+    decision = _decide(store, identity, replace=replace)
+    decision.check()
+    if decision.reused:
+        return decision.reused
     with folder_lock(store, run.labelling.lease_s) as check_lock:
-        # Looked at again: another driver may have come to its end meanwhile.
-        if replace and _made_otherwise(store, identity):
+        # Another driver may have finished or replaced the labels since.
+        decision = _decide(store, identity, replace=replace)
+        decision.check()
+        if decision.reused:
+            return decision.reused
+        if decision.replaces:
             check_lock()
             store.clear(keep=LOCK)
-        before = finished(store, "labels", identity)
-        if before and _is_complete(before):
-            return before
-        sink = LabelWriter(store, identity, run.labelling, before, check_lock)
+        reopened = decision.manifest if decision.action is Action.RESUME else None
+        sink = LabelWriter(store, identity, run.labelling, reopened, check_lock)
         manifest = _label(run, store, identity, sink)
         _check_engine_errors(run, sink)
         return manifest
+
+
+def label_decision(run: RunConfig, *, replace: bool = False) -> Decision:
+    """Whether `label` reuses, resumes, makes or refuses OUTPUT/labels. Fingerprints the corpus and the teacher's files."""
+    return _decide(Store(run.output).child("labels"), label_identity(run), replace=replace)
+
+
+def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> Decision:
+    def engine_errors(manifest: Manifest) -> int:
+        return Counts.from_json(manifest.details["tally"]).engine_errors
+
+    attempt = read_attempt(store)
+    return decide(store, "labels", identity, replace=replace, attempt=attempt, rows_to_retry=engine_errors)
 
 
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], sink: LabelWriter) -> Manifest:
@@ -187,19 +203,6 @@ def _splits(run: RunConfig) -> list[FileRange]:
 def _model(teacher: TeacherConfig) -> str | None:
     # An endpoint's name for its model is no folder, even where one of that name lies here.
     return teacher.model if teacher.engine == "openai" or not teacher.model else model_fingerprint(teacher.model)
-
-
-def _made_otherwise(store: Store, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds labels of other settings, finished or begun."""
-    wanted = fingerprint(identity)
-    manifest = read_manifest(store, "labels")
-    if manifest:
-        return manifest.fingerprint != wanted
-    return store.exists(ATTEMPT) and wanted.encode() not in store.read(ATTEMPT)
-
-
-def _is_complete(manifest: Manifest) -> bool:
-    return not Counts.from_json(manifest.details["tally"]).engine_errors
 
 
 def _check_complete(scan: ScanRecord, sink: LabelWriter) -> None:

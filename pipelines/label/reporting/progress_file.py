@@ -167,6 +167,12 @@ def label_status(store: Store, *, wall_clock: Callable[[], float] = time.time) -
     return StageStatus("interrupted", {"rows": rows, "total": total})
 
 
+def finished_rows(store: Store) -> int:
+    """Rows of unfinished labels that the teacher is not asked again: as the running driver reports them, else as committed."""
+    progress = read_progress(store)
+    return int(progress["done"]) if progress and is_alive(progress, time.time()) else committed_rows(store)[0]
+
+
 def read_progress(store: Store) -> dict[str, Any] | None:
     """The progress file's content; None where there is none, or one that this version cannot read."""
     try:

@@ -2,110 +2,108 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from cluster.cli import main
 from cluster.planning.capacity import capacity
-from cluster.planning.estimate import Throughput, label_estimate
+from cluster.planning.estimate import label_estimate
+from cluster.planning.model import Capacity, StageEstimate, StageEstimates, Throughput, TrainEstimate
 from cluster.planning.plan_text import capacity_lines
-from tests.cluster.planning.test_estimate import a_run
-from tests.cluster.planning.test_plan import run_file, teacher
+from tests.support.corpora import run_config
 
-__all__ = ["run_file", "teacher"]
-
-TEN_ROWS_PER_S = Throughput("calibration", "here", 10.0, 400.0, 40.0, 50.0, 0.1, 120.0)
-UNKNOWN = {"seconds": None}
+UNKNOWN = Throughput(basis="unknown", source="")
 
 
-def answer(rows: int, deadline_s: float, throughput: Throughput = TEN_ROWS_PER_S, *, train: float | None = None,
-           **settings: Any) -> dict[str, Any]:  # fmt: skip
-    run = a_run(**{"gpus_per_replica": 2, "replicas": {"min": 1, "max": 3}, **settings})
-    label = label_estimate(run, rows, 200 * rows, 100.0, throughput)
-    stages = {"label": label, "train": {"seconds": train}, "evaluate": UNKNOWN}
+def per_replica(rows_per_s: float) -> Throughput:
+    return Throughput(
+        basis="calibration", source="here", rows_per_s=rows_per_s, output_tokens_per_row=40.0, engine_start_s=50.0
+    )
+
+
+TEN_ROWS_PER_S = per_replica(10.0)
+
+
+def answer(
+    rows: int,
+    deadline_s: float,
+    throughput: Throughput = TEN_ROWS_PER_S,
+    *,
+    train: float | None = None,
+    **teacher: Any,
+) -> Capacity:
+    run = run_config(
+        {"engine": "vllm", "model": "some/model", "gpus_per_replica": 2, "replicas": {"min": 1, "max": 3}, **teacher}
+    )
+    stages = StageEstimates(
+        label=label_estimate(run, rows, 200 * rows, 100.0, throughput),
+        train=TrainEstimate(seconds=train, gpu_hours=None, source="", memory=None),
+        evaluate=StageEstimate(seconds=None, gpu_hours=None, source=""),
+    )
     return capacity(run, stages, 100.0, throughput, deadline_s)
 
 
 @pytest.mark.parametrize("deadline_s", [51.0, 300.0, 3_600.0, 9_999.0, 100_050.0, 1e7])
 def test_one_replica_fewer_would_be_late(deadline_s: float) -> None:
-    """A million rows at 10 rows/s by a replica: 100,000 s by one, and 50 s of engine start for each."""
+    """A million rows at 10 rows/s per replica: 100,000 s by one, and 50 s of engine start for each."""
     found = answer(1_000_000, deadline_s)
-    label = found["label"]
-    assert label["replicas"] == found["replicas"] == math.ceil(100_000 / (deadline_s - 50))
-    assert label["seconds"] <= deadline_s
-    if found["replicas"] > 1:
-        assert 100_000 / (found["replicas"] - 1) + 50 > deadline_s
-    assert found["gpus"] == 2 * found["replicas"]
-    assert label["gpu_hours"] == pytest.approx(label["seconds"] * found["gpus"] / 3600)
-    assert found["rows_per_s"] == pytest.approx(10 * found["replicas"])
+    replicas, label = found.replicas, found.label
+    assert replicas == math.ceil(100_000 / (deadline_s - 50))
+    assert label
+    assert label.seconds
+    assert (label.replicas, label.seconds <= deadline_s) == (replicas, True)
+    assert replicas == 1 or 100_000 / (replicas - 1) + 50 > deadline_s
+    assert found.gpus == 2 * replicas
+    assert label.gpu_hours == pytest.approx(label.seconds * found.gpus / 3600)
+    assert found.rows_per_s == pytest.approx(10 * replicas)
 
 
-def test_the_answer_does_not_depend_on_the_replicas_of_the_run_file() -> None:
+def test_replicas_of_the_run_file_do_not_matter() -> None:
     few, many = (answer(100_000, 600.0, replicas={"min": 1, "max": n}) for n in (1, 64))
     assert few == many
 
 
-def test_training_that_is_known_takes_its_share_of_the_time() -> None:
-    assert answer(100_000, 1_150.0, train=100.0)["replicas"] == 10
-    assert answer(100_000, 1_050.0)["replicas"] == 10
-    assert answer(100_000, 1_150.0, train=100.0)["left_out"] == ["evaluate"]
-    assert answer(100_000, 1_050.0)["left_out"] == ["train", "evaluate"]
+def test_training_takes_its_share_of_the_deadline() -> None:
+    with_training, without = answer(100_000, 1_150.0, train=100.0), answer(100_000, 1_050.0)
+    assert with_training.replicas == without.replicas == 10
+    assert (with_training.left_out, without.left_out) == (["evaluate"], ["train", "evaluate"])
 
 
 @pytest.mark.parametrize(
     ("found", "why"),
     [
         (answer(0, 100.0), "there is nothing to label"),
-        (answer(100, 100.0, Throughput("unknown", "")), "the throughput of a replica is not known; measure it with --calibrate N"),
+        (answer(100, 100.0, UNKNOWN), "the throughput of a replica is unknown; measure it with --calibrate N"),
         (answer(100, 50.0), "engine start, training and evaluation alone take longer"),
         (answer(100_000, 1_050.0, train=1_000.0), "engine start, training and evaluation alone take longer"),
-        (answer(10, 50.01), "not even a replica for each row would do"),
-        (answer(100, 100.0, engine="openai", remote={"url": "http://x/v1"}), "the limits of the teacher's endpoint decide, not replicas"),
+        (answer(10, 50.01), "a replica for each row would still be late"),
+        (answer(100, 100.0, engine="openai", remote={"url": "http://x/v1"}), "the teacher's endpoint sets the pace, not replicas"),
     ],
 )  # fmt: skip
-def test_where_no_number_can_be_given_the_reason_is(found: dict[str, Any], why: str) -> None:
-    assert (found["problem"], found["replicas"], found["label"]) == (why, None, None)
+def test_a_missing_number_has_a_reason(found: Capacity, why: str) -> None:
+    assert (found.problem, found.replicas, found.label) == (why, None, None)
     (line,) = capacity_lines(found)
     assert line.endswith(why)
 
 
-def test_what_is_beyond_one_driver_is_told_of() -> None:
+@pytest.mark.parametrize(("batch", "rows_per_s"), [(64, 720), (256, 2880)])
+def test_rates_beyond_one_driver_are_reported(batch: int, rows_per_s: int) -> None:
     """Blocks of 16 rows for batches of 64, of 64 for those of 256."""
-    fast = Throughput("calibration", "here", 100.0, 400.0, 40.0, 50.0, 0.1, 120.0)
-    for batch, rows_per_s in ((64, 720), (256, 2880)):
-        within, beyond = (
-            answer(1_000_000, 50.0 + 1_000_000 / (rows_per_s + more), fast, vllm={"max_num_seqs": batch})
-            for more in (-100, 100)
-        )
-        assert within["driver_rows_per_s"] == rows_per_s
-        assert not any("one driver" in line for line in capacity_lines(within))
-        assert any(f"one driver is known to keep up with {rows_per_s:,}" in line for line in capacity_lines(beyond))
-
-
-def test_the_text_says_what_the_number_rests_on() -> None:
-    lines = list(capacity_lines(answer(1_000_000, 10_050.0, train=0.0, price={"per_gpu_hour": 2.0})))
-    assert lines[0] == (
-        "deadline    2 h 48 min: 10 replicas, 20 GPUs of the kind that the throughput is of; set teacher.replicas.max to 10"
+    within, beyond = (
+        answer(1_000_000, 50.0 + 1_000_000 / (rows_per_s + more), per_replica(100.0), vllm={"max_num_seqs": batch})
+        for more in (-100, 100)
     )
-    assert lines[1] == (
-        "            labelling then takes 2 h 48 min, 55.8 GPU-hours, cost 111.67; replicas are taken to add up"
-    )
-    assert lines[2] == "            not in it, since nothing is known of it: evaluate"
-    assert len(lines) == 3
+    assert within.driver_rows_per_s == rows_per_s
+    assert not any("one driver" in line for line in capacity_lines(within))
+    assert any(f"one driver is known to keep up with {rows_per_s:,}" in line for line in capacity_lines(beyond))
 
 
-def test_the_command_answers(run_file: str) -> None:
-    result = CliRunner().invoke(main, ["plan", run_file, "--json", "--deadline", "45s"])
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert found["capacity"]["replicas"] >= 1
-    assert found["capacity"]["label"]["seconds"] <= 45
-    result = CliRunner().invoke(main, ["plan", run_file, "--deadline", "45s"])
-    assert "deadline    45 s: " in result.stdout
-    result = CliRunner().invoke(main, ["plan", str(Path(run_file)), "--deadline", "tomorrow"])
-    assert (result.exit_code, "must be a duration" in result.output) == (2, True)
+def test_capacity_in_words() -> None:
+    assert list(capacity_lines(answer(1_000_000, 10_050.0, train=60.0, price={"per_gpu_hour": 2.0}))) == [
+        "deadline    2 h 48 min: 11 replicas, 22 GPUs; set teacher.replicas.max to 11",
+        "            labelling then takes 2 h 32 min, 55.9 GPU-hours, cost 111.72",
+        "            assumes that rates of replicas add up, each with the same GPU as the measured one",
+        "            1 min 00 s of the deadline are for training and evaluation",
+        "            not included, of unknown duration: evaluate",
+    ]

@@ -231,13 +231,6 @@ def test_a_kill_while_engine_errors_are_replaced_loses_and_doubles_nothing(
         assert (sink.tally.accepted, +sink.tally.rejected) == (3, {"tie": 2})
 
 
-def test_unfinished_labels_of_other_settings_are_refused(tmp_path: Path) -> None:
-    with open_sink(tmp_path):
-        pass
-    with pytest.raises(UserError, match="teacher differ"), open_sink(tmp_path, {"teacher": "vllm"}):
-        pass
-
-
 class LostLock:
     """A folder's lock that is lost after it has been made sure of some times."""
 

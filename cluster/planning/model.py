@@ -1,0 +1,186 @@
+"""The plan of a run, as `raystill plan --json` prints it. Times in seconds, sizes in bytes; None means unknown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Basis = Literal["calibration", "labels", "reference", "unknown"]
+
+
+class Part(BaseModel):
+    """A part of the plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Rows(Part):
+    """Rows of the corpus."""
+
+    train: int
+    heldout: int
+    unreadable: int
+
+
+class PromptTokens(Part):
+    """Tokens of a prompt, over the rows that were counted; `total` over all rows."""
+
+    mean: float
+    median: int
+    p95: int
+    max: int
+    total: int
+
+
+class Histogram(Part):
+    """Bin i holds lengths in [edges[i], edges[i + 1])."""
+
+    edges: list[int]
+    counts: list[int]
+
+
+class Tokens(Part):
+    """What the teacher reads and may write."""
+
+    counted_with: str
+    rows_counted: int
+    prompt: PromptTokens
+    histogram: Histogram
+    too_long: int
+    """Counted rows whose prompt leaves no room for the answer."""
+    output_at_most: int
+
+
+class Throughput(Part):
+    """What one replica of the teacher does, and how that is known."""
+
+    basis: Basis
+    source: str
+    rows_per_s: float | None = None
+    output_tokens_per_s: float | None = None
+    output_tokens_per_row: float | None = None
+    engine_start_s: float | None = None
+    reject_share: float | None = None
+    bytes_per_row: float | None = None
+
+
+class LabelStorage(Part):
+    """Size of the labels."""
+
+    labels: int
+    labels_how: str
+    token_logprobs: int | None
+
+
+class Cost(Part):
+    """In the currency of `teacher.price`."""
+
+    amount: float
+    basis: str
+
+
+class LabelEstimate(Part):
+    """Labelling with `replicas` replicas of the teacher. `rows` and tokens are those still to be asked."""
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int
+    output_tokens_per_row: float
+    output_assumption: str
+    replicas: int
+    seconds: float | None
+    engine_start_s: float | None
+    replica_hours: float | None
+    gpu_hours: float | None
+    storage_bytes: LabelStorage
+    cost: Cost | None
+
+
+class StageEstimate(Part):
+    """Training or evaluation."""
+
+    seconds: float | None
+    gpu_hours: float | None
+    source: str
+
+
+class TrainMemory(Part):
+    """Memory of one training worker, and the student's parameters."""
+
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    total: int
+
+
+class TrainEstimate(StageEstimate):
+    """Training, with the memory of one worker."""
+
+    memory: TrainMemory | None
+
+
+class StageEstimates(Part):
+    """Each stage of the run."""
+
+    label: LabelEstimate
+    train: TrainEstimate
+    evaluate: StageEstimate
+
+
+class Capacity(Part):
+    """The replicas that a deadline needs. `replicas`, `gpus` and `label` are None if there is a `problem`."""
+
+    deadline_s: float
+    other_s: float
+    """Of the deadline, for training and evaluation."""
+    left_out: list[str]
+    """Stages of unknown duration."""
+    replicas: int | None = None
+    gpus: int | None = None
+    label: LabelEstimate | None = None
+    rows_per_s: float | None = None
+    """Of all replicas together."""
+    driver_rows_per_s: float
+    """What one driver has been measured to keep up with."""
+    problem: str | None = None
+
+
+class Existing(Part):
+    """What OUTPUT holds of a stage, and whether the run reuses it."""
+
+    state: str
+    reused: bool
+    detail: str
+
+
+class ExistingLabels(Existing):
+    """The labels; an unfinished folder has finished rows."""
+
+    rows_finished: int
+    rows_retried: int
+
+
+class ExistingArtifacts(Part):
+    """What OUTPUT holds."""
+
+    label: ExistingLabels
+    train: Existing
+    evaluate: Existing
+
+
+class Plan(Part):
+    """What a run would do and take."""
+
+    config: dict[str, Any]
+    """The resolved run file, without credentials."""
+    prompts: list[str]
+    rows: Rows
+    tokens: Tokens
+    throughput: Throughput
+    stages: StageEstimates
+    capacity: Capacity | None
+    exists: ExistingArtifacts

@@ -1,0 +1,27 @@
+"""JSON Schemas of what the commands print and the stages write, generated from the pydantic models.
+
+`python -m cluster.schemas` writes `NAME.json` beside this file for each entry of `models`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel
+
+FOLDER = Path(__file__).parent
+
+
+def models() -> dict[str, type[BaseModel]]:
+    """Each schema's model, by the schema's name."""
+    from cluster.planning.model import Plan
+    from pipelines.status import RunStatus
+    from pipelines.storage.manifest import Manifest
+
+    return {"manifest": Manifest, "plan": Plan, "status": RunStatus}
+
+
+def schema_text(model: type[BaseModel]) -> str:
+    """The JSON Schema of what the model serializes to, as its file holds it."""
+    return json.dumps(model.model_json_schema(mode="serialization"), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,132 @@
+"""What is checked before Ray starts: one ordered list for every command. Each check raises UserError and writes nothing.
+
+The stages repeat the checks of their own input, since they also run as library calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+from pipelines.config import RunConfig
+from pipelines.errors import UserError
+from pipelines.methods import METHODS
+
+CheckedStage = Literal["label", "train", "evaluate", "compare"]
+COMMANDS: dict[str, tuple[CheckedStage, ...]] = {
+    "label": ("label",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "run": ("label", "train", "evaluate"),
+    "compare": ("label", "compare"),
+}
+"""The stages that each command executes."""
+
+
+class Needs(IntEnum):
+    """What a check reads. A command passes the most that it has."""
+
+    RUN_FILE = 0
+    """`submit`: the inputs may be visible to the cluster only."""
+    INPUTS = 1
+    """`plan`: corpus, models and artifacts, but nothing that only the run itself needs."""
+    MACHINE = 2
+    """The commands that run stages: installed packages and environment variables, too."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One entry of the list."""
+
+    check: Callable[[RunConfig], None]
+    applies: Callable[[Set[CheckedStage]], bool]
+    needs: Needs
+
+
+def check_run(run: RunConfig, stages: Iterable[CheckedStage], needs: Needs = Needs.MACHINE) -> None:
+    """Check a run for a command that executes `stages`. Raises UserError from the first check that fails."""
+    wanted = frozenset(stages)
+    for entry in CHECKS:
+        if entry.needs <= needs and entry.applies(wanted):
+            entry.check(run)
+
+
+def _token_logprobs(run: RunConfig) -> None:
+    """Refuse to label without the token log-probabilities that a method learns from."""
+    if run.teacher.token_logprobs is None and METHODS[run.student.method].learns_teacher_tokens:
+        _raise_token_logprobs(f"student.method {run.student.method}")
+
+
+def _grid_token_logprobs(run: RunConfig) -> None:
+    for method in run.compare.methods:
+        if run.teacher.token_logprobs is None and METHODS[method].learns_teacher_tokens:
+            _raise_token_logprobs(f"compare.methods {method}")
+
+
+def _raise_token_logprobs(value: str) -> None:
+    rule = "learns the teacher's distributions over tokens, and teacher.token_logprobs is not set"
+    raise UserError(value, rule, "Set teacher.token_logprobs: 20 (engine vllm), or choose another method.")
+
+
+def _validation(run: RunConfig) -> None:
+    from pipelines.train.checks import check_validation
+
+    check_validation(run)
+
+
+def _label(run: RunConfig) -> None:
+    from pipelines.label.stage import check_label
+
+    check_label(run)
+
+
+def _student_model(run: RunConfig) -> None:
+    from pipelines.students.decoding import check_model
+
+    check_model(run.student.model, "student.model")
+
+
+def _grid(run: RunConfig) -> None:
+    from pipelines.compare.checks import check_compare
+
+    check_compare(run)
+
+
+def _trackers(run: RunConfig) -> None:
+    from pipelines.train.tracking.services import check_trackers
+
+    check_trackers(run.training)
+
+
+def _labels(run: RunConfig) -> None:
+    from pipelines.train.stage import check_train
+
+    check_train(run)
+
+
+def _student(run: RunConfig) -> None:
+    from pipelines.evaluate.stage import check_evaluate
+
+    check_evaluate(run)
+
+
+def _heldout_apart(run: RunConfig) -> None:
+    from pipelines.evaluate.checks import check_apart
+
+    check_apart(run)
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(_token_logprobs, lambda stages: {"label", "train"} <= stages, Needs.RUN_FILE),
+    Check(_grid_token_logprobs, lambda stages: "compare" in stages, Needs.RUN_FILE),
+    Check(_validation, lambda stages: "train" in stages, Needs.RUN_FILE),
+    Check(_grid, lambda stages: "compare" in stages, Needs.INPUTS),
+    Check(_label, lambda stages: "label" in stages, Needs.INPUTS),
+    Check(_student_model, lambda stages: "train" in stages, Needs.INPUTS),
+    Check(_trackers, lambda stages: bool({"train", "compare"} & stages), Needs.MACHINE),
+    Check(_labels, lambda stages: "train" in stages and "label" not in stages, Needs.INPUTS),
+    Check(_student, lambda stages: "evaluate" in stages and "train" not in stages, Needs.INPUTS),
+    Check(_heldout_apart, lambda stages: "label" in stages and bool({"evaluate", "compare"} & stages), Needs.INPUTS),
+)
