@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pipelines.train.identity import train_identity
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipelines.config import RunConfig
@@ -23,6 +22,7 @@ from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
+from pipelines.train.checks import train_identity
 from tests.support.corpora import write_jsonl
 
 QWEN_7B: dict[str, Any] = {
