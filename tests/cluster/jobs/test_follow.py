@@ -14,7 +14,7 @@ import requests
 from cluster.jobs.client import JobClient
 from cluster.jobs.follow import follow
 from cluster.jobs.job import DetachedError
-from pipelines.errors import StageFailedError, UserError
+from pipelines.errors import StageFailedError
 from tests.support.fake_job_server import FakeJobServer
 
 NAME = "raystill-try-label-00000000"
@@ -99,8 +99,3 @@ def test_a_closed_output_ends_the_command_and_not_the_job(running: FakeJobServer
 
     with pytest.raises(DetachedError, match=r"Broken pipe.* The job keeps running"):
         follow(JobClient("http://head"), NAME, Closed())
-
-
-def test_an_unknown_job_is_not_followed(server: FakeJobServer) -> None:
-    with pytest.raises(UserError, match="no such job"):
-        follow(JobClient("http://head"), "nothing", io.StringIO())

@@ -18,92 +18,81 @@ from tests.support.corpora import run_config
 
 GROUP = "8964fd73859a7ff86855ae7f0fce01000000"
 REQUEST = ResourceRequest("teacher.replicas.min x gpus_per_replica", 3, 1)
-WAITING = AutoscalerState(7, frozenset([GROUP]), 7, frozenset(), {"gpu": 2}, ("1 x gpu: quota",))
+
+
+def state(**changes: Any) -> AutoscalerState:
+    seen = AutoscalerState(7, frozenset([GROUP]), 7, frozenset(), {"gpu": 2}, ("1 x gpu: quota",))
+    return AutoscalerState(**(vars(seen) | changes))
+
+
+WAITING, INFEASIBLE = state(), state(infeasible=frozenset([GROUP]))
 
 
 class Cluster:
-    """The connected Ray as a request sees it."""
+    """The connected Ray as a request sees it; also the placement group that it creates."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.states: list[AutoscalerState] = []
-        self.granted_after: int | None = None
+        self.states: list[AutoscalerState | Exception] = []
         self.nodes: list[dict[str, float]] = []
         self.free: dict[str, float] = {}
-        self.removed = 0
-        patch.setattr(ray.util, "placement_group", lambda bundles, strategy: self)
-        patch.setattr(ray.util, "remove_placement_group", self._remove)
-        patch.setattr(
-            autoscaling, "autoscaler_state", lambda: self.states.pop(0) if self.states[1:] else self.states[0]
-        )
-        patch.setattr(autoscaling, "node_totals", lambda: self.nodes)
-        patch.setattr(ray, "available_resources", lambda: self.free)
+        self.polls_until_granted = 99
         self.id = SimpleNamespace(hex=lambda: GROUP)
+        self.removed: list[object] = []
+        patch.setattr(ray.util, "placement_group", lambda bundles, strategy: self)
+        patch.setattr(ray.util, "remove_placement_group", self.removed.append)
+        patch.setattr(ray, "available_resources", lambda: self.free)
+        patch.setattr(autoscaling, "autoscaler_state", self._state)
+        patch.setattr(autoscaling, "node_totals", lambda: self.nodes)
+        patch.setattr(autoscaling, "_SURE_S", 0.0)
 
-    def _remove(self, group: object) -> None:
-        self.removed += 1
+    def _state(self) -> AutoscalerState:
+        found = self.states.pop(0) if self.states[1:] else self.states[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def wait(self, timeout_s: float) -> bool:
-        if self.granted_after is None:
-            return False
-        self.granted_after -= 1
-        return self.granted_after < 0
+        self.polls_until_granted -= 1
+        return self.polls_until_granted < 0
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    monkeypatch.setattr(autoscaling, "_SURE_S", 0.0)
     return Cluster(monkeypatch)
 
 
-def changed(**fields: Any) -> AutoscalerState:
-    return AutoscalerState(**(vars(WAITING) | fields))
-
-
-INFEASIBLE = changed(infeasible=frozenset([GROUP]))
-
-
 @pytest.mark.parametrize(
-    ("state", "outlook"),
+    ("reported", "outlook"),
     [
-        (changed(waiting=frozenset()), Outlook.UNKNOWN),  # the cluster's state has no such group yet
-        (changed(seen_version=6), Outlook.UNKNOWN),  # the autoscaler acted on an older state
+        (state(waiting=frozenset()), Outlook.UNKNOWN),  # the cluster's state has no such group yet
+        (state(seen_version=6), Outlook.UNKNOWN),  # the autoscaler acted on an older state
         (WAITING, Outlook.PENDING),
-        (changed(infeasible=frozenset(["another"])), Outlook.PENDING),
+        (state(infeasible=frozenset(["another"])), Outlook.PENDING),
         (INFEASIBLE, Outlook.INFEASIBLE),
+        (ray.exceptions.RpcError("busy"), Outlook.UNKNOWN),
     ],
 )
-def test_an_answer_counts_once_the_autoscaler_has_seen_the_request(
-    cluster: Cluster, state: AutoscalerState, outlook: Outlook
+def test_an_outlook_needs_an_autoscaler_that_saw_the_request(
+    cluster: Cluster, reported: AutoscalerState | Exception, outlook: Outlook
 ) -> None:
-    cluster.states = [state]
+    cluster.states = [reported]
     with NodeRequest(REQUEST) as request:
-        assert request.status() == RequestStatus(outlook, state.launching, state.failures)
-    assert cluster.removed == 1
+        assert request.status().outlook is outlook
+    assert cluster.removed == [cluster]
 
 
-def test_infeasible_must_last_and_is_no_verdict_while_others_hold_it(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_infeasible_must_last_and_others_must_hold_nothing(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.states = [INFEASIBLE]
     monkeypatch.setattr(autoscaling, "_SURE_S", 60.0)
     with NodeRequest(REQUEST) as request:
-        assert request.status().outlook is Outlook.UNKNOWN, "resources that have just been freed may be missing in it"
+        assert request.status().outlook is Outlook.UNKNOWN, "resources that were just freed may not count yet"
     cluster.nodes, cluster.free = [{"GPU": 2.0, "CPU": 8.0}], {"CPU": 8.0}
     with NodeRequest(REQUEST) as request:
         assert request.status() == RequestStatus(Outlook.HELD, {"gpu": 2}, ("1 x gpu: quota",), {"GPU": 2.0})
 
 
-def test_a_busy_head_is_no_verdict(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy() -> None:
-        raise ray.exceptions.RpcError("busy")
-
-    monkeypatch.setattr(autoscaling, "autoscaler_state", busy)
-    with NodeRequest(REQUEST) as request:
-        assert request.status() == RequestStatus(Outlook.UNKNOWN)
-
-
-def test_a_wait_prints_what_is_missing_and_its_end(cluster: Cluster, capsys: Any) -> None:
-    cluster.states, cluster.granted_after = [changed(waiting=frozenset(), launching={}), WAITING], 2
+def test_a_wait_prints_what_is_missing_until_nodes_are_ready(cluster: Cluster, capsys: Any) -> None:
+    cluster.states, cluster.polls_until_granted = [state(waiting=frozenset(), launching={}), WAITING], 2
     cluster.nodes, cluster.free = [{"GPU": 1.0, "CPU": 4.0}], {"CPU": 4.0}
     wait_for_nodes(REQUEST)
     assert capsys.readouterr().err.splitlines() == [
@@ -113,77 +102,64 @@ def test_a_wait_prints_what_is_missing_and_its_end(cluster: Cluster, capsys: Any
     ]
 
 
-def test_nodes_that_can_never_come_are_refused(cluster: Cluster) -> None:
-    cluster.states, cluster.nodes, cluster.free = (
-        [WAITING, INFEASIBLE],
-        [{"GPU": 1.0, "CPU": 4.0}],
-        {"GPU": 1.0, "CPU": 4.0},
-    )
-    missing = (
-        "the run needs 3 x .* cannot launch nodes for the missing 2 GPUs, 2 CPUs. .* raise the cluster's maxReplicas"
-    )
-    with pytest.raises(UserError, match=missing):
-        wait_for_nodes(REQUEST)
-    with pytest.raises(UserError, match=missing):
-        check_feasible(REQUEST)
-
-
-def test_nodes_that_come_too_late_fail_the_stage_with_the_reason(cluster: Cluster) -> None:
+def test_a_wait_ends_at_its_limit_with_the_reason(cluster: Cluster) -> None:
     cluster.states = [WAITING]
-    with pytest.raises(StageFailedError) as failed:
+    reason = (
+        r"\(1 GPU, 1 CPU\); launching: 2 of group gpu; launch failed: 1 x gpu: quota\. They did not come within 0 s"
+    )
+    with pytest.raises(StageFailedError, match=reason):
         wait_for_nodes(REQUEST, limit_s=0.0)
-    reason = "3 GPUs, 3 CPUs of 3 x (1 GPU, 1 CPU); launching: 2 of group gpu; launch failed: 1 x gpu: quota. They did not come"
-    assert reason in str(failed.value)
 
 
-def test_a_later_stage_needs_an_answer_and_no_nodes(cluster: Cluster) -> None:
-    cluster.states = [changed(seen_version=6), changed(seen_version=6), WAITING]
+@pytest.mark.parametrize("check", [wait_for_nodes, check_feasible])
+def test_nodes_that_can_never_come_are_refused(cluster: Cluster, check: Callable[[ResourceRequest], None]) -> None:
+    cluster.states = [state(seen_version=6), INFEASIBLE]
+    cluster.nodes, cluster.free = [{"GPU": 1.0, "CPU": 4.0}], {"GPU": 1.0, "CPU": 4.0}
+    with pytest.raises(
+        UserError, match=r"cannot launch nodes for the missing 2 GPUs, 2 CPUs.* raise the cluster's maxR"
+    ):
+        check(REQUEST)
+
+
+def test_a_feasible_request_needs_an_answer_and_no_nodes(cluster: Cluster) -> None:
+    cluster.states = [state(seen_version=6), state(seen_version=6), WAITING]
     check_feasible(REQUEST)
-    assert len(cluster.states) == 1
+    assert cluster.states == [WAITING]
     cluster.states, cluster.nodes = [INFEASIBLE], [{"GPU": 2.0, "CPU": 8.0}]
     check_feasible(REQUEST)  # other work holds both GPUs
 
 
-def test_resources_of_other_work_are_printed_unless_ray_grants_the_request(cluster: Cluster) -> None:
+def test_the_first_stage_prints_what_other_work_holds(cluster: Cluster, capsys: Any) -> None:
     cluster.nodes, cluster.free = [{"GPU": 4.0, "CPU": 8.0}], {"GPU": 1.0, "CPU": 8.0}
-    assert busy_line(REQUEST, 0.0) == "waiting for other work to release 3 GPUs; the stage needs 3 x (1 GPU, 1 CPU)"
-    cluster.granted_after = 0
-    assert busy_line(REQUEST, 0.0) == ""
-
-
-def test_only_the_first_stage_prints_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(autoscaling, "busy_line", lambda request: "waiting")
+    line = "waiting for other work to release 3 GPUs; the stage needs 3 x (1 GPU, 1 CPU)"
+    assert busy_line(REQUEST, 0.0) == line
+    run = run_config({"engine": "echo", "replicas": {"min": 3, "max": 3}, "gpus_per_replica": 1})
     for stages in (["label", "train"], ["serve"], []):
-        start._print_busy(run_config(), stages)
-    assert capsys.readouterr().err == "label: waiting (teacher.replicas.min x gpus_per_replica)\n"
+        start._print_busy(run, stages)
+    assert capsys.readouterr().err == f"label: {line} ({REQUEST.key})\n"
+    cluster.polls_until_granted = 0
+    assert busy_line(REQUEST, 0.0) == ""
 
 
 @pytest.mark.parametrize(
     ("nodes", "calls"),
     [
-        ([], [("feasible", 2), ("feasible", 3), ("wait", 1)]),
-        ([{"GPU": 1, "CPU": 8}], [("feasible", 2)]),
+        ([], ["feasible 2", "feasible 3", "wait 1"]),
+        ([{"GPU": 1, "CPU": 8}], ["feasible 2"]),
         ([{"GPU": 2, "CPU": 8}], []),
     ],
 )
-def test_nodes_of_later_stages_must_be_feasible_and_are_not_awaited(
-    nodes: list[dict[str, float]], calls: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+def test_nodes_of_later_stages_are_not_awaited(
+    nodes: list[dict[str, float]], calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labelling needs 1 GPU, training 2, evaluation 3 CPUs: their counts tell them apart."""
-    run = run_config(
-        {"engine": "echo", "replicas": {"min": 1, "max": 1}, "gpus_per_replica": 1},
-        training={"workers": 2, "gpus_per_worker": 1},
-        evaluation={"workers": 3},
-    )
-    made: list[tuple[str, int]] = []
-
-    def calling(name: str) -> Callable[[ResourceRequest], None]:
-        return lambda request: made.append((name, request.count))
-
+    teacher = {"engine": "echo", "replicas": {"min": 1, "max": 1}, "gpus_per_replica": 1}
+    run = run_config(teacher, training={"workers": 2, "gpus_per_worker": 1}, evaluation={"workers": 3})
+    made: list[str] = []
     monkeypatch.setattr(start, "node_totals", lambda: nodes)
     monkeypatch.setattr("pipelines.runtime.compat.ray.has_autoscaler", lambda: True)
-    monkeypatch.setattr(autoscaling, "check_feasible", calling("feasible"))
-    monkeypatch.setattr(autoscaling, "wait_for_nodes", calling("wait"))
+    monkeypatch.setattr(autoscaling, "check_feasible", lambda request: made.append(f"feasible {request.count}"))
+    monkeypatch.setattr(autoscaling, "wait_for_nodes", lambda request: made.append(f"wait {request.count}"))
     start._check_cluster(run, ["label", "train", "evaluate"])
     assert made == calls
 

@@ -1,4 +1,4 @@
-"""Which cluster is called, whatever the shell's variables name."""
+"""Which cluster is called, whatever the shell's variables name, and how its errors read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
+import requests
+from ray.util.state.exception import RayStateApiException
 
 from cluster.environment import make_ray_token, no_api_server, only_given_address
 from cluster.jobs.client import JobClient
-from cluster.session.connection import UnreachableError, alive_nodes, dashboard_url
+from cluster.session.connection import UnreachableError, alive_nodes, dashboard_url, ray_errors
+from pipelines.errors import UserError
 
 DEAD = "127.0.0.1:9"
 
@@ -24,6 +28,7 @@ def _shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("scheme", ["http://", ""])
 def test_the_given_address_wins_over_the_shells_variables(dashboard: str, scheme: str) -> None:
+    assert dashboard_url("https://head") == "https://head"
     client = JobClient(f"{scheme}{dashboard}")
     assert client.address == f"http://{dashboard}"
     assert client.jobs() == []
@@ -32,16 +37,44 @@ def test_the_given_address_wins_over_the_shells_variables(dashboard: str, scheme
     assert (os.environ["RAY_ADDRESS"], os.environ["RAY_API_SERVER_ADDRESS"]) == (DEAD, f"http://{DEAD}")
 
 
-def test_an_address_keeps_its_scheme() -> None:
-    assert dashboard_url("https://head") == "https://head"
-    assert dashboard_url("head:8265") == "http://head:8265"
-
-
 def test_an_unreachable_dashboard_is_reported_at_once() -> None:
     with pytest.raises(UnreachableError, match=r"cluster http://127\.0\.0\.1:9: no Ray answers there"):
         JobClient(DEAD)
     with pytest.raises(UnreachableError, match="no Ray answers there"):
         alive_nodes(f"http://{DEAD}")
+
+
+def http_error(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("made", response=response)
+
+
+MISMATCH = RuntimeError(
+    "Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n    Python: 3.11.7\n"
+    "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.12.1\n"
+)
+NO_ANSWER, NO_TOKEN = "no Ray answers there. Reach it.", "it needs a token, .* Set RAY_AUTH_MODE=token"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("Failed to connect"), NO_ANSWER),
+        (requests.exceptions.InvalidURL("bad"), NO_ANSWER),
+        (ray.exceptions.RpcError("UNAVAILABLE"), NO_ANSWER),
+        (http_error(401), NO_TOKEN),
+        (http_error(403), NO_TOKEN),
+        (ray.exceptions.AuthenticationError("InvalidAuthToken"), NO_TOKEN),
+        (http_error(502), "it answers made"),
+        (RuntimeError("Request failed with status code 500: Traceback\n  it broke"), "it answers it broke"),
+        (RayStateApiException("API server internal error"), "it answers API server internal error"),
+        (MISMATCH, "it runs Ray 2.59.0 with Python 3.11.7, and this is Raystill on Ray 2.60.0 with Python 3.12.1"),
+    ],
+)
+def test_each_error_of_rays_clients_is_one_message(error: Exception, message: str) -> None:
+    with pytest.raises(UserError, match=f"cluster head: {message}"), ray_errors("cluster head", "Reach it."):
+        raise error
 
 
 def test_variables_are_restored_after_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
