@@ -13,7 +13,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeJobServer:
     fake = FakeJobServer()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise a client makes this process send the machine's token
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: fake)
-    monkeypatch.setattr("cluster.jobs.client.JobClient.on_this_machine", lambda self: False)
+    monkeypatch.setattr("cluster.jobs.client.alive_nodes", lambda address: [])
     monkeypatch.setattr("cluster.jobs.client.POLL_S", 0.0)
     monkeypatch.setattr("cluster.jobs.follow.POLL_S", 0.0)
     return fake

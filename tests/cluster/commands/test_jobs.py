@@ -11,11 +11,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
-from cluster.commands.job_options import parse_resources, parse_variables
 from cluster.jobs.client import JobClient
 from cluster.jobs.job import Job, job_name
 from pipelines.config.load import parse_run
-from pipelines.errors import UserError
 from tests.support.fake_job_server import FakeJobServer
 from tests.support.run_files import TREE
 
@@ -105,7 +103,7 @@ def test_options_of_status_without_effect_are_refused(server: FakeJobServer, run
         (["--stage", "label", "--env", "NOWHERE_TO_BE_FOUND"], "this shell has no such variable"),
         *(
             (["--stage", "label", "--driver-resource", text], f"--driver-resource {text}: must be NAME=NUMBER above 0")
-            for text in ("head=0", "head=nan", "head=one", "=1")
+            for text in ("head=0", "head=nan", "head=one", "head", "=1")
         ),
         (["--stage", "label", "--driver-resource", "GPU=1"], "--driver-resource GPU=1: GPU is no custom resource"),
     ],
@@ -127,10 +125,15 @@ def test_a_failed_attempt_is_followed_by_another(
         return client.job(job_id)
 
     monkeypatch.setattr("cluster.jobs.follow.follow", follow)
-    result = command("submit", run_file, *PLACE, "--retries", "1")
+    monkeypatch.setenv("HERE", "value")
+    driver = ["--driver-resource", "head=1", "--env", "HERE", "--env", "A=b=c", "--env", "EMPTY="]
+    result = command("submit", run_file, *PLACE, "--retries", "1", *driver)
     assert result.exit_code == 0, result.output
     name = job_name(parse_run(TREE), "label")
     assert [sent["submission_id"] for sent in server.submitted] == [name, f"{name}-2"]
+    sent = server.submitted[-1]
+    assert sent["entrypoint_resources"] == {"head": 1.0}
+    assert sent["runtime_env"]["env_vars"] == {"HERE": "value", "A": "b=c", "EMPTY": ""}
 
 
 @pytest.mark.parametrize("arguments", [["submit", "RUN", *PLACE], ["logs", "RUN", *PLACE, "-f"]])
@@ -146,11 +149,3 @@ def test_after_ctrl_c_the_job_keeps_running(
     assert result.exit_code == 130
     assert f"The job keeps running. Follow it: `raystill logs {name} --address http://head:8265 -f`." in result.output
     assert f"Stop it: `raystill stop {name} --address http://head:8265`" in result.output
-
-
-def test_resources_and_variables_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse_resources(["head=1", "x=0.5"]) == {"head": 1.0, "x": 0.5}
-    monkeypatch.setenv("HERE", "value")
-    assert parse_variables(["HERE", "A=b=c", "EMPTY="]) == {"HERE": "value", "A": "b=c", "EMPTY": ""}
-    with pytest.raises(UserError, match="NAME=NUMBER"):
-        parse_resources(["head"])
