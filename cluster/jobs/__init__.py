@@ -1,1 +1,1 @@
-"""Ray jobs on a cluster."""
+"""Stages as jobs of a Ray cluster."""

@@ -1,1 +1,1 @@
-"""Starting Ray, or connecting to it."""
+"""Ray for one command: connect or start it, check resources and nodes, wait for nodes of an autoscaler."""

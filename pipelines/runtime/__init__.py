@@ -1,1 +1,1 @@
-"""What the machine and the libraries are: cores, nodes, progress."""
+"""Machine and libraries: cores, nodes, progress, durations, private names of libraries."""
