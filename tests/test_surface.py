@@ -1,4 +1,4 @@
-"""The commands, options and run-file keys that users rely on. A new one is added here on purpose; a lost one is a breaking change."""
+"""Commands, options, run-file keys and JSON Schemas that users rely on. Add a new one here on purpose; a lost one is a breaking change."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 from pydantic import BaseModel
 
 from cluster.cli import main
+from cluster.schemas import FOLDER, models, schema_text
 from pipelines.config import RunConfig
 
 COMMANDS = {
@@ -95,6 +96,15 @@ def test_run_file_keys_are_the_frozen_ones() -> None:
     assert keys(RunConfig) == set(KEYS.split())
 
 
-def test_every_command_has_an_example_in_its_help() -> None:
+def test_every_command_has_a_summary_and_an_example() -> None:
     for name, command in main.commands.items():
+        summary = command.get_short_help_str(limit=45)
+        assert summary, name
+        assert not summary.endswith("..."), f"{name}: {summary}"
         assert "Example" in (command.help or ""), name
+
+
+def test_schemas_are_those_of_the_models() -> None:
+    """`python -m cluster.schemas` writes them."""
+    found = {file.stem: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.json")}
+    assert found == {name: schema_text(model) for name, model in models().items()}
