@@ -127,12 +127,13 @@ def node_totals() -> list[dict[str, float]]:
     """Resources of each live node of the connected Ray, in use or not, less the CPUs that this driver holds as long as it runs."""
     import ray
 
-    here, own = ray.get_runtime_context().get_node_id(), driver_cpus()
+    own = driver_cpus()
+    here = ray.get_runtime_context().get_node_id() if own else ""
     nodes = []
     for node in ray.nodes():
         if node["Alive"]:
             resources = dict(node["Resources"])
-            if own and node["NodeID"] == here:
+            if node["NodeID"] == here:
                 resources["CPU"] = resources.get("CPU", 0.0) - own
             nodes.append(resources)
     return nodes
