@@ -1,6 +1,6 @@
 """`raystill quickstart`: the whole chain on shipped data, then one request to the endpoint.
 
-It writes the run file and the corpus into a folder of the user's, where they can be looked at and changed, and runs them from there.
+It writes the run file and the corpus into the user's folder and runs them from there, so that they can be read and changed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipelines.errors import UserError
 from pipelines.methods import METHODS
 from pipelines.storage.filesystems import join, shown
 
-_QUESTIONS = {
+_QUESTIONS: dict[str, str | dict[str, str]] = {
     "arithmetic": "Anne has 9 apples and gives Peter 4. How many apples has she left?",
     "nli": {
         "premise": "A person on a horse jumps over a broken down airplane.",
@@ -31,8 +32,21 @@ _QUESTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class EndpointAnswer:
+    """The endpoint's answer to one question, for --json."""
+
+    url: str
+    ready_s: float
+    """From the start of the endpoint until it takes requests."""
+    latency_ms: float
+    """Of the second request; the first one warms up."""
+    request: dict[str, Any]
+    response: dict[str, Any]
+
+
 def prepare(output: str, recipe: str) -> Path:
-    """Write run file, corpus and a link to the embedded teacher into the folder, where they are not there yet."""
+    """Write the run file and the corpus into a folder, unless it has a run file. Returns the run file."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     shipped = importlib.resources.files("pipelines.recipes")
@@ -49,14 +63,14 @@ def prepare(output: str, recipe: str) -> Path:
 
 
 def check_task(run: RunConfig, run_file: Path) -> None:
-    """Raises UserError where the run file has been changed to another task: of it nothing is known to ask the endpoint."""
+    """Raise UserError if the user changed the run file to a task without a question for the endpoint."""
     if run.task not in _QUESTIONS:
-        rule = f"the quickstart asks its endpoint a question of {' or '.join(_QUESTIONS)}"
-        raise UserError(f"task {run.task} in {run_file}", rule, f"Run your own with `raystill run {run_file}`.")
+        rule = f"must be {' or '.join(_QUESTIONS)}: the quickstart has a question for these"
+        raise UserError(f"task {run.task} in {run_file}", rule, f"Run it with `raystill run {run_file}`.")
 
 
 def link_teacher(folder: Path) -> None:
-    """FOLDER/teacher -> the embedded teacher in the cache."""
+    """Link FOLDER/teacher to the embedded teacher in the cache."""
     from cluster.commands.embedded_teacher import embedded_teacher
 
     link, target = folder / "teacher", embedded_teacher().absolute()
@@ -66,7 +80,7 @@ def link_teacher(folder: Path) -> None:
 
 
 def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_json: bool, verbose: bool) -> None:
-    """The command. Prints time per stage, counts, the accuracy table and the endpoint's answer."""
+    """The command: execute all stages, start the endpoint, print summaries, the accuracy table and the endpoint's answer."""
     from cluster.commands.stages import print_report, read_report, stages_to_execute
     from cluster.commands.summary import StageSummary, print_summary, stage_summary
     from cluster.environment import ray_address
@@ -88,26 +102,30 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
 
         started = time.monotonic() - began - prepared
         if ray_address() is None:
-            check_port(run.serving.host, run.serving.port)  # before the minutes that the chain takes
+            check_port(run.serving.host, run.serving.port)  # the stages before it take minutes
         run_stages(run, on_finish=lambda stage, m, s: summaries.append(stage_summary(run, stage, m, s)))
-        answer = _ask(run, _QUESTIONS[run.task])
+        answer = _query_endpoint(run, _QUESTIONS[run.task])
     total = time.monotonic() - began
     extra = {
         "report": read_report(run),
-        "endpoint": answer,
+        "endpoint": asdict(answer),
         "seconds": {"ray_start": round(started, 1), "total": round(total, 1)},
     }
     print_summary(summaries, as_json=as_json, extra=extra)
     if not as_json:
         print_report(extra["report"])
-        print(f"endpoint   ready in {answer['ready_s']:.1f} s; answered in {answer['latency_ms']:.0f} ms")
-        print(f"  POST {answer['url']}/v1/predict  {json.dumps(answer['request'], ensure_ascii=False)}")
-        print(f"  -> {json.dumps(answer['response'], ensure_ascii=False)}")
-        print(f"total {total:.0f} s. Serve it yourself: raystill serve {shown(join(run.output, 'student'))}")
+        _print_answer(answer)
+        print(f"total {total:.0f} s. Serve the student with `raystill serve {shown(join(run.output, 'student'))}`.")
 
 
-def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
-    """Start the endpoint, ask one question twice (the second answer's latency counts), stop the endpoint."""
+def _print_answer(answer: EndpointAnswer) -> None:
+    print(f"endpoint   ready in {answer.ready_s:.1f} s; answered in {answer.latency_ms:.0f} ms")
+    print(f"  POST {answer.url}/v1/predict  {json.dumps(answer.request, ensure_ascii=False)}")
+    print(f"  -> {json.dumps(answer.response, ensure_ascii=False)}")
+
+
+def _query_endpoint(run: RunConfig, question: str | dict[str, str]) -> EndpointAnswer:
+    """Start the endpoint, send one question twice, stop the endpoint."""
     import httpx
 
     from cluster.environment import ray_address
@@ -125,12 +143,6 @@ def _ask(run: RunConfig, question: Any) -> dict[str, Any]:
                 response = client.post("/v1/predict", json=request)
                 response.raise_for_status()
                 latency = time.monotonic() - sent
-        return {
-            "url": endpoint.url,
-            "ready_s": ready,
-            "latency_ms": 1000 * latency,
-            "request": request,
-            "response": response.json(),
-        }
+        return EndpointAnswer(endpoint.url, ready, 1000 * latency, request, response.json())
     finally:
         endpoint.shutdown(ray_ends=ray_address() is None)
