@@ -1,4 +1,4 @@
-"""The run file as one typed tree. `load.py` reads it from YAML; each section stands in a module of its own, beside its rules."""
+"""The run file as one typed tree. Each section has a module of its own, with its rules; load.py reads the YAML."""
 
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.compare import CompareConfig, SearchConfig

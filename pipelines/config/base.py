@@ -1,4 +1,4 @@
-"""What every part of the run file is: immutable, no unknown keys, no silent conversion."""
+"""What the sections of a run file share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 LossyWeights = Literal["bfloat16", "int8"]
-"""Smaller and faster than the float32 that a student is scored in, and another student."""
+"""Smaller and faster than the float32 that a student is scored in. They may change answers."""
 
 
 class Section(BaseModel):
-    """A part of the run file: immutable, no unknown keys, no silent conversion of text into numbers."""
+    """A section: immutable, without unknown keys, and without silent conversion of text into numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ReplicasConfig(Section):
-    """How many replicas there may be at a time."""
+    """Least and greatest number of replicas at a time."""
 
     min: Annotated[int, Field(ge=0)] = 1
     max: Annotated[int, Field(ge=1)] = 1

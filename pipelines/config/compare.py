@@ -1,4 +1,4 @@
-"""The run file's `compare`: the grid of `raystill compare`, and what its cells may search."""
+"""The run file's `compare`: the grid of `raystill compare`, and the search before it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _Range = Annotated[list[Annotated[float, Field(ge=0.0)]], Field(min_length=2, ma
 
 
 class SearchConfig(Section):
-    """Settings that every method may try: equally many for each, judged by the accuracy on the validation split and nothing else.
+    """Search for settings on the validation split, with equally many trials for each method.
 
-    They are tried with one fraction and the first seed; what wins there is used for all cells of that student and method.
+    Trials use one fraction and the first seed. The winner is used for all cells of its student and method.
     """
 
     trials: Annotated[int, Field(ge=1, le=64)] = 1
-    """1: no search, every cell takes training.learning_rate and the student's own weight."""
+    """1: no search; every cell uses training.learning_rate and the student's own weight."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Of the labels, to try with; None: the largest of the grid."""
+    """Fraction of the labels in trials. None: the largest of the grid."""
     learning_rate: _Range | None = None
-    """[lowest, highest]: the trials are spread evenly over its logarithm."""
+    """[lowest, highest]: trials are spaced evenly on the logarithm."""
     weight: _Range | None = None
-    """[lowest, highest] of the method's loss weight (rationale_weight, soft_weight), each trial's another; None: the student's own."""
+    """[lowest, highest] of the method's loss weight (rationale_weight, soft_weight). Each trial has another. None: the student's own."""
 
     @model_validator(mode="after")
     def _trials_differ(self) -> Self:
@@ -39,28 +39,28 @@ class SearchConfig(Section):
         if self.learning_rate and self.learning_rate[0] <= 0.0:
             raise ValueError(f"learning_rate {self.learning_rate} must be above 0")
         if self.weight and self.weight[1] > 1.0:
-            raise ValueError(f"weight {self.weight} is a share, at most 1")
+            raise ValueError(f"weight {self.weight} must be at most 1")
         return self
 
 
 class CompareConfig(Section):
-    """The grid of `raystill compare`: every method with every fraction of the labels, student and seed."""
+    """The grid: every method with every fraction of the labels, student and seed."""
 
     methods: Annotated[list[MethodName], Field(min_length=1)] = ["finetune", "step-by-step"]
     fractions: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(min_length=1)] = [0.25, 1.0]
     students: Annotated[list[str], Field(min_length=1)] | None = None
-    """Hub ids or folders; None: student.model."""
+    """Hub ids or folders. None: student.model."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     search: SearchConfig = SearchConfig()
     keep_students: bool = False
-    """Keep the weights of every cell. False: a cell keeps its answers and figures."""
+    """Keep the weights of every cell. Without it a cell keeps its answers and measurements."""
     price_per_worker_hour: Annotated[float, Field(ge=0.0)] | None = None
-    """What a training or evaluation worker costs, for the costs in the report."""
+    """Price of a training or evaluation worker, for the costs in the report."""
 
     @model_validator(mode="after")
     def _no_cell_twice(self) -> Self:
         for name in ("methods", "fractions", "students", "seeds"):
             values = getattr(self, name) or []
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} {values} names one twice; remove it")
+                raise ValueError(f"{name} {values} has a duplicate; remove it")
         return self

@@ -1,4 +1,4 @@
-"""The run file's `corpus`: where the examples are, and how their columns are called."""
+"""The run file's `corpus`: where the examples are, and the names of their columns."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pipelines.config.base import Section, Share
 
 
 class CorpusConfig(Section):
-    """Where the examples are, and what their columns are called."""
+    """Where the examples are, and the names of their columns."""
 
     train: str | list[str]
     """File, list, glob, folder or URI of JSON Lines, CSV or Parquet."""
     validation: Share | str = 0.1
-    """Share of train held out by hash of the id, or a file of its own."""
+    """Share of train, held out by hash of the id; or a file of its own."""
     test: str | list[str] | None = None
-    """Held out: answered by the teacher and scored, never trained on. None: the validation split is scored."""
+    """Held out: the teacher answers it and students are scored on it, never trained. None: the validation split is scored."""
     fields: dict[str, str] = {}
-    """The task's name for a field -> this corpus' column. Fields that are not named have the task's own name."""
+    """The task's name of a field -> this corpus' column. Default: the same name."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """First N rows of each file set, for a try."""
+    """Read only the first N rows of each file set, for a trial."""

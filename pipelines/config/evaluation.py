@@ -10,10 +10,10 @@ from pipelines.config.base import LossyWeights, Section
 
 
 class SamplesConfig(Section):
-    """How many answers a student gives to each held-out example, and how they are drawn."""
+    """How many answers a student gives to each held-out example, and how they are sampled."""
 
     n: Annotated[int, Field(ge=1, le=256)] = 1
-    """1: the greedy answer. More: drawn ones, of which the most frequent label counts; temperature and seed are theirs."""
+    """1: the greedy answer. More: samples, of which the most frequent label counts; temperature and seed apply to them only."""
     temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
     seed: int = 0
 
@@ -27,12 +27,12 @@ class EvaluationConfig(Section):
     gpus_per_worker: Literal[0, 1] = 0
     samples: SamplesConfig = SamplesConfig()
     weights: list[LossyWeights] = []
-    """Score the student in these too, beside float32: what `serving.weights` would cost. By `evaluate`; `compare` leaves them out."""
+    """Score the student in these weights too, beside float32: the cost of `serving.weights`. `compare` ignores them."""
 
     @model_validator(mode="after")
     def _weights_are_compared_greedily(self) -> Self:
         if len(set(self.weights)) < len(self.weights):
-            raise ValueError(f"weights {self.weights} names one twice; remove it")
+            raise ValueError(f"weights {self.weights} has a duplicate; remove it")
         if self.weights and self.samples.n > 1:
             raise ValueError(
                 f"weights {self.weights} are compared by greedy answers; set samples.n to 1, or remove weights"

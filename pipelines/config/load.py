@@ -1,4 +1,4 @@
-"""Reading a run file: YAML and `--set section.key=value` overrides in, a validated `RunConfig` out. What is wrong is named by its key."""
+"""Reading a run file: YAML and `--set section.key=value` in, a validated `RunConfig` out. Errors name the key."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipelines.config import RunConfig
-from pipelines.config.paths import with_absolute_inputs
+from pipelines.config.paths import Tree, with_absolute_inputs
 from pipelines.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, in which `1e-4` would be a text, with the numbers of YAML 1.2."""
+    """YAML 1.1 with the numbers of YAML 1.2: in 1.1, `1e-4` is a text."""
 
 
 _Loader.add_implicit_resolver(
@@ -27,10 +28,13 @@ _Loader.add_implicit_resolver(
 
 
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a run file and apply `section.key=value` overrides, whose values are YAML. Paths of inputs are in full then.
+    """Read a run file, apply the overrides, and make the paths of its inputs absolute.
+
+    Args:
+        overrides: `section.key=value`; values are YAML.
 
     Raises:
-        UserError: the file is missing or is not YAML, a key is unknown, or a value breaks its rule.
+        UserError: the file is missing or not YAML, a key is unknown, or a value breaks its rule.
     """
     file = Path(path)
     if not file.is_file():
@@ -38,34 +42,34 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"not readable as YAML ({error})", "Mend the file.") from error
+        raise UserError(str(path), f"not readable as YAML ({error})", "Fix the file.") from error
     if not isinstance(tree, dict):
         raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
     return parse_run(with_absolute_inputs(apply_overrides(tree, overrides)), origin=str(path))
 
 
-def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The tree with `section.key=value` overrides applied, values being YAML. Raises UserError where one is malformed."""
-    result = copy.deepcopy(dict(tree))
+def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
+    """A copy of the tree with `section.key=value` overrides applied. Raises UserError if one is malformed."""
+    result = copy.deepcopy(tree)
     for override in overrides:
         _apply(result, override)
     return result
 
 
-def parse_run(tree: Mapping[str, Any], origin: str = "run") -> RunConfig:
-    """Validate a tree as a run. Raises UserError with every broken rule, each with its key."""
+def parse_run(tree: Tree, origin: str = "run") -> RunConfig:
+    """Validate a tree as a run. Raises UserError with every broken rule and its key."""
     try:
-        return RunConfig.model_validate(dict(tree))
+        return RunConfig.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(e) for e in error.errors()]
         raise UserError(origin, "; ".join(problems), "Correct the run file or the --set.") from error
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: Tree, override: str) -> None:
     key, sign, text = override.partition("=")
     parts = key.strip().split(".")
     if not sign or not all(parts):
-        raise UserError(f"--set {override}", "it reads section.key=value", "For example: --set teacher.engine=echo")
+        raise UserError(f"--set {override}", "must be section.key=value", "For example: --set teacher.engine=echo")
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -80,10 +84,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 _TRIED = re.compile(r"(constrained-|function-|list\[|dict\[)|(str|int|float|bool)$")
-"""What pydantic puts behind a key of several types: which of them it has tried."""
+"""What pydantic appends to a key of several types: the type that it tried."""
 
 
-def _explain(error: Any) -> str:
+def _explain(error: ErrorDetails) -> str:
     where = ".".join(str(part) for part in error["loc"] if not _TRIED.match(str(part)))
     if error["type"] == "extra_forbidden":
         *parents, name = (str(p) for p in error["loc"])
@@ -95,15 +99,16 @@ def _explain(error: Any) -> str:
         return f"`{where}` is missing"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
-    shown = "" if isinstance(given, dict | BaseModel) else f" (it is {given!r})"
-    return f"`{where}`: {message}{shown}" if where else f"{message}"
+    shown = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r})"
+    return f"`{where}`: {message}{shown}" if where else message
 
 
 def _keys(parents: list[str]) -> list[str]:
+    """The keys of the section at this path."""
     model: type[BaseModel] = RunConfig
     for part in parents:
         field = model.model_fields.get(part)
-        # A section that may be left out is one of two kinds.
+        # An optional section is a union with None.
         kinds = (field.annotation, *get_args(field.annotation)) if field else ()
         sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if not sections:

@@ -1,4 +1,4 @@
-"""Which keys of a run file name paths. A relative one is meant from where the command runs; workers of a cluster run elsewhere."""
+"""The keys of a run file that name paths. Relative ones are relative to the command's folder; workers of a cluster have another."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+Tree = dict[str, Any]
+"""A run file as YAML gives it, before validation."""
 INPUTS = (
     "task", "corpus.train", "corpus.validation", "corpus.test", "teacher.model", "teacher.outputs", "teacher.shots", "student.model",
     "compare.students",
 )  # fmt: skip
 
 
-def with_absolute_inputs(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's tree with the local paths of its inputs in full. What is no text is left to the validation."""
-    result = deepcopy(dict(tree))
+def with_absolute_inputs(tree: Tree) -> Tree:
+    """A copy of the tree with absolute local paths of inputs. Values that are no text are left for validation."""
+    result = deepcopy(tree)
     for key in INPUTS:
         value = get(result, key)
         if key == "teacher.model" and not names_a_model_here(result):
@@ -27,8 +29,8 @@ def with_absolute_inputs(tree: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def is_path(value: Any, key: str) -> bool:
-    """Whether a value is a path of a local disk. Models may be hub ids: those that are no folder here and do not look like one."""
+def is_path(value: object, key: str) -> bool:
+    """True for a path on a local disk. A model is a hub id unless it is a folder here or looks like a path."""
     if not isinstance(value, str) or not value:
         return False
     if "://" in value:
@@ -40,31 +42,31 @@ def is_path(value: Any, key: str) -> bool:
     return value.startswith(("/", "./", "../", "~")) or Path(value).is_dir()
 
 
-def names_a_model_here(tree: Mapping[str, Any]) -> bool:
-    """Whether `teacher.model` is a folder or hub id. Of engine openai it is the endpoint's name for it, whatever lies here."""
+def names_a_model_here(tree: Tree) -> bool:
+    """True if `teacher.model` is a folder or hub id. For engine openai it is the endpoint's name of the model."""
     return bool(get(tree, "teacher.engine") != "openai")
 
 
 def absolute(value: str) -> str:
-    """A local path in full."""
+    """The absolute form of a local path."""
     return str(Path(value.removeprefix("file://")).expanduser().absolute())
 
 
-def get(tree: Mapping[str, Any], key: str) -> Any:
-    """The value of `section.key`, None where there is none."""
+def get(tree: Tree, key: str) -> Any:
+    """The value of `section.key`, None if it is not set."""
     found: Any = tree
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
 
 
-def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a key that there is."""
+def put(tree: Tree, key: str, value: object) -> None:
+    """Set an existing `section.key`."""
     *sections, last = key.split(".")
     for section in sections:
         tree = tree[section]
     tree[last] = value
 
 
-def _absolute(value: Any, key: str) -> Any:
-    return absolute(value) if is_path(value, key) else value
+def _absolute(value: object, key: str) -> object:
+    return absolute(str(value)) if is_path(value, key) else value

@@ -1,8 +1,4 @@
-"""The run file: one typed tree. Unknown keys are refused; each key's rule stands beside it, in its section's module.
-
-load.py reads it from YAML. The keys of product documentation are fixed: tests/test_surface.py holds the list, so that a key is
-added on purpose.
-"""
+"""The whole run file. tests/test_surface.py lists its keys, so that a new key is a deliberate change."""
 
 from __future__ import annotations
 
@@ -25,11 +21,11 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     output: str
-    """Folder or URI that holds the run's artifacts."""
+    """Folder or URI of the run's artifacts."""
     task: str
-    """A built-in task's name, or the path of a task file of your own."""
+    """Name of a built-in task, or path of your own task file."""
     task_options: dict[str, Any] = {}
-    """What a task can be told in YAML (classification: labels, instruction, examples)."""
+    """Options of the task (classification: labels, instruction, examples)."""
     corpus: CorpusConfig
     teacher: TeacherConfig
     labelling: LabellingConfig = LabellingConfig()

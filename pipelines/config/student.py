@@ -1,4 +1,4 @@
-"""The run file's `student`: what it starts from, what it learns, and by which method."""
+"""The run file's `student`: the model it starts from, the method, and what the method reads."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from pipelines.methods import METHOD_KEYS, METHODS, LabelColumn, MethodName, Wei
 
 
 class InitConfig(Section):
-    """What the student starts from. The kind of `student.model`'s architecture decides the family."""
+    """What the student starts from. The architecture of `student.model` decides its family."""
 
     kind: Literal["pretrained", "first-layers", "random"] = "pretrained"
-    """pretrained: model as it is. first-layers: its first `layers`. random: its config and tokenizer, fresh weights."""
+    """pretrained: the model. first-layers: its first `layers`. random: its config and tokenizer with random weights."""
     layers: Annotated[int, Field(ge=1)] | None = None
     vocabulary: Annotated[int, Field(ge=300)] | None = None
-    """random: train a tokenizer of the model's kind, with so many entries at the most, on the texts of the labels."""
+    """random: train a tokenizer of the model's kind on the texts of the labels, with at most this many entries."""
 
     @model_validator(mode="after")
     def _settings_of_the_kind(self) -> Self:
         if (self.kind == "first-layers") != (self.layers is not None):
-            raise ValueError("`layers` goes with kind: first-layers, and with no other")
+            raise ValueError("`layers` is for kind: first-layers, and only for it")
         if self.vocabulary is not None and self.kind != "random":
-            raise ValueError(
-                f"`vocabulary` goes with kind: random: the weights of kind {self.kind} know their own tokens only"
-            )
+            rule = f"`vocabulary` is for kind: random; weights of kind {self.kind} know only their own tokens"
+            raise ValueError(f"{rule}; remove it")
         return self
 
 
 class LoraConfig(Section):
-    """Low-rank adapters on every linear layer: only they are trained, and merged into the weights at the end."""
+    """Low-rank adapters on every linear layer. Only they are trained; they are merged into the weights at the end."""
 
     rank: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
-    """An adapter's share of a layer's output is scaled by alpha / rank."""
+    """An adapter's output is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
@@ -49,18 +48,18 @@ class StudentConfig(Section):
     """None: all weights are trained."""
     method: MethodName = "step-by-step"
     labels: Literal["gold", "teacher"] | None = None
-    """Whose label is learned, for the methods with rationales; `gold` where it is not set."""
+    """Whose label is learned, for methods with rationales. Default: gold."""
     rationale_weight: Share = 0.5
     """step-by-step: w in loss = (1 - w) x label loss + w x rationale loss."""
     soft_weight: Share = 0.5
     """soft-label and token-kd: s in loss = (1 - s) x cross entropy + s x divergence from the teacher's distribution."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """soft-label: by which both distributions over the labels are softened."""
+    """soft-label: softens both distributions over the labels."""
     divergence: Literal["forward-kl", "reverse-kl", "jsd"] = "forward-kl"
     """token-kd: forward-kl is KL(teacher || student)."""
 
     @model_validator(mode="after")
-    def _labels_where_chosen(self) -> Self:
+    def _labels_are_read(self) -> Self:
         method = METHODS[self.method]
         if self.labels is not None and method.label_column is not None:
             raise ValueError(
@@ -71,9 +70,7 @@ class StudentConfig(Section):
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
         if self.lora is not None and self.init.kind == "random":
-            raise ValueError(
-                "`lora` adapts weights that know something; with init.kind: random there are none, remove it"
-            )
+            raise ValueError("`lora` adapts pretrained weights; init.kind is random; remove one of them")
         if self.init.vocabulary is not None and METHODS[self.method].learns_teacher_tokens:
             raise ValueError(f"method {self.method} compares tokens with the teacher's; remove init.vocabulary")
         return self

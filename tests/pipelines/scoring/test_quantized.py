@@ -54,7 +54,7 @@ def test_int8_is_refused_where_no_engine_has_it(family: Family, gpus: int, rule:
 @pytest.mark.parametrize(
     ("asked", "rule"),
     [
-        ({"weights": ["int8", "int8"]}, "names one twice"),
+        ({"weights": ["int8", "int8"]}, "has a duplicate"),
         ({"weights": ["int8"], "samples": {"n": 3}}, "compared by greedy answers"),
         ({"weights": ["float16"]}, "bfloat16"),
     ],
