@@ -76,9 +76,11 @@ def test_the_autoscalers_state_is_read_from_the_heads_reply(head: SimpleNamespac
 
 
 def test_uploads_of_code_log_only_warnings() -> None:
-    loggers = [importlib.import_module(name).logger for name in compat.UPLOAD_LOGGERS]
+    for name in compat.UPLOAD_LOGGERS:
+        importlib.import_module(name)
+        assert name in logging.Logger.manager.loggerDict, f"{name} logs under another name"
     compat.silence_uploads()
-    assert not any(logger.isEnabledFor(logging.INFO) for logger in loggers)
+    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in compat.UPLOAD_LOGGERS)
 
 
 def test_the_command_starts_ray_on_this_python() -> None:
@@ -103,3 +105,20 @@ def test_stats_of_blocks_are_cleared_after_each_step() -> None:
     assert stats == {"map": []}
     with pytest.raises(UserError, match=r"it has no StreamingExecutor\._topology"):
         callback.on_execution_step(SimpleNamespace())
+
+
+def test_workers_are_set_up_before_torch_connects_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.torch import TorchConfig
+
+    calls: list[object] = []
+
+    class Backend:
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            calls.append("connected")
+
+    monkeypatch.setattr(TorchConfig, "backend_cls", Backend)
+    backend = compat.torch_config_with_setup(setup := lambda: None).backend_cls()
+    backend.on_start(SimpleNamespace(execute=calls.append), None)
+    assert calls == [setup, "connected"]
+    with pytest.raises(UserError, match=r"it has no WorkerGroup\.execute"):
+        backend.on_start(SimpleNamespace(), None)
