@@ -1,4 +1,4 @@
-"""The errors that a command reports. Everything else is a bug and keeps its traceback."""
+"""Errors that a command reports in one message. Any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ _LINE_CHARACTERS = 300
 
 
 class RaystillError(Exception):
-    """A failure that we understand. `exit_code` is what the command returns."""
+    """Base of all errors that a command reports. The command exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UserError(RaystillError):
-    """What the user gave is wrong: the message names the value, the rule and what to do. Nothing has been written."""
+    """Invalid input. The message names the value, the rule and the remedy. Raised before anything is written."""
 
     exit_code = 2
 
     def __init__(self, value: str, rule: str, remedy: str) -> None:
-        super().__init__(value, rule, remedy)  # as they came, so that the error survives the way from a Ray worker
+        super().__init__(value, rule, remedy)  # all arguments: pickle rebuilds an error of a Ray worker from them
         self.value, self.rule, self.remedy = value, rule, remedy
 
     def __str__(self) -> str:
@@ -25,18 +25,18 @@ class UserError(RaystillError):
 
 
 class StageFailedError(RaystillError):
-    """A stage broke off. What it finished is kept; the message says how to go on."""
+    """A stage stopped early. Its finished work is kept; the message says how to resume."""
 
 
 def last_line(error: BaseException) -> str:
-    """What an error says on one line: the last of its text, which in an error of Ray's stands below the worker's traceback."""
+    """Last non-empty line of an error's text: below the worker's traceback in an error of Ray."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:_LINE_CHARACTERS] if lines else type(error).__name__
 
 
 class BadRowError(RaystillError):
-    """One corpus row cannot be read by the task. It becomes a reject with the reason `bad_input`; the run goes on."""
+    """The task cannot read a corpus row. The row is rejected with the reason `bad_input`; the run continues."""
 
 
 class UnparsableError(RaystillError):
-    """The teacher's text holds no answer that the task can read. It becomes a reject with the reason `unparsable`."""
+    """The task finds no answer in the teacher's text. The row is rejected with the reason `unparsable`."""

@@ -1,1 +1,1 @@
-"""Folders, manifests, fingerprints and locks."""
+"""Folders, manifests, fingerprints and locks, on local disks and object stores."""

@@ -1,16 +1,16 @@
-"""Where files are: a path or a URI -> a pyarrow filesystem and the path in it.
+"""Paths and URIs as pyarrow filesystems.
 
     /data/a.jsonl, file:///data/a.jsonl                                       this machine
-    s3://[KEY:SECRET@]BUCKET/a.jsonl?region=eu-west-1                         S3, and all that speaks its protocol
+    s3://[KEY:SECRET@]BUCKET/a.jsonl?region=eu-west-1                         S3, and stores that speak its protocol
     s3://BUCKET/a.jsonl?endpoint_override=store.example:9000&scheme=http
     gs://BUCKET/a.jsonl                                                       Google Cloud Storage
     any other scheme that pyarrow opens                                       hdfs://, abfs://
 
-The query part belongs to the filesystem, not to the file: `join` keeps it at the end. A path in a URI is percent-encoded
-where it holds `%`, `?` or the like. Credentials come from the URI or, better, from where AWS and Google tools look for them.
+The query part belongs to the filesystem, not to the file: `join` keeps it at the end. Paths in URIs are percent-encoded.
+Credentials come from the URI or, better, from the environment and files that the AWS and Google tools read.
 
-An endpoint that does not answer fails within a minute or so: connecting may take 5 s, silence 20 s, three tries in all. What a bucket, the
-credentials or the endpoint lack becomes a UserError where the work is done inside `object_store_errors`.
+A dead endpoint fails after about a minute: 5 s to connect, 20 s without a byte, three attempts. Inside `object_store_errors`, a missing
+bucket, refused credentials and an unreachable endpoint become one UserError each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.errors import UserError
 
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 20.0
-"""How long a request may pass no byte."""
+"""Longest time of a request without a byte."""
 S3_ATTEMPTS = 3
 GCS_RETRY_S = 60
 
@@ -38,31 +38,31 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _REASONS = (
     (
         ("NO_SUCH_BUCKET", "Bucket '"),
-        "there is no such bucket",
-        "Make the bucket, or name another.",
+        "the bucket does not exist",
+        "Create the bucket, or name another.",
     ),
     (
         ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT",
          "MISSING_AUTHENTICATION", "EXPIRED_TOKEN", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP status 403",
          "HTTP status 401", "PERMISSION_DENIED", "UNAUTHENTICATED"),
         "the store refuses these credentials",
-        "Set the credentials of the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or what they may do.",
+        "Set the credentials in the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or grant them access.",
     ),
     (
         ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Could not connect", "Could not resolve", "UNAVAILABLE"),
         "its endpoint cannot be reached",
-        "Look at the network, and at endpoint_override and region in the URI; then give the same command again.",
+        "Check the network, and endpoint_override and region in the URI. Then repeat the command.",
     ),
 )  # fmt: skip
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """The pyarrow filesystem of a path or URI, and the path within it, without a slash at its end.
+    """Open the filesystem of a path or URI. Returns it with the path in it, without a trailing slash.
 
-    Filesystems of object stores are made once per process, bucket and options, and are safe to share between threads.
+    Filesystems of object stores are cached per process, bucket and options. Threads may share them.
 
     Raises:
-        UserError: no filesystem opens it, or an option in the query part is unknown.
+        UserError: no filesystem opens it, or the query part has an unknown option.
     """
     from pyarrow.fs import LocalFileSystem
 
@@ -74,9 +74,9 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     path = unquote(key).rstrip("/")
     if scheme == "file":
         if authority not in ("", "localhost"):
-            raise UserError(uri, "a file:// URI names a file of this machine", f"Write file:///{location}.")
+            raise UserError(uri, "a file:// URI must name a file of this machine", f"Write file:///{location}.")
         if query:
-            raise UserError(uri, "a file:// URI has no query part", "Write a `?` in a name as %3F.")
+            raise UserError(uri, "a file:// URI must not have a query part", "Write a `?` in a name as %3F.")
         return LocalFileSystem(), f"/{path}"
     if scheme not in ("s3", "gs", "gcs"):
         return _opened(uri)
@@ -89,7 +89,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def join(uri: str, name: str) -> str:
-    """The path or URI of a file inside a folder: `s3://b/f?region=x` and `a.json` -> `s3://b/f/a.json?region=x`."""
+    """Path or URI of a file in a folder: `s3://b/f?region=x` and `a.json` -> `s3://b/f/a.json?region=x`."""
     if "://" not in uri:
         return f"{uri.rstrip('/')}/{name}"
     location, mark, query = uri.partition("?")
@@ -97,7 +97,7 @@ def join(uri: str, name: str) -> str:
 
 
 def ancestor(uri: str, levels: int) -> str:
-    """The path or URI that many levels up."""
+    """Path or URI `levels` folders up."""
     location, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     for _ in range(levels):
         location = location.rstrip("/").rpartition("/")[0]
@@ -105,7 +105,7 @@ def ancestor(uri: str, levels: int) -> str:
 
 
 def shown(text: str) -> str:
-    """A URI, or a text with URIs in it, as a message may show it: without the credentials that stand before an `@`.
+    """Remove credentials from a URI, or from all URIs in a text.
 
     >>> shown("it lies in s3://KEY:SECRET@bucket/run?region=x.")
     'it lies in s3://bucket/run?region=x.'
@@ -115,7 +115,7 @@ def shown(text: str) -> str:
 
 @contextmanager
 def object_store_errors(uri: str) -> Iterator[None]:
-    """Inside it, a missing bucket, refused credentials and an endpoint out of reach become one UserError each."""
+    """Raise UserError for a missing bucket, refused credentials or an unreachable endpoint in the block."""
     try:
         yield
     except OSError as error:
@@ -140,12 +140,12 @@ def _opened(uri: str) -> tuple[Any, str]:
 
 @functools.lru_cache(maxsize=64)
 def _s3(authority: str, query: str) -> Any:
-    """Built here and not by FileSystem.from_uri, which takes no time limits: its requests to a dead endpoint last minutes."""
+    """Open S3 with time limits. FileSystem.from_uri takes none: its requests to a dead endpoint last minutes."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
 
     user, _, bucket = authority.rpartition("@")
     access_key, _, secret_key = user.partition(":")
-    options: dict[str, Any] = {}
+    options: dict[str, str | bool] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _S3_TEXT:
             options[name] = value
@@ -153,7 +153,7 @@ def _s3(authority: str, query: str) -> Any:
             options[name] = _FLAGS[value.lower()]
         else:
             known = f"{', '.join(_S3_TEXT)}; true or false: {', '.join(_S3_FLAGS)}"
-            raise UserError(f"s3://{bucket}?{name}={value}", "S3 takes no such option", f"It takes {known}.")
+            raise UserError(f"s3://{bucket}?{name}={value}", "not an option of S3", f"Use {known}.")
     if "region" not in options and "endpoint_override" not in options:
         options["region"] = resolve_s3_region(bucket)
     if user:
@@ -163,7 +163,7 @@ def _s3(authority: str, query: str) -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=REQUEST_TIMEOUT_S,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        allow_delayed_open=True,  # a small file is one PUT then, not an upload in parts
+        allow_delayed_open=True,  # makes a small file one PUT instead of an upload in parts
     )
 
 

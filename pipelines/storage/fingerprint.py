@@ -1,7 +1,6 @@
-"""Fingerprints: the SHA-256 of what decides an artifact's content.
+"""Fingerprints: SHA-256 of everything that decides an artifact's content.
 
-That is the configuration that matters, the fingerprints of its inputs and the stage's format version. Paths of this machine are not
-part of it.
+Covers the relevant configuration, the fingerprints of the inputs and the format version of the stage. Excludes paths of this machine.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import object_store_errors, open_filesystem
@@ -19,14 +17,17 @@ from pipelines.storage.store import MANIFEST
 _SAMPLED_BYTES = 1 << 20
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of what decides an artifact's content."""
+def fingerprint(identity: Mapping[str, object]) -> str:
+    """SHA-256 of the canonical JSON of an identity: sorted keys, no spaces, UTF-8."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def file_fingerprint(uri: str) -> str:
-    """SHA-256 over the content of a file, or over size and ends of one above 256 MiB, where a full read costs minutes."""
+    """SHA-256 of a file's size and content.
+
+    Files over 256 MiB are fingerprinted by size, first and last MiB: a full read costs minutes. Edits in the middle go unnoticed.
+    """
     filesystem, path = open_filesystem(uri)
     with object_store_errors(uri), filesystem.open_input_file(path) as file:
         size = file.size()
@@ -42,7 +43,11 @@ def file_fingerprint(uri: str) -> str:
 
 
 def model_fingerprint(model: str) -> str:
-    """A hub id as it is; a folder by the content of its files, wherever it lies."""
+    """Identity of a model: a hub id itself, or the fingerprint of a folder's files, independent of its path.
+
+    Raises:
+        UserError: a file of the folder is not readable.
+    """
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return model
@@ -52,5 +57,5 @@ def model_fingerprint(model: str) -> str:
     try:
         return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name != MANIFEST})
     except PermissionError as error:
-        rule = f"this user may not read a file of it ({' '.join(str(error).split())})"
-        raise UserError(model, rule, "Give it the right to read all files of the folder.") from error
+        rule = f"a file is not readable ({' '.join(str(error).split())})"
+        raise UserError(model, rule, "Grant this user read access to all files of the folder.") from error

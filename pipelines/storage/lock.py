@@ -1,7 +1,7 @@
-"""One driver at a time over a labels folder.
+"""One driver at a time in a labels folder.
 
-On a local disk a locked file, `.lock`, says so; the kernel lets it go with its process. It names its process for those that are refused.
-On an object store it is a lease (lease.py).
+On a local disk the lock is a locked file, `.lock`, that names its process. The kernel releases it with the process.
+On an object store the lock is a lease (lease.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from pipelines.storage.process_identity import this_process
 from pipelines.storage.store import Store
 
 LOCK = FOLDER
-"""The lock's name in the folder: of a file, or of the lease's folder."""
+"""Name of the lock in the folder: a file, or the folder of a lease."""
 
 
 @contextmanager
 def folder_lock(store: Store, lease_s: float) -> Iterator[Callable[[], None]]:
-    """The folder's lock, while the block lasts. What it gives raises StageFailedError where the lock is lost: call it before a write.
+    """Hold the folder's lock while the block runs. Yields a check that raises StageFailedError if the lock is lost.
+
+    Call the check before each write.
 
     Raises:
-        UserError: another driver has it.
+        UserError: another driver holds the lock.
     """
     if store.is_local:
         with _locked_file(store):
@@ -51,10 +53,10 @@ def _locked_file(store: Store) -> Iterator[None]:
         yield
 
 
-def _refusal(store: Store, said: str) -> UserError:
+def _refusal(store: Store, content: str) -> UserError:
     try:
-        holder = json.loads(said)
-        who = f": process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except ValueError:  # it has the lock and has not written yet
-        who = ""
-    return UserError(store.shown(), f"another driver is labelling into it{who}", "Wait for it, or stop it.")
+        holder = json.loads(content)
+        named = f": process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except ValueError:  # the holder has not written its name yet
+        named = ""
+    return UserError(store.shown(), f"another driver is labelling into it{named}", "Wait for it, or stop it.")

@@ -1,7 +1,4 @@
-"""Artifacts: folders that count as finished only when their `manifest.json` exists, which is written last and atomically.
-
-store.py holds the folder, fingerprint.py what tells whether two artifacts are the same.
-"""
+"""Manifests. An artifact is a folder that is finished if its `manifest.json` exists, which is written last and atomically."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "
 
 def _with_zone(moment: str) -> str:
     if datetime.datetime.fromisoformat(moment).tzinfo is None:
-        raise ValueError("a time of no zone")
+        raise ValueError("the time must have a zone")
     return moment
 
 
 class Manifest(BaseModel):
-    """What an artifact is and what it was made from. `details` is the stage's own; see its module."""
+    """Description of an artifact. Each stage defines its own `details`, `counts` and `provenance`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +34,7 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     fingerprint: str
     identity: dict[str, Any]
-    """What was fingerprinted, so that a change can be named."""
+    """The fingerprinted values; a message names those that changed."""
     config: dict[str, Any]
     """The resolved run."""
     counts: dict[str, Any]
@@ -45,49 +42,50 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     details: dict[str, Any]
     provenance: dict[str, Any]
-    """What this artifact's inputs were made from; travels on to the endpoint."""
+    """Origin of the artifact's inputs. The endpoint reports it."""
     created: Annotated[str, AfterValidator(_with_zone)]
-    """ISO 8601, with its zone."""
+    """ISO 8601 with a zone."""
 
 
 def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Finish an artifact. Call it when everything else of the artifact is durable."""
+    """Finish an artifact. All its other files must be durable before."""
     store.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_manifest(store: Store, kind: ArtifactType) -> Manifest | None:
-    """The manifest of a finished artifact, None where it is not finished.
+    """Read the manifest of an artifact. None if the artifact is not finished.
 
     Raises:
-        UserError: the manifest is damaged, of another type, or of another schema version.
+        UserError: the manifest is damaged, or has another type or schema version.
     """
     if not store.exists(MANIFEST):
         return None
-    where = store.shown(MANIFEST)
+    file = store.shown(MANIFEST)
     try:
         manifest = Manifest.model_validate_json(store.read(MANIFEST))
     except ValidationError as error:
-        raise UserError(where, "not a manifest of Raystill", "Restore it, or remove the folder.") from error
+        raise UserError(file, "not a manifest of Raystill", "Restore it, or remove the folder.") from error
     if manifest.type != kind:
-        raise UserError(where, f"it is a {manifest.type} artifact, a {kind} artifact is needed", "Name another folder.")
+        raise UserError(file, f"it is a {manifest.type} artifact, must be a {kind} artifact", "Name another folder.")
     if manifest.schema_version != SCHEMA_VERSION:
-        rule = f"schema version {manifest.schema_version}, this version of Raystill reads {SCHEMA_VERSION}"
-        raise UserError(where, rule, "Use the version of Raystill that wrote it, or make the artifact anew.")
-    return manifest
-
-
-def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest:
-    """The manifest of an input. Raises UserError that names the command which makes it."""
-    manifest = read_manifest(store, kind)
-    if manifest is None:
+        rule = f"schema version {manifest.schema_version}, must be {SCHEMA_VERSION}"
         raise UserError(
-            store.shown(), f"there is no finished {kind} artifact (no {MANIFEST})", f"Run `raystill {command}`."
+            file, rule, "Use the version of Raystill that wrote it, or remove the folder and repeat the command."
         )
     return manifest
 
 
+def require_manifest(store: Store, kind: ArtifactType, command: str) -> Manifest:
+    """Read the manifest of an input. Raises UserError, which names the command that makes the input, if it is not finished."""
+    manifest = read_manifest(store, kind)
+    if manifest is None:
+        rule = f"it holds no finished {kind} artifact (no {MANIFEST})"
+        raise UserError(store.shown(), rule, f"Run `raystill {command}`.")
+    return manifest
+
+
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide results, of those that are installed."""
+    """Versions of the installed libraries that influence results."""
     versions = {}
     for name in _LIBRARIES:
         try:
@@ -98,12 +96,12 @@ def library_versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """This moment in UTC, ISO 8601."""
+    """Current time in UTC, ISO 8601, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], *, config: Any, **parts: Any) -> Manifest:
-    """A manifest with its fingerprint, versions and time filled in, and `config` without the credentials of its URIs."""
+def manifest_of(kind: ArtifactType, identity: Mapping[str, object], *, config: Any, **parts: Any) -> Manifest:
+    """Build a manifest: adds fingerprint, versions and time, and removes credentials from the URIs in `config`."""
     return Manifest(
         type=kind,
         fingerprint=fingerprint(identity),
@@ -116,7 +114,7 @@ def manifest_of(kind: ArtifactType, identity: Mapping[str, Any], *, config: Any,
 
 
 def without_credentials(value: Any) -> Any:
-    """A tree of a run file as it may be shown."""
+    """Remove credentials from all URIs in a tree of a run file."""
     if isinstance(value, Mapping):
         return {key: without_credentials(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
 """A folder on any filesystem that pyarrow opens: a path, file://, s3://, gs:// (filesystems.py).
 
-Writing a file is atomic for its readers. On a local disk it goes through a temporary name (`.NAME.*.tmp`, which readers of Parquet
-folders pass over), fsync and rename. On an object store it is one PUT or, above 10 MB, an upload in parts, visible once the last call
-completes it. A process killed earlier leaves parts that nobody sees and the owner pays for: give buckets a lifecycle rule that ends
-incomplete uploads (on S3: AbortIncompleteMultipartUpload).
+Readers see a written file whole or not at all. On a local disk, a write is a temporary file (`.NAME.*.tmp`, which readers of Parquet
+folders skip), fsync and rename. On an object store it is one PUT or, above 10 MB, a multipart upload that its last call makes visible.
+A process killed before that call leaves invisible parts, which cost money. Give buckets a lifecycle rule that ends incomplete uploads
+(on S3: AbortIncompleteMultipartUpload).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from pipelines.errors import StageFailedError
 from pipelines.storage.filesystems import join, object_store_errors, open_filesystem, shown
 
 MANIFEST = "manifest.json"
@@ -24,9 +23,9 @@ _UNFINISHED = ".tmp"
 
 
 class Store:
-    """A folder, local or on an object store. Names are relative to it and use `/`.
+    """A folder, local or on an object store. File names are relative to it and use `/`.
 
-    Every method raises UserError where the bucket is missing, its credentials are refused or its endpoint cannot be reached.
+    Every method raises UserError if the bucket does not exist, refuses the credentials or has an unreachable endpoint.
     """
 
     def __init__(self, uri: str) -> None:
@@ -37,30 +36,30 @@ class Store:
         self.is_local: bool = self.fs.type_name == "local"
 
     def child(self, name: str) -> Store:
-        """The store of a folder inside this one."""
+        """Store of a folder in this one."""
         return Store(join(self.uri, name))
 
     def path(self, name: str = "") -> str:
-        """The name as the filesystem `fs` wants it."""
+        """Path of a name in the filesystem `fs`."""
         return f"{self.root}/{name}" if name else self.root
 
     def shown(self, name: str = "") -> str:
-        """The path or URI of a file as a message may show it, without credentials."""
+        """Path or URI of a name without credentials, for messages."""
         return shown(join(self.uri, name) if name else self.uri)
 
     def exists(self, name: str = "") -> bool:
-        """Whether the file or folder is there. A folder of an object store is there while something lies in it."""
+        """True if the file or folder exists. A folder of an object store exists while it has files."""
         from pyarrow.fs import FileType
 
         with object_store_errors(self.uri):
             return bool(self.fs.get_file_info(self.path(name)).type != FileType.NotFound)
 
     def files(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Names of the files below a folder, sorted; none where there is no such folder. Unfinished ones are left out."""
+        """Names of the files below a folder, sorted, without unfinished ones. Empty if the folder does not exist."""
         return [name for name in self._names(folder) if name.endswith(suffix) and not name.endswith(_UNFINISHED)]
 
     def unfinished(self, folder: str = "") -> list[str]:
-        """Names of the files that are being written, or were when their writer was killed. An object store shows none."""
+        """Names of temporary files of running or killed writers. Empty on an object store, which does not list them."""
         return [name for name in self._names(folder) if name.endswith(_UNFINISHED)] if self.is_local else []
 
     def _names(self, folder: str) -> list[str]:
@@ -72,21 +71,24 @@ class Store:
         return sorted(i.path.removeprefix(self.root).lstrip("/") for i in found if i.type == FileType.File)
 
     def read(self, name: str) -> bytes:
-        """The whole file. Raises FileNotFoundError where there is none."""
+        """Content of a file. Raises FileNotFoundError if the file does not exist."""
         with object_store_errors(self.uri), self.fs.open_input_stream(self.path(name)) as stream:
             return cast(bytes, stream.read())
 
     def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Write a file so that a reader sees all of it or none, also when this process is killed meanwhile."""
+        """Write a file atomically, even if this process is killed meanwhile."""
         with self.writing(name, durable=durable) as file:
             file.write(data)
 
     @contextmanager
     def writing(self, name: str, *, durable: bool = True) -> Iterator[Any]:
-        """A binary file to write, which appears whole when the block ends, and not at all when an error or a kill ends it.
+        """Open a binary file that appears when the block ends. After an error or a kill it never appears.
 
-        A file of that name that was there before stays until then; but on an object store an error (not a kill) removes it.
-        `durable` False: a loss of power may still take it; for what is written every few seconds and decides nothing.
+        An existing file of the same name stays until the block ends. On an object store, an error in the block removes it; a kill
+        does not.
+
+        Args:
+            durable: False skips fsync, so that a power failure may lose the file. For progress files, which are written often.
         """
         path = self.path(name)
         with object_store_errors(self.uri):
@@ -120,7 +122,7 @@ class Store:
 
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
-        """The store's files in a local folder, which for an object store lives as long as the block."""
+        """The store as a local folder. For an object store: a temporary copy, removed when the block ends."""
         from pyarrow.fs import copy_files
 
         if self.is_local:
@@ -132,21 +134,22 @@ class Store:
             yield Path(folder)
 
     def delete(self, name: str) -> None:
-        """Remove a file; it need not be there."""
+        """Remove a file if it exists."""
         if self.exists(name):
             with object_store_errors(self.uri):
                 self.fs.delete_file(self.path(name))
 
     def clear(self, keep: str | None = None) -> None:
-        """Remove the folder and all that is in it; its manifest first, so that it never looks finished meanwhile.
+        """Remove the folder with its content. The manifest goes first, so that the artifact never looks finished.
 
-        `keep`: a file or folder directly in it that stays.
+        Args:
+            keep: file or folder directly in this folder that stays.
         """
         from pyarrow.fs import FileSelector, FileType
 
         self.delete(MANIFEST)
         with object_store_errors(self.uri):
-            if keep is None and "/" in self.root:  # a bucket stays
+            if keep is None and "/" in self.root:  # a bucket itself stays
                 if self.exists():
                     self.fs.delete_dir(self.root)
                 return
@@ -159,23 +162,16 @@ class Store:
 
 @contextmanager
 def _published(filesystem: Any, path: str) -> Iterator[Any]:
-    """An object that is being uploaded. The store shows it when the upload is closed, and never where this process dies before."""
+    """Upload an object. The store shows it when the block ends, and never if this process dies before."""
     stream = filesystem.open_output_stream(path)
     try:
         yield stream
     except BaseException:
-        # pyarrow cannot abandon an upload, it even completes one that is garbage-collected: so complete it, and remove it.
+        # pyarrow cannot abort an upload; it even completes a garbage-collected one. So complete the upload, then delete the object.
         stream.close()
         filesystem.delete_file(path)
         raise
     stream.close()
-
-
-def local_folder(store: Store) -> Path:
-    """The store as a local folder. Raises StageFailedError for an object store."""
-    if not store.is_local:
-        raise StageFailedError(f"{store.shown()} is not on a local filesystem")
-    return Path(store.root)
 
 
 def _sync_folder(path: str) -> None:

@@ -29,7 +29,7 @@ LEASE_S = 3.0
 
 DRIVER = """
 import sys, time
-from pipelines.storage.manifest import Store
+from pipelines.storage.store import Store
 from pipelines.errors import StageFailedError
 from pipelines.storage.lock import LOCK, folder_lock
 with folder_lock(Store(sys.argv[1]), float(sys.argv[2])) as check:
@@ -97,7 +97,7 @@ def test_of_drivers_that_come_at_once_exactly_one_goes_on(
     assert [len(names) for names in held] == [1] * rounds
     assert [len(errors) for errors in refused] == [drivers - 1] * rounds
     said = f"another driver is labelling into it: process {os.getpid()} on "
-    assert all(said in error and "Wait for it, or stop it there." in error for errors in refused for error in errors)
+    assert all(said in error and "Wait for it, or stop it." in error for errors in refused for error in errors)
     assert s3.keys() == [], "every claim is given back"
 
 
@@ -155,7 +155,7 @@ def test_a_driver_killed_elsewhere_gives_way_after_its_lease(s3: Bucket, capsys:
             assert len(s3.keys()) == 1
     told = capsys.readouterr().err
     assert f"process {dead.pid} on node-7 since 2" in told
-    assert "waiting for its next or 3 s" in told
+    assert "waiting for its renewal, at most 3 s" in told
 
 
 def test_a_driver_alive_elsewhere_is_recognised(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

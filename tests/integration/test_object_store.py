@@ -104,7 +104,7 @@ def test_a_small_file_is_one_request(s3: Bucket) -> None:
 
 WRITER = """
 import sys, time
-from pipelines.storage.manifest import Store
+from pipelines.storage.store import Store
 store = Store(sys.argv[1])
 if sys.argv[2] == "write":
     store.write("data/part.parquet", b"n" * (100 << 20))
@@ -194,7 +194,7 @@ def refused(uri: str) -> str:
 
 
 def test_a_missing_bucket_is_one_error(s3: Bucket) -> None:
-    assert "there is no such bucket" in refused(s3.uri("x").replace(s3.name, "no-such-bucket"))
+    assert "the bucket does not exist" in refused(s3.uri("x").replace(s3.name, "no-such-bucket"))
 
 
 @pytest.mark.parametrize("key", ["AKIAWRONG", ""])

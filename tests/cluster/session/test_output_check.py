@@ -24,7 +24,7 @@ def test_a_writable_output_stays_untouched(tmp_path: Path, s3: Bucket) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
     check_output(s3.uri("runs/svamp"))
     assert Store(s3.uri("runs")).files() == []
-    with pytest.raises(UserError, match="there is no such bucket"):
+    with pytest.raises(UserError, match="the bucket does not exist"):
         check_output(s3.uri("runs/svamp").replace(s3.name, "no-such-bucket"))
 
 

@@ -16,24 +16,23 @@ from pipelines.storage.store import Store
 
 HOLDER = """
 import sys
-from pipelines.storage.manifest import Store
 from pipelines.storage.lock import folder_lock
+from pipelines.storage.store import Store
 with folder_lock(Store(sys.argv[1]), 60.0):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_local_folder_has_one_driver_which_is_named_and_whose_death_frees_it(tmp_path: Path) -> None:
+def test_killed_driver_releases_a_local_folder(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "labels"))
     command = [sys.executable, "-c", HOLDER, store.root]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
-        for _ in range(2):  # whoever is refused leaves the lock as it was
-            named = (
-                f"another driver is labelling into it: process {holder.pid} on {re.escape(os.uname().nodename)} since 2"
-            )
+        host = re.escape(os.uname().nodename)
+        named = f"another driver is labelling into it: process {holder.pid} on {host} since 2"
+        for _ in range(2):  # a refused driver leaves the lock unchanged
             with pytest.raises(UserError, match=named), folder_lock(store, 60.0):
                 pass
         holder.send_signal(signal.SIGKILL)
@@ -43,7 +42,7 @@ def test_a_local_folder_has_one_driver_which_is_named_and_whose_death_frees_it(t
         assert json.loads((tmp_path / "labels" / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_a_folder_is_cleared_without_giving_its_lock_away(tmp_path: Path) -> None:
+def test_clearing_a_folder_keeps_its_lock(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "labels"))
     with folder_lock(store, 60.0):
         store.write("data/part-000000.parquet", b"x")
