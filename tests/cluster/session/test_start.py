@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import ray
 
@@ -10,15 +12,16 @@ from cluster.session.connection import UnreachableError
 from pipelines.errors import UserError
 
 
-def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch, dashboard: str) -> None:
+def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.session.connection._CONNECT_S", 0.5)
     for address in ("127.0.0.1:9", "no-such-host.invalid:1"):
         with pytest.raises(UnreachableError, match=rf"cluster {address}: no Ray answers there\. Set RAY_ADDRESS"):
             start._start(address, False)
-    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")  # the stand-in listens there
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(ray, "init", lambda **_: None)
-    for address in (dashboard, "auto", "ray://head:10001"):
-        start._start(address, False)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        for address in (f"127.0.0.1:{head.getsockname()[1]}", "auto", "ray://head:10001"):
+            start._start(address, False)
 
 
 def test_a_dashboards_url_is_no_address_of_a_head() -> None:
