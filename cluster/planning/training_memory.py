@@ -1,15 +1,14 @@
-"""What training takes of one worker's memory, from the student's config.json: a rough estimate, called so. Pure.
+"""A rough estimate of the memory that training takes per worker, from the student's config.json. Pure.
 
-    weights      2 bytes each in bf16, 4 in fp32; ZeRO 3 parts them among the workers
-    gradients    as many, of what is trained; ZeRO 2 and 3 part them
-    optimizer    of what is trained, Adam's moments, 8 bytes for each weight, and 4 for a float32 copy where the weights are not the
-                 optimizer's own; ZeRO 1 to 3 part them
-    activations  34 bytes x hidden size for each token and layer in bf16, twice as many in fp32 (Korthikanti et al. 2022, "Reducing
-                 Activation Recomputation", section 4, without the attention matrix, which no kernel here keeps); with
-                 activation_checkpointing 2 bytes, and one layer whole
-    logits       of the target tokens, once and their gradient
+    weights      2 bytes each in bf16, 4 in fp32; ZeRO 3 shards them
+    gradients    the same for trained weights; ZeRO 2 and 3 shard them
+    optimizer    per trained weight 8 bytes for Adam's moments, and 4 for a copy in float32 if needed; ZeRO 1 to 3 shard it
+    activations  34 bytes x hidden size per token and layer in bf16, twice that in fp32 (Korthikanti et al. 2022, "Reducing Activation
+                 Recomputation", section 4, without the attention matrix, which no kernel here keeps); with activation_checkpointing
+                 2 bytes, and one whole layer
+    logits       of the target tokens, and their gradient
 
-Offloaded parts are in the memory of the CPU and are left out. What the GPU's runtime takes (1 to 2 GiB) is not counted.
+Offloaded parts are in CPU memory and not counted; neither is the GPU's runtime (1 to 2 GiB).
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ _ACTIVATION_BYTES = 34
 
 @dataclass(frozen=True)
 class Shape:
-    """A student's size."""
+    """The size of a student."""
 
     parameters: int
     layers: int
-    """Of encoder and decoder together."""
+    """Encoder and decoder together."""
     hidden: int
     vocabulary: int
     linear: int = 0
-    """Inputs and outputs of all linear layers but the head, together: adapters of rank r have r times as many weights."""
+    """Sum of inputs and outputs over all linear layers except the head. Adapters of rank r have r times as many weights."""
 
 
 def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
-    """The shape behind a config.json, cut to `init.layers`; None where it is of a kind not known here (Llama's and T5's kinds are)."""
+    """The shape in a config.json, cut to `init.layers`. None unless the architecture is like Llama or T5."""
     if student.init.vocabulary:
         config = {**config, "vocab_size": vocabulary_rows(student.init.vocabulary)}
     try:
@@ -51,7 +50,7 @@ def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | 
 
 def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
     if config.get("num_experts_per_tok"):
-        return None  # it holds more weights than a token passes through
+        return None  # a mixture of experts has more weights than a token passes through
     layers = student.init.layers or int(config["num_hidden_layers"])
     parameters = active_parameters({**config, "num_hidden_layers": layers})
     if not parameters:
@@ -79,7 +78,7 @@ def _t5(config: Mapping[str, Any], student: StudentConfig) -> Shape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one worker."""
+    """Bytes per worker."""
 
     weights: int
     gradients: int
@@ -89,17 +88,17 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return sum(asdict(self).values())
 
 
 def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> Memory:
-    """The estimate, see the module's docstring."""
+    """The estimate of the module's docstring."""
     trained = shape.parameters if lora is None else lora.rank * shape.linear
     size, stage, workers = _BYTES[training.precision], training.zero_stage, training.workers
-    own = stage == 0 and training.precision == "fp32"
-    parted = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
-    offloaded = {"none": (1, 1), "optimizer": (1, 0), "parameters": (0, 0)}[training.offload]
+    one_copy = stage == 0 and training.precision == "fp32"  # the optimizer updates the weights in place
+    shards = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
+    in_memory = {"none": (1, 1), "optimizer": (1, 0), "parameters": (0, 0)}[training.offload]
     tokens = training.tokens_per_micro_batch
     whole = _ACTIVATION_BYTES * size // 2 * shape.hidden * tokens
     kept = (
@@ -109,9 +108,9 @@ def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | N
     )
     targets = tokens * training.max_target_tokens // (training.max_input_tokens + training.max_target_tokens)
     return Memory(
-        weights=shape.parameters * size // parted[3] * offloaded[0],
-        gradients=trained * size // parted[2],
-        optimizer=trained * (8 if own else 12) // parted[1] * offloaded[1],
+        weights=shape.parameters * size // shards[3] * in_memory[0],
+        gradients=trained * size // shards[2],
+        optimizer=trained * (8 if one_copy else 12) // shards[1] * in_memory[1],
         activations=kept,
         logits=2 * size * targets * shape.vocabulary,
     )

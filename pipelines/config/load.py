@@ -88,19 +88,19 @@ _TRIED = re.compile(r"(constrained-|function-|list\[|dict\[)|(str|int|float|bool
 
 
 def _explain(error: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in error["loc"] if not _TRIED.match(str(part)))
+    key = ".".join(str(part) for part in error["loc"] if not _TRIED.match(str(part)))
     if error["type"] == "extra_forbidden":
         *parents, name = (str(p) for p in error["loc"])
         known = _keys(parents)
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean `{close[0]}`? " if close else ""
-        return f"unknown key `{where}` ({hint}known here: {', '.join(known)})"
+        return f"unknown key `{key}` ({hint}known here: {', '.join(known)})"
     if error["type"] == "missing":
-        return f"`{where}` is missing"
+        return f"`{key}` is missing"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
     shown = "" if isinstance(given, Mapping | BaseModel) else f" (it is {given!r})"
-    return f"`{where}`: {message}{shown}" if where else message
+    return f"`{key}`: {message}{shown}" if key else message
 
 
 def _keys(parents: list[str]) -> list[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.stages import stages_to_execute
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run
 from pipelines.errors import UserError
@@ -35,7 +34,6 @@ def test_stages_are_reused_once_finished(run_file: str) -> None:
     assert actions(run) == ["reuse", "reuse", "make"]
     finish_report(run)
     assert actions(run) == ["reuse", "reuse", "reuse"]
-    assert stages_to_execute(run, STAGES) == [], "no nodes are requested for finished stages"
 
 
 @pytest.mark.parametrize(
@@ -59,9 +57,11 @@ def test_a_change_reaches_the_stages_that_it_decides(run_file: str, change: str,
     assert actions(changed) == expected
     replaced = ["make" if action == "refuse" else action for action in expected]
     assert actions(changed, replace=True) == replaced
-    if "refuse" in expected:
+    refused = [decision for decision in decisions(changed).values() if decision.refusal]
+    assert len(refused) == expected.count("refuse")
+    for decision in refused:
         with pytest.raises(UserError, match=rf"{change.split('=')[0]}: .* -> .*--replace"):
-            stages_to_execute(changed, STAGES)
+            decision.check()
 
 
 def test_a_stage_alone_takes_its_input_from_disk(run_file: str) -> None:

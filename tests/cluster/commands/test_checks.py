@@ -10,6 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from cluster.cli import main
+from pipelines.config.load import load_run
+from tests.support import planned_runs
 from tests.support.corpora import write_jsonl
 
 LEAKY = "corpus.test: 4 of its 5 examples have the input of a training row"
@@ -21,13 +23,13 @@ TOKEN_KD = {
 
 
 class StartedError(Exception):
-    """Ray would have been started."""
+    """Ray would have been started, with nodes for the stages in `args`."""
 
 
 @pytest.fixture(autouse=True)
 def ray_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*_: Any, **__: Any) -> None:
-        raise StartedError
+    def started(run: Any, stages: list[str], **_: Any) -> None:
+        raise StartedError(*stages)
 
     monkeypatch.setattr("cluster.session.start.ray_session", started)
 
@@ -62,6 +64,25 @@ def test_a_sound_run_starts_ray(tmp_path: Path, command: str, shared: int) -> No
     """Labelling alone scores nothing, whatever the test set shares with train."""
     done = CliRunner().invoke(main, [command, write_run(tmp_path, shared)])
     assert isinstance(done.exception, StartedError)
+
+
+def test_nodes_are_requested_for_unfinished_stages(tmp_path: Path) -> None:
+    run_file = planned_runs.write_run(tmp_path)
+    planned_runs.finish_labels(load_run(run_file))
+    started = {
+        command: CliRunner().invoke(main, [command, run_file]).exception for command in ("label", "run", "compare")
+    }
+    assert {command: error.args for command, error in started.items() if error} == {
+        "label": (), "run": ("train", "evaluate"), "compare": ("train", "evaluate"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["label", "run", "compare"])
+def test_artifacts_of_other_settings_are_refused(tmp_path: Path, command: str) -> None:
+    run_file = planned_runs.write_run(tmp_path)
+    planned_runs.finish_labels(load_run(run_file))
+    done = CliRunner().invoke(main, [command, run_file, "--set", "corpus.limit=9"])
+    assert (done.exit_code, "(corpus.limit: null -> 9)" in done.output) == (2, True), done.output
 
 
 def test_an_evaluation_needs_a_student(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`raystill evaluate RUN --baseline REPORT`: read before the stage replaces anything, written and shown when it is done."""
+"""`raystill evaluate RUN --baseline REPORT`: read before the stage replaces anything, written and shown after it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipelines.scoring.system import System
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from tests.support import reports
+from tests.support.corpora import run_config
 
 EXAMPLES = [Example(f"e{i}", f"premise {i}", "neutral") for i in range(200)]
 
@@ -31,13 +32,10 @@ def write_report(folder: Path, right: int, **changed: Any) -> None:
     store.write(report.PREDICTIONS, report.predictions(EXAMPLES, systems))
 
 
-def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, baseline: str, task: str = "nli") -> Result:
+def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, baseline: Path, task: str = "nli") -> Result:
     """The command over a stage that replaces the report by one with 130 right."""
-    run = {
-        "name": "now", "output": str(folder / "out"), "task": task, "corpus": {"train": "train.jsonl"},
-        "teacher": {"engine": "echo"}, "student": {"model": "some/model"},
-    }  # fmt: skip
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    run = run_config(output=str(folder / "out"), task=task)
+    (folder / "run.yaml").write_text(yaml.safe_dump(run.model_dump(exclude_unset=True)))
 
     def stage(*_: Any, **__: Any) -> None:
         Store(str(folder / "out/report")).clear()
@@ -46,12 +44,12 @@ def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, baseline: str, task
     monkeypatch.setattr("cluster.session.start.ray_session", lambda *_, **__: nullcontext())
     monkeypatch.setattr("pipelines.evaluate.stage.check_evaluate", lambda _: None)
     monkeypatch.setattr("pipelines.run.run_stages", stage)
-    return CliRunner().invoke(main, ["evaluate", str(folder / "run.yaml"), "--baseline", baseline])
+    return CliRunner().invoke(main, ["evaluate", str(folder / "run.yaml"), "--baseline", str(baseline)])
 
 
-def test_the_report_that_is_replaced_may_be_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_replaced_report_may_be_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(tmp_path / "out/report", 120, created="2026-01-24T09:00:00+00:00")
-    done = evaluated(tmp_path, monkeypatch, str(tmp_path / "out/report"))
+    done = evaluated(tmp_path, monkeypatch, tmp_path / "out/report")
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out/report/report.json").read_text())["baseline"]
     assert (found["created"][:10], found["better"], found["worse"]) == ("2026-01-24", 10, 0)
@@ -59,9 +57,9 @@ def test_the_report_that_is_replaced_may_be_the_earlier_one(tmp_path: Path, monk
     assert "Against an earlier report" in (tmp_path / "out/report/report.html").read_text()
 
 
-def test_a_wrong_baseline_ends_the_command_before_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_baseline_ends_the_command_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(tmp_path / "before", 120)
-    done = evaluated(tmp_path, monkeypatch, str(tmp_path / "before"), task="arithmetic")
+    done = evaluated(tmp_path, monkeypatch, tmp_path / "before", task="arithmetic")
     assert done.exit_code == 2
     assert "it is of task nli, the run's is arithmetic" in done.output
     assert not (tmp_path / "out").exists()
