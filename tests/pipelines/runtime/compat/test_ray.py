@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from pipelines.errors import UserError
 from pipelines.runtime.compat import ray as compat
 from pipelines.runtime.compat.ray import AutoscalerState
 
+ROOT = Path(__file__).parents[4]
 GROUP = "8964fd73859a7ff86855ae7f0fce01000000"
 MODULES: dict[str, Callable[[], Any]] = {
     "ray.autoscaler.v2.utils": compat.has_autoscaler,
@@ -23,6 +26,15 @@ MODULES: dict[str, Callable[[], Any]] = {
     "ray.serve.context": compat.serve_controller,
     "ray.data._internal.execution.execution_callback": lambda: compat.drop_block_stats(SimpleNamespace()),
 }
+
+
+def test_no_other_module_names_what_ray_keeps_private() -> None:
+    private = re.compile(
+        r"\bray\.(_[a-z]|[\w.]*\._[a-z]|core\.|dashboard|experimental|autoscaler\.v2|scripts|serve\.context)"
+    )
+    files = [file for package in ("cluster", "pipelines", "serving") for file in (ROOT / package).rglob("*.py")]
+    found = [file for file in files if private.search(file.read_text(encoding="utf-8")) and "compat" not in file.parts]
+    assert found == []
 
 
 @pytest.mark.parametrize("module", MODULES)
