@@ -149,7 +149,7 @@ def label_estimate(
         replica_hours=hours,
         gpu_hours=gpu_hours,
         storage_bytes=_storage(run, rows, per_row, text_bytes, throughput),
-        cost=None if charged is None else Cost.model_validate(charged),
+        cost=None if charged is None else Cost(amount=charged.amount, basis=charged.basis),
     )
 
 

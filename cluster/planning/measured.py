@@ -17,7 +17,7 @@ _SAME_TRAINING = ("workers", "gpus_per_worker", "tokens_per_batch", "precision",
 
 def known_throughput(run: RunConfig, task: Task) -> Throughput:
     """The rate of one replica: from finished labels of the same teacher, else scaled from a reference, else unknown."""
-    from pipelines.label.stage import label_identity
+    from pipelines.label.identity import label_identity
 
     output = Store(run.output)
     manifest = read_manifest(output.child("labels"), "labels")

@@ -1,187 +1,141 @@
-"""From the flow of outcomes into the sink: commits, progress, and the reasons to stop early."""
+"""The driver's loop: outcomes of the teacher actors go to the writer, to progress and to metrics."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.config import BudgetConfig, LabellingConfig, RunConfig
-from pipelines.data.reader import FileRange
-from pipelines.errors import StageFailedError
+from pipelines.config import RunConfig
+from pipelines.data.label_manifest import EngineUsage
+from pipelines.errors import StageFailedError, last_line
+from pipelines.label.early_stop import FirstRows, over_budget, while_budget_lasts
 from pipelines.label.engines.dataset import outcomes
-from pipelines.label.engines.health import Usage, ledger_actor
-from pipelines.label.output.counts import Counts
-from pipelines.label.output.writer import LabelWriter, ScanRecord
-from pipelines.label.reporting.progress_file import ProgressFile
-from pipelines.label.reporting.usage import Work, cost, shares
+from pipelines.label.engines.health import StopReasons, health_actor
+from pipelines.label.output.commits import ScanRecord
+from pipelines.label.output.writer import LabelWriter
+from pipelines.label.reporting.progress_file import EngineProgress, ProgressFile
+from pipelines.label.reporting.usage import Work, shares
 from pipelines.runtime.progress import Progress
 from pipelines.tasks import TaskSpec
 
 if TYPE_CHECKING:
     from pipelines.label.reporting.prometheus import LabelMetrics
 
-GOES_ON = "Finished rows are kept; the same command goes on."
+_KEPT = "Finished rows are kept."
+_TIMEOUT_S = 60.0
 
 
-def stream(
-    run: RunConfig, spec: TaskSpec, splits: list[FileRange], scan: ScanRecord, sink: LabelWriter, live: ProgressFile
-) -> tuple[Work, Usage]:
-    """Give every row that has none an outcome, and commit it. What that took, and what the engines did.
+class _Loop:
+    """One run of the loop: what it feeds, and when."""
+
+    def __init__(self, run: RunConfig, writer: LabelWriter, live: ProgressFile, health: Any, total: int) -> None:
+        from pipelines.label.reporting.prometheus import LabelMetrics
+
+        self.began = self.last_outcome = time.monotonic()
+        self.ready: float | None = None
+        """When the first engine was ready; None before the first outcome."""
+        self.before, self.done_before = copy.deepcopy(writer.counts), writer.finished_rows
+        self.metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, self.before)
+        self._writer, self._live, self._health, self._total = writer, live, health, total
+        self._first_rows = FirstRows(run.labelling)
+
+    def take(self, table: pa.Table, progress: Progress) -> None:
+        """Pass on a table of outcomes. Raises StageFailedError if too many of the first rows are rejected."""
+        self._writer.add(table)
+        self._first_rows.check(table)
+        self.last_outcome = time.monotonic()
+        if self.ready is None:  # rates are those of engines at work, without their start
+            self.ready = _ready_at(self._health, self.began)
+            progress.begin(self.ready)
+            self._live.work_began(self.ready)
+        counts = self._writer.counts
+        self.metrics.rows(counts, self._total)
+        progress.advance(len(table), detail=shares(counts.accepted, counts.rejected))
+        self._live.update(progress.done, self._total, counts)
+
+    def finish(self) -> None:
+        """Commit what is left, also after an error."""
+        self._writer.commit()
+        self.metrics.rows(self._writer.counts, self._total)
+
+    def work(self, usage: EngineUsage) -> Work:
+        """What this run took."""
+        ready, counts = self.began if self.ready is None else self.ready, self._writer.counts
+        return Work(
+            rows=self._writer.finished_rows - self.done_before,
+            prompt_tokens=counts.prompt_tokens - self.before.prompt_tokens,
+            output_tokens=counts.output_tokens - self.before.output_tokens,
+            seconds=self.last_outcome - ready,
+            engine_start_s=ready - self.began,
+            start_s=usage.start_s,
+            up_s=usage.up_s,
+            busy_s=usage.busy_s,
+        )
+
+
+def label_rows(
+    run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, live: ProgressFile
+) -> tuple[Work, EngineUsage]:
+    """Give every row without an outcome one, and commit it. Returns what that took.
 
     Raises:
-        StageFailedError: the engine cannot be started, most of the first rows are rejected, or the budget is used up. What is
-            finished is committed.
+        StageFailedError: no engine starts, most of the first rows are rejected, or the budget is used up. Finished rows are committed.
     """
     import ray
     from ray.exceptions import RayError
 
-    from pipelines.label.reporting.prometheus import LabelMetrics
-
     total = sum(scan.rows.values())
-    done = sink.tally.done - sink.retried
-    ledger, before = ledger_actor(), copy.deepcopy(sink.tally)
-    metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, before)
-    metrics.rows(before, total)
-    live.begin(total, done, partial(_engines, ledger, metrics))
-    began = last = time.monotonic()
-    ready: float | None = None
-    with Progress("label", total=total, unit="rows", start=done) as progress:
+    health = health_actor()
+    loop = _Loop(run, writer, live, health, total)
+    loop.metrics.rows(loop.before, total)
+    live.begin(total, loop.done_before, partial(_engine_progress, health, loop.metrics))
+    with Progress("label", total=total, unit="rows", start=loop.done_before) as progress:
         progress.advance(0)
         try:
-            if done < total:
-                first_rows = FirstRows(run.labelling)
-                for table in _while_budget_lasts(run, sink, outcomes(run, spec, splits, scan, sink, ledger)):
-                    sink.add(table)
-                    first_rows.look(table)
-                    last = time.monotonic()
-                    if ready is None:
-                        # The rates are those of engines at work; what their start took is told apart.
-                        ready = _ready_at(ledger, began)
-                        progress.begin(ready)
-                        live.work_began(ready)
-                    tally = sink.tally
-                    metrics.rows(tally, total)
-                    progress.advance(len(table), detail=shares(tally.accepted, tally.rejected))
-                    live.update(
-                        progress.done, total, tally.accepted, tally.rejected, tally.prompt_tokens, tally.output_tokens
-                    )
+            if loop.done_before < total:
+                tables = outcomes(run, spec, scan, writer, health)
+                for table in while_budget_lasts(run, writer.counts, tables):
+                    loop.take(table, progress)
         except RayError as error:
-            unusable, _ = ray.get(ledger.stopped.remote(), timeout=60.0)
-            said = unusable or str(error).strip().splitlines()[-1]
-            raise StageFailedError(f"labelling broke off: {said}. {GOES_ON}") from error
+            stop: StopReasons = ray.get(health.stop_reasons.remote(), timeout=_TIMEOUT_S)
+            reason = stop.unusable or last_line(error)
+            raise StageFailedError(f"labelling failed: {reason}. {_KEPT} Run the same command to resume.") from error
         finally:
-            sink.commit()
-            metrics.rows(sink.tally, total)
-    _, spent = ray.get(ledger.stopped.remote())
-    if sink.tally.done - sink.retried < total and (spent or over_budget(run, sink.tally)):
-        raise StageFailedError(
-            f"{spent or over_budget(run, sink.tally)}; {total - sink.tally.done + sink.retried:,} rows have no label yet. "
-            f"{GOES_ON.removesuffix('.')} after teacher.budget is raised."
-        )
-    usage: Usage = ray.get(ledger.usage.remote())
-    metrics.engines(usage)
-    ready = began if ready is None else ready
-    return _work(sink, before, done, usage, ready - began, last - ready), usage
+            loop.finish()
+    _check_budget(run, writer, total, ray.get(health.stop_reasons.remote()))
+    usage: EngineUsage = ray.get(health.usage.remote())
+    loop.metrics.engines(usage)
+    return loop.work(usage), usage
 
 
-class FirstRows:
-    """Stops a run whose first answers are mostly rejected: then the prompt or the parser is wrong, and not the rows."""
-
-    def __init__(self, settings: LabellingConfig) -> None:
-        self._settings = settings
-        self._seen = 0
-        self._reasons: Counter[str] = Counter()
-        self._example: dict[str, Any] = {}
-
-    def look(self, outcomes: pa.Table) -> None:
-        """Take the outcomes of train rows. Raises StageFailedError when the first ones are there and too many are rejected."""
-        left = self._settings.first_rows - self._seen
-        if left <= 0:
-            return
-        train = outcomes.filter(pc.equal(outcomes["split"], "train")).slice(0, left)
-        rejects = train.filter(pc.is_valid(train["reason"]))
-        self._seen += len(train)
-        self._reasons.update(rejects["reason"].to_pylist())
-        if len(rejects) and not self._example:
-            self._example = rejects.slice(0, 1).to_pylist()[0]
-        if self._seen == self._settings.first_rows:
-            self._decide()
-
-    def _decide(self) -> None:
-        rejected, limit = self._reasons.total(), self._settings.max_reject_share
-        if rejected <= limit * self._seen:
-            return
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(3))
-        example = self._example
-        raise StageFailedError(
-            f"{rejected} of the first {self._seen} answers are rejected ({reasons}); labelling.max_reject_share is {limit}. "
-            f"For example {example['id']}, {example['reason']} ({example['detail']}): {example['output'][:300]!r}. "
-            "Look at `raystill plan`; --set labelling.max_reject_share=1 goes on all the same."
-        )
+def _check_budget(run: RunConfig, writer: LabelWriter, total: int, stop: StopReasons) -> None:
+    left = total - writer.finished_rows
+    used_up = stop.budget or over_budget(run, writer.counts)
+    if left and used_up:
+        rule = f"{used_up}; {left:,} rows have no label yet. {_KEPT}"
+        raise StageFailedError(f"{rule} Raise teacher.budget and run the same command to resume.")
 
 
-def over_budget(run: RunConfig, tally: Counts) -> str:
-    """Which budget the tally has used up; empty where there is none, or something is left of it."""
-    budget, tokens = run.teacher.budget, tally.prompt_tokens + tally.output_tokens
-    if budget.tokens is not None and tokens >= budget.tokens:
-        return f"teacher.budget.tokens {budget.tokens:,} is used up ({tokens:,} tokens)"
-    spent = cost(run.teacher.price, gpu_hours=0.0, prompt_tokens=tally.prompt_tokens, output_tokens=tally.output_tokens)
-    if budget.money is not None and spent and spent["amount"] >= budget.money:
-        return f"teacher.budget.money {budget.money:g} is used up ({spent['basis']})"
-    return ""
-
-
-def _while_budget_lasts(run: RunConfig, sink: LabelWriter, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The tables with rows, until they have used up the budget, or nothing but unasked rows has come for long."""
-    last, used = time.monotonic(), copy.deepcopy(sink.tally)
-    for table in tables:
-        if len(table):
-            last = time.monotonic()
-            if run.teacher.budget != BudgetConfig():
-                used.add(Counts.of(table))  # the sink's own counts what is committed, which may be half a minute old
-            yield table
-        elif time.monotonic() - last > run.teacher.remote.timeout_s:
-            return
-        if over_budget(run, used):
-            return
-
-
-def _work(sink: LabelWriter, before: Counts, done: int, usage: Usage, engine_start_s: float, seconds: float) -> Work:
-    return Work(
-        rows=sink.tally.done - sink.retried - done,
-        prompt_tokens=sink.tally.prompt_tokens - before.prompt_tokens,
-        output_tokens=sink.tally.output_tokens - before.output_tokens,
-        seconds=seconds,
-        engine_start_s=engine_start_s,
-        start_s=usage.start_s,
-        up_s=usage.up_s,
-        busy_s=usage.busy_s,
-    )
-
-
-def _engines(ledger: Any, metrics: LabelMetrics) -> dict[str, Any]:
-    """What is known of the engines, for whoever looks from outside. By another thread."""
+def _engine_progress(health: Any, metrics: LabelMetrics) -> EngineProgress:
+    """The engines' state for the progress file, whose thread calls this. Also updates their metrics."""
     import ray
 
     try:
-        usage: Usage = ray.get(ledger.usage.remote(), timeout=10)
+        usage: EngineUsage = ray.get(health.usage.remote(), timeout=10)
     except ray.exceptions.RayError:
-        return {}  # the cluster is going down: the main thread reports why
+        return {}  # the cluster is going down, and the main thread reports why
     metrics.engines(usage)
     busy = usage.busy_s / usage.up_s if usage.up_s else None
     return {"engines": usage.engines, "busy_share": busy, "deaths": usage.deaths}
 
 
-def _ready_at(ledger: Any, otherwise: float) -> float:
-    """When the first engine was ready, on this process' monotonic clock; `otherwise` where its word is not here yet."""
+def _ready_at(health: Any, began: float) -> float:
+    """When the first engine was ready, on this process' monotonic clock. `began` if the health actor does not know yet."""
     import ray
 
-    usage: Usage = ray.get(ledger.usage.remote())
-    return otherwise if usage.ready_for_s is None else max(time.monotonic() - usage.ready_for_s, otherwise)
+    usage: EngineUsage = ray.get(health.usage.remote())
+    return began if usage.ready_for_s is None else max(time.monotonic() - usage.ready_for_s, began)

@@ -55,10 +55,10 @@ class StubActor(TeacherActor):
         if not hasattr(self, "_batch"):
             # The first block is a full one.
             self._batch = asyncio.Semaphore(max(self._config.vllm.max_num_seqs // len(block), 1))
-        with self._engine.holds(("train", str(block["id"][0]))):
+        with self._clock.holds(("train", str(block["id"][0]))):
             async with self._batch:
                 await asyncio.sleep(self._config.latency_s)
-        self._engine.report(self._ledger)
+        self._clock.report(self._health)
         return stub_outcomes(block)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import UnparsableError
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.openai import OpenaiTeacher
-from pipelines.label.teachers.secret import Secret
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.local_ray import local_ray
@@ -78,7 +78,7 @@ def teacher_config(url: str, **changes: Any) -> TeacherConfig:
 
 def answers(config: TeacherConfig, prompts: list[Prompt], key: str = KEY) -> list[Generation | BaseException]:
     async def all_of_them() -> list[Generation | BaseException]:
-        teacher = OpenaiTeacher(config, TASK, key=Secret(key))
+        teacher = OpenaiTeacher(config, TASK, key=SecretStr(key))
         try:
             return await asyncio.gather(*(teacher.answer(prompt) for prompt in prompts), return_exceptions=True)
         finally:
@@ -138,11 +138,11 @@ def test_what_vllm_serve_refuses(served: str) -> None:
 class KeyHolder:
     """An actor that is given the key as the label stage gives it, and finds it no good."""
 
-    def __init__(self, key: Secret) -> None:
+    def __init__(self, key: SecretStr) -> None:
         self._key = key
 
     def __call__(self, block: pa.Table | None = None) -> pa.Table:
-        raise TeacherUnusableError(f"a key of {len(self._key.reveal())} characters is no good")
+        raise TeacherUnusableError(f"a key of {len(self._key.get_secret_value())} characters is no good")
 
 
 def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
@@ -152,12 +152,12 @@ def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
 
     message = f"a key of {len(KEY)} characters is no good"
     with local_ray():
-        actor = ray.remote(KeyHolder).remote(Secret(KEY))
+        actor = ray.remote(KeyHolder).remote(SecretStr(KEY))
         with pytest.raises(TeacherUnusableError, match=message) as direct:
             ray.get(actor.__call__.remote())
         data = ray.data.range(4).map_batches(
             KeyHolder,
-            fn_constructor_args=(Secret(KEY),),
+            fn_constructor_args=(SecretStr(KEY),),
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=1),
             num_cpus=1,

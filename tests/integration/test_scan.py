@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.data.near_duplicates import NearDuplicates, signature
 from pipelines.data.reader import corpus_files, corpus_splits
-from pipelines.label.engines.dataset import example_blocks
+from pipelines.label.engines.dataset import ExampleReader
 from pipelines.label.output.id_index import id_keys, key_set
 from pipelines.label.scan import Corpus, scan_corpus
 from pipelines.recipes.word_problems import train_rows
@@ -71,19 +71,15 @@ def test_the_scan_of_many_splits_rejects_what_a_loop_would(
     rejects = pa.concat_tables(tables).to_pylist()
     wanted = expected(rows, threshold)
     assert {reason: sorted(r["id"] for r in rejects if r["reason"] == reason) for reason in wanted} == wanted
-    assert len(rejects) == sum(map(len, wanted.values())) == len(scan.passed_over)
+    assert len(rejects) == sum(map(len, wanted.values())) == len(scan.rejected)
     assert scan.rows == {"train": len(rows), "heldout": 0}
     if threshold:
         assert len(wanted["near_duplicate"]) >= 40
         assert all(r["detail"].startswith("it nearly repeats ") for r in rejects if r["reason"] == "near_duplicate")
 
     done = {"train": key_set(iter([id_keys(["r1", "r2"])]), 2), "heldout": NOBODY}
-    left = [
-        row
-        for index in range(len(splits))
-        for block in example_blocks(index, splits, SPEC, {}, scan.passed_over, done)
-        for row in block.to_pylist()
-    ]
+    reader = ExampleReader(splits, SPEC, {}, scan.rejected, done)
+    left = [row for index in range(len(splits)) for block in reader.blocks(index) for row in block.to_pylist()]
     names = [row["id"] for row in left]
     assert len(names) == len(set(names)) == len(rows) - len(rejects) - 2
     first = {row["id"]: row["input"] for row in reversed(rows) if row["input"] is not None}

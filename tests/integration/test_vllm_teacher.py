@@ -97,12 +97,12 @@ def test_constrained_answers_agree_with_their_soft_labels(
             continue
         assert re.fullmatch(task.answer_pattern(example) or "", sample.text), sample.text
         row = judge("train", example, generation, task, engine.config(**settings).filters)
-        assert row["reason"] is None, sample.text
-        probabilities = {entry["label"]: entry["probability"] for entry in row["soft_label"]}
+        assert row.reason is None, sample.text
+        probabilities = dict(row.soft_label or ())
         assert set(probabilities) == set(task.label_set(example))
         assert sum(probabilities.values()) == pytest.approx(1.0)
-        assert probabilities[row["label"]] > TIE * max(probabilities.values()), (sample.text, probabilities)
-        assert row["token_logprobs"] is not None
+        assert probabilities[row.label or ""] > TIE * max(probabilities.values()), (sample.text, probabilities)
+        assert row.token_logprobs is not None
         read += 1
     assert read > len(examples) / 2
 
@@ -158,11 +158,11 @@ def test_samples_differ_and_their_soft_labels_are_averaged(engine: Engine) -> No
     assert [len(generation.samples) for generation in generations] == [3] * 4
     assert any(len({sample.text for sample in generation.samples}) > 1 for generation in generations)
     rows = [judge("train", e, g, NLI, engine.config().filters) for e, g in zip(PAIRS, generations, strict=False)]
-    answered = [row for row in rows if row["soft_label"]]
+    answered = [row for row in rows if row.soft_label]
     assert len(answered) > 1
     for row in answered:
-        assert sum(entry["probability"] for entry in row["soft_label"]) == pytest.approx(1.0)
-        assert {entry["label"] for entry in row["soft_label"]} == set(NLI.labels)
+        assert sum(dict(row.soft_label).values()) == pytest.approx(1.0)
+        assert set(dict(row.soft_label)) == set(NLI.labels)
 
 
 @pytest.mark.parametrize("prompt", ["plain", "chat"])

@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.label.output.commits import Commit, ScanSummary
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.writer import Commit
 from pipelines.storage.manifest import ArtifactType, Manifest, write_manifest
 from pipelines.storage.store import Store
 
 _WORKER = """
-import sys, time
+import collections, sys, time
 from pipelines.storage.store import Store
+from pipelines.label.output.counts import Counts
 from pipelines.label.reporting.progress_file import ProgressFile
+rejected = collections.Counter(unparsable=10)
 with ProgressFile(Store(sys.argv[1])) as live:
     live.begin(1000, 100, lambda: {"engines": 2, "busy_share": 0.5})
-    live.update(300, 1000, 290, {"unparsable": 10}, 30000, 9000)
+    live.update(300, 1000, Counts(290, rejected, prompt_tokens=30000, output_tokens=9000))
     live.write()
     print("working", flush=True)
     time.sleep(600)
@@ -31,9 +33,9 @@ def commit_labels(
     store: Store, number: int, accepted: int, engine_errors: int = 0, scan: dict[str, Any] | None = None
 ) -> None:
     """Add a commit record to unfinished labels."""
-    tally = Counts(accepted=accepted, rejected=Counter(engine_error=engine_errors))
+    counts = Counts(accepted=accepted, rejected=Counter(engine_error=engine_errors))
     store.write("attempt.json", b"{}")
-    store.write(f"commits/{number:06d}.json", Commit({}, tally, scan=scan).as_json())
+    store.write(f"commits/{number:06d}.json", Commit({}, counts, scan=ScanSummary(**scan) if scan else None).as_json())
 
 
 def finish_artifact(store: Store, kind: ArtifactType) -> None:

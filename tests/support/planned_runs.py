@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_examples
 from pipelines.evaluate.stage import report_identity
+from pipelines.label.identity import label_identity
+from pipelines.label.output.commits import Commit
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.writer import Commit
-from pipelines.label.stage import label_identity
 from pipelines.recipes.word_problems import test_rows as heldout_rows
 from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.fingerprint import fingerprint

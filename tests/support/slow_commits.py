@@ -10,7 +10,7 @@ import sys
 import time
 
 from cluster.cli import main
-from pipelines.label.output.writer import COMMITS
+from pipelines.label.output.commits import COMMITS
 from pipelines.storage.store import Store
 
 PAUSE_S = 0.1

@@ -1,1 +1,1 @@
-"""From an example to a prompt, and from answers to a label or a reject."""
+"""From an example to a prompt, and from the teacher's answers to a label or a reject."""

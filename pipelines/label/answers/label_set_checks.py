@@ -1,4 +1,4 @@
-"""Settings of the teacher that need a closed label set, checked before an engine is started."""
+"""Checks of teacher settings that need a closed label set, before an engine starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipelines.tasks import Answer, Example, Task
 
 
 def check_closed_labels(teacher: TeacherConfig, task: Task) -> None:
-    """Raises UserError where a setting has no effect with free labels, or a label cannot be read back from a constrained answer."""
+    """Raise UserError if a setting has no effect on free labels, or if a constrained answer cannot be parsed back to its label."""
     if not task.is_closed:
         free = f"task {task.name} has free labels"
         if teacher.constrained:
@@ -16,14 +16,15 @@ def check_closed_labels(teacher: TeacherConfig, task: Task) -> None:
         if teacher.soft_labels == "logprobs":
             rule = f"{free}, no closed set to have probabilities"
             raise UserError("teacher.soft_labels logprobs", rule, "Set soft_labels: votes.")
-    if teacher.constrained:
-        example = Example("", "", None)
-        for label in task.labels or ():
-            text = task.render(Answer(label, "Because it is so."))
-            try:
-                read = task.parse(text, example).label
-            except UnparsableError as error:
-                read = str(error)
-            if read != label:
-                rule = f"the parser reads {text!r} as {read!r}"
-                raise UserError(f"teacher.constrained: label {label!r}", rule, "Rename the label.")
+    if not teacher.constrained:
+        return
+    example = Example("", "", None)
+    for label in task.labels or ():
+        text = task.render(Answer(label, "Because it is so."))
+        try:
+            parsed = task.parse(text, example).label
+        except UnparsableError as error:
+            parsed = str(error)
+        if parsed != label:
+            rule = f"the parser reads {text!r} as {parsed!r}"
+            raise UserError(f"teacher.constrained: label {label!r}", rule, "Rename the label.")

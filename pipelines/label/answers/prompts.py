@@ -1,16 +1,16 @@
-"""Example -> prompt: the task's instruction, few-shot examples, the question. Nothing here knows an engine.
+"""Example -> prompt: the task's instruction, few-shot examples, the question. Independent of engines.
 
-Q: Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?
-A: Anne starts with 4 apples. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).
+    Q: Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?
+    A: Anne starts with 4 apples. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).
 
-Q: ...
-A:
+    Q: ...
+    A:
 
-The few-shot examples are the task's own, or those of `teacher.shots`: JSON Lines of {question, answer}, where question is what the task
-would ask (multiple choice: with its `(a) ...` lines) and answer is in the task's own format.
+The few-shot examples are the task's own, or those of `teacher.shots`: JSON Lines of {question, answer}. `question` is in the form in which
+the task asks it (multiple choice: with its `(a) ...` lines), `answer` in the task's answer format.
 
-With a hint the last question ends in a line `(The answer is 4 - 2 - 1.)`: rationalisation, for which the teacher has only to say why.
-The other questions have none, so that the answer keeps their form. A change of the hint's wording is a change of stage.FORMAT.
+With a hint the last question ends in a line `(The answer is 4 - 2 - 1.)`. The few-shot questions have no hint, so that answers keep their
+form. Another wording of the hint needs another identity.FORMAT.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_SHOTS = 100
 
 @dataclass(frozen=True)
 class PromptMaker:
-    """Renders the prompts of a run. What all of them begin with is rendered once."""
+    """Renders the prompts of a run. Their common beginning is rendered once."""
 
     task: Task
     config: TeacherConfig
@@ -41,11 +41,11 @@ class PromptMaker:
 
     @property
     def version(self) -> str:
-        """Changes when anything that the teacher reads changes, apart from `teacher.system`."""
-        return self.task.prompt_version(self._shown)
+        """Changes with everything that the teacher reads, except `teacher.system`."""
+        return self.task.prompt_version(self._shots)
 
     def render(self, example: Example, *, hint: bool = False) -> Prompt:
-        """The prompt for one example, as text and, for chat, as messages. `hint`: with the example's gold label, which it must have."""
+        """The prompt for one example. `hint`: add its gold label, which it must have."""
         question = self.task.question(example)
         if hint:
             assert example.gold is not None
@@ -56,13 +56,13 @@ class PromptMaker:
         return Prompt(example, text, (*self._turns, {"role": "user", "content": question}))
 
     @cached_property
-    def _shown(self) -> tuple[Shot, ...]:
+    def _shots(self) -> tuple[Shot, ...]:
         return tuple(self.task.shots if self.shots is None else self.shots)
 
     @cached_property
     def _head(self) -> str:
         parts = [self.task.instruction] if self.task.instruction else []
-        parts += [f"Q: {shot.question}\nA: {shot.answer}" for shot in self._shown]
+        parts += [f"Q: {shot.question}\nA: {shot.answer}" for shot in self._shots]
         return "".join(f"{part}\n\n" for part in parts)
 
     @cached_property
@@ -71,24 +71,24 @@ class PromptMaker:
         system = "\n".join(part for part in (self.config.system, self.task.instruction) if part)
         if system:
             turns.append({"role": "system", "content": system})
-        for shot in self._shown:
+        for shot in self._shots:
             turns.append({"role": "user", "content": shot.question})
             turns.append({"role": "assistant", "content": shot.answer})
         return tuple(turns)
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """The prompt for people: its text, or its messages, each under its role (the model's chat template adds marks of its own)."""
+    """The prompt as a person reads it: its text, or its messages, each under its role, without the marks of a chat template."""
     if not prompt.messages:
         return prompt.text
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt.messages)
 
 
 def read_shots(config: TeacherConfig, task: Task) -> tuple[Shot, ...] | None:
-    """The few-shot examples of `teacher.shots`, None where it names no file.
+    """The few-shot examples of `teacher.shots`, None if it is not set.
 
     Raises:
-        UserError: the file is missing, empty or too long, or a line is no {question, answer} whose answer the task can parse.
+        UserError: the file is missing, empty or too long, or a line is no {question, answer} with an answer that the task can parse.
     """
     if config.shots is None:
         return None
@@ -110,14 +110,14 @@ def _shot(line: bytes, where: str, task: Task) -> Shot:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(where, "not JSON", "Mend or remove the line.") from error
+        raise UserError(where, "not JSON", "Repair or remove the line.") from error
     if not isinstance(record, dict) or set(record) != {"question", "answer"}:
-        raise UserError(where, "not an object with `question` and `answer`, no others", "Mend or remove the line.")
+        raise UserError(where, "not an object with `question` and `answer` alone", "Repair or remove the line.")
     try:
         shot = Shot(text_field(record, "question"), text_field(record, "answer"))
         task.parse(shot.answer, task.shot_example(shot.question))
     except BadRowError as error:
-        raise UserError(where, str(error), "Mend or remove the line.") from error
+        raise UserError(where, str(error), "Repair or remove the line.") from error
     except UnparsableError as error:
         rule = f"task {task.name} cannot read its answer: {error}"
         raise UserError(where, rule, "End the answer with `The answer is ...`.") from error

@@ -1,1 +1,1 @@
-"""Teacher actors in the cluster, and their health."""
+"""Labelling on Ray Data: the dataset, the actors that hold a teacher each, and what actors share about the health of engines."""

@@ -1,10 +1,10 @@
-"""The Ray Data actor around a teacher: a block of examples in, a block of outcomes out; many blocks are in flight at a time.
+"""The Ray Data actor around a teacher: blocks of examples in, blocks of outcomes out, many blocks in flight.
 
-Rows are asked concurrently, in the order in which their blocks came, up to a limit somewhat above the engine's batch; more are waiting
-here. So a straggler keeps its block of 16 open, and nothing else: other blocks' rows take the engine's free places.
+Rows enter the engine in the order of their blocks, up to a limit somewhat above the engine's batch; the others wait here. A straggler
+keeps only its own block open, while rows of other blocks take the free places.
 
-An engine that dies takes its actor with it, since a retry on the same actor would meet the same dead engine. Ray starts a fresh
-actor and hands it the blocks that were not finished. The rows that were in the engine are suspects then (ledger.py).
+A dead engine ends its actor, since a retry on the same actor would meet the same engine. Ray starts a fresh actor and gives it the
+unfinished blocks. The rows that were in the engine are then suspects (health.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import aiorwlock
@@ -24,10 +24,19 @@ import pyarrow as pa
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import validation_share
-from pipelines.label.answers.outcomes import judge, outcome_table, refused, second_attempt, wants_rationalising
+from pipelines.data.reader import DataSplit
+from pipelines.label.answers.outcomes import (
+    Outcome,
+    judge,
+    outcome_table,
+    refused,
+    second_attempt,
+    wants_rationalising,
+)
 from pipelines.label.answers.prompts import PromptMaker
-from pipelines.label.engines.health import FRUITLESS_STARTS, STRIKES, RowKey
+from pipelines.label.engines.health import MAX_FAILED_STARTS, MAX_STRIKES, RowKey
 from pipelines.label.teachers.base import (
+    Access,
     BudgetExhaustedError,
     EngineDeadError,
     Generation,
@@ -36,7 +45,7 @@ from pipelines.label.teachers.base import (
     Teacher,
     TeacherUnusableError,
 )
-from pipelines.label.teachers.secret import Secret
+from pipelines.label.teachers.registry import teacher_class
 from pipelines.runtime.nodes import node_name
 from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
 
@@ -49,72 +58,50 @@ class TeacherSetup:
 
     run: RunConfig
     spec: TaskSpec
-    rows_at_a_time: int
-    """Rows in the engine at a time."""
+    rows_in_engine: int
+    """Rows that the engine is given at the same time."""
     shots: tuple[Shot, ...] | None = None
     """Those of teacher.shots; None: the task's own."""
-    key: Secret | None = None
-    """openai: the endpoint's key. It travels as an argument: an actor's environment variables are written to Ray's logs."""
-    used: tuple[int, int] = (0, 0)
-    """openai: (prompt tokens, output tokens) that earlier runs used of the budget."""
+    access: Access = field(default_factory=Access)
 
-    def teacher(self, task: Task) -> Teacher:
-        """The run's teacher, made in this process."""
-        config = self.run.teacher
-        if config.engine == "echo":
-            from pipelines.label.teachers.echo import EchoTeacher
+    def start(self, task: Task) -> Teacher:
+        """The run's teacher, started in this process."""
+        return teacher_class(self.run.teacher.engine).start(self.run.teacher, task, self.access)
 
-            return EchoTeacher(config, task)
-        if config.engine == "replay":
-            from pipelines.label.teachers.replay import ReplayTeacher
-
-            assert config.outputs is not None
-            return ReplayTeacher(config.outputs)
-        if config.engine == "openai":
-            from pipelines.label.teachers.openai import OpenaiTeacher
-
-            return OpenaiTeacher(config, task, key=self.key, used=self.used)
-        from pipelines.label.teachers.vllm import VllmTeacher, cpu_environment
-
-        if not config.gpus_per_replica:
-            os.environ.update(cpu_environment(config))  # here: the driver's machine may be another one
-        return VllmTeacher(config, task)
-
-    def origin(self) -> dict[str, str | None]:
-        """The columns of an outcome that tell where it was made, of this process' teacher."""
-        dtype = None
-        if self.run.teacher.engine == "vllm":
-            from pipelines.label.teachers.vllm import engine_dtype
-
-            dtype = engine_dtype(self.run.teacher)
-        return {"node": node_name(), "dtype": dtype}
+    def dtype(self) -> str | None:
+        """The dtype of an engine in this process."""
+        return teacher_class(self.run.teacher.engine).dtype(self.run.teacher)
 
 
 class TeacherActor:
-    """Holds one teacher. Called by Ray Data with Arrow blocks of schema.EXAMPLE."""
+    """Holds one teacher. Ray Data calls it with Arrow blocks of schema.EXAMPLE."""
 
-    def __init__(self, setup: TeacherSetup, ledger: Any) -> None:
-        self._setup, self._config, self._ledger = setup, setup.run.teacher, ledger
+    def __init__(self, setup: TeacherSetup, health: Any) -> None:
+        """`health`: handle of `health_actor`."""
+        self._setup, self._config, self._health = setup, setup.run.teacher, health
         self._task = load_task(setup.spec)
         self._prompts = PromptMaker(self._task, self._config, setup.shots)
         self._teacher: Teacher | None = None
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
-        self._engine = _EngineClock()
+        self._clock = EngineClock()
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        """Outcomes (outcomes.OUTCOME) of a block of examples, in the block's order. Rows beyond the budget have none."""
+        """Outcomes (outcomes.OUTCOME) of a block of examples, in its order, without the rows that the budget skips."""
         try:
             teacher = await self._ready()
             outcomes = await asyncio.gather(*(self._outcome(teacher, row) for row in block.to_pylist()))
         except TeacherUnusableError as error:
-            await self._ledger.give_up.remote(str(error))
+            await self._health.unusable.remote(str(error))
             raise
-        self._engine.report(self._ledger)
-        return outcome_table([row | self._origin for row in outcomes if row is not None])
+        self._clock.report(self._health)
+        made = [outcome for outcome in outcomes if outcome is not None]
+        for outcome in made:
+            outcome.node, outcome.dtype = self._node, self._dtype
+        return outcome_table(made)
 
     async def _ready(self) -> Teacher:
-        """The teacher, started by the first block: an asynchronous engine belongs to the loop that serves its calls."""
+        """The teacher. The first block starts it, since an asynchronous engine belongs to the loop that serves its calls."""
         if self._starting is None:
             self._starting = asyncio.Lock()
         async with self._starting:
@@ -123,42 +110,44 @@ class TeacherActor:
         return self._teacher
 
     async def _start(self) -> Teacher:
-        self._strikes, fruitless, started = await self._ledger.starting.remote()
-        # All replicas that there is room for, but this one, may be starting at this moment; starts beyond those were of engines that died.
+        self._strikes, failed_starts, engines = await self._health.starting.remote()
+        # Replicas that there is room for may start at the same time as this one. Further starts followed deaths.
         at_once = min(self._config.replicas.max, room_for_engines(self._config.gpus_per_replica))
-        died = fruitless - (at_once - 1)
-        if died >= FRUITLESS_STARTS:
+        died = failed_starts - (at_once - 1)
+        if died >= MAX_FAILED_STARTS:
             raise TeacherUnusableError(f"{died} engines in a row died before they had answered anything")
-        self._places = asyncio.Semaphore(self._setup.rows_at_a_time)
-        self._company = aiorwlock.RWLock()
+        self._places = asyncio.Semaphore(self._setup.rows_in_engine)
+        self._suspects = aiorwlock.RWLock()
         began = time.monotonic()
         try:
-            teacher = self._setup.teacher(self._task)
+            teacher = self._setup.start(self._task)
         except (RuntimeError, OSError) as error:
-            if not started:
-                raise  # No engine ever started in this run: it is set up wrongly, and a second try would not help.
+            if not engines:
+                raise  # No engine of this run has ever worked: the setup is wrong, and another process would not help.
             self._end(f"the engine did not start ({error})")
-        # Not before: it loads torch, whose threads are what the teacher sets.
-        self._origin = self._setup.origin()
-        self._engine.started(time.monotonic() - began)
-        await self._ledger.ready.remote()
+        # After the start, which sets the threads of torch: `dtype` may load torch.
+        self._node, self._dtype = node_name(), self._setup.dtype()
+        self._clock.started(time.monotonic() - began)
+        await self._health.ready.remote()
         return teacher
 
-    async def _outcome(self, teacher: Teacher, row: dict[str, Any]) -> dict[str, Any] | None:
+    async def _outcome(self, teacher: Teacher, row: Mapping[str, Any]) -> Outcome | None:
+        """`row`: of schema.EXAMPLE."""
+        split: DataSplit = row["split"]
         example = Example(row["id"], row["input"], row["gold"], tuple(row["choices"]))
-        key = (row["split"], row["id"])
-        strikes = self._strikes.get(key, 0)
-        if strikes >= STRIKES:
+        strikes = self._strikes.get((split, example.id), 0)
+        if strikes >= MAX_STRIKES:
             detail = f"{strikes} engines died while they had this row"
-            return refused(row["split"], example, PromptRefusedError("engine_error", detail))
+            return refused(split, example, PromptRefusedError("engine_error", detail))
         async with self._places:
-            if not self._strikes:  # the lock looks through its owners, which is too slow for every row
-                return await self._ask(teacher, example, key)
-            async with self._company.writer_lock if strikes else self._company.reader_lock:
-                return await self._ask(teacher, example, key)
+            if not self._strikes:  # the lock scans its owners, which is too slow to do for every row
+                return await self._label(teacher, example, split)
+            # A suspect is alone in the engine: its death then concerns no other row.
+            async with self._suspects.writer_lock if strikes else self._suspects.reader_lock:
+                return await self._label(teacher, example, split)
 
-    async def _ask(self, teacher: Teacher, example: Example, key: RowKey) -> dict[str, Any] | None:
-        (split, _), filters = key, self._config.filters
+    async def _label(self, teacher: Teacher, example: Example, split: DataSplit) -> Outcome | None:
+        filters, key = self._config.filters, (split, example.id)
         try:
             generation = await self._generate(teacher, self._prompts.render(example), key)
         except PromptRefusedError as refusal:
@@ -166,46 +155,45 @@ class TeacherActor:
         if generation is None:
             return None
         outcome = judge(split, example, generation, self._task, filters)
-        validation = self._setup.run.corpus.validation
-        if not wants_rationalising(outcome, filters, validation_share(validation)):
+        if not wants_rationalising(outcome, filters, validation_share(self._setup.run.corpus.validation)):
             return outcome
         try:
-            again = await self._generate(teacher, self._prompts.render(example, hint=True), key)
+            second = await self._generate(teacher, self._prompts.render(example, hint=True), key)
         except PromptRefusedError:
             return outcome
-        return second_attempt(split, example, outcome, again, self._task, filters) if again else None
+        return second_attempt(example, outcome, second, self._task, filters) if second else None
 
     async def _generate(self, teacher: Teacher, prompt: Prompt, key: RowKey) -> Generation | None:
-        """The teacher's answer, None where the budget is spent."""
-        with self._engine.holds(key):
+        """The teacher's answer, None if the budget is used up."""
+        with self._clock.holds(key):
             try:
                 return await teacher.answer(prompt)
             except BudgetExhaustedError as error:
-                await self._ledger.spent.remote(str(error))
+                await self._health.budget_exhausted.remote(str(error))
                 return None
             except EngineDeadError as error:
                 import ray
 
-                ray.get(self._ledger.died.remote(self._engine.rows), timeout=60.0)
+                ray.get(self._health.died.remote(self._clock.rows), timeout=60.0)
                 self._end(f"the engine died ({error})")
 
     def _end(self, reason: str) -> NoReturn:
-        """End this process, so that Ray starts a fresh one."""
+        """End this process. Ray starts a fresh one."""
         print(f"teacher: {reason}; this actor ends", file=sys.stderr, flush=True)
         os._exit(1)
 
 
 def room_for_engines(gpus: int) -> int:
-    """How many actors with so many GPUs each, and with a CPU, the nodes hold that the cluster has at this moment."""
+    """Actors with one CPU and this many GPUs that the cluster's present nodes have room for."""
     import ray
 
-    there = ray.cluster_resources()
-    by_cpu = int(there.get("CPU", 0))
-    return min(by_cpu, int(there.get("GPU", 0) // gpus)) if gpus else by_cpu
+    resources = ray.cluster_resources()
+    by_cpu = int(resources.get("CPU", 0))
+    return min(by_cpu, int(resources.get("GPU", 0) // gpus)) if gpus else by_cpu
 
 
-class _EngineClock:
-    """Which rows are in the engine, and for how long it has had any."""
+class EngineClock:
+    """The rows in one engine, and the time during which it has had any."""
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
@@ -219,7 +207,7 @@ class _EngineClock:
 
     @contextmanager
     def holds(self, key: RowKey) -> Iterator[None]:
-        """A row is in the engine."""
+        """The row is in the engine during the block."""
         if not self.rows:
             self._busy_since = time.monotonic()
         self.rows.add(key)
@@ -230,10 +218,10 @@ class _EngineClock:
             if not self.rows:
                 self._busy_s += time.monotonic() - self._busy_since
 
-    def report(self, ledger: Any) -> None:
-        """Tell the ledger, now and then."""
+    def report(self, health: Any) -> None:
+        """Send the times to the health actor, at most every two seconds while the engine is busy."""
         now = time.monotonic()
         if now - self._reported >= _REPORT_EVERY_S or not self.rows:
             self._reported = now
             busy = self._busy_s + (now - self._busy_since if self.rows else 0.0)
-            ledger.report.remote(self.name, self._start_s, now - self._ready, busy)
+            health.report.remote(self.name, self._start_s, now - self._ready, busy)

@@ -1,17 +1,16 @@
-"""The flow on Ray Data: splits -> examples that want a label -> blocks -> teacher actors -> outcomes.
+"""The labelling dataset on Ray Data: file ranges -> examples without a label -> blocks -> teacher actors -> outcomes.
 
-How much is in flight. A block costs the driver 7 to 10 ms of a core whatever its size, and is open until its slowest row is answered. So
-it has a quarter of the engine's batch, 16 rows at the least and 64 at the most. With latencies of a heavy tail (Pareto, shape 1.5) on
-average 2.8 of 16 rows are still being answered, and 4.5 of 64 (n x the mean / the expected longest of n). A replica has 8 times the
-engine's batch assigned, and 16 times where blocks have 64 rows; 1.4 and 1.1 batches of these are unanswered, so that its batch stays full.
-Of them the engine has 1.25 batches at a time.
+Sizes. A block costs the driver 7 to 10 ms of a core, whatever its size, and stays open until its slowest row is answered. It has a quarter
+of the engine's batch, at least 16 and at most 64 rows. With heavy-tailed latencies (Pareto, shape 1.5) an open block waits for 2.8 of 16
+rows on average, and for 4.5 of 64 (n x mean / expected maximum of n). A replica is assigned 8 times the engine's batch, or 16 times if
+blocks have 64 rows. Of these 1.4 or 1.1 batches are unanswered, so the engine's batch stays full. The engine itself has 1.25 batches.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +21,15 @@ from pipelines.data.reader import FileRange, read_split
 from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
+from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.id_index import Keys, contains, id_keys
-from pipelines.label.output.writer import LabelWriter, Positions, ScanRecord
-from pipelines.label.scan import SPLIT_SHIFT
-from pipelines.label.teachers.secret import Secret
-from pipelines.tasks import TaskSpec, load_task
+from pipelines.label.output.writer import LabelWriter
+from pipelines.label.positions import Positions, rows_of
+from pipelines.label.teachers.base import Access
+from pipelines.label.teachers.registry import teacher_class
+from pipelines.tasks import Example, TaskSpec, load_task
 
-_LEAST_ROWS_PER_BLOCK, _MOST_ROWS_PER_BLOCK = 16, 64
+_MIN_ROWS_PER_BLOCK, _MAX_ROWS_PER_BLOCK = 16, 64
 _ROWS_PER_INSTANT_BLOCK = 1024
 _ASSIGNED_BATCHES = 8
 _READ_ROWS = 1024
@@ -36,60 +37,89 @@ _READ_ROWS = 1024
 
 @dataclass(frozen=True)
 class InFlight:
-    """What one replica holds at a time."""
+    """What one replica is assigned at the same time."""
 
     rows_per_block: int
     blocks: int
     rows_in_engine: int
 
 
+@dataclass(frozen=True)
+class ExampleReader:
+    """What a worker needs to read the examples of a file range."""
+
+    splits: list[FileRange]
+    spec: TaskSpec
+    fields: Mapping[str, str]
+    """`corpus.fields`."""
+    rejected: Positions
+    """By the scan."""
+    done: Mapping[str, Keys]
+    """Ids with an outcome, by split."""
+
+    def blocks(self, index: int) -> Iterator[pa.Table]:
+        """Blocks (schema.EXAMPLE) of the examples of one file range that have no outcome yet."""
+        split = self.splits[index]
+        rejected = rows_of(self.rejected, index)
+        block: list[Example] = []
+        for row in read_split(split, load_task(self.spec), self.fields):
+            if row.position in rejected or row.example is None:
+                continue
+            block.append(row.example)
+            if len(block) == _READ_ROWS:
+                yield self._table(split.name, block)
+                block = []
+        yield self._table(split.name, block)
+
+    def _table(self, name: str, block: list[Example]) -> pa.Table:
+        finished = contains(self.done[name], id_keys(example.id for example in block))
+        columns: list[Iterable[Any]] = [
+            [name] * len(block),
+            [example.id for example in block],
+            [example.input for example in block],
+            [example.gold for example in block],
+            [example.choices for example in block],
+        ]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, EXAMPLE, strict=True)]
+        table = pa.table(arrays, schema=EXAMPLE)
+        return table.filter(pa.array(~finished)) if finished.any() else table
+
+
 def in_flight(run: RunConfig) -> InFlight:
-    """The sizes of the module's docstring for this run's engine."""
-    teacher = run.teacher
-    if teacher.engine == "replay" or (teacher.engine == "echo" and not teacher.latency_s):
+    """The sizes for this run's engine, by the rules of the module's docstring."""
+    load = teacher_class(run.teacher.engine).load(run.teacher)
+    if load is None:
         return InFlight(_ROWS_PER_INSTANT_BLOCK, 2, _ROWS_PER_INSTANT_BLOCK)
-    if teacher.engine == "openai":  # it limits itself, and a longer queue before it costs nothing
-        limit = teacher.remote.max_concurrent_requests
-        return _sizes(limit, rows_in_engine=2 * limit)
-    batch = max(teacher.vllm.max_num_seqs // teacher.sampling.n, 1)
-    return _sizes(batch, rows_in_engine=batch + -(-batch // 4))
+    rows = min(max(load.batch_rows // 4, _MIN_ROWS_PER_BLOCK), _MAX_ROWS_PER_BLOCK)
+    assigned = _ASSIGNED_BATCHES * load.batch_rows * math.sqrt(rows / _MIN_ROWS_PER_BLOCK)
+    return InFlight(rows, max(math.ceil(assigned / rows), 4), load.rows_in_engine)
 
 
-def _sizes(batch: int, rows_in_engine: int) -> InFlight:
-    rows = min(max(batch // 4, _LEAST_ROWS_PER_BLOCK), _MOST_ROWS_PER_BLOCK)
-    assigned = _ASSIGNED_BATCHES * batch * math.sqrt(rows / _LEAST_ROWS_PER_BLOCK)
-    return InFlight(rows, max(math.ceil(assigned / rows), 4), rows_in_engine)
+def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, health: Any) -> Iterator[pa.Table]:
+    """Tables of outcomes (outcomes.OUTCOME) of the rows without one, as they arrive. A block whose rows the budget skips is empty.
 
-
-def outcomes(
-    run: RunConfig, spec: TaskSpec, splits: list[FileRange], scan: ScanRecord, sink: LabelWriter, ledger: Any
-) -> Iterator[pa.Table]:
-    """Tables of outcomes (outcomes.OUTCOME), as they come; empty ones where a block's rows were not asked (budget)."""
+    Args:
+        writer: knows which rows have an outcome.
+        health: handle of `health_actor`.
+    """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     from pipelines.runtime.compat.ray import drop_block_stats
 
     teacher, sizes = run.teacher, in_flight(run)
-    used = (sink.tally.prompt_tokens, sink.tally.output_tokens)
-    setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), _key(run), used)
-    reader = ray.put(
-        {
-            "splits": splits,
-            "spec": spec,
-            "fields": dict(run.corpus.fields),
-            "passed_over": scan.passed_over,
-            "done": sink.done,
-        }
-    )
+    used = (writer.counts.prompt_tokens, writer.counts.output_tokens)
+    access = Access(teacher_class(teacher.engine).key(teacher), used)
+    setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access)
+    reader = ray.put(ExampleReader(scan.splits, spec, dict(run.corpus.fields), scan.rejected, writer.state.done))
     context = copy.deepcopy(DataContext.get_current())
-    # Ray holds back calls for whose results it sees no room, and takes each to be of this size until the first is there.
+    # Ray delays calls whose results it sees no room for, and assumes this size for each until the first result is there.
     context.target_max_block_size = 4 << 20
-    # A pool grows while all its places are taken; Ray's own threshold wants nearly twice as many calls waiting as are running.
+    # A pool grows when all its places are taken. By Ray's own threshold nearly twice as many calls must wait as are running.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     drop_block_stats(context)
     with DataContext.current(context):
-        items = [{"index": index} for index in range(len(splits))]
+        items = [{"index": index} for index in range(len(scan.splits))]
         examples = (
             ray.data.from_items(items, override_num_blocks=len(items))
             .map_batches(_read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=READER_CPUS)
@@ -97,8 +127,8 @@ def outcomes(
         )
         answered = examples.map_batches(
             TeacherActor,
-            fn_constructor_args=(setup, ledger),
-            batch_size=sizes.rows_per_block,  # a block; Ray insists on a number where GPUs are asked for
+            fn_constructor_args=(setup, health),
+            batch_size=sizes.rows_per_block,  # one block; with GPUs Ray requires a number
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ActorPoolStrategy(
@@ -113,48 +143,10 @@ def outcomes(
         yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _key(run: RunConfig) -> Secret | None:
-    if run.teacher.engine != "openai":
-        return None
-    from pipelines.label.teachers.openai import remote_key
-
-    return remote_key(run.teacher)
-
-
-def _read(batch: Any, shared: Any) -> Any:
+def _read(batch: Any, shared: Any) -> Iterator[pa.Table]:
+    """`batch`: the index of one file range. `shared`: the ExampleReader, or a reference to it."""
     import ray
 
-    reader = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
+    reader: ExampleReader = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
     yield EXAMPLE.empty_table()
-    yield from example_blocks(int(batch["index"][0]), **reader)
-
-
-def example_blocks(
-    index: int,
-    splits: list[FileRange],
-    spec: TaskSpec,
-    fields: dict[str, str],
-    passed_over: Positions,
-    done: dict[str, Keys],
-) -> Iterator[pa.Table]:
-    """Blocks (schema.EXAMPLE) of a split's examples that still want a label: neither rejected by the scan nor done."""
-    split = splits[index]
-    here = passed_over[slice(*passed_over.searchsorted([index << SPLIT_SHIFT, (index + 1) << SPLIT_SHIFT]))]
-    passed = set((here & (2**SPLIT_SHIFT - 1)).tolist())
-    block: list[tuple[Any, ...]] = []
-    for row in read_split(split, load_task(spec), fields):
-        if row.position in passed or row.example is None:
-            continue
-        example = row.example
-        block.append((split.name, example.id, example.input, example.gold, example.choices))
-        if len(block) == _READ_ROWS:
-            yield _without(block, done[split.name])
-            block = []
-    yield _without(block, done[split.name])
-
-
-def _without(block: list[tuple[Any, ...]], done: Keys) -> pa.Table:
-    finished = contains(done, id_keys(row[1] for row in block))
-    columns = list(zip(*block, strict=True)) or [()] * len(EXAMPLE)
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, EXAMPLE, strict=True)], schema=EXAMPLE)
-    return table.filter(pa.array(~finished)) if finished.any() else table
+    yield from reader.blocks(int(batch["index"][0]))

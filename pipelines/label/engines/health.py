@@ -1,6 +1,6 @@
-"""What the teacher actors tell each other across their deaths: which rows were in an engine when it died, and how busy engines were.
+"""What teacher actors share about their engines, so that it outlives each of them: deaths, the rows involved, and times.
 
-A row that was in an engine when it died is a suspect: it is asked again alone. A row whose engines died twice becomes `engine_error`.
+A row that was in an engine when it died is a suspect and is answered alone the next time. After two deaths it becomes `engine_error`.
 """
 
 from __future__ import annotations
@@ -9,34 +9,41 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipelines.data.label_manifest import EngineUsage
 from pipelines.runtime.nodes import on_this_node
 
 RowKey = tuple[str, str]
 """(split, id)."""
-STRIKES = 2
-"""Engine deaths after which a row is not asked any more."""
-FRUITLESS_STARTS = 8
-"""Engines of one run that may die in a row without answering a single block."""
+MAX_STRIKES = 2
+"""Engine deaths after which a row is given up."""
+MAX_FAILED_STARTS = 8
+"""Engines that may die in a row without answering a block."""
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What the engines of a run have done, in seconds summed over them."""
+class StartState(NamedTuple):
+    """What an engine that starts must know."""
 
+    strikes: dict[RowKey, int]
+    """Engine deaths per row."""
+    failed_starts: int
+    """Starts since a block was last answered, this one excluded."""
     engines: int
-    start_s: float
-    up_s: float
-    busy_s: float
-    """Of `up_s`, with at least one row in the engine."""
-    deaths: int
-    ready_for_s: float | None
-    """Since the run's first engine was ready; None where there was none."""
+    """Engines of this run that have answered a block."""
+
+
+class StopReasons(NamedTuple):
+    """Why labelling stopped. Each is empty unless it applies."""
+
+    unusable: str = ""
+    """No engine can answer anything."""
+    budget: str = ""
+    """Rows were skipped because the budget is used up."""
 
 
 @dataclass
-class _Engine:
+class _EngineTimes:
     start_s: float = 0.0
     up_s: float = 0.0
     busy_s: float = 0.0
@@ -44,24 +51,20 @@ class _Engine:
 
 @dataclass
 class EngineHealth:
-    """Held by one Ray actor, `ledger_actor`."""
+    """Held by one Ray actor, `health_actor`."""
 
     strikes: Counter[RowKey] = field(default_factory=Counter)
-    fruitless: int = 0
-    """Engine starts since a block was last answered."""
-    started: int = 0
+    failed_starts: int = 0
     deaths: int = 0
-    engines: dict[str, _Engine] = field(default_factory=dict)
-    unusable: str = ""
-    """Why no engine can answer anything. Ray Data hands on the text of an actor's error between other texts, so it is kept here."""
-    budget: str = ""
-    """Why rows were not asked, where the budget is used up."""
+    engines: dict[str, _EngineTimes] = field(default_factory=dict)
+    stop: StopReasons = field(default_factory=StopReasons)
+    """Kept here, because Ray Data wraps the text of an actor's error in other texts."""
     first_ready: float | None = None
 
-    def starting(self) -> tuple[dict[RowKey, int], int, int]:
-        """An engine is about to start. (strikes by row, fruitless starts before this one, engines that ever started)."""
-        self.fruitless += 1
-        return dict(self.strikes), self.fruitless - 1, self.started
+    def starting(self) -> StartState:
+        """An engine is about to start."""
+        self.failed_starts += 1
+        return StartState(dict(self.strikes), self.failed_starts - 1, len(self.engines))
 
     def ready(self) -> None:
         """An engine is ready."""
@@ -69,44 +72,43 @@ class EngineHealth:
             self.first_ready = time.monotonic()
 
     def report(self, engine: str, start_s: float, up_s: float, busy_s: float) -> None:
-        """An engine has answered; its times so far."""
-        self.started += engine not in self.engines
-        self.fruitless = 0
-        self.engines[engine] = _Engine(start_s, up_s, busy_s)
+        """An engine has answered a block. Its times so far."""
+        self.failed_starts = 0
+        self.engines[engine] = _EngineTimes(start_s, up_s, busy_s)
 
     def died(self, rows: Iterable[RowKey]) -> None:
         """An engine died with these rows in it."""
         self.deaths += 1
         self.strikes.update(rows)
 
-    def spent(self, reason: str) -> None:
-        """A row was not asked, since the budget is used up."""
-        self.budget = reason
+    def budget_exhausted(self, reason: str) -> None:
+        """A row was skipped because the budget is used up."""
+        self.stop = self.stop._replace(budget=reason)
 
-    def give_up(self, reason: str) -> None:
+    def unusable(self, reason: str) -> None:
         """An actor is about to raise TeacherUnusableError."""
-        self.unusable = reason
+        self.stop = self.stop._replace(unusable=reason)
 
-    def stopped(self) -> tuple[str, str]:
-        """(why no engine can answer anything, why rows were not asked), each empty where that is not so."""
-        return self.unusable, self.budget
+    def stop_reasons(self) -> StopReasons:
+        """Why labelling stopped, so far."""
+        return self.stop
 
-    def usage(self) -> Usage:
+    def usage(self) -> EngineUsage:
         """The sums so far."""
         engines = self.engines.values()
-        return Usage(
-            len(engines),
-            sum(e.start_s for e in engines),
-            sum(e.up_s for e in engines),
-            sum(e.busy_s for e in engines),
-            self.deaths,
-            None if self.first_ready is None else time.monotonic() - self.first_ready,
+        return EngineUsage(
+            engines=len(engines),
+            start_s=sum(e.start_s for e in engines),
+            up_s=sum(e.up_s for e in engines),
+            busy_s=sum(e.busy_s for e in engines),
+            deaths=self.deaths,
+            ready_for_s=None if self.first_ready is None else time.monotonic() - self.first_ready,
         )
 
 
-def ledger_actor() -> Any:
-    """A Ray actor that holds a Ledger; it needs no CPU of its own, and is lost with no node but this one."""
+def health_actor() -> Any:
+    """A Ray actor with an EngineHealth, on this node. It needs no CPU of its own."""
     import ray
 
-    anew = {"max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **anew)(EngineHealth).remote()
+    restarts = {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **restarts)(EngineHealth).remote()

@@ -1,1 +1,1 @@
-"""What the driver writes: parts, commits, counts."""
+"""Durable labels: what is written, in which order, and what a run finds of earlier ones."""

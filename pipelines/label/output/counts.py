@@ -1,24 +1,27 @@
-"""What outcomes come to: counts that add up over any parts of the labels, in any order."""
+"""Counts of outcomes. They add up over any parts of the labels, in any order."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipelines.data.label_manifest import CountsJson
 
 AGREEMENT_BINS = 10
 
 
 @dataclass
 class Counts:
-    """Sums over rows with an outcome."""
+    """Sums over rows with an outcome. Field names are the keys of commit records and of the manifest's `tally`."""
 
     accepted: int = 0
+    """Train rows, as are the next counts."""
     rejected: Counter[str] = field(default_factory=Counter)
-    """Train rows by reason."""
+    """By reason."""
     heldout_answered: int = 0
     heldout_rejected: Counter[str] = field(default_factory=Counter)
     with_gold: int = 0
@@ -29,17 +32,17 @@ class Counts:
     agreements: Counter[str] = field(default_factory=Counter)
     """Accepted rows by tenth of agreement: `0` is [0, 0.1), `9` is [0.9, 1]."""
     nodes: Counter[str] = field(default_factory=Counter)
-    """Rows by the node whose actor gave the outcome that counts; without what the scan rejected and `engine_error`."""
+    """Rows by the node that decided them, except rejects of the scan and `engine_error`."""
     dtypes: Counter[str] = field(default_factory=Counter)
-    """The same rows by what vLLM computed in: nodes of several kinds may differ in it where it is `auto`."""
+    """The same rows by the dtype that vLLM computed in. With dtype `auto` it may differ between nodes."""
     content: int = 0
-    """Sum modulo 2^64 of the accepted rows' `content` hashes: the same for the same labels in any order."""
+    """Sum modulo 2^64 of the accepted rows' `content` hashes: equal for equal labels in any order."""
     heldout_content: int = 0
-    """The same of the held-out rows that the teacher answered."""
+    """The same sum over the answered held-out rows."""
 
     @property
     def done(self) -> int:
-        """Rows with an outcome, held-out ones included."""
+        """Rows with an outcome, held-out rows included."""
         return self.train + self.heldout
 
     @property
@@ -58,7 +61,7 @@ class Counts:
         return self.rejected["engine_error"] + self.heldout_rejected["engine_error"]
 
     def add(self, other: Counts) -> None:
-        """Add another tally's counts, some of which may be negative."""
+        """Add other counts, some of which may be negative."""
         for name, value in vars(other).items():
             if isinstance(value, Counter):
                 getattr(self, name).update(value)
@@ -69,11 +72,12 @@ class Counts:
 
     @classmethod
     def of(cls, outcomes: pa.Table) -> Self:
-        """The tally of a table of outcomes (outcomes.OUTCOME)."""
+        """Counts of a table of outcomes (outcomes.OUTCOME)."""
         train = outcomes.filter(pc.equal(outcomes["split"], "train"))
         heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
         accepted = train.filter(pc.is_null(train["reason"]))
-        given = outcomes.filter(pc.fill_null(pc.not_equal(outcomes["reason"], "engine_error"), True))
+        decided = outcomes.filter(pc.fill_null(pc.not_equal(outcomes["reason"], "engine_error"), True))
+        # An agreement is a float32: 0.7 must not fall into [0.6, 0.7).
         tenths = pc.min_element_wise(pc.floor(pc.multiply(accepted["agreement"].cast(pa.float64()), 10.0001)), 9)
         return cls(
             accepted=len(accepted),
@@ -86,21 +90,21 @@ class Counts:
             output_tokens=pc.sum(outcomes["output_tokens"]).as_py() or 0,
             notes=_counts(outcomes["note"]),
             agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
-            nodes=_counts(given["node"]),
-            dtypes=_counts(given["dtype"]),
+            nodes=_counts(decided["node"]),
+            dtypes=_counts(decided["dtype"]),
             content=_sum(accepted["content"]),
             heldout_content=_sum(heldout["content"].drop_null()),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """For a commit record; `from_json` reads it back."""
+    def as_json(self) -> CountsJson:
+        """For a commit record or a manifest. `from_json` reads it back."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> Self:
-        """The tally of a commit record."""
-        fields: dict[str, Any] = {k: Counter(v) if isinstance(v, dict) else v for k, v in tree.items()}
-        return cls(**fields)
+    def from_json(cls, tree: CountsJson) -> Self:
+        """Counts of a commit record or a manifest."""
+        fields = {name: Counter(value) if isinstance(value, dict) else value for name, value in tree.items()}
+        return cls(**fields)  # type: ignore[arg-type]
 
 
 def _sum(hashes: pa.ChunkedArray) -> int:

@@ -1,6 +1,6 @@
-"""Sets of example ids in 16 bytes each: sorted arrays of 128-bit hashes.
+"""Sets of example ids at 16 bytes per id: sorted arrays of 128-bit hashes.
 
-Two of 10^9 ids have the same hash with probability 10^-21.
+Two of 10^9 ids share a hash with probability 10^-21.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 KEY_BYTES = 16
 Keys = npt.NDArray[np.bytes_]
-"""(n,) of S16. Numpy compares them as bytes, whole: all have the same length."""
+"""(n,) of dtype S16. All keys have the same length, so numpy compares them in full."""
 
 
 def id_digest(example_id: str) -> bytes:
-    """128 bits of the id's hash."""
+    """128-bit hash of an id."""
     return hashlib.blake2b(example_id.encode(), digest_size=KEY_BYTES).digest()
 
 
@@ -27,7 +27,7 @@ def id_keys(ids: Iterable[str]) -> Keys:
 
 
 def key_set(parts: Iterator[Keys], total: int) -> Keys:
-    """The sorted union of arrays of keys with `total` keys in all; sorted in place, so that nothing is held twice."""
+    """Sorted union of arrays that hold at most `total` keys. Sorts in place, so nothing is in memory twice."""
     keys = np.empty(total, dtype=f"S{KEY_BYTES}")
     filled = 0
     for part in parts:
@@ -39,7 +39,7 @@ def key_set(parts: Iterator[Keys], total: int) -> Keys:
 
 
 def contains(index: Keys, keys: Keys) -> npt.NDArray[np.bool_]:
-    """(len(keys),) whether each key is in the sorted index."""
+    """(len(keys),) True if the sorted index has the key."""
     if not len(index):
         return np.zeros(len(keys), dtype=bool)
     places = np.minimum(np.searchsorted(index, keys), len(index) - 1)

@@ -1,1 +1,1 @@
-"""What labelling reports: dataset card, usage, progress, metrics."""
+"""What labelling reports: manifest, dataset card, progress, metrics, usage."""

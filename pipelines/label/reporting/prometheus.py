@@ -1,15 +1,15 @@
-"""What Prometheus sees of labelling. Exported by Ray, on the metrics port of the node on which the command runs.
+"""Prometheus metrics of labelling. Ray exports them, on the metrics port of the node on which the command runs.
 
-| metric                           | kind    | labels         |                                                                    |
-| raystill_label_rows              | counter | run, outcome   | rows that the teacher was asked: `accepted`, or a reject's reason  |
-| raystill_label_rows_left         | gauge   | run            | rows without one; 0 when the stage has ended                       |
-| raystill_label_tokens            | counter | run, direction | of the teacher: read (in) and written (out)                        |
-| raystill_label_engine_seconds    | counter | run, state     | of all engines together: `starting`, `busy`, `idle`                |
-| raystill_label_engine_deaths     | counter | run            |                                                                    |
-| raystill_gpu_seconds             | counter | run, stage     | GPUs held by engines x seconds; the training counts its own        |
+| metric                           | kind    | labels         |                                                                         |
+| raystill_label_rows              | counter | run, outcome   | rows that the teacher answered: `accepted`, or the reason of the reject |
+| raystill_label_rows_left         | gauge   | run            | rows without an outcome; 0 when the stage has ended                     |
+| raystill_label_tokens            | counter | run, direction | of the teacher: read (in) and generated (out)                           |
+| raystill_label_engine_seconds    | counter | run, state     | of all engines together: `starting`, `busy`, `idle`                     |
+| raystill_label_engine_deaths     | counter | run            |                                                                         |
+| raystill_gpu_seconds             | counter | run, stage     | GPUs held by engines x seconds; training counts its own                 |
 
-The rate of raystill_label_engine_seconds is the number of engines. Held-out rows count too. All of it is counted anyhow: the driver tells
-its sums when it has committed rows, and does nothing for a row. The manifest has the exact figures.
+The rate of raystill_label_engine_seconds is the number of engines. Held-out rows count too. The driver updates the sums when it has
+committed rows, so a single row costs nothing. The manifest has the exact figures.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from pipelines.label.engines.health import Usage
+from pipelines.data.label_manifest import EngineUsage
 from pipelines.label.output.counts import Counts
 
 _Key = tuple[str, str]
-"""(what is counted, its label)."""
+"""(metric, value of its label)."""
 
 
 class LabelMetrics:
-    """Of one run, in the driver. Sums that it is told count from the first ones on."""
+    """Metrics of one run, in the driver. Takes sums and exports what they grow by."""
 
     def __init__(self, run: str, gpus_per_replica: int, before: Counts) -> None:
-        """`before`: what earlier runs of the stage had done, which they have told of themselves."""
+        """`before`: counts of earlier runs of the stage, which have exported them."""
         self._run, self._gpus = {"run": run}, gpus_per_replica
         self._rows = Counter("raystill_label_rows", "Rows by outcome.", ("run", "outcome"))
         self._left = Gauge("raystill_label_rows_left", "Rows without an outcome.", ("run",))
@@ -38,24 +38,29 @@ class LabelMetrics:
         self._engines = Counter("raystill_label_engine_seconds", "Seconds of engines by state.", ("run", "state"))
         self._deaths = Counter("raystill_label_engine_deaths", "Engines that died.", ("run",))
         self._gpu = Counter("raystill_gpu_seconds", "GPUs held x seconds.", ("run", "stage"))
-        self._told: dict[_Key, float] = dict(_sums(before))
+        self._exported: dict[_Key, float] = dict(_sums(before))
         self._rows_left: int | None = None
-        self._lock = threading.Lock()  # the thread of the progress file tells of the engines
+        self._lock = threading.Lock()  # the thread of the progress file calls `engines`
 
-    def rows(self, tally: Counts, total: int) -> None:
-        """Where the rows stand: `tally` of all that have an outcome, of `total`."""
-        for (kind, name), increase in self._increases(_sums(tally)).items():
+    def rows(self, counts: Counts, total: int) -> None:
+        """Update the metrics of rows and tokens.
+
+        Args:
+            counts: of all rows with an outcome.
+            total: rows of the corpus.
+        """
+        for (kind, name), increase in self._increases(_sums(counts)).items():
             if kind == "rows":
                 self._rows.inc(increase, {**self._run, "outcome": name})
             else:
                 self._tokens.inc(increase, {**self._run, "direction": name})
-        self._rows_left = total - tally.done
+        self._rows_left = total - counts.done
         self._left.set(self._rows_left, self._run)
 
-    def engines(self, usage: Usage) -> None:
-        """What the engines of this run have done so far. To be called every few seconds, also while nothing is committed."""
+    def engines(self, usage: EngineUsage) -> None:
+        """Update the metrics of engines. Call it every few seconds, also while nothing is committed."""
         if self._rows_left is not None:
-            # Ray forgets a gauge that it was not told for two of its intervals, 20 s.
+            # Ray drops a gauge that is not set for two of its intervals, 20 s.
             self._left.set(self._rows_left, self._run)
         seconds = {
             ("engines", "starting"): usage.start_s,
@@ -70,19 +75,21 @@ class LabelMetrics:
             self._deaths.inc(increase, self._run)
 
     def _increases(self, sums: Mapping[_Key, float]) -> dict[_Key, float]:
-        """By how much each sum is above what was told. One may sink for a while: `engine_error` rows that were answered in the end."""
+        """What each sum has grown by since the last call. A sum may fall for a while: `engine_error` rows that are answered later."""
         with self._lock:
-            told = self._told
-            increases = {key: value - told.get(key, 0) for key, value in sums.items() if value > told.get(key, 0)}
-            told.update((key, sums[key]) for key in increases)
+            exported = self._exported
+            increases = {
+                key: value - exported.get(key, 0) for key, value in sums.items() if value > exported.get(key, 0)
+            }
+            exported.update((key, sums[key]) for key in increases)
         return increases
 
 
-def _sums(tally: Counts) -> dict[_Key, int]:
-    rejected = tally.rejected + tally.heldout_rejected
+def _sums(counts: Counts) -> dict[_Key, int]:
+    rejected = counts.rejected + counts.heldout_rejected
     return {
         **{("rows", reason): count for reason, count in rejected.items()},
-        ("rows", "accepted"): tally.accepted + tally.heldout_answered,
-        ("tokens", "in"): tally.prompt_tokens,
-        ("tokens", "out"): tally.output_tokens,
+        ("rows", "accepted"): counts.accepted + counts.heldout_answered,
+        ("tokens", "in"): counts.prompt_tokens,
+        ("tokens", "out"): counts.output_tokens,
     }

@@ -1,1 +1,1 @@
-"""Teachers: engines that answer prompts, behind one protocol (base.py)."""
+"""Teachers: engines that answer prompts. base.py has their protocol, registry.py names them."""

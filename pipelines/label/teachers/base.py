@@ -1,36 +1,44 @@
-"""The protocol of teachers: a prompt goes in, n samples come out, one call per example, many calls at a time.
+"""The protocol of teachers: a prompt in, n samples out. One call per example, many calls at a time.
 
-Kinds of failure. `PromptRefusedError`: this prompt cannot be answered, the row becomes a reject. `EngineDeadError`: no prompt can be
-answered any more, the process that holds the teacher must end so that a fresh one takes its rows. `TeacherUnusableError`: a fresh one
-would not help either, the stage fails. `BudgetExhaustedError`: nothing more may be asked, the stage stops and keeps what it has.
+A new teacher is a subclass of `Teacher` and an entry in registry.py. Its errors decide what happens next:
+
+    PromptRefusedError      this prompt cannot be answered             the row becomes a reject
+    EngineDeadError         this process can answer no more prompts    its actor ends, a fresh one takes over its rows
+    TeacherUnusableError    no process could answer                    the stage fails
+    BudgetExhaustedError    the next request could pass the budget     the stage stops and keeps what it has
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import SecretStr
 
-from pipelines.tasks import Example
+from pipelines.config import TeacherConfig
+from pipelines.storage.fingerprint import model_fingerprint
+from pipelines.tasks import Example, Task
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the teacher is asked. Either `text` (the model continues it) or `messages` (its chat template renders them)."""
+    """A prompt as text, which the model continues, or as chat messages, which its chat template renders."""
 
     example: Example
     text: str
     messages: tuple[dict[str, str], ...] = ()
+    """Each with `role` and `content`. If there are any, the model gets these and not `text`."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenLogprobs:
-    """The teacher's distribution along one answer: T positions, the k likeliest tokens at each. Before temperature and top_p."""
+    """The teacher's distributions along one answer of T tokens: the k likeliest tokens, before temperature and top_p."""
 
     token_ids: npt.NDArray[np.int32]
-    """(T,) what was sampled."""
+    """(T,) the sampled tokens."""
     top_ids: npt.NDArray[np.int32]
     """(T, k), likeliest first."""
     top_logprobs: npt.NDArray[np.float16]
@@ -39,16 +47,17 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. `finish_reason` is the engine's: `stop`, or `length` where the answer was cut; `unknown` in recordings."""
+    """One answer."""
 
     text: str
     tokens: int
     finish_reason: str
+    """The engine's: `stop`, `length` if the answer was cut, ...; `unknown` if the engine does not say."""
     logprobs: TokenLogprobs | None = None
-    """Where teacher.token_logprobs asks for it."""
+    """With teacher.token_logprobs."""
     label_probabilities: tuple[tuple[str, float], ...] | None = None
-    """(label, probability) over the closed label set at the place where this answer states its label, summing to 1; where
-    teacher.soft_labels is logprobs and the answer has such a place."""
+    """(label, probability) over the closed label set where this answer states its label, summing to 1. None without
+    teacher.soft_labels `logprobs`, or if the answer states no label."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +67,92 @@ class Generation:
     samples: tuple[Sample, ...]
     prompt_tokens: int
 
+    @property
+    def output_tokens(self) -> int:
+        """Of all samples."""
+        return sum(sample.tokens for sample in self.samples)
+
 
 class PromptRefusedError(Exception):
-    """This prompt cannot be answered. `reason` is one of schema.REJECT_REASONS."""
+    """This prompt cannot be answered."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        """`reason`: one of schema.REJECT_REASONS."""
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
 
 class EngineDeadError(Exception):
-    """The engine answers nothing any more."""
+    """The engine in this process answers no more prompts."""
 
 
 class TeacherUnusableError(Exception):
-    """No prompt can be answered, and a fresh process would not help (a wrong key, an unknown model): the stage fails with this message."""
+    """No prompt can be answered, and a fresh process would not help: a wrong key, an unknown model."""
 
 
 class BudgetExhaustedError(Exception):
-    """The next request could use more than is left of `teacher.budget`: the stage stops. Rows in flight are still answered."""
+    """The next request could use more than is left of `teacher.budget`. Requests in flight still get their answers."""
 
 
-class Teacher(Protocol):
-    """An engine that answers prompts. Made inside the process that uses it."""
+@dataclass(frozen=True)
+class Load:
+    """How many rows keep one engine busy."""
 
+    batch_rows: int
+    """Rows that the engine answers at the same time."""
+    rows_in_engine: int
+    """Rows that it is given at most: the batch and a short queue."""
+
+    @classmethod
+    def of_batch(cls, config: TeacherConfig) -> Self:
+        """Of an engine that batches `vllm.max_num_seqs` samples, with a queue of a quarter of that."""
+        rows = max(config.vllm.max_num_seqs // config.sampling.n, 1)
+        return cls(rows, rows + -(-rows // 4))
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the driver passes to every engine process."""
+
+    key: SecretStr | None = None
+    """From `Teacher.key`. An argument, because Ray writes an actor's environment variables to its logs."""
+    used: tuple[int, int] = (0, 0)
+    """(prompt tokens, output tokens) that earlier runs used of the budget."""
+
+
+class Teacher(ABC):
+    """An engine that answers prompts. The class methods answer the driver, before any engine starts."""
+
+    @classmethod
+    def check(cls, config: TeacherConfig) -> None:
+        """Raise UserError if the settings cannot work. Called before Ray starts, where heavy libraries are not loaded."""
+        return
+
+    @classmethod
+    def model_identity(cls, config: TeacherConfig) -> str | None:
+        """What identifies the model in the labels' fingerprint: by default the content of its files."""
+        return model_fingerprint(config.model) if config.model else config.model
+
+    @classmethod
+    def load(cls, config: TeacherConfig) -> Load | None:
+        """The load of one engine, None if it answers at once."""
+        return None
+
+    @classmethod
+    def key(cls, config: TeacherConfig) -> SecretStr | None:
+        """The credential that engines need, read from the driver's environment."""
+        return None
+
+    @classmethod
+    def dtype(cls, config: TeacherConfig) -> str | None:
+        """The dtype that an engine on this machine computes in, None if there is none to report."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
+        """Start an engine in this process. Raises RuntimeError or OSError if it does not start."""
+
+    @abstractmethod
     async def answer(self, prompt: Prompt) -> Generation:
-        """Answer one prompt. Raises PromptRefusedError, EngineDeadError, TeacherUnusableError or BudgetExhaustedError."""
+        """Answer one prompt with n samples. Raises one of the four errors of this module."""

@@ -1,11 +1,11 @@
-"""What labelling may use up: tokens, or money at the run file's price. Pure bookkeeping, for any engine.
+"""Bookkeeping of `teacher.budget`: tokens, or money at the run file's price.
 
-Before a request is sent, what it can use at the most is reserved; afterwards the reservation gives way to what it did use. So the sum
-of used and reserved never passes the budget, save where the estimate of a prompt's tokens was too low:
+Before a request is sent, the most that it can use is reserved. Its answer replaces the reservation by what it used. The sum of both never
+passes the budget, unless the estimate of a prompt's tokens was too low:
 
     budget 1,000 tokens   used 700   reserved 2 x 120   -> the next reservation of 120 raises BudgetExhaustedError
 
-One meter counts one process. What committed rows used before it was made is given to it as `used`.
+One meter counts one process.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pipelines.config import BudgetConfig, PriceConfig
 from pipelines.label.teachers.base import BudgetExhaustedError
 
 _BYTES_PER_TOKEN = 3
-"""Of UTF-8. English has 4 to 5, numbers and code about 3, Chinese 3 to 4: the estimate leans to the high side."""
+"""UTF-8 bytes. English has 4 to 5 per token, numbers and code about 3, Chinese 3 to 4: estimates are rather high."""
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """What a request in flight can use at the most."""
+    """The most that a request in flight can use."""
 
     prompt_tokens: int
     output_tokens: int
 
 
 class BudgetMeter:
-    """Admits requests while the budget lasts. Once it has refused one it refuses all: the stage is stopping."""
+    """Admits requests while the budget lasts. After the first refusal it refuses all, since the stage is about to stop."""
 
     def __init__(self, budget: BudgetConfig, price: PriceConfig, used: tuple[int, int] = (0, 0)) -> None:
-        """`used`: (prompt tokens, output tokens) that finished rows have used already."""
+        """`used`: (prompt tokens, output tokens) of finished rows."""
         self._budget, self._price = budget, price
         self._prompt, self._output = used
         self._reserved_prompt, self._reserved_output = 0, 0
@@ -41,17 +41,17 @@ class BudgetMeter:
 
     @property
     def used(self) -> tuple[int, int]:
-        """(prompt tokens, output tokens) used so far, those given to the constructor included, reservations not."""
+        """(prompt tokens, output tokens) of answered requests and finished rows."""
         return self._prompt, self._output
 
     @property
     def reserved(self) -> tuple[int, int]:
-        """(prompt tokens, output tokens) held for requests in flight."""
+        """(prompt tokens, output tokens) of requests in flight."""
         return self._reserved_prompt, self._reserved_output
 
     def reserve(self, prompt_tokens: int, output_tokens: int) -> Reservation:
-        """Hold what a request can use at the most. Raises BudgetExhaustedError where that could pass the budget."""
-        self._refusal = self._refusal or self._exceeded_by(prompt_tokens, output_tokens)
+        """Reserve the most that a request can use. Raises BudgetExhaustedError if that could pass the budget."""
+        self._refusal = self._refusal or self._excess(prompt_tokens, output_tokens)
         if self._refusal:
             raise BudgetExhaustedError(self._refusal)
         self._reserved_prompt += prompt_tokens
@@ -59,7 +59,7 @@ class BudgetMeter:
         return Reservation(prompt_tokens, output_tokens)
 
     def settle(self, reservation: Reservation, prompt_tokens: int, output_tokens: int) -> None:
-        """The request was answered and used this much."""
+        """Replace a reservation by what the request used."""
         self._reserved_prompt -= reservation.prompt_tokens
         self._reserved_output -= reservation.output_tokens
         self._prompt += prompt_tokens
@@ -70,11 +70,11 @@ class BudgetMeter:
         self.settle(reservation, 0, 0)
 
     def forfeit(self, reservation: Reservation) -> None:
-        """Nobody knows what the request used (no answer came): it counts with all that was reserved."""
+        """No answer came, so nobody knows what the request used: charge all of the reservation."""
         self.settle(reservation, reservation.prompt_tokens, reservation.output_tokens)
 
-    def _exceeded_by(self, prompt_tokens: int, output_tokens: int) -> str | None:
-        """Why this much more does not fit, None where it does."""
+    def _excess(self, prompt_tokens: int, output_tokens: int) -> str | None:
+        """Why this much more does not fit, None if it does."""
         prompt = self._prompt + self._reserved_prompt + prompt_tokens
         output = self._output + self._reserved_output + output_tokens
         in_flight = self._reserved_prompt + self._reserved_output
@@ -92,5 +92,5 @@ class BudgetMeter:
 
 
 def estimate_tokens(texts: Iterable[str]) -> int:
-    """About how many tokens the texts have, without a tokenizer: UTF-8 bytes / 3, rounded up."""
+    """Approximate number of tokens, without a tokenizer: UTF-8 bytes / 3, rounded up."""
     return math.ceil(sum(len(text.encode("utf-8", "replace")) for text in texts) / _BYTES_PER_TOKEN)

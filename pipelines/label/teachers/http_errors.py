@@ -1,10 +1,10 @@
-"""What a failed request to an OpenAI-compatible endpoint means: try again, refuse the row, or give up altogether.
+"""What a failed request to an OpenAI-compatible endpoint means: retry, refuse the row, or stop.
 
-    connection error, timeout, 408, 409, 429, 5xx, unreadable answer      heals: try again, not before Retry-After
-    400, 413, 422 and every other 4xx                                     refused: this row's fault
-    401, 402, 403, 404, 405, and 429 for want of credit                   unusable: key, account, URL and model are the run's, not the row's
+    connection error, timeout, 408, 409, 429, 5xx, unreadable answer      transient: retry, not before Retry-After
+    400, 413, 422 and every other 4xx                                     refused: the fault is in this row
+    401, 402, 403, 404, 405, and 429 for lack of credit                   unusable: the fault is in key, account, URL or model
 
-The texts of endpoints quote keys; what leaves this module is scrubbed of them.
+Endpoints quote keys in their messages; the texts of a Failure never have the key.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.label.teachers.secret import Secret
+from pydantic import SecretStr
 
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 60.0
 MAX_RETRY_AFTER_S = 600.0
-"""An endpoint that asks for a longer pause has run out of a quota: a later run goes on, this one need not wait for it."""
+"""An endpoint that asks for a longer pause has run out of a quota. The run stops, and a later one resumes."""
 
-_HEALING = (408, 409, 429)
+_TRANSIENT = (408, 409, 429)
 _UNUSABLE = (401, 402, 403, 404, 405)
 _OVERLOAD = (429, 503)
 _TOO_LONG = re.compile(
@@ -33,60 +33,64 @@ _TOO_LONG = re.compile(
     r"longer than the maximum",
     re.IGNORECASE,
 )
-_LONGEST_DETAIL = 500
+_MAX_DETAIL_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class Failure:
     """One failed request."""
 
-    kind: Literal["heals", "refused", "unusable"]
+    kind: Literal["transient", "refused", "unusable"]
     detail: str
     """For the user, without the key."""
     reason: Literal["engine_error", "too_long"] = "engine_error"
+    """Of the reject, if the row is refused."""
     overloaded: bool = False
     """The endpoint has too many requests."""
     retry_after_s: float | None = None
-    """What it asked for."""
     may_have_cost: bool = False
-    """The request may have been worked on: no answer of the endpoint's came that says otherwise."""
+    """The endpoint may have worked on the request: nothing that it sent says otherwise."""
     parameter: str | None = None
-    """The request's field that the endpoint takes offence at, where it says so."""
+    """The field of the request that the endpoint refuses, if it names one."""
 
 
-def failure_of(error: Exception, key: Secret) -> Failure:
-    """What an exception of the client means. One that is not the endpoint's or the network's doing is raised again."""
+def failure_of(error: Exception, key: SecretStr) -> Failure:
+    """The failure behind an exception of the client. Raises the exception if endpoint and network are not its cause."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return _refusal(error, key)
+        return _status_failure(error, key)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return Failure("heals", "no answer within remote.timeout_s", may_have_cost=True)
+        return Failure("transient", "no answer within remote.timeout_s", may_have_cost=True)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__
         connected = not type(cause).__name__.startswith("Connect")  # ConnectError, ConnectTimeout: nothing was sent
-        detail = key.scrub(f"{type(cause).__name__}: {cause}" if cause else str(error))
-        return Failure("heals", _short(detail), may_have_cost=connected)
+        detail = _detail(f"{type(cause).__name__}: {cause}" if cause else str(error), key)
+        return Failure("transient", detail, may_have_cost=connected)
     if isinstance(error, ValueError | openai.APIResponseValidationError):
         return unreadable(f"{type(error).__name__}: {error}", key)
     raise error
 
 
-def unreadable(problem: str, key: Secret) -> Failure:
-    """An answer that came and cannot be used: cut off, not JSON, without choices."""
-    return Failure("heals", _short(key.scrub(f"unreadable answer: {problem}")), may_have_cost=True)
+def unreadable(problem: str, key: SecretStr) -> Failure:
+    """The failure of an answer that came but cannot be used: cut off, not JSON, without choices."""
+    return Failure("transient", _detail(f"unreadable answer: {problem}", key), may_have_cost=True)
 
 
 def wait_s(attempt: int, retry_after_s: float | None, chance: random.Random) -> float:
-    """Seconds before attempt `attempt` + 1: exponential with full jitter (anything from 0 to the ceiling), on top of Retry-After."""
+    """Seconds between `attempt` and the next one: exponential backoff with full jitter, on top of Retry-After."""
     ceiling = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(attempt - 1, 30))
     return (retry_after_s or 0.0) + chance.uniform(0.0, ceiling)
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float | None = None) -> float | None:
-    """Seconds that a response asks to wait, None where it does not. RFC 9110 10.2.3, and `retry-after-ms` of Azure and OpenAI.
+    """Seconds that a response asks to wait, None if it does not ask.
 
-    A date counts from the response's own `Date`, so that a wrong clock here does no harm; `now_s` (POSIX) where it has none.
+    Source: RFC 9110 10.2.3, and `retry-after-ms` of Azure and OpenAI. A date is relative to the response's own `Date`, so a wrong clock
+    here does no harm.
+
+    Args:
+        now_s: POSIX time, for responses without `Date`.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -102,21 +106,20 @@ def retry_after_s(headers: Mapping[str, str], now_s: float | None = None) -> flo
     return max(0.0, until - (sent if sent is not None else time.time() if now_s is None else now_s))
 
 
-def _refusal(error: Any, key: Secret) -> Failure:
+def _status_failure(error: Any, key: SecretStr) -> Failure:
     """`error`: an openai.APIStatusError."""
     status, body = int(error.status_code), error.body
     fields = body if isinstance(body, Mapping) else {}
     message = fields.get("message") or fields.get("detail") or error.message
-    detail = _short(key.scrub(f"HTTP {status}: {message}"))
-    pause = retry_after_s(error.response.headers)
-    if status in _HEALING or status >= 500:
+    detail = _detail(f"HTTP {status}: {message}", key)
+    overloaded = status in _OVERLOAD
+    if status in _TRANSIENT or status >= 500:
         if "insufficient_quota" in (error.code, error.type):
             return Failure("unusable", detail)
+        pause = retry_after_s(error.response.headers)
         if pause is not None and pause > MAX_RETRY_AFTER_S:
-            return Failure(
-                "unusable", f"{detail} (it asks to come back in {pause:,.0f} s)", overloaded=status in _OVERLOAD
-            )
-        return Failure("heals", detail, overloaded=status in _OVERLOAD, retry_after_s=pause)
+            return Failure("unusable", f"{detail} (it asks to come back in {pause:,.0f} s)", overloaded=overloaded)
+        return Failure("transient", detail, overloaded=overloaded, retry_after_s=pause)
     if status in _UNUSABLE:
         return Failure("unusable", detail)
     too_long = status == 413 or _TOO_LONG.search(f"{error.code} {message}")
@@ -124,7 +127,7 @@ def _refusal(error: Any, key: Secret) -> Failure:
 
 
 def _posix(date: str | None) -> float | None:
-    """An HTTP date as POSIX seconds, None where it is none."""
+    """An HTTP date as POSIX seconds, None for anything else."""
     if not date:
         return None
     try:
@@ -133,5 +136,8 @@ def _posix(date: str | None) -> float | None:
         return None
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 3] + "..."
+def _detail(text: str, key: SecretStr) -> str:
+    """The text without the key, cut at 500 characters."""
+    secret = key.get_secret_value()
+    text = text.replace(secret, "***") if secret else text
+    return text if len(text) <= _MAX_DETAIL_CHARACTERS else text[: _MAX_DETAIL_CHARACTERS - 3] + "..."

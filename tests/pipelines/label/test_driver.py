@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
+import pyarrow as pa
 import pytest
 
-from pipelines.config.load import parse_run
-from pipelines.label.driver import _while_budget_lasts
+from pipelines.config import LabellingConfig
+from pipelines.errors import StageFailedError
+from pipelines.label.early_stop import FirstRows, while_budget_lasts
 from pipelines.label.output.counts import Counts
-from tests.pipelines.label.output.test_writer import accepted, table
-from tests.support.run_files import TREE
+from tests.support.corpora import run_config
+from tests.support.outcomes import accepted, reject, table
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(None, 9), (20, 4), (1, 1)])
-def test_rows_count_against_the_budget_before_they_are_committed(tokens: int | None, rows: int) -> None:
-    """Each row is of 5 tokens; none is committed meanwhile."""
-    run = parse_run({**TREE, "teacher": {**TREE["teacher"], "budget": {"tokens": tokens}}})
-    sink: Any = SimpleNamespace(tally=Counts())
-    found = list(_while_budget_lasts(run, sink, (table(accepted(f"row {i}")) for i in range(9))))
-    assert sum(len(one) for one in found) == rows
+def test_rows_count_against_the_budget_before_a_commit(tokens: int | None, rows: int) -> None:
+    """Each row is of 5 tokens."""
+    run = run_config({"engine": "echo", "budget": {"tokens": tokens}})
+    tables = (table(accepted(f"row {i}")) for i in range(9))
+    found = list(while_budget_lasts(run, Counts(), tables))
+    assert sum(map(len, found)) == rows
+
+
+@pytest.mark.parametrize(("rejected", "fails"), [(9, False), (10, True)])
+def test_mostly_rejected_first_rows_fail_the_run(rejected: int, fails: bool) -> None:
+    check = FirstRows(LabellingConfig(first_rows=10, max_reject_share=0.9)).check
+    first, second = (
+        [reject(f"r{i}", "unparsable") if i < rejected else accepted("a") for i in half]
+        for half in (range(5), range(5, 10))
+    )
+    check(table(*first, accepted("h", "heldout")))
+    if fails:
+        with pytest.raises(
+            StageFailedError, match=r"10 of the first 10 answers are rejected \(unparsable 10\).*r0.*'output'"
+        ):
+            check(table(*second))
+    else:
+        check(table(*second))
+    check(pa.concat_tables([table(reject("late", "tie"))] * 20))

@@ -1,30 +1,34 @@
-"""What the stage makes of its scan."""
-
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipelines.config.load import parse_run
 from pipelines.label import stage
-from tests.support.run_files import TREE
+from pipelines.label.output.commits import ScanRecord
+from pipelines.tasks import task_spec
+from tests.support.corpora import run_config, word_problem_rows, write_jsonl
 
 
 @pytest.mark.parametrize("counted", [False, True])
-def test_the_rejects_of_a_scan_count_once(monkeypatch: pytest.MonkeyPatch, counted: bool) -> None:
-    """Labels that were finished once hold them, and were opened again for rows that no engine could answer."""
+def test_the_rejects_of_a_scan_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: bool) -> None:
+    """Labels that were finished once have them, also if their rows with `engine_error` are retried."""
     taken: list[Any] = []
-    sink = SimpleNamespace(scan=None, scan_counted=counted, add_scanned=taken.append, commit_scan=taken.append)
+    scan = ScanRecord({"train": 3}, [], np.empty(0, np.int64))
 
-    def scan_corpus(corpus: None, rejects: Any) -> str:
-        rejects("a duplicate")
-        return "the scan"
+    class Writer:
+        class state:  # noqa: N801
+            scan, scan_counted = None, counted
 
-    monkeypatch.setattr(stage, "_splits", lambda run: [])
-    monkeypatch.setattr(stage, "Corpus", lambda *_: None)
+        add_scanned = commit_scan = staticmethod(taken.append)
+
+    def scan_corpus(corpus: object, on_rejects: Any) -> ScanRecord:
+        on_rejects("a duplicate")
+        return scan
+
     monkeypatch.setattr(stage, "scan_corpus", scan_corpus)
-    found: Any = stage._scan(parse_run(TREE), None, sink)  # type: ignore[arg-type]
-    assert found == ([], "the scan")
-    assert taken == ([] if counted else ["a duplicate", "the scan"])
+    run = run_config(train=write_jsonl(tmp_path / "train.jsonl", word_problem_rows(3)))
+    assert stage._scan(run, task_spec("arithmetic"), Writer()) is scan  # type: ignore[arg-type]
+    assert taken == ([] if counted else ["a duplicate", scan])

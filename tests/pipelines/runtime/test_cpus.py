@@ -127,10 +127,10 @@ def test_a_teacher_uses_the_threads_of_its_own_machine(
 ) -> None:
     machine.limit("400000")
     engine = RecordingEngine(monkeypatch)
-    monkeypatch.setattr("pipelines.label.teachers.vllm.VllmTeacher", engine.start)
+    monkeypatch.setattr("pipelines.label.teachers.vllm.VllmTeacher.__init__", engine.start)
     run = run_config({"engine": "vllm", "model": "m", "replicas": {"min": 1, "max": 2}, "gpus_per_replica": gpus})
     spec = task_spec("arithmetic")
-    TeacherSetup(run, spec, 4).teacher(load_task(spec))
+    TeacherSetup(run, spec, 4).start(load_task(spec))
     assert engine.threads == threads
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from pipelines.config import FiltersConfig
 from pipelines.data.schema import REJECT_REASONS
-from pipelines.label.answers.consensus import Consensus, vote
-from pipelines.label.answers.filters import refuse, speaks_of_the_hint
+from pipelines.label.answers.consensus import Consensus, find_consensus
+from pipelines.label.answers.filters import mentions_hint, refuse
 from pipelines.tasks import Answer, Example, load_task, task_spec
 
 TASK = load_task(task_spec("arithmetic"))
@@ -13,7 +13,7 @@ EXAMPLE = Example("a", "Anne has 4 apples and gives Peter 1.", "4 - 1")
 
 
 def consensus(*answers: tuple[str, str]) -> Consensus:
-    found = vote([Answer(label, rationale) for label, rationale in answers], TASK)
+    found = find_consensus([Answer(label, rationale) for label, rationale in answers], TASK)
     assert found is not None
     return found
 
@@ -21,12 +21,12 @@ def consensus(*answers: tuple[str, str]) -> Consensus:
 def reason(found: Consensus, example: Example = EXAMPLE, *, hinted: bool = False, **filters: object) -> str | None:
     refusal = refuse(found, example, TASK, FiltersConfig(**filters), hinted=hinted)  # type: ignore[arg-type]
     if refusal is not None:
-        assert len(refusal[1]) < 200
-    return refusal[0] if refusal else None
+        assert len(refusal.detail) < 200
+    return refusal.reason if refusal else None
 
 
-def test_all_filters_apply_in_the_order_of_the_schema() -> None:
-    # One after the other is switched off, or no longer applies: the reasons come in the order in which they are listed.
+def test_filters_apply_in_the_order_of_the_schema() -> None:
+    # From answer to answer one filter less applies.
     filters = {"min_agreement": 0.9, "gold": "drop-disagreeing", "min_rationale_words": 9, "drop_giveaways": True}
     found = [
         reason(consensus(("9", "It is 9."), ("8", "It is 8.")), **filters),
@@ -56,7 +56,7 @@ def test_rationale_length_is_counted_in_words(rationale: str, least: int, most: 
 
 
 @pytest.mark.parametrize("gold", ["drop-disagreeing", "rationalise"])
-def test_disagreement_with_gold(gold: str) -> None:
+def test_disagreement_with_gold_is_by_value(gold: str) -> None:
     assert reason(consensus(("9", "")), gold=gold) == "disagrees_with_gold"
     assert reason(consensus(("3", "")), gold=gold) is None
     assert reason(consensus(("9", "")), gold="keep") is None
@@ -77,14 +77,14 @@ def test_disagreement_with_gold(gold: str) -> None:
         ("We take 3 as the final answer.", False),
     ],
 )
-def test_a_rationale_may_not_speak_of_the_hint(rationale: str, speaks: bool) -> None:
-    assert speaks_of_the_hint(rationale, EXAMPLE) == speaks
+def test_a_rationale_may_not_mention_the_hint(rationale: str, speaks: bool) -> None:
+    assert mentions_hint(rationale, EXAMPLE) == speaks
     found = consensus(("3", f"{rationale} 4 - 1 = 3."))
     assert reason(found, hinted=True, drop_giveaways=True) == ("gives_label_away" if speaks else None)
     assert reason(found, hinted=True) is None
     assert reason(found, drop_giveaways=True) is None  # no hint was shown
 
 
-def test_a_hint_that_the_input_speaks_of_is_no_leak() -> None:
+def test_a_hint_of_the_input_is_no_leak() -> None:
     tea = Example("a", "The tea has a hint of lemon. How many cups does Anne drink?", "3")
-    assert not speaks_of_the_hint("A hint of lemon is in 3 cups.", tea)
+    assert not mentions_hint("A hint of lemon is in 3 cups.", tea)

@@ -20,18 +20,17 @@ def teacher(**settings: Any) -> TeacherConfig:
     [({"constrained": True}, "teacher.constrained: no effect"), ({"soft_labels": "logprobs"}, "teacher.soft_labels logprobs: ")],
 )  # fmt: skip
 def test_free_labels_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message):
         check_closed_labels(teacher(**settings), load_task(task_spec(name)))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nli", "multiple-choice"])
-def test_closed_labels_are_taken(name: str) -> None:
+def test_closed_labels_are_accepted(name: str) -> None:
     check_closed_labels(teacher(constrained=True, soft_labels="logprobs"), load_task(task_spec(name)))
     check_closed_labels(teacher(token_logprobs=5), load_task(task_spec("arithmetic")))
 
 
-def test_a_label_that_cannot_be_read_back_is_refused() -> None:
+def test_a_label_that_cannot_be_parsed_back_is_refused() -> None:
     task = load_task(task_spec("classification", {"labels": ["U. S. news", "sports"]}))
     with pytest.raises(UserError, match=r"label 'U. S. news': the parser reads"):
         check_closed_labels(teacher(constrained=True), task)

@@ -6,26 +6,41 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import RunConfig
-from pipelines.label.answers.outcomes import RATIONALISED
+from pipelines.data.reader import DataSplit
+from pipelines.data.schema import EXAMPLE
+from pipelines.label.answers.outcomes import RATIONALISED, Outcome
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
 from pipelines.label.engines.health import EngineHealth
-from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample, TeacherUnusableError
+from pipelines.label.teachers.base import (
+    Access,
+    BudgetExhaustedError,
+    Generation,
+    Prompt,
+    PromptRefusedError,
+    Sample,
+    Teacher,
+    TeacherUnusableError,
+)
 from pipelines.tasks import Example, Shot, task_spec
+from tests.support.corpora import run_config
 
-EXAMPLE = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
+APPLES = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
 SHOTS = (Shot("1 and 1?", "1 + 1 = 2. The answer is (1 + 1)."),)
 
 
-class HintedTeacher:
-    """Is wrong, unless it is told the answer. Keeps what it was asked."""
+class HintedTeacher(Teacher):
+    """Is wrong unless the prompt has a hint."""
 
     def __init__(self, refuses_hints: bool = False) -> None:
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
         self._refuses_hints = refuses_hints
 
+    @classmethod
+    def start(cls, *_: Any) -> HintedTeacher:
+        return cls()
+
     async def answer(self, prompt: Prompt) -> Generation:
-        self.asked.append(prompt.text)
+        self.prompts.append(prompt.text)
         hinted = "(The answer is 4 - 1.)" in prompt.text
         if hinted and self._refuses_hints:
             raise PromptRefusedError("too_long", "9 tokens")
@@ -33,64 +48,68 @@ class HintedTeacher:
         return Generation((Sample(text, 5, "stop"),), 100)
 
 
-def ask(
-    teacher: HintedTeacher, split: str, gold: str, example: Example = EXAMPLE, validation: float | str = 0.1
-) -> dict[str, Any]:
-    run = RunConfig.model_validate(
-        {"name": "r", "output": "out", "task": "arithmetic", "student": {"model": "m"},
-         "corpus": {"train": "t.jsonl", "validation": validation},
-         "teacher": {"engine": "echo", "filters": {"gold": gold}}})  # fmt: skip
+def label(teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1) -> Outcome:
+    run = run_config({"engine": "echo", "filters": {"gold": gold}}, corpus={"validation": validation})
     actor = TeacherActor(TeacherSetup(run, task_spec("arithmetic"), 4, SHOTS), None)
-    row = asyncio.run(actor._ask(teacher, example, (split, example.id)))
+    row = asyncio.run(actor._label(teacher, APPLES, split))
     assert row is not None
     return row
 
 
-def test_a_wrong_answer_is_asked_for_again_with_the_gold_label() -> None:
+def test_a_wrong_answer_is_rationalised() -> None:
     teacher = HintedTeacher()
-    row = ask(teacher, "train", "rationalise")
-    assert (row["reason"], row["label"], row["note"], row["agrees"]) == (None, "4 - 1", RATIONALISED, False)
-    assert len(teacher.asked) == 2
-    assert all(text.startswith("Q: 1 and 1?\n") for text in teacher.asked)
+    row = label(teacher, "train", "rationalise")
+    assert (row.reason, row.label, row.note, row.agrees) == (None, "4 - 1", RATIONALISED, False)
+    assert len(teacher.prompts) == 2
+    assert all(text.startswith("Q: 1 and 1?\n") for text in teacher.prompts)
+    assert label(HintedTeacher(), "train", "rationalise", validation="v.jsonl").note == RATIONALISED
 
 
 @pytest.mark.parametrize(
-    ("split", "gold"), [("heldout", "rationalise"), ("train", "keep"), ("train", "drop-disagreeing")]
+    ("split", "gold", "validation"),
+    [
+        ("heldout", "rationalise", 0.1),
+        ("train", "keep", 0.1),
+        ("train", "drop-disagreeing", 0.1),
+        ("train", "rationalise", 1.0),
+    ],
 )
-def test_no_gold_label_is_shown_otherwise(split: str, gold: str) -> None:
+def test_no_other_prompt_has_the_gold_label(split: DataSplit, gold: str, validation: float) -> None:
     teacher = HintedTeacher()
-    ask(teacher, split, gold)
-    assert len(teacher.asked) == 1
-    assert "4 - 1" not in teacher.asked[0]
+    label(teacher, split, gold, validation)
+    assert len(teacher.prompts) == 1
+    assert "4 - 1" not in teacher.prompts[0]
 
 
-def test_no_gold_label_is_shown_for_a_row_of_the_validation_split() -> None:
-    teacher = HintedTeacher()
-    row = ask(teacher, "train", "rationalise", validation=1.0)
-    assert (len(teacher.asked), row["reason"]) == (1, "disagrees_with_gold")
-    assert ask(teacher, "train", "rationalise", validation="v.jsonl")["note"] == RATIONALISED
+def test_the_first_reject_stands_if_the_hint_is_too_long() -> None:
+    row = label(HintedTeacher(refuses_hints=True), "train", "rationalise")
+    assert (row.reason, row.output) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
 
 
-def test_the_first_reject_stands_where_the_hint_makes_the_prompt_too_long() -> None:
-    row = ask(HintedTeacher(refuses_hints=True), "train", "rationalise")
-    assert (row["reason"], row["output"]) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
-
-
-class LocalLedger:
-    """The ledger as an actor's handle has it, in this process."""
+class LocalHealth:
+    """An EngineHealth in this process, with the interface of an actor's handle."""
 
     def __init__(self) -> None:
-        self._ledger = EngineHealth()
+        self.health = EngineHealth()
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any) -> Any:
-            return getattr(self._ledger, name)(*arguments)
+            return getattr(self.health, name)(*arguments)
 
-        return SimpleNamespace(remote=call)
+        return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(call(*arguments)))
+
+
+@pytest.fixture(autouse=True)
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The resources of the cluster."""
+    resources = {"CPU": 64.0}
+    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    monkeypatch.setattr("pipelines.label.engines.actor.node_name", lambda: "here")
+    return resources
 
 
 @pytest.mark.parametrize(
-    ("replicas", "gpus", "cluster", "starts"),
+    ("replicas", "gpus", "resources", "starts"),
     [
         (1, 0, {"CPU": 64.0}, 8),
         (1000, 0, {"CPU": 4000.0}, 1007),
@@ -98,24 +117,59 @@ class LocalLedger:
         (64, 2, {"CPU": 16.0, "GPU": 4.0}, 9),
     ],
 )
-def test_all_replicas_that_there_is_room_for_may_start_before_one_has_answered(
-    replicas: int, gpus: int, cluster: dict[str, float], starts: int, monkeypatch: pytest.MonkeyPatch
+def test_engines_may_die_eight_times_before_an_answer(
+    replicas: int, gpus: int, resources: dict[str, float], starts: int, cluster: dict[str, float]
 ) -> None:
-    """And 7 more, whose engines took the place of others that died; with the 8th of these there is no use in going on."""
-    monkeypatch.setattr("ray.cluster_resources", lambda: cluster)
-    run = RunConfig.model_validate(
-        {"name": "r", "output": "out", "task": "arithmetic", "corpus": {"train": "t.jsonl"}, "student": {"model": "m"},
-         "teacher": {"engine": "echo", "gpus_per_replica": gpus, "replicas": {"min": replicas, "max": replicas}}})  # fmt: skip
-    ledger = LocalLedger()
-    monkeypatch.setattr("pipelines.label.engines.actor.node_name", lambda: "here")
-
-    async def start() -> None:
-        await TeacherActor(TeacherSetup(run, task_spec("arithmetic"), 4, SHOTS), ledger)._ready()
+    """All replicas that there is room for may start at the same time; 8 further starts are too many."""
+    cluster |= resources
+    teacher = {"engine": "echo", "gpus_per_replica": gpus, "replicas": {"min": replicas, "max": replicas}}
+    setup, health = TeacherSetup(run_config(teacher), task_spec("arithmetic"), 4, SHOTS), LocalHealth()
 
     async def start_all() -> None:
         for _ in range(starts):
-            await start()
+            await TeacherActor(setup, health)._ready()
         with pytest.raises(TeacherUnusableError, match="8 engines in a row died"):
-            await start()
+            await TeacherActor(setup, health)._ready()
 
     asyncio.run(start_all())
+
+
+def block(*ids: str) -> Any:
+    import pyarrow as pa
+
+    rows = [{"split": "train", "id": i, "input": "4 - 1?", "gold": "4 - 1", "choices": []} for i in ids]
+    return pa.Table.from_pylist(rows, schema=EXAMPLE)
+
+
+def test_a_suspect_is_alone_and_two_strikes_end_it() -> None:
+    health = LocalHealth()
+    for _ in range(2):
+        health.health.died([("train", "poison")])
+    health.health.died([("train", "suspect")])
+    actor = TeacherActor(TeacherSetup(run_config(), task_spec("arithmetic"), 4, SHOTS), health)
+    table = asyncio.run(actor(block("a", "poison", "suspect")))
+    assert table["id"].to_pylist() == ["a", "poison", "suspect"]
+    assert table["reason"].to_pylist() == [None, "engine_error", None]
+    assert "2 engines died while they had this row" in table["detail"].to_pylist()[1]
+    assert table["node"].to_pylist() == ["here"] * 3
+
+
+class Failing(HintedTeacher):
+    """Raises one error for every prompt."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def answer(self, prompt: Prompt) -> Generation:
+        raise self._error
+
+
+def test_stop_reasons_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    health, setup = LocalHealth(), TeacherSetup(run_config(), task_spec("arithmetic"), 4, SHOTS, Access())
+    errors = iter([BudgetExhaustedError("used up"), TeacherUnusableError("a wrong key")])
+    monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: Failing(next(errors)))
+    assert len(asyncio.run(TeacherActor(setup, health)(block("a", "b")))) == 0, "skipped rows have no outcome"
+    with pytest.raises(TeacherUnusableError):
+        asyncio.run(TeacherActor(setup, health)(block("a")))
+    assert health.health.stop_reasons() == ("a wrong key", "used up")

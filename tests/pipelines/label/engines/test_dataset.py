@@ -6,21 +6,16 @@ import math
 
 import pytest
 
-from pipelines.config import RunConfig
-from pipelines.label.engines.dataset import InFlight, in_flight
+from pipelines.label.engines.dataset import in_flight
+from tests.support.corpora import run_config
 
 SHAPE = 1.5
 
 
-def sizes(**teacher: object) -> InFlight:
-    tree = {"name": "r", "output": "o", "task": "arithmetic", "corpus": {"train": "t.jsonl"}, "student": {"model": "m"}}
-    return in_flight(RunConfig.model_validate({**tree, "teacher": {"model": "m", **teacher}}))
-
-
 @pytest.mark.parametrize("batch", [64, 128, 256, 1000])
-def test_a_batch_stays_full_though_latencies_have_a_heavy_tail(batch: int) -> None:
-    """Of Pareto's distribution: mean a / (a - 1), and the longest of n about gamma(1 - 1/a) n^(1/a)."""
-    found = sizes(engine="vllm", vllm={"max_num_seqs": batch})
+def test_a_batch_stays_full_with_heavy_tailed_latencies(batch: int) -> None:
+    """Pareto's distribution has mean a / (a - 1); the longest of n is about gamma(1 - 1/a) n^(1/a)."""
+    found = in_flight(run_config({"engine": "vllm", "model": "m", "vllm": {"max_num_seqs": batch}}))
     rows = found.rows_per_block
     open_share = (SHAPE / (SHAPE - 1)) / (math.gamma(1 - 1 / SHAPE) * rows ** (1 / SHAPE))
     assert found.blocks * rows * open_share >= 1.1 * batch
@@ -38,5 +33,5 @@ def test_a_batch_stays_full_though_latencies_have_a_heavy_tail(batch: int) -> No
     ],
 )
 def test_blocks_grow_with_the_batch(teacher: dict[str, object], rows: int, blocks: int) -> None:
-    found = sizes(**teacher)
+    found = in_flight(run_config({"model": "m", **teacher}))
     assert (found.rows_per_block, found.blocks) == (rows, blocks)

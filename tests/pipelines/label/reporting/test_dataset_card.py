@@ -1,4 +1,4 @@
-"""The dataset card: what it says, and that no text of others becomes Markdown, HTML or YAML in it."""
+"""The dataset card: its content, and that no foreign text becomes Markdown, HTML or YAML in it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from markdown_it import MarkdownIt
 
 from pipelines.config import RunConfig
-from pipelines.config.load import parse_run
 from pipelines.data.schema import LABEL, REJECT_REASONS
-from pipelines.label.reporting.dataset_card import _WHAT_IT_IS, code, dataset_card, fenced
+from pipelines.label.reporting.dataset_card import EXPLANATIONS, dataset_card
+from pipelines.label.reporting.markdown import code, fenced
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
-from tests.support.corpora import write_jsonl
+from tests.support.corpora import run_config, write_jsonl
 
 NASTY = [
     "```\n# injected\n<script>alert(1)</script>\n```",
@@ -38,21 +38,13 @@ NASTY = [
 ]
 
 
-def a_run(tmp_path: Path, texts: list[str], **teacher: Any) -> RunConfig:
-    """A corpus with these texts as inputs, and a teacher that the card can be made for."""
+def card_run(tmp_path: Path, texts: list[str], **teacher: Any) -> RunConfig:
+    """A run over a corpus with these texts as inputs."""
     tmp_path.mkdir(exist_ok=True)
     corpus = write_jsonl(tmp_path / "train.jsonl", [{"id": f"{i} {t[:400]}", "input": t} for i, t in enumerate(texts)])
-    return parse_run(
-        {
-            "name": "small",
-            "output": str(tmp_path / "out"),
-            "task": "classification",
-            "task_options": {"labels": ["yes", "no"], "instruction": texts[0], "examples": []},
-            "corpus": {"train": corpus},
-            "teacher": {"engine": "vllm", "model": "some/model", **teacher},
-            "student": {"model": "some/model"},
-        }
-    )
+    options = {"labels": ["yes", "no"], "instruction": texts[0], "examples": []}
+    settings = {"engine": "vllm", "model": "some/model", **teacher}
+    return run_config(settings, train=corpus, task="classification", task_options=options)
 
 
 def labels_of(tmp_path: Path, texts: list[str], **details: Any) -> tuple[Manifest, Store]:
@@ -63,9 +55,7 @@ def labels_of(tmp_path: Path, texts: list[str], **details: Any) -> tuple[Manifes
          "soft_label": None, "prompt_tokens": 7, "output_tokens": 5, "finish_reason": "stop"}
         for text in texts
     ]  # fmt: skip
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=LABEL), buffer)
-    store.write("data/part-000000.parquet", buffer.getvalue().to_pybytes())
+    store.write("data/part-000000.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema=LABEL)))
     manifest = Manifest(
         type="labels", fingerprint="f" * 64, identity={}, config={}, versions={"ray": "2.60.0"}, provenance={},
         created="2026-01-02T03:04:05+00:00", timings_s={"scan": 1.0, "engine_start": 38.2, "label": 61.5},
@@ -89,8 +79,8 @@ def body(card: str) -> str:
     return rest
 
 
-def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> None:
-    run = a_run(
+def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
+    run = card_run(
         tmp_path, ["Is it good?"], sampling={"n": 5, "temperature": 0.7},
         filters={"min_agreement": 0.4, "gold": "drop-disagreeing", "max_rationale_words": 80}, token_logprobs=5,
     )  # fmt: skip
@@ -112,7 +102,7 @@ def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> 
         "- computed in: bfloat16 (1,000 rows), float32 (20 rows)",
         "- token_logprobs/: the 5 likeliest tokens",
         "| bad_input | 2 | the task cannot read the row |  |",
-        "| low_agreement | 4 | fewer samples agree than asked for | 0.4 |",
+        "| low_agreement | 4 | too few samples agree | 0.4 |",
         "| disagrees_with_gold | 0 | the label is not the gold label | drop-disagreeing |",
         "| rationale_length | 0 | the rationale has too few or too many words | 0 to 80 words |",
         "- tokens: 5,000 in prompts, 800 in answers",
@@ -125,7 +115,7 @@ def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> 
         "- estimated cost 3.09 (in the currency of the prices): 1.24 GPU-hours at 2.5",
         "- engine start: 38 s",
         "- ray `2.60.0`",
-        "is unknown to us",
+        "The licence of these labels is unknown.",
         'datasets.load_dataset("THIS_FOLDER")',
         "The whole prompt of row `0 Is it good?`",
         "Q: Is it good?\nA:",
@@ -139,28 +129,25 @@ def test_it_says_how_the_labels_were_made_and_what_they_took(tmp_path: Path) -> 
     assert shown[0]["agreement"] == 0.6
 
 
-def test_figures_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+def test_unknown_figures_are_left_out(tmp_path: Path) -> None:
     manifest, store = labels_of(tmp_path, ["a"])
-    card = body(dataset_card(a_run(tmp_path, ["b"]), manifest, store))
+    card = body(dataset_card(card_run(tmp_path, ["b"]), manifest, store))
     for word in ("rows/s", "busy", "GPU-hours", "estimated cost", "## Agreement"):
         assert word not in card
 
 
 @pytest.mark.parametrize("prompt", ["plain", "chat"])
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
-def test_no_text_of_others_becomes_markup(tmp_path: Path, text: str, prompt: str) -> None:
+def test_no_foreign_text_becomes_markup(tmp_path: Path, text: str, prompt: str) -> None:
     texts = [text, *NASTY]
-    run = a_run(tmp_path, texts, prompt=prompt, model=f"hub/{text[:300]}")
+    run = card_run(tmp_path, texts, prompt=prompt, model=f"hub/{text[:300]}")
     manifest, store = labels_of(tmp_path, texts)
-    tame_run, (tame_manifest, tame_store) = (
-        a_run(tmp_path / "tame", ["a"], prompt=prompt),
-        labels_of(tmp_path / "tame", ["a"]),
-    )
-    assert shape(dataset_card(run, manifest, store)) == shape(dataset_card(tame_run, tame_manifest, tame_store))
+    tame = dataset_card(card_run(tmp_path / "tame", ["a"], prompt=prompt), *labels_of(tmp_path / "tame", ["a"]))
+    assert shape(dataset_card(run, manifest, store)) == shape(tame)
 
 
 def shape(card: str) -> list[tuple[str, str]]:
-    """The card's structure as a Markdown reader sees it: tokens, and the text of the headings; no text of code."""
+    """The card's structure as a Markdown reader sees it: the types of its tokens, without the text of code."""
     tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(body(card))
     found: list[tuple[str, str]] = []
     for token in tokens:
@@ -174,13 +161,13 @@ def shape(card: str) -> list[tuple[str, str]]:
     return found
 
 
-def test_the_head_is_read_by_datasets_and_the_hub(tmp_path: Path) -> None:
+def test_datasets_and_the_hub_read_the_head(tmp_path: Path) -> None:
     import datasets
     from huggingface_hub import DatasetCard
 
     manifest, store = labels_of(tmp_path, NASTY)
-    store.write("README.md", dataset_card(a_run(tmp_path, NASTY), manifest, store).encode())
-    # A file that only the head keeps out of the data.
+    store.write("README.md", dataset_card(card_run(tmp_path, NASTY), manifest, store).encode())
+    # Only the head keeps this file out of the data.
     store.write("rejects/part-000000.parquet", store.read("data/part-000000.parquet"))
     opened = datasets.load_dataset(store.uri, cache_dir=str(tmp_path / "cache"))
     assert {name: split.num_rows for name, split in opened.items()} == {"train": len(NASTY)}
@@ -188,7 +175,7 @@ def test_the_head_is_read_by_datasets_and_the_hub(tmp_path: Path) -> None:
     assert DatasetCard.load(Path(store.root, "README.md")).data.license == "unknown"
 
 
-def test_fences_and_code_spans_outlast_any_run_of_backticks() -> None:
+def test_no_run_of_backticks_ends_a_fence_or_a_code_span() -> None:
     assert fenced("a\n````\nb") == ["`````text", "a", "````", "b", "`````"]
     assert fenced("plain", "json") == ["```json", "plain", "```"]
     assert code("a ``b`` c") == "```a ``b`` c```"
@@ -197,4 +184,4 @@ def test_fences_and_code_spans_outlast_any_run_of_backticks() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    assert tuple(_WHAT_IT_IS) == REJECT_REASONS
+    assert tuple(EXPLANATIONS) == REJECT_REASONS

@@ -1,11 +1,8 @@
-"""What labelling tells Prometheus of sums that grow, that sink for a while, and that an earlier run had told of."""
-
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
-from pipelines.label.engines.health import Usage
+from pipelines.data.label_manifest import EngineUsage
 from pipelines.label.output.counts import Counts
 from pipelines.label.reporting.prometheus import LabelMetrics
 from tests.support.metrics import Told, told
@@ -13,13 +10,11 @@ from tests.support.metrics import Told, told
 __all__ = ["told"]
 
 
-def usage(**seconds: Any) -> Usage:
-    return Usage(
-        **{"engines": 2, "start_s": 0.0, "up_s": 0.0, "busy_s": 0.0, "deaths": 0, "ready_for_s": None, **seconds}
-    )
+def usage(start_s: float = 0.0, up_s: float = 0.0, busy_s: float = 0.0, deaths: int = 0) -> EngineUsage:
+    return EngineUsage(engines=2, start_s=start_s, up_s=up_s, busy_s=busy_s, deaths=deaths, ready_for_s=None)
 
 
-def test_rows_and_tokens_count_from_where_an_earlier_run_ended(told: Told) -> None:
+def test_rows_and_tokens_of_earlier_runs_do_not_count_again(told: Told) -> None:
     live = LabelMetrics("svamp", 0, Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90))
     live.rows(Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90), 200)
     assert told == {("raystill_label_rows_left", "svamp"): 95}
@@ -37,7 +32,7 @@ def test_rows_and_tokens_count_from_where_an_earlier_run_ended(told: Told) -> No
     }
 
 
-def test_a_reject_that_was_answered_in_the_end_takes_nothing_back(told: Told) -> None:
+def test_a_reject_that_is_answered_later_lowers_no_counter(told: Told) -> None:
     live = LabelMetrics("svamp", 0, Counts(rejected=Counter(engine_error=4)))
     live.rows(Counts(accepted=4, rejected=Counter(engine_error=0)), 4)
     live.rows(Counts(accepted=4, rejected=Counter(engine_error=5)), 9)
@@ -45,7 +40,7 @@ def test_a_reject_that_was_answered_in_the_end_takes_nothing_back(told: Told) ->
     assert told["raystill_label_rows", "svamp", "engine_error"] == 1
 
 
-def test_engine_seconds_and_gpu_seconds_are_those_of_the_manifest(told: Told) -> None:
+def test_engine_and_gpu_seconds_are_those_of_the_manifest(told: Told) -> None:
     live = LabelMetrics("svamp", 2, Counts())
     live.engines(usage(start_s=40.0, up_s=50.0, busy_s=30.0))
     live.engines(usage(start_s=40.0, up_s=150.0, busy_s=120.0, deaths=1))
@@ -55,7 +50,7 @@ def test_engine_seconds_and_gpu_seconds_are_those_of_the_manifest(told: Told) ->
     assert told["raystill_label_engine_deaths", "svamp"] == 1
 
 
-def test_rows_left_are_told_again_while_nothing_is_committed(told: Told) -> None:
+def test_rows_left_are_set_again_while_nothing_is_committed(told: Told) -> None:
     live = LabelMetrics("svamp", 0, Counts())
     live.engines(usage())
     assert told == {}

@@ -11,7 +11,7 @@ from cluster.commands.embedded_teacher import embedded_teacher
 from pipelines.label.teachers.base import Sample
 from pipelines.label.teachers.label_probabilities import AnswerTokens, label_probabilities, mean_distribution
 from pipelines.label.teachers.vllm_logprobs import decoder, distribution, encoder
-from pipelines.tasks import Answer, Example, Task, load_task, task_spec
+from pipelines.tasks import Answer, Example, load_task, task_spec
 from pipelines.tasks.parsing.label_patterns import LabelPlace
 
 NLI = load_task(task_spec("nli"))
@@ -48,7 +48,7 @@ NEUTRAL = [" It", " is", " so", ".", " The", " answer", " is", " neutral", "."]
 
 
 def test_labels_that_differ_in_their_first_token(tokenizer: Any) -> None:
-    # " contrad" begins contradiction, " ent" entailment, " Neutral" is neutral too; " the" speaks for none.
+    # " contrad" begins contradiction, " ent" entailment, " Neutral" is neutral too; " the" counts for none.
     at = {" neutral": 0.4, " contrad": 0.2, " ent": 0.1, " Neutral": 0.1, " the": 0.15}
     found = distribution("".join(NEUTRAL), answer(tokenizer, NEUTRAL, {7: at}), NLI, EXAMPLE)
     assert found is not None
@@ -56,14 +56,14 @@ def test_labels_that_differ_in_their_first_token(tokenizer: Any) -> None:
     assert [label for label, _ in found] == ["neutral", "contradiction", "entailment"]
 
 
-def test_a_space_of_its_own_speaks_for_all_labels_and_so_for_none(tokenizer: Any) -> None:
+def test_a_token_that_begins_every_label_counts_for_none(tokenizer: Any) -> None:
     at = {" neutral": 0.4, " ": 0.5, " ent": 0.1}
     found = distribution("".join(NEUTRAL), answer(tokenizer, NEUTRAL, {7: at}), NLI, EXAMPLE)
     assert dict(found or ()) == pytest.approx({"neutral": 0.8, "entailment": 0.2, "contradiction": 0.0})
 
 
 @pytest.mark.parametrize("letter", ["c", "C"])
-def test_letters_of_choices_are_summed_over_choices_that_are_the_same(tokenizer: Any, letter: str) -> None:
+def test_letters_of_equal_choices_are_added(tokenizer: Any, letter: str) -> None:
     pieces = [" So", " the", " answer", " is", " (", letter, ")", " basket", "."]
     example = Example("a", "x", None, ("lamp", "river", "basket", "Basket"))
     at = {letter: 0.3, "d": 0.2, "a": 0.25, "A": 0.05, "cat": 0.1, "e": 0.1}
@@ -71,7 +71,7 @@ def test_letters_of_choices_are_summed_over_choices_that_are_the_same(tokenizer:
     assert dict(found or ()) == pytest.approx({"basket": 0.5 / 0.8, "lamp": 0.3 / 0.8, "river": 0.0})
 
 
-def test_labels_that_begin_alike_are_told_apart_on_the_sampled_path(tokenizer: Any) -> None:
+def test_labels_with_one_beginning_part_on_the_sampled_path(tokenizer: Any) -> None:
     task = load_task(task_spec("classification", {"labels": ["not sure", "not safe", "safe"]}))
     pieces = [" The", " answer", " is", " not", " sure", "."]
     at = {3: {" not": 0.6, " safe": 0.3, " a": 0.1}, 4: {" sure": 0.7, " safe": 0.1, " the": 0.2}}
@@ -80,12 +80,12 @@ def test_labels_that_begin_alike_are_told_apart_on_the_sampled_path(tokenizer: A
     assert dict(found or ()) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
 
 
-def test_a_label_that_another_one_goes_on_from(tokenizer: Any) -> None:
+def test_a_label_may_begin_another_label(tokenizer: Any) -> None:
     task = load_task(task_spec("classification", {"labels": ["bus", "bus station", "car"]}))
     pieces = [" The", " answer", " is", " bus", "."]
     at = {3: {" bus": 0.8, " car": 0.2}, 4: {".": 0.5, " station": 0.25, " stops": 0.125, "es": 0.125}}
     found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, EXAMPLE)
-    # " stops" goes on after the label `bus`; "es" would make another word of it.
+    # " stops" is a new word after the label `bus`; "es" would make another word of the label.
     masses = {"bus": 0.8 * (0.5 + 0.125), "bus station": 0.8 * 0.25, "car": 0.2}
     assert dict(found or ()) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
     cut = distribution("".join(pieces[:4]), answer(tokenizer, pieces[:4], at), task, EXAMPLE)
@@ -101,18 +101,16 @@ def test_labels_whose_characters_are_several_tokens(tokenizer: Any) -> None:
     assert differ > 3, "the two characters begin with the same token"
 
     def likeliest(position: int) -> dict[int, float]:
-        return (
-            {ids[position]: math.log(0.75), rain[position]: math.log(0.25)}
-            if position == differ
-            else {ids[position]: 0.0}
-        )
+        if position == differ:
+            return {ids[position]: math.log(0.75), rain[position]: math.log(0.25)}
+        return {ids[position]: 0.0}
 
     tokens = AnswerTokens(ids, (), likeliest, decoder(tokenizer))
     found = label_probabilities(tokens, text, LabelPlace(text.index("雪"), "雪", tuple((x, x) for x in labels)))
     assert dict(found or ()) == pytest.approx({"雪": 0.75, "雨": 0.25, "sun": 0.0})
 
 
-def test_answers_without_a_place_or_with_other_tokens_have_no_distribution(tokenizer: Any) -> None:
+def test_an_answer_without_a_label_place_has_no_distribution(tokenizer: Any) -> None:
     tokens = answer(tokenizer, NEUTRAL, {})
     for text in (
         " It is so. The answer is maybe.",
@@ -123,7 +121,7 @@ def test_answers_without_a_place_or_with_other_tokens_have_no_distribution(token
         assert distribution(text, tokens, NLI, EXAMPLE) is None
 
 
-def test_every_token_of_a_long_answer_is_found_by_its_offset(tokenizer: Any) -> None:
+def test_every_token_is_found_by_its_offset(tokenizer: Any) -> None:
     text = " Größe 雪: the quick brown fox,\tjumps -- over 1,234 dogs 🐕."
     ids = tokenizer(text)["input_ids"]
     tokens = AnswerTokens(ids, (), lambda _: {}, decoder(tokenizer))
@@ -137,18 +135,17 @@ def sample(*pairs: tuple[str, float]) -> Sample:
     return Sample("", 1, "stop", None, pairs or None)
 
 
-@pytest.mark.parametrize("task", [NLI])
-def test_the_mean_over_samples(task: Task) -> None:
+def test_samples_are_averaged_and_votes_count_in_full() -> None:
     first = sample(("neutral", 0.7), ("contradiction", 0.3), ("entailment", 0.0))
     answers = [Answer("neutral", ""), None, Answer("entailment", "")]
-    mean = mean_distribution([first, first, sample()], answers, task)
+    mean = mean_distribution([first, first, sample()], answers, NLI)
     assert mean is not None
     assert dict(mean) == pytest.approx({"neutral": 0.35, "entailment": 0.5, "contradiction": 0.15})
     assert mean[0][0] == "entailment"
-    assert mean_distribution([first, sample(), sample()], [None, *answers[1:]], task) is None
+    assert mean_distribution([first, sample(), sample()], [None, *answers[1:]], NLI) is None
 
 
-def test_encoding_the_short_way_is_the_same(tokenizer: Any) -> None:
+def test_the_fast_encoder_equals_the_tokenizer(tokenizer: Any) -> None:
     encode = encoder(tokenizer)
     for text in ("", " a", "Q: 雪 <|im_start|>user\nWhat?<|im_end|>\n\nA:"):
         for special in (True, False):

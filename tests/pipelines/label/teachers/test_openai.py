@@ -1,4 +1,4 @@
-"""The remote teacher against a real HTTP server on this machine (endpoint.py): requests, answers, budget."""
+"""The remote teacher against a real HTTP server on this machine: requests, answers, budget."""
 
 from __future__ import annotations
 
@@ -6,33 +6,26 @@ from collections import Counter
 
 import pytest
 
-from pipelines.label.teachers.base import (
-    BudgetExhaustedError,
-    Generation,
-)
-from pipelines.label.teachers.openai import OpenaiTeacher
+from pipelines.label.teachers.base import BudgetExhaustedError, Generation
 from tests.support.remote_teacher import TASK, ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import Endpoint, Seen, error
+from tests.support.teacher_endpoint import Endpoint, error
 
 
 def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> None:
     generation = one(teacher_of(config(endpoint)))
-    assert generation.samples[0].text == "answer 0 with seed None to row"
-    assert (generation.prompt_tokens, generation.samples[0].tokens, generation.samples[0].finish_reason) == (
-        20,
-        10,
-        "stop",
-    )
+    [sample] = generation.samples
+    assert sample.text == "answer 0 with seed None to row"
+    assert (generation.prompt_tokens, sample.tokens, sample.finish_reason) == (20, 10, "stop")
     [seen] = endpoint.seen
     assert seen.path == "/v1/completions"
     assert seen.body == {"model": "m", "prompt": "row", "max_tokens": 30, "temperature": 0.0, "stop": list(TASK.stops)}
 
 
-def test_chat_prompts_go_to_chat_completions_with_their_messages(endpoint: Endpoint) -> None:
+def test_chat_prompts_go_to_chat_completions(endpoint: Endpoint) -> None:
     sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "seed": 5, "max_tokens": 30}
     generation = one(teacher_of(config(endpoint, prompt="chat", sampling=sampling)), chat=True)
     assert [s.text for s in generation.samples] == [f"answer {i} with seed 5 to row" for i in range(3)]
-    assert sum(s.tokens for s in generation.samples) == 30
+    assert generation.output_tokens == 30
     [seen] = endpoint.seen
     assert seen.path == "/v1/chat/completions"
     assert seen.body == {
@@ -41,54 +34,41 @@ def test_chat_prompts_go_to_chat_completions_with_their_messages(endpoint: Endpo
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("at_most", [1, 2, 3])
-def test_an_endpoint_that_gives_fewer_choices_is_asked_for_the_missing_ones(endpoint: Endpoint, at_most: int) -> None:
-    endpoint.choices_at_most = at_most
+@pytest.mark.parametrize("choices", [1, 2, 3])
+def test_missing_choices_are_requested_with_other_seeds(endpoint: Endpoint, choices: int) -> None:
+    endpoint.choices_at_most = choices
     teacher = teacher_of(config(endpoint, sampling={"n": 4, "temperature": 1.0, "max_tokens": 30}))
-    first, second = (ask(teacher, prompt("a")), ask_again(teacher, endpoint))
-    assert isinstance(first[0], Generation)
-    assert len(first[0].samples) == 4
-    assert len({s.text for s in first[0].samples}) == 4, "each of the samples is another one"
-    requests = -(-4 // at_most)
-    assert first[0].prompt_tokens == 20 * requests
-    assert sum(s.tokens for s in first[0].samples) == 40
-    assert len(second) == requests, "what the endpoint is like is learned once"
-
-
-def ask_again(teacher: OpenaiTeacher, endpoint: Endpoint) -> list[Seen]:
+    first = one(teacher, "a")
+    requests = -(-4 // choices)
+    assert len({s.text for s in first.samples}) == 4
+    assert (first.prompt_tokens, first.output_tokens) == (20 * requests, 40)
     before = len(endpoint.seen)
-    teacher._client = None  # ask() ended the loop that the client belonged to
-    ask(teacher, prompt("b"))
-    return endpoint.seen[before:]
+    teacher._client = None  # it belonged to the first call's event loop
+    one(teacher, "b")
+    assert len(endpoint.seen) - before == requests, "learned once"
 
 
-def test_an_endpoint_that_refuses_n_is_asked_one_by_one(endpoint: Endpoint) -> None:
+def test_an_endpoint_that_refuses_n_gets_single_requests(endpoint: Endpoint) -> None:
     endpoint.behaviour = lambda seen, _: error(400, "n must be 1", param="n") if seen.body.get("n", 1) > 1 else None
     generation = one(teacher_of(config(endpoint, sampling={"n": 3, "temperature": 1.0, "max_tokens": 30})))
     assert len({s.text for s in generation.samples}) == 3
     assert Counter(endpoint.statuses()) == {400: 1, 200: 3}
 
 
-def test_an_endpoint_that_knows_the_limit_by_another_name(endpoint: Endpoint) -> None:
-    message = (
-        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-    )
-    endpoint.behaviour = lambda seen, _: (
-        error(400, message, "unsupported_parameter", param="max_tokens") if "max_tokens" in seen.body else None
-    )
-    results = ask(
-        teacher_of(config(endpoint, prompt="chat")), *(prompt(f"row {number}", chat=True) for number in range(3))
-    )
+def test_an_endpoint_may_have_another_name_for_the_limit(endpoint: Endpoint) -> None:
+    message = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    refusal = error(400, message, "unsupported_parameter", param="max_tokens")
+    endpoint.behaviour = lambda seen, _: refusal if "max_tokens" in seen.body else None
+    teacher = teacher_of(config(endpoint, prompt="chat"))
+    results = ask(teacher, *(prompt(f"row {number}", chat=True) for number in range(3)))
     assert [type(result) for result in results] == [Generation] * 3
     assert {seen.body["max_completion_tokens"] for seen in endpoint.seen if seen.status == 200} == {30}
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"), [("stop", "stop"), ("length", "length"), ("content_filter", "content_filter")]
-)
-def test_finish_reasons(endpoint: Endpoint, theirs: str, ours: str) -> None:
-    endpoint.finish_reason = theirs
-    assert one(teacher_of(config(endpoint))).samples[0].finish_reason == ours
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
+def test_finish_reasons_are_the_endpoints(endpoint: Endpoint, reason: str) -> None:
+    endpoint.finish_reason = reason
+    assert one(teacher_of(config(endpoint))).samples[0].finish_reason == reason
 
 
 def test_without_usage_tokens_are_estimated(endpoint: Endpoint) -> None:
@@ -98,23 +78,20 @@ def test_without_usage_tokens_are_estimated(endpoint: Endpoint) -> None:
     assert generation.samples[0].tokens > 100
 
 
-# The budget
-
-
-def test_the_budget_stops_within_what_a_request_may_use(endpoint: Endpoint) -> None:
-    """An answered row uses 30 tokens; a request reserves 2 for its prompt and 30 for its answer."""
+def test_the_budget_stops_within_what_requests_may_use(endpoint: Endpoint) -> None:
+    """An answered row uses 30 tokens. A request reserves 2 for its prompt and 30 for its answer."""
     endpoint.latency_s = 0.01
     teacher = teacher_of(config(endpoint, budget={"tokens": 1000}, remote={"max_concurrent_requests": 4}))
     results = ask(teacher, *rows(100))
     answered = [r for r in results if isinstance(r, Generation)]
     assert {type(r) for r in results} == {Generation, BudgetExhaustedError}
-    assert len(answered) == len(endpoint.seen), "what was sent was answered, and nothing was sent after the end"
+    assert len(answered) == len(endpoint.seen), "sent requests are answered, and none is sent after the end"
     used = sum(teacher.meter.used)
     assert used == 30 * len(answered)
     assert 1000 - 4 * 33 < used <= 1000
     assert teacher.meter.reserved == (0, 0)
 
 
-def test_a_resumed_run_has_what_is_left(endpoint: Endpoint) -> None:
+def test_a_resumed_run_has_the_rest_of_the_budget(endpoint: Endpoint) -> None:
     results = ask(teacher_of(config(endpoint, budget={"tokens": 1000}), used=(600, 340)), *rows(10))
     assert sum(isinstance(r, Generation) for r in results) == len(endpoint.seen) == 1

@@ -1,0 +1,59 @@
+"""The identity of labels: everything that decides them. Its fingerprint is the artifact's."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pipelines.config import RunConfig
+from pipelines.data.files import corpus_files
+from pipelines.data.heldout import heldout_files, validation_share
+from pipelines.label.teachers.registry import teacher_class
+from pipelines.storage.fingerprint import file_fingerprint
+from pipelines.tasks import load_task, task_spec
+
+FORMAT = 1
+"""Raise it if the stage makes other rows from the same input."""
+
+
+def label_identity(run: RunConfig) -> dict[str, Any]:
+    """The identity as JSON.
+
+    It leaves out where an endpoint is (`teacher.remote.url`), since servers move and the model stays. `teacher.model` names the model, so
+    other weights, or the same ones in another quantisation, need another name. The manifest's `config` has the URL of the last run.
+    """
+    spec = task_spec(run.task, run.task_options)
+    teacher = run.teacher
+    # Rows of the validation split are never rationalised, so then it matters which these are.
+    rationalises = teacher.filters.gold == "rationalise"
+    rationalised = {"never_rationalised": validation_share(run.corpus.validation)} if rationalises else {}
+    return {
+        "format": FORMAT,
+        "task": {"prompt": load_task(spec).prompt_version(), "options": spec.options, "source": _digest(spec.source)},
+        "corpus": {
+            "train": [file_fingerprint(f) for f in corpus_files(run.corpus.train, "corpus.train")],
+            "heldout": [file_fingerprint(f) for f in heldout_files(run.corpus) or []],
+            "fields": run.corpus.fields,
+            "limit": run.corpus.limit,
+        },
+        "teacher": {
+            "engine": teacher.engine,
+            "model": teacher_class(teacher.engine).model_identity(teacher),
+            "outputs": file_fingerprint(teacher.outputs) if teacher.outputs else None,
+            "prompt": teacher.prompt,
+            "system": teacher.system,
+            "constrained": teacher.constrained,
+            "soft_labels": teacher.soft_labels,
+            "token_logprobs": teacher.token_logprobs,
+            "shots": file_fingerprint(teacher.shots) if teacher.shots else None,
+            "sampling": teacher.sampling.model_dump(),
+            "filters": teacher.filters.model_dump(),
+            "dtype": teacher.vllm.dtype,
+            "max_model_len": teacher.vllm.max_model_len,
+        },
+        **rationalised,
+    }
+
+
+def _digest(source: str | None) -> str | None:
+    return None if source is None else hashlib.sha256(source.encode()).hexdigest()

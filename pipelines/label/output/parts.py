@@ -1,0 +1,64 @@
+"""The Parquet parts of labels: outcomes -> files in the folders of accepted rows, rejects and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
+from pipelines.label.answers.outcomes import token_logprobs_table
+from pipelines.storage.parquet import parquet_bytes
+from pipelines.storage.store import Store
+
+FOLDERS = {
+    ("train", True): ("data", LABEL),
+    ("train", False): ("rejects", REJECT),
+    ("heldout", True): ("heldout/data", LABEL),
+    ("heldout", False): ("heldout/rejects", REJECT),
+}
+"""(split, accepted) -> folder and its schema."""
+TOKEN_LOGPROBS_FOLDER = "token_logprobs"
+
+
+def part_name(folder: str, number: int) -> str:
+    """The part of commit `number` in a folder."""
+    return f"{folder}/part-{number:06d}.parquet"
+
+
+def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """(folder, rows) of a table of outcomes, without the log-probabilities. Tables may be empty."""
+    accepted = pc.is_null(outcomes["reason"])
+    for (split, is_accepted), (folder, schema) in FOLDERS.items():
+        chosen = pc.and_(pc.equal(outcomes["split"], split), accepted if is_accepted else pc.invert(accepted))
+        rows = outcomes.filter(chosen)
+        yield folder, pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
+
+
+def write_parts(store: Store, number: int, outcomes: pa.Table, kept: dict[str, pa.Table]) -> dict[str, int]:
+    """Write the parts of one commit. Returns their rows by name.
+
+    Args:
+        kept: by folder the rows of replaced parts that stay.
+    """
+    parts = {}
+    for folder, rows in part_tables(outcomes):
+        table = pa.concat_tables([kept[folder], rows]) if folder in kept else rows
+        if len(table):
+            name = part_name(folder, number)
+            store.write(name, parquet_bytes(table))
+            parts[name] = len(table)
+    logprobs = token_logprobs_table(outcomes)
+    if len(logprobs):
+        name = part_name(TOKEN_LOGPROBS_FOLDER, number)
+        store.write(name, parquet_bytes(logprobs, **TOKEN_LOGPROBS_PARQUET))
+        parts[name] = len(logprobs)
+    return parts
+
+
+def read_part(store: Store, name: str, columns: list[str]) -> pa.Table:
+    """Columns of one part."""
+    with store.fs.open_input_file(store.path(name)) as file:
+        return pq.read_table(file, columns=columns)

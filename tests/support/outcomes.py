@@ -1,0 +1,42 @@
+"""Outcomes of rows, as teacher actors return them."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.data.reader import DataSplit
+from pipelines.label.answers.outcomes import Outcome, outcome_table, rejected
+
+
+def accepted(example_id: str, split: DataSplit = "train", label: str = "1", **columns: Any) -> Outcome:
+    """An accepted row of 5 tokens that agrees with its gold label."""
+    values: dict[str, Any] = {
+        "input": "i", "gold": "1", "rationale": "r", "votes": 1, "agreement": 1.0, "prompt_tokens": 3, "output_tokens": 2,
+        "finish_reason": "stop", "agrees": True, "content": content_of(example_id, label),
+    }  # fmt: skip
+    return Outcome(split=split, id=example_id, label=label, **{**values, **columns})
+
+
+def reject(example_id: str, reason: str, split: DataSplit = "train") -> Outcome:
+    """A rejected row."""
+    return rejected(split, example_id, reason, "detail", "output")
+
+
+def content_of(*words: str) -> int:
+    """A stand-in for the content hash of a row."""
+    return zlib.crc32(" ".join(words).encode())
+
+
+def table(*outcomes: Outcome) -> pa.Table:
+    """Outcomes as a table of OUTCOME."""
+    return outcome_table(outcomes)
+
+
+def part_ids(folder: Path, name: str = "data") -> list[str]:
+    """Sorted ids of all rows in a folder of parts."""
+    return sorted(i for part in (folder / name).glob("*.parquet") for i in pq.read_table(part)["id"].to_pylist())
