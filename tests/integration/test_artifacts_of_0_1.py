@@ -1,0 +1,264 @@
+"""Artifacts of 0.1: finished ones are reused, begun ones are resumed.
+
+artifacts_0_1/ holds parts of one run; its README.md says how they were made. A test copies those that it needs into its own folder.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.support.commands import COMMAND, environment
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
+
+FIXTURES = Path(__file__).with_name("artifacts_0_1")
+FINISHED = ("labels_finished", "student_finished", "comparison_finished")
+PRICED = ("--set", "compare.price_per_worker_hour=1.5")
+"""Not part of any fingerprint. Reports are rewritten for it, from the figures of 0.1."""
+GIVE_UP_S = 360.0
+
+
+def run_with(folder: Path, *parts: str) -> Path:
+    """A run of 0.1 with these parts, in the folder."""
+    for part in ("inputs", *parts):
+        shutil.copytree(FIXTURES / part, folder, dirs_exist_ok=True)
+    return folder
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a run's folder, with a Ray of its own. Its process group is killed at the end."""
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def raystill(folder: Path, command: str, *options: str) -> dict[str, Any]:
+    """The JSON that a command on the run file prints. The command must succeed."""
+    with started(folder, command, "run.yaml", "--json", *options) as process:
+        printed, _ = process.communicate(timeout=GIVE_UP_S)
+    assert process.returncode == 0, (folder / "log").read_text(errors="replace")[-3000:]
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+def stages_of(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A command's summary by stage."""
+    return {stage["stage"]: stage for stage in summary["stages"]}
+
+
+def read(file: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Name -> content of all files below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def written_by_0_1(part: str, below: str) -> dict[str, bytes]:
+    """The files of an artifact as 0.1 left them."""
+    return files_of(FIXTURES / part / below)
+
+
+def outcomes(labels: Path) -> list[tuple[str, str]]:
+    """(folder, id) of every row that has an outcome, sorted."""
+    parts = [(part.parent, part) for part in labels.rglob("*.parquet")]
+    return sorted((str(at.relative_to(labels)), i) for at, part in parts for i in pq.read_table(part)["id"].to_pylist())
+
+
+def known_to_0_1(found: Any, wanted: Any) -> Any:
+    """`found` without the keys that 0.1 did not write. Numbers that differ by rounding become those of 0.1."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return {key: known_to_0_1(found[key], value) for key, value in wanted.items() if key in found}
+    if isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):
+        return [known_to_0_1(*pair) for pair in zip(found, wanted, strict=True)]
+    if isinstance(wanted, float) and found == pytest.approx(wanted, rel=1e-3):
+        return wanted
+    return found
+
+
+def test_status_and_plan_know_a_finished_run_of_0_1(tmp_path: Path) -> None:
+    run = run_with(tmp_path, *FINISHED)
+    before = files_of(run / "out")
+    stages = raystill(run, "status")["stages"]
+    assert {name: stage["state"] for name, stage in stages.items()} == dict.fromkeys(
+        ("label", "train", "evaluate", "compare"), "finished"
+    )
+    for stage, artifact in (("label", "labels"), ("train", "student"), ("evaluate", "report"), ("compare", "compare")):
+        assert stages[stage]["fingerprint"] == read(run / f"out/{artifact}/manifest.json")["fingerprint"]
+    exists = raystill(run, "plan")["exists"]
+    assert {name: found["reused"] for name, found in exists.items()} == dict.fromkeys(
+        ("label", "train", "evaluate"), True
+    )
+    assert files_of(run / "out") == before
+
+
+def test_status_and_plan_know_begun_work_of_0_1(tmp_path: Path) -> None:
+    labels = run_with(tmp_path / "labels", "labels_begun")
+    assert raystill(labels, "status")["stages"]["label"] == {"state": "interrupted", "rows": 85, "total": 151}
+    assert raystill(labels, "plan")["exists"]["label"]["rows_finished"] == 85
+    training = run_with(tmp_path / "training", "labels_finished", "training_begun")
+    assert raystill(training, "status")["stages"]["train"] == {"state": "begun"}
+
+
+def test_a_task_file_of_0_1_still_reads_its_labels(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "own_task_finished")
+    exists = raystill(run, "plan", "--set", "task=operation.py")["exists"]
+    assert exists["label"]["reused"], exists
+
+
+def test_finished_artifacts_of_0_1_are_reused(tmp_path: Path) -> None:
+    run = run_with(tmp_path, *FINISHED)
+    summary = stages_of(raystill(run, "run", *PRICED))
+    assert {name: stage["reused"] for name, stage in summary.items()} == {
+        "label": True,
+        "train": True,
+        "evaluate": True,
+    }
+    now = files_of(run / "out")
+    for part, artifact in (("labels_finished", "labels"), ("student_finished", "student")):
+        old = written_by_0_1(part, f"out/{artifact}")
+        assert {name: now[f"{artifact}/{name}"] for name in old} == old
+    for name in ("manifest.json", "predictions.parquet"):
+        assert now[f"report/{name}"] == written_by_0_1("student_finished", "out/report")[name]
+    # The new code writes the pages from the figures of 0.1.
+    report, measured = read(run / "out/report/report.json"), read(FIXTURES / "student_finished/out/report/report.json")
+    assert report["cost"]["training"]["money"] > 0
+    assert {**report, "cost": measured["cost"]} == measured
+    assert "10 of 24" in (run / "out/report/report.html").read_text(encoding="utf-8")
+
+
+def test_a_finished_comparison_of_0_1_is_reported_again(tmp_path: Path) -> None:
+    run = run_with(tmp_path, *FINISHED)
+    summary = raystill(run, "compare", *PRICED)
+    measured = read(FIXTURES / "comparison_finished/out/compare/report.json")
+    manifest = read(FIXTURES / "comparison_finished/out/compare/manifest.json")
+    assert stages_of(summary)["compare"]["fingerprint"] == manifest["fingerprint"]
+    for scores in ("cells", "untrained"):
+        assert files_of(run / "out/compare" / scores) == written_by_0_1("comparison_finished", f"out/compare/{scores}")
+    assert summary["report"]["headline"] == measured["headline"]
+    assert summary["report"]["differences"] == measured["differences"]
+    assert measured["headline"][:40] in (run / "out/compare/report.html").read_text(encoding="utf-8")
+
+
+def move_corpus(run: Path) -> None:
+    """Point begun labels to the corpus in the run's folder: their scan record names its files by absolute path."""
+    for file in (run / "out/labels/commits").glob("*.json"):
+        record = read(file)
+        for split in (record["scan"] or {"splits": []})["splits"]:
+            split["uri"] = str(run / Path(split["uri"]).name)
+        file.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_begun_labels_of_0_1_are_resumed(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "labels_begun")
+    move_corpus(run)
+    labels, whole = run / "out/labels", FIXTURES / "labels_finished/out/labels"
+    committed = {name: rows for file in labels.glob("commits/*.json") for name, rows in read(file)["parts"].items()}
+    before = {name: (labels / name).read_bytes() for name in committed}
+    summary = stages_of(raystill(run, "label"))["label"]
+    # 0.1 was killed inside a commit: parts that no record names do not count.
+    assert summary["resumed_at_rows"] == sum(committed.values()) == 85
+    assert summary["throughput"]["rows"] == 151 - 85
+    assert {name: (labels / name).read_bytes() for name in before} == before
+    # The labels equal those of an undisturbed run of 0.1.
+    assert outcomes(labels) == outcomes(whole)
+    made, wanted = read(labels / "manifest.json"), read(whole / "manifest.json")
+    assert (made["fingerprint"], made["counts"]) == (wanted["fingerprint"], wanted["counts"])
+    for content in ("content", "heldout_content"):
+        assert made["details"][content] == wanted["details"][content]
+    assert not list(labels.glob("commits/*"))
+
+
+@pytest.mark.deepspeed
+def test_begun_training_of_0_1_is_resumed(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "labels_finished", "training_begun")
+    ray = f"ray-{importlib.metadata.version('ray')}"
+    if not list(run.glob(f"out/training/*/{ray}")):
+        pytest.skip(f"the training was begun with another Ray than {ray}; Ray reads no snapshots of other versions")
+    summary = stages_of(raystill(run, "train"))["train"]
+    assert summary["training"]["started_at_steps"] == [0, 120]
+    assert summary["training"]["steps"] == 160
+    # The student equals that of an undisturbed training of 0.1, except for rounding.
+    whole = FIXTURES / "student_finished/out/student"
+    assert summary["fingerprint"] == read(whole / "manifest.json")["fingerprint"]
+    losses, wanted = (
+        [json.loads(line)["loss"] for line in (student / "training.jsonl").read_text().splitlines()]
+        for student in (run / "out/student", whole)
+    )
+    assert losses == pytest.approx(wanted, rel=5e-3)
+    labels = written_by_0_1("labels_finished", "out/labels")
+    assert {name: (run / "out/labels" / name).read_bytes() for name in labels} == labels
+    assert not list(run.glob("out/training/*"))
+
+
+@pytest.mark.serve
+def test_a_student_of_0_1_gives_its_recorded_answers(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "student_finished")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = f"serving.port={probe.getsockname()[1]}"
+    with started(run, "serve", "sums=out/student", "--run", "run.yaml", "--set", port, "--json") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (run / "log").read_text(errors="replace")[-3000:]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=120.0) as client:
+            for recorded in read(FIXTURES / "served/exchanges.json"):
+                check_exchange(client, recorded)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GIVE_UP_S) == 0
+
+
+def check_exchange(client: httpx.Client, recorded: dict[str, Any]) -> None:
+    """Send a request that 0.1 answered. The answer is the same, except for id and time of a completion."""
+    response = client.request(recorded["method"], recorded["path"], json=recorded["body"])
+    wanted = {key: value for key, value in recorded["answer"].items() if key not in ("id", "created")}
+    if "error" in wanted:
+        del wanted["error"]["message"]  # its words may change
+    assert response.status_code == recorded["status"], response.text
+    assert known_to_0_1(response.json(), wanted) == wanted
+
+
+def test_serve_configs_equal_those_of_0_1(tmp_path: Path) -> None:
+    run = run_with(tmp_path, "student_finished")
+    wanted = yaml.safe_load((FIXTURES / "served/serve.yaml").read_text(encoding="utf-8"))
+    ingress, student = wanted["applications"]
+    ingress["deployments"][0]["user_config"]["students"] = {"sums": str(run / "out/student")}
+    student["args"]["folder"] = str(run / "out/student")
+    for application in wanted["applications"]:
+        del application["import_path"]  # names code
+    options = ("--run", "run.yaml", "--set", "serving.host=0.0.0.0", "--print-config", "--json")
+    with started(run, "serve", "sums=out/student", *options) as process:
+        printed, _ = process.communicate(timeout=GIVE_UP_S)
+    assert process.returncode == 0, (run / "log").read_text(errors="replace")[-3000:]
+    assert known_to_0_1(json.loads(printed), wanted) == wanted
