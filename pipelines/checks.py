@@ -95,7 +95,7 @@ def _grid(run: RunConfig) -> None:
 
 
 def _trackers(run: RunConfig) -> None:
-    from pipelines.train.checks import check_trackers
+    from pipelines.train.tracking.services import check_trackers
 
     check_trackers(run.training)
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, has_heldout_files, heldout_examples
 from pipelines.methods import METHODS
+from pipelines.reuse import decide
 from pipelines.scoring.costs import training_s
 from pipelines.scoring.identity import answers_identity, labels_identity
 from pipelines.scoring.predict import PredictorPool, Respondent, Trained, Untrained
@@ -30,11 +31,11 @@ from pipelines.scoring.reference_systems import TeacherAnswers, teacher_answers
 from pipelines.scoring.system import System
 from pipelines.scoring.systems import scored_examples, student_inputs, student_system
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
-from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
+from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task, load_task, task_spec
-from pipelines.train.checks import train_identity
+from pipelines.train.identity import train_identity
 from pipelines.train.stage import train
 
 Split = Literal["validation", "heldout"]
@@ -102,8 +103,7 @@ class Scores:
 
     def finished(self) -> Manifest | None:
         """Their manifest; None where they are not there yet. Looking removes nothing."""
-        manifest = read_manifest(self.store, "scores")
-        return manifest if manifest and manifest.fingerprint == fingerprint(self.identity) else None
+        return decide(self.store, "scores", self.identity, replace=True).reused
 
     def rights(self) -> list[bool]:
         """Whether each example is right, in the order of the examples."""

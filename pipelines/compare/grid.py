@@ -23,7 +23,7 @@ from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Task
-from pipelines.train.checks import train_identity
+from pipelines.train.identity import train_identity
 
 _STEP = 7
 """Trials take their weights in strides of so many, so that a high learning rate does not always meet a high weight."""

@@ -78,7 +78,7 @@ from pipelines.storage.filesystems import join
 from pipelines.storage.manifest import Manifest, library_versions
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task
-from pipelines.train.checks import deciding_settings
+from pipelines.train.identity import deciding_settings
 
 FORMAT = 4
 """Of report.json; bumped when other figures come of the same cells, too. Cells stay."""

@@ -1,6 +1,6 @@
-"""What a method's loss is made of: terms, each a mean over what it counts, with weights that sum to 1.
+"""Terms of the losses, each a mean over what it counts, with weights that sum to 1.
 
-term        counts               is
+term        counts               value
 label       label tokens         cross entropy
 rationale   rationale tokens     cross entropy
 text        text tokens          cross entropy
@@ -20,11 +20,13 @@ from pipelines.methods import METHODS
 
 TERMS = ("label", "rationale", "text", "soft", "divergence")
 PARTS = TERMS[:3]
-"""The terms that a sequence's own tokens count in."""
+"""The terms that count a sequence's own tokens."""
+SPIKE_WINDOW = 50
+_MIN_SPIKE_STEPS = 10
 
 
 def term_weights(student: StudentConfig) -> dict[str, float]:
-    """The weight of each term of the student's method, those of weight 0 left out."""
+    """The weight of each term of the student's method, without terms of weight 0."""
     method = METHODS[student.method]
     share = float(getattr(student, method.weight_key)) if method.weight_key else 0.0
     weights = dict(zip(method.terms, (1.0 - share, share), strict=False))
@@ -32,7 +34,7 @@ def term_weights(student: StudentConfig) -> dict[str, float]:
 
 
 def objective(weights: Mapping[str, float], means: Mapping[str, float]) -> float:
-    """The loss: the weighted sum of the terms that there are.
+    """The loss: the weighted sum of the terms in `means`.
 
     >>> objective({"label": 0.75, "rationale": 0.25}, {"label": 2.0, "rationale": 4.0})
     2.5
@@ -41,14 +43,10 @@ def objective(weights: Mapping[str, float], means: Mapping[str, float]) -> float
 
 
 def is_spike(before: Sequence[float], loss: float, factor: float) -> bool:
-    """Whether a loss is more than `factor` times the median of the last losses. Never, while there are fewer than 10.
+    """True if a loss is above `factor` times the median of the last 50 losses. Never with fewer than 10 losses.
 
     >>> is_spike([1.0] * 10, 3.5, 3.0), is_spike([1.0] * 9, 3.5, 3.0)
     (True, False)
     """
     recent = before[-SPIKE_WINDOW:]
-    return len(recent) >= _SPIKE_LEAST and loss > factor * statistics.median(recent)
-
-
-SPIKE_WINDOW = 50
-_SPIKE_LEAST = 10
+    return len(recent) >= _MIN_SPIKE_STEPS and loss > factor * statistics.median(recent)

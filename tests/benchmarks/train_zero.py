@@ -107,7 +107,7 @@ def main() -> None:
 
     from pipelines.storage.store import Store
     from pipelines.train.checks import token_settings
-    from pipelines.train.data.token_table import tokenise
+    from pipelines.train.data.tokenise import tokenise
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)

@@ -71,7 +71,8 @@ def _same_losses(output: Path, run: Any, steps: int, until: int) -> None:
     from pipelines.storage.store import Store
     from pipelines.students.init import initial_student
     from pipelines.train.checks import token_settings
-    from pipelines.train.data.token_table import Tokens, tokenise
+    from pipelines.train.data.token_table import Tokens
+    from pipelines.train.data.tokenise import tokenise
     from pipelines.train.engine.deepspeed_engine import learning_rate
     from pipelines.train.engine.worker import make_plan
     from tests.support.reference_training import reference_training

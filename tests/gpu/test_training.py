@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.storage.store import Store
 from pipelines.train.checks import token_settings
-from pipelines.train.data.token_table import tokenise
+from pipelines.train.data.tokenise import tokenise
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.deepspeed, pytest.mark.timeout(600)]

@@ -62,7 +62,7 @@ def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str
         run = run_of(Path(output), **training)
         tokens = Tokens(Store(f"{output}/tokens"), Path(output))
         workers = [Worker(run, initial_student(run.student, 0)[0], tokens, rank, world) for _ in range(2)]
-        before = workers[0].measure(tokens.validation)
+        before = workers[0].validate()
         history = [workers[0].step(step) for step in range(STEPS - 1)]
         saved = Path(folder, "checkpoints", name)
         saved.mkdir(parents=True, exist_ok=True)

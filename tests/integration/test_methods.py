@@ -12,7 +12,8 @@ import pytest
 from pipelines.errors import StageFailedError
 from pipelines.methods import METHODS
 from pipelines.storage.store import Store
-from pipelines.train.data.token_table import Tokens, tokenise
+from pipelines.train.data.token_table import Tokens
+from pipelines.train.data.tokenise import tokenise
 from pipelines.train.loss_terms import TERMS
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels, write_tops
 
@@ -38,7 +39,7 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
 
     from pipelines.students.init import initial_student
     from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
-    from pipelines.train.engine.loop import Worker
+    from pipelines.train.engine.worker import Worker
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
@@ -46,11 +47,13 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
     found: dict[Any, Any] = {}
     for family, method in CASES:
         run = _run(Path(output), family, method, world)
-        tokens = Tokens(Store(f"{output}/tokens/{family}/{method}"), Path(output), together=method == "soft-label")
+        tokens = Tokens(
+            Store(f"{output}/tokens/{family}/{method}"), Path(output), grouped=METHODS[method].compares_labels
+        )
         worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
-        before = worker.measure(tokens.validation)
+        before = worker.validate()
         history = [worker.step(step) for step in range(STEPS)]
-        found[family, method] = {"before": before, "history": history, "after": worker.measure(tokens.validation)}
+        found[family, method] = {"before": before, "history": history, "after": worker.validate()}
     for parameter in worker.engine.module.parameters():
         parameter.data.fill_(float("nan"))
     try:

@@ -14,7 +14,8 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.storage.store import MANIFEST, Store
-from pipelines.train.data.token_table import Tokens, tokenise
+from pipelines.train.data.token_table import Tokens
+from pipelines.train.data.tokenise import tokenise
 from tests.support.label_kills import title_of
 from tests.support.local_ray import local_ray
 from tests.support.tiny_runs import label_rows
@@ -47,9 +48,9 @@ def one_thread():
 
 def test_ray_data_tokenises_what_this_process_would(ray_here, outputs, monkeypatch, tmp_path):
     from pipelines.train.checks import token_settings
-    from pipelines.train.data import token_table
+    from pipelines.train.data import tokenise as tokenising
 
-    monkeypatch.setattr(token_table, "_ROWS_HERE", 0)
+    monkeypatch.setattr(tokenising, "_LOCAL_ROWS", 0)
     output = outputs["decoder-only"]
     store = Store(str(tmp_path / "tokens"))
     counts = tokenise(Store(str(output / "labels")), token_settings(run_of(output)), store)

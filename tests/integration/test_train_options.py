@@ -73,11 +73,11 @@ def _train_cases(rank: int, world: int, folder: str, output: str, names: list[st
         run = case_run(Path(output), name)
         tokens = Tokens(Store(f"{output}/tokens/{CASES[name][0]}"), Path(output))
         worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
-        before = worker.measure(tokens.validation)
+        before = worker.validate()
         history = [worker.step(step)["loss"] for step in range(STEPS)]
         write_weights(worker.engine, Store(f"{folder}/{name}"))
         found[name] = {
-            "before": before, "history": history, "after": worker.measure(tokens.validation),
+            "before": before, "history": history, "after": worker.validate(),
             "parameters": worker.parameters, "trained": worker.trained_parameters,
         }  # fmt: skip
     if rank == 0:
@@ -91,7 +91,7 @@ def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dic
     import torch
 
     from pipelines.train.checks import token_settings
-    from pipelines.train.data.token_table import tokenise
+    from pipelines.train.data.tokenise import tokenise
 
     output = folder / "output"
     write_labels(output, label_rows(60))
@@ -227,7 +227,7 @@ def out_of_memory(config: dict[str, Any]) -> dict[str, Any]:
     from pipelines.train.engine.loop import train_loop
     from pipelines.train.engine.worker import Worker
 
-    attempts = Path(config["run"]["output"]) / "attempts"
+    attempts = Path(config["job"].run.output) / "attempts"
     forward = Worker._forward
 
     def failing(self: Any, micro: Any, scales: Any) -> Any:
@@ -247,8 +247,9 @@ def test_a_full_memory_is_said_once_with_what_to_change(
     ray_here: None, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.train import stage
+    from pipelines.train.engine import trainer
 
-    monkeypatch.setattr(stage, "train_loop", out_of_memory)
+    monkeypatch.setattr(trainer, "train_loop", out_of_memory)
     write_labels(tmp_path, label_rows(40))
     with pytest.raises(StageFailedError) as caught:
         stage.train(make_run(tmp_path, models["decoder-only"], training={"max_failures": 3}))

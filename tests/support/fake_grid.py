@@ -18,7 +18,7 @@ from pipelines.scoring.system import System
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
-from pipelines.train.checks import train_identity
+from pipelines.train.identity import train_identity
 from tests.support.artifacts import label_row, make_run, write_corpus, write_labels
 
 NUM_HELDOUT = 20

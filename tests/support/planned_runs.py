@@ -22,7 +22,7 @@ from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
-from pipelines.train.checks import train_identity
+from pipelines.train.identity import train_identity
 from tests.support.corpora import write_jsonl
 
 QWEN_7B: dict[str, Any] = {

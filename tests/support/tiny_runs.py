@@ -131,20 +131,20 @@ def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None
         pq.write_table(pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet")
 
 
-def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, together: bool = False) -> Any:
+def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, grouped: bool = False) -> Any:
     """Lengths of random sequences, two to an example, every seventh example's second missing."""
     rng = np.random.default_rng(seed)
     prompt = rng.integers(5, longest // 2, 2 * examples)
     target = rng.integers(1, longest // 2, 2 * examples)
     target[1::14] = 0
-    return lengths_of_pairs(prompt, target, together=together)
+    return lengths_of_pairs(prompt, target, grouped=grouped)
 
 
-def lengths_of_pairs(prompt: Any, target: Any, *, together: bool = False) -> Any:
+def lengths_of_pairs(prompt: Any, target: Any, *, grouped: bool = False) -> Any:
     """Lengths of two sequences to each example; one whose target is 0 is not there."""
     from pipelines.train.data.lengths import Lengths
 
     prompt, target = np.asarray(prompt), np.asarray(target)
     there = target > 0
     starts = np.concatenate([[0], np.cumsum(there.reshape(-1, 2).sum(axis=1))])
-    return Lengths(prompt[there], target[there], starts, together)
+    return Lengths(prompt[there], target[there], starts, grouped)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.storage.store import Store
-from pipelines.train.data.token_table import Tokens, tokenise
+from pipelines.train.data.token_table import Tokens
+from pipelines.train.data.tokenise import tokenise
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 FAMILIES = ("decoder-only", "encoder-decoder")

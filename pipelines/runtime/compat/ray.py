@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,7 @@ from pipelines.runtime.compat import private_name
 if TYPE_CHECKING:
     from ray.data import DataContext
     from ray.job_submission import JobSubmissionClient
+    from ray.train.torch import TorchConfig
 
 UPLOAD_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
@@ -169,6 +170,34 @@ def drop_block_stats(context: DataContext) -> None:
                     stats.clear()
 
     context.custom_execution_callback_classes = [*callbacks, DropBlockStats]
+
+
+def torch_config_with_setup(setup: Callable[[], None]) -> TorchConfig:
+    """Ray Train's settings for torch, whose workers all call `setup` before they connect to each other.
+
+    Private: torch chooses its network interface when it connects, and Ray Train calls the user's function only after that.
+    """
+    from ray.train.torch import TorchConfig
+
+    class TorchConfigWithSetup(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            with private_name("ray", "TorchConfig.backend_cls"):
+                backend = super().backend_cls
+            return _with_setup(backend, setup)
+
+    return TorchConfigWithSetup()
+
+
+def _with_setup(backend: Any, setup: Callable[[], None]) -> type:
+    class BackendWithSetup(backend):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            with private_name("ray", "WorkerGroup.execute"):
+                execute = worker_group.execute
+            execute(setup)
+            super().on_start(worker_group, backend_config)
+
+    return BackendWithSetup
 
 
 def _groups(requests: Any) -> frozenset[str]:

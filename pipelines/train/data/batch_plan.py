@@ -1,13 +1,12 @@
-"""The batch plan: which sequences make up each optimizer step, on which worker and in which micro-batch. Pure functions of numpy.
+"""The batch plan: which sequences form each optimizer step, by worker and micro-batch. Pure functions of numpy.
 
-In: the lengths of all sequences. An example has one or several, numbered on from example to example; those of one example follow each
-other. Out: `Plan`, the same for the same seed on every worker and after every restart:
+In: the lengths of all sequences. Out: `BatchPlan`, equal for the same seed on every worker and after every restart:
 
     plan.step(7) -> [[[0, 8, 3], [5]],     worker 0: two micro-batches of sequences
                      [[1, 2], [9, 4]]]     worker 1: as many; a micro-batch may be empty
 
-Which examples a step holds does not depend on the number of workers, so that one worker and eight descend the same losses. All
-sequences of an example belong to the same step. Sizes count tokens: real ones for a step, padded ones for a micro-batch.
+The examples of a step do not depend on the number of workers, so that any number learns with the same losses. All sequences of an example
+are in one step. Sizes are in tokens: unpadded for a step, padded for a micro-batch.
 """
 
 from __future__ import annotations
@@ -20,41 +19,41 @@ import numpy as np
 
 from pipelines.students.decoding import Family
 from pipelines.train.data.lengths import Ints, Lengths, padded_tokens, part_of
-from pipelines.train.data.micro_batching import Cost, deal
+from pipelines.train.data.micro_batching import Cost, plan_micro_batches
 
-# Examples of like lengths share a step within a stretch of this many steps: less padding, and still another mix every epoch.
-_STRETCH_STEPS = 50
-# How far a length may be off in that, as a factor: small corpora would else see the same steps in every epoch.
-_BLUR = 1.05
-_PADDING_STEPS = 200
+# Within a window of this many steps, examples are sorted by length into steps. Larger windows pad less and mix less.
+_WINDOW_STEPS = 50
+# Random factor on lengths before sorting. Without it a small corpus would repeat the same steps in every epoch.
+_LENGTH_NOISE = 1.05
+_SAMPLED_STEPS = 200
 
 
 def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: int, epoch: int) -> list[Ints]:
-    """The examples of each step of one epoch: each example once, at most `tokens_per_batch` real tokens a step.
+    """The examples of each step of one epoch: each example once, at most `tokens_per_batch` unpadded tokens per step.
 
-    Steps are about equally large, so that no step's gradient is the word of two or three examples. The examples of a step have prompts of
-    like lengths, and like lengths in all: a stretch of steps is cut into bands by the prompts, a band into steps by the whole.
+    Steps are of about equal size, so that no gradient depends on two or three examples only. The examples of a step have similar prompt
+    lengths and similar total lengths: a window of steps is cut into bands by prompt, and a band into steps by total.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = examples[rng.permutation(len(examples))]
     tokens = lengths.per_example[shuffled]
     prompts = lengths.prompt[lengths.starts[shuffled]]
-    blurred, blurred_prompts = (sizes * _BLUR ** rng.uniform(-1.0, 1.0, len(sizes)) for sizes in (tokens, prompts))
-    stretch = np.cumsum(tokens) // (_STRETCH_STEPS * tokens_per_batch)
+    noisy, noisy_prompts = (sizes * _LENGTH_NOISE ** rng.uniform(-1.0, 1.0, len(sizes)) for sizes in (tokens, prompts))
+    window = np.cumsum(tokens) // (_WINDOW_STEPS * tokens_per_batch)
     band = np.zeros(len(shuffled), dtype=np.int64)
-    for number in range(int(stretch[-1]) + 1 if len(stretch) else 0):
-        here = np.flatnonzero(stretch == number)
-        here = here[np.argsort(blurred_prompts[here], kind="stable")]
-        steps_here = max(1, round(int(tokens[here].sum()) / tokens_per_batch))
-        band[here] = part_of(tokens[here], max(1, round(math.sqrt(steps_here))))
-    # Up in one band and down in the next, so that a step across two bands has like lengths too.
-    shuffled = shuffled[np.lexsort((np.where(band % 2, -blurred, blurred), band, stretch))]
+    for number in range(int(window[-1]) + 1 if len(window) else 0):
+        members = np.flatnonzero(window == number)
+        members = members[np.argsort(noisy_prompts[members], kind="stable")]
+        steps_here = max(1, round(int(tokens[members].sum()) / tokens_per_batch))
+        band[members] = part_of(tokens[members], max(1, round(math.sqrt(steps_here))))
+    # Ascending in one band and descending in the next, so that a step across two bands has similar lengths too.
+    shuffled = shuffled[np.lexsort((np.where(band % 2, -noisy, noisy), band, window))]
     steps = [shuffled[part] for part in even_parts(lengths.per_example[shuffled], tokens_per_batch)]
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
 def even_parts(sizes: Ints, limit: int) -> list[slice]:
-    """Cut a row of sizes into about equal parts of consecutive ones, none above `limit`, none empty.
+    """Cut sizes into consecutive parts of about equal sums, none above `limit`, none empty.
 
     Raises:
         ValueError: one size alone is above the limit.
@@ -67,24 +66,20 @@ def even_parts(sizes: Ints, limit: int) -> list[slice]:
     while True:
         index = part_of(sizes, parts)
         if np.bincount(index, weights=sizes).max() <= limit:
-            return _slices(index)
+            edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
+            return [slice(a, b) for a, b in pairwise(edges)]
         parts = max(parts + 1, math.ceil(parts * 1.01))
 
 
-def _slices(index: Ints) -> list[slice]:
-    edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
-    return [slice(a, b) for a, b in pairwise(edges)]
-
-
-class Plan:
-    """All steps of a training. `examples` are those that are trained on; `epochs` may be a fraction."""
+class BatchPlan:
+    """All steps of a training. `epochs` may be a fraction."""
 
     def __init__(
         self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, epochs: float, tokens_per_batch: int,
         tokens_per_micro_batch: int, seed: int, cost: Cost,
     ) -> None:  # fmt: skip
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
-        self._batch, self._micro_batch = tokens_per_batch, tokens_per_micro_batch
+        self._tokens_per_batch, self._tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
         self._seed, self._cost = seed, cost
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         whole = math.floor(epochs)
@@ -105,22 +100,24 @@ class Plan:
 
     def step(self, step: int) -> list[list[Ints]]:
         """[worker][micro-batch] -> sequences."""
-        examples = self.step_examples(step)
-        return deal(self.lengths, examples, self.workers, self._micro_batch, self.family, self._cost)
+        return self.micro_batches(self.step_examples(step))
+
+    def micro_batches(self, examples: Ints) -> list[list[Ints]]:
+        """Any examples, split like those of a step."""
+        limit = self._tokens_per_micro_batch
+        return plan_micro_batches(self.lengths, examples, self.workers, limit, self.family, self._cost)
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
-        """Real tokens of the steps from `first` to before `last`."""
-        per_example = self.lengths.per_example
-        return sum(
-            int(per_example[self.step_examples(s)].sum()) for s in range(first, self.steps if last is None else last)
-        )
+        """Unpadded tokens of the steps from `first` to before `last`."""
+        per_example, last = self.lengths.per_example, self.steps if last is None else last
+        return sum(int(per_example[self.step_examples(step)].sum()) for step in range(first, last))
 
     def padding_share(self, first: int, last: int) -> float:
-        """Padding as a share of the tokens in the micro-batches of some steps; of 200 evenly among them where they are more."""
-        steps = np.unique(np.linspace(first, last - 1, min(max(last - first, 0), _PADDING_STEPS)).astype(np.int64))
+        """Padding as a share of the tokens in the micro-batches of some steps. Of many steps, 200 are sampled evenly."""
+        steps = np.unique(np.linspace(first, last - 1, min(max(last - first, 0), _SAMPLED_STEPS)).astype(np.int64))
         parts = [part for step in steps.tolist() for worker in self.step(step) for part in worker]
         padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)
         return 1.0 - sum(int(self.lengths.real[part].sum()) for part in parts) / padded if padded else 0.0
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
-        return epoch_steps(self.lengths, self.examples, self._batch, self._seed, epoch)
+        return epoch_steps(self.lengths, self.examples, self._tokens_per_batch, self._seed, epoch)

@@ -1,9 +1,9 @@
-"""Sequences -> the arrays of one micro-batch. Pure functions of numpy."""
+"""Token sequences -> the arrays of one micro-batch. Pure functions of numpy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from pipelines.students.decoding import Family
 from pipelines.train.data.lengths import Ints
 
 Floats = npt.NDArray[np.float32]
+Array = Any
+"""A numpy array, or a torch tensor after `MicroBatch.map`."""
 NO_PART = -1
 
 
@@ -20,53 +22,70 @@ NO_PART = -1
 class TokenSequence:
     """One thing to learn: read `prompt`, write `target`."""
 
-    prompt: Any
+    prompt: Sequence[int] | Ints
     """(P,) token ids."""
-    target: Any
+    target: Sequence[int] | Ints
     """(T,) token ids, T >= 1."""
     part: int
-    """Which of objective.PARTS its tokens count in; NO_PART: in none."""
+    """Index in loss_terms.PARTS of the term that its tokens count in; NO_PART: none."""
     example: int = 0
     probability: float | None = None
-    """soft-label: what the teacher gives to this label of the example's."""
-    top_ids: Any = None
-    """(U, k) token-kd: the teacher's likeliest tokens at the first U positions of the target, U <= T."""
-    top_logprobs: Any = None
+    """soft-label: the teacher's probability of this label of the example."""
+    top_ids: npt.NDArray[np.int32] | None = None
+    """(U, k) token-kd: the teacher's k likeliest tokens at the first U positions of the target, U <= T."""
+    top_logprobs: npt.NDArray[np.float32] | None = None
     """(U, k)"""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Arrays of one micro-batch. R rows, N target tokens over all rows.
+    """R padded rows with N target tokens in all.
 
-    `inputs`: what the model reads. Decoder-only: input_ids (R, L), padded on the right, where causal attention never looks, so
-    that no mask is needed. Encoder-decoder: input_ids and attention_mask (1 = real) (R, S), decoder_input_ids (R, T).
+    Decoder-only inputs: input_ids (R, L), padded on the right. Causal attention never looks there, so that no mask is needed.
+    Encoder-decoder inputs: input_ids and attention_mask (1 = real) (R, S), decoder_input_ids (R, T).
     """
 
-    inputs: dict[str, Ints]
-    rows: Ints
+    inputs: dict[str, Array]
+    """The model's arguments."""
+    rows: Array
     """(N,) the row of each target token."""
-    columns: Ints
+    columns: Array
     """(N,) the position whose output predicts it."""
-    targets: Ints
+    targets: Array
     """(N,) its id."""
-    parts: Ints
-    """(N,) which of objective.PARTS it counts in, or NO_PART."""
-    groups: Ints | None = None
-    """(R,) soft-label: 0, 1, ... for the rows of the first example, the second, ..."""
-    probabilities: Floats | None = None
-    """(R,) soft-label: the teacher's, of each row's label."""
-    top_ids: Ints | None = None
-    """(N, k) token-kd: the teacher's likeliest tokens; -1 where it has none to say."""
-    top_logprobs: Floats | None = None
+    parts: Array
+    """(N,) index in loss_terms.PARTS of the term that it counts in, or NO_PART."""
+    groups: Array | None = None
+    """(R,) soft-label: the number of each row's example, from 0."""
+    probabilities: Array | None = None
+    """(R,) soft-label: the teacher's probability of each row's label."""
+    top_ids: Array | None = None
+    """(N, k) token-kd: the teacher's k likeliest tokens; -1 if unknown at this position."""
+    top_logprobs: Array | None = None
     """(N, k)"""
+
+    def map(self, convert: Callable[[Array], Array]) -> MicroBatch:
+        """The same micro-batch with every array converted."""
+        given = {name: convert(value) for name, value in self.arguments().items() if name != "inputs"}
+        return MicroBatch({name: convert(value) for name, value in self.inputs.items()}, **given)
+
+    def pin_memory(self) -> MicroBatch:
+        """Called by torch's DataLoader: copies to memory from which a GPU reads while it computes."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def arguments(self) -> dict[str, Array]:
+        """The arguments of `StudentLoss.forward` but `scales`."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in values if value is not None}
 
 
 def collate(sequences: Sequence[TokenSequence], *, family: Family, pad: int, start: int | None) -> MicroBatch:
-    """Pad sequences into one micro-batch. `start`: the token that an encoder-decoder's decoder begins with.
+    """Pad sequences into one micro-batch.
 
-    No sequences at all give one row with one target token that counts in no term: a worker without work still has to take part in
-    every forward pass.
+    No sequences give one row with one target token that counts in no term: a worker without work must still join every forward pass.
+
+    Args:
+        start: the token that an encoder-decoder's decoder begins with.
     """
     sequences = sequences or [TokenSequence([pad], [pad], NO_PART)]
     prompts, targets = [s.prompt for s in sequences], [s.target for s in sequences]
@@ -85,7 +104,7 @@ def collate(sequences: Sequence[TokenSequence], *, family: Family, pad: int, sta
         columns = within + np.repeat(np.array([len(p) for p in prompts], dtype=np.int64) - 1, count)
     flat = np.concatenate([np.asarray(t, dtype=np.int64) for t in targets])
     parts = np.repeat(np.array([s.part for s in sequences], dtype=np.int64), count)
-    return MicroBatch(inputs, rows, columns, flat, parts, *_groups(sequences), *_tops(sequences, count))
+    return MicroBatch(inputs, rows, columns, flat, parts, *_groups(sequences), *_top_tokens(sequences, count))
 
 
 def _groups(sequences: Sequence[TokenSequence]) -> tuple[Ints, Floats] | tuple[None, None]:
@@ -95,20 +114,20 @@ def _groups(sequences: Sequence[TokenSequence]) -> tuple[Ints, Floats] | tuple[N
     return groups.astype(np.int64), np.array([s.probability for s in sequences], dtype=np.float32)
 
 
-def _tops(sequences: Sequence[TokenSequence], count: Ints) -> tuple[Ints, Floats] | tuple[None, None]:
+def _top_tokens(sequences: Sequence[TokenSequence], count: Ints) -> tuple[Ints, Floats] | tuple[None, None]:
     width = max((s.top_ids.shape[1] for s in sequences if s.top_ids is not None), default=0)
     if not width:
         return None, None
     ids = np.full((int(count.sum()), width), -1, dtype=np.int64)
     logprobs = np.zeros(ids.shape, dtype=np.float32)
-    for sequence, at in zip(sequences, np.cumsum(count) - count, strict=True):
+    for sequence, first in zip(sequences, np.cumsum(count) - count, strict=True):
         if sequence.top_ids is not None:
-            here = slice(int(at), int(at) + len(sequence.top_ids))
-            ids[here], logprobs[here] = sequence.top_ids, sequence.top_logprobs
+            positions = slice(int(first), int(first) + len(sequence.top_ids))
+            ids[positions], logprobs[positions] = sequence.top_ids, sequence.top_logprobs
     return ids, logprobs
 
 
-def _padded(sequences: Sequence[Any], value: int) -> Ints:
+def _padded(sequences: Sequence[Sequence[int] | Ints], value: int) -> Ints:
     result = np.full((len(sequences), max(len(s) for s in sequences)), value, dtype=np.int64)
     for row, sequence in enumerate(sequences):
         result[row, : len(sequence)] = sequence

@@ -1,6 +1,6 @@
-"""The lengths of all sequences: which belong to which example, and what they take with padding. Pure functions of numpy.
+"""Lengths of all sequences, by example and with padding. Pure functions of numpy.
 
-An example has one sequence or several, numbered on from example to example; those of one example follow each other.
+An example has one or several sequences. Sequences are numbered consecutively from example to example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of every sequence, S in all, of E examples."""
+    """Tokens of each of S sequences of E examples."""
 
     prompt: Ints
     """(S,)"""
@@ -26,17 +26,17 @@ class Lengths:
     """(S,) at least 1 each."""
     starts: Ints
     """(E + 1,) example e has the sequences from starts[e] to before starts[e + 1], at least one."""
-    together: bool = False
-    """Whether the sequences of an example share a micro-batch: a loss compares them."""
+    grouped: bool = False
+    """True if the sequences of an example must share a micro-batch, because a loss compares them."""
 
     @cached_property
     def real(self) -> Ints:
-        """(S,) real tokens of each sequence."""
+        """(S,) tokens of each sequence without padding."""
         return self.prompt + self.target
 
     @cached_property
     def per_example(self) -> Ints:
-        """(E,) real tokens of each example, its sequences together."""
+        """(E,) tokens of each example without padding, over all its sequences."""
         return self.sums(self.starts[:-1], self.starts[1:])
 
     def of(self, examples: Ints) -> Ints:
@@ -44,18 +44,18 @@ class Lengths:
         return ranges(self.starts[examples], self.starts[examples + 1])
 
     def units(self, examples: Ints) -> tuple[Ints, Ints]:
-        """What a micro-batch takes whole: (U,) first sequences, and those after the last."""
-        if self.together:
+        """The ranges of sequences that a micro-batch must not split: (U,) first of each, and (U,) last of each plus 1."""
+        if self.grouped:
             return self.starts[examples], self.starts[examples + 1]
         sequences = self.of(examples)
         return sequences, sequences + 1
 
     def sums(self, first: Ints, end: Ints) -> Ints:
-        """(U,) real tokens of ranges of sequences."""
+        """(U,) tokens of ranges of sequences without padding."""
         return np.asarray(self._before[end] - self._before[first], dtype=np.int64)
 
     def widths(self, first: Ints, end: Ints, family: Family) -> tuple[Ints, Ints, Ints]:
-        """Of ranges of sequences, each none empty: (U,) rows, columns of each row with its padding, and columns of its targets."""
+        """Sizes of non-empty ranges of sequences: (U,) rows, padded columns of a row, and those of its target alone."""
         if not len(first):
             return first, first, first
         sequences, rows = ranges(first, end), end - first
@@ -71,7 +71,7 @@ class Lengths:
 
 
 def ranges(first: Ints, end: Ints) -> Ints:
-    """All numbers of some ranges, one range after the other.
+    """All numbers of several ranges, one range after the other.
 
     >>> ranges(np.array([3, 7]), np.array([5, 8])).tolist()
     [3, 4, 7]
@@ -82,7 +82,7 @@ def ranges(first: Ints, end: Ints) -> Ints:
 
 
 def padded_tokens(lengths: Lengths, sequences: Ints, family: Family) -> int:
-    """Tokens that a micro-batch holds with its padding. Encoder and decoder are padded each for itself."""
+    """Tokens of a micro-batch with padding. Encoder and decoder are padded separately."""
     if not len(sequences):
         return 0
     prompt, target = lengths.prompt[sequences], lengths.target[sequences]
@@ -92,6 +92,6 @@ def padded_tokens(lengths: Lengths, sequences: Ints, family: Family) -> int:
 
 
 def part_of(sizes: Ints, parts: int) -> Ints:
-    """Which of `parts` equal stretches the middle of each size falls into."""
+    """The index of the part that each size falls into by its middle, if their sum is cut into `parts` equal parts."""
     doubled_middle = 2 * np.cumsum(sizes) - sizes
     return np.asarray(doubled_middle * parts // (2 * max(int(sizes.sum()), 1)), dtype=np.int64)

@@ -1,6 +1,6 @@
-"""What a worker trains on, ready before it is wanted: the micro-batches of each step, made by processes of their own on a GPU machine.
+"""Loader of a worker's micro-batches, step by step. On a GPU machine, separate processes prepare them ahead.
 
-In: the batch plan and the tokens. Out, step by step: tensors of `MicroBatch`, and how long the worker waited for them.
+In: the batch plan and the tokens. Out: `MicroBatch`es of torch tensors on the CPU, and the time that the worker waited for them.
 """
 
 from __future__ import annotations
@@ -10,76 +10,70 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.train.data.batch_plan import Plan
+from pipelines.train.data.batch_plan import BatchPlan
 from pipelines.train.data.collate import MicroBatch, collate
 from pipelines.train.data.lengths import Ints
 from pipelines.train.data.token_table import Tokens
 
-_LOADERS_BESIDE_A_GPU = 2
-"""Processes. On a CPU none: making a micro-batch takes under a thousandth of what its forward pass takes there."""
-_STEPS_AHEAD = 4
+_GPU_PROCESSES = 2
+"""Per worker. None on a CPU: there a micro-batch takes under a thousandth of the time of its forward pass."""
+_GPU_STEPS_AHEAD = 4
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """Step -> this worker's micro-batches. A dataset as torch's DataLoader wants it."""
+class _StepDataset:
+    """Step -> this worker's micro-batches, in the interface of torch's datasets."""
 
-    plan: Plan
+    plan: BatchPlan
     tokens: Tokens
     rank: int
     pad: int
     start: int | None
 
-    def __getitem__(self, step: int) -> list[dict[str, Any]]:
+    def __getitem__(self, step: int) -> list[MicroBatch]:
         return [self.micro_batch(sequences) for sequences in self.plan.step(step)[self.rank]]
 
-    def micro_batch(self, sequences: Ints) -> dict[str, Any]:
-        """The arguments of `StudentLoss.forward`, without `scales`, as tensors on the CPU."""
-        batch = collate(
-            [self.tokens.sequence(s) for s in sequences], family=self.plan.family, pad=self.pad, start=self.start
-        )
-        return tensors(batch)
+    def micro_batch(self, sequences: Ints) -> MicroBatch:
+        import torch
+
+        tokens = [self.tokens.sequence(s) for s in sequences]
+        return collate(tokens, family=self.plan.family, pad=self.pad, start=self.start).map(torch.from_numpy)
 
 
 class Loader:
-    """The micro-batches of the steps, in order from whichever step is asked for first."""
+    """Micro-batches of consecutive steps, from any first step."""
 
-    def __init__(self, plan: Plan, tokens: Tokens, rank: int, *, pad: int, start: int | None, gpu: bool) -> None:
-        self._steps, self._total, self._gpu = _Steps(plan, tokens, rank, pad, start), plan.steps, gpu
-        self._next = -1
-        self._loaded: Iterator[Any] = iter(())
+    def __init__(self, plan: BatchPlan, tokens: Tokens, rank: int, *, pad: int, start: int | None, gpu: bool) -> None:
+        """Args:
+        rank: the worker.
+        start: the token that an encoder-decoder's decoder begins with.
+        """
+        self._dataset, self._steps, self._gpu = _StepDataset(plan, tokens, rank, pad, start), plan.steps, gpu
+        self._next_step = -1
+        self._batches: Iterator[list[MicroBatch]] = iter(())
         self.waited_s = 0.0
 
-    def __call__(self, step: int) -> list[dict[str, Any]]:
-        """The micro-batches of a step; on a machine with GPUs in memory from which they are copied while the GPU works."""
+    def step(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of a step, in pinned memory on a GPU machine. Fast if it follows the previous step."""
         began = time.monotonic()
-        if step != self._next:
-            self._loaded = self._from(step)
-        micros: list[dict[str, Any]] = next(self._loaded)
-        self._next = step + 1
+        if step != self._next_step:
+            self._batches = self._from(step)
+        batches = next(self._batches)
+        self._next_step = step + 1
         self.waited_s += time.monotonic() - began
-        return micros
+        return batches
 
-    def micro_batch(self, sequences: Ints) -> dict[str, Any]:
-        """One micro-batch of sequences of one's choice."""
-        return self._steps.micro_batch(sequences)
+    def micro_batch(self, sequences: Ints) -> MicroBatch:
+        """One micro-batch of given sequences, outside of the plan."""
+        return self._dataset.micro_batch(sequences)
 
-    def _from(self, step: int) -> Iterator[Any]:
+    def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         import torch
         from torch.utils.data import DataLoader
 
-        ahead: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self._gpu:
-            ahead = {"num_workers": _LOADERS_BESIDE_A_GPU, "prefetch_factor": _STEPS_AHEAD, "pin_memory": True}
-        # A generator of its own: else it would draw from the one that dropout draws from, and a resumed training would differ.
-        ahead["generator"] = torch.Generator()
-        return iter(DataLoader(self._steps, batch_size=None, sampler=range(step, self._total), **ahead))
-
-
-def tensors(batch: MicroBatch) -> dict[str, Any]:
-    """The arguments of `StudentLoss.forward` for a micro-batch, without `scales`, on the CPU."""
-    import torch
-
-    arrays = {name: value for name, value in vars(batch).items() if name != "inputs" and value is not None}
-    inputs = {name: torch.from_numpy(array) for name, array in batch.inputs.items()}
-    return {"inputs": inputs, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
+            options = {"num_workers": _GPU_PROCESSES, "prefetch_factor": _GPU_STEPS_AHEAD, "pin_memory": True}
+        # With torch's default generator it would draw from dropout's random numbers, and a resumed training would differ.
+        options["generator"] = torch.Generator()
+        return iter(DataLoader(self._dataset, batch_size=None, sampler=range(step, self._steps), **options))

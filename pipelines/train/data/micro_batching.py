@@ -1,11 +1,11 @@
-"""One step's sequences -> micro-batches for every worker, with little padding. Pure functions of numpy.
+"""Splits one step's sequences into micro-batches for every worker, with little padding. Pure functions of numpy.
 
-Sequences are put into an order in which those of like lengths stand together, and cut into rounds; in every round each worker has one
-micro-batch. The cuts are those that make the padded tokens, and a price for every micro-batch, least (dynamic programming over the cuts):
+Sequences are sorted by length and cut into rounds. In each round every worker has one micro-batch. Dynamic programming finds the cuts with
+the lowest cost, which is the padded tokens plus a price per micro-batch:
 
     lengths 3 3 3 9 9 | 40 41      rather than      3 3 3 | 9 9 40 41
 
-An encoder-decoder's prompts and targets are padded each for itself, so no one order is best: the best of several is taken.
+An encoder-decoder pads prompts and targets separately, so that no single order is best. Several are tried.
 """
 
 from __future__ import annotations
@@ -23,83 +23,90 @@ from pipelines.train.data.lengths import Ints, Lengths, padded_tokens, part_of, 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a micro-batch costs beside its tokens, in tokens."""
+    """Costs of a micro-batch besides its tokens, in tokens."""
 
-    least: int
-    """A smaller one takes as long as one of so many tokens."""
-    price: int
-    """Of every one: the gradients of all weights are added up once more."""
+    min_tokens: int
+    """A smaller one takes as long as one of this size."""
+    overhead_tokens: int
+    """For each: the gradients of all weights are accumulated once more."""
 
 
-COSTS = {False: Cost(least=128, price=64), True: Cost(least=2048, price=128)}
-"""On a CPU, and on a GPU, which waits to be told what to do. Adding up gradients took a CPU as long as 110 tokens of a T5 of 25M weights,
-half of them embeddings, and as long as about 30 of the quickstart's student, which works longer on a token; the rest are guesses."""
-_LEAST_GROUPS = 256
-"""Where there are more units, some that stand together are cut from each other only when they do not fit together."""
+COSTS = {False: Cost(min_tokens=128, overhead_tokens=64), True: Cost(min_tokens=2048, overhead_tokens=128)}
+"""By `gpu`. Accumulating gradients took a CPU as long as 110 tokens for a T5 of 25M weights, half of them embeddings, and about 30 tokens
+for the quickstart's student. The other values are estimates."""
+_MAX_CUTTABLE = 256
+"""Above this number of units, neighbours are cut apart only if they do not fit together."""
 _TARGET_BUCKETS = (1.25, 2.0, math.inf)
-"""Targets within such a factor count as of like length, when prompts are put in order."""
+"""Factors within which targets count as of equal length when prompts are sorted."""
 
 
-def deal(lengths: Lengths, examples: Ints, workers: int, limit: int, family: Family, cost: Cost) -> list[list[Ints]]:
-    """The sequences of one step by worker and micro-batch: [worker][micro-batch] -> sequences.
+def plan_micro_batches(
+    lengths: Lengths, examples: Ints, workers: int, limit: int, family: Family, cost: Cost
+) -> list[list[Ints]]:
+    """The sequences of one step: [worker][micro-batch] -> sequences.
 
-    Micro-batches are of like lengths and at most `limit` padded tokens each. Every worker gets the same number of them, and in each
-    round about the same work; where there are too few sequences, some are empty.
+    A micro-batch has at most `limit` padded tokens. All workers get the same number of micro-batches, and about the same work in each
+    round. With too few sequences, some micro-batches are empty.
 
     Args:
-        cost: what is to be least, beside the padded tokens.
+        cost: minimised together with the padded tokens.
 
     Raises:
-        ValueError: a sequence alone, or an example's whose sequences stay together, is above the limit.
+        ValueError: a sequence, or the sequences of an example that must stay together, exceed the limit.
     """
     first, end = lengths.units(examples)
     if not len(first):
         return [[first] for _ in range(workers)]
     rows, longest, target = lengths.widths(first, end, family)
-    if int((rows * longest).max()) > limit:
-        raise ValueError(f"{int((rows * longest).max())} padded tokens that stay together are above the limit {limit}")
+    largest = int((rows * longest).max())
+    if largest > limit:
+        raise ValueError(f"{largest} padded tokens that stay together are above the limit {limit}")
     prompt, target = (longest - target, target) if family == "encoder-decoder" else (longest, 0 * target)
     room = limit * workers
     while True:
-        found = (
-            (*_cuts(rows[order], prompt[order], target[order], workers, room, cost), order)
-            for order in _orders(first, prompt, target)
+        candidates = (
+            (*_cheapest_cuts(rows[order], prompt[order], target[order], workers, room, cost), order)
+            for order in _sort_orders(first, prompt, target)
         )
-        _, cuts, order = min(found, key=lambda one: one[0])
-        rounds = [_parts(lengths, first[order][a:b], end[order][a:b], workers) for a, b in pairwise(cuts)]
+        _, cuts, order = min(candidates, key=lambda candidate: candidate[0])
+        rounds = [_split_round(lengths, first[order][a:b], end[order][a:b], workers) for a, b in pairwise(cuts)]
         if all(padded_tokens(lengths, part, family) <= limit for parts in rounds for part in parts):
-            break
-        room = room * 9 // 10  # the workers' parts of a round are of equal work, not of equal size with their padding
-    dealt: list[list[Ints]] = [[] for _ in range(workers)]
+            return _assign(lengths, rounds, workers)
+        room = room * 9 // 10  # the parts of a round have equal work, but not equal size with padding
+
+
+def _assign(lengths: Lengths, rounds: list[list[Ints]], workers: int) -> list[list[Ints]]:
+    """Give the largest part of each round to the worker with the least work so far."""
+    assigned: list[list[Ints]] = [[] for _ in range(workers)]
     loads = [0] * workers
     for parts in rounds:
-        # The most work of a round goes to who has had the least so far.
         parts = sorted(parts, key=lambda part: -int(lengths.real[part].sum()))
         for worker, part in zip(sorted(range(workers), key=lambda w: loads[w]), parts, strict=True):
-            dealt[worker].append(part)
+            assigned[worker].append(part)
             loads[worker] += int(lengths.real[part].sum())
-    return dealt
+    return assigned
 
 
-def _orders(first: Ints, prompt: Ints, target: Ints) -> Iterator[Ints]:
-    """Orders of the units in which those of like lengths stand together, the longest first."""
+def _sort_orders(first: Ints, prompt: Ints, target: Ints) -> Iterator[Ints]:
+    """Orders of the units by length, the longest first."""
     for factor in _TARGET_BUCKETS if target.any() else (math.inf,):
         buckets = np.floor(np.log(np.maximum(target, 1)) / math.log(factor)) if factor < math.inf else 0 * target
         yield np.lexsort((first, -target, -prompt, -buckets))
 
 
-def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost: Cost) -> tuple[float, list[int]]:
-    """(cost, cuts): where the row of units is cut into rounds, 0 and the end included. A round is at most `room`, or one unit.
+def _cheapest_cuts(
+    rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost: Cost
+) -> tuple[float, list[int]]:
+    """(cost, cuts): the positions that cut sorted units into rounds, with 0 and the end. A round is at most `room`, or one unit.
 
-    A round costs its rows x (its longest prompt + its longest target), and a price for each worker. The first is at least what each
-    worker takes for a small one, and for each worker the largest unit, with which the others wait for the one that has it.
+    A round costs its rows x (its longest prompt + its longest target), plus overhead for each worker. The first term has two lower bounds:
+    the minimum of a micro-batch for each worker, and the largest unit for each worker, because the others wait for the one that has it.
     """
-    groups = min(len(rows), max(_LEAST_GROUPS, 4 * int((rows * (prompt + target)).sum()) // max(room, 1)))
+    groups = min(len(rows), max(_MAX_CUTTABLE, 4 * int((rows * (prompt + target)).sum()) // max(room, 1)))
     edges = np.unique(np.linspace(0, len(rows), groups + 1).astype(np.int64))
     largest = np.maximum.reduceat(rows * (prompt + target), edges[:-1]) * workers
-    rows, prompt, target = (
-        np.add.reduceat(rows, edges[:-1]), np.maximum.reduceat(prompt, edges[:-1]), np.maximum.reduceat(target, edges[:-1])
-    )  # fmt: skip
+    rows = np.add.reduceat(rows, edges[:-1])
+    prompt, target = np.maximum.reduceat(prompt, edges[:-1]), np.maximum.reduceat(target, edges[:-1])
     count = len(rows)
     best, came_from = np.full(count + 1, np.inf), np.zeros(count + 1, dtype=np.int64)
     best[0] = 0.0
@@ -107,8 +114,9 @@ def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost:
         widths = np.maximum.accumulate(prompt[start:]) + np.maximum.accumulate(target[start:])
         costs = np.cumsum(rows[start:]) * widths
         fit = max(int(np.searchsorted(costs, room, side="right")), 1)
-        alone = np.maximum.accumulate(largest[start : start + fit])
-        reached = best[start] + np.maximum(np.maximum(costs[:fit], alone), workers * cost.least) + workers * cost.price
+        largest_unit = np.maximum.accumulate(largest[start : start + fit])
+        bounded = np.maximum(np.maximum(costs[:fit], largest_unit), workers * cost.min_tokens)
+        reached = best[start] + bounded + workers * cost.overhead_tokens
         better = np.flatnonzero(reached < best[start + 1 : start + 1 + fit])
         best[start + 1 + better] = reached[better]
         came_from[start + 1 + better] = start
@@ -118,8 +126,8 @@ def _cuts(rows: Ints, prompt: Ints, target: Ints, workers: int, room: int, cost:
     return float(best[count]), [int(edges[cut]) for cut in reversed(cuts)]
 
 
-def _parts(lengths: Lengths, first: Ints, end: Ints, workers: int) -> list[Ints]:
-    """One round's sequences for each worker: consecutive ones, about as many tokens each."""
+def _split_round(lengths: Lengths, first: Ints, end: Ints, workers: int) -> list[Ints]:
+    """One round's sequences for each worker: consecutive, and about the same number of tokens."""
     worker = part_of(lengths.sums(first, end), workers)
     edges = np.searchsorted(worker, np.arange(workers + 1))
     return [ranges(first[a:b], end[a:b]) for a, b in pairwise(edges)]

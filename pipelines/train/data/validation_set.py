@@ -1,14 +1,13 @@
-"""The rows of a validation file as tokens. They are people's: an input and a gold label, no rationale and no word of a teacher's.
+"""The rows of a validation file as tokens. They have an input and a gold label from a person, and nothing from a teacher.
 
-So they measure the label term. Methods whose students write or read a teacher's text cannot be measured on them: they have no validation
-in training, unless `corpus.validation` is a share of train. Of rows with the same id the first counts.
+They measure the label term alone. A method that reads or writes a teacher's text cannot be measured on them: it has no validation in
+training, unless `corpus.validation` is a share of train. If rows share an id, the first one counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,21 +16,21 @@ from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.methods import METHODS
 from pipelines.tasks import Example, load_task
 from pipelines.train.data.sequences import TokenSettings
-from pipelines.train.data.token_table import encode_table
+from pipelines.train.data.tokenise import encode_table
 
-_ROWS = 4096
+_BATCH_ROWS = 4096
 
 
 def validation_tokens(corpus: CorpusConfig, settings: TokenSettings) -> Iterator[pa.Table]:
-    """The rows of the file in the schema of the tokens; none where `corpus.validation` is a share, or the method wants more."""
+    """The rows of the file in token_table.SCHEMA. Empty if `corpus.validation` is a share, or the method needs a teacher's text."""
     if not isinstance(corpus.validation, str) or METHODS[settings.method].needs_teacher_text:
         return
     task = load_task(settings.task)
     splits = corpus_splits(corpus_files(corpus.validation, "corpus.validation"), "heldout", limit=corpus.limit)
     examples = (row.example for split in splits for row in read_split(split, task, corpus.fields))
     usable = _first_of_each_id(example for example in examples if example is not None and example.gold)
-    while some := list(islice(usable, _ROWS)):
-        table = encode_table(pa.Table.from_pylist([_row(example) for example in some]), settings)
+    while batch := list(islice(usable, _BATCH_ROWS)):
+        table = encode_table(pa.Table.from_pylist([_label_row(example) for example in batch]), settings)
         held_out = pa.array([True] * len(table), pa.bool_())
         yield table.set_column(table.column_names.index("validation"), table.schema.field("validation"), held_out)
 
@@ -44,8 +43,8 @@ def _first_of_each_id(examples: Iterable[Example]) -> Iterator[Example]:
             yield example
 
 
-def _row(example: Example) -> dict[str, Any]:
-    # Of its own name space: a training row may have the same id.
+def _label_row(example: Example) -> dict[str, str | None]:
+    # With a namespace, because a training row may have the same id.
     return {
         "id": f"validation/{example.id}", "input": example.input, "gold": example.gold, "label": example.gold, "rationale": "",
         "soft_label": None,

@@ -1,20 +1,27 @@
-"""DeepSpeed from the run: its JSON, an engine, the learning rate, and what its optimizer holds on each worker.
+"""DeepSpeed: its settings, the engine around a student's loss, and the learning rate.
 
-In: the training section of the run. Out: a DeepSpeed engine around `StudentLoss`, for CPU (gloo) and GPU (nccl) workers:
+In: the training section of the run. Out: an engine for CPU (gloo) or GPU (NCCL) workers:
 
     {"workers": 2, "zero_stage": 2, "precision": "bf16"} -> {"zero_optimization": {"stage": 2, ...}, "bf16": {"enabled": true}, ...}
 
-There is no fp16: T5 overflows in it. The learning rate is a function of the step, so that a resumed run needs no scheduler state.
+There is no fp16, because T5 overflows in it. The learning rate is a function of the step, so that resuming needs no scheduler state.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import StageFailedError
+from pipelines.runtime.compat.deepspeed import disable_compiled_collective
+from pipelines.runtime.compat.transformers import layer_classes
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 _COMPILED_VARIANTS = 32
 
@@ -22,8 +29,8 @@ _COMPILED_VARIANTS = 32
 def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     """The resolved DeepSpeed JSON.
 
-    A step's micro-batches vary in number, so accumulation is driven by hand: DeepSpeed is told 1 micro-batch, and `loop` says
-    which backward pass ends a step.
+    Steps differ in their number of micro-batches. So DeepSpeed counts each micro-batch as a step of accumulation 1, and the worker marks
+    the last one (`set_gradient_accumulation_boundary`).
     """
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -47,7 +54,7 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
             "allgather_bucket_size": 50_000_000,
             **_offload(training),
         },
-        # Offloaded, DeepSpeed would take an Adam of its own, which needs a compiler on every worker.
+        # With offload, DeepSpeed insists on its own Adam otherwise, which needs a compiler on every worker.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": training.precision == "bf16"},
         "steps_per_print": 1_000_000_000,
@@ -55,77 +62,77 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def _offload(training: TrainingConfig) -> dict[str, Any]:
-    """What ZeRO keeps in the memory of the CPU."""
-    cpu = {"device": "cpu", "pin_memory": training.gpus_per_worker > 0}
+def _offload(training: TrainingConfig) -> dict[str, dict[str, str | bool]]:
+    """The part of the ZeRO settings that moves state to the CPU's memory."""
+    cpu: dict[str, str | bool] = {"device": "cpu", "pin_memory": training.gpus_per_worker > 0}
     if training.offload == "none":
         return {}
     return {"offload_optimizer": cpu} | ({"offload_param": cpu} if training.offload == "parameters" else {})
 
 
 def prepare_deepspeed(gpu: bool) -> None:
-    """Join DeepSpeed to the process group that Ray Train has made. On the CPU without compiling anything.
-
-    DeepSpeed would build a shared-memory collective from C++ there; gloo does the same job without a compiler.
-    """
+    """Attach DeepSpeed to the process group that exists. Compiles nothing on the CPU."""
     if not gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
     deepspeed.logger.setLevel("WARNING")
     if not gpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        disable_compiled_collective()
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", dist_init_required=False, verbose=False)
 
 
-def make_engine(module: Any, training: TrainingConfig) -> Any:
-    """A DeepSpeed engine around a module. Norms and biases get no weight decay.
+def parameter_groups(module: Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trained parameters as an optimizer's groups: matrices with weight decay, norms and biases without."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        # The worker sets the rate before every step. It starts at 0 because some DeepSpeed optimizers step when they are created.
+        {"params": [p for p in trained if p.dim() > 1], "lr": 0.0, "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "lr": 0.0, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
-    `prepare_deepspeed` has been called. The module's weights must be the same on every worker.
-    """
+
+def make_engine(module: Module, training: TrainingConfig) -> DeepSpeedEngine:
+    """A DeepSpeed engine around a module whose weights are the same on every worker. Call `prepare_deepspeed` first."""
     import deepspeed
 
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    # The rate is set before every step. Until then it is 0: some of DeepSpeed's optimizers take a step while they are made.
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "lr": 0.0, "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "lr": 0.0, "weight_decay": 0.0},
-    ]
     engine, *_ = deepspeed.initialize(
         model=module,
-        model_parameters=[group for group in groups if group["params"]],
+        model_parameters=parameter_groups(module, training.weight_decay),
         config=deepspeed_config(training),
         dist_init_required=False,
     )
     if training.zero_stage == 0:
-        engine.basic_optimizer.state.clear()  # that step must not count in Adam's bias correction
+        engine.optimizer.state.clear()  # a step at creation must not count in Adam's bias correction
     return engine
 
 
-def compile_layers(model: Any) -> None:
-    """torch.compile on every layer of a transformers model, in place.
+def compile_layers(model: PreTrainedModel) -> None:
+    """Apply torch.compile to every layer of a transformers model, in place and for varying sizes.
 
-    Layer by layer: layers of one shape share what is compiled, and what goes on around them (the choice of target positions) stays
-    as it is. For sizes that vary: every micro-batch has others.
+    Layers of equal shape share their compiled code. The selection of target positions around them stays uncompiled.
+
+    Raises:
+        StageFailedError: transformers does not name the layers of this architecture.
     """
     import torch
 
-    kinds = set(model._no_split_modules or ())
-    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    classes = layer_classes(model)
+    layers = [module for module in model.modules() if type(module).__name__ in classes]
     if not layers:
-        raise StageFailedError(
-            f"training.compile: the layers of a {type(model).__name__} are not known; set it to false"
-        )
-    # T5's are compiled in several variants: of encoder and decoder, the first and the others, in training and in validation.
+        rule = f"transformers does not name the layers of a {type(model).__name__}"
+        raise StageFailedError(f"training.compile true: {rule}. Set it to false")
+    # One T5 layer class has many variants: encoder or decoder, first or later, training or validation.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _COMPILED_VARIANTS)
     for layer in layers:
         layer.compile(dynamic=True)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: str = "linear") -> float:
-    """The rate of a step (from 0): up to `peak` in a straight line over the share `warmup` of the steps, then as the schedule says.
+    """The rate of a step, counted from 0. It rises linearly to `peak` over the share `warmup` of the steps.
 
-    linear: down towards 0 in a straight line. cosine: down towards 0 along half a wave. constant: it stays.
+    Then linear falls towards 0 in a straight line, cosine along half a wave, and constant stays.
 
     >>> [learning_rate(step, 4, 1.0, 0.5) for step in range(4)]
     [0.5, 1.0, 0.6666666666666666, 0.3333333333333333]
@@ -139,21 +146,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float, schedule: s
     return peak * (left if schedule == "linear" else (1.0 - math.cos(math.pi * left)) / 2.0)
 
 
-def set_learning_rate(engine: Any, rate: float) -> None:
+def set_learning_rate(engine: DeepSpeedEngine, rate: float) -> None:
     """Set the rate of every parameter group."""
-    for group in engine.basic_optimizer.param_groups:
+    for group in engine.optimizer.param_groups:
         group["lr"] = rate
 
 
-def optimizer_bytes(engine: Any) -> int:
-    """Bytes of optimizer state on this worker: Adam's moments, and master weights where they are not the model's own.
-
-    Measured on the tensors that are there, after at least one step.
-    """
+def optimizer_bytes(engine: DeepSpeedEngine) -> int:
+    """Bytes of optimizer state on this worker after at least one step: Adam's moments, and master weights that are copies."""
     own = {id(parameter) for parameter in engine.module.parameters()}
     total = 0
-    for master, state in engine.basic_optimizer.state.items():
-        held = [value for value in state.values() if hasattr(value, "element_size")]
-        held += [] if id(master) in own else [master]
-        total += sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in held)
+    for master, state in engine.optimizer.state.items():
+        tensors = [value for value in state.values() if hasattr(value, "element_size")]
+        tensors += [] if id(master) in own else [master]
+        total += sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in tensors)
     return total

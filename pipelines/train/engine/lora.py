@@ -1,21 +1,28 @@
-"""Low-rank adapters (Hu et al. 2021, "LoRA"), put in by peft: W x + alpha / rank x B A x, of which only A and B are trained.
+"""Low-rank adapters (Hu et al. 2021, "LoRA"), inserted by peft: W x + alpha / rank x B A x, with only A and B trained.
 
-The model keeps its class and its forward pass. What is exported is W + alpha / rank x B A: a plain checkpoint that knows of no adapters.
+The model keeps its class and its forward pass. The export is W + alpha / rank x B A, a plain checkpoint without adapters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipelines.config import LoraConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 _ADAPTER = "default"
 _BASE = ".base_layer"
 
 
-def put_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
-    """Put adapters into every linear layer but the output head, in place, and freeze all else. B is 0: nothing changes yet."""
+def add_adapters(model: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
+    """Add adapters to every linear layer but the output head, in place, and freeze all other weights.
+
+    B is 0 at first, so that the model's output does not change.
+    """
     import peft
     import torch
 
@@ -25,8 +32,8 @@ def put_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
         peft.inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
 
 
-def merged(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights of `model`, whole as in `state`, with the adapters merged into them. As they are where there are no adapters."""
+def merge_adapters(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole weights `state` of `model` with the adapters merged into them. Unchanged without adapters."""
     from peft.tuners.lora import LoraLayer
 
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
@@ -40,7 +47,7 @@ def merged(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
         if is_base and not rest and stem in layers:
             a, b = (state[f"{stem}.lora_{which}.{_ADAPTER}.weight"].float() for which in "AB")
             change = layers[stem].scaling[_ADAPTER] * (b @ a)
-            # GPT-2's kind of linear layer keeps its weights the other way round.
+            # GPT-2's kind of linear layer stores its weights transposed.
             change = change.T if layers[stem].fan_in_fan_out else change
             tensor = (tensor.float() + change).to(tensor.dtype)
         result[name.replace(_BASE, "")] = tensor

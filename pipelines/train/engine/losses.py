@@ -1,7 +1,7 @@
-"""The terms of the losses, and the student's model with them as one module. Pure functions of torch.
+"""The terms of the losses, and the student's model with its loss as one module. Pure functions of torch.
 
-Every term is a sum over what a micro-batch holds; the step's loss is the sum of all micro-batches of all workers, each term divided by
-what the whole step counts, and weighted. So one worker and eight, with accumulation and without, have the same loss:
+A term is a sum over a micro-batch. The step's loss is the sum over all micro-batches of all workers, each term divided by its count in the
+whole step and weighted. So the loss does not depend on the number of workers or micro-batches:
 
     step-by-step: labels [2 tokens: nll 1.0, 3.0], rationales [4 tokens: nll 0.5 each], w = 0.5
     loss = 0.5 x (1.0 + 3.0) / 2 + 0.5 x (4 x 0.5) / 4 = 1.25
@@ -18,25 +18,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.train.loss_terms import PARTS, TERMS
 
 _CHUNK_ELEMENTS = {False: 1 << 18, True: 1 << 27}
-"""Logits that are in float32 at a time: on a CPU, on a GPU."""
-_LEAST_LOG = -30.0
-_LEAST_REST = 1e-6
-"""Probability that the tokens beyond the likeliest k have at the least, together: keeps its logarithm finite."""
+"""Logits that are converted to float32 at a time, by `is on a GPU`."""
+_MIN_LOGPROB = -30.0
+_MIN_REST = 1e-6
+"""Least probability of all tokens beyond the likeliest k together: keeps its logarithm finite."""
 
 
 class _LogProbs(torch.autograd.Function):  # type: ignore[misc]
-    """Log-probabilities of some tokens in float32, a few rows at a time: the whole of the logits (N, V) never exists in float32.
+    """Log-probabilities of some tokens in float32, a few rows at a time. The logits (N, V) never exist in float32 as a whole.
 
     logits (N, V) in any precision, ids (N, m) -> (N, m) float32, natural logarithms.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Any, ids: Any) -> Any:
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
         norms = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         for rows in _chunks(logits):
             norms[rows] = torch.logsumexp(logits[rows].float(), dim=-1)
@@ -44,7 +44,7 @@ class _LogProbs(torch.autograd.Function):  # type: ignore[misc]
         return logits.gather(1, ids).float() - norms[:, None]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, ids, norms = ctx.saved_tensors
         gradient = gradients[0].float()
         result = torch.empty_like(logits)
@@ -56,21 +56,21 @@ class _LogProbs(torch.autograd.Function):  # type: ignore[misc]
         return result, None
 
 
-def _chunks(logits: Any) -> list[slice]:
-    """Rows that fit a processor's cache together; on a GPU, that fill it."""
+def _chunks(logits: Tensor) -> list[slice]:
+    """Slices of rows: of a size that fits the CPU's cache, or occupies a GPU."""
     size = _CHUNK_ELEMENTS[logits.device.type == "cuda"]
     rows = max(1, size // logits.shape[-1])
     return [slice(start, start + rows) for start in range(0, len(logits), rows)]
 
 
-def part_sums(losses: Any, parts: Any) -> tuple[Any, Any]:
-    """Sum of the token losses (N,) of each part, and how many tokens it has. (3,) each; `parts` (N,) as in `MicroBatch`."""
+def part_sums(losses: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+    """(3,) sums of the token losses (N,) by part, and (3,) their numbers of tokens. `parts` (N,) as in `MicroBatch`."""
     member = (parts[None] == torch.arange(len(PARTS), device=parts.device)[:, None]).float()
-    # A product rather than a selection: where nothing is selected, every weight still gets a gradient, of 0.
+    # A product rather than a selection: without any token of a part, every weight still gets a gradient, of 0.
     return member @ losses, member.sum(dim=1)
 
 
-def soft_label_losses(scores: Any, groups: Any, probabilities: Any, temperature: float) -> Any:
+def soft_label_losses(scores: Tensor, groups: Tensor, probabilities: Tensor, temperature: float) -> Tensor:
     """Divergence of the student's distribution over an example's labels from the teacher's, T^2 KL(p_T || q_T). (G,) nats.
 
         labels a and b, p = (0.8, 0.2), the student's log-likelihoods (-1, -1), T = 1
@@ -78,9 +78,9 @@ def soft_label_losses(scores: Any, groups: Any, probabilities: Any, temperature:
 
     Args:
         scores: (R,) the student's log-likelihood of each label, over all its tokens.
-        groups: (R,) which example the label is one of, numbered from 0.
-        probabilities: (R,) the teacher's; of an example they sum to 1 or less.
-        temperature: both distributions are softened by it; T^2 keeps the gradient's size.
+        groups: (R,) the number of each label's example, from 0.
+        probabilities: (R,) the teacher's; those of an example sum to 1 or less.
+        temperature: softens both distributions; T^2 keeps the size of the gradient.
     """
     count = int(groups.max()) + 1
     teacher = _grouped_log_softmax(probabilities.clamp_min(1e-9).log() / temperature, groups, count)
@@ -89,29 +89,29 @@ def soft_label_losses(scores: Any, groups: Any, probabilities: Any, temperature:
     return temperature**2 * torch.zeros(count, dtype=each.dtype, device=each.device).index_add(0, groups, each)
 
 
-def _grouped_log_softmax(values: Any, groups: Any, count: int) -> Any:
-    """Log-softmax among the values (R,) of each group."""
+def _grouped_log_softmax(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Log-softmax of values (R,) within each group."""
     highest = torch.full((count,), -math.inf, device=values.device).scatter_reduce(0, groups, values.detach(), "amax")
     shifted = values - highest[groups]
     sums = torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, groups, shifted.exp())
     return shifted - sums.log()[groups]
 
 
-def token_divergences(student: Any, teacher: Any, kind: str) -> Any:
+def token_divergences(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
     """Divergence of the student's distribution over tokens from the teacher's at each position. (N,) nats.
 
-    The teacher's is known for its k likeliest tokens. All others are taken as one: what is left of 1 in either distribution.
+    The teacher's is known for its k likeliest tokens. All other tokens count as one, with the rest of the probability.
 
         k = 1: teacher 0.8 (rest 0.2), student 0.5 (rest 0.5)
         forward-kl = 0.8 ln(0.8 / 0.5) + 0.2 ln(0.2 / 0.5) = 0.193
 
     Args:
-        student: (N, k) its log-probabilities of the teacher's likeliest tokens.
-        teacher: (N, k) the teacher's own.
+        student: (N, k) the student's log-probabilities of the teacher's likeliest tokens.
+        teacher: (N, k) the teacher's.
         kind: forward-kl, KL(teacher || student); reverse-kl, KL(student || teacher); jsd, the mean of both against their mixture.
     """
-    # Where an answer's form was enforced, forbidden tokens have minus infinity.
-    p, q = _with_rest(teacher.clamp_min(_LEAST_LOG)), _with_rest(student)
+    # Guided decoding gives forbidden tokens minus infinity.
+    p, q = _with_rest(teacher.clamp_min(_MIN_LOGPROB)), _with_rest(student)
     if kind == "forward-kl":
         return _kl(p, q)
     if kind == "reverse-kl":
@@ -120,76 +120,75 @@ def token_divergences(student: Any, teacher: Any, kind: str) -> Any:
     return (_kl(p, mixture) + _kl(q, mixture)) / 2
 
 
-def _with_rest(log_probabilities: Any) -> Any:
-    """(N, k) -> (N, k + 1): the rest appended, and all divided by their sum, which rounding leaves beside 1."""
-    known = torch.logsumexp(log_probabilities, dim=1, keepdim=True).clamp_max(math.log1p(-_LEAST_REST))
+def _with_rest(log_probabilities: Tensor) -> Tensor:
+    """(N, k) -> (N, k + 1): the rest appended, and all normalised, because rounding leaves their sum off 1."""
+    known = torch.logsumexp(log_probabilities, dim=1, keepdim=True).clamp_max(math.log1p(-_MIN_REST))
     rest = torch.log(-torch.expm1(known))
     return torch.log_softmax(torch.cat([log_probabilities, rest], dim=1), dim=1)
 
 
-def _kl(p: Any, q: Any) -> Any:
+def _kl(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(dim=1)
 
 
 class StudentLoss(nn.Module):  # type: ignore[misc]
-    """A Hugging Face model with its loss, as one module whose forward pass gives a micro-batch's share of the step's loss.
+    """A Hugging Face model with its loss. The forward pass returns a micro-batch's share of the step's loss.
 
-    The output head projects the positions of target tokens only: of a prompt no logits are ever made.
+    The output head projects only positions that predict target tokens. Prompts never get logits.
     """
 
     def __init__(self, model: Any, *, temperature: float = 1.0, divergence: str = "forward-kl") -> None:
         super().__init__()
         self.model = model
         self._temperature, self._divergence = temperature, divergence
-        self._rows = self._columns = None
+        self._rows: Tensor | None = None
+        self._columns: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._select)
 
     def forward(
-        self, inputs: dict[str, Any], rows: Any, columns: Any, targets: Any, parts: Any, scales: Any,
-        groups: Any = None, probabilities: Any = None, top_ids: Any = None, top_logprobs: Any = None,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, inputs: dict[str, Tensor], rows: Tensor, columns: Tensor, targets: Tensor, parts: Tensor, scales: Tensor,
+        groups: Tensor | None = None, probabilities: Tensor | None = None, top_ids: Tensor | None = None,
+        top_logprobs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The loss of one micro-batch.
 
         Args:
             inputs, rows, columns, targets, parts, groups, probabilities, top_ids, top_logprobs: see `MicroBatch`.
-            scales: (5,) float32, what the sum of each of objective.TERMS is multiplied by.
+            scales: (5,) float32, the factor of each of loss_terms.TERMS.
 
         Returns:
-            The scaled sum of all terms; and, without gradient, (2, 5) float64: each term's sum in nats, and what it counts.
+            The scaled sum of all terms; and (2, 5) float64 without gradient: the sum of each term in nats, and its count.
         """
         self._rows, self._columns = rows, columns
         try:
             logits = self.model(**inputs, use_cache=False).logits
         finally:
             self._rows = self._columns = None
-        if logits.dim() == 3:  # a head that is not called as a module
+        if logits.dim() == 3:  # the head is not called as a module
             logits = logits[rows, columns]
         ids = targets[:, None] if top_ids is None else torch.cat([targets[:, None], top_ids.clamp_min(0)], dim=1)
         log_probs = _LogProbs.apply(logits, ids)
         sums, counts = part_sums(-log_probs[:, 0], parts)
-        none = sums.new_zeros(1)
-        soft = divergence = (none, none)
+        zero = sums.new_zeros(1)
+        soft = divergence = (zero, zero)
         if groups is not None:
             scores = torch.zeros(len(groups), device=rows.device).index_add(0, rows, log_probs[:, 0])
-            found = soft_label_losses(scores, groups, probabilities, self._temperature)
-            soft = found.sum()[None], found.new_full((1,), len(found))
-        if top_ids is not None:
-            said = top_ids[:, 0] >= 0
-            found = token_divergences(log_probs[said, 1:], top_logprobs[said], self._divergence)
-            divergence = found.sum()[None], said.sum().float()[None]
+            losses = soft_label_losses(scores, groups, probabilities, self._temperature)
+            soft = losses.sum()[None], losses.new_full((1,), len(losses))
+        if top_ids is not None and top_logprobs is not None:
+            known = top_ids[:, 0] >= 0
+            losses = token_divergences(log_probs[known, 1:], top_logprobs[known], self._divergence)
+            divergence = losses.sum()[None], known.sum().float()[None]
         sums = torch.cat([sums, soft[0], divergence[0]])
         counts = torch.cat([counts, soft[1], divergence[1]])
         return (sums * scales).sum(), torch.stack([sums.detach(), counts]).double()
 
-    def _select(self, head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Hidden states (R, L, H) -> (N, H), those that predict a target token."""
+    def _select(self, head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Hidden states (R, L, H) -> those that predict a target token (N, H)."""
         hidden = arguments[0]
         return (hidden[self._rows, self._columns], *arguments[1:]) if self._rows is not None else None
 
 
 def step_scales(weights: Mapping[str, float], counts: Mapping[str, float]) -> list[float]:
-    """What the sum of each of objective.TERMS is multiplied by: its weight / what the whole step counts. (5,)
-
-    A term that the step has nothing of contributes nothing.
-    """
+    """(5,) the factor of each of loss_terms.TERMS: its weight / its count in the whole step; 0 if the step has none of it."""
     return [weights.get(term, 0.0) / counts[term] if counts.get(term) else 0.0 for term in TERMS]

@@ -1,111 +1,127 @@
-"""How far a training is, and its checkpoints in Ray Train's keeping: save and restore.
+"""The progress of a training, and its checkpoints in Ray Train's storage: save and restore.
 
-Ray Train commits a checkpoint when every worker has handed in its part, and knows of committed ones only. One that was damaged later
-is recognised, and the one before it is used.
+Ray Train commits a checkpoint when every worker has reported its part, and lists committed ones only. If the last one was damaged later,
+the previous one is used.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
+from pipelines.students.details import BestStep, Losses
 from pipelines.train.engine import checkpoints
 from pipelines.train.engine.worker import Worker
 
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
-@dataclass
-class State:
-    """How far the training is. Saved with every checkpoint."""
+
+class TrainingState(BaseModel):
+    """The progress of a training. Saved with every checkpoint."""
 
     step: int = 0
+    """The next one; so many are done."""
     seconds: float = 0.0
-    """Time spent in steps, over all attempts."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    validation_before: dict[str, float] | None = None
-    validation: list[dict[str, float]] = field(default_factory=list)
-    """Measured in between: step, objective and terms."""
-    best: dict[str, Any] | None = None
-    """Step, objective and terms of the best of them."""
-    best_kept: list[int] = field(default_factory=list)
-    """Steps whose weights are kept: the best, and what was the best at the checkpoints that may be gone on from."""
-    best_at_saves: list[int] = field(default_factory=list)
-    """The best step as of each of the last checkpoints."""
-    started_at: list[int] = field(default_factory=list)
-    """The steps at which an attempt began: [0], and the checkpoints that were gone on from."""
-    world_sizes: list[int] = field(default_factory=list)
+    """Time of the steps, over all attempts."""
+    history: list[Losses] = []
+    validation_before: Losses | None = None
+    validation: list[Losses] = []
+    """Measured in between: `step`, `objective` and terms."""
+    best: BestStep | None = None
+    best_kept: list[int] = []
+    """Steps whose weights are stored: the best now, and the best at each checkpoint that training may resume from."""
+    best_at_saves: list[int] = []
+    """The best step at each of the last checkpoints."""
+    started_at: list[int] = []
+    """The first step of each attempt: 0, or that of the checkpoint that it resumed from."""
+    world_sizes: list[int] = []
     """Workers of each attempt."""
-    nodes: list[list[str]] = field(default_factory=list)
-    """Of each attempt the workers' nodes, in the order of ranks."""
+    nodes: list[list[str]] = []
+    """For each attempt, the node of each rank."""
     waited_s: float = 0.0
-    """Of `seconds`: for micro-batches."""
-    damaged: list[str] = field(default_factory=list)
-    """Checkpoints that could not be used, and why."""
+    """Part of `seconds` that was spent waiting for micro-batches."""
+    damaged: list[str] = []
+    """Checkpoints that were skipped, with the reason."""
 
 
 class CheckpointSaver:
-    """Hands checkpoints to Ray Train, which stores them while training goes on: one at a time, so that none pile up on a slow store."""
+    """Reports checkpoints to Ray Train, which uploads them while training continues.
+
+    Only one upload runs at a time, so that checkpoints do not pile up before a slow store.
+    """
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._stored_from: Path | None = None
+        self._worker, self._training = worker, worker.run.training
+        self._uploading: Path | None = None
+        self._saved_s = time.monotonic()
+        self._due = False
 
-    def save(self, state: State) -> bool:
-        """Save, unless the one before is still being stored. Whether it did; every worker calls it, and hears the same."""
-        if self._is_busy():
+    def save_if_due(self, state: TrainingState) -> bool:
+        """Save by the run's intervals, unless the previous checkpoint is still being uploaded; then after one of the next steps.
+
+        Every worker must call it after every step. Returns the same on all: whether it saved.
+        """
+        minutes, elapsed = self._training.checkpoint_every_minutes, (time.monotonic() - self._saved_s) / 60
+        overdue = minutes is not None and self._worker.any(elapsed >= minutes)
+        self._due = self._due or overdue or state.step % self._training.checkpoint_every_steps == 0
+        if not self._due or state.step >= self._worker.plan.steps or self._is_uploading():
             return False
         self._save(state)
+        self._due, self._saved_s = False, time.monotonic()
         return True
 
-    def _is_busy(self) -> bool:
-        # Ray removes the folder when it has stored what is in it.
-        here = self._stored_from is not None and self._stored_from.exists()
-        return self._worker.any(here)
+    def _is_uploading(self) -> bool:
+        # Ray removes the folder after its upload.
+        return self._worker.any(self._uploading is not None and self._uploading.exists())
 
-    def _save(self, state: State) -> None:
+    def _save(self, state: TrainingState) -> None:
         from ray import train
 
         worker, folder = self._worker, Path(tempfile.mkdtemp(prefix="raystill-checkpoint-"))
         if state.best is not None:
-            # One more than are kept: the oldest goes only when the new one is stored.
-            kept = worker.run.training.keep_checkpoints + 1
-            state.best_at_saves = [*state.best_at_saves, state.best["step"]][-kept:]
-        checkpoints.save(worker.engine, asdict(state), folder, worker.rank, worker.world)
-        self._stored_from = folder
+            # One more than are kept: Ray removes the oldest only when the new one is uploaded.
+            state.best_at_saves = [*state.best_at_saves, state.best.step][-self._training.keep_checkpoints - 1 :]
+        checkpoints.save(worker.engine, state.model_dump(), folder, worker.rank, worker.world)
+        self._uploading = folder
         train.report(
             {"step": state.step},
             checkpoint=train.Checkpoint.from_directory(folder),
             checkpoint_upload_mode=train.CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
         )
 
 
-def restore(engine: Any, rank: int) -> State:
-    """The state of the last whole checkpoint, loaded into the engine; a fresh one where there is none."""
+def restore(engine: DeepSpeedEngine, rank: int) -> TrainingState:
+    """Load the last whole checkpoint into the engine. Returns its state; a new one if there is no checkpoint."""
     import torch
     from ray import train
 
     last = train.get_checkpoint()
     if last is None:
-        return State()
+        return TrainingState()
     earlier = [reported.checkpoint for reported in reversed(train.get_all_reported_checkpoints())]
     damaged: list[str] = []
     for checkpoint in [last, *(found for found in earlier if found.path != last.path)]:
         with checkpoint.as_directory() as local:
             folder = Path(local)
-            # Workers of one node share the folder: none looks into it while another still fetches.
+            # Workers of one node share the folder: wait until the last of them has fetched it.
             torch.distributed.barrier()
-            reason = _from_first(checkpoints.problem(folder) if rank == 0 else None)
-            if reason is None:
-                state = State(**checkpoints.read_state(folder))
+            damage = _broadcast(checkpoints.find_damage(folder) if rank == 0 else None)
+            if damage is None:
+                state = TrainingState.model_validate(checkpoints.read_state(folder))
                 checkpoints.load(engine, folder, state.step)
                 state.damaged += damaged
                 return state
-        damaged.append(f"{Path(checkpoint.path).name}: {reason}")
-    return State(damaged=damaged)
+        damaged.append(f"{Path(checkpoint.path).name}: {damage}")
+    return TrainingState(damaged=damaged)
 
 
-def _from_first(value: str | None) -> str | None:
+def _broadcast(value: str | None) -> str | None:
     """Worker 0's value, on every worker."""
     import torch
 

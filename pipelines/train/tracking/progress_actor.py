@@ -1,8 +1,8 @@
-"""Progress of the workers, shown where the command runs.
+"""Progress of the workers, shown in the terminal of the command.
 
-Ray Train runs its controller and callbacks in a process of their own, so that a callback cannot draw on the user's terminal. Worker
-0 tells a small actor after each step; a thread of the driver reads it while the main thread waits for the training. What workers print
-stays in their logs, so that a warning for the user goes the same way.
+Ray Train runs its controller and callbacks in another process, so that a callback cannot draw on the user's terminal. Instead, worker 0
+reports to an actor after each step, and a thread of the driver reads it while the main thread waits for the training. Output of workers
+goes to their logs, so that warnings for the user take the same way.
 """
 
 from __future__ import annotations
@@ -12,102 +12,109 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipelines.runtime.nodes import on_this_node
 from pipelines.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 _POLL_S = 1.0
 
 
 @dataclass(frozen=True)
-class Note:
-    """Where the training stands: tokens done of all, steps to go, and a remark."""
+class ProgressUpdate:
+    """The progress of a training."""
 
     done: int
+    """Tokens."""
     total: int
+    """Tokens."""
     steps_left: int
     detail: str = ""
 
 
 class ProgressActor:
-    """What worker 0 has said last, and why there is no use in going on. Runs as an actor."""
+    """Keeps worker 0's last update and warnings, and the error that makes another attempt useless."""
 
     def __init__(self) -> None:
-        self._last: Note | None = None
-        self._hopeless: str | None = None
+        self._last: ProgressUpdate | None = None
+        self._fatal_error: str | None = None
         self._warnings: dict[str, None] = {}
 
-    def note(self, note: Note) -> None:
-        """The last one counts."""
-        self._last = note
+    def update(self, update: ProgressUpdate) -> None:
+        """Replace the last update."""
+        self._last = update
 
     def warn(self, text: str) -> None:
-        """Something that the user should know; the same again, as after a restart, is said once."""
+        """Keep a warning for the user. One that is repeated, as after a restart, is kept once."""
         self._warnings[text] = None
 
-    def give_up(self, reason: str) -> None:
-        """A worker has failed in a way that another attempt would fail in too."""
-        self._hopeless = reason
+    def report_fatal_error(self, reason: str) -> None:
+        """Keep why another attempt would fail in the same way."""
+        self._fatal_error = reason
 
-    def hopeless(self) -> str | None:
-        """That reason; None where there is none."""
-        return self._hopeless
+    def fatal_error(self) -> str | None:
+        """The reported reason, if any."""
+        return self._fatal_error
 
-    def read(self) -> tuple[Note | None, list[str]]:
-        """The last note, None before the first; and all warnings."""
+    def read(self) -> tuple[ProgressUpdate | None, list[str]]:
+        """The last update, if any, and all warnings."""
         return self._last, list(self._warnings)
 
 
-def warner(board: Any) -> Callable[[str], None]:
-    """Says a warning of worker 0 where the command runs; without a board, here."""
+def warn_through(progress: ActorHandle | None) -> Callable[[str], None]:
+    """A function for worker 0 that shows a warning in the command's terminal; without an actor, on stderr here."""
 
     def warn(text: str) -> None:
-        if board is None:
+        if progress is None:
             print(f"train: {text}", file=sys.stderr, flush=True)
         else:
-            board.warn.remote(text)
+            progress.warn.remote(text)
 
     return warn
 
 
 @contextmanager
-def shown_progress(title: str, tell: Callable[[int], None]) -> Iterator[Any]:
-    """A board to hand to the workers. Until the block ends, what is noted on it is shown, and `tell` called with the steps to go."""
+def show_progress(title: str, on_steps_left: Callable[[int], None]) -> Iterator[ActorHandle]:
+    """A ProgressActor for the workers. Until the block ends, its updates are shown and `on_steps_left` is called every second."""
     import ray
 
-    board = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(ProgressActor).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(ProgressActor).remote()
     finished = threading.Event()
-    thread = threading.Thread(target=_show, args=(board, title, tell, finished), daemon=True, name="train-progress")
+    thread = threading.Thread(
+        target=_show, args=(actor, title, on_steps_left, finished), daemon=True, name="train-progress"
+    )
     thread.start()
     try:
-        yield board
+        yield actor
     finally:
         finished.set()
         thread.join()
-        ray.kill(board)
+        ray.kill(actor)
 
 
-def _show(board: Any, title: str, tell: Callable[[int], None], finished: threading.Event) -> None:
+def _show(actor: ActorHandle, title: str, on_steps_left: Callable[[int], None], finished: threading.Event) -> None:
     import ray
 
     progress: Progress | None = None
-    said = 0
+    shown_warnings = 0
     while True:
         last = finished.wait(_POLL_S)
         try:
-            note, warnings = ray.get(board.read.remote(), timeout=10)
+            update, warnings = ray.get(actor.read.remote(), timeout=10)
         except ray.exceptions.RayError:
-            break  # the cluster is going down: the main thread reports why
-        for text in warnings[said:]:
+            break  # the cluster is gone: the main thread reports why
+        for text in warnings[shown_warnings:]:
             print(f"{title}: {text}", file=sys.stderr, flush=True)
-        said = len(warnings)
-        if note is not None:
+        shown_warnings = len(warnings)
+        if update is not None:
             if progress is None:
-                progress = Progress(title, note.total, "tokens", start=note.done).__enter__()
-            # A restart after a lost worker goes back to its checkpoint, the count with it.
-            progress.advance(note.done - progress.done, note.detail)
-            tell(note.steps_left)
+                progress = Progress(title, update.total, "tokens", start=update.done).__enter__()
+            # May be negative: after a lost worker, training resumes from the checkpoint.
+            progress.advance(update.done - progress.done, update.detail)
+            on_steps_left(update.steps_left)
         if last:
             break
     if progress is not None:

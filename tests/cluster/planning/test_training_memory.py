@@ -49,13 +49,13 @@ def test_parameters_are_those_that_transformers_makes(which: int) -> None:
 def test_adapters_are_as_many_as_peft_makes(which: int) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from pipelines.train.engine.lora import put_adapters
+    from pipelines.train.engine.lora import add_adapters
 
     config = configs()[which]
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     shape, model = student_shape(config.to_dict(), STUDENT), kind.from_config(config)
     assert shape is not None
-    put_adapters(model, LoraConfig(rank=3), seed=0)
+    add_adapters(model, LoraConfig(rank=3), seed=0)
     assert 3 * shape.linear == sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = training_memory(shape, TrainingConfig(workers=1), LoraConfig(rank=3))
     assert (memory.gradients, memory.optimizer) == (2 * 3 * shape.linear, 12 * 3 * shape.linear)

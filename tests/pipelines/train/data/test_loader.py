@@ -1,16 +1,18 @@
-"""The feed: the plan's micro-batches in order, from whichever step is asked for."""
+"""The loader gives the plan's micro-batches in order, from any step."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines.storage.store import Store
 from pipelines.train.checks import token_settings
+from pipelines.train.data.batch_plan import BatchPlan
+from pipelines.train.data.collate import MicroBatch
 from pipelines.train.data.loader import Loader
-from pipelines.train.data.token_table import Tokens, tokenise
+from pipelines.train.data.token_table import Tokens
+from pipelines.train.data.tokenise import tokenise
 from pipelines.train.engine.worker import make_plan
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
@@ -18,8 +20,8 @@ torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, Any]:
-    output = tmp_path_factory.mktemp("feed")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, BatchPlan]:
+    output = tmp_path_factory.mktemp("loader")
     write_labels(output, label_rows(40))
     run = make_run(output, make_model("decoder-only", output / "model"))
     tokenise(Store(str(output / "labels")), token_settings(run), Store(str(output / "tokens")))
@@ -27,48 +29,48 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, Any]:
     return tokens, make_plan(tokens, run, "decoder-only", 2)
 
 
-def targets(micros: list[dict[str, Any]]) -> list[list[int]]:
-    return [micro["targets"].tolist() for micro in micros]
-
-
-def test_each_worker_gets_its_part_of_every_step(made: tuple[Tokens, Any]) -> None:
+def loader(made: tuple[Tokens, BatchPlan], rank: int = 0, gpu: bool = False) -> Loader:
     tokens, plan = made
-    feeds = [Loader(plan, tokens, rank, pad=0, start=None, gpu=False) for rank in range(2)]
-    for step in range(plan.steps):
-        for rank, feed in enumerate(feeds):
-            wanted = [
+    return Loader(plan, tokens, rank, pad=0, start=None, gpu=gpu)
+
+
+def targets(batches: list[MicroBatch]) -> list[list[int]]:
+    return [batch.targets.tolist() for batch in batches]
+
+
+def test_each_worker_gets_its_part_of_every_step(made: tuple[Tokens, BatchPlan]) -> None:
+    tokens, plan = made
+    for rank in range(2):
+        ours = loader(made, rank)
+        for step in range(plan.steps):
+            expected = [
                 sorted(token for s in part for token in tokens.sequence(int(s)).target)
                 for part in plan.step(step)[rank]
             ]
-            found = [sorted(part) for part in targets(feed(step))]
-            assert [part or [0] for part in wanted] == found
-    assert all(feed.waited_s > 0 for feed in feeds)
+            assert [part or [0] for part in expected] == [sorted(part) for part in targets(ours.step(step))]
+        assert ours.waited_s > 0
 
 
-def test_it_begins_anywhere_and_again(made: tuple[Tokens, Any]) -> None:
-    tokens, plan = made
-    whole, other = (Loader(plan, tokens, 0, pad=0, start=None, gpu=False) for _ in range(2))
-    steps = [targets(whole(step)) for step in range(plan.steps)]
-    assert [targets(other(step)) for step in (3, 4, 0, 1)] == [steps[step] for step in (3, 4, 0, 1)]
+def test_any_step_may_be_the_first(made: tuple[Tokens, BatchPlan]) -> None:
+    whole, other = loader(made), loader(made)
+    steps = [targets(whole.step(step)) for step in range(made[1].steps)]
+    assert [targets(other.step(step)) for step in (3, 4, 0, 1)] == [steps[step] for step in (3, 4, 0, 1)]
 
 
-def test_loaders_beside_a_gpu_make_the_same(made: tuple[Tokens, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens, plan = made
+def test_processes_beside_a_gpu_make_the_same(made: tuple[Tokens, BatchPlan], monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils import data
 
-    plain = Loader(plan, tokens, 1, pad=0, start=None, gpu=False)
-    loader = data.DataLoader
-    # Without a GPU there is no memory to pin.
-    monkeypatch.setattr(data, "DataLoader", lambda *args, pin_memory=False, **more: loader(*args, **more))
-    ahead = Loader(plan, tokens, 1, pad=0, start=None, gpu=True)
-    for step in range(plan.steps):
-        assert targets(ahead(step)) == targets(plain(step))
+    loaded = data.DataLoader
+    # Memory can be pinned only for a GPU.
+    monkeypatch.setattr(data, "DataLoader", lambda *args, pin_memory=False, **more: loaded(*args, **more))
+    plain, ahead = loader(made, 1), loader(made, 1, gpu=True)
+    for step in range(made[1].steps):
+        assert targets(ahead.step(step)) == targets(plain.step(step))
 
 
-def test_it_draws_no_random_numbers_of_the_training(made: tuple[Tokens, Any]) -> None:
-    tokens, plan = made
-    feed = Loader(plan, tokens, 0, pad=0, start=None, gpu=False)
+def test_random_numbers_of_the_training_stay(made: tuple[Tokens, BatchPlan]) -> None:
+    ours = loader(made)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    feed(0), feed(3)
+    ours.step(0), ours.step(3)
     assert torch.equal(torch.get_rng_state(), before)

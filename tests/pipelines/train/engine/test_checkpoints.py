@@ -1,4 +1,4 @@
-"""What makes a checkpoint unusable is seen before it is read."""
+"""Checkpoints are whole, and damage is found before they are read. Real engines: tests/integration/test_checkpoints.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.train.engine.checkpoints import load, problem, read_state, save
+from pipelines.train.engine.checkpoints import find_damage, load, read_state, save
+from pipelines.train.engine.deepspeed_engine import parameter_groups
 
 torch = pytest.importorskip("torch")
 
@@ -21,13 +22,16 @@ class Model(torch.nn.Module):  # type: ignore[misc]
 
 
 def engine(seed: int = 0, steps: int = 2) -> Any:
-    """What `checkpoints` knows of an engine without ZeRO: a model and the optimizer beneath it."""
+    """What `checkpoints` reads of an engine without ZeRO: a model and its optimizer."""
     model = Model(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
     for _ in range(steps):
         model.second(model.first(torch.ones(4, 3))).pow(2).sum().backward()
         optimizer.step()
-    return SimpleNamespace(module=SimpleNamespace(model=model), basic_optimizer=optimizer, optimizer=None, device="cpu")
+    module = SimpleNamespace(model=model)
+    return SimpleNamespace(module=module, optimizer=optimizer, device="cpu", zero_optimization_stage=lambda: 0)
 
 
 @pytest.fixture
@@ -37,34 +41,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_loaded_is_what_was_saved(folder: Path) -> None:
-    assert problem(folder) is None
+def test_a_loaded_checkpoint_equals_the_saved_engine(folder: Path) -> None:
+    assert find_damage(folder) is None
     assert read_state(folder) == {"step": 2, "history": [1.5]}
     saved, other = engine(), engine(seed=1, steps=0)
     load(other, folder, 2)
     for mine, theirs in zip(other.module.model.parameters(), saved.module.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         for key in ("exp_avg", "exp_avg_sq", "step"):
-            assert torch.equal(other.basic_optimizer.state[mine][key], saved.basic_optimizer.state[theirs][key])
+            assert torch.equal(other.optimizer.state[mine][key], saved.optimizer.state[theirs][key])
 
 
 def test_damage_is_found(folder: Path) -> None:
     part = folder / "part-00001-of-00002.safetensors"
     whole = part.read_bytes()
     part.write_bytes(whole[:-5])
-    assert f"{len(whole) - 5:,} of {len(whole):,} bytes" in (problem(folder) or "")
+    assert f"{len(whole) - 5:,} of {len(whole):,} bytes" in (find_damage(folder) or "")
     part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert problem(folder) == f"{part.name} is damaged"
+    assert find_damage(folder) == f"{part.name} is damaged"
     part.unlink()
-    assert problem(folder) == f"{part.name} is missing"
+    assert find_damage(folder) == f"{part.name} is missing"
     (folder / "state.json").write_text('{"parts": ')
-    assert "unreadable" in (problem(folder) or "")
+    assert "unreadable" in (find_damage(folder) or "")
     (folder / "state.json").unlink()
-    assert problem(folder) == "state.json is missing"
+    assert find_damage(folder) == "state.json is missing"
 
 
 def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
     other = engine()
     other.module.model.third = torch.nn.Linear(2, 2)
+    other.optimizer = torch.optim.AdamW(parameter_groups(other.module.model, 0.1))
     with pytest.raises(ValueError, match=r"no weight third\.weight"):
         load(other, folder, 2)

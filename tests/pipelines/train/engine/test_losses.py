@@ -1,36 +1,38 @@
-"""The losses against hand-worked numbers, against slow and obvious ones, and against a model's own forward pass one sequence at a time."""
+"""The losses against hand-worked numbers, plain torch, and a model's own forward pass one sequence at a time."""
 
 from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines.train.data.collate import NO_PART, TokenSequence, collate
+from pipelines.train.data.collate import NO_PART, MicroBatch, TokenSequence, collate
 from pipelines.train.loss_terms import TERMS
 from tests.support.tiny_runs import make_model, make_tokenizer
 
 torch = pytest.importorskip("torch")
 
-from pipelines.train.data.loader import tensors  # noqa: E402
 from pipelines.train.engine import losses  # noqa: E402
 from pipelines.train.engine.losses import StudentLoss, part_sums, soft_label_losses, step_scales, token_divergences  # noqa: E402
 from tests.support.reference_training import token_losses  # noqa: E402
 
 KINDS = ["forward-kl", "reverse-kl", "jsd"]
+FAMILIES = ["decoder-only", "encoder-decoder"]
 
 
-def test_the_example_of_the_module():
-    parts = torch.tensor([0, 0, 1, 1, 1, 1, -1])
+def test_the_modules_example_is_true() -> None:
+    parts = torch.tensor([0, 0, 1, 1, 1, 1, NO_PART])
     sums, counts = part_sums(torch.tensor([1.0, 3.0, 0.5, 0.5, 0.5, 0.5, 9.0]), parts)
     assert (sums.tolist(), counts.tolist()) == ([4.0, 2.0, 0.0], [2.0, 4.0, 0.0])
     scales = step_scales({"label": 0.5, "rationale": 0.5}, dict(zip(TERMS, counts.tolist(), strict=False)))
     assert sum(s * t for s, t in zip(scales, sums.tolist(), strict=False)) == pytest.approx(1.25)
 
 
-def test_a_term_without_weight_or_without_content_adds_nothing():
+def test_a_term_without_weight_or_content_adds_nothing() -> None:
     assert step_scales({"label": 0.75, "rationale": 0.25}, {"label": 4, "rationale": 10}) == [0.75 / 4, 0.025, 0, 0, 0]
     assert step_scales({"label": 1.0}, {"label": 4, "rationale": 10}) == [0.25, 0, 0, 0, 0]
     assert step_scales({"rationale": 1.0}, {"label": 4, "rationale": 0}) == [0, 0, 0, 0, 0]
@@ -38,7 +40,7 @@ def test_a_term_without_weight_or_without_content_adds_nothing():
 
 @pytest.mark.parametrize("width", [1, 4])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_log_probabilities_of_some_tokens(width, precision, monkeypatch):
+def test_log_probabilities_equal_torchs(width: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(losses._CHUNK_ELEMENTS, False, 150)  # chunks of three rows
     torch.manual_seed(0)
     logits = torch.randn(20, 50).to(getattr(torch, precision)).requires_grad_()
@@ -47,19 +49,18 @@ def test_log_probabilities_of_some_tokens(width, precision, monkeypatch):
     found = losses._LogProbs.apply(logits, ids)
     (found * weights).sum().backward()
     gradient, logits.grad = logits.grad, None
-    wanted = torch.log_softmax(logits.float(), dim=1).gather(1, ids)
-    (wanted * weights).sum().backward()
+    expected = torch.log_softmax(logits.float(), dim=1).gather(1, ids)
+    (expected * weights).sum().backward()
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradient, logits.grad)
     torch.testing.assert_close(logits.detach(), before, rtol=0, atol=0)
 
 
-def test_soft_labels_by_hand():
-    # p = (0.8, 0.2), q = (0.5, 0.5); and an example of one label, of which nothing can be learned.
-    found = soft_label_losses(
-        torch.tensor([-1.0, -7.0, -1.0]), torch.tensor([0, 1, 0]), torch.tensor([0.8, 1.0, 0.2]), 1.0
-    )
+def test_soft_label_losses_by_hand() -> None:
+    # p = (0.8, 0.2), q = (0.5, 0.5); and an example with one label, which teaches nothing.
+    scores, groups = torch.tensor([-1.0, -7.0, -1.0]), torch.tensor([0, 1, 0])
+    found = soft_label_losses(scores, groups, torch.tensor([0.8, 1.0, 0.2]), 1.0)
     assert found.tolist() == pytest.approx([0.8 * math.log(1.6) + 0.2 * math.log(0.4), 0.0], abs=1e-6)
     # T = 2: p ~ (sqrt 0.8, sqrt 0.2) = (2/3, 1/3), q stays; times 4.
     found = soft_label_losses(torch.tensor([-1.0, -1.0]), torch.tensor([0, 0]), torch.tensor([0.8, 0.2]), 2.0)
@@ -67,7 +68,7 @@ def test_soft_labels_by_hand():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_soft_labels_are_kl_of_softened_distributions(temperature):
+def test_soft_label_losses_equal_torchs_kl(temperature: float) -> None:
     torch.manual_seed(1)
     sizes = [1, 3, 5, 2]
     scores = (10 * torch.randn(sum(sizes))).requires_grad_()
@@ -77,30 +78,29 @@ def test_soft_labels_are_kl_of_softened_distributions(temperature):
     found = soft_label_losses(scores[shuffled], groups[shuffled], torch.cat(teachers)[shuffled], temperature)
     found.sum().backward()
     gradient, scores.grad = scores.grad, None
-    wanted = [
-        temperature**2
-        * torch.nn.functional.kl_div(
-            torch.log_softmax(s / temperature, dim=0), torch.softmax(t.log() / temperature, dim=0), reduction="sum"
-        )
-        for s, t in zip(scores.split(sizes), teachers, strict=True)
-    ]
-    sum(wanted).backward()
-    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-5)
+
+    def kl(student: Any, teacher: Any) -> Any:
+        softened = torch.softmax(teacher.log() / temperature, dim=0)
+        return torch.nn.functional.kl_div(torch.log_softmax(student / temperature, dim=0), softened, reduction="sum")
+
+    expected = torch.stack([temperature**2 * kl(s, t) for s, t in zip(scores.split(sizes), teachers, strict=True)])
+    expected.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, scores.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_token_divergences_by_hand():
+def test_token_divergences_by_hand() -> None:
     teacher, student = torch.tensor([[0.8]]).log(), torch.tensor([[0.5]]).log()
     forward = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
     reverse = 0.5 * math.log(0.625) + 0.5 * math.log(2.5)
     to_mixture = [p * math.log(p / m) for p, m in ((0.8, 0.65), (0.2, 0.35), (0.5, 0.65), (0.5, 0.35))]
-    for kind, wanted in (("forward-kl", forward), ("reverse-kl", reverse), ("jsd", sum(to_mixture) / 2)):
-        assert token_divergences(student, teacher, kind).item() == pytest.approx(wanted, abs=1e-6)
+    for kind, expected in (("forward-kl", forward), ("reverse-kl", reverse), ("jsd", sum(to_mixture) / 2)):
+        assert token_divergences(student, teacher, kind).item() == pytest.approx(expected, abs=1e-6)
         assert token_divergences(teacher, teacher, kind).item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_token_divergences_are_those_of_distributions_with_one_rest(kind):
+def test_token_divergences_count_the_rest_as_one_token(kind: str) -> None:
     torch.manual_seed(2)
     logits = (3 * torch.randn(7, 30)).requires_grad_()
     top, ids = torch.log_softmax(3 * torch.randn(7, 30), dim=1).topk(5, dim=1)
@@ -108,55 +108,51 @@ def test_token_divergences_are_those_of_distributions_with_one_rest(kind):
     found.sum().backward()
     gradient, logits.grad = logits.grad, None
 
-    def bins(log_probabilities):
+    def with_rest(log_probabilities: Any) -> Any:
         known = log_probabilities.exp()
         return torch.cat([known, 1 - known.sum(dim=1, keepdim=True)], dim=1)
 
-    p, q = bins(top), bins(torch.log_softmax(logits, dim=1).gather(1, ids))
+    p, q = with_rest(top), with_rest(torch.log_softmax(logits, dim=1).gather(1, ids))
     pairs = {"forward-kl": [(p, q)], "reverse-kl": [(q, p)], "jsd": [(p, (p + q) / 2), (q, (p + q) / 2)]}[kind]
-    wanted = sum((a * (a / b).log()).sum(dim=1) for a, b in pairs) / len(pairs)
-    wanted.sum().backward()
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    expected = sum((a * (a / b).log()).sum(dim=1) for a, b in pairs) / len(pairs)
+    expected.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, logits.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("teacher", [[0.0, -30.0], [0.0, -math.inf], [-math.inf, -0.1]])
-def test_certain_teachers_and_students_stay_finite(kind, teacher):
-    certain = torch.tensor([teacher])
+def test_certain_teachers_give_finite_losses(kind: str, teacher: list[float]) -> None:
     student = torch.tensor([[-40.0, 0.0]], requires_grad=True)
-    found = token_divergences(student, certain, kind)
+    found = token_divergences(student, torch.tensor([teacher]), kind)
     found.sum().backward()
     assert torch.isfinite(found).all()
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
-def test_one_padded_forward_equals_single_sequences(family, tmp_path):
-    model, sequences = _model_and_sequences(family, tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_forward_equals_single_sequences(family: Any, tmp_path: Path) -> None:
+    model, sequences = model_and_sequences(family, tmp_path)
     reference = copy.deepcopy(model)
     batch = collate(sequences, family=family, pad=0, start=0)
-    counts = {
-        "label": float(sum(len(s.target) for s in sequences[::2])),
-        "rationale": float(sum(len(s.target) for s in sequences[1::2])),
-    }
-    scales = step_scales({"label": 0.7, "rationale": 0.3}, counts)
-    loss, found = StudentLoss(model)(**arguments(batch, scales))
+    counts = [float(sum(len(s.target) for s in sequences[part::2])) for part in (0, 1)]
+    scales = step_scales({"label": 0.7, "rationale": 0.3}, {"label": counts[0], "rationale": counts[1]})
+    loss, found = loss_of(StudentLoss(model), batch, scales)
     loss.backward()
 
     by_part = [torch.cat([token_losses(reference, s.prompt, s.target) for s in sequences[part::2]]) for part in (0, 1)]
-    wanted = 0.7 * by_part[0].mean() + 0.3 * by_part[1].mean()
-    wanted.backward()
-    torch.testing.assert_close(loss, wanted)
-    assert found[1].tolist() == [counts["label"], counts["rationale"], 0, 0, 0]
+    expected = 0.7 * by_part[0].mean() + 0.3 * by_part[1].mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    assert found[1].tolist() == [*counts, 0, 0, 0]
     sums = torch.stack([part.double().sum() for part in by_part])
     torch.testing.assert_close(found[0, :2], sums, rtol=1e-5, atol=1e-5)
-    _same_gradients(model, reference)
+    assert_same_gradients(model, reference)
 
 
-@pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
-def test_soft_labels_of_a_model_equal_one_label_at_a_time(family, tmp_path):
-    model, sequences = _model_and_sequences(family, tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_soft_label_loss_equals_one_label_at_a_time(family: Any, tmp_path: Path) -> None:
+    model, sequences = model_and_sequences(family, tmp_path)
     reference = copy.deepcopy(model)
     given = [(0.7, 0), (0.3, NO_PART), (0.5, 0), (0.4, NO_PART), (0.1, NO_PART), (1.0, 0)]
     groups = [[0, 1], [2, 3, 4], [5]]
@@ -165,7 +161,7 @@ def test_soft_labels_of_a_model_equal_one_label_at_a_time(family, tmp_path):
         for i, (s, (p, part)) in enumerate(zip(sequences, given, strict=True))
     ]
     batch = collate(rows, family=family, pad=0, start=0)
-    loss, found = StudentLoss(model, temperature=2.0)(**arguments(batch, [0.01, 0, 0, 0.5, 0]))
+    loss, found = loss_of(StudentLoss(model, temperature=2.0), batch, [0.01, 0, 0, 0.5, 0])
     loss.backward()
 
     each = [token_losses(reference, s.prompt, s.target).sum() for s in sequences]
@@ -174,16 +170,16 @@ def test_soft_labels_of_a_model_equal_one_label_at_a_time(family, tmp_path):
         teacher = torch.softmax(torch.tensor([given[i][0] for i in members]).log() / 2, dim=0)
         student = torch.log_softmax(-torch.stack([each[i] for i in members]) / 2, dim=0)
         soft = soft + 4 * torch.nn.functional.kl_div(student, teacher, reduction="sum")
-    wanted = 0.01 * (each[0] + each[2] + each[5]) + 0.5 * soft
-    wanted.backward()
-    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-4)
+    expected = 0.01 * (each[0] + each[2] + each[5]) + 0.5 * soft
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     assert found[1].tolist() == [sum(len(sequences[i].target) for i in (0, 2, 5)), 0, 0, 3, 0]
-    _same_gradients(model, reference)
+    assert_same_gradients(model, reference)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_token_kd_of_a_model_counts_the_positions_that_the_teacher_knows(kind, tmp_path):
-    model, sequences = _model_and_sequences("decoder-only", tmp_path)
+def test_token_kd_counts_positions_with_teacher_tokens(kind: str, tmp_path: Path) -> None:
+    model, sequences = model_and_sequences("decoder-only", tmp_path)
     rows, rng = [], np.random.default_rng(3)
     for sequence in sequences[1:3]:
         known = len(sequence.target) - 1
@@ -191,61 +187,54 @@ def test_token_kd_of_a_model_counts_the_positions_that_the_teacher_knows(kind, t
         top = np.log(rng.dirichlet(np.ones(5), known)[:, :4]).astype(np.float32)
         rows.append(TokenSequence(sequence.prompt, sequence.target, 2, top_ids=top_ids, top_logprobs=top))
     batch = collate(rows, family="decoder-only", pad=0, start=None)
-    loss, found = StudentLoss(model, divergence=kind)(**arguments(batch, [0, 0, 0.3, 0, 0.7]))
+    loss, found = loss_of(StudentLoss(model, divergence=kind), batch, [0, 0, 0.3, 0, 0.7])
     known = sum(len(row.target) - 1 for row in rows)
     assert found[1].tolist() == [0, 0, known + 2, 0, known]
-    wanted = torch.zeros(())
+    expected = torch.zeros(())
     for row in rows:
         ids = torch.tensor([[*row.prompt, *row.target[:-1]]])
         log_probs = torch.log_softmax(model(input_ids=ids).logits[0, len(row.prompt) - 1 :].float(), dim=1)
-        wanted = wanted - 0.3 * log_probs.gather(1, torch.tensor(row.target)[:, None]).sum()
+        expected = expected - 0.3 * log_probs.gather(1, torch.tensor(row.target)[:, None]).sum()
         student = log_probs[:-1].gather(1, torch.from_numpy(row.top_ids))
-        wanted = wanted + 0.7 * token_divergences(student, torch.from_numpy(row.top_logprobs), kind).sum()
-    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-4)
+        expected = expected + 0.7 * token_divergences(student, torch.from_numpy(row.top_logprobs), kind).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
-def test_micro_batches_sum_to_the_step(family, tmp_path):
-    model, sequences = _model_and_sequences(family, tmp_path)
-    module, scales = StudentLoss(model), [0.2, 0.1, 0, 0, 0]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_micro_batches_sum_to_the_step(family: Any, tmp_path: Path) -> None:
+    model, sequences = model_and_sequences(family, tmp_path)
+    module = StudentLoss(model)
 
-    def loss_of(rows):
+    def of(*rows: int) -> Any:
         batch = collate([sequences[i] for i in rows], family=family, pad=0, start=0)
-        return module(**arguments(batch, scales))[0]
+        return loss_of(module, batch, [0.2, 0.1, 0, 0, 0])[0]
 
-    whole = loss_of(range(len(sequences)))
-    torch.testing.assert_close(loss_of([0, 2]) + loss_of([1]) + loss_of([3, 4, 5]), whole)
-    assert loss_of([]).item() == 0.0
+    torch.testing.assert_close(of(0, 2) + of(1) + of(3, 4, 5), of(*range(len(sequences))))
+    assert of().item() == 0.0
 
 
-def test_a_loss_of_nothing_gives_every_weight_a_gradient_of_zero(tmp_path):
-    model, _ = _model_and_sequences("decoder-only", tmp_path)
-    batch = collate([], family="decoder-only", pad=0, start=None)
-    loss, found = StudentLoss(model)(**arguments(batch, [0.5] * 5))
+def test_an_empty_loss_gives_every_weight_a_zero_gradient(tmp_path: Path) -> None:
+    model, sequences = model_and_sequences("decoder-only", tmp_path)
+    ids = torch.tensor([sequences[0].prompt])
+    before = model(input_ids=ids).logits
+    loss, found = loss_of(StudentLoss(model), collate([], family="decoder-only", pad=0, start=None), [0.5] * 5)
     loss.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
     assert not found.any()
+    torch.testing.assert_close(model(input_ids=ids).logits, before)  # outside of a loss the head projects all positions
 
 
-def test_the_head_is_whole_outside_of_a_loss(tmp_path):
-    model, sequences = _model_and_sequences("decoder-only", tmp_path)
-    ids = torch.tensor([sequences[0].prompt])
-    before = model(input_ids=ids).logits
-    StudentLoss(model)
-    torch.testing.assert_close(model(input_ids=ids).logits, before)
-
-
-def _same_gradients(model, reference):
+def assert_same_gradients(model: Any, reference: Any) -> None:
     for (name, found), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, msg=name, rtol=1e-4, atol=1e-5)
 
 
-def arguments(batch, scales):
-    return {**tensors(batch), "scales": torch.tensor(scales, dtype=torch.float32)}
+def loss_of(module: StudentLoss, batch: MicroBatch, scales: list[float]) -> Any:
+    return module(**batch.map(torch.from_numpy).arguments(), scales=torch.tensor(scales, dtype=torch.float32))
 
 
-def _model_and_sequences(family, folder):
-    """A tiny model, and six sequences of many lengths, labels and rationales in turn."""
+def model_and_sequences(family: str, folder: Path) -> tuple[Any, list[TokenSequence]]:
+    """A tiny model, and six sequences of different lengths, labels and rationales in turn."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM

@@ -1,0 +1,47 @@
+"""Private names of DeepSpeed 0.19, with the reason why no public name does the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.runtime.compat import private_name
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+    from torch import Tensor
+
+
+def disable_compiled_collective() -> None:
+    """Make DeepSpeed on the CPU communicate through gloo instead of building a shared-memory collective from C++.
+
+    Private: no setting turns the build off, and a worker may have no compiler.
+    """
+    import deepspeed
+
+    with private_name("deepspeed", "deepspeed.ops.__compatible_ops__"):
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def sharded_weights(engine: DeepSpeedEngine) -> list[Tensor]:
+    """This worker's float32 weights under ZeRO stage 3, one flat tensor per group of parameters.
+
+    Private: stage 3 lists them in the public `optimizer.param_groups` only while a step runs.
+    """
+    with private_name("deepspeed", "DeepSpeedZeroOptimizer_Stage3.fp32_partitioned_groups_flat"):
+        return list(engine.optimizer.fp32_partitioned_groups_flat)
+
+
+def link_moments(engine: DeepSpeedEngine) -> None:
+    """Make the public `safe_get_full_optimizer_state` find the Adam moments of all parameters under ZeRO stages 1 and 2.
+
+    Private: DeepSpeed links them once, in the first step of the first group of parameters. It never finds moments that are created
+    before that step or for a later group.
+    """
+    optimizer = engine.optimizer
+    with private_name("deepspeed", "DeepSpeedZeroOptimizer._hp_optimizer_states_linked"):
+        linked = optimizer._hp_optimizer_states_linked
+    with private_name("deepspeed", "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state"):
+        link = optimizer._lazy_init_hp_params_optimizer_state
+    if linked:
+        optimizer._hp_optimizer_states_linked = False
+    link()

@@ -1,0 +1,141 @@
+"""Tokenises the labels once: `labels/data` (with `labels/token_logprobs` for token-kd) -> the token table.
+
+Ray Data tokenises a large corpus, and this process a small one. This process writes the result as one file, so that no reader ever meets
+a part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.data.heldout import is_validation
+from pipelines.data.schema import TOKEN_LOGPROBS
+from pipelines.storage.store import Store
+from pipelines.students.init import student_tokenizer
+from pipelines.tasks import Task, load_task
+from pipelines.train.data.collate import TokenSequence
+from pipelines.train.data.sequences import TokenSettings, in_fraction, read_row, sequences_of
+from pipelines.train.data.token_table import COUNTS, SCHEMA, TokenCounts, write_tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# Up to here this process is done before a Ray worker would have imported transformers.
+_LOCAL_ROWS = 20_000
+_BATCH_ROWS, _BATCH_ROWS_WITH_TOKENS = 8192, 512
+_COLUMNS = ["id", "input", "gold", "label", "rationale", "soft_label"]
+
+
+def tokenise(labels: Store, settings: TokenSettings, target: Store, extra: Iterable[pa.Table] = ()) -> TokenCounts:
+    """Tokenise all rows of a labels artifact into `target`. Reuses the tokens that an earlier run has finished there.
+
+    Args:
+        extra: rows in `SCHEMA` to add: validation examples that are not among the labels.
+    """
+    if target.exists(COUNTS):
+        return TokenCounts(**json.loads(target.read(COUNTS)))
+    parts = labels.files("data", ".parquet")
+    if sum(_num_rows(labels, name) for name in parts) <= _LOCAL_ROWS:
+        local = (table for name in parts for table in encode_part(labels, name, settings))
+        return write_tokens(chain(local, extra), target, settings.family, grouped=settings.compares_labels)
+    import ray
+
+    # By file rather than by Ray's reader, because a part of labels/token_logprobs belongs to the part of labels/data with its name.
+    items = ray.data.from_items([{"part": name} for name in parts], override_num_blocks=len(parts))
+    encoded = items.map_batches(_EncodeParts(labels, settings), batch_size=1, batch_format="numpy")
+    tables = encoded.iter_batches(batch_format="pyarrow", batch_size=None)
+    return write_tokens(chain(tables, extra), target, settings.family, grouped=settings.compares_labels)
+
+
+class _EncodeParts:
+    """Called by Ray Data for every part of the labels."""
+
+    def __init__(self, labels: Store, settings: TokenSettings) -> None:
+        self._labels, self._settings = labels, settings
+
+    def __call__(self, batch: Mapping[str, npt.NDArray[np.str_]]) -> Iterator[pa.Table]:
+        yield SCHEMA.empty_table()
+        for name in batch["part"]:
+            yield from encode_part(self._labels, str(name), self._settings)
+
+
+def encode_part(labels: Store, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
+    """The tokens of one file of labels/data, in batches of rows."""
+    tokens = _teacher_tokens(labels, name.rpartition("/")[2]) if settings.needs_token_logprobs else None
+    rows = _BATCH_ROWS if tokens is None else _BATCH_ROWS_WITH_TOKENS
+    with labels.fs.open_input_file(labels.path(name)) as file:
+        for batch in pq.ParquetFile(file).iter_batches(rows, columns=_COLUMNS):
+            table = pa.Table.from_batches([batch])
+            if tokens is not None:
+                table = table.append_column("top", _structs_by_id(table["id"], tokens))
+            yield encode_table(table, settings)
+
+
+def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
+    """Rows of labels -> rows of `SCHEMA`. A row with a sequence above its limit is dropped, never truncated."""
+    tokenizer, task = _tokenizer(settings.model, settings.tokenizer), load_task(settings.task)
+    rows = [encoded for row in table.to_pylist() for encoded in _encode(row, tokenizer, settings, task)]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _encode(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, task: Task) -> list[dict[str, object]]:
+    share = settings.validation_share
+    held_out = share > 0 and is_validation(row["id"], share)
+    if not (held_out or in_fraction(row["id"], settings.fraction, settings.seed)):
+        return []
+    common = {
+        "id": row["id"], "validation": held_out, "dropped": None, "part": -1,
+        "probability": None, "prompt": [], "target": [], "top_ids": [], "top_logprobs": [], "top_positions": 0,
+    }  # fmt: skip
+    sequences = sequences_of(read_row(row, settings.label_column), tokenizer, settings, task)
+    if not sequences:
+        return [common | {"dropped": "nothing_to_learn"}]
+    if any(len(s.prompt) > settings.max_input_tokens or len(s.target) > settings.max_target_tokens for s in sequences):
+        return [common | {"dropped": "too_long"}]
+    return [common | _columns(sequence) for sequence in sequences]
+
+
+def _columns(sequence: TokenSequence) -> dict[str, object]:
+    columns = {name: getattr(sequence, name) for name in ("part", "probability", "prompt", "target")}
+    if sequence.top_ids is None or sequence.top_logprobs is None:
+        return columns
+    top = {"top_ids": sequence.top_ids.ravel(), "top_logprobs": sequence.top_logprobs.ravel()}
+    return {**columns, "top_positions": len(sequence.top_ids), **top}
+
+
+def _teacher_tokens(labels: Store, part: str) -> pa.Table:
+    """The part of labels/token_logprobs with this name; empty if it is missing."""
+    if not labels.exists(f"token_logprobs/{part}"):
+        return TOKEN_LOGPROBS.empty_table()
+    with labels.fs.open_input_file(labels.path(f"token_logprobs/{part}")) as file:
+        return pq.read_table(file).select(TOKEN_LOGPROBS.names).cast(TOKEN_LOGPROBS)
+
+
+def _structs_by_id(ids: pa.ChunkedArray, table: pa.Table) -> pa.StructArray:
+    """For each id, the row of `table` as a struct; null if the table lacks it."""
+    place = pc.index_in(ids.combine_chunks(), value_set=table["id"].combine_chunks())
+    rows = table.drop_columns(["id"]).take(place)
+    columns = [column.combine_chunks() for column in rows.columns]
+    return pa.StructArray.from_arrays(columns, rows.column_names, mask=pc.is_null(place))
+
+
+def _num_rows(labels: Store, name: str) -> int:
+    with labels.fs.open_input_file(labels.path(name)) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(model: str, own: str | None) -> Any:
+    if own is None:
+        return student_tokenizer(model)
+    with Store(own).local_copy() as folder:
+        return student_tokenizer(str(folder))

@@ -1,0 +1,73 @@
+"""What the driver sends to the workers of a training, and what worker 0 returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipelines.config import RunConfig
+from pipelines.storage.filesystems import ancestor
+from pipelines.storage.store import Store
+from pipelines.students.details import Losses, ValidationLosses
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training. URIs and paths are absolute, because workers have another working directory."""
+
+    run: RunConfig
+    tokens: str
+    """URI of the token table, in the training's work folder."""
+    student: str
+    """URI that the student is written to."""
+    name: str
+    """The same after a restart."""
+    tensorboard: str
+    """URI of the TensorBoard files."""
+    tokenizer: str | None = None
+    """URI of the student's own tokenizer (init.vocabulary); None: the model's."""
+    progress: ActorHandle | None = None
+    """Handle of a ProgressActor."""
+
+    @property
+    def work(self) -> Store:
+        """The folder of this training's temporary files. Removed when the student is finished."""
+        return Store(ancestor(self.tokens, 1))
+
+    def best_weights(self, step: int) -> Store:
+        """The folder of the weights after a step that had the best objective when it was measured."""
+        return self.work.child(f"best/step-{step}")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What worker 0 returns when the student is exported. Fields as in `TrainingDetails`."""
+
+    steps: int
+    planned_steps: int
+    tokens: int
+    seconds: float
+    """Of all steps, over all attempts."""
+    padding_share: float
+    data_wait_share: float
+    started_at_steps: list[int]
+    world_sizes: list[int]
+    nodes: list[list[str]]
+    damaged_checkpoints: list[str]
+    history: list[Losses]
+    """By step: `step`, `loss`, the terms, `gradient_norm` if known, `learning_rate`."""
+    validation: ValidationLosses
+    optimizer_bytes_per_rank: list[int]
+    peak_memory_bytes_per_rank: list[int]
+    parameters: int
+    trained_parameters: int
+
+
+@dataclass(frozen=True)
+class TrainingFailure:
+    """What every worker returns if another attempt would fail in the same way."""
+
+    reason: str

@@ -1,0 +1,86 @@
+"""Runs a training on Ray Train's workers. In: a TrainingJob. Out: worker 0's TrainingResult, or StageFailedError with its reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.config import TrainingConfig
+from pipelines.errors import RaystillError, StageFailedError, last_line
+from pipelines.runtime.compat.ray import torch_config_with_setup
+from pipelines.storage.store import Store
+from pipelines.train.engine.job import TrainingFailure, TrainingJob, TrainingResult
+from pipelines.train.engine.loop import train_loop
+from pipelines.train.engine.network_interfaces import use_node_interface
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+
+def run_training(job: TrainingJob) -> TrainingResult:
+    """Train, or resume from the last checkpoint in the job's work folder.
+
+    Raises:
+        StageFailedError: the training stopped; another call resumes it.
+    """
+    from ray.train import TrainingFailedError
+
+    try:
+        result: TrainingResult | TrainingFailure = _trainer(job).fit().return_value
+    except TrainingFailedError as error:
+        raise _stopped(_reason(error), job.work) from error
+    if isinstance(result, TrainingFailure):
+        raise _stopped(result.reason, job.work)
+    return result
+
+
+def _trainer(job: TrainingJob) -> TorchTrainer:
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
+    training, work = job.run.training, job.work
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job},
+        torch_config=torch_config_with_setup(use_node_interface),
+        scaling_config=_scaling_config(training),
+        run_config=RunConfig(
+            # A version of Ray reads only its own snapshots. Under another version training starts from the beginning.
+            name=f"ray-{ray.__version__}",
+            storage_path=work.root,
+            storage_filesystem=None if work.is_local else work.fs,
+            failure_config=FailureConfig(max_failures=training.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints),
+        ),
+    )
+
+
+def _scaling_config(training: TrainingConfig) -> ScalingConfig:
+    from ray.train import ScalingConfig
+
+    gpus = {"GPU": 1} if training.gpus_per_worker else {}
+    return ScalingConfig(
+        num_workers=(training.min_workers, training.workers) if training.min_workers else training.workers,
+        use_gpu=training.gpus_per_worker > 0,
+        resources_per_worker={"CPU": 1, **gpus},
+        placement_strategy=training.placement.upper(),
+    )
+
+
+def _stopped(reason: str, work: Store) -> StageFailedError:
+    return StageFailedError(f"training stopped: {reason}. {_how_to_resume(work)}")
+
+
+def _how_to_resume(work: Store) -> str:
+    return f"The same command resumes from the last checkpoint in {work.shown()}."
+
+
+def _reason(error: Exception) -> str:
+    """What the workers raised, in one line. The traceback follows as the cause."""
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [getattr(failure, "cause", None) or failure for failure in failures.values()]
+    ours = [str(cause) for cause in causes if isinstance(cause, RaystillError)]
+    if ours:
+        return ours[0].rstrip(".")
+    return last_line(causes[0] if causes else error).rstrip(".")

@@ -1,0 +1,59 @@
+"""What decides a student. Its fingerprint is the artifact's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import RunConfig, TrainingConfig
+from pipelines.data.heldout import validation_identity
+from pipelines.storage.fingerprint import model_fingerprint
+from pipelines.storage.manifest import Manifest
+from pipelines.tasks import Task
+
+FORMAT = 3
+"""Raised when this stage makes another student from the same input. 3: a student's own tokenizer learns from the training rows only."""
+
+_EXECUTION_SETTINGS = {
+    "workers",
+    "min_workers",
+    "gpus_per_worker",
+    "placement",
+    "zero_stage",
+    "tokens_per_micro_batch",
+    "offload",
+    "activation_checkpointing",
+    "max_failures",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "keep_checkpoints",
+    "max_loss_spike",
+    "compile",
+    "trackers",
+}
+"""Settings of `training` that change how a student is computed, not which."""
+
+
+def with_absolute_model(run: RunConfig) -> RunConfig:
+    """The run with the absolute path of its model's folder, because workers have another working directory."""
+    path = Path(run.student.model).expanduser()
+    if not path.is_dir():
+        return run
+    return run.model_copy(update={"student": run.student.model_copy(update={"model": str(path.absolute())})})
+
+
+def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, Any]:
+    """What decides the student of a run and its labels, as JSON."""
+    return {
+        "format": FORMAT,
+        "task": {"name": task.name, "version": task.version},
+        "student": {**run.student.effective(), "model": model_fingerprint(run.student.model)},
+        "training": deciding_settings(run.training),
+        "corpus": {"validation": validation_identity(run.corpus)},
+        "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
+    }
+
+
+def deciding_settings(training: TrainingConfig) -> dict[str, Any]:
+    """The settings of the run file's `training` that decide which student it makes."""
+    return training.model_dump(exclude=_EXECUTION_SETTINGS)

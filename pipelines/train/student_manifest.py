@@ -1,0 +1,100 @@
+"""The manifest of a student, from the run, its labels and the result of the training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.config import RunConfig
+from pipelines.storage.manifest import Manifest, manifest_of
+from pipelines.students.details import (
+    LabelsProvenance,
+    Losses,
+    StudentDetails,
+    TaskDetails,
+    TermLoss,
+    TrainingDetails,
+    TrainingLosses,
+)
+from pipelines.tasks import load_task, task_spec
+from pipelines.train.data.sequences import TokenSettings
+from pipelines.train.data.token_table import TokenCounts
+from pipelines.train.engine.job import TrainingResult
+
+
+def student_manifest(
+    run: RunConfig, identity: Mapping[str, Any], details: StudentDetails, provenance: LabelsProvenance,
+    counts: Mapping[str, int], timings_s: Mapping[str, float],
+) -> Manifest:  # fmt: skip
+    """The manifest in its form on disk."""
+    return manifest_of(
+        "student", identity, config=run.model_dump(mode="json"), counts=dict(counts), timings_s=dict(timings_s),
+        details=details.model_dump(), provenance={"labels": provenance.model_dump()},
+    )  # fmt: skip
+
+
+def student_details(
+    run: RunConfig, settings: TokenSettings, counts: TokenCounts, result: TrainingResult
+) -> StudentDetails:
+    """The manifest's `details`."""
+    spec, training = task_spec(run.task, run.task_options), run.training
+    task = load_task(spec)
+    return StudentDetails(
+        method=run.student.method,
+        family=settings.family,
+        task=TaskDetails(name=task.name, version=task.version, options=spec.options, source=spec.source),
+        parameters=result.parameters,
+        trained_parameters=result.trained_parameters,
+        max_input_tokens=training.max_input_tokens,
+        max_target_tokens=training.max_target_tokens,
+        training=TrainingDetails(
+            world_size=result.world_sizes[-1],
+            zero_stage=training.zero_stage,
+            precision=training.precision,
+            optimizer_bytes_per_rank=result.optimizer_bytes_per_rank,
+            peak_memory_bytes_per_rank=result.peak_memory_bytes_per_rank,
+            steps=result.steps,
+            planned_steps=result.planned_steps,
+            started_at_steps=result.started_at_steps,
+            world_sizes=result.world_sizes,
+            nodes=result.nodes,
+            damaged_checkpoints=result.damaged_checkpoints,
+            tokens_per_s=result.tokens / max(result.seconds, 1e-9),
+            padding_share=result.padding_share,
+            data_wait_share=result.data_wait_share,
+            token_counts=dataclasses.asdict(counts),
+            loss=TrainingLosses(
+                terms={term: _term_loss(result.history, term) for term in settings.terms},
+                validation=result.validation,
+            ),
+        ),
+    )
+
+
+def student_counts(counts: TokenCounts, result: TrainingResult) -> dict[str, int]:
+    """The manifest's `counts`."""
+    return {
+        "train_examples": counts.train,
+        "validation_examples": counts.validation,
+        "too_long": counts.too_long,
+        "nothing_to_learn": counts.nothing_to_learn,
+        "tokens": result.tokens,
+    }
+
+
+def labels_provenance(labels: Manifest) -> LabelsProvenance:
+    """What a student's manifest repeats of its labels' manifest."""
+    return LabelsProvenance(
+        fingerprint=labels.fingerprint,
+        prompt_version=labels.details.get("prompt_version"),
+        teacher=labels.details.get("teacher"),
+        filters=labels.identity.get("teacher", {}).get("filters"),
+        counts=labels.counts,
+        task=labels.details.get("task"),
+    )
+
+
+def _term_loss(history: Sequence[Losses], term: str) -> TermLoss:
+    losses = [row[term] for row in history if term in row]
+    return TermLoss(first=losses[0] if losses else None, last=losses[-1] if losses else None)

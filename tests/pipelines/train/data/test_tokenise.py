@@ -1,0 +1,236 @@
+"""Tokenising: what each method learns from a row, which rows are held out or dropped, and that workers read what was written."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.data.heldout import is_validation
+from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
+from pipelines.storage.store import Store
+from pipelines.tasks import TaskSpec
+from pipelines.tasks.arithmetic import Arithmetic
+from pipelines.train.data.sequences import TokenSettings
+from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
+from pipelines.train.data.tokenise import encode_part, encode_table, tokenise
+from tests.support.tiny_runs import label_rows, make_tokenizer, write_labels
+
+EOS = make_tokenizer().eos_token_id
+SOFT: dict[str, Any] = {"method": "soft-label", "terms": ("label", "soft"), "label_column": "either"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def settings(folder: Path) -> TokenSettings:
+    terms = ("label", "rationale")
+    return TokenSettings(
+        str(folder), "decoder-only", "step-by-step", terms, "gold", 0.3, 40, 20, TaskSpec("arithmetic")
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=LABEL)
+
+
+def text(ids: list[int]) -> str:
+    return str(make_tokenizer().decode(ids))
+
+
+def encoded(row: dict[str, Any], settings: TokenSettings) -> list[dict[str, Any]]:
+    return list(encode_table(table([row]), settings).to_pylist())
+
+
+def written(folder: Path, settings: TokenSettings, *parts: list[dict[str, Any]]) -> tuple[TokenCounts, Tokens]:
+    """Counts and tokens of rows of labels that are encoded in several parts."""
+    store, grouped = Store(str(folder)), settings.compares_labels
+    counts = write_tokens(
+        [encode_table(table(part), settings) for part in parts], store, settings.family, grouped=grouped
+    )
+    return counts, Tokens(store, folder, grouped=grouped)
+
+
+def test_step_by_step_learns_label_and_rationale(settings: TokenSettings) -> None:
+    row = label_rows(1)[0]
+    label, rationale = encoded(row, settings)
+    words = row["input"].split()
+    assert text(label["prompt"]).split() == ["[label]", *words]
+    assert text(rationale["prompt"]).split() == ["[rationale]", *words]
+    assert label["prompt"][-1] == make_tokenizer().convert_tokens_to_ids("\n")
+    assert text(label["target"]).split() == [*row["gold"].split(), "</s>"]
+    assert text(rationale["target"]).split() == [*row["rationale"].split(), "</s>"]
+    assert [label["part"], rationale["part"]] == [0, 1]
+    assert [found["part"] for found in encoded(row | {"rationale": ""}, settings)] == [0]
+    assert text(encoded(row, replace(settings, family="encoder-decoder"))[0]["prompt"]).endswith("?"), "no line break"
+    taught, _ = encoded(row, replace(settings, label_column="label"))
+    assert text(taught["target"]).split()[:-1] == row["label"].split() != row["gold"].split()
+    (alone,) = encoded(row | {"gold": None}, replace(settings, terms=("rationale",)))
+    assert alone["part"] == 1, "gold is not needed if its term has no weight"
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "prompt", "target"),
+    [
+        ("finetune", 0, "{input}", "{gold}"),
+        ("rationale-then-label", 2, "{input}", "{rationale} The answer is ({gold})."),
+        ("rationale-as-input", 0, "{input} [rationale] {rationale}", "{gold}"),
+    ],
+)
+def test_a_method_with_one_answer_learns_one_sequence(
+    settings: TokenSettings, method: str, part: int, prompt: str, target: str
+) -> None:
+    row = label_rows(1)[0]
+    (found,) = encoded(
+        row, replace(settings, method=method, terms=("text" if part == 2 else "label",), max_input_tokens=90)
+    )
+    assert found["part"] == part
+    assert text(found["prompt"]).split() == prompt.format(**row).split()
+    assert found["target"] == [*make_tokenizer()(target.format(**row))["input_ids"], EOS]
+
+
+def test_rows_with_nothing_to_learn_are_dropped(settings: TokenSettings) -> None:
+    (dropped,) = encoded(label_rows(1)[0] | {"rationale": ""}, replace(settings, method="rationale-as-input"))
+    assert dropped["dropped"] == "nothing_to_learn"
+
+
+def test_rows_above_a_limit_are_dropped_and_counted(settings: TokenSettings, tmp_path: Path) -> None:
+    rows = label_rows(30)
+    rows[3]["input"] = "apples " * 60
+    rows[7]["rationale"] = "pears " * 30
+    counts, tokens = written(tmp_path / "some", settings, rows)
+    assert (counts.too_long, counts.train + counts.validation) == (2, 28)
+    assert len(tokens.lengths.per_example) == 28
+    assert int(tokens.lengths.real.max()) == counts.widest <= 60
+    assert int(tokens.lengths.per_example.max()) == counts.largest
+    counts, _ = written(tmp_path / "none", replace(settings, max_input_tokens=1), label_rows(3))
+    assert counts == TokenCounts(0, 0, 3, 0, 0, 0, 0, 0)
+
+
+def test_tokens_read_what_was_written_by_sorted_id(settings: TokenSettings, tmp_path: Path) -> None:
+    rows = label_rows(50)
+    rows[7]["rationale"] = ""
+    parts = (rows[30:], rows[:3], rows[3:30])
+    counts, tokens = written(tmp_path, settings, *parts)
+    by_id: dict[str, list[Any]] = {}
+    for row in (row for part in parts for row in encode_table(table(part), settings).to_pylist()):
+        by_id.setdefault(row["id"], []).append(row)
+    held_out = set()
+    for example, name in enumerate(sorted(by_id)):
+        sequences = tokens.lengths.of(np.array([example]))
+        for sequence, row in zip(sequences, by_id[name], strict=True):
+            found = tokens.sequence(sequence)
+            assert (list(found.prompt), list(found.target)) == (row["prompt"], row["target"])
+            assert (found.part, found.example, found.probability) == (row["part"], example, None)
+            assert tokens.lengths.prompt[sequence] == len(row["prompt"])
+            assert tokens.lengths.target[sequence] == len(row["target"])
+        if is_validation(name, 0.3):
+            held_out.add(example)
+    assert set(tokens.validation.tolist()) == held_out
+    assert set(tokens.train.tolist()) == set(range(50)) - held_out
+    assert (counts.train, counts.validation) == (len(tokens.train), len(tokens.validation))
+    assert counts.validation > 0
+    terms = tokens.term_counts(np.arange(50))
+    assert terms["label"] == sum(len(rows[0]["target"]) for rows in by_id.values())
+    assert terms["rationale"] == sum(len(rows[1]["target"]) for rows in by_id.values() if len(rows) > 1)
+    assert (terms["soft"], terms["divergence"], terms["text"]) == (0, 0, 0)
+    _, other = written(tmp_path / "other", settings, rows[::-1])
+    assert np.array_equal(tokens.lengths.prompt, other.lengths.prompt), "the order of rows has no meaning"
+    assert all(list(tokens.sequence(s).target) == list(other.sequence(s).target) for s in range(99))
+
+
+def test_no_validation_share_trains_on_all_rows(settings: TokenSettings) -> None:
+    found = encode_table(table(label_rows(40)), replace(settings, validation_share=0.0))
+    assert not any(found["validation"].to_pylist())
+
+
+def test_finished_tokens_are_reused(settings: TokenSettings, tmp_path: Path) -> None:
+    write_labels(tmp_path, label_rows(30), files=3)
+    labels, target = Store(str(tmp_path / "labels")), Store(str(tmp_path / "tokens"))
+    counts = tokenise(labels, settings, target)
+    assert counts.train + counts.validation == 30
+    assert counts.rationales == counts.train
+    kept = TokenCounts(1, 2, 3, 4, 5, 6, 7, 8)
+    target.write(COUNTS, json.dumps(asdict(kept)).encode())
+    assert tokenise(labels, settings, target) == kept
+
+
+def test_soft_label_groups_and_merges_equal_labels(settings: TokenSettings, tmp_path: Path) -> None:
+    soft = replace(settings, **SOFT)
+    rows = label_rows(2)
+    votes = {"9 - 1": 0.5, "( 9 - 1 )": 0.25, "2 + 1": 0.125, "3 + 1": 0.125}
+    rows[0] |= {"gold": "9 - 1", "soft_label": [{"label": k, "probability": p} for k, p in votes.items()]}
+    rows[1] |= {"gold": None}
+    found = encode_table(table(rows), soft).to_pylist()
+    assert [(text(r["target"])[:5], r["part"], r["probability"]) for r in found] == [
+        ("9 - 1", 0, 0.75), ("2 + 1", -1, 0.125), ("3 + 1", -1, 0.125), (rows[1]["label"], 0, 1.0)
+    ]  # fmt: skip
+    counts, tokens = written(tmp_path, soft, rows)
+    assert counts.widest == max(int(tokens.lengths.real[:3].sum()), int(tokens.lengths.real[3]))
+    assert tokens.term_counts(np.arange(2))["soft"] == 2
+    assert tokens.sequence(1).probability == pytest.approx(0.125)
+    assert tokens.compare_labels(np.array([0, 1]))
+    assert not tokens.compare_labels(np.array([1])), "one label has no distribution"
+
+
+def test_teacher_tokens_end_with_the_answer(
+    settings: TokenSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Arithmetic, "stops", ("Tom",))
+    kd = replace(settings, method="token-kd", terms=("text", "divergence"), label_column="label")
+    rows = label_rows(4)
+    write_labels(tmp_path, rows, files=1)
+    words = make_tokenizer()("Anne has 4 apples . Tom has 2")["input_ids"]
+    answers = {rows[0]["id"]: words[:4], rows[1]["id"]: [*words[:4], EOS], rows[2]["id"]: words}
+    tops = [
+        {"id": name, "token_ids": ids, "top_ids": [[i, 9] for i in ids], "top_logprobs": [[-0.5, -1.0]] * len(ids)}
+        for name, ids in answers.items()
+    ]
+    (tmp_path / "labels/token_logprobs").mkdir()
+    file = tmp_path / "labels/token_logprobs/part-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(tops, schema=TOKEN_LOGPROBS), file)
+    labels = Store(str(tmp_path / "labels"))
+    by_id = {row["id"]: row for t in encode_part(labels, "data/part-00000.parquet", kd) for row in t.to_pylist()}
+    cut, ended, stopped, missing = (by_id[row["id"]] for row in rows)
+    assert missing["dropped"] == "nothing_to_learn"
+    for row in (cut, ended):
+        assert (row["target"], row["top_positions"]) == ([*words[:4], EOS], 5)
+    assert ended["top_ids"][-2:] == [EOS, 9], "the teacher's own distribution at its end"
+    assert (cut["top_ids"][-2:], cut["top_logprobs"][-2:]) == ([EOS, 0], [0.0, -math.inf]), "a certain end"
+    # The engine generated the stop string's tokens, which are not part of the answer.
+    assert text(stopped["target"]).split()[:5] == ["Anne", "has", "4", "apples", "."]
+    assert stopped["target"][-1] == EOS
+    assert "Tom" not in text(stopped["target"])
+    counts = tokenise(labels, kd, Store(str(tmp_path / "tokens")))
+    assert (counts.nothing_to_learn, counts.train + counts.validation) == (1, 3)
+    tokens = Tokens(Store(str(tmp_path / "tokens")), tmp_path)
+    (second,) = (s for s in map(tokens.sequence, range(3)) if s.top_ids.tolist()[-1] == [EOS, 9])  # type: ignore[union-attr]
+    assert second.top_ids.tolist() == [[i, 9] for i in [*words[:4], EOS]]  # type: ignore[union-attr]
+    assert second.top_logprobs.shape == (5, 2)  # type: ignore[union-attr]
+
+
+def test_a_larger_fraction_contains_a_smaller_one(settings: TokenSettings) -> None:
+    rows = label_rows(300)
+
+    def used(fraction: float, seed: int = 0) -> tuple[set[str], set[str]]:
+        kept = encode_table(table(rows), replace(settings, fraction=fraction, seed=seed)).to_pylist()
+        return {r["id"] for r in kept if not r["validation"]}, {r["id"] for r in kept if r["validation"]}
+
+    whole, held_out = used(1.0)
+    half, quarter = used(0.5)[0], used(0.25)[0]
+    assert quarter < half < whole
+    assert 0.15 * len(whole) < len(quarter) < 0.35 * len(whole)
+    assert used(0.25)[1] == held_out, "held-out rows stay"
+    assert used(0.25, seed=1)[0] != quarter
