@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import aiorwlock
 import pyarrow as pa
 
 from pipelines.config import RunConfig
@@ -117,6 +116,8 @@ class TeacherActor:
         if died >= MAX_FAILED_STARTS:
             raise TeacherUnusableError(f"{died} engines in a row died before they had answered anything")
         self._places = asyncio.Semaphore(self._setup.rows_in_engine)
+        import aiorwlock  # of the extra `label`: `raystill plan` reads this module without it
+
         self._suspects = aiorwlock.RWLock()
         began = time.monotonic()
         try:
