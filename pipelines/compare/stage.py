@@ -37,12 +37,12 @@ from pipelines.data.heldout import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
 from pipelines.methods import MethodName
 from pipelines.reports.format import plural
+from pipelines.reuse import decide
 from pipelines.runtime.progress import Progress
 from pipelines.scoring.identity import labels_identity
 from pipelines.scoring.predict import PredictorPool
 from pipelines.scoring.systems import scored_examples
-from pipelines.storage.fingerprint import fingerprint
-from pipelines.storage.manifest import Manifest, manifest_of, now, read_manifest, require_manifest, write_manifest
+from pipelines.storage.manifest import Manifest, manifest_of, now, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
 
@@ -117,8 +117,8 @@ class _Comparison:
 
     def _finished(self, identity: Mapping[str, Any]) -> Manifest | None:
         """The comparison of exactly this grid, with these prices; None where there is none. Looking removes nothing."""
-        manifest = read_manifest(self.store, "comparison")
-        if manifest is None or manifest.fingerprint != fingerprint(identity):
+        manifest = decide(self.store, "comparison", identity, replace=True).reused
+        if manifest is None:
             return None
         priced = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour
         return manifest if priced else None
