@@ -13,6 +13,7 @@ from typing import Literal
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
 from pipelines.methods import METHODS
+from pipelines.runtime.extras import require_extra, require_vllm
 
 CheckedStage = Literal["label", "train", "evaluate", "compare"]
 COMMANDS: dict[str, tuple[CheckedStage, ...]] = {
@@ -51,6 +52,16 @@ def check_run(run: RunConfig, stages: Iterable[CheckedStage], needs: Needs = Nee
     for entry in CHECKS:
         if entry.needs <= needs and entry.applies(wanted):
             entry.check(run)
+
+
+def _label_packages(run: RunConfig) -> None:
+    require_extra("label")
+    if run.teacher.engine == "vllm":
+        require_vllm()
+
+
+def _train_packages(run: RunConfig) -> None:
+    require_extra("train")
 
 
 def _token_logprobs(run: RunConfig) -> None:
@@ -119,6 +130,8 @@ def _heldout_apart(run: RunConfig) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check(_label_packages, lambda stages: "label" in stages, Needs.MACHINE),
+    Check(_train_packages, lambda stages: bool({"train", "evaluate", "compare"} & stages), Needs.MACHINE),
     Check(_token_logprobs, lambda stages: {"label", "train"} <= stages, Needs.RUN_FILE),
     Check(_grid_token_logprobs, lambda stages: "compare" in stages, Needs.RUN_FILE),
     Check(_validation, lambda stages: "train" in stages, Needs.RUN_FILE),
