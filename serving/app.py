@@ -1,6 +1,6 @@
-"""The endpoint as applications of Ray Serve: one that speaks HTTP, and one for each student, so that each changes by itself.
+"""The endpoint as applications of Ray Serve: one for HTTP and one per student, so that each changes by itself.
 
-Their builders are named in a Serve config file, which serving/deploy/serve_config.py makes:
+A Serve config file, which serving/deploy/serve_config.py writes, names their builders:
 
     import_path: serving.app:ingress   args: {"serving": {...}}
     import_path: serving.app:student   args: {"student": "svamp", "folder": "runs/svamp/student", "fingerprint": "9f...", "serving": {...}}
@@ -10,24 +10,25 @@ Their builders are named in a Serve config file, which serving/deploy/serve_conf
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 from ray import serve
 
 from pipelines.config.base import Section
 from pipelines.config.serving import INGRESS_CPUS, ServingConfig
 from pipelines.errors import UserError
 from serving.engines.select import cpu_environment, engine_name
-from serving.ingress import STUDENT, Ingress
+from serving.ingress import Ingress
 from serving.model_card import read_card
 from serving.replica import SharedStudents, StudentReplica
+from serving.replica_client import STUDENT
 
 _DRAIN_S = 30.0
 _RETRY_AFTER_S = 1
-# Serve's own logs: requests leave no line in them, so that no log grows with traffic or holds what users write.
+# Serve's own logs have no line per request: they neither grow with traffic nor hold what users send.
 LOGGING = {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False}
-Arguments = TypeVar("Arguments", bound=Section)
+_Arguments = TypeVar("_Arguments", bound=Section)
 
 
 class IngressArgs(Section):
@@ -44,7 +45,7 @@ class StudentArgs(IngressArgs):
     folder: str
     """Folder or URI that every node can read."""
     fingerprint: str | None = None
-    """Of the student that is meant; None: the one that lies there when the application is built."""
+    """Of the expected student; None: the one in the folder when the application is built."""
 
 
 class SharedArgs(IngressArgs):
@@ -53,14 +54,14 @@ class SharedArgs(IngressArgs):
     students: Annotated[dict[str, str], Field(min_length=1)]
     """NAME or NAME@VERSION -> folder or URI."""
     fingerprints: Annotated[dict[str, str], Field(default_factory=dict)]
-    """NAME or NAME@VERSION -> as of `StudentArgs`."""
+    """NAME or NAME@VERSION -> as in `StudentArgs`."""
 
 
-def ingress(args: Mapping[str, Any]) -> Any:
-    """The application that speaks HTTP. Raises UserError where the arguments break a rule."""
-    serving = _checked(IngressArgs, args).serving
-    # Room for what a student may have under way, and as much again: a second student's, or what is refused. More than that waits in the
-    # proxies, whomever it asks.
+def ingress(args: Mapping[str, JsonValue]) -> serve.Application:
+    """The application for HTTP. Raises UserError for invalid arguments."""
+    serving = _parsed(IngressArgs, args).serving
+    # Room for all requests that one student can hold, twice: for a second student's requests, or for those that are refused. Any more
+    # wait in the proxies, whichever student they name.
     room = 2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving))
     deployment = serve.deployment(
         name="ingress",
@@ -68,7 +69,7 @@ def ingress(args: Mapping[str, Any]) -> Any:
         max_replicas_per_node=serving.max_replicas_per_node,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         max_ongoing_requests=room,
-        # As many again wait in each proxy; to more it answers 503 by itself, with this Retry-After.
+        # As many again wait in each proxy. Beyond that, the proxy answers 503 with this Retry-After.
         max_queued_requests=room,
         backpressure_config={"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
         graceful_shutdown_timeout_s=max(_DRAIN_S, serving.request_timeout_s),
@@ -78,29 +79,29 @@ def ingress(args: Mapping[str, Any]) -> Any:
     return deployment.bind(serving)
 
 
-def student(args: Mapping[str, Any]) -> Any:
-    """The application of one student. Raises UserError where the arguments break a rule or the folder cannot be served."""
-    found = _checked(StudentArgs, args)
-    # A replica reads and writes texts; its student's task, code or not, is the ingress' alone.
-    card = read_card(found.student, found.folder, task_code=True, fingerprint=found.fingerprint)
-    engine = engine_name(card.family, found.serving)
-    return _deployment(StudentReplica, found.serving, engine).bind(card, found.serving)
+def student(args: Mapping[str, JsonValue]) -> serve.Application:
+    """The application of one student. Raises UserError for invalid arguments, or if the folder cannot be served."""
+    parsed = _parsed(StudentArgs, args)
+    # A replica maps text to text. Only the ingress runs the student's task, so a task with code is accepted here.
+    card = read_card(parsed.student, parsed.folder, task_code=True, fingerprint=parsed.fingerprint)
+    engine = engine_name(card.family, parsed.serving)
+    return _deployment(StudentReplica, parsed.serving, engine).bind(card, parsed.serving)
 
 
-def shared(args: Mapping[str, Any]) -> Any:
-    """The application of students that share their replicas. Raises UserError as `student` does."""
-    found = _checked(SharedArgs, args)
+def shared(args: Mapping[str, JsonValue]) -> serve.Application:
+    """The application of students that share replicas. Raises UserError as `student` does."""
+    parsed = _parsed(SharedArgs, args)
     cards = [
-        read_card(student_id, folder, task_code=True, fingerprint=found.fingerprints.get(student_id))
-        for student_id, folder in found.students.items()
+        read_card(student_id, folder, task_code=True, fingerprint=parsed.fingerprints.get(student_id))
+        for student_id, folder in parsed.students.items()
     ]
-    engines = {engine_name(card.family, found.serving) for card in cards}
-    loader = serve.multiplexed(max_num_models_per_replica=found.serving.students_per_replica or 1)
-    replica = type("SharedReplica", (SharedStudents,), {"load": loader(SharedStudents.load)})
-    return _deployment(replica, found.serving, *engines).bind(cards, found.serving)
+    engines = {engine_name(card.family, parsed.serving) for card in cards}
+    load = serve.multiplexed(max_num_models_per_replica=parsed.serving.students_per_replica or 1)(SharedStudents.load)
+    replica = type("SharedReplica", (SharedStudents,), {"load": load})
+    return _deployment(replica, parsed.serving, *engines).bind(cards, parsed.serving)
 
 
-def _deployment(replica: type, serving: ServingConfig, *engines: str) -> Any:
+def _deployment(replica: type, serving: ServingConfig, *engines: str) -> serve.Deployment:
     environment = {} if serving.gpus_per_replica else cpu_environment(serving, engines)
     return serve.deployment(
         name=STUDENT,
@@ -127,14 +128,14 @@ def _deployment(replica: type, serving: ServingConfig, *engines: str) -> Any:
 
 
 def _ongoing(serving: ServingConfig) -> int:
-    """Questions that a replica holds: one batch that runs and the next that forms."""
+    """Inputs that a replica holds: the batch that runs and the next one."""
     return max(2 * serving.max_batch_size, serving.target_ongoing_requests)
 
 
-def _checked(section: type[Arguments], args: Mapping[str, Any]) -> Arguments:
+def _parsed(section: type[_Arguments], args: Mapping[str, JsonValue]) -> _Arguments:
     try:
         return section.model_validate(dict(args))
     except ValidationError as error:
         problems = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
         known = ", ".join(section.model_fields)
-        raise UserError("application args", problems, f"Correct them; known are {known}.") from error
+        raise UserError("application args", problems, f"Correct them; the keys are {known}.") from error

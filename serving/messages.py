@@ -1,4 +1,4 @@
-"""What travels between the ingress and a student: questions and replies, texts to be written and their pieces."""
+"""Messages between the ingress and the replicas: questions and replies, text requests and their pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Question:
     text: str
     rationale: bool = False
     labels: tuple[str, ...] = ()
-    """Its closed label set, as methods.written_labels gives it."""
+    """Its closed label set, from methods.written_labels."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,22 @@ class Reply:
     """The student's answer to one question."""
 
     answer: Decoded
-    """The label, or a text of rationale and label, by the method."""
+    """The label, or a text of rationale and label, depending on the method."""
     rationale: Decoded | None = None
-    """Where it was asked for and is an answer of its own."""
+    """Set if it is requested and is a text of its own."""
     engine: str | None = None
-    """Which one has answered."""
+    """The engine that answered."""
 
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A text to be written, in the words of OpenAI's API."""
+    """A text to generate, in the terms of OpenAI's API."""
 
     text: str
     raw: bool
-    """Whether `text` is all that the student reads. Otherwise it is an input, which the student reads with the prefix of its answer."""
+    """True: `text` is the whole prompt. False: it is an input, which the student reads with the prefix of its answer."""
     max_tokens: int | None = None
-    """None: as many as the endpoint gives an answer."""
+    """None: the endpoint's default."""
     sampling: Sampling | None = None
     """None: greedy."""
     stop: tuple[str, ...] = ()
@@ -49,24 +49,24 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more of a text that is being written. The last one has a finish reason."""
+    """The next part of a generated text. The last one has a finish reason."""
 
     text: str
     prompt_tokens: int
     output_tokens: int
-    """Tokens written so far."""
+    """Tokens generated so far."""
     finish_reason: FinishReason | None = None
     engine: str | None = None
-    """Of the last piece: which one has written it."""
+    """The engine that answered; only in the last piece."""
 
 
 class UnavailableError(Exception):
-    """Nobody to answer for a student: its replica is of before or after a change, or its folder cannot be read. Names the student."""
+    """The named student cannot answer now: its replica holds other students, or its folder cannot be read."""
 
 
 @dataclass(frozen=True)
 class TooLong:
-    """Why a question was not answered."""
+    """The outcome of an input that is longer than the student reads."""
 
     tokens: int
     limit: int

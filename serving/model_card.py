@@ -1,4 +1,4 @@
-"""Students as the endpoint sees them. In: student folders. Out: cards, which say what a manifest says and load nothing heavy.
+"""Cards of students. In: student folders. Out: the facts of their manifests that the endpoint needs, without loading a model.
 
 StudentCard(name="svamp", folder="runs/svamp/student", method="step-by-step", family="encoder-decoder",
             parameters=247577856, max_input_tokens=1024, task=TaskSpec("arithmetic"), fingerprint="9f...", ...)
@@ -26,12 +26,12 @@ StudentName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 @dataclass(frozen=True)
 class StudentCard:
-    """What a finished student says of itself."""
+    """A finished student, from its manifest."""
 
     name: str
     """The model name that requests use."""
     version: str | None
-    """Where a name has several students, each one's own."""
+    """Set if a name has several students."""
     folder: str
     method: str
     family: Family
@@ -46,12 +46,12 @@ class StudentCard:
 
     @property
     def id(self) -> str:
-        """Name, or name@version: no two students share it."""
+        """NAME or NAME@VERSION; unique in an endpoint."""
         return self.name if self.version is None else f"{self.name}@{self.version}"
 
     @property
     def has_rationale(self) -> bool:
-        """Whether the student was trained to write rationales of its own."""
+        """True if the student was trained to write rationales."""
         return METHODS[self.method].writes_rationales
 
 
@@ -64,7 +64,7 @@ class _TaskDetails(BaseModel):
 
 
 class _Details(BaseModel):
-    """What the endpoint needs of a student manifest's `details`."""
+    """The part of a student manifest's `details` that the endpoint needs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -81,35 +81,34 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
 
     Args:
         student_id: NAME or NAME@VERSION.
-        task_code: whether its task may be code that the student brings along. Reading a card runs none of it.
-        fingerprint: of the student that is meant; None: the one that lies there.
+        task_code: accept a task that is code of the student. Reading a card never runs it.
+        fingerprint: the student that is expected; None: any.
 
     Raises:
-        UserError: the name cannot be one, the folder is missing or holds no finished student or another one, its weights
-            are not safetensors, it brings code along, its method needs the teacher at serving time, or its task is code and may not be.
+        UserError: an invalid name, a missing folder, an unfinished or another student, weights that are not safetensors, a model with
+            code, a method that needs the teacher, or a task with code that is not accepted.
     """
     name, sign, version = student_id.partition("@")
     try:
         for part in (name, version) if sign else (name,):
             TypeAdapter(StudentName).validate_python(part)
     except ValidationError as error:
-        rule = "a name has letters, digits, `.`, `_` and `-`, at most 63"
-        raise UserError(
-            f"student name {student_id!r}", rule, "Give NAME=FOLDER or NAME@VERSION=FOLDER with other names."
-        ) from error
+        rule = "a name has at most 63 letters, digits, `.`, `_` and `-`"
+        remedy = "Give NAME=FOLDER or NAME@VERSION=FOLDER with another name."
+        raise UserError(f"student name {student_id!r}", rule, remedy) from error
     store = Store(folder)
     if not store.exists():
-        raise UserError(store.shown(), "there is no such folder", "Give the folder of a student: OUTPUT/student.")
+        raise UserError(store.shown(), "the folder does not exist", "Give the folder of a student: OUTPUT/student.")
     manifest = require_manifest(store, "student", "train RUN")
     try:
         details = _Details.model_validate(manifest.details)
     except ValidationError as error:
         missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-        raise UserError(store.shown(), f"its manifest's details lack {missing}", "Train the student anew.") from error
+        raise UserError(store.shown(), f"its manifest's details lack {missing}", "Train the student again.") from error
     _check_servable(store, details.method)
     if details.task.source is not None and not task_code:
-        rule = "its task is code of its own, which would run here"
-        raise UserError(store.shown(), rule, "Set serving.task_code: true where you trust it.")
+        rule = "its task is code, which would run here"
+        raise UserError(store.shown(), rule, "Set serving.task_code: true if you trust it.")
     _check_same(store, manifest.fingerprint, fingerprint)
     return StudentCard(
         name=name,
@@ -128,26 +127,22 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
 
 
 def check_unchanged(card: StudentCard) -> None:
-    """Raises UserError where a student's folder does not hold it any more: replicas that start later would answer otherwise."""
+    """Raises UserError if the folder now holds another student: replicas that start later would answer differently."""
     store = Store(card.folder)
     _check_same(store, require_manifest(store, "student", "train RUN").fingerprint, card.fingerprint)
 
 
-def _check_same(store: Store, found: str, wanted: str | None) -> None:
-    if wanted is not None and found != wanted:
-        rule = f"it holds another student ({found[:12]}) than the one that was deployed ({wanted[:12]})"
-        raise UserError(
-            store.shown(),
-            rule,
-            "Deploy the endpoint anew to serve it; for a RayService, from a folder of another name.",
-        )
+def _check_same(store: Store, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        rule = f"it holds another student ({found[:12]}) than the deployed one ({expected[:12]})"
+        remedy = "Deploy the endpoint again to serve it; for a RayService, from a folder with another name."
+        raise UserError(store.shown(), rule, remedy)
 
 
 def _check_servable(store: Store, method: str) -> None:
     if method not in METHODS:
-        raise UserError(
-            store.shown(), f"its method {method} is unknown here", "Serve it with the version that trained it."
-        )
+        rule = f"this version does not know its method {method}"
+        raise UserError(store.shown(), rule, "Serve it with the version that trained it.")
     if METHODS[method].reads_rationale:
         rule = f"method {method} reads the teacher's rationale with every input, and no teacher answers here"
         raise UserError(store.shown(), rule, "Serve a student of another method, for example step-by-step.")

@@ -1,4 +1,4 @@
-"""A replica: one student in one engine, or several of which those that were asked last are loaded."""
+"""Replicas: one student in one engine, or several students of which the most recently used ones are loaded."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from ray import serve
 
@@ -19,30 +18,29 @@ from serving.messages import Piece, Question, Reply, TextRequest, TooLong, Unava
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
+_CLOSE_POLL_S = 0.05
 _logger = logging.getLogger(__name__)
 
 
 class _Replica(ABC):
     @abstractmethod
-    def _engine(self) -> Any:
-        """A context that gives the engine of the student that is asked."""
+    def _engine(self) -> AbstractAsyncContextManager[Engine]:
+        """The engine of the student that the current request names."""
 
     async def answer(self, question: Question) -> Reply | TooLong:
-        """The student's answer to one question."""
+        """See Engine."""
         async with self._engine() as engine:
-            reply: Reply | TooLong = await engine.answer(question)
-            return reply
+            return await engine.answer(question)
 
-    async def write(self, order: TextRequest) -> Piece | TooLong:
-        """The whole of one text."""
+    async def write(self, request: TextRequest) -> Piece | TooLong:
+        """See Engine."""
         async with self._engine() as engine:
-            piece: Piece | TooLong = await engine.write(order)
-            return piece
+            return await engine.write(request)
 
-    async def stream(self, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
-        """One text as it is written."""
+    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+        """See Engine."""
         async with self._engine() as engine:
-            pieces = engine.stream(order)
+            pieces = engine.stream(request)
             try:
                 async for piece in pieces:
                     yield piece
@@ -54,74 +52,74 @@ class StudentReplica(_Replica):
     """One copy of a student."""
 
     def __init__(self, card: StudentCard, serving: ServingConfig) -> None:
-        self._own = start_engine(card, serving, ReplicaMetrics(card.id))
-        # What Serve calls in the end. Of the object, not of its class: Python itself would call that again, and await nothing.
-        self.__del__ = self._own.close
+        self._only = start_engine(card, serving, ReplicaMetrics(card.id))
+        # Serve awaits it at the end. It is an attribute of the object: Python would call a method of the class too, and await nothing.
+        self.__del__ = self._only.close
 
     @asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine]:
-        yield self._own
+        yield self._only
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose engine is dead or hangs."""
-        await self._own.check_health()
+        await self._only.check_health()
 
 
-class _Loaded:
-    """An engine that is closed when it has been given up and nobody asks it any more."""
+class LoadedEngine:
+    """An engine that closes once it has been dropped and no request uses it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine: Engine | None = engine
-        self.askers = 0
+        self.users = 0
+        """Requests that use it now."""
         self.closing: asyncio.Task[None] | None = None
         self.__del__ = self.close  # see StudentReplica
 
     @property
-    def closed(self) -> bool:
-        """Whether it has been given up."""
+    def dropped(self) -> bool:
+        """True once it is closing or closed."""
         return self.closing is not None
 
     async def close(self) -> None:
-        """Free the engine's memory. Serve calls it, before it loads another."""
+        """Free the engine's memory. Serve awaits it before it loads another student."""
         if self.closing is None:
             self.closing = asyncio.create_task(self._close())
-        # It goes on where the request goes away that another student is loaded for.
+        # Closing continues if the request is cancelled that the other student is loaded for.
         await asyncio.shield(self.closing)
 
     async def _close(self) -> None:
-        while self.askers:
-            await asyncio.sleep(0.05)
+        while self.users:
+            await asyncio.sleep(_CLOSE_POLL_S)
         engine, self.engine = self.engine, None
         if engine is not None:
             await engine.close()
 
 
 class SharedStudents(_Replica):
-    """One copy of several students. `load` is decorated where the limit is known (serving/app.py): the student that was not asked for
-    longest makes room."""
+    """One copy of several students. serving/app.py limits how many `load` keeps; Serve drops the least recently used one."""
 
     def __init__(self, cards: Sequence[StudentCard], serving: ServingConfig) -> None:
         self._cards = {card.id: card for card in cards}
         self._serving = serving
-        self._loaded: dict[str, _Loaded] = {}
-        self._starting: dict[str, asyncio.Task[_Loaded]] = {}
-        """Engines that Serve does not have yet."""
+        self._loaded: dict[str, LoadedEngine] = {}
+        self._starting: dict[str, asyncio.Task[LoadedEngine]] = {}
+        """Engines that Serve has not received yet."""
 
-    async def load(self, student_id: str) -> _Loaded:
-        """Start an engine; Serve keeps it, and ends it by `__del__`.
+    async def load(self, student_id: str) -> LoadedEngine:
+        """Start an engine. Serve keeps it, and ends it through `__del__`.
 
-        The thread that starts one cannot be stopped. Where the request goes away meanwhile, the engine waits for the next one that asks for
-        this student, or makes room for another student.
+        The thread that starts an engine cannot be stopped. If the request is cancelled meanwhile, the engine is kept for the next request
+        for this student, or closed when another student is loaded.
         """
         await self._make_room(student_id)
         starting = self._starting.get(student_id)
-        if starting is None or _failed(starting):
+        if starting is None or _has_failed(starting):
             starting = self._starting[student_id] = asyncio.create_task(self._start(student_id))
         loaded = await asyncio.shield(starting)
         self._starting.pop(student_id, None)
         return loaded
 
-    async def _start(self, student_id: str) -> _Loaded:
+    async def _start(self, student_id: str) -> LoadedEngine:
         metrics = ReplicaMetrics(student_id)
         try:
             engine = await asyncio.to_thread(start_engine, self._cards[student_id], self._serving, metrics)
@@ -134,18 +132,17 @@ class SharedStudents(_Replica):
             _logger.error("%s: %s", student_id, error)
             await engine.close()
             raise UnavailableError(student_id) from error
-        self._loaded[student_id] = _Loaded(engine)
+        self._loaded[student_id] = LoadedEngine(engine)
         return self._loaded[student_id]
 
     async def _make_room(self, student_id: str) -> None:
-        """Close what was started for requests that have gone, but this student, and wait for all that is being closed: Serve counts
-        neither."""
+        """Close engines of other students that cancelled requests started, and wait for all that are closing. Serve counts neither."""
         for other, starting in list(self._starting.items()):
             if other == student_id:
                 continue
             await asyncio.wait([starting])
             self._starting.pop(other, None)
-            if not _failed(starting):
+            if not _has_failed(starting):
                 await starting.result().close()
         if closing := [loaded.closing for loaded in self._loaded.values() if loaded.closing is not None]:
             await asyncio.wait(closing)
@@ -153,23 +150,23 @@ class SharedStudents(_Replica):
     @asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine]:
         student_id = serve.get_multiplexed_model_id()
-        if student_id not in self._cards:  # before `load`, for which another student would make room
+        if student_id not in self._cards:  # before `load`, which would drop another student
             raise UnavailableError(student_id)
         loaded = await self.load(student_id)
-        loaded.askers += 1
+        loaded.users += 1
         try:
             if loaded.engine is None:
                 raise UnavailableError(student_id)
             yield loaded.engine
         finally:
-            loaded.askers -= 1
+            loaded.users -= 1
 
     async def check_health(self) -> None:
-        """Serve replaces a replica one of whose engines is dead or hangs."""
+        """Serve replaces a replica if one of its engines is dead or hangs."""
         for loaded in list(self._loaded.values()):
-            if loaded.engine is not None and not loaded.closed:
+            if loaded.engine is not None and not loaded.dropped:
                 await loaded.engine.check_health()
 
 
-def _failed(starting: asyncio.Task[Any]) -> bool:
+def _has_failed(starting: asyncio.Task[LoadedEngine]) -> bool:
     return starting.done() and (starting.cancelled() or starting.exception() is not None)

@@ -24,7 +24,7 @@ from cluster.commands.serve import named_split, named_students
 from pipelines.config.load import load_run
 from pipelines.storage.manifest import manifest_of, write_manifest
 from pipelines.storage.store import Store
-from serving.deploy.serve_config import endpoint_config
+from serving.deploy.serve_config import as_document, endpoint_config
 
 OVERLAYS = Path(__file__).parents[1] / "overlays"
 CONFIG = "serve-config.yaml"
@@ -49,7 +49,7 @@ def rendered(overlay: Path) -> str:
         }
         config = endpoint_config(stand_ins, run.serving, split, every_node=True)
     places = {stand_ins[student_id]: folder.rstrip("/") for student_id, folder in students.items()}
-    text: str = yaml.safe_dump(_placed(config, places), sort_keys=False)
+    text: str = yaml.safe_dump(_placed(as_document(config), places), sort_keys=False)
     return _HEADER.format(name=overlay.name) + text
 
 

@@ -1,4 +1,4 @@
-"""What stands behind the API: students that answer. The ingress has them on Ray, tests have stand-ins."""
+"""The interface between the API and the students. The ingress implements it on Ray; tests use a fake."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from serving.model_card import StudentCard
 
 
 class Backend(Protocol):
-    """Each method raises ApiError 503 where the student's queue is full or it is away, 504 where it takes too long."""
+    """Each method raises ApiError 503 if the student's queue is full or the student is unavailable, and 504 after the time limit."""
 
     def engine(self, card: StudentCard) -> str | None:
-        """The engine that answers for a student; None: it has not answered yet."""
+        """The engine that answered last for a student; None before its first answer."""
         ...
 
-    async def ask(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
-        """One outcome for each question, in order."""
+    async def answer(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
+        """One outcome per question, in order."""
         ...
 
-    async def write(self, card: StudentCard, orders: Sequence[TextRequest]) -> Sequence[Piece | TooLong]:
-        """One whole text for each order, in order."""
+    async def write(self, card: StudentCard, requests: Sequence[TextRequest]) -> Sequence[Piece | TooLong]:
+        """One whole text per request, in order."""
         ...
 
-    def stream(self, card: StudentCard, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
-        """One text as it is written."""
+    def stream(self, card: StudentCard, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+        """One text while it is generated."""
         ...

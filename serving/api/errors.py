@@ -1,67 +1,118 @@
 """Errors in the shape of OpenAI's API: {"error": {"message", "type", "param", "code"}}.
 
-400: unreadable JSON, wrong type or unknown key; 401: no valid key; 404: no such model; 408: the body did not arrive in time; 413: too
-many inputs or too large a body; 422: a task field missing or invalid, an input that is too long; 429: the key's limit; 503 with
-Retry-After: the queue is full or the student is away; 504: no answer in time.
+| status | cause |
+| --- | --- |
+| 400 | unreadable JSON, a wrong type, an unknown key |
+| 401 | no valid key |
+| 404 | unknown model or path |
+| 408 | the body did not arrive in time |
+| 413 | too many inputs, or too large a body |
+| 422 | a task field is missing or invalid, or an input is too long |
+| 429 | the key's limit is reached |
+| 503 | the queue is full or the student is unavailable; with Retry-After |
+| 504 | no answer in time |
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from serving.api.request_context import notes_of
+from serving.api.request_context import request_context
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
-class ApiError(Exception):
-    """An answer that is an error, with its HTTP status."""
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    """The part of the request that is at fault."""
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class ApiError(HTTPException):
+    """An error with its HTTP status, code and headers."""
 
     def __init__(
         self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: int | None = None
     ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.param = status, code, message, param
+        headers = {}
+        if retry_after_s is not None:
+            headers["Retry-After"] = str(retry_after_s)
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, message, headers)
+        self.code, self.message, self.param = code, message, param
         self.retry_after_s = retry_after_s
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> ErrorResponse:
         """The error in OpenAI's shape."""
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
-    def response(self) -> JSONResponse:
-        """The error as an HTTP response."""
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body(), self.status, headers)
+        kind = _TYPES.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
+        return ErrorResponse(error=ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code))
 
 
-def failed() -> ApiError:
-    """What a client is told of a fault of ours: nothing of it."""
-    return ApiError(500, "internal_error", "the server failed; its log says why")
+def internal_error() -> ApiError:
+    """The error that a client gets for a fault of the server. It shows no detail."""
+    return ApiError(500, "internal_error", "the server failed; its log has the reason")
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error of the application in that shape."""
+    """Answer every error of the application in OpenAI's shape."""
 
-    @app.exception_handler(ApiError)
-    async def known(request: Request, error: ApiError) -> JSONResponse:
-        notes_of(request).code = error.code
-        return error.response()
+    def respond(request: Request, error: ApiError) -> JSONResponse:
+        request_context(request).code = error.code
+        return JSONResponse(error.body().model_dump(), error.status_code, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error, ApiError):
+            return respond(request, error)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        notes_of(request).code = code
-        response = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}").response()
+        response = respond(
+            request, ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
+        )
         response.headers.update(error.headers or {})
         return response
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        return respond(request, _invalid_request(error))
+
     @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
-        told = failed()
-        notes_of(request).code = told.code
-        return told.response()
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return respond(request, internal_error())
+
+
+def _invalid_request(error: RequestValidationError) -> ApiError:
+    """The first problem of a body. It names the key and the rule."""
+    problem = error.errors()[0]
+    location = problem["loc"][1:]  # without "body"
+    if location:
+        param = _param(location)
+        return ApiError(400, "invalid_request", f"{param}: {problem['msg']}", param=param)
+    if isinstance(error.body, bytes):
+        message = "the body is not declared as JSON. Send it with the header `Content-Type: application/json`"
+        return ApiError(400, "invalid_request", message)
+    if error.body is None:
+        return ApiError(400, "invalid_json", "the body is not JSON: it is empty. Send a JSON object")
+    return ApiError(400, "invalid_request", "the body must be a JSON object")
+
+
+def _param(location: Sequence[int | str]) -> str:
+    """`("inputs", 2, "str")` -> `inputs[2]`. pydantic adds the branch of a union, which is no part of the path."""
+    index = f"[{location[1]}]" if len(location) > 1 and isinstance(location[1], int) else ""
+    return f"{location[0]}{index}"

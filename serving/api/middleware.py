@@ -5,7 +5,7 @@ A line of the access log:
     {"time": "2026-01-31T12:00:00.123Z", "request_id": "9f2c...", "method": "POST", "route": "/v1/predict", "status": 200, "seconds": 0.042,
      "model": "svamp", "key": "team-a", "inputs": 2, "prompt_tokens": 61, "output_tokens": 34, "code": null}
 
-`asked` and `answered` are there with serving.log_text only.
+With serving.log_text it also has `asked` and `answered`, the texts of inputs and answers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import re
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from pydantic import JsonValue
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.request_context import RequestContext
@@ -26,14 +28,16 @@ from serving.api.request_context import RequestContext
 ACCESS_LOG = "raystill.access"
 REQUEST_ID = "x-request-id"
 _ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_ID_CHARACTERS = 200
-"""Of an id that somebody else has chosen and answers with."""
+_MAX_LOGGED_ID = 200
+"""Characters. Serve's proxy puts no limit on an id that a client chooses."""
+_STATUS_DISCONNECTED = 499
+"""nginx's status for a client that disconnects before the answer."""
 _ROUTES = {"/", "/healthz", "/readyz", "/v1/predict", "/v1/completions", "/v1/chat/completions", "/v1/models"}
 _logger = logging.getLogger(ACCESS_LOG)
 
 
 class Metrics(Protocol):
-    """Where numbers of requests go."""
+    """Receives the numbers of each request."""
 
     def request(self, route: str, model: str, status: int, seconds: float, code: str | None) -> None:
         """One answered request."""
@@ -44,91 +48,93 @@ class Metrics(Protocol):
         ...
 
     def first_token(self, model: str, seconds: float) -> None:
-        """A stream's first piece."""
+        """The first piece of a stream."""
         ...
 
 
 @dataclass(frozen=True)
 class RequestMiddleware:
-    """Around an application."""
+    """Wraps an application."""
 
     app: ASGIApp
     metrics: Metrics
     access_log: bool
     log_text: bool
-    names_requests: bool
-    """Whether ids are made and answered here; else by what stands before."""
+    sets_request_id: bool
+    """True: this middleware chooses the id and adds it to the response. False: a proxy in front of it does."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the module."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        notes = RequestContext(_request_id(scope) if self.names_requests else _given_id(scope))
-        notes.put(scope)
-        began = time.perf_counter()
-        status = 499  # as nginx says it: the client went away before there was an answer
+        context = RequestContext(_own_id(scope) if self.sets_request_id else _proxy_id(scope))
+        context.attach(scope)
+        started = time.perf_counter()
+        status = _STATUS_DISCONNECTED
 
-        async def sending(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self.names_requests:
-                    headers = [(REQUEST_ID.encode(), notes.request_id.encode()), *message.get("headers", [])]
-                    message = {**message, "headers": headers}
+                if self.sets_request_id:
+                    MutableHeaders(scope=message)[REQUEST_ID] = context.request_id
             await send(message)
 
         try:
-            await self.app(scope, receive, sending)
+            await self.app(scope, receive, observed_send)
         finally:
-            self._note(scope, notes, status, time.perf_counter() - began)
+            self._record(scope, context, status, time.perf_counter() - started)
 
-    def _note(self, scope: Scope, notes: RequestContext, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         route = route_of(scope["path"])
-        self.metrics.request(route, notes.model, status, seconds, notes.code)
-        self.metrics.tokens(notes.model, notes.prompt_tokens, notes.output_tokens)
+        self.metrics.request(route, context.model, status, seconds, context.code)
+        self.metrics.tokens(context.model, context.prompt_tokens, context.output_tokens)
         if self.access_log and route not in ("/healthz", "/readyz"):
-            _logger.info(json.dumps(self._line(scope, notes, route, status, seconds), ensure_ascii=True))
+            _logger.info(self._log_line(scope["method"], route, context, status, seconds))
 
-    def _line(self, scope: Scope, notes: RequestContext, route: str, status: int, seconds: float) -> dict[str, Any]:
+    def _log_line(self, method: str, route: str, context: RequestContext, status: int, seconds: float) -> str:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        text = {"asked": notes.asked, "answered": notes.answered} if self.log_text else {}
-        return {
+        line: dict[str, JsonValue] = {
             "time": now,
-            "request_id": notes.request_id,
-            "method": scope["method"],
+            "request_id": context.request_id,
+            "method": method,
             "route": route,
             "status": status,
             "seconds": round(seconds, 4),
-            "model": notes.model or None,
-            "key": notes.key,
-            "inputs": notes.inputs,
-            "prompt_tokens": notes.prompt_tokens,
-            "output_tokens": notes.output_tokens,
-            "code": notes.code,
-            **text,
+            "model": context.model or None,
+            "key": context.key,
+            "inputs": context.inputs,
+            "prompt_tokens": context.prompt_tokens,
+            "output_tokens": context.output_tokens,
+            "code": context.code,
         }
+        if self.log_text:
+            line |= {"asked": [*context.input_texts], "answered": [*context.output_texts]}
+        return json.dumps(line, ensure_ascii=True)
 
 
 def route_of(path: str) -> str:
-    """The route of a path: paths that clients make up would be series of their own without end."""
+    """The route of a path. Paths that clients make up share one name, so that they create no metric series of their own."""
     if path.startswith("/v1/models/"):
         return "/v1/models/{name}"
     return path if path in _ROUTES else "other"
 
 
-def _request_id(scope: Scope) -> str:
-    """The client's own id where it is a harmless one, else a new one."""
-    for name, value in scope["headers"]:
-        if name == REQUEST_ID.encode() and _ID_PATTERN.fullmatch(value):
-            return str(value.decode())
-    return uuid.uuid4().hex
+def _own_id(scope: Scope) -> str:
+    """The client's id if it is harmless, otherwise a new one."""
+    value = _id_header(scope)
+    return value.decode() if value is not None and _ID_PATTERN.fullmatch(value) else uuid.uuid4().hex
 
 
-def _given_id(scope: Scope) -> str:
-    """The id that the client is answered, whatever it holds, as far as a log may hold it: Serve's proxy answers with what the client has
-    sent, or makes one."""
-    for name, value in scope["headers"]:
-        if name == REQUEST_ID.encode():
-            return "".join(c for c in value.decode("utf-8", "replace") if c.isprintable())[:_ID_CHARACTERS]
-    return uuid.uuid4().hex
+def _proxy_id(scope: Scope) -> str:
+    """The id that Serve's proxy returns to the client, without what a log must not hold. The proxy passes on any id of the client."""
+    value = _id_header(scope)
+    if value is None:
+        return uuid.uuid4().hex
+    return "".join(c for c in value.decode("utf-8", "replace") if c.isprintable())[:_MAX_LOGGED_ID]
+
+
+def _id_header(scope: Scope) -> bytes | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return next((value for name, value in headers if name == REQUEST_ID.encode()), None)

@@ -1,10 +1,10 @@
-"""What `/v1/models` says of each student."""
+"""`GET /v1/models`: the students, with what each was made from."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Family
@@ -12,54 +12,67 @@ from serving.engines.select import engine_name
 from serving.model_card import StudentCard
 from serving.registry import Registry
 
+_EXAMPLE: dict[str, JsonValue] = {
+    "id": "svamp", "object": "model", "created": 1767225600, "owned_by": "raystill", "task": "arithmetic",
+    "fields": [{"name": "input", "required": True, "list": False}], "method": "step-by-step", "rationale": True,
+    "family": "encoder-decoder", "parameters": 247577856, "max_input_tokens": 1024, "engine": "ctranslate2", "weights": "float32",
+    "fingerprint": "9f" * 32, "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
+}  # fmt: skip
+
 
 class TaskField(BaseModel):
-    """A field of a task, as inputs of `/v1/predict` name it."""
+    """A field of a task, as the inputs of `/v1/predict` name it."""
 
     name: str
     required: bool
     list: bool
-    """Whether it holds several texts."""
+    """True if it holds several texts."""
 
 
 class Model(BaseModel):
     """A model of OpenAI's list, with what the student was made from."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str
     object: Literal["model"]
     created: int = Field(description="Seconds since 1970.")
     owned_by: Literal["raystill"]
     share_percent: float | None = Field(
-        default=None, description="Of a version: its share of the requests for the name."
+        default=None, description="Only for a version: its share of the requests for the name."
     )
     task: str
     fields: list[TaskField]
     method: str
-    rationale: bool = Field(description="Whether it writes rationales of its own.")
+    rationale: bool = Field(description="True if it was trained to write rationales.")
     family: Family
     parameters: int
     max_input_tokens: int
-    engine: str = Field(description="The one that was seen to answer, or before that the one that the settings name.")
+    engine: str = Field(
+        description="The engine that answered last. Before the first answer: the one that the settings name."
+    )
     weights: str
     fingerprint: str
-    provenance: dict[str, Any]
+    provenance: dict[str, JsonValue]
 
 
 class ModelList(BaseModel):
     """The students."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [_EXAMPLE]}]})
+
     object: Literal["list"]
     data: list[Model]
 
 
-def describe(card: StudentCard, roster: Registry, serving: ServingConfig, engine: str | None) -> Model:
-    """A student as the list has it.
+def describe(card: StudentCard, registry: Registry, serving: ServingConfig, engine: str | None) -> Model:
+    """A student's entry in the list.
 
     Args:
-        engine: the one that was seen to answer; None: the one that the settings name, which may be replaced where it cannot run.
+        engine: the engine that answered last. None: no answer yet; an engine of the settings may still fall back to another one.
     """
-    task = roster.tasks[card.id]
-    found = Model(
+    task = registry.tasks[card.id]
+    model = Model(
         id=card.id,
         object="model",
         created=card.created_s,
@@ -79,6 +92,6 @@ def describe(card: StudentCard, roster: Registry, serving: ServingConfig, engine
         fingerprint=card.fingerprint,
         provenance=dict(card.provenance),
     )
-    if card.version is not None:  # else it is not set, and left out
-        found.share_percent = roster.shares(card.name)[card.version]
-    return found
+    if card.version is not None:  # otherwise it stays unset, and the response leaves it out
+        model.share_percent = registry.shares(card.name)[card.version]
+    return model

@@ -1,10 +1,10 @@
-"""What OpenAI's completions and chat completions ask, as its official clients speak them.
+"""Requests of OpenAI's completions and chat completions, as its official clients send them.
 
 A completion's prompt is all that the student reads: `[label] Anne has 4 apples ...` for a step-by-step student. A chat is one user
-message, an input of the student's task, which it answers as `/v1/predict` has it answered: students know no conversations.
-Temperature is 0 unless it is given: students are trained to be greedy.
+message, which is an input of the student's task, as in `/v1/predict`: students know no conversations. The default temperature is 0,
+because students are trained for greedy decoding.
 
-Parameters of OpenAI's that would change the answer and are not offered are refused, never ignored.
+Parameters of OpenAI that would change the answer and are not supported are refused, never ignored.
 https://platform.openai.com/docs/api-reference
 """
 
@@ -13,46 +13,45 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from pipelines.errors import BadRowError
 from pipelines.students.decoding import Sampling
-from pipelines.tasks.base import is_unicode, text_field
+from pipelines.tasks.base import text_field
 from serving.api.errors import ApiError
+from serving.api.request_body import RequestBody
 from serving.messages import Piece, TextRequest, TooLong
 from serving.model_card import StudentCard
 
 _Stop = Annotated[str, Field(min_length=1, max_length=200)]
 _Zero = Annotated[float, Field(ge=0.0, le=0.0)]
 _Tokens = Annotated[
-    int, Field(ge=1, strict=True, description="At most; no text is longer than the student was trained to write one.")
+    int, Field(ge=1, strict=True, description="Upper limit. No text is longer than the student was trained to write.")
 ]
-_COLDEST = 1e-3
-"""Below it a temperature is greedy: next to none leaves the likeliest tokens, and divides by next to nothing."""
+_MIN_TEMPERATURE = 1e-3
+"""Below it decoding is greedy: only the likeliest tokens would remain, and logits divided by almost 0 are not finite."""
 
 
-class StreamOptions(BaseModel):
-    """Of a stream."""
+class StreamOptions(RequestBody):
+    """Options of a stream."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    include_usage: bool = False
-    """Whether a last chunk without choices tells the tokens."""
+    include_usage: Annotated[bool, Field(strict=True)] = False
+    """True: a last chunk without choices holds the token counts."""
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class OpenAIRequest(RequestBody):
+    """The parameters that both routes share."""
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] | None = None
     seed: Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(fail_fast=True, max_length=4)] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    """Read by nobody."""
-    # Only what says the same as leaving it out.
+    """Not used."""
+    # Only the value that equals the default.
     n: Literal[1] | None = None
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
@@ -60,22 +59,30 @@ class _Asked(BaseModel):
 
     def sampling(self) -> Sampling | None:
         """None: greedy."""
-        if self.temperature is None or self.temperature < _COLDEST:
+        if self.temperature is None or self.temperature < _MIN_TEMPERATURE:
             return None
         seed = secrets.randbits(31) if self.seed is None else self.seed
         return Sampling(self.temperature, seed, top_p=1.0 if self.top_p is None else self.top_p)
 
     def stops(self) -> tuple[str, ...]:
-        """The texts before which the answer ends."""
+        """The stop strings."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class CompletionRequest(_Asked):
+class CompletionRequest(OpenAIRequest):
     """`POST /v1/completions`."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "[label] Anne has 4 apples and gives Peter 2. How many has she left?", "max_tokens": 32}
+            ]
+        }
+    )
+
+    prompt: str | Annotated[list[str], Field(fail_fast=True, min_length=1)]
     max_tokens: _Tokens | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -83,75 +90,83 @@ class CompletionRequest(_Asked):
     suffix: None = None
 
     def prompts(self) -> list[str]:
-        """What is to be continued."""
+        """The prompts as a list."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class TextPart(BaseModel):
+class TextPart(RequestBody):
     """A part of a message."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(RequestBody):
     """The input of a chat."""
 
-    model_config = ConfigDict(extra="forbid")
-
     role: Literal["user"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
     name: str | None = None
 
     def text(self) -> str:
-        """What it says."""
+        """The parts as one text."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ResponseFormat(BaseModel):
-    """The form of the answer."""
-
-    model_config = ConfigDict(extra="forbid")
+class ResponseFormat(RequestBody):
+    """Format of the answer."""
 
     type: Literal["text"]
 
 
-class ChatRequest(_Asked):
+class ChatRequest(OpenAIRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "messages": [
+                        {"role": "user", "content": "Anne has 4 apples and gives Peter 2. How many has she left?"}
+                    ],
+                    "stream": False,
+                }
+            ]
+        }
+    )
+
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=1)]
     """One message of the user: students read one input, no conversation and no system message."""
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     response_format: ResponseFormat | None = None
     logprobs: Literal[False] | None = None
 
-    def limit(self) -> int | None:
-        """Tokens of the answer at most."""
+    def token_limit(self) -> int | None:
+        """Upper limit of the answer's tokens."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-def completion_orders(asked: CompletionRequest, max_prompts: int, max_characters: int) -> list[TextRequest]:
-    """One order for each prompt. Raises ApiError 413 for too many of them, and 422 for one that is no text."""
-    if len(asked.prompts()) > max_prompts:
-        message = f"{len(asked.prompts()):,} prompts in one request, the limit is {max_prompts:,}"
+def completion_requests(body: CompletionRequest, max_prompts: int, max_characters: int) -> list[TextRequest]:
+    """One request per prompt. Raises ApiError 413 for too many prompts, and 422 for an invalid one."""
+    prompts = body.prompts()
+    if len(prompts) > max_prompts:
+        message = f"{len(prompts):,} prompts in one request, the limit is {max_prompts:,}"
         raise ApiError(413, "too_many_inputs", message, param="prompt")
-    sampling, stops = asked.sampling(), asked.stops()
-    for i, prompt in enumerate(asked.prompts()):
-        _check(prompt, f"prompt[{i}]", max_characters)
-    return [TextRequest(prompt, True, asked.max_tokens, sampling, stops) for prompt in asked.prompts()]
+    sampling, stops = body.sampling(), body.stops()
+    for i, prompt in enumerate(prompts):
+        _check_text(prompt, f"prompt[{i}]", max_characters)
+    return [TextRequest(prompt, True, body.max_tokens, sampling, stops) for prompt in prompts]
 
 
-def chat_order(asked: ChatRequest, max_characters: int) -> TextRequest:
-    """The order of a chat. Raises ApiError 422 for a message that is no text."""
-    text = asked.messages[0].text()
-    _check(text, "messages[0].content", max_characters)
-    return TextRequest(text.strip(), False, asked.limit(), asked.sampling(), asked.stops())
+def chat_request(body: ChatRequest, max_characters: int) -> TextRequest:
+    """The request of a chat. Raises ApiError 422 for an invalid message."""
+    text = body.messages[0].text()
+    _check_text(text, "messages[0].content", max_characters)
+    return TextRequest(text.strip(), False, body.token_limit(), body.sampling(), body.stops())
 
 
-def _check(text: str, param: str, max_characters: int) -> None:
+def _check_text(text: str, param: str, max_characters: int) -> None:
     if len(text) > max_characters:
         message = f"{param} has {len(text):,} characters, the limit is {max_characters:,}"
         raise ApiError(422, "input_too_long", message, param=param)
@@ -161,16 +176,14 @@ def _check(text: str, param: str, max_characters: int) -> None:
         raise ApiError(
             422, "invalid_field", f"{param}: {str(error).replace('field `text`', 'it')}", param=param
         ) from error
-    if not is_unicode(text):
-        raise ApiError(422, "invalid_field", f"{param} is not valid Unicode", param=param)
 
 
-def fitting(card: StudentCard, pieces: list[Piece | TooLong], param: str) -> list[Piece]:
-    """The pieces. Raises ApiError 422 where a text was too long for the student."""
-    found = []
+def check_lengths(card: StudentCard, pieces: list[Piece | TooLong], param: str) -> list[Piece]:
+    """The texts. Raises ApiError 422 if a prompt was too long for the student."""
+    texts = []
     for i, piece in enumerate(pieces):
         if isinstance(piece, TooLong):
             message = f"{param}[{i}] has {piece.tokens:,} tokens, model {card.id} reads at most {piece.limit:,}"
             raise ApiError(422, "input_too_long", message, param=f"{param}[{i}]")
-        found.append(piece)
-    return found
+        texts.append(piece)
+    return texts

@@ -1,4 +1,4 @@
-"""`POST /v1/predict`: inputs of a task, or texts -> label, confidence and, on demand, rationale of each.
+"""`POST /v1/predict`: inputs of a task, or texts -> label, confidence and, if requested, rationale of each.
 
 {"inputs": [{"input": "Anne has 4 apples ..."}], "rationale": true}
   -> {"model": "svamp",
@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -18,21 +18,26 @@ from pipelines.errors import BadRowError
 from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
 from serving.api.errors import ApiError
+from serving.api.request_body import RequestBody
 from serving.messages import Question, Reply, TooLong
 from serving.model_card import StudentCard
 
+_INPUT = "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?"
 
-class PredictRequest(BaseModel):
-    """What a client asks."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+class PredictRequest(RequestBody):
+    """The inputs of a request."""
 
-    inputs: Annotated[list[dict[str, JsonValue] | str], Field(min_length=1)]
-    """Each one the task's fields by name, or the text as the student reads it."""
+    model_config = ConfigDict(
+        strict=True, json_schema_extra={"examples": [{"inputs": [{"input": _INPUT}], "rationale": True}]}
+    )
+
+    inputs: Annotated[list[dict[str, JsonValue] | str], Field(fail_fast=True, min_length=1)]
+    """Each one is the task's fields by name, or the text that the student reads."""
     rationale: bool = False
-    """Whether the student writes its rationales too; a second answer per input."""
+    """True: the student also generates its rationale, which is a second text per input."""
     model: str | None = None
-    """A name of /v1/models; may be left out where there is one student."""
+    """A name of /v1/models. Optional if the endpoint has one student."""
 
 
 class Prediction(BaseModel):
@@ -40,26 +45,51 @@ class Prediction(BaseModel):
 
     label: str
     value: str | None = None
-    """What the label comes to, where that says more than the label (arithmetic: the number)."""
+    """The value of the label, if it says more than the label. For arithmetic: the number."""
     confidence: float = Field(
-        description="How sure the student is of the label: the product of the probabilities of its tokens, end-of-sequence token "
-        "included. Of a closed set of labels (fixed ones, or an input's choices) each token's is renormalised over those with which "
-        "some label of the set goes on: the confidences of all labels of an input add up to 1. An answer that is none of them as the "
-        "student was trained to write it, and one to a text that names no choices, keeps the plain product."
+        description="Probability that the student gives to the label: the product over its tokens, end-of-sequence token included. For a "
+        "closed set of labels (fixed ones, or the choices of an input) each token's probability is renormalised over the tokens that "
+        "continue some label of the set, so that the confidences of all labels of an input sum to 1. If the answer is no label of the set "
+        "as the student was trained to write it, or if a text names no choices, it is the plain product."
     )
     rationale: str | None = None
 
 
 class Usage(BaseModel):
-    """Tokens read and written for the request, without padding."""
+    """Token counts of the request, without padding."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> Self:
+        """The counts with their total."""
+        total = prompt_tokens + completion_tokens
+        return cls(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total)
+
 
 class PredictResponse(BaseModel):
     """The answers, in the order of the inputs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "svamp",
+                    "predictions": [
+                        {
+                            "label": "4 - 2 - 1",
+                            "value": "1",
+                            "confidence": 0.93,
+                            "rationale": "Anne gives away 2 and 1.",
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 61, "completion_tokens": 34, "total_tokens": 95},
+                }
+            ]
+        }
+    )
 
     model: str
     predictions: list[Prediction]
@@ -69,7 +99,7 @@ class PredictResponse(BaseModel):
 def read_inputs(
     body: PredictRequest, card: StudentCard, task: Task, max_inputs: int, limits: LimitsConfig
 ) -> tuple[list[Question], list[Example]]:
-    """Questions as the student read them in training. Raises ApiError 413 or 422, which names the input."""
+    """Inputs as the student read them in training. Raises ApiError 413 or 422, which names the input."""
     if len(body.inputs) > max_inputs:
         message = f"{len(body.inputs):,} inputs in one request, the limit is {max_inputs:,}"
         raise ApiError(413, "too_many_inputs", message, param="inputs")
@@ -89,20 +119,20 @@ def read_inputs(
     return [Question(e.input, body.rationale, s) for e, s in zip(examples, labels, strict=True)], examples
 
 
-def _example(task: Task, given: dict[str, JsonValue] | str, dummy_id: str) -> Example:
+def _example(task: Task, given: dict[str, JsonValue] | str, example_id: str) -> Example:
     if isinstance(given, str):
-        return Example(id=dummy_id, input=text_field({"input": given}, "input"), gold=None)
+        return Example(id=example_id, input=text_field({"input": given}, "input"), gold=None)
     fields = {key: value for key, value in given.items() if key not in {"id", "gold", task.gold_field}}
-    return task.read({**fields, "id": dummy_id})
+    return task.read({**fields, "id": example_id})
 
 
-def respond(
+def build_response(
     card: StudentCard, task: Task, examples: Sequence[Example], outcomes: Sequence[Reply | TooLong], *, rationale: bool
 ) -> PredictResponse:
-    """The response of a request. Raises ApiError 422 where an input was too long for the student.
+    """The response of a request. Raises ApiError 422 if an input is too long for the student.
 
     Args:
-        rationale: whether one was asked for.
+        rationale: True if the request asks for rationales.
     """
     predictions = []
     prompt_tokens = completion_tokens = 0
@@ -113,21 +143,17 @@ def respond(
         for part in (outcome.answer, outcome.rationale):
             prompt_tokens += part.prompt_tokens if part else 0
             completion_tokens += part.output_tokens if part else 0
-        predictions.append(_prediction(card, task, example, outcome, wanted=rationale))
-    usage = Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-    )
+        predictions.append(_prediction(card, task, example, outcome, rationale=rationale))
+    usage = Usage.of(prompt_tokens, completion_tokens)
     return PredictResponse(model=card.id, predictions=predictions, usage=usage)
 
 
-def _prediction(card: StudentCard, task: Task, example: Example, reply: Reply, *, wanted: bool) -> Prediction:
-    read = read_answer(card.method, reply.answer.text, task, example)
-    said = read.rationale or None if read and wanted else None
+def _prediction(card: StudentCard, task: Task, example: Example, reply: Reply, *, rationale: bool) -> Prediction:
+    parsed = read_answer(card.method, reply.answer.text, task, example)
+    in_answer = parsed.rationale or None if parsed and rationale else None
     return Prediction(
-        label=reply.answer.text if read is None else read.label,  # unreadable: the student's words as they are
-        value=None if read is None else task.value(read.label),
+        label=reply.answer.text if parsed is None else parsed.label,  # not parsable: the raw text
+        value=None if parsed is None else task.value(parsed.label),
         confidence=reply.answer.confidence,
-        rationale=reply.rationale.text if reply.rationale else said,
+        rationale=reply.rationale.text if reply.rationale else in_answer,
     )

@@ -1,38 +1,38 @@
-"""What is noted of a request on its way, for the access log and the metrics. Nothing of what was asked, unless log_text is set."""
+"""What the access log and the metrics need of a request. The routes fill it in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.requests import Request
+from starlette.types import Scope
 
-_SCOPE_KEY = "raystill.notes"
+_SCOPE_KEY = "raystill.context"
 
 
 @dataclass
 class RequestContext:
-    """Of one request."""
+    """One request. Its texts are logged only if serving.log_text is set."""
 
     request_id: str
     model: str = ""
-    """The student's id."""
+    """Id of the student."""
     key: str | None = None
-    """The name of the key."""
+    """Name of the key."""
     code: str | None = None
-    """Of its error."""
+    """Code of the error."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     inputs: int = 0
-    asked: list[str] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
+    input_texts: list[str] = field(default_factory=list)
+    output_texts: list[str] = field(default_factory=list)
 
-    def put(self, scope: Any) -> None:
-        """Keep them with a request."""
+    def attach(self, scope: Scope) -> None:
+        """Make `request_context` find it."""
         scope[_SCOPE_KEY] = self
 
 
-def notes_of(request: Request) -> RequestContext:
-    """The notes of a request; fresh ones where nobody takes any."""
-    notes: RequestContext = request.scope.setdefault(_SCOPE_KEY, RequestContext(request_id=""))
-    return notes
+def request_context(request: Request) -> RequestContext:
+    """The context of a request; a new one if RequestMiddleware is not in use."""
+    context: RequestContext = request.scope.setdefault(_SCOPE_KEY, RequestContext(request_id=""))
+    return context

@@ -1,115 +1,123 @@
-"""The HTTP application: routes, keys, limits. Knows students by their cards; asks them through a `Backend`.
+"""The HTTP application. It knows students by their cards and calls them through a `Backend`.
 
-`/v1/*` needs a key where keys are configured; `/`, health and the OpenAPI document are open to everyone.
+If keys are configured, `/v1/*` needs one. `/`, health and the OpenAPI document are always open.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Receive, Scope, Send
 
 from pipelines.config.serving import ServingConfig
 from pipelines.tasks.base import Task
 from serving.api.api_keys import KeyRing
 from serving.api.backend import Backend
-from serving.api.errors import ApiError, add_error_handlers, failed
+from serving.api.body_limit import BodyLimitMiddleware
+from serving.api.errors import ApiError, add_error_handlers
+from serving.api.event_stream import EventStream, events
+from serving.api.guarded_route import guarded_router
 from serving.api.middleware import REQUEST_ID, Metrics, RequestMiddleware
 from serving.api.models import Model, ModelList, describe
-from serving.api.openai_requests import ChatRequest, CompletionRequest, chat_order, completion_orders, fitting
-from serving.api.openai_responses import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Shape
-from serving.api.openapi_document import add_document, answered, described, errors
-from serving.api.predict import PredictRequest, PredictResponse, read_inputs, respond
-from serving.api.request_body import parse_body, read_body
-from serving.api.request_context import RequestContext, notes_of
+from serving.api.openai_requests import (
+    ChatRequest,
+    CompletionRequest,
+    OpenAIRequest,
+    chat_request,
+    check_lengths,
+    completion_requests,
+)
+from serving.api.openai_responses import (
+    ChatBuilder,
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionBuilder,
+    CompletionChunk,
+    ResponseBuilder,
+    to_json,
+)
+from serving.api.openapi_document import add_chunk_schemas, error_responses, stream_responses
+from serving.api.predict import PredictRequest, PredictResponse, build_response, read_inputs
+from serving.api.request_context import RequestContext, request_context
 from serving.engines.select import draws_with_seeds
-from serving.messages import Piece, TextRequest, TooLong, UnavailableError
+from serving.messages import TextRequest, UnavailableError
 from serving.model_card import StudentCard
 from serving.page import CONTENT_SECURITY_POLICY, page
 from serving.registry import READ_AGAIN_S, Registry
 
-_logger = logging.getLogger(__name__)
-_CHANCE = random.SystemRandom()
-_BODY_S = 10.0
-"""For a body to arrive. Short, since one that never does holds one of the ingress' places meanwhile."""
+_RANDOM = random.SystemRandom()
+_BODY_TIMEOUT_S = 10.0
+"""Short, because a request that waits for its body occupies one of the ingress' places."""
 
 
 @dataclass(frozen=True)
 class Api:
     """What the routes share."""
 
-    roster: Callable[[], Registry]
-    """The students as they are now: a new version may come while requests are under way."""
+    registry: Callable[[], Registry]
+    """The students now: they may change while requests run."""
     backend: Backend
     settings: ServingConfig
     keys: KeyRing
     metrics: Metrics
 
-    async def body(self, request: Request) -> bytes:
-        """A request's body, within the limits."""
-        limit_s = min(_BODY_S, self.settings.request_timeout_s)
-        return await read_body(request, self.settings.limits.body_bytes, limit_s)
-
     def max_inputs(self) -> int:
-        """Inputs of one request: no more than the queue holds, since more could never be answered."""
+        """Inputs per request. More than the queue holds could never be answered."""
         return min(self.settings.limits.inputs, self.settings.max_queued_requests)
 
-    def choose(self, name: str | None, notes: RequestContext) -> tuple[StudentCard, Task]:
-        """The student that answers. Raises ApiError 404, 400 where a name is needed, or 503 where its folder cannot be read."""
-        roster = self.roster()
-        names = ", ".join(roster.ids) or "none yet"
+    def select(self, name: str | None, context: RequestContext) -> tuple[StudentCard, Task]:
+        """The student for a model name.
+
+        Raises:
+            ApiError: 404 for an unknown name, 400 if a name is needed, 503 if the student's folder cannot be read.
+        """
+        registry = self.registry()
+        names = ", ".join(registry.ids) or "none yet"
         try:
-            card = roster.card(name, _CHANCE)
+            card = registry.select(name, _RANDOM)
         except KeyError as error:
-            message = f"there is no model of that name; there are: {names}"
+            message = f"unknown model; the models are: {names}"
             raise ApiError(404, "model_not_found", message, param="model") from error
         except UnavailableError as error:
-            notes.model = str(error)
-            message = (
-                f"model {error} is away: its folder cannot be read, and is tried again; the endpoint's log says why"
-            )
+            context.model = str(error)
+            message = f"model {error} is unavailable: its folder cannot be read. The endpoint tries again; its log has the reason"
             raise ApiError(503, "model_away", message, retry_after_s=READ_AGAIN_S) from error
         if card is None:
             raise ApiError(400, "model_required", f"name one of the models: {names}", param="model")
-        notes.model = card.id
-        return card, roster.tasks[card.id]
+        context.model = card.id
+        return card, registry.tasks[card.id]
 
     def describe(self, card: StudentCard) -> Model:
         """A student for `/v1/models`."""
-        return describe(card, self.roster(), self.settings, self.backend.engine(card))
+        return describe(card, self.registry(), self.settings, self.backend.engine(card))
 
 
-def create_app(api: Api, *, names_requests: bool = True) -> RequestMiddleware:
+def create_app(api: Api, *, sets_request_id: bool = True) -> RequestMiddleware:
     """The ASGI application.
 
     Args:
-        names_requests: set `x-request-id` on answers. False behind Ray Serve's proxy, which does, and hands the id on.
-
-    Raises:
-        UserError: a student's task cannot be loaded.
+        sets_request_id: add `x-request-id` to responses. False behind Ray Serve's proxy, which does it and passes the id on.
     """
-    app = FastAPI(title="Raystill", description="Students that answer.", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Raystill", description="Task students behind HTTP.", docs_url=None, redoc_url=None)
     app.include_router(_open_routes(api))
     app.include_router(_prediction_routes(api))
     app.include_router(_openai_routes(api))
     add_error_handlers(app)
-    add_document(app, locked=not api.keys.open)
+    add_chunk_schemas(app)
+    timeout_s = min(_BODY_TIMEOUT_S, api.settings.request_timeout_s)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=api.settings.limits.body_bytes, timeout_s=timeout_s)
     if api.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", REQUEST_ID], expose_headers=[REQUEST_ID, "retry-after"],
         )  # fmt: skip
-    return RequestMiddleware(app, api.metrics, api.settings.access_log, api.settings.log_text, names_requests)
+    return RequestMiddleware(app, api.metrics, api.settings.access_log, api.settings.log_text, sets_request_id)
 
 
 def _open_routes(api: Api) -> APIRouter:
@@ -122,170 +130,105 @@ def _open_routes(api: Api) -> APIRouter:
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Answers while the endpoint takes requests; students may be scaled to zero meanwhile."""
+        """Returns 200 while the endpoint takes requests, even if students are scaled to zero."""
         return {"status": "ok"}
 
     @router.get("/readyz", responses={503: {"description": "No student is known yet."}})
     async def readyz() -> Response:
-        """Answers 200 once the students are known."""
-        ready = bool(api.roster().cards)
+        """Returns 200 once the students are known."""
+        ready = bool(api.registry().cards)
         return JSONResponse({"status": "ready" if ready else "starting"}, 200 if ready else 503)
 
     return router
 
 
-def _locked(api: Api) -> APIRouter:
-    """Routes that need a key where keys are configured."""
-
-    async def checked(request: Request) -> None:
-        notes_of(request).key = await api.keys.check(request.headers.get("authorization"))
-
-    return APIRouter(prefix="/v1", dependencies=[Depends(checked)])
-
-
 def _prediction_routes(api: Api) -> APIRouter:
-    router = _locked(api)
+    router = guarded_router(api.keys)
 
-    @router.post("/predict", response_model_exclude_none=True, **described(PredictRequest, PredictResponse))
-    async def predict(request: Request) -> PredictResponse:
-        """Label, confidence and, when asked for, rationale of each input."""
-        notes = notes_of(request)
-        body = parse_body(PredictRequest, await api.body(request))
-        card, task = api.choose(body.model, notes)
+    @router.post("/predict", response_model_exclude_none=True, responses=error_responses())
+    async def predict(body: PredictRequest, request: Request) -> PredictResponse:
+        """Label, confidence and, if requested, rationale of each input."""
+        context = request_context(request)
+        card, task = api.select(body.model, context)
         questions, examples = read_inputs(body, card, task, api.max_inputs(), api.settings.limits)
-        notes.inputs = len(questions)
-        notes.asked = [question.text for question in questions]
-        response = respond(card, task, examples, await api.backend.ask(card, questions), rationale=body.rationale)
-        notes.answered = [prediction.label for prediction in response.predictions]
-        notes.prompt_tokens, notes.output_tokens = response.usage.prompt_tokens, response.usage.completion_tokens
+        context.inputs = len(questions)
+        context.input_texts = [question.text for question in questions]
+        outcomes = await api.backend.answer(card, questions)
+        response = build_response(card, task, examples, outcomes, rationale=body.rationale)
+        context.output_texts = [prediction.label for prediction in response.predictions]
+        context.prompt_tokens, context.output_tokens = response.usage.prompt_tokens, response.usage.completion_tokens
         return response
 
-    @router.get("/models", response_model_exclude_unset=True, responses={**answered(ModelList), **errors(401, 429)})
+    @router.get("/models", response_model_exclude_unset=True, responses=error_responses(401, 429))
     async def models() -> ModelList:
         """The students, with what each was made from."""
-        return ModelList(object="list", data=[api.describe(card) for card in api.roster().cards])
+        return ModelList(object="list", data=[api.describe(card) for card in api.registry().cards])
 
-    @router.get(
-        "/models/{name}", response_model_exclude_unset=True, responses={**answered(Model), **errors(401, 404, 429, 503)}
-    )
+    @router.get("/models/{name}", response_model_exclude_unset=True, responses=error_responses(401, 404, 429, 503))
     async def model(name: str, request: Request) -> Model:
         """One student, with what it was made from."""
-        return api.describe(api.choose(name, notes_of(request))[0])
+        return api.describe(api.select(name, request_context(request))[0])
 
     return router
 
 
 def _openai_routes(api: Api) -> APIRouter:
-    router = _locked(api)
+    router = guarded_router(api.keys)
 
-    @router.post("/completions", response_model=None, **described(CompletionRequest, Completion, CompletionChunk))
-    async def completions(request: Request) -> Response:
-        """Texts that the student writes after the prompts, as OpenAI's API has them."""
-        asked = parse_body(CompletionRequest, await api.body(request))
-        card, _ = api.choose(asked.model, notes_of(request))
-        orders = completion_orders(asked, api.max_inputs(), api.settings.limits.input_characters)
-        return await _written(api, request, card, orders, asked, Shape(card, chat=False))
+    @router.post("/completions", response_model=Completion, responses=stream_responses(CompletionChunk))
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Texts that continue the prompts, as in OpenAI's API."""
+        card, _ = api.select(body.model, request_context(request))
+        texts = completion_requests(body, api.max_inputs(), api.settings.limits.input_characters)
+        return await _generate(api, request, card, texts, body, CompletionBuilder(card))
 
-    @router.post(
-        "/chat/completions", response_model=None, **described(ChatRequest, ChatCompletion, ChatCompletionChunk)
-    )
-    async def chat(request: Request) -> Response:
-        """The student's answer to one message, as OpenAI's API has it."""
-        asked = parse_body(ChatRequest, await api.body(request))
-        card, _ = api.choose(asked.model, notes_of(request))
-        order = chat_order(asked, api.settings.limits.input_characters)
-        return await _written(api, request, card, [order], asked, Shape(card, chat=True))
+    @router.post("/chat/completions", response_model=ChatCompletion, responses=stream_responses(ChatCompletionChunk))
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """The student's answer to one message, as in OpenAI's API."""
+        card, _ = api.select(body.model, request_context(request))
+        text = chat_request(body, api.settings.limits.input_characters)
+        return await _generate(api, request, card, [text], body, ChatBuilder(card))
 
     return router
 
 
-async def _written(
-    api: Api, request: Request, card: StudentCard, orders: list[TextRequest], asked: CompletionRequest | ChatRequest,
-    shape: Shape,
-) -> Response:  # fmt: skip
-    """The response of some orders. Raises ApiError as long as nothing has been sent."""
-    notes = notes_of(request)
-    notes.inputs, notes.asked = len(orders), [order.text for order in orders]
-    param = "prompt" if isinstance(asked, CompletionRequest) else "messages"
-    if (
-        any(order.sampling for order in orders)
-        and asked.seed is not None
-        and not draws_with_seeds(card.family, api.settings)
-    ):
-        message = f"model {card.id} runs on an engine that draws without seeds; leave the seed out, or the temperature"
-        raise ApiError(400, "unsupported_parameter", message, param="seed")
-    if not asked.stream:
-        pieces = fitting(card, list(await api.backend.write(card, orders)), param)
+async def _generate(
+    api: Api,
+    request: Request,
+    card: StudentCard,
+    texts: list[TextRequest],
+    body: OpenAIRequest,
+    builder: ResponseBuilder,
+) -> Response:
+    """Generate texts and build their response. Raises ApiError until the first piece is sent."""
+    context = request_context(request)
+    context.inputs, context.input_texts = len(texts), [text.text for text in texts]
+    param = "prompt" if isinstance(body, CompletionRequest) else "messages"
+    _check_seed(api, card, texts, body)
+    if not body.stream:
+        pieces = check_lengths(card, list(await api.backend.write(card, texts)), param)
         for piece in pieces:
-            _count(notes, piece)
-        return JSONResponse(shape.whole(pieces))
-    if len(orders) > 1:
+            context.prompt_tokens += piece.prompt_tokens
+            context.output_tokens += piece.output_tokens
+            context.output_texts.append(piece.text)
+        return Response(to_json(builder.whole(pieces)), media_type="application/json")
+    if len(texts) > 1:
         raise ApiError(400, "unsupported_parameter", "a stream has one prompt", param="stream")
-    began = time.perf_counter()
-    stream = api.backend.stream(card, orders[0])
+    started = time.perf_counter()
+    source = api.backend.stream(card, texts[0])
     try:
-        first = fitting(card, [await anext(stream)], param)[0]
+        first = check_lengths(card, [await anext(source)], param)[0]
     except BaseException:
-        await stream.aclose()
+        await source.aclose()
         raise
-    api.metrics.first_token(card.id, time.perf_counter() - began)
-    options = asked.stream_options
-    events = _events(stream, first, shape, notes, with_usage=bool(options and options.include_usage))
-    return _EventStream(events, stream)
+    api.metrics.first_token(card.id, time.perf_counter() - started)
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+    return EventStream(events(source, first, builder, context, with_usage=with_usage), source)
 
 
-class _EventStream(StreamingResponse):
-    """Server-sent events. However it ends, what makes them ends with it: starlette leaves that to the garbage collector, and a client that
-    has gone would have its text written on."""
-
-    def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._events, self._source = events, source
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See StreamingResponse."""
-        async with aclosing(self._source), aclosing(self._events):
-            await super().__call__(scope, receive, send)
-
-
-async def _events(
-    stream: AsyncGenerator[Piece | TooLong, None],
-    first: Piece,
-    shape: Shape,
-    notes: RequestContext,
-    *,
-    with_usage: bool,
-) -> AsyncGenerator[str, None]:
-    """Server-sent events: the pieces, then the usage where it is wanted, then [DONE]. An error after the first piece is an event."""
-    last, texts = first, [first.text]
-    try:
-        yield _event(shape.chunk(first, first=True))
-        async for piece in stream:
-            if isinstance(piece, Piece):
-                last = piece
-                texts.append(piece.text)
-                yield _event(shape.chunk(piece, first=False))
-        if with_usage:
-            yield _event(shape.usage(last))
-        yield "data: [DONE]\n\n"
-    except ApiError as error:
-        notes.code = error.code
-        yield _event(error.body())
-    except Exception:  # the status has been sent: cut off, the client could not tell a fault from an end
-        _logger.exception("a stream of model %s failed (request %s)", notes.model, notes.request_id)
-        told = failed()
-        notes.code = told.code
-        yield _event(told.body())
-    finally:
-        notes.prompt_tokens, notes.output_tokens = last.prompt_tokens, last.output_tokens
-        notes.answered.append("".join(texts))
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-
-
-def _count(notes: RequestContext, piece: Piece) -> None:
-    notes.prompt_tokens += piece.prompt_tokens
-    notes.output_tokens += piece.output_tokens
-    notes.answered.append(piece.text)
+def _check_seed(api: Api, card: StudentCard, texts: list[TextRequest], body: OpenAIRequest) -> None:
+    """Raises ApiError 400 if the request sets a seed that the student's engine would ignore."""
+    samples = any(text.sampling for text in texts)
+    if samples and body.seed is not None and not draws_with_seeds(card.family, api.settings):
+        message = f"the engine of model {card.id} samples without seeds. Leave out the seed or the temperature"
+        raise ApiError(400, "unsupported_parameter", message, param="seed")

@@ -1,1 +1,1 @@
-"""Engines: a student that answers many askers at once. One lives in each replica."""
+"""Engines: a loaded student that answers many concurrent requests. Each replica has one."""

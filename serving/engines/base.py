@@ -1,27 +1,41 @@
-"""What every engine does: questions into orders, tokens into text. How the tokens are made is the subclass's."""
+"""The protocol of engines, and what all of them share: questions to generation requests, tokens to text.
+
+A new engine is a subclass and one entry in serving/engines/select.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from pipelines.config.serving import ServingConfig
 from pipelines.methods import METHODS, Part, prompt_of
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import decoded
-from serving.engines.detokenizer import TextSoFar
+from serving.engines.detokenizer import Detokenizer
 from serving.messages import Piece, Question, Reply, TextRequest, TooLong
+from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
 
-class Engine(ABC):
-    """A loaded student. Its methods may be awaited by many callers at once; a cancelled call leaves the engine as it was."""
+class EngineUnsuitableError(Exception):
+    """The engine cannot run this student; another engine may."""
 
-    name: str
+
+class Engine(ABC):
+    """A loaded student. Many callers may await its methods at once; cancelling a call does not affect the others."""
+
+    name: ClassVar[str]
+    """The value of `serving.engine`."""
+    weights: ClassVar[Mapping[Family, tuple[str, ...]]]
+    """Families that it runs, each with the values of `serving.weights` that it takes."""
+    draws_with_seeds: ClassVar[bool] = True
+    """True if the same seed gives the same sampled text again."""
 
     def __init__(self, card: StudentCard, tokenizer: Any, max_new_tokens: int) -> None:
         self._method = card.method
@@ -34,91 +48,117 @@ class Engine(ABC):
         self.tokenizer = tokenizer
         self._label_set = label_sets(tokenizer)
 
+    @classmethod
+    def device_problem(cls, serving: ServingConfig) -> str | None:
+        """Why it does not run on the replica's device; None if it does."""
+        return None
+
+    @classmethod
+    def cpu_environment(cls, serving: ServingConfig) -> dict[str, str]:
+        """Environment variables of a replica on CPUs. They must hold before its process starts."""
+        return {}
+
+    @classmethod
     @abstractmethod
-    async def complete(self, order: GenerationRequest) -> GenerationOutput:
-        """Write one order."""
+    def load(cls, card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Self:
+        """Load a student in this process.
+
+        Raises:
+            EngineUnsuitableError: this engine does not know the model.
+            UserError: the files cannot be loaded, or the engine does not start.
+        """
 
     @abstractmethod
-    def tokens(self, order: GenerationRequest) -> AsyncGenerator[int, None]:
-        """The tokens of one order as they are chosen, the end-of-sequence token included."""
+    async def complete(self, request: GenerationRequest) -> GenerationOutput:
+        """Generate one text."""
+
+    @abstractmethod
+    def tokens(self, request: GenerationRequest) -> AsyncGenerator[int, None]:
+        """The tokens of one text as they are generated, end-of-sequence token included."""
 
     @abstractmethod
     async def check_health(self) -> None:
-        """Raises RuntimeError where the engine is dead or does not move any more."""
+        """Raises RuntimeError if the engine is dead or hangs."""
 
     async def close(self) -> None:
-        """Give back what the process does not give back by ending."""
+        """Free what the end of the process would not free."""
         return None
 
     async def answer(self, question: Question) -> Reply | TooLong:
-        """The student's answer: the label, and the rationale at the same time where it is a text of its own."""
+        """The student's label, and its rationale if that is requested and is a text of its own. Both are generated concurrently."""
         parts: list[Part] = [self._spec.answer]
         if self._spec.prefixed and question.rationale:
             parts.append("rationale")
-        orders = [self._order(prompt_of(self._method, part, question.text), part) for part in parts]
-        if too_long := self._too_long(*orders):
+        requests = [self._request(prompt_of(self._method, part, question.text), part) for part in parts]
+        if too_long := self._too_long(*requests):
             return too_long
-        orders = [
-            replace(o, labels=self._label_set(part, question.labels)) for o, part in zip(orders, parts, strict=True)
+        with_labels = [
+            replace(request, labels=self._label_set(part, question.labels))
+            for request, part in zip(requests, parts, strict=True)
         ]
-        written = await asyncio.gather(*(self.complete(order) for order in orders))
-        answers = [decoded(part, w, self.tokenizer) for part, w in zip(parts, written, strict=True)]
+        outputs = await asyncio.gather(*(self.complete(request) for request in with_labels))
+        answers = [decoded(part, output, self.tokenizer) for part, output in zip(parts, outputs, strict=True)]
         return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)
 
-    async def write(self, asked: TextRequest) -> Piece | TooLong:
-        """The whole of one text."""
-        order = self._text_order(asked)
-        if too_long := self._too_long(order):
+    async def write(self, request: TextRequest) -> Piece | TooLong:
+        """One whole text."""
+        generation = self._text_request(request)
+        if too_long := self._too_long(generation):
             return too_long
-        if asked.stop:  # what is written after a stop need not be waited for
-            pieces = [piece async for piece in self._pieces(order, asked.stop)]
+        if request.stop:  # as a stream, which ends at the stop string instead of the end of the batch
+            pieces = [piece async for piece in self._pieces(generation, request.stop)]
             text = "".join(piece.text for piece in pieces)
             return replace(pieces[-1], text=text)
-        written = await self.complete(order)
-        text = written.text(self.tokenizer)
-        return Piece(text, written.prompt_tokens, len(written.ids), written.finish_reason, self.name)
+        output = await self.complete(generation)
+        text = output.text(self.tokenizer)
+        return Piece(text, output.prompt_tokens, len(output.ids), output.finish_reason, self.name)
 
-    async def stream(self, asked: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
-        """One text as it is written; the last piece has a finish reason."""
-        order = self._text_order(asked)
-        if too_long := self._too_long(order):
+    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+        """One text while it is generated. The last piece has a finish reason."""
+        generation = self._text_request(request)
+        if too_long := self._too_long(generation):
             yield too_long
             return
-        async with aclosing(self._pieces(order, asked.stop)) as pieces:
+        async with aclosing(self._pieces(generation, request.stop)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def _pieces(self, order: GenerationRequest, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
-        so_far = TextSoFar(self.tokenizer, stop)
-        prompt_tokens = self._count(order.prompt)
-        tokens = self.tokens(order)
+    async def _pieces(self, request: GenerationRequest, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
+        detokenizer = Detokenizer(self.tokenizer, stop)
+        prompt_tokens = self._count(request.prompt)
+        tokens = self.tokens(request)
         try:
             async for token in tokens:
-                text = so_far.add(token)
-                if so_far.stopped:
+                text = detokenizer.add(token)
+                if detokenizer.stopped:
                     break
                 if text:
-                    yield Piece(text, prompt_tokens, so_far.tokens)
+                    yield Piece(text, prompt_tokens, detokenizer.num_tokens)
         finally:
             await tokens.aclose()
-        yield Piece(so_far.rest(), prompt_tokens, so_far.tokens, so_far.finish_reason, self.name)
+        yield Piece(detokenizer.rest(), prompt_tokens, detokenizer.num_tokens, detokenizer.finish_reason, self.name)
 
-    def _text_order(self, asked: TextRequest) -> GenerationRequest:
+    def _text_request(self, request: TextRequest) -> GenerationRequest:
         part = self._spec.answer
-        prompt = asked.text if asked.raw else prompt_of(self._method, part, asked.text)
-        return self._order(prompt, part, asked)
+        prompt = request.text if request.raw else prompt_of(self._method, part, request.text)
+        return self._request(prompt, part, request)
 
-    def _order(self, prompt: str, part: Part, asked: TextRequest | None = None) -> GenerationRequest:
-        most = self._max_text_tokens if part == "text" else self._max_new_tokens
-        if asked is None:
-            return GenerationRequest(prompt, most)
-        # No more than a text of the student may have: one client's number must not hold up, or break, a whole batch.
-        wanted = most if asked.max_tokens is None else min(asked.max_tokens, self._max_text_tokens)
-        return GenerationRequest(prompt, wanted, asked.sampling)
+    def _request(self, prompt: str, part: Part, text: TextRequest | None = None) -> GenerationRequest:
+        default = self._max_text_tokens if part == "text" else self._max_new_tokens
+        if text is None:
+            return GenerationRequest(prompt, default)
+        # Bounded: one client's number must not hold up a whole batch, or break it.
+        max_tokens = default if text.max_tokens is None else min(text.max_tokens, self._max_text_tokens)
+        return GenerationRequest(prompt, max_tokens, text.sampling)
 
-    def _too_long(self, *orders: GenerationRequest) -> TooLong | None:
-        tokens = max(self._count(order.prompt) for order in orders)
+    def _too_long(self, *requests: GenerationRequest) -> TooLong | None:
+        tokens = max(self._count(request.prompt) for request in requests)
         return TooLong(tokens, self._max_input_tokens) if tokens > self._max_input_tokens else None
 
     def _count(self, prompt: str) -> int:
         return len(encode_prompt(self.tokenizer, self._family, prompt))
+
+
+def replicas_per_machine(serving: ServingConfig) -> int:
+    """The most replicas that may share a machine's cores."""
+    return min(serving.replicas.max, serving.max_replicas_per_node or serving.replicas.max)

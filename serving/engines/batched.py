@@ -1,108 +1,163 @@
-"""Students in padded batches: what is asked at the same time is written as one batch, of whatever requests."""
+"""Engines with padded batches: requests that arrive at the same time share a batch, whichever client they come from."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from pipelines.config.serving import ServingConfig
-from pipelines.students.decoding import GenerationOutput, GenerationRequest, Student
-from serving.engines.base import Engine
+from pipelines.runtime.cpus import threads_of_each
+from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, Student
+from serving.engines.base import Engine, replicas_per_machine
 from serving.engines.dynamic_batching import DynamicBatcher
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
 
 @dataclass
-class _Wanted:
-    order: GenerationRequest
+class _PendingRequest:
+    request: GenerationRequest
     tokens: asyncio.Queue[int | None] | None = None
-    """Where the tokens go as they are chosen; None: nobody reads them before the end."""
-    gone: bool = False
-    """Whether nobody waits for it any more: answered, cancelled, or at a stop."""
+    """Receives the tokens as they are generated; None: not a stream."""
+    abandoned: bool = False
+    """True if no caller waits any more: answered, cancelled, or past a stop string."""
 
 
 class BatchedEngine(Engine):
-    """Batches in threads, so that the next can form and health checks are answered meanwhile."""
+    """Runs batches in threads, so that meanwhile the next one forms and health checks are answered."""
 
     def __init__(
-        self, card: StudentCard, serving: ServingConfig, student: Student, *, name: str, metrics: ReplicaMetrics,
-        wedged_after_s: float = 300.0,
+        self, card: StudentCard, serving: ServingConfig, student: Student, metrics: ReplicaMetrics, *,
+        hang_after_s: float = 300.0,
     ) -> None:  # fmt: skip
         """
         Args:
-            wedged_after_s: a batch whose last token is older than this hangs.
+            hang_after_s: a batch without a new token for this time hangs.
         """
         super().__init__(card, student.tokenizer, serving.max_new_tokens)
-        self.name = name
         self._student: Student | None = student
         self._metrics = metrics
-        self._wedged_after_s = wedged_after_s
-        self._threads = ThreadPoolExecutor(student.lanes, thread_name_prefix="writes")
-        self._moved: dict[int, float] = {}
-        """When each running batch has written its last token."""
+        self._hang_after_s = hang_after_s
+        self._threads = ThreadPoolExecutor(student.lanes, thread_name_prefix="generate")
+        self._last_token_at: dict[int, float] = {}
+        """Time of the last token, by number of the running batch."""
         self._numbers = itertools.count()
-        self._batches: DynamicBatcher[_Wanted, GenerationOutput] = DynamicBatcher(
-            self._run, most=serving.max_batch_size, lanes=student.lanes, wait_s=serving.batch_wait_s
+        self._batches: DynamicBatcher[_PendingRequest, GenerationOutput] = DynamicBatcher(
+            self._run, max_items=serving.max_batch_size, workers=student.lanes, wait_s=serving.batch_wait_s
         )
 
-    async def complete(self, order: GenerationRequest) -> GenerationOutput:
-        wanted = _Wanted(order)
-        try:
-            return await self._batches.ask(wanted)
-        finally:
-            wanted.gone = True
+    @classmethod
+    def load(cls, card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Self:
+        """See Engine."""
+        return cls(card, serving, cls._load_student(card, serving), metrics)
 
-    async def tokens(self, order: GenerationRequest) -> AsyncGenerator[int, None]:
+    @staticmethod
+    @abstractmethod
+    def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
+        """The student of the card. Raises UserError if it cannot be loaded."""
+
+    async def complete(self, request: GenerationRequest) -> GenerationOutput:
+        """See Engine."""
+        pending = _PendingRequest(request)
+        try:
+            return await self._batches.submit(pending)
+        finally:
+            pending.abandoned = True
+
+    async def tokens(self, request: GenerationRequest) -> AsyncGenerator[int, None]:
+        """See Engine."""
         queue: asyncio.Queue[int | None] = asyncio.Queue()
-        wanted = _Wanted(order, queue)
-        task = asyncio.ensure_future(self._batches.ask(wanted))
+        pending = _PendingRequest(request, queue)
+        task = asyncio.ensure_future(self._batches.submit(pending))
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (token := await queue.get()) is not None:
                 yield token
-            await task  # an engine that failed says so here
+            await task  # raises the error of a failed batch
         finally:
-            wanted.gone = True
+            pending.abandoned = True
             task.cancel()
 
     async def check_health(self) -> None:
-        if self._moved and time.monotonic() - min(self._moved.values()) > self._wedged_after_s:
-            raise RuntimeError(f"the engine has written no token for {self._wedged_after_s:g} s")
+        """See Engine."""
+        if self._last_token_at and time.monotonic() - min(self._last_token_at.values()) > self._hang_after_s:
+            raise RuntimeError(f"the engine has generated no token for {self._hang_after_s:g} s")
 
     async def close(self) -> None:
-        """Its memory is free when the last batch has ended."""
+        """The student's memory is freed once the last batch has ended."""
         self._student = None
         self._threads.shutdown(wait=False)
 
-    async def _run(self, wanted: list[_Wanted], waited_s: list[float]) -> list[GenerationOutput]:
+    async def _run(self, batch: list[_PendingRequest], waited_s: list[float]) -> list[GenerationOutput]:
         if self._student is None:
             raise RuntimeError("the engine is closed")
         self._metrics.batch(waited_s)
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
-        streamed = any(w.tokens for w in wanted)
+        has_streams = any(pending.tokens for pending in batch)
 
-        def told(tokens: list[int | None]) -> None:
-            self._moved[number] = time.monotonic()
-            if streamed:
-                loop.call_soon_threadsafe(self._hand_out, wanted, tokens)
+        def on_tokens(tokens: list[int | None]) -> None:
+            self._last_token_at[number] = time.monotonic()
+            if has_streams:
+                loop.call_soon_threadsafe(_distribute, batch, tokens)
 
-        def gone(row: int) -> bool:
-            return wanted[row].gone
+        def is_abandoned(row: int) -> bool:
+            return batch[row].abandoned
 
-        self._moved[number] = time.monotonic()
-        orders = [w.order for w in wanted]
+        self._last_token_at[number] = time.monotonic()
+        requests = [pending.request for pending in batch]
         try:
-            return await loop.run_in_executor(self._threads, self._student.write, orders, told, gone)
+            return await loop.run_in_executor(self._threads, self._student.write, requests, on_tokens, is_abandoned)
         finally:
-            del self._moved[number]
+            del self._last_token_at[number]
 
-    def _hand_out(self, wanted: list[_Wanted], tokens: list[int | None]) -> None:
-        for w, token in zip(wanted, tokens, strict=True):
-            if w.tokens is not None and token is not None:
-                w.tokens.put_nowait(token)
+
+class TransformersEngine(BatchedEngine):
+    """Both families, on CPUs and GPUs."""
+
+    name = "transformers"
+    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = {
+        "encoder-decoder": ("float32", "bfloat16"),
+        "decoder-only": ("float32", "bfloat16"),
+    }
+
+    @staticmethod
+    def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
+        import torch
+
+        if serving.gpus_per_replica:
+            return Student.load(card.folder, device="cuda", dtype=serving.weights)
+        torch.set_num_threads(threads_of_each(replicas_per_machine(serving)))
+        return Student.load(card.folder, device="cpu", dtype=serving.weights)
+
+
+class Ctranslate2Engine(BatchedEngine):
+    """Encoder-decoder students on CPUs."""
+
+    name = "ctranslate2"
+    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = {"encoder-decoder": ("float32", "int8")}
+    draws_with_seeds = False
+
+    @classmethod
+    def device_problem(cls, serving: ServingConfig) -> str | None:
+        """See Engine."""
+        return "it is built for CUDA 12, and torch's libraries are of CUDA 13" if serving.gpus_per_replica else None
+
+    @staticmethod
+    def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
+        from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
+
+        threads = threads_of_each(replicas_per_machine(serving))
+        return Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, lanes=threads)
+
+
+def _distribute(batch: list[_PendingRequest], tokens: list[int | None]) -> None:
+    for pending, token in zip(batch, tokens, strict=True):
+        if pending.tokens is not None and token is not None:
+            pending.tokens.put_nowait(token)

@@ -1,4 +1,4 @@
-"""Tokens -> pieces of text that can be sent at once: no half characters, nothing of a stop string."""
+"""Tokens to pieces of text that can be sent at once: no half characters, and nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from serving.messages import FinishReason
 _INCOMPLETE = "\ufffd"
 
 
-class TextSoFar:
-    """A text that is being written. Texts are short (hundreds of tokens), so each step decodes all of them: exact for every tokenizer."""
+class Detokenizer:
+    """One text while it is generated. Each step decodes all of its tokens: exact for every tokenizer, and texts are short."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
@@ -20,10 +20,10 @@ class TextSoFar:
         self._text = ""
         self._sent = 0
         self.stopped = False
-        """Whether a stop string has been written: nothing more is to come."""
+        """True after a stop string: the text has ended."""
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens so far."""
         return len(self._ids)
 
@@ -34,7 +34,7 @@ class TextSoFar:
         return "stop" if self.stopped or ended else "length"
 
     def add(self, token: int) -> str:
-        """One more token; the text that can be sent now, which may be empty."""
+        """Add a token. Returns the text that can be sent now, which may be empty."""
         self._ids.append(token)
         self._text = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
         found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
@@ -42,18 +42,18 @@ class TextSoFar:
             self._text = self._text[: min(found)]
             self.stopped = True
             return ""
-        return self._send(len(self._text.rstrip(_INCOMPLETE)) - self._begun())
+        return self._send(len(self._text.rstrip(_INCOMPLETE)) - self._possible_stop())
 
     def rest(self) -> str:
-        """What was held back, when nothing more is to come."""
+        """The text that was held back, after the last token."""
         return self._send(len(self._text))
 
-    def _begun(self) -> int:
-        """Characters at the end that may be the beginning of a stop string."""
+    def _possible_stop(self) -> int:
+        """Characters at the end that may begin a stop string."""
         lengths = (n for stop in self._stop for n in range(1, len(stop)) if self._text.endswith(stop[:n]))
         return max(lengths, default=0)
 
-    def _send(self, until: int) -> str:
-        piece = self._text[self._sent : max(until, self._sent)]
+    def _send(self, end: int) -> str:
+        piece = self._text[self._sent : max(end, self._sent)]
         self._sent += len(piece)
         return piece

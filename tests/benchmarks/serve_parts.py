@@ -51,7 +51,7 @@ async def measured(folder: Path, url: str, serving: ServingConfig, texts: list[s
     from ray import serve
 
     from serving.engines.select import cpu_environment, start_engine
-    from serving.ingress import STUDENT, application_of
+    from serving.replica_client import STUDENT, application_of
     from serving.messages import Question
     from serving.metrics import ReplicaMetrics
     from serving.model_card import read_card

@@ -1,4 +1,4 @@
-"""Students that share a replica: each is given back when another takes its place, and what is not there is away."""
+"""Replicas without Serve: students that share one are closed when others take their place."""
 
 from __future__ import annotations
 
@@ -16,230 +16,185 @@ from pipelines.errors import UserError
 from serving import replica as module
 from serving.messages import Question, Reply, UnavailableError
 from serving.model_card import StudentCard
-from serving.replica import SharedStudents, StudentReplica
+from serving.replica import LoadedEngine, SharedStudents, StudentReplica
 from tests.support.fake_students import card
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
+UNHEALTHY = {"runtime": RuntimeError("it ends at its first token"), "value": ValueError("unexpected")}
 
 
-class Made:
-    """An engine."""
+class FakeEngine:
+    """An engine that counts its ends. Students named `unhealthy` fail the health check, `broken` ones do not start."""
 
-    name = "made"
+    name = "fake"
+    made: list[weakref.ref[FakeEngine]]
+    closed_names: list[str]
+    begun: threading.Event
+    """Set when a start begins."""
+    may_start: threading.Event
 
     def __init__(self, student: StudentCard) -> None:
         self.student, self.closed = student, 0
-        self.held = asyncio.Event()
-        self.held.set()
+
+    @classmethod
+    def start(cls, student: StudentCard, *_: Any) -> FakeEngine:
+        cls.begun.set()
+        assert cls.may_start.wait(10.0)
+        if student.name == "broken":
+            raise UserError("/students/broken", "it holds another student", "Deploy it again.")
+        engine = FakeEngine(student)
+        cls.made.append(weakref.ref(engine))
+        return engine
 
     async def answer(self, question: Question) -> Reply:
-        await self.held.wait()
         assert not self.closed
         return Reply(question.text)  # type: ignore[arg-type]
 
     async def check_health(self) -> None:
         assert not self.closed
-        if self.student.name == "mute":
-            raise MUTE[self.student.version or ""]
+        if self.student.name == "unhealthy":
+            raise UNHEALTHY[self.student.version or ""]
 
     async def close(self) -> None:
         self.closed += 1
+        self.closed_names.append(self.student.name)
 
 
-MUTE = {"runtime": RuntimeError("it ends at its first token"), "value": ValueError("what nobody foresaw")}
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Made]]:
-    """All that were made."""
-    found: list[weakref.ref[Made]] = []
-
-    def start(student: StudentCard, *_: Any) -> Made:
-        if student.name == "broken":
-            raise UserError("/students/broken", "it holds another student", "Deploy it anew.")
-        engine = Made(student)
-        found.append(weakref.ref(engine))
-        return engine
-
-    monkeypatch.setattr(module, "start_engine", start)
+@pytest.fixture(autouse=True)
+def engines(monkeypatch: pytest.MonkeyPatch) -> type[FakeEngine]:
+    FakeEngine.made, FakeEngine.closed_names = [], []
+    FakeEngine.begun, FakeEngine.may_start = threading.Event(), threading.Event()
+    FakeEngine.may_start.set()
+    monkeypatch.setattr(module, "start_engine", FakeEngine.start)
     monkeypatch.setattr(module, "ReplicaMetrics", lambda _: None)
-    return found
+    return FakeEngine
+
+
+def students(*names: str) -> SharedStudents:
+    return SharedStudents([card(name) for name in names], ServingConfig())
+
+
+def engine_of(loaded: LoadedEngine) -> FakeEngine:
+    assert isinstance(loaded.engine, FakeEngine)
+    return loaded.engine
 
 
 async def unload(model: Any) -> None:
-    """What ray.serve.multiplex does with a model that makes room."""
-    if hasattr(model, "__del__"):
-        assert inspect.iscoroutinefunction(model.__del__)
-        await model.__del__()
-        model.__del__ = lambda _: None
+    """What ray.serve.multiplex does with a model that it drops."""
+    assert inspect.iscoroutinefunction(model.__del__)
+    await model.__del__()
+    model.__del__ = lambda _: None
 
 
-@pytest.mark.filterwarnings("error")
-def test_a_student_that_makes_room_is_closed_once_and_let_go(engines: list[weakref.ref[Made]]) -> None:
-    async def run() -> None:
-        students = SharedStudents([card("a"), card("b")], ServingConfig())
-        loaded = await students.load("a")
-        engine = engines[0]()
-        assert engine is not None
-        loaded.askers += 1
-        making_room = asyncio.ensure_future(unload(loaded))
-        await asyncio.sleep(0.1)
-        assert not engine.closed, "somebody still asks it"
-        await students.check_health()
-        loaded.askers -= 1
-        await making_room
-        await loaded.close()
-        assert engine.closed == 1
-        del engine, loaded
-        gc.collect()
-        assert engines[0]() is None
-        await students.load("b")
-        await students.check_health()
+async def cancelled_load(shared: SharedStudents, name: str) -> None:
+    """A request that is cancelled while its student starts."""
+    FakeEngine.begun.clear()
+    FakeEngine.may_start.clear()
+    request = asyncio.create_task(shared.load(name))
+    assert await asyncio.to_thread(FakeEngine.begun.wait, 10.0)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
 
-    asyncio.run(run())
+
+async def test_a_dropped_student_closes_once_and_is_freed(engines: type[FakeEngine]) -> None:
+    shared = students("a", "b")
+    loaded = await shared.load("a")
+    engine = engine_of(loaded)
+    loaded.users += 1
+    dropping = asyncio.ensure_future(unload(loaded))
+    while not loaded.dropped:
+        await asyncio.sleep(0)
+    await asyncio.sleep(2 * module._CLOSE_POLL_S)
+    assert not engine.closed, "a request still uses it"
+    await shared.check_health()
+    loaded.users -= 1
+    await dropping
+    await loaded.close()
+    assert engine.closed == 1
+    del engine, loaded, dropping
     gc.collect()
+    assert engines.made[0]() is None
+    await shared.load("b")
+    await shared.check_health()
 
 
-@pytest.mark.filterwarnings("error")
-def test_a_replica_of_one_student_closes_its_engine_as_serve_asks(engines: list[weakref.ref[Made]]) -> None:
-    async def run() -> None:
-        replica = StudentReplica(card("a"), ServingConfig())
-        engine = engines[0]()
-        assert engine is not None
-        await unload(replica)
-        assert engine.closed == 1
-        del replica
-
-    asyncio.run(run())
-    gc.collect()
+async def test_a_replica_of_one_student_closes_its_engine(engines: type[FakeEngine]) -> None:
+    replica = StudentReplica(card("a"), ServingConfig())
+    assert (await replica.answer(Question("one"))).answer == "one"  # type: ignore[union-attr, comparison-overlap]
+    await unload(replica)
+    assert engines.closed_names == ["a"]
+    del replica
+    gc.collect()  # a second close, which nothing awaits, would be a warning
 
 
-@pytest.mark.parametrize("version", ["runtime", "value"])
-@pytest.mark.filterwarnings("error")
-def test_a_student_that_starts_and_cannot_write_is_away(
-    engines: list[weakref.ref[Made]], caplog: pytest.LogCaptureFixture, version: str
+@pytest.mark.parametrize("version", list(UNHEALTHY))
+async def test_an_unhealthy_student_is_unavailable(
+    engines: type[FakeEngine], caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
-    closed: list[int] = []
-
-    async def run() -> None:
-        mute = card("mute", version=version)
-        students = SharedStudents([mute], ServingConfig())
-        for _ in range(2):
-            with pytest.raises(UnavailableError):
-                await students.load(mute.id)
-
-    close = Made.close
-
-    async def noted(engine: Made) -> None:
-        await close(engine)
-        closed.append(engine.closed)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Made, "close", noted)
-        asyncio.run(run())
-    assert closed == [1, 1]
-    assert f"{MUTE[version]}" in caplog.text
-
-
-class Slow:
-    """Starts that take until they are let go."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.begun, self.go = threading.Event(), threading.Event()
-        start = module.start_engine
-
-        def slow(*asked: Any) -> Any:
-            self.begun.set()
-            assert self.go.wait(10.0)
-            return start(*asked)
-
-        patch.setattr(module, "start_engine", slow)
-
-    async def left(self, students: SharedStudents, name: str) -> None:
-        """A request that goes away while its student starts."""
-        asked = asyncio.create_task(students.load(name))
-        assert await asyncio.to_thread(self.begun.wait, 10.0)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-
-
-@pytest.mark.parametrize("ended", [False, True])
-def test_an_engine_whose_asker_went_away_is_the_next_ones(
-    engines: list[weakref.ref[Made]], monkeypatch: pytest.MonkeyPatch, ended: bool
-) -> None:
-    slow = Slow(monkeypatch)
-
-    async def run() -> None:
-        students = SharedStudents([card("a"), card("b")], ServingConfig())
-        await slow.left(students, "a")
-        slow.go.set()
-        while ended and not engines:
-            await asyncio.sleep(0.01)
-        loaded = await students.load("a")
-        assert len(engines) == 1
-        assert loaded.engine is engines[0]()
-        await students.load("b")
-        assert not loaded.closed, "it is Serve's by now"
-
-    asyncio.run(run())
-
-
-def test_an_engine_whose_asker_went_away_makes_room(
-    engines: list[weakref.ref[Made]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Serve does not count it: without this, one engine more than was allowed would be in memory."""
-    slow = Slow(monkeypatch)
-
-    async def run() -> None:
-        students = SharedStudents([card("a"), card("b"), card("broken")], ServingConfig())
-        await slow.left(students, "a")
-        threading.Timer(0.05, slow.go.set).start()
-        other = await students.load("b")
-        assert isinstance(made := other.engine, Made)
-        assert made.student.name == "b"
-        assert (orphan := engines[0]()) is None or orphan.closed == 1
-        slow.begun.clear()
-        slow.go.clear()
-        await slow.left(students, "broken")
-        slow.go.set()
+    unhealthy = card("unhealthy", version=version)
+    shared = SharedStudents([unhealthy], ServingConfig())
+    for _ in range(2):
         with pytest.raises(UnavailableError):
-            await students.load("broken")
-        again = await students.load("a")
-        assert isinstance(again.engine, Made), "one that was closed is started anew"
-
-    asyncio.run(run())
+            await shared.load(unhealthy.id)
+    assert engines.closed_names == ["unhealthy", "unhealthy"]
+    assert f"{UNHEALTHY[version]}" in caplog.text
 
 
-def test_a_student_that_makes_room_does_so_though_who_asked_for_it_goes_away(
-    engines: list[weakref.ref[Made]],
-) -> None:
-    async def run() -> None:
-        students = SharedStudents([card("a"), card("b")], ServingConfig())
-        loaded = await students.load("a")
-        engine = engines[0]()
-        assert engine is not None
-        loaded.askers += 1
-        making_room = asyncio.create_task(unload(loaded))
-        await asyncio.sleep(0.01)
-        making_room.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await making_room
-        loading = asyncio.create_task(students.load("b"))
-        await asyncio.sleep(0.1)
-        assert len(engines) == 1, "there is no room for it yet"
-        loaded.askers -= 1
-        await loading
-        assert engine.closed == 1
+@pytest.mark.parametrize("started", [False, True])
+async def test_the_next_request_gets_an_engine_left_behind(engines: type[FakeEngine], started: bool) -> None:
+    """The request that started it was cancelled."""
+    shared = students("a", "b")
+    await cancelled_load(shared, "a")
+    engines.may_start.set()
+    if started:
+        await until(lambda: engines.made)
+    loaded = await shared.load("a")
+    assert len(engines.made) == 1
+    assert loaded.engine is engines.made[0]()
+    await shared.load("b")
+    assert not loaded.dropped, "Serve has received it, and drops it itself"
 
-    asyncio.run(run())
+
+async def test_an_engine_left_behind_makes_room(engines: type[FakeEngine]) -> None:
+    """Serve does not count it: otherwise memory would hold one engine more than allowed."""
+    shared = students("a", "b", "broken")
+    await cancelled_load(shared, "a")
+    threading.Timer(0.05, engines.may_start.set).start()
+    assert engine_of(await shared.load("b")).student.name == "b"
+    assert engines.closed_names == ["a"]
+    await cancelled_load(shared, "broken")
+    engines.may_start.set()
+    with pytest.raises(UnavailableError):
+        await shared.load("broken")
+    assert engine_of(await shared.load("a")).student.name == "a", "a closed engine is started again"
+
+
+async def test_a_cancelled_request_does_not_stop_closing(engines: type[FakeEngine]) -> None:
+    shared = students("a", "b")
+    loaded = await shared.load("a")
+    engine = engine_of(loaded)
+    loaded.users += 1
+    dropping = asyncio.create_task(unload(loaded))
+    await until(lambda: loaded.dropped)
+    dropping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dropping
+    loading = asyncio.create_task(shared.load("b"))
+    await asyncio.sleep(2 * module._CLOSE_POLL_S)
+    assert len(engines.made) == 1, "there is no room for it yet"
+    loaded.users -= 1
+    await loading
+    assert engine.closed == 1
 
 
 @pytest.mark.parametrize("name", ["nobody", "broken"])
-def test_a_student_that_a_replica_does_not_have_is_away(
-    engines: list[weakref.ref[Made]], monkeypatch: pytest.MonkeyPatch, name: str
+async def test_a_replica_without_the_student_is_unavailable(
+    engines: type[FakeEngine], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """It is one of before or after a change of the students, or its folder has another student meanwhile."""
+    """Before or after a change of the students, or if the folder now holds another student."""
     monkeypatch.setattr(module.serve, "get_multiplexed_model_id", lambda: name)
-    students = SharedStudents([card("a"), card("broken")], ServingConfig())
     with pytest.raises(UnavailableError):
-        asyncio.run(students.answer(Question("a")))
-    assert engines == []
+        await students("a", "broken").answer(Question("a"))
+    assert engines.made == []

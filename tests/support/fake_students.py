@@ -1,4 +1,4 @@
-"""The HTTP side without Ray: students that answer from a table stand behind it."""
+"""The API without Ray: fake students that answer from a table, and fake deployments for the ingress."""
 
 from __future__ import annotations
 
@@ -19,6 +19,32 @@ from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.model_card import StudentCard
 from serving.registry import Registry, TrafficSplit
 
+PAIR_TASK = """
+from pipelines.errors import UnparsableError
+from pipelines.tasks.base import Answer, Example, Task, text_field
+
+class Pair(Task):
+    name = "pair"
+    version = "1"
+    required = ("left", "right")
+    shots = ()
+
+    def read(self, row):
+        if "gold" in row or "label" in row:
+            raise AssertionError("an endpoint reads no gold label")
+        left, right = text_field(row, "left"), text_field(row, "right")
+        return Example(row["id"], f"left: {left} right: {right}", None)
+
+    def parse(self, text, example):
+        return Answer(self.normalise(text, example), "")
+
+    def normalise(self, label, example):
+        if label.lower() not in ("yes", "no"):
+            raise UnparsableError("neither yes nor no")
+        return label.lower()
+"""
+"""A task file, as a student ships it."""
+
 
 def card(
     name: str, method: str = "step-by-step", task: TaskSpec | None = None, version: str | None = None, **details: Any
@@ -33,60 +59,60 @@ def card(
 
 
 @dataclass
-class Standins:
-    """Answers from a table; notes what it was asked."""
+class FakeStudents:
+    """A Backend that answers from a table and records its calls."""
 
     labels: dict[str, str] = field(default_factory=dict)
     failure: ApiError | Exception | None = None
     breaks_after: int | None = None
     """Pieces of a stream before it fails."""
     breaks_with: Exception = field(
-        default_factory=lambda: ApiError(503, "model_away", "model sums is away", retry_after_s=1)
+        default_factory=lambda: ApiError(503, "model_away", "model sums is unavailable", retry_after_s=1)
     )
-    asked: list[tuple[str, list[Question]]] = field(default_factory=list)
-    orders: list[tuple[str, TextRequest]] = field(default_factory=list)
-    closed: int = 0
+    questions: list[tuple[str, list[Question]]] = field(default_factory=list)
+    requests: list[tuple[str, TextRequest]] = field(default_factory=list)
+    closed_streams: int = 0
     engines: dict[str, str] = field(default_factory=dict)
 
     def engine(self, student: StudentCard) -> str | None:
         return self.engines.get(student.id)
 
-    async def ask(self, student: StudentCard, questions: Sequence[Question]) -> list[Reply | TooLong]:
-        self.asked.append((student.id, list(questions)))
+    async def answer(self, student: StudentCard, questions: Sequence[Question]) -> list[Reply | TooLong]:
+        self.questions.append((student.id, list(questions)))
         if self.failure:
             raise self.failure
-        return [self._answer(student.name, question) for question in questions]
+        return [self._reply(student.name, question) for question in questions]
 
-    async def write(self, student: StudentCard, orders: Sequence[TextRequest]) -> list[Piece | TooLong]:
-        self.orders += [(student.id, order) for order in orders]
+    async def write(self, student: StudentCard, requests: Sequence[TextRequest]) -> list[Piece | TooLong]:
+        self.requests += [(student.id, request) for request in requests]
         if self.failure:
             raise self.failure
-        return [self._too_long(order) or Piece(self._text(order), 10, 4, "stop") for order in orders]
+        return [self._too_long(request) or Piece(self._text(request), 10, 4, "stop") for request in requests]
 
-    async def stream(self, student: StudentCard, order: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
-        self.orders.append((student.id, order))
+    async def stream(self, student: StudentCard, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+        self.requests.append((student.id, request))
         try:
             if self.failure:
                 raise self.failure
-            if too_long := self._too_long(order):
+            if too_long := self._too_long(request):
                 yield too_long
                 return
-            words = self._text(order).split(" ")
+            words = self._text(request).split(" ")
             for i, word in enumerate(words):
                 if self.breaks_after == i:
                     raise self.breaks_with
                 last = i == len(words) - 1
                 yield Piece(word if last else f"{word} ", 10, i + 1, "stop" if last else None)
         finally:
-            self.closed += 1
+            self.closed_streams += 1
 
-    def _text(self, order: TextRequest) -> str:
-        return self.labels.get(order.text, "4 - 1")
+    def _text(self, request: TextRequest) -> str:
+        return self.labels.get(request.text, "4 - 1")
 
-    def _too_long(self, order: TextRequest) -> TooLong | None:
-        return TooLong(tokens=1234, limit=64) if len(order.text) > 500 else None
+    def _too_long(self, request: TextRequest) -> TooLong | None:
+        return TooLong(tokens=1234, limit=64) if len(request.text) > 500 else None
 
-    def _answer(self, name: str, question: Question) -> Reply | TooLong:
+    def _reply(self, name: str, question: Question) -> Reply | TooLong:
         if len(question.text) > 500:
             return TooLong(tokens=1234, limit=64)
         answer = Decoded(self.labels.get(question.text, "4 - 1"), 0.75, prompt_tokens=10, output_tokens=4)
@@ -95,33 +121,40 @@ class Standins:
 
 
 @dataclass
-class Counted:
-    """Metrics that can be looked at."""
+class FakeMetrics:
+    """Records what IngressMetrics and ReplicaMetrics would count."""
 
     requests: list[tuple[str, str, int, str | None]] = field(default_factory=list)
-    counted: list[tuple[str, int, int]] = field(default_factory=list)
-    firsts: list[str] = field(default_factory=list)
+    token_counts: list[tuple[str, int, int]] = field(default_factory=list)
+    first_tokens: list[str] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
 
     def request(self, route: str, model: str, status: int, seconds: float, code: str | None) -> None:
         self.requests.append((route, model, status, code))
 
     def tokens(self, model: str, read: int, written: int) -> None:
         if read or written:
-            self.counted.append((model, read, written))
+            self.token_counts.append((model, read, written))
 
     def first_token(self, model: str, seconds: float) -> None:
-        self.firsts.append(model)
+        self.first_tokens.append(model)
+
+    def batch(self, waited_s: list[float]) -> None:
+        self.batch_sizes.append(len(waited_s))
+
+    def waited(self, seconds: float) -> None:
+        pass
 
 
 def app_of(
-    cards: Sequence[StudentCard], students: Standins, settings: ServingConfig | None = None,
-    metrics: Counted | None = None, split: TrafficSplit | None = None, away: Mapping[str, str] | None = None,
-    names_requests: bool = True,
+    cards: Sequence[StudentCard], students: FakeStudents, settings: ServingConfig | None = None,
+    metrics: FakeMetrics | None = None, split: TrafficSplit | None = None, unavailable: Mapping[str, str] | None = None,
+    sets_request_id: bool = True,
 ) -> RequestMiddleware:  # fmt: skip
     settings = settings or ServingConfig()
-    roster = Registry(cards, split or {}, away or {})
-    api = Api(lambda: roster, students, settings, KeyRing(settings.keys), metrics or Counted())
-    return create_app(api, names_requests=names_requests)
+    registry = Registry(cards, split or {}, unavailable or {})
+    api = Api(lambda: registry, students, settings, KeyRing(settings.keys), metrics or FakeMetrics())
+    return create_app(api, sets_request_id=sets_request_id)
 
 
 def client_of(*args: Any, **kwargs: Any) -> TestClient:

@@ -1,12 +1,13 @@
-"""Tiny students with random weights and a tokenizer trained on the spot, as the train stage leaves them."""
+"""Tiny students with random weights and a tokenizer made for the test, in folders as the train stage writes them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pipelines.storage.manifest import manifest_of, write_manifest
-from pipelines.storage.store import Store
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.students.decoding import Family
 
 TEXTS = [
@@ -19,7 +20,7 @@ TEXTS = [
 
 
 def tiny_tokenizer(family: Family) -> Any:
-    """A byte-level tokenizer. An encoder-decoder's closes each prompt with the end-of-sequence token, as T5's does."""
+    """A byte-level tokenizer. For an encoder-decoder it ends each prompt with the end-of-sequence token, as T5's does."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -36,7 +37,7 @@ def tiny_tokenizer(family: Family) -> Any:
 
 
 def tiny_model(family: Family, vocabulary: int, seed: int = 0, width: int = 64) -> Any:
-    """Some 100,000 float32 parameters, large enough in size for the answers to depend on the input.
+    """About 100,000 float32 parameters, so large that the answers depend on the input.
 
     Args:
         width: of a decoder-only model, with 4 heads; vLLM has no attention for heads narrower than 32.
@@ -91,3 +92,14 @@ def write_student(
                            provenance=provenance)  # fmt: skip
     write_manifest(Store(str(folder)), manifest)
     return folder
+
+
+def copy_with_details(folder: Path, target: Path, **details: Any) -> str:
+    """A copy of a student folder with empty weights, whose manifest has other details; None removes one."""
+    target.mkdir()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["details"] = {k: v for k, v in (manifest["details"] | details).items() if v is not None}
+    (target / MANIFEST).write_text(json.dumps(manifest))
+    (target / "config.json").write_text("{}")
+    (target / "model.safetensors").touch()
+    return str(target)

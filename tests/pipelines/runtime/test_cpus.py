@@ -15,7 +15,8 @@ from pipelines.config.serving import ServingConfig
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.runtime import cpus
 from pipelines.tasks import load_task, task_spec
-from serving.engines import select
+from serving.engines.select import cpu_environment
+from serving.engines.vllm import VllmEngine
 from tests.support.corpora import run_config
 
 CORES = 64
@@ -145,10 +146,10 @@ def test_a_replica_uses_the_threads_of_its_own_machine(
     engine = RecordingEngine(monkeypatch)
     monkeypatch.setattr("serving.engines.vllm.VllmEngine.start", engine.start)
     monkeypatch.setattr("serving.engines.vllm.check_cpu_attention", lambda folder: None)
-    monkeypatch.setattr(select, "check_student_files", lambda store: None)
+    monkeypatch.setattr("serving.engines.vllm.check_student_files", lambda store: None)
     config = ServingConfig.model_validate({"replicas": {"min": 1, "max": 4}, **serving})
     card: Any = SimpleNamespace(folder=str(tmp_path))
-    select._vllm(card, config, metrics=None)  # type: ignore[arg-type]
+    VllmEngine.load(card, config, metrics=None)  # type: ignore[arg-type]
     assert engine.threads == threads
     assert os.environ["OMP_NUM_THREADS"] == "of the driver", "processes that start later are not vLLM's"
-    assert "OMP_NUM_THREADS" not in select.cpu_environment(config, ["vllm"]), "the machine that deploys is another one"
+    assert "OMP_NUM_THREADS" not in cpu_environment(config, ["vllm"]), "the machine that deploys is another one"

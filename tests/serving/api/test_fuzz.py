@@ -1,4 +1,4 @@
-"""The OpenAPI document against the application: requests that it allows and requests that it does not, made by schemathesis."""
+"""schemathesis compares the application with its OpenAPI document: valid and invalid requests, with and without keys."""
 
 from __future__ import annotations
 
@@ -17,19 +17,31 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from pipelines.config.serving import KeysConfig, LimitsConfig, ServingConfig
-from tests.support.fake_students import Standins, app_of, card
+from tests.support.fake_students import FakeStudents, app_of, card
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ANSWERS: Counter[tuple[str, int]] = Counter()
 STREAMS: Counter[str] = Counter()
-PATHS = (
-    "/v1/predict", "/v1/completions", "/v1/chat/completions", "/v1/models/{name}", "/v1/models", "/readyz", "/healthz"
-)  # fmt: skip
+LOCKED: Counter[tuple[str, int]] = Counter()
+PATHS = {
+    "predict": "/v1/predict", "completions": "/v1/completions", "chat": "/v1/chat/completions", "model": "/v1/models/{name}",
+    "models": "/v1/models", "readyz": "/readyz", "healthz": "/healthz",
+}  # fmt: skip
 FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500))
 
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", app_of([card("sums")], Standins(), SETTINGS))
+KEY = "abc"
+
+
+def locked_app() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYS", f"team={KEY}")
+        return app_of([card("sums")], FakeStudents(), SETTINGS.model_copy(update={"keys": KeysConfig(variable="KEYS")}))
+
+
+schema = schemathesis.openapi.from_asgi("/openapi.json", app_of([card("sums")], FakeStudents(), SETTINGS))
+locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
 
 
 @schema.hook  # type: ignore[untyped-decorator]
@@ -40,11 +52,11 @@ def map_body(context: Any, body: Any) -> Any:
     return body
 
 
-def answered_as_documented(path: str) -> Any:
-    """A test of a path's answers. One of all paths would be as many tests with the same name."""
+def open_test(path: str) -> Any:
+    """A test of one path. One of all paths would be as many tests with the same name."""
 
     @schema.include(path=path).parametrize()
-    # So many that more than ten are answered whatever modules are loaded, from whose texts hypothesis draws too.
+    # Enough for more than ten answers with 200, whatever modules are loaded: hypothesis draws from their texts too.
     @settings(FUZZ, max_examples=500)
     def test(case: Any) -> None:
         response = case.call()
@@ -56,41 +68,8 @@ def answered_as_documented(path: str) -> Any:
     return test
 
 
-test_predict, test_completions, test_chat, test_model, test_models, test_readyz, test_healthz = map(
-    answered_as_documented, PATHS
-)
-
-
-def test_every_path_is_asked() -> None:
-    assert sorted(schema.raw_schema["paths"]) == sorted(PATHS)
-
-
-def test_the_answers_were_of_many_kinds() -> None:
-    """What was made above reaches the students, and what stands before them."""
-    print(ANSWERS)
-    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
-        assert {200, 400, 404, 422} <= {status for asked, status in ANSWERS if asked == path}, ANSWERS
-        assert ANSWERS[path, 200] > 10, ANSWERS
-    assert STREAMS["/v1/completions"] > 0, STREAMS
-    assert STREAMS["/v1/chat/completions"] > 0, STREAMS
-
-
-KEY = "abc"
-LOCKED: Counter[tuple[str, int]] = Counter()
-
-
-def locked_app() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KEYS", f"team={KEY}")
-        return app_of([card("sums")], Standins(), SETTINGS.model_copy(update={"keys": KeysConfig(variable="KEYS")}))
-
-
-locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
-
-
-def locked_as_documented(path: str) -> Any:
-    """As `answered_as_documented`. Half of the requests have the key; the document's security is what schemathesis makes the headers of the
-    others from."""
+def locked_test(path: str) -> Any:
+    """As `open_test`. Half of the requests have the key; schemathesis makes the headers of the others from the document."""
 
     @locked.include(path=path).parametrize()
     @settings(FUZZ, max_examples=30)
@@ -104,12 +83,18 @@ def locked_as_documented(path: str) -> Any:
     return test
 
 
-(
-    test_locked_predict, test_locked_completions, test_locked_chat, test_locked_model, test_locked_models, test_locked_readyz,
-    test_locked_healthz,
-) = map(locked_as_documented, PATHS)  # fmt: skip
+for name, path in PATHS.items():
+    globals()[f"test_{name}_answers_as_documented"] = open_test(path)
+    globals()[f"test_{name}_with_keys_answers_as_documented"] = locked_test(path)
 
 
-def test_keys_were_asked_for() -> None:
+def test_every_path_was_called_with_many_outcomes() -> None:
+    """The requests above reach the students, and each check in front of them."""
+    assert sorted(schema.raw_schema["paths"]) == sorted(PATHS.values())
+    for path in ("/v1/predict", "/v1/completions", "/v1/chat/completions"):
+        assert {200, 400, 404, 422} <= {status for called, status in ANSWERS if called == path}, ANSWERS
+        assert ANSWERS[path, 200] > 10, ANSWERS
+    assert STREAMS["/v1/completions"] > 0, STREAMS
+    assert STREAMS["/v1/chat/completions"] > 0, STREAMS
     assert all((path, 401) in LOCKED for path, _ in LOCKED if path.startswith("/v1/")), LOCKED
     assert any(status == 200 for path, status in LOCKED if path.startswith("/v1/")), LOCKED

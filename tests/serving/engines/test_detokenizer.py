@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.engines.detokenizer import TextSoFar
+from serving.engines.detokenizer import Detokenizer
 from tests.support.tiny_students import tiny_tokenizer
 
 
@@ -15,8 +15,8 @@ def tokenizer() -> Any:
     return tiny_tokenizer("decoder-only")
 
 
-def sent(tokenizer: Any, text: str, stop: tuple[str, ...] = (), *, ended: bool = True) -> tuple[list[str], TextSoFar]:
-    so_far = TextSoFar(tokenizer, stop)
+def sent(tokenizer: Any, text: str, stop: tuple[str, ...] = (), *, ended: bool = True) -> tuple[list[str], Detokenizer]:
+    so_far = Detokenizer(tokenizer, stop)
     ids = [*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if ended else [])]
     pieces = []
     for token in ids:
@@ -32,7 +32,7 @@ def test_pieces_are_the_text_and_no_half_characters(tokenizer: Any, text: str) -
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
     assert so_far.finish_reason == "stop"
-    assert so_far.tokens == len(tokenizer(text)["input_ids"]) + 1
+    assert so_far.num_tokens == len(tokenizer(text)["input_ids"]) + 1
 
 
 def test_a_text_that_is_cut_says_so(tokenizer: Any) -> None:

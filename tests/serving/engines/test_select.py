@@ -1,4 +1,4 @@
-"""Engines that do not start: what is said of it, and what takes their place."""
+"""The registry of engines: which one a student gets, and what replaces an engine that cannot run it."""
 
 from __future__ import annotations
 
@@ -9,78 +9,131 @@ import pytest
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
-from serving.engines import select
-from serving.engines.select import start_engine
-from serving.engines.vllm import VllmEngine, check_cpu_attention
+from pipelines.students.decoding import Family
+from serving.engines import vllm as vllm_module
+from serving.engines.select import ENGINES, engine_name, start_engine
+from serving.engines.vllm import VllmEngine
+from serving.engines.vllm_settings import check_cpu_attention
 from serving.model_card import StudentCard, read_card
+from tests.support.fake_students import FakeMetrics
 from tests.support.tiny_students import write_student
 
 GONE = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only")
+
+
 @pytest.fixture
-def student(tmp_path: Path) -> StudentCard:
-    return read_card("sums", str(write_student(tmp_path / "student", "decoder-only")))
+def student(folder: Path) -> StudentCard:
+    return read_card("sums", str(folder))
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_module, "vllm_threads", lambda _: {})
 
 
 def start(student: StudentCard, **settings: Any) -> Any:
-    return start_engine(student, ServingConfig(**settings), None)  # type: ignore[arg-type]
+    return start_engine(student, ServingConfig(**settings), FakeMetrics())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "name"),
+    [
+        ("encoder-decoder", {}, "ctranslate2"),
+        ("encoder-decoder", {"weights": "int8"}, "ctranslate2"),
+        ("encoder-decoder", {"weights": "bfloat16"}, "transformers"),
+        ("encoder-decoder", {"gpus_per_replica": 1}, "transformers"),
+        ("decoder-only", {}, "vllm"),
+        ("decoder-only", {"gpus_per_replica": 1}, "vllm"),
+        *[(family, {"engine": name}, name) for name, engine in ENGINES.items() for family in engine.weights],
+    ],
+)
+def test_family_device_and_weights_select_the_engine(family: Family, settings: dict[str, Any], name: str) -> None:
+    assert engine_name(family, ServingConfig(**settings)) == name
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "match"),
+    [
+        ("decoder-only", {"weights": "int8"}, "no engine has these weights for decoder-only students on CPUs"),
+        (
+            "decoder-only",
+            {"engine": "vllm", "weights": "int8"},
+            "vllm has no such weights.*Set one of float32, bfloat16",
+        ),
+        ("decoder-only", {"engine": "ctranslate2"}, "does not run decoder-only.*one of vllm, transformers"),
+        ("encoder-decoder", {"engine": "vllm"}, "does not run encoder-decoder"),
+        ("encoder-decoder", {"engine": "ctranslate2", "gpus_per_replica": 1}, "CUDA"),
+        ("encoder-decoder", {"gpus_per_replica": 1, "weights": "int8"}, "on GPUs. Set one of bfloat16, float32"),
+    ],
+)
+def test_an_impossible_engine_is_refused(family: Family, settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        engine_name(family, ServingConfig(**settings))
 
 
 @pytest.mark.parametrize("engine", ["auto", "vllm"])
-def test_a_vllm_that_does_not_start_is_told_of(
-    student: StudentCard, monkeypatch: pytest.MonkeyPatch, engine: str
+def test_a_vllm_that_does_not_start_is_reported(
+    student: StudentCard, monkeypatch: pytest.MonkeyPatch, no_threads: None, engine: str
 ) -> None:
-    """It was a fault of ours to each who asked, for ever."""
-
-    def fails(*_: Any) -> Any:
+    def fail(*_: Any) -> Any:
         raise RuntimeError(GONE)
 
-    monkeypatch.setattr(select, "_vllm", fails)
-    with pytest.raises(
-        UserError, match=r"vLLM does not start for it .*initialization failed.* lower serving\.max_batch_size, or set"
-    ):
+    monkeypatch.setattr(VllmEngine, "start", fail)
+    monkeypatch.setattr(vllm_module, "check_cpu_attention", lambda _: None)
+    match = r"vLLM does not start for it .*initialization failed.* lower serving\.max_batch_size, or set"
+    with pytest.raises(UserError, match=match):
         start(student, engine=engine)
     with pytest.raises(UserError, match=r"lower serving\.max_batch_size or serving\.students_per_replica, or set"):
         start(student, engine=engine, students_per_replica=2)
 
 
-def test_what_vllm_does_not_know_runs_in_transformers(student: StudentCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> Any:
-        raise ValueError("no such architecture")
+@pytest.mark.parametrize("error", [ValueError("no such architecture"), ImportError("no module named vllm")])
+def test_transformers_runs_what_vllm_does_not_know(
+    student: StudentCard, monkeypatch: pytest.MonkeyPatch, no_threads: None, error: Exception
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(select, "_vllm", fails)
+    monkeypatch.setattr(VllmEngine, "start", fail)
+    monkeypatch.setattr(vllm_module, "check_cpu_attention", lambda _: None)
     assert start(student).name == "transformers"
-    with pytest.raises(UserError, match=r"serving\.engine vllm: no such architecture"):
+    with pytest.raises(UserError, match=rf"serving\.engine vllm: {error}"):
         start(student, engine="vllm")
 
 
-def test_vllm_is_given_nothing_that_may_not_be_opened(student: StudentCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever names a folder by its manifest alone has not looked: a folder may have changed since its card was read."""
+def test_vllm_gets_no_pickled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_threads: None) -> None:
+    """The folder may have changed since its card was read."""
     monkeypatch.setattr(VllmEngine, "start", lambda *_: pytest.fail("it was started"))
-    monkeypatch.setattr(select, "vllm_threads", lambda _: {})
+    student = read_card("sums", str(write_student(tmp_path / "student", "decoder-only")))
     (Path(student.folder) / "model.safetensors").rename(Path(student.folder) / "pytorch_model.bin")
     with pytest.raises(UserError, match="its weights are pickled"):
         start(student)
 
 
-def test_heads_that_vllm_on_cpus_does_not_know_run_in_transformers(
-    tmp_path: Path, student: StudentCard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.vllm
+def test_transformers_runs_heads_that_vllm_lacks_on_cpus(
+    tmp_path: Path,
+    student: StudentCard,
+    monkeypatch: pytest.MonkeyPatch,
+    no_threads: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """vLLM says nothing until the first token, at which it ends."""
+    """vLLM starts with them, and dies at the first token."""
+    pytest.importorskip("vllm")
     monkeypatch.setattr(VllmEngine, "start", lambda *_: "started")
-    monkeypatch.setattr(select, "vllm_threads", lambda _: {})
     assert start(student).name == "transformers"
-    assert "transformers in place of vLLM (the student's attention has heads of 16" in caplog.text
-    with pytest.raises(UserError, match=r"heads of 16, and vLLM on CPUs knows those of 32, 64"):
+    assert "transformers instead of vllm (the student has attention heads of size 16" in caplog.text
+    with pytest.raises(UserError, match=r"heads of size 16, and vLLM on CPUs has sizes 32, 64"):
         start(student, engine="vllm")
     wider = read_card("wider", str(write_student(tmp_path / "wider", "decoder-only", width=128)))
     assert start(wider) == "started"
-    assert start(student, gpus_per_replica=1) == "started", "GPUs know others"
-
-
-def test_of_what_has_no_heads_vllm_says_itself_whether_it_knows_it(tmp_path: Path) -> None:
+    assert start(student, gpus_per_replica=1) == "started", "GPUs have other sizes"
     from transformers import MambaConfig
 
     MambaConfig().save_pretrained(tmp_path)
-    check_cpu_attention(str(tmp_path))
+    check_cpu_attention(str(tmp_path))  # it has no heads: vLLM decides itself

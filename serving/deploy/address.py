@@ -1,0 +1,40 @@
+"""The address of the endpoint: whether this machine, or a Serve that already runs, can listen on it."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from pipelines.config.serving import ServingConfig
+from pipelines.errors import UserError
+from serving.deploy.serve_config import PROXY_GRACE_S
+
+if TYPE_CHECKING:
+    from ray.serve.config import HTTPOptions
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises UserError if this process cannot listen on the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Like Serve's proxy: a port whose old connections only wait to expire is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            rule = f"this process cannot listen on it ({error.strerror})"
+            raise UserError(f"serving.port {port} on {host}", rule, "Set another serving.port.") from error
+
+
+def check_running_proxy(options: HTTPOptions, serving: ServingConfig) -> None:
+    """Raises UserError if the running Serve listens elsewhere, or ends requests too early. It changes neither while it runs."""
+    remedy = "Set it to that, or end Serve first: `serve shutdown`."
+    for key, found, wanted in (("host", options.host, serving.host), ("port", options.port, serving.port)):
+        if found != wanted:
+            raise UserError(f"serving.{key} {wanted}", f"Serve already runs on this Ray, with {key} {found}", remedy)
+    limit_s = options.request_timeout_s
+    # The ingress itself enforces a shorter limit.
+    if limit_s is not None and limit_s < serving.request_timeout_s + PROXY_GRACE_S:
+        rule = f"Serve already runs on this Ray, and its proxy ends requests after {limit_s:g} s"
+        remedy = f"Set at most {limit_s - PROXY_GRACE_S:g}, or end Serve first: `serve shutdown`."
+        raise UserError(f"serving.request_timeout_s {serving.request_timeout_s:g}", rule, remedy)

@@ -1,0 +1,10 @@
+"""Async tests run on asyncio, through anyio's pytest plugin (`pytestmark = pytest.mark.anyio`)."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

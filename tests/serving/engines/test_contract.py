@@ -1,0 +1,153 @@
+"""What every engine promises, whatever it runs on: padded batches, and vLLM. Fakes take the place of the models."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from pipelines.students.decoding import Family, GenerationRequest
+from serving.engines import vllm
+from serving.engines.base import Engine
+from serving.messages import Piece, Question, Reply, TextRequest, TooLong
+from tests.support.fake_engines import FIRST, LOG_PROBS, Fake, engine_over_fake
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+REQUEST = GenerationRequest("[label] 4 apples", 4)
+TEXT = TextRequest("4 apples", raw=False)
+
+
+@pytest.fixture(params=["encoder-decoder", pytest.param("decoder-only", marks=pytest.mark.vllm)])
+def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, Fake]:
+    family: Family = request.param
+    if family == "decoder-only":
+        pytest.importorskip("vllm")
+        monkeypatch.setattr(vllm, "_PROBE_S", 0.2)
+    return engine_over_fake(family, max_batch_size=8, max_new_tokens=8)
+
+
+async def test_an_answer_has_label_and_rationale(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    text = fake.tokenizer.decode([FIRST])
+    for rationale in (False, True):
+        reply = await engine.answer(Question("4 apples", rationale=rationale))
+        assert isinstance(reply, Reply)
+        assert (reply.engine, reply.answer.text) == (engine.name, text.strip())
+        assert reply.answer.confidence == pytest.approx(math.exp(sum(LOG_PROBS)))
+        assert (reply.rationale is not None) == rationale
+    assert len(fake.max_tokens) == 3
+
+
+async def test_a_stream_sends_the_text_of_write(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    whole = await engine.write(TEXT)
+    pieces = [piece async for piece in engine.stream(TEXT)]
+    assert isinstance(whole, Piece)
+    assert all(isinstance(piece, Piece) for piece in pieces)
+    assert (
+        "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == whole.text == fake.tokenizer.decode([5])
+    )
+    last = pieces[-1]
+    assert isinstance(last, Piece)
+    assert (last.finish_reason, last.engine, last.output_tokens) == ("stop", engine.name, 2)
+    assert (whole.finish_reason, whole.engine, whole.output_tokens) == ("stop", engine.name, 2)
+
+
+async def test_a_stream_sends_each_piece_at_once(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    fake.hold()
+    pieces = engine.stream(TEXT)
+    assert await anext(pieces)
+    await pieces.aclose()
+    await until(lambda: all(fake.abandoned()))
+    fake.release()
+    assert (await engine.complete(REQUEST)).finish_reason == "stop"
+
+
+async def test_a_stop_string_ends_the_text_at_once(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    fake.hold()
+    piece = await engine.write(TextRequest("4 apples", raw=False, stop=(fake.tokenizer.decode([FIRST]),)))
+    assert isinstance(piece, Piece)
+    assert (piece.text, piece.finish_reason) == ("", "stop")
+    assert all(fake.abandoned())
+    fake.release()
+
+
+async def test_an_input_that_is_too_long_is_not_generated(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    long = "apples " * 200
+    request = TextRequest(long, raw=True)
+    for outcome in (
+        await engine.answer(Question(long)),
+        await engine.write(request),
+        await anext(engine.stream(request)),
+    ):
+        assert isinstance(outcome, TooLong)
+        assert outcome.tokens > outcome.limit == 64
+    assert fake.max_tokens == []
+
+
+async def test_a_client_cannot_exceed_the_longest_text(made: tuple[Engine, Fake]) -> None:
+    """10**30 is no number for CTranslate2, and a million tokens would hold up a whole batch."""
+    engine, fake = made
+    for tokens in (10**30, 1_000_000, 5, None):
+        await engine.write(TextRequest("[label] 4 apples", raw=True, max_tokens=tokens))
+    # The card says that the student was trained to write 32.
+    assert fake.max_tokens == [32, 32, 5, 8]
+
+
+async def test_a_cancelled_call_affects_no_other(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    fake.hold()
+    cancelled, stays = (asyncio.ensure_future(engine.complete(REQUEST)) for _ in range(2))
+    await until(lambda: len(fake.max_tokens) == 2)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    assert sorted(fake.abandoned()) == [False, True]
+    fake.release()
+    assert (await stays).finish_reason == "stop"
+    assert (await engine.complete(REQUEST)).ids == (FIRST, fake.tokenizer.eos_token_id)
+
+
+async def test_callers_get_the_error_of_the_engine(made: tuple[Engine, Fake]) -> None:
+    """It answers again afterwards."""
+    engine, fake = made
+    await engine.check_health()
+    fake.error = ValueError("this prompt")
+    errors = await asyncio.gather(*(engine.complete(REQUEST) for _ in range(2)), return_exceptions=True)
+    assert [str(error) for error in errors] == ["this prompt"] * 2
+    with pytest.raises(ValueError, match="this prompt"):
+        _ = [piece async for piece in engine.stream(TEXT)]
+    fake.error = None
+    assert (await engine.complete(REQUEST)).finish_reason == "stop"
+
+
+async def test_the_health_check_finds_a_hang(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    await engine.check_health()
+    await engine.complete(REQUEST)
+    await engine.check_health()
+    fake.hold()
+    hanging = asyncio.ensure_future(engine.complete(REQUEST))
+
+    async def check_until_unhealthy() -> None:
+        while True:
+            await engine.check_health()
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(RuntimeError, match="generated no token for"):
+        await asyncio.wait_for(check_until_unhealthy(), 10.0)
+    fake.release()
+    await hanging
+    await engine.check_health()
+
+
+async def test_close_may_be_called_twice(made: tuple[Engine, Fake]) -> None:
+    engine, _ = made
+    await engine.complete(REQUEST)
+    await engine.close()
+    await engine.close()
