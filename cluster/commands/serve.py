@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import RunConfig
 from pipelines.config.load import apply_overrides, load_run, parse_run
 from pipelines.errors import UserError
+from pipelines.runtime.extras import require_extra
 
 if TYPE_CHECKING:
     from serving.deploy.rollout import Endpoint
@@ -76,9 +77,10 @@ def run_endpoint(
     print_config: bool, detach: bool, as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """The command; see `raystill serve --help`."""
+    require_extra("serve")
     from cluster.environment import ray_address
     from serving.api.api_keys import KeyRing
-    from serving.deploy.serve_config import endpoint_config, found_anywhere
+    from serving.deploy.serve_config import as_document, endpoint_config, with_absolute_file
 
     run = load_run(run_file, overrides) if run_file else _serving_only(overrides)
     students = named_students(arguments)
@@ -87,10 +89,11 @@ def run_endpoint(
     if print_config:
         import yaml
 
-        print(json.dumps(config) if as_json else yaml.safe_dump(config, sort_keys=False), end="")
+        document = as_document(config)
+        print(json.dumps(document) if as_json else yaml.safe_dump(document, sort_keys=False), end="")
         return
     if ray_address() is None:  # on a cluster, the ingress may have other files and variables than this machine
-        KeyRing(found_anywhere(run.serving.keys))
+        KeyRing(with_absolute_file(run.serving.keys))
     serve = _serve_detached if detach else _serve_until_signal
     serve(run, students, shares, Output(as_json, verbose))
 
