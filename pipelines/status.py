@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
+from pipelines.label.reporting.progress_file import InterruptedLabels, LabelProgress, label_status
 from pipelines.storage.manifest import ArtifactType, read_manifest
 from pipelines.storage.store import Store
 
@@ -28,38 +29,16 @@ class Finished(_Part):
     counts: dict[str, Any]
 
 
-class Running(_Part):
-    """A driver labels now. The content of its progress file (pipelines/label/reporting/progress_file.py)."""
+class Running(LabelProgress):
+    """A driver labels now."""
 
     state: Literal["running"] = "running"
-    format: int
-    host: str
-    pid: int
-    processes: str
-    process: int | None
-    started: str
-    ended: bool
-    resumed_at_rows: int
-    done: int
-    total: int | None
-    """None while the corpus is scanned."""
-    accepted: int
-    rejected_by_reason: dict[str, int]
-    tokens: dict[Literal["prompt", "output"], int]
-    rows_per_s: float
-    seconds_left: float | None
-    updated_s: float
-    """Seconds since 1970."""
-    engines: dict[str, Any]
 
 
-class Interrupted(_Part):
+class Interrupted(InterruptedLabels):
     """Labelling has begun, and no driver works on it."""
 
     state: Literal["interrupted"] = "interrupted"
-    rows: int
-    """Finished; `label` does not ask for them again."""
-    total: int | None
 
 
 class Cells(_Part):
@@ -88,9 +67,13 @@ class NotBegun(_Part):
 
 
 StageState = Finished | Running | Interrupted | GridBegun | Begun | NotBegun
-_LABELS: TypeAdapter[Finished | Running | Interrupted | NotBegun] = TypeAdapter(
-    Annotated[Finished | Running | Interrupted | NotBegun, Field(discriminator="state")]
-)
+StageName = Literal["label", "train", "evaluate", "compare"]
+_LABEL_STATES: dict[str, type[Finished | Running | Interrupted | NotBegun]] = {
+    "finished": Finished,
+    "running": Running,
+    "interrupted": Interrupted,
+    "not begun": NotBegun,
+}
 
 
 class RunStatus(_Part):
@@ -98,7 +81,7 @@ class RunStatus(_Part):
 
     run: str
     output: str
-    stages: dict[Literal["label", "train", "evaluate", "compare"], StageState]
+    stages: dict[StageName, StageState]
     """`compare` only once it has begun."""
 
 
@@ -108,19 +91,20 @@ def run_status(run: RunConfig) -> RunStatus:
     Raises:
         UserError: a manifest is damaged, or of another type or schema version.
     """
-    from pipelines.label.reporting.progress_file import label_status
-
     output = Store(run.output)
-    label = label_status(output.child("labels"))
-    detail = label.detail.model_dump() if isinstance(label.detail, BaseModel) else (label.detail or {})
-    stages: dict[Literal["label", "train", "evaluate", "compare"], StageState] = {
-        "label": _LABELS.validate_python({"state": label.state, **detail}),
+    stages: dict[StageName, StageState] = {
+        "label": _labels(output.child("labels")),
         "train": _finished(output, "student") or (Begun() if output.files("training") else NotBegun()),
         "evaluate": _finished(output, "report") or NotBegun(),
     }
     if output.exists("compare"):
         stages["compare"] = _finished(output, "comparison", "compare") or _grid(output.child("compare"))
     return RunStatus(run=run.name, output=output.shown(), stages=stages)
+
+
+def _labels(store: Store) -> StageState:
+    found = label_status(store)
+    return _LABEL_STATES[found.state].model_validate(found.detail.model_dump() if found.detail else {})
 
 
 def _finished(output: Store, kind: ArtifactType, folder: str = "") -> Finished | None:

@@ -126,7 +126,7 @@ def _running(state: Running, at: float) -> str:
         f"{state.rows_per_s:.1f} rows/s",
         "time left unknown" if left is None else f"{duration(left)} left",
         shares(state.accepted, state.rejected_by_reason),
-        f"tokens {state.tokens['prompt']:,} in, {state.tokens['output']:,} out",
+        f"tokens {state.tokens.prompt:,} in, {state.tokens.output:,} out",
         engines,
         alive,
     ]

@@ -11,34 +11,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
+from pipelines.data.label_manifest import LabelCost, LabelCounts, LabelDetails, Throughput, Tokens
 from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
+from pipelines.students.details import TrainingDetails
 
 _BAR_CHARACTERS = 30
 _NODES_SHOWN = 8
-
-
-class Rates(BaseModel):
-    """`throughput` of labels: rates of all replicas together, without the engine's start. None: no row was answered."""
-
-    model_config = ConfigDict(extra="allow")
-
-    rows: int
-    replicas: float | None
-    rows_per_s: float | None
-    prompt_tokens_per_s: float | None
-    output_tokens_per_s: float | None
-    engine_busy_share: float | None
-
-
-class Charge(BaseModel):
-    """`cost` of labels, in the currency of `teacher.price`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    amount: float
-    basis: str
 
 
 class StageSummary(BaseModel):
@@ -62,27 +42,27 @@ class StageSummary(BaseModel):
 class LabelSummary(StageSummary):
     """The label stage. A value that was not measured is None, and has no line."""
 
-    tokens: dict[str, int] | None = None
-    nodes: dict[str, int] | None = None
-    resumed_at_rows: int | None = None
-    throughput: Rates | None = None
-    agreement_histogram: list[int] | None = None
-    gpu_hours: float | None = None
-    cost: Charge | None = None
+    tokens: Tokens
+    nodes: dict[str, int]
+    resumed_at_rows: int
+    throughput: Throughput | None
+    agreement_histogram: list[int] | None
+    gpu_hours: float | None
+    cost: LabelCost | None
     timings_s: dict[str, float]
 
     def lines(self) -> Iterator[str]:
         """Counts and rejects; rates, with the engine's start apart; agreement; cost."""
-        counts, gold = self.counts, self.counts["gold"]
-        yield f"{counts['read']:,} read = {counts['accepted']:,} accepted + {counts['rejected']:,} rejected"
-        for reason, count in sorted(counts["rejected_by_reason"].items(), key=lambda item: -item[1]):
-            yield f"  {reason} {count:,} ({count / counts['read']:.1%})"
-        if gold["with_gold"]:
-            share = gold["agreeing"] / gold["with_gold"]
-            yield f"the teacher's label is gold in {gold['agreeing']:,} of {gold['with_gold']:,} ({share:.1%})"
+        counts = LabelCounts.model_validate(self.counts)
+        yield f"{counts.read:,} read = {counts.accepted:,} accepted + {counts.rejected:,} rejected"
+        for reason, count in sorted(counts.rejected_by_reason.items(), key=lambda item: -item[1]):
+            yield f"  {reason} {count:,} ({count / counts.read:.1%})"
+        if gold := counts.gold.with_gold:
+            agreeing = counts.gold.agreeing
+            yield f"the teacher's label is gold in {agreeing:,} of {gold:,} ({agreeing / gold:.1%})"
         if self.throughput and self.throughput.rows_per_s:
             yield from self._rates(self.throughput)
-        yield from _node_lines(self.nodes or {})
+        yield from _node_lines(self.nodes)
         if self.agreement_histogram:
             yield from agreement_lines(self.agreement_histogram)
         if self.gpu_hours is not None:
@@ -90,7 +70,7 @@ class LabelSummary(StageSummary):
         if self.cost:
             yield f"estimated cost {self.cost.amount:,.2f}: {self.cost.basis}"
 
-    def _rates(self, rates: Rates) -> Iterator[str]:
+    def _rates(self, rates: Throughput) -> Iterator[str]:
         yield (
             f"{rates.rows_per_s:,.1f} rows/s; tokens/s {rates.prompt_tokens_per_s:,.0f} in, {rates.output_tokens_per_s:,.0f} out; "
             f"engine start {duration(self.timings_s['engine_start'])}, apart"
@@ -102,27 +82,27 @@ class LabelSummary(StageSummary):
 
 
 class TrainSummary(StageSummary):
-    """The train stage. `training`: of the manifest's details (pipelines/train/stage.py)."""
+    """The train stage."""
 
-    training: dict[str, Any]
+    training: TrainingDetails
     tensorboard: str
 
     def lines(self) -> Iterator[str]:
         """Sizes; held-out losses; rates and shares; peak memory; how to show the curves."""
         training = self.training
+        nodes = len(set(training.nodes[-1])) if training.nodes else 1
         yield (
-            f"{self.counts['train_examples']:,} examples, {training['steps']:,} steps, "
-            f"{training['world_size']} workers{_on_nodes(training)}, ZeRO stage {training['zero_stage']}"
+            f"{self.counts['train_examples']:,} examples, {training.steps:,} steps, "
+            f"{training.world_size} workers{f' on {nodes} nodes' if nodes > 1 else ''}, ZeRO stage {training.zero_stage}"
         )
-        validation = training["loss"]["validation"]
-        for term in validation["before"]:
-            if term in validation["after"]:
-                yield f"held-out {term} loss {validation['before'][term]:.3f} -> {validation['after'][term]:.3f}"
+        losses = training.loss.validation
+        for term in (term for term in losses.before if term in losses.after):
+            yield f"held-out {term} loss {losses.before[term]:.3f} -> {losses.after[term]:.3f}"
         yield (
-            f"{training['tokens_per_s']:,.0f} tokens/s, {training['padding_share']:.1%} padding, "
-            f"{training['data_wait_share']:.1%} of the time waiting for data"
+            f"{training.tokens_per_s:,.0f} tokens/s, {training.padding_share:.1%} padding, "
+            f"{training.data_wait_share:.1%} of the time waiting for data"
         )
-        yield f"peak memory {max(training['peak_memory_bytes_per_rank']) / 2**30:.1f} GiB per worker"
+        yield f"peak memory {max(training.peak_memory_bytes_per_rank) / 2**30:.1f} GiB per worker"
         yield f"curves: tensorboard --logdir {self.tensorboard}"
 
 
@@ -137,13 +117,15 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
         reused=datetime.fromisoformat(manifest.created) < began,
         counts=manifest.counts,
     )
-    details = manifest.details
     if stage == "label":
-        measured = {key: details[key] for key in LabelSummary.model_fields if key in details}
-        return LabelSummary.model_validate({**measured, **summary.model_dump(), "timings_s": manifest.timings_s})
+        details = LabelDetails.model_validate(manifest.details)
+        measured = details.model_dump(include=set(LabelSummary.model_fields))
+        return LabelSummary(**summary.model_dump(), **measured, timings_s=manifest.timings_s)
     if stage == "train":
-        tensorboard = shown(join(run.output, "tensorboard"))
-        return TrainSummary(**summary.model_dump(), training=details["training"], tensorboard=tensorboard)
+        training = TrainingDetails.model_validate(manifest.details["training"])
+        return TrainSummary(
+            **summary.model_dump(), training=training, tensorboard=shown(join(run.output, "tensorboard"))
+        )
     return summary
 
 
@@ -181,9 +163,3 @@ def _node_lines(rows: Mapping[str, int]) -> Iterator[str]:
         listed = ", ".join(f"{node} {count / sum(rows.values()):.1%}" for node, count in most)
         more = f", and {len(rows) - _NODES_SHOWN:,} more" if len(rows) > _NODES_SHOWN else ""
         yield f"rows by node: {listed}{more}"
-
-
-def _on_nodes(training: Mapping[str, Any]) -> str:
-    """The number of nodes of the last attempt, if several."""
-    nodes = len(set((training.get("nodes") or [[]])[-1]))
-    return f" on {nodes} nodes" if nodes > 1 else ""

@@ -10,7 +10,7 @@ import tempfile
 
 from cluster.planning.estimate import by_labels
 from cluster.planning.measured import labels_bytes
-from cluster.planning.model import Throughput
+from cluster.planning.model import ReplicaThroughput
 from pipelines.config import RunConfig
 from pipelines.config.load import parse_run
 from pipelines.errors import StageFailedError
@@ -20,7 +20,7 @@ from pipelines.storage.store import Store
 _FULL_BATCHES = 4
 
 
-def calibrate(run: RunConfig, rows: int, *, verbose: bool = False) -> Throughput:
+def calibrate(run: RunConfig, rows: int, *, verbose: bool = False) -> ReplicaThroughput:
     """What one replica of the run's teacher does on this machine, or on the cluster at RAY_ADDRESS.
 
     Raises:

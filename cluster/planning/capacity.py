@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from cluster.planning.estimate import label_estimate
-from cluster.planning.model import Capacity, StageEstimates, Throughput
+from cluster.planning.model import Capacity, ReplicaThroughput, StageEstimates
 from pipelines.config import RunConfig
 from pipelines.label.engines.dataset import in_flight
 
@@ -19,7 +19,7 @@ _DRIVER_BLOCKS_PER_S = 45
 
 
 def capacity(
-    run: RunConfig, stages: StageEstimates, text_bytes: float, throughput: Throughput, deadline_s: float
+    run: RunConfig, stages: StageEstimates, text_bytes: float, throughput: ReplicaThroughput, deadline_s: float
 ) -> Capacity:
     """The least number of replicas that meets the deadline, and what labelling then takes.
 

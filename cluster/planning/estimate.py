@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.planning.model import Basis, Cost, Histogram, LabelEstimate, LabelStorage, Throughput
+from cluster.planning.model import Basis, Histogram, LabelEstimate, LabelStorage, ReplicaThroughput
 from pipelines.config import RunConfig, TeacherConfig
+from pipelines.data.label_manifest import LabelCounts, LabelDetails
 from pipelines.data.schema import LABEL
 from pipelines.storage.manifest import Manifest
 
@@ -66,15 +67,15 @@ def active_parameters(config: Mapping[str, Any]) -> float | None:
     return float(embeddings + layers * (attention + 3 * hidden * inner * experts))
 
 
-def by_reference(config: Mapping[str, Any] | None, teacher: TeacherConfig, task: str) -> Throughput:
+def by_reference(config: Mapping[str, Any] | None, teacher: TeacherConfig, task: str) -> ReplicaThroughput:
     """A rough guess for a vLLM teacher with a config.json; unknown for any other teacher."""
     remedy = "use --calibrate N, which labels N rows and measures"
     if teacher.engine != "vllm":
-        return Throughput(basis="unknown", source=f"unknown for engine {teacher.engine}: {remedy}")
+        return ReplicaThroughput(basis="unknown", source=f"unknown for engine {teacher.engine}: {remedy}")
     parameters = active_parameters(config) if config else None
     if parameters is None:
         why = "its config.json is not on this machine" if config is None else "its architecture is unknown"
-        return Throughput(basis="unknown", source=f"unknown for {teacher.model} ({why}): {remedy}")
+        return ReplicaThroughput(basis="unknown", source=f"unknown for {teacher.model} ({why}): {remedy}")
     fitting = [r for r in REFERENCES if bool(r.gpus) == bool(teacher.gpus_per_replica)]
     nearest = min(fitting, key=lambda r: abs(math.log(r.parameters / parameters)))
     gpus = max(teacher.gpus_per_replica, 1)
@@ -85,36 +86,35 @@ def by_reference(config: Mapping[str, Any] | None, teacher: TeacherConfig, task:
         f"a rough guess: {measured:,.0f} output tokens/s measured with {nearest.model} on {nearest.hardware}, times {factor:.2g} "
         f"({_millions(nearest.parameters)} / {_millions(parameters)} parameters{on_gpus}); assumes the same hardware"
     )
-    return Throughput(
+    return ReplicaThroughput(
         basis="reference", source=source, output_tokens_per_s=measured * factor, engine_start_s=nearest.engine_start_s
     )
 
 
-def by_labels(manifest: Manifest, basis: Basis, source: str, data_bytes: int | None) -> Throughput | None:
+def by_labels(manifest: Manifest, basis: Basis, source: str, data_bytes: int | None) -> ReplicaThroughput | None:
     """The rates of one replica that made finished labels. None if their manifest has no throughput.
 
     Args:
         data_bytes: size of the accepted rows' Parquet files.
     """
-    counts = manifest.counts
-    rates = manifest.details.get("throughput") or {}
-    replicas = rates.get("replicas")
-    if not rates.get("rows_per_s") or not replicas:
+    counts = LabelCounts.model_validate(manifest.counts)
+    rates = LabelDetails.model_validate(manifest.details).throughput
+    if rates is None or not rates.rows_per_s or not rates.replicas or rates.output_tokens_per_s is None:
         return None
-    return Throughput(
+    return ReplicaThroughput(
         basis=basis,
         source=source,
-        rows_per_s=rates["rows_per_s"] / replicas,
-        output_tokens_per_s=rates["output_tokens_per_s"] / replicas,
-        output_tokens_per_row=rates["output_tokens_per_s"] / rates["rows_per_s"],
+        rows_per_s=rates.rows_per_s / rates.replicas,
+        output_tokens_per_s=rates.output_tokens_per_s / rates.replicas,
+        output_tokens_per_row=rates.output_tokens_per_s / rates.rows_per_s,
         engine_start_s=manifest.timings_s.get("engine_start"),
-        reject_share=counts["rejected"] / counts["read"] if counts["read"] else None,
-        bytes_per_row=data_bytes / counts["accepted"] if data_bytes is not None and counts["accepted"] else None,
+        reject_share=counts.rejected / counts.read if counts.read else None,
+        bytes_per_row=data_bytes / counts.accepted if data_bytes is not None and counts.accepted else None,
     )
 
 
 def label_estimate(
-    run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: Throughput
+    run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: ReplicaThroughput
 ) -> LabelEstimate:
     """What labelling takes with replicas.max replicas.
 
@@ -149,7 +149,7 @@ def label_estimate(
         replica_hours=hours,
         gpu_hours=gpu_hours,
         storage_bytes=_storage(run, rows, per_row, text_bytes, throughput),
-        cost=None if charged is None else Cost(amount=charged.amount, basis=charged.basis),
+        cost=charged,
     )
 
 
@@ -157,7 +157,7 @@ def _millions(parameters: float) -> str:
     return f"{parameters / 1e6:,.0f}M"
 
 
-def _working_seconds(rows: int, output_tokens: int, throughput: Throughput) -> float | None:
+def _working_seconds(rows: int, output_tokens: int, throughput: ReplicaThroughput) -> float | None:
     """Of one replica, without its start."""
     if throughput.rows_per_s:
         return rows / throughput.rows_per_s
@@ -167,7 +167,7 @@ def _working_seconds(rows: int, output_tokens: int, throughput: Throughput) -> f
 
 
 def _storage(
-    run: RunConfig, rows: int, output_tokens: float, text_bytes: float, throughput: Throughput
+    run: RunConfig, rows: int, output_tokens: float, text_bytes: float, throughput: ReplicaThroughput
 ) -> LabelStorage:
     """Labels by measured bytes per row, else by their text and numbers before compression. Log-probabilities before compression."""
     answer = output_tokens / run.teacher.sampling.n  # one of n is kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.planning.estimate import by_labels, by_reference
 from cluster.planning.local_models import model_config
-from cluster.planning.model import StageEstimate, Throughput
+from cluster.planning.model import ReplicaThroughput, StageEstimate
 from pipelines.config import RunConfig
 from pipelines.data.heldout import validation_share
 from pipelines.storage.manifest import Manifest, read_manifest
@@ -15,7 +15,7 @@ _SAME_TRAINING = ("workers", "gpus_per_worker", "tokens_per_batch", "precision",
 """Settings of `training` that an earlier training must share for its duration to be scaled."""
 
 
-def known_throughput(run: RunConfig, task: Task) -> Throughput:
+def known_throughput(run: RunConfig, task: Task) -> ReplicaThroughput:
     """The rate of one replica: from finished labels of the same teacher, else scaled from a reference, else unknown."""
     from pipelines.label.identity import label_identity
 

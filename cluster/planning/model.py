@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.data.label_manifest import Cost
+
 Basis = Literal["calibration", "labels", "reference", "unknown"]
 
 
@@ -52,7 +54,7 @@ class Tokens(Part):
     output_at_most: int
 
 
-class Throughput(Part):
+class ReplicaThroughput(Part):
     """What one replica of the teacher does, and how that is known."""
 
     basis: Basis
@@ -71,13 +73,6 @@ class LabelStorage(Part):
     labels: int
     labels_how: str
     token_logprobs: int | None
-
-
-class Cost(Part):
-    """In the currency of `teacher.price`."""
-
-    amount: float
-    basis: str
 
 
 class LabelEstimate(Part):
@@ -180,7 +175,7 @@ class Plan(Part):
     prompts: list[str]
     rows: Rows
     tokens: Tokens
-    throughput: Throughput
+    throughput: ReplicaThroughput
     stages: StageEstimates
     capacity: Capacity | None
     exists: ExistingArtifacts

@@ -20,9 +20,9 @@ from cluster.planning.model import (
     ExistingLabels,
     Plan,
     PromptTokens,
+    ReplicaThroughput,
     Rows,
     StageEstimates,
-    Throughput,
     Tokens,
     TrainEstimate,
     TrainMemory,
@@ -52,7 +52,7 @@ class _Corpus:
 
 
 def make_plan(
-    run: RunConfig, prompts: int, calibration: Throughput | None = None, deadline_s: float | None = None
+    run: RunConfig, prompts: int, calibration: ReplicaThroughput | None = None, deadline_s: float | None = None
 ) -> Plan:
     """The plan of a run that has passed its checks, with the first `prompts` rendered prompts.
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from cluster.planning.model import Capacity, Histogram, LabelEstimate, Plan, StageEstimate, Throughput, TrainMemory
+from cluster.planning.model import (
+    Capacity,
+    Histogram,
+    LabelEstimate,
+    Plan,
+    ReplicaThroughput,
+    StageEstimate,
+    TrainMemory,
+)
 from pipelines.runtime.durations import duration
 
 _BAR_CHARACTERS = 40
@@ -75,7 +83,7 @@ def histogram_lines(histogram: Histogram) -> Iterator[str]:
         yield f"{_INDENT}{name:>{max(map(len, names))}}  {bar} {count:,}"
 
 
-def _throughput_lines(found: Throughput) -> Iterator[str]:
+def _throughput_lines(found: ReplicaThroughput) -> Iterator[str]:
     rates = [
         f"{rate:,.1f} {name}"
         for rate, name in ((found.rows_per_s, "rows/s"), (found.output_tokens_per_s, "output tokens/s"))

@@ -16,10 +16,18 @@ FOLDER = Path(__file__).parent
 def models() -> dict[str, type[BaseModel]]:
     """Each schema's model, by the schema's name."""
     from cluster.planning.model import Plan
+    from pipelines.data.label_manifest import LabelDetails
     from pipelines.status import RunStatus
     from pipelines.storage.manifest import Manifest
+    from pipelines.students.details import StudentDetails
 
-    return {"manifest": Manifest, "plan": Plan, "status": RunStatus}
+    return {
+        "label_details": LabelDetails,
+        "manifest": Manifest,
+        "plan": Plan,
+        "status": RunStatus,
+        "student_details": StudentDetails,
+    }
 
 
 def schema_text(model: type[BaseModel]) -> str:

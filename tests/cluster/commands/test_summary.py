@@ -21,9 +21,11 @@ MEASURED: dict[str, Any] = {
     "cost": {"amount": 1.0, "basis": "0.25 GPU-hours at 4", "rows": 900},
 }  # fmt: skip
 TRAINING: dict[str, Any] = {
-    "steps": 88, "world_size": 2, "zero_stage": 2, "tokens_per_s": 1234.4, "padding_share": 0.0212, "data_wait_share": 0.001,
-    "peak_memory_bytes_per_rank": [2**30, 3 * 2**29],
-    "loss": {"validation": {"before": {"label": 4.0, "rationale": 5.0}, "after": {"label": 0.25}}},
+    "world_size": 2, "zero_stage": 2, "precision": "fp32", "optimizer_bytes_per_rank": [1, 1],
+    "peak_memory_bytes_per_rank": [2**30, 3 * 2**29], "steps": 88, "planned_steps": 88, "started_at_steps": [0], "world_sizes": [2],
+    "nodes": [["a", "a"]], "damaged_checkpoints": [], "tokens_per_s": 1234.4, "padding_share": 0.0212, "data_wait_share": 0.001,
+    "token_counts": {},
+    "loss": {"validation": {"before": {"label": 4.0, "rationale": 5.0}, "during": [], "best": None, "after": {"label": 0.25}}},
 }  # fmt: skip
 
 

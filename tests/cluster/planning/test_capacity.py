@@ -9,15 +9,15 @@ import pytest
 
 from cluster.planning.capacity import capacity
 from cluster.planning.estimate import label_estimate
-from cluster.planning.model import Capacity, StageEstimate, StageEstimates, Throughput, TrainEstimate
+from cluster.planning.model import Capacity, ReplicaThroughput, StageEstimate, StageEstimates, TrainEstimate
 from cluster.planning.plan_text import capacity_lines
 from tests.support.corpora import run_config
 
-UNKNOWN = Throughput(basis="unknown", source="")
+UNKNOWN = ReplicaThroughput(basis="unknown", source="")
 
 
-def per_replica(rows_per_s: float) -> Throughput:
-    return Throughput(
+def per_replica(rows_per_s: float) -> ReplicaThroughput:
+    return ReplicaThroughput(
         basis="calibration", source="here", rows_per_s=rows_per_s, output_tokens_per_row=40.0, engine_start_s=50.0
     )
 
@@ -28,7 +28,7 @@ TEN_ROWS_PER_S = per_replica(10.0)
 def answer(
     rows: int,
     deadline_s: float,
-    throughput: Throughput = TEN_ROWS_PER_S,
+    throughput: ReplicaThroughput = TEN_ROWS_PER_S,
     *,
     train: float | None = None,
     **teacher: Any,

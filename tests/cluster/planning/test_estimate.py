@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.planning.estimate import active_parameters, by_labels, by_reference, histogram, label_estimate, share_at
-from cluster.planning.model import Histogram, LabelStorage, Throughput
+from cluster.planning.model import Histogram, LabelStorage, ReplicaThroughput
 from cluster.planning.plan_text import histogram_lines, size
 from pipelines.config import TeacherConfig
 from pipelines.storage.manifest import manifest_of
@@ -30,8 +30,8 @@ QWEN_30B_A3B = {
 }  # fmt: skip
 
 
-def rate(basis: str = "reference", **rates: float) -> Throughput:
-    return Throughput.model_validate({"basis": basis, "source": "there", **rates})
+def rate(basis: str = "reference", **rates: float) -> ReplicaThroughput:
+    return ReplicaThroughput.model_validate({"basis": basis, "source": "there", **rates})
 
 
 def a_teacher(**settings: Any) -> TeacherConfig:
@@ -87,7 +87,8 @@ def test_unknown_throughput_names_the_reason(config: Any, teacher: dict[str, Any
 
 
 def test_labels_give_the_rates_of_one_replica() -> None:
-    rates = {"rows_per_s": 20.0, "output_tokens_per_s": 1000.0, "replicas": 2.0}
+    rates = {"rows": 100, "seconds": 5.0, "replicas": 2.0, "rows_per_s": 20.0, "prompt_tokens_per_s": 1.0,
+             "output_tokens_per_s": 1000.0, "engine_busy_share": 1.0}  # fmt: skip
     manifest = manifest_of("labels", {}, config={}, counts={"read": 100, "accepted": 80, "rejected": 20},
                            timings_s={"engine_start": 40.0}, details={"throughput": rates}, provenance={})  # fmt: skip
     found = by_labels(manifest, "labels", "here", 8000)
