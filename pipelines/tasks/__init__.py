@@ -1,4 +1,4 @@
-"""Tasks: one file each. `load_task` finds a built-in one by name, or a user's own by path."""
+"""Tasks, one file each. `load_task` loads a built-in task by name or a user's task file by path."""
 
 from pipelines.tasks.base import Answer, Example, Shot, Task, TaskSpec
 from pipelines.tasks.registry import load_task, task_spec

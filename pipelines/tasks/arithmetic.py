@@ -1,22 +1,22 @@
-"""Arithmetic word problems in the manner of SVAMP: the label is an expression, scored by its value.
+"""Arithmetic word problems like SVAMP. The label is an expression, scored by its value.
 
     {"id": "apples-17", "input": "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?",
      "label": "( ( 4.0 - 2.0 ) - 1.0 )"}
       -> gold `4 - 2 - 1`, value `1`
 
-Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read, and so does a true
-equation that ends the text (`So Jake has 16 - 7 = 9 peaches.`). 3 (2026-11-25): `2**3` and `0x10` are no expressions, `.5` is not
-5, and an expression that is too long once it is normalised is none.
+Versions:
+    1              first
+    2 (2026-11-24) reads `\\boxed{}` and a final true equation (`So Jake has 16 - 7 = 9 peaches.`) if no `answer is` is readable
+    3 (2026-11-25) rejects `2**3`, `0x10` and expressions whose canonical text is too long; reads `.5` as 0.5
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
 from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
 from pipelines.tasks.parsing.expressions import (
@@ -71,7 +71,7 @@ class Arithmetic(Task):
     def shots(self) -> Sequence[Shot]:
         return _SHOTS
 
-    def read(self, row: Mapping[str, Any]) -> Example:
+    def read(self, row: Row) -> Example:
         gold = optional_gold(row)
         if gold is not None:
             try:
@@ -94,11 +94,11 @@ class Arithmetic(Task):
         return states_value(rationale, self.key(label), example.input)
 
     def normalise(self, label: str, example: Example) -> str:
-        # A label is an expression and nothing else: a number found in a student's babble is no answer.
+        # The whole label must be an expression: a number somewhere in a student's text is not an answer.
         return read_expression(label, bare=True)
 
     def key(self, label: str) -> str:
-        """The value, rounded to 6 decimals: `4 - 2 - 1` and `1.0` are the same, so are `10 / 3` and `3.333333`."""
+        """Value rounded to 6 decimals: equal for `4 - 2 - 1` and `1.0`, and for `10 / 3` and `3.333333`."""
         return value_key(evaluate_expression(label))
 
     def value(self, label: str) -> str:
@@ -115,33 +115,36 @@ def _stated_expression(statement: Statement) -> str:
 
 
 def _concluded(clause: str) -> str:
-    """`Jake has 16 - 7 = 9 peaches` -> `16 - 7`: one equation, which is true, and no other number.
+    """Read a final clause with one true equation and no other number: `Jake has 16 - 7 = 9 peaches` -> `16 - 7`.
 
     Raises:
-        UnparsableError: it is anything else, which may be a step on the way as well as the answer.
+        UnparsableError: the clause has another form, which may be an intermediate step.
     """
-    nothing = UnparsableError("no `answer is` in the text")
+    no_answer = UnparsableError("no `answer is` in the text")
     left, _, right = plain_text(spell_signs(plain_text(clause))).partition("=")
     worked, result = _ENDS_WORKED.search(left), _RESULT.match(right)
     if worked is None or result is None or _DIGIT.search(left[: worked.start()] + right[result.end() :]):
-        raise nothing
+        raise no_answer
     try:
         expression = normalise_expression(worked[0])
         true = value_key(evaluate_expression(expression)) == value_key(evaluate_expression(result[1].rstrip(".,")))
     except ExpressionError:
-        raise nothing from None
+        raise no_answer from None
     if not true or " " not in expression:
-        raise nothing
+        raise no_answer
     return expression
 
 
 def read_expression(stated: str, *, bare: bool = False) -> str:
-    """The expression that a teacher's phrase states, normalised: `\\(84 \\div 2 = 42\\) points` -> `84 / 2`.
+    """Read the expression in a teacher's phrase, normalised: `\\(84 \\div 2 = 42\\) points` -> `84 / 2`.
 
-    Of an equation it is the side that is worked out, else the first number. `bare`: the phrase must hold nothing else.
+    In an equation, the first side with an operation counts; without one, the first side.
+
+    Args:
+        bare: the phrase must contain nothing but the expression.
 
     Raises:
-        UnparsableError: it states none, several, or one that has no value.
+        UnparsableError: the phrase states no expression, several, or one without a value.
     """
     if len(stated) > MAX_STATED_CHARACTERS:
         raise UnparsableError(f"a label of {len(stated):,} characters")
@@ -161,7 +164,7 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
 
 
 def _side(text: str, bare: bool) -> str | ExpressionError:
-    """One side of an equation, with units between or after the numbers."""
+    """Read one side of an equation. Units may stand between or after the numbers."""
     try:
         return normalise_expression(_EDGES.sub("", text if bare else _WORDS.sub(" ", text)))
     except ExpressionError as error:

@@ -1,6 +1,6 @@
-"""What a task is: prompt, how to read a corpus row, how to parse and score an answer, version. One file per task.
+"""Base class of tasks: prompt, reading of corpus rows, parsing and scoring of answers, version. One file per task.
 
-A row comes in as a mapping with the task's own field names (`corpus.fields` has been applied). An `Example` goes out:
+A task reads a row with its own field names (`corpus.fields` is already applied) into an `Example`:
 
     {"id": "apples-17", "input": "Anne has 4 apples ...", "label": "4 - 1"}
       -> Example(id="apples-17", input="Anne has 4 apples ...", gold="4 - 1", choices=())
@@ -14,32 +14,37 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pipelines.errors import BadRowError, UnparsableError
+from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.tasks.parsing.conclusions import last_sentence, names
 from pipelines.tasks.parsing.giveaways import says_only
 from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
 
 MAX_FIELD_CHARACTERS = 100_000
 
+Row = Mapping[str, object]
+"""A corpus row by field name."""
+Options = Mapping[str, object]
+"""`task_options` of a run file."""
+
 
 @dataclass(frozen=True)
 class Example:
-    """One corpus row as its task reads it."""
+    """A corpus row as its task reads it."""
 
     id: str
     input: str
-    """What the student reads, without prefix."""
+    """The student's input, without its prefix."""
     gold: str | None
-    """The label from a person, normalised; None where the row has none."""
+    """Human label, normalised. None if the row has no label."""
     choices: tuple[str, ...] = ()
-    """Multiple choice: the texts of (a), (b), ..."""
+    """Multiple choice: texts of (a), (b), ..."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One worked example of the few-shot prompt."""
+    """A worked example of the few-shot prompt."""
 
     question: str
     answer: str
@@ -47,130 +52,129 @@ class Shot:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher's text says. `label` is normalised."""
+    """Content of a teacher's text."""
 
     label: str
+    """Normalised."""
     rationale: str
     note: str = ""
-    """A peculiarity worth counting, such as a letter and a text that disagree."""
+    """A peculiarity that the label stage counts, such as a letter and a text that disagree."""
 
 
 class Task(ABC):
-    """A task. Subclasses are stateless: everything follows from the class and its options."""
+    """A task. Subclasses are stateless: class and options decide everything."""
 
     name: ClassVar[str]
     version: ClassVar[str]
-    """Bumped when prompt, parsing or scoring changes: labels of another version are not reused."""
+    """Increase it when prompt, parsing or scoring changes: labels of another version are not reused."""
     required: ClassVar[tuple[str, ...]] = ("input",)
-    """Fields that a row must have, besides `id` and the optional `gold`."""
+    """Required fields of a row, besides `id` and the optional `gold`."""
     optional: ClassVar[tuple[str, ...]] = ()
-    """Fields that a row may have."""
+    """Optional fields of a row."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Fields that are lists of texts."""
     gold_field: ClassVar[str] = "label"
-    """The column that holds the gold label where corpus.fields does not name one."""
+    """Column of the gold label if corpus.fields names none."""
     stops: ClassVar[tuple[str, ...]] = ("\nQ:", "\n\n")
-    """Where a plain prompt's answer ends: a model that continues text would go on with the next question."""
+    """Stop strings for plain prompts. Without them a base model writes the next question."""
 
-    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        """Raises UserError where the task takes no such options."""
-        from pipelines.errors import UserError
-
+    def __init__(self, options: Options | None = None) -> None:
+        """Raise UserError if the task does not take these options."""
         if options:
             raise UserError(f"task_options {sorted(options)}", f"task {self.name} takes none", "Remove task_options.")
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The closed label set where it is the same for all examples, else None."""
+        """Closed label set that all examples share. None if there is none."""
         return None
 
     @property
     def is_closed(self) -> bool:
-        """Whether each example's label is one of a set that is known beforehand."""
+        """True if each example has a closed label set."""
         return self.labels is not None
 
     def label_set(self, example: Example) -> tuple[str, ...]:
-        """The labels that this example may have, each one once. Empty where labels are free."""
+        """Labels that this example may have, without duplicates. Empty if labels are free."""
         return self.labels or ()
 
     @property
     @abstractmethod
     def shots(self) -> Sequence[Shot]:
-        """The few-shot examples of the prompt, of our own making."""
+        """Few-shot examples of the prompt. Written for this project, taken from no corpus."""
 
     @property
     def instruction(self) -> str:
-        """One line that opens the prompt; may be empty."""
+        """First line of the prompt; may be empty."""
         return ""
 
     @abstractmethod
-    def read(self, row: Mapping[str, Any]) -> Example:
-        """Turn a row with the task's field names into an example.
+    def read(self, row: Row) -> Example:
+        """Convert a row with the task's field names to an example.
 
         Raises:
-            BadRowError: a field is missing, of the wrong type, empty or too long, or the gold label is none of this task.
+            BadRowError: a field is missing, empty, too long or of the wrong type, or the gold label is not valid for this task.
         """
 
     def question(self, example: Example) -> str:
-        """The example as the prompt asks it."""
+        """The example as it appears in the prompt."""
         return example.input
 
     @abstractmethod
     def parse(self, text: str, example: Example) -> Answer:
-        """Read label and rationale from the teacher's text. Raises UnparsableError where it holds no answer."""
+        """Read label and rationale from the teacher's text. Raises UnparsableError if it holds no answer."""
 
     @abstractmethod
     def normalise(self, label: str, example: Example) -> str:
-        """The label in this task's one form. Raises UnparsableError where it is none."""
+        """Canonical form of a label. Raises UnparsableError if the text is not a label."""
 
     def key(self, label: str) -> str:
-        """What votes and scores compare: equal for labels that mean the same."""
+        """Key by which votes and scores compare labels: equal for labels with the same meaning."""
         return label
 
     def value(self, label: str) -> str | None:
-        """What the label comes to, where that says more than the label (arithmetic: the number)."""
+        """Value of the label if it differs from its text, such as the number of an arithmetic expression."""
         return None
 
     def gives_away(self, answer: Answer, example: Example) -> bool:
-        """Whether the rationale states the label and nothing that leads to it (giveaways.py). Here: no word but the labels' is left."""
+        """True if the rationale states the label without a reason (giveaways.py). Default: it has no words except the labels'."""
         return says_only(answer.rationale, answer.label, *(self.labels or ()))
 
     def leads_to(self, rationale: str, label: str, example: Example) -> bool | None:
-        """Whether the rationale arrives at the label (conclusions.py). Here: its last sentence has the label's words.
+        """True if the rationale arrives at the label (conclusions.py). Default: its last sentence contains the label's words.
 
-        None where the text cannot tell: labels that are the same for all examples are words of the task, not of the example.
+        None if the text cannot show it: labels that all examples share are words of the task, not of the example.
         """
         return names(last_sentence(rationale), label) if self.labels is None else None
 
     def states(self, rationale: str, label: str, example: Example) -> bool:
-        """Whether the rationale says the label anywhere, so that who reads it need not find the label."""
+        """True if the rationale contains the label anywhere."""
         return names(rationale, label)
 
     def shot_example(self, question: str) -> Example:
-        """The example that a few-shot question stands for, so that its answer can be parsed. Raises BadRowError where it is none."""
+        """Example of a few-shot question, for parsing its answer. Raises BadRowError if the question is malformed."""
         return Example("shot", question, None)
 
     def render(self, answer: Answer) -> str:
-        """The answer in the format that the shots teach; what the echo teacher says."""
+        """The answer in the format of the shots. The echo teacher writes it."""
         return f"{answer.rationale} The answer is {answer.label}."
 
     def shown(self, answer: Answer, example: Example) -> str:
-        """The answer in the words in which the shots show answers to a teacher. Here: those of `render`."""
+        """The answer as a shot shows it to a teacher. Default: `render`."""
         return self.render(answer)
 
     def answer_pattern(self, example: Example) -> str | None:
-        """A regular expression for whole answers: a rationale of bounded length, then a statement of one of the labels.
+        """Regular expression of whole answers: a rationale of bounded length, then a statement of one of the labels.
 
-        `parse` reads every text that it allows. None where labels are free.
+        `parse` reads every text that matches. None if labels are free.
         """
         labels = self.label_set(example)
         return answer_pattern([f"{label}." for label in labels]) if labels else None
 
     def label_place(self, text: str, example: Example) -> LabelPlace | None:
-        """Where the text states the label that `parse` reads in it. None where labels are free or it says it in other words.
+        """Position of the label that `parse` reads in the text. None if labels are free or the text uses other words.
 
         Raises:
-            UnparsableError: it holds no answer.
+            UnparsableError: the text holds no answer.
         """
         answer = self.parse(text, example)
         region = statement_region(text, answer.rationale)
@@ -178,30 +182,36 @@ class Task(ABC):
         return place_of_text(text, region, answer.label, labels) if region and answer.label in labels else None
 
     def same(self, predicted: str, gold: str, example: Example) -> bool:
-        """Whether a predicted label text means the gold label; a text that is no label is wrong."""
+        """True if a predicted text means the gold label. A text that is not a label is wrong."""
         try:
             return self.key(self.normalise(predicted, example)) == self.key(gold)
         except UnparsableError:
             return False
 
     def prompt_version(self, shots: Sequence[Shot] | None = None) -> str:
-        """Changes when anything that the teacher reads changes. `shots`: those used instead of the task's own."""
-        shown = self.shots if shots is None else shots
-        text = json.dumps([self.instruction, [(s.question, s.answer) for s in shown], list(self.stops)])
+        """Version of everything that the teacher reads: name, version and a hash of the prompt.
+
+        Args:
+            shots: replace the task's own shots.
+        """
+        used = self.shots if shots is None else shots
+        text = json.dumps([self.instruction, [(s.question, s.answer) for s in used], list(self.stops)])
         return f"{self.name}/{self.version}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as it travels to other processes: name, options, and the source of a task file of the user's own."""
+    """A task as other processes receive it."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    """Built-in name, or path of a task file."""
+    options: dict[str, object] = field(default_factory=dict)
     source: str | None = None
+    """Code of the task file. None for built-in tasks."""
 
 
-def text_field(row: Mapping[str, Any], name: str) -> str:
-    """A required text field of a row, stripped. Raises BadRowError."""
+def text_field(row: Row, name: str) -> str:
+    """Required text field of a row, stripped. Numbers become text. Raises BadRowError."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRowError(f"field `{name}` is {_kind(value)}, text is needed")
@@ -220,7 +230,7 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: JSON can spell characters that no text can hold."""
+    """True if the text can be encoded as UTF-8. JSON can spell lone surrogates, which cannot."""
     if text.isascii():
         return True
     try:
@@ -230,13 +240,13 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def optional_gold(row: Mapping[str, Any]) -> str | None:
-    """The gold label's text, None where the row has none. Raises BadRowError where it is neither text nor number."""
+def optional_gold(row: Row) -> str | None:
+    """Text of the gold label. None if the row has none. Raises BadRowError if it is neither text nor number."""
     value = row.get("gold")
     if value is None or value == "":
         return None
     return text_field(row, "gold")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "missing or null" if value is None else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Classification and free text, configured in the run file alone.
+"""Classification and free text, configured in the run file.
 
     task: classification
     task_options:
@@ -9,19 +9,20 @@
 
     {"id": "m-1", "message": "I want my money back.", "label": "refund"} -> input "I want my money back.", gold `refund`
 
-Without `labels` the answer is free text: the sentence, or the lines, after `The answer is`.
+Without `labels` the answer is free text: the sentence after `The answer is`.
 
-Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
+Versions:
+    1              first
+    2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError, UserError
-from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import Answer, Example, Options, Row, Shot, Task, optional_gold, text_field
 from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 
 OPTIONS = ("labels", "instruction", "examples", "input_field")
@@ -29,25 +30,25 @@ _EDGES = " \t\r\n.,;:!?\"'“”()[]*_`"
 
 
 class Classification(Task):
-    """One of the labels of the run file, or free text where it gives none."""
+    """The answer is one of the run file's labels, or free text if the run file has none."""
 
     name = "classification"
     version = "2"
 
-    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, options: Options | None = None) -> None:
         options = options or {}
         unknown = [str(key) for key in options if key not in OPTIONS]
         if unknown:
-            raise UserError(f"task_options.{unknown[0]}", "there is no such option", f"Options: {', '.join(OPTIONS)}.")
+            raise UserError(f"task_options.{unknown[0]}", "unknown option", f"Use one of {', '.join(OPTIONS)}.")
         self._labels = _labels(options.get("labels"))
         self._instruction = _text(options.get("instruction", ""), "instruction")
         self._input_field = _text(options.get("input_field", "input"), "input_field")
         if self._input_field in ("", "id", "gold"):
-            rule = "it is no field for a text"
-            raise UserError(f"task_options.input_field {self._input_field!r}", rule, "Name the text's field.")
+            rule = "must name a text field"
+            raise UserError(f"task_options.input_field {self._input_field!r}", rule, "Name the field of the input.")
         examples = _list(options.get("examples"), "examples")
         self._shots = tuple(self._shot(i, example) for i, example in enumerate(examples))
-        # Class variables of the other tasks: here the run file decides.
+        # A class variable in other tasks. Here the run file decides.
         self.required = (self._input_field,)  # type: ignore[misc]
 
     @property
@@ -63,7 +64,7 @@ class Classification(Task):
     def shots(self) -> Sequence[Shot]:
         return self._shots
 
-    def read(self, row: Mapping[str, Any]) -> Example:
+    def read(self, row: Row) -> Example:
         gold = optional_gold(row)
         example = Example(str(row.get("id", "")), text_field(row, self._input_field), None)
         if gold is None:
@@ -88,48 +89,48 @@ class Classification(Task):
         return _comparable(label)
 
     def _stated(self, statement: Statement) -> str:
-        """Raises UnparsableError where the statement names none of the labels, or several."""
+        """Read the label of a statement. Raises UnparsableError unless it names exactly one."""
         if not self._labels:
             free = plain_text(statement.stated).strip(" \t\r\n*_").removesuffix(".").rstrip()
             if statement.bare or not free:
                 raise UnparsableError("no `answer is` in the text")
             return free
-        said = plain_text(statement.stated)
+        stated = plain_text(statement.stated)
         try:
-            return self._known(said)
+            return self._known(stated)
         except UnparsableError:
             if statement.bare:
                 raise UnparsableError("no `answer is` in the text") from None
-        named = _named(said, self._labels)
+        named = _named(stated, self._labels)
         if len(named) != 1:
-            raise UnparsableError(f"{said[:60]!r} names {'several labels' if named else 'none of the labels'}")
+            raise UnparsableError(f"{stated[:60]!r} names {'several labels' if named else 'none of the labels'}")
         return named[0]
 
     def _known(self, text: str) -> str:
-        """The label that the whole text is, whatever its case."""
-        wanted = _comparable(text)
+        """The label that equals the whole text, regardless of case."""
+        key = _comparable(text)
         for label in self._labels or ():
-            if _comparable(label) == wanted:
+            if _comparable(label) == key:
                 return label
         raise UnparsableError(f"{text[:60]!r} is none of {', '.join(self._labels or ())[:200]}")
 
-    def _shot(self, position: int, example: Any) -> Shot:
-        where = f"examples[{position}]"
-        keys = set(example) if isinstance(example, Mapping) else set()
-        if not {"input", "label"} <= keys <= {"input", "rationale", "label"}:
-            rule = "an example has input, label and, if you like, rationale"
-            raise UserError(f"task_options.{where}", rule, "Write these keys, no others.")
-        label = _text(example["label"], f"{where}.label")
+    def _shot(self, position: int, example: object) -> Shot:
+        key = f"examples[{position}]"
+        fields = example if isinstance(example, Mapping) else {}
+        if not {"input", "label"} <= set(fields) <= {"input", "rationale", "label"}:
+            rule = "must have the keys input and label; rationale is optional"
+            raise UserError(f"task_options.{key}", rule, "Write these keys only.")
+        label = _text(fields["label"], f"{key}.label")
         if self._labels and label not in self._labels:
-            rule = f"it is none of {', '.join(self._labels)}"
-            raise UserError(f"task_options.{where}.label {label!r}", rule, "Use one of the labels.")
-        rationale = _text(example.get("rationale", ""), f"{where}.rationale")
-        return Shot(_text(example["input"], f"{where}.input"), self.render(Answer(label, rationale)).lstrip())
+            rule = f"must be one of {', '.join(self._labels)}"
+            raise UserError(f"task_options.{key}.label {label!r}", rule, "Use one of the labels.")
+        rationale = _text(fields.get("rationale", ""), f"{key}.rationale")
+        return Shot(_text(fields["input"], f"{key}.input"), self.render(Answer(label, rationale)).lstrip())
 
 
-def _named(said: str, labels: Sequence[str]) -> list[str]:
-    """The labels in a phrase, longest first, so that `not spam` does not name `spam` too."""
-    rest, found = said.casefold(), []
+def _named(phrase: str, labels: Sequence[str]) -> list[str]:
+    """Labels in a phrase. Longer labels match first, so that `not spam` does not also name `spam`."""
+    rest, found = phrase.casefold(), []
     for label in sorted(labels, key=len, reverse=True):
         pattern = r"(?<!\w)" + re.escape(label.casefold()) + r"(?!\w)"
         if re.search(pattern, rest):
@@ -138,28 +139,28 @@ def _named(said: str, labels: Sequence[str]) -> list[str]:
     return found
 
 
-def _labels(value: Any) -> tuple[str, ...] | None:
+def _labels(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     labels = tuple(_text(label, f"labels[{i}]") for i, label in enumerate(_list(value, "labels")))
     if len(labels) < 2 or len({_comparable(label) for label in labels}) < len(labels) or not all(labels):
-        rule = "two or more different labels are needed"
-        raise UserError(f"task_options.labels {list(labels)}", rule, "Mend the list, or leave it out for free text.")
+        rule = "must be two or more different labels"
+        raise UserError(f"task_options.labels {list(labels)}", rule, "Correct the list, or remove it for free text.")
     return labels
 
 
-def _list(value: Any, name: str) -> list[Any]:
+def _list(value: object, name: str) -> list[object]:
     if value is None:
         return []
     if not isinstance(value, list | tuple):
-        rule = f"it is a {type(value).__name__}, a list is needed"
+        rule = f"a {type(value).__name__}, must be a list"
         raise UserError(f"task_options.{name}", rule, "Write a YAML list.")
     return list(value)
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: object, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"task_options.{name}", f"{value!r} is no text", "Put it in quotes.")
+        raise UserError(f"task_options.{name}", f"{value!r} must be text", "Put it in quotes.")
     return str(value).strip()
 
 

@@ -1,22 +1,23 @@
-"""Grade-school math in the manner of GSM8K: several steps, the label is a number.
+"""Grade-school math like GSM8K: problems of several steps. The label is a number.
 
     {"id": "g-7", "question": "Anne sells 48 apples in April and half as many in May. How many ...?", "label": "72"}
       -> input "Anne sells 48 apples ...", gold `72`
 
 The gold label may also be GSM8K's own solution text, which ends in `#### 72`.
 
-Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read. 3 (2026-11-25):
-`2**3` is no number, and neither is one that is too long once it is worked out.
+Versions:
+    1              first
+    2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
+    3 (2026-11-25) rejects `2**3` and numbers that are too long after evaluation
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
 from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
 from pipelines.tasks.parsing.expressions import (
@@ -58,7 +59,7 @@ _SECOND = re.compile(r"\s*(?:[A-Za-z%]+ )?(?:and|or)\b[^0-9]*[0-9]")
 
 
 class GradeSchoolMath(Task):
-    """Word problems of several steps; the answer is a number."""
+    """Word problems of several steps. The answer is a number."""
 
     name = "grade-school-math"
     version = "3"
@@ -68,7 +69,7 @@ class GradeSchoolMath(Task):
     def shots(self) -> Sequence[Shot]:
         return _SHOTS
 
-    def read(self, row: Mapping[str, Any]) -> Example:
+    def read(self, row: Row) -> Example:
         gold = optional_gold(row)
         if gold is not None:
             try:
@@ -94,7 +95,7 @@ class GradeSchoolMath(Task):
         return _read_number(label)
 
     def key(self, label: str) -> str:
-        """The value, rounded to 6 decimals: `72` and `72.0` are the same answer."""
+        """Value rounded to 6 decimals: equal for `72` and `72.0`."""
         return value_key(evaluate_expression(label))
 
     def value(self, label: str) -> str:
@@ -108,7 +109,7 @@ def _stated_number(statement: Statement) -> str:
 
 
 def _read_number(stated: str) -> str:
-    """`$1,234.50 per year` -> `1234.5`, `7 + 5 = 12` -> `12`. Raises UnparsableError where there is none, or two."""
+    """`$1,234.50 per year` -> `1234.5`, `7 + 5 = 12` -> `12`. Raises UnparsableError unless the text states one number."""
     if len(stated) > MAX_STATED_CHARACTERS:
         raise UnparsableError(f"a label of {len(stated):,} characters")
     text = _EQUALS.split(plain_text(spell_signs(plain_text(stated))))[-1]
@@ -119,7 +120,7 @@ def _read_number(stated: str) -> str:
         raise UnparsableError(f"{stated[:60]!r} names two numbers")
     try:
         label = format_value(evaluate_expression(match[0]))
-        evaluate_expression(label)  # it is read again to be scored, and may be longer than what it was worked out from
+        evaluate_expression(label)  # scoring reads the label again, which may exceed a limit that its expression kept
         return label
     except ExpressionError as error:
         raise UnparsableError(f"{stated[:60]!r} states no number: {error}") from error

@@ -19,7 +19,7 @@ class Vote:
     """
 
     candidates: tuple[tuple[int, ...], ...]
-    """Per candidate the indices of the answers that voted for it, the winner first. Empty if no answer has a label."""
+    """Indices of the answers for each candidate, the winner first. Empty if no answer has a label."""
     answers: int
 
     @property
@@ -48,7 +48,7 @@ def majority_vote(labels: Sequence[str | None], key: Callable[[str], str]) -> Vo
     voters: dict[str, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
         if label is not None:
-            # A key costs more than all else here, and a single vote needs none.
+            # `key` dominates the cost, and a single vote needs none.
             voters[key(label) if len(labels) > 1 else label].append(index)
     ranked = sorted(voters.values(), key=lambda indices: -len(indices))  # stable: first seen first
     return Vote(tuple(map(tuple, ranked)), len(labels))

@@ -1,4 +1,4 @@
-"""Multiple choice in the manner of CommonsenseQA: the label is the text of the right choice.
+"""Multiple choice like CommonsenseQA. The label is the text of the right choice.
 
     {"id": "q-3", "question": "Where does Anne keep her apples?", "choices": ["basket", "river", "cloud"],
      "label": "basket"}
@@ -6,8 +6,10 @@
 
 The gold label may be the letter instead. Choices with the same text are the same answer.
 
-Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read, and so does a letter with its
-text that ends it (`so they were looking at (a) skeleton.`).
+Versions:
+    1              first
+    2 (2026-11-24) reads `\\boxed{}` and a final letter with its text (`so they were looking at (a) skeleton.`) if no `answer is`
+                   is readable
 """
 
 from __future__ import annotations
@@ -16,10 +18,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Row, Shot, Task, optional_gold, text_field
 from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
 from pipelines.tasks.parsing.giveaways import says_only
 from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
@@ -78,7 +79,7 @@ _QUOTES = " \"'“”‘’*_`"
 
 
 class MultipleChoice(Task):
-    """Multiple choice; the answer is one of the row's own choices."""
+    """Multiple choice. The answer is one of the row's choices."""
 
     name = "multiple-choice"
     version = "2"
@@ -89,7 +90,7 @@ class MultipleChoice(Task):
     def shots(self) -> Sequence[Shot]:
         return _SHOTS
 
-    def read(self, row: Mapping[str, Any]) -> Example:
+    def read(self, row: Row) -> Example:
         choices = _choices(row.get("choices"))
         text = _input(text_field(row, "question"), choices)
         if len(text) > MAX_FIELD_CHARACTERS:
@@ -121,7 +122,7 @@ class MultipleChoice(Task):
         return Example("shot", question, None, choices)
 
     def normalise(self, label: str, example: Example) -> str:
-        """The choice whose text this is, else the one whose letter this is (`c`, `(C)`, `(c) basket`)."""
+        """The choice with this text, else the choice with this letter (`c`, `(C)`, `(c) basket`)."""
         by_text = _with_text(label, example.choices)
         if by_text is not None:
             return by_text
@@ -144,23 +145,23 @@ class MultipleChoice(Task):
         return tuple(first.values())
 
     def answer_pattern(self, example: Example) -> str:
-        """The letter alone is stated: the pattern, which the engine compiles, is then the same for all rows with so many choices."""
+        """States only the letter: rows with equally many choices share one pattern, which the engine compiles once."""
         return answer_pattern([f"({_letter(i)})." for i in range(len(example.choices))])
 
     def label_place(self, text: str, example: Example) -> LabelPlace | None:
-        """The place of the letter, or of the choice's text where no letter is said."""
+        """Position of the letter, or of the choice's text if the answer has no letter."""
         answer = self.parse(text, example)
         region = statement_region(text, answer.rationale)
         if region is None:
             return None
         labels = {_comparable(label): label for label in self.label_set(example)}
         letters = {_letter(i): labels[_comparable(choice)] for i, choice in enumerate(example.choices)}
-        wanted = labels[_comparable(answer.label)]
+        expected = labels[_comparable(answer.label)]
         named = [*_LETTERED.finditer(text, *region), *filter(None, [_NAMED.match(text, *region)])]
         for match in named:
-            if letters.get(match[1].lower()) == wanted:
-                return LabelPlace(match.start(1), wanted, tuple(letters.items()))
-        return place_of_text(text, region, wanted, labels.values())
+            if letters.get(match[1].lower()) == expected:
+                return LabelPlace(match.start(1), expected, tuple(letters.items()))
+        return place_of_text(text, region, expected, labels.values())
 
     def render(self, answer: Answer) -> str:
         return f"{answer.rationale} So the answer is {answer.label}.".lstrip()
@@ -170,8 +171,8 @@ class MultipleChoice(Task):
         return self.render(replace(answer, label=f"({letter}) {answer.label}"))
 
 
-def _choices(value: Any) -> tuple[str, ...]:
-    """The choices of a row: a list, or a JSON list as text where the corpus is CSV."""
+def _choices(value: object) -> tuple[str, ...]:
+    """Choices of a row: a list, or a JSON list as text (CSV has no lists)."""
     if isinstance(value, str):
         if len(value) > MAX_FIELD_CHARACTERS:
             raise BadRowError(f"field `choices` has {len(value):,} characters, the limit is {MAX_FIELD_CHARACTERS:,}")
@@ -188,17 +189,17 @@ def _choices(value: Any) -> tuple[str, ...]:
 
 
 def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, str]:
-    """The choice that a statement names, and a note. The letter wins over the text.
+    """Read the choice of a statement. Returns (choice, note). The letter takes precedence over the text.
 
     Raises:
-        UnparsableError: it names none, or a letter that the row does not have.
+        UnparsableError: the statement names no choice, or a letter that the row lacks.
     """
     onwards = plain_text(statement.onwards).strip()
     if statement.concluding:
         return _concluded(onwards, choices), ""
     either = onwards[:7].lower() == "either "
     onwards = onwards[len("either ") :].lstrip() if either else onwards
-    # The text of a choice, as it is; none is `(c) basket` unless it begins so itself.
+    # The exact text of a choice. `(c) basket` is a letter and a text unless a choice itself begins with a parenthesis.
     if not onwards.startswith("(") or any(choice.startswith("(") for choice in choices):
         exact = _with_text(statement.stated, choices)
         if exact is not None:
@@ -217,24 +218,28 @@ def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, s
             raise UnparsableError(f"{statement.stated[:60]!r} is none of the choices")
         return text, ""
     label = _with_letter(letter[1], choices)
-    said = onwards[letter.end() :]
-    if either or _ALTERNATIVE.search(said.split("\n")[0].split(". ")[0]):
+    rest = onwards[letter.end() :]
+    if either or _ALTERNATIVE.search(rest.split("\n")[0].split(". ")[0]):
         return label, SEVERAL
-    return label, "" if _agrees(said, label) else LETTER_AND_TEXT
+    return label, "" if _agrees(rest, label) else LETTER_AND_TEXT
 
 
 def _concluded(clause: str, choices: Sequence[str]) -> str:
-    """`they were looking at (a) skeleton` -> `skeleton`: one letter, with its text. Raises UnparsableError for anything else."""
+    """Read a final clause with one letter and its text: `they were looking at (a) skeleton` -> `skeleton`.
+
+    Raises:
+        UnparsableError: the clause has another form.
+    """
     letters = list(_LETTERED.finditer(clause))
     if len(letters) == 1 and ord(letters[0][1].lower()) - ord("a") < len(choices):
-        label, said = _with_letter(letters[0][1], choices), clause[letters[0].end() :]
-        if said.strip(_QUOTES + ".!") and _agrees(said, label):
+        label, rest = _with_letter(letters[0][1], choices), clause[letters[0].end() :]
+        if rest.strip(_QUOTES + ".!") and _agrees(rest, label):
             return label
     raise UnparsableError("no `answer is` in the text")
 
 
 def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:
-    """`(c)` at the front, `c` or `C.` at the front, `option c` or `(c)` later in the sentence."""
+    """Find `(c)`, `c` or `C.` at the start, else `option c` or `(c)` later in the sentence."""
     found = _LETTERED.match(onwards) or (_NAMED.fullmatch(onwards) if bare else _NAMED.match(onwards))
     if found is not None or bare:
         return found
@@ -243,7 +248,7 @@ def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:
 
 
 def _with_letter(letter: str, choices: Sequence[str]) -> str:
-    # Without case, `[a-z]` takes the Turkish dotted I and the Kelvin sign for letters too.
+    # With IGNORECASE, `[a-z]` also matches the Turkish dotted I and the Kelvin sign.
     index = ord(letter.lower()) - ord("a") if letter.isascii() else len(choices)
     if index >= len(choices):
         raise UnparsableError(f"there is no choice ({letter.lower()})")
@@ -251,35 +256,35 @@ def _with_letter(letter: str, choices: Sequence[str]) -> str:
 
 
 def _with_text(text: str, choices: Sequence[str]) -> str | None:
-    wanted = _comparable(text) if len(text) <= MAX_FIELD_CHARACTERS else ""
-    return next((choice for choice in choices if wanted and _comparable(choice) == wanted), None)
+    key = _comparable(text) if len(text) <= MAX_FIELD_CHARACTERS else ""
+    return next((choice for choice in choices if key and _comparable(choice) == key), None)
 
 
 def _starting_with(onwards: str, choices: Sequence[str]) -> str | None:
-    """The longest choice with which the text goes on: choices may hold sentence ends of their own."""
-    said = _comparable(onwards)
-    fitting = [c for c in choices if re.match(re.escape(_comparable(c)) + r"(?!\w)", said)]
+    """The longest choice at the start of the text. Choices may contain full stops, so the text is not cut at one."""
+    text = _comparable(onwards)
+    fitting = [c for c in choices if re.match(re.escape(_comparable(c)) + r"(?!\w)", text)]
     return max(fitting, key=len) if fitting else None
 
 
 def _only_one_in(stated: str, choices: Sequence[str]) -> str | None:
-    """The choice in the middle of a sentence, where it is the only one: `to put them into a basket`."""
-    said = _comparable(stated)
-    named = {_comparable(c): c for c in choices if re.search(r"(?<!\w)" + re.escape(_comparable(c)) + r"(?!\w)", said)}
-    # `sea` inside `sea shore` is not named by itself.
+    """The only choice that a sentence contains: `to put them into a basket`. None if it contains several."""
+    text = _comparable(stated)
+    named = {_comparable(c): c for c in choices if re.search(r"(?<!\w)" + re.escape(_comparable(c)) + r"(?!\w)", text)}
+    # `sea shore` does not also name `sea`.
     outer = [c for key, c in named.items() if not any(key != other and key in other for other in named)]
     return outer[0] if len(outer) == 1 else None
 
 
-def _agrees(said: str, label: str) -> bool:
-    """Whether the text after a letter is the choice's, nothing, or a part of it that a full stop cut off."""
-    sentence = said.split("\n")[0]
+def _agrees(rest: str, label: str) -> bool:
+    """True if the text after a letter is empty or starts with the choice, which may contain full stops."""
+    sentence = rest.split("\n")[0]
     stop = re.search(r"[.!?;](?=\s|\Z)", sentence)
-    said_text, wanted = _comparable(sentence[: stop.start()] if stop else sentence), _comparable(label)
-    return not said_text or said_text.startswith(wanted) or _comparable(sentence).startswith(wanted)
+    text, key = _comparable(sentence[: stop.start()] if stop else sentence), _comparable(label)
+    return not text or text.startswith(key) or _comparable(sentence).startswith(key)
 
 
 def _comparable(text: str) -> str:
-    """Without case, outer quotes and the full stop at the end; a choice of such signs alone stays as it is."""
+    """Fold case, outer quotes and final punctuation. A choice of such characters only stays unchanged."""
     folded = " ".join(text.casefold().split())
     return folded.lstrip(_QUOTES).rstrip(_QUOTES + ".,;:!?") or folded

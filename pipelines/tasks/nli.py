@@ -1,4 +1,4 @@
-"""Natural language inference in the manner of e-SNLI and ANLI: entailment, neutral or contradiction.
+"""Natural language inference like e-SNLI and ANLI: entailment, neutral or contradiction.
 
     {"id": "horse-1", "premise": "A person on a horse jumps over a broken down airplane.",
      "hypothesis": "A person is training his horse for a competition.", "label": "neutral"}
@@ -6,31 +6,32 @@
 
 Gold labels may also be 0, 1, 2 in that order (the coding of SNLI, MNLI and ANLI) or e, n, c (ANLI's own files).
 
-Version history: 1, first. 2 (2026-11-24): a `\\boxed{}` counts where no `answer is` can be read.
+Versions:
+    1              first
+    2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import Answer, Example, Shot, Task, optional_gold, text_field
+from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
 from pipelines.tasks.parsing.answers import Statement, plain_text, read_answer
 
 LABELS = ("entailment", "neutral", "contradiction")
 
 _LETTERS = {"e": "entailment", "n": "neutral", "c": "contradiction"}
 _GOLD = {**_LETTERS, **{label: label for label in LABELS}, **{str(i): label for i, label in enumerate(LABELS)}}
-_SAID = {
+_SYNONYMS = {
     **_LETTERS,
     **dict.fromkeys(("yes", "true"), "entailment"),
     **dict.fromkeys(("maybe", "neither", "unknown", "undetermined"), "neutral"),
     **dict.fromkeys(("it is not possible to tell", "it's not possible to tell", "it cannot be determined"), "neutral"),
     **dict.fromkeys(("no", "false"), "contradiction"),
 }
-"""Whole phrases that teachers say instead of the label."""
+"""Phrases that teachers write instead of the label."""
 _WORD = re.compile(
     r"(?P<negated>\b(?:not|no|neither|nor|n't)\s+(?:an?\s+)?)?"
     r"\b(?:(?P<entailment>entail(?:ment|ed|s))|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|ed|s|ory)))\b",
@@ -56,7 +57,7 @@ _SHOTS = (
 
 
 class NaturalLanguageInference(Task):
-    """Whether a hypothesis follows from a premise."""
+    """Decide if a hypothesis follows from a premise."""
 
     name = "nli"
     version = "2"
@@ -77,7 +78,7 @@ class NaturalLanguageInference(Task):
     def shots(self) -> Sequence[Shot]:
         return _SHOTS
 
-    def read(self, row: Mapping[str, Any]) -> Example:
+    def read(self, row: Row) -> Example:
         premise, hypothesis = (" ".join(text_field(row, name).split()) for name in self.required)
         gold = optional_gold(row)
         if gold is not None:
@@ -96,15 +97,15 @@ class NaturalLanguageInference(Task):
 
 
 def _stated_label(statement: Statement) -> str:
-    """Raises UnparsableError where the statement names no label, two, or says only what it is not."""
-    said = plain_text(statement.stated)
-    exact = said.strip(" .,:;!?\"'()*_").lower()
-    if exact in _SAID:
-        return _SAID[exact]
+    """Read the label of a statement. Raises UnparsableError if it names none, several, or only negated ones."""
+    stated = plain_text(statement.stated)
+    exact = stated.strip(" .,:;!?\"'()*_").lower()
+    if exact in _SYNONYMS:
+        return _SYNONYMS[exact]
     if statement.bare and exact not in LABELS:
         raise UnparsableError("no `answer is` in the text")
-    named = {match.lastgroup for match in _WORD.finditer(said) if not match["negated"]}
+    named = {match.lastgroup for match in _WORD.finditer(stated) if not match["negated"]}
     if len(named) != 1:
-        what = "several labels" if named else "no label"
-        raise UnparsableError(f"{said[:60]!r} names {what}")
+        named_labels = "several labels" if named else "no label"
+        raise UnparsableError(f"{stated[:60]!r} names {named_labels}")
     return str(named.pop())

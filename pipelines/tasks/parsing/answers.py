@@ -1,7 +1,7 @@
-"""Where a teacher's text states its answer: shared by the tasks' parsers.
+"""Find the answer in a teacher's text, for the parsers of all tasks.
 
 In: raw text, `Anne starts with 4 apples. 4 - 1 = 3. The answer is (4 - 1).\\n\\nQ: There are 15 trees ...`
-Out: what it states, `(4 - 1)`, and the rationale before it, `Anne starts with 4 apples. 4 - 1 = 3.`
+Out: the stated answer, `(4 - 1)`, and the rationale before it, `Anne starts with 4 apples. 4 - 1 = 3.`
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TypeVar
 from pipelines.errors import UnparsableError
 
 MAX_STATED_CHARACTERS = 2_000
-"""How much of the text after `answer is` is looked at."""
+"""Characters after `answer is` that a parser reads."""
 MAX_STATEMENTS = 20
 MAX_CONCLUSION_CHARACTERS = 400
 MAX_TEXT_CHARACTERS = 100_000
-"""How much of a teacher's text is looked at. Longer than any answer that a teacher is allowed to give."""
+"""Characters of a teacher's text that a parser reads. Every allowed answer is shorter."""
 
-# A base model goes on with a question of its own making, a chat model with its next turn. Patterns that begin with a literal are
-# cheap to look for: the regex engine skips to it.
+# After its answer a base model writes another question, a chat model its next turn. Patterns that begin with a literal are cheap:
+# the regex engine skips to it.
 _RUN_ON = tuple(
     re.compile(pattern)
     for pattern in (
@@ -35,7 +35,7 @@ _RUN_ON = tuple(
 _STATEMENT = re.compile(
     r"\banswer(?:[ \t]to[ \t][^.:\n]{1,80}?)?(?:[ \t]{1,3}is\b|[*_ \t]{0,4}[:=])[*_ \t]{0,4}:?|####", re.IGNORECASE
 )
-# What a statement begins with; looked for backwards from the word `answer`, so that no other place of the text costs anything.
+# Beginning of a statement. Searched only before each word `answer`, so that the rest of the text costs nothing.
 _OPENING = re.compile(
     r"(?:\b(?P<conclusion>so|thus|hence|therefore|finally)\b,?[ \t]{0,3})?(?:\bthe[ \t]{1,3})?"
     r"(?:\b(?:final|correct|right|best|closest|only|most likely)[ \t]{1,3})?\Z",
@@ -44,7 +44,7 @@ _OPENING = re.compile(
 _OPENING_CHARACTERS = 40
 _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore)\b,?[ \t]", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed[ \t]*\{")
-# A box that never closes was cut off, perhaps in the middle of its number.
+# A box that never closes was truncated, perhaps in the middle of its number.
 _CUT_OFF = re.compile(r"\\boxed[ \t]*\{[^{}]*\Z")
 _NEGATION = re.compile(r"not\b", re.IGNORECASE)
 _OPENERS = re.compile(r"(?:[\s:*_`]|\\\[|\\\(|\$\$)*")
@@ -53,7 +53,7 @@ _SENTENCE_ENDS = re.compile(r"[.!?:](?=\s)|\n")
 
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
-# Two stars between numbers are a power, which no task reads, and no bold print.
+# Two asterisks between numbers are a power, which no task reads, not bold type.
 _DECORATION = re.compile(r"\\boxed|\\[()\[\]]|[${}`]|(?<![0-9)])\*\*|\*\*(?![0-9(])|\\(?=%)|€|£|\\quad")
 
 Result = TypeVar("Result")
@@ -61,36 +61,36 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Statement:
-    """One place where the text says what the answer is."""
+    """A place in the text that may state the answer."""
 
     rationale: str
-    """The sentences before it."""
+    """Sentences before the statement."""
     stated: str
-    """What follows `answer is`, to the end of its sentence."""
+    """Text after `answer is`, to the end of the sentence."""
     onwards: str
-    """What follows `answer is`, beyond its sentence."""
+    """Text after `answer is`, beyond the sentence: MAX_STATED_CHARACTERS at most."""
     bare: bool = False
-    """The text says no `answer is`: it is one line that may be the answer alone."""
+    """The text has no `answer is`. It is a single line, which may be the answer itself."""
     concluding: bool = False
-    """The text says no `answer is`: this is its last sentence from `so` on, which may state the answer or one more step."""
+    """The text has no `answer is`. This is its last sentence from `so` on: the answer, or an intermediate step."""
 
 
 def read_answer(
     text: str, read: Callable[[Statement], Result], *, negations: bool = False, conclusions: bool = False
 ) -> tuple[Result, str]:
-    """The first statement that `read` understands, with its rationale.
+    """Read the first readable statement. Returns (result of `read`, rationale).
 
-    The first, because small models repeat themselves and then drift to other problems. Where none can be read, the last
-    `\\boxed{}` counts; in a text without either, a single line is taken for the answer alone.
+    The first one counts: small models repeat themselves and then drift to other problems. If no `answer is` is readable, the last
+    `\\boxed{}` counts. In a text without either, a single line may be the answer itself.
 
     Args:
-        text: the teacher's.
-        read: raises UnparsableError for a statement that it does not understand.
-        negations: `The answer is not ...` is a statement, too.
-        conclusions: `read` judges a last sentence `So Jake has 16 - 7 = 9 peaches.` (Statement.concluding), too.
+        text: the teacher's text.
+        read: raises UnparsableError for an unreadable statement.
+        negations: also read `The answer is not ...`.
+        conclusions: also read a last sentence like `So Jake has 16 - 7 = 9 peaches.` (Statement.concluding).
 
     Raises:
-        UnparsableError: there is no statement, or `read` understands none; the first one's reason.
+        UnparsableError: no statement is readable; with the reason of the first one.
     """
     reasons = []
     for statement in _statements(first_answer(text), conclusions):
@@ -104,7 +104,7 @@ def read_answer(
 
 
 def first_answer(text: str) -> str:
-    """The text up to where it runs on into the next question."""
+    """The text up to the next question or chat turn."""
     text = text[:MAX_TEXT_CHARACTERS].strip()
     if "\r" in text:
         text = text.replace("\r\n", "\n")
@@ -118,24 +118,24 @@ def first_answer(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Without LaTeX, Markdown and currency signs; `\\frac{1}{2}` becomes `((1) / (2))`."""
+    """Remove LaTeX, Markdown and currency signs. `\\frac{1}{2}` becomes `((1) / (2))`."""
     if "\\" in text:
         text = _TEXT_COMMAND.sub(r" \1 ", _FRACTION.sub(r"((\1) / (\2))", text))
     return _DECORATION.sub("", text)
 
 
 def _statements(text: str, conclusions: bool) -> Iterator[Statement]:
-    """In the order in which they are tried: `answer is` from the front, the last box, then what may be an answer by its form."""
-    said = False
+    """Yield statements in order of precedence: each `answer is`, the last box, a single line, the last sentence."""
+    found = False
     for start, end, is_clause in _places(text):
         statement = _statement(text, start, end, is_clause)
         if statement.stated:
-            said = True
+            found = True
             yield statement
     for match in list(_BOXED.finditer(text))[-1:] if "\\boxed" in text else ():
-        said = True
+        found = True
         yield _statement(text, match.start(), match.start(), False)
-    if said or not text:
+    if found or not text:
         return
     if "\n" not in text:
         yield Statement("", text, text, bare=True)
@@ -145,9 +145,9 @@ def _statements(text: str, conclusions: bool) -> Iterator[Statement]:
 
 
 def _places(text: str) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, whether it begins with `so`) of the first `answer is`, `Answer:` and `####` in the text, and of the last."""
+    """Yield (start, end, begins with `so`) of the first MAX_STATEMENTS `answer is`, `Answer:` and `####`, and of the last one."""
     lower = text.lower()
-    if len(lower) != len(text):  # a few capitals become two characters
+    if len(lower) != len(text):  # a few capitals have two lower-case characters
         lower = "".join(c.lower() if c.isascii() else c for c in text)
     word, sign = lower.find("answer"), lower.find("####")
     found = done = 0
@@ -161,14 +161,14 @@ def _places(text: str) -> Iterator[tuple[int, int, bool]]:
         onwards = max(at + 1, done)
         word = lower.find("answer", onwards) if 0 <= word < onwards else word
         sign = lower.find("####", onwards) if 0 <= sign < onwards else sign
-    # The last one is looked at too, so that a text which ends as it should is read whatever stands before it.
+    # The last one counts too, so that a text with a proper end is readable after any number of others.
     last = _STATEMENT.match(text, max(word, lower.rfind("answer"))) if word >= 0 else None
     if last is not None:
         yield last.start(), last.end(), False
 
 
 def _conclusion(text: str) -> Statement | None:
-    """The last sentence from its last `so` on. None where the text does not end with a sentence: then it was cut."""
+    """The last sentence from its last `so` on. None if the text does not end with a full stop: it may be truncated."""
     tail = text[-MAX_CONCLUSION_CHARACTERS:]
     if not tail.endswith((".", "!")):
         return None
@@ -192,10 +192,10 @@ def _statement(text: str, start: int, end: int, is_clause: bool) -> Statement:
 
 
 def _rationale(before: str, is_clause: bool) -> str:
-    """The sentences before a statement.
+    """Sentences before a statement.
 
-    `4 - 1 = 3, so the answer is` ends with a clause that says something. `Of the choices, the answer is` does not: it
-    goes, unless nothing else is left.
+    Keeps the clause of `4 - 1 = 3, so the answer is`. Drops the empty clause of `Of the choices, the answer is`, unless it is all
+    there is.
     """
     before = before.rstrip(" \t*_")
     if not is_clause and before and before[-1] not in ".!?:\n)]":

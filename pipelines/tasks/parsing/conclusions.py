@@ -1,13 +1,13 @@
-"""Whether a rationale arrives at a label: looked for in its text, without a gold label and without a model.
+"""Check that a rationale arrives at a label, by its text: without a gold label and without a model.
 
-    numbers   its last computation comes to the label's value, by its own result or by what is worked out:
+    numbers   the last computation has the label's value, as its stated result or as the value of its expression:
                 "He had 7 boxes. 7 * 5 = 35. 35 - 4 = 31."  with 31, or with 7 * 5 - 4    -> arrives
-                "He had 7 boxes. 7 * 5 = 35."               with 31                       -> does not
-                "37 - 18 = 21." with 37 - 18, or with 21                                  -> arrives: a slip is not its plan's
-    words     its last sentence has all words of the label, in whatever form, function words aside:
+                "He had 7 boxes. 7 * 5 = 35."               with 31                       -> does not arrive
+                "37 - 18 = 21." with 37 - 18, or with 21                                  -> arrives, despite the slip
+    words     the last sentence contains all words of the label, in any inflection, except function words:
                 "Of the above choices, a binder makes the most sense."  with `in a binder`  -> arrives
 
-It is a check on form. It does not know whether a step follows from the one before.
+This checks form only. It does not check that a step follows from the previous one.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ _EQUALS = ("=", "≈")
 
 
 def last_sentence(text: str) -> str:
-    """The last sentence or line that says something, without the mark that ends it."""
+    """Last non-empty sentence or line, without its final punctuation mark."""
     parts = [part.strip() for part in _SENTENCE_ENDS.split(text[:MAX_TEXT_CHARACTERS])]
     return next((part for part in reversed(parts) if part), "")
 
 
 def names(text: str, label: str) -> bool:
-    """Whether the label stands in the text: letter by letter, or all its words, function words aside, in whatever form."""
-    said, wanted = (" ".join(t.casefold().split()) for t in (text, label))
-    if re.search(r"(?<!\w)" + re.escape(wanted) + r"(?!\w)", said):
+    """True if the text contains the label verbatim, or all its words except function words, in any inflection."""
+    folded_text, folded_label = (" ".join(t.casefold().split()) for t in (text, label))
+    if re.search(r"(?<!\w)" + re.escape(folded_label) + r"(?!\w)", folded_text):
         return True
-    stems = word_stems(wanted)
-    return bool(stems) and not any(c.isdecimal() for c in wanted) and stems <= word_stems(said)
+    stems = word_stems(folded_label)
+    return bool(stems) and not any(c.isdecimal() for c in folded_label) and stems <= word_stems(folded_text)
 
 
 def ends_with_value(rationale: str, key: str) -> bool:
-    """Whether the last computation comes to the value with this key (expressions.value_key)."""
+    """True if the last computation has the value with this key (expressions.value_key)."""
     computed = list(_computations(rationale))
     return bool(computed) and key in computed[-1]
 
 
 def states_value(rationale: str, key: str, given: str) -> bool:
-    """Whether the value is computed anywhere, or stands there as a number that is not one of the `given` text's."""
+    """True if the rationale computes the value anywhere, or contains it as a number that the `given` text lacks."""
     if any(key in keys for keys in _computations(rationale)):
         return True
     return key in _numbers(rationale) - _numbers(given)
 
 
 def _computations(text: str) -> Iterator[set[str]]:
-    """For each computation in the text the keys of its value and of the results that stand behind its equals signs."""
+    """Yield for each computation the keys of its value and of the results after its equals signs."""
     text = _plain(text)
     keys: set[str] = set()
     for match in _WORKED.finditer(text):
@@ -80,7 +80,7 @@ def _computations(text: str) -> Iterator[set[str]]:
 
 
 def _keys(worked: str) -> set[str]:
-    """The key of an expression's value, parentheses that do not belong to it taken off; none where it has no value."""
+    """Key of an expression's value, ignoring unmatched parentheses. Empty if it has no value."""
     if len(worked) > MAX_CHARACTERS:
         return set()
     for _ in range(worked.count("(") - worked.count(")")):
@@ -98,6 +98,6 @@ def _numbers(text: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    """Without LaTeX and units, on lines of single spaces: `20 marbles \\times $5 = 100` -> `20 * 5 = 100`."""
-    shown = plain_text(spell_signs(plain_text(text[:MAX_TEXT_CHARACTERS])))
-    return _UNITS.sub("", re.sub(r"[ \t]+", " ", shown))
+    """Remove LaTeX, units and repeated spaces: `20 marbles \\times $5 = 100` -> `20 * 5 = 100`."""
+    spelled = plain_text(spell_signs(plain_text(text[:MAX_TEXT_CHARACTERS])))
+    return _UNITS.sub("", re.sub(r"[ \t]+", " ", spelled))

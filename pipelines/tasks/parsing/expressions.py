@@ -1,13 +1,13 @@
-"""A small, safe reader of arithmetic: text -> one canonical text and an exact value. It never calls `eval`.
+"""Safe parser of arithmetic: text -> canonical text and exact value. It never calls `eval`.
 
-In: what people and teachers write, `( ( 84.0 − 2 ) ÷ 1,000 )`. Out: `(84 - 2) / 1000` and Fraction(41, 500).
+In: `( ( 84.0 − 2 ) ÷ 1,000 )`. Out: `(84 - 2) / 1000` and Fraction(41, 500).
 
     sum     = product (("+" | "-") product)*
     product = signed (("*" | "/") signed)*
     signed  = ("-" | "+") signed | atom "%"*
     atom    = number | "(" sum ")"
 
-Length, depth and the digits of a number are bounded, so that no text costs more than a few milliseconds.
+Limits on length, depth and digits keep the cost of any text below a few milliseconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_CHARACTERS = 500
 MAX_DEPTH = 40
 MAX_DIGITS = 30
 KEY_DECIMALS = 6
-"""Two values mean the same where they agree when rounded to this many decimals: `10 / 3` and `3.333333` do."""
+"""Values are equal if they agree after rounding to this many decimals: `10 / 3` and `3.333333` do."""
 
 _SIGNS = str.maketrans(
     {
@@ -48,7 +48,7 @@ _SIGNS = str.maketrans(
 )
 _LATEX_SIGNS = re.compile(r"\\(times|cdot|div|left|right)(?![A-Za-z])|\\([,;:! ])")
 _LATEX_MEANING = {"times": "*", "cdot": "*", "div": "/", "left": "", "right": ""}
-# `3x4` and `3 x 4`, but not `0x10`, which is another number to those who write it.
+# `3x4` and `3 x 4`, but not `0x10`, which is hexadecimal.
 _TIMES_X = re.compile(r"(?<=[0-9)])(?: [xX]|(?<!(?<![0-9.,])0)[xX]) ?(?=[0-9(.])")
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _TOKEN = re.compile(rf"[ \t\r\n]*(?:({_NUMBER})|([-+*/()%]))")
@@ -56,7 +56,7 @@ _END = re.compile(r"[ \t\r\n]*\Z")
 
 
 class ExpressionError(ValueError):
-    """The text is no arithmetic that we read. The message is short and fit for a reject's `detail`."""
+    """The text is not valid arithmetic. The message is short enough for the `detail` of a reject."""
 
 
 class _Number(NamedTuple):
@@ -78,38 +78,30 @@ _Operand = Callable[[int], _Node]
 
 
 def normalise_expression(text: str) -> str:
-    """The canonical text: `( ( 84.0 / 2.0 ) )` -> `84 / 2`. Parentheses stay only where the value needs them.
-
-    A canonical text is always one that can be read again.
+    """Canonical text, without redundant parentheses: `( ( 84.0 / 2.0 ) )` -> `84 / 2`. It is always readable again.
 
     Raises:
-        ExpressionError: no arithmetic, too long (the canonical text, too), too deep, or a division by zero.
+        ExpressionError: the text is not arithmetic, it or its canonical text is too long or too deep, or it divides by zero.
     """
     tree = _parse(text)
     _evaluate(tree)
     canonical = _render(tree)
-    if (
-        len(canonical) > MAX_DIGITS
-    ):  # spaces and signs that it adds may bring it above a limit; below this length there is none
+    # Added spaces and parentheses may exceed a limit; texts of up to MAX_DIGITS characters exceed none.
+    if len(canonical) > MAX_DIGITS:
         _parse(canonical)
     return canonical
 
 
-@functools.lru_cache(maxsize=4096)  # a row's label and gold label are asked for several times each
+@functools.lru_cache(maxsize=4096)  # each label and gold label is evaluated several times
 def evaluate_expression(text: str) -> Fraction:
-    """The exact value. Raises ExpressionError like `normalise_expression`."""
+    """Exact value. Raises ExpressionError if the text is not arithmetic, too long or too deep, or divides by zero."""
     if text.isdecimal() and text.isascii() and len(text) <= MAX_DIGITS:  # most labels are whole numbers
         return Fraction(int(text))
     return _evaluate(_parse(text))
 
 
-def is_plain_number(text: str) -> bool:
-    """Whether a canonical text holds a number alone."""
-    return re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) is not None
-
-
 def format_value(value: Fraction) -> str:
-    """The value exactly and shortly: `42`, `3.5`, and `10/3` where no decimal of up to 12 places is exact."""
+    """Exact text of a value: `42`, `3.5`, or `10/3` if no decimal of up to 12 places is exact."""
     if value.denominator == 1:
         return str(value.numerator)
     scaled = value * 10**12
@@ -119,13 +111,13 @@ def format_value(value: Fraction) -> str:
 
 
 def value_key(value: Fraction) -> str:
-    """Equal for values that agree when rounded to KEY_DECIMALS decimals."""
+    """Key that is equal for values that agree after rounding to KEY_DECIMALS decimals."""
     rounded = round(value, KEY_DECIMALS)
     return str(rounded.numerator) if rounded.denominator == 1 else _decimal(rounded)
 
 
 def spell_signs(text: str) -> str:
-    """`×`, `÷`, `−`, `\\times`, `[` ... as the ASCII signs that the grammar has."""
+    """Replace `×`, `÷`, `−`, `\\times`, `[` ... with the ASCII signs of the grammar."""
     text = text.replace("[", "(").replace("]", ")")
     if not text.isascii():
         text = text.translate(_SIGNS)
@@ -155,7 +147,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 class _Reader:
-    """Recursive descent over tokens; the empty string stands for the end."""
+    """Recursive descent over tokens. The empty string marks the end."""
 
     def __init__(self, tokens: Iterator[str]) -> None:
         self._tokens = [*tokens, ""]
@@ -221,7 +213,7 @@ def _evaluate(tree: _Node) -> Fraction:
         return tree.value
     if isinstance(tree, _Negative):
         return -_evaluate(tree.of)
-    # A chain `1 + 1 + ...` leans to the left: walked in a loop, its length costs no recursion.
+    # The tree of a chain `1 + 1 + ...` is left-deep: a loop over it needs no recursion.
     pending: list[tuple[str, Fraction]] = []
     node: _Node = tree
     while isinstance(node, _Binary):
@@ -266,7 +258,7 @@ def _render(tree: _Node) -> str:
 
 
 def _render_right(node: _Binary) -> str:
-    """`a + (b - c)` needs no parentheses, `a - (b - c)` does; a negative on the right gets them to be readable."""
+    """Render the right operand: `a + (b - c)` needs no parentheses, `a - (b - c)` does. Negatives get them for readability."""
     right = node.right
     text = _render(right)
     if text.startswith("-"):
@@ -279,7 +271,7 @@ def _render_right(node: _Binary) -> str:
 
 
 def _decimal(value: Fraction) -> str:
-    """A value whose denominator divides a power of ten, without exponent or trailing zeros."""
+    """Decimal text without exponent or trailing zeros. The denominator must divide a power of ten."""
     if value.denominator == 1:
         return str(value.numerator)
     places, scaled = 0, abs(value)

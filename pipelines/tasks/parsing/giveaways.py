@@ -1,26 +1,23 @@
-"""Whether a rationale gives its label away: it states the label and nothing that leads to it.
+"""Check if a rationale gives its label away: it states the label without a reason, so a student learns only the label from it.
 
-Such a rationale teaches a student nothing but the label again. What is left of it, once what leads nowhere is taken off, decides:
-
-    words            no word is left, once the label's words, function words, stock phrases (`the answer must be`, `of the above
-                     choices`, `makes the most sense`) and words for the kind of answer (`a place`, `a person`) are off.
+    words            no word remains after removal of the label's words, function words, stock phrases (`the answer must be`, `of
+                     the above choices`, `makes the most sense`) and kinds of answer (`a place`, `a person`):
                        "The premise entails the hypothesis." with label entailment             -> given away
                        "Apples are fruit, so who eats apples eats fruit." with entailment      -> kept
-    multiple choice  the same with the words of question and choices off as well: a question said again leads nowhere.
+    multiple choice  as above, after removal of the words of question and choices too; repeating the question is no reason:
                        "The answer must be something that children do in a hurry. Of the above choices, only run is something that
                        children do in a hurry." to "What do children in a hurry do?"           -> given away
                        "A bridge keeps the rain off, so a bum can sleep there." to "Where does the bum live?"
                                                                                                -> keeps, rain, sleep: kept
-    arithmetic       there is neither an operation on numbers nor a number besides the final value.
+    arithmetic       it has neither an operation on numbers nor a number other than the final value:
                        "Faye has 30 crayons." with label 30                                    -> given away
                        "Faye has 7 rows." with label 30, or "7 * 30 = 210" with label 7 * 30   -> kept
 
-It is a filter on form: it does not know whether what is left is true or to the point. Words are compared without their endings, and one
-that begins with another of the label or question (of MIN_STEM letters or more) is the same word: `mathematical` and `math`. The
-lists are English; of another language only the label's words (and the question's) are taken off, so that more is kept.
+This filter checks form only, not truth or relevance. It compares words without their endings. Two words are equal if one begins with
+the other (MIN_STEM letters or more): `mathematical` and `math`. The word lists are English. In other languages only the words of label
+and question are removed, so more rationales are kept.
 
-Look at the counts before you rely on it: of PaLM 540B's few-shot rationales to CommonsenseQA two thirds say the question again, and no
-more.
+Check the counts before you rely on it: two thirds of PaLM 540B's few-shot rationales for CommonsenseQA only repeat the question.
 """
 
 from __future__ import annotations
@@ -54,7 +51,7 @@ _KINDS_OF_ANSWER = (
 )
 _DIGITS = r"[0-9][0-9,]*(?:\.[0-9]+)?"
 _NUMBER = re.compile(_DIGITS)
-_DIGITS_LOOKED_AT = 1000  # more than the value of any label has; reading digits takes the square of their number
+_MAX_DIGITS = 1000  # more than the value of any label has; reading digits takes quadratic time
 _NEARLY = Fraction(1, 10**6)
 _OPERATION = re.compile(
     r"[0-9)}%](?:[ \t]+[^\W\d_]+){0,3}[ \t]*"
@@ -66,32 +63,40 @@ _SPELLED = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "sev
             "twelve": 12, "dozen": 12, "half": 0.5, "twice": 2, "double": 2, "triple": 3}  # fmt: skip
 
 
-def says_only(rationale: str, *taken_off: str) -> bool:
-    """The rule for labels that are words. `taken_off`: the label, and the input where its words lead nowhere."""
-    return not informative_words(rationale, *taken_off)
+def says_only(rationale: str, *known_texts: str) -> bool:
+    """Rule for labels that are words.
+
+    Args:
+        known_texts: the label, and texts whose words are no reason, such as the question.
+    """
+    return not informative_words(rationale, *known_texts)
 
 
-def informative_words(rationale: str, *taken_off: str) -> set[str]:
-    """The stems of a rationale that are neither in the other texts nor function words, stock phrases or kinds of answer."""
-    left = _stems(rationale) - _LEADING_NOWHERE
-    known: set[str] = set().union(*map(_stems, taken_off))
-    left -= known
-    if not left:
-        return left
-    beginnings = {stem[:end] for stem in known for end in range(MIN_STEM, len(stem))}
-    return {stem for stem in left - beginnings if not any(stem[:end] in known for end in range(MIN_STEM, len(stem)))}
+def informative_words(rationale: str, *known_texts: str) -> set[str]:
+    """Stems of a rationale except those of the known texts, function words, stock phrases and kinds of answer."""
+    remaining = _stems(rationale) - _UNINFORMATIVE
+    known: set[str] = set().union(*map(_stems, known_texts))
+    remaining -= known
+    if not remaining:
+        return remaining
+    prefixes = {stem[:end] for stem in known for end in range(MIN_STEM, len(stem))}
+    return {stem for stem in remaining - prefixes if not any(stem[:end] in known for end in range(MIN_STEM, len(stem)))}
 
 
 def word_stems(text: str) -> set[str]:
-    """The stems of a text's words, without function words."""
+    """Stems of a text's words, without function words."""
     return _stems(text) - _FUNCTION_STEMS
 
 
 def calculates_nothing(rationale: str, value: Fraction) -> bool:
-    """The rule for labels that are numbers or expressions. `value`: the label's."""
+    """Rule for labels that are numbers or expressions.
+
+    Args:
+        value: of the label.
+    """
     if _OPERATION.search(rationale):
         return False
-    numbers = [Fraction(digits.replace(",", "")[:_DIGITS_LOOKED_AT]) for digits in _NUMBER.findall(rationale)]
+    numbers = [Fraction(digits.replace(",", "")[:_MAX_DIGITS]) for digits in _NUMBER.findall(rationale)]
     numbers += [Fraction(_SPELLED[word]) for word in _WORD.findall(rationale.casefold()) if word in _SPELLED]
     return all(abs(number - value) < _NEARLY for number in numbers)
 
@@ -106,4 +111,4 @@ def _stems(text: str) -> set[str]:
 
 
 _FUNCTION_STEMS = _stems(_FUNCTION_WORDS)
-_LEADING_NOWHERE = _stems(_FUNCTION_WORDS + _STOCK_WORDS + _KINDS_OF_ANSWER)
+_UNINFORMATIVE = _stems(_FUNCTION_WORDS + _STOCK_WORDS + _KINDS_OF_ANSWER)

@@ -1,4 +1,4 @@
-"""Closed label sets: the form of an answer as a regular expression, and where in an answer the label stands.
+"""Closed label sets: regular expression of an answer, and position of the label in an answer.
 
 The person could be training his horse, but need not. The answer is neutral.
 |-------------------- rationale --------------------| |---- statement -----|
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_WORDS = 40
-"""Between one word `answer` and the next; a rationale may hold two such words."""
+"""Longest run of words up to the word `answer`, which a rationale may hold twice."""
 
-# No line ends: they end a plain prompt's answer. None of `:`, `#`, `<`, `\`: with these a text runs on into another question or
-# states an answer in a form of its own (`Q:`, `####`, `<|im_end|>`, `\boxed{}`), and the parser would not reach the statement.
+# Excludes line ends, which end a plain prompt's answer, and `:`, `#`, `<`, `\`. With these a text starts another question or states
+# an answer in another form (`Q:`, `####`, `<|im_end|>`, `\boxed{}`), and the parser would not reach the statement.
 _NONE_OF = r" \x00-\x1f\x7f:#<\\"
 
 _STATES = re.compile(r"\banswer\b[^.\n]{0,100}?(?:\bis\b|[:=])|####", re.IGNORECASE)
@@ -23,22 +23,22 @@ _STATES = re.compile(r"\banswer\b[^.\n]{0,100}?(?:\bis\b|[:=])|####", re.IGNOREC
 
 @dataclass(frozen=True)
 class LabelPlace:
-    """Where a text states its label, and what could have stood there for each label of the closed set."""
+    """Position of the label in a text, and the spelling of each label of the closed set at that position."""
 
     start: int
     """Offset in characters."""
     label: str
-    """What it states: one of the labels in `spellings`."""
+    """The label in the text: one of the labels in `spellings`."""
     spellings: tuple[tuple[str, str], ...]
-    """(what would stand there, label): (`c`, `basket`), or (`neutral`, `neutral`). A label may have several spellings."""
+    """(spelling, label): (`c`, `basket`), or (`neutral`, `neutral`). A label may have several spellings."""
 
 
 def answer_pattern(statements: Sequence[str]) -> str:
-    """A regular expression for a rationale of at most 3 x MAX_WORDS words or so, then `answer is` and one of the statements.
+    """Regular expression of a rationale of at most about 3 x MAX_WORDS words, then `answer is` and one of the statements.
 
-    `answer is` stands nowhere else: otherwise a statement could pass for a part of the rationale, and a model that has answered could
-    go on. It is written so that Python's `re` and the engines' grammar compilers read it alike, and so that xgrammar has little to do
-    at each token: 20 us, against 170 us where 600 characters are counted and 20 ms where a word is a choice between two forms.
+    The rationale never contains `answer is`: a model cannot write a second answer after its first one. Python's `re` and the engines'
+    grammar compilers read the pattern alike. It costs xgrammar 20 us per token. A count of 600 characters costs 170 us, a choice
+    between two forms of a word 20 ms.
     """
     word = _other_than("answer")
     words = f"{word}(?: {word}){{0,{MAX_WORDS - 1}}}"
@@ -48,9 +48,9 @@ def answer_pattern(statements: Sequence[str]) -> str:
 
 
 def statement_region(text: str, rationale: str) -> tuple[int, int] | None:
-    """(begin, end) of the line in which an answer states its label: after its rationale and after `answer is`, where it says that.
+    """(begin, end) of the line that states the label: after the rationale and after `answer is`, if the text has it.
 
-    None where the rationale is not found in the text as it stands.
+    None if the text does not contain the rationale verbatim.
     """
     begin = text.find(rationale)
     if begin < 0:
@@ -65,13 +65,13 @@ def statement_region(text: str, rationale: str) -> tuple[int, int] | None:
 
 
 def place_of_text(text: str, region: tuple[int, int], label: str, labels: Iterable[str]) -> LabelPlace | None:
-    """The first place in the region where the label's own text stands, in any case. None where it does not."""
+    """First position of the label's text in the region, regardless of case. None if the region lacks it."""
     found = re.compile(r"(?<!\w)" + re.escape(label) + r"(?!\w)", re.IGNORECASE).search(text, *region)
     return LabelPlace(found.start(), label, tuple((other, other) for other in labels)) if found else None
 
 
 def _other_than(word: str) -> str:
-    """A regular expression for all words but this one, without look-ahead, which grammar compilers do not have."""
+    """Regular expression of every word except this one. Without look-ahead, which grammar compilers lack."""
     rest = f"[^{_NONE_OF}]+"
     for letter in reversed(word[1:]):
         rest = f"(?:[^{_NONE_OF}{letter}][^{_NONE_OF}]*|{letter}{rest})?"
