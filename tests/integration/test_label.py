@@ -124,7 +124,7 @@ def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         (["corpus.train=nowhere.jsonl"], "nowhere.jsonl: there is no such file or folder"),
-        (["task=alchemy"], "there is no such task"),
+        (["task=alchemy"], "unknown task"),
         (["corpus.fields={input: question}"], "reads column `question`"),
         (["teacher.model=tests"], "the folder has no config.json"),
         (["teacher.gpus_per_replica=64"], "the run needs 64 GPUs"),
