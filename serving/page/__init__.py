@@ -1,10 +1,10 @@
-"""The page at `/`: try the student in a browser. One file, which asks nothing of any other machine.
+"""The page at `/` to try the student in a browser: one file, which loads nothing from other machines.
 
     page()                    -> "<!doctype html> ..."
     CONTENT_SECURITY_POLICY   -> "default-src 'none'; connect-src 'self'; ...", for the header of the same name
 
-Only the file's own style and script run, let in by their hashes, and what comes from the server can become text but never markup:
-`require-trusted-types-for` has the browser refuse everything else. The page's own policy is the same without what only a header may say.
+The policy allows only the file's own style and script, by their hashes. Data from the server can become text but never markup: browsers
+enforce `require-trusted-types-for`. The page also carries the policy itself, without the rules that only a header may set.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from functools import cache
 from importlib.resources import files
 
 _FILE = files(__name__) / "index.html"
-_CLOSED = "content=\"default-src 'none'\""
-"""The policy of the file as it lies: nothing runs."""
+_FORBID_ALL = "content=\"default-src 'none'\""
+"""The policy in the file itself."""
 
 
 @cache
 def page() -> str:
     """The page as it is served."""
-    return _source().replace(_CLOSED, f'content="{_policy()}"', 1)
+    return _source().replace(_FORBID_ALL, f'content="{_policy()}"', 1)
 
 
 @cache
 def _source() -> str:
-    return _FILE.read_text(encoding="utf-8")  # with \n, whatever the file has: as a browser hashes it
+    return _FILE.read_text(encoding="utf-8")  # with \n, whatever the file has: browsers hash it so
 
 
 @cache
@@ -47,7 +47,7 @@ def _policy() -> str:
 
 
 def _hash_of(tag: str) -> str:
-    """The one element's text as a policy names it: `sha256-...`."""
+    """`sha256-...` of the text in the file's only element with this tag."""
     (inner,) = re.findall(rf"<{tag}>(.*?)</{tag}>", _source(), re.DOTALL)
     return "sha256-" + base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
 

@@ -65,7 +65,7 @@ def test_a_question_is_answered(tab: Tab, server: StandIn) -> None:
     ]
     assert tab.focus() == "result-title"
     assert (tab.text("label"), tab.text("confidence"), tab.text("tokens")) == ("9 - 4 = 5", "93.1%", "61 in, 34 out")
-    assert tab.text("said") == "Anne gives away 4 of 9, so 9 - 4 are left."
+    assert tab.text("rationale-text") == "Anne gives away 4 of 9, so 9 - 4 are left."
     assert tab.text("time").endswith(" ms")
     assert tab.js("document.getElementById('live').textContent") == "Answer: 9 - 4 = 5. Confidence 93.1%."
     tab.until(
@@ -120,7 +120,7 @@ def test_another_student_has_other_fields_and_no_rationale(browser: Chromium, se
     assert not tab.seen("example")
     tab.ask()
     assert tab.focus() == "field-2"
-    assert tab.text("field-2-wrong") == "Write one or more lines here."
+    assert tab.text("field-2-wrong") == "Enter one or more lines."
     tab.write("field-2", " one \n\n two\n")
     assert not tab.seen("field-2-wrong")
     tab.click("go")
@@ -164,7 +164,7 @@ def test_hostile_texts_stay_texts(browser: Chromium, server: StandIn) -> None:
     server.answer = problem(422, HOSTILE, HOSTILE)
     tab.ask()
     tab.until("!document.getElementById('problem').hidden")
-    assert tab.js("document.getElementById('problem-said').textContent") == HOSTILE
+    assert tab.js("document.getElementById('problem-message').textContent") == HOSTILE
     assert tab.js(shape) == '[0,1,"Try the student - Raystill"]'
     assert tab.complaints() == []
     tab.close()
@@ -189,8 +189,8 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
     assert not tab.seen("ask")
     for given, title in (
         ("", "The key is empty"),
-        ("two words", "This can be no key"),
-        ("wrong", "The endpoint does not take this key"),
+        ("two words", "This is not a key"),
+        ("wrong", "The endpoint refuses this key"),
     ):
         tab.write("key", given)
         tab.js("document.querySelector('#keyform button').click()")
@@ -213,7 +213,7 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
     server.key = "another"
     tab.ask()
     tab.until("!document.getElementById('keyform').hidden")
-    assert (tab.focus(), tab.text("keytitle")) == ("key", "The endpoint does not take this key")
+    assert (tab.focus(), tab.text("keytitle")) == ("key", "The endpoint refuses this key")
     tab.write("key", "another")
     tab.js("document.querySelector('#keyform button').click()")
     tab.until("document.getElementById('keyform').hidden")
@@ -233,11 +233,11 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
 
 @pytest.mark.parametrize(("answer", "title", "said", "when"), [
     (problem(422, "invalid_field", "inputs[0]: field `input` is bad"), "The student cannot take this question", "field `input` is bad", ""),
-    (problem(503, "model_away", "svamp is away", retry_after="5"), "The student is not ready", "is away", "Try again in 5 seconds, at "),
+    (problem(503, "model_away", "svamp is unavailable", retry_after="5"), "The student is not ready", "is unavailable", "Try again in 5 seconds, at "),
     (problem(429, "limit", "60 only", retry_after="600"), "Too many questions with this key", "60 only", "Try again in 10 minutes, at "),
-    (problem(404, "model_not_found", "there is no model of that name"), "This student is not here any more", "no model", ""),
+    (problem(404, "model_not_found", "unknown model"), "This student is no longer available", "unknown model", ""),
     (Response("<h1>Bad gateway</h1>", 502, media_type="text/html"), "The student did not answer in time", "", ""),
-    (Response("<h1>Hello</h1>", media_type="text/html"), "What came back cannot be read", "", ""),
+    (Response("<h1>Hello</h1>", media_type="text/html"), "The response is not readable", "", ""),
     (JSONResponse({"error": "text"}, 500), "The endpoint failed", "", ""),
 ])  # fmt: skip
 def test_what_goes_wrong_is_said_in_words(
@@ -248,7 +248,7 @@ def test_what_goes_wrong_is_said_in_words(
     tab.ask()
     tab.answered()
     assert (tab.focus(), tab.text("problem-title")) == ("problem-title", title)
-    assert said in tab.text("problem-said")
+    assert said in tab.text("problem-message")
     assert "inputs[0]" not in tab.text("problem")
     assert tab.text("problem-when").startswith(when)
     assert tab.text("problem-advice")
@@ -274,7 +274,7 @@ def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, serve
     tab.until("document.getElementById('problem-when').textContent === 'You can try again now.'")
     server.listing = JSONResponse({"object": "list", "data": []})
     tab.click("again")
-    tab.until("document.getElementById('problem-title').textContent === 'No student is served here'")
+    tab.until("document.getElementById('problem-title').textContent === 'This endpoint serves no student'")
     server.listing = None
     tab.click("again")
     tab.until("!document.getElementById('ask').hidden")

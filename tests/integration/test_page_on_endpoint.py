@@ -30,8 +30,8 @@ def test_the_page_shows_what_the_endpoint_answers(tmp_path: Path) -> None:
             assert tab.js("document.getElementById('label').textContent").startswith(answer["label"])
             sure = answer["confidence"]
             assert tab.text("confidence") == (f"{100 * sure:.1f}%" if sure >= 0.0005 else "under 0.1%")
-            said = tab.js("document.getElementById('said').textContent")
-            assert said == answer["rationale"] or (not answer["rationale"] and said == "The student wrote none.")
+            said = tab.js("document.getElementById('rationale-text').textContent")
+            assert said == answer["rationale"] or (not answer["rationale"] and said == "The student generated none.")
             assert tab.complaints() == []
         finally:
             browser.close()

@@ -114,7 +114,7 @@ def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path
         serve_students({name: named[name] for name in ("sums@old", "sums@new")}, serving, {"sums": {"new": 50.0}})
         wait_until(lambda: models() == {"sums@old", "sums@new"}, 20.0)
         load.answered(100)
-        with pytest.raises(StageFailedError, match="what ran before goes on, with the shares it had"):
+        with pytest.raises(StageFailedError, match="the endpoint runs as before, with its old shares"):
             serve_students(named, serving, {"sums": {"broken": 50.0}})
         load.answered(100)
         assert models() == {"sums@old", "sums@new"}
@@ -196,7 +196,7 @@ def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[s
         serve.run(Shop.bind(opens=True), name="shop", route_prefix="/shop")
         with pytest.raises(RuntimeError):
             serve.run(Shop.bind(opens=False), name="shut", route_prefix="/shut")
-        with pytest.raises(UserError, match=f"Serve runs on this Ray already, with port {settings.port}"):
+        with pytest.raises(UserError, match=f"Serve already runs on this Ray, with port {settings.port}"):
             serve_students({"sums": str(folders["old"])}, small())
         with endpoint_of({"sums": folders["old"]}, settings) as client:
             assert client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200

@@ -71,7 +71,7 @@ def test_ids_are_there_once_and_references_have_their_targets() -> None:
     assert len(ids) == len(set(ids))
     referring = ("for", "aria-labelledby", "aria-describedby")
     assert {found[name] for _, found in READ.elements for name in referring if name in found} <= set(ids)
-    assert set(re.findall(r'(?:\$|say|show)\("([a-z-]+)"', HTML)) <= set(ids)
+    assert set(re.findall(r'(?:\$|setText|show)\("([a-z-]+)"', HTML)) <= set(ids)
 
 
 def test_a_reader_hears_of_results_and_nothing_takes_the_order_of_tabs() -> None:
