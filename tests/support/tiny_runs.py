@@ -1,4 +1,4 @@
-"""Tiny models of both families, their tokenizer, runs and labels, made on the spot."""
+"""Factories of tiny models of both families, their tokenizer, runs and labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pipelines.config.load import parse_run
 from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
 from pipelines.storage.manifest import manifest_of, write_manifest
 from pipelines.storage.store import Store
+from pipelines.tasks import TaskSpec
 from pipelines.tasks.arithmetic import Arithmetic
+from pipelines.train.data.lengths import Lengths
+from pipelines.train.data.sequences import TokenSettings
 
 WORDS = [
     "Anne", "Peter", "Tom", "has", "had", "have", "gives", "buys", "sells", "loses", "apples", "pears", "books", "pens", "pen",
@@ -25,7 +28,7 @@ WORDS = [
 
 
 def make_tokenizer() -> Any:
-    """A word-level tokenizer with <pad>, </s> and <unk>, which adds no tokens of its own."""
+    """A word-level tokenizer with <pad>, </s> and <unk>, which adds no special tokens to a text."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -63,7 +66,7 @@ def make_model(family: str, folder: Path, seed: int = 0, layers: int = 2, positi
 
 
 def make_run(output: Path, model: str, **sections: dict[str, Any]) -> RunConfig:
-    """A run of the tiny model; `sections` are merged into the tree."""
+    """A run of the tiny model. `sections` are merged into the run file."""
     tree: dict[str, dict[str, Any]] = {
         "corpus": {"train": "unused.jsonl", "validation": 0.2},
         "teacher": {"engine": "echo"},
@@ -78,8 +81,17 @@ def make_run(output: Path, model: str, **sections: dict[str, Any]) -> RunConfig:
     return parse_run({"name": "tiny", "output": str(output), "task": "arithmetic", **tree})
 
 
+def make_token_settings(model: Path | str, **changed: Any) -> TokenSettings:
+    """Settings of a decoder-only step-by-step student of arithmetic; 0.3 of the rows are held out."""
+    defaults: dict[str, Any] = {
+        "family": "decoder-only", "method": "step-by-step", "terms": ("label", "rationale"), "label_column": "gold",
+        "validation_share": 0.3, "max_input_tokens": 40, "max_target_tokens": 20, "task": TaskSpec("arithmetic"),
+    }  # fmt: skip
+    return TokenSettings(model=str(model), **{**defaults, **changed})
+
+
 def label_rows(count: int, *, gold: bool = True, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows in the schema of labels: small sums with rationales of different lengths."""
+    """Rows of schema.LABEL: small sums with rationales of different lengths."""
     rng = random.Random(seed)
     rows = []
     for i in range(count):
@@ -116,7 +128,7 @@ def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> No
 
 
 def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None:
-    """labels/token_logprobs of the rows: at each position the token that the text has, with 0.7, and two others."""
+    """labels/token_logprobs of the rows: at each position the text's token with probability 0.7, and two others."""
     tokenizer = make_tokenizer()
     folder = output / "labels" / "token_logprobs"
     folder.mkdir(parents=True)
@@ -131,8 +143,8 @@ def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None
         pq.write_table(pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet")
 
 
-def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, grouped: bool = False) -> Any:
-    """Lengths of random sequences, two to an example, every seventh example's second missing."""
+def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, grouped: bool = False) -> Lengths:
+    """Lengths of random sequences, two per example; every seventh example lacks the second."""
     rng = np.random.default_rng(seed)
     prompt = rng.integers(5, longest // 2, 2 * examples)
     target = rng.integers(1, longest // 2, 2 * examples)
@@ -140,11 +152,9 @@ def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, grouped: 
     return lengths_of_pairs(prompt, target, grouped=grouped)
 
 
-def lengths_of_pairs(prompt: Any, target: Any, *, grouped: bool = False) -> Any:
-    """Lengths of two sequences to each example; one whose target is 0 is not there."""
-    from pipelines.train.data.lengths import Lengths
-
+def lengths_of_pairs(prompt: Any, target: Any, *, grouped: bool = False) -> Lengths:
+    """Lengths of two sequences per example. A target of 0 means that the sequence is missing."""
     prompt, target = np.asarray(prompt), np.asarray(target)
-    there = target > 0
-    starts = np.concatenate([[0], np.cumsum(there.reshape(-1, 2).sum(axis=1))])
-    return Lengths(prompt[there], target[there], starts, grouped)
+    exists = target > 0
+    starts = np.concatenate([[0], np.cumsum(exists.reshape(-1, 2).sum(axis=1))])
+    return Lengths(prompt[exists], target[exists], starts, grouped)

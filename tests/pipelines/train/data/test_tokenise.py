@@ -16,30 +16,21 @@ import pytest
 from pipelines.data.heldout import is_validation
 from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
 from pipelines.storage.store import Store
-from pipelines.tasks import TaskSpec
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
 from pipelines.train.data.tokenise import encode_part, encode_table, tokenise
-from tests.support.tiny_runs import label_rows, make_tokenizer, write_labels
+from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, write_labels
 
 EOS = make_tokenizer().eos_token_id
 SOFT: dict[str, Any] = {"method": "soft-label", "terms": ("label", "soft"), "label_column": "either"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer")
-    make_tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def settings(folder: Path) -> TokenSettings:
-    terms = ("label", "rationale")
-    return TokenSettings(
-        str(folder), "decoder-only", "step-by-step", terms, "gold", 0.3, 40, 20, TaskSpec("arithmetic")
-    )
+def settings(tmp_path_factory: pytest.TempPathFactory) -> TokenSettings:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(folder)
+    return make_token_settings(folder)
 
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:

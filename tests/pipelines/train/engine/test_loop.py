@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from pipelines.train.engine.resume import TrainingState
 from pipelines.train.engine.steps import check_spike, is_patience_over, validate_if_due
 from pipelines.train.engine.worker import WorkerOutOfMemoryError
 from pipelines.train.tracking.progress_actor import warn_through
+from tests import integration
 from tests.support.tiny_runs import make_run
 
 torch = pytest.importorskip("torch")
@@ -47,17 +49,12 @@ def test_patience_counts_from_the_best_measurement() -> None:
     assert over == list(range(40, 50)), "an equal measurement is no better one"
 
 
-def test_nan_is_never_the_best_measurement() -> None:
-    state, one = TrainingState(), worker([float("nan"), 2.0], validate_every_steps=10)
-    for state.step in (10, 20):
+def test_the_last_step_is_measured_and_nan_is_never_best() -> None:
+    state, one = TrainingState(), worker([float("nan"), 2.0, 1.0], validate_every_steps=33)
+    for state.step in (33, 66, 90, 100):
         validate_if_due(one, state)
-    assert state.best is not None
-    assert state.best.step == 20
-
-
-def test_the_last_step_is_always_measured() -> None:
-    state = TrainingState(step=100)
-    assert validate_if_due(worker([1.0], validate_every_steps=33), state)
+    assert [row["step"] for row in state.validation] == [33, 66, 100]
+    assert state.best == BestStep(step=100, objective=1.0, terms={"label": 1.0})
     assert not validate_if_due(worker([], validate_every_steps=None), state)
 
 
@@ -70,13 +67,12 @@ def test_a_spike_stops_with_the_examples_of_its_step() -> None:
 
 
 def test_state_of_version_0_1_is_read_and_written() -> None:
-    saved: dict[str, Any] = {
-        "step": 20, "seconds": 1.5, "history": [{"step": 0, "loss": 3.5, "label": 3.5, "learning_rate": 0.01}],
-        "validation_before": {"label": 4.0}, "validation": [{"step": 20, "objective": 2.0, "label": 2.0}],
-        "best": {"step": 20, "objective": 2.0, "terms": {"label": 2.0}}, "best_kept": [20], "best_at_saves": [20],
-        "started_at": [0], "world_sizes": [2], "nodes": [["a", "b"]], "waited_s": 0.1, "damaged": [],
-    }  # fmt: skip
-    assert str(TrainingState.model_validate(saved).model_dump()) == str(saved)
+    (file,) = Path(integration.__path__[0]).glob(
+        "artifacts_0_1/training_begun/out/training/*/*/checkpoint_*/state.json"
+    )
+    saved = json.loads(file.read_text())["state"]
+    saved["best"] = {"step": 20, "objective": 2.0, "terms": {"label": 2.0}}
+    assert json.dumps(TrainingState.model_validate(saved).model_dump()) == json.dumps(saved)
 
 
 def test_out_of_memory_ends_the_next_attempt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

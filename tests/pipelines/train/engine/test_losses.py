@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.train.data.collate import NO_PART, MicroBatch, TokenSequence, collate
+from pipelines.train.data.collate import NO_PART, TokenSequence, collate
 from pipelines.train.loss_terms import TERMS
-from tests.support.tiny_runs import make_model, make_tokenizer
 
 torch = pytest.importorskip("torch")
 
 from pipelines.train.engine import losses  # noqa: E402
 from pipelines.train.engine.losses import StudentLoss, part_sums, soft_label_losses, step_scales, token_divergences  # noqa: E402
-from tests.support.reference_training import token_losses  # noqa: E402
+from tests.support.reference_training import assert_same_gradients, loss_of, model_and_sequences, token_losses  # noqa: E402
 
 KINDS = ["forward-kl", "reverse-kl", "jsd"]
 FAMILIES = ["decoder-only", "encoder-decoder"]
@@ -57,16 +56,6 @@ def test_log_probabilities_equal_torchs(width: int, precision: str, monkeypatch:
     torch.testing.assert_close(logits.detach(), before, rtol=0, atol=0)
 
 
-def test_soft_label_losses_by_hand() -> None:
-    # p = (0.8, 0.2), q = (0.5, 0.5); and an example with one label, which teaches nothing.
-    scores, groups = torch.tensor([-1.0, -7.0, -1.0]), torch.tensor([0, 1, 0])
-    found = soft_label_losses(scores, groups, torch.tensor([0.8, 1.0, 0.2]), 1.0)
-    assert found.tolist() == pytest.approx([0.8 * math.log(1.6) + 0.2 * math.log(0.4), 0.0], abs=1e-6)
-    # T = 2: p ~ (sqrt 0.8, sqrt 0.2) = (2/3, 1/3), q stays; times 4.
-    found = soft_label_losses(torch.tensor([-1.0, -1.0]), torch.tensor([0, 0]), torch.tensor([0.8, 0.2]), 2.0)
-    assert found.item() == pytest.approx(4 * (2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)), abs=1e-6)
-
-
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_soft_label_losses_equal_torchs_kl(temperature: float) -> None:
     torch.manual_seed(1)
@@ -87,16 +76,6 @@ def test_soft_label_losses_equal_torchs_kl(temperature: float) -> None:
     expected.sum().backward()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, scores.grad, rtol=1e-4, atol=1e-5)
-
-
-def test_token_divergences_by_hand() -> None:
-    teacher, student = torch.tensor([[0.8]]).log(), torch.tensor([[0.5]]).log()
-    forward = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
-    reverse = 0.5 * math.log(0.625) + 0.5 * math.log(2.5)
-    to_mixture = [p * math.log(p / m) for p, m in ((0.8, 0.65), (0.2, 0.35), (0.5, 0.65), (0.5, 0.35))]
-    for kind, expected in (("forward-kl", forward), ("reverse-kl", reverse), ("jsd", sum(to_mixture) / 2)):
-        assert token_divergences(student, teacher, kind).item() == pytest.approx(expected, abs=1e-6)
-        assert token_divergences(teacher, teacher, kind).item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,25 +201,3 @@ def test_an_empty_loss_gives_every_weight_a_zero_gradient(tmp_path: Path) -> Non
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
     assert not found.any()
     torch.testing.assert_close(model(input_ids=ids).logits, before)  # outside of a loss the head projects all positions
-
-
-def assert_same_gradients(model: Any, reference: Any) -> None:
-    for (name, found), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, msg=name, rtol=1e-4, atol=1e-5)
-
-
-def loss_of(module: StudentLoss, batch: MicroBatch, scales: list[float]) -> Any:
-    return module(**batch.map(torch.from_numpy).arguments(), scales=torch.tensor(scales, dtype=torch.float32))
-
-
-def model_and_sequences(family: str, folder: Path) -> tuple[Any, list[TokenSequence]]:
-    """A tiny model, and six sequences of different lengths, labels and rationales in turn."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
-    model = kind.from_pretrained(make_model(family, folder / "model"), dtype=torch.float32)
-    rng = np.random.default_rng(0)
-    size = len(make_tokenizer())
-    prompts = [rng.integers(2, size, n).tolist() for n in (3, 9, 5, 1, 12, 4)]
-    targets = [[*rng.integers(2, size, n).tolist(), 1] for n in (1, 7, 2, 4, 1, 9)]
-    return model, [TokenSequence(p, t, i % 2) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
