@@ -1,1 +1,1 @@
-"""Run files that ship, and the corpora of our own making that the quickstart runs on."""
+"""Run files and generated corpora that ship with the package."""

@@ -1,17 +1,17 @@
-"""Premises and hypotheses of our own making: a corpus for natural language inference.
+"""Generated corpus for natural language inference.
 
-In: a count and a seed. Out: rows, the same for the same count and seed, on every machine, a third of each label:
+In: a count and a seed. Out: rows, a third of each label. Equal arguments give equal rows on every machine:
 
     {"id": "pairs-train-0", "premise": "A man is reading a book in a kitchen.", "hypothesis": "The man is in a park.",
      "label": "contradiction", "explanation": "The premise says that he is in a kitchen, so he is not in a park."}
 
-A premise says who does what, and mostly where, when or with whom. A hypothesis takes up one of these, and what it
-claims is stated, ruled out or left open by the premise: the hypothesis alone does not give the label away. Training and
-test rows come from different sentence templates. `explanation` says why, without naming the label.
+A premise states an activity of a person, and often place, time or company. A hypothesis makes a claim about one of these, which the
+premise states, rules out or leaves open. The hypothesis alone does not reveal the label. Training and test rows come from different
+sentence templates. `explanation` gives the reason without naming the label.
 
-`python -m pipelines.recipes.nli_pairs FOLDER` writes train.jsonl, test.jsonl and teacher.jsonl. The last holds answers
-like a recorded teacher's, {"id", "output"}, for both files. This module makes them from the explanations: NO MODEL
-WROTE THEM. A few percent are wrong or unreadable on purpose, as a teacher's would be.
+`python -m pipelines.recipes.nli_pairs FOLDER` writes train.jsonl, test.jsonl and teacher.jsonl. The last file holds answers for both
+corpora in the format of a recorded teacher, {"id", "output"}. This module generates them from the explanations: NO MODEL WROTE THEM.
+A few percent are wrong or unreadable on purpose, like a teacher's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNREADABLE_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Activity:
-    """What someone does: `exact`, and `general`, which follows from it but does not imply it."""
+    """An activity: `exact` implies `general`, but not the reverse."""
 
     exact: str
     general: str
@@ -48,7 +48,7 @@ _PEOPLE = {
     "nurse": "she",
     "student": "he",
 }
-# Each takes both hands, and no place lies in another: of two, only one can be true at a time.
+# Each activity takes both hands, and no place contains another: only one of each can be true at a time.
 _ACTIVITIES = (
     Activity("reading a novel", "reading something"),
     Activity("playing the guitar", "playing an instrument"),
@@ -78,7 +78,7 @@ _CIRCUMSTANCES: dict[str, tuple[str, ...]] = {"place": _PLACES, "time": _TIMES, 
 
 @dataclass(frozen=True)
 class Frames:
-    """Sentence templates of a split. `{scene}` is what someone does, and where, when and with whom."""
+    """Sentence templates of a split. `{scene}` holds activity, place, time and company."""
 
     premise: tuple[str, ...]
     activity: tuple[str, ...]
@@ -116,72 +116,72 @@ ASPECTS = ("activity", "place", "time", "company")
 
 
 def train_rows(count: int, seed: int) -> list[Row]:
-    """`count` rows of the training templates; labels and aspects take turns."""
+    """Generate rows from the training templates. Labels and aspects alternate."""
     return _rows("train", TRAIN_FRAMES, count, seed)
 
 
 def test_rows(count: int, seed: int) -> list[Row]:
-    """`count` rows of the held-out templates."""
+    """Generate rows from the held-out templates."""
     return _rows("test", TEST_FRAMES, count, seed)
 
 
 def teacher_rows(rows: Sequence[Row], seed: int) -> list[Row]:
-    """Generated answers for rows, in the format that the task's examples teach; not a model's output."""
-    chance = random.Random(f"nli teacher, seed {seed}")
-    return [{"id": row["id"], "output": _output(row, chance)} for row in rows]
+    """Generate teacher answers for rows, in the format of the task's shots. Not the output of a model."""
+    generator = random.Random(f"nli teacher, seed {seed}")
+    return [{"id": row["id"], "output": _output(row, generator)} for row in rows]
 
 
 def _rows(split: str, frames: Frames, count: int, seed: int) -> list[Row]:
-    chance = random.Random(f"nli pairs, {split}, seed {seed}")
+    generator = random.Random(f"nli pairs, {split}, seed {seed}")
     plan = [(LABELS[i % len(LABELS)], ASPECTS[i // len(LABELS) % len(ASPECTS)]) for i in range(count)]
-    chance.shuffle(plan)
+    generator.shuffle(plan)
     used: set[tuple[str, str, str]] = set()
     rows = []
     for i, (label, aspect) in enumerate(plan):
-        premise, hypothesis, explanation = draw_unused(partial(_pair, label, aspect, frames, chance), used)
+        premise, hypothesis, explanation = draw_unused(partial(_pair, label, aspect, frames, generator), used)
         row = {"id": f"pairs-{split}-{i}", "premise": premise, "hypothesis": hypothesis, "label": label}
         rows.append({**row, "explanation": explanation})
     return rows
 
 
-def _pair(label: str, aspect: str, frames: Frames, chance: random.Random) -> tuple[str, str, str]:
-    """Premise, hypothesis and explanation."""
-    who = chance.choice(tuple(_PEOPLE))
-    activity = chance.choice(_ACTIVITIES)
+def _pair(label: str, aspect: str, frames: Frames, generator: random.Random) -> tuple[str, str, str]:
+    """Generate (premise, hypothesis, explanation)."""
+    who = generator.choice(tuple(_PEOPLE))
+    activity = generator.choice(_ACTIVITIES)
     scene = {"activity": activity.exact}
     for other in ("company", "place", "time"):
-        if other != aspect and chance.random() < 0.5:
-            scene[other] = chance.choice(_CIRCUMSTANCES[other])
+        if other != aspect and generator.random() < 0.5:
+            scene[other] = generator.choice(_CIRCUMSTANCES[other])
     if aspect == "activity":
-        stated, claim, explanation = _about_activity(label, activity, chance)
+        stated, claim, explanation = _about_activity(label, activity, generator)
         scene["activity"] = stated
     else:
-        claim = chance.choice(_CIRCUMSTANCES[aspect])
-        explanation = _about_circumstance(label, aspect, claim, scene, chance)
-    premise = chance.choice(frames.premise).format(
+        claim = generator.choice(_CIRCUMSTANCES[aspect])
+        explanation = _about_circumstance(label, aspect, claim, scene, generator)
+    premise = generator.choice(frames.premise).format(
         who=who, scene=" ".join(scene[part] for part in ("activity", "company", "place", "time") if part in scene)
     )
-    hypothesis = chance.choice(getattr(frames, aspect)).format(who=who, claim=claim)
+    hypothesis = generator.choice(getattr(frames, aspect)).format(who=who, claim=claim)
     return premise, hypothesis, explanation.format(who=who, he=_PEOPLE[who])
 
 
-def _about_activity(label: str, activity: Activity, chance: random.Random) -> tuple[str, str, str]:
-    """What the premise states, what the hypothesis claims, why."""
+def _about_activity(label: str, activity: Activity, generator: random.Random) -> tuple[str, str, str]:
+    """Choose (statement of the premise, claim of the hypothesis, explanation)."""
     if label == "entailment":
-        claim = chance.choice((activity.exact, activity.general))
+        claim = generator.choice((activity.exact, activity.general))
         if claim == activity.exact:
             return activity.exact, claim, f"The premise says that the {{who}} is {claim}."
         return activity.exact, claim, f"Someone who is {activity.exact} is {claim}."
     if label == "neutral":
         explanation = f"The {{who}} is {activity.general}, but {{he}} need not be {activity.exact}."
         return activity.general, activity.exact, explanation
-    other = chance.choice([a for a in _ACTIVITIES if a is not activity])
-    claim = chance.choice((other.exact, other.general))
+    other = generator.choice([a for a in _ACTIVITIES if a is not activity])
+    claim = generator.choice((other.exact, other.general))
     return activity.exact, claim, f"The {{who}} is {activity.exact}, so {{he}} is not {claim}."
 
 
-def _about_circumstance(label: str, aspect: str, claim: str, scene: dict[str, str], chance: random.Random) -> str:
-    """Puts into the scene what the label needs, and says why."""
+def _about_circumstance(label: str, aspect: str, claim: str, scene: dict[str, str], generator: random.Random) -> str:
+    """Add to the scene what the label needs. Returns the explanation."""
     subject = "it" if aspect == "time" else "{he}"
     if label == "neutral":
         question = {"place": "where the {who} is", "time": "when it happens", "company": "who else is there"}[aspect]
@@ -189,22 +189,22 @@ def _about_circumstance(label: str, aspect: str, claim: str, scene: dict[str, st
     if label == "entailment":
         scene[aspect] = claim
         return f"The premise says that {subject} is {claim}."
-    scene[aspect] = chance.choice([other for other in _CIRCUMSTANCES[aspect] if other != claim])
+    scene[aspect] = generator.choice([other for other in _CIRCUMSTANCES[aspect] if other != claim])
     return f"The premise says that {subject} is {scene[aspect]}, so {subject} is not {claim}."
 
 
-def _output(row: Row, chance: random.Random) -> str:
-    draw = chance.random()
+def _output(row: Row, generator: random.Random) -> str:
+    draw = generator.random()
     if draw < UNREADABLE_SHARE:
         return f"{row['explanation']} It is hard to say"
     label = row["label"]
     if draw < UNREADABLE_SHARE + WRONG_SHARE:
-        label = chance.choice([other for other in LABELS if other != label])
+        label = generator.choice([other for other in LABELS if other != label])
     return f"{row['explanation']} The answer is {label}."
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the shipped corpus and its recorded answers into a folder."""
+    """Write the shipped corpus and its generated teacher answers to a folder."""
     if len(arguments) != 1:
         sys.exit("Usage: python -m pipelines.recipes.nli_pairs FOLDER")
     folder = Path(arguments[0])

@@ -1,4 +1,4 @@
-"""What the generated corpora share: their sizes, their seed, and how rows become a JSON Lines file."""
+"""Sizes, seed and JSON Lines format of the generated corpora."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Drawn = TypeVar("Drawn")
 
 
 def draw_unused(draw: Callable[[], Drawn], used: set[Drawn]) -> Drawn:
-    """A draw that is not in `used`, and now is. Raises ValueError where the templates seem to have no more."""
+    """Draw a value that is not in `used`, and add it. Raises ValueError after 1000 draws without a new one."""
     for _ in range(1000):
         drawn = draw()
         if drawn not in used:
             used.add(drawn)
             return drawn
-    raise ValueError(f"the templates have no more than about {len(used):,} different rows; ask for fewer")
+    raise ValueError(f"the templates have only about {len(used):,} different rows. Request fewer rows.")
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """One row a line, UTF-8, line feeds on every system."""
+    """Write one row per line: UTF-8, with line feeds on every system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes(text.encode("utf-8"))

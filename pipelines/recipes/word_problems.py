@@ -1,13 +1,13 @@
-"""One-step word problems of our own making: the corpus of the quickstart.
+"""Generated one-step word problems: the corpus of the quickstart.
 
-In: a count and a seed. Out: rows, the same for the same count and seed, on every machine:
+In: a count and a seed. Out: rows. Equal arguments give equal rows on every machine:
 
     {"id": "apples-train-0", "input": "Anne has 14 apples and gives Peter 3. How many apples has Anne left?",
      "label": "14 - 3"}
 
-The label is an expression over the numbers of the text. Training and test rows come from different sentence templates
-that share the vocabulary of their operation, so that a student has to read and cannot recall. Within an operation,
-templates differ in which number comes first.
+The label is an expression over the numbers of the text. Training and test rows come from different sentence templates that share the
+vocabulary of their operation, so that a student cannot recall templates. The order of the numbers differs between the templates of an
+operation.
 
 `python -m pipelines.recipes.word_problems FOLDER` writes train.jsonl and test.jsonl.
 """
@@ -31,7 +31,7 @@ LARGEST = 20
 
 @dataclass(frozen=True)
 class Template:
-    """A problem with places for its words. The label is `{a} operation {b}`, wherever the two stand."""
+    """A problem with placeholders. The label is `{a} operation {b}`, in any order of the two in the text."""
 
     operation: Operation
     text: str
@@ -114,66 +114,66 @@ _BOXES = ("box", "bag", "basket", "jar", "bowl", "tin")
 
 
 def train_rows(count: int, seed: int) -> list[Row]:
-    """`count` rows of the training templates, each operation and template about equally often.
+    """Generate rows from the training templates. Operations and templates alternate.
 
     Raises:
-        ValueError: the templates have no more different rows than some thousands.
+        ValueError: the templates have too few different rows (some thousands).
     """
     return _rows("train", TRAIN_TEMPLATES, count, seed)
 
 
 def test_rows(count: int, seed: int) -> list[Row]:
-    """`count` rows of the held-out templates."""
+    """Generate rows from the held-out templates."""
     return _rows("test", TEST_TEMPLATES, count, seed)
 
 
 def _rows(split: str, templates: Sequence[Template], count: int, seed: int) -> list[Row]:
-    chance = random.Random(f"word problems, {split}, seed {seed}")
+    generator = random.Random(f"word problems, {split}, seed {seed}")
     by_operation = [[t for t in templates if t.operation == operation] for operation in OPERATIONS]
     plan = []
     for i in range(count):
         same = by_operation[i % len(OPERATIONS)]
         plan.append(same[i // len(OPERATIONS) % len(same)])
-    chance.shuffle(plan)
+    generator.shuffle(plan)
     used: set[tuple[str, str]] = set()
     rows = []
     for i, template in enumerate(plan):
-        text, label = draw_unused(partial(_problem, template, chance), used)
+        text, label = draw_unused(partial(_problem, template, generator), used)
         rows.append({"id": f"apples-{split}-{i}", "input": text, "label": label})
     return rows
 
 
-def _problem(template: Template, chance: random.Random) -> tuple[str, str]:
-    a, b = _operands(template.operation, chance)
-    woman = chance.random() < 0.5
-    name = chance.choice(_WOMEN if woman else _MEN)
+def _problem(template: Template, generator: random.Random) -> tuple[str, str]:
+    a, b = _operands(template.operation, generator)
+    woman = generator.random() < 0.5
+    name = generator.choice(_WOMEN if woman else _MEN)
     words = {
         "name": name,
-        "friend": chance.choice([other for other in (*_WOMEN, *_MEN) if other != name]),
+        "friend": generator.choice([other for other in (*_WOMEN, *_MEN) if other != name]),
         "he": "she" if woman else "he",
         "He": "She" if woman else "He",
         "his": "her" if woman else "his",
         "him": "her" if woman else "him",
-        "thing": chance.choice(_THINGS),
-        "box": chance.choice(_BOXES),
+        "thing": generator.choice(_THINGS),
+        "box": generator.choice(_BOXES),
     }
     text = template.text.format(a=a, b=b, **words).replace("boxs", "boxes")
     return text, f"{a} {template.operation} {b}"
 
 
-def _operands(operation: Operation, chance: random.Random) -> tuple[int, int]:
-    """Two numbers whose result is whole and, drawn evenly, so varied that no one answer is often right."""
+def _operands(operation: Operation, generator: random.Random) -> tuple[int, int]:
+    """Choose two numbers with a whole result. Results vary, so that a constant answer is rarely right."""
     if operation == "-":
-        b = chance.randint(2, LARGEST)
-        return b + chance.randint(2, LARGEST), b
+        b = generator.randint(2, LARGEST)
+        return b + generator.randint(2, LARGEST), b
     if operation == "/":
-        b = chance.randint(2, 9)
-        return b * chance.randint(2, LARGEST), b
-    return chance.randint(2, LARGEST), chance.randint(2, LARGEST)
+        b = generator.randint(2, 9)
+        return b * generator.randint(2, LARGEST), b
+    return generator.randint(2, LARGEST), generator.randint(2, LARGEST)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the shipped corpus into a folder."""
+    """Write the shipped corpus to a folder."""
     if len(arguments) != 1:
         sys.exit("Usage: python -m pipelines.recipes.word_problems FOLDER")
     folder = Path(arguments[0])

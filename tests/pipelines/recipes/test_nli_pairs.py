@@ -18,24 +18,15 @@ def _rows(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (SHIPPED / name).read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_shipped_files_are_what_the_module_writes(tmp_path: Path) -> None:
-    nli_pairs.main([str(tmp_path)])
-    for name in ("train.jsonl", "test.jsonl", "teacher.jsonl"):
-        assert (tmp_path / name).read_bytes() == (SHIPPED / name).read_bytes(), f"regenerate {SHIPPED}"
-
-
-@pytest.mark.parametrize(("name", "count"), [("train.jsonl", 600), ("test.jsonl", 120)])
-def test_rows_are_distinct_and_balanced(name: str, count: int) -> None:
-    rows = _rows(name)
-    examples = [TASK.read({**row, "gold": row["label"]}) for row in rows]
-    assert len({e.id for e in examples}) == len({e.input for e in examples}) == count
-    per_label = Counter(e.gold for e in examples)
-    assert set(per_label) == set(LABELS)
-    assert max(per_label.values()) - min(per_label.values()) <= 1
+@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl"])
+def test_labels_are_balanced(name: str) -> None:
+    counts = Counter(row["label"] for row in _rows(name))
+    assert set(counts) == set(LABELS)
+    assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def _claim(row: dict[str, str]) -> str:
-    """What the hypothesis claims, one of the phrases of the module."""
+    """Claim of the hypothesis: one of the phrases of the module."""
     phrases = [p for options in nli_pairs._CIRCUMSTANCES.values() for p in options]
     phrases += [p for a in nli_pairs._ACTIVITIES for p in (a.exact, a.general)]
     named = [p for p in phrases if row["hypothesis"].endswith(f" {p}.")]
@@ -44,7 +35,7 @@ def _claim(row: dict[str, str]) -> str:
 
 
 def test_every_label_follows_from_the_premise() -> None:
-    """Judged from the texts alone, without the plan by which the rows were made."""
+    """Judged from the texts alone, without the generator's plan."""
     for row in (*_rows("train.jsonl"), *_rows("test.jsonl")):
         claim, premise = _claim(row), row["premise"]
         for activity in nli_pairs._ACTIVITIES:
@@ -64,11 +55,9 @@ def test_every_label_follows_from_the_premise() -> None:
 def test_training_and_test_share_no_template() -> None:
     for part in ("premise", *ASPECTS):
         assert not set(getattr(TRAIN_FRAMES, part)) & set(getattr(TEST_FRAMES, part))
-    trained = {(row["premise"], row["hypothesis"]) for row in _rows("train.jsonl")}
-    assert not trained & {(row["premise"], row["hypothesis"]) for row in _rows("test.jsonl")}
 
 
-def test_a_hypothesis_alone_does_not_tell_the_label() -> None:
+def test_hypothesis_alone_does_not_reveal_the_label() -> None:
     by_claim: dict[str, Counter[str]] = defaultdict(Counter)
     rows = _rows("train.jsonl")
     for row in rows:
@@ -83,7 +72,7 @@ def test_explanations_do_not_name_labels() -> None:
         assert not set("{}") & set(row["explanation"] + row["premise"] + row["hypothesis"])
 
 
-def test_the_generated_teacher_errs_a_little() -> None:
+def test_generated_teacher_makes_a_few_mistakes() -> None:
     rows = {row["id"]: row for row in (*_rows("train.jsonl"), *_rows("test.jsonl"))}
     answers = _rows("teacher.jsonl")
     assert [answer["id"] for answer in answers] == list(rows)
@@ -100,8 +89,3 @@ def test_the_generated_teacher_errs_a_little() -> None:
         assert parsed.rationale == row["explanation"]
     assert 0.005 * len(answers) < outcome["unreadable"] < 0.04 * len(answers)
     assert 0.02 * len(answers) < outcome["wrong"] < 0.07 * len(answers)
-
-
-def test_it_needs_a_folder() -> None:
-    with pytest.raises(SystemExit):
-        nli_pairs.main([])

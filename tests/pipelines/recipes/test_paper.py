@@ -12,7 +12,7 @@ from pipelines.recipes import __file__ as package
 
 
 @pytest.mark.parametrize("recipe", ["svamp", "cqa", "anli", "esnli"])
-def test_a_recipe_names_the_teachers_labels_as_the_other_choice(recipe: str) -> None:
+def test_recipe_offers_the_labels_of_the_teacher(recipe: str) -> None:
     text = (Path(package).parent / f"{recipe}.yaml").read_text(encoding="utf-8")
     assert text.count("\n  labels: gold\n  # labels: teacher ") == 1
     other = text.replace("\n  labels: gold\n  # labels: teacher ", "\n  labels: teacher ")
