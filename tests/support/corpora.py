@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipelines.config import RunConfig
+from pipelines.data.reader import corpus_files, corpus_splits, read_split
+from pipelines.tasks import load_task, task_spec
 
 
 def jsonl(rows: Iterable[Any]) -> bytes:
@@ -21,9 +29,48 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> str:
     return str(path)
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table in parts of 30 rows, in the format of the suffix. `stream.arrow` is a stream, other .arrow files are not."""
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=30)
+        return
+    with pa.OSFile(str(path), "wb") as file:
+        make = pa.ipc.new_stream if path.name == "stream.arrow" else pa.ipc.new_file
+        with make(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=30)
+
+
+def write_corpus(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows in the format of the suffix, compressed if it ends in .gz or .zst."""
+    if path.suffix in (".arrow", ".feather", ".parquet"):
+        write_table(path, pa.Table.from_pylist(list(rows)))
+        return
+    content = _csv(rows) if ".csv" in path.name else jsonl(rows)
+    if path.suffix == ".gz":
+        content = gzip.compress(content)
+    elif path.suffix == ".zst":
+        content = pa.Codec("zstd").compress(content, asbytes=True)
+    path.write_bytes(content)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
 def word_problem_rows(count: int) -> list[dict[str, str]]:
     """Readable rows of the task `arithmetic`, with the ids r0, r1, ..."""
     return [{"id": f"r{i}", "input": f"Anne has {i} äpples. How many?", "label": f"{i} + 0"} for i in range(count)]
+
+
+def corpus_ids(named: str | list[str]) -> list[str]:
+    """The ids of all rows that a corpus setting names, for the task `arithmetic`."""
+    task = load_task(task_spec("arithmetic"))
+    splits = corpus_splits(corpus_files(named, "corpus.train"), "train")
+    return [row.id for split in splits for row in read_split(split, task, {})]
 
 
 def run_config(

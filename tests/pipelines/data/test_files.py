@@ -1,8 +1,7 @@
-"""What a corpus setting names: files, globs, folders, lists, saved data sets, and data sets by name."""
+"""The files that a corpus setting names: files, globs, folders, lists, saved data sets, and data sets of the hub."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipelines.data.reader import check_columns, corpus_files, corpus_splits, read_split
+from pipelines.data.reader import check_columns, corpus_files
 from pipelines.errors import UserError
-from pipelines.storage.filesystems import ancestor, join, open_filesystem, shown
 from pipelines.tasks import load_task, task_spec
+from tests.support.corpora import corpus_ids, word_problem_rows, write_jsonl
 
 TASK = load_task(task_spec("arithmetic"))
-ROWS = [{"id": f"r{i}", "input": f"Anne has {i} apples.", "label": str(i)} for i in range(2500)]
+ROWS = word_problem_rows(2500)
 KEY = "corpus.train"
-
-
-def ids(named: str | list[str]) -> list[str]:
-    return [row.id for split in corpus_splits(corpus_files(named, KEY), "train") for row in read_split(split, TASK, {})]
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_globs_and_folders(tree: Path, pattern: str, names: list[str], scheme: str) -> None:
+def test_globs_and_folders_name_their_files(tree: Path, pattern: str, names: list[str], scheme: str) -> None:
     if scheme and "?" in pattern:
         with pytest.raises(UserError):  # in a URI a `?` begins the query part
             corpus_files(f"{scheme}{tree}/{pattern}", KEY)
@@ -59,83 +54,48 @@ def test_a_list_keeps_its_order(tree: Path) -> None:
     assert corpus_files(named, KEY) == [str(tree / name) for name in ("sub/c.jsonl", "sub/deep/d.jsonl", "a.jsonl")]
 
 
-def test_names_with_the_signs_of_globs_and_uris(tmp_path: Path) -> None:
+def test_names_may_have_the_signs_of_globs_and_uris(tmp_path: Path) -> None:
     for name in ("a[1].jsonl", "b c?%20.jsonl"):
-        (tmp_path / name).write_text(json.dumps(ROWS[0]) + "\n")
+        write_jsonl(tmp_path / name, ROWS[:1])
     assert corpus_files(str(tmp_path / "a[1].jsonl"), KEY) == [str(tmp_path / "a[1].jsonl")]
     files = corpus_files(f"file://{tmp_path}", KEY)
     assert files == [f"file://{tmp_path}/a%5B1%5D.jsonl", f"file://{tmp_path}/b%20c%3F%2520.jsonl"]
-    assert ids(f"file://{tmp_path}") == ["r0", "r0"]
+    assert corpus_ids(f"file://{tmp_path}") == ["r0", "r0"]
 
 
 @pytest.mark.parametrize("named", ["none.jsonl", "none/*.jsonl", "notes.md", "none/", [], "file:///none.jsonl", "*.md"])
-def test_what_is_not_there_or_no_data_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch, named: Any) -> None:
+def test_missing_files_and_other_formats_are_refused(tree: Path, monkeypatch: pytest.MonkeyPatch, named: Any) -> None:
     monkeypatch.chdir(tree)
     with pytest.raises(UserError):
         corpus_files(named, KEY)
 
 
-@pytest.mark.parametrize(
-    ("uri", "rule"),
-    [
-        ("s3:///key.jsonl", "names no bucket"),
-        ("s3://bucket/a.jsonl?colour=red", "not an option of S3"),
-        ("s3://bucket/a.jsonl?anonymous=perhaps", "not an option of S3"),
-        ("file://host/a.jsonl", "a file of this machine"),
-        ("nonsense://a.jsonl", "no filesystem opens it"),
-    ],
-)
-def test_a_uri_that_cannot_be_is_refused(uri: str, rule: str) -> None:
-    with pytest.raises(UserError, match=rule):
-        open_filesystem(uri)
-
-
-def test_the_query_part_stays_at_the_end() -> None:
-    assert join("s3://k:s@b/f/?region=x", "a b/c.json") == "s3://k:s@b/f/a%20b/c.json?region=x"
-    assert join("/data/", "a b?.json") == "/data/a b?.json"
-    assert ancestor("s3://b/f/a.json?region=x", 1) == "s3://b/f?region=x"
-    assert ancestor("/a", 1) == "/"
-    assert shown("s3://k:s@b/f?region=x") == "s3://b/f?region=x"
-    assert shown("s3://b/f?user=a@b") == "s3://b/f?user=a@b"
-    assert shown("from s3://k:s@b/f, gs://b/g@h and s3://k:s@x:s@b.") == "from s3://b/f, gs://b/g@h and s3://b."
-
-
-def saved(folder: Path, **options: Any) -> str:
+@pytest.mark.parametrize(("shards", "shuffled"), [(1, False), (3, False), (1, True)])
+def test_a_saved_dataset_is_read_in_its_order(tmp_path: Path, shards: int, shuffled: bool) -> None:
     import datasets
 
-    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder), **options)
-    return str(folder)
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_a_saved_dataset_is_read_in_its_order_without_the_library(tmp_path: Path, shards: int) -> None:
-    folder = saved(tmp_path / "saved", num_proc=None, num_shards=shards)
+    dataset = datasets.Dataset.from_list(ROWS)
+    dataset = dataset.shuffle(seed=0) if shuffled else dataset
+    folder = str(tmp_path / "saved")
+    dataset.save_to_disk(folder, num_shards=shards)
     code = (
-        "import sys; from tests.pipelines.data.test_files import ids; print(*ids(sys.argv[1]))\n"
+        "import sys; from tests.support.corpora import corpus_ids; print(*corpus_ids(sys.argv[1]))\n"
         "assert 'datasets' not in sys.modules"
     )
     out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout
-    assert out.split() == [row["id"] for row in ROWS]
+    assert out.split() == dataset["id"][:]
     check_columns(corpus_files(folder, KEY), TASK, {}, KEY)
 
 
-def test_a_shuffled_dataset_is_read_as_it_was_saved(tmp_path: Path) -> None:
-    import datasets
-
-    shuffled = datasets.Dataset.from_list(ROWS).shuffle(seed=0)
-    shuffled.save_to_disk(str(tmp_path / "saved"))
-    assert ids(str(tmp_path / "saved")) == shuffled["id"][:] != [row["id"] for row in ROWS]
-
-
-def test_of_a_saved_dataset_dict_the_split_is_named(tmp_path: Path) -> None:
+def test_a_saved_dataset_dict_needs_the_split(tmp_path: Path) -> None:
     import datasets
 
     whole = datasets.Dataset.from_list(ROWS)
     datasets.DatasetDict({"train": whole, "test": whole.select([1, 5])}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(UserError, match=r"splits test, train\. Name one of them: .*saved/test"):
         corpus_files(str(tmp_path / "saved"), KEY)
-    assert ids(str(tmp_path / "saved/test")) == ["r1", "r5"]
-    assert ids(f"file://{tmp_path}/saved/train") == [row["id"] for row in ROWS]
+    assert corpus_ids(str(tmp_path / "saved/test")) == ["r1", "r5"]
+    assert corpus_ids(f"file://{tmp_path}/saved/train") == [row["id"] for row in ROWS]
 
 
 @pytest.mark.parametrize(
@@ -143,10 +103,7 @@ def test_of_a_saved_dataset_dict_the_split_is_named(tmp_path: Path) -> None:
     [
         ("{oops", "not JSON"),
         ("{}", "names no data files"),
-        (
-            '{"_data_files": [{"filename": "a.arrow"}], "_indices_data_files": [{"filename": "i.arrow"}]}',
-            "an old version",
-        ),
+        ('{"_data_files": [], "_indices_data_files": [{"filename": "i.arrow"}]}', "an old version"),
         ('{"_data_files": [{"filename": "gone.arrow"}]}', "no such file any more"),
     ],
 )
@@ -163,31 +120,27 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "plain").mkdir()
-    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
-    (tmp_path / "plain/train.jsonl").write_text(lines)
-    (tmp_path / "plain/test.jsonl").write_text(lines.splitlines(keepends=True)[7])
+    write_jsonl(tmp_path / "plain/train.jsonl", ROWS)
+    write_jsonl(tmp_path / "plain/test.jsonl", ROWS[7:8])
     return tmp_path / "plain"
 
 
-def test_a_dataset_by_name_is_loaded_into_the_cache_and_read_there(hub_folder: Path) -> None:
+def test_a_dataset_of_the_hub_is_read_from_the_cache(hub_folder: Path) -> None:
     named = f"hf://{hub_folder}:train"
     files = corpus_files(named, KEY)
     assert all(Path(file).is_relative_to(hub_folder.parent / "cache") for file in files)
-    assert ids(named) == [row["id"] for row in ROWS]
-    assert ids([f"hf://{hub_folder}:test", named])[:2] == ["r7", "r0"]
+    assert corpus_ids(named) == [row["id"] for row in ROWS]
+    assert corpus_ids([f"hf://{hub_folder}:test", named])[:2] == ["r7", "r0"]
 
 
-def test_a_split_that_is_not_there_is_one_error(hub_folder: Path) -> None:
-    with pytest.raises(UserError, match="`datasets` cannot load it"):
-        corpus_files(f"hf://{hub_folder}:validation", KEY)
-
-
-def test_code_in_a_dataset_is_not_run(hub_folder: Path) -> None:
+def test_code_in_a_dataset_never_runs(hub_folder: Path) -> None:
     ran = hub_folder / "ran"
     (hub_folder / "plain.py").write_text(f"open({str(ran)!r}, 'w').write('x')\nraise SystemExit(3)\n")
     with pytest.raises(UserError, match="scripts are no longer supported"):
         corpus_files(f"hf://{hub_folder}:train", KEY)
     assert not ran.exists()
+    with pytest.raises(UserError, match="`datasets` cannot load it"):
+        corpus_files(f"hf://{hub_folder}:validation", KEY)
 
 
 @pytest.mark.parametrize(

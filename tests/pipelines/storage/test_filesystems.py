@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.storage.filesystems import ancestor, join, open_filesystem, shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "rule"),
+    [
+        ("s3:///key.jsonl", "names no bucket"),
+        ("s3://bucket/a.jsonl?colour=red", "not an option of S3"),
+        ("s3://bucket/a.jsonl?anonymous=perhaps", "not an option of S3"),
+        ("file://host/a.jsonl", "a file of this machine"),
+        ("nonsense://a.jsonl", "no filesystem opens it"),
+    ],
+)
+def test_an_impossible_uri_is_refused(uri: str, rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        open_filesystem(uri)
+
+
+def test_paths_keep_the_query_part_and_lose_credentials() -> None:
+    assert join("s3://k:s@b/f/?region=x", "a b/c.json") == "s3://k:s@b/f/a%20b/c.json?region=x"
+    assert join("/data/", "a b?.json") == "/data/a b?.json"
+    assert ancestor("s3://b/f/a.json?region=x", 1) == "s3://b/f?region=x"
+    assert ancestor("/a", 1) == "/"
+    assert shown("s3://k:s@b/f?region=x") == "s3://b/f?region=x"
+    assert shown("s3://b/f?user=a@b") == "s3://b/f?user=a@b"
+    assert shown("from s3://k:s@b/f, gs://b/g@h and s3://k:s@x:s@b.") == "from s3://b/f, gs://b/g@h and s3://b."
