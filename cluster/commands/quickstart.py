@@ -21,6 +21,7 @@ from pipelines.config import RunConfig
 from pipelines.config.load import load_run
 from pipelines.errors import UserError
 from pipelines.methods import METHODS
+from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 
 _QUESTIONS: dict[str, str | dict[str, str]] = {
@@ -94,11 +95,11 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     run = load_run(run_file, overrides)
     check_task(run, run_file)
     prepared = time.monotonic() - began
-    click.echo(f"run file {run_file}, artifacts in {run.output}; teacher ready after {prepared:.1f} s", err=True)
+    click.echo(f"run file {run_file}, artifacts in {run.output}; teacher ready after {duration(prepared)}", err=True)
     check_run(run, STAGES)
     summaries: list[StageSummary] = []
     with ray_session(run, [*stages_to_execute(run, STAGES), "serve"], verbose=verbose):
-        from serving.deploy.rollout import check_port
+        from serving.deploy.address import check_port
 
         started = time.monotonic() - began - prepared
         if ray_address() is None:
@@ -115,11 +116,11 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
     if not as_json:
         print_report(extra["report"])
         _print_answer(answer)
-        print(f"total {total:.0f} s. Serve the student with `raystill serve {shown(join(run.output, 'student'))}`.")
+        print(f"total {duration(total)}. Serve the student with `raystill serve {shown(join(run.output, 'student'))}`.")
 
 
 def _print_answer(answer: EndpointAnswer) -> None:
-    print(f"endpoint   ready in {answer.ready_s:.1f} s; answered in {answer.latency_ms:.0f} ms")
+    print(f"endpoint   ready in {duration(answer.ready_s)}; answered in {duration(answer.latency_ms / 1000)}")
     print(f"  POST {answer.url}/v1/predict  {json.dumps(answer.request, ensure_ascii=False)}")
     print(f"  -> {json.dumps(answer.response, ensure_ascii=False)}")
 
