@@ -75,11 +75,11 @@ def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: R
 
 
 def test_the_dashboard_wants_the_token_and_probes_do_not(endpoint: Cluster) -> None:
-    assert endpoint.ask("GET", "/api/jobs/").json() == []
-    assert endpoint.ask("GET", "/api/jobs/", token=None).status_code == 401
-    assert endpoint.ask("GET", "/api/jobs/", token=TOKEN[:-1]).status_code == 403
-    assert endpoint.ask("PUT", "/api/serve/applications/", token=None, json={"applications": []}).status_code == 401
-    assert endpoint.ask("GET", "/api/gcs_healthz", token=None).text == "success"
+    assert endpoint.request("GET", "/api/jobs/").json() == []
+    assert endpoint.request("GET", "/api/jobs/", token=None).status_code == 401
+    assert endpoint.request("GET", "/api/jobs/", token=TOKEN[:-1]).status_code == 403
+    assert endpoint.request("PUT", "/api/serve/applications/", token=None, json={"applications": []}).status_code == 401
+    assert endpoint.request("GET", "/api/gcs_healthz", token=None).text == "success"
     with endpoint.node.entered():
         metrics = httpx.get(f"http://{endpoint.workers[0].address}:8080/metrics", timeout=30.0)
     assert metrics.status_code == 200
@@ -102,7 +102,7 @@ def test_a_worker_is_drained_under_load(endpoint: Cluster, record_property: Reco
     began = time.monotonic()
     leaving, staying = scaled_to_two(endpoint)
     service = Service([leaving, staying])
-    with service.watched():
+    with service.probed():
         endpoint.wait(service.all_ready, began, "both workers are ready")
         with ServiceLoad(service, endpoint.node, BODY) as load:
             load.answered(40)
@@ -127,14 +127,14 @@ def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
         "entrypoint_num_cpus": 2.5,
         "entrypoint_resources": there,
     }
-    assert endpoint.ask("POST", "/api/jobs/", json=job).status_code == 200
+    assert endpoint.request("POST", "/api/jobs/", json=job).status_code == 200
     endpoint.add_worker()
-    wait_until(lambda: endpoint.ask("GET", "/api/jobs/no-room").json()["status"] == "RUNNING")
+    wait_until(lambda: endpoint.request("GET", "/api/jobs/no-room").json()["status"] == "RUNNING")
     config = yaml.safe_load(endpoint.pods.owner["spec"]["serveConfigV2"])
     for application in config["applications"]:
         application["args"]["serving"]["replicas"]["min"] = 2
     endpoint.deploy(config)
-    assert endpoint.ask("POST", "/api/jobs/no-room/stop").json() == {"stopped": True}
+    assert endpoint.request("POST", "/api/jobs/no-room/stop").json() == {"stopped": True}
     return endpoint.workers
 
 

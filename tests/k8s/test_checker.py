@@ -1,83 +1,113 @@
-"""The checker's rules, each by objects that break it alone and by objects that come close."""
+"""Each rule of the checker refuses its cases, and so do schemas and references."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import cache
+import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.k8s.cases import CASES, Case
-from tests.k8s.cases.bases import BASES
-from tests.k8s.checker import RULES, Crds, Problem, check, verdicts
+from tests.k8s.checker import RULES, check
+from tests.k8s.checker.problem import Object
+from tests.k8s.checker.rules import parts, rule_problems
+from tests.support.k8s.quantities import quantity
+from tests.support.k8s.rendering import EXTERNALS, needs_kustomize, overlay, with_components
 
-REFUSING = {"apiserver": "rejected", "operator": "refused", "pod": "rejected"}
-PLATFORM = ("Gate/RayCronJob", "GatewayClass/istio")
-COLUMN = {"apiserver": "apiserver", "operator": "operator", "pod": "pods"}
-
-
-def problems_of(case: Case, crds: Crds, off: Collection[str] = ()) -> list[Problem]:
-    """What the checker says about a case's object, its surroundings aside."""
-    options: dict[str, Any] = dict(case.options)
-    objects = case.objects()
-    if "beside" in options:
-        objects = [BASES[options.pop("beside")], *objects]
-    return check(objects, crds=crds, off=off, **{"imports": False, "externals": PLATFORM, **options})
+CASES = [(rule.id, number) for rule in RULES.values() for number in range(len(rule.breaks))]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_case_breaks_its_rule_and_no_other_of_the_layer(case: Case, crds: Crds) -> None:
-    problems = problems_of(case, crds)
-    if case.rule is None:
-        assert problems == []
-        return
-    layer = RULES[case.rule].layer
-    found = [problem for problem in problems if problem.layer == layer]
-    assert {problem.rule for problem in found} == {case.rule}
-    assert all(problem.path and problem.wrong and problem.todo for problem in found)
-    if layer in COLUMN:
-        assert verdicts(case.objects()[0], crds)[COLUMN[layer]] == REFUSING[layer]
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    """Production with its optional components. The RayService comes first, and each object once."""
+    root = with_components(tmp_path_factory.mktemp("rules"), ["object-store", "kueue", "incremental-upgrade"])
+    objects: list[Object] = []
+    for item in overlay("prod-gpu", root):
+        if item not in objects:
+            objects.append(item)
+    return sorted(objects, key=lambda item: item["kind"] != "RayService")
 
 
+@needs_kustomize
+@pytest.mark.parametrize(("rule", "number"), CASES, ids=str)
+def test_a_case_breaks_its_rule_and_no_other(rule: str, number: int, rendered: list[Object]) -> None:
+    for item in copy.deepcopy(rendered):
+        found = next((part for part in parts(item) if part.name in RULES[rule].parts), None)
+        if found is not None:
+            break
+    assert found is not None, f"no rendered object has a part {RULES[rule].parts}"
+    for path, value in RULES[rule].breaks[number].items():
+        change(found.node, path, value)
+    broken = {problem.rule for problem in rule_problems(item) if problem.layer == rule.partition("/")[0]}
+    assert broken == {rule}
+
+
+def test_every_rule_has_a_case() -> None:
+    assert [rule.id for rule in RULES.values() if not rule.breaks] == []
+
+
+@needs_kustomize
 @pytest.mark.parametrize(
-    ("base", "path", "value", "place"),
+    ("rule", "kind", "changes"),
     [
-        ("Pod", "spec.securityContext.supplementalGroups", [-1], "spec.securityContext.supplementalGroups[0]"),
-        ("Pod", "spec.resources.claims", [{"name": "gpu"}], "spec.resources.claims"),
-        ("NetworkPolicy", "spec.policyTypes", ["Egres"], "spec.policyTypes[0]"),
-        (
-            "Pod",
-            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
-            [{"matchExpressions": [{"key": "a b", "operator": "Exists"}]}],
-            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]"
-            ".matchExpressions[0].key",
-        ),
+        ("apiserver/schema", "RayJob", {"kind": "RayJobs"}),
+        ("apiserver/schema", "RayJob", {"metadata.lables": {"a": "b"}}),
+        ("apiserver/schema", "RayJob", {"spec.backoffLimit": 2**31}),
+        ("apiserver/schema", "RayCluster", {"spec.managedBy": "me"}),
+        ("apiserver/schema", "PodDisruptionBudget", {"spec.minAvailabel": 1}),
+        ("apiserver/schema", "PodDisruptionBudget", {"apiVersion": "policy/v1beta1"}),
+        ("apiserver/schema", "PodMonitor", {"spec.podMetricsEndpoints[0].intervall": "15s"}),
+        ("apiserver/schema", "ClusterQueue", {"spec.resourceGroups[0].coveredResources": ["cpu"]}),
+        ("reference/twice", "Role", {"metadata.name": "raystill-runner"}),
+        ("reference/missing", "RayJob", {"spec.submitterPodTemplate.spec.serviceAccountName": "other"}),
+        ("reference/missing", "RayJob", {"metadata.labels": {"kueue.x-k8s.io/queue-name": "other"}}),
+        ("reference/missing", "RayJob", {"spec.submitterPodTemplate.spec.imagePullSecrets": [{"name": "other"}]}),
+        ("reference/missing", "Pod", {"spec.volumes[0].persistentVolumeClaim.claimName": "other"}),
+        ("reference/missing", "StatefulSet", {"spec.serviceName": "other"}),
+        ("reference/missing", "RoleBinding", {"roleRef.name": "other"}),
+        ("reference/missing", "RoleBinding", {"subjects[0].name": "other"}),
+        ("reference/missing", "LocalQueue", {"spec.clusterQueue": "other"}),
+        ("reference/missing", "ClusterQueue", {"spec.resourceGroups[0].flavors[0].name": "other"}),
+        ("reference/missing", "RayService", {"spec.upgradeStrategy.clusterUpgradeOptions.gatewayClassName": "other"}),
+        ("reference/selects-nothing", "PodDisruptionBudget", {"spec.selector.matchLabels": {"app": "other"}}),
+        ("reference/selects-nothing", "Service", {"spec.selector": {"app": "other"}}),
+        ("reference/selects-nothing", "PodMonitor", {"spec.selector.matchLabels": {"ray.io/group": "other"}}),
+        ("reference/selects-nothing", "NetworkPolicy", {"spec.podSelector": {"matchLabels": {"app": "other"}}}),
+        ("reference/target-port", "Service", {"spec.ports[0].targetPort": "http"}),
     ],
 )
-def test_a_finding_stands_at_the_field_that_is_wrong(base: str, path: str, value: Any, place: str, crds: Crds) -> None:
-    assert [problem.path for problem in problems_of(Case(None, base, {path: value}), crds)] == [place]
+def test_schemas_and_references_refuse(
+    rule: str, kind: str, changes: dict[str, Any], rendered: list[Object], crds: Path
+) -> None:
+    objects = copy.deepcopy(rendered)
+    item = next(item for item in objects if item["kind"] == kind)
+    for path, value in changes.items():
+        change(item, path, value)
+    assert rule in {problem.rule for problem in check(objects, crds, EXTERNALS)}
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_a_base_has_no_problem(base: str, crds: Crds) -> None:
-    assert problems_of(Case(None, base), crds) == []
+def change(node: Any, path: str, value: Any) -> None:
+    """Set the value at a path such as `spec.ports[0].port`. None removes it, and [+] appends."""
+    keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
+    if "/" in path:  # a label's key
+        keys = [path]
+    for key in keys[:-1]:
+        node = node[key] if isinstance(node, list) else node.setdefault(key, {})
+    if value is None:
+        node.pop(keys[-1], None)
+    elif keys[-1] == "+":
+        node.append(value)
+    else:
+        node[keys[-1]] = value
 
 
-@cache
-def _cases_by_rule() -> dict[str, list[Case]]:
-    cases: dict[str, list[Case]] = {}
-    for case in CASES:
-        if case.rule is not None:
-            cases.setdefault(case.rule, []).append(case)
-    return cases
+@pytest.mark.parametrize(("text", "number"), [("24Gi", 24 * 2**30), ("500m", 0.5), ("2", 2), (2, 2), ("1.5k", 1500)])
+def test_quantities_have_binary_and_decimal_suffixes(text: str | int, number: float) -> None:
+    assert float(quantity(text)) == number
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
-def test_without_its_rule_a_case_passes(rule: str, crds: Crds) -> None:
-    """Every rule is needed: switched off, each of its cases goes through the layer that refused it."""
-    cases = _cases_by_rule().get(rule, [])
-    assert cases, f"no case breaks {rule}"
-    layer = RULES[rule].layer
-    for case in cases:
-        assert [problem for problem in problems_of(case, crds, off={rule}) if problem.layer == layer] == []
+@pytest.mark.parametrize("text", ["24GB", "-1", "", "Gi"])
+def test_other_texts_are_no_quantities(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a quantity"):
+        quantity(text)

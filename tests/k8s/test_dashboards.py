@@ -1,6 +1,6 @@
-"""The queries of dashboards and alerts against the metrics as the code defines them, and the alerts against made-up series.
+"""Queries of dashboards and alerts read metrics that the code defines, and alerts fire on the right series.
 
-That these metrics are exported: tests/integration/test_serve.py, for an endpoint, and tests/integration/test_stage_metrics.py.
+tests/integration/test_serve.py and tests/integration/test_stage_metrics.py show that these metrics are exported.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tests.support.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, p
 DASHBOARDS = (SERVING, CHAIN)
 _LABELS = re.compile(r"(?:by|on) \(([a-z_, ]+)\)")
 _GRAFANA = {"$__rate_interval": "1m", "$__range": "1h", "$run": ".*", "$model": ".*"}
-"""What Grafana puts in for its variables, for example."""
+"""Example values of Grafana's variables."""
 Promtool = Callable[..., str]
 _FIRES = Path(__file__).with_name("alerts.yaml")
 
 
 @pytest.fixture
 def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
-    """Our metrics as Prometheus names them, with their labels."""
+    """Raystill's metrics as Prometheus names them, with their labels."""
     found: dict[str, set[str]] = {}
 
-    def noted(*suffixes: str) -> Any:
+    def recorder(*suffixes: str) -> Any:
         def make(name: str, description: str = "", tag_keys: tuple[str, ...] = (), **_: Any) -> None:
             found.update({f"ray_{name}{suffix}": set(tag_keys) for suffix in suffixes})
 
@@ -43,42 +43,42 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     kinds = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
     for module in (serving.metrics, pipelines.label.reporting.prometheus, pipelines.train.tracking.prometheus):
         for kind, suffixes in kinds.items():
-            monkeypatch.setattr(module, kind, noted(*suffixes), raising=False)
+            monkeypatch.setattr(module, kind, recorder(*suffixes), raising=False)
     serving.metrics.IngressMetrics()
     serving.metrics.ReplicaMetrics("sums")
     pipelines.label.reporting.prometheus.LabelMetrics("svamp", 1, Counts())
-    pipelines.train.tracking.prometheus.TrainMetrics("svamp", 1).close(finished=False)  # else its thread goes on
+    pipelines.train.tracking.prometheus.TrainMetrics("svamp", 1).close(finished=False)  # ends its thread
     pipelines.train.tracking.prometheus.StepsLeft("svamp")
     return found
 
 
 def plain(names: set[str]) -> set[str]:
-    """Names without what Prometheus puts behind them."""
+    """Names without the suffixes that Prometheus adds."""
     return {re.sub(r"_(bucket|total|count|sum)$", "", name) for name in names}
 
 
 @pytest.mark.parametrize("file", [*DASHBOARDS, ALERTS], ids=lambda file: file.stem)
-def test_every_query_reads_metrics_that_there_are(file: Path, defined: dict[str, set[str]]) -> None:
+def test_queries_read_raystill_metrics_that_exist(file: Path, defined: dict[str, set[str]]) -> None:
     ours = {name for name in metrics_read(file) if name.startswith("ray_raystill")}
     assert ours <= set(defined)
 
 
 @pytest.mark.parametrize("file", [*DASHBOARDS, ALERTS], ids=lambda file: file.stem)
-def test_every_query_reads_metrics_of_nodes_that_ray_has(file: Path) -> None:
+def test_queries_read_node_metrics_that_ray_exports(file: Path) -> None:
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
     of_nodes = {name for name in metrics_read(file) if name.startswith(("ray_node_", "ray_cluster_"))}
     assert of_nodes <= {f"ray_{name}" for name in METRICS_GAUGES}
 
 
-def test_every_metric_is_shown(defined: dict[str, set[str]]) -> None:
+def test_dashboards_show_every_raystill_metric(defined: dict[str, set[str]]) -> None:
     assert plain({name for file in DASHBOARDS for name in metrics_read(file) if "raystill" in name}) == plain(
         set(defined)
     )
 
 
 @pytest.mark.parametrize("file", [*DASHBOARDS, ALERTS], ids=lambda file: file.stem)
-def test_every_query_groups_by_labels_that_there_are(file: Path, defined: dict[str, set[str]]) -> None:
+def test_queries_group_by_labels_that_exist(file: Path, defined: dict[str, set[str]]) -> None:
     for query in queries(file):
         wanted = {label.strip() for found in _LABELS.findall(query) for label in found.split(",")} - {"le"}
         for name in re.findall(r"ray_raystill[a-z_]+", query):
@@ -86,15 +86,14 @@ def test_every_query_groups_by_labels_that_there_are(file: Path, defined: dict[s
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
-def test_panels_do_not_lie_on_each_other(file: Path) -> None:
+def test_panels_have_places_ids_and_descriptions(file: Path) -> None:
     places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels(file)]
     assert len(set(places)) == len(places)
     assert len({p["id"] for p in panels(file)}) == len(places)
     assert all(p["description"] for p in panels(file))
 
 
-def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    """So that the test below, which needs promtool, tests all of them."""
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
     cases = [case for group in yaml.safe_load(_FIRES.read_text())["tests"] for case in group["alert_rule_test"]]
     for fires in (True, False):
         assert {case["alertname"] for case in cases if bool(case["exp_alerts"]) is fires} == {
@@ -104,9 +103,9 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 
 @pytest.fixture
 def promtool() -> Promtool:
-    """Runs Prometheus' own checker. Returns what it says where it finds something wrong."""
+    """Runs promtool. Returns its output if it fails, else an empty text."""
     if shutil.which("promtool") is None:
-        pytest.skip("promtool is not there; Debian 13 has a package of that name, earlier ones have it in `prometheus`")
+        pytest.skip("promtool is not installed (Debian 13: promtool, older: prometheus)")
 
     def run(*arguments: str, cwd: Path) -> str:
         done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
@@ -115,7 +114,7 @@ def promtool() -> Promtool:
     return run
 
 
-def test_alerts_fire_when_they_should(promtool: Promtool, tmp_path: Path) -> None:
+def test_alerts_fire_in_their_cases(promtool: Promtool, tmp_path: Path) -> None:
     spec = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["spec"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
     (tmp_path / "cases.yaml").write_text(_FIRES.read_text())
@@ -123,30 +122,34 @@ def test_alerts_fire_when_they_should(promtool: Promtool, tmp_path: Path) -> Non
     for rule in (rule for group in spec["groups"] for rule in group["rules"]):
         rule["for"] = "10h"
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
-    assert "RaystillErrors" in promtool("test", "rules", "cases.yaml", cwd=tmp_path), "it finds nothing wrong, ever"
+    assert "RaystillErrors" in promtool("test", "rules", "cases.yaml", cwd=tmp_path), (
+        "promtool reports alerts that do not fire"
+    )
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
-def test_prometheus_can_read_the_panels_queries(file: Path, promtool: Promtool, tmp_path: Path) -> None:
-    written = [target["expr"] for panel in panels(file) for target in panel["targets"]]
+def test_prometheus_parses_the_panels_queries(file: Path, promtool: Promtool, tmp_path: Path) -> None:
+    expressions = [target["expr"] for panel in panels(file) for target in panel["targets"]]
     for name, value in _GRAFANA.items():
-        written = [query.replace(name, value) for query in written]
-    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(written)]
+        expressions = [query.replace(name, value) for query in expressions]
+    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(expressions)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     assert not promtool("check", "rules", "rules.yaml", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("values", ["_x62 1 2 3x10", "7x62 8 9 10x10"], ids=["begins meanwhile", "was there before"])
+@pytest.mark.parametrize(
+    "values", ["_x62 1 2 3x10", "7x62 8 9 10x10"], ids=["starts in the range", "exists before the range"]
+)
 @pytest.mark.parametrize("metric", ["ray_raystill_label_engine_deaths_total", "ray_raystill_gpu_seconds_total"])
-def test_panels_that_sum_a_counter_count_its_first_sample(
+def test_panels_count_the_first_sample_of_a_counter(
     metric: str, values: str, promtool: Promtool, tmp_path: Path
 ) -> None:
-    """Three, in both cases."""
+    """Ray exports a counter with its first increase. Both series increase by 3 in the range."""
     (query,) = (query for query in queries(CHAIN) if metric in query and ("increase" in query or "offset" in query))
     for name, value in _GRAFANA.items():
         query = query.replace(name, value)
     series = [{"series": f'{metric}{{run="svamp"}}', "values": values}]
-    # Without labels, in whole numbers, and in the counter's own unit.
+    # Without labels, rounded, in the counter's unit.
     expected = {"expr": f"round(sum({query}) * {3600 if '3600' in query else 1})", "eval_time": "70m"}
     expected["exp_samples"] = [{"labels": "{}", "value": 3}]
     case = {"interval": "1m", "input_series": series, "promql_expr_test": [expected]}
@@ -157,12 +160,10 @@ def test_panels_that_sum_a_counter_count_its_first_sample(
 @pytest.mark.parametrize(
     ("values", "hours"),
     [("_x20 1x29 stale", 1), ("1x80", 2), ("1x9 stale _x29 2x29 stale", 2)],
-    ids=["for a part of it", "for all of it", "before it, and again for a part"],
+    ids=["part of the range", "all of the range", "before, and part of the range"],
 )
-def test_gpu_hours_of_anything_at_all_are_of_the_time_in_which_it_was_there(
-    values: str, hours: int, promtool: Promtool, tmp_path: Path
-) -> None:
-    """Two nodes with such GPUs each, and a range of an hour that ends with the 70th minute."""
+def test_gpu_hours_count_only_the_time_in_use(values: str, hours: int, promtool: Promtool, tmp_path: Path) -> None:
+    """Two nodes with these GPUs each, and a range of one hour that ends in minute 70."""
     (query,) = (query for query in queries(CHAIN) if "ray_resources" in query and "$__range" in query)
     for name, value in _GRAFANA.items():
         query = query.replace(name, value)

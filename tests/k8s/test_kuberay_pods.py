@@ -1,4 +1,4 @@
-"""What KubeRay makes of our clusters: commands that Ray's own parser takes, variables, probes, submitters."""
+"""Pods that KubeRay creates for our clusters: start commands, variables, probes and submitters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ray_objects(name: str) -> list[Object]:
 
 def students(name: str) -> RayPods:
     (service,) = (found for found in ray_objects(name) if found["kind"] == "RayService")
-    return RayPods(copy.deepcopy(service))  # tests change it, and what is rendered is kept
+    return RayPods(copy.deepcopy(service))  # tests change it, and the rendered one is cached
 
 
 def variables(pod: Object) -> Object:
@@ -29,7 +29,7 @@ def variables(pod: Object) -> Object:
 @pytest.mark.parametrize(
     ("name", "sizes"), [("dev-cpu", "--num-cpus=4"), ("prod-gpu", "--num-cpus=8 --num-gpus=1")], ids=OVERLAYS
 )
-def test_start_commands(name: str, sizes: str) -> None:
+def test_start_commands_pass_limits_to_ray(name: str, sizes: str) -> None:
     pods = students(name)
     memory = {"dev-cpu": (6 << 30, 12 << 30), "prod-gpu": (16 << 30, 64 << 30)}[name]
     ports = "--metrics-export-port=8080"
@@ -45,7 +45,7 @@ def test_start_commands(name: str, sizes: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_rays_own_parser_takes_every_start_command(name: str) -> None:
+def test_ray_start_parses_every_command(name: str) -> None:
     from ray.scripts.scripts import start
 
     for found in ray_objects(name):
@@ -58,7 +58,7 @@ def test_rays_own_parser_takes_every_start_command(name: str) -> None:
             assert given["head"] is (pod["metadata"]["labels"]["ray.io/node-type"] == "head")
 
 
-def test_variables_of_a_head_and_of_a_worker() -> None:
+def test_head_and_worker_get_token_and_addresses() -> None:
     pods = students("dev-cpu")
     head, worker = variables(pods.head()), variables(pods.worker())
     token = {"secretKeyRef": {"name": "raystill-students-x7k2p", "key": "auth_token"}}
@@ -75,7 +75,7 @@ def test_variables_of_a_head_and_of_a_worker() -> None:
     assert {"name": "RAY_AUTH_TOKEN", "valueFrom": token} in waiting["env"]
 
 
-def test_a_manifests_own_variable_is_not_replaced() -> None:
+def test_a_variable_of_the_manifest_is_never_replaced() -> None:
     service = students("dev-cpu").owner
     own = {"name": "RAY_SERVE_KV_TIMEOUT_S", "value": "9"}
     service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"].append(own)
@@ -84,25 +84,25 @@ def test_a_manifests_own_variable_is_not_replaced() -> None:
     assert variables(RayPods(service).head())["RAY_SERVE_KV_TIMEOUT_S"] == "9"
 
 
-def test_fault_tolerance_reaches_head_and_workers() -> None:
+def test_head_and_workers_get_fault_tolerance_variables() -> None:
     head, worker = variables(students("prod-gpu").head()), variables(students("prod-gpu").worker())
     assert head["RAY_REDIS_ADDRESS"].startswith("raystill-redis")
     assert head["REDIS_PASSWORD"] == {"secretKeyRef": {"name": "raystill-redis", "key": "password"}}
     assert worker["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
 
 
-def test_probes() -> None:
+def test_a_service_worker_is_ready_when_its_proxy_is() -> None:
     pods = students("dev-cpu")
-    asked = {"path": "/api/healthz", "port": 52365}
-    assert pods.head()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == asked
+    health = {"path": "/api/healthz", "port": 52365}
+    assert pods.head()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == health
     worker = pods.worker()["spec"]["containers"][0]
-    assert worker["livenessProbe"]["httpGet"] == asked
+    assert worker["livenessProbe"]["httpGet"] == health
     assert worker["readinessProbe"]["failureThreshold"] == 1
     assert worker["readinessProbe"]["exec"]["command"][-1].endswith(
         "wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
     )
     (job,) = (o for o in render(K8S / "overlays" / "dev-cpu" / "label") if o["kind"] == "RayJob")
-    assert RayPods(job).worker()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == asked
+    assert RayPods(job).worker()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == health
 
 
 def test_a_submitter_submits_once_and_follows() -> None:
@@ -115,10 +115,3 @@ def test_a_submitter_submits_once_and_follows() -> None:
         f"--submission-id {job_id} -- raystill train /config/run.yaml ; fi ; ray job logs {address} --follow {job_id}"
     )
     assert variables(pod)["RAY_AUTH_MODE"] == "token"
-
-
-def test_what_the_operator_would_make_something_else_of_is_refused() -> None:
-    service = students("dev-cpu").owner
-    service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["labels"] = {"region": "x"}
-    with pytest.raises(AssertionError, match="labels"):
-        RayPods(service).worker()

@@ -1,4 +1,4 @@
-"""The overlay dev-cpu as tests rehearse it: its clusters, its volumes with tiny models in them, and its jobs on a small run."""
+"""The overlay dev-cpu as tests rehearse it: its clusters, its volumes with tiny models, and its jobs on a small run."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ OVERLAY = K8S / "overlays" / "dev-cpu"
 OUTPUT = Path("runs", "word-problems")
 """On the volume `raystill-data`."""
 ARTIFACTS = {"label": "labels", "train": "student", "evaluate": "report"}
-"""Of each job."""
+"""Stage -> folder of its artifact."""
 TOKEN = "a-token-of-this-rehearsal-and-of-nothing-else"
 ROWS = 40
 USER = 1000
 _HEADS = {"students": 2, "label": 22, "train": 42, "evaluate": 62}
-"""The number of each cluster's head in the network; its workers follow."""
+"""Number of each cluster's head in the network. Its workers follow."""
 _JOB_S = 200.0
 
 
 @contextmanager
 def dev_cpu(folder: Path, image: Path | None = None) -> Iterator[Node]:
-    """A network for the overlay's pods, with the volumes, ConfigMaps and Secrets that they mount. `folder / "data"`: the volume
-    `raystill-data`, with a student where the overlay's endpoint looks for it.
+    """A network for the overlay's pods, with the volumes, ConfigMaps and Secrets that they mount.
 
-    The student is an encoder-decoder, whose engine starts within seconds.
+    `folder / "data"` is the volume `raystill-data`. The student of the overlay's endpoint is an encoder-decoder: its engine starts
+    within seconds.
     """
     data, models = folder / "data", folder / "models"
     write_student(data / OUTPUT / "student", "encoder-decoder")
     for path in (data, *data.rglob("*")):  # as Kubernetes does for fsGroup
         os.chown(path, USER, USER)
     make_model("decoder-only", models / "SmolLM2-135M-Instruct")
-    for file in models.rglob("*.safetensors"):  # which are written for their owner alone
+    for file in models.rglob("*.safetensors"):  # written for their owner only
         file.chmod(0o644)
     clusters = {part: pods_of(part) for part in _HEADS}
     maps = {o["metadata"]["name"]: o["data"] for o in render(OVERLAY / "label") if o["kind"] == "ConfigMap"}
@@ -61,24 +61,24 @@ def dev_cpu(folder: Path, image: Path | None = None) -> Iterator[Node]:
 
 
 def pods_of(part: str) -> RayPods:
-    """Those of the overlay's RayService (`students`) or of one of its RayJobs."""
+    """Pods of the overlay's RayService (`students`) or of one of its RayJobs."""
     if part == "students":
         return RayPods(named(render(OVERLAY), "RayService", "raystill-students"))
     return RayPods(named(render(OVERLAY / part), "RayJob", f"raystill-{part}"))
 
 
 def cluster_of(part: str, node: Node) -> Cluster:
-    """The cluster of a part, started with as many workers as its manifest begins with."""
+    """The started cluster of a part, with its initial workers."""
     pods = pods_of(part)
     cluster = Cluster(pods, node, _HEADS[part], TOKEN)
-    cluster.start(pods.workers_at_first)
+    cluster.start(pods.initial_workers)
     return cluster
 
 
 def run_job(stage: str, node: Node, data: Path) -> dict[str, float]:
-    """A RayJob on a cluster of its own, from its submitter's start until its idle workers have ended.
+    """Run a RayJob on its own cluster, from its submitter's start until its idle workers have ended.
 
-    All pods before it are ended: two cores have no room for two clusters. Returns what took how many seconds.
+    It kills all other pods first: two cores have no room for two clusters. Returns the seconds that each step took.
     """
     for pod in node.pods:
         pod.kill()
@@ -87,7 +87,7 @@ def run_job(stage: str, node: Node, data: Path) -> dict[str, float]:
     submitter = node.start(cluster.pods.submitter(), _HEADS[stage] + 10)
     cluster.wait(partial(has_ended, submitter), began, "the job has ended", _JOB_S)
     assert submitter.process.returncode == 0, submitter.tail()
-    (job,) = cluster.ask("GET", "/api/jobs/").json()
+    (job,) = cluster.request("GET", "/api/jobs/").json()
     assert (job["submission_id"], job["status"]) == (cluster.pods.job_id, "SUCCEEDED"), f"{job}\n{submitter.tail()}"
     artifact = data / OUTPUT / ARTIFACTS[stage] / "manifest.json"
     assert artifact.stat().st_uid == USER
@@ -100,7 +100,7 @@ def run_job(stage: str, node: Node, data: Path) -> dict[str, float]:
 
 
 def small_run(text: str) -> str:
-    """The overlay's run file with few rows, a teacher that starts at once and a student of a few thousand parameters."""
+    """The overlay's run file with few rows, an echo teacher and a student of a few thousand parameters."""
     run = yaml.safe_load(text)
     run["corpus"]["limit"] = ROWS
     run["teacher"] = {"engine": "echo", "replicas": run["teacher"]["replicas"]}

@@ -1,4 +1,4 @@
-"""Ray clusters of pods, as an operator starts and asks them, and a Service in front of workers."""
+"""Ray clusters of pods, started and queried as KubeRay's operator does, and a Service in front of workers."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _PAUSE_S = 0.05
 
 @dataclass
 class Cluster:
-    """The pods of one RayCluster, and its dashboard as the operator asks it."""
+    """The pods of one RayCluster, and requests to its dashboard."""
 
     pods: RayPods
     node: Node
     number: int
-    """Of the head in the network; its workers follow."""
+    """Number of the head in the network. Its workers follow."""
     token: str
     head: RunningPod = field(init=False)
     workers: list[RunningPod] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def start(self, workers: int) -> None:
-        """Head and workers at once, as the operator creates them: workers wait for the head in their init container."""
+        """Start head and workers at once, as the operator does. Workers wait for the head in their init container."""
         began = time.monotonic()
         self.head = self.node.start(self.pods.head(), self.number)
         for _ in range(workers):
@@ -46,13 +46,13 @@ class Cluster:
             self.wait(partial(worker.probe, "livenessProbe"), began, f"{worker.name} is alive")
 
     def add_worker(self) -> RunningPod:
-        """One more worker, as the autoscaler asks for it."""
+        """Start one more worker, as the autoscaler does."""
         count = len(self.workers)
         self.workers.append(self.node.start(self.pods.worker(number=count), self.number + 1 + count))
         return self.workers[-1]
 
     def wait(self, condition: Callable[[], bool], began: float, what: str, seconds: float = START_S) -> None:
-        """Until it is so; notes after how many seconds."""
+        """Wait for a condition, and record after how many seconds it held."""
         wait_until(condition, seconds, of=lambda: f"{what}: {self.tails()}")
         self.seconds[what] = round(time.monotonic() - began, 1)
 
@@ -60,8 +60,8 @@ class Cluster:
         """The ends of the pods' logs."""
         return "\n".join(f"--- {pod.name}\n{pod.tail()}" for pod in (self.head, *self.workers))
 
-    def ask(self, method: str, path: str, token: str | None = "", **arguments: Any) -> httpx.Response:
-        """The dashboard, by the operator's header. `token`: another than the cluster's, or None."""
+    def request(self, method: str, path: str, token: str | None = "", **arguments: Any) -> httpx.Response:
+        """Request the dashboard with the operator's header. `token` replaces the cluster's; None sends none."""
         token = self.token if token == "" else token
         headers = {} if token is None else {"x-ray-authorization": f"Bearer {token}"}
         with self.node.entered():
@@ -69,44 +69,43 @@ class Cluster:
             return httpx.request(method, url, headers=headers, timeout=30.0, **arguments)
 
     def deploy(self, config: dict[str, Any]) -> None:
-        """Hand over a Serve config, and wait until all its applications run with as many replicas as it asks for."""
+        """Put a Serve config, and wait until all its applications run with their first number of replicas."""
         began = time.monotonic()
-        done = self.ask("PUT", "/api/serve/applications/", json=config)
+        done = self.request("PUT", "/api/serve/applications/", json=config)
         assert done.status_code == 200, done.text
-        wanted = {app["name"]: least(app) for app in config["applications"]}
+        wanted = {app["name"]: first_replicas(app) for app in config["applications"]}
         self.wait(lambda: self.replicas() == wanted, began, f"deployed {wanted}", DEPLOY_S)
 
     def replicas(self) -> dict[str, int]:
-        """Running replicas of the applications that run."""
-        told = self.ask("GET", "/api/serve/applications/?api_type=declarative").json()
-        applications = told["applications"]
+        """Running replicas of each running application."""
+        status = self.request("GET", "/api/serve/applications/?api_type=declarative").json()
+        applications = status["applications"]
         failed = {name: app["message"] for name, app in applications.items() if app["status"] == "DEPLOY_FAILED"}
         assert not failed, failed
-        running = running_replicas(told)
+        running = running_replicas(status)
         return {name: len(running[name]) for name, app in applications.items() if app["status"] == "RUNNING"}
 
 
 def has_ended(pod: RunningPod) -> bool:
-    """Whether its process 1 is gone."""
+    """True if its process 1 has ended."""
     return pod.process.poll() is not None
 
 
-def least(application: dict[str, Any]) -> int:
-    """Replicas that an application starts with."""
+def first_replicas(application: dict[str, Any]) -> int:
+    """The number of replicas that an application starts with."""
     serving = application["args"]["serving"]
     return int(serving["replicas"]["min"] if "student" in application["args"] else serving["ingress_replicas"])
 
 
 class Service:
-    """Which pods get requests, as a Service's endpoints say: those whose readiness probe holds. One that ends gets some only while no
-    other is ready."""
+    """Picks pods for requests as a Service does: ready pods, and a terminating one only if no other is ready."""
 
     def __init__(self, pods: Sequence[RunningPod]) -> None:
         self._pods = pods
         self._ready = {pod.name: pod.ready() for pod in pods}
 
     def address(self) -> str:
-        """Where the next request goes. Raises httpx.ConnectError where there is no endpoint, as a Service refuses connections then."""
+        """URL for the next request. Raises httpx.ConnectError if no pod is ready, as a Service without endpoints refuses connections."""
         ready = [pod for pod in self._pods if self._ready[pod.name]]
         found = [pod for pod in ready if not pod.terminating] or ready
         if not found:
@@ -114,20 +113,20 @@ class Service:
         return f"http://{random.choice(found).address}:8000"
 
     def all_ready(self) -> bool:
-        """Whether no probe failed the last time."""
+        """True if the last probe of every pod succeeded."""
         return all(self._ready.values())
 
     @contextmanager
-    def watched(self) -> Iterator[Service]:
-        """Probes run, as often as they say, while the block does."""
+    def probed(self) -> Iterator[Service]:
+        """Run the readiness probes in their periods while the block runs."""
         stop = threading.Event()
 
-        def watch(pod: RunningPod) -> None:
+        def probe(pod: RunningPod) -> None:
             period_s = pod.manifest["spec"]["containers"][0]["readinessProbe"]["periodSeconds"]
             while not stop.wait(period_s):
                 self._ready[pod.name] = pod.ready()
 
-        threads = [threading.Thread(target=watch, args=(pod,)) for pod in self._pods]
+        threads = [threading.Thread(target=probe, args=(pod,)) for pod in self._pods]
         for thread in threads:
             thread.start()
         try:
@@ -139,7 +138,7 @@ class Service:
 
 
 class ServiceLoad(Load):
-    """Clients of a Service: every second one opens a connection for each request, the others keep theirs, as an ingress controller does."""
+    """Clients of a Service. Every second one opens a connection for each request; the others keep theirs, as an ingress controller does."""
 
     def __init__(self, service: Service, node: Node, body: dict[str, Any], clients: int = 4) -> None:
         super().__init__("", body, clients)

@@ -1,4 +1,4 @@
-"""What the Grafana dashboards and the alerts ask Prometheus for."""
+"""The queries of Grafana dashboards and alerts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MONITORING = Path(__file__).parents[3] / "k8s" / "monitoring"
 SERVING = MONITORING / "serving-dashboard.json"
 CHAIN = MONITORING / "chain-dashboard.json"
 ALERTS = MONITORING / "alerts.yaml"
-_METRIC = re.compile(r"\bray_(?!io_cluster\b)[a-z_]+")  # ray_io_cluster is a label, which PodMonitors set
+_METRIC = re.compile(r"\bray_(?!io_cluster\b)[a-z_]+")  # ray_io_cluster is a label that PodMonitors set
 
 
 def panels(file: Path) -> list[dict[str, Any]]:
@@ -41,5 +41,5 @@ def queries(file: Path) -> Iterator[str]:
 
 
 def metrics_read(file: Path) -> set[str]:
-    """Names of the series that a dashboard, or the alerts, read."""
+    """Names of the series that a file's queries read."""
     return {name for query in queries(file) for name in _METRIC.findall(query)}

@@ -1,8 +1,7 @@
-"""Pods as KubeRay 1.7 makes them of Ray's kinds: start commands, variables, init container and probes, which stand in no manifest.
+"""Pods as KubeRay 1.7 creates them: with start commands, variables, init containers and probes that no manifest contains.
 
-After ray-operator/controllers/ray: common/pod.go (heads, workers), common/job.go and rayjob_controller.go (submitters), utils/constant.go.
-Left out: the autoscaler beside a head, which talks to an API server, and what our manifests do not use (a group's `resources` and
-`labels`, TLS, the history server): asking for those fails.
+Source: ray-operator/controllers/ray: common/pod.go (heads, workers), common/job.go, rayjob_controller.go (submitters), utils/constant.go.
+It covers the fields that tests/k8s/checker/rules.yaml allows. The autoscaler's container is left out: it needs an API server.
 """
 
 from __future__ import annotations
@@ -13,18 +12,13 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from tests.k8s.checker.quantities import quantity
+from tests.support.k8s.quantities import quantity
 from tests.support.k8s.rendering import Object, cluster_of
 
 DASHBOARD_PORT = 8265
 AGENT_PORT = 52365
 GCS_PORT = 6379
 TOKEN_KEY = "auth_token"
-_GROUP_KEYS = {"template", "rayStartParams", "groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts"}
-_CLUSTER_KEYS = {
-    "rayVersion", "upgradeStrategy", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs", "authOptions",
-    "gcsFaultToleranceOptions",
-}  # fmt: skip
 _WGET = "wget --tries 1 -T {timeout} -q -O- http://{host}:{port}/{path} | grep success"
 _WAIT_FOR_GCS = """
 SECONDS=0
@@ -49,72 +43,69 @@ done
 
 @dataclass(frozen=True)
 class RayPods:
-    """The pods of one of Ray's objects."""
+    """The pods of a RayCluster, RayJob or RayService."""
 
     owner: Object
-    """A RayCluster, RayJob or RayService."""
     suffix: str = "x7k2p"
-    """What the operator draws: of the cluster's name, the job's id, the pods' names."""
+    """The random part of the names of the cluster, the job and the pods."""
 
     @property
     def cluster(self) -> str:
-        """The RayCluster's name, and that of the Secret that holds its token."""
+        """The RayCluster's name. The Secret with its token has the same name."""
         name = str(self.owner["metadata"]["name"])
         return name if self.owner["kind"] == "RayCluster" else f"{name}-{self.suffix}"
 
     @property
     def namespace(self) -> str:
-        """Of all pods."""
+        """The namespace of all pods."""
         return str(self.owner["metadata"]["namespace"])
 
     @property
     def head_host(self) -> str:
-        """The name of the head's service, which workers and submitters ask for."""
+        """The host name of the head's Service."""
         return f"{self.cluster}-head-svc.{self.namespace}.svc.cluster.local"
 
     @property
     def job_id(self) -> str:
-        """Of a RayJob's submission."""
+        """The submission id of a RayJob."""
         return f"{self.owner['metadata']['name']}-{self.suffix}"
 
     @property
-    def workers_at_first(self) -> int:
-        """Pods of the first worker group before an autoscaler changes their number."""
-        return int(self._spec()["workerGroupSpecs"][0]["replicas"])
+    def initial_workers(self) -> int:
+        """The number of pods in the first worker group before an autoscaler changes it."""
+        return int(cluster_of(self.owner)["workerGroupSpecs"][0]["replicas"])
 
     def head(self) -> Object:
         """The head's pod."""
-        spec = self._spec()
+        spec = cluster_of(self.owner)
         group = spec["headGroupSpec"]
-        params = {**group["rayStartParams"], "dashboard-host": group["rayStartParams"].get("dashboard-host", "0.0.0.0")}
+        params = {"dashboard-host": "0.0.0.0", **group["rayStartParams"]}
         if spec.get("enableInTreeAutoscaling"):
             params["no-monitor"] = "true"
         return self._pod(group, "head", "headgroup", params, "127.0.0.1")
 
     def worker(self, group: int = 0, number: int = 0) -> Object:
         """A pod of a worker group."""
-        found = self._spec()["workerGroupSpecs"][group]
+        found = cluster_of(self.owner)["workerGroupSpecs"][group]
         params = {"address": f"{self.head_host}:{GCS_PORT}", **found["rayStartParams"]}
         pod = self._pod(found, "worker", found["groupName"], params, self.head_host, number)
         container = pod["spec"]["containers"][0]
-        names = [
-            {"name": "FQ_RAY_IP", "value": self.head_host},
-            {"name": "RAY_IP", "value": self.head_host.partition(".")[0]},
+        own = found["template"]["spec"]["containers"][0]["env"]
+        pod["spec"]["initContainers"] = [
+            {
+                "name": "wait-gcs-ready",
+                "image": container["image"],
+                "command": ["/bin/bash", "-c", "--"],
+                "args": [_WAIT_FOR_GCS.format(address=f"{self.head_host}:{GCS_PORT}")],
+                "securityContext": container["securityContext"],
+                "env": [*own, *self._token_variables(), *_head_variables(self.head_host)],
+                "volumeMounts": container["volumeMounts"],
+            }
         ]
-        waiting = {
-            "name": "wait-gcs-ready",
-            "image": container["image"],
-            "command": ["/bin/bash", "-c", "--"],
-            "args": [_WAIT_FOR_GCS.format(address=f"{self.head_host}:{GCS_PORT}")],
-            "securityContext": container["securityContext"],
-            "env": [*found["template"]["spec"]["containers"][0]["env"], *self._auth(), *names],
-            "volumeMounts": container["volumeMounts"],
-        }
-        pod["spec"]["initContainers"] = [waiting]
         return pod
 
     def submitter(self) -> Object:
-        """The pod of the Job that hands a RayJob's entrypoint to the head. Newer operators wait with Python in place of wget."""
+        """The pod that submits a RayJob's entrypoint to the head. It waits with wget; KubeRay 1.7.0 waits with Python."""
         template = copy.deepcopy(self.owner["spec"]["submitterPodTemplate"])
         container = template["spec"]["containers"][0]
         host = f"{self.head_host}:{DASHBOARD_PORT}"
@@ -134,43 +125,31 @@ class RayPods:
             {"name": "PYTHONUNBUFFERED", "value": "1"},
             {"name": "RAY_DASHBOARD_ADDRESS", "value": host},
             {"name": "RAY_JOB_SUBMISSION_ID", "value": self.job_id},
-            *self._auth(),
+            *self._token_variables(),
         ]
-        metadata = {
-            **template["metadata"],
-            "name": f"{self.owner['metadata']['name']}-{self.suffix}",
-            "namespace": self.namespace,
-        }
+        metadata = {**template["metadata"], "name": self.job_id, "namespace": self.namespace}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-
-    def _spec(self) -> Object:
-        spec = cluster_of(self.owner)
-        assert spec.keys() <= _CLUSTER_KEYS, spec.keys() - _CLUSTER_KEYS
-        return spec
-
-    def _auth(self) -> list[Object]:
-        if self._spec().get("authOptions") != {"mode": "token"}:
-            return []
-        token = {"secretKeyRef": {"name": self.cluster, "key": TOKEN_KEY}}
-        return [{"name": "RAY_AUTH_MODE", "value": "token"}, {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
 
     def _pod(
         self, group: Object, role: str, group_name: str, params: dict[str, str], host: str, number: int = 0
     ) -> Object:
-        assert group.keys() <= _GROUP_KEYS, group.keys() - _GROUP_KEYS
         template = copy.deepcopy(group["template"])
         container = template["spec"]["containers"][0]
         params = {
-            "metrics-export-port": "8080", "dashboard-agent-listen-port": str(AGENT_PORT), **sizes(container), **params, "block": "true",
+            "metrics-export-port": "8080",
+            "dashboard-agent-listen-port": str(AGENT_PORT),
+            **start_sizes(container),
+            **params,
+            "block": "true",
             **self._redis_params(role),
-        }  # fmt: skip
+        }
         start = start_command(role, params)
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert {"/dev/shm", "/tmp/ray"} <= mounted, "where these are missing the operator adds them"
+        assert {"/dev/shm", "/tmp/ray"} <= mounted, "the operator would add missing volumes"
         container["command"] = ["/bin/bash", "-c", "--"]
         container["args"] = [f"ulimit -n ${{RAY_START_ULIMIT_OPEN_FILES:-65536}}; {start}"]
         container["env"] = self._variables(container.get("env", []), role, start, host)
-        probes(container, role, serves=self.owner["kind"] == "RayService")
+        add_probes(container, role, serves=self.owner["kind"] == "RayService")
         name = f"{self.cluster}-head" if role == "head" else f"{self.cluster}-{group_name}-worker"
         labels = {
             **template["metadata"]["labels"],
@@ -182,36 +161,24 @@ class RayPods:
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
     def _redis_params(self, role: str) -> dict[str, str]:
-        asked = self._spec().get("gcsFaultToleranceOptions") or {}
-        return {"redis-password": "$REDIS_PASSWORD"} if role == "head" and "redisPassword" in asked else {}
+        options = cluster_of(self.owner).get("gcsFaultToleranceOptions") or {}
+        return {"redis-password": "$REDIS_PASSWORD"} if role == "head" and "redisPassword" in options else {}
+
+    def _token_variables(self) -> list[Object]:
+        if cluster_of(self.owner).get("authOptions") != {"mode": "token"}:
+            return []
+        token = {"secretKeyRef": {"name": self.cluster, "key": TOKEN_KEY}}
+        return [{"name": "RAY_AUTH_MODE", "value": "token"}, {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
 
     def _variables(self, own: list[Object], role: str, start: str, host: str) -> list[Object]:
-        """Those of the manifest, and what the operator adds; a manifest's own value stays where the operator says so."""
-        spec, serves = self._spec(), self.owner["kind"] == "RayService"
-        redis = spec.get("gcsFaultToleranceOptions")
-        given = {entry["name"] for entry in own}
+        """The manifest's variables, and the operator's. A variable of the manifest is never replaced."""
 
         def field(name: str, path: str) -> Object:
             return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-        added: list[Object] = []
-        if role == "head" and spec.get("enableInTreeAutoscaling"):
-            version = spec.get("autoscalerOptions", {}).get("version")
-            added += [{"name": "RAY_enable_autoscaler_v2", "value": str(version == "v2").lower()}]
-        if redis and role == "head":
-            added += [
-                {
-                    "name": "RAY_external_storage_namespace",
-                    "value": redis.get("externalStorageNamespace", "uid-of-the-cluster"),
-                },
-                {"name": "RAY_REDIS_ADDRESS", "value": redis["redisAddress"]},
-                {"name": "REDIS_PASSWORD", **redis["redisPassword"]},
-            ]
-        elif redis:
-            added += [{"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "600"}]
-        added += self._auth()
+        added = [*self._cluster_variables(role), *self._token_variables()]
         if role == "worker":
-            added += [{"name": "FQ_RAY_IP", "value": host}, {"name": "RAY_IP", "value": host.partition(".")[0]}]
+            added += _head_variables(host)
         added += [
             field("RAY_CLUSTER_NAME", "metadata.labels['ray.io/cluster']"),
             field("RAY_CLUSTER_NAMESPACE", "metadata.namespace"),
@@ -220,7 +187,7 @@ class RayPods:
             {"name": "KUBERAY_GEN_RAY_START_CMD", "value": start},
             {"name": "RAY_PORT", "value": str(GCS_PORT)},
         ]
-        if serves:
+        if self.owner["kind"] == "RayService":
             added += [
                 {"name": "RAY_timeout_ms_task_wait_for_death_info", "value": "0"},
                 {"name": "RAY_gcs_server_request_timeout_seconds", "value": "5"},
@@ -231,19 +198,41 @@ class RayPods:
             {"name": "RAY_USAGE_STATS_KUBERAY_IN_USE", "value": "1"},
             {"name": "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "value": "1"},
         ]
+        given = {entry["name"] for entry in own}
         return [*own, *(entry for entry in added if entry["name"] not in given)]
 
+    def _cluster_variables(self, role: str) -> list[Object]:
+        """Variables of autoscaler v2 and of GCS fault tolerance."""
+        spec = cluster_of(self.owner)
+        redis = spec.get("gcsFaultToleranceOptions")
+        if role == "worker":
+            return [{"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "600"}] if redis else []
+        found: list[Object] = []
+        if spec.get("enableInTreeAutoscaling"):
+            version = spec.get("autoscalerOptions", {}).get("version")
+            found.append({"name": "RAY_enable_autoscaler_v2", "value": str(version == "v2").lower()})
+        if redis:
+            namespace = redis.get("externalStorageNamespace", "uid-of-the-cluster")
+            found.append({"name": "RAY_external_storage_namespace", "value": namespace})
+            found.append({"name": "RAY_REDIS_ADDRESS", "value": redis["redisAddress"]})
+            found.append({"name": "REDIS_PASSWORD", **redis["redisPassword"]})
+        return found
 
-def sizes(container: Object) -> dict[str, str]:
-    """A container's resources as `ray start` takes them: limits (of CPUs the request, where there is none), rounded up; bytes."""
+
+def _head_variables(host: str) -> list[Object]:
+    return [{"name": "FQ_RAY_IP", "value": host}, {"name": "RAY_IP", "value": host.partition(".")[0]}]
+
+
+def start_sizes(container: Object) -> dict[str, str]:
+    """A container's limits as `ray start` takes them: whole CPUs and GPUs, and bytes. CPUs fall back to the request."""
     limits, requests = container["resources"].get("limits", {}), container["resources"].get("requests", {})
     found = {"num-cpus": limits.get("cpu", requests.get("cpu")), "memory": limits.get("memory")}
     found["num-gpus"] = next((amount for name, amount in sorted(limits.items()) if name.endswith("gpu")), None)
-    return {name: str(math.ceil(number)) for name, value in found.items() if (number := quantity(value))}
+    return {name: str(math.ceil(quantity(value))) for name, value in found.items() if value is not None}
 
 
 def start_command(role: str, params: dict[str, str]) -> str:
-    """`ray start` with its flags in the order of their names; a flag that is `false` is left out."""
+    """`ray start` with its flags in alphabetical order, without those that are `false`."""
     flags = [
         f"--{name}" if value.lower() == "true" else f"--{name}={value}"
         for name, value in sorted(params.items())
@@ -252,8 +241,12 @@ def start_command(role: str, params: dict[str, str]) -> str:
     return " ".join(["ray", "start", *(["--head"] if role == "head" else []), *flags])
 
 
-def probes(container: Object, role: str, *, serves: bool) -> None:
-    """Adds readiness and liveness where the manifest has none, for Ray from 2.53 on. A RayService's worker is ready when its proxy is."""
+def add_probes(container: Object, role: str, *, serves: bool) -> None:
+    """Adds the probes for Ray 2.53 and newer that the manifest does not set.
+
+    Args:
+        serves: the pod belongs to a RayService, whose workers are ready if their proxy is.
+    """
     timeout_s = 5 if role == "head" else 2
     healthy = {"httpGet": {"path": "/api/healthz", "port": AGENT_PORT}}
     times = {"timeoutSeconds": timeout_s, "periodSeconds": 5, "successThreshold": 1}
@@ -263,12 +256,8 @@ def probes(container: Object, role: str, *, serves: bool) -> None:
         port = next((p["containerPort"] for p in container["ports"] if p["name"] == "serve"), 8000)
         raylet = _WGET.format(timeout=2, host="localhost", port=AGENT_PORT, path="api/local_raylet_healthz")
         proxy = _WGET.format(timeout=10, host="localhost", port=port, path="-/healthz")
-        ready = {
-            "exec": {"command": ["bash", "-c", f"{raylet} && {proxy}"]},
-            **times,
-            "initialDelaySeconds": 10,
-            "failureThreshold": 1,
-        }
+        command = {"exec": {"command": ["bash", "-c", f"{raylet} && {proxy}"]}}
+        ready = {**command, **times, "initialDelaySeconds": 10, "failureThreshold": 1}
     container.setdefault("readinessProbe", ready)
 
 

@@ -1,13 +1,13 @@
-"""Pods on this machine without Kubernetes: what a kubelet does with a Pod, in namespaces that only root may make.
+"""Pods on this machine without Kubernetes: what a kubelet does with a Pod, in namespaces. Only root can make them.
 
     with Node(folder, volumes, hosts={"head-svc": 2}) as node:       # a network with a bridge
-        head = node.start(pod, number=2)                             # an address, a hostname, a file system and process ids of its own
-        head.ready()                                                 # its readiness probe, once
+        head = node.start(pod, number=2)                             # its own address, hostname, file system and process ids
+        head.ready()                                                 # one call of its readiness probe
         head.terminate()                                             # SIGTERM to its process 1, as a deletion sends it
 
-A pod sees this machine's system, this checkout and its Python environment in place of an image, its volumes at their paths, and nothing
-of /tmp, /root or /home. It runs as the user that it asks for, without capabilities. Not as on a cluster: no limits of memory and CPUs, no
-seccomp filter, no rules of the network. All processes end with this one.
+Instead of an image a pod sees this machine's system, this checkout and its Python environment. It sees its volumes at their paths, and
+nothing of /tmp, /root or /home. It runs as its user, without capabilities. Not enforced: limits of memory and CPUs, seccomp, network
+policies. All processes end with this one.
 """
 
 from __future__ import annotations
@@ -30,35 +30,23 @@ from tests.support.k8s.pod_files import Volumes, image_environment, mounts
 from tests.support.k8s.rendering import Object
 
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+_NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc")
 
 
 def missing() -> str | None:
-    """Why pods cannot be started here; None: they can."""
+    """Why pods cannot start here, or None if they can."""
     if why := network.missing():
         return why
     if shutil.which("wget") is None:
-        return "wget, which probes call, is not installed"
-    trial = [
-        "--net",
-        "--uts",
-        "--ipc",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        "mount",
-        "-t",
-        "tmpfs",
-        "none",
-        "/mnt",
-    ]
-    done = subprocess.run(["unshare", *trial], capture_output=True, text=True, check=False)
+        return "wget is not installed. Probes call it."
+    trial = ["unshare", *_NAMESPACES, "mount", "-t", "tmpfs", "none", "/mnt"]
+    done = subprocess.run(trial, capture_output=True, text=True, check=False)
     return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
 
 
 @dataclass
 class RunningPod:
-    """A pod that was started."""
+    """A started pod."""
 
     name: str
     address: str
@@ -71,20 +59,20 @@ class RunningPod:
 
     @property
     def first(self) -> int:
-        """The id of its process 1, as this machine has it. 0 while its init containers run."""
+        """This machine's id of the pod's process 1, or 0 while init containers run."""
         return next((pid for pid in _children(self.process.pid) if _innermost_id(pid) == 1), 0)
 
     @property
     def grace_s(self) -> float:
-        """From SIGTERM to SIGKILL."""
+        """Seconds from SIGTERM to SIGKILL."""
         return float(self.manifest["spec"]["terminationGracePeriodSeconds"])
 
     def ready(self) -> bool:
-        """Its readiness probe, once, as the kubelet would ask."""
+        """The result of one readiness probe."""
         return self.probe("readinessProbe")
 
     def probe(self, name: str) -> bool:
-        """One of its probes, once: httpGet from the node, exec in the container."""
+        """The result of one probe: httpGet from the node, exec in the container."""
         probe = self.manifest["spec"]["containers"][0][name]
         if not self.first:
             return False
@@ -92,15 +80,15 @@ class RunningPod:
             with suppress(subprocess.TimeoutExpired):
                 return self.run(*probe["exec"]["command"], timeout=probe["timeoutSeconds"]).returncode == 0
             return False
-        asked = probe["httpGet"]
+        get = probe["httpGet"]
         with self.node.entered(), suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            url = f"http://{self.address}:{asked['port']}{asked['path']}"
+            url = f"http://{self.address}:{get['port']}{get['path']}"
             with urllib.request.urlopen(url, timeout=probe["timeoutSeconds"]) as response:
                 return bool(200 <= response.status < 400)
         return False
 
     def run(self, *command: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """A command in its container, as `kubectl exec` runs it."""
+        """Run a command in the container, as `kubectl exec` does."""
         inside = ["nsenter", f"--target={self.first}", "--all", "--root", "--wd", *_as_user(self.manifest["spec"])]
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         return subprocess.run(
@@ -108,16 +96,16 @@ class RunningPod:
         )
 
     def terminate(self) -> None:
-        """SIGTERM to process 1, as the deletion of a pod sends it. The kernel drops it where process 1 has no handler."""
+        """Send SIGTERM to process 1, as a deletion does. The kernel drops it if process 1 has no handler."""
         self.terminating = True
         os.kill(self.first, signal.SIGTERM)
 
     def wait(self, seconds: float) -> int:
-        """Until it has ended. Returns process 1's exit code. Raises subprocess.TimeoutExpired."""
+        """Wait for the end. Returns process 1's exit code, or raises subprocess.TimeoutExpired."""
         return self.process.wait(seconds)
 
     def kill(self) -> None:
-        """End it at once, with all that it started: the kernel ends all processes of a namespace with its first."""
+        """Kill the pod with all that it started: a pid namespace ends with its process 1."""
         self.process.kill()
         self.process.wait()
 
@@ -149,34 +137,28 @@ class Node:
         self._network.__exit__()
 
     def entered(self) -> AbstractContextManager[None]:
-        """This thread in the pods' network: sockets that it opens, and processes that it starts, stay there."""
+        """Moves this thread into the pods' network: new sockets and processes are there."""
         return self._network.lan.entered()
 
     def address(self, number: int) -> str:
-        """Of a pod."""
+        """The address of a pod."""
         return f"{self._network.lan.address.rpartition('.')[0]}.{number}"
 
     def start(self, manifest: Object, number: int) -> RunningPod:
-        """Start a pod at address `number` (2 to 254) of the network. Its init containers come first."""
+        """Start a pod at address `number` (2 to 254) of the network. Its init containers run first."""
         name, address = str(manifest["metadata"]["name"]), self.address(number)
         folder = self._folder / name
         folder.mkdir(parents=True)
-        places = {who: self.address(where) for who, where in self._hosts.items()}
-        short = {who.partition(".")[0]: where for who, where in places.items()}
+        places = {host: self.address(pod) for host, pod in self._hosts.items()}
+        short = {host.partition(".")[0]: place for host, place in places.items()}
         hosts = {"localhost": "127.0.0.1", name: address, **places, **short}
         environment = self._environment(manifest, manifest["spec"]["containers"][0])
-        script = "\n".join(
-            [
-                "set -eu",
-                *self._cable(number, name),
-                *mounts(folder, manifest, self._volumes, hosts),
-                *self._containers(folder, manifest),
-            ]
-        )
+        lines = ["set -eu", *self._cable(number, name), *mounts(folder, manifest, self._volumes, hosts)]
+        script = "\n".join([*lines, *self._containers(folder, manifest)])
         outside = [*_DIES_WITH_US, "unshare", "--net", "--uts", "--ipc", "--mount", "bash", "-c", script]
         log = folder / "log"
         with log.open("wb") as output:
-            # Not in our group of processes: a signal to all of it is not one to a pod.
+            # A session of its own: a signal to our process group must not reach the pod.
             process = subprocess.Popen(
                 outside, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True
             )
@@ -190,11 +172,11 @@ class Node:
         yield f"ip link add eth0 type veth peer name port{number} netns {lan}"
         yield f"nsenter --net=/proc/{lan}/ns/net ip link set port{number} master lan up"
         yield f"ip address add {self.address(number)}/24 dev eth0 && ip link set eth0 up"
-        yield f"ip route add default via {gateway}"  # Ray takes for its address the one that it would ask the world from
+        yield f"ip route add default via {gateway}"  # Ray takes the address of its default route for its own
         yield f"hostname {shlex.quote(name)}"
 
     def _containers(self, folder: Path, manifest: Object) -> Iterator[str]:
-        """The init containers one after the other, and the first container in place of this script."""
+        """The init containers one after the other. The first container then replaces this script."""
         spec = manifest["spec"]
         alone = ["unshare", "--pid", "--fork", "--kill-child=KILL", f"--root={folder / 'root'}", "--wd=/home/ray"]
         for container, before in [*((c, "") for c in spec.get("initContainers", [])), (spec["containers"][0], "exec ")]:
@@ -204,7 +186,7 @@ class Node:
             yield before + shlex.join([*isolated, *_as_user(spec), "env", "-i", *variables, *command])
 
     def _environment(self, manifest: Object, container: Object) -> dict[str, str]:
-        """The image's variables and the container's, fields and secrets looked up."""
+        """The image's and the container's variables, with the values of fields and Secrets."""
         metadata = manifest["metadata"]
         found = image_environment()
         for entry in container.get("env", []):
@@ -224,9 +206,9 @@ class Node:
 def _as_user(spec: Object) -> list[str]:
     context = spec["securityContext"]
     groups = f"--groups={context['fsGroup']}" if "fsGroup" in context else "--clear-groups"
-    who = [f"--reuid={context['runAsUser']}", f"--regid={context['runAsGroup']}", groups]
-    # The signal for the end of the parent is set anew: a process that becomes another user loses it.
-    return [*_DIES_WITH_US, *who, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
+    user = [f"--reuid={context['runAsUser']}", f"--regid={context['runAsGroup']}", groups]
+    # Repeated here, because a process that changes its user loses the parent-death signal.
+    return [*_DIES_WITH_US, *user, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
 
 
 def _children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A pod's root folder and volumes, as the lines of a shell script that mounts them in a namespace of its own."""
+"""A pod's root folder and volumes, as lines of a shell script that mounts them in its own namespace."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.k8s.checker.quantities import quantity
+from tests.support.k8s.quantities import quantity
 from tests.support.k8s.rendering import K8S, ROOT, Object
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")
 
 
 def image_environment() -> dict[str, str]:
-    """The variables that k8s/image/Dockerfile sets in the image."""
+    """The variables that k8s/image/Dockerfile sets."""
     text = (K8S / "image" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"(?m)^ENV (.+)$", text)
     pairs = (word.partition("=") for word in shlex.split(line))
@@ -26,37 +26,37 @@ def image_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Volumes:
-    """What pods' volumes and images are here."""
+    """Replacements on this machine for volumes and images."""
 
     claims: Mapping[str, Path] = field(default_factory=dict)
-    """A PersistentVolumeClaim's name -> a folder of this machine."""
+    """Name of a PersistentVolumeClaim -> folder of this machine."""
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name -> file -> text."""
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name -> key -> text."""
     image: Path | None = None
-    """The root folder of a built image. None: in its place this machine's system, this checkout and its Python environment."""
+    """Root folder of a built image. None: this machine's system, this checkout and its Python environment."""
 
 
 def mounts(folder: Path, manifest: Object, volumes: Volumes, hosts: Mapping[str, str]) -> Iterator[str]:
     """Lines that make `root` in the pod's folder.
 
     Args:
-        folder: of this pod alone; the script begins in it.
-        manifest: a Pod. One user for all its containers, and the volumes of its first.
-        hosts: what /etc/hosts says, name -> address.
+        folder: belongs to this pod; the script starts in it.
+        manifest: a Pod whose containers share one user. Volumes of the first container are mounted.
+        hosts: entries of /etc/hosts, name -> address.
     """
     spec = manifest["spec"]
     folder.joinpath("root").mkdir()
     _write(folder / "etc", {
         "hosts": "".join(f"{address} {name}\n" for name, address in hosts.items()),
-        "resolv.conf": "nameserver 127.0.0.1\n",  # no name server: refused at once
+        "resolv.conf": "nameserver 127.0.0.1\n",  # no name server there: queries fail at once
     })  # fmt: skip
     yield from _system(folder, spec["securityContext"]) if volumes.image is None else _image(folder, volumes.image)
     yield "mount --rbind /dev root/dev && mount --rbind /sys root/sys"
-    # The memory's limit as a container reads it, of which Ray's object store wants a share. Nothing holds the pod to it.
+    # The memory limit as a container reads it: Ray's object store takes a share of it. Nothing enforces it.
     limit = quantity(spec["containers"][0]["resources"]["limits"]["memory"])
-    limits = {"max": int(limit or 0), "current": 0, "stat": "inactive_file 0\nactive_file 0"}
+    limits = {"max": int(limit), "current": 0, "stat": "inactive_file 0\nactive_file 0"}
     _write(folder / "limits", {f"memory.{name}": f"{text}\n" for name, text in limits.items()})
     yield "mount --bind limits root/sys/fs/cgroup"
     yield from _volumes(folder, spec, volumes)
@@ -101,7 +101,7 @@ def _volumes(folder: Path, spec: Object, known: Volumes) -> Iterator[str]:
         yield f"mkdir -p {path}"
         volume = volumes[mount["name"]]
         if (empty := volume.get("emptyDir")) and empty.get("medium") == "Memory":
-            yield f"mount -t tmpfs -o mode=1777,size={int(quantity(empty['sizeLimit']) or 0)} memory {path}"
+            yield f"mount -t tmpfs -o mode=1777,size={int(quantity(empty['sizeLimit']))} memory {path}"
             continue
         yield f"mount --bind {shlex.quote(str(_source(folder, volume, spec, known)))} {path}"
         if mount.get("readOnly"):
@@ -109,7 +109,7 @@ def _volumes(folder: Path, spec: Object, known: Volumes) -> Iterator[str]:
 
 
 def _source(folder: Path, volume: Object, spec: Object, known: Volumes) -> Path:
-    """The folder of this machine that a volume is."""
+    """The folder of this machine that stands for a volume."""
     if claim := volume.get("persistentVolumeClaim"):
         return known.claims[str(claim["claimName"])]
     files: Mapping[str, str] = {}
@@ -137,6 +137,6 @@ def _bound(path: str) -> str:
 
 
 def _outermost(*paths: str) -> list[str]:
-    """The paths that lie in none of the others."""
+    """The paths that are inside no other path."""
     real = {os.path.realpath(path) for path in paths}
     return sorted(path for path in real if not any(path.startswith(f"{other}/") for other in real))

@@ -1,4 +1,4 @@
-"""k8s/ as Kustomize renders it, and what is looked up in rendered objects."""
+"""k8s/ as Kustomize renders it, and lookups in rendered objects."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ K8S = ROOT / "k8s"
 OVERLAYS = ("dev-cpu", "prod-gpu")
 PARTS = (".", "label", "train", "evaluate", "cluster", "loader")
 STANDING = {"object-store": "object-store/network", "kueue": "kueue/queues"}
-"""What stands once, beside components that all parts share."""
+"""Component for `settings`, which all parts share -> component for the overlay's own list."""
 CLUSTER_AT = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+EXTERNALS = frozenset(
+    {"Secret/raystill-keys", "Secret/raystill-redis", "Secret/raystill-object-store", "GatewayClass/istio"}
+)
+"""Objects that README.md has people make, as KIND/NAME."""
 Object = dict[str, Any]
 
 
@@ -35,6 +39,7 @@ def _tool() -> list[str] | None:
 needs_kustomize = pytest.mark.skipif(
     _tool() is None, reason="neither kustomize nor kubectl is installed (Debian: apt-get install kustomize)"
 )
+each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
 @functools.cache
@@ -47,12 +52,12 @@ def render(folder: Path) -> tuple[Object, ...]:
 
 
 def overlay(name: str, root: Path = K8S) -> list[Object]:
-    """All objects of an overlay: what stands, and its jobs. `root`: of a copy of k8s/."""
+    """All objects of an overlay with its jobs. `root`: k8s/ or a copy of it."""
     return [found for part in PARTS for found in render(root / "overlays" / name / part)]
 
 
 def with_components(scratch: Path, chosen: Iterable[str]) -> Path:
-    """A copy of k8s/ whose overlays have more components, in the lists that README.md says. Returns its folder."""
+    """Copy k8s/ and add components to its overlays, in the lists that README.md names. Returns the copy."""
     root = scratch / "k8s"
     shutil.copytree(K8S, root)
     for name in OVERLAYS:
@@ -72,7 +77,7 @@ def _add(folder: Path, component: Path) -> None:
 
 
 def combined(scratch: Path, resources: Iterable[str], components: Iterable[str]) -> tuple[Object, ...]:
-    """Folders of k8s/ together, as an overlay of one's own would name them."""
+    """Folders of k8s/ together, as a user's own overlay names them."""
     lists = {
         kind: [os.path.relpath(K8S / name, scratch.resolve()) for name in names]
         for kind, names in (("resources", resources), ("components", components))
@@ -99,7 +104,7 @@ class Group:
     role: str
     """head, worker or submitter"""
     spec: Object
-    """The group's own spec; of a submitter, its pod template."""
+    """The group's spec; for a submitter, its pod template."""
 
     @property
     def template(self) -> Object:
@@ -113,18 +118,18 @@ class Group:
 
     @property
     def container(self) -> Object:
-        """The container that runs Ray."""
+        """The first container, which runs Ray."""
         return dict(self.pod["containers"][0])
 
 
 def cluster_of(ray_object: Object) -> Object:
-    """The RayCluster spec inside one of Ray's kinds."""
+    """The RayCluster spec of one of Ray's kinds."""
     spec = ray_object["spec"]
     return dict(spec[CLUSTER_AT[ray_object["kind"]]] if ray_object["kind"] in CLUSTER_AT else spec)
 
 
 def groups(objects: Iterable[Object]) -> Iterator[Group]:
-    """Heads, worker groups and submitters of all Ray objects."""
+    """Heads, worker groups and submitters of all objects of Ray's kinds."""
     for found in objects:
         if not found["apiVersion"].startswith("ray.io/"):
             continue

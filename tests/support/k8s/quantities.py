@@ -1,0 +1,26 @@
+"""Kubernetes quantities: `24Gi`, `500m`, or a bare number."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGTPE]i|[mkMGTPE]?)")
+_FACTORS = {"": Decimal(1), "m": Decimal("0.001")}
+_FACTORS |= {suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)}
+_FACTORS |= {f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)}
+
+
+def quantity(text: str | int) -> Decimal:
+    """The number of a quantity.
+
+    >>> quantity("1.5Gi")
+    Decimal('1610612736.0')
+
+    Raises:
+        ValueError: the text is no quantity, or has a sign or an exponent, which our manifests do not use.
+    """
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a quantity. Write it as 24Gi or 500m.")
+    return Decimal(match[1]) * _FACTORS[match[2]]
