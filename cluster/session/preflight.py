@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.code_version import code_hash
 from cluster.session.output_check import DRIVER_FILE, write_probe
 from pipelines.errors import UserError, last_line
+from pipelines.runtime.durations import duration
 from pipelines.storage.store import Store
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _result(reference: Any) -> NodeReport | str:
         report: NodeReport = ray.get(reference, timeout=0)
         return report
     except ray.exceptions.GetTimeoutError:
-        return f"does not answer within {_ANSWER_S:.0f} s"
+        return f"does not answer within {duration(_ANSWER_S)}"
     except ray.exceptions.RayError as error:
         return f"cannot run Raystill's code ({type(error).__name__}: {last_line(error)})"
 

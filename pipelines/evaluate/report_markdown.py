@@ -11,7 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.evaluate.report import verdict_said
-from pipelines.reports.format import ABSENT, one_line, p_said, p_value, percent, percents, points, points_range, short
+from pipelines.reports.format import (
+    ABSENT,
+    duration,
+    one_line,
+    p_said,
+    p_value,
+    percent,
+    percents,
+    points,
+    points_range,
+    short,
+)
 from pipelines.scoring.costs import student_facts, teacher_facts
 from pipelines.scoring.settings import settings_facts
 from pipelines.scoring.system import TITLES
@@ -87,7 +98,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(f"- {name[0].lower()}{name[1:]}: {_escaped(said)}" for name, said in settings_facts(report["settings"])),
         f"- labels: {_code(json.dumps(report['provenance'].get('labels', {}), ensure_ascii=False))}",
         f"- versions: {', '.join(f'{k} {v}' for k, v in report['versions'].items())}",
-        f"- made {report['created']} in {report['seconds']:.1f} s",
+        f"- made {report['created']} in {duration(report['seconds'])}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -151,7 +162,7 @@ def _weights_lines(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             p_value(found["p_value"]),
             percent(found["same_label"]),
         ]
-        yield f"| {' | '.join(cells)} | {found['seconds_per_example']:.3g} s |"
+        yield f"| {' | '.join(cells)} | {duration(found['seconds_per_example'])} |"
 
 
 def _rationale_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -198,7 +209,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
             notes.append(f"{TITLES[system['name']]}: {what}")
         if system["seconds_per_example"] is not None:
             tokens = f"{system['prompt_tokens_per_example']:.1f} tokens read, {system['output_tokens_per_example']:.1f} written"
-            notes.append(f"{TITLES[system['name']]}: {system['seconds_per_example']:.3g} s per example, {tokens}")
+            notes.append(f"{TITLES[system['name']]}: {duration(system['seconds_per_example'])} per example, {tokens}")
     return [one_line(note) for note in (*notes, *_heldout_notes(report["heldout"]))]
 
 
@@ -236,7 +247,7 @@ def _in_weights(found: Mapping[str, Any]) -> str:
     ahead = f"{points(found['difference'])} points against float32 ({points_range(found['difference_interval'])})"
     same = f"the same label for {percent(found['same_label'])} of the examples"
     right = f"{percent(found['accuracy'])} right, {ahead}, {p_said(found['p_value'])}"
-    return f"student in {found['weights']} ({found['engine']}): {right}; {same}; {found['seconds_per_example']:.3g} s per example"
+    return f"student in {found['weights']} ({found['engine']}): {right}; {same}; {duration(found['seconds_per_example'])} per example"
 
 
 def _change(earlier: Mapping[str, Any]) -> str:

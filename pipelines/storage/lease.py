@@ -37,6 +37,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipelines.errors import StageFailedError, UserError
+from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import object_store_errors
 from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import is_running, this_process
@@ -91,7 +92,7 @@ class _Claim:
     def described(self) -> str:
         """Holder and age, for messages."""
         holder, age_s = self.holder, max(self.age_s, 0.0)
-        return f"process {holder.pid} on {holder.host} since {holder.since}, last renewed {age_s:.0f} s ago"
+        return f"process {holder.pid} on {holder.host} since {holder.since}, last renewed {duration(round(age_s))} ago"
 
 
 _CLAIM = TypeAdapter(_Claim)
@@ -136,7 +137,7 @@ class Lease:
         idle_s = _clock() - self._renewed_s
         if idle_s > self._limit_s:
             raise StageFailedError(
-                f"{self._store.shown()}: the lock could not be renewed for {idle_s:.0f} s{self._last_error}. Another driver may "
+                f"{self._store.shown()}: the lock could not be renewed for {duration(round(idle_s))}{self._last_error}. Another driver may "
                 "label into the folder by now. Committed rows are kept. Repeat the command to resume."
             )
 

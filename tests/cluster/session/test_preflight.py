@@ -52,9 +52,9 @@ def test_a_node_reads_the_drivers_file_and_writes_its_own(tmp_path: Path) -> Non
 
 def test_nodes_with_problems_are_refused_and_listed_first() -> None:
     fine = NodeCheck("10.0.0.1 (aa)", 8.0, 0.0, DRIVER, 0.0, ())
-    silent = NodeCheck("10.0.0.2 (bb)", 8.0, 1.0, None, 0.0, ("does not answer within 120 s",))
+    silent = NodeCheck("10.0.0.2 (bb)", 8.0, 1.0, None, 0.0, ("does not answer within 2 min 00 s",))
     refuse([fine])
-    with pytest.raises(UserError, match=r"1 of 2 nodes: 10\.0\.0\.2 \(bb\): does not answer within 120 s"):
+    with pytest.raises(UserError, match=r"1 of 2 nodes: 10\.0\.0\.2 \(bb\): does not answer within 2 min 00 s"):
         refuse([fine, silent])
     console = Console(width=140)
     with console.capture() as shown:

@@ -233,7 +233,7 @@ def test_markdown_is_readable_and_lists_what_is_not_scored() -> None:
         in text
     )
     assert "student: 2 inputs are longer than it reads" in text
-    assert "untrained student: 0.02 s per example, 22.5 tokens read, 2.0 written" in text
+    assert "untrained student: 20 ms per example, 22.5 tokens read, 2.0 written" in text
     for unmeasured in ("## Rationales", "drawn at", "against the report"):
         assert unmeasured not in text
     assert "majority label: \\`8\\`, the label of 2 of 9" in text
