@@ -1,18 +1,16 @@
-"""The `details` of a student's manifest, as types. Names and order of the fields are those on disk.
+"""Types of the `details` of a student's manifest. Names and order of the fields are those on disk.
 
 Losses are in nats per target token; the term `soft` is per example.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, JsonValue, model_serializer, model_validator
 
 from pipelines.students.decoding import Family
 
 Losses = dict[str, int | float]
-"""Measured values by name: the terms of the loss, and others such as `step` (int) or `learning_rate`."""
+"""Measured values by name: terms of the loss, and others such as `step` (int) or `learning_rate`."""
 
 
 class _Details(BaseModel):
@@ -20,24 +18,24 @@ class _Details(BaseModel):
 
 
 class TaskDetails(_Details):
-    """The task that a student was trained for."""
+    """Task of a student."""
 
     name: str
     version: str
-    options: dict[str, JsonValue] = {}
+    options: dict[str, object] = {}
     source: str | None = None
-    """Code of a user's task file; None for built-in tasks."""
+    """Code of a user's task file. None for built-in tasks."""
 
 
 class TermLoss(_Details):
-    """A term of the loss in the first and in the last step that had it; None if no step had it."""
+    """A term of the loss in the first and last step that had it. None if no step had it."""
 
     first: float | None
     last: float | None
 
 
 class BestStep(_Details):
-    """The measurement of the validation split with the lowest objective."""
+    """Measurement on the validation split with the lowest objective."""
 
     step: int
     objective: float
@@ -50,34 +48,34 @@ class ValidationLosses(_Details):
     before: Losses = {}
     """Before the first step."""
     during: list[Losses] = []
-    """In between: `step`, `objective` and the terms."""
+    """Measurements during training: `step`, `objective` and the terms."""
     best: BestStep | None = None
-    """Of `during`; its weights are the student's."""
+    """Entry of `during` whose weights the student has."""
     after: Losses = {}
-    """Of the weights that the student has."""
+    """With the student's weights."""
 
 
 class TrainingLosses(_Details):
-    """On disk, terms and `validation` are keys of one object."""
+    """Losses of a training. On disk, terms and `validation` are keys of one object."""
 
     terms: dict[str, TermLoss]
     validation: ValidationLosses
 
     @model_validator(mode="before")
     @classmethod
-    def _nest_terms(cls, data: Any) -> Any:
+    def _nest_terms(cls, data: object) -> object:
         if isinstance(data, dict) and "terms" not in data:
             return {"terms": {k: v for k, v in data.items() if k != "validation"}, "validation": data["validation"]}
         return data
 
     @model_serializer
-    def _flatten_terms(self) -> dict[str, Any]:
+    def _flatten_terms(self) -> dict[str, object]:
         terms = {name: loss.model_dump() for name, loss in self.terms.items()}
         return {**terms, "validation": self.validation.model_dump()}
 
 
 class TrainingDetails(_Details):
-    """How a training went."""
+    """Record of a training."""
 
     world_size: int
     """Workers of the last attempt."""
@@ -88,25 +86,25 @@ class TrainingDetails(_Details):
     steps: int
     planned_steps: int
     started_at_steps: list[int]
-    """The first step of each attempt; above 0: it resumed from a checkpoint."""
+    """First step of each attempt. Above 0: the attempt resumed from a checkpoint."""
     world_sizes: list[int]
     """Workers of each attempt."""
     nodes: list[list[str]]
-    """For each attempt, the node of each rank."""
+    """Node of each rank, for each attempt."""
     damaged_checkpoints: list[str]
-    """Checkpoints that were skipped, with the reason."""
+    """Skipped checkpoints, with the reason."""
     tokens_per_s: float
     padding_share: float
-    """Of the tokens in micro-batches."""
+    """Share of padding in the tokens of micro-batches."""
     data_wait_share: float
-    """Of the time of the steps."""
+    """Share of the steps' time spent waiting for data."""
     token_counts: dict[str, int]
     """Fields of token_table.TokenCounts."""
     loss: TrainingLosses
 
 
 class StudentDetails(_Details):
-    """What a student is and how it was trained."""
+    """Description of a student and its training."""
 
     method: str
     family: Family
@@ -119,7 +117,7 @@ class StudentDetails(_Details):
 
 
 class LabelsProvenance(_Details):
-    """`provenance.labels` of a student's manifest: the labels that it learned from."""
+    """`provenance.labels` of a student's manifest: its training labels."""
 
     fingerprint: str
     prompt_version: str | None

@@ -54,6 +54,6 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
     }
 
 
-def deciding_settings(training: TrainingConfig) -> dict[str, Any]:
+def deciding_settings(training: TrainingConfig) -> dict[str, object]:
     """The settings of the run file's `training` that decide which student it makes."""
     return training.model_dump(exclude=_EXECUTION_SETTINGS)

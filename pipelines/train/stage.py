@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.reuse import Attempt, Decision, decide
@@ -102,7 +101,7 @@ def train_decision(run: RunConfig, labels: Manifest, *, replace: bool = False) -
     return _decide(Store(run.output), identity, replace=replace)
 
 
-def _decide(output: Store, identity: Mapping[str, Any], *, replace: bool) -> Decision:
+def _decide(output: Store, identity: Mapping[str, object], *, replace: bool) -> Decision:
     name = fingerprint(identity)
     attempt = Attempt(name, identity) if output.files(f"training/{name[:12]}") else None
     return decide(output.child("student"), "student", identity, replace=replace, attempt=attempt)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.storage.manifest import Manifest, manifest_of
@@ -24,7 +23,7 @@ from pipelines.train.engine.job import TrainingResult
 
 
 def student_manifest(
-    run: RunConfig, identity: Mapping[str, Any], details: StudentDetails, provenance: LabelsProvenance,
+    run: RunConfig, identity: Mapping[str, object], details: StudentDetails, provenance: LabelsProvenance,
     counts: Mapping[str, int], timings_s: Mapping[str, float],
 ) -> Manifest:  # fmt: skip
     """The manifest in its form on disk."""

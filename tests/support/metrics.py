@@ -1,4 +1,4 @@
-"""Metrics that were told: without Ray, noted; with it, as Prometheus reads them."""
+"""Exported metrics: recorded without Ray, or as Prometheus reads them from Ray."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 import pytest
 
-Told = dict[tuple[str, ...], float]
-"""(metric, values of its labels in the order in which it names them) -> value."""
+Recorded = dict[tuple[str, ...], float]
+"""(metric, values of its labels in their declared order) -> value."""
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What labelling and training tell while the test runs."""
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """The metrics that labelling and training export during the test."""
     import pipelines.label.reporting.prometheus
     import pipelines.train.tracking.prometheus
 
-    found: Told = {}
+    values: Recorded = {}
 
-    class Noted:
+    class RecordedMetric:
         def __init__(self, name: str, description: str, labels: tuple[str, ...]) -> None:
             assert description
             self.name, self.labels = name, labels
@@ -29,15 +29,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
         def inc(self, value: float, tags: Mapping[str, str]) -> None:
             assert value > 0
-            found[self.at(tags)] = found.get(self.at(tags), 0) + value
+            values[self.at(tags)] = values.get(self.at(tags), 0) + value
 
         def set(self, value: float, tags: Mapping[str, str]) -> None:
-            found[self.at(tags)] = value
+            values[self.at(tags)] = value
 
     for module in (pipelines.label.reporting.prometheus, pipelines.train.tracking.prometheus):
-        monkeypatch.setattr(module, "Counter", Noted)
-        monkeypatch.setattr(module, "Gauge", Noted)
-    return found
+        monkeypatch.setattr(module, "Counter", RecordedMetric)
+        monkeypatch.setattr(module, "Gauge", RecordedMetric)
+    return values
 
 
 Series = list[tuple[str, dict[str, str], float]]
@@ -45,7 +45,7 @@ Series = list[tuple[str, dict[str, str], float]]
 
 
 def exported() -> Series:
-    """What Prometheus would read on the first node of the Ray that this process uses."""
+    """The metrics of the first node of the connected Ray, as Prometheus would read them."""
     import httpx
     import ray
     from prometheus_client.parser import text_string_to_metric_families
@@ -54,6 +54,6 @@ def exported() -> Series:
     return [(s.name, s.labels, s.value) for family in text_string_to_metric_families(text) for s in family.samples]
 
 
-def total(found: Series, name: str, **labels: str) -> float:
-    """Sum of the series of a name that have these labels."""
-    return sum(value for n, have, value in found if n == name and labels.items() <= have.items())
+def total(series: Series, name: str, **labels: str) -> float:
+    """Sum of the series with this name and these labels."""
+    return sum(value for n, have, value in series if n == name and labels.items() <= have.items())

@@ -1,6 +1,6 @@
-"""Killing `raystill train` at a moment, starting it again, and reading what came of it.
+"""Kills `raystill train` at a given moment, runs it again, and reads the result.
 
-Faults, each a SIGKILL: `driver` (the command), `worker` (one of its training workers), `node` (everything at once).
+Faults, each a SIGKILL: `driver` (the command), `worker` (one of its training workers), `node` (all processes at once).
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ GIVE_UP_S = 300.0
 
 @dataclass
 class Training:
-    """A run file's train stage, as commands that may be killed."""
+    """The train stage of a run file, as commands that can be killed."""
 
     run_file: Path
     output: Path
 
     def committed(self) -> list[Path]:
-        """The checkpoints that Ray Train knows of, oldest first."""
+        """The checkpoints that Ray Train has committed, oldest first."""
         for snapshot in self.output.glob("training/*/ray-*/checkpoint_manager_snapshot.json"):
             results = json.loads(snapshot.read_text() or "{}").get("checkpoint_results", [])
             return [snapshot.parent / result["checkpoint_dir_name"] for result in results]
         return []
 
     def is_storing(self) -> bool:
-        """Whether a checkpoint is there in part: a folder that Ray Train does not know of yet."""
-        there = set(self.output.glob("training/*/ray-*/checkpoint_2*"))
-        return bool(there - set(self.committed()))
+        """True if the folder of a checkpoint exists that Ray Train has not committed yet."""
+        folders = set(self.output.glob("training/*/ray-*/checkpoint_2*"))
+        return bool(folders - set(self.committed()))
 
     def kill(self, fault: str, when: Callable[[], bool], *settings: str) -> bool:
-        """Start the command, kill when it is time, and wait for what becomes of it. Whether it finished all the same.
+        """Start the command, inject the fault when `when` is true, and wait for the end. True if the command still finished.
 
-        Raises AssertionError where it ends before it is time.
+        Raises AssertionError if it ends before that.
         """
         process = self._start(settings)
         family = Family(process.pid)
@@ -55,7 +55,7 @@ class Training:
                 time.sleep(0.005)
             if fault == "worker":
                 workers = [p for p in family.look() if "RayTrainWorker" in title_of(p)]
-                assert workers, "there is no worker to kill"
+                assert workers, "no worker to kill"
                 sigkill([random.choice(workers)])
             else:
                 assert family.kill(fault)
@@ -64,7 +64,7 @@ class Training:
             family.end()
 
     def finish(self, *settings: str) -> dict[str, Any]:
-        """Run the command to its end. Returns the manifest's details of the training."""
+        """Run the command to its end. Returns the training's details in the manifest."""
         process = self._start(settings)
         family = Family(process.pid)
         try:
@@ -77,16 +77,16 @@ class Training:
         return self.details()
 
     def details(self) -> dict[str, Any]:
-        """The manifest's details of the training."""
+        """The training's details in the manifest."""
         return dict(json.loads((self.output / "student/manifest.json").read_text())["details"]["training"])
 
     def history(self) -> list[dict[str, float]]:
-        """The losses by step of the finished student."""
+        """The losses of the finished student, by step."""
         lines = (self.output / "student/training.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
     def log(self) -> str:
-        """The end of what the commands said."""
+        """The end of the commands' output."""
         return (self.output / "log").read_text(errors="replace")[-4000:]
 
     def _start(self, settings: tuple[str, ...]) -> subprocess.Popen[bytes]:

@@ -92,7 +92,7 @@ def load(engine: DeepSpeedEngine, folder: Path, steps: int) -> None:
         entry["step"].fill_(float(steps))
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> dict[str, object]:
     """The state that `save` wrote."""
     return dict(json.loads((folder / STATE).read_text(encoding="utf-8"))["state"])
 

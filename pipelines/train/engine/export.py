@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.storage.store import Store
 from pipelines.students.details import Losses
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def export_student(
-    engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerBase, store: Store, deepspeed: Mapping[str, Any],
+    engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerBase, store: Store, deepspeed: Mapping[str, object],
     history: Sequence[Losses], weights: Store | None = None,
 ) -> None:  # fmt: skip
     """Write the student from worker 0, and remove what the folder held. Every worker must call it: weights are gathered from all.

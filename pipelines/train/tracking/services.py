@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import UserError
@@ -135,9 +135,9 @@ def check_trackers(training: TrainingConfig) -> None:
             raise UserError(f"training.trackers {name}", *missing)
 
 
-def _settings(run: RunConfig) -> dict[str, Any]:
+def _settings(run: RunConfig) -> dict[str, object]:
     """The settings of student and training, by their keys in the run file."""
-    settings: dict[str, Any] = {"task": run.task}
+    settings: dict[str, object] = {"task": run.task}
     for section in ("student", "training"):
         for key, value in getattr(run, section).model_dump(mode="json").items():
             settings[f"{section}.{key}"] = value

@@ -5,25 +5,25 @@ from collections import Counter
 from pipelines.data.label_manifest import EngineUsage
 from pipelines.label.output.counts import Counts
 from pipelines.label.reporting.prometheus import LabelMetrics
-from tests.support.metrics import Told, told
+from tests.support.metrics import Recorded, recorded
 
-__all__ = ["told"]
+__all__ = ["recorded"]
 
 
 def usage(start_s: float = 0.0, up_s: float = 0.0, busy_s: float = 0.0, deaths: int = 0) -> EngineUsage:
     return EngineUsage(engines=2, start_s=start_s, up_s=up_s, busy_s=busy_s, deaths=deaths, ready_for_s=None)
 
 
-def test_rows_and_tokens_of_earlier_runs_do_not_count_again(told: Told) -> None:
+def test_rows_and_tokens_of_earlier_runs_do_not_count_again(recorded: Recorded) -> None:
     live = LabelMetrics("svamp", 0, Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90))
     live.rows(Counts(accepted=100, rejected=Counter(tie=5), prompt_tokens=900, output_tokens=90), 200)
-    assert told == {("raystill_label_rows_left", "svamp"): 95}
+    assert recorded == {("raystill_label_rows_left", "svamp"): 95}
     more = Counts(
         accepted=140, rejected=Counter(tie=5, unparsable=3), heldout_answered=7, prompt_tokens=1300, output_tokens=130
     )
     for _ in range(2):
         live.rows(more, 200)
-    assert told == {
+    assert recorded == {
         ("raystill_label_rows_left", "svamp"): 45,
         ("raystill_label_rows", "svamp", "accepted"): 47,
         ("raystill_label_rows", "svamp", "unparsable"): 3,
@@ -32,34 +32,34 @@ def test_rows_and_tokens_of_earlier_runs_do_not_count_again(told: Told) -> None:
     }
 
 
-def test_a_reject_that_is_answered_later_lowers_no_counter(told: Told) -> None:
+def test_a_reject_that_is_answered_later_lowers_no_counter(recorded: Recorded) -> None:
     live = LabelMetrics("svamp", 0, Counts(rejected=Counter(engine_error=4)))
     live.rows(Counts(accepted=4, rejected=Counter(engine_error=0)), 4)
     live.rows(Counts(accepted=4, rejected=Counter(engine_error=5)), 9)
-    assert told["raystill_label_rows", "svamp", "accepted"] == 4
-    assert told["raystill_label_rows", "svamp", "engine_error"] == 1
+    assert recorded["raystill_label_rows", "svamp", "accepted"] == 4
+    assert recorded["raystill_label_rows", "svamp", "engine_error"] == 1
 
 
-def test_engine_and_gpu_seconds_are_those_of_the_manifest(told: Told) -> None:
+def test_engine_and_gpu_seconds_are_those_of_the_manifest(recorded: Recorded) -> None:
     live = LabelMetrics("svamp", 2, Counts())
     live.engines(usage(start_s=40.0, up_s=50.0, busy_s=30.0))
     live.engines(usage(start_s=40.0, up_s=150.0, busy_s=120.0, deaths=1))
-    seconds = {state: told["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")}
+    seconds = {state: recorded["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")}
     assert seconds == {"starting": 40.0, "busy": 120.0, "idle": 30.0}
-    assert told["raystill_gpu_seconds", "svamp", "label"] == 2 * (40.0 + 150.0)
-    assert told["raystill_label_engine_deaths", "svamp"] == 1
+    assert recorded["raystill_gpu_seconds", "svamp", "label"] == 2 * (40.0 + 150.0)
+    assert recorded["raystill_label_engine_deaths", "svamp"] == 1
 
 
-def test_rows_left_are_set_again_while_nothing_is_committed(told: Told) -> None:
+def test_rows_left_are_set_again_while_nothing_is_committed(recorded: Recorded) -> None:
     live = LabelMetrics("svamp", 0, Counts())
     live.engines(usage())
-    assert told == {}
+    assert recorded == {}
     live.rows(Counts(accepted=4), 10)
-    told.clear()
+    recorded.clear()
     live.engines(usage())
-    assert told == {("raystill_label_rows_left", "svamp"): 6}
+    assert recorded == {("raystill_label_rows_left", "svamp"): 6}
 
 
-def test_engines_on_cpus_hold_no_gpu(told: Told) -> None:
+def test_engines_on_cpus_hold_no_gpu(recorded: Recorded) -> None:
     LabelMetrics("svamp", 0, Counts()).engines(usage(start_s=40.0))
-    assert not any(name == "raystill_gpu_seconds" for name, *_ in told)
+    assert not any(name == "raystill_gpu_seconds" for name, *_ in recorded)
