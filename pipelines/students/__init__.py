@@ -1,1 +1,1 @@
-"""A model that answers."""
+"""Students: initial weights, tokenizers, manifests and decoding."""

@@ -1,4 +1,4 @@
-"""Whether two models have the same tokenizer: distributions over tokens are comparable only then."""
+"""Fingerprint of a tokenizer. Distributions over tokens are comparable only between models with the same tokenizer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 
 
 def tokenizer_fingerprint(model: str) -> str:
-    """A hash of the vocabulary in the order of its ids, and of the tokens that begin and end a text.
+    """Hash of the vocabulary in the order of its ids, and of the begin and end tokens.
 
-    The padding token is left out: what trains a model sets it freely, and no distribution knows it. How text is split into tokens is
-    left out too: what is compared here are tokens.
+    Excludes the padding token, which training code sets freely and no distribution contains. Excludes the rules that split a text,
+    since distributions are compared token by token.
 
     Args:
         model: hub id or folder.
 
     Raises:
-        OSError: there is no tokenizer.
+        OSError: the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 

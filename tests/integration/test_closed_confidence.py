@@ -14,9 +14,9 @@ from pipelines.scoring.predict import PredictorPool, Trained, predict
 from pipelines.students.decoding import Decoded, Family, Student
 from pipelines.tasks.base import Answer, Example
 from pipelines.tasks.nli import NaturalLanguageInference
-from tests.pipelines.students.decoding.test_label_scores import torn
 from tests.support.endpoints import endpoint_of, small
 from tests.support.local_ray import local_ray
+from tests.support.taught_students import teach_two
 from tests.support.tiny_students import write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -36,7 +36,7 @@ def made(folder: Path, family: Family, method: str) -> Path:
     both = ("neutral", "contradiction")
     if part == "text":
         both = tuple(TASK.render(Answer(label, "so 4.")) for label in both)  # type: ignore[assignment]
-    torn(student, part, TEXTS[0], *both)
+    teach_two(student, part, TEXTS[0], *both)
     student.model.save_pretrained(folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""Student -> text, the same for evaluation and serving. Also how prompts and targets become tokens, in training too."""
+"""Decoding of students, for evaluation and serving, and encoding of prompts and targets, also for training."""
 
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import LabelSet

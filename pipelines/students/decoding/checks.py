@@ -1,9 +1,9 @@
-"""What a student's folder may hold: weights in safetensors, and nothing that would have to run.
+"""Checks of a student's files: weights must be safetensors, and code is refused.
 
-config.json  model.safetensors  tokenizer.json ...    taken
-pytorch_model.bin, x/model.safetensors                refused: a pickle can run code, and weights are read in the folder itself alone
-modeling_mine.py                                      refused: code of a student's is never run
-config.json with `auto_map` and a type of its own     refused: without that code nothing opens it
+config.json  model.safetensors  tokenizer.json ...    accepted
+pytorch_model.bin, x/model.safetensors                refused: a pickle can run code, and subfolders are not read
+modeling_mine.py                                      refused: student code never runs
+config.json with `auto_map` and an unknown type       refused: only that code could open it
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from typing import Any
 from pipelines.errors import UserError
 from pipelines.storage.store import Store
 
-_CODE = "no code of a student's is ever run"
+_CODE = "student code never runs"
 _INDEX = "model.safetensors.index.json"
 _SHOWN_CHARACTERS = 100
 
 
 def check_student_files(store: Store) -> None:
-    """Refuse a student that nothing here may open.
+    """Check the files of a student before anything opens them.
 
     Raises:
-        UserError: no config.json, weights that are pickled or not there, or code.
+        UserError: config.json or weights are missing, weights are pickled, or the folder needs or holds code.
     """
     names = [name for name in store.files() if "/" not in name]
     if "config.json" not in names:
-        raise UserError(store.shown(), "it has no config.json", "Train the student anew.")
-    # By this name alone: where transformers does not find it, it opens pickles, whatever other *.safetensors there are.
+        raise UserError(store.shown(), "it has no config.json", "Train the student again.")
+    # No other name counts: without this file transformers opens pickles, even beside other *.safetensors.
     if "model.safetensors" not in names and not _has_shards(store, names):
         pickled = [name for name in names if name.endswith(".bin")]
         rule = (
             f"its weights are pickled ({pickled[0]}), which can run code" if pickled else "it has no model.safetensors"
         )
-        raise UserError(store.shown(), rule, "Train the student anew, or convert its weights to safetensors.")
+        raise UserError(store.shown(), rule, "Train the student again, or convert its weights to safetensors.")
     if code := [name for name in names if name.endswith(".py")]:
         rule = f"it holds code ({code[0]}), and {_CODE}"
-        raise UserError(store.shown(), rule, "Remove the file where nothing needs it.")
-    if wanted := _needed_code(store.read("config.json")):
-        rule = f"its config.json wants code ({wanted}) that transformers does not have, and {_CODE}"
-        raise UserError(store.shown(), rule, "Train a student of a model that transformers knows.")
+        raise UserError(store.shown(), rule, "Remove the file if nothing needs it.")
+    if needed := _needed_code(store.read("config.json")):
+        rule = f"its config.json needs code ({needed}) that transformers lacks, and {_CODE}"
+        raise UserError(store.shown(), rule, "Train a student from a model that transformers supports.")
 
 
 def _has_shards(store: Store, names: list[str]) -> bool:
-    """Whether there is an index of weights in several files, all of them here and in safetensors: it could name pickles too."""
+    """True if an index of sharded weights exists and all its shards exist as safetensors; it could also name pickles."""
     if _INDEX not in names:
         return False
     try:
@@ -56,17 +56,17 @@ def _has_shards(store: Store, names: list[str]) -> bool:
 
 
 def _needed_code(config: bytes) -> str | None:
-    """The code that a config.json names and without which transformers does not know the model."""
+    """Code that a config.json names, if transformers does not support the model without it."""
     try:
-        found: Any = json.loads(config)
-    except ValueError:  # whoever loads it says so
+        settings: Any = json.loads(config)
+    except ValueError:  # loading the model reports it
         return None
-    named = found.get("auto_map") if isinstance(found, dict) else None
-    if not named:
+    code = settings.get("auto_map") if isinstance(settings, dict) else None
+    if not code:
         return None
     from transformers import CONFIG_MAPPING
 
-    # Models whose code transformers has taken over keep the entry, and so do their students.
-    if str(found.get("model_type")) in CONFIG_MAPPING:
+    # Models that transformers has adopted keep the entry, and so do their students.
+    if str(settings.get("model_type")) in CONFIG_MAPPING:
         return None
-    return ", ".join(map(str, named.values() if isinstance(named, dict) else [named]))[:_SHOWN_CHARACTERS]
+    return ", ".join(map(str, code.values() if isinstance(code, dict) else [code]))[:_SHOWN_CHARACTERS]

@@ -1,13 +1,13 @@
-"""How sure a student is of the label that it wrote, among the labels that there are.
+"""Probability of a generated label within a closed label set.
 
-In: a closed label set as token sequences, what was written, and scores of the tokens at which the labels part. Out: the probability of the
-written label, renormalised token by token over the tokens with which some label of the set goes on:
+In: the label set as token sequences, the generated tokens, and the scores of the tokens at which labels differ. Out: the probability of
+the generated label. Each token's probability is renormalised over the tokens that continue some label of the set:
 
-    labels    `a b </s>`, `a c </s>`, `d </s>`
-    written   `a c </s>`
-    1st token P(a) / (P(a) + P(d))    2nd token P(c) / (P(b) + P(c))    3rd token 1, nothing else is left
+    labels      `a b </s>`, `a c </s>`, `d </s>`
+    generated   `a c </s>`
+    1st token P(a) / (P(a) + P(d))    2nd token P(c) / (P(b) + P(c))    3rd token 1, the only continuation
 
-Over the set these sum to 1. No label is written or scored for it that the student did not write.
+The probabilities of the set sum to 1. No other label is generated or scored.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from pipelines.methods import Part
 from pipelines.students.decoding.tokens import encode_targets, tokens_within
 
 STATEMENT = "answer is"
-"""What a text of rationale and label says before the label."""
+"""Words before the label in a text of rationale and label."""
 
 Scores = Callable[[int], Sequence[float]]
-"""Step -> the log-probabilities of a set's watched tokens at that step, all of them up to the same constant."""
+"""Step -> log-probabilities of the watched tokens at that step, up to a common constant."""
 LabelSets = Callable[[Part, tuple[str, ...]], "LabelSet | None"]
 _Trie = dict[int, "_Trie"]
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Every label of an example, as the student was trained to write it."""
+    """All labels of an example, as the student was trained to write them."""
 
     sequences: tuple[tuple[int, ...], ...]
-    """Token ids, each one once: of a label, or of a text from `answer is` on; to the end-of-sequence token."""
+    """Token ids without duplicates: of a label, or of a text from `answer is` on, with the end-of-sequence token."""
     at_end: bool = False
-    """Whether a rationale may stand before it."""
+    """True if a rationale may precede the label."""
 
     @cached_property
     def watched(self) -> tuple[int, ...]:
-        """The tokens at which labels part."""
-        found: set[int] = set()
+        """Tokens at which labels differ; their scores are needed at each step."""
+        tokens: set[int] = set()
         nodes = [self._trie]
         while nodes:
             node = nodes.pop()
-            found.update(node if len(node) > 1 else ())
+            tokens.update(node if len(node) > 1 else ())
             nodes += node.values()
-        return tuple(sorted(found))
+        return tuple(sorted(tokens))
 
     def log_prob(self, ids: Sequence[int], scores: Scores) -> float | None:
-        """Natural logarithm of the probability of the label that the tokens are, or end with.
+        """Natural logarithm of the probability of the label that the tokens spell or end with.
 
-        None where they are none as the student was trained to write it: cut off, free, or of the same meaning (other case, other tokens).
+        None if they match no label exactly as trained: truncated, free text, or the same label in another case or tokenization.
         """
         first = self._first(ids)
         if first is None:
@@ -61,8 +61,8 @@ class LabelSet:
         node, terms = self._trie, []
         for step in range(first, len(ids)):
             if len(node) > 1:
-                at = dict(zip(self.watched, scores(step), strict=True))
-                terms.append(at[ids[step]] - _log_sum_exp([at[token] for token in node]))
+                by_token = dict(zip(self.watched, scores(step), strict=True))
+                terms.append(by_token[ids[step]] - _log_sum_exp([by_token[token] for token in node]))
             node = node[ids[step]]
         return min(math.fsum(terms), 0.0)
 
@@ -76,19 +76,19 @@ class LabelSet:
         return root
 
     def _first(self, ids: Sequence[int]) -> int | None:
-        """Where the label begins. Of labels that end alike the longest counts."""
-        written = tuple(ids)
+        """Index of the label's first token. The longest of several matching labels counts."""
+        tokens = tuple(ids)
         if not self.at_end:
-            return 0 if written in self.sequences else None
-        lengths = [len(sequence) for sequence in self.sequences if written[-len(sequence) :] == sequence]
-        return len(written) - max(lengths) if lengths else None
+            return 0 if tokens in self.sequences else None
+        lengths = [len(sequence) for sequence in self.sequences if tokens[-len(sequence) :] == sequence]
+        return len(tokens) - max(lengths) if lengths else None
 
 
 def label_set(tokenizer: Any, part: Part, labels: tuple[str, ...]) -> LabelSet | None:
-    """The closed set of one part of an answer; None where the part holds no label or the label is free.
+    """Label set of one part of an answer. None if the part holds no label, or a free one.
 
     Args:
-        labels: as methods.written_labels gives them.
+        labels: from methods.written_labels.
     """
     if part == "rationale" or not labels:
         return None
@@ -102,7 +102,7 @@ def label_set(tokenizer: Any, part: Part, labels: tuple[str, ...]) -> LabelSet |
 
 
 def label_sets(tokenizer: Any) -> LabelSets:
-    """`label_set` of one tokenizer. The sets that were asked for last are kept: many tasks have one set for all examples."""
+    """`label_set` for one tokenizer, with a cache: in many tasks all examples share one set."""
     return lru_cache(maxsize=128)(partial(label_set, tokenizer))
 
 

@@ -1,7 +1,7 @@
-"""Which token comes next, for each row of a batch: the likeliest, or one that is drawn.
+"""Choice of the next token for each row of a batch: greedy, or drawn.
 
-torch's own sampling takes its numbers for a whole batch, so that an answer would depend on what else is in the batch.
-Here each row that draws has a stream of chance of its own.
+torch's own sampling draws random numbers for a whole batch, so an answer would depend on the other rows. Here each drawn row has its
+own random stream.
 """
 
 from __future__ import annotations
@@ -15,34 +15,38 @@ from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest, Sampling
 
 OnTokens = Callable[[list[int | None]], None]
-"""Called after each step with the token of each row; None where the row had ended before."""
-Gone = Callable[[int], bool]
-"""Whether nobody waits for a row any more. Asked after each step, by the thread that writes."""
+"""Called after each step with the token of each row; None if the row had ended before."""
+IsCancelled = Callable[[int], bool]
+"""True if the row's client has disconnected. Called after each step, in the thread that generates."""
 
 
 class Sampler:
-    """A logits processor of `generate` that leaves each row one token, the chosen one.
+    """Logits processor of `generate` that selects one token per row.
 
-    It notes the tokens and their log-probabilities in the student's own distribution. Keeping the scores instead would hold
-    steps x batch x vocabulary floats: 2.5 GB for 64 x 64 of a 152k vocabulary.
+    It records the tokens and their log-probabilities in the student's own distribution. Recording the scores instead would hold
+    steps x batch x vocabulary floats: 2.5 GB for 64 x 64 and a vocabulary of 152k.
     """
 
     def __init__(
-        self, orders: Sequence[GenerationRequest], eos: int, on_tokens: OnTokens | None = None, gone: Gone | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        eos: int,
+        on_tokens: OnTokens | None = None,
+        is_cancelled: IsCancelled | None = None,
     ) -> None:
         self.log_probs: list[Any] = []
-        """One (batch,) tensor for each step."""
+        """One tensor per step, (batch,)."""
         self._scores: list[Any] = []
-        self._widths = [len(order.watched) for order in orders]
-        self._watched: Any = _watched(orders) if any(self._widths) else None
-        self._eos, self._on_tokens, self._gone = eos, on_tokens, gone
-        self._left = [order.max_new_tokens for order in orders]
-        self._rows = [row for row, order in enumerate(orders) if order.sampling]
-        self._samplings = [order.sampling for order in orders if order.sampling]
-        self._streams = [stream(orders[row]) for row in self._rows]
+        self._widths = [len(request.watched) for request in requests]
+        self._watched: Any = _watched(requests) if any(self._widths) else None
+        self._eos, self._on_tokens, self._is_cancelled = eos, on_tokens, is_cancelled
+        self._remaining = [request.max_new_tokens for request in requests]
+        self._rows = [row for row, request in enumerate(requests) if request.sampling]
+        self._samplings = [request.sampling for request in requests if request.sampling]
+        self._streams = [random_stream(requests[row]) for row in self._rows]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """`scores`: (batch, vocabulary) logits. Returned unchanged where no row draws: the greedy choice is generate's own."""
+        """`scores`: logits, (batch, vocabulary). Returned unchanged if no row draws: `generate` itself chooses greedily."""
         import torch
 
         logits = scores.float()
@@ -52,67 +56,71 @@ class Sampler:
             self._scores.append(logits.gather(-1, self._watched))
         if not self._rows:
             best, tokens = logits.max(dim=-1)
-            self._note(tokens, best - total)
+            self._record(tokens, best - total)
             return scores
         tokens = logits.argmax(dim=-1)
-        uniform = [chance.random() for chance in self._streams]
+        uniform = [stream.random() for stream in self._streams]
         tokens[self._rows] = draw(logits[self._rows], self._samplings, uniform)
         chosen = tokens.unsqueeze(-1)
-        self._note(tokens, logits.gather(-1, chosen)[:, 0] - total)
+        self._record(tokens, logits.gather(-1, chosen)[:, 0] - total)
         return torch.full_like(scores, -math.inf).scatter(-1, chosen, 0.0)
 
     def scores(self) -> list[Scores]:
-        """Of each row, those of the tokens that its set watches: their logits at each step so far."""
+        """For each row the logits of its watched tokens at each step so far."""
         import torch
 
         rows = torch.stack(self._scores, dim=1).tolist() if self._scores else [[]] * len(self._widths)
         return [_scores_of(row, width) for row, width in zip(rows, self._widths, strict=True)]
 
     def ended(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """A stopping criterion of `generate`: which rows, (batch,), have all their order says, or nobody who waits for them."""
+        """Stopping criterion of `generate`: True for each row, (batch,), that has its length or is cancelled."""
         import torch
 
-        done = [not left or self._is_gone(row) for row, left in enumerate(self._left)]
+        done = [not remaining or self._row_is_cancelled(row) for row, remaining in enumerate(self._remaining)]
         return torch.tensor(done, device=input_ids.device)
 
-    def _is_gone(self, row: int) -> bool:
-        return self._gone is not None and self._gone(row)
+    def _row_is_cancelled(self, row: int) -> bool:
+        return self._is_cancelled is not None and self._is_cancelled(row)
 
-    def _note(self, tokens: Any, log_probs: Any) -> None:
+    def _record(self, tokens: Any, log_probs: Any) -> None:
         self.log_probs.append(log_probs)
         if self._on_tokens is None:
-            self._left = [max(left - 1, 0) for left in self._left]
+            self._remaining = [max(remaining - 1, 0) for remaining in self._remaining]
             return
-        # generate() puts padding after a row's end only later.
-        told = [token if left else None for token, left in zip(tokens.tolist(), self._left, strict=True)]
-        self._left = [0 if t in (self._eos, None) else left - 1 for t, left in zip(told, self._left, strict=True)]
-        self._on_tokens(told)
+        # generate() replaces tokens after a row's end with padding only later.
+        steps = zip(tokens.tolist(), self._remaining, strict=True)
+        new = [token if remaining else None for token, remaining in steps]
+        self._remaining = [
+            0 if token in (self._eos, None) else remaining - 1
+            for token, remaining in zip(new, self._remaining, strict=True)
+        ]
+        self._on_tokens(new)
 
 
-def _watched(orders: Sequence[GenerationRequest]) -> Any:
-    """Ids of the tokens that each row's set watches, (batch, the most that one does), padded with 0."""
+def _watched(requests: Sequence[GenerationRequest]) -> Any:
+    """Ids of each row's watched tokens, (batch, most of a row), padded with 0."""
     import torch
 
-    most = max(len(order.watched) for order in orders)
-    return torch.tensor([[*order.watched, *[0] * (most - len(order.watched))] for order in orders])
+    most = max(len(request.watched) for request in requests)
+    return torch.tensor([[*request.watched, *[0] * (most - len(request.watched))] for request in requests])
 
 
 def _scores_of(steps: list[list[float]], width: int) -> Scores:
     return lambda step: steps[step][:width]
 
 
-def stream(order: GenerationRequest) -> random.Random:
-    """The stream of chance of one order: one uniform number for each of its tokens."""
-    sampling = order.sampling or Sampling(1.0)
-    return random.Random(f"{sampling.seed}/{sampling.draw}/{order.prompt}")
+def random_stream(request: GenerationRequest) -> random.Random:
+    """Random stream of one request: one uniform number per token."""
+    sampling = request.sampling or Sampling(1.0)
+    return random.Random(f"{sampling.seed}/{sampling.draw}/{request.prompt}")
 
 
 def draw(logits: Any, samplings: Sequence[Sampling], uniform: Sequence[float]) -> Any:
-    """The token, (rows,), at which each row's distribution has summed up to its uniform number, in the order of the vocabulary.
+    """Draw one token per row, (rows,), by inverting the cumulative distribution in the order of the vocabulary.
 
     Args:
         logits: (rows, vocabulary).
-        uniform: one number in [0, 1) for each row.
+        uniform: one number in [0, 1) per row.
     """
     import torch
 
@@ -120,10 +128,11 @@ def draw(logits: Any, samplings: Sequence[Sampling], uniform: Sequence[float]) -
     probabilities = (logits / temperature).softmax(dim=-1).double()
     if any(s.top_p < 1.0 for s in samplings):
         top_p = torch.tensor([[s.top_p] for s in samplings], dtype=torch.double, device=logits.device)
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        # A token stays while those before it have not reached top_p: the likeliest always does.
-        kept = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= top_p, 0.0)
-        probabilities = torch.zeros_like(kept).scatter(-1, order, kept)
-    summed = probabilities.cumsum(dim=-1)
-    at = torch.tensor([[u] for u in uniform], dtype=torch.double, device=logits.device) * summed[:, -1:]
-    return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        sorted_probabilities, indices = probabilities.sort(dim=-1, descending=True)
+        # A token stays while the likelier ones sum to less than top_p; the likeliest always stays.
+        before = sorted_probabilities.cumsum(dim=-1) - sorted_probabilities
+        kept = sorted_probabilities.masked_fill(before >= top_p, 0.0)
+        probabilities = torch.zeros_like(kept).scatter(-1, indices, kept)
+    cumulative = probabilities.cumsum(dim=-1)
+    target = torch.tensor([[u] for u in uniform], dtype=torch.double, device=logits.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -1,11 +1,10 @@
-"""A student in transformers: on CPUs and GPUs, of either family. Greedy: the same texts give the same answers, however they are
-batched (in float32)."""
+"""Students of both families in transformers, on CPUs and GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from pipelines.errors import UserError
 from pipelines.methods import Part, prompt_of
@@ -14,38 +13,59 @@ from pipelines.storage.store import Store
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores, label_sets
 from pipelines.students.decoding.requests import Decoded, GenerationOutput, GenerationRequest, Sampling, decoded
-from pipelines.students.decoding.sampling import Gone, OnTokens, Sampler
+from pipelines.students.decoding.sampling import IsCancelled, OnTokens, Sampler
 from pipelines.students.decoding.tokens import Family, encode_prompt
 
 
 def model_family(config: Any) -> Family:
-    """The family of a transformers config."""
+    """Family of a transformers config."""
     return "encoder-decoder" if config.is_encoder_decoder else "decoder-only"
 
 
 def check_model(model: str, key: str) -> None:
-    """Refuse a local folder that is not a Hugging Face model. Anything that is not a folder is taken for a hub id.
+    """Check that a local folder is a Hugging Face model. A name that is not a path counts as a hub id.
+
+    Args:
+        key: run file key, for messages.
 
     Raises:
-        UserError: a path that does not exist, or a folder without config.json, weights in safetensors or a tokenizer.
+        UserError: the path does not exist, or the folder lacks config.json or holds pickled weights only.
     """
     path = Path(model).expanduser()
     if not path.exists():
         if model.startswith((".", "/", "~")) or model.count("/") > 1:
-            raise UserError(f"{key} {model}", "there is no such folder", "Give a hub id or an existing model folder.")
+            raise UserError(f"{key} {model}", "the folder does not exist", "Give a hub id or an existing model folder.")
         return
     if not (path / "config.json").is_file():
         raise UserError(f"{key} {model}", "the folder has no config.json", "Give a Hugging Face model folder.")
     if any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
-        rule = "its weights are pickled (*.bin), which can run code when they are read"
+        rule = "its weights are pickled (*.bin), which can run code when loaded"
         raise UserError(f"{key} {model}", rule, "Convert them to safetensors.")
 
 
+class StudentLimits(TypedDict):
+    """Arguments of a student that its manifest records."""
+
+    method: str
+    max_input_tokens: int
+    max_target_tokens: int
+
+
+def student_limits(manifest: Manifest) -> StudentLimits:
+    """Method and lengths from the manifest of a student."""
+    details = manifest.details
+    return {
+        "method": details["method"],
+        "max_input_tokens": details["max_input_tokens"],
+        "max_target_tokens": details["max_target_tokens"],
+    }
+
+
 class Student:
-    """A model that answers. Greedy: the same texts give the same answers, however they are batched (in float32)."""
+    """A student that answers. Greedy answers are the same in any batch (in float32)."""
 
     lanes: int = 1
-    """Calls of `write` that run side by side, from threads of their own, faster than one after the other."""
+    """Number of threads that may call `write` concurrently to raise the throughput."""
 
     def __init__(
         self, model: Any, tokenizer: Any, *, method: str, max_input_tokens: int, max_target_tokens: int = 256,
@@ -53,26 +73,24 @@ class Student:
     ) -> None:  # fmt: skip
         self.device = device
         self.model = model.to(device).eval()
-        self._set(
-            tokenizer, family=model_family(model.config), method=method, max_input_tokens=max_input_tokens,
-            max_target_tokens=max_target_tokens,
-        )  # fmt: skip
+        limits: StudentLimits = {
+            "method": method, "max_input_tokens": max_input_tokens, "max_target_tokens": max_target_tokens,
+        }  # fmt: skip
+        self._configure(tokenizer, model_family(model.config), limits)
 
-    def _set(
-        self, tokenizer: Any, *, family: Family, method: str, max_input_tokens: int, max_target_tokens: int
-    ) -> None:
-        self.tokenizer, self.family, self.method = tokenizer, family, method
-        self.max_input_tokens, self.max_target_tokens = max_input_tokens, max_target_tokens
+    def _configure(self, tokenizer: Any, family: Family, limits: StudentLimits) -> None:
+        self.tokenizer, self.family, self.method = tokenizer, family, limits["method"]
+        self.max_input_tokens, self.max_target_tokens = limits["max_input_tokens"], limits["max_target_tokens"]
         self.eos = int(tokenizer.eos_token_id)
         self._label_set = label_sets(tokenizer)
         self._pad = self.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Self:
-        """The student of a finished student folder or URI. Reads safetensors, runs no code of the folder's.
+        """Load a student from the folder or URI of its artifact. Reads safetensors only and never runs student code.
 
         Raises:
-            UserError: there is no finished student, its weights are not safetensors, it brings code along, or transformers cannot load it.
+            UserError: the artifact is not finished, its files fail `check_student_files`, or transformers cannot load it.
         """
         import torch
         from safetensors import SafetensorError
@@ -82,47 +100,47 @@ class Student:
         manifest = require_manifest(store, "student", "train RUN")
         check_student_files(store)
         with store.local_copy() as path:
-            trusted = {"local_files_only": True, "trust_remote_code": False}
+            safe = {"local_files_only": True, "trust_remote_code": False}
             try:
-                config = AutoConfig.from_pretrained(path, **trusted)
+                config = AutoConfig.from_pretrained(path, **safe)
                 kind = AutoModelForSeq2SeqLM if model_family(config) == "encoder-decoder" else AutoModelForCausalLM
                 model, loaded = kind.from_pretrained(
-                    path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **trusted
+                    path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **safe
                 )
-                tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
+                tokenizer = AutoTokenizer.from_pretrained(path, **safe)
             except (OSError, ValueError, SafetensorError) as error:
-                raise UserError(store.shown(), f"transformers cannot load it ({error})", "Train it anew.") from error
-        # transformers fills what is missing with random numbers, and goes on.
+                raise UserError(store.shown(), f"transformers cannot load it ({error})", "Train it again.") from error
+        # transformers fills missing weights with random numbers and only warns.
         if missing := sorted(loaded["missing_keys"]):
-            raise UserError(store.shown(), f"its weights lack {', '.join(missing[:3])}", "Train it anew.")
+            raise UserError(store.shown(), f"its weights lack {', '.join(missing[:3])}", "Train it again.")
         return cls(model, tokenizer, device=device, **student_limits(manifest))
 
     def count_tokens(self, text: str, part: Part) -> int:
-        """Tokens that the student reads for one part; to be compared with `max_input_tokens`."""
+        """Number of input tokens for one part of the answer. Compare it with `max_input_tokens`."""
         return len(encode_prompt(self.tokenizer, self.family, prompt_of(self.method, part, text)))
 
     def answer(
         self, texts: Sequence[str], part: Part, max_new_tokens: int, *, sampling: Sampling | None = None,
         labels: Sequence[tuple[str, ...]] | None = None,
     ) -> list[Decoded]:  # fmt: skip
-        """Write one part of the answer to each text, as one padded batch. Texts are not cut: see `count_tokens`.
+        """Generate one part of the answer to each text, in one padded batch. Texts are not truncated: see `count_tokens`.
 
         Args:
-            max_new_tokens: of a label or a rationale. A text of both may be as long as the student was trained to write.
+            max_new_tokens: limit for a label or a rationale. A text of both may reach `max_target_tokens`.
             sampling: None: greedy.
-            labels: the closed set of each text, as methods.written_labels gives it.
+            labels: closed label set of each text, from methods.written_labels.
 
         Raises:
-            ValueError: the method trains no such part.
+            ValueError: the method does not train this part.
         """
         sets = [()] * len(texts) if labels is None else labels
-        orders = [self.order(text, part, max_new_tokens, sampling, s) for text, s in zip(texts, sets, strict=True)]
-        return [decoded(part, written, self.tokenizer) for written in self.write(orders)]
+        requests = [self.order(text, part, max_new_tokens, sampling, s) for text, s in zip(texts, sets, strict=True)]
+        return [decoded(part, output, self.tokenizer) for output in self.write(requests)]
 
     def order(
         self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None, labels: tuple[str, ...] = ()
     ) -> GenerationRequest:
-        """What is to be written for one part of the answer to a text; arguments as of `answer`."""
+        """Request for one part of the answer to a text. Arguments as in `answer`."""
         if part == "text":
             max_new_tokens = max(max_new_tokens, self.max_target_tokens)
         return GenerationRequest(
@@ -130,24 +148,27 @@ class Student:
         )
 
     def write(
-        self, orders: Sequence[GenerationRequest], on_tokens: OnTokens | None = None, gone: Gone | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        on_tokens: OnTokens | None = None,
+        is_cancelled: IsCancelled | None = None,
     ) -> list[GenerationOutput]:
-        """Write some texts as one padded batch, each no longer than its order says.
+        """Generate a text for each request, in one padded batch.
 
         Args:
-            on_tokens: is told the tokens of all rows after each step.
-            gone: rows that need not be written to their end.
+            on_tokens: receives the tokens of all rows after each step.
+            is_cancelled: ends rows early.
         """
-        if not orders:
+        if not requests:
             return []
-        prompts = [encode_prompt(self.tokenizer, self.family, order.prompt) for order in orders]
-        tokens, log_probs, scores = self._generate(prompts, orders, on_tokens, gone)
-        return [self._written(*row) for row in zip(orders, prompts, tokens, log_probs, scores, strict=True)]
+        prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
+        tokens, log_probs, scores = self._generate(prompts, requests, on_tokens, is_cancelled)
+        return [self._output(*row) for row in zip(requests, prompts, tokens, log_probs, scores, strict=True)]
 
-    def _written(
-        self, order: GenerationRequest, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
+    def _output(
+        self, request: GenerationRequest, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
     ) -> GenerationOutput:
-        tokens = tokens[: order.max_new_tokens]
+        tokens = tokens[: request.max_new_tokens]
         ended = self.eos in tokens
         length = tokens.index(self.eos) + 1 if ended else len(tokens)
         return GenerationOutput(
@@ -155,49 +176,49 @@ class Student:
             log_probs=tuple(log_probs[:length]),
             prompt_tokens=len(prompt),
             finish_reason="stop" if ended else "length",
-            label_log_prob=order.labels.log_prob(tokens[:length], scores) if order.labels else None,
+            label_log_prob=request.labels.log_prob(tokens[:length], scores) if request.labels else None,
         )
 
     def _generate(
         self,
         prompts: list[list[int]],
-        orders: Sequence[GenerationRequest],
+        requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
-        gone: Gone | None,
+        is_cancelled: IsCancelled | None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
-        """Tokens, their log-probabilities and the scores for its set of each row; what follows a row's end counts for nothing."""
+        """Tokens, their log-probabilities and the scores of the watched tokens, for each row. Values after a row's end are meaningless."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         ids, mask = self._pad_batch(prompts)
-        chooser = Sampler(orders, self.eos, on_tokens, gone)
+        sampler = Sampler(requests, self.eos, on_tokens, is_cancelled)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                generation_config=self._greedy(max(order.max_new_tokens for order in orders)),
-                logits_processor=LogitsProcessorList([chooser]),
-                stopping_criteria=StoppingCriteriaList([chooser.ended]),
+                generation_config=self._greedy(max(request.max_new_tokens for request in requests)),
+                logits_processor=LogitsProcessorList([sampler]),
+                stopping_criteria=StoppingCriteriaList([sampler.ended]),
             )
-        # A decoder-only model returns the prompt too, an encoder-decoder one its start token.
-        tokens = output[:, output.shape[1] - len(chooser.log_probs) :].tolist()
-        return tokens, torch.stack(chooser.log_probs, dim=1).tolist(), chooser.scores()
+        # The output of a decoder-only model begins with the prompt, that of an encoder-decoder model with its start token.
+        tokens = output[:, output.shape[1] - len(sampler.log_probs) :].tolist()
+        return tokens, torch.stack(sampler.log_probs, dim=1).tolist(), sampler.scores()
 
     def _pad_batch(self, prompts: list[list[int]]) -> tuple[Any, Any]:
-        """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: padding comes first."""
+        """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: left padding."""
         import torch
 
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), self._pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            where = slice(0, len(prompt)) if self.family == "encoder-decoder" else slice(longest - len(prompt), longest)
-            ids[row, where] = torch.tensor(prompt)
-            mask[row, where] = 1
+            start = 0 if self.family == "encoder-decoder" else longest - len(prompt)
+            ids[row, start : start + len(prompt)] = torch.tensor(prompt)
+            mask[row, start : start + len(prompt)] = 1
         return ids.to(self.device), mask.to(self.device)
 
     def _greedy(self, max_new_tokens: int) -> Any:
-        """Greedy, and nothing else: what a model's own file sets (sampling, penalties) would change the answers."""
+        """Greedy generation config. The model's own (sampling, penalties) would change the answers."""
         from transformers import GenerationConfig
 
         start = getattr(self.model.config, "decoder_start_token_id", None)
@@ -209,11 +230,6 @@ class Student:
             pad_token_id=self._pad,
             decoder_start_token_id=start,
         )
-        # generate() fills what a passed config leaves open from the model's own.
+        # generate() takes unset values of the passed config from the model's own config.
         self.model.generation_config = config
         return config
-
-
-def student_limits(manifest: Manifest) -> dict[str, Any]:
-    """Method and lengths of a student artifact, as `Student` takes them."""
-    return {key: manifest.details[key] for key in ("method", "max_input_tokens", "max_target_tokens")}

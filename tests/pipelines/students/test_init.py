@@ -1,4 +1,4 @@
-"""The student before training: which weights it has, and which models are refused."""
+"""Initial weights of a student, and refused models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def edit(path, **changed):
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
-def test_pretrained_is_the_model_as_it_is(folder):
+def test_pretrained_student_has_the_stored_weights(folder):
     from safetensors.torch import load_file
 
     model, tokenizer = initial_student(student(folder), seed=0)
@@ -75,19 +75,19 @@ def test_random_weights_follow_the_seed_alone(folder):
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
     first, _ = initial_student(student(folder, kind="random"), seed=1)
-    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers are left alone"
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state must not change"
     torch.manual_seed(456)
     same, _ = initial_student(student(folder, kind="random"), seed=1)
     other, _ = initial_student(student(folder, kind="random"), seed=2)
     pretrained, _ = initial_student(student(folder), seed=1)
-    name = first.get_input_embeddings().weight
-    assert torch.equal(name, same.get_input_embeddings().weight)
-    assert not torch.equal(name, other.get_input_embeddings().weight)
-    assert not torch.equal(name, pretrained.get_input_embeddings().weight)
+    weight = first.get_input_embeddings().weight
+    assert torch.equal(weight, same.get_input_embeddings().weight)
+    assert not torch.equal(weight, other.get_input_embeddings().weight)
+    assert not torch.equal(weight, pretrained.get_input_embeddings().weight)
 
 
 @pytest.mark.parametrize("init", [{}, {"kind": "random"}, {"kind": "first-layers", "layers": 1}])
-def test_weights_are_float32_whatever_the_checkpoint_holds(copy, init):
+def test_weights_are_float32_for_any_checkpoint(copy, init):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = student_config(student(copy))
@@ -98,26 +98,26 @@ def test_weights_are_float32_whatever_the_checkpoint_holds(copy, init):
     assert not model.training
 
 
-def test_padding_is_the_end_token_where_there_is_none(copy):
+def test_end_token_pads_if_there_is_no_padding_token(copy):
     edit(copy / "tokenizer_config.json", pad_token=None)
     model, tokenizer = initial_student(student(copy), seed=0)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
     assert model.config.pad_token_id == model.generation_config.pad_token_id == 1
 
 
-def test_no_end_token_is_refused(copy):
+def test_tokenizer_without_end_token_is_refused(copy):
     edit(copy / "tokenizer_config.json", eos_token=None)
     with pytest.raises(UserError, match="no end-of-sequence token"):
         student_tokenizer(str(copy))
 
 
-def test_more_layers_than_there_are(folder):
+def test_too_many_layers_are_refused(folder):
     with pytest.raises(UserError, match=r"student.init.layers 5: .* has 4 layers"):
         initial_student(student(folder, kind="first-layers", layers=5), seed=0)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="there is no such folder"):
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the folder does not exist"):
         initial_student(student(tmp_path / "nowhere"), seed=0)
 
 
@@ -128,14 +128,14 @@ def test_pickled_weights_are_refused(copy):
         initial_student(student(copy), seed=0)
 
 
-def test_a_checkpoint_without_weights_is_refused_unless_they_are_random(copy):
+def test_missing_weights_are_refused_unless_random(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="it cannot be opened"):
         initial_student(student(copy), seed=0)
     initial_student(student(copy, kind="random"), seed=0)
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(copy):
+def test_checkpoint_that_lacks_a_weight_is_refused(copy):
     from safetensors.torch import load_file, save_file
 
     stored = load_file(copy / "model.safetensors")
@@ -145,13 +145,13 @@ def test_a_checkpoint_that_lacks_weights_is_refused(copy):
         initial_student(student(copy), seed=0)
 
 
-def test_a_tokenizer_of_another_model_is_refused(copy):
+def test_tokenizer_of_another_model_is_refused(copy):
     edit(copy / "config.json", vocab_size=20)
     with pytest.raises(UserError, match="token ids up to"):
         initial_student(student(copy, kind="random"), seed=0)
 
 
-def test_positions(folder, family):
+def test_only_decoder_only_models_limit_positions(folder, family):
     assert max_positions(student_config(student(folder))) == (64 if family == "decoder-only" else None)
 
 

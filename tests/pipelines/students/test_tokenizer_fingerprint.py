@@ -20,7 +20,7 @@ def saved(folder: Path, words: dict[str, int], **special: Any) -> str:
     return str(folder)
 
 
-def test_the_same_tokenizer_in_two_folders_has_one_fingerprint(tmp_path: Path) -> None:
+def test_padding_token_and_folder_do_not_matter(tmp_path: Path) -> None:
     first = saved(tmp_path / "a", WORDS)
     padded = saved(tmp_path / "b", dict(reversed(WORDS.items())), pad_token="<pad>")
     assert tokenizer_fingerprint(first) == tokenizer_fingerprint(padded)
@@ -35,12 +35,12 @@ def test_the_same_tokenizer_in_two_folders_has_one_fingerprint(tmp_path: Path) -
         (WORDS, {"additional_special_tokens": ["<turn>"]}),
     ],
 )
-def test_another_one_has_another(tmp_path: Path, words: dict[str, int], special: dict[str, Any]) -> None:
+def test_other_tokens_change_the_fingerprint(tmp_path: Path, words: dict[str, int], special: dict[str, Any]) -> None:
     assert tokenizer_fingerprint(saved(tmp_path / "a", WORDS)) != tokenizer_fingerprint(
         saved(tmp_path / "b", words, **special)
     )
 
 
-def test_a_folder_without_tokenizer_is_an_error(tmp_path: Path) -> None:
+def test_folder_without_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises((OSError, ValueError)):
         tokenizer_fingerprint(str(tmp_path))

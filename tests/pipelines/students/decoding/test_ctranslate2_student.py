@@ -1,4 +1,4 @@
-"""A converted student writes what the student writes, or it is not used."""
+"""A converted student generates what the student generates, or it is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.students.decoding import ctranslate2_student as module
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from tests.support.tiny_students import TEXTS, write_student
 
-ORDERS = [
+REQUESTS = [
     GenerationRequest(f"[label] {text}", 4 + 3 * row) for row, text in enumerate([*TEXTS, *(t[::-1] for t in TEXTS)])
 ]
 
@@ -30,33 +30,33 @@ def student(folder: Path) -> Ctranslate2Student:
     return Ctranslate2Student.open(folder)
 
 
-def test_greedy_texts_and_probabilities_are_the_student_s(folder: Path, student: Ctranslate2Student) -> None:
-    told: list[list[int | None]] = []
-    expected = Student.load(folder).write(ORDERS)
-    found = student.write(ORDERS, told.append)
+def test_greedy_texts_and_probabilities_equal_the_student(folder: Path, student: Ctranslate2Student) -> None:
+    steps: list[list[int | None]] = []
+    expected = Student.load(folder).write(REQUESTS)
+    found = student.write(REQUESTS, steps.append)
     assert [w.ids for w in found] == [w.ids for w in expected]
     assert [w.finish_reason for w in found] == [w.finish_reason for w in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.log_probs == pytest.approx(other.log_probs, abs=1e-3)
         assert one.prompt_tokens == other.prompt_tokens
-    by_row = [tuple(step[row] for step in told if step[row] is not None) for row in range(len(ORDERS))]
-    assert by_row == [written.ids for written in found]
+    by_row = [tuple(step[row] for step in steps if step[row] is not None) for row in range(len(REQUESTS))]
+    assert by_row == [output.ids for output in found]
     assert [d.text for d in student.answer(TEXTS, "label", 8)] == [
         d.text for d in Student.load(folder).answer(TEXTS, "label", 8)
     ]
 
 
-def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, student: Ctranslate2Student) -> None:
+def test_drawn_texts_have_the_probabilities_of_the_student(folder: Path, student: Ctranslate2Student) -> None:
     import torch
 
     original = Student.load(folder)
-    (written,) = student.write([GenerationRequest("[label] 4 apples", 6, Sampling(0.5))])
+    (output,) = student.write([GenerationRequest("[label] 4 apples", 6, Sampling(0.5))])
     prompt = original.tokenizer("[label] 4 apples", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        before = torch.tensor([[0, *written.ids[:-1]]])
+        before = torch.tensor([[0, *output.ids[:-1]]])
         logits = original.model(input_ids=prompt, decoder_input_ids=before).logits[0]
-    expected = logits.log_softmax(-1)[torch.arange(len(written.ids)), torch.tensor(written.ids)]
-    assert written.log_probs == pytest.approx(expected.tolist(), abs=1e-3)
+    expected = logits.log_softmax(-1)[torch.arange(len(output.ids)), torch.tensor(output.ids)]
+    assert output.log_probs == pytest.approx(expected.tolist(), abs=1e-3)
     mixed = [
         GenerationRequest(TEXTS[0], 6, Sampling(1.0)),
         GenerationRequest(TEXTS[0], 6),
@@ -67,36 +67,34 @@ def test_drawn_texts_have_probabilities_of_the_student_s_own(folder: Path, stude
     assert len({student.write([mixed[0]])[0].ids for _ in range(4)} | {drawn.ids}) > 1
 
 
-def test_a_row_ends_with_its_own_length_and_with_who_waits_for_it(student: Ctranslate2Student) -> None:
-    orders = [GenerationRequest(ORDERS[0].prompt, 3), GenerationRequest(ORDERS[1].prompt, 60)]
+def test_rows_end_at_their_limit_or_when_cancelled(student: Ctranslate2Student) -> None:
+    requests = [GenerationRequest(REQUESTS[0].prompt, 3), GenerationRequest(REQUESTS[1].prompt, 60)]
     steps: list[int] = []
 
-    def noted(told: list[int | None]) -> None:
-        steps.append(next(row for row, token in enumerate(told) if token is not None))
+    def record(tokens: list[int | None]) -> None:
+        steps.append(next(row for row, token in enumerate(tokens) if token is not None))
 
-    whole = student.write(orders, noted)
-    assert [len(written.ids) for written in whole] == [steps.count(0), steps.count(1)] == [3, 60]
+    whole = student.write(requests, record)
+    assert [len(output.ids) for output in whole] == [steps.count(0), steps.count(1)] == [3, 60]
     steps.clear()
-    short, left = student.write(orders, noted, lambda row: row == 1 and steps.count(1) >= 5)
+    short, left = student.write(requests, record, lambda row: row == 1 and steps.count(1) >= 5)
     assert short == whole[0]
     assert left.ids == whole[1].ids[:5]
-    asked: list[int] = []
-    student.write(orders, None, lambda row: asked.append(row) or False)  # type: ignore[func-returns-value]
-    assert asked.count(0) <= 3, "the translator goes on with a row that has its length"
+    queried: list[int] = []
+    student.write(requests, None, lambda row: queried.append(row) or False)  # type: ignore[func-returns-value]
+    assert queried.count(0) <= 3, "the translator must stop at the limit of a row"
 
 
-def test_the_conversion_is_made_once(
-    folder: Path, student: Ctranslate2Student, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_student_is_converted_once(folder: Path, student: Ctranslate2Student, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = folder.parent / "student-ctranslate2"
     made = (beside / "model.bin").stat().st_mtime_ns
     monkeypatch.setattr(module, "_convert", lambda *_: pytest.fail("converted again"))
     again = Ctranslate2Student.open(folder)
-    assert again.write(ORDERS[:1]) == student.write(ORDERS[:1])
+    assert again.write(REQUESTS[:1]) == student.write(REQUESTS[:1])
     assert (beside / "model.bin").stat().st_mtime_ns == made
 
 
-def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_student_in_a_folder_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder")
     Ctranslate2Student.open(folder)
     mark = tmp_path / "student-ctranslate2" / "converted.json"
@@ -112,18 +110,20 @@ def test_another_student_in_the_folder_is_converted_anew(tmp_path: Path, monkeyp
     monkeypatch.setattr(module.Store, "put_folder", seen)
     Ctranslate2Student.open(folder)
     assert (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns > made
-    assert marked == [False], "a mark beside files of another student"
+    assert marked == [False], "the old mark must go before the files change"
     assert json.loads(mark.read_text())["student"] != "another"
 
 
-def test_int8_is_another_student(folder: Path, student: Ctranslate2Student) -> None:
+def test_int8_changes_probabilities_a_little(folder: Path, student: Ctranslate2Student) -> None:
     small = Ctranslate2Student.open(folder, weights="int8")
-    apart = [a.log_probs[0] - b.log_probs[0] for a, b in zip(small.write(ORDERS), student.write(ORDERS), strict=True)]
+    apart = [
+        a.log_probs[0] - b.log_probs[0] for a, b in zip(small.write(REQUESTS), student.write(REQUESTS), strict=True)
+    ]
     assert any(apart)
     assert max(map(abs, apart)) < 3.0
 
 
-def test_a_conversion_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccurate_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder")
     other = write_student(tmp_path / "other", "encoder-decoder")
     from safetensors.torch import load_file, save_file
@@ -132,12 +132,12 @@ def test_a_conversion_that_answers_otherwise_is_refused(tmp_path: Path, monkeypa
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     convert = module._convert
     monkeypatch.setattr(module, "_convert", lambda local, model, shown: convert(other, model, shown))
-    with pytest.raises(UserError, match="answers otherwise"):
+    with pytest.raises(UserError, match="answers differently"):
         Ctranslate2Student.open(folder)
     assert not (tmp_path / "student-ctranslate2" / "converted.json").exists()
 
 
-def test_a_folder_that_may_only_be_read_serves_as_well(
+def test_read_only_folder_can_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder")
@@ -147,12 +147,11 @@ def test_a_folder_that_may_only_be_read_serves_as_well(
 
     monkeypatch.setattr(module.Store, "put_folder", refuse)
     with caplog.at_level(logging.WARNING):
-        assert Ctranslate2Student.open(folder).write(ORDERS[:1])
-    assert "the conversion is not kept (read-only file system)" in caplog.text
+        assert Ctranslate2Student.open(folder).write(REQUESTS[:1])
+    assert "the conversion cannot be stored (read-only file system)" in caplog.text
 
 
-def test_a_student_that_brings_code_along_is_not_opened(tmp_path: Path) -> None:
-    """Neither when it is converted nor later, when the conversion lies beside it."""
+def test_student_with_code_is_refused(tmp_path: Path) -> None:
     folder = write_student(tmp_path / "student", "encoder-decoder")
     Ctranslate2Student.open(folder)
     (folder / "modeling_mine.py").touch()
@@ -160,7 +159,7 @@ def test_a_student_that_brings_code_along_is_not_opened(tmp_path: Path) -> None:
         Ctranslate2Student.open(folder)
 
 
-def test_a_decoder_only_student_is_not_converted(tmp_path: Path) -> None:
+def test_decoder_only_student_is_refused(tmp_path: Path) -> None:
     folder = write_student(tmp_path / "student", "decoder-only")
-    with pytest.raises(UserError, match="only encoder-decoder students"):
+    with pytest.raises(UserError, match="must be an encoder-decoder student"):
         Ctranslate2Student.open(folder)
