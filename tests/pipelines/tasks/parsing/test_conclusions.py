@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.tasks import Example, load_task, task_spec
 from pipelines.tasks.parsing.conclusions import last_sentence, names
-from tests.pipelines.tasks.test_hostile import PIECES
+from tests.support.hostile_texts import PIECES
 
 BASKET = Example("a", "Where does Anne keep her apples?", "in a basket", ("in a basket", "river", "keep quiet"))
 

@@ -1,0 +1,136 @@
+"""Contract of all built-in tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.tasks import Answer, Example, Task, load_task, task_spec
+from pipelines.tasks.registry import BUILT_IN
+from tests.support.hostile_texts import PIECES
+
+CHARACTERS = 100_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A built-in task with a valid row and labels."""
+
+    name: str
+    row: dict[str, object]
+    labels: tuple[str, ...]
+    options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        return load_task(task_spec(self.name, self.options))
+
+    @property
+    def example(self) -> Example:
+        return self.task.read({"id": "a", **self.row})
+
+
+CHOICES = ["bus depot", "beach", "u.s", "to defend itself.", "Dr. Smith", "sea", "sea shore", "not sure"]
+MAIL = {
+    "labels": ["spam", "not spam", "no reply"],
+    "examples": [{"input": "Win now!", "rationale": "It promises a prize.", "label": "spam"}],
+    "input_field": "message",
+}
+CASES = [
+    Case("arithmetic", {"input": "Anne has 4 apples."}, ("4 - 1", "42")),
+    Case("multiple-choice", {"question": "Where?", "choices": CHOICES}, tuple(CHOICES)),
+    Case("nli", {"premise": "P.", "hypothesis": "H."}, ("entailment", "neutral", "contradiction")),
+    Case("grade-school-math", {"question": "How many?"}, ("3.5", "-72")),
+    Case("classification", {"message": "Hello."}, ("spam", "not spam", "no reply"), MAIL),
+    Case("classification", {"input": "France"}, ("Paris", "New York"), {"instruction": "Name the capital."}),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_every_built_in_task_has_a_case() -> None:
+    assert {case.name for case in CASES} == BUILT_IN.keys()
+
+
+@pytest.mark.parametrize("gold", [{}, {"gold": None}, {"gold": ""}])
+def test_gold_label_is_optional(case: Case, gold: dict[str, object]) -> None:
+    assert case.task.read({"id": "a", **case.row, **gold}) == case.example
+    assert case.example.gold is None
+
+
+def test_gold_labels_are_normalised_labels(case: Case) -> None:
+    for label in case.labels:
+        gold = case.task.read({"id": "a", **case.row, "gold": f" {label} "}).gold
+        assert gold is not None
+        assert case.task.same(label, gold, case.example)
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "  ", ["text"], {"a": 1}, True, 3.5j, float("nan"), "x" * 100_001, "a\x00b", "\ud800"]
+)
+def test_invalid_fields_are_bad_rows(case: Case, value: object) -> None:
+    for name in (*case.task.required, "gold"):
+        if name == "gold" and value in (None, ""):
+            continue
+        with pytest.raises(BadRowError):
+            case.task.read({"id": "a", **case.row, name: value})
+
+
+def test_rendered_answers_are_read_again(case: Case) -> None:
+    for label in case.labels:
+        answer = Answer(label, "Because.")
+        for text in (case.task.render(answer), case.task.shown(answer, case.example)):
+            assert case.task.parse(text, case.example) == answer
+
+
+def test_labels_equal_themselves_and_no_other_text(case: Case) -> None:
+    for label in case.labels:
+        assert case.task.same(label, label, case.example)
+        assert not case.task.same("gibberish", label, case.example)
+        assert not case.task.same("", label, case.example)
+        assert sum(case.task.same(other, label, case.example) for other in case.labels) == 1
+
+
+def test_shots_are_read_and_give_no_label_away(case: Case) -> None:
+    for shot in case.task.shots:
+        example = case.task.shot_example(shot.question)
+        answer = case.task.parse(shot.answer, example)
+        assert shot.answer == case.task.shown(answer, example)
+        assert not answer.note
+        assert not case.task.gives_away(answer, example)
+
+
+def test_only_classification_takes_options(case: Case) -> None:
+    with pytest.raises(UserError, match=r"task_options"):
+        load_task(task_spec(case.name, {"colour": "red"}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\x00", "x" * 1_000_000, "It is hard to say.", *("The answer is " + sign * 1_000_000 for sign in "9(-e")],
+    ids=lambda text: ascii(text[:16]),
+)
+def test_text_without_an_answer_is_unparsable(case: Case, text: str) -> None:
+    if case.example.choices == () and case.task.labels is None and case.name == "classification" and text[:3] == "The":
+        return  # free text
+    with pytest.raises(UnparsableError) as error:
+        case.task.parse(text, case.example)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=repr)
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("The answer is ", ", so it is 2.")])
+def test_hostile_text_takes_less_than_a_second(case: Case, piece: str, before: str, after: str) -> None:
+    task, example = case.task, case.example
+    text = before + piece * (CHARACTERS // len(piece)) + after
+    start = time.process_time()
+    with contextlib.suppress(UnparsableError):
+        task.parse(text, example)
+    assert time.process_time() - start < 1.0
