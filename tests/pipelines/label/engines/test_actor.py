@@ -1,51 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from pipelines.data.reader import DataSplit
-from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.outcomes import RATIONALISED, Outcome
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
-from pipelines.label.engines.health import EngineHealth
-from pipelines.label.teachers.base import (
-    Access,
-    BudgetExhaustedError,
-    Generation,
-    Prompt,
-    PromptRefusedError,
-    Sample,
-    Teacher,
-    TeacherUnusableError,
-)
+from pipelines.label.teachers.base import BudgetExhaustedError, Teacher, TeacherUnusableError
 from pipelines.tasks import Example, Shot, task_spec
 from tests.support.corpora import run_config
+from tests.support.teacher_actors import FailingTeacher, HintedTeacher, LocalHealth, block
 
 APPLES = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
 SHOTS = (Shot("1 and 1?", "1 + 1 = 2. The answer is (1 + 1)."),)
-
-
-class HintedTeacher(Teacher):
-    """Is wrong unless the prompt has a hint."""
-
-    def __init__(self, refuses_hints: bool = False) -> None:
-        self.prompts: list[str] = []
-        self._refuses_hints = refuses_hints
-
-    @classmethod
-    def start(cls, *_: Any) -> HintedTeacher:
-        return cls()
-
-    async def answer(self, prompt: Prompt) -> Generation:
-        self.prompts.append(prompt.text)
-        hinted = "(The answer is 4 - 1.)" in prompt.text
-        if hinted and self._refuses_hints:
-            raise PromptRefusedError("too_long", "9 tokens")
-        text = "4 - 1 = 3. The answer is 3." if hinted else "4 + 1 = 5. The answer is 5."
-        return Generation((Sample(text, 5, "stop"),), 100)
 
 
 def label(teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1) -> Outcome:
@@ -86,19 +54,6 @@ def test_the_first_reject_stands_if_the_hint_is_too_long() -> None:
     assert (row.reason, row.output) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
 
 
-class LocalHealth:
-    """An EngineHealth in this process, with the interface of an actor's handle."""
-
-    def __init__(self) -> None:
-        self.health = EngineHealth()
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*arguments: Any) -> Any:
-            return getattr(self.health, name)(*arguments)
-
-        return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(call(*arguments)))
-
-
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """The resources of the cluster."""
@@ -134,13 +89,6 @@ def test_engines_may_die_eight_times_before_an_answer(
     asyncio.run(start_all())
 
 
-def block(*ids: str) -> Any:
-    import pyarrow as pa
-
-    rows = [{"split": "train", "id": i, "input": "4 - 1?", "gold": "4 - 1", "choices": []} for i in ids]
-    return pa.Table.from_pylist(rows, schema=EXAMPLE)
-
-
 def test_a_suspect_is_alone_and_two_strikes_end_it() -> None:
     health = LocalHealth()
     for _ in range(2):
@@ -154,21 +102,10 @@ def test_a_suspect_is_alone_and_two_strikes_end_it() -> None:
     assert table["node"].to_pylist() == ["here"] * 3
 
 
-class Failing(HintedTeacher):
-    """Raises one error for every prompt."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self._error = error
-
-    async def answer(self, prompt: Prompt) -> Generation:
-        raise self._error
-
-
 def test_stop_reasons_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    health, setup = LocalHealth(), TeacherSetup(run_config(), task_spec("arithmetic"), 4, SHOTS, Access())
+    health, setup = LocalHealth(), TeacherSetup(run_config(), task_spec("arithmetic"), 4, SHOTS)
     errors = iter([BudgetExhaustedError("used up"), TeacherUnusableError("a wrong key")])
-    monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: Failing(next(errors)))
+    monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: FailingTeacher(next(errors)))
     assert len(asyncio.run(TeacherActor(setup, health)(block("a", "b")))) == 0, "skipped rows have no outcome"
     with pytest.raises(TeacherUnusableError):
         asyncio.run(TeacherActor(setup, health)(block("a")))

@@ -1,46 +1,31 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.config import LabellingConfig
 from pipelines.data.reader import FileRange
 from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS
 from pipelines.errors import StageFailedError
 from pipelines.label.output.commits import ScanRecord
-from pipelines.label.output.id_index import contains, id_keys
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.teachers.base import TokenLogprobs
-from pipelines.storage.lock import folder_lock
-from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
+from pipelines.storage.manifest import read_manifest
 from pipelines.storage.store import Store
+from tests.support.label_writers import (
+    IDENTITY,
+    SETTINGS,
+    Killed,
+    LostLock,
+    commit,
+    finished_with_engine_errors,
+    is_done,
+    killed_after,
+    open_writer,
+)
 from tests.support.outcomes import accepted, part_ids, reject, table
-
-IDENTITY = {"teacher": "echo"}
-SETTINGS = LabellingConfig()
-
-
-@contextmanager
-def open_writer(folder: Path, reopened: Manifest | None = None) -> Iterator[LabelWriter]:
-    store = Store(str(folder))
-    with folder_lock(store, SETTINGS.lease_s) as check_lock:
-        yield LabelWriter(store, IDENTITY, SETTINGS, reopened, check_lock)
-
-
-def commit(writer: LabelWriter, *rows: Any) -> None:
-    writer.add(table(*rows))
-    writer.commit()
-
-
-def is_done(writer: LabelWriter, *ids: str) -> list[bool]:
-    found: list[bool] = contains(writer.state.done["train"], id_keys(ids)).tolist()
-    return found
 
 
 def test_parts_have_the_schemas_and_counts_add_up(tmp_path: Path) -> None:
@@ -93,22 +78,6 @@ def test_recovery_removes_uncommitted_parts_and_knows_the_rest(tmp_path: Path) -
     assert part_ids(tmp_path) == ["a", "b"]
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
-def killed_after(calls: int, method: str = "write") -> Callable[..., None]:
-    original, left = getattr(Store, method), [calls]
-
-    def call(self: Store, *arguments: Any) -> None:
-        if left[0] == 0:
-            raise Killed
-        left[0] -= 1
-        original(self, *arguments)
-
-    return call
-
-
 @pytest.mark.parametrize("writes", range(12))
 def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
@@ -148,20 +117,6 @@ def test_rejects_of_a_scan_count_when_it_is_complete(tmp_path: Path) -> None:
         assert writer.counts.rejected == {"duplicate": 1, "bad_input": 1}
         assert part_ids(tmp_path, "rejects") == ["a", "b"]
         assert is_done(writer, "a", "b") == [False, False], "a good row may have the same id"
-
-
-def finished_with_engine_errors(folder: Path) -> Manifest:
-    """Labels with one accepted row, one `tie` and three rows with `engine_error`."""
-    failed = [reject(name, "engine_error") for name in ("e1", "e2", "e3")]
-    with open_writer(folder) as writer:
-        commit(writer, accepted("a"), *failed, reject("t", "tie"))
-        details = {"parts": writer.state.parts, "tally": writer.counts.as_json()}
-        manifest = manifest_of(
-            "labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={}, details=details
-        )  # fmt: skip
-        write_manifest(Store(str(folder)), manifest)
-        writer.remove_records()
-    return manifest
 
 
 def test_engine_errors_are_retried_and_replaced(tmp_path: Path) -> None:
@@ -205,18 +160,6 @@ def test_a_kill_during_a_replacement_loses_and_doubles_nothing(
     assert (part_ids(tmp_path), part_ids(tmp_path, "rejects")) == (["a", "e1", "e3"], ["e2", "t"])
     with open_writer(tmp_path) as writer:
         assert (writer.counts.accepted, +writer.counts.rejected) == (3, {"tie": 2})
-
-
-class LostLock:
-    """A folder's lock that is lost after some checks."""
-
-    def __init__(self, held: int) -> None:
-        self.left = held
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise StageFailedError("lost")
 
 
 @pytest.mark.parametrize("held", range(3))

@@ -4,79 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
-import yaml
-from markdown_it import MarkdownIt
 
-from pipelines.config import RunConfig
-from pipelines.data.schema import LABEL, REJECT_REASONS
+from pipelines.data.schema import REJECT_REASONS
 from pipelines.label.reporting.dataset_card import EXPLANATIONS, dataset_card
 from pipelines.label.reporting.markdown import code, fenced
-from pipelines.storage.manifest import Manifest
-from pipelines.storage.parquet import parquet_bytes
-from pipelines.storage.store import Store
-from tests.support.corpora import run_config, write_jsonl
-
-NASTY = [
-    "```\n# injected\n<script>alert(1)</script>\n```",
-    "````````````````\n## injected\n",
-    "~~~\n# injected",
-    "`` ` `` <img src=x onerror=alert(1)>",
-    "[click](javascript:alert(1)) ![x](http://evil.example/x.png) <http://evil.example> www.evil.example",
-    "a | b | c\n--- | --- | ---\n\\| `<b>` \\|",
-    "---\nconfigs:\n- data_files: evil.parquet\n---\n",
-    "\r```\r\n# injected\r",
-    "\u2028# injected\u2029<b>\u202ereversed\u2066\x07\x1b[31m",
-    "&lt;script&gt; {{ jinja }} {% raw %} ${shell}",
-    "x" * 100_000 + "`" * 1000,
-    "\\`\\` ``",
-    "&#96;&#96;&#96;",
-    "</details><h1>injected</h1>",
-]
-
-
-def card_run(tmp_path: Path, texts: list[str], **teacher: Any) -> RunConfig:
-    """A run over a corpus with these texts as inputs."""
-    tmp_path.mkdir(exist_ok=True)
-    corpus = write_jsonl(tmp_path / "train.jsonl", [{"id": f"{i} {t[:400]}", "input": t} for i, t in enumerate(texts)])
-    options = {"labels": ["yes", "no"], "instruction": texts[0], "examples": []}
-    settings = {"engine": "vllm", "model": "some/model", **teacher}
-    return run_config(settings, train=corpus, task="classification", task_options=options)
-
-
-def labels_of(tmp_path: Path, texts: list[str], **details: Any) -> tuple[Manifest, Store]:
-    """A labels folder whose every text column holds these texts, and its manifest."""
-    store = Store(str(tmp_path / "out/labels"))
-    rows = [
-        {"id": text[:400], "input": text, "gold": text, "label": text, "rationale": text, "votes": 3, "agreement": 0.6,
-         "soft_label": None, "prompt_tokens": 7, "output_tokens": 5, "finish_reason": "stop"}
-        for text in texts
-    ]  # fmt: skip
-    store.write("data/part-000000.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema=LABEL)))
-    manifest = Manifest(
-        type="labels", fingerprint="f" * 64, identity={}, config={}, versions={"ray": "2.60.0"}, provenance={},
-        created="2026-01-02T03:04:05+00:00", timings_s={"scan": 1.0, "engine_start": 38.2, "label": 61.5},
-        counts={
-            "read": 20, "accepted": len(rows), "rejected": 20 - len(rows),
-            "rejected_by_reason": {"low_agreement": 4, "bad_input": 2}, "gold": {"with_gold": 10, "agreeing": 9},
-            "heldout": {"read": 5, "answered": 4, "unanswered": 1}, "notes": {"letter `and` text <differ>": 1},
-        },
-        details={
-            "task": {"name": "classification", "version": "1"}, "prompt_version": "classification/1/abc",
-            "tokens": {"prompt": 5000, "output": 800}, "parts": {"data/part-000000.parquet": len(rows)}, **details,
-        },
-    )  # fmt: skip
-    return manifest, store
-
-
-def body(card: str) -> str:
-    head, separator, rest = card.removeprefix("---\n").partition("\n---\n")
-    assert separator
-    assert yaml.safe_load(head)["configs"][0]["data_files"] == [{"split": "train", "path": "data/part-*.parquet"}]
-    return rest
+from tests.support.dataset_cards import NASTY, body, card_run, labels_of, shape
 
 
 def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
@@ -144,21 +78,6 @@ def test_no_foreign_text_becomes_markup(tmp_path: Path, text: str, prompt: str) 
     manifest, store = labels_of(tmp_path, texts)
     tame = dataset_card(card_run(tmp_path / "tame", ["a"], prompt=prompt), *labels_of(tmp_path / "tame", ["a"]))
     assert shape(dataset_card(run, manifest, store)) == shape(tame)
-
-
-def shape(card: str) -> list[tuple[str, str]]:
-    """The card's structure as a Markdown reader sees it: the types of its tokens, without the text of code."""
-    tokens = MarkdownIt("gfm-like", {"html": True, "linkify": False}).parse(body(card))
-    found: list[tuple[str, str]] = []
-    for token in tokens:
-        assert token.type != "html_block", token.content[:200]
-        found.append((token.type, token.info))
-        for child in token.children or []:
-            assert child.type not in {"html_inline", "link_open", "image"}, child.content[:200]
-            if child.type == "text":
-                assert "evil" not in child.content
-                assert "injected" not in child.content
-    return found
 
 
 def test_datasets_and_the_hub_read_the_head(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def test_engine_and_gpu_seconds_are_those_of_the_manifest(recorded: Recorded) ->
     live = LabelMetrics("svamp", 2, Counts())
     live.engines(usage(start_s=40.0, up_s=50.0, busy_s=30.0))
     live.engines(usage(start_s=40.0, up_s=150.0, busy_s=120.0, deaths=1))
-    seconds = {state: recorded["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")}
+    seconds = {
+        state: recorded["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")
+    }
     assert seconds == {"starting": 40.0, "busy": 120.0, "idle": 30.0}
     assert recorded["raystill_gpu_seconds", "svamp", "label"] == 2 * (40.0 + 150.0)
     assert recorded["raystill_label_engine_deaths", "svamp"] == 1

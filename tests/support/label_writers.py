@@ -1,0 +1,84 @@
+"""Label writers over a local folder, whose lock may be lost and whose store may be killed between two calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import LabellingConfig
+from pipelines.errors import StageFailedError
+from pipelines.label.answers.outcomes import Outcome
+from pipelines.label.output.id_index import contains, id_keys
+from pipelines.label.output.writer import LabelWriter
+from pipelines.storage.lock import folder_lock
+from pipelines.storage.manifest import Manifest, manifest_of, write_manifest
+from pipelines.storage.store import Store
+from tests.support.outcomes import accepted, reject, table
+
+IDENTITY = {"teacher": "echo"}
+SETTINGS = LabellingConfig()
+
+
+@contextmanager
+def open_writer(folder: Path, reopened: Manifest | None = None) -> Iterator[LabelWriter]:
+    """A writer that holds the folder's lock."""
+    store = Store(str(folder))
+    with folder_lock(store, SETTINGS.lease_s) as check_lock:
+        yield LabelWriter(store, IDENTITY, SETTINGS, reopened, check_lock)
+
+
+def commit(writer: LabelWriter, *rows: Outcome) -> None:
+    """Commit these rows."""
+    writer.add(table(*rows))
+    writer.commit()
+
+
+def is_done(writer: LabelWriter, *ids: str) -> list[bool]:
+    """True for each train id that the teacher answered."""
+    found: list[bool] = contains(writer.state.done["train"], id_keys(ids)).tolist()
+    return found
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def killed_after(calls: int, method: str = "write") -> Callable[..., None]:
+    """A method of Store that raises Killed after some calls."""
+    original, left = getattr(Store, method), [calls]
+
+    def call(self: Store, *arguments: Any) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        original(self, *arguments)
+
+    return call
+
+
+class LostLock:
+    """A folder's lock that is lost after some checks."""
+
+    def __init__(self, held: int) -> None:
+        self.left = held
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise StageFailedError("lost")
+
+
+def finished_with_engine_errors(folder: Path) -> Manifest:
+    """Labels with one accepted row, one `tie` and three rows with `engine_error`."""
+    failed = [reject(name, "engine_error") for name in ("e1", "e2", "e3")]
+    with open_writer(folder) as writer:
+        commit(writer, accepted("a"), *failed, reject("t", "tie"))
+        details = {"parts": writer.state.parts, "tally": writer.counts.as_json()}
+        manifest = manifest_of(
+            "labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={}, details=details
+        )  # fmt: skip
+        write_manifest(Store(str(folder)), manifest)
+        writer.remove_records()
+    return manifest
