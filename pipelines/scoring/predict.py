@@ -159,8 +159,8 @@ class Predictor:
             self._held = None  # memory need not hold both
             gc.collect()
             student = question.source.load("cuda" if self._settings.gpus_per_worker else "cpu")
-            first = student.order("1", question.part or METHODS[student.method].answer, 1)
-            student.write([replace(first, max_new_tokens=1)])  # an order of a whole text is for more
+            first = student.request("1", question.part or METHODS[student.method].answer, 1)
+            student.write([replace(first, max_new_tokens=1)])  # a request for a whole text allows more
             self._held = question.source, student
         return self._held[1]
 

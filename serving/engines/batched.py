@@ -44,12 +44,12 @@ class BatchedEngine(Engine):
         self._student: Student | None = student
         self._metrics = metrics
         self._hang_after_s = hang_after_s
-        self._threads = ThreadPoolExecutor(student.lanes, thread_name_prefix="generate")
+        self._threads = ThreadPoolExecutor(student.workers, thread_name_prefix="generate")
         self._last_token_at: dict[int, float] = {}
         """Time of the last token, by number of the running batch."""
         self._numbers = itertools.count()
         self._batches: DynamicBatcher[_PendingRequest, GenerationOutput] = DynamicBatcher(
-            self._run, max_items=serving.max_batch_size, workers=student.lanes, wait_s=serving.batch_wait_s
+            self._run, max_items=serving.max_batch_size, workers=student.workers, wait_s=serving.batch_wait_s
         )
 
     @classmethod
@@ -154,7 +154,7 @@ class Ctranslate2Engine(BatchedEngine):
         from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
         threads = threads_of_each(replicas_per_machine(serving))
-        return Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, lanes=threads)
+        return Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, workers=threads)
 
 
 def _distribute(batch: list[_PendingRequest], tokens: list[int | None]) -> None:

@@ -45,7 +45,7 @@ class Fake(Protocol):
 class FakeStudent:
     """A Student under a BatchedEngine."""
 
-    lanes = 1
+    workers = 1
 
     def __init__(self) -> None:
         self.tokenizer = tiny_tokenizer("encoder-decoder")

@@ -41,19 +41,19 @@ _logger = logging.getLogger(__name__)
 class Ctranslate2Student(Student):
     """Greedy answers equal those of the student in float32, up to rounding. Drawn answers have its distribution but follow no seed."""
 
-    def __init__(self, translator: Any, tokenizer: Any, *, lanes: int = 1, **limits: Unpack[StudentLimits]) -> None:
+    def __init__(self, translator: Any, tokenizer: Any, *, workers: int = 1, **limits: Unpack[StudentLimits]) -> None:
         self._translator = translator
-        self.lanes = lanes
+        self.workers = workers
         self._configure(tokenizer, "encoder-decoder", limits)
 
     @classmethod
-    def open(cls, folder: str | Path, *, weights: str = "float32", threads: int = 1, lanes: int = 1) -> Self:
+    def open(cls, folder: str | Path, *, weights: str = "float32", threads: int = 1, workers: int = 1) -> Self:
         """Open a student from the folder or URI of its artifact; convert it first if necessary.
 
         Args:
             weights: float32 or int8.
             threads: number of computing threads.
-            lanes: number of concurrent callers of `write`, which share the threads evenly.
+            workers: number of concurrent callers of `write`, which share the threads evenly.
 
         Raises:
             UserError: the artifact is not finished, its files fail `check_student_files`, CTranslate2 does not support its
@@ -70,11 +70,11 @@ class Ctranslate2Student(Student):
         with store.local_copy() as path:
             if beside.exists(_MARK) and json.loads(beside.read(_MARK)) == mark:
                 with beside.local_copy() as model:
-                    return cls(*_load(path, model, weights, threads), lanes=lanes, **limits)
+                    return cls(*_load(path, model, weights, threads), workers=workers, **limits)
             with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
                 model = Path(scratch) / "model"
                 _convert(path, model, store.shown())
-                converted = cls(*_load(path, model, "float32", threads), lanes=lanes, **limits)
+                converted = cls(*_load(path, model, "float32", threads), workers=workers, **limits)
                 _compare(converted, Student.load(folder), store.shown())
                 try:
                     # The old mark goes first, so that no process opens a mix of two conversions.
@@ -83,7 +83,7 @@ class Ctranslate2Student(Student):
                     beside.write(_MARK, json.dumps(mark).encode())
                 except (OSError, UserError) as error:  # a read-only folder is no obstacle
                     _logger.warning("%s: the conversion cannot be stored (%s)", beside.shown(), error)
-                return cls(*_load(path, model, weights, threads), lanes=lanes, **limits)
+                return cls(*_load(path, model, weights, threads), workers=workers, **limits)
 
     def _generate(
         self,
@@ -126,7 +126,7 @@ class Ctranslate2Student(Student):
         results: list[Any] = self._translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(prompt) for prompt in prompts],
             # One batch per thread: threads of one batch wait for each other at every layer, which costs most on a busy machine.
-            max_batch_size=math.ceil(len(prompts) * self.lanes / self._translator.num_translators),
+            max_batch_size=math.ceil(len(prompts) * self.workers / self._translator.num_translators),
             beam_size=1,
             max_input_length=0,
             max_decoding_length=max(request.max_new_tokens for request in requests),

@@ -64,7 +64,7 @@ def student_limits(manifest: Manifest) -> StudentLimits:
 class Student:
     """A student that answers. Greedy answers are the same in any batch (in float32)."""
 
-    lanes: int = 1
+    workers: int = 1
     """Number of threads that may call `write` concurrently to raise the throughput."""
 
     def __init__(
@@ -134,10 +134,10 @@ class Student:
             ValueError: the method does not train this part.
         """
         sets = [()] * len(texts) if labels is None else labels
-        requests = [self.order(text, part, max_new_tokens, sampling, s) for text, s in zip(texts, sets, strict=True)]
+        requests = [self.request(text, part, max_new_tokens, sampling, s) for text, s in zip(texts, sets, strict=True)]
         return [decoded(part, output, self.tokenizer) for output in self.write(requests)]
 
-    def order(
+    def request(
         self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None, labels: tuple[str, ...] = ()
     ) -> GenerationRequest:
         """Request for one part of the answer to a text. Arguments as in `answer`."""

@@ -83,7 +83,7 @@ async def test_confidences_are_those_of_evaluate() -> None:
     student = Student(
         tiny_model("encoder-decoder", len(tokenizer)), tokenizer, method="step-by-step", max_input_tokens=64
     )
-    (before,) = student.write([student.order("4 apples", "label", 3)])
+    (before,) = student.write([student.request("4 apples", "label", 3)])
     # The set holds whatever the student writes: it ends with the end token only by chance.
     labels = LabelSet((before.ids, (before.ids[0], 7, 8), (9,)))
     engine = TransformersEngine(card("sums"), ServingConfig(max_new_tokens=3), student, FakeMetrics())  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ async def test_confidences_are_those_of_evaluate() -> None:
     reply = await engine.answer(Question("4 apples", rationale=True, labels=("a", "b")))
     assert isinstance(reply, Reply)
     assert sets == [("label", ("a", "b")), ("rationale", ("a", "b"))]
-    (expected,) = student.write([replace(student.order("4 apples", "label", 3), labels=labels)])
+    (expected,) = student.write([replace(student.request("4 apples", "label", 3), labels=labels)])
     assert expected.label_log_prob is not None
     assert math.fsum(before.log_probs) < expected.label_log_prob < 0.0
     assert reply.answer.confidence == pytest.approx(math.exp(expected.label_log_prob), abs=1e-6)

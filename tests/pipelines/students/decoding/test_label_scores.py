@@ -227,5 +227,5 @@ def test_rows_of_a_batch_have_their_own_label_sets() -> None:
     pair, only, four, free, unlikely = confidences
     assert only == 1.0
     assert free < four <= pair < 0.9 < unlikely < 1.0
-    cut = student.write([GenerationRequest(student.order(EXAMPLE.input, "label", 8).prompt, 1, None, SET)])
+    cut = student.write([GenerationRequest(student.request(EXAMPLE.input, "label", 8).prompt, 1, None, SET)])
     assert cut[0].label_log_prob is None
