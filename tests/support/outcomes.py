@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.data.reader import DataSplit
 from pipelines.label.answers.outcomes import Outcome, outcome_table, rejected
+from pipelines.label.teachers.base import Generation, Sample, TokenLogprobs
 
 
 def accepted(example_id: str, split: DataSplit = "train", label: str = "1", **columns: Any) -> Outcome:
@@ -40,3 +41,13 @@ def table(*outcomes: Outcome) -> pa.Table:
 def part_ids(folder: Path, name: str = "data") -> list[str]:
     """Sorted ids of all rows in a folder of parts."""
     return sorted(i for part in (folder / name).glob("*.parquet") for i in pq.read_table(part)["id"].to_pylist())
+
+
+def generated(*texts: str, finish: str = "stop") -> Generation:
+    """Answers of 5 tokens each to a prompt of 100."""
+    return Generation(tuple(Sample(text, 5, finish) for text in texts), 100)
+
+
+def said(label: str, *probabilities: tuple[str, float], logprobs: TokenLogprobs | None = None) -> Sample:
+    """An answer that states this label."""
+    return Sample(f"It is so. The answer is {label}.", 5, "stop", logprobs, probabilities or None)

@@ -66,6 +66,25 @@ def error(
     return JSONResponse(body, status, headers)
 
 
+_JSON = "application/json"
+TRANSIENT = {
+    **{str(status): lambda status=status: error(status, "not now") for status in (408, 409, 500, 502, 503, 529)},
+    "truncated": lambda: Response('{"choices": [{"text": "4 - 2', media_type=_JSON),
+    # Promises more than it sends: the connection ends in the middle of the answer.
+    "broken off": lambda: Response('{"choices": [', media_type=_JSON, headers={"content-length": "5000"}),
+    "empty": lambda: JSONResponse({"choices": [], "error": "upstream failed"}),
+    "not JSON": lambda: Response("<html>a proxy's page</html>", media_type="text/html"),
+}
+"""Failures that a later request may not meet."""
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Await a condition. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 def _answer(seen: Seen, endpoint: Endpoint) -> Response:
     count = min(int(seen.body.get("n", 1)), endpoint.choices_at_most)
     chat = "messages" in seen.body

@@ -23,6 +23,7 @@ from pipelines.label.answers.outcomes import (
 )
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.tasks import Example, load_task, task_spec
+from tests.support.outcomes import generated, said
 
 TASK = load_task(task_spec("arithmetic"))
 EXAMPLE = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
@@ -31,10 +32,6 @@ RIGHT = "Anne gives 1 away. 4 - 1 = 3. The answer is (4 - 1)."
 RATIONALISE = FiltersConfig(gold="rationalise")
 NLI = load_task(task_spec("nli"))
 PAIR = Example("p", "premise: ... hypothesis: ...", None)
-
-
-def generated(*texts: str, finish: str = "stop") -> Generation:
-    return Generation(tuple(Sample(text, 5, finish) for text in texts), 100)
 
 
 def outcome(split: DataSplit, generation: Generation, **filters: Any) -> Outcome:
@@ -169,10 +166,6 @@ def test_filters_apply_to_the_second_answer(second: list[str], filters: dict[str
     row = attempts(generated(WRONG), generated(*second), **filters)
     assert row.reason == reason
     assert reason is None or all(text in (row.output or "") for text in (WRONG, *second))
-
-
-def said(label: str, *probabilities: tuple[str, float], logprobs: TokenLogprobs | None = None) -> Sample:
-    return Sample(f"It is so. The answer is {label}.", 5, "stop", logprobs, probabilities or None)
 
 
 def test_label_probabilities_make_the_soft_label() -> None:

@@ -7,41 +7,18 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.embedded_teacher import embedded_teacher
 from pipelines.label.teachers.base import Sample
 from pipelines.label.teachers.label_probabilities import AnswerTokens, label_probabilities, mean_distribution
 from pipelines.label.teachers.vllm_logprobs import decoder, distribution, encoder
 from pipelines.tasks import Answer, Example, load_task, task_spec
 from pipelines.tasks.parsing.label_patterns import LabelPlace
+from tests.support.answer_tokens import answer, tokenizer
+
+__all__ = ["tokenizer"]
 
 NLI = load_task(task_spec("nli"))
 CHOICE = load_task(task_spec("multiple-choice"))
 EXAMPLE = Example("a", "x", None)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(embedded_teacher())
-
-
-def token(tokenizer: Any, text: str) -> int:
-    ids = tokenizer(text)["input_ids"]
-    assert len(ids) == 1, f"{text!r} is {tokenizer.convert_ids_to_tokens(ids)}"
-    return int(ids[0])
-
-
-def answer(tokenizer: Any, pieces: list[str], at: dict[int, dict[str, float]]) -> AnswerTokens:
-    """An answer of these tokens. `at`: position -> {text of a token: probability}; elsewhere the sampled token is certain."""
-    ids = [i for piece in pieces for i in tokenizer(piece)["input_ids"]]
-    assert len(ids) == len(pieces), tokenizer.convert_ids_to_tokens(ids)
-
-    def likeliest(position: int) -> dict[int, float]:
-        given = at.get(position, {pieces[position]: 1.0})
-        return {token(tokenizer, text): math.log(probability) for text, probability in given.items()}
-
-    return AnswerTokens(ids, tokenizer("A:")["input_ids"], likeliest, decoder(tokenizer))
 
 
 NEUTRAL = [" It", " is", " so", ".", " The", " answer", " is", " neutral", "."]
@@ -131,18 +108,17 @@ def test_every_token_is_found_by_its_offset(tokenizer: Any) -> None:
         assert tokens.position_of(offset) == next(i for i, end in enumerate(ends) if end > offset)
 
 
-def sample(*pairs: tuple[str, float]) -> Sample:
-    return Sample("", 1, "stop", None, pairs or None)
+WITHOUT = Sample("", 1, "stop")
 
 
 def test_samples_are_averaged_and_votes_count_in_full() -> None:
-    first = sample(("neutral", 0.7), ("contradiction", 0.3), ("entailment", 0.0))
+    first = Sample("", 1, "stop", None, (("neutral", 0.7), ("contradiction", 0.3), ("entailment", 0.0)))
     answers = [Answer("neutral", ""), None, Answer("entailment", "")]
-    mean = mean_distribution([first, first, sample()], answers, NLI)
+    mean = mean_distribution([first, first, WITHOUT], answers, NLI)
     assert mean is not None
     assert dict(mean) == pytest.approx({"neutral": 0.35, "entailment": 0.5, "contradiction": 0.15})
     assert mean[0][0] == "entailment"
-    assert mean_distribution([first, sample(), sample()], [None, *answers[1:]], NLI) is None
+    assert mean_distribution([first, WITHOUT, WITHOUT], [None, *answers[1:]], NLI) is None
 
 
 def test_the_fast_encoder_equals_the_tokenizer(tokenizer: Any) -> None:

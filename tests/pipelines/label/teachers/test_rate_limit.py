@@ -8,35 +8,28 @@ import pytest
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
 
 
-def test_refusals_of_one_round_trip_halve_the_limit_once() -> None:
-    limit = AdaptiveLimit(64)
-    for _ in range(64):
-        limit.overloaded(0)
-    assert (limit.value, limit.epoch) == (32, 1)
-    for _ in range(100):
-        limit.succeeded(0)  # sent before the halving
-    assert limit.value == 32
-    limit.overloaded(1)
-    assert limit.value == 16
-
-
-def test_the_limit_stays_between_one_and_the_maximum() -> None:
-    limit = AdaptiveLimit(3)
-    for epoch in range(5):
-        limit.overloaded(epoch)
-    assert limit.value == limit.lowest == 1
-    for _ in range(100):
-        limit.succeeded(limit.epoch)
-    assert limit.value == 3
-
-
-def test_a_window_of_successes_raises_the_limit_by_one() -> None:
-    limit = AdaptiveLimit(64)
-    limit.overloaded(0)
-    for successes, value in ((31, 32), (1, 33), (33, 34)):
-        for _ in range(successes):
-            limit.succeeded(1)
-        assert limit.value == value
+@pytest.mark.parametrize(
+    ("maximum", "reports", "value"),
+    [
+        (64, [("overloaded", 0, 64)], 32),  # the refusals of one round trip halve once
+        (64, [("overloaded", 0, 1), ("succeeded", 0, 100)], 32),  # sent before the halving
+        (64, [("overloaded", 0, 1), ("overloaded", 1, 1)], 16),
+        (64, [("overloaded", 0, 1), ("succeeded", 1, 31)], 32),
+        (64, [("overloaded", 0, 1), ("succeeded", 1, 32)], 33),  # a window of successes
+        (64, [("overloaded", 0, 1), ("succeeded", 1, 32 + 33)], 34),
+        (3, [("overloaded", epoch, 1) for epoch in range(5)], 1),
+        (3, [("overloaded", 0, 1), ("succeeded", 1, 15)], 1),  # never fewer than 16
+        (3, [("overloaded", 0, 1), ("succeeded", 1, 100)], 3),
+    ],
+)
+def test_refusals_halve_the_limit_and_successes_raise_it(
+    maximum: int, reports: list[tuple[str, int, int]], value: int
+) -> None:
+    limit = AdaptiveLimit(maximum)
+    for report, epoch, times in reports:
+        for _ in range(times):
+            getattr(limit, report)(epoch)
+    assert limit.value == value
 
 
 @pytest.mark.parametrize("capacity", [1, 5, 20, 64])

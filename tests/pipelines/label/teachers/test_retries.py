@@ -6,23 +6,16 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
 from email.utils import formatdate
 
 import pytest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from pipelines.label.teachers import http_errors
 from pipelines.label.teachers.base import Generation, PromptRefusedError
 from pipelines.label.teachers.http_errors import retry_after_s, wait_s
 from tests.support.remote_teacher import ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import Endpoint, Seen, error
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
+from tests.support.teacher_endpoint import TRANSIENT, Endpoint, Seen, error, until
 
 
 def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
@@ -40,27 +33,25 @@ def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
     assert teacher.admission.limit.lowest < 4
 
 
-def test_the_limit_falls_to_the_endpoints_and_recovers(endpoint: Endpoint) -> None:
+def test_the_limit_recovers_when_the_endpoint_does(endpoint: Endpoint) -> None:
     """The endpoint takes 4 requests at the same time; later as many as come."""
-    endpoint.latency_s = 0.02
+    endpoint.latency_s = 0.01
     endpoint.behaviour = lambda seen, e: error(429, "too many") if e.working >= 4 else None
     teacher = teacher_of(config(endpoint, remote={"max_concurrent_requests": 32, "max_attempts": 50}))
     limit = teacher.admission.limit
 
     async def run() -> int:
-        assert len(await asyncio.gather(*(teacher.answer(p) for p in rows(150)))) == 150
+        await asyncio.gather(*map(teacher.answer, rows(100)))
         fallen = limit.value
         endpoint.behaviour = lambda seen, e: None
-        endpoint.most_working = 0
-        assert len(await asyncio.gather(*(teacher.answer(p) for p in rows(400)))) == 400
+        await asyncio.gather(*map(teacher.answer, rows(300)))
         await teacher.aclose()
         return fallen
 
     fallen = asyncio.run(run())
     assert limit.lowest <= 4
     assert fallen <= 8
-    assert limit.value > fallen + 10
-    assert endpoint.most_working > 8
+    assert limit.value > fallen + 8
 
 
 @pytest.mark.parametrize("header", ["seconds", "milliseconds", "date"])
@@ -96,30 +87,14 @@ def test_retry_after_pauses_the_whole_teacher(endpoint: Endpoint, header: str) -
     assert max(waits) < 4
 
 
-@pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 529])
-def test_a_transient_status_is_retried(endpoint: Endpoint, status: int) -> None:
-    endpoint.behaviour = lambda seen, e: error(status, "not now") if len(e.seen) < 3 else None
-    assert one(teacher_of(config(endpoint))).samples
-    assert endpoint.statuses() == [status, status, 200]
-
-
-JSON = "application/json"
-UNREADABLE = {
-    "truncated": lambda: Response('{"choices": [{"text": "4 - 2', media_type=JSON),
-    # Promises more than it sends: the connection ends in the middle of the answer.
-    "broken off": lambda: Response('{"choices": [', media_type=JSON, headers={"content-length": "5000"}),
-    "empty": lambda: JSONResponse({"choices": [], "error": "upstream failed"}),
-    "not JSON": lambda: Response("<html>a proxy's page</html>", media_type="text/html"),
-}
-
-
-@pytest.mark.parametrize("answer", UNREADABLE.values(), ids=UNREADABLE)
-def test_an_unreadable_answer_is_retried_and_charged(endpoint: Endpoint, answer: Callable[[], Response]) -> None:
-    endpoint.behaviour = lambda seen, e: answer() if len(e.seen) < 3 else None
+@pytest.mark.parametrize("failure", TRANSIENT)
+def test_transient_failures_are_retried(endpoint: Endpoint, failure: str) -> None:
+    endpoint.behaviour = lambda seen, e: TRANSIENT[failure]() if len(e.seen) < 3 else None
     teacher = teacher_of(config(endpoint))
     assert one(teacher, "x" * 30).samples
     assert len(endpoint.seen) == 3
-    assert teacher.meter.used == (2 * 10 + 20, 2 * 30 + 10), "the endpoint may have worked on each"
+    charged = (0, 0) if failure.isdigit() else (2 * 10, 2 * 30)  # of an unreadable answer nobody knows the tokens
+    assert teacher.meter.used == (charged[0] + 20, charged[1] + 10)
 
 
 def test_attempts_have_an_end(endpoint: Endpoint) -> None:
