@@ -1,10 +1,8 @@
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
 from tests.support.recorded_teachers import score_teacher
@@ -19,37 +17,18 @@ EXAMPLE = Example("a", "Anne has 4 apples.", None)
         ({"gold": "( ( 4.0 - 2.0 ) - 1.0 )"}, "4 - 2 - 1"),
         ({"gold": 42}, "42"),
         ({"gold": 3.5}, "3.5"),
-        ({"gold": None}, None),
-        ({"gold": ""}, None),
-        ({}, None),
     ],
 )
-def test_read(row: Mapping[str, Any], gold: str | None) -> None:
+def test_gold_labels_are_canonical_expressions(row: dict[str, object], gold: str) -> None:
     assert TASK.read({"id": "a", "input": " Anne has 4 apples.\nHow many? ", **row}) == Example(
         "a", "Anne has 4 apples.\nHow many?", gold
     )
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"gold": "four"},
-        {"gold": "1 / 0"},
-        {"gold": True},
-        {"gold": ["4"]},
-        {"gold": "nan"},
-        {"gold": "9" * 50_000},
-        {"input": None},
-        {"input": "  "},
-        {"input": ["text"]},
-        {"input": "x" * 100_001},
-        {"input": "a\x00b"},
-    ],
-    ids=lambda row: str(row)[:30],
-)
-def test_bad_rows(row: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize("gold", ["four", "1 / 0", "nan", "9" * 50_000], ids=lambda gold: gold[:9])
+def test_invalid_gold_labels_are_bad_rows(gold: str) -> None:
     with pytest.raises(BadRowError):
-        TASK.read({"id": "a", "input": "Anne has 4 apples.", **row})
+        TASK.read({"id": "a", "input": "Anne has 4 apples.", "gold": gold})
 
 
 @pytest.mark.parametrize(
@@ -87,77 +66,47 @@ def test_bad_rows(row: Mapping[str, Any]) -> None:
         ("#### 12", "12", ""),
     ],
 )  # fmt: skip
-def test_parse(text: str, label: str, rationale: str) -> None:
+def test_label_and_rationale_are_read(text: str, label: str, rationale: str) -> None:
     assert TASK.parse(text, EXAMPLE) == Answer(label, rationale)
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "There are 4 seats.",
-        "The tree had 7 apples to begin with.",
-        "5 apples",
-        "A. So he has 16 - 7 = 9 pears",  # cut, perhaps before it goes on
-        "A. So he has 16 - 7 = 8 pears.",
-        "A. So he has 16 - 7 = 9 pears and 3 figs.",
-        "A. So 2 + 2 = 4 = 2 * 2.",
-        "A. So he has 9 pears.",
-        "A. So he has 9 = 9 pears.",
-        "A. So he walks. He has 16 - 7 = 9 pears.",
-        "The answer is (25 + x).",
-        "The answer is (7x = 14).",
-        "The answer is x.",
-        "The answer is not 4.",
-        "The answer is ((28 - 13) and (28 - 15)).",
-        "The answer is 5 apples and 3 pears.",
-        "The answer is (175, 5).",
-        "The answer is ((491 - 21",
-        "The answer is \\(\\boxed{49",
-        "The answer is 4 / 0.",
-        "The answer is 2**3.",
-        "1+" * 200 + "1",  # with its spaces longer than what is read
-        "The answer is five.",
-        "The answer is ٣.",
-        "The answer is " + "9" * 1_000_000,
-        "The answer is " + "(" * 1_000_000,
-        "\x00",
-    ],
+    ["There are 4 seats.", "The tree had 7 apples to begin with.", "5 apples",
+     "A. So he has 16 - 7 = 9 pears",  # truncated
+     "A. So he has 16 - 7 = 8 pears.", "A. So he has 16 - 7 = 9 pears and 3 figs.", "A. So 2 + 2 = 4 = 2 * 2.",
+     "A. So he has 9 pears.", "A. So he has 9 = 9 pears.", "A. So he walks. He has 16 - 7 = 9 pears.",
+     "The answer is (25 + x).", "The answer is (7x = 14).", "The answer is x.", "The answer is not 4.",
+     "The answer is ((28 - 13) and (28 - 15)).", "The answer is 5 apples and 3 pears.", "The answer is (175, 5).",
+     "The answer is ((491 - 21", "The answer is \\(\\boxed{49", "The answer is 4 / 0.", "The answer is 2**3.",
+     "1+" * 200 + "1",  # its canonical text is too long
+     "The answer is five.", "The answer is ٣."],
     ids=lambda text: text[:40],
-)
-def test_unparsable(text: str) -> None:
-    with pytest.raises(UnparsableError) as error:
+)  # fmt: skip
+def test_text_without_one_expression_is_unparsable(text: str) -> None:
+    with pytest.raises(UnparsableError):
         TASK.parse(text, EXAMPLE)
-    assert len(str(error.value)) < 200
 
 
 def test_scores_compare_values() -> None:
     assert TASK.same("1.0", "4 - 2 - 1", EXAMPLE)
     assert TASK.same("2 * 3", "3 * 2", EXAMPLE)
     assert not TASK.same("4 - 2", "4 - 2 - 1", EXAMPLE)
-    assert not TASK.same("apples", "4", EXAMPLE)
     assert TASK.value("10 / 4") == "2.5"
 
 
-def test_what_it_renders_it_reads() -> None:
-    for answer in (Answer("4 - 1", "Anne gives away 1."), Answer("42", "")):
-        assert TASK.parse(TASK.render(answer), EXAMPLE) == answer
-
-
-def test_shots_are_read_and_right() -> None:
+def test_shots_compute_their_label() -> None:
     for shot in TASK.shots:
-        label, expected = TASK.parse(shot.answer, EXAMPLE).label, shot.answer.rpartition("(")[2].rstrip(").")
-        assert label == expected
+        label = TASK.parse(shot.answer, EXAMPLE).label
         assert f"{label} = {TASK.value(label)}." in shot.answer
 
 
-def test_it_takes_no_options() -> None:
-    with pytest.raises(UserError):
-        load_task(task_spec("arithmetic", {"labels": ["1"]}))
+def test_rendered_label_needs_no_rationale() -> None:
+    assert TASK.parse(TASK.render(Answer("42", "")), EXAMPLE) == Answer("42", "")
 
 
 @pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.746), ("qwen2.5-coder-1.5b", 0.63)])
-def test_real_teachers(test_data: Path, teacher: str, share: float) -> None:
+def test_recorded_teachers_are_read(test_data: Path, teacher: str, share: float) -> None:
     score = score_teacher(TASK, test_data / "svamp", teacher)
     assert score.examples == 800
     assert score.right >= share * score.examples

@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ def _task(options: Mapping[str, object] = OPTIONS) -> Task:
     return load_task(task_spec("classification", dict(options)))
 
 
-def test_options_make_the_prompt() -> None:
+def test_options_define_the_prompt() -> None:
     task = _task()
     assert task.labels == ("spam", "not spam", "no reply")
     assert task.instruction == "What kind of message is this? Labels: spam, not spam, no reply."
@@ -29,16 +28,15 @@ def test_options_make_the_prompt() -> None:
     assert load_task(task_spec("classification")).required == ("input",)
 
 
-def test_read_takes_the_field_of_the_options() -> None:
+def test_input_field_names_the_input() -> None:
     row = {"id": "m", "message": " Hello. ", "input": "other"}
     assert _task().read({**row, "gold": "Not Spam"}) == Example("m", "Hello.", "not spam")
-    assert _task().read({**row, "gold": None}) == EXAMPLE
 
 
-@pytest.mark.parametrize("row", [{"gold": "ham"}, {"gold": "spam or not spam"}, {"message": None}, {"message": ""}])
-def test_bad_rows(row: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize("gold", ["ham", "spam or not spam"])
+def test_invalid_gold_labels_are_bad_rows(gold: str) -> None:
     with pytest.raises(BadRowError):
-        _task().read({"id": "m", "message": "Hello.", **row})
+        _task().read({"id": "m", "message": "Hello.", "gold": gold})
 
 
 @pytest.mark.parametrize(
@@ -51,27 +49,19 @@ def test_bad_rows(row: Mapping[str, Any]) -> None:
         ("spam", "spam"),
     ],
 )
-def test_parse(text: str, label: str) -> None:
+def test_label_is_read(text: str, label: str) -> None:
     assert _task().parse(text, EXAMPLE).label == label
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "This is spam.",
-        "The answer is ham.",
-        "The answer is spam or no reply.",
-        "The answer is spammer.",
-        "x" * 10**6,
-    ],
+    "text", ["This is spam.", "The answer is ham.", "The answer is spam or no reply.", "The answer is spammer."]
 )
-def test_unparsable(text: str) -> None:
+def test_text_without_one_label_is_unparsable(text: str) -> None:
     with pytest.raises(UnparsableError):
         _task().parse(text, EXAMPLE)
 
 
-def test_free_text() -> None:
+def test_labels_are_free_without_a_label_set() -> None:
     task = _task({"instruction": "Name the capital."})
     assert task.labels is None
     assert task.instruction == "Name the capital."
@@ -101,12 +91,7 @@ def test_free_text() -> None:
         ({"labels": ["a", "b"], "examples": [{"input": "x", "label": "c"}]}, "task_options.examples[0].label"),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, object], named: str) -> None:
+def test_invalid_options_are_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(UserError) as error:
         _task(options)
     assert str(error.value).startswith(named)
-
-
-def test_what_it_renders_it_reads() -> None:
-    for label in ("spam", "not spam", "no reply"):
-        assert _task().parse(_task().render(Answer(label, "Because.")), EXAMPLE) == Answer(label, "Because.")

@@ -19,7 +19,7 @@ KEY = Arithmetic().key
         ([None], (), 0.0, False),
     ],
 )
-def test_majority_is_by_meaning_and_first_seen_wins_ties(
+def test_votes_count_by_meaning_and_first_seen_wins_ties(
     labels: list[str | None], candidates: tuple[tuple[int, ...], ...], agreement: float, tie: bool
 ) -> None:
     found = majority_vote(labels, KEY)

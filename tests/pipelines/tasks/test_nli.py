@@ -1,11 +1,10 @@
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks import load_task, task_spec
-from pipelines.tasks.base import Answer, Example
+from pipelines.tasks.base import Example
 
 TASK = load_task(task_spec("nli"))
 EXAMPLE = Example("n", "premise: P. hypothesis: H.", None)
@@ -23,33 +22,17 @@ ROW = {"id": "n", "premise": "A man\nsleeps.", "hypothesis": " A man runs. "}
         ("2", "contradiction"),
         ("e", "entailment"),
         ("c", "contradiction"),
-        (None, None),
     ],
 )
-def test_read(gold: Any, label: str | None) -> None:
+def test_gold_labels_have_several_codings(gold: Any, label: str) -> None:
     example = TASK.read({**ROW, "gold": gold})
     assert example == Example("n", "premise: A man sleeps. hypothesis: A man runs.", label)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"gold": -1},
-        {"gold": 3},
-        {"gold": "-"},
-        {"gold": "not entailment"},
-        {"gold": True},
-        {"premise": None},
-        {"hypothesis": " "},
-        {"premise": ["A man sleeps."]},
-        {"premise": "a\x00b"},
-        {"hypothesis": "x" * 100_001},
-    ],
-    ids=lambda row: str(row)[:30],
-)
-def test_bad_rows(row: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize("gold", [-1, 3, "-", "not entailment"])
+def test_invalid_gold_labels_are_bad_rows(gold: int | str) -> None:
     with pytest.raises(BadRowError):
-        TASK.read({**ROW, **row})
+        TASK.read({**ROW, "gold": gold})
 
 
 @pytest.mark.parametrize(
@@ -68,7 +51,7 @@ def test_bad_rows(row: Mapping[str, Any]) -> None:
         ("Entailment.", "entailment"),
     ],
 )
-def test_parse(text: str, label: str) -> None:
+def test_label_and_rationale_are_read(text: str, label: str) -> None:
     answer = TASK.parse(text, EXAMPLE)
     assert answer.label == label
     assert answer.rationale in ("A.", "")
@@ -76,29 +59,15 @@ def test_parse(text: str, label: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "It is hard to say.",
-        "Entailment would need more.",
-        "The answer is entailment or neutral.",
-        "The answer is perhaps not a contradiction.",
-        "The answer is neutrality.",
-        "entailment " * 100_000,
-        "The answer is " + "e" * 1_000_000,
-        "\x00",
-    ],
+    ["Entailment would need more.", "The answer is entailment or neutral.", "The answer is perhaps not a contradiction.",
+     "The answer is neutrality.", "entailment " * 100_000],
     ids=lambda text: text[:40],
-)
-def test_unparsable(text: str) -> None:
+)  # fmt: skip
+def test_text_without_one_label_is_unparsable(text: str) -> None:
     with pytest.raises(UnparsableError) as error:
         TASK.parse(text, EXAMPLE)
     assert len(str(error.value)) < 200
 
 
-def test_labels_shots_and_rendering_agree() -> None:
-    assert TASK.labels is not None
-    assert sorted(TASK.parse(shot.answer, EXAMPLE).label for shot in TASK.shots) == sorted(TASK.labels)
-    for label in TASK.labels:
-        assert TASK.parse(TASK.render(Answer(label, "Because.")), EXAMPLE) == Answer(label, "Because.")
-        assert TASK.same(label, label, EXAMPLE)
-    assert not TASK.same("gibberish", "neutral", EXAMPLE)
+def test_shots_show_each_label_once() -> None:
+    assert sorted(TASK.parse(shot.answer, EXAMPLE).label for shot in TASK.shots) == sorted(TASK.labels or ())
