@@ -23,7 +23,7 @@ def _word(statement: Statement) -> str:
         ("The answer is \\(\\boxed{43", "The answer is \\("),
     ],
 )
-def test_run_on_text_is_cut(text: str, rest: str) -> None:
+def test_text_after_the_answer_is_cut(text: str, rest: str) -> None:
     assert first_answer(text) == rest
 
 
@@ -44,11 +44,11 @@ def test_run_on_text_is_cut(text: str, rest: str) -> None:
         ("The answer must be small. The answer is 3", "3", "The answer must be small."),
     ],
 )
-def test_statement_and_rationale(text: str, stated: str, rationale: str) -> None:
+def test_statement_and_rationale_are_found(text: str, stated: str, rationale: str) -> None:
     assert read_answer(text, _word) == (stated, rationale)
 
 
-def test_a_box_counts_where_no_statement_can_be_read() -> None:
+def test_box_counts_if_no_statement_is_readable() -> None:
     def number(statement: Statement) -> str:
         if "3" not in statement.stated:
             raise UnparsableError(statement.stated)
@@ -66,10 +66,10 @@ def test_a_box_counts_where_no_statement_can_be_read() -> None:
         ("It is late, therefore they left.", "they left"),
         ("It is late. So they left early", None),
         ("So it is late. They left.", None),
-        ("It is late.\nThus, they left: all.", None),  # `all` is a sentence of its own
+        ("It is late.\nThus, they left: all.", None),  # `all` is a separate sentence
     ],
 )
-def test_a_conclusion_is_a_statement_for_who_asks_for_it(text: str, stated: str | None) -> None:
+def test_conclusion_is_a_statement_if_requested(text: str, stated: str | None) -> None:
     def concluding(statement: Statement) -> str:
         if not statement.concluding:
             raise UnparsableError("no")
@@ -84,12 +84,12 @@ def test_a_conclusion_is_a_statement_for_who_asks_for_it(text: str, stated: str 
         read_answer(text, concluding)
 
 
-def test_a_label_may_be_a_negation() -> None:
+def test_label_may_be_a_negation() -> None:
     assert read_answer("The answer is not spam.", _word, negations=True) == ("not spam", "")
 
 
 @pytest.mark.parametrize("text", ["", " \n ", "I do not know.", "Let us\nthink.", "Q: 1 + 1?"])
-def test_a_text_without_a_statement_is_unparsable(text: str) -> None:
+def test_text_without_a_statement_is_unparsable(text: str) -> None:
     with pytest.raises(UnparsableError):
         read_answer(text, _word)
 

@@ -19,7 +19,7 @@ BASKET = Example("a", "Where does Anne keep her apples?", "in a basket", ("in a 
         ("4 - 2 = 2.", "4 - 2 - 1", False),
         ("4 - 2 - 1 = 1. But 2 + 3 = 5.", "4 - 2 - 1", False),
         ("She has 4 apples left.", "4", False),  # nothing is computed
-        ("37 - 18 = 21.", "37 - 18", True),  # a slip of the pen: the plan is the label's
+        ("37 - 18 = 21.", "37 - 18", True),  # a slip; the expression is the label
         ("37 - 18 = 21.", "37 - 17", False),
         ("2 buckets * 5 apples each = 10 apples (for 3 days)", "2 * 5", True),
         ("She pays $1,000 \\div 4 = $250.", "1000 / 4", True),
@@ -29,22 +29,20 @@ BASKET = Example("a", "Where does Anne keep her apples?", "in a basket", ("in a 
         ("", "3", False),
     ],
 )
-def test_arithmetic_leads_to_a_label_by_its_last_computation(rationale: str, label: str, leads: bool) -> None:
-    assert load_task(task_spec("arithmetic", {})).leads_to(rationale, label, Example("a", "?", None)) is leads
+def test_last_arithmetic_computation_leads_to_the_label(rationale: str, label: str, leads: bool) -> None:
+    assert load_task(task_spec("arithmetic")).leads_to(rationale, label, Example("a", "?", None)) is leads
 
 
-def test_grade_school_math_leads_to_a_number_by_its_stated_result_too() -> None:
-    task, example = load_task(task_spec("grade-school-math", {})), Example("a", "?", None)
+def test_stated_result_leads_to_a_number() -> None:
+    task, example = load_task(task_spec("grade-school-math")), Example("a", "?", None)
     assert task.leads_to("48 / 2 = <<48/2=24>>24. So 48 + 24 = <<48+24=72>>72 apples.", "72", example)
     assert task.leads_to("37 - 18 = 21.", "21", example)
     assert not task.leads_to("48 / 2 = <<48/2=24>>24.", "72", example)
 
 
-def test_numbers_that_the_input_gives_are_not_a_stated_label() -> None:
-    task, example = (
-        load_task(task_spec("arithmetic", {})),
-        Example("a", "Anne has 4 apples and gives Peter 3.", "4 - 3"),
-    )
+def test_numbers_of_the_input_do_not_state_the_label() -> None:
+    task = load_task(task_spec("arithmetic"))
+    example = Example("a", "Anne has 4 apples and gives Peter 3.", "4 - 3")
     assert task.states("She is left with 1 apple.", "4 - 3", example)
     assert not task.states("She gives 3 away.", "3", example)
     assert task.states("1 + 2 = 3, then 4 - 3.", "3", example)
@@ -60,32 +58,32 @@ def test_numbers_that_the_input_gives_are_not_a_stated_label() -> None:
         ("", False, False),
     ],
 )
-def test_a_choice_is_led_to_by_the_last_sentence(rationale: str, leads: bool, states: bool) -> None:
-    task = load_task(task_spec("multiple-choice", {}))
+def test_last_sentence_leads_to_a_choice(rationale: str, leads: bool, states: bool) -> None:
+    task = load_task(task_spec("multiple-choice"))
     assert task.leads_to(rationale, "in a basket", BASKET) is leads
     assert task.states(rationale, "in a basket", BASKET) is states
 
 
-def test_labels_of_the_task_are_not_looked_for_at_the_end() -> None:
-    task, example = load_task(task_spec("nli", {})), Example("a", "premise: ... hypothesis: ...", "neutral")
+def test_shared_labels_need_no_conclusion() -> None:
+    task, example = load_task(task_spec("nli")), Example("a", "premise: ... hypothesis: ...", "neutral")
     assert task.leads_to("It need not be so.", "neutral", example) is None
     assert task.states("It is neutral. It need not be so.", "neutral", example)
     assert not task.states("It need not be so.", "neutral", example)
 
 
-def test_words_and_sentences() -> None:
+def test_last_sentence_and_named_words_are_found() -> None:
     assert last_sentence("One. Two!\n\nThree? \n") == "Three"
     assert names("He bought 3 red apples", "3 red apples")
-    assert not names("He bought 4 red apples", "3 red apples")  # a number has no forms
+    assert not names("He bought 4 red apples", "3 red apples")  # numbers have no inflection
     assert not names("to and fro", "up to")
 
 
 @pytest.mark.parametrize("piece", [*PIECES, "((((((((1 + ", "1)) * ", "2 a b c ", "= 1 + ("], ids=repr)
-def test_hostile_rationales_take_no_longer_than_their_length(piece: str) -> None:
+def test_hostile_rationales_take_linear_time(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     for name, label in (("arithmetic", "7"), ("multiple-choice", "in a basket")):
-        task = load_task(task_spec(name, {}))
+        task = load_task(task_spec(name))
         start = time.process_time()
         task.leads_to(text, label, BASKET)
         task.states(text, label, BASKET)
-        assert time.process_time() - start < 5.0, "what grows with the square of the length takes minutes"
+        assert time.process_time() - start < 5.0, "quadratic time would take minutes"

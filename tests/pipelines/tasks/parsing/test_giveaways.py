@@ -47,28 +47,22 @@ OPTIONS = {"classification": {"labels": ["refund", "delivery"]}}
         ("classification", MAIL, "delivery", "The customer asks where something is: parcel.", False),
     ],
 )  # fmt: skip
-def test_what_gives_its_label_away(task: str, example: Example, label: str, rationale: str, given_away: bool) -> None:
+def test_rationale_without_a_reason_gives_its_label_away(
+    task: str, example: Example, label: str, rationale: str, given_away: bool
+) -> None:
     found = load_task(task_spec(task, dict(OPTIONS.get(task, {})))).gives_away(Answer(label, rationale), example)
     assert found == given_away
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "multiple-choice", "nli", "grade-school-math"])
-def test_no_task_shows_the_teacher_a_giveaway(name: str) -> None:
-    task = load_task(task_spec(name))
-    for shot in task.shots:
-        example = task.shot_example(shot.question)
-        assert not task.gives_away(task.parse(shot.answer, example), example), shot
-
-
-def test_words_are_compared_without_their_endings() -> None:
+def test_words_are_compared_without_endings() -> None:
     assert informative_words("Getting the mathematical places, angrily.", "get math place angry") == set()
     assert informative_words("He sat in a car with two cats", "carpet catalogue") == {"sat", "car", "two", "cat"}
 
 
 @pytest.mark.parametrize("piece", ["1 ", "a1 + ", "word ", "1 word word ", ", ", "e's", "(", "\u0130 "])
-def test_hostile_rationales_cost_little(piece: str) -> None:
+def test_hostile_rationales_take_linear_time(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     start = time.process_time()
     calculates_nothing(text, Fraction(1))
     informative_words(text, text[:50_000])
-    assert time.process_time() - start < 5.0, "what grows with the square of the length takes minutes"
+    assert time.process_time() - start < 5.0, "quadratic time would take minutes"

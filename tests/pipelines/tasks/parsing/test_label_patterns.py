@@ -17,7 +17,7 @@ TASKS = [
     (load_task(task_spec("multiple-choice")), Example("a", "x", None, ("yes", "no"))),
     (load_task(task_spec("classification", {"labels": LABELS})), Example("a", "x", None)),
 ]
-# Words that parsers take for something.
+# Words with a meaning for parsers.
 TRAPS = ["Answer", "is", "The", "the", "answer=", "=", "not", "(a)", "(z)", "b.", "entailment", "no", "contradiction.", "Q", "Q.", "spam",
          "to", "or", "either", "A)", "**", "$", "`", "{", "}", "answer=answer=", "option", "a", "-", "So", "so,", "correct", "!", "?",
          ">", "|", "(", ")", "\u00a0", "\u2028", "日本", "ſ", "İ", "basket", "river"]  # fmt: skip
@@ -30,34 +30,41 @@ def statements(task: Task, example: Example) -> list[tuple[str, str]]:
     return [(f"{label}.", label) for label in task.labels or ()]
 
 
-def sampled_answer(task: Task, example: Example, dice: random.Random) -> str:
-    """A text that the pattern allows: traps and random characters in the rationale, then one of the statements."""
+def sampled_answer(task: Task, example: Example, generator: random.Random) -> str:
+    """A text that matches: traps and random characters as rationale, then one of the statements."""
 
     def word() -> str:
-        characters = (chr(dice.choice([dice.randint(33, 126), dice.randint(161, 0x2FFF)])) for _ in range(4))
-        return dice.choice([dice.choice(TRAPS), dice.choice(TRAPS), re.sub(r"[:#<\\]", "x", "".join(characters))])
+        characters = (
+            chr(generator.choice([generator.randint(33, 126), generator.randint(161, 0x2FFF)])) for _ in range(4)
+        )
+        return generator.choice(
+            [generator.choice(TRAPS), generator.choice(TRAPS), re.sub(r"[:#<\\]", "x", "".join(characters))]
+        )
 
     def words() -> str:
-        return " ".join(word() for _ in range(dice.randint(1, MAX_WORDS)))
+        return " ".join(word() for _ in range(generator.randint(1, MAX_WORDS)))
 
     mentions = "".join(
-        f"answer {dice.choice(['was', 'is,', 'to', '=', '(a)'])} {words()} " for _ in range(dice.randint(0, 2))
+        f"answer {generator.choice(['was', 'is,', 'to', '=', '(a)'])} {words()} "
+        for _ in range(generator.randint(0, 2))
     )
-    text = f"{dice.choice(['', ' '])}{words()} {mentions}answer is {dice.choice(statements(task, example))[0]}"
+    text = (
+        f"{generator.choice(['', ' '])}{words()} {mentions}answer is {generator.choice(statements(task, example))[0]}"
+    )
     assert re.fullmatch(task.answer_pattern(example) or "", text), text
     return text
 
 
 @pytest.mark.parametrize(("task", "example"), TASKS, ids=lambda value: getattr(value, "name", ""))
-def test_the_parser_reads_every_text_that_the_pattern_allows(task: Task, example: Example) -> None:
-    dice = random.Random(0)
+def test_parser_reads_every_text_that_matches(task: Task, example: Example) -> None:
+    generator = random.Random(0)
     for _ in range(1500):
-        text = sampled_answer(task, example, dice)
+        text = sampled_answer(task, example, generator)
         assert task.key(task.parse(text, example).label) in {task.key(label) for label in task.label_set(example)}, text
 
 
 @pytest.mark.parametrize(("task", "example"), TASKS, ids=lambda value: getattr(value, "name", ""))
-def test_each_label_can_be_said_within_the_pattern(task: Task, example: Example) -> None:
+def test_each_label_matches_the_pattern(task: Task, example: Example) -> None:
     for statement, label in statements(task, example):
         text = f" It must be so. The answer is {statement}"
         assert re.fullmatch(task.answer_pattern(example) or "", text)
@@ -70,7 +77,7 @@ def test_each_label_can_be_said_within_the_pattern(task: Task, example: Example)
      "It is so. The answer is neutral. Or not.", "so " * MAX_WORDS + "more. The answer is neutral.",
      "The answer is neutral. The answer is neutral.", "It is so. The answer is neutral"],
 )  # fmt: skip
-def test_what_the_pattern_does_not_allow(text: str) -> None:
+def test_other_texts_do_not_match(text: str) -> None:
     assert not re.fullmatch(TASKS[0][0].answer_pattern(TASKS[0][1]) or "", text)
 
 
@@ -93,7 +100,7 @@ def test_free_labels_have_no_pattern_and_no_place() -> None:
         ),
     ],
 )
-def test_the_place_of_a_label(text: str, stands: str, spellings: tuple[str, ...]) -> None:
+def test_place_of_a_label_is_found(text: str, stands: str, spellings: tuple[str, ...]) -> None:
     place = TASKS[0][0].label_place(text, TASKS[0][1])
     assert place is not None
     assert text[place.start :] == stands
@@ -111,7 +118,7 @@ def test_the_place_of_a_label(text: str, stands: str, spellings: tuple[str, ...]
         ("The answer is option (d).", "d).", "cloud", "d"),
     ],
 )
-def test_the_place_of_a_choice(text: str, stands: str, label: str, spelling: str) -> None:
+def test_place_of_a_choice_is_found(text: str, stands: str, label: str, spelling: str) -> None:
     task, example = TASKS[1][0], Example("a", "x", None, ("basket", "river", "Basket", "cloud"))
     place = task.label_place(text, example)
     assert place is not None
@@ -120,7 +127,7 @@ def test_the_place_of_a_choice(text: str, stands: str, label: str, spelling: str
     assert {name for _, name in place.spellings} == {"basket", "river", "cloud"}
 
 
-def test_an_answer_in_other_words_has_no_place() -> None:
+def test_answer_in_other_words_has_no_place() -> None:
     task, example = TASKS[0]
     assert task.parse("It cannot be. The answer is no.", example).label == "contradiction"
     assert task.label_place("It cannot be. The answer is no.", example) is None
