@@ -6,77 +6,35 @@ import asyncio
 import gc
 import inspect
 import threading
-import weakref
 from typing import Any
 
 import pytest
 
 from pipelines.config.serving import ServingConfig
-from pipelines.errors import UserError
 from serving import replica as module
-from serving.messages import Question, Reply, UnavailableError
-from serving.model_card import StudentCard
+from serving.messages import Question, UnavailableError
 from serving.replica import LoadedEngine, SharedStudents, StudentReplica
+from tests.support.counting_engine import UNHEALTHY, CountingEngine
 from tests.support.fake_students import card
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
-UNHEALTHY = {"runtime": RuntimeError("it ends at its first token"), "value": ValueError("unexpected")}
-
-
-class FakeEngine:
-    """An engine that counts its ends. Students named `unhealthy` fail the health check, `broken` ones do not start."""
-
-    name = "fake"
-    made: list[weakref.ref[FakeEngine]]
-    closed_names: list[str]
-    begun: threading.Event
-    """Set when a start begins."""
-    may_start: threading.Event
-
-    def __init__(self, student: StudentCard) -> None:
-        self.student, self.closed = student, 0
-
-    @classmethod
-    def start(cls, student: StudentCard, *_: Any) -> FakeEngine:
-        cls.begun.set()
-        assert cls.may_start.wait(10.0)
-        if student.name == "broken":
-            raise UserError("/students/broken", "it holds another student", "Deploy it again.")
-        engine = FakeEngine(student)
-        cls.made.append(weakref.ref(engine))
-        return engine
-
-    async def answer(self, question: Question) -> Reply:
-        assert not self.closed
-        return Reply(question.text)  # type: ignore[arg-type]
-
-    async def check_health(self) -> None:
-        assert not self.closed
-        if self.student.name == "unhealthy":
-            raise UNHEALTHY[self.student.version or ""]
-
-    async def close(self) -> None:
-        self.closed += 1
-        self.closed_names.append(self.student.name)
 
 
 @pytest.fixture(autouse=True)
-def engines(monkeypatch: pytest.MonkeyPatch) -> type[FakeEngine]:
-    FakeEngine.made, FakeEngine.closed_names = [], []
-    FakeEngine.begun, FakeEngine.may_start = threading.Event(), threading.Event()
-    FakeEngine.may_start.set()
-    monkeypatch.setattr(module, "start_engine", FakeEngine.start)
+def engines(monkeypatch: pytest.MonkeyPatch) -> type[CountingEngine]:
+    CountingEngine.reset()
+    monkeypatch.setattr(module, "start_engine", CountingEngine.start)
     monkeypatch.setattr(module, "ReplicaMetrics", lambda _: None)
-    return FakeEngine
+    return CountingEngine
 
 
 def students(*names: str) -> SharedStudents:
     return SharedStudents([card(name) for name in names], ServingConfig())
 
 
-def engine_of(loaded: LoadedEngine) -> FakeEngine:
-    assert isinstance(loaded.engine, FakeEngine)
+def engine_of(loaded: LoadedEngine) -> CountingEngine:
+    assert isinstance(loaded.engine, CountingEngine)
     return loaded.engine
 
 
@@ -89,16 +47,16 @@ async def unload(model: Any) -> None:
 
 async def cancelled_load(shared: SharedStudents, name: str) -> None:
     """A request that is cancelled while its student starts."""
-    FakeEngine.begun.clear()
-    FakeEngine.may_start.clear()
+    CountingEngine.begun.clear()
+    CountingEngine.may_start.clear()
     request = asyncio.create_task(shared.load(name))
-    assert await asyncio.to_thread(FakeEngine.begun.wait, 10.0)
+    assert await asyncio.to_thread(CountingEngine.begun.wait, 10.0)
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
         await request
 
 
-async def test_a_dropped_student_closes_once_and_is_freed(engines: type[FakeEngine]) -> None:
+async def test_a_dropped_student_closes_once_and_is_freed(engines: type[CountingEngine]) -> None:
     shared = students("a", "b")
     loaded = await shared.load("a")
     engine = engine_of(loaded)
@@ -120,7 +78,7 @@ async def test_a_dropped_student_closes_once_and_is_freed(engines: type[FakeEngi
     await shared.check_health()
 
 
-async def test_a_replica_of_one_student_closes_its_engine(engines: type[FakeEngine]) -> None:
+async def test_a_replica_of_one_student_closes_its_engine(engines: type[CountingEngine]) -> None:
     replica = StudentReplica(card("a"), ServingConfig())
     assert (await replica.answer(Question("one"))).answer == "one"  # type: ignore[union-attr, comparison-overlap]
     await unload(replica)
@@ -131,7 +89,7 @@ async def test_a_replica_of_one_student_closes_its_engine(engines: type[FakeEngi
 
 @pytest.mark.parametrize("version", list(UNHEALTHY))
 async def test_an_unhealthy_student_is_unavailable(
-    engines: type[FakeEngine], caplog: pytest.LogCaptureFixture, version: str
+    engines: type[CountingEngine], caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
     unhealthy = card("unhealthy", version=version)
     shared = SharedStudents([unhealthy], ServingConfig())
@@ -143,7 +101,7 @@ async def test_an_unhealthy_student_is_unavailable(
 
 
 @pytest.mark.parametrize("started", [False, True])
-async def test_the_next_request_gets_an_engine_left_behind(engines: type[FakeEngine], started: bool) -> None:
+async def test_the_next_request_gets_an_engine_left_behind(engines: type[CountingEngine], started: bool) -> None:
     """The request that started it was cancelled."""
     shared = students("a", "b")
     await cancelled_load(shared, "a")
@@ -157,7 +115,7 @@ async def test_the_next_request_gets_an_engine_left_behind(engines: type[FakeEng
     assert not loaded.dropped, "Serve has received it, and drops it itself"
 
 
-async def test_an_engine_left_behind_makes_room(engines: type[FakeEngine]) -> None:
+async def test_an_engine_left_behind_makes_room(engines: type[CountingEngine]) -> None:
     """Serve does not count it: otherwise memory would hold one engine more than allowed."""
     shared = students("a", "b", "broken")
     await cancelled_load(shared, "a")
@@ -171,7 +129,7 @@ async def test_an_engine_left_behind_makes_room(engines: type[FakeEngine]) -> No
     assert engine_of(await shared.load("a")).student.name == "a", "a closed engine is started again"
 
 
-async def test_a_cancelled_request_does_not_stop_closing(engines: type[FakeEngine]) -> None:
+async def test_a_cancelled_request_does_not_stop_closing(engines: type[CountingEngine]) -> None:
     shared = students("a", "b")
     loaded = await shared.load("a")
     engine = engine_of(loaded)
@@ -191,7 +149,7 @@ async def test_a_cancelled_request_does_not_stop_closing(engines: type[FakeEngin
 
 @pytest.mark.parametrize("name", ["nobody", "broken"])
 async def test_a_replica_without_the_student_is_unavailable(
-    engines: type[FakeEngine], monkeypatch: pytest.MonkeyPatch, name: str
+    engines: type[CountingEngine], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Before or after a change of the students, or if the folder now holds another student."""
     monkeypatch.setattr(module.serve, "get_multiplexed_model_id", lambda: name)

@@ -16,6 +16,7 @@ from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
 from serving.messages import Question
+from tests.support.asgi import error_of, post
 from tests.support.fake_students import PAIR_TASK, FakeStudents, app_of, card, client_of
 
 PROVENANCE = {"labels": {"prompt_version": "arithmetic/1/abc", "teacher": {"engine": "vllm", "model": "teacher-7b"}}}
@@ -42,19 +43,6 @@ def predict(client: TestClient, **body: Any) -> Any:
     return client.post("/v1/predict", json=body)
 
 
-def error_of(response: Any, status: int, code: str, param: str | None = None) -> str:
-    """The message of an error response whose other parts are as stated."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    body = response.json()
-    assert set(body) == {"error"}
-    error = body["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["code"], error["param"]) == (code, param)
-    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
-    return str(error["message"])
-
-
 def test_inputs_are_answered_in_order_with_usage(client: TestClient, students: FakeStudents) -> None:
     students.labels = {"one": "(1 + 1)", "two": "no idea"}
     response = predict(client, model="sums", inputs=["one", {"input": "two"}, "three"])
@@ -71,15 +59,13 @@ def test_inputs_are_answered_in_order_with_usage(client: TestClient, students: F
     assert students.questions == [("sums", [Question("one"), Question("two"), Question("three")])]
 
 
-def test_a_requested_rationale_counts_in_usage(client: TestClient) -> None:
-    body = predict(client, model="sums", inputs=["one"], rationale=True).json()
-    assert body["predictions"] == [{"label": "4 - 1", "value": "3", "confidence": 0.75, "rationale": "because"}]
-    assert body["usage"] == {"prompt_tokens": 22, "completion_tokens": 6, "total_tokens": 28}
-
-
-def test_a_text_is_split_into_rationale_and_label(client: TestClient, students: FakeStudents) -> None:
-    students.labels = {"one": "Anne gives 1 away. The answer is (4 - 1).", "two": "no idea"}
+def test_a_requested_rationale_counts_in_usage(client: TestClient, students: FakeStudents) -> None:
+    """A text of rationale and label is split into both."""
     label = {"label": "4 - 1", "value": "3", "confidence": 0.75}
+    body = predict(client, model="sums", inputs=["one"], rationale=True).json()
+    assert body["predictions"] == [label | {"rationale": "because"}]
+    assert body["usage"] == {"prompt_tokens": 22, "completion_tokens": 6, "total_tokens": 28}
+    students.labels = {"one": "Anne gives 1 away. The answer is (4 - 1).", "two": "no idea"}
     assert predict(client, model="texts", inputs=["one"]).json()["predictions"] == [label]
     found = predict(client, model="texts", inputs=["one", "two"], rationale=True).json()["predictions"]
     assert found == [label | {"rationale": "Anne gives 1 away."}, {"label": "no idea", "confidence": 0.75}]
@@ -93,6 +79,8 @@ def test_a_question_carries_its_closed_label_set(students: FakeStudents) -> None
         card("nli", task=TaskSpec("nli")),
     ]
     client = client_of(cards, students, SETTINGS)
+    assert predict(client_of(cards[2:], students), inputs=["a"]).json()["model"] == "nli", "the only one needs no name"
+    students.questions.clear()
     fields = {"question": "Where?", "choices": ["river", "sea"]}
     for name in ("choices", "texts"):
         assert predict(client, model=name, inputs=[fields, "Where?"]).status_code == 200
@@ -134,7 +122,6 @@ def test_task_fields_become_the_input_of_training(client: TestClient, students: 
         (b'{"inputs": ["one"], "rationale": "yes"}', "invalid_request", "rationale"),
         (b'{"inputs": ["one"], "model": 3}', "invalid_request", "model"),
         (b'{"inputs": ["one"], "modell": "sums"}', "invalid_request", "modell"),
-        (b'{"inputs": ["one"]}', "model_required", "model"),
     ],
 )
 def test_an_invalid_body_gets_400(
@@ -147,15 +134,12 @@ def test_an_invalid_body_gets_400(
     assert students.questions == students.requests == []
 
 
-def test_the_last_of_duplicate_keys_counts(client: TestClient, students: FakeStudents) -> None:
+def test_other_bodies_are_read_or_explained(client: TestClient, students: FakeStudents) -> None:
+    """The last of duplicate keys counts. A body of another content type is not read."""
     body = b'{"inputs": ["one"], "model": "plain", "inputs": ["two"], "model": "sums"}'
     assert client.post("/v1/predict", content=body).json()["model"] == "sums"
     assert students.questions == [("sums", [Question("two")])]
-
-
-def test_a_body_that_is_not_declared_as_json_gets_400(client: TestClient) -> None:
-    headers = {"content-type": "text/plain"}
-    response = client.post("/v1/predict", content=b'{"inputs": ["one"]}', headers=headers)
+    response = client.post("/v1/predict", content=body, headers={"content-type": "text/plain"})
     assert "Content-Type: application/json" in error_of(response, 400, "invalid_request")
 
 
@@ -172,26 +156,45 @@ def test_a_body_full_of_errors_reports_one_of_them(students: FakeStudents, body:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("body", "status", "code", "param", "message"),
     [
-        ({"left": "a"}, "inputs[1]: field `right` is missing or null, text is needed"),
-        ({"left": "a", "right": ["b"]}, "inputs[1]: field `right` is a list, text is needed"),
-        ({"left": "  ", "right": "b"}, "inputs[1]: field `left` is empty"),
-        ("", "inputs[1]: field `input` is empty"),
-        ("a\x00b", "inputs[1]: field `input` holds a NUL character"),
+        *[
+            ({"model": "pairs", "inputs": [{"left": "a", "right": "b"}, given]}, 422, "invalid_field", "inputs[1]", f"field {rule}")
+            for given, rule in [
+                ({"left": "a"}, "`right` is missing or null, text is needed"),
+                ({"left": "a", "right": ["b"]}, "`right` is a list, text is needed"),
+                ({"left": "  ", "right": "b"}, "`left` is empty"),
+                ("", "`input` is empty"),
+                ("a\x00b", "`input` holds a NUL character"),
+            ]
+        ],
+        *[
+            ({"model": name, "inputs": ["one"]}, 404, "model_not_found", "model", "the models are: sums, plain, texts, pairs")
+            for name in ("nobody", "", "../sums", "SUMS")
+        ],
+        ({"inputs": ["one"]}, 400, "model_required", "model", "name one of the models: sums, plain"),
+        ({"model": "sums", "inputs": ["a"] * 5}, 413, "too_many_inputs", "inputs", "5 inputs in one request, the limit is 4"),
+        ({"model": "sums", "inputs": ["a" * 20_000]}, 413, "body_too_large", None, "larger than 10,000 bytes"),
+        ({"model": "plain", "inputs": ["a"], "rationale": True}, 422, "no_rationale", "rationale", "finetune, which teaches no rationales"),
     ],
-)
-def test_an_invalid_task_field_gets_422(client: TestClient, students: FakeStudents, given: Any, message: str) -> None:
-    response = predict(client, model="pairs", inputs=[{"left": "a", "right": "b"}, given])
-    assert error_of(response, 422, "invalid_field", "inputs[1]") == message
+)  # fmt: skip
+def test_an_impossible_request_is_refused(
+    client: TestClient, students: FakeStudents, body: Any, status: int, code: str, param: str | None, message: str
+) -> None:
+    assert message in error_of(predict(client, **body), status, code, param)
     assert students.questions == []
 
 
-def test_an_unknown_model_gets_404(client: TestClient) -> None:
-    for name in ("nobody", "", "../sums", "SUMS"):
-        message = error_of(predict(client, model=name, inputs=["one"]), 404, "model_not_found", "model")
-        assert "sums, plain, texts, pairs" in message
-    error_of(client.get("/v1/models/nobody"), 404, "model_not_found", "model")
+def test_errors_of_the_students_reach_the_client(client: TestClient, students: FakeStudents) -> None:
+    """A fault shows no detail."""
+    message = error_of(predict(client, model="sums", inputs=["a", "b" * 600]), 422, "input_too_long", "inputs[1]")
+    assert message == "inputs[1] has 1,234 tokens, model sums reads at most 64"
+    students.failure = ApiError(503, "queue_full", "the queue of model sums is full", retry_after_s=2)
+    response = predict(client, model="sums", inputs=["a"])
+    error_of(response, 503, "queue_full")
+    assert response.headers["retry-after"] == "2"
+    students.failure = RuntimeError("secret detail")
+    assert "secret" not in error_of(predict(client, model="sums", inputs=["a"]), 500, "internal_error")
 
 
 def test_an_unreadable_student_gets_503_and_not_404(students: FakeStudents) -> None:
@@ -204,36 +207,17 @@ def test_an_unreadable_student_gets_503_and_not_404(students: FakeStudents) -> N
         assert "/students" not in message
         assert int(response.headers["retry-after"]) >= 1
     assert predict(client, model="sums", inputs=["one"]).status_code == 200
+    error_of(client.get("/v1/models/nobody"), 404, "model_not_found", "model")
     assert "sums, gone" in error_of(predict(client, model="nobody", inputs=["one"]), 404, "model_not_found", "model")
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["sums"]
 
 
-def test_too_many_inputs_or_bytes_get_413(client: TestClient, students: FakeStudents) -> None:
-    message = error_of(predict(client, model="sums", inputs=["a"] * 5), 413, "too_many_inputs", "inputs")
-    assert message == "5 inputs in one request, the limit is 4"
-    error_of(predict(client, model="sums", inputs=["a" * 20_000]), 413, "body_too_large")
-    error_of(client.post("/v1/predict", headers={"content-length": "9" * 5000}), 413, "body_too_large")
+def test_a_large_body_gets_413_before_it_is_read(client: TestClient, students: FakeStudents) -> None:
+    for declared in ("10001", "9" * 5000):
+        error_of(client.post("/v1/predict", headers={"content-length": declared}), 413, "body_too_large")
     chunks = (b"x" * 1000 for _ in range(20))
     error_of(client.post("/v1/predict", content=chunks), 413, "body_too_large")
     assert students.questions == []
-
-
-async def post(app: Any, body_messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]] | None = None) -> Any:
-    """Status and JSON of a request whose messages end before its body does."""
-    sent: list[Any] = []
-    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "raw_path": b"/v1/predict", "query_string": b"",
-             "headers": headers or [], "http_version": "1.1", "root_path": "", "scheme": "http"}  # fmt: skip
-
-    async def receive() -> dict[str, Any]:
-        if not body_messages:
-            await asyncio.Event().wait()
-        return body_messages.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]
 
 
 @pytest.mark.parametrize(("body_s", "request_s"), [(0.05, 60.0), (60.0, 0.05)])
@@ -254,34 +238,10 @@ def test_a_key_is_checked_before_the_body_is_read(students: FakeStudents, monkey
     monkeypatch.setenv("KEYS", "team=abc")
     app = app_of([card("sums")], students, ServingConfig(keys=KeysConfig(variable="KEYS")))
     assert asyncio.run(post(app, [])) == (401, "missing_key")
-    assert asyncio.run(post(app, [], [(b"authorization", b"Bearer x"), (b"content-length", b"9" * 9)])) == (
+    assert asyncio.run(post(app, [], (b"authorization", b"Bearer x"), (b"content-length", b"9" * 9))) == (
         401,
         "invalid_key",
     )
-
-
-def test_an_input_longer_than_the_student_reads_gets_422(client: TestClient) -> None:
-    message = error_of(predict(client, model="sums", inputs=["a", "b" * 600]), 422, "input_too_long", "inputs[1]")
-    assert message == "inputs[1] has 1,234 tokens, model sums reads at most 64"
-
-
-def test_a_rationale_from_a_student_without_gets_422(client: TestClient) -> None:
-    message = error_of(predict(client, model="plain", inputs=["a"], rationale=True), 422, "no_rationale", "rationale")
-    assert message == "model plain was trained with method finetune, which teaches no rationales"
-    assert predict(client, model="plain", inputs=["a"]).status_code == 200
-
-
-def test_a_full_queue_gets_503_with_retry_after(client: TestClient, students: FakeStudents) -> None:
-    students.failure = ApiError(503, "queue_full", "the queue of model sums is full", retry_after_s=2)
-    response = predict(client, model="sums", inputs=["a"])
-    error_of(response, 503, "queue_full")
-    assert response.headers["retry-after"] == "2"
-
-
-def test_a_fault_shows_no_detail(client: TestClient, students: FakeStudents) -> None:
-    students.failure = RuntimeError("secret detail")
-    message = error_of(predict(client, model="sums", inputs=["a"]), 500, "internal_error")
-    assert "secret" not in message
 
 
 def test_unknown_paths_and_methods_get_404_and_405(client: TestClient) -> None:
@@ -289,11 +249,6 @@ def test_unknown_paths_and_methods_get_404_and_405(client: TestClient) -> None:
     response = client.get("/v1/predict")
     error_of(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
-
-
-def test_the_only_student_needs_no_name(students: FakeStudents) -> None:
-    client = client_of([card("sums")], students, SETTINGS)
-    assert predict(client, inputs=["one"]).json()["model"] == "sums"
 
 
 def test_models_show_provenance_and_engine(client: TestClient, students: FakeStudents) -> None:
