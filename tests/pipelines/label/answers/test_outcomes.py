@@ -10,17 +10,8 @@ from pipelines.config import FiltersConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import DataSplit
 from pipelines.data.schema import REJECT_REASONS, TOKEN_LOGPROBS
-from pipelines.label.answers.outcomes import (
-    OUTCOME,
-    RATIONALISED,
-    Outcome,
-    judge,
-    outcome_table,
-    refused,
-    second_attempt,
-    token_logprobs_table,
-    wants_rationalising,
-)
+from pipelines.label.answers import outcomes
+from pipelines.label.answers.outcomes import OUTCOME, RATIONALISED, Outcome, judge, outcome_table, wants_rationalising
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.outcomes import generated, said
@@ -43,7 +34,7 @@ def attempts(first: Generation, second: Generation, **filters: Any) -> Outcome:
     config = FiltersConfig(gold="rationalise", **filters)
     row = judge("train", EXAMPLE, first, TASK, config)
     assert wants_rationalising(row, config)
-    return checked(second_attempt(EXAMPLE, row, second, TASK, config))
+    return checked(outcomes.second_attempt(EXAMPLE, row, second, TASK, config))
 
 
 def checked(row: Outcome) -> Outcome:
@@ -57,11 +48,26 @@ def test_an_outcome_has_the_columns_of_its_table() -> None:
     assert outcome_table([]).schema.equals(OUTCOME)
 
 
-def test_an_accepted_row_has_label_rationale_and_tokens() -> None:
-    row = outcome("train", generated(RIGHT))
-    assert (row.label, row.votes, row.agreement, row.reason) == ("4 - 1", 1, 1.0, None)
-    assert row.rationale == "Anne gives 1 away. 4 - 1 = 3."
-    assert (row.prompt_tokens, row.output_tokens, row.soft_label, row.agrees) == (100, 5, None, True)
+@pytest.mark.parametrize(
+    ("split", "text", "finish", "filters", "reason"),
+    [
+        ("train", RIGHT, "stop", {}, None),
+        ("train", "Let me think about apples", "stop", {}, "unparsable"),
+        ("train", "Let me think about apples", "length", {}, "truncated"),
+        ("train", "The answer is 3.\n\nQ: There are", "length", {}, None),
+        ("train", "The answer is 9.", "stop", {"gold": "drop-disagreeing"}, "disagrees_with_gold"),
+        ("heldout", "The answer is 9.", "stop", {"gold": "drop-disagreeing"}, None),  # filters are for train rows
+    ],
+)
+def test_one_answer_is_accepted_or_rejected_with_its_text(
+    split: DataSplit, text: str, finish: str, filters: dict[str, Any], reason: str | None
+) -> None:
+    row = outcome(split, generated(text, finish=finish), **filters)
+    assert (row.reason, row.output) == (reason, text if reason else None)
+    assert (row.prompt_tokens, row.output_tokens, row.soft_label) == (100, 5, None)
+    if text == RIGHT:
+        assert (row.label, row.rationale) == ("4 - 1", "Anne gives 1 away. 4 - 1 = 3.")
+        assert (row.votes, row.agreement, row.agrees) == (1, 1.0, True)
 
 
 def test_several_samples_give_a_soft_label() -> None:
@@ -70,22 +76,6 @@ def test_several_samples_give_a_soft_label() -> None:
     assert outcome_table([row])["soft_label"].to_pylist() == [
         [{"label": "3", "probability": np.float32(2 / 3)}, {"label": "7", "probability": np.float32(1 / 3)}]
     ]
-
-
-@pytest.mark.parametrize(("finish", "reason"), [("stop", "unparsable"), ("length", "truncated")])
-def test_text_without_an_answer_is_rejected_with_the_text(finish: str, reason: str) -> None:
-    row = outcome("train", generated("Let me think about apples", finish=finish))
-    assert (row.reason, row.output) == (reason, "Let me think about apples")
-
-
-def test_a_cut_text_with_an_answer_is_accepted() -> None:
-    assert outcome("train", generated("The answer is 3.\n\nQ: There are", finish="length")).reason is None
-
-
-def test_filters_apply_to_train_rows_only() -> None:
-    wrong = generated("The answer is 9.")
-    assert outcome("train", wrong, gold="drop-disagreeing").reason == "disagrees_with_gold"
-    assert outcome("heldout", wrong, gold="drop-disagreeing").reason is None
 
 
 @pytest.mark.parametrize(
@@ -111,17 +101,14 @@ def test_train_rows_without_the_gold_label_are_rationalised(texts: list[str], fi
     assert not wants_rationalising(without_gold, filters)
 
 
-def test_rows_of_the_validation_split_are_never_rationalised() -> None:
+def test_validation_rows_and_refused_prompts_are_not_rationalised() -> None:
     examples = [Example(f"r{i}", EXAMPLE.input, EXAMPLE.gold) for i in range(40)]
     rows = [judge("train", example, generated(WRONG), TASK, RATIONALISE) for example in examples]
     wanted = [row.id for row in rows if wants_rationalising(row, RATIONALISE, 0.5)]
     assert wanted == [example.id for example in examples if not is_validation(example.id, 0.5)]
     assert 0 < len(wanted) < 40
-
-
-def test_a_refused_prompt_is_not_rationalised() -> None:
-    row = refused("train", EXAMPLE, PromptRefusedError("too_long", "9 tokens"))
-    assert not wants_rationalising(row, RATIONALISE)
+    refused = outcomes.refused("train", EXAMPLE, PromptRefusedError("too_long", "9 tokens"))
+    assert not wants_rationalising(refused, RATIONALISE)
 
 
 @pytest.mark.parametrize(("first", "agrees"), [(WRONG, False), ("I do not know.", None)])
@@ -195,10 +182,10 @@ def test_token_logprobs_are_those_of_accepted_train_rows() -> None:
         judge("train", PAIR, generated("no idea"), NLI, keep),
         judge("train", PAIR, Generation((said("neutral"),), 9), NLI, keep),
     ]
-    table = token_logprobs_table(outcome_table(rows))
+    table = outcomes.token_logprobs_table(outcome_table(rows))
     assert table.schema.equals(TOKEN_LOGPROBS)
     top_ids = [[10, 11], [12, 13], [14, 15]]
     assert table.to_pylist() == [
         {"id": "p", "token_ids": [10, 12, 14], "top_ids": top_ids, "top_logprobs": [[-0.5, -np.inf]] * 3}
     ]
-    assert len(token_logprobs_table(outcome_table(rows[3:]))) == 0
+    assert len(outcomes.token_logprobs_table(outcome_table(rows[3:]))) == 0

@@ -69,16 +69,13 @@ def test_shots_of_a_file_replace_the_tasks(config: TeacherConfig) -> None:
     assert pickle.loads(pickle.dumps(own)).render(EXAMPLE) == prompt  # noqa: S301
 
 
-def test_shots_are_read_from_a_file(tmp_path: Path) -> None:
-    assert read_shots(with_shots(tmp_path, LINE, "", LINE), TASK) == SHOTS * 2
-    assert read_shots(PLAIN, TASK) is None
-
-
 @pytest.mark.parametrize("task", ["arithmetic", "multiple-choice", "nli", "grade-school-math"])
 def test_a_tasks_own_shots_may_stand_in_a_file(tmp_path: Path, task: str) -> None:
     own = load_task(task_spec(task))
     config = with_shots(tmp_path, *({"question": s.question, "answer": s.answer} for s in own.shots))
     assert read_shots(config, own) == tuple(own.shots)
+    assert read_shots(with_shots(tmp_path, LINE, "", LINE), TASK) == SHOTS * 2
+    assert read_shots(PLAIN, TASK) is None
 
 
 @pytest.mark.parametrize(
@@ -108,12 +105,9 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, task: Task, l
     assert f"line 2: {rule}" in str(error.value)
 
 
-@pytest.mark.parametrize("count", [0, MAX_SHOTS + 1])
-def test_no_shots_or_too_many_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(UserError, match=f"holds {count} examples"):
-        read_shots(with_shots(tmp_path, *[LINE] * count), TASK)
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_empty_or_long_file_is_refused(tmp_path: Path) -> None:
+    for count in (0, MAX_SHOTS + 1):
+        with pytest.raises(UserError, match=f"holds {count} examples"):
+            read_shots(with_shots(tmp_path, *[LINE] * count), TASK)
     with pytest.raises(UserError, match="no such file"):
         read_shots(TeacherConfig(engine="echo", shots=str(tmp_path / "none.jsonl")), TASK)

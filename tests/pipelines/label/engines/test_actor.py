@@ -24,34 +24,31 @@ def label(teacher: Teacher, split: DataSplit, gold: str, validation: float | str
     return row
 
 
-def test_a_wrong_answer_is_rationalised() -> None:
+@pytest.mark.parametrize("validation", [0.0, "v.jsonl"])
+def test_a_wrong_answer_is_rationalised(validation: float | str) -> None:
     teacher = HintedTeacher()
-    row = label(teacher, "train", "rationalise")
+    row = label(teacher, "train", "rationalise", validation)
     assert (row.reason, row.label, row.note, row.agrees) == (None, "4 - 1", RATIONALISED, False)
     assert len(teacher.prompts) == 2
     assert all(text.startswith("Q: 1 and 1?\n") for text in teacher.prompts)
-    assert label(HintedTeacher(), "train", "rationalise", validation="v.jsonl").note == RATIONALISED
+    too_long = label(HintedTeacher(refuses_hints=True), "train", "rationalise", validation)
+    assert (too_long.reason, too_long.output) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
 
 
-@pytest.mark.parametrize(
-    ("split", "gold", "validation"),
-    [
-        ("heldout", "rationalise", 0.1),
-        ("train", "keep", 0.1),
-        ("train", "drop-disagreeing", 0.1),
-        ("train", "rationalise", 1.0),
-    ],
-)
+OTHER_ROWS = [
+    ("heldout", "rationalise", 0.1),
+    ("train", "keep", 0.1),
+    ("train", "drop-disagreeing", 0.1),
+    ("train", "rationalise", 1.0),
+]
+
+
+@pytest.mark.parametrize(("split", "gold", "validation"), OTHER_ROWS)
 def test_no_other_prompt_has_the_gold_label(split: DataSplit, gold: str, validation: float) -> None:
     teacher = HintedTeacher()
     label(teacher, split, gold, validation)
     assert len(teacher.prompts) == 1
     assert "4 - 1" not in teacher.prompts[0]
-
-
-def test_the_first_reject_stands_if_the_hint_is_too_long() -> None:
-    row = label(HintedTeacher(refuses_hints=True), "train", "rationalise")
-    assert (row.reason, row.output) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
 
 
 @pytest.fixture(autouse=True)

@@ -162,30 +162,24 @@ def test_a_kill_during_a_replacement_loses_and_doubles_nothing(
         assert (writer.counts.accepted, +writer.counts.rejected) == (3, {"tie": 2})
 
 
-@pytest.mark.parametrize("held", range(3))
-def test_a_lost_lock_ends_a_commit_at_its_next_step(tmp_path: Path, held: int) -> None:
-    """`held`: 0 and 1 lose it before the parts and before the record."""
-    lock, store = LostLock(100), Store(str(tmp_path))
-    writer = LabelWriter(store, IDENTITY, SETTINGS, check_lock=lock)
-    writer.add(table(accepted("a")))
-    lock.left = held
-    if held < 2:
-        with pytest.raises(StageFailedError, match="lost"):
-            writer.commit()
-    else:
-        writer.commit()
-    there = {name for name in store.files() if name != "attempt.json"}
-    assert there == set(["data/part-000000.parquet", "commits/000000.json"][:held])
-
-
-@pytest.mark.parametrize("held", range(2))
-def test_recovery_without_the_lock_removes_nothing(tmp_path: Path, held: int) -> None:
-    """`held`: it is lost before the attempt is written, or after the records are read."""
+@pytest.mark.parametrize("held", range(5))
+def test_a_lost_lock_ends_the_work_at_its_next_step(tmp_path: Path, held: int) -> None:
+    """`held`: checks that pass: before the attempt, after the records are read, before the parts, before the record."""
     store = Store(str(tmp_path))
     store.write("data/part-000007.parquet", b"a successor's, committed since")
-    with pytest.raises(StageFailedError, match="lost"):
-        LabelWriter(store, IDENTITY, SETTINGS, check_lock=LostLock(held))
-    assert store.files() == [*["attempt.json"][:held], "data/part-000007.parquet"]
+    lock, done = LostLock(held), ["attempt.json", "", "data/part-000000.parquet", "commits/000000.json"][:held]
+
+    def work() -> None:
+        writer = LabelWriter(store, IDENTITY, SETTINGS, check_lock=lock)
+        store.write("data/part-000007.parquet", b"a successor's, committed since")
+        commit(writer, accepted("a"))
+
+    if held < 4:
+        with pytest.raises(StageFailedError, match="lost"):
+            work()
+    else:
+        work()
+    assert set(store.files()) == {"data/part-000007.parquet", *filter(None, done)}
 
 
 def test_a_scan_without_the_lock_leaves_another_drivers(tmp_path: Path) -> None:

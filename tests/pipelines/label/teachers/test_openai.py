@@ -65,15 +65,10 @@ def test_an_endpoint_may_have_another_name_for_the_limit(endpoint: Endpoint) -> 
     assert {seen.body["max_completion_tokens"] for seen in endpoint.seen if seen.status == 200} == {30}
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
-def test_finish_reasons_are_the_endpoints(endpoint: Endpoint, reason: str) -> None:
-    endpoint.finish_reason = reason
-    assert one(teacher_of(config(endpoint))).samples[0].finish_reason == reason
-
-
 def test_without_usage_tokens_are_estimated(endpoint: Endpoint) -> None:
-    endpoint.usage = False
+    endpoint.usage, endpoint.finish_reason = False, "content_filter"
     generation = one(teacher_of(config(endpoint)), "x" * 300)
+    assert generation.samples[0].finish_reason == "content_filter", "as the endpoint says"
     assert generation.prompt_tokens == 100
     assert generation.samples[0].tokens > 100
 
@@ -90,8 +85,3 @@ def test_the_budget_stops_within_what_requests_may_use(endpoint: Endpoint) -> No
     assert used == 30 * len(answered)
     assert 1000 - 4 * 33 < used <= 1000
     assert teacher.meter.reserved == (0, 0)
-
-
-def test_a_resumed_run_has_the_rest_of_the_budget(endpoint: Endpoint) -> None:
-    results = ask(teacher_of(config(endpoint, budget={"tokens": 1000}), used=(600, 340)), *rows(10))
-    assert sum(isinstance(r, Generation) for r in results) == len(endpoint.seen) == 1
