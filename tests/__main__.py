@@ -1,9 +1,8 @@
-"""pytest, for tests that start Ray in its process: `python -m tests -m integration`.
+"""pytest for tests that start Ray in this process: `python -m tests -m integration`.
 
-Each `ray.init` of a process after its first one leaves a thread behind, which `ray.shutdown` does not end (Ray 2.60: the reader that
-exports metrics each ten seconds). What it cannot send it warns of, by a logger that exit() takes down while the thread still runs: the
-process ends with a segmentation fault, though all tests have passed. So it ends here without the destructors of C++ libraries. What was
-registered in Python for its end is done.
+Every `ray.init` after the first one leaves a thread that `ray.shutdown` does not end (Ray 2.60: the exporter of metrics). exit() destroys
+the logger that this thread uses, and the process ends with a segmentation fault although all tests passed. So this module runs Python's
+exit handlers, then ends the process without the destructors of C++ libraries.
 """
 
 from __future__ import annotations

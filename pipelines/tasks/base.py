@@ -85,7 +85,7 @@ class Task(ABC):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Closed label set that all examples share. None if there is none."""
+        """Closed label set that all examples share. None if labels are free or differ by example."""
         return None
 
     @property

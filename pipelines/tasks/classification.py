@@ -112,7 +112,7 @@ class Classification(Task):
         for label in self._labels or ():
             if _comparable(label) == key:
                 return label
-        raise UnparsableError(f"{text[:60]!r} is none of {', '.join(self._labels or ())[:200]}")
+        raise UnparsableError(f"{text[:60]!r} is not one of {', '.join(self._labels or ())[:200]}")
 
     def _shot(self, position: int, example: object) -> Shot:
         key = f"examples[{position}]"

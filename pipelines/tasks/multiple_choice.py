@@ -102,7 +102,7 @@ class MultipleChoice(Task):
         try:
             return Example(example.id, text, self.normalise(gold, example), choices)
         except UnparsableError as error:
-            raise BadRowError(f"the gold label {gold[:60]!r} is none of the {len(choices)} choices") from error
+            raise BadRowError(f"the gold label {gold[:60]!r} is not one of the {len(choices)} choices") from error
 
     def parse(self, text: str, example: Example) -> Answer:
         (label, note), rationale = read_answer(
@@ -128,7 +128,7 @@ class MultipleChoice(Task):
             return by_text
         letter = _LETTERED.match(label.strip()) or _NAMED.fullmatch(label.strip())
         if letter is None or len(label) > MAX_STATED_CHARACTERS:
-            raise UnparsableError(f"{label[:60]!r} is none of the choices")
+            raise UnparsableError(f"{label[:60]!r} is not one of the choices")
         return _with_letter(letter[1], example.choices)
 
     def key(self, label: str) -> str:
@@ -215,7 +215,7 @@ def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, s
     if letter is None:
         text = _starting_with(onwards, choices) or _only_one_in(statement.stated, choices)
         if text is None:
-            raise UnparsableError(f"{statement.stated[:60]!r} is none of the choices")
+            raise UnparsableError(f"{statement.stated[:60]!r} is not one of the choices")
         return text, ""
     label = _with_letter(letter[1], choices)
     rest = onwards[letter.end() :]

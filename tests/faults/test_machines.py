@@ -45,7 +45,7 @@ def cluster(network: Network, machines: Machines) -> Iterator[Machines]:
     with network.lan.entered():
         yield machines
         for host in network.hosts[1:]:
-            host.mend()
+            host.restore()
         for number, machine in machines.machines.items():
             if machine.host.address not in machines.alive():
                 machine.kill()
@@ -90,7 +90,7 @@ class Cut:
         cluster.until(lambda: address not in cluster.alive(), f"the end of {address}")
 
     def mend(self, cluster: Machines, machine: Machine) -> None:
-        machine.host.mend()
+        machine.host.restore()
         cluster.until(lambda: machine.process.poll() is not None, f"the end of {machine.host.address} by itself")
         assert machine.family() == []
         cluster.start(machine.number)
@@ -105,7 +105,7 @@ class CutShortly:
 
     def mend(self, cluster: Machines, machine: Machine) -> None:
         node = cluster.alive()[machine.host.address]
-        machine.host.mend()
+        machine.host.restore()
         time.sleep(SHORT_S)
         assert cluster.alive()[machine.host.address] == node
 

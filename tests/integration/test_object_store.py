@@ -19,6 +19,7 @@ import pytest
 
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
+from pipelines.reuse import Action, decide
 from pipelines.storage import filesystems
 from pipelines.storage.filesystems import open_filesystem
 from pipelines.storage.manifest import manifest_of, read_manifest, write_manifest

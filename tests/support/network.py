@@ -1,12 +1,12 @@
-"""Hosts on this machine: each a network namespace with an address of its own, on a bridge from which nothing leads out. Only root may.
+"""Simulated hosts: network namespaces with their own addresses on a bridge without an uplink. Requires root.
 
-    with Network(3) as network:                     # 198.18.0.1 (where tests, storage and clients are), .11, .12 and .13
-        with network.hosts[0].entered():            # sockets that this thread opens, and processes that it starts, are there
+    with Network(3) as network:                     # 198.18.0.1 (tests, storage, clients), .11, .12 and .13
+        with network.hosts[0].entered():            # this thread's new sockets and processes belong to the host
             ...
-        network.hosts[2].cut()                      # no packet comes or goes any more, and nobody is told
-        network.hosts[2].mend()
+        network.hosts[2].cut()                      # drops all packets without closing connections
+        network.hosts[2].restore()
 
-Threads keep the namespace in which they were begun; what runs there ends with its own processes, which are its starter's to end.
+Threads keep the namespace in which they started. Callers end the processes that they start on a host.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from typing import IO, Self
 
 _NEEDED = ("unshare", "nsenter", "setpriv", "ip")
 _NETWORK = "198.18.0"
-"""RFC 2544's, for tests."""
+"""Address range for tests (RFC 2544)."""
 _CLONE_NEWNET = 0x40000000
 
 
 def missing() -> str | None:
-    """Why there can be no such network here; None where it can."""
+    """Reason why this machine cannot create the network. None if it can."""
     if os.geteuid() != 0:
-        return "only root may make network namespaces"
+        return "network namespaces require root"
     if absent := [name for name in _NEEDED if shutil.which(name) is None]:
         return f"{', '.join(absent)} not installed (Debian: util-linux, iproute2)"
     trial = "ip link add lan type bridge && ip link add eth0 type veth peer name port"
     done = subprocess.run(["unshare", "--net", "sh", "-c", trial], capture_output=True, text=True, check=False)
-    return f"network namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
+    return f"network namespaces cannot be created: {done.stderr.strip()}" if done.returncode else None
 
 
 @dataclass(frozen=True)
 class Host:
-    """One host. `process` keeps its namespace."""
+    """A host. `process` keeps its namespace alive."""
 
     address: str
     process: subprocess.Popen[str]
     lan: Host | None = None
-    """Where the other end of its cable is; None: it is the bridge."""
+    """Host of the bridge. None: this host is the bridge."""
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread on that host, while the block lasts."""
+        """Move this thread to the host while the block runs."""
         with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self.process.pid}/ns/net") as theirs:
             _move(theirs)
             try:
@@ -57,11 +57,11 @@ class Host:
                 _move(ours)
 
     def cut(self) -> None:
-        """Pull the cable at the bridge: connections stay open on both sides, and hear nothing."""
+        """Disconnect the host from the bridge. Connections stay open on both sides and receive nothing."""
         self._set("down")
 
-    def mend(self) -> None:
-        """Put it back."""
+    def restore(self) -> None:
+        """Reconnect the host to the bridge."""
         self._set("up")
 
     def _set(self, state: str) -> None:
@@ -72,13 +72,13 @@ class Host:
 
 
 class Network:
-    """A bridge and so many hosts on it. All of it is gone after the block."""
+    """A bridge with hosts. The end of the block removes all."""
 
     def __init__(self, hosts: int) -> None:
         self._count = hosts
         self._processes: list[subprocess.Popen[str]] = []
         self.lan: Host
-        """Where tests, storage and clients are."""
+        """Host of tests, storage and clients."""
         self.hosts: list[Host] = []
 
     def __enter__(self) -> Self:

@@ -1,14 +1,14 @@
-"""An S3 server in a process of its own, for tests: moto's, which checks signatures and keeps parts apart until an upload is completed.
+"""S3 server for tests: moto in a separate process. It checks signatures and hides the parts of incomplete uploads.
 
-    def test_x(s3: Bucket) -> None:          # a bucket of its own; the server is started once per session
+    def test_x(s3: Bucket) -> None:          # a new bucket per test; one server per session
         Store(s3.uri("labels")).write("a", b"x")
         assert s3.keys() == ["labels/a"]
 
-    with running_server(folder, "198.18.0.1") as server:      # elsewhere than on the loopback, for clusters with addresses of their own
+    with running_server(folder, "198.18.0.1") as server:      # another address, for simulated clusters
         bucket = server.bucket()
 
-The fixture's credentials are in the environment, where child processes and Ray workers started afterwards find them. Objects are in the
-server's memory: it is killed by its process id at the end, and they are gone.
+The fixture sets the credentials in the environment, for child processes and Ray workers that start later. The server keeps objects in
+memory and is killed by its process id at the end.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ import pytest
 _START_S = 60
 _REGION = "us-east-1"
 _ALLOW_ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
-_SET_UP_REQUESTS = 3  # CreateUser, PutUserPolicy, CreateAccessKey; from then on the server wants signatures
+_SET_UP_REQUESTS = 3  # CreateUser, PutUserPolicy, CreateAccessKey; the server requires signatures after these
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server and the one key that it takes."""
+    """A running server and its only access key."""
 
     endpoint: str
     access_key: str
@@ -45,7 +45,7 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to use it."""
+        """Environment variables of a client process."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -53,7 +53,7 @@ class Server:
         }
 
     def bucket(self) -> Bucket:
-        """A new bucket."""
+        """Create a bucket."""
         name = f"test-{uuid.uuid4().hex[:12]}"
         self.client().create_bucket(Bucket=name)
         return Bucket(self, name)
@@ -79,32 +79,32 @@ class Bucket:
     name: str
 
     def uri(self, path: str = "") -> str:
-        """What a run file would name: `s3://BUCKET/PATH?...`, without credentials."""
+        """URI for a run file: `s3://BUCKET/PATH?...`, without credentials."""
         return f"s3://{self.name}/{path}?endpoint_override={self.server.endpoint}&scheme=http&region={_REGION}"
 
     def put(self, key: str, data: bytes) -> str:
-        """Make an object. Returns its URI."""
+        """Write an object. Returns its URI."""
         self.server.client().put_object(Bucket=self.name, Key=key, Body=data)
         return self.uri(key)
 
     def get(self, key: str) -> bytes:
-        """An object. Raises botocore's ClientError where there is none."""
+        """Content of an object. Raises botocore's ClientError if it does not exist."""
         return bytes(self.server.client().get_object(Bucket=self.name, Key=key)["Body"].read())
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The keys of the objects that a reader sees, up to 1000, without the marks of empty folders."""
+        """Keys of the visible objects, up to 1000, without folder markers."""
         found = self.server.client().list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
         return sorted(entry["Key"] for entry in found if not entry["Key"].endswith("/"))
 
     def uploads(self) -> list[str]:
-        """The keys of the uploads in parts that are begun and not completed."""
+        """Keys of incomplete multipart uploads."""
         found = self.server.client().list_multipart_uploads(Bucket=self.name).get("Uploads", [])
         return sorted(entry["Key"] for entry in found)
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server; its key is in the environment while the session lasts."""
+    """The server. Its key is in the environment during the session."""
     with running_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
@@ -119,7 +119,7 @@ def s3(s3_server: Server) -> Bucket:
 
 @contextmanager
 def running_server(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
-    """A server while the block lasts, on an address of this thread's network; its log is in the folder."""
+    """Run a server while the block runs, on an address of this thread's network. Its log is in the folder."""
     log = folder / "s3.log"
     command = [sys.executable, "-m", "moto.server", "-H", host, "-p", "0"]
     environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_SET_UP_REQUESTS)}
@@ -135,9 +135,9 @@ def running_server(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
 def _endpoint(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
-        said = re.search(r"Running on http://([0-9.]+:[0-9]+)", log.read_text())
-        if said:
-            return said[1]
+        address = re.search(r"Running on http://([0-9.]+:[0-9]+)", log.read_text())
+        if address:
+            return address[1]
         time.sleep(0.05)
     raise RuntimeError(f"the S3 server has not started:\n{log.read_text()}")
 

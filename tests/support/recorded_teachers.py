@@ -1,4 +1,4 @@
-"""How often a recorded teacher is right by a task's own reading of it."""
+"""Score of a recorded teacher by a task's own parser."""
 
 import json
 from collections import Counter

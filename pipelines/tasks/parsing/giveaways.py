@@ -1,16 +1,16 @@
-"""Check if a rationale gives its label away: it states the label without a reason, so a student learns only the label from it.
+"""Check if a rationale reveals its label: it states the label without a reason, so a student learns nothing else from it.
 
     words            no word remains after removal of the label's words, function words, stock phrases (`the answer must be`, `of
                      the above choices`, `makes the most sense`) and kinds of answer (`a place`, `a person`):
-                       "The premise entails the hypothesis." with label entailment             -> given away
+                       "The premise entails the hypothesis." with label entailment             -> revealed
                        "Apples are fruit, so who eats apples eats fruit." with entailment      -> kept
     multiple choice  as above, after removal of the words of question and choices too; repeating the question is no reason:
                        "The answer must be something that children do in a hurry. Of the above choices, only run is something that
-                       children do in a hurry." to "What do children in a hurry do?"           -> given away
+                       children do in a hurry." to "What do children in a hurry do?"           -> revealed
                        "A bridge keeps the rain off, so a bum can sleep there." to "Where does the bum live?"
                                                                                                -> keeps, rain, sleep: kept
     arithmetic       it has neither an operation on numbers nor a number other than the final value:
-                       "Faye has 30 crayons." with label 30                                    -> given away
+                       "Faye has 30 crayons." with label 30                                    -> revealed
                        "Faye has 7 rows." with label 30, or "7 * 30 = 210" with label 7 * 30   -> kept
 
 This filter checks form only, not truth or relevance. It compares words without their endings. Two words are equal if one begins with
