@@ -19,16 +19,6 @@ def run(folder: Path, teacher: dict[str, Any] | None = None, validation: float =
     return run_config({"engine": "echo", **(teacher or {})}, train=train, corpus={"validation": validation})
 
 
-def test_the_identity_is_that_of_version_0_1(tmp_path: Path) -> None:
-    identity = label_identity(run(tmp_path))
-    assert list(identity) == ["format", "task", "corpus", "teacher"]
-    assert list(identity["corpus"]) == ["train", "heldout", "fields", "limit"]
-    assert list(identity["teacher"]) == [
-        "engine", "model", "outputs", "prompt", "system", "constrained", "soft_labels", "token_logprobs", "shots", "sampling",
-        "filters", "dtype", "max_model_len",
-    ]  # fmt: skip
-
-
 def test_shots_belong_to_the_identity_and_are_checked_first(tmp_path: Path) -> None:
     def with_shots(*lines: object) -> RunConfig:
         return run(tmp_path, {"shots": write_jsonl(tmp_path / f"shots{len(lines)}.jsonl", lines)})

@@ -1,0 +1,76 @@
+"""Labels of 0.1, finished and begun, on real artifacts (tests/integration/artifacts_0_1): read, and written with the same keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import LabellingConfig
+from pipelines.config.load import load_run
+from pipelines.data.label_manifest import EngineUsage, LabelCounts, LabelDetails
+from pipelines.label.identity import label_identity
+from pipelines.label.output.commits import Commit, read_attempt
+from pipelines.label.output.writer import LabelWriter
+from pipelines.label.reporting.manifest import label_manifest
+from pipelines.label.reporting.progress_file import committed_rows, read_progress
+from pipelines.label.reporting.usage import Work
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.store import Store
+
+ARTIFACTS = Path(__file__).parents[2] / "integration/artifacts_0_1"
+BEGUN = ARTIFACTS / "labels_begun/out/labels"
+MANIFEST = json.loads((ARTIFACTS / "labels_finished/out/labels/manifest.json").read_text())
+
+
+def keys(tree: Any) -> Any:
+    """The keys of nested objects, in their order."""
+    return [(key, keys(value)) for key, value in tree.items()] if isinstance(tree, dict) else None
+
+
+def test_records_and_models_are_written_as_they_were_read() -> None:
+    for record in sorted(BEGUN.glob("commits/*.json")):
+        assert Commit.from_json(record.read_bytes()).as_json() == record.read_bytes()
+    for model, tree in ((LabelDetails, MANIFEST["details"]), (LabelCounts, MANIFEST["counts"])):
+        assert json.dumps(model.model_validate(tree).model_dump()) == json.dumps(tree)
+    progress = read_progress(Store(str(BEGUN)))
+    assert progress is not None
+    assert json.dumps(progress.model_dump()) == (BEGUN / "progress.json").read_text().rstrip()
+    assert LabelDetails.model_validate({"parts": {}}).cost is None, "older artifacts lack keys"
+
+
+def test_begun_labels_are_resumed_and_finished_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ARTIFACTS / "inputs", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(BEGUN, tmp_path / "out/labels")
+    monkeypatch.chdir(tmp_path)
+    run, store = load_run(tmp_path / "run.yaml"), Store("out/labels")
+    identity, attempt = label_identity(run), read_attempt(store)
+    assert attempt is not None
+    assert fingerprint(identity) == attempt.fingerprint == MANIFEST["fingerprint"]
+    expected = committed_rows(store)
+    writer = LabelWriter(store, identity, LabellingConfig())
+    scan = writer.state.scan
+    assert scan is not None
+    assert sum(scan.rows.values()) == expected.total
+    answered = sum(map(len, writer.state.done.values()))
+    assert writer.finished_rows == expected.rows == answered + len(scan.rejected)
+    usage = EngineUsage(engines=1, start_s=1.0, up_s=2.0, busy_s=1.5, deaths=0, ready_for_s=2.0)
+    manifest = label_manifest(run, identity, scan, writer.state, Work(), usage, resumed_at_rows=85, scan_s=0.5)
+    written = json.loads(manifest.model_dump_json())
+    volatile = (
+        "rejected_by_reason",
+        "unanswered_by_reason",
+        "rejected",
+        "heldout_rejected",
+        "nodes",
+        "parts",
+        "versions",
+    )
+
+    def comparable(tree: Any) -> Any:
+        return {k: comparable(v) for k, v in tree.items() if k not in volatile} if isinstance(tree, dict) else tree
+
+    assert keys(comparable(written)) == keys(comparable(MANIFEST))
