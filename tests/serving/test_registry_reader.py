@@ -157,16 +157,13 @@ async def test_a_failing_student_affects_no_other(
 
 
 async def test_attempts_continue_after_an_unexpected_error(
-    folder: str, broken: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    broken: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = await loaded(endpoint(a=str(broken)))
-    evaluate = reader._evaluate
-
-    def fail_once(*_: Any) -> Any:
-        monkeypatch.setattr(reader, "_evaluate", evaluate)
-        raise RuntimeError("of the reader itself")
-
-    monkeypatch.setattr(reader, "_evaluate", fail_once)
+    failing = Mock(side_effect=[RuntimeError("of the reader itself")])
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_evaluate", failing)
+        await until(lambda: failing.called)
     repair(broken)
     await until(lambda: not unavailable(reader))
     assert "of the reader itself" in caplog.text
@@ -207,28 +204,23 @@ async def test_attempts_cost_available_students_nothing(
     folder: str, broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No task is loaded twice, and none in the event loop's thread."""
-    load, read, reads, threads = module.load_task, module.read_card, [], []
+    load, read, threads = module.load_task, Mock(side_effect=module.read_card), []
 
     def load_task(spec: Any) -> Any:
         threads.append(threading.current_thread())
         return load(spec)
 
-    def read_card(student_id: str, *rest: Any, **options: Any) -> StudentCard:
-        reads.append(student_id)
-        return read(student_id, *rest, **options)
-
     for each in (module, registry_module):
         monkeypatch.setattr(each, "load_task", load_task)
-    monkeypatch.setattr(module, "read_card", read_card)
+    monkeypatch.setattr(module, "read_card", read)
     reader = await loaded(endpoint(a=folder, b=str(broken)))
     before = reader.registry
-    await until(lambda: reads.count("b") > 5)
-    assert reader.registry is before
-    assert len(threads) == 1
+    await until(lambda: read.call_count > 6)
+    assert (reader.registry is before, len(threads)) == (True, 1)
     repair(broken)
     await until(lambda: not unavailable(reader))
-    assert len(threads) == 2
     assert reader.registry.tasks["a"] is before.tasks["a"]
+    assert len(threads) == 2
     assert threading.main_thread() not in threads
 
 

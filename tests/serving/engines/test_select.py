@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -32,8 +33,12 @@ def student(folder: Path) -> StudentCard:
 
 
 @pytest.fixture
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def vllm_start(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Takes the place of vLLM's start."""
     monkeypatch.setattr(vllm_module, "vllm_threads", lambda _: {})
+    started = Mock(return_value="started")
+    monkeypatch.setattr(VllmEngine, "start", started)
+    return started
 
 
 def start(student: StudentCard, **settings: Any) -> Any:
@@ -77,55 +82,41 @@ def test_an_impossible_engine_is_refused(family: Family, settings: dict[str, Any
 
 
 @pytest.mark.parametrize("engine", ["auto", "vllm"])
-def test_a_vllm_that_does_not_start_is_reported(
-    student: StudentCard, monkeypatch: pytest.MonkeyPatch, no_threads: None, engine: str
-) -> None:
-    def fail(*_: Any) -> Any:
-        raise RuntimeError(GONE)
-
-    monkeypatch.setattr(VllmEngine, "start", fail)
-    monkeypatch.setattr(vllm_module, "check_cpu_attention", lambda _: None)
-    match = r"vLLM does not start for it .*initialization failed.* lower serving\.max_batch_size, or set"
-    with pytest.raises(UserError, match=match):
-        start(student, engine=engine)
-    with pytest.raises(UserError, match=r"lower serving\.max_batch_size or serving\.students_per_replica, or set"):
-        start(student, engine=engine, students_per_replica=2)
+def test_a_vllm_that_does_not_start_is_reported(student: StudentCard, vllm_start: Mock, engine: str) -> None:
+    vllm_start.side_effect = RuntimeError(GONE)
+    match = r"vLLM does not start for it .*initialization failed.* lower serving\.max_batch_size%s, or set"
+    with pytest.raises(UserError, match=match % ""):
+        start(student, engine=engine, gpus_per_replica=1)
+    with pytest.raises(UserError, match=match % r" or serving\.students_per_replica"):
+        start(student, engine=engine, gpus_per_replica=1, students_per_replica=2)
 
 
 @pytest.mark.parametrize("error", [ValueError("no such architecture"), ImportError("no module named vllm")])
 def test_transformers_runs_what_vllm_does_not_know(
-    student: StudentCard, monkeypatch: pytest.MonkeyPatch, no_threads: None, error: Exception
+    student: StudentCard, vllm_start: Mock, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(VllmEngine, "start", fail)
     monkeypatch.setattr(vllm_module, "check_cpu_attention", lambda _: None)
+    vllm_start.side_effect = error
     assert start(student).name == "transformers"
     with pytest.raises(UserError, match=rf"serving\.engine vllm: {error}"):
         start(student, engine="vllm")
 
 
-def test_vllm_gets_no_pickled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_threads: None) -> None:
+def test_vllm_gets_no_pickled_weights(tmp_path: Path, vllm_start: Mock) -> None:
     """The folder may have changed since its card was read."""
-    monkeypatch.setattr(VllmEngine, "start", lambda *_: pytest.fail("it was started"))
     student = read_card("sums", str(write_student(tmp_path / "student", "decoder-only")))
     (Path(student.folder) / "model.safetensors").rename(Path(student.folder) / "pytorch_model.bin")
     with pytest.raises(UserError, match="its weights are pickled"):
         start(student)
+    vllm_start.assert_not_called()
 
 
 @pytest.mark.vllm
 def test_transformers_runs_heads_that_vllm_lacks_on_cpus(
-    tmp_path: Path,
-    student: StudentCard,
-    monkeypatch: pytest.MonkeyPatch,
-    no_threads: None,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, student: StudentCard, vllm_start: Mock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """vLLM starts with them, and dies at the first token."""
     pytest.importorskip("vllm")
-    monkeypatch.setattr(VllmEngine, "start", lambda *_: "started")
     assert start(student).name == "transformers"
     assert "transformers instead of vllm (the student has attention heads of size 16" in caplog.text
     with pytest.raises(UserError, match=r"heads of size 16, and vLLM on CPUs has sizes 32, 64"):

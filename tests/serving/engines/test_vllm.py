@@ -34,59 +34,46 @@ async def cancelled_request(engine: module.VllmEngine) -> None:
             await engine.complete(REQUEST)
 
 
-async def test_a_hang_is_found_after_a_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No request waits any more. An engine that owes nothing is not probed."""
+async def test_an_unanswered_request_is_followed_by_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if its client has disconnected. An engine that owes nothing is not probed, nor is one that is only slow."""
     monkeypatch.setattr(module, "_PROBE_S", 0.2)
     engine, llm = vllm_engine(silent_after_s=0.0)
-    await engine.complete(REQUEST)
-    await engine.check_health()
-    assert len(llm.prompts) == 1
+    for _ in range(2):
+        await engine.check_health()  # at first one token
+        assert len(llm.prompts) == 1
     llm.hold()
     await cancelled_request(engine)
     with pytest.raises(RuntimeError, match="hangs when asked for one"):
         await engine.check_health()
-
-
-async def test_a_disconnect_alone_is_no_hang() -> None:
-    engine, llm = vllm_engine(silent_after_s=0.0)
-    await engine.complete(REQUEST)
-    llm.hold()
-    await cancelled_request(engine)
     llm.release()
-    await engine.check_health()
-    assert len(llm.prompts) == 3, "one token as a probe"
-    await engine.check_health()
-    assert len(llm.prompts) == 3, "then it is trusted again"
-
-
-async def test_a_slow_engine_is_not_probed_at_once() -> None:
-    engine, llm = vllm_engine(silent_after_s=60.0)
-    await engine.check_health()
+    for _ in range(2):
+        await engine.check_health()  # one probe, then it is trusted again
+        assert len(llm.prompts) == 4
+    slow, llm = vllm_engine(silent_after_s=60.0)
+    await slow.check_health()
     llm.hold()
-    await cancelled_request(engine)
-    await engine.check_health()
+    await cancelled_request(slow)
+    await slow.check_health()
     assert len(llm.prompts) == 2
 
 
 @pytest.mark.parametrize("error", [EngineDeadError(), EngineGenerateError(), ValueError("no such head")], ids=str)
-async def test_it_is_healthy_after_its_first_token(error: Exception) -> None:
+async def test_it_is_healthy_after_its_first_token(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM starts with models that it cannot compute. This process must not end for them again and again."""
     engine, llm = vllm_engine()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_FIRST_TOKEN_S", 0.1)
+        llm.hold()
+        with pytest.raises(RuntimeError, match="has not generated a token after 0 s"):
+            await engine.check_health()
+        llm.release()
     llm.error = error
     with pytest.raises(RuntimeError, match=r"fails at its first token.*serving\.engine: transformers"):
         await engine.check_health()
     llm.error = None
     for _ in range(2):
         await engine.check_health()
-        assert len(llm.prompts) == 2
-
-
-async def test_the_first_token_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_TOKEN_S", 0.1)
-    engine, llm = vllm_engine()
-    llm.hold()
-    with pytest.raises(RuntimeError, match="has not generated a token after 0 s"):
-        await engine.check_health()
+        assert len(llm.prompts) == 3
 
 
 async def test_closed_labels_request_the_tokens_that_differ() -> None:
