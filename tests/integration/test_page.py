@@ -14,7 +14,7 @@ import uvicorn
 from starlette.responses import JSONResponse, Response
 
 from tests.support.browser import NEEDS_BROWSER, Chromium, Tab
-from tests.support.fake_endpoint import StandIn, model, predicted, problem
+from tests.support.fake_endpoint import FakeEndpoint, model, predicted, problem
 
 HOSTILE = "</p><img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>'\"`$(id)`\u202e"
 KEY = "rs-0123456789abcdef"
@@ -30,8 +30,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 
 @pytest.fixture
-def server() -> Iterator[StandIn]:
-    made = StandIn()
+def server() -> Iterator[FakeEndpoint]:
+    made = FakeEndpoint()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         made.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         running = uvicorn.Server(uvicorn.Config(made.app(), log_level="critical", timeout_graceful_shutdown=1))
@@ -43,7 +43,7 @@ def server() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def tab(browser: Chromium, server: StandIn) -> Iterator[Tab]:
+def tab(browser: Chromium, server: FakeEndpoint) -> Iterator[Tab]:
     """A tab at the page; each test ends without a complaint, and with nothing asked elsewhere."""
     opened = Tab(browser, server.url)
     yield opened
@@ -52,7 +52,7 @@ def tab(browser: Chromium, server: StandIn) -> Iterator[Tab]:
     opened.close()
 
 
-def test_a_question_is_answered(tab: Tab, server: StandIn) -> None:
+def test_a_question_is_answered(tab: Tab, server: FakeEndpoint) -> None:
     assert (
         tab.text("headline") == "svamp: a student of 248 million parameters for arithmetic, trained with step-by-step."
     )
@@ -60,7 +60,7 @@ def test_a_question_is_answered(tab: Tab, server: StandIn) -> None:
     tab.click("example")
     tab.ask()
     tab.answered()
-    assert server.asked == [
+    assert server.questions == [
         {"model": "svamp", "inputs": [{"input": tab.js("document.getElementById('field-0').value")}], "rationale": True}
     ]
     assert tab.focus() == "result-title"
@@ -88,14 +88,14 @@ def test_a_question_is_answered(tab: Tab, server: StandIn) -> None:
     ("classification", "message"),
 ])  # fmt: skip
 def test_each_built_in_task_has_its_fields_and_an_example(
-    browser: Chromium, server: StandIn, task: str, fields: str
+    browser: Chromium, server: FakeEndpoint, task: str, fields: str
 ) -> None:
     server.models = [model(task=task, fields=fields)]
     tab = Tab(browser, server.url)
     tab.click("example")
     tab.ask()
     tab.answered()
-    (sent,) = server.asked[0]["inputs"]
+    (sent,) = server.questions[0]["inputs"]
     assert [*sent] == fields.replace("*", "").split()
     assert all(sent.values())
     assert {name for name, value in sent.items() if isinstance(value, list)} == {
@@ -104,7 +104,7 @@ def test_each_built_in_task_has_its_fields_and_an_example(
     tab.close()
 
 
-def test_another_student_has_other_fields_and_no_rationale(browser: Chromium, server: StandIn) -> None:
+def test_another_student_has_other_fields_and_no_rationale(browser: Chromium, server: FakeEndpoint) -> None:
     server.models = [
         model(),
         model("mine", "tasks/mine.py", "input notes? parts*", method="finetune", rationale=False, parameters=None),
@@ -125,7 +125,7 @@ def test_another_student_has_other_fields_and_no_rationale(browser: Chromium, se
     assert not tab.seen("field-2-wrong")
     tab.click("go")
     tab.answered()
-    assert server.asked == [
+    assert server.questions == [
         {"model": "mine", "inputs": [{"input": "kept", "parts": ["one", "two"]}], "rationale": False}
     ]
     assert not tab.seen("reasons")
@@ -139,7 +139,7 @@ def test_another_student_has_other_fields_and_no_rationale(browser: Chromium, se
     tab.close()
 
 
-def test_hostile_texts_stay_texts(browser: Chromium, server: StandIn) -> None:
+def test_hostile_texts_stay_texts(browser: Chromium, server: FakeEndpoint) -> None:
     labels = {"fingerprint": HOSTILE, "prompt_version": [HOSTILE], "teacher": {"engine": HOSTILE, "model": HOSTILE}}
     server.models = [
         model(HOSTILE, HOSTILE, None, method=HOSTILE, family=HOSTILE, fingerprint=HOSTILE, engine=HOSTILE, created=HOSTILE,
@@ -160,7 +160,7 @@ def test_hostile_texts_stay_texts(browser: Chromium, server: StandIn) -> None:
     tab.ask()
     tab.answered()
     assert tab.js("document.getElementById('label').textContent") == f"{HOSTILE} = {HOSTILE}2"
-    assert [*server.asked[0]["inputs"][0]] == [HOSTILE, "__proto__"]
+    assert [*server.questions[0]["inputs"][0]] == [HOSTILE, "__proto__"]
     server.answer = problem(422, HOSTILE, HOSTILE)
     tab.ask()
     tab.until("!document.getElementById('problem').hidden")
@@ -170,7 +170,7 @@ def test_hostile_texts_stay_texts(browser: Chromium, server: StandIn) -> None:
     tab.close()
 
 
-def test_markup_is_refused_by_the_policy(browser: Chromium, server: StandIn) -> None:
+def test_markup_is_refused_by_the_policy(browser: Chromium, server: FakeEndpoint) -> None:
     tab = Tab(browser, server.url)
     assert tab.js("try { document.body.innerHTML = '<img src=x>'; 'let in' } catch (e) { e.name }") == "TypeError"
     tab.js(
@@ -182,7 +182,7 @@ def test_markup_is_refused_by_the_policy(browser: Chromium, server: StandIn) -> 
     tab.close()
 
 
-def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, server: StandIn) -> None:
+def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, server: FakeEndpoint) -> None:
     server.key = KEY
     tab = Tab(browser, server.url)
     assert tab.focus() == "key"
@@ -233,7 +233,7 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
 
 @pytest.mark.parametrize(("answer", "title", "said", "when"), [
     (problem(422, "invalid_field", "inputs[0]: field `input` is bad"), "The student cannot take this question", "field `input` is bad", ""),
-    (problem(503, "model_away", "svamp is unavailable", retry_after="5"), "The student is not ready", "is unavailable", "Try again in 5 seconds, at "),
+    (problem(503, "model_away", "not now", retry_after="5"), "The student is not ready", "not now", "Try again in 5 seconds, at "),
     (problem(429, "limit", "60 only", retry_after="600"), "Too many questions with this key", "60 only", "Try again in 10 minutes, at "),
     (problem(404, "model_not_found", "unknown model"), "This student is no longer available", "unknown model", ""),
     (Response("<h1>Bad gateway</h1>", 502, media_type="text/html"), "The student did not answer in time", "", ""),
@@ -241,7 +241,7 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
     (JSONResponse({"error": "text"}, 500), "The endpoint failed", "", ""),
 ])  # fmt: skip
 def test_what_goes_wrong_is_said_in_words(
-    tab: Tab, server: StandIn, answer: Response, title: str, said: str, when: str
+    tab: Tab, server: FakeEndpoint, answer: Response, title: str, said: str, when: str
 ) -> None:
     tab.click("example")
     server.answer = answer
@@ -258,12 +258,12 @@ def test_what_goes_wrong_is_said_in_words(
     tab.click("again")
     tab.until("document.getElementById('problem').hidden")
     if answer.status_code == 404:
-        assert (tab.focus(), len(server.asked)) == ("field-0", 1)
+        assert (tab.focus(), len(server.questions)) == ("field-0", 1)
     else:
         tab.until("!document.getElementById('result').hidden")
 
 
-def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, server: StandIn) -> None:
+def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, server: FakeEndpoint) -> None:
     server.listing = problem(503, "starting", "the endpoint starts", retry_after="1")
     tab = Tab(browser, server.url)
     assert (tab.focus(), tab.text("problem-title"), tab.seen("ask")) == (
@@ -287,7 +287,7 @@ def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, serve
     tab.close()
 
 
-def test_a_student_that_sleeps_is_waited_for(tab: Tab, server: StandIn) -> None:
+def test_a_student_that_sleeps_is_waited_for(tab: Tab, server: FakeEndpoint) -> None:
     server.delay_s = 4.5
     tab.click("example")
     tab.ask()
@@ -299,14 +299,14 @@ def test_a_student_that_sleeps_is_waited_for(tab: Tab, server: StandIn) -> None:
     tab.until("!document.getElementById('result').hidden")
     assert tab.focus() == "field-0"
     assert not tab.seen("stop")
-    assert len(server.asked) == 1
+    assert len(server.questions) == 1
     tab.ask()
     tab.click("stop")
     tab.until("document.getElementById('wait').textContent === 'Stopped.'")
     assert (tab.focus(), tab.seen("result"), tab.seen("problem")) == ("go", False, False)
 
 
-def test_the_command_asks_the_same(tab: Tab, server: StandIn, tmp_path: Path) -> None:
+def test_the_command_asks_the_same(tab: Tab, server: FakeEndpoint, tmp_path: Path) -> None:
     tab.write("field-0", f"Anne's \"9\" $HOME `id` !! \\ ünd\n{HOSTILE}\t\\'\u2028")
     shell = 'curl() { printf "%s\\0" "$@"; }\n' + tab.text("curl")
     assert "\u202e" not in shell
@@ -314,12 +314,12 @@ def test_the_command_asks_the_same(tab: Tab, server: StandIn, tmp_path: Path) ->
     assert told[:4] == ["-sS", f"{server.url}v1/predict", "-H", "Content-Type: application/json"]
     tab.ask()
     tab.answered()
-    assert [told[4], json.loads(told[5])] == ["-d", server.asked[0]]
+    assert [told[4], json.loads(told[5])] == ["-d", server.questions[0]]
     tab.click("copy")
     tab.until("/Copied|Selected/.test(document.getElementById('shell-note').textContent)")
 
 
-def test_keys_reach_everything_and_every_control_is_named(browser: Chromium, server: StandIn) -> None:
+def test_keys_reach_everything_and_every_control_is_named(browser: Chromium, server: FakeEndpoint) -> None:
     server.models = [model(task="multiple-choice", fields="question choices* note?"), model("other")]
     tab = Tab(browser, server.url, width=360)
     reached = []
@@ -344,7 +344,7 @@ def test_keys_reach_everything_and_every_control_is_named(browser: Chromium, ser
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_nothing_is_wider_than_a_phone(browser: Chromium, server: StandIn, wide: bool) -> None:
+def test_nothing_is_wider_than_a_phone(browser: Chromium, server: FakeEndpoint, wide: bool) -> None:
     long = "9876543210" * 40 if wide else "word " * 80
     server.models = [model("m" * 63, fingerprint=long, fields=f"{'f' * 90} input"), model()]
     server.answer = predicted(long, rationale=long)

@@ -1,4 +1,4 @@
-"""Endpoints of tests: tiny students behind real Ray Serve."""
+"""Tiny students behind real Ray Serve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def small(**changes: Any) -> ServingConfig:
-    """Settings for tiny students: transformers, which starts fastest, and one replica that is always there."""
+    """Settings for tiny students: transformers, which starts fastest, and one permanent replica."""
     return ServingConfig(
         **{
             "port": free_port(),
@@ -40,7 +40,7 @@ def small(**changes: Any) -> ServingConfig:
 def endpoint_of(
     students: Mapping[str, Path], serving: ServingConfig, split: TrafficSplit | None = None
 ) -> Iterator[httpx.Client]:
-    """The endpoint's client, while the block runs."""
+    """A client of the endpoint, which runs for the duration of the block."""
     from serving.deploy.rollout import serve_students
 
     endpoint = serve_students({name: str(folder) for name, folder in students.items()}, serving, split)
@@ -54,35 +54,35 @@ def endpoint_of(
 def wait_until(
     condition: Callable[[], bool], seconds: float = 60.0, every_s: float = 0.5, of: Callable[[], Any] = lambda: "it"
 ) -> None:
-    """Fails where the condition does not come true in time; `of` says what it is that did not come."""
-    until = time.monotonic() + seconds
+    """Fails if the condition is not true in time. `of`: what to name in the failure."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, f"{of()} did not come"
+        assert time.monotonic() < deadline, f"not in time: {of()}"
         time.sleep(every_s)
 
 
-def running_replicas(told: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Application -> its replicas that run, of what Serve tells of its applications."""
+def running_replicas(details: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Application -> its running replicas, from Serve's details of its applications."""
     return {
         name: [r for d in app["deployments"].values() for r in d["replicas"] if r["state"] == "RUNNING"]
-        for name, app in told["applications"].items()
+        for name, app in details["applications"].items()
     }
 
 
 class Load:
-    """Clients that ask one after the other while the block runs, each on connections of its own; all that came back is kept."""
+    """Clients that send one request after the other while the block runs, each on its own connections. All responses are kept."""
 
     def __init__(self, url: str, body: dict[str, Any], clients: int = 4, *, retry: bool = False) -> None:
-        """`retry`: a request whose connection breaks is sent again, until one holds."""
+        """`retry`: send a request again if its connection breaks."""
         self.clients, self.retried = clients, 0
         self._retry = retry
         self.responses: list[httpx.Response] = []
         self.errors: list[httpx.HTTPError] = []
         self._url, self._body = url, body
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60.0) as client:
             while not self._stop.is_set():
                 try:
@@ -96,11 +96,11 @@ class Load:
 
     @property
     def failed(self) -> list[Any]:
-        """What was no answer."""
+        """Everything but responses with 200."""
         return [*self.errors, *((r.status_code, r.text) for r in list(self.responses) if r.status_code != 200)]
 
     def answered(self, more: int) -> None:
-        """Wait for so many more responses."""
+        """Wait for a number of further responses."""
         wanted = len(self.responses) + more
         wait_until(lambda: len(self.responses) >= wanted, of=lambda: f"{wanted} responses ({self.failed[:3]})")
 
@@ -116,4 +116,4 @@ class Load:
 
 
 Counted = Callable[[Load], None]
-"""Notes what became of a load's requests (a fixture of tests/faults)."""
+"""Records the outcomes of a load's requests (a fixture of tests/faults)."""

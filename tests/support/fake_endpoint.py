@@ -1,4 +1,4 @@
-"""A small server that stands in for the endpoint before the page: it answers from a table, and notes what it was asked."""
+"""A small server that acts as the endpoint, for the page. It answers from a table and records the questions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.page import CONTENT_SECURITY_POLICY, page
 def model(
     name: str = "svamp", task: str = "arithmetic", fields: str | None = "input", **changed: Any
 ) -> dict[str, Any]:
-    """A model as /v1/models lists it. `fields`: names, a list of texts with `*`, an optional one with `?`."""
+    """A model of /v1/models. `fields`: names, with `*` for a list of texts and `?` for an optional one."""
     named = [
         {"name": one.strip("*?"), "required": "?" not in one, "list": "*" in one} for one in (fields or "").split()
     ]
@@ -31,7 +31,7 @@ def model(
 
 
 def predicted(label: str = "9 - 4", **more: Any) -> dict[str, Any]:
-    said = {
+    prediction = {
         "label": label,
         "value": "5",
         "confidence": 0.9312,
@@ -39,26 +39,26 @@ def predicted(label: str = "9 - 4", **more: Any) -> dict[str, Any]:
         **more,
     }
     usage = {"prompt_tokens": 61, "completion_tokens": 34, "total_tokens": 95}
-    return {"model": "svamp", "predictions": [said], "usage": usage}
+    return {"model": "svamp", "predictions": [prediction], "usage": usage}
 
 
 def problem(status: int, code: str, message: str, **headers: str) -> Response:
-    error = {"message": message, "type": "made", "param": None, "code": code}
+    error = {"message": message, "type": "test", "param": None, "code": code}
     return JSONResponse({"error": error}, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @dataclass
-class StandIn:
-    """The server. Tests set what it answers and read what it was asked."""
+class FakeEndpoint:
+    """The server. Tests set its answers and read the questions."""
 
     url: str = ""
     models: list[dict[str, Any]] = field(default_factory=lambda: [model()])
     answer: Any = None
-    """A body, or a whole response; None: predicted()."""
+    """A body or a response; None: predicted()."""
     listing: Response | None = None
     key: str | None = None
     delay_s: float = 0.0
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    questions: list[dict[str, Any]] = field(default_factory=list)
 
     def app(self) -> Starlette:
         async def home(request: Request) -> Response:
@@ -71,7 +71,7 @@ class StandIn:
             refusal = self._refusal(request)
             if refusal:
                 return refusal
-            self.asked.append(await request.json())
+            self.questions.append(await request.json())
             await asyncio.sleep(self.delay_s)
             answer = predicted() if self.answer is None else self.answer
             response = answer if isinstance(answer, Response) else JSONResponse(answer)
