@@ -29,7 +29,7 @@ class Registry:
     cards: Sequence[StudentCard] = ()
     split: TrafficSplit = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Student id -> why its folder cannot be read. It keeps its name and its share; requests for it are asked to come back."""
+    """Student id -> why its folder cannot be read. It keeps its name and its share; its requests get 503."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """By student id. Missing ones are loaded here, which runs the code of a student that ships its task."""
     _shares: Mapping[str, Mapping[str, float]] = field(init=False, default_factory=dict)

@@ -19,7 +19,7 @@ from serving.model_card import StudentCard, read_card
 from serving.registry import READ_AGAIN_S, Registry
 
 _READ_TIMEOUT_S = 10.0
-"""Until a student whose folder does not respond is unavailable. Its read goes on."""
+"""Until a student whose folder does not respond is unavailable. Its read continues."""
 _logger = logging.getLogger(__name__)
 _Student = tuple[StudentCard, Task]
 _Outcome = _Student | BaseException

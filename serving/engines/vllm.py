@@ -141,7 +141,7 @@ class VllmEngine(Engine):
                 await self._probe()
         except TimeoutError as error:
             silent_s = time.monotonic() - self._silent_since
-            rule = f"the engine has generated no token for {silent_s:.0f} s, and hangs when asked for one"
+            rule = f"the engine has generated no token for {silent_s:.0f} s, and does not answer a probe"
             raise RuntimeError(rule) from error
         if not self._running:
             self._silent_since = None
@@ -186,7 +186,7 @@ class VllmEngine(Engine):
     async def _generate(self, prompt: list[int], request: GenerationRequest, kind: str) -> AsyncGenerator[Any, None]:
         """vLLM's outputs. `kind`: name of a RequestOutputKind."""
         parameters = sampling_parameters(request, kind)
-        outputs = self._engine.generate({"prompt_token_ids": prompt}, parameters, f"order-{next(self._numbers)}")
+        outputs = self._engine.generate({"prompt_token_ids": prompt}, parameters, f"request-{next(self._numbers)}")
         self._running += 1
         self._silent_since = self._silent_since or time.monotonic()
         generated = False

@@ -89,7 +89,7 @@ def check_cpu_attention(folder: str) -> None:
 def returns_watched(request: GenerationRequest) -> bool:
     """True if vLLM returns the log-probability of all watched tokens. Otherwise the confidence is the plain product.
 
-    It limits their number, and versions before 0.24 return none.
+    It limits their number, and earlier versions return none.
     """
     from vllm import SamplingParams
 

@@ -22,7 +22,7 @@ _FORBID_ALL = "content=\"default-src 'none'\""
 
 @cache
 def page() -> str:
-    """The page as it is served."""
+    """The page with its policy."""
     return _source().replace(_FORBID_ALL, f'content="{_policy()}"', 1)
 
 

@@ -1,4 +1,4 @@
-"""Serve's own series that the dashboard reads are those that the installed Ray exports."""
+"""The dashboard reads metrics that the installed Ray exports."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import ray.serve
 from tests.support.k8s.dashboards import SERVING, metrics_read
 
 
-def test_the_dashboard_reads_series_that_serve_has() -> None:
-    """Above all the wait for a replica, which no series of ours knows. That they are exported: tests/integration/test_serve.py."""
+def test_the_dashboard_reads_metrics_that_serve_has() -> None:
+    """Above all the wait for a replica, which no metric of ours shows. tests/integration/test_serve.py shows their export."""
     source = "\n".join(file.read_text(encoding="utf-8") for file in Path(ray.serve.__file__).parent.rglob("*.py"))
     read = {name for name in metrics_read(SERVING) if name.startswith("ray_serve_")}
     assert "ray_serve_request_router_fulfillment_time_ms_bucket" in read

@@ -43,7 +43,7 @@ async def test_an_unanswered_request_is_followed_by_a_probe(monkeypatch: pytest.
         assert len(llm.prompts) == 1
     llm.hold()
     await cancelled_request(engine)
-    with pytest.raises(RuntimeError, match="hangs when asked for one"):
+    with pytest.raises(RuntimeError, match="does not answer a probe"):
         await engine.check_health()
     llm.release()
     for _ in range(2):
