@@ -1,4 +1,4 @@
-"""Tiny students that learn one or two answers in a test."""
+"""Tiny students that learn two answers in a test."""
 
 from __future__ import annotations
 
@@ -21,20 +21,6 @@ def target_logits(student: Student, prompt: list[int], target: list[int]) -> Any
     if student.family == "encoder-decoder":
         return student.model(input_ids=torch.tensor([prompt]), labels=torch.tensor([target])).logits[0]
     return student.model(input_ids=torch.tensor([[*prompt, *target]])).logits[0, len(prompt) - 1 : -1]
-
-
-def teach(student: Student, text: str, answer: str, part: Part = "label") -> None:
-    """Train on one example until the student generates the answer with its end token."""
-    import torch
-
-    prompt = encode_prompt(student.tokenizer, student.family, prompt_of(student.method, part, text))
-    target = encode_target(student.tokenizer, answer)
-    optimizer = torch.optim.Adam(student.model.parameters(), lr=3e-3)
-    for _ in range(40):
-        loss = torch.nn.functional.cross_entropy(target_logits(student, prompt, target), torch.tensor(target))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def teach_two(student: Student, part: Part, text: str, likely: str, other: str) -> None:

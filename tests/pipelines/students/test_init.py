@@ -14,6 +14,7 @@ from pipelines.students.init import initial_student, max_positions, student_conf
 from tests.support.tiny_runs import make_model
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 LAYERS = {"decoder-only": ("model.layers.",), "encoder-decoder": ("encoder.block.", "decoder.block.")}
 
@@ -46,8 +47,6 @@ def edit(path, **changed):
 
 
 def test_pretrained_student_has_the_stored_weights(folder):
-    from safetensors.torch import load_file
-
     model, tokenizer = initial_student(student(folder), seed=0)
     stored, found = load_file(folder / "model.safetensors"), weights(model)
     for name, tensor in stored.items():
@@ -111,44 +110,37 @@ def test_tokenizer_without_end_token_is_refused(copy):
         student_tokenizer(str(copy))
 
 
-def test_too_many_layers_are_refused(folder):
-    with pytest.raises(UserError, match=r"student.init.layers 5: .* has 4 layers"):
-        initial_student(student(folder, kind="first-layers", layers=5), seed=0)
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
 
 
-def test_missing_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="the folder does not exist"):
-        initial_student(student(tmp_path / "nowhere"), seed=0)
-
-
-def test_pickled_weights_are_refused(copy):
-    (copy / "model.safetensors").unlink()
-    torch.save({}, copy / "pytorch_model.bin")
-    with pytest.raises(UserError, match="pickled"):
-        initial_student(student(copy), seed=0)
-
-
-def test_missing_weights_are_refused_unless_random(copy):
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="it cannot be opened"):
-        initial_student(student(copy), seed=0)
-    initial_student(student(copy, kind="random"), seed=0)
-
-
-def test_checkpoint_that_lacks_a_weight_is_refused(copy):
-    from safetensors.torch import load_file, save_file
-
-    stored = load_file(copy / "model.safetensors")
+def without_one_weight(folder):
+    stored = load_file(folder / "model.safetensors")
     del stored[next(name for name in sorted(stored) if name.endswith(("down_proj.weight", "wo.weight")))]
-    save_file(stored, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"its weights do not fit its config.json"):
-        initial_student(student(copy), seed=0)
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_tokenizer_of_another_model_is_refused(copy):
-    edit(copy / "config.json", vocab_size=20)
-    with pytest.raises(UserError, match="token ids up to"):
-        initial_student(student(copy, kind="random"), seed=0)
+@pytest.mark.parametrize(
+    ("damage", "init", "message"),
+    [
+        (lambda folder: None, {"kind": "first-layers", "layers": 5}, r"student.init.layers 5: .* has 4 layers"),
+        (shutil.rmtree, {}, "the folder does not exist"),
+        (pickled, {}, "pickled"),
+        (lambda folder: (folder / "model.safetensors").unlink(), {}, "it cannot be opened"),
+        (without_one_weight, {}, r"its weights do not fit its config.json"),
+        (lambda folder: edit(folder / "config.json", vocab_size=20), {"kind": "random"}, "token ids up to"),
+    ],
+)
+def test_unsuitable_model_is_refused(copy, damage, init, message):
+    damage(copy)
+    with pytest.raises(UserError, match=message):
+        initial_student(student(copy, **init), seed=0)
+
+
+def test_random_student_needs_no_weights(copy):
+    (copy / "model.safetensors").unlink()
+    initial_student(student(copy, kind="random"), seed=0)
 
 
 def test_only_decoder_only_models_limit_positions(folder, family):

@@ -21,6 +21,7 @@ from pipelines.students.decoding import (
     Student,
     encode_prompt,
     encode_target,
+    tokens_within,
 )
 from pipelines.students.decoding import ctranslate2_student as ctranslate2_module
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
@@ -136,37 +137,44 @@ def answer_text(part: Part, label: str) -> str:
 
 
 def brute_force(student: Student, part: Part, label: str) -> tuple[float, float]:
-    """(renormalised, plain) probability of a label, from one forward pass over the whole target."""
+    """(renormalised, plain) probability of a label, from one forward pass over the whole target.
+
+    The plain one covers all tokens of a label, and those after `answer is` of a text.
+    """
     import torch
 
     prompt = encode_prompt(student.tokenizer, student.family, prompt_of(student.method, part, EXAMPLE.input))
     targets = [encode_target(student.tokenizer, answer_text(part, other)) for other in LABELS]
     target = encode_target(student.tokenizer, answer_text(part, label))
+    first = tokens_within(target, len("so 4. The answer is"), student.tokenizer) if part == "text" else 0
     with torch.inference_mode():
         log_probs = target_logits(student, prompt, target).log_softmax(-1).double()
     renormalised = plain = 0.0
     for step, token in enumerate(target):
         continuing = sorted({other[step] for other in targets if other[:step] == target[:step]})
         renormalised += float(log_probs[step, token] - log_probs[step, continuing].logsumexp(0))
-        plain += float(log_probs[step, token])
+        plain += float(log_probs[step, token]) if step >= first else 0.0
     return math.exp(renormalised), math.exp(plain)
 
 
 def answers(student: Student, part: Part, **more: Any) -> list[Decoded]:
-    """One batch: the text with its label set, without a set, and with another set."""
+    """One batch: the text with its label set, without a set, and with another set. A text may exceed the limit of a label."""
     sets = [written_labels(METHOD_OF[part], task, EXAMPLE) for task in (MAIL, Arithmetic(), NaturalLanguageInference())]
-    return student.answer([EXAMPLE.input] * 3, part, 24, labels=sets, **more)
+    return student.answer([EXAMPLE.input] * 3, part, 24 if part == "label" else 2, labels=sets, **more)
 
 
 def check(found: list[Decoded], reference: Student, part: Part) -> None:
     """Compare with `reference`, the student in transformers."""
     closed, free, other = found
     assert closed.text == free.text == other.text == answer_text(part, "spam not")
-    every = {label: brute_force(reference, part, label) for label in LABELS}
-    assert math.fsum(renormalised for renormalised, _ in every.values()) == pytest.approx(1.0, abs=1e-6)
-    assert sum(plain for _, plain in every.values()) < 0.999
-    assert closed.confidence == pytest.approx(every["spam not"][0], abs=1e-5)
+    target = encode_target(reference.tokenizer, closed.text)
+    assert closed.output_tokens == len(target), "the end-of-sequence token counts"
+    by_label = {label: brute_force(reference, part, label) for label in LABELS}
+    assert math.fsum(renormalised for renormalised, _ in by_label.values()) == pytest.approx(1.0, abs=1e-6)
+    assert sum(plain for _, plain in by_label.values()) < 0.999
+    assert closed.confidence == pytest.approx(by_label["spam not"][0], abs=1e-5)
     assert 0.5 < closed.confidence < 0.9
+    assert free.confidence == pytest.approx(by_label["spam not"][1], abs=1e-5)
     assert closed.confidence > free.confidence + 1e-4
     assert other.confidence == pytest.approx(free.confidence, abs=1e-5), "no label of that set matches"
 

@@ -20,11 +20,9 @@ from pipelines.students.decoding import (
     Sampling,
     Student,
     encode_prompt,
-    encode_target,
-    tokens_within,
 )
 from pipelines.students.decoding.sampling import Sampler
-from tests.support.taught_students import student_of, target_logits, teach
+from tests.support.taught_students import student_of
 from tests.support.tiny_students import TEXTS, write_student
 
 FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]
@@ -145,45 +143,6 @@ def test_finished_and_cancelled_rows_end_a_batch(student: Student) -> None:
     assert len(steps) == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_confidence_includes_the_end_token(family: Family) -> None:
-    import torch
-
-    student = student_of(family)
-    text, answer = "4 apples", "4 - 1"
-    teach(student, text, answer)
-    decoded = student.answer([text, TEXTS[0]], "label", 12)[0]
-    target = encode_target(student.tokenizer, answer)
-    assert decoded.text == answer
-    assert decoded.output_tokens == len(target), "the end-of-sequence token counts"
-    prompt = encode_prompt(student.tokenizer, student.family, prompt_of("step-by-step", "label", text))
-    with torch.inference_mode():
-        logits = target_logits(student, prompt, target)
-    log_probs = logits.log_softmax(-1)[torch.arange(len(target)), torch.tensor(target)]
-    assert decoded.confidence == pytest.approx(float(log_probs.sum().exp()), rel=1e-3)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_confidence_of_a_text_covers_its_label_only(family: Family) -> None:
-    import torch
-
-    student = student_of(family, "rationale-then-label")
-    text, answer = "4 apples", "so 4. The answer is 1."
-    teach(student, text, answer, "text")
-    assert student.max_target_tokens == 256
-    decoded = student.answer([text, TEXTS[0]], "text", 2)[0]
-    assert decoded.text == answer, "a text may be longer than a label"
-    prompt = encode_prompt(student.tokenizer, student.family, text)
-    target = encode_target(student.tokenizer, answer)
-    first = tokens_within(target, len("so 4. The answer is"), student.tokenizer)
-    assert student.tokenizer.decode(target[:first]).strip() == "so 4. The answer is"
-    with torch.inference_mode():
-        logits = target_logits(student, prompt, target)
-    log_probs = logits.log_softmax(-1)[torch.arange(len(target)), torch.tensor(target)]
-    assert decoded.confidence == pytest.approx(float(log_probs[first:].sum().exp()), rel=1e-3)
-    assert decoded.confidence > float(log_probs.sum().exp())
-
-
 def test_generation_settings_of_the_model_are_ignored(student: Student) -> None:
     before = student.answer(TEXTS, "rationale", 8)
     student.model.generation_config.do_sample = True
@@ -202,15 +161,10 @@ def test_each_part_has_its_own_answer(student: Student) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loaded_student_answers_like_the_one_in_memory(tmp_path: Path, family: Family) -> None:
-    loaded = Student.load(write_student(tmp_path / "student", family))
-    assert (loaded.family, loaded.method, loaded.max_input_tokens) == (family, "step-by-step", 64)
-    assert loaded.answer(TEXTS, "label", 8) == student_of(family).answer(TEXTS, "label", 8)
-
-
-def test_student_is_loaded_from_a_uri(tmp_path: Path) -> None:
-    folder = write_student(tmp_path / "student", "encoder-decoder")
-    loaded = Student.load(folder.as_uri())
-    assert loaded.answer(TEXTS, "label", 4) == Student.load(folder).answer(TEXTS, "label", 4)
+    folder = write_student(tmp_path / "student", family)
+    for loaded in (Student.load(folder), Student.load(folder.as_uri())):
+        assert (loaded.family, loaded.method, loaded.max_input_tokens) == (family, "step-by-step", 64)
+        assert loaded.answer(TEXTS, "label", 8) == student_of(family).answer(TEXTS, "label", 8)
 
 
 def _pickled(folder: Path) -> None:
