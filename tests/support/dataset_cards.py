@@ -16,6 +16,40 @@ from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from tests.support.corpora import run_config, write_jsonl
 
+FIGURES: dict[str, Any] = {
+    "throughput": {"rows": 25, "seconds": 61.5, "replicas": 1.9, "rows_per_s": 13.0, "prompt_tokens_per_s": 3000.0,
+                   "output_tokens_per_s": 500.4, "engine_busy_share": 0.973},
+    "agreement_histogram": [0, 0, 1, 0, 3, 0, 5, 0, 2, 7], "gpu_hours": 1.236, "dtypes": {"bfloat16": 1000, "float32": 20},
+    "cost": {"amount": 3.09, "basis": "1.24 GPU-hours at 2.5", "rows": 25},
+}  # fmt: skip
+"""Details of a manifest beside those of `labels_of`."""
+LINES = (
+    "20 rows read = 14 accepted + 6 rejected",
+    "- task: `classification`, version `1`",
+    "- teacher: vllm `some/model`",
+    "- sampling: n 5, temperature 0.7, top_p 1, max_tokens 256, seed 0",
+    "- computed in: bfloat16 (1,000 rows), float32 (20 rows)",
+    "- token_logprobs/: the 5 likeliest tokens",
+    "| bad_input | 2 | the task cannot read the row |  |",
+    "| low_agreement | 4 | too few samples agree | 0.4 |",
+    "| disagrees_with_gold | 0 | the label is not the gold label | drop-disagreeing |",
+    "| rationale_length | 0 | the rationale has too few or too many words | 0 to 80 words |",
+    "- tokens: 5,000 in prompts, 800 in answers",
+    "in 9 of 10 rows (90.0%)",
+    "- held out, in `heldout/`: 5 read, 4 answered",
+    "| 0.9 to 1.0 | 7 |",
+    "- 13.0 rows/s, 3,000 prompt and 500 output tokens/s over 25 rows, engine start excluded; 1.9 replicas on average",
+    "- the engines were busy 97.3% of the time",
+    "- 1.24 GPU-hours, engine start included",
+    "- estimated cost 3.09 (in the currency of the prices): 1.24 GPU-hours at 2.5",
+    "- engine start: 38 s",
+    "- ray `2.60.0`",
+    "The licence of these labels is unknown.",
+    'datasets.load_dataset("THIS_FOLDER")',
+    "The whole prompt of row `0 Is it good?`",
+    "Q: Is it good?\nA:",
+)
+"""Texts in the card of 14 labels with these figures, by n 5, three filters and token_logprobs 5."""
 NASTY = [
     "```\n# injected\n<script>alert(1)</script>\n```",
     "````````````````\n## injected\n",

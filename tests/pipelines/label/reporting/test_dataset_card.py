@@ -10,7 +10,7 @@ import pytest
 from pipelines.data.schema import REJECT_REASONS
 from pipelines.label.reporting.dataset_card import EXPLANATIONS, dataset_card
 from pipelines.label.reporting.markdown import code, fenced
-from tests.support.dataset_cards import NASTY, body, card_run, labels_of, shape
+from tests.support.dataset_cards import FIGURES, LINES, NASTY, body, card_run, labels_of, shape
 
 
 def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
@@ -21,39 +21,10 @@ def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
     manifest, store = labels_of(
         tmp_path,
         [f"text {i}" for i in range(14)],
-        throughput={"rows": 25, "seconds": 61.5, "replicas": 1.9, "rows_per_s": 13.0, "prompt_tokens_per_s": 3000.0,
-                    "output_tokens_per_s": 500.4, "engine_busy_share": 0.973},
-        agreement_histogram=[0, 0, 1, 0, 3, 0, 5, 0, 2, 7], gpu_hours=1.236,
-        dtypes={"bfloat16": 1000, "float32": 20},
-        cost={"amount": 3.09, "basis": "1.24 GPU-hours at 2.5", "rows": 25},
-    )  # fmt: skip
+        **FIGURES,
+    )
     card = body(dataset_card(run, manifest, store))
-    for line in (
-        "20 rows read = 14 accepted + 6 rejected",
-        "- task: `classification`, version `1`",
-        "- teacher: vllm `some/model`",
-        "- sampling: n 5, temperature 0.7, top_p 1, max_tokens 256, seed 0",
-        "- computed in: bfloat16 (1,000 rows), float32 (20 rows)",
-        "- token_logprobs/: the 5 likeliest tokens",
-        "| bad_input | 2 | the task cannot read the row |  |",
-        "| low_agreement | 4 | too few samples agree | 0.4 |",
-        "| disagrees_with_gold | 0 | the label is not the gold label | drop-disagreeing |",
-        "| rationale_length | 0 | the rationale has too few or too many words | 0 to 80 words |",
-        "- tokens: 5,000 in prompts, 800 in answers",
-        "in 9 of 10 rows (90.0%)",
-        "- held out, in `heldout/`: 5 read, 4 answered",
-        "| 0.9 to 1.0 | 7 |",
-        "- 13.0 rows/s, 3,000 prompt and 500 output tokens/s over 25 rows, engine start excluded; 1.9 replicas on average",
-        "- the engines were busy 97.3% of the time",
-        "- 1.24 GPU-hours, engine start included",
-        "- estimated cost 3.09 (in the currency of the prices): 1.24 GPU-hours at 2.5",
-        "- engine start: 38 s",
-        "- ray `2.60.0`",
-        "The licence of these labels is unknown.",
-        'datasets.load_dataset("THIS_FOLDER")',
-        "The whole prompt of row `0 Is it good?`",
-        "Q: Is it good?\nA:",
-    ):
+    for line in LINES:
         assert line in card, line
     reasons = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("| ") and "|" in line[2:]]
     listed = [reason for reason in reasons if reason in REJECT_REASONS]

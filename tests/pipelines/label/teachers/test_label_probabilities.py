@@ -17,56 +17,54 @@ from tests.support.answer_tokens import answer, tokenizer
 __all__ = ["tokenizer"]
 
 NLI = load_task(task_spec("nli"))
-CHOICE = load_task(task_spec("multiple-choice"))
 EXAMPLE = Example("a", "x", None)
-
-
 NEUTRAL = [" It", " is", " so", ".", " The", " answer", " is", " neutral", "."]
-
-
-def test_labels_that_differ_in_their_first_token(tokenizer: Any) -> None:
+CHOSEN = [" So", " the", " answer", " is", " (", "c", ")", " basket", "."]
+CHOICES = Example("a", "x", None, ("lamp", "river", "basket", "Basket"))
+SURE = [" The", " answer", " is", " not", " sure", "."]
+BUS = [" The", " answer", " is", " bus", "."]
+BUSES = {3: {" bus": 0.8, " car": 0.2}, 4: {".": 0.5, " station": 0.25, " stops": 0.125, "es": 0.125}}
+At = dict[int, dict[str, float]]
+CASES: dict[str, tuple[str, list[str] | None, list[str], At, dict[str, float]]] = {
     # " contrad" begins contradiction, " ent" entailment, " Neutral" is neutral too; " the" counts for none.
-    at = {" neutral": 0.4, " contrad": 0.2, " ent": 0.1, " Neutral": 0.1, " the": 0.15}
-    found = distribution("".join(NEUTRAL), answer(tokenizer, NEUTRAL, {7: at}), NLI, EXAMPLE)
-    assert found is not None
-    assert dict(found) == pytest.approx({"neutral": 0.5 / 0.8, "contradiction": 0.2 / 0.8, "entailment": 0.1 / 0.8})
-    assert [label for label, _ in found] == ["neutral", "contradiction", "entailment"]
-
-
-def test_a_token_that_begins_every_label_counts_for_none(tokenizer: Any) -> None:
-    at = {" neutral": 0.4, " ": 0.5, " ent": 0.1}
-    found = distribution("".join(NEUTRAL), answer(tokenizer, NEUTRAL, {7: at}), NLI, EXAMPLE)
-    assert dict(found or ()) == pytest.approx({"neutral": 0.8, "entailment": 0.2, "contradiction": 0.0})
-
-
-@pytest.mark.parametrize("letter", ["c", "C"])
-def test_letters_of_equal_choices_are_added(tokenizer: Any, letter: str) -> None:
-    pieces = [" So", " the", " answer", " is", " (", letter, ")", " basket", "."]
-    example = Example("a", "x", None, ("lamp", "river", "basket", "Basket"))
-    at = {letter: 0.3, "d": 0.2, "a": 0.25, "A": 0.05, "cat": 0.1, "e": 0.1}
-    found = distribution("".join(pieces), answer(tokenizer, pieces, {5: at}), CHOICE, example)
-    assert dict(found or ()) == pytest.approx({"basket": 0.5 / 0.8, "lamp": 0.3 / 0.8, "river": 0.0})
-
-
-def test_labels_with_one_beginning_part_on_the_sampled_path(tokenizer: Any) -> None:
-    task = load_task(task_spec("classification", {"labels": ["not sure", "not safe", "safe"]}))
-    pieces = [" The", " answer", " is", " not", " sure", "."]
-    at = {3: {" not": 0.6, " safe": 0.3, " a": 0.1}, 4: {" sure": 0.7, " safe": 0.1, " the": 0.2}}
-    found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, EXAMPLE)
-    masses = {"not sure": 0.6 * 0.7, "not safe": 0.6 * 0.1, "safe": 0.3}
-    assert dict(found or ()) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
-
-
-def test_a_label_may_begin_another_label(tokenizer: Any) -> None:
-    task = load_task(task_spec("classification", {"labels": ["bus", "bus station", "car"]}))
-    pieces = [" The", " answer", " is", " bus", "."]
-    at = {3: {" bus": 0.8, " car": 0.2}, 4: {".": 0.5, " station": 0.25, " stops": 0.125, "es": 0.125}}
-    found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, EXAMPLE)
+    "first tokens differ": (
+        "nli", None, NEUTRAL, {7: {" neutral": 0.4, " contrad": 0.2, " ent": 0.1, " Neutral": 0.1, " the": 0.15}},
+        {"neutral": 0.5, "contradiction": 0.2, "entailment": 0.1},
+    ),
+    "a space begins every label and counts for none": (
+        "nli", None, NEUTRAL, {7: {" neutral": 0.4, " ": 0.5, " ent": 0.1}},
+        {"neutral": 0.4, "entailment": 0.1, "contradiction": 0.0},
+    ),
+    **{f"letters of equal choices are added ({letter})": (
+        "multiple-choice", None, [*CHOSEN[:5], letter, *CHOSEN[6:]],
+        {5: {letter: 0.3, "d": 0.2, "a": 0.25, "A": 0.05, "cat": 0.1, "e": 0.1}}, {"basket": 0.5, "lamp": 0.3, "river": 0.0},
+    ) for letter in "cC"},
+    "one beginning, told apart on the sampled path": (
+        "classification", ["not sure", "not safe", "safe"], SURE,
+        {3: {" not": 0.6, " safe": 0.3, " a": 0.1}, 4: {" sure": 0.7, " safe": 0.1, " the": 0.2}},
+        {"not sure": 0.6 * 0.7, "not safe": 0.6 * 0.1, "safe": 0.3},
+    ),
     # " stops" is a new word after the label `bus`; "es" would make another word of the label.
-    masses = {"bus": 0.8 * (0.5 + 0.125), "bus station": 0.8 * 0.25, "car": 0.2}
-    assert dict(found or ()) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
-    cut = distribution("".join(pieces[:4]), answer(tokenizer, pieces[:4], at), task, EXAMPLE)
-    assert dict(cut or ()) == pytest.approx({"bus": 0.8, "bus station": 0.0, "car": 0.2})
+    "a label begins another": (
+        "classification", ["bus", "bus station", "car"], BUS, BUSES,
+        {"bus": 0.8 * (0.5 + 0.125), "bus station": 0.8 * 0.25, "car": 0.2},
+    ),
+    "a cut answer has the label that it spells": (
+        "classification", ["bus", "bus station", "car"], BUS[:4], BUSES, {"bus": 0.8, "bus station": 0.0, "car": 0.2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "labels", "pieces", "at", "masses"), CASES.values(), ids=CASES)
+def test_likeliest_tokens_give_the_distribution(
+    tokenizer: Any, name: str, labels: list[str] | None, pieces: list[str], at: At, masses: dict[str, float]
+) -> None:
+    task = load_task(task_spec(name, {"labels": labels} if labels else {}))
+    example = CHOICES if name == "multiple-choice" else EXAMPLE
+    found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, example)
+    assert found is not None
+    assert dict(found) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
+    assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
 
 
 def test_labels_whose_characters_are_several_tokens(tokenizer: Any) -> None:

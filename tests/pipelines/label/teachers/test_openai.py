@@ -1,14 +1,21 @@
-"""The remote teacher against a real HTTP server on this machine: requests, answers, budget."""
+"""The remote teacher against a real HTTP server on this machine: requests, answers, budget, key."""
 
 from __future__ import annotations
 
+import logging
+import pickle
+import re
 from collections import Counter
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from pipelines.label.teachers.base import BudgetExhaustedError, Generation
+from pipelines.errors import UserError
+from pipelines.label.teachers.base import BudgetExhaustedError, Generation, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.openai import OpenaiTeacher, check_remote, remote_key
 from tests.support.remote_teacher import TASK, ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import Endpoint, error
+from tests.support.teacher_endpoint import KEY, Endpoint, error
 
 
 def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> None:
@@ -85,3 +92,60 @@ def test_the_budget_stops_within_what_requests_may_use(endpoint: Endpoint) -> No
     assert used == 30 * len(answered)
     assert 1000 - 4 * 33 < used <= 1000
     assert teacher.meter.reserved == (0, 0)
+
+
+def test_the_key_is_shown_nowhere(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Right and wrong keys, an endpoint that quotes both in every kind of error, all logs on."""
+    wrong = "sk-wrong-91c4e0"
+    caplog.set_level(logging.DEBUG)
+    shown = []
+    for behaviour in (401, 400, 500):
+        endpoint.behaviour = lambda seen, _, status=behaviour: error(status, f"your key {KEY} is {wrong}")  # type: ignore[misc]
+        for key in (wrong, KEY):
+            teacher = teacher_of(config(endpoint, remote={"max_attempts": 2}), key=SecretStr(key))
+            [problem] = ask(teacher, prompt("row"))
+            assert isinstance(problem, TeacherUnusableError | PromptRefusedError)
+            logging.getLogger("test").error("failed", exc_info=problem)
+            links = [problem, problem.__cause__, problem.__context__]
+            texts = [str(problem), repr(problem), repr(links), repr(teacher.__dict__), str(pickle.dumps(problem))]
+            shown += [text for text in texts if key in text]
+            shown += [record for record in caplog.text.splitlines() if key in record]
+            caplog.clear()
+    output = capfd.readouterr()
+    assert not shown
+    assert wrong not in output.out + output.err
+    assert KEY not in output.out + output.err
+
+
+def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(remote={"key_variable": "OUR_KEY"})
+    monkeypatch.setenv("OUR_KEY", f" {KEY}\n")
+    check_remote(settings)
+    assert remote_key(settings).get_secret_value() == KEY
+    monkeypatch.delenv("OUR_KEY")
+    with pytest.raises(UserError, match=r"key_variable OUR_KEY: this environment variable is not set. Export OUR_KEY"):
+        OpenaiTeacher(settings, TASK)
+    monkeypatch.setenv("OUR_KEY", f"{KEY}\nsecond line")
+    with pytest.raises(UserError) as caught:
+        check_remote(settings)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"remote": {"url": "host/v1"}}, "not an http or https URL"),
+        ({"remote": {"url": "https://me:secret@host/v1"}}, "would end in logs"),
+        ({"remote": {"max_concurrent_requests": 1001}}, "the client holds 1000 connections"),
+        ({"replicas": {"min": 1, "max": 2}, "budget": {"tokens": 10}}, "each replica counts for itself"),
+    ],
+)
+def test_wrong_settings_are_refused_before_the_start(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        check_remote(config(**changes))
+    assert "secret" not in str(caught.value)

@@ -1,8 +1,9 @@
-"""What a remote teacher retries, how it slows down, and how requests end."""
+"""What failures of a remote endpoint mean: retry, slow down, refuse the row, or stop."""
 
 from __future__ import annotations
 
 import asyncio
+import pickle
 import random
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from collections import Counter
 import pytest
 from fastapi.responses import Response
 
-from pipelines.label.teachers.base import Generation, PromptRefusedError
+from pipelines.label.teachers.base import Generation, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.http_errors import retry_after_s, wait_s
 from tests.support.remote_teacher import ask, config, one, prompt, rows, teacher_of
 from tests.support.teacher_endpoint import TRANSIENT, Endpoint, Seen, error, until
@@ -153,3 +154,47 @@ def test_waits_grow_to_a_ceiling_with_full_jitter() -> None:
         assert 0 <= min(waits) < 0.05 * ceiling
         assert 0.95 * ceiling < max(waits) <= ceiling
     assert 3.0 <= wait_s(1, 3.0, chance) <= 3.5
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "reason"),
+    [
+        (400, "bad prompt", None, "engine_error"),
+        (422, "no such field", None, "engine_error"),
+        (400, "whatever", "context_length_exceeded", "too_long"),
+        (400, "This model's maximum context length is 512 tokens, you requested 600.", None, "too_long"),
+        (400, "prompt is too long: 210000 tokens > 200000 maximum", None, "too_long"),
+        (413, "Request Entity Too Large", None, "too_long"),
+    ],
+)
+def test_a_refused_prompt_is_not_retried(endpoint: Endpoint, status: int, message: str, code: str, reason: str) -> None:
+    endpoint.behaviour = lambda seen, _: error(status, message, code) if seen.question == "bad" else None
+    teacher = teacher_of(config(endpoint))
+    refused, fine = ask(teacher, prompt("bad"), prompt("good"))
+    assert isinstance(refused, PromptRefusedError)
+    assert (refused.reason, refused.detail) == (reason, f"HTTP {status}: {message}")
+    assert isinstance(fine, Generation)
+    assert len(endpoint.seen) == 2
+    assert teacher.meter.used == (20, 10), "refused prompts cost nothing"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "headers"),
+    [
+        (401, "who are you", "invalid_api_key", {}),
+        *[(status, "not for you", None, {}) for status in (402, 403, 404, 405)],
+        (429, "You exceeded your current quota", "insufficient_quota", {}),
+        (429, "daily limit", None, {"retry-after": "43200"}),
+    ],
+)
+def test_a_fault_of_no_row_stops_the_teacher(
+    endpoint: Endpoint, status: int, message: str, code: str | None, headers: dict[str, str]
+) -> None:
+    endpoint.behaviour = lambda seen, _: error(status, message, code, headers)
+    results = ask(teacher_of(config(endpoint, remote={"max_concurrent_requests": 3})), *rows(20))
+    assert {type(result) for result in results} == {TeacherUnusableError}
+    assert message in str(results[0])
+    assert endpoint.url in str(results[-1])
+    assert len(endpoint.seen) <= 3, "requests that waited for admission are not sent"
+    again = pickle.loads(pickle.dumps(results[0]))  # noqa: S301
+    assert (type(again), str(again)) == (TeacherUnusableError, str(results[0]))
