@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import BadRowError, UnparsableError
+from pipelines.errors import UnparsableError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
 from tests.support.recorded_teachers import score_teacher
@@ -25,45 +25,28 @@ def test_gold_labels_are_canonical_expressions(row: dict[str, object], gold: str
     )
 
 
-@pytest.mark.parametrize("gold", ["four", "1 / 0", "nan", "9" * 50_000], ids=lambda gold: gold[:9])
-def test_invalid_gold_labels_are_bad_rows(gold: str) -> None:
-    with pytest.raises(BadRowError):
-        TASK.read({"id": "a", "input": "Anne has 4 apples.", "gold": gold})
-
-
 @pytest.mark.parametrize(
     ("text", "label", "rationale"),
     [
         ("Anne has 4. 4 - 2 - 1 = 1. The answer is (4 - 2 - 1).", "4 - 2 - 1", "Anne has 4. 4 - 2 - 1 = 1."),
         ("A. The answer is (84 / 2).\n\nQ: There are 120.\nA: The answer is (120 / 3).", "84 / 2", "A."),
-        ("A. The answer is (84 ÷ 2).", "84 / 2", "A."),
-        ("A. The answer is \\(84 \\div 2 = 42\\).", "84 / 2", "A."),
+        ("A. The answer is (84 ÷ 2).", "84 / 2", "A."), ("A. The answer is \\(84 \\div 2 = 42\\).", "84 / 2", "A."),
         ("A. The answer is \\( \\frac{84}{2} \\).", "84 / 2", "A."),
         ("A.\n\nSo, the answer is:\n\\[ \\boxed{1,234} \\]", "1234", "A."),
-        ("A. Therefore, the baker has \\(\\boxed{274}\\) grams.", "274", "A."),
-        ("A. The answer is 7 + 5 = 12.", "7 + 5", "A."),
-        ("A. The answer is (7 + 5 = 12).", "7 + 5", "A."),
-        ("A. The answer is x = 12.", "12", "A."),
-        ("A. The answer is 12 = 7 + 5.", "7 + 5", "A."),
-        ("A. The answer is 42 apples.", "42", "A."),
-        ("A. The answer is 84 points / 2 rounds = 42 points.", "84 / 2", "A."),
-        ("A. The answer is (14 * $201).", "14 * 201", "A."),
-        ("A. The answer is $84.50 per week.", "84.5", "A."),
-        ("A. The answer is (16 * 17) * 4.", "16 * 17 * 4", "A."),
-        ("A. The answer is (17 + (-18)).", "17 + (-18)", "A."),
-        ("A. The answer is **84.0**.", "84", "A."),
-        ("A. The answer is .5.", "0.5", "A."),
-        ("A. The answer is: **.5 * 3** apples.", "0.5 * 3", "A."),
-        ("A. The answer is `84 / 2`.", "84 / 2", "A."),
-        ("A. The answer is (84 / 2). B. The answer is (9 + 9).", "84 / 2", "A."),
+        ("A. Therefore, the baker has \\(\\boxed{274}\\) grams.", "274", "A."), ("A. The answer is 7 + 5 = 12.", "7 + 5", "A."),
+        ("A. The answer is (7 + 5 = 12).", "7 + 5", "A."), ("A. The answer is x = 12.", "12", "A."),
+        ("A. The answer is 12 = 7 + 5.", "7 + 5", "A."), ("A. The answer is 42 apples.", "42", "A."),
+        ("A. The answer is 84 points / 2 rounds = 42 points.", "84 / 2", "A."), ("A. The answer is (14 * $201).", "14 * 201", "A."),
+        ("A. The answer is $84.50 per week.", "84.5", "A."), ("A. The answer is (16 * 17) * 4.", "16 * 17 * 4", "A."),
+        ("A. The answer is (17 + (-18)).", "17 + (-18)", "A."), ("A. The answer is **84.0**.", "84", "A."),
+        ("A. The answer is .5.", "0.5", "A."), ("A. The answer is: **.5 * 3** apples.", "0.5 * 3", "A."),
+        ("A. The answer is `84 / 2`.", "84 / 2", "A."), ("A. The answer is (84 / 2). B. The answer is (9 + 9).", "84 / 2", "A."),
         ("A, so the answer is unclear. The answer is 3.", "3", "A, so the answer is unclear."),
         ("```python\nprint(84 / 2)\n```\nThe answer is 42", "42", "```python\nprint(84 / 2)\n```"),
         ("A. 4 of them.\n\\[ \\boxed{3} \\] The answer is (6", "3", "A. 4 of them."),
         ("A. So he has 16 - 7 = 9 pears.", "16 - 7", "A. So he has 16 - 7 = 9 pears."),
-        ("A.\n\nThus, it is $12 × 3 = $36.\n\nQ: x?", "12 * 3", "A.\n\nThus, it is $12 × 3 = $36."),
-        ("4 - 1", "4 - 1", ""),
-        ("4 - 1 = 3.", "4 - 1", ""),
-        ("#### 12", "12", ""),
+        ("A.\n\nThus, it is $12 × 3 = $36.\n\nQ: x?", "12 * 3", "A.\n\nThus, it is $12 × 3 = $36."), ("4 - 1", "4 - 1", ""),
+        ("4 - 1 = 3.", "4 - 1", ""), ("#### 12", "12", ""),
     ],
 )  # fmt: skip
 def test_label_and_rationale_are_read(text: str, label: str, rationale: str) -> None:

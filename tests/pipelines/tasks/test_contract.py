@@ -23,6 +23,8 @@ class Case:
     name: str
     row: dict[str, object]
     labels: tuple[str, ...]
+    not_labels: tuple[object, ...]
+    """Invalid gold labels."""
     options: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -41,12 +43,17 @@ MAIL = {
     "input_field": "message",
 }
 CASES = [
-    Case("arithmetic", {"input": "Anne has 4 apples."}, ("4 - 1", "42")),
-    Case("multiple-choice", {"question": "Where?", "choices": CHOICES}, tuple(CHOICES)),
-    Case("nli", {"premise": "P.", "hypothesis": "H."}, ("entailment", "neutral", "contradiction")),
-    Case("grade-school-math", {"question": "How many?"}, ("3.5", "-72")),
-    Case("classification", {"message": "Hello."}, ("spam", "not spam", "no reply"), MAIL),
-    Case("classification", {"input": "France"}, ("Paris", "New York"), {"instruction": "Name the capital."}),
+    Case("arithmetic", {"input": "Anne has 4 apples."}, ("4 - 1", "42"), ("four", "1 / 0", "nan", "9" * 50_000)),
+    Case("multiple-choice", {"question": "Where?", "choices": CHOICES}, tuple(CHOICES), ("airport", "z")),
+    Case(
+        "nli",
+        {"premise": "P.", "hypothesis": "H."},
+        ("entailment", "neutral", "contradiction"),
+        (-1, 3, "-", "not entailment"),
+    ),
+    Case("grade-school-math", {"question": "How many?"}, ("3.5", "-72"), ("many", "9" * 10_000)),
+    Case("classification", {"message": "Hello."}, ("spam", "not spam", "no reply"), ("ham", "spam or not spam"), MAIL),
+    Case("classification", {"input": "France"}, ("Paris", "New York"), (), {"instruction": "Name the capital."}),
 ]
 
 
@@ -81,6 +88,12 @@ def test_invalid_fields_are_bad_rows(case: Case, value: object) -> None:
             continue
         with pytest.raises(BadRowError):
             case.task.read({"id": "a", **case.row, name: value})
+
+
+def test_invalid_gold_labels_are_bad_rows(case: Case) -> None:
+    for gold in case.not_labels:
+        with pytest.raises(BadRowError):
+            case.task.read({"id": "a", **case.row, "gold": gold})
 
 
 def test_rendered_answers_are_read_again(case: Case) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import BadRowError, UnparsableError
+from pipelines.errors import UnparsableError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Example
 from tests.support.recorded_teachers import score_teacher
@@ -15,43 +15,25 @@ EXAMPLE = Example("g", "How many?", None)
 @pytest.mark.parametrize(
     ("gold", "label"),
     [
-        ("72", "72"),
-        (72, "72"),
-        (0.5, "0.5"),
-        ("1,234.50", "1234.5"),
-        ("-3", "-3"),
+        ("72", "72"), (72, "72"), (0.5, "0.5"), ("1,234.50", "1234.5"), ("-3", "-3"),
         ("48 + 24 = <<48+24=72>>72 clips.\n#### 72", "72"),
     ],
-)
+)  # fmt: skip
 def test_gold_labels_are_numbers(gold: Any, label: str) -> None:
     assert TASK.read({"id": "g", "question": "How many?", "gold": gold}) == Example("g", "How many?", label)
-
-
-@pytest.mark.parametrize("gold", ["many", "9" * 10_000], ids=lambda gold: gold[:9])
-def test_invalid_gold_labels_are_bad_rows(gold: str) -> None:
-    with pytest.raises(BadRowError):
-        TASK.read({"id": "g", "question": "How many?", "gold": gold})
 
 
 @pytest.mark.parametrize(
     ("text", "label"),
     [
-        ("A. The answer is 72.", "72"),
-        ("A.\n#### 72", "72"),
-        ("A. Therefore, the answer is \\(\\boxed{72}\\).", "72"),
-        ("A. So we get \\[\\boxed{72 \\text{ clips}}\\]", "72"),
-        ("A. The answer is $1,234.50.", "1234.5"),
-        ("A. The answer is 72 clips in 2 months.", "72"),
-        ("A. The answer is 48 + 24 = 72.", "72"),
-        ("A. The answer is (48 + 24).", "72"),
-        ("A. The answer is 25%.", "25"),
-        ("A. The answer is \\frac{1}{2}.", "0.5"),
-        ("A. The answer is 72.00", "72"),
-        ("A. The answer is -3 degrees.", "-3"),
-        ("A. **Answer: 72**\n\nQ: Next? The answer is 5.", "72"),
-        ("72", "72"),
+        ("A. The answer is 72.", "72"), ("A.\n#### 72", "72"), ("A. Therefore, the answer is \\(\\boxed{72}\\).", "72"),
+        ("A. So we get \\[\\boxed{72 \\text{ clips}}\\]", "72"), ("A. The answer is $1,234.50.", "1234.5"),
+        ("A. The answer is 72 clips in 2 months.", "72"), ("A. The answer is 48 + 24 = 72.", "72"),
+        ("A. The answer is (48 + 24).", "72"), ("A. The answer is 25%.", "25"), ("A. The answer is \\frac{1}{2}.", "0.5"),
+        ("A. The answer is 72.00", "72"), ("A. The answer is -3 degrees.", "-3"),
+        ("A. **Answer: 72**\n\nQ: Next? The answer is 5.", "72"), ("72", "72"),
     ],
-)
+)  # fmt: skip
 def test_label_and_rationale_are_read(text: str, label: str) -> None:
     answer = TASK.parse(text, EXAMPLE)
     assert answer.label == label

@@ -18,16 +18,11 @@ PUNCTUATED = Example("q", "", None, ("u.s", "to defend itself.", "Dr. Smith", "s
 @pytest.mark.parametrize(
     ("choices", "gold", "read"),
     [
-        (list(CHOICES), "bridge", "bridge"),
-        (list(CHOICES), "Beach ", "beach"),
-        (list(CHOICES), "C", "train station"),
-        (list(CHOICES), "(a)", "bus depot"),
-        (json.dumps(CHOICES), "beach", "beach"),
-        (["b", "a"], "a", "a"),
-        ([1, 2.5], 2.5, "2.5"),
-        (["ice cream ", "a  b"], "ice cream", "ice cream"),
+        (list(CHOICES), "bridge", "bridge"), (list(CHOICES), "Beach ", "beach"), (list(CHOICES), "C", "train station"),
+        (list(CHOICES), "(a)", "bus depot"), (json.dumps(CHOICES), "beach", "beach"), (["b", "a"], "a", "a"),
+        ([1, 2.5], 2.5, "2.5"), (["ice cream ", "a  b"], "ice cream", "ice cream"),
     ],
-)
+)  # fmt: skip
 def test_gold_label_is_a_text_or_a_letter(choices: object, gold: object, read: str) -> None:
     example = TASK.read({"id": "q", "question": "Where?", "choices": choices, "gold": gold})
     assert example.gold == read
@@ -51,26 +46,19 @@ def test_invalid_choices_and_gold_labels_are_bad_rows(row: dict[str, object]) ->
     ("text", "label", "note"),
     [
         ("A. So the answer is (c) train station.\n\nQ: What?\n(a) x\nA: So the answer is (a) x.", "train station", ""),
-        ("(c) train station", "train station", ""),
-        ("c", "train station", ""),
-        ("C.", "train station", ""),
-        ("train station", "train station", ""),
-        ("A. The answer is C", "train station", ""),
-        ("A. The answer is c) train station", "train station", ""),
-        ("A. The correct answer is option C.", "train station", ""),
-        ("A. **Answer:** (C) Train Station", "train station", ""),
-        ("A. The answer is \\boxed{C}.", "train station", ""),
+        ("(c) train station", "train station", ""), ("c", "train station", ""), ("C.", "train station", ""),
+        ("train station", "train station", ""), ("A. The answer is C", "train station", ""),
+        ("A. The answer is c) train station", "train station", ""), ("A. The correct answer is option C.", "train station", ""),
+        ("A. **Answer:** (C) Train Station", "train station", ""), ("A. The answer is \\boxed{C}.", "train station", ""),
         ("A. The answer is \\(\\text{(c) train station}\\)", "train station", ""),
-        ("A. The answer is train station.", "train station", ""),
-        ("A. The answer is the train station.", "train station", ""),
-        ("A. The answer is bridge.", "bridge", ""),
-        ("A. The answer is (c).", "train station", ""),
+        ("A. The answer is train station.", "train station", ""), ("A. The answer is the train station.", "train station", ""),
+        ("A. The answer is bridge.", "bridge", ""), ("A. The answer is (c).", "train station", ""),
         ("A. The answer is (c) airport.", "train station", LETTER_AND_TEXT),
         ("A. The answer is (b) bridge.", "beach", LETTER_AND_TEXT),
         ("A. The answer is either (b) beach or (d) bridge.", "beach", SEVERAL),
         ("A. The answer is (b) beach or (d) bridge.", "beach", SEVERAL),
     ],
-)
+)  # fmt: skip
 def test_label_note_and_rationale_are_read(text: str, label: str, note: str) -> None:
     answer = TASK.parse(text, EXAMPLE)
     assert (answer.label, answer.note) == (label, note)
@@ -80,17 +68,13 @@ def test_label_note_and_rationale_are_read(text: str, label: str, note: str) -> 
 @pytest.mark.parametrize(
     ("text", "label"),
     [
-        ("The answer is (a) u.s.", "u.s"),
-        ("The answer is u.s.", "u.s"),
-        ("The answer is (b) to defend itself.", "to defend itself."),
-        ("The answer is (c) Dr. Smith.", "Dr. Smith"),
-        ("The answer is Dr. Smith.", "Dr. Smith"),
-        ("The answer is sea shore.", "sea shore"),
-        ("The answer is not sure.", "not sure"),
-        ("The answer is (f) not sure.", "not sure"),
+        ("The answer is (a) u.s.", "u.s"), ("The answer is u.s.", "u.s"),
+        ("The answer is (b) to defend itself.", "to defend itself."), ("The answer is (c) Dr. Smith.", "Dr. Smith"),
+        ("The answer is Dr. Smith.", "Dr. Smith"), ("The answer is sea shore.", "sea shore"),
+        ("The answer is not sure.", "not sure"), ("The answer is (f) not sure.", "not sure"),
         ("The answer is to go to the sea shore.", "sea shore"),
     ],
-)
+)  # fmt: skip
 def test_choices_may_contain_stops_and_each_other(text: str, label: str) -> None:
     assert TASK.parse(text, PUNCTUATED) == Answer(label, "")
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import BadRowError, UnparsableError
+from pipelines.errors import UnparsableError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Example
 
@@ -14,43 +14,27 @@ ROW = {"id": "n", "premise": "A man\nsleeps.", "hypothesis": " A man runs. "}
 @pytest.mark.parametrize(
     ("gold", "label"),
     [
-        ("entailment", "entailment"),
-        ("Neutral", "neutral"),
-        (0, "entailment"),
-        (1, "neutral"),
-        (2, "contradiction"),
-        ("2", "contradiction"),
-        ("e", "entailment"),
-        ("c", "contradiction"),
+        ("entailment", "entailment"), ("Neutral", "neutral"), (0, "entailment"), (1, "neutral"), (2, "contradiction"),
+        ("2", "contradiction"), ("e", "entailment"), ("c", "contradiction"),
     ],
-)
+)  # fmt: skip
 def test_gold_labels_have_several_codings(gold: Any, label: str) -> None:
     example = TASK.read({**ROW, "gold": gold})
     assert example == Example("n", "premise: A man sleeps. hypothesis: A man runs.", label)
 
 
-@pytest.mark.parametrize("gold", [-1, 3, "-", "not entailment"])
-def test_invalid_gold_labels_are_bad_rows(gold: int | str) -> None:
-    with pytest.raises(BadRowError):
-        TASK.read({**ROW, "gold": gold})
-
-
 @pytest.mark.parametrize(
     ("text", "label"),
     [
-        ("A. The answer is neutral.", "neutral"),
-        ("A. The answer is (entailment).", "entailment"),
+        ("A. The answer is neutral.", "neutral"), ("A. The answer is (entailment).", "entailment"),
         ("A. So the answer is **Contradiction**.\n\nQ: premise", "contradiction"),
         ("A. **Answer:** it contradicts the premise", "contradiction"),
         ("A. The answer is that the hypothesis is entailed by the premise.", "entailment"),
-        ("A. The answer is neutral, not entailment.", "neutral"),
-        ("A. The answer is it is not possible to tell.", "neutral"),
-        ("A. The answer is no.", "contradiction"),
-        ("A. The answer is \\boxed{neutral}", "neutral"),
-        ("neutral", "neutral"),
+        ("A. The answer is neutral, not entailment.", "neutral"), ("A. The answer is it is not possible to tell.", "neutral"),
+        ("A. The answer is no.", "contradiction"), ("A. The answer is \\boxed{neutral}", "neutral"), ("neutral", "neutral"),
         ("Entailment.", "entailment"),
     ],
-)
+)  # fmt: skip
 def test_label_and_rationale_are_read(text: str, label: str) -> None:
     answer = TASK.parse(text, EXAMPLE)
     assert answer.label == label

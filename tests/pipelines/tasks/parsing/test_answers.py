@@ -16,13 +16,11 @@ def _word(statement: Statement) -> str:
     ("text", "rest"),
     [
         ("4 - 1 = 3. The answer is 3.\n\nQ: There are 15 trees.\nA: 5", "4 - 1 = 3. The answer is 3."),
-        ("The answer is 3. Q: There are", "The answer is 3."),
-        ("The answer is 3.\r\n\r\nQuestion 2: There", "The answer is 3."),
+        ("The answer is 3. Q: There are", "The answer is 3."), ("The answer is 3.\r\n\r\nQuestion 2: There", "The answer is 3."),
         ("The answer is 3.<|im_end|>\n<|im_start|>user", "The answer is 3."),
-        ("Q: again? The answer is 3.", "Q: again? The answer is 3."),
-        ("The answer is \\(\\boxed{43", "The answer is \\("),
+        ("Q: again? The answer is 3.", "Q: again? The answer is 3."), ("The answer is \\(\\boxed{43", "The answer is \\("),
     ],
-)
+)  # fmt: skip
 def test_text_after_the_answer_is_cut(text: str, rest: str) -> None:
     assert first_answer(text) == rest
 
@@ -30,20 +28,16 @@ def test_text_after_the_answer_is_cut(text: str, rest: str) -> None:
 @pytest.mark.parametrize(
     ("text", "stated", "rationale"),
     [
-        ("4 - 1 = 3. The answer is 3.", "3", "4 - 1 = 3."),
-        ("4 - 1 = 3, so the answer is 3.", "3", "4 - 1 = 3"),
+        ("4 - 1 = 3. The answer is 3.", "3", "4 - 1 = 3."), ("4 - 1 = 3, so the answer is 3.", "3", "4 - 1 = 3"),
         ("It must be c. Of these, the closest answer is c. So the answer is c.", "c", "It must be c."),
-        ("Since 4 - 1 = 3, the answer is 3.", "3", "Since 4 - 1 = 3"),
-        ("It is 3.\n\n**Answer:** 3", "3", "It is 3."),
-        ("The final answer is: 3.5 m", "3.5 m", ""),
-        ("The answer to the question is 3.", "3", ""),
-        ("It is 3.\n#### 3", "3", "It is 3."),
-        ("Hence we get \\[ \\boxed{3} \\]", "\\boxed{3} \\]", "Hence we get"),
+        ("Since 4 - 1 = 3, the answer is 3.", "3", "Since 4 - 1 = 3"), ("It is 3.\n\n**Answer:** 3", "3", "It is 3."),
+        ("The final answer is: 3.5 m", "3.5 m", ""), ("The answer to the question is 3.", "3", ""),
+        ("It is 3.\n#### 3", "3", "It is 3."), ("Hence we get \\[ \\boxed{3} \\]", "\\boxed{3} \\]", "Hence we get"),
         ("The answer is not 4. The answer is 3.", "3", "The answer is not 4."),
         ("The answer is 3. There are 5 more. The answer is 8.", "3", ""),
         ("The answer must be small. The answer is 3", "3", "The answer must be small."),
     ],
-)
+)  # fmt: skip
 def test_statement_and_rationale_are_found(text: str, stated: str, rationale: str) -> None:
     assert read_answer(text, _word) == (stated, rationale)
 

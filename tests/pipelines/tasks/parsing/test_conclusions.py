@@ -52,12 +52,10 @@ def test_numbers_of_the_input_do_not_state_the_label() -> None:
     ("rationale", "leads", "states"),
     [
         ("A river is wet. Of the above choices, only a basket holds apples.", True, True),
-        ("A basket holds apples. Nothing else does.", False, True),
-        ("Only baskets hold apples.", True, True),
-        ("Apples are basketball-sized.", False, False),
-        ("", False, False),
+        ("A basket holds apples. Nothing else does.", False, True), ("Only baskets hold apples.", True, True),
+        ("Apples are basketball-sized.", False, False), ("", False, False),
     ],
-)
+)  # fmt: skip
 def test_last_sentence_leads_to_a_choice(rationale: str, leads: bool, states: bool) -> None:
     task = load_task(task_spec("multiple-choice"))
     assert task.leads_to(rationale, "in a basket", BASKET) is leads
