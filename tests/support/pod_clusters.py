@@ -145,7 +145,7 @@ class ServiceLoad(Load):
         self._service, self._node = service, node
         self._kept = iter(range(clients))
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         limits = httpx.Limits(max_keepalive_connections=next(self._kept) % 2)
         with self._node.entered(), httpx.Client(timeout=60.0, limits=limits) as client:
             while not self._stop.is_set():

@@ -17,7 +17,7 @@ from tests.k8s.checker.problem import Object, Problem, title
 from tests.support.k8s.quantities import quantity
 
 CLUSTERS = {"RayCluster": "spec", "RayJob": "spec.rayClusterSpec", "RayService": "spec.rayClusterConfig"}
-"""Where a RayClusterSpec stands."""
+"""Path of the RayClusterSpec in each kind."""
 
 
 @dataclass(frozen=True)

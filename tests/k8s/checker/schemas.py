@@ -118,7 +118,7 @@ def _int32(validator: Any, name: str, instance: Any, schema: Object) -> Errors:
 
 def _cel_rules(validator: Any, rules: Sequence[Object], instance: Any, schema: Object) -> Errors:
     for rule in rules:
-        # Rules about `oldSelf` compare with the stored object; at creation there is none.
+        # Rules about `oldSelf` compare with the stored object, which does not exist at creation.
         if "oldSelf" not in rule["rule"] and _program(rule["rule"]).execute({"self": instance}) is not True:
             yield ValidationError(rule.get("message", rule["rule"]))
 
