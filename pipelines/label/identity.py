@@ -19,8 +19,8 @@ FORMAT = 1
 def label_identity(run: RunConfig) -> dict[str, Any]:
     """The identity as JSON.
 
-    It leaves out where an endpoint is (`teacher.remote.url`), since servers move and the model stays. `teacher.model` names the model, so
-    other weights, or the same ones in another quantisation, need another name. The manifest's `config` has the URL of the last run.
+    An endpoint's address (`teacher.remote.url`) is no part of it, since servers move and the model stays. `teacher.model` names the
+    model, so other weights, or the same ones in another quantisation, need another name. The manifest's `config` has the last URL.
     """
     spec = task_spec(run.task, run.task_options)
     teacher = run.teacher

@@ -1,4 +1,4 @@
-"""A task that writes down every row that the echo teacher answers: one line `id` in a file."""
+"""A task that logs the id of every answer that it parses, one per line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Counted(Arithmetic):
 
 
 def write_task(folder: Path) -> tuple[Path, Path]:
-    """(the task file, the file that it writes to)."""
+    """Returns (the task file, its log)."""
     log = folder / "answered.log"
     task = folder / "counted.py"
     task.write_text(SOURCE.format(log=str(log)))
@@ -29,5 +29,5 @@ def write_task(folder: Path) -> tuple[Path, Path]:
 
 
 def answered(log: Path) -> int:
-    """How many answers were read, rows that were answered twice counted twice."""
+    """Number of parsed answers; a row that was answered twice counts twice."""
     return log.read_bytes().count(b"\n") if log.exists() else 0

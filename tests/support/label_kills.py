@@ -1,8 +1,8 @@
-"""Killing `raystill label` at a moment, starting it again, and counting what came of it.
+"""Kills `raystill label` at a chosen moment, runs it again, and counts the outcomes.
 
 Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
-`raylet`, `gcs`, and `node` (everything at once, as when a machine is lost). In a cluster of several nodes also `worker-node`: a node on
-which a teacher actor runs, with all its processes.
+`raylet`, `gcs`, and `node` (all processes at once, like a lost machine). In a cluster of several nodes also `worker-node`: all processes
+of a node with a teacher actor.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ GIVE_UP_S = 240.0
 
 @dataclass
 class Kill:
-    """One kill: what was killed, when, and what the labels folder looked like afterwards."""
+    """One kill, and the labels folder after it."""
 
     fault: str
     after_s: float
     hit: bool
-    """Whether there was such a process before the command ended."""
+    """There was such a process before the command ended."""
     torn: bool
-    """Whether it fell inside a commit: parts are there that no record names."""
+    """The kill fell inside a commit: there are parts that no record names."""
     survived: bool
-    """Whether the command went on by itself, and finished."""
+    """The command finished all the same."""
 
 
 @dataclass
 class Labelling:
-    """A run file's label stage, as commands that may be killed. `command` is what is started."""
+    """The label stage of a run file, as commands that may be killed."""
 
     run_file: Path
     output: Path
     command: list[str] = field(default_factory=lambda: COMMAND)
     cluster: Cluster | None = None
-    """The cluster to run on; a Ray of the command's own where there is none."""
+    """The cluster to run on; None: the command starts its own Ray."""
     kills: list[Kill] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -73,7 +73,7 @@ class Labelling:
             )
 
     def finish(self) -> float:
-        """Run the command to its end. The seconds that it took. Raises AssertionError where it does not exit with 0."""
+        """Run the command to its end. Returns its seconds. Raises AssertionError unless it exits with 0."""
         began = time.monotonic()
         process = self.start()
         family = Family(process.pid, self.cluster)
@@ -85,11 +85,13 @@ class Labelling:
         return time.monotonic() - began
 
     def kill(self, fault: str, after_s: float = math.inf, after_commits: int = 0, inside: bool = False) -> Kill:
-        """Start the command, kill one kind of its processes after so many seconds or commits, and wait for what becomes of it.
+        """Start the command, kill a process of one kind, and wait for the end of the command.
 
-        Where there is no process of that kind yet, the next one is killed.
-
-        `inside`: not before the next commit has written parts and no record.
+        Args:
+            fault: the kind. If there is no such process yet, the first one that appears is killed.
+            after_s: seconds before the kill.
+            after_commits: commit records before the kill.
+            inside: also wait until a commit has written parts and no record.
         """
         began = time.monotonic()
         process = self.start()
@@ -115,32 +117,32 @@ class Labelling:
         return self.kills[-1]
 
     def commits(self) -> int:
-        """How many records there are, the scan's included."""
+        """Number of commit records, that of the scan included."""
         return len(list((self.output / "labels").glob("commits/*.json")))
 
     def torn(self) -> bool:
-        """Whether there are parts that no record names."""
+        """True if there are parts that no record names."""
         labels = self.output / "labels"
         with suppress(FileNotFoundError):
-            # In this order: a commit that ends between the two is none that is torn.
+            # In this order, so that a commit that ends in between does not look torn.
             parts = {str(p.relative_to(labels)) for p in labels.glob("**/part-*")}
             named = {n for c in labels.glob("commits/*.json") for n in json.loads(c.read_text())["parts"]}
             return bool(parts - named) and not (labels / "manifest.json").exists()
         return False
 
     def log(self) -> str:
-        """The end of what the commands said."""
+        """The end of the commands' output."""
         return (self.output.parent / "log").read_text(errors="replace")[-4000:]
 
     def ids(self) -> Counter[str]:
-        """How often each train id has an outcome."""
+        """Number of outcomes of each train id."""
         labels = self.output / "labels"
         parts = [*labels.glob("data/*.parquet"), *labels.glob("rejects/*.parquet")]
         return Counter(i for part in parts for i in pq.read_table(part)["id"].to_pylist())
 
 
 class Family:
-    """The processes of a command and of the Ray that it started or runs on, so far as they have been seen."""
+    """The processes of a command and of its Ray, as far as they have been seen."""
 
     def __init__(self, pid: int, cluster: Cluster | None = None) -> None:
         self._driver = psutil.Process(pid)
@@ -148,14 +150,14 @@ class Family:
         self._seen: dict[int, psutil.Process] = {}
 
     def look(self) -> list[psutil.Process]:
-        """All that are there now."""
+        """All processes that run now."""
         with suppress(psutil.NoSuchProcess):
             for process in self._driver.children(recursive=True):
                 self._seen[process.pid] = process
         return [process for process in self._seen.values() if process.is_running()]
 
     def kill(self, fault: str) -> bool:
-        """Whether there was something to kill."""
+        """Kill a process of a kind. Returns False if there is none."""
         self.look()
         if fault == "driver":
             return sigkill([self._driver])
@@ -167,7 +169,7 @@ class Family:
         return sigkill(random.sample(found, 1) if found else [])
 
     def _kill_worker_node(self) -> bool:
-        assert self._cluster, "worker nodes are of a cluster"
+        assert self._cluster, "only a cluster has worker nodes"
         for raylet in self._cluster.process.children():
             processes = raylet.children(recursive=True)
             if any(title in title_of(p) for p in processes for title in TITLES["actor"]):
@@ -175,13 +177,13 @@ class Family:
         return False
 
     def end(self) -> None:
-        """Kill what is left of the command and of its own Ray."""
+        """Kill the remaining processes of the command and of its own Ray."""
         sigkill([*self.look(), self._driver])
         psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
 
 
 def check_complete(labelling: Labelling, ids: set[str]) -> dict[str, int]:
-    """Each of these ids, all rows of the corpus, has exactly one outcome, and the manifest counts them so. The rejects by reason."""
+    """Check that each of these ids, all rows of the corpus, has exactly one outcome, as in the manifest. Returns rejects by reason."""
     counts = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
     found = labelling.ids()
     assert set(found) == ids
@@ -191,7 +193,7 @@ def check_complete(labelling: Labelling, ids: set[str]) -> dict[str, int]:
 
 
 def check(labelling: Labelling, readable: int, counts: dict[str, int]) -> None:
-    """Every row has exactly one outcome. `counts`: rejects by reason; `readable`: rows with an id of their own."""
+    """Check that every row has exactly one outcome. `readable`: rows with an id of their own; `counts`: rejects by reason."""
     manifest = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
     assert manifest["rejected_by_reason"] == counts
     assert manifest["accepted"] == readable
@@ -214,6 +216,7 @@ def _wait(process: subprocess.Popen[bytes], family: Family) -> int:
 
 
 def title_of(process: psutil.Process) -> str:
+    """The command line, which is the title of Ray's and vLLM's processes; empty if the process has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -221,6 +224,7 @@ def title_of(process: psutil.Process) -> str:
 
 
 def sigkill(processes: list[psutil.Process]) -> bool:
+    """Kill processes. Returns False if all had ended."""
     killed = False
     for process in processes:
         with suppress(psutil.NoSuchProcess):

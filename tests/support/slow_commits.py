@@ -1,7 +1,7 @@
-"""The command `raystill` with commits that take a while between their steps, as on a slow disk, so that kills fall inside them.
+"""The command `raystill` with slow commits, as on a slow disk, so that kills fall inside them.
 
 python -m tests.support.slow_commits in-order label run.yaml
-python -m tests.support.slow_commits reversed label run.yaml      the record before the parts: what no fault test may let pass
+python -m tests.support.slow_commits reversed label run.yaml      the record before the parts, which every fault test must notice
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PAUSE_S = 0.1
 
 
 def slow_down(*, reverse: bool) -> None:
-    """Replace Store.write in this process, which is the only one that writes."""
+    """Replace Store.write in this process, the only one that writes."""
     write = Store.write
     waiting: list[tuple[Store, str, bytes]] = []
 

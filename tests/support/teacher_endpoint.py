@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on 127.0.0.1: FastAPI under uvicorn in a thread of its own, real sockets, that can be told to misbehave."""
+"""An OpenAI-compatible endpoint on 127.0.0.1, with real sockets, that can be made to misbehave. FastAPI under uvicorn, in a thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = "sk-test-7f3a9c51e2"
 
 @dataclass
 class Seen:
-    """A request as the endpoint saw it."""
+    """A request, as the endpoint received it."""
 
     path: str
     body: dict[str, Any]
@@ -30,7 +30,7 @@ class Seen:
 
     @property
     def question(self) -> str:
-        """What identifies the row: the prompt, or the last message."""
+        """The prompt, or the last message."""
         return str(self.body.get("prompt") or self.body["messages"][-1]["content"])
 
 
@@ -39,22 +39,23 @@ Behaviour = Callable[[Seen, "Endpoint"], Response | None]
 
 @dataclass
 class Endpoint:
-    """The endpoint's state. `behaviour` gets each request first; None from it: the ordinary answer."""
+    """The endpoint's state. `behaviour` gets each request first; if it returns None, the normal answer follows."""
 
     url: str = ""
     behaviour: Behaviour = lambda seen, endpoint: None
     latency_s: float = 0.0
     choices_at_most: int = 256
-    """Like endpoints that ignore `n`."""
+    """Choices per answer, like endpoints that ignore `n`."""
     finish_reason: str = "stop"
     usage: bool = True
     seen: list[Seen] = field(default_factory=list)
     working: int = 0
-    """Requests that are being worked on."""
+    """Requests in work."""
     most_working: int = 0
     disconnected: int = 0
 
     def statuses(self) -> list[int]:
+        """Of all requests."""
         return [seen.status for seen in self.seen]
 
 
@@ -91,8 +92,8 @@ def _answer(seen: Seen, endpoint: Endpoint) -> Response:
     choices: list[dict[str, Any]] = []
     for index in range(count):
         text = f"answer {index} with seed {seen.body.get('seed')} to {seen.question}"
-        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        choices.append({"index": index, "finish_reason": endpoint.finish_reason, **said})
+        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choices.append({"index": index, "finish_reason": endpoint.finish_reason, **content})
     body: dict[str, Any] = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
     if endpoint.usage:
         body["usage"] = {"prompt_tokens": 20, "completion_tokens": 10 * count, "total_tokens": 20 + 10 * count}

@@ -73,7 +73,7 @@ def dataset_card(run: RunConfig, manifest: Manifest, store: Store) -> str:
 
     Args:
         run: of the labels. Its corpus is opened once more, for the prompt of the first readable row.
-        manifest: as it is about to be written.
+        manifest: before it is written.
         store: the labels folder, with all parts.
     """
     counts = LabelCounts.model_validate(manifest.counts)

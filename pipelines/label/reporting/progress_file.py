@@ -204,7 +204,7 @@ def label_status(store: Store, *, wall_clock: Callable[[], float] = time.time) -
 
 
 def finished_rows(store: Store) -> int:
-    """Rows of unfinished labels that the teacher is not asked again: as the running driver reports them, else as committed."""
+    """Rows of unfinished labels that the next run skips: as the running driver reports them, else as committed."""
     progress = read_progress(store)
     return progress.done if progress and is_alive(progress, time.time()) else committed_rows(store).rows
 

@@ -125,7 +125,7 @@ class Teacher(ABC):
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:
-        """Raise UserError if the settings cannot work. Called before Ray starts, where heavy libraries are not loaded."""
+        """Raise UserError if the settings cannot work. Called before Ray starts; must not load heavy libraries."""
         return
 
     @classmethod

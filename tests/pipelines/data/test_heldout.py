@@ -10,7 +10,7 @@ TASK = load_task(task_spec("arithmetic"))
 ROWS = word_problem_rows(200)
 
 
-def test_validation_is_a_share_by_id_and_stays_in_a_longer_corpus() -> None:
+def test_validation_is_a_share_by_id_also_in_a_longer_corpus() -> None:
     ids = [f"id-{i}" for i in range(10_000)]
     assert 900 < sum(is_validation(i, 0.1) for i in ids) < 1100
     assert {i for i in ids if is_validation(i, 0.1)} <= {i for i in ids if is_validation(i, 0.2)}

@@ -32,7 +32,7 @@ def test_shots_belong_to_the_identity_and_are_checked_first(tmp_path: Path) -> N
         check_label(with_shots(LINE, LINE, "nonsense"))
 
 
-def test_the_validation_split_matters_only_if_rows_are_rationalised(tmp_path: Path) -> None:
+def test_the_validation_split_matters_if_rows_are_rationalised(tmp_path: Path) -> None:
     def identity(gold: str, validation: float) -> dict[str, Any]:
         return label_identity(run(tmp_path, {"filters": {"gold": gold}}, validation))
 

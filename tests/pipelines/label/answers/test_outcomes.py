@@ -101,7 +101,7 @@ def test_train_rows_without_the_gold_label_are_rationalised(texts: list[str], fi
     assert not wants_rationalising(without_gold, filters)
 
 
-def test_validation_rows_and_refused_prompts_are_not_rationalised() -> None:
+def test_validation_and_refused_rows_are_not_rationalised() -> None:
     examples = [Example(f"r{i}", EXAMPLE.input, EXAMPLE.gold) for i in range(40)]
     rows = [judge("train", example, generated(WRONG), TASK, RATIONALISE) for example in examples]
     wanted = [row.id for row in rows if wants_rationalising(row, RATIONALISE, 0.5)]

@@ -52,7 +52,7 @@ def test_gpu_hours_include_engine_starts_and_all_gpus() -> None:
     assert (charged.amount, charged.basis, charged.rows) == (pytest.approx(3 * hours), "0.27 GPU-hours at 3", 1000)
 
 
-def test_cpus_have_no_gpu_hours_and_tokens_of_all_rows_are_charged() -> None:
+def test_without_gpus_the_tokens_of_all_rows_are_charged() -> None:
     config = teacher(gpus_per_replica=0, price=PriceConfig(per_million_prompt_tokens=1.0))
     assert gpu_hours(WORK, config) is None
     charged = label_cost(WORK, Counts(prompt_tokens=3_000_000), config)
