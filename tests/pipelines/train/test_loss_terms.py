@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import doctest
 
-from pipelines.config import StudentConfig
 from pipelines.train import loss_terms
 from pipelines.train.data import lengths
 from pipelines.train.engine import deepspeed_engine
-from pipelines.train.loss_terms import is_spike, term_weights
-
-
-def test_a_term_without_weight_is_not_trained() -> None:
-    assert term_weights(StudentConfig(model="m", method="step-by-step", rationale_weight=0.0)) == {"label": 1.0}
-    assert term_weights(StudentConfig(model="m", method="token-kd", soft_weight=1.0)) == {"divergence": 1.0}
+from pipelines.train.loss_terms import is_spike
 
 
 def test_a_spike_compares_with_the_last_50_losses() -> None:
@@ -23,5 +17,5 @@ def test_a_spike_compares_with_the_last_50_losses() -> None:
 
 def test_docstring_examples_are_true() -> None:
     for module in (loss_terms, lengths, deepspeed_engine):
-        results = doctest.testmod(module, extraglobs={"np": __import__("numpy")})
+        results = doctest.testmod(module)
         assert (results.failed, results.attempted > 0) == (0, True)

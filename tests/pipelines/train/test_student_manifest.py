@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pipelines.config import FiltersConfig
 from pipelines.config.load import parse_run
 from pipelines.storage.manifest import require_manifest
@@ -54,17 +52,12 @@ def test_provenance_repeats_the_labels_filters(tmp_path: Path) -> None:
     assert labels_provenance(labels).filters == {"gold": "drop-disagreeing"}
 
 
-@pytest.mark.parametrize(
-    ("filters", "shown"),
-    [
-        (FiltersConfig(gold="drop-disagreeing", min_agreement=0.4), "gold `drop-disagreeing`, min_agreement `0.4`."),
-        (FiltersConfig(), "none."),
-        (None, "unknown."),
-    ],
-)
-def test_a_card_shows_the_filters_of_the_labels(tmp_path: Path, filters: FiltersConfig | None, shown: str) -> None:
-    given = None if filters is None else filters.model_dump()
-    assert f"Filters: {shown}" in card(make_run(tmp_path, "org/student"), filters=given)
+def test_a_card_shows_the_filters_of_the_labels(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "org/student")
+    filters = FiltersConfig(gold="drop-disagreeing", min_agreement=0.4).model_dump()
+    assert "Filters: gold `drop-disagreeing`, min_agreement `0.4`." in card(run, filters=filters)
+    assert "Filters: none." in card(run, filters=FiltersConfig().model_dump())
+    assert "Filters: unknown." in card(run, filters=None)
 
 
 def test_a_card_of_a_finetuned_student_has_no_rationales(tmp_path: Path) -> None:

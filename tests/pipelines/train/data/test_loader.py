@@ -43,10 +43,8 @@ def test_each_worker_gets_its_part_of_every_step(made: tuple[Tokens, BatchPlan])
     for rank in range(2):
         ours = loader(made, rank)
         for step in range(plan.steps):
-            expected = [
-                sorted(token for s in part for token in tokens.sequence(int(s)).target)
-                for part in plan.step(step)[rank]
-            ]
+            parts = plan.step(step)[rank]
+            expected = [sorted(t for s in part for t in tokens.sequence(int(s)).target) for part in parts]
             assert [part or [0] for part in expected] == [sorted(part) for part in targets(ours.step(step))]
         assert ours.waited_s > 0
 

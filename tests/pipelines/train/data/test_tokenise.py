@@ -20,10 +20,10 @@ from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
 from pipelines.train.data.tokenise import encode_part, encode_table, tokenise
+from pipelines.train.loss_terms import PARTS
 from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, write_labels
 
 EOS = make_tokenizer().eos_token_id
-SOFT: dict[str, Any] = {"method": "soft-label", "terms": ("label", "soft"), "label_column": "either"}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,8 @@ def encoded(row: dict[str, Any], settings: TokenSettings) -> list[dict[str, Any]
 def written(folder: Path, settings: TokenSettings, *parts: list[dict[str, Any]]) -> tuple[TokenCounts, Tokens]:
     """Counts and tokens of rows of labels that are encoded in several parts."""
     store, grouped = Store(str(folder)), settings.compares_labels
-    counts = write_tokens(
-        [encode_table(table(part), settings) for part in parts], store, settings.family, grouped=grouped
-    )
+    tables = [encode_table(table(part), settings) for part in parts]
+    counts = write_tokens(tables, store, settings.family, grouped=grouped)
     return counts, Tokens(store, folder, grouped=grouped)
 
 
@@ -80,21 +79,14 @@ def test_step_by_step_learns_label_and_rationale(settings: TokenSettings) -> Non
         ("rationale-as-input", 0, "{input} [rationale] {rationale}", "{gold}"),
     ],
 )
-def test_a_method_with_one_answer_learns_one_sequence(
-    settings: TokenSettings, method: str, part: int, prompt: str, target: str
+def test_a_method_of_one_answer_learns_one_sequence(
+    settings: Any, method: str, part: int, prompt: str, target: str
 ) -> None:
     row = label_rows(1)[0]
-    (found,) = encoded(
-        row, replace(settings, method=method, terms=("text" if part == 2 else "label",), max_input_tokens=90)
-    )
+    (found,) = encoded(row, replace(settings, method=method, terms=(PARTS[part],), max_input_tokens=90))
     assert found["part"] == part
     assert text(found["prompt"]).split() == prompt.format(**row).split()
     assert found["target"] == [*make_tokenizer()(target.format(**row))["input_ids"], EOS]
-
-
-def test_rows_with_nothing_to_learn_are_dropped(settings: TokenSettings) -> None:
-    (dropped,) = encoded(label_rows(1)[0] | {"rationale": ""}, replace(settings, method="rationale-as-input"))
-    assert dropped["dropped"] == "nothing_to_learn"
 
 
 def test_rows_above_a_limit_are_dropped_and_counted(settings: TokenSettings, tmp_path: Path) -> None:
@@ -142,11 +134,6 @@ def test_tokens_read_what_was_written_by_sorted_id(settings: TokenSettings, tmp_
     assert all(list(tokens.sequence(s).target) == list(other.sequence(s).target) for s in range(99))
 
 
-def test_no_validation_share_trains_on_all_rows(settings: TokenSettings) -> None:
-    found = encode_table(table(label_rows(40)), replace(settings, validation_share=0.0))
-    assert not any(found["validation"].to_pylist())
-
-
 def test_finished_tokens_are_reused(settings: TokenSettings, tmp_path: Path) -> None:
     write_labels(tmp_path, label_rows(30), files=3)
     labels, target = Store(str(tmp_path / "labels")), Store(str(tmp_path / "tokens"))
@@ -159,7 +146,7 @@ def test_finished_tokens_are_reused(settings: TokenSettings, tmp_path: Path) -> 
 
 
 def test_soft_label_groups_and_merges_equal_labels(settings: TokenSettings, tmp_path: Path) -> None:
-    soft = replace(settings, **SOFT)
+    soft = replace(settings, method="soft-label", terms=("label", "soft"), label_column="either")
     rows = label_rows(2)
     votes = {"9 - 1": 0.5, "( 9 - 1 )": 0.25, "2 + 1": 0.125, "3 + 1": 0.125}
     rows[0] |= {"gold": "9 - 1", "soft_label": [{"label": k, "probability": p} for k, p in votes.items()]}
@@ -176,9 +163,7 @@ def test_soft_label_groups_and_merges_equal_labels(settings: TokenSettings, tmp_
     assert not tokens.compare_labels(np.array([1])), "one label has no distribution"
 
 
-def test_teacher_tokens_end_with_the_answer(
-    settings: TokenSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_teacher_tokens_end_with_the_answer(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Arithmetic, "stops", ("Tom",))
     kd = replace(settings, method="token-kd", terms=("text", "divergence"), label_column="label")
     rows = label_rows(4)
@@ -225,3 +210,5 @@ def test_a_larger_fraction_contains_a_smaller_one(settings: TokenSettings) -> No
     assert 0.15 * len(whole) < len(quarter) < 0.35 * len(whole)
     assert used(0.25)[1] == held_out, "held-out rows stay"
     assert used(0.25, seed=1)[0] != quarter
+    unsplit = encode_table(table(rows), replace(settings, validation_share=0.0))
+    assert not any(unsplit["validation"].to_pylist()), "without a share all rows are trained on"

@@ -42,13 +42,11 @@ def test_it_learns_from_the_rows_that_are_trained_on(tmp_path: Path) -> None:
     assert found.eos_token == tiny_tokenizer("decoder-only").eos_token
     text = "[label] Anne has 4 apples and buys 3 .\n"
     assert found.decode(found(text)["input_ids"], skip_special_tokens=True).strip() == text.strip()
-    words = {name: (tmp_path / name / "tokenizer.json").read_text() for name in ("own",)}
-    words |= {"all": (trained("all", share=0.0) / "tokenizer.json").read_text()}
-    words |= {"half": (trained("half", fraction=0.5) / "tokenizer.json").read_text()}
-    assert [("zebra" in words[name], "quagga" in words[name]) for name in ("all", "own", "half")] == [
-        (True, True), (False, True), (False, False)
-    ]  # fmt: skip
-    assert (trained("own", size=350) / "tokenizer.json").read_text() == words["own"], "a finished one is reused"
+    own = (tmp_path / "own/tokenizer.json").read_text()
+    all_rows = (trained("all", share=0.0) / "tokenizer.json").read_text()
+    half = (trained("half", fraction=0.5) / "tokenizer.json").read_text()
+    assert [word in text for text in (all_rows, own, half) for word in ("zebra", "quagga")] == [1, 1, 0, 1, 0, 0]
+    assert (trained("own", size=350) / "tokenizer.json").read_text() == own, "a finished one is reused"
     assert json.loads((tmp_path / "own/done.json").read_text()) == {"entries": len(found)}
 
 

@@ -67,9 +67,7 @@ def test_a_spike_stops_with_the_examples_of_its_step() -> None:
 
 
 def test_state_of_version_0_1_is_read_and_written() -> None:
-    (file,) = Path(integration.__path__[0]).glob(
-        "artifacts_0_1/training_begun/out/training/*/*/checkpoint_*/state.json"
-    )
+    (file,) = Path(integration.__path__[0]).glob("artifacts_0_1/training_begun/**/state.json")
     saved = json.loads(file.read_text())["state"]
     saved["best"] = {"step": 20, "objective": 2.0, "terms": {"label": 2.0}}
     assert json.dumps(TrainingState.model_validate(saved).model_dump()) == json.dumps(saved)

@@ -8,27 +8,24 @@ from typing import Any
 import pytest
 
 from pipelines.errors import StageFailedError, UserError
+from pipelines.storage.store import Store
 from pipelines.train.engine import trainer
 from pipelines.train.engine.job import TrainingFailure
 
-WORK = "s3://KEY:SECRET@bucket/run/training/ab/tokens?region=eu-west-1"
+WORK = Store("s3://KEY:SECRET@bucket/run/training/ab?region=eu-west-1")
 RESUMES = "The same command resumes from the last checkpoint in s3://bucket/run/training/ab?region=eu-west-1."
 
 
 def stopped(fit: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    from pipelines.storage.filesystems import ancestor
-    from pipelines.storage.store import Store
-
     monkeypatch.setattr(trainer, "_trainer", lambda job: SimpleNamespace(fit=fit))
     with pytest.raises(StageFailedError) as caught:
-        trainer.run_training(SimpleNamespace(work=Store(ancestor(WORK, 1))))  # type: ignore[arg-type]
+        trainer.run_training(SimpleNamespace(work=WORK))  # type: ignore[arg-type]
     return str(caught.value)
 
 
 def test_a_failure_says_how_to_resume_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = SimpleNamespace(return_value=TrainingFailure("step 3 is not finite"))
-    message = stopped(lambda: failed, monkeypatch)
-    assert message == f"training stopped: step 3 is not finite. {RESUMES}"
+    result = SimpleNamespace(return_value=TrainingFailure("step 3 is not finite"))
+    assert stopped(lambda: result, monkeypatch) == f"training stopped: step 3 is not finite. {RESUMES}"
 
 
 @pytest.mark.parametrize(
