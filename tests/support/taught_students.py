@@ -42,7 +42,7 @@ def teach_two(student: Student, part: Part, text: str, likely: str, other: str) 
         for logits, target, share in zip(all_logits, targets, (0.7, 0.3), strict=True):
             # A sum instead of a mean, so that the shares apply to the differing tokens, independent of the answers' lengths.
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum")
-            (share * loss).backward()  # type: ignore[no-untyped-call]
+            (share * loss).backward()
         torch.nn.utils.clip_grad_norm_(student.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

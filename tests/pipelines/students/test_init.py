@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.config import StudentConfig
 from pipelines.errors import UserError
+from pipelines.students.decoding import Family
 from pipelines.students.init import initial_student, max_positions, student_config, student_tokenizer
 from tests.support.tiny_runs import make_model
 
@@ -20,33 +23,33 @@ LAYERS = {"decoder-only": ("model.layers.",), "encoder-decoder": ("encoder.block
 
 
 @pytest.fixture(scope="module", params=["decoder-only", "encoder-decoder"])
-def family(request):
-    return request.param
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
-def folder(family, tmp_path_factory):
+def folder(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(make_model(family, tmp_path_factory.mktemp(family), layers=4))
 
 
 @pytest.fixture
-def copy(folder, tmp_path):
+def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def student(model, **init):
+def student(model: Path, **init: Any) -> StudentConfig:
     return StudentConfig.model_validate({"model": str(model), **({"init": init} if init else {})})
 
 
-def weights(model):
+def weights(model: Any) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def edit(path, **changed):
+def edit(path: Path, **changed: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
-def test_pretrained_student_has_the_stored_weights(folder):
+def test_pretrained_student_has_the_stored_weights(folder: Path) -> None:
     model, tokenizer = initial_student(student(folder), seed=0)
     stored, found = load_file(folder / "model.safetensors"), weights(model)
     for name, tensor in stored.items():
@@ -55,7 +58,7 @@ def test_pretrained_student_has_the_stored_weights(folder):
     assert model.generation_config.do_sample is False
 
 
-def test_first_layers_keep_all_but_the_later_layers(folder, family):
+def test_first_layers_keep_all_but_the_later_layers(folder: Path, family: Family) -> None:
     whole, _ = initial_student(student(folder), seed=0)
     cut, _ = initial_student(student(folder, kind="first-layers", layers=2), seed=0)
     expected = {
@@ -70,7 +73,7 @@ def test_first_layers_keep_all_but_the_later_layers(folder, family):
     cut(**inputs(family))
 
 
-def test_random_weights_follow_the_seed_alone(folder):
+def test_random_weights_follow_the_seed_alone(folder: Path) -> None:
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
     first, _ = initial_student(student(folder, kind="random"), seed=1)
@@ -86,7 +89,7 @@ def test_random_weights_follow_the_seed_alone(folder):
 
 
 @pytest.mark.parametrize("init", [{}, {"kind": "random"}, {"kind": "first-layers", "layers": 1}])
-def test_weights_are_float32_for_any_checkpoint(copy, init):
+def test_weights_are_float32_for_any_checkpoint(copy: Path, init: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = student_config(student(copy))
@@ -97,25 +100,25 @@ def test_weights_are_float32_for_any_checkpoint(copy, init):
     assert not model.training
 
 
-def test_end_token_pads_if_there_is_no_padding_token(copy):
+def test_end_token_pads_if_there_is_no_padding_token(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", pad_token=None)
     model, tokenizer = initial_student(student(copy), seed=0)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
     assert model.config.pad_token_id == model.generation_config.pad_token_id == 1
 
 
-def test_tokenizer_without_end_token_is_refused(copy):
+def test_tokenizer_without_end_token_is_refused(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", eos_token=None)
     with pytest.raises(UserError, match="no end-of-sequence token"):
         student_tokenizer(str(copy))
 
 
-def pickled(folder):
+def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
 
 
-def without_one_weight(folder):
+def without_one_weight(folder: Path) -> None:
     stored = load_file(folder / "model.safetensors")
     del stored[next(name for name in sorted(stored) if name.endswith(("down_proj.weight", "wo.weight")))]
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
@@ -132,21 +135,23 @@ def without_one_weight(folder):
         (lambda folder: edit(folder / "config.json", vocab_size=20), {"kind": "random"}, "token ids up to"),
     ],
 )
-def test_unsuitable_model_is_refused(copy, damage, init, message):
+def test_unsuitable_model_is_refused(
+    copy: Path, damage: Callable[[Path], object], init: dict[str, Any], message: str
+) -> None:
     damage(copy)
     with pytest.raises(UserError, match=message):
         initial_student(student(copy, **init), seed=0)
 
 
-def test_random_student_needs_no_weights(copy):
+def test_random_student_needs_no_weights(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     initial_student(student(copy, kind="random"), seed=0)
 
 
-def test_only_decoder_only_models_limit_positions(folder, family):
+def test_only_decoder_only_models_limit_positions(folder: Path, family: Family) -> None:
     assert max_positions(student_config(student(folder))) == (64 if family == "decoder-only" else None)
 
 
-def inputs(family):
+def inputs(family: Family) -> dict[str, Any]:
     ids = torch.tensor([[3, 4, 5]])
     return {"input_ids": ids} | ({"decoder_input_ids": ids} if family == "encoder-decoder" else {})

@@ -101,13 +101,13 @@ def test_new_student_in_a_folder_is_converted_again(tmp_path: Path, monkeypatch:
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "student": "another"}))
     made = (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns
     marked: list[bool] = []
-    put = module.Store.put_folder
+    put = Store.put_folder
 
     def seen(store: Store, local: str | Path) -> None:
         marked.append(mark.exists())
         put(store, local)
 
-    monkeypatch.setattr(module.Store, "put_folder", seen)
+    monkeypatch.setattr(Store, "put_folder", seen)
     Ctranslate2Student.open(folder)
     assert (tmp_path / "student-ctranslate2" / "model.bin").stat().st_mtime_ns > made
     assert marked == [False], "the old mark must go before the files change"
@@ -145,7 +145,7 @@ def test_read_only_folder_can_be_opened(
     def refuse(*_: object) -> None:
         raise OSError("read-only file system")
 
-    monkeypatch.setattr(module.Store, "put_folder", refuse)
+    monkeypatch.setattr(Store, "put_folder", refuse)
     with caplog.at_level(logging.WARNING):
         assert Ctranslate2Student.open(folder).write(REQUESTS[:1])
     assert "the conversion cannot be stored (read-only file system)" in caplog.text
