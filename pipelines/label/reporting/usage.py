@@ -12,7 +12,7 @@ from pipelines.label.output.counts import AGREEMENT_BINS, Counts
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of the stage took. Works of several runs over the same labels add up. Times in seconds."""
+    """What one run of the stage took. Times in seconds."""
 
     rows: int = 0
     """Rows that the teacher answered."""
@@ -28,9 +28,6 @@ class Work:
     """From its readiness to its end."""
     busy_s: float = 0.0
     """Part of up_s with at least one row in the engine."""
-
-    def __add__(self, other: Work) -> Work:
-        return Work(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 def throughput(work: Work) -> Throughput:
@@ -59,7 +56,7 @@ def label_cost(work: Work, counts: Counts, teacher: TeacherConfig) -> LabelCost 
     """The cost of the labels, None without a price.
 
     Args:
-        work: of the runs that recorded it; the rows that it covers are part of the result.
+        work: of this run; the result names its rows.
         counts: of all rows, whose tokens are charged.
     """
     hours = gpu_hours(work, teacher) or 0.0

@@ -6,15 +6,8 @@ import pytest
 
 from pipelines.config import PriceConfig, TeacherConfig
 from pipelines.label.output.counts import Counts
-from pipelines.label.reporting.usage import (
-    Work,
-    agreement_histogram,
-    cost,
-    gpu_hours,
-    label_cost,
-    shares,
-    throughput,
-)
+from pipelines.label.reporting import usage
+from pipelines.label.reporting.usage import Work, cost, gpu_hours, label_cost, shares, throughput
 
 # Two replicas on a GPU each: 20 s and 30 s of engine start, then 100 s and 90 s of work, of which 95 s and 81 s busy.
 WORK = Work(
@@ -34,14 +27,6 @@ def test_throughput_leaves_the_engine_start_out() -> None:
     }  # fmt: skip
     rates = throughput(Work()).model_dump(exclude={"rows", "seconds"})
     assert set(rates.values()) == {None}, "nothing was answered"
-
-
-def test_works_of_several_runs_add_up() -> None:
-    both = WORK + Work(
-        rows=500, prompt_tokens=1, seconds=25.0, engine_start_s=20.0, start_s=20.0, up_s=25.0, busy_s=25.0
-    )
-    assert (both.rows, both.prompt_tokens, both.output_tokens) == (1500, 300_001, 50_000)
-    assert (both.seconds, both.engine_start_s, both.start_s, both.up_s, both.busy_s) == (125, 40, 70, 215, 201)
 
 
 def test_gpu_hours_include_engine_starts_and_all_gpus() -> None:
@@ -64,8 +49,8 @@ def test_without_gpus_the_tokens_of_all_rows_are_charged() -> None:
 def test_agreement_has_a_histogram_with_several_samples() -> None:
     counts = Counts(agreements=Counter({"9": 7, "0": 1}))
     several = teacher(sampling={"n": 5, "temperature": 0.7})
-    assert agreement_histogram(counts, several) == [1, 0, 0, 0, 0, 0, 0, 0, 0, 7]
-    assert agreement_histogram(counts, teacher()) is None
+    assert usage.agreement_histogram(counts, several) == [1, 0, 0, 0, 0, 0, 0, 0, 0, 7]
+    assert usage.agreement_histogram(counts, teacher()) is None
 
 
 def test_tokens_are_charged_if_there_are_no_gpu_hours() -> None:
