@@ -31,7 +31,7 @@ class Action(StrEnum):
     """Unfinished work belongs to the run, or a finished artifact has rows to retry."""
     MAKE = "make"
     REFUSE = "refuse"
-    """The folder holds an artifact of another run, and nobody asked to replace it."""
+    """The folder holds an artifact of other settings, and --replace is not set."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Decision:
     refusal: UserError | None = None
     """REFUSE: the error to raise."""
     rows_finished: int = 0
-    """RESUME of labels: rows that the teacher is not asked again."""
+    """RESUME of labels: rows that are kept."""
     rows_retried: int = 0
     """RESUME of finished labels: rows with `engine_error`."""
 
@@ -65,7 +65,7 @@ class Decision:
         return self.manifest if self.action is Action.REUSE else None
 
     def check(self) -> None:
-        """Raise the refusal, if there is one."""
+        """Raise the refusal, if any."""
         if self.refusal is not None:
             raise self.refusal
 

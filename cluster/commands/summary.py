@@ -78,7 +78,7 @@ class LabelSummary(StageSummary):
         if rates.engine_busy_share is not None:
             yield f"engines busy {rates.engine_busy_share:.1%} of the time, {rates.replicas:.1f} of them on average"
         if self.resumed_at_rows:
-            yield f"(rates of the {rates.rows:,} rows that the last run asked)"
+            yield f"(rates of the {rates.rows:,} rows of the last run)"
 
 
 class TrainSummary(StageSummary):

@@ -59,7 +59,7 @@ def capacity(
 def _problem(run: RunConfig, stages: StageEstimates, left_s: float) -> str | None:
     """Why no number of replicas can be given. `left_s`: for labelling, without the engine's start."""
     if not stages.label.rows:
-        return "there is nothing to label"
+        return "no rows are left to label"
     if run.teacher.engine == "openai":
         return "the teacher's endpoint sets the pace, not replicas"
     if stages.label.seconds is None:

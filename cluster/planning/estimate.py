@@ -119,7 +119,7 @@ def label_estimate(
     """What labelling takes with replicas.max replicas.
 
     Args:
-        rows: still to be asked.
+        rows: still to label.
         prompt_tokens: of all these rows.
         text_bytes: mean size of a row's input, id and gold label.
         throughput: of one replica.

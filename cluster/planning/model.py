@@ -76,7 +76,7 @@ class LabelStorage(Part):
 
 
 class LabelEstimate(Part):
-    """Labelling with `replicas` replicas of the teacher. `rows` and tokens are those still to be asked."""
+    """Labelling with `replicas` replicas of the teacher. `rows` and tokens are those that are left."""
 
     rows: int
     prompt_tokens: int

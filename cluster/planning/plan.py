@@ -67,11 +67,11 @@ def make_plan(
         raise UserError("corpus.train", "the task can read none of its rows", "Check corpus.fields.")
     maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
     texts = [prompt_text(maker.render(example)) for example in corpus.first]
-    asked = corpus.rows["train"] + corpus.rows["heldout"]
-    tokens = _tokens(run, texts, asked)
+    rows = corpus.rows["train"] + corpus.rows["heldout"]
+    tokens = _tokens(run, texts, rows)
     exists = _existing(run)
     throughput = calibration or known_throughput(run, task)
-    remaining = exists.label.rows_retried if exists.label.reused else max(asked - exists.label.rows_finished, 0)
+    remaining = exists.label.rows_retried if exists.label.reused else max(rows - exists.label.rows_finished, 0)
     text_bytes = corpus.text_bytes / len(corpus.first)
     prompt_tokens = round(tokens.prompt.mean * remaining)
     stages = StageEstimates(
@@ -111,8 +111,8 @@ def _read_corpus(run: RunConfig, task: Task) -> _Corpus:
     return corpus
 
 
-def _tokens(run: RunConfig, texts: list[str], asked: int) -> Tokens:
-    """Token counts of the rendered prompts, scaled to `asked` rows."""
+def _tokens(run: RunConfig, texts: list[str], rows: int) -> Tokens:
+    """Token counts of the rendered prompts, scaled to `rows` rows."""
     count, how = token_counter(run.teacher.model)
     lengths = [count(text) for text in texts]
     mean, sampling = statistics.mean(lengths), run.teacher.sampling
@@ -125,11 +125,11 @@ def _tokens(run: RunConfig, texts: list[str], asked: int) -> Tokens:
             median=share_at(lengths, 0.5),
             p95=share_at(lengths, 0.95),
             max=max(lengths),
-            total=round(mean * asked),
+            total=round(mean * rows),
         ),
         histogram=histogram(lengths),
         too_long=sum(n > room for n in lengths) if run.teacher.engine == "vllm" else 0,
-        output_at_most=sampling.n * sampling.max_tokens * asked,
+        output_at_most=sampling.n * sampling.max_tokens * rows,
     )
 
 
@@ -163,7 +163,7 @@ def _detail(decision: Decision) -> str:
     if decision.action is Action.REFUSE:
         return f"{decision.reason}: refused without --replace"
     if decision.rows_finished:
-        return f"{decision.rows_finished:,} rows are finished and are not asked again"
+        return f"{decision.rows_finished:,} rows are finished and kept"
     return decision.reason
 
 

@@ -97,9 +97,9 @@ def _throughput_lines(found: ReplicaThroughput) -> Iterator[str]:
 
 def _label_lines(label: LabelEstimate) -> Iterator[str]:
     if not label.rows:
-        yield "label       no rows to ask"
+        yield "label       no rows are left"
         return
-    yield f"label       {label.rows:,} rows to ask, {label.prompt_tokens:,} prompt tokens in all"
+    yield f"label       {label.rows:,} rows to label, {label.prompt_tokens:,} prompt tokens in all"
     per_row = f"{label.output_tokens_per_row:,.1f} per row, {label.output_assumption}"
     yield f"{_INDENT}{label.output_tokens:,} output tokens ({per_row})"
     if label.seconds is None:

@@ -166,7 +166,7 @@ class TeacherConfig(Section):
                 raise ValueError(f"soft_labels: logprobs needs engine vllm, engine is {self.engine}; set votes")
         if self.engine == "replay" and self.filters.gold == "rationalise":
             raise ValueError(
-                "filters.gold: rationalise has no effect with engine replay, which cannot be asked again; set drop-disagreeing"
+                "filters.gold: rationalise has no effect with engine replay, which has one answer per example; set drop-disagreeing"
             )
         if self.budget.money is not None:
             missing = [

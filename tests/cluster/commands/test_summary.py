@@ -51,7 +51,7 @@ def test_labels_in_words() -> None:
         "the teacher's label is gold in 9 of 10 (90.0%)",
         "14.6 rows/s; tokens/s 3,000 in, 500 out; engine start 1 min 38 s, apart",
         "engines busy 97.3% of the time, 1.9 of them on average",
-        "(rates of the 900 rows that the last run asked)",
+        "(rates of the 900 rows of the last run)",
         "agreement of the samples:",
         "  0.2 to 0.3  █ 1",
         "  0.6 to 0.7  ██████████ 40",

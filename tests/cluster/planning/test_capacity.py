@@ -73,7 +73,7 @@ def test_training_takes_its_share_of_the_deadline() -> None:
 @pytest.mark.parametrize(
     ("found", "why"),
     [
-        (answer(0, 100.0), "there is nothing to label"),
+        (answer(0, 100.0), "no rows are left to label"),
         (answer(100, 100.0, UNKNOWN), "the throughput of a replica is unknown; measure it with --calibrate N"),
         (answer(100, 50.0), "engine start, training and evaluation alone take longer"),
         (answer(100_000, 1_050.0, train=1_000.0), "engine start, training and evaluation alone take longer"),

@@ -89,7 +89,7 @@ def test_only_unfinished_work_is_planned(run_file: str) -> None:
     begin_labels(run, accepted=25)
     found = plan(run_file)
     assert found.exists.label.model_dump() == {
-        "state": "interrupted", "reused": False, "detail": "25 rows are finished and are not asked again", "rows_finished": 25,
+        "state": "interrupted", "reused": False, "detail": "25 rows are finished and kept", "rows_finished": 25,
         "rows_retried": 0,
     }  # fmt: skip
     assert found.stages.label.rows == 35

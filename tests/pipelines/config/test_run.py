@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
         (changed(training={"precision": "fp16"}), "`training.precision`"),
         (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
         (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
-        (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "cannot be asked again"),
+        (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "has one answer per example"),
         (changed(teacher={"engine": "echo", "outputs": "x"}), "`outputs` has no effect"),
         (changed(teacher={"engine": "echo", "sampling": {"n": 3}}), "n 3 with temperature 0"),
         (changed(teacher={"engine": "echo", "replicas": {"min": 3, "max": 2}}), "min 3 is above max 2"),
