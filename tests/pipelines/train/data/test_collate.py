@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from pipelines.train.data.collate import TokenSequence, collate
 
 TWO = [TokenSequence([7, 8], [3, 1], 0), TokenSequence([5], [4, 6, 1], 1)]
@@ -14,7 +16,12 @@ def test_decoder_only_rows_are_prompt_and_target() -> None:
     assert batch.columns.tolist() == [1, 2, 0, 1, 2], "the position before a target token predicts it"
     assert batch.targets.tolist() == [3, 1, 4, 6, 1]
     assert batch.parts.tolist() == [0, 0, 1, 1, 1]
-    assert list(batch.arguments()) == ["inputs", "rows", "columns", "targets", "parts"]
+
+
+def test_every_array_is_pinned_for_a_gpu() -> None:
+    batch = collate(TWO, family="decoder-only", pad=0, start=None)
+    pinned = batch.map(lambda array: SimpleNamespace(pin_memory=lambda: len(array))).pin_memory()
+    assert (pinned.inputs, pinned.rows, pinned.parts) == ({"input_ids": 2}, 5, 5)
 
 
 def test_encoder_and_decoder_are_padded_separately() -> None:
