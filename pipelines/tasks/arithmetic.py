@@ -77,7 +77,7 @@ class Arithmetic(Task):
             try:
                 gold = normalise_expression(gold)
             except ExpressionError as error:
-                raise BadRowError(f"the gold label {gold[:60]!r} is no arithmetic expression: {error}") from error
+                raise BadRowError(f"the gold label {gold[:60]!r} is not an arithmetic expression: {error}") from error
         return Example(str(row.get("id", "")), text_field(row, "input"), gold)
 
     def parse(self, text: str, example: Example) -> Answer:
@@ -171,7 +171,7 @@ def _side(text: str, bare: bool) -> str | ExpressionError:
         reason = error
     match = _ARITHMETIC.search(text)
     if match is None:
-        return ExpressionError("there is no number")
+        return ExpressionError("it has no number")
     if bare:
         return reason
     if _SECOND.match(text, match.end()):

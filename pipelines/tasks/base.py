@@ -214,9 +214,9 @@ def text_field(row: Row, name: str) -> str:
     """Required text field of a row, stripped. Numbers become text. Raises BadRowError."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRowError(f"field `{name}` is {_kind(value)}, text is needed")
+        raise BadRowError(f"field `{name}` is {_kind(value)}, must be text")
     if isinstance(value, float) and not math.isfinite(value):
-        raise BadRowError(f"field `{name}` is the number {value}, text is needed")
+        raise BadRowError(f"field `{name}` is the number {value}, must be text")
     text = str(value).strip()
     if not text:
         raise BadRowError(f"field `{name}` is empty")

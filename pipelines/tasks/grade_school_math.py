@@ -75,7 +75,7 @@ class GradeSchoolMath(Task):
             try:
                 gold = _read_number(gold.rpartition("####")[2])
             except UnparsableError as error:
-                raise BadRowError(f"the gold label {gold[:60]!r} is no number") from error
+                raise BadRowError(f"the gold label {gold[:60]!r} is not a number") from error
         return Example(str(row.get("id", "")), text_field(row, "question"), gold)
 
     def parse(self, text: str, example: Example) -> Answer:

@@ -179,10 +179,10 @@ def _choices(value: object) -> tuple[str, ...]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise BadRowError("field `choices` is text, but no JSON list") from error
+            raise BadRowError("field `choices` is text, but not a JSON list") from error
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         kind = "missing or null" if value is None else f"a {type(value).__name__}"
-        raise BadRowError(f"field `choices` is {kind}, a list is needed")
+        raise BadRowError(f"field `choices` is {kind}, must be a list")
     if not 2 <= len(value) <= MAX_CHOICES:
         raise BadRowError(f"field `choices` has {len(value)} entries, 2 to {MAX_CHOICES} are allowed")
     return tuple(" ".join(text_field({"choices": choice}, "choices").split()) for choice in value)
@@ -207,7 +207,7 @@ def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, s
     if onwards[:4].lower() == "not ":
         negative = _starting_with(onwards, choices)
         if negative is None:
-            raise UnparsableError(f"{statement.stated[:60]!r} says only what it is not")
+            raise UnparsableError(f"{statement.stated[:60]!r} only negates a choice")
         return negative, ""
     letter = _find_letter(onwards, bare=statement.bare)
     if letter is None and statement.bare:
@@ -251,7 +251,7 @@ def _with_letter(letter: str, choices: Sequence[str]) -> str:
     # With IGNORECASE, `[a-z]` also matches the Turkish dotted I and the Kelvin sign.
     index = ord(letter.lower()) - ord("a") if letter.isascii() else len(choices)
     if index >= len(choices):
-        raise UnparsableError(f"there is no choice ({letter.lower()})")
+        raise UnparsableError(f"the row has no choice ({letter.lower()})")
     return choices[index]
 
 

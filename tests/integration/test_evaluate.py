@@ -129,7 +129,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
         "unreadable": {
             "count": 1,
             "ids": ["bad"],
-            "problems": [{"id": "bad", "problem": "the gold label '?' is no arithmetic expression: unexpected '?'"}],
+            "problems": [{"id": "bad", "problem": "the gold label '?' is not an arithmetic expression: unexpected '?'"}],
         },
         "duplicates": {"count": 1, "ids": ["h3"]},
         "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},

@@ -4,7 +4,7 @@
                      the above choices`, `makes the most sense`) and kinds of answer (`a place`, `a person`):
                        "The premise entails the hypothesis." with label entailment             -> revealed
                        "Apples are fruit, so who eats apples eats fruit." with entailment      -> kept
-    multiple choice  as above, after removal of the words of question and choices too; repeating the question is no reason:
+    multiple choice  as above, after removal of the words of question and choices too; repeating the question gives no reason:
                        "The answer must be something that children do in a hurry. Of the above choices, only run is something that
                        children do in a hurry." to "What do children in a hurry do?"           -> revealed
                        "A bridge keeps the rain off, so a bum can sleep there." to "Where does the bum live?"
@@ -67,7 +67,7 @@ def says_only(rationale: str, *known_texts: str) -> bool:
     """Rule for labels that are words.
 
     Args:
-        known_texts: the label, and texts whose words are no reason, such as the question.
+        known_texts: the label, and texts whose words give no reason, such as the question.
     """
     return not informative_words(rationale, *known_texts)
 

@@ -259,7 +259,7 @@ def test_a_bad_csv_header_is_one_error(tmp_path: Path, header: bytes, rule: str)
 
 COLUMNS: dict[str, tuple[pa.Array, str]] = {
     "binary": (pa.array([b"x", b"Anne"], pa.binary()), "a bytes"),
-    "timestamp": (pa.array([1, 2], pa.timestamp("ns")), "text is needed"),
+    "timestamp": (pa.array([1, 2], pa.timestamp("ns")), "must be text"),
     "date beyond Python's": (pa.array([2**50, 2**51], pa.timestamp("ms")), ""),
     "decimal": (pa.array([decimal.Decimal("1.5")] * 2), "a Decimal"),
     "date": (pa.array([datetime.date(2024, 1, 1)] * 2), "a date"),

@@ -24,6 +24,6 @@ def test_heldout_examples_are_the_test_set_or_a_share_of_train(tmp_path: Path) -
     assert [e.id for e in found.examples] == ["r0", "r1", "r2"]
     assert [row_id for row_id, _ in found.unreadable] == ["bad", "r3"]
     assert found.duplicates == ("r0",)
-    assert "gold label 'some' is no arithmetic expression" in found.unreadable[1][1]
+    assert "gold label 'some' is not an arithmetic expression" in found.unreadable[1][1]
     share = heldout_examples(run_config(train=train, corpus={"validation": 0.2}), TASK)
     assert [e.id for e in share.examples] == [r["id"] for r in ROWS if is_validation(r["id"], 0.2)]
