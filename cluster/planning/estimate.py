@@ -17,6 +17,8 @@ from pipelines.data.label_manifest import LabelCounts, LabelDetails
 from pipelines.data.schema import LABEL
 from pipelines.storage.manifest import Manifest
 
+ConfigJson = Mapping[str, Any]
+"""A model's config.json."""
 OUTPUT_SHARE = 0.5
 """Share of sampling.max_tokens that an answer is assumed to have."""
 CHARACTERS_PER_TOKEN = 4.0
@@ -45,7 +47,7 @@ REFERENCES = (
 )
 
 
-def active_parameters(config: Mapping[str, Any]) -> float | None:
+def active_parameters(config: ConfigJson) -> float | None:
     """Roughly how many weights a token passes through, from a model's config.json. None for an unknown architecture.
 
     Known are decoder-only models like Llama: embeddings, grouped-query attention, and a gated MLP or the experts that one token uses.
@@ -67,7 +69,7 @@ def active_parameters(config: Mapping[str, Any]) -> float | None:
     return float(embeddings + layers * (attention + 3 * hidden * inner * experts))
 
 
-def by_reference(config: Mapping[str, Any] | None, teacher: TeacherConfig, task: str) -> ReplicaThroughput:
+def by_reference(config: ConfigJson | None, teacher: TeacherConfig, task: str) -> ReplicaThroughput:
     """A rough guess for a vLLM teacher with a config.json; unknown for any other teacher."""
     remedy = "use --calibrate N, which labels N rows and measures"
     if teacher.engine != "vllm":

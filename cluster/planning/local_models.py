@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from cluster.planning.estimate import CHARACTERS_PER_TOKEN
+from cluster.planning.estimate import CHARACTERS_PER_TOKEN, ConfigJson
 
 
 def _model_file(model: str | None, name: str) -> Path | None:
@@ -25,10 +24,10 @@ def _model_file(model: str | None, name: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def model_config(model: str | None) -> Mapping[str, Any] | None:
+def model_config(model: str | None) -> ConfigJson | None:
     """A model's config.json, if it is on this machine."""
     file = _model_file(model, "config.json")
-    found: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file else None
+    found: ConfigJson | None = json.loads(file.read_text(encoding="utf-8")) if file else None
     return found
 
 

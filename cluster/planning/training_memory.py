@@ -13,11 +13,9 @@ Offloaded parts are in CPU memory and not counted; neither is the GPU's runtime 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from cluster.planning.estimate import active_parameters
+from cluster.planning.estimate import ConfigJson, active_parameters
 from pipelines.config import LoraConfig, StudentConfig, TrainingConfig
 from pipelines.students.init import vocabulary_rows
 
@@ -38,7 +36,7 @@ class Shape:
     """Sum of inputs and outputs over all linear layers except the head. Adapters of rank r have r times as many weights."""
 
 
-def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
+def student_shape(config: ConfigJson, student: StudentConfig) -> Shape | None:
     """The shape in a config.json, cut to `init.layers`. None unless the architecture is like Llama or T5."""
     if student.init.vocabulary:
         config = {**config, "vocab_size": vocabulary_rows(student.init.vocabulary)}
@@ -48,7 +46,7 @@ def student_shape(config: Mapping[str, Any], student: StudentConfig) -> Shape | 
         return None
 
 
-def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
+def _llama(config: ConfigJson, student: StudentConfig) -> Shape | None:
     if config.get("num_experts_per_tok"):
         return None  # a mixture of experts has more weights than a token passes through
     layers = student.init.layers or int(config["num_hidden_layers"])
@@ -62,7 +60,7 @@ def _llama(config: Mapping[str, Any], student: StudentConfig) -> Shape | None:
     return Shape(int(parameters), layers, hidden, int(config["vocab_size"]), linear)
 
 
-def _t5(config: Mapping[str, Any], student: StudentConfig) -> Shape:
+def _t5(config: ConfigJson, student: StudentConfig) -> Shape:
     hidden, vocabulary, inner = (int(config[k]) for k in ("d_model", "vocab_size", "d_ff"))
     encoder = student.init.layers or int(config["num_layers"])
     decoder = student.init.layers or int(config.get("num_decoder_layers") or config["num_layers"])
