@@ -44,10 +44,7 @@ class Loader:
     """Micro-batches of consecutive steps, from any first step."""
 
     def __init__(self, plan: BatchPlan, tokens: Tokens, rank: int, *, pad: int, start: int | None, gpu: bool) -> None:
-        """Args:
-        rank: the worker.
-        start: the token that an encoder-decoder's decoder begins with.
-        """
+        """`start`: the token that an encoder-decoder's decoder begins with."""
         self._dataset, self._steps, self._gpu = _StepDataset(plan, tokens, rank, pad, start), plan.steps, gpu
         self._next_step = -1
         self._batches: Iterator[list[MicroBatch]] = iter(())

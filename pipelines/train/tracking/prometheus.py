@@ -35,7 +35,7 @@ class StepsLeft:
 
 
 class TrainMetrics:
-    """A tracker (trackers.py) of worker 0."""
+    """A tracker of worker 0."""
 
     def __init__(self, run: str, gpus: int) -> None:
         """`gpus`: of all workers together."""

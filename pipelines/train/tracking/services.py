@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import UserError
+from pipelines.train.tracking.tracker import Tracker
 
 _PROJECT = "raystill"
 _SEND_EVERY_S = 10.0
@@ -19,8 +20,8 @@ _FINISH_S = 60
 _MAX_METRICS_PER_CALL = 1000
 
 
-class Service(Protocol):
-    """A tracker (trackers.py) that sends values to a service."""
+class Service(Tracker, Protocol):
+    """A tracker that sends values to a service."""
 
     def __init__(self, run: RunConfig, name: str, run_ids: dict[str, str]) -> None:
         """Open or continue the service's run.
@@ -33,15 +34,6 @@ class Service(Protocol):
     @staticmethod
     def missing_setting() -> tuple[str, str] | None:
         """(rule, remedy) if the environment lacks what the service needs."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
-
-    def sync(self) -> None:
-        """See `Tracker`."""
-
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
 
 
 class Mlflow:

@@ -13,26 +13,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 from pipelines.storage.store import Store
 from pipelines.train.engine.job import TrainingJob
 from pipelines.train.tracking.services import SERVICES
+from pipelines.train.tracking.tracker import Tracker
 
 _RUN_IDS = "trackers.json"
-
-
-class Tracker(Protocol):
-    """Receives the values of steps."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the values of a step."""
-
-    def sync(self) -> None:
-        """Write out what is buffered. Called at each checkpoint, so that a killed worker loses only what came after it."""
-
-    def close(self, finished: bool) -> None:
-        """Write out what is buffered, and end. `finished`: the training completed."""
 
 
 class Trackers:
