@@ -59,11 +59,6 @@ def test_one_replica_fewer_would_be_late(deadline_s: float) -> None:
     assert found.rows_per_s == pytest.approx(10 * replicas)
 
 
-def test_replicas_of_the_run_file_do_not_matter() -> None:
-    few, many = (answer(100_000, 600.0, replicas={"min": 1, "max": n}) for n in (1, 64))
-    assert few == many
-
-
 def test_training_takes_its_share_of_the_deadline() -> None:
     with_training, without = answer(100_000, 1_150.0, train=100.0), answer(100_000, 1_050.0)
     assert with_training.replicas == without.replicas == 10

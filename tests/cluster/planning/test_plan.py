@@ -15,12 +15,17 @@ from cluster.planning.model import Plan
 from pipelines.config.load import load_run, parse_run
 from pipelines.storage.manifest import read_manifest, write_manifest
 from pipelines.storage.store import Store
-from tests.support.planned_runs import begin_labels, finish_labels, finish_student
+from tests.support.planned_runs import begin_labels, finish_labels, finish_student, write_run
 
 RATES = {
     "throughput": {"rows": 50, "seconds": 5.0, "replicas": 2.0, "rows_per_s": 10.0, "prompt_tokens_per_s": 2000.0,
                    "output_tokens_per_s": 300.0, "engine_busy_share": 0.9},
 }  # fmt: skip
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> str:
+    return write_run(tmp_path)
 
 
 def invoke(run_file: str, *options: str) -> Result:
