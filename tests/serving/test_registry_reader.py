@@ -120,8 +120,11 @@ async def test_an_unreadable_student_is_tried_again(
     assert available(reader) == ["a", "b@1"]
     assert "student b@1 is available again" in caplog.text
     assert list(unavailable(reader)) == ["b@2"]
+    attempts = reader._retry
     await reader.load(endpoint(a=folder))
     assert unavailable(reader) == {}
+    assert attempts is not None
+    assert attempts.cancelling(), "attempts of an old config end"
 
 
 FAILS_WHEN_MADE = f"{PAIR_TASK}\n    def __init__(self, options=None):\n        self.labels_of = options['labels']\n"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from pipelines.config.serving import KeysConfig, LimitsConfig, ServingConfig
 from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
+from serving.api.predict import PredictRequest
 from serving.messages import Question
 from tests.support.asgi import error_of, post
 from tests.support.fake_students import PAIR_TASK, FakeStudents, app_of, card, client_of
@@ -103,34 +104,26 @@ def test_task_fields_become_the_input_of_training(client: TestClient, students: 
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
-        (b"{not json", "invalid_json", None),
-        (b"", "invalid_json", None),
-        (b"null", "invalid_json", None),
-        (b'{"inputs": ["\xff\xfe"]}', "invalid_json", None),
-        (b'{"inputs": ["\\ud800"]}', "invalid_json", None),
-        (b'{"inputs": [{"\\ud800": 1}]}', "invalid_json", None),
-        (b'{"inputs": [NaN]}', "invalid_json", None),
-        (b'{"inputs": [{"input": Infinity}]}', "invalid_json", None),
-        (b'{"inputs": ' + b"[" * 5000, "invalid_json", None),
-        (b'{"inputs": ' + b"[" * 4000 + b"]" * 4000 + b"}", "invalid_json", None),
-        (b'["a"]', "invalid_request", None),
-        (b'"text"', "invalid_request", None),
-        (b'{"rationale": false}', "invalid_request", "inputs"),
-        (b'{"inputs": "one"}', "invalid_request", "inputs"),
-        (b'{"inputs": []}', "invalid_request", "inputs"),
+        *[
+            (body, "invalid_json", None)
+            for body in (b"{not json", b"", b"null", b'{"inputs": ["\xff\xfe"]}', b'{"inputs": ["\\ud800"]}',
+                         b'{"inputs": [{"\\ud800": 1}]}', b'{"inputs": [NaN]}', b'{"inputs": [{"input": Infinity}]}',
+                         b'{"inputs": ' + b"[" * 5000, b'{"inputs": ' + b"[" * 4000 + b"]" * 4000 + b"}")
+        ],
+        *[(body, "invalid_request", None) for body in (b'["a"]', b'"text"')],
+        *[(body, "invalid_request", "inputs") for body in (b'{"rationale": false}', b'{"inputs": "one"}', b'{"inputs": []}')],
         (b'{"inputs": ["one", 2]}', "invalid_request", "inputs[1]"),
         (b'{"inputs": ["one"], "rationale": "yes"}', "invalid_request", "rationale"),
         (b'{"inputs": ["one"], "model": 3}', "invalid_request", "model"),
         (b'{"inputs": ["one"], "modell": "sums"}', "invalid_request", "modell"),
     ],
-)
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["predict", "completions", "chat/completions"])
 def test_an_invalid_body_gets_400(
-    client: TestClient, students: FakeStudents, body: bytes, code: str, param: str | None
+    client: TestClient, students: FakeStudents, path: str, body: bytes, code: str, param: str | None
 ) -> None:
-    for path in (
-        ("/v1/predict", "/v1/completions", "/v1/chat/completions") if code == "invalid_json" else ("/v1/predict",)
-    ):
-        error_of(client.post(path, content=body), 400, code, param)
+    if path == "predict" or code == "invalid_json":
+        error_of(client.post(f"/v1/{path}", content=body), 400, code, param)
     assert students.questions == students.requests == []
 
 
@@ -143,16 +136,12 @@ def test_other_bodies_are_read_or_explained(client: TestClient, students: FakeSt
     assert "Content-Type: application/json" in error_of(response, 400, "invalid_request")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b'{"inputs": [%s]}' % b",".join([b"1"] * 500_000), json.dumps({str(i): 1 for i in range(100_000)}).encode()],
-)
-def test_a_body_full_of_errors_reports_one_of_them(students: FakeStudents, body: bytes) -> None:
-    """If all were collected, one request would block the ingress for a minute and fill gigabytes."""
-    began = time.process_time()
-    response = client_of([card("sums")], students).post("/v1/predict", content=body)
-    error_of(response, 400, "invalid_request", "inputs[0]" if b"inputs" in body else "inputs")
-    assert time.process_time() - began < 5.0
+@pytest.mark.parametrize("body", [{"inputs": [1] * 1000}, {str(i): 1 for i in range(1000)}])
+def test_a_body_full_of_errors_reports_few_of_them(body: dict[str, Any]) -> None:
+    """Otherwise a body of 4 MiB would block the ingress for a minute and fill gigabytes."""
+    with pytest.raises(ValidationError) as caught:
+        PredictRequest.model_validate(body)
+    assert caught.value.error_count() == 2
 
 
 @pytest.mark.parametrize(
@@ -161,8 +150,8 @@ def test_a_body_full_of_errors_reports_one_of_them(students: FakeStudents, body:
         *[
             ({"model": "pairs", "inputs": [{"left": "a", "right": "b"}, given]}, 422, "invalid_field", "inputs[1]", f"field {rule}")
             for given, rule in [
-                ({"left": "a"}, "`right` is missing or null, text is needed"),
-                ({"left": "a", "right": ["b"]}, "`right` is a list, text is needed"),
+                ({"left": "a"}, "`right` is missing or null, must be text"),
+                ({"left": "a", "right": ["b"]}, "`right` is a list, must be text"),
                 ({"left": "  ", "right": "b"}, "`left` is empty"),
                 ("", "`input` is empty"),
                 ("a\x00b", "`input` holds a NUL character"),
@@ -238,10 +227,8 @@ def test_a_key_is_checked_before_the_body_is_read(students: FakeStudents, monkey
     monkeypatch.setenv("KEYS", "team=abc")
     app = app_of([card("sums")], students, ServingConfig(keys=KeysConfig(variable="KEYS")))
     assert asyncio.run(post(app, [])) == (401, "missing_key")
-    assert asyncio.run(post(app, [], (b"authorization", b"Bearer x"), (b"content-length", b"9" * 9))) == (
-        401,
-        "invalid_key",
-    )
+    headers = ((b"authorization", b"Bearer x"), (b"content-length", b"9" * 9))
+    assert asyncio.run(post(app, [], *headers)) == (401, "invalid_key")
 
 
 def test_unknown_paths_and_methods_get_404_and_405(client: TestClient) -> None:
