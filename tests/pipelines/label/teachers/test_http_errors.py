@@ -32,27 +32,6 @@ def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
     assert teacher.admission.limit.lowest < 4
 
 
-def test_the_limit_recovers_when_the_endpoint_does(endpoint: Endpoint) -> None:
-    """The endpoint takes 4 requests at the same time; later as many as come."""
-    endpoint.latency_s = 0.01
-    endpoint.behaviour = lambda seen, e: error(429, "too many") if e.working >= 4 else None
-    teacher = teacher_of(config(endpoint, remote={"max_concurrent_requests": 32, "max_attempts": 50}))
-    limit = teacher.admission.limit
-
-    async def run() -> int:
-        await asyncio.gather(*map(teacher.answer, rows(100)))
-        fallen = limit.value
-        endpoint.behaviour = lambda seen, e: None
-        await asyncio.gather(*map(teacher.answer, rows(300)))
-        await teacher.aclose()
-        return fallen
-
-    fallen = asyncio.run(run())
-    assert limit.lowest <= 4
-    assert fallen <= 8
-    assert limit.value > fallen + 8
-
-
 def test_retry_after_pauses_the_whole_teacher(endpoint: Endpoint) -> None:
     """Row 0 is refused. Rows 1 to 5, which come meanwhile, are not sent before the second is over."""
     refused_at: list[float] = []

@@ -12,47 +12,12 @@ from pipelines.label.teachers.label_probabilities import AnswerTokens, label_pro
 from pipelines.label.teachers.vllm_logprobs import decoder, distribution, encoder
 from pipelines.tasks import Answer, Example, load_task, task_spec
 from pipelines.tasks.parsing.label_patterns import LabelPlace
-from tests.support.answer_tokens import answer, tokenizer
+from tests.support.answer_tokens import CASES, CHOICES, NEUTRAL, At, answer, tokenizer
 
 __all__ = ["tokenizer"]
 
 NLI = load_task(task_spec("nli"))
 EXAMPLE = Example("a", "x", None)
-NEUTRAL = [" It", " is", " so", ".", " The", " answer", " is", " neutral", "."]
-CHOSEN = [" So", " the", " answer", " is", " (", "c", ")", " basket", "."]
-CHOICES = Example("a", "x", None, ("lamp", "river", "basket", "Basket"))
-SURE = [" The", " answer", " is", " not", " sure", "."]
-BUS = [" The", " answer", " is", " bus", "."]
-BUSES = {3: {" bus": 0.8, " car": 0.2}, 4: {".": 0.5, " station": 0.25, " stops": 0.125, "es": 0.125}}
-At = dict[int, dict[str, float]]
-CASES: dict[str, tuple[str, list[str] | None, list[str], At, dict[str, float]]] = {
-    # " contrad" begins contradiction, " ent" entailment, " Neutral" is neutral too; " the" counts for none.
-    "first tokens differ": (
-        "nli", None, NEUTRAL, {7: {" neutral": 0.4, " contrad": 0.2, " ent": 0.1, " Neutral": 0.1, " the": 0.15}},
-        {"neutral": 0.5, "contradiction": 0.2, "entailment": 0.1},
-    ),
-    "a space begins every label and counts for none": (
-        "nli", None, NEUTRAL, {7: {" neutral": 0.4, " ": 0.5, " ent": 0.1}},
-        {"neutral": 0.4, "entailment": 0.1, "contradiction": 0.0},
-    ),
-    **{f"letters of equal choices are added ({letter})": (
-        "multiple-choice", None, [*CHOSEN[:5], letter, *CHOSEN[6:]],
-        {5: {letter: 0.3, "d": 0.2, "a": 0.25, "A": 0.05, "cat": 0.1, "e": 0.1}}, {"basket": 0.5, "lamp": 0.3, "river": 0.0},
-    ) for letter in "cC"},
-    "one beginning, told apart on the sampled path": (
-        "classification", ["not sure", "not safe", "safe"], SURE,
-        {3: {" not": 0.6, " safe": 0.3, " a": 0.1}, 4: {" sure": 0.7, " safe": 0.1, " the": 0.2}},
-        {"not sure": 0.6 * 0.7, "not safe": 0.6 * 0.1, "safe": 0.3},
-    ),
-    # " stops" is a new word after the label `bus`; "es" would make another word of the label.
-    "a label begins another": (
-        "classification", ["bus", "bus station", "car"], BUS, BUSES,
-        {"bus": 0.8 * (0.5 + 0.125), "bus station": 0.8 * 0.25, "car": 0.2},
-    ),
-    "a cut answer has the label that it spells": (
-        "classification", ["bus", "bus station", "car"], BUS[:4], BUSES, {"bus": 0.8, "bus station": 0.0, "car": 0.2},
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "labels", "pieces", "at", "masses"), CASES.values(), ids=CASES)

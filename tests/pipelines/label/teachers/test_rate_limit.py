@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 import pytest
 
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
+from tests.support.remote_teacher import simulate_endpoint
 
 
 @pytest.mark.parametrize(
@@ -34,29 +34,11 @@ def test_refusals_halve_the_limit_and_successes_raise_it(
 
 @pytest.mark.parametrize("capacity", [1, 5, 20, 64])
 def test_the_limit_settles_at_the_endpoints_capacity(capacity: int) -> None:
-    """Simulated round trips: the endpoint takes `capacity` requests at the same time and refuses the others."""
-    limit = AdaptiveLimit(64)
-    clock, sent, values, refused, requests = 0, deque[tuple[int, int]](), list[int](), 0, 0
-    while clock < 10_000:
-        clock += 1
-        while sent and sent[0][0] <= clock:
-            _, epoch = sent.popleft()
-            if epoch >= 0:
-                limit.succeeded(epoch)
-            else:
-                limit.overloaded(-epoch - 1)
-            if clock > 1000:
-                refused += epoch < 0
-                requests += 1
-        while len(sent) < limit.value:
-            accepted = sum(epoch >= 0 for _, epoch in sent) < capacity
-            sent.append((clock + 10, limit.epoch if accepted else -limit.epoch - 1))
-        values.append(limit.value)
-    late = values[1000:]
-    assert max(late) <= capacity + 1
-    assert min(late) >= max(1, capacity // 2)
+    values, refused = simulate_endpoint(AdaptiveLimit(64), capacity)
+    assert max(values) <= capacity + 1
+    assert min(values) >= max(1, capacity // 2)
+    assert refused < 0.1
     assert capacity == 64 or refused > 0
-    assert refused < 0.1 * requests
 
 
 def test_of_several_pauses_the_last_to_end_counts() -> None:
