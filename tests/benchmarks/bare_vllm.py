@@ -1,12 +1,12 @@
-"""The prompts of a run file straight through `vllm.LLM.generate`: the line that labelling is measured against. JSON on stdout.
+"""Reference for labelling: the prompts of a run file through `vllm.LLM.generate`. Prints JSON.
 
 python -m tests.benchmarks.bare_vllm run.yaml
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 
 from pipelines.config import RunConfig
@@ -27,12 +27,16 @@ def prompts(run: RunConfig) -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_args()
     from vllm import LLM
 
-    run = load_run(sys.argv[1], sys.argv[2:])
+    run = load_run(options.run_file, options.overrides)
     task = load_task(task_spec(run.task, run.task_options))
     texts = prompts(run)
-    began = time.monotonic()
+    begin = time.monotonic()
     llm = LLM(**engine_arguments(run.teacher))
     started = time.monotonic()
     outputs = llm.generate(texts, sampling_parameters(run.teacher, task), use_tqdm=False)
@@ -41,7 +45,7 @@ def main() -> None:
     print(json.dumps({
         "rows": len(texts),
         "seconds": seconds,
-        "engine_start_s": started - began,
+        "engine_start_s": started - begin,
         "rows_per_s": len(texts) / seconds,
         "output_tokens": tokens,
         "output_tokens_per_s": tokens / seconds,

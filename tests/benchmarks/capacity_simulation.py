@@ -1,17 +1,14 @@
-"""How far one driver goes: real labelling, with nodes that answer as fast as a node is measured to do and need no GPU for it.
+"""Capacity of one labelling driver: the real driver with simulated nodes that need no GPU.
 
 python -m tests.benchmarks.capacity_simulation --nodes 1 10 30 100 300 1000 [--per-process 1 1 1 1 3 10] [--batch 64] [--latency 2.0]
 
-The driver is the real one: scan, Ray Data, blocks of rows to actors of a pool, outcomes back, commits. First one node is the real
-echo teacher with that batch and latency, which gives a node's rate. The others are stubs: an actor that takes blocks as the teacher's
-does, waits as long, and returns outcomes that were not computed row by row, so that a machine of a few cores holds many. A process can
-stand for several nodes (it answers so many times as fast) where there is no memory for one each: such points are marked, and have fewer
-rows in flight than so many nodes would.
+The driver is real: scan, Ray Data, an actor pool, outcomes and commits. The first node is the real echo teacher; its rate is the rate of
+a node. The others are stub actors: they wait as long and return constant outcomes, so a few cores hold many. If memory is short, one
+process stands for several nodes and answers that many times as fast. Such points have fewer rows in flight than real nodes.
 
-What is measured: rows/s offered (nodes x a node's rate) and achieved; the CPU time of the driver (a Python process: about one core is
-all that it can use), of Ray's own processes on the head, and of the stubs; the driver's private memory, and how much of the object
-store was in use. Where the stubs use up the machine's cores before the driver uses its one, the driver's own ceiling is an estimate, and
-called so: rows per second of its CPU time.
+The table has rows/s offered (nodes x rate of a node) and achieved, the cores used by the driver (at most about one), by Ray's processes
+and by the stubs, the driver's private memory, and the used object store. If the stubs use all cores before the driver uses one, the
+driver's ceiling is an estimate: rows per second of its CPU time.
 """
 
 from __future__ import annotations
@@ -48,12 +45,12 @@ MOST_ROWS = 200_000
 
 
 class StubActor(TeacherActor):
-    """Takes blocks as a node of the echo teacher with latency does, and works on none of their rows."""
+    """Accepts blocks like a node of the echo teacher with latency, without computing any row."""
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         await self._ready()
         if not hasattr(self, "_batch"):
-            # The first block is a full one.
+            # The first block is full.
             self._batch = asyncio.Semaphore(max(self._config.vllm.max_num_seqs // len(block), 1))
         with self._clock.holds(("train", str(block["id"][0]))):
             async with self._batch:
@@ -63,7 +60,7 @@ class StubActor(TeacherActor):
 
 
 def stub_outcomes(block: pa.Table) -> pa.Table:
-    """Accepted outcomes of a block: each row's gold label, a rationale of a usual length."""
+    """Accepted outcomes of a block: each row's gold label and a rationale of typical length."""
     rows = len(block)
     constant = {
         "rationale": "The label of this example is known, and this text is as long as a rationale often is.",
@@ -92,7 +89,7 @@ def stub_outcomes(block: pa.Table) -> pa.Table:
 
 
 def one_run(settings: dict[str, Any]) -> dict[str, Any]:
-    """Label with so many nodes, in this process. What it took."""
+    """Label with stub or real nodes in this process. Returns start time and used object store."""
     import ray
     from ray.data import DataContext
 
@@ -102,16 +99,16 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
     processes, folder = settings["processes"], settings["folder"]
     if settings["stub"]:
         dataset.TeacherActor = StubActor  # type: ignore[misc]
-    # All nodes are there before the first row: their start is no part of what is looked for.
+    # All nodes are ready before the first row: their start is not measured.
     DataContext.get_current().wait_for_min_actors_s = 600
     ray.init(
         address="local", num_cpus=processes + 4, include_dashboard=False, log_to_driver=False,
         object_store_memory=settings["store MiB"] << 20,
-        # Ray would start a worker for each of the CPUs that it is told of, to have them ready.
+        # Otherwise Ray starts a worker for each declared CPU in advance.
         _system_config={"prestart_worker_first_driver": False, "enable_worker_prestart": False},
     )  # fmt: skip
     try:
-        with store_watched() as used:
+        with sampled_store() as used:
             manifest = label(run_of(settings))
     finally:
         ray.shutdown()
@@ -121,7 +118,7 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_of(settings: dict[str, Any]) -> RunConfig:
-    """The run, over a corpus that is written here."""
+    """The run. Writes its corpus."""
     folder = Path(settings["folder"])
     corpus = folder / "corpus.jsonl"
     with corpus.open("w") as file:
@@ -134,8 +131,8 @@ def run_of(settings: dict[str, Any]) -> RunConfig:
             "corpus": {"train": str(corpus)},
             "teacher": {
                 "engine": "echo",
-                # Of many nodes in one process: a batch as large, so many times as fast. (A batch so many times as large is thousands of
-                # calls at a time, for each of which Ray starts a thread: more of them than a machine has.)
+                # Several nodes per process: the same batch, answered faster. A larger batch would be thousands of concurrent calls, and
+                # Ray starts a thread for each.
                 "latency_s": settings["latency"] / settings["per process"],
                 "vllm": {"max_num_seqs": settings["batch"]},
                 "replicas": {"min": settings["processes"], "max": settings["processes"]},
@@ -146,37 +143,37 @@ def run_of(settings: dict[str, Any]) -> RunConfig:
 
 
 @contextmanager
-def store_watched() -> Iterator[list[float]]:
-    """MiB of the object store that are in use, every few seconds while the block runs."""
+def sampled_store() -> Iterator[list[float]]:
+    """Used MiB of the object store, sampled every 5 s while the block runs."""
     import ray
 
     used: list[float] = []
-    over = threading.Event()
+    stop = threading.Event()
 
-    def look() -> None:
-        while not over.wait(5.0):
+    def sample() -> None:
+        while not stop.wait(5.0):
             total, free = ray.cluster_resources(), ray.available_resources()
             used.append((total["object_store_memory"] - free.get("object_store_memory", 0.0)) / 2**20)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield used
     finally:
-        over.set()
+        stop.set()
         thread.join()
 
 
-class RequestMiddleware:
-    """A driver from outside, every second: its rows, its private memory, CPU seconds of it, of Ray's processes and of workers."""
+class DriverSampler:
+    """Samples a driver every second: rows, private memory, and CPU seconds of the driver, Ray's processes and the workers."""
 
     def __init__(self, driver: subprocess.Popen[str], progress: Path) -> None:
         self._driver, self._progress = driver, progress
         self._known: dict[int, tuple[str, psutil.Process]] = {}
         self.samples: list[dict[str, float]] = []
 
-    def until_it_ends(self) -> None:
-        """Watch."""
+    def run(self) -> None:
+        """Sample until the driver ends."""
         process = psutil.Process(self._driver.pid)
         while self._driver.poll() is None:
             if len(self.samples) % 10 == 0:
@@ -188,12 +185,12 @@ class RequestMiddleware:
                 "workers": 0.0,
                 "driver MiB": private_mib(process),
             }
-            for kind, one in self._known.values():
+            for kind, member in self._known.values():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    sample[kind] += sum(one.cpu_times()[:2])
-            with contextlib.suppress(FileNotFoundError):  # before the stage has begun, and when it has ended
+                    sample[kind] += sum(member.cpu_times()[:2])
+            with contextlib.suppress(FileNotFoundError):  # before the stage starts and after it ends
                 progress = json.loads(self._progress.read_text())
-                self.samples.append({**sample, "done": progress["done"], "told": progress["updated_s"]})
+                self.samples.append({**sample, "done": progress["done"], "updated": progress["updated_s"]})
             time.sleep(1.0)
 
     def _find(self, driver: psutil.Process) -> None:
@@ -201,23 +198,23 @@ class RequestMiddleware:
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in driver.children(recursive=True):
                 name = " ".join(process.cmdline()[:1])
-                works = name.startswith("ray::") and not name.endswith("Agent")
-                self._known[process.pid] = ("workers" if works else "ray", process)
+                is_worker = name.startswith("ray::") and not name.endswith("Agent")
+                self._known[process.pid] = ("workers" if is_worker else "ray", process)
 
     def steady(self, rows: int) -> dict[str, float]:
-        """Rows/s and cores in use while the rows from 30% to 90% came: neither the start nor the end of the work."""
+        """Rows/s and used cores between 30% and 90% of the rows, without start and end."""
         middle = [s for s in self.samples if 0.3 * rows <= s["done"] <= 0.9 * rows]
         first, last = middle[0], middle[-1]
-        passed = last["at"] - first["at"]
+        elapsed = last["at"] - first["at"]
         return {
-            "rows/s": (last["done"] - first["done"]) / (last["told"] - first["told"]),
-            **{f"{kind} cores": (last[kind] - first[kind]) / passed for kind in ("driver", "ray", "workers")},
+            "rows/s": (last["done"] - first["done"]) / (last["updated"] - first["updated"]),
+            **{f"{kind} cores": (last[kind] - first[kind]) / elapsed for kind in ("driver", "ray", "workers")},
             "driver MiB": max(s["driver MiB"] for s in self.samples),
         }
 
 
 def point(nodes: int, per_process: int, rate: float | None, options: argparse.Namespace) -> dict[str, Any]:
-    """One number of nodes, in a process of its own. `rate`: of a node, in rows/s; None: it is to be measured, by the real teacher."""
+    """One number of nodes, in a separate process. `rate`: rows/s of a node; None: measure it with the real teacher."""
     offered = (options.batch / options.latency if rate is None else rate) * nodes
     folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
     settings = {
@@ -230,33 +227,31 @@ def point(nodes: int, per_process: int, rate: float | None, options: argparse.Na
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "RAY_TMPDIR": folder}
         )
-        watch = RequestMiddleware(process, Path(folder) / "out/labels/progress.json")
-        watch.until_it_ends()
+        sampler = DriverSampler(process, Path(folder) / "out/labels/progress.json")
+        sampler.run()
         assert process.stdout
-        said = process.stdout.read()
+        output = process.stdout.read()
         if process.returncode:
             errors.seek(0)
             raise SystemExit(f"{nodes} nodes: {errors.read()[-3000:]}")
-    found = watch.steady(settings["rows"])
+    found = sampler.steady(settings["rows"])
     return {
         "nodes": nodes, "processes": settings["processes"], "teacher": "stub" if settings["stub"] else "echo", "rows": settings["rows"],
         "offered rows/s": offered, **found, "driver CPU us/row": 1e6 * found["driver cores"] / found["rows/s"],
-        **json.loads(said.strip().splitlines()[-1]),
+        **json.loads(output.strip().splitlines()[-1]),
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 10, 30, 100])
-    parser.add_argument(
-        "--per-process", type=int, nargs="+", default=[1], help="nodes of a process, one for each of --nodes"
-    )
-    parser.add_argument("--batch", type=int, default=64, help="rows that a node answers at a time")
-    parser.add_argument("--latency", type=float, default=2.0, help="seconds until it has answered one")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of work at the offered rate")
+    parser.add_argument("--per-process", type=int, nargs="+", default=[1], help="nodes per process, for each --nodes")
+    parser.add_argument("--batch", type=int, default=64, help="rows a node answers at once")
+    parser.add_argument("--latency", type=float, default=2.0, help="seconds per row")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="duration at the offered rate")
     parser.add_argument("--most-rows", type=int, default=MOST_ROWS)
     parser.add_argument("--store-mib", type=int, default=1024)
-    parser.add_argument("--add", action="store_true", help="to the points that benchmarks-out has from an earlier call")
+    parser.add_argument("--add", action="store_true", help="append to the earlier result")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -274,17 +269,17 @@ def main() -> None:
 
 
 def assumptions(options: argparse.Namespace) -> list[str]:
-    """What the figures rest on."""
+    """Assumptions behind the figures."""
     return [
-        f"a node has a batch of {options.batch} rows and answers each after {options.latency} s: the real echo teacher's in line 1",
-        "head, driver, readers and stubs share this machine's cores; on a cluster only head and driver share the head's",
-        "where `nodes` is above `processes`, a process stands for several nodes",
-        "a row is a word problem of a usual length; blocks have a quarter of a batch, 16 to 64 rows",
+        f"a node has a batch of {options.batch} rows and answers each after {options.latency} s; line 1 is the real echo teacher",
+        "head, driver, readers and stubs share the cores of this machine; on a cluster, only head and driver share",
+        "if `nodes` exceeds `processes`, a process stands for several nodes",
+        "a row is a word problem of typical length; a block is a quarter of a batch, 16 to 64 rows",
     ]
 
 
 def plot(table: list[dict[str, Any]], file: Path) -> None:
-    """Rows/s offered and achieved, and the driver's share of a core, by number of nodes."""
+    """Rows/s offered and achieved, and the used cores, by number of nodes."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
-"""The paper's experiment on recorded outputs of PaLM 540B and a real pretrained student: `raystill compare` as a user runs it.
+"""The paper's experiment: `raystill compare` on recorded outputs of PaLM 540B with a pretrained student.
 
-The recordings have no test split: a quarter of the rows is held out for it by the hash of their ids, and never labelled or trained on.
-A tenth of the others is the validation split, on which settings are chosen. Student: SmolLM2-135M-Instruct, unless another is named.
+The recordings have no test split. A quarter of the rows, selected by the hash of their ids, is held out from labelling and training.
+A tenth of the rest is the validation split, which selects the settings. The default student is SmolLM2-135M-Instruct.
 
     python -m tests.benchmarks.compare_methods DATA OUTPUT --dataset svamp --epochs 5 --set compare.seeds='[0,1,2]'
 
-Killed, the same command goes on. The report is OUTPUT/compare/report.html.
+The same command resumes a killed run. The report is OUTPUT/compare/report.html.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METHODS = ["finetune", "task-distillation", "step-by-step", "rationale-then-labe
 
 
 def is_test(example_id: str) -> bool:
-    """Whether a row is held out for the test split: by the hash of its id."""
+    """True if the hash of its id puts a row into the test split."""
     bucket = int.from_bytes(hashlib.sha256(f"test:{example_id}".encode()).digest()[:8], "big")
     return bucket < TEST_SHARE * 2**64
 
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--dataset", choices=["svamp", "cqa"], default="svamp")
-    parser.add_argument("--rows", type=int, help="the first so many rows of the recording; all where it is not given")
-    parser.add_argument("--model", help="hub id or folder of the student")
+    parser.add_argument("--rows", type=int, help="number of rows (default: all)")
+    parser.add_argument("--model", help="student: hub id or folder")
     parser.add_argument("--epochs", type=float, default=10.0)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")

@@ -1,4 +1,4 @@
-"""Load on an endpoint for some seconds, by clients that ask one after the other or at a fixed rate. A process of its own; JSON on stdout.
+"""Load generator: closed-loop clients or a fixed request rate. Prints JSON.
 
 python -m tests.benchmarks.http_load URL BODIES.jsonl --clients 32 --seconds 20
 python -m tests.benchmarks.http_load URL BODIES.jsonl --rate 40 --seconds 900
@@ -18,19 +18,19 @@ import httpx
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """The value below which that share of the values lies; 0 for none."""
+    """The value below which `share` of the values lie. 0 without values."""
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
 async def load(
     url: str, bodies: list[bytes], clients: int, seconds: float, warm_s: float, rate: float | None
 ) -> dict[str, Any]:
-    """Answers per second in the time after the warm-up, their latencies, and what was no answer.
+    """Responses per second after the warm-up, their latencies, and failures.
 
-    Where an answer takes longer than warm-up and time together, latencies are those of a queue that is still filling: lower bounds.
+    If a response takes longer than warm-up and measurement together, the queue is still filling and latencies are lower bounds.
 
     Args:
-        rate: requests per second, whether or not those before are answered; None: as fast as the clients get answers.
+        rate: requests per second, regardless of open requests. None: each client waits for its response.
     """
     following = itertools.cycle(bodies)
     took: list[float] = []
@@ -38,7 +38,7 @@ async def load(
     begins = time.monotonic() + warm_s
     ends = begins + seconds
 
-    async def ask(http: httpx.AsyncClient) -> None:
+    async def send(http: httpx.AsyncClient) -> None:
         sent = time.monotonic()
         response = await http.post(url, content=next(following), headers={"content-type": "application/json"})
         if response.status_code != 200:
@@ -49,7 +49,7 @@ async def load(
     async def client() -> None:
         async with httpx.AsyncClient(timeout=120.0, limits=httpx.Limits(max_connections=1)) as http:
             while time.monotonic() < ends:
-                await ask(http)
+                await send(http)
 
     if rate is None:
         await asyncio.gather(*(client() for _ in range(clients)))
@@ -61,7 +61,7 @@ async def load(
             due = time.monotonic()
             while due < ends:
                 await asyncio.sleep(due - time.monotonic())
-                tasks.create_task(ask(http))
+                tasks.create_task(send(http))
                 due += 1 / rate
     took.sort()
     shares = {f"p{round(100 * share)}_ms": 1000 * percentile(took, share) for share in (0.5, 0.95, 0.99)}
@@ -73,13 +73,13 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("bodies", type=Path)
     parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--rate", type=float, help="requests per second, in place of clients")
+    parser.add_argument("--rate", type=float, help="requests per second, instead of clients")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--warm", type=float, default=3.0, help="seconds that are not counted")
+    parser.add_argument("--warm", type=float, default=3.0, help="warm-up in seconds")
     options = parser.parse_args()
     bodies = options.bodies.read_bytes().splitlines()
-    asked = load(options.url, bodies, options.clients, options.seconds, options.warm, options.rate)
-    print(json.dumps(asyncio.run(asked)))
+    result = load(options.url, bodies, options.clients, options.seconds, options.warm, options.rate)
+    print(json.dumps(asyncio.run(result)))
 
 
 if __name__ == "__main__":

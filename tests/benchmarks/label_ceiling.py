@@ -1,7 +1,7 @@
-"""The ceiling of our own code: rows/s of `raystill label` with a teacher that answers at once, and the driver's memory.
+"""Ceiling of labelling: rows/s and driver memory of `raystill label` with a teacher that answers immediately.
 
 python -m tests.benchmarks.label_ceiling --rows 100000 1000000 --actors 1 2
-python -m tests.benchmarks.label_ceiling --peers PYTHON         the same rows through distilabel and datatrove, which that Python has
+python -m tests.benchmarks.label_ceiling --peers PYTHON         also distilabel and datatrove, from that Python
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISTINCT = 5000
 
 
 def corpus_rows(count: int) -> Iterator[dict[str, str]]:
-    """Word problems, each id once; the texts repeat after 5,000."""
+    """Word problems with unique ids. Texts repeat after 5,000."""
     rows = train_rows(DISTINCT, seed=1)
     for index in range(count):
         yield {**rows[index % DISTINCT], "id": f"w-{index:08d}"}
@@ -37,13 +37,9 @@ def corpus_rows(count: int) -> Iterator[dict[str, str]]:
 def labelled(corpus: Path, rows: int, actors: int) -> dict[str, Any]:
     folder = corpus.parent
     run = {
-        "name": "ceiling",
-        "output": str(folder / "out"),
-        "task": "arithmetic",
-        "corpus": {"train": str(corpus)},
-        "teacher": {"engine": "echo", "replicas": {"min": actors, "max": actors}},
-        "student": {"model": "none"},
-    }
+        "name": "ceiling", "output": str(folder / "out"), "task": "arithmetic", "corpus": {"train": str(corpus)},
+        "teacher": {"engine": "echo", "replicas": {"min": actors, "max": actors}}, "student": {"model": "none"},
+    }  # fmt: skip
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
     shutil.rmtree(folder / "out", ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
@@ -66,7 +62,7 @@ def labelled(corpus: Path, rows: int, actors: int) -> dict[str, Any]:
 
 def peer(python: str, name: str, corpus: Path, rows: int) -> dict[str, Any]:
     command = [python, str(PEERS / f"{name}_echo.py"), str(corpus), str(corpus.parent / f"out-{name}")]
-    began = time.monotonic()
+    begin = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -78,7 +74,7 @@ def peer(python: str, name: str, corpus: Path, rows: int) -> dict[str, Any]:
         "label s": found["seconds"],
         "label rows/s": rows / found["seconds"],
         "scan + label rows/s": rows / found["seconds"],
-        "wall s": time.monotonic() - began,
+        "wall s": time.monotonic() - begin,
     }
 
 
@@ -86,8 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--peers", help="a Python with distilabel and datatrove")
-    parser.add_argument("--name", default="label_ceiling", help="of the result file")
+    parser.add_argument("--peers", help="Python with distilabel and datatrove")
+    parser.add_argument("--name", default="label_ceiling", help="name of the result file")
     options = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as folder:

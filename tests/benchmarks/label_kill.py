@@ -1,6 +1,6 @@
-"""A large corpus labelled by the echo teacher, its driver killed in the middle and the same command run again.
+"""Cost of a killed driver: label a large corpus with the echo teacher, kill the driver at half, and rerun.
 
-Counts every outcome, and how often each row was answered (the task writes a line for each); watches the memory of both drivers.
+Counts every outcome, the rows that were answered twice, and the peak memory of both drivers.
 
     python -m tests.benchmarks.label_kill --rows 1000000
 """
@@ -29,22 +29,22 @@ from tests.support.label_kills import Family, Labelling, check_complete
 
 
 def rows_done(output: Path) -> int:
-    """Rows with an outcome, as the running command says."""
+    """Rows with an outcome, from progress.json."""
     with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
         return int(json.loads((output / "labels/progress.json").read_text())["done"])
     return 0
 
 
 def killed(command: list[str], output: Path, at_rows: int) -> tuple[float, float]:
-    """Start the command, kill it when so many rows are done. (seconds, the driver's peak private memory in MiB)"""
-    began, peak = time.monotonic(), 0.0
+    """Start the command and kill it after `at_rows` rows. Returns (seconds, peak private memory of the driver in MiB)."""
+    begin, peak = time.monotonic(), 0.0
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
         process = subprocess.Popen(command, env={**os.environ, "RAY_TMPDIR": sockets}, stdout=subprocess.DEVNULL)
         family, watched_driver = Family(process.pid), psutil.Process(process.pid)
         try:
             while rows_done(output) < at_rows:
                 if process.poll() is not None:
-                    raise SystemExit(f"it ended with {process.returncode} before it could be killed")
+                    raise SystemExit(f"the command exited with {process.returncode} before the kill")
                 family.look()
                 peak = max(peak, private_mib(watched_driver))
                 time.sleep(0.1)
@@ -52,7 +52,7 @@ def killed(command: list[str], output: Path, at_rows: int) -> tuple[float, float
             process.wait()
         finally:
             family.end()
-    return time.monotonic() - began, peak
+    return time.monotonic() - begin, peak
 
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     task, log = write_task(folder)
     run = {"name": "kill", "output": str(folder / "out"), "task": str(task), "corpus": {"train": str(corpus)},
            "teacher": {"engine": "echo"}, "student": {"model": "none"}}  # fmt: skip
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
-    labelling = Labelling(file, folder / "out")
-    command = [sys.executable, "-m", "cluster", "label", str(file)]
+    run_file = folder / "run.yaml"
+    run_file.write_text(yaml.safe_dump(run))
+    labelling = Labelling(run_file, folder / "out")
+    command = [sys.executable, "-m", "cluster", "label", str(run_file)]
     first_s, first_peak = killed(command, labelling.output, rows // 2)
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
         second_s, second_peak = watched(command, {"RAY_TMPDIR": sockets})

@@ -1,6 +1,6 @@
-"""Memory of labelling: the driver's private peak over corpora that grow far beyond Ray's object store.
+"""Memory of labelling: peak private memory of the driver for corpora larger than Ray's object store.
 
-The echo teacher answers at once, so that rows move as fast as they can; the store of the only node that works holds 150 MiB.
+The echo teacher answers immediately. The only worker node has an object store of 150 MiB.
 
     python -m tests.benchmarks.label_memory --mib 100 800
 """
@@ -32,10 +32,12 @@ def measure(folder: Path, mib: int) -> dict[str, Any]:
             file.write(json.dumps({**row, "input": row["input"] + " " + "and so on " * (TEXT_BYTES // 10)}) + "\n")
     run = {"name": "memory", "output": str(folder / f"out-{mib}"), "task": "arithmetic", "corpus": {"train": str(corpus)},
            "teacher": {"engine": "echo"}, "student": {"model": "none"}}  # fmt: skip
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
+    run_file = folder / "run.yaml"
+    run_file.write_text(yaml.safe_dump(run))
     with ray_nodes(1) as cluster:
-        wall, peak = watched([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_ADDRESS": cluster.address})
+        wall, peak = watched(
+            [sys.executable, "-m", "cluster", "label", str(run_file)], {"RAY_ADDRESS": cluster.address}
+        )
     manifest = json.loads(Path(run["output"], "labels/manifest.json").read_text())
     assert manifest["counts"]["read"] == rows
     return {

@@ -1,9 +1,9 @@
-"""Overhead of labelling: rows/s of `raystill label` against bare `vllm.LLM.generate`, on the same prompts, model and settings.
+"""Overhead of labelling: rows/s of `raystill label` against bare `vllm.LLM.generate`, with the same prompts, model and settings.
 
-Engine start is excluded from both and shown apart: ours counts from the readiness of the first engine to the last outcome. Pairs
-alternate, each command in a process of its own; the figure is the median of the pairs' ratios.
+Engine start is excluded and listed separately: labelling counts from the first ready engine to the last outcome. Pairs alternate,
+each command in its own process. The result is the median of the ratios.
 
-    python -m tests.benchmarks.label_overhead                                     SmolLM2-135M on this machine's CPUs
+    python -m tests.benchmarks.label_overhead                                     SmolLM2-135M on CPUs
     python -m tests.benchmarks.label_overhead --gpu --model FOLDER --task arithmetic --corpus FILE --max-num-seqs 1024
 """
 
@@ -29,8 +29,8 @@ from tests.benchmarks.results import median, publish
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a folder; the embedded teacher where it is not given")
-    parser.add_argument("--corpus", help="JSON Lines; generated word problems where it is not given")
+    parser.add_argument("--model", help="folder (default: embedded teacher)")
+    parser.add_argument("--corpus", help="JSON Lines (default: word problems)")
     parser.add_argument("--task", default="arithmetic")
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--pairs", type=int, default=3)
@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-num-seqs", type=int, default=96)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--name", default="label_overhead", help="of the result file")
+    parser.add_argument("--name", default="label_overhead", help="name of the result file")
     return parser.parse_args()
 
 
@@ -76,9 +76,9 @@ def run_file(folder: Path, options: argparse.Namespace) -> Path:
 def bare(file: Path) -> dict[str, Any]:
     run = load_run(file)
     environment = {} if run.teacher.gpus_per_replica else cpu_environment(run.teacher)
-    said = _run([sys.executable, "-m", "tests.benchmarks.bare_vllm", str(file)], environment)
+    output = _run([sys.executable, "-m", "tests.benchmarks.bare_vllm", str(file)], environment)
     # vLLM logs to standard output too.
-    return dict(json.loads(next(line for line in reversed(said.splitlines()) if line.startswith('{"rows"'))))
+    return dict(json.loads(next(line for line in reversed(output.splitlines()) if line.startswith('{"rows"'))))
 
 
 def labelled(file: Path) -> dict[str, Any]:
@@ -87,12 +87,12 @@ def labelled(file: Path) -> dict[str, Any]:
         _run([sys.executable, "-m", "cluster", "label", str(file)], {"RAY_TMPDIR": sockets})
     manifest = json.loads((file.parent / "out/labels/manifest.json").read_text())
     throughput = manifest["details"]["throughput"]
-    assert throughput["rows"] == manifest["counts"]["read"], "every row was to be asked"
+    assert throughput["rows"] == manifest["counts"]["read"], "not every row reached the teacher"
     return {**throughput, **manifest["details"]["tokens"], "engine_start_s": manifest["timings_s"]["engine_start"]}
 
 
 def _run(command: list[str], environment: dict[str, str]) -> str:
-    """What the command says on standard output. Raises SystemExit where it fails."""
+    """Run a command. Returns its standard output; raises SystemExit if it fails."""
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
@@ -105,8 +105,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = run_file(Path(folder), options)
         for pair in range(options.pairs):
-            order = (bare, labelled) if pair % 2 == 0 else (labelled, bare)
-            found = {measure.__name__: measure(file) for measure in order}
+            sequence = (bare, labelled) if pair % 2 == 0 else (labelled, bare)
+            found = {measure.__name__: measure(file) for measure in sequence}
             rows.append({
                 "pair": pair + 1,
                 "rows": found["bare"]["rows"],

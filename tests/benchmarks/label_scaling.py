@@ -1,10 +1,9 @@
-"""How labelling scales: rows/s of `raystill label` with the `echo` teacher, by actors and by nodes. All nodes are on this machine.
+"""Scaling of labelling: rows/s of `raystill label` with the echo teacher, by actors and nodes. All nodes are on this machine.
 
-Two kinds of actors. `waiting` ones answer 16 rows at a time, each after 0.2 seconds, as an engine does that is busy elsewhere (on a GPU):
-80 rows/s at the most, whatever the machine. What is lost of that is our own doing: the flow, the driver, and the cores that they share.
-`instant` ones answer at once: what is measured is our own code on this machine's cores, and more actors share the same cores.
+`waiting` actors answer 16 rows at a time after 0.2 s, like an engine on a GPU: at most 80 rows/s each. Any loss is overhead of the
+dataset, the driver and the shared cores. `instant` actors answer immediately: they measure Raystill's code on this machine's cores.
 
-Rates are those of the time in which all actors are up: the start of an actor costs seconds of a core, and here all start on the same ones.
+Rates cover only the time in which all actors are ready, since starting an actor costs seconds of a shared core.
 
     python -m tests.benchmarks.label_scaling
     python -m tests.benchmarks.label_scaling --nodes 3 --actors 8 --kinds waiting
@@ -32,9 +31,9 @@ from tests.support.nodes import Cluster, ray_nodes
 
 LATENCY_S, BATCH = 0.2, 16
 SECONDS = 12.0
-"""That waiting actors are busy when they are all up."""
+"""Work for waiting actors after all are ready."""
 START_S = 2.0
-"""More for each actor: the others wait for it, busy."""
+"""Additional work per actor, for the others during its start."""
 INSTANT_ROWS = 60_000
 
 
@@ -52,45 +51,47 @@ def labelled(folder: Path, cluster: Cluster, nodes: int, actors: int, kind: str)
     }  # fmt: skip
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
     shutil.rmtree(folder / "out", ignore_errors=True)
-    seen = watched([*COMMAND, "label", str(folder / "run.yaml")], folder / "out/labels/progress.json", cluster)
+    samples = watch_progress(
+        [*COMMAND, "label", str(folder / "run.yaml")], folder / "out/labels/progress.json", cluster
+    )
     manifest = json.loads((folder / "out/labels/manifest.json").read_text())
     assert manifest["counts"]["accepted"] == rows, manifest["counts"]
-    rate = full_rate(seen, actors) or manifest["details"]["throughput"]["rows_per_s"]
+    rate = full_rate(samples, actors) or manifest["details"]["throughput"]["rows_per_s"]
     by_node = manifest["details"]["nodes"]
     return {
-        "actors": kind, "nodes": nodes, "count": actors, "rows": rows, "rows/s": rate, "at the most": ideal if waiting else "",
+        "actors": kind, "nodes": nodes, "count": actors, "rows": rows, "rows/s": rate, "ideal rows/s": ideal if waiting else "",
         "share": rate / ideal if waiting else "", "rows/s, start included": manifest["details"]["throughput"]["rows_per_s"],
-        "nodes that labelled": len(by_node), "least of a node": f"{min(by_node.values()) / rows:.0%}",
+        "nodes that labelled": len(by_node), "smallest node share": f"{min(by_node.values()) / rows:.0%}",
     }  # fmt: skip
 
 
-def watched(command: list[str], progress: Path, cluster: Cluster) -> list[tuple[float, int, int]]:
-    """Run the command. (when, rows done, engines that have answered), as its progress file tells. Raises SystemExit where it fails."""
-    seen: list[tuple[float, int, int]] = []
+def watch_progress(command: list[str], progress: Path, cluster: Cluster) -> list[tuple[float, int, int]]:
+    """Run the command. Returns (time, rows done, ready engines) from its progress file; raises SystemExit if it fails."""
+    samples: list[tuple[float, int, int]] = []
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment() | {"RAY_ADDRESS": cluster.address}
         )
         while process.poll() is None:
             with suppress(FileNotFoundError):
-                told = json.loads(progress.read_text())
-                now = (told["updated_s"], told["done"], told["engines"].get("engines", 0))
-                if not seen or seen[-1][0] != now[0]:
-                    seen.append(now)
+                state = json.loads(progress.read_text())
+                now = (state["updated_s"], state["done"], state["engines"].get("engines", 0))
+                if not samples or samples[-1][0] != now[0]:
+                    samples.append(now)
             time.sleep(0.2)
         if process.returncode:
             log.seek(0)
             raise SystemExit(log.read()[-3000:].decode())
-    return seen
+    return samples
 
 
-def full_rate(seen: list[tuple[float, int, int]], actors: int) -> float | None:
-    """Rows/s between the first and the last look at which all were up; None where there are no two."""
-    full = [(when, done) for when, done, engines in seen if engines >= actors]
+def full_rate(samples: list[tuple[float, int, int]], actors: int) -> float | None:
+    """Rows/s between the first and last sample with all actors ready. None with fewer than two."""
+    full = [(when, done) for when, done, engines in samples if engines >= actors]
     if len(full) < 2:
         return None
-    (began, first), (ended, last) = full[0], full[-1]
-    return (last - first) / (ended - began)
+    (begin, first), (end, last) = full[0], full[-1]
+    return (last - first) / (end - begin)
 
 
 def main() -> None:
@@ -98,12 +99,12 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--kinds", nargs="+", choices=["waiting", "instant"], default=["waiting", "instant"])
-    parser.add_argument("--name", default="label_scaling", help="of the result file")
+    parser.add_argument("--name", default="label_scaling", help="name of the result file")
     options = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as folder:
         for nodes in options.nodes:
-            # A CPU for each actor, and some for the readers of the corpus: with one for them 8 actors on one node get 224 rows/s in all.
+            # One CPU per actor and four for reading: with a single one, 8 actors on one node reach only 224 rows/s.
             with ray_nodes(nodes, cpus=max(options.actors) + 4) as cluster:
                 for kind in options.kinds:
                     for actors in options.actors:

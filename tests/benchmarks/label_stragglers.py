@@ -1,7 +1,7 @@
-"""Stragglers: an engine of `max_num_seqs` places whose latencies have a heavy tail, and how full labelling keeps it.
+"""Stragglers: how full labelling keeps an engine with `max_num_seqs` slots and heavy-tailed latencies.
 
-The ideal is every place taken all the time: (sum of the latencies of all rows) / places. The echo teacher draws the same latencies for
-the same rows, so the ideal is known. Engine start and the last rows, which leave places empty whatever one does, count as ours.
+The ideal time is (sum of all latencies) / slots. It is known because the echo teacher draws latencies by row. Engine start and the last
+rows count against labelling.
 
     python -m tests.benchmarks.label_stragglers
 """
@@ -24,13 +24,13 @@ from tests.benchmarks.results import publish
 from tests.benchmarks.watched import watched
 
 
-def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | None) -> dict[str, Any]:
+def measure(folder: Path, rows: int, slots: int, mean_s: float, tail: float | None) -> dict[str, Any]:
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(row) + "\n" for row in corpus_rows(rows)))
-    teacher = {"engine": "echo", "latency_s": mean_s, "vllm": {"max_num_seqs": places}}
+    teacher = {"engine": "echo", "latency_s": mean_s, "vllm": {"max_num_seqs": slots}}
     if tail:
         teacher["latency_tail"] = tail
-    run = {"name": "stragglers", "output": str(folder / f"out-{tail}-{places}"), "task": "arithmetic",
+    run = {"name": "stragglers", "output": str(folder / f"out-{tail}-{slots}"), "task": "arithmetic",
            "corpus": {"train": str(corpus)}, "teacher": teacher, "student": {"model": "none"}}  # fmt: skip
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run))
@@ -39,12 +39,12 @@ def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | N
     manifest = json.loads(Path(run["output"], "labels/manifest.json").read_text())
     config = load_run(file).teacher
     drawn = [latency(config, row["id"]) for row in corpus_rows(rows)]
-    ideal = sum(drawn) / places
+    ideal = sum(drawn) / slots
     seconds = manifest["timings_s"]["label"]
     return {
-        "latencies": f"Pareto {tail}" if tail else "all the same",
+        "latencies": f"Pareto {tail}" if tail else "constant",
         "rows": rows,
-        "places": places,
+        "slots": slots,
         "mean s": sum(drawn) / rows,
         "longest s": max(drawn),
         "ideal s": ideal,
@@ -56,11 +56,11 @@ def measure(folder: Path, rows: int, places: int, mean_s: float, tail: float | N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8000)
-    parser.add_argument("--places", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--mean-s", type=float, default=0.25)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        table = [measure(Path(folder), options.rows, options.places, options.mean_s, tail) for tail in (None, 2.5, 1.5)]
+        table = [measure(Path(folder), options.rows, options.slots, options.mean_s, tail) for tail in (None, 2.5, 1.5)]
     publish("label_stragglers", table)
 
 

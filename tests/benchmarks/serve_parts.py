@@ -1,11 +1,11 @@
-"""Where one client's time goes: the median of a question to the bare engine, to a replica by its handle, to `/healthz`, to `/v1/predict`.
+"""Latency of one request by part: the engine, a replica's handle, `/healthz` and `/v1/predict`.
 
-The ways are taken in turn, a question each, so that what else the machine does meets all of them alike. The parts, in milliseconds:
+The targets alternate, so that other load on the machine affects all alike. The parts are medians in ms:
 
-    engine                  the question to the engine, in this process
-    handle and replica      by its handle less the engine: Serve's router, two processes, the way there and back
-    proxy and ingress       `/healthz`: HTTP, Serve's proxy, our application, no student
-    the request itself      the rest of `/v1/predict`: reading and checking its body, the prompt, the answer's label and JSON
+    engine                  the engine in this process
+    handle and replica      the handle minus the engine: Serve's router and two processes
+    proxy and ingress       `/healthz`: HTTP, Serve's proxy and the application, without a student
+    the request itself      the rest of `/v1/predict`: validation, prompt, label and JSON
 
 python -m tests.benchmarks.serve_parts DATA OUTPUT --student t5-small-shape --rounds 200
 """
@@ -31,32 +31,32 @@ from tests.support.local_ray import local_ray
 
 NEW_TOKENS = 16
 _WARM = 10
-Ask = Callable[[str], Awaitable[Any]]
+Send = Callable[[str], Awaitable[Any]]
 
 
-async def in_turn(ways: dict[str, Ask], texts: list[str], rounds: int) -> dict[str, float]:
-    """The median milliseconds of each way."""
-    took: dict[str, list[float]] = {name: [] for name in ways}
+async def alternate(targets: dict[str, Send], texts: list[str], rounds: int) -> dict[str, float]:
+    """Median latency of each target in ms."""
+    latencies: dict[str, list[float]] = {name: [] for name in targets}
     for number in range(_WARM + rounds):
-        for name, ask in ways.items():
-            began = time.perf_counter()
-            await ask(texts[number % len(texts)])
+        for name, send in targets.items():
+            begin = time.perf_counter()
+            await send(texts[number % len(texts)])
             if number >= _WARM:
-                took[name].append(1000 * (time.perf_counter() - began))
-    return {name: median(values) for name, values in took.items()}
+                latencies[name].append(1000 * (time.perf_counter() - begin))
+    return {name: median(values) for name, values in latencies.items()}
 
 
 async def measured(folder: Path, url: str, serving: ServingConfig, texts: list[str], rounds: int) -> dict[str, float]:
-    """Ask by all ways."""
+    """Median latency of each target in ms."""
     from ray import serve
 
     from serving.engines.select import cpu_environment, start_engine
-    from serving.replica_client import STUDENT, application_of
     from serving.messages import Question
     from serving.metrics import ReplicaMetrics
     from serving.model_card import read_card
+    from serving.replica_client import STUDENT, application_of
 
-    os.environ.update(cpu_environment(serving, ["vllm"]))  # as a replica has it
+    os.environ.update(cpu_environment(serving, ["vllm"]))  # the environment of a replica
     engine = start_engine(read_card("student", str(folder)), serving, ReplicaMetrics("student"))
     replica = serve.get_deployment_handle(STUDENT, application_of("student"))
     async with httpx.AsyncClient(timeout=60.0) as http:
@@ -64,14 +64,14 @@ async def measured(folder: Path, url: str, serving: ServingConfig, texts: list[s
         async def predict(text: str) -> None:
             (await http.post(f"{url}/v1/predict", json={"inputs": [text]})).raise_for_status()
 
-        ways: dict[str, Ask] = {
+        targets: dict[str, Send] = {
             "engine": lambda text: engine.answer(Question(text)),
             "handle": lambda text: _result(replica.answer.remote(Question(text))),
             "healthz": lambda text: http.get(f"{url}/healthz"),
             "predict": predict,
         }
         try:
-            return await in_turn(ways, texts, rounds)
+            return await alternate(targets, texts, rounds)
         finally:
             await engine.close()
 

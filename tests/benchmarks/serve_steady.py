@@ -1,4 +1,4 @@
-"""Steady load on the endpoint at 70 % of what it can do: latencies, failures, and the memory of each process at the start and at the end.
+"""Steady load at 70 % of the endpoint's capacity: latencies, failures, and the memory of each process at start and end.
 
 python -m tests.benchmarks.serve_steady DATA OUTPUT --minutes 15
 """
@@ -17,32 +17,32 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.results import publish
-from tests.benchmarks.serve_load import NEW_TOKENS, server, shown
+from tests.benchmarks.serve_load import NEW_TOKENS, role_of, server
 from tests.benchmarks.students import SHAPES, questions, student
 from tests.benchmarks.watched import private_mib
 from tests.support.endpoints import free_port
 
 
 def memory(root: psutil.Process) -> dict[str, float]:
-    """Private memory in MiB of a process and what it started, by name."""
+    """Private memory in MiB of a process and its descendants, by role."""
     found: dict[str, float] = {}
     for process in [root, *root.children(recursive=True)]:
         try:
-            name = shown(process)
+            name = role_of(process)
         except psutil.NoSuchProcess:
             continue
         found[name] = found.get(name, 0.0) + private_mib(process)
     return found
 
 
-def load(url: str, file: str, *asked: str) -> subprocess.Popen[str]:
-    """The load generator, running."""
-    command = [sys.executable, "-m", "tests.benchmarks.http_load", url, file, *asked]
+def load(url: str, file: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start the load generator."""
+    command = [sys.executable, "-m", "tests.benchmarks.http_load", url, file, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What it saw, once it has ended."""
+def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The load generator's result, after its end."""
     out, _ = process.communicate()
     found: dict[str, Any] = json.loads(out)
     return found
@@ -73,28 +73,24 @@ def main() -> None:
     ):
         bodies.write("".join(json.dumps({"inputs": [text]}) + "\n" for text in questions(options.data, 256)))
         bodies.flush()
-        asked = f"{url}/v1/predict", bodies.name
-        most = told(load(*asked, "--clients", "32", "--seconds", "20"))["requests_per_s"]
-        rate = options.share * most
-        running = load(*asked, "--rate", str(rate), "--seconds", str(60 * options.minutes), "--warm", "0")
+        target = f"{url}/v1/predict", bodies.name
+        capacity = result_of(load(*target, "--clients", "32", "--seconds", "20"))["requests_per_s"]
+        rate = options.share * capacity
+        running = load(*target, "--rate", str(rate), "--seconds", str(60 * options.minutes), "--warm", "0")
         time.sleep(min(60.0, 12 * options.minutes))
         first = memory(root)
         time.sleep(max(60 * options.minutes - 75.0, 1.0))
         last = memory(root)
-        seen = told(running)
+        result = result_of(running)
     rows = [
         {"process": name, "MiB at the start": first[name], "MiB at the end": last.get(name, 0.0)}
         for name in sorted(first)
     ]
     publish(
-        f"serve_steady_{options.student}",
-        rows,
-        capacity_per_s=most,
-        rate_per_s=rate,
-        minutes=options.minutes,
-        requests=round(seen["requests_per_s"] * 60 * options.minutes),
-        **{key: seen[key] for key in ("p50_ms", "p95_ms", "p99_ms", "failed")},
-    )
+        f"serve_steady_{options.student}", rows, capacity_per_s=capacity, rate_per_s=rate, minutes=options.minutes,
+        requests=round(result["requests_per_s"] * 60 * options.minutes),
+        **{key: result[key] for key in ("p50_ms", "p95_ms", "p99_ms", "failed")},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

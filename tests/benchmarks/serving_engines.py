@@ -1,8 +1,7 @@
-"""Which runtime an encoder-decoder student should be served with on a CPU: tokens/s of each, same weights, prompts and lengths, in one run.
+"""Runtimes for encoder-decoder students on a CPU: tokens/s with the same weights, prompts and lengths, in one run.
 
-Texts of exactly `--tokens` tokens, greedy; the median of `--rounds`. `same`: share of texts equal to transformers in float32.
-CTranslate2 and transformers are measured here; OpenVINO and ONNX Runtime in an environment of their own (`--peer PYTHON`), since their
-exporters and transformers 5 exclude each other in some versions.
+Greedy texts of exactly `--tokens` tokens; the median of `--rounds`. `same` is the share of texts equal to transformers in float32.
+OpenVINO and ONNX Runtime need their own environment (`--peer PYTHON`): some versions of their exporters exclude transformers 5.
 
     python -m tests.benchmarks.serving_engines DATA OUTPUT --peer /path/to/python
 """
@@ -21,19 +20,19 @@ from typing import Any
 from tests.benchmarks.results import median, publish
 from tests.benchmarks.students import questions, student
 
-Write = Callable[[list[str]], list[tuple[int, ...]]]
-"""Texts -> the tokens that were written, without what a model starts with."""
+Generate = Callable[[list[str]], list[tuple[int, ...]]]
+"""Texts -> generated token ids, without the start token."""
 
 
-def transformers_writer(folder: Path, tokens: int, dtype: str, **options: Any) -> Write:
-    """`generate` as it comes, with its cache."""
+def transformers_runtime(folder: Path, tokens: int, dtype: str, **options: Any) -> Generate:
+    """`generate` with its default cache."""
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def write(texts: list[str]) -> list[tuple[int, ...]]:
+    def generate(texts: list[str]) -> list[tuple[int, ...]]:
         batch = tokenizer(texts, return_tensors="pt", padding=True)
         with torch.inference_mode():
             output = model.generate(
@@ -41,31 +40,31 @@ def transformers_writer(folder: Path, tokens: int, dtype: str, **options: Any) -
             )
         return [tuple(row[1:].tolist()) for row in output]
 
-    return write
+    return generate
 
 
-def converted_writer(folder: Path, tokens: int, weights: str, threads: int) -> Write:
-    """CTranslate2, as the endpoint has it."""
+def ctranslate2_runtime(folder: Path, tokens: int, weights: str, threads: int) -> Generate:
+    """CTranslate2, as in the endpoint."""
     from pipelines.students.decoding import GenerationRequest
     from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-    found = Ctranslate2Student.open(folder, weights=weights, threads=threads)
-    return lambda texts: [written.ids for written in found.write([GenerationRequest(text, tokens) for text in texts])]
+    engine = Ctranslate2Student.open(folder, weights=weights, threads=threads)
+    return lambda texts: [output.ids for output in engine.write([GenerationRequest(text, tokens) for text in texts])]
 
 
-def measure(name: str, write: Write, texts: list[str], sizes: list[int], rounds: int) -> dict[str, Any]:
+def measure(name: str, generate: Generate, texts: list[str], sizes: list[int], rounds: int) -> dict[str, Any]:
     """Tokens/s at each batch size."""
     row: dict[str, Any] = {"runtime": name}
-    written: list[tuple[int, ...]] = []
+    outputs: list[tuple[int, ...]] = []
     for size in sizes:
-        write(texts[:size])
+        generate(texts[:size])
         rates = []
         for _ in range(rounds):
-            began = time.perf_counter()
-            written = write(texts[:size])
-            rates.append(sum(map(len, written)) / (time.perf_counter() - began))
+            begin = time.perf_counter()
+            outputs = generate(texts[:size])
+            rates.append(sum(map(len, outputs)) / (time.perf_counter() - begin))
         row[f"batch {size}"] = median(rates)
-    return {**row, "written": written}
+    return {**row, "outputs": outputs}
 
 
 def main() -> None:
@@ -83,35 +82,35 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folder = student("t5-small-shape", options.output)
     texts = questions(options.data, max(options.sizes))
-    writers: dict[str, Callable[[], Write]] = {
-        "transformers float32": lambda: transformers_writer(folder, options.tokens, "float32"),
-        "transformers bfloat16": lambda: transformers_writer(folder, options.tokens, "bfloat16"),
-        "transformers bfloat16, static cache": lambda: transformers_writer(
+    runtimes: dict[str, Callable[[], Generate]] = {
+        "transformers float32": lambda: transformers_runtime(folder, options.tokens, "float32"),
+        "transformers bfloat16": lambda: transformers_runtime(folder, options.tokens, "bfloat16"),
+        "transformers bfloat16, static cache": lambda: transformers_runtime(
             folder, options.tokens, "bfloat16", cache_implementation="static"
         ),
-        "CTranslate2 float32": lambda: converted_writer(folder, options.tokens, "float32", options.threads),
-        "CTranslate2 int8": lambda: converted_writer(folder, options.tokens, "int8", options.threads),
+        "CTranslate2 float32": lambda: ctranslate2_runtime(folder, options.tokens, "float32", options.threads),
+        "CTranslate2 int8": lambda: ctranslate2_runtime(folder, options.tokens, "int8", options.threads),
     }
-    rows = [measure(name, make(), texts, options.sizes, options.rounds) for name, make in writers.items()]
+    rows = [measure(name, make(), texts, options.sizes, options.rounds) for name, make in runtimes.items()]
     if options.peer:
-        asked = {
+        job = {
             "folder": str(folder), "texts": texts, "sizes": options.sizes, "tokens": options.tokens,
             "rounds": options.rounds, "threads": options.threads,
         }  # fmt: skip
         script = Path(__file__).parent / "peers/optimum_t5.py"
         done = subprocess.run(
-            [options.peer, str(script)], input=json.dumps(asked), capture_output=True, text=True, check=False
+            [options.peer, str(script)], input=json.dumps(job), capture_output=True, text=True, check=False
         )
         if done.returncode:
             print(done.stderr[-2000:], file=sys.stderr)
         for line in done.stdout.splitlines():
-            if line.startswith("left out: "):
+            if line.startswith("skipped: "):
                 print(line, file=sys.stderr)
         rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    reference = [tuple(ids) for ids in rows[0]["written"]]
+    reference = [tuple(ids) for ids in rows[0]["outputs"]]
     for row in rows:
-        written = [tuple(ids)[: options.tokens] for ids in row.pop("written")]
-        row["same"] = sum(a == b for a, b in zip(written, reference, strict=True)) / len(reference)
+        outputs = [tuple(ids)[: options.tokens] for ids in row.pop("outputs")]
+        row["same"] = sum(a == b for a, b in zip(outputs, reference, strict=True)) / len(reference)
     publish("serving_engines", rows, tokens=options.tokens, threads=options.threads)
 
 

@@ -1,4 +1,4 @@
-"""Students to be measured: shapes with random weights, and what they are asked."""
+"""Students for serving benchmarks, and their inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_INPUT_TOKENS = 256
 
 
 def finish(folder: Path, method: str = "finetune") -> Path:
-    """Make a Hugging Face folder a finished student artifact of the arithmetic task."""
+    """Turn a Hugging Face folder into a finished student artifact of the arithmetic task."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
@@ -35,7 +35,7 @@ def finish(folder: Path, method: str = "finetune") -> Path:
 
 
 def t5_small_shape(folder: Path) -> Path:
-    """60 million parameters in the shape of T5-small, random, with the embedded teacher's tokenizer. It never ends a text by itself."""
+    """T5-small with random weights (60 million parameters) and the embedded teacher's tokenizer. It never generates an end token."""
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -49,7 +49,7 @@ def t5_small_shape(folder: Path) -> Path:
         decoder_start_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
-    # Random weights would write an end as their first token: every text is as long as it may be.
+    # Random weights would generate the end token first. Without it, every text has the maximum length.
     with torch.no_grad():
         model.lm_head.weight[tokenizer.eos_token_id] = 0.0
     model.save_pretrained(folder)
@@ -58,7 +58,7 @@ def t5_small_shape(folder: Path) -> Path:
 
 
 def smollm2(folder: Path) -> Path:
-    """The embedded teacher itself, SmolLM2-135M, as a student."""
+    """The embedded teacher SmolLM2-135M as a student."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -74,7 +74,7 @@ SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2}
 
 
 def student(name: str, root: Path) -> Path:
-    """A student of SHAPES below a folder, made once."""
+    """The folder of a student of SHAPES below `root`, created once."""
     folder = root / name / "student"
     if not (folder / "manifest.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -84,7 +84,7 @@ def student(name: str, root: Path) -> Path:
 
 
 def questions(data: Path, count: int) -> list[str]:
-    """Inputs of SVAMP's training rows."""
+    """Inputs of SVAMP's train rows."""
     lines = (data / "svamp/train.jsonl").read_text(encoding="utf-8").splitlines()[:count]
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [row["input"] for row in rows]

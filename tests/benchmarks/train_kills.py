@@ -1,7 +1,7 @@
-"""Trainings that are killed, beside one that is not: every loss curve joins the undisturbed one. A table and a plot.
+"""Loss curves of killed trainings against an undisturbed one, as a table and a plot.
 
-A small Llama shape learns recorded labels of a real teacher with DeepSpeed ZeRO 2 on two workers. Killed are a worker, the driver, and
-everything at once while a checkpoint is being stored; and a training that goes on with one worker and then with two again.
+A small Llama learns recorded labels with DeepSpeed ZeRO 2 on two workers. The cases kill a worker, the driver, and all processes
+during a checkpoint. The last case resumes with one worker and then with two.
 
     python -m tests.benchmarks.train_kills DATA
 """
@@ -34,7 +34,7 @@ def undisturbed(training: Training) -> None:
 
 
 def worker(training: Training) -> None:
-    """Killed after the second checkpoint; the run goes on by itself."""
+    """Kill a worker after the second checkpoint. The run recovers without a rerun."""
     assert training.kill("worker", lambda: len(training.committed()) >= 2), training.log()
 
 
@@ -44,13 +44,12 @@ def driver(training: Training) -> None:
 
 
 def node_while_storing(training: Training) -> None:
-    """Everything is killed when a checkpoint is there in part, after the second that is whole."""
+    """Kill all processes while a checkpoint is incomplete, after two complete ones."""
     training.kill("node", lambda: len(training.committed()) >= 2 and training.is_storing())
     training.finish()
 
 
 def two_one_two(training: Training) -> None:
-    """Two workers, then one, then two."""
     training.kill("driver", lambda: len(training.committed()) >= 1)
     before = len(training.committed())
     reached = [path.name for path in training.committed()]
@@ -91,7 +90,7 @@ def main() -> None:
             first = curves.setdefault("undisturbed", curve)
             curves[scenario], resumed[scenario] = curve, details["started_at_steps"]
             table.append({
-                "killed": scenario, "steps": details["steps"], "went on at": str(details["started_at_steps"]),
+                "killed": scenario, "steps": details["steps"], "resumed at": str(details["started_at_steps"]),
                 "workers": str(details["world_sizes"]), "unusable checkpoints": len(details["damaged_checkpoints"]),
                 "last loss": curve[-1], "largest deviation": max(abs(a / b - 1) for a, b in zip(curve, first, strict=True)),
             })  # fmt: skip
@@ -100,7 +99,7 @@ def main() -> None:
 
 
 def plot(curves: dict[str, list[float]], resumed: dict[str, list[int]]) -> Path:
-    """The curves, each a little above the other so that they can be told apart, with marks where they were gone on from."""
+    """All curves, shifted to be distinguishable. Dots mark resumed steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -112,11 +111,7 @@ def plot(curves: dict[str, list[float]], resumed: dict[str, list[int]]) -> Path:
         (line,) = axes.plot(raised, label=f"{name} (+{0.15 * number:.2f})", linewidth=1)
         marks = [step for step in resumed[name] if step]
         axes.plot(marks, [raised[step] for step in marks], "o", color=line.get_color())
-    axes.set(
-        xlabel="step",
-        ylabel="loss (nats per token)",
-        title="Killed and gone on: dots are where a checkpoint was taken up",
-    )
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title="Killed trainings: dots mark resumed checkpoints")
     axes.legend(fontsize=8)
     OUT.mkdir(exist_ok=True)
     figure.savefig(OUT / "train_kills.png", dpi=120)

@@ -1,8 +1,8 @@
-"""Every method on every kind of student: the loss on held-out examples before and after a short training, on real teachers' labels.
+"""Held-out loss of every method on every kind of student, before and after a short training on labels of real teachers.
 
-21 cells: 7 methods x {a tiny T5, a tiny Llama, SmolLM2-135M}, all with SmolLM2's tokenizer. Labels and rationales are PaLM 540B's
-recorded ones of SVAMP (DATA/svamp). soft-label and token-kd learn from distributions, which no recording has: for them SmolLM2 in
-real vLLM answers word problems three times each, with its token log-probabilities.
+21 cells: 7 methods x {tiny T5, tiny Llama, SmolLM2-135M}, all with SmolLM2's tokenizer. Labels and rationales are recorded outputs of
+PaLM 540B on SVAMP (DATA/svamp). soft-label and token-kd need distributions: SmolLM2 in vLLM answers word problems with three samples
+and token log-probabilities.
 
     python -m tests.benchmarks.train_methods DATA [--rows 260] [--method soft-label]
 """
@@ -23,14 +23,14 @@ from tests.benchmarks.trained import labels_of, recorded, save_shapes, stage
 
 
 def tiny_models(folder: Path, teacher: str) -> dict[str, str]:
-    """A T5 and a Llama of some millions of random weights, with the teacher's tokenizer."""
+    """A T5 and a Llama with random weights and the teacher's tokenizer."""
     t5 = {"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "dropout_rate": 0.0}
     llama = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3}
     return dict(zip(("tiny T5", "tiny Llama"), save_shapes(folder, teacher, t5, llama), strict=True))
 
 
 def distributions(folder: Path, teacher: str, rows: int) -> dict[str, Any]:
-    """A run with OUTPUT/labels made by SmolLM2 in vLLM."""
+    """A run whose labels come from SmolLM2 in vLLM."""
     folder.mkdir()
     corpus = folder / "corpus.jsonl"
     corpus.write_text(
@@ -56,19 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, default=260)
-    parser.add_argument("--method", action="append", choices=list(METHODS), help="all where none is given")
-    parser.add_argument(
-        "--layers", type=int, help="of the teacher's model, as the third student; all where it is not given"
-    )
-    parser.add_argument(
-        "--epochs", type=float, default=1.0, help="of the third student; the tiny ones take 6 times as many"
-    )
+    parser.add_argument("--method", action="append", choices=list(METHODS), help="repeatable (default: all)")
+    parser.add_argument("--layers", type=int, help="layers of the third student (default: all)")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of the third student; tiny ones: 6 times")
     options = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder, teacher = Path(name), str(embedded_teacher())
         runs = {
-            # The ties of three samples are rejected: more rows are asked.
+            # Ties of three samples are rejected, so label twice as many rows.
             True: distributions(folder / "distributions", teacher, 2 * options.rows),
             False: labels_of(recorded(options.data)["svamp"], options.rows, folder / "svamp", validation=0.15),
         }

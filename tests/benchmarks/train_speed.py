@@ -1,9 +1,9 @@
-"""Training speed: real (unpadded) tokens/s of `raystill train` against the reference way, same model, data and precision, in one run.
+"""Training speed: unpadded tokens/s of `raystill train` against the reference trainer, with the same model, data and precision.
 
-Two regimes: the same number of examples in a step as the reference, and a budget of tokens. Medians of alternating pairs. Labels are
-recorded outputs of real teachers: DATA/cqa and DATA/gsm8k. MFU: 6 x parameters x tokens/s / the GPU's peak.
+Two regimes: as many examples per step as the reference, and a token budget per step. Results are medians of alternating pairs. Labels
+are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k. MFU is 6 x parameters x tokens/s / peak FLOPS.
 
-    python -m tests.benchmarks.train_speed DATA                                    small shapes, on this machine's CPUs
+    python -m tests.benchmarks.train_speed DATA                                    small models on CPUs
     python -m tests.benchmarks.train_speed DATA --gpu --model FOLDER --model FOLDER --rows 6000 --batch 64 --steps 60 \
         --budget 65536 --micro 65536 --compile --peak-tflops 989
 """
@@ -22,7 +22,7 @@ from tests.benchmarks.trained import command, labels_of, recorded, reference_row
 
 
 def small_models(folder: Path) -> dict[str, str]:
-    """A T5 and a Llama shape with random weights and the embedded teacher's tokenizer: on a CPU, large ones take minutes a step."""
+    """A T5 and a Llama with random weights and the embedded teacher's tokenizer. On a CPU, large models take minutes per step."""
     from cluster.commands.embedded_teacher import embedded_teacher
 
     t5 = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4}
@@ -37,7 +37,7 @@ def reference(model: str, rows: Path, options: argparse.Namespace) -> dict[str, 
 
 
 def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batch: int, steps: int) -> dict[str, Any]:
-    """Train as a user does, for about so many steps of at most `batch` tokens."""
+    """Train with the command for about `steps` steps of at most `batch` tokens."""
     output = Path(labelled["output"])
     labels = json.loads((output / "labels/manifest.json").read_text())
     random = not list(Path(model).glob("*.safetensors"))
@@ -59,17 +59,17 @@ def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", action="append", help="a folder; small shapes where none is given")
-    parser.add_argument("--dataset", action="append", choices=["cqa", "gsm8k"], help="both where none is given")
+    parser.add_argument("--model", action="append", help="folder, repeatable (default: small models)")
+    parser.add_argument("--dataset", action="append", choices=["cqa", "gsm8k"], help="repeatable (default: both)")
     parser.add_argument("--rows", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=16, help="examples in a step of the reference")
-    parser.add_argument("--steps", type=int, default=25, help="of the reference")
-    parser.add_argument("--budget", type=int, default=8192, help="tokens in a step, second regime")
-    parser.add_argument("--micro", type=int, default=2048, help="padded tokens in a micro-batch")
+    parser.add_argument("--batch", type=int, default=16, help="examples per step of the reference")
+    parser.add_argument("--steps", type=int, default=25, help="steps of the reference")
+    parser.add_argument("--budget", type=int, default=8192, help="tokens per step, second regime")
+    parser.add_argument("--micro", type=int, default=2048, help="padded tokens per micro-batch")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--peak-tflops", type=float, help="of the GPU in this precision: adds MFU to the table")
+    parser.add_argument("--peak-tflops", type=float, help="of the GPU; adds MFU to the table")
     options = parser.parse_args()
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -1,8 +1,8 @@
-"""ZeRO 0 to 3 and offload, one worker and two: loss curves, memory and step time of the same training, in one run.
+"""Loss curves, memory and step time of the same training with ZeRO 0 to 3 and offload, on one worker and two.
 
-Every case is a process group of its own that trains the same steps from the same seed, on recorded outputs of a real teacher. The table
-has the largest deviation of each loss curve from that of one worker without ZeRO, and the memory that a worker takes at the most above
-what its process had before the model was made. Loss curves are plotted.
+Each case is a separate process group that trains the same steps from the same seed, on recorded outputs of a real teacher. The table
+has the largest deviation of each loss curve from one worker without ZeRO, and the peak memory of a worker above its memory before the
+model was created. Loss curves are plotted.
 
     python -m tests.benchmarks.train_zero DATA --model FOLDER [--layers 4] [--steps 20]
 """
@@ -26,7 +26,7 @@ CASES = [
     *(("fp32", stage, "optimizer", 2) for stage in (1, 2, 3)),
     ("fp32", 3, "parameters", 2),
 ]
-"""Precision, ZeRO stage, offload, workers. The first is what the others are compared with."""
+"""Precision, ZeRO stage, offload, workers. The first case is the reference."""
 
 
 def run_of(tree: dict[str, Any], model: str, layers: int | None, case: tuple[str, int, str, int]) -> Any:
@@ -67,9 +67,9 @@ def train(
     worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
     losses, seconds = [], []
     for step in range(options.steps):
-        began = time.monotonic()
+        begin = time.monotonic()
         losses.append(worker.step(step)["loss"])
-        seconds.append(time.monotonic() - began)
+        seconds.append(time.monotonic() - begin)
     found = {
         "losses": losses, "step_s": sorted(seconds)[len(seconds) // 2], "optimizer": worker.optimizer_bytes_per_rank(),
         "memory": _peak_bytes(resource) - before, "parameters": worker.parameters,
@@ -77,7 +77,7 @@ def train(
     if rank == 0:
         Path(folder, "found.json").write_text(json.dumps(found))
     dist.barrier()
-    # Threads of gloo that still run at a process's end abort it now and then; what was measured is written.
+    # Running gloo threads sometimes abort an exiting process. The result is already on disk.
     os._exit(0)
 
 
@@ -86,7 +86,7 @@ def _peak_bytes(resource: Any) -> int:
 
 
 def plot(curves: dict[str, list[float]]) -> Path:
-    """All loss curves over each other."""
+    """Plot all loss curves."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Labels made once by replay, students trained from them as a user does, and what their steps took."""
+"""Replayed labels, trainings through the command, and their step times."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import yaml
 
 SKIPPED_STEPS = 5
-"""At the beginning, which are not timed: neither here nor of the reference."""
+"""Untimed steps at the start, also of the reference."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Recorded outputs of a real teacher, to be replayed."""
+    """Recorded outputs of a real teacher."""
 
     name: str
     task: str
@@ -31,7 +31,7 @@ class Dataset:
 
 
 def recorded(data: Path) -> dict[str, Dataset]:
-    """The data sets of a folder: CommonsenseQA with PaLM 540B, grade-school math with a 1.5B teacher, SVAMP with PaLM 540B."""
+    """Datasets of a folder: CommonsenseQA and SVAMP with PaLM 540B, grade-school math with a 1.5B teacher."""
     return {
         "cqa": Dataset("cqa", "multiple-choice", data / "cqa/train.jsonl", data / "cqa/train.palm-540b.jsonl"),
         "gsm8k": Dataset(
@@ -42,7 +42,7 @@ def recorded(data: Path) -> dict[str, Dataset]:
 
 
 def save_shapes(folder: Path, teacher: str, t5: Mapping[str, Any], llama: Mapping[str, Any]) -> list[str]:
-    """Folders of a T5 and of a Llama without weights, with the teacher's tokenizer: students that start at random."""
+    """Folders of a T5 and a Llama with the teacher's tokenizer and without weights, for random initialisation."""
     from transformers import AutoTokenizer, LlamaConfig, T5Config
 
     tokenizer = AutoTokenizer.from_pretrained(teacher)
@@ -60,7 +60,7 @@ def save_shapes(folder: Path, teacher: str, t5: Mapping[str, Any], llama: Mappin
 
 
 def command(arguments: Iterable[str], environment: Mapping[str, str] | None = None) -> str:
-    """Standard output of a Python command. Raises SystemExit where it fails."""
+    """Run a Python module. Returns its standard output; raises SystemExit if it fails."""
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets:
         done = subprocess.run(
             [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False,
@@ -72,7 +72,7 @@ def command(arguments: Iterable[str], environment: Mapping[str, str] | None = No
 
 
 def labels_of(dataset: Dataset, rows: int, output: Path, validation: float = 0.0) -> dict[str, Any]:
-    """Label the first rows by replay into OUTPUT/labels. Returns the run that they belong to, as a tree."""
+    """Label the first rows by replay into OUTPUT/labels. Returns the run as a tree."""
     run = {
         "name": dataset.name, "output": str(output), "task": dataset.task,
         "corpus": {"train": str(dataset.corpus), "limit": rows, "validation": validation},
@@ -85,7 +85,7 @@ def labels_of(dataset: Dataset, rows: int, output: Path, validation: float = 0.0
 
 
 def stage(name: str, run: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """Run a stage of a run, given as a tree; its artifact is made anew. Returns the artifact's manifest."""
+    """Run a stage with --replace. Returns the manifest of its artifact."""
     output.mkdir(parents=True, exist_ok=True)
     file = output / "run.yaml"
     file.write_text(yaml.safe_dump(dict(run)))
@@ -96,14 +96,14 @@ def stage(name: str, run: Mapping[str, Any], output: Path) -> dict[str, Any]:
 
 
 def reference_rows(output: Path, target: Path) -> None:
-    """The labels as the reference trainer reads them: input, label (gold) and rationale; those without a rationale left out."""
+    """Write labels for the reference trainer: input, gold label and rationale. Rows without a rationale are skipped."""
     rows = pq.read_table(output / "labels/data", columns=["input", "gold", "rationale"]).to_pylist()
     kept = [{"input": r["input"], "label": r["gold"], "rationale": r["rationale"]} for r in rows if r["rationale"]]
     target.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
 
 def steps_of(output: Path) -> dict[str, float]:
-    """Tokens/s and seconds of a step of the last training below OUTPUT, the first steps left out."""
+    """Tokens/s and seconds per step of the latest training below OUTPUT, without the first steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     newest = max((output / "tensorboard").iterdir(), key=lambda folder: folder.stat().st_mtime)

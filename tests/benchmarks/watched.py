@@ -1,4 +1,4 @@
-"""A command, timed, with its memory watched."""
+"""Duration and peak memory of a command."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import psutil
 
 
 def watched(command: list[str], environment: Mapping[str, str]) -> tuple[float, float]:
-    """(seconds, peak private memory of the process in MiB). Shared memory, in which Ray keeps objects, is not its own."""
-    began, peak = time.monotonic(), 0.0
+    """Run a command. Returns (seconds, peak private memory in MiB), without the shared memory of Ray's object store."""
+    begin, peak = time.monotonic(), 0.0
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
-        watched = psutil.Process(process.pid)
+        target = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, private_mib(watched))
+            peak = max(peak, private_mib(target))
             time.sleep(0.2)
         if process.wait():
             log.seek(0)
             raise SystemExit(log.read()[-3000:])
-    return time.monotonic() - began, peak
+    return time.monotonic() - begin, peak
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Private memory of a process; 0 where it has ended."""
+    """Private memory of a process. 0 after its end."""
     try:
         memory = process.memory_info()
     except psutil.NoSuchProcess:

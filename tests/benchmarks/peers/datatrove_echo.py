@@ -1,4 +1,4 @@
-"""The rows of a JSON Lines file through datatrove's inference with its own dummy server. JSON on the last line of stdout.
+"""The rows of a JSON Lines file through datatrove's inference with its dummy server. The last line of stdout is JSON.
 
 python datatrove_echo.py corpus.jsonl OUT
 """
@@ -20,24 +20,24 @@ from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import ParquetWriter
 
 
-async def ask(document: Document, generate: Any) -> Any:
-    """One question for each document."""
+async def generate_one(document: Document, generate: Any) -> Any:
+    """One request per document."""
     return await generate({"messages": [{"role": "user", "content": document.text}], "max_tokens": 64})
 
 
 def main() -> None:
     corpus, out = Path(sys.argv[1]), Path(sys.argv[2])
     shutil.rmtree(out, ignore_errors=True)
-    began = time.monotonic()
+    begin = time.monotonic()
     runner = InferenceRunner(
-        rollout_fn=ask,
+        rollout_fn=generate_one,
         config=InferenceConfig(server_type="dummy", model_name_or_path="dummy", max_concurrent_generations=500,
                                metric_interval=3600, server_ready_delay_sec=0.1),
         output_writer=ParquetWriter(str(out / "data")),
     )  # fmt: skip
     pipeline = [JsonlReader(str(corpus.parent), glob_pattern=corpus.name, text_key="input", id_key="id"), runner]
     LocalPipelineExecutor(pipeline=pipeline, logging_dir=str(out / "logs"), tasks=1, workers=1).run()
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - begin
     import pyarrow.parquet as pq
 
     rows = sum(pq.read_metadata(part).num_rows for part in (out / "data").rglob("*.parquet"))

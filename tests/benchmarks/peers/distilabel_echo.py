@@ -1,4 +1,4 @@
-"""The rows of a JSON Lines file through distilabel's TextGeneration with an LLM that answers at once. JSON on the last line of stdout.
+"""The rows of a JSON Lines file through distilabel's TextGeneration with an LLM that answers immediately. The last line of stdout is JSON.
 
 python distilabel_echo.py corpus.jsonl OUT
 """
@@ -18,7 +18,7 @@ from distilabel.steps.tasks import TextGeneration
 
 
 class EchoLLM(LLM):
-    """Says what it was asked."""
+    """Repeats its prompt."""
 
     def load(self) -> None:
         super().load()
@@ -37,13 +37,13 @@ class EchoLLM(LLM):
 def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as corpus:
         rows = [{"instruction": row["input"], "id": row["id"]} for row in map(json.loads, corpus)]
-    began = time.monotonic()
+    begin = time.monotonic()
     with Pipeline(name="echo") as pipeline:
         load = LoadDataFromDicts(data=rows, batch_size=1000)
         load >> TextGeneration(llm=EchoLLM(), input_batch_size=1000)
     distiset = pipeline.run(use_cache=False)
     distiset["default"]["train"].to_parquet(f"{sys.argv[2]}.parquet")
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - begin
     found = len(distiset["default"]["train"])
     print(json.dumps({"rows": found, "seconds": seconds, "version": importlib.metadata.version("distilabel")}))
 

@@ -1,5 +1,7 @@
-"""OpenVINO and ONNX Runtime through optimum, whichever is installed, on an encoder-decoder folder. Asked by serving_engines.
-Task on stdin as JSON, one JSON line for each runtime on stdout, or why it is left out."""
+"""OpenVINO and ONNX Runtime through optimum, on an encoder-decoder folder. Started by serving_engines.
+
+Reads a job as JSON from stdin. Prints one JSON line per runtime, or the reason for skipping it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ import sys
 import time
 from typing import Any
 
-asked = json.load(sys.stdin)
+job = json.load(sys.stdin)
 
 
 def openvino() -> Any:
     from optimum.intel import OVModelForSeq2SeqLM
 
-    config = {"INFERENCE_NUM_THREADS": str(asked["threads"]), "INFERENCE_PRECISION_HINT": "f32"}
-    return OVModelForSeq2SeqLM.from_pretrained(asked["folder"], export=True, ov_config=config)
+    config = {"INFERENCE_NUM_THREADS": str(job["threads"]), "INFERENCE_PRECISION_HINT": "f32"}
+    return OVModelForSeq2SeqLM.from_pretrained(job["folder"], export=True, ov_config=config)
 
 
 def onnxruntime() -> Any:
@@ -24,39 +26,39 @@ def onnxruntime() -> Any:
     from optimum.onnxruntime import ORTModelForSeq2SeqLM
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = asked["threads"]
-    return ORTModelForSeq2SeqLM.from_pretrained(asked["folder"], export=True, session_options=settings)
+    settings.intra_op_num_threads = job["threads"]
+    return ORTModelForSeq2SeqLM.from_pretrained(job["folder"], export=True, session_options=settings)
 
 
 def main() -> None:
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(asked["folder"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(job["folder"])
     for name, make in {"OpenVINO float32": openvino, "ONNX Runtime float32": onnxruntime}.items():
         try:
             model = make()
         except (ImportError, AttributeError, ValueError, TypeError, RuntimeError, OSError) as error:
-            print(f"left out: {name}: {type(error).__name__}: {error}", flush=True)
+            print(f"skipped: {name}: {type(error).__name__}: {error}", flush=True)
             continue
         row: dict[str, Any] = {"runtime": name}
-        written: list[list[int]] = []
-        for size in asked["sizes"]:
+        outputs: list[list[int]] = []
+        for size in job["sizes"]:
             rates = []
-            for round_ in range(asked["rounds"] + 1):
-                batch = tokenizer(asked["texts"][:size], return_tensors="pt", padding=True, return_token_type_ids=False)
-                began = time.perf_counter()
+            for round_ in range(job["rounds"] + 1):
+                batch = tokenizer(job["texts"][:size], return_tensors="pt", padding=True, return_token_type_ids=False)
+                begin = time.perf_counter()
                 output = model.generate(
                     **batch,
-                    max_new_tokens=asked["tokens"],
-                    min_new_tokens=asked["tokens"],
+                    max_new_tokens=job["tokens"],
+                    min_new_tokens=job["tokens"],
                     do_sample=False,
                     num_beams=1,
                 )
                 if round_:
-                    rates.append(size * asked["tokens"] / (time.perf_counter() - began))
-                written = [line[1:].tolist() for line in output]
+                    rates.append(size * job["tokens"] / (time.perf_counter() - begin))
+                outputs = [line[1:].tolist() for line in output]
             row[f"batch {size}"] = statistics.median(rates)
-        print(json.dumps({**row, "written": written}), flush=True)
+        print(json.dumps({**row, "outputs": outputs}), flush=True)
 
 
 main()

@@ -1,5 +1,6 @@
-"""The endpoint that one writes in an afternoon: FastAPI around transformers' `generate`, a request at a time, in bf16
-where the CPU has instructions for it and in float32 where not: the faster of the two.
+"""Reference endpoint: FastAPI around transformers' `generate`, one request at a time.
+
+Computes in bf16 if the CPU has instructions for it, otherwise in float32.
 
 python -m tests.benchmarks.peers.plain_server STUDENT --port 8001 --max-new-tokens 16
 """
@@ -19,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from pipelines.runtime.cpus import computes_bf16
 
 
-class Asked(BaseModel):
+class TextBody(BaseModel):
     text: str
 
 
@@ -29,20 +30,20 @@ def create(folder: str, max_new_tokens: int) -> FastAPI:
     dtype = torch.bfloat16 if computes_bf16() else torch.float32
     model = kind.from_pretrained(folder, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    # Two requests in torch at once would only take each other's cores.
+    # Concurrent requests in torch only compete for cores.
     one_at_a_time = threading.Lock()
     app = FastAPI()
 
     @app.post("/generate")
-    def generate(asked: Asked) -> dict[str, Any]:
-        inputs = tokenizer(asked.text, return_tensors="pt")
+    def generate(body: TextBody) -> dict[str, Any]:
+        inputs = tokenizer(body.text, return_tensors="pt")
         with one_at_a_time, torch.inference_mode():
             output = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )
-        written = output[0] if config.is_encoder_decoder else output[0, inputs["input_ids"].shape[1] :]
-        text = tokenizer.decode(written, skip_special_tokens=True)
-        return {"text": text, "tokens": len(written), "dtype": str(dtype).removeprefix("torch.")}
+        generated = output[0] if config.is_encoder_decoder else output[0, inputs["input_ids"].shape[1] :]
+        text = tokenizer.decode(generated, skip_special_tokens=True)
+        return {"text": text, "tokens": len(generated), "dtype": str(dtype).removeprefix("torch.")}
 
     return app
 
@@ -52,5 +53,5 @@ if __name__ == "__main__":
     parser.add_argument("student")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--max-new-tokens", type=int, default=16)
-    given = parser.parse_args()
-    uvicorn.run(create(given.student, given.max_new_tokens), port=given.port, log_level="warning")
+    options = parser.parse_args()
+    uvicorn.run(create(options.student, options.max_new_tokens), port=options.port, log_level="warning")
