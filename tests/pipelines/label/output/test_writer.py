@@ -14,17 +14,8 @@ from pipelines.label.output.writer import LabelWriter
 from pipelines.label.teachers.base import TokenLogprobs
 from pipelines.storage.manifest import read_manifest
 from pipelines.storage.store import Store
-from tests.support.label_writers import (
-    IDENTITY,
-    SETTINGS,
-    Killed,
-    LostLock,
-    commit,
-    finished_with_engine_errors,
-    is_done,
-    killed_after,
-    open_writer,
-)
+from tests.support import label_writers
+from tests.support.label_writers import Killed, LostLock, commit, is_done, killed_after, open_writer
 from tests.support.outcomes import accepted, part_ids, reject, table
 
 
@@ -120,7 +111,7 @@ def test_rejects_of_a_scan_count_when_it_is_complete(tmp_path: Path) -> None:
 
 
 def test_engine_errors_are_retried_and_replaced(tmp_path: Path) -> None:
-    manifest = finished_with_engine_errors(tmp_path)
+    manifest = label_writers.finished_with_engine_errors(tmp_path)
     with open_writer(tmp_path, manifest) as writer:
         assert (writer.finished_rows, writer.counts.done) == (2, 5)
         assert is_done(writer, "a", "t", "e1", "e2", "e3") == [True, True, False, False, False]
@@ -143,7 +134,7 @@ def test_a_kill_during_a_replacement_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     store = Store(str(tmp_path))
-    finished_with_engine_errors(tmp_path)
+    label_writers.finished_with_engine_errors(tmp_path)
 
     def label_all() -> None:
         with open_writer(tmp_path, read_manifest(store, "labels")) as writer:
@@ -170,7 +161,7 @@ def test_a_lost_lock_ends_the_work_at_its_next_step(tmp_path: Path, held: int) -
     lock, done = LostLock(held), ["attempt.json", "", "data/part-000000.parquet", "commits/000000.json"][:held]
 
     def work() -> None:
-        writer = LabelWriter(store, IDENTITY, SETTINGS, check_lock=lock)
+        writer = LabelWriter(store, label_writers.IDENTITY, label_writers.SETTINGS, check_lock=lock)
         store.write("data/part-000007.parquet", b"a successor's, committed since")
         commit(writer, accepted("a"))
 
@@ -183,10 +174,9 @@ def test_a_lost_lock_ends_the_work_at_its_next_step(tmp_path: Path, held: int) -
 
 
 def test_a_scan_without_the_lock_leaves_another_drivers(tmp_path: Path) -> None:
-    lock, store = LostLock(100), Store(str(tmp_path))
-    writer = LabelWriter(store, IDENTITY, SETTINGS, check_lock=lock)
+    store, lock = Store(str(tmp_path)), LostLock(2)
+    writer = LabelWriter(store, label_writers.IDENTITY, label_writers.SETTINGS, check_lock=lock)
     store.write("commits/scan.npy", b"another driver's")
-    lock.left = 0
     with pytest.raises(StageFailedError, match="lost"):
         writer.commit_scan(ScanRecord({"train": 1}, [], np.empty((0,), np.int64)))
     assert store.read("commits/scan.npy") == b"another driver's"

@@ -32,16 +32,10 @@ def test_every_engine_of_the_run_file_is_registered() -> None:
 
 def test_every_prompt_gets_its_own_samples(config: TeacherConfig) -> None:
     found = answers(started(config), word_problems(20))
-    texts = []
-    for generation in found:
-        assert isinstance(generation, Generation)
-        assert len(generation.samples) == config.sampling.n
-        assert generation.prompt_tokens >= 0
-        for sample in generation.samples:
-            assert sample.tokens >= 0
-            assert sample.finish_reason
-        texts.append(generation.samples[0].text)
-    assert len(set(texts)) == 20
+    assert [type(generation) for generation in found] == [Generation] * 20
+    samples = [sample for generation in found if isinstance(generation, Generation) for sample in generation.samples]
+    assert len(samples) == len({sample.text for sample in samples}) == 20 * config.sampling.n
+    assert all(sample.tokens >= 0 and sample.finish_reason for sample in samples)
 
 
 def test_a_refused_prompt_stops_no_other(config: TeacherConfig) -> None:
@@ -69,9 +63,8 @@ def test_the_driver_learns_what_it_needs(config: TeacherConfig, monkeypatch: pyt
 
 
 def test_a_setup_travels_with_its_key_and_shows_it_nowhere(config: TeacherConfig) -> None:
-    setup = TeacherSetup(
-        run_config(config.model_dump()), task_spec("arithmetic"), 4, access=Access(SecretStr(KEY), (1, 2))
-    )
+    access = Access(SecretStr(KEY), (1, 2))
+    setup = TeacherSetup(run_config(config.model_dump()), task_spec("arithmetic"), 4, access=access)
     again = pickle.loads(pickle.dumps(setup))  # noqa: S301
     assert again == setup
     assert again.access.key.get_secret_value() == KEY

@@ -25,14 +25,9 @@ def config(**settings: Any) -> TeacherConfig:
 
 @pytest.mark.parametrize(
     ("dtype", "gpus", "knows_bf16", "expected"),
-    [
-        ("auto", 0, True, "bfloat16"),
-        ("auto", 0, False, "float32"),
-        ("auto", 1, False, "bfloat16"),
-        ("bfloat16", 0, False, "bfloat16"),
-        ("float32", 1, True, "float32"),
-    ],
-)
+    [("auto", 0, True, "bfloat16"), ("auto", 0, False, "float32"), ("auto", 1, False, "bfloat16"),
+     ("bfloat16", 0, False, "bfloat16"), ("float32", 1, True, "float32")],
+)  # fmt: skip
 def test_dtype_suits_the_hardware_and_is_reported(
     dtype: str, gpus: int, knows_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +51,7 @@ def test_a_prompt_without_room_is_refused_before_the_start() -> None:
     ],
     ids=["dead", "refused", "silent"],
 )
-def test_failures_of_the_engine_are_told_apart(engine: Any, error: type[Exception], message: str) -> None:
+def test_failures_of_the_engine_have_their_errors(engine: Any, error: type[Exception], message: str) -> None:
     [found] = answers(VllmTeacher(config(), TASK, engine()), word_problems(1))
     assert isinstance(found, error)
     assert message in str(found)
