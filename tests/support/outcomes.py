@@ -9,9 +9,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.config import FiltersConfig
 from pipelines.data.reader import DataSplit
-from pipelines.label.answers.outcomes import Outcome, outcome_table, rejected
+from pipelines.data.schema import REJECT_REASONS
+from pipelines.label.answers.outcomes import (
+    Outcome,
+    judge,
+    outcome_table,
+    rejected,
+    second_attempt,
+    wants_rationalising,
+)
 from pipelines.label.teachers.base import Generation, Sample, TokenLogprobs
+from pipelines.tasks import Example, load_task, task_spec
+
+ARITHMETIC = load_task(task_spec("arithmetic"))
+APPLES = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
 
 
 def accepted(example_id: str, split: DataSplit = "train", label: str = "1", **columns: Any) -> Outcome:
@@ -51,3 +64,23 @@ def generated(*texts: str, finish: str = "stop") -> Generation:
 def said(label: str, *probabilities: tuple[str, float], logprobs: TokenLogprobs | None = None) -> Sample:
     """An answer that states this label."""
     return Sample(f"It is so. The answer is {label}.", 5, "stop", logprobs, probabilities or None)
+
+
+def outcome(split: DataSplit, generation: Generation, **filters: Any) -> Outcome:
+    """The outcome of one answer."""
+    return checked(judge(split, APPLES, generation, ARITHMETIC, FiltersConfig(**filters)))
+
+
+def attempts(first: Generation, second: Generation, **filters: Any) -> Outcome:
+    """The outcome of a row that is rationalised."""
+    config = FiltersConfig(gold="rationalise", **filters)
+    row = judge("train", APPLES, first, ARITHMETIC, config)
+    assert wants_rationalising(row, config)
+    return checked(second_attempt(APPLES, row, second, ARITHMETIC, config))
+
+
+def checked(row: Outcome) -> Outcome:
+    """The row, which must fit into the table of outcomes."""
+    assert outcome_table([row]).num_rows == 1
+    assert row.reason is None or row.reason in REJECT_REASONS
+    return row

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pipelines.config import TeacherConfig
 from pipelines.label.teachers.base import Generation, Prompt
 from pipelines.label.teachers.openai import OpenaiTeacher
-from pipelines.label.teachers.rate_limit import AdaptiveLimit
+from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.teacher_endpoint import KEY, Endpoint
 
@@ -84,3 +84,15 @@ def simulate_endpoint(limit: AdaptiveLimit, capacity: int) -> tuple[list[int], f
             sent.append((clock + 10, limit.epoch, accepted))
         values.append(limit.value)
     return values[1000:], refused / requests
+
+
+async def hold(admission: Admission, release: asyncio.Event) -> None:
+    """Be one request, until it is released."""
+    async with admission.slot():
+        await release.wait()
+
+
+async def settle() -> None:
+    """Let all tasks run until they wait."""
+    for _ in range(8):
+        await asyncio.sleep(0)

@@ -7,10 +7,17 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import pyarrow as pa
+import pytest
 
+from pipelines.config import RunConfig
+from pipelines.data.reader import DataSplit
 from pipelines.data.schema import EXAMPLE
+from pipelines.label.answers.outcomes import Outcome
+from pipelines.label.engines.actor import TeacherActor, TeacherSetup
 from pipelines.label.engines.health import EngineHealth
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, Sample, Teacher
+from pipelines.tasks import Example, Shot, task_spec
+from tests.support.corpora import run_config
 
 
 class HintedTeacher(Teacher):
@@ -61,3 +68,29 @@ def block(*ids: str) -> pa.Table:
     """A block of the same word problem with these ids."""
     rows = [{"split": "train", "id": i, "input": "4 - 1?", "gold": "4 - 1", "choices": []} for i in ids]
     return pa.Table.from_pylist(rows, schema=EXAMPLE)
+
+
+APPLES = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
+SHOTS = (Shot("1 and 1?", "1 + 1 = 2. The answer is (1 + 1)."),)
+
+
+def actor_of(health: LocalHealth | None = None, run: RunConfig | None = None) -> TeacherActor:
+    """An actor of the task `arithmetic`."""
+    return TeacherActor(TeacherSetup(run or run_config(), task_spec("arithmetic"), 4, SHOTS), health)
+
+
+def label_apples(teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1) -> Outcome:
+    """What an actor with this teacher makes of one word problem."""
+    run = run_config({"engine": "echo", "filters": {"gold": gold}}, corpus={"validation": validation})
+    row = asyncio.run(actor_of(run=run)._label(teacher, APPLES, split))
+    assert row is not None
+    return row
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The resources of the cluster."""
+    resources = {"CPU": 64.0}
+    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    monkeypatch.setattr("pipelines.label.engines.actor.node_name", lambda: "here")
+    return resources

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+
+from pipelines.label.teachers import http_errors
 
 KEY = "sk-test-7f3a9c51e2"
 
@@ -155,3 +158,13 @@ def running_endpoint() -> Iterator[Endpoint]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An endpoint for teachers that wait only briefly between attempts."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(http_errors, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(http_errors, "MAX_WAIT_S", 0.2)
+    with running_endpoint() as running:
+        yield running

@@ -83,8 +83,5 @@ def test_a_rationale_may_not_mention_the_hint(rationale: str, speaks: bool) -> N
     assert reason(found, hinted=True, drop_giveaways=True) == ("gives_label_away" if speaks else None)
     assert reason(found, hinted=True) is None
     assert reason(found, drop_giveaways=True) is None  # no hint was shown
-
-
-def test_a_hint_of_the_input_is_no_leak() -> None:
     tea = Example("a", "The tea has a hint of lemon. How many cups does Anne drink?", "3")
-    assert not mentions_hint("A hint of lemon is in 3 cups.", tea)
+    assert not mentions_hint("A hint of lemon is in 3 cups.", tea), "a phrase of the input"

@@ -9,38 +9,18 @@ import pytest
 from pipelines.config import FiltersConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import DataSplit
-from pipelines.data.schema import REJECT_REASONS, TOKEN_LOGPROBS
+from pipelines.data.schema import TOKEN_LOGPROBS
 from pipelines.label.answers import outcomes
 from pipelines.label.answers.outcomes import OUTCOME, RATIONALISED, Outcome, judge, outcome_table, wants_rationalising
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.tasks import Example, load_task, task_spec
-from tests.support.outcomes import generated, said
+from tests.support.outcomes import APPLES, ARITHMETIC, attempts, generated, outcome, said
 
-TASK = load_task(task_spec("arithmetic"))
-EXAMPLE = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
 WRONG = "Anne has 4 and 1. 4 + 1 = 5. The answer is (4 + 1)."
 RIGHT = "Anne gives 1 away. 4 - 1 = 3. The answer is (4 - 1)."
 RATIONALISE = FiltersConfig(gold="rationalise")
 NLI = load_task(task_spec("nli"))
 PAIR = Example("p", "premise: ... hypothesis: ...", None)
-
-
-def outcome(split: DataSplit, generation: Generation, **filters: Any) -> Outcome:
-    return checked(judge(split, EXAMPLE, generation, TASK, FiltersConfig(**filters)))
-
-
-def attempts(first: Generation, second: Generation, **filters: Any) -> Outcome:
-    """The outcome of a row that is rationalised."""
-    config = FiltersConfig(gold="rationalise", **filters)
-    row = judge("train", EXAMPLE, first, TASK, config)
-    assert wants_rationalising(row, config)
-    return checked(outcomes.second_attempt(EXAMPLE, row, second, TASK, config))
-
-
-def checked(row: Outcome) -> Outcome:
-    assert outcome_table([row]).num_rows == 1
-    assert row.reason is None or row.reason in REJECT_REASONS
-    return row
 
 
 def test_an_outcome_has_the_columns_of_its_table() -> None:
@@ -93,21 +73,21 @@ def test_several_samples_give_a_soft_label() -> None:
 def test_train_rows_without_the_gold_label_are_rationalised(texts: list[str], finish: str, wanted: bool) -> None:
     filters = FiltersConfig(gold="rationalise", min_agreement=0.7)
     generation = generated(*texts, finish=finish)
-    row = judge("train", EXAMPLE, generation, TASK, filters)
+    row = judge("train", APPLES, generation, ARITHMETIC, filters)
     assert wants_rationalising(row, filters) == wanted
     assert not wants_rationalising(row, FiltersConfig(gold="drop-disagreeing", min_agreement=0.7))
-    assert not wants_rationalising(judge("heldout", EXAMPLE, generation, TASK, filters), filters)
-    without_gold = judge("train", Example("a", "input", None), generation, TASK, filters)
+    assert not wants_rationalising(judge("heldout", APPLES, generation, ARITHMETIC, filters), filters)
+    without_gold = judge("train", Example("a", "input", None), generation, ARITHMETIC, filters)
     assert not wants_rationalising(without_gold, filters)
 
 
 def test_validation_and_refused_rows_are_not_rationalised() -> None:
-    examples = [Example(f"r{i}", EXAMPLE.input, EXAMPLE.gold) for i in range(40)]
-    rows = [judge("train", example, generated(WRONG), TASK, RATIONALISE) for example in examples]
+    examples = [Example(f"r{i}", APPLES.input, APPLES.gold) for i in range(40)]
+    rows = [judge("train", example, generated(WRONG), ARITHMETIC, RATIONALISE) for example in examples]
     wanted = [row.id for row in rows if wants_rationalising(row, RATIONALISE, 0.5)]
     assert wanted == [example.id for example in examples if not is_validation(example.id, 0.5)]
     assert 0 < len(wanted) < 40
-    refused = outcomes.refused("train", EXAMPLE, PromptRefusedError("too_long", "9 tokens"))
+    refused = outcomes.refused("train", APPLES, PromptRefusedError("too_long", "9 tokens"))
     assert not wants_rationalising(refused, RATIONALISE)
 
 
@@ -119,7 +99,7 @@ def test_a_second_answer_that_means_gold_is_accepted(first: str, agrees: bool | 
     assert (row.votes, row.agreement, row.soft_label) == (1, 1.0, None)
     assert (row.prompt_tokens, row.output_tokens) == (200, 10)
     assert row.agrees is agrees, "the hint does not raise the teacher's accuracy"
-    same = judge("train", EXAMPLE, generated("She keeps 4 - 1 = 3. The answer is (4 - 1)."), TASK, FiltersConfig())
+    same = judge("train", APPLES, generated("She keeps 4 - 1 = 3. The answer is (4 - 1)."), ARITHMETIC, FiltersConfig())
     assert row.content == same.content is not None
 
 

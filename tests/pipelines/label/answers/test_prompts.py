@@ -30,19 +30,14 @@ def with_shots(tmp_path: Path, *lines: Any) -> TeacherConfig:
     return TeacherConfig(engine="echo", shots=str(file))
 
 
-def test_a_plain_prompt_has_each_shot_and_the_question_once() -> None:
-    prompt = PromptMaker(TASK, PLAIN).render(EXAMPLE)
+def test_prompts_have_each_shot_and_end_in_the_question() -> None:
+    prompt, chat = PromptMaker(TASK, PLAIN).render(EXAMPLE), PromptMaker(TASK, CHAT).render(EXAMPLE)
     assert prompt.text.endswith(f"Q: {EXAMPLE.input}\nA:")
     assert prompt.text.count("Q: ") == len(TASK.shots) + 1
-    assert (prompt.messages, prompt_text(prompt)) == ((), prompt.text)
-    assert prompt.example is EXAMPLE
-
-
-def test_a_chat_prompt_has_a_system_message_and_turns() -> None:
-    chat = PromptMaker(TASK, CHAT).render(EXAMPLE)
-    assert chat.messages[0]["role"] == "system"
+    assert (prompt.messages, prompt_text(prompt), prompt.example) == ((), prompt.text, EXAMPLE)
+    roles = [m["role"] for m in chat.messages]
+    assert roles == ["system", *["user", "assistant"] * len(TASK.shots), "user"]
     assert chat.messages[0]["content"].startswith("Be brief.")
-    assert [m["role"] for m in chat.messages[1:]] == ["user", "assistant"] * len(TASK.shots) + ["user"]
     assert chat.messages[-1]["content"] == EXAMPLE.input
     assert prompt_text(chat).endswith(f"[user]\n{EXAMPLE.input}")
 

@@ -5,33 +5,32 @@ import asyncio
 import pytest
 
 from pipelines.data.reader import DataSplit
-from pipelines.label.answers.outcomes import RATIONALISED, Outcome
-from pipelines.label.engines.actor import TeacherActor, TeacherSetup
-from pipelines.label.teachers.base import BudgetExhaustedError, Teacher, TeacherUnusableError
-from pipelines.tasks import Example, Shot, task_spec
+from pipelines.label.answers.outcomes import RATIONALISED
+from pipelines.label.engines.actor import TeacherSetup
+from pipelines.label.teachers.base import BudgetExhaustedError, TeacherUnusableError
 from tests.support.corpora import run_config
-from tests.support.teacher_actors import FailingTeacher, HintedTeacher, LocalHealth, block
+from tests.support.teacher_actors import (
+    FailingTeacher,
+    HintedTeacher,
+    LocalHealth,
+    actor_of,
+    block,
+    cluster,
+    label_apples,
+)
 
-APPLES = Example("a", "Anne has 4 apples and gives Peter 1. How many has she left?", "4 - 1")
-SHOTS = (Shot("1 and 1?", "1 + 1 = 2. The answer is (1 + 1)."),)
-
-
-def label(teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1) -> Outcome:
-    run = run_config({"engine": "echo", "filters": {"gold": gold}}, corpus={"validation": validation})
-    actor = TeacherActor(TeacherSetup(run, task_spec("arithmetic"), 4, SHOTS), None)
-    row = asyncio.run(actor._label(teacher, APPLES, split))
-    assert row is not None
-    return row
+__all__ = ["cluster"]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.mark.parametrize("validation", [0.0, "v.jsonl"])
 def test_a_wrong_answer_is_rationalised(validation: float | str) -> None:
     teacher = HintedTeacher()
-    row = label(teacher, "train", "rationalise", validation)
+    row = label_apples(teacher, "train", "rationalise", validation)
     assert (row.reason, row.label, row.note, row.agrees) == (None, "4 - 1", RATIONALISED, False)
     assert len(teacher.prompts) == 2
     assert all(text.startswith("Q: 1 and 1?\n") for text in teacher.prompts)
-    too_long = label(HintedTeacher(refuses_hints=True), "train", "rationalise", validation)
+    too_long = label_apples(HintedTeacher(refuses_hints=True), "train", "rationalise", validation)
     assert (too_long.reason, too_long.output) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
 
 
@@ -46,18 +45,9 @@ OTHER_ROWS = [
 @pytest.mark.parametrize(("split", "gold", "validation"), OTHER_ROWS)
 def test_no_other_prompt_has_the_gold_label(split: DataSplit, gold: str, validation: float) -> None:
     teacher = HintedTeacher()
-    label(teacher, split, gold, validation)
+    label_apples(teacher, split, gold, validation)
     assert len(teacher.prompts) == 1
     assert "4 - 1" not in teacher.prompts[0]
-
-
-@pytest.fixture(autouse=True)
-def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """The resources of the cluster."""
-    resources = {"CPU": 64.0}
-    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
-    monkeypatch.setattr("pipelines.label.engines.actor.node_name", lambda: "here")
-    return resources
 
 
 @pytest.mark.parametrize(
@@ -75,13 +65,13 @@ def test_engines_may_die_eight_times_before_an_answer(
     """All replicas that there is room for may start at the same time; 8 further starts are too many."""
     cluster |= resources
     teacher = {"engine": "echo", "gpus_per_replica": gpus, "replicas": {"min": replicas, "max": replicas}}
-    setup, health = TeacherSetup(run_config(teacher), task_spec("arithmetic"), 4, SHOTS), LocalHealth()
+    health, run = LocalHealth(), run_config(teacher)
 
     async def start_all() -> None:
         for _ in range(starts):
-            await TeacherActor(setup, health)._ready()
+            await actor_of(health, run)._ready()
         with pytest.raises(TeacherUnusableError, match="8 engines in a row died"):
-            await TeacherActor(setup, health)._ready()
+            await actor_of(health, run)._ready()
 
     asyncio.run(start_all())
 
@@ -91,8 +81,7 @@ def test_a_suspect_is_alone_and_two_strikes_end_it() -> None:
     for _ in range(2):
         health.health.died([("train", "poison")])
     health.health.died([("train", "suspect")])
-    actor = TeacherActor(TeacherSetup(run_config(), task_spec("arithmetic"), 4, SHOTS), health)
-    table = asyncio.run(actor(block("a", "poison", "suspect")))
+    table = asyncio.run(actor_of(health)(block("a", "poison", "suspect")))
     assert table["id"].to_pylist() == ["a", "poison", "suspect"]
     assert table["reason"].to_pylist() == [None, "engine_error", None]
     assert "2 engines died while they had this row" in table["detail"].to_pylist()[1]
@@ -100,10 +89,10 @@ def test_a_suspect_is_alone_and_two_strikes_end_it() -> None:
 
 
 def test_stop_reasons_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    health, setup = LocalHealth(), TeacherSetup(run_config(), task_spec("arithmetic"), 4, SHOTS)
+    health = LocalHealth()
     errors = iter([BudgetExhaustedError("used up"), TeacherUnusableError("a wrong key")])
     monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: FailingTeacher(next(errors)))
-    assert len(asyncio.run(TeacherActor(setup, health)(block("a", "b")))) == 0, "skipped rows have no outcome"
+    assert len(asyncio.run(actor_of(health)(block("a", "b")))) == 0, "skipped rows have no outcome"
     with pytest.raises(TeacherUnusableError):
-        asyncio.run(TeacherActor(setup, health)(block("a")))
+        asyncio.run(actor_of(health)(block("a")))
     assert health.health.stop_reasons() == ("a wrong key", "used up")

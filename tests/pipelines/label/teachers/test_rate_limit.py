@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
-from tests.support.remote_teacher import simulate_endpoint
+from tests.support.remote_teacher import hold, settle, simulate_endpoint
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,6 @@ def test_of_several_pauses_the_last_to_end_counts() -> None:
     admission.pause(2)
     for clock[0], left in ((100.0, 5), (104.0, 1), (108.0, 0)):
         assert admission.pause_s == left
-
-
-async def hold(admission: Admission, release: asyncio.Event) -> None:
-    async with admission.slot():
-        await release.wait()
-
-
-async def settle() -> None:
-    for _ in range(8):
-        await asyncio.sleep(0)
 
 
 def test_no_more_requests_than_the_limit_are_admitted() -> None:

@@ -15,16 +15,15 @@ from pipelines.label.teachers.replay import ReplayTeacher
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.teachers import answers, word_problems
 
+GOLD = [
+    ("arithmetic", "7 - 2", ()),
+    ("multiple-choice", "bank", ("bank", "park")),
+    ("nli", "neutral", ()),
+    ("grade-school-math", "72", ()),
+]
 
-@pytest.mark.parametrize(
-    ("name", "gold", "choices"),
-    [
-        ("arithmetic", "7 - 2", ()),
-        ("multiple-choice", "bank", ("bank", "park")),
-        ("nli", "neutral", ()),
-        ("grade-school-math", "72", ()),
-    ],
-)
+
+@pytest.mark.parametrize(("name", "gold", "choices"), GOLD)
 def test_an_echo_is_parsed_as_the_gold_label(name: str, gold: str, choices: tuple[str, ...]) -> None:
     task, config = load_task(task_spec(name)), TeacherConfig(engine="echo")
     example = Example("a", "text", gold, choices)
@@ -53,15 +52,11 @@ def test_a_recording_answers_by_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "nonsense", "[]", '{"id": "a"}', '{"id": "a", "output": 3}', '{"id": [], "output": "x"}']
+    "line", ["", "nonsense", "[]", '{"id": "a"}', '{"id": "a", "output": 3}', '{"id": [], "output": "x"}', None]
 )
-def test_a_damaged_recording_is_refused(tmp_path: Path, line: str) -> None:
+def test_a_damaged_or_missing_recording_is_refused(tmp_path: Path, line: str | None) -> None:
     file = tmp_path / "outputs.jsonl"
-    file.write_text(line + "\n")
-    with pytest.raises(UserError):
+    if line is not None:
+        file.write_text(line + "\n")
+    with pytest.raises(UserError, match="no such file" if line is None else "outputs"):
         ReplayTeacher(str(file))
-
-
-def test_a_missing_recording_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        ReplayTeacher(str(tmp_path / "none.jsonl"))
