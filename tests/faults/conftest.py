@@ -1,4 +1,4 @@
-"""What the fault tests share: the embedded teacher, how they tell what became of a load, and what clusters of machines stand on."""
+"""Fixtures of the fault tests: the embedded teacher, records of loads, network and storage."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["counted", "teacher_folder"]
 
 @pytest.fixture
 def counted(record_property: Callable[[str, object], None]) -> Counted:
-    """Notes what became of a load's requests, beside the test's result (--junit-xml)."""
+    """Records the outcomes of a load's requests in the test result (--junit-xml)."""
 
-    def note(load: Load) -> None:
+    def record(load: Load) -> None:
         failed = len(load.failed)
         for name, count in (
             ("answered", len(load.responses) - failed),
@@ -27,7 +27,7 @@ def counted(record_property: Callable[[str, object], None]) -> Counted:
         ):
             record_property(name, count)
 
-    return note
+    return record
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,6 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Beside them, on their network."""
+    """An S3 server on the same network."""
     with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
         yield server

@@ -1,4 +1,4 @@
-"""The head of a cluster is lost and comes back while the endpoint answers. Its state is in the Redis of the component gcs-ft-redis."""
+"""The head of a cluster is lost and restarted while the endpoint answers. Its state is in the Redis of component gcs-ft-redis."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AWAY_S = 5.0
 
 @contextmanager
 def redis(folder: Path, address: str) -> Iterator[str]:
-    """ADDRESS:PORT of a Redis on this thread's network, by the command of the component, with folders of its own in place of volumes."""
+    """ADDRESS:PORT of a Redis on this thread's network, started by the component's command with local folders as volumes."""
     objects = yaml.safe_load_all((K8S / "components" / "gcs-ft-redis" / "redis.yaml").read_text(encoding="utf-8"))
     (stateful,) = (found for found in objects if found["kind"] == "StatefulSet")
     (container,) = stateful["spec"]["template"]["spec"]["containers"]
@@ -43,7 +43,7 @@ def redis(folder: Path, address: str) -> Iterator[str]:
         own = folder / mount["name"]
         own.mkdir()
         script = script.replace(mount["mountPath"], str(own))
-    # With a password among the arguments every process could list it.
+    # Every process could read a password among the arguments.
     assert script.splitlines()[-1] == f"exec redis-server {folder}/config/redis.conf"
     log = folder / "redis.log"
     with log.open("wb") as output:
@@ -53,14 +53,14 @@ def redis(folder: Path, address: str) -> Iterator[str]:
     try:
         wait_until(lambda: "Ready to accept connections" in log.read_text(), every_s=0.1)
         yield f"{address}:{container['ports'][0]['containerPort']}"
-        assert (folder / "redis" / "appendonlydir").is_dir(), "what outlives the pod"
+        assert (folder / "redis" / "appendonlydir").is_dir(), "Redis must persist to its volume"
     finally:
         process.kill()
         process.wait()
 
 
-def test_the_endpoint_answers_while_the_head_is_away(tmp_path: Path, note: Note) -> None:
-    """Each worker has a proxy, and clients reach the workers, as through a Service of Kubernetes."""
+def test_endpoint_answers_while_the_head_is_down(tmp_path: Path, note: Note) -> None:
+    """Clients reach the proxies of the workers, as through a Kubernetes Service."""
     with Network(3) as network, network.lan.entered():
         lan = network.lan.address
         with running_server(tmp_path, lan) as storage, redis(tmp_path, lan) as store:
@@ -87,7 +87,7 @@ def test_the_endpoint_answers_while_the_head_is_away(tmp_path: Path, note: Note)
                     cluster.machines[0].kill()
                     began, answered = time.monotonic(), [len(load.responses) for load in loads]
                     time.sleep(AWAY_S)
-                    while_away = [len(load.responses) - count for load, count in zip(loads, answered, strict=True)]
+                    while_down = [len(load.responses) - count for load, count in zip(loads, answered, strict=True)]
                     cluster.start(0)
                     cluster.until(
                         lambda: len(cluster.alive()) == 3 and running(cluster) == [2, 2], "the cluster as it was"
@@ -97,14 +97,14 @@ def test_the_endpoint_answers_while_the_head_is_away(tmp_path: Path, note: Note)
                         load.answered(100)
                     time.sleep(AWAY_S)
                 note(
-                    answered=sum(len(load.responses) for load in loads), answered_while_away=while_away,
+                    answered=sum(len(load.responses) for load in loads), answered_while_down=while_down,
                     failed=sum(len(load.failed) for load in loads), sent_again=sum(load.retried for load in loads),
                     head_away_s=round(back_s, 1), longest_s=max(r.elapsed.total_seconds() for load in loads for r in load.responses),
                     same_replicas=replica_ids(cluster) == before,
                 )  # fmt: skip
                 assert all(load.failed == [] and load.retried == 0 for load in loads)
-                assert all(while_away)
-                assert replica_ids(cluster) == before, "no replica was started anew"
+                assert all(while_down)
+                assert replica_ids(cluster) == before, "a replica was restarted"
 
 
 def running(cluster: Machines) -> list[int]:

@@ -1,4 +1,4 @@
-"""Labelling, killed at any moment: after the last rerun every row read has exactly one outcome."""
+"""Labelling killed at any moment: after the last rerun, each row has exactly one outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VLLM_ROWS = 40
 BAD = {"bad_input": 3, "duplicate": 2}
 COMMIT_ROWS, BATCH = 32, 8
 IN_FLIGHT = 8 * BATCH + 2 * 16 + COMMIT_ROWS + 64
-"""Rows that a kill can cost: assigned to the replica, taken and not committed, and on their way."""
+"""Rows that a kill can cost: assigned to the replica, uncommitted, or in transit."""
 ECHO = {"engine": "echo", "latency_s": 0.02, "vllm": {"max_num_seqs": BATCH}}
 
 
@@ -52,7 +52,7 @@ def prepare(
 
 
 def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[dict[str, Any]]:
-    """One round for each fault, on `echo`: kills at uniform moments of a run, then a rerun that must come out right."""
+    """One round per fault on `echo`: kills at uniform moments of a run, then a rerun with checks."""
     draw = random.Random(seed)
     (folder / "whole").mkdir()
     whole = prepare(folder / "whole", ECHO, ROWS)
@@ -77,7 +77,7 @@ def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[d
 
 
 def test_a_dead_actor_loses_and_doubles_no_row(tmp_path: Path) -> None:
-    """At some commit of the run; at any moment, like every other fault: test_twenty_rounds_of_kills_lose_and_double_no_row."""
+    """Kills at a commit. test_twenty_rounds_of_kills_lose_and_double_no_row kills at any moment."""
     task, log = write_task(tmp_path)
     labelling = prepare(tmp_path, ECHO, ROWS, str(task))
     kill = labelling.kill("actor", after_commits=random.Random(1).randint(1, ROWS // COMMIT_ROWS // 2))
@@ -95,14 +95,14 @@ def test_a_driver_killed_inside_a_commit_keeps_what_is_finished(tmp_path: Path) 
     assert 0 < rows < ROWS
     labelling.finish()
     check(labelling, ROWS, BAD)
-    assert {name: named_parts(labelling)[name] for name in finished} == finished, "finished parts are not written again"
+    assert {name: named_parts(labelling)[name] for name in finished} == finished, "a finished part changed"
     manifest = json.loads((labelling.output / "labels/manifest.json").read_text())
     assert manifest["details"]["resumed_at_rows"] == rows
     assert answered(log) - ROWS <= IN_FLIGHT
 
 
 def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
-    """A commit whose steps are in the wrong order would not pass these tests."""
+    """These tests detect a commit with steps in the wrong order."""
     labelling = prepare(tmp_path, ECHO, ROWS, command=REVERSED)
     labelling.kill("driver", after_commits=4)
     with pytest.raises(AssertionError):
@@ -123,7 +123,7 @@ def test_a_lost_node_costs_only_what_was_in_flight_on_it(tmp_path: Path) -> None
 
 
 def named_parts(labelling: Labelling) -> dict[str, bytes]:
-    """The parts that commits or the manifest name, with their content."""
+    """Contents of the parts named by commits or the manifest."""
     labels = labelling.output / "labels"
     if (labels / "manifest.json").exists():
         names = json.loads((labels / "manifest.json").read_text())["details"]["parts"]
@@ -148,7 +148,7 @@ def test_twenty_rounds_of_kills_lose_and_double_no_row(tmp_path: Path) -> None:
 
 
 def on_vllm(folder: Path, teacher_folder: Path) -> Labelling:
-    """Some word problems for the embedded teacher, 4 at a time, so that there is a middle to be killed in."""
+    """Word problems for the embedded teacher, 4 at a time, so that a kill falls into the middle."""
     rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(VLLM_ROWS, seed=1))]
     run = {
         "name": "faults",
@@ -175,7 +175,7 @@ def test_each_fault_on_the_real_engine(tmp_path: Path, teacher_folder: Path) -> 
         labelling = on_vllm(here, teacher_folder)
         kill = labelling.kill(fault, after_commits=2)
         assert kill.hit, labelling.log()
-        assert kill.survived or fault != "engine", "a run goes on when its engine is killed"
+        assert kill.survived or fault != "engine", "a run must survive the kill of its engine"
         labelling.finish()
         reasons = check_complete(labelling, {f"r{i}" for i in range(VLLM_ROWS)})
         assert set(reasons) <= {"unparsable", "truncated"}

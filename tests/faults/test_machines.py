@@ -1,7 +1,7 @@
-"""The chain on three machines with addresses of their own, while one of them is killed, or cut off and given back: rows, steps, requests.
+"""The chain on three machines while one is killed, or disconnected and reconnected: rows, steps, requests.
 
-A machine that is cut off hears nothing and is not heard. Back within the patience of Ray's head, it goes on as if nothing had happened.
-Later the head has given it up: it ends as soon as it hears so, and whoever supervises it starts it again (a kubelet; here the test).
+A machine that reconnects within the head's timeout continues. Later, the head has declared it dead: the machine ends when it learns so,
+and its supervisor (a kubelet; here the test) restarts it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = [
 ROWS = 3000
 BODY = {"model": "sums", "inputs": ["Anne has 4 pens ."]}
 SHORT_S = 2.0
-"""Within the head's patience, of which machines.SOON_DEAD leaves some 5 seconds."""
+"""Within the head's timeout of about 5 seconds (machines.SOON_DEAD)."""
 Note = Callable[..., None]
 
 
@@ -41,7 +41,7 @@ def machines(network: Network, storage: Server, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def cluster(network: Network, machines: Machines) -> Iterator[Machines]:
-    """The machines, all three there; this thread beside them, where the storage is."""
+    """All three machines alive, with this thread on the storage's network."""
     with network.lan.entered():
         yield machines
         for host in network.hosts[1:]:
@@ -54,7 +54,7 @@ def cluster(network: Network, machines: Machines) -> Iterator[Machines]:
 
 @pytest.fixture
 def note(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:
-    """Notes figures beside the test's result (--junit-xml) and prints them."""
+    """Records figures in the test result (--junit-xml) and prints them."""
 
     def write(**figures: object) -> None:
         for name, value in figures.items():
@@ -65,31 +65,31 @@ def note(request: pytest.FixtureRequest, record_property: Callable[[str, object]
 
 
 def worker_with(cluster: Machines, title: str) -> Machine:
-    """A machine that is not the head and runs such a process."""
+    """A machine other than the head that runs a process with this title."""
     found = [machine for number, machine in cluster.machines.items() if number and machine.runs(title)]
     assert found, f"no worker runs {title}"
     return found[0]
 
 
 class Kill:
-    """All processes of the machine are killed; another comes in its place."""
+    """Kills all processes of the machine, then starts a replacement."""
 
     def strike(self, cluster: Machines, machine: Machine) -> None:
         machine.kill()
 
-    def mend(self, cluster: Machines, machine: Machine) -> None:
+    def repair(self, cluster: Machines, machine: Machine) -> None:
         cluster.start(machine.number)
 
 
 class Cut:
-    """The machine is cut off until it is given up. Back, it hears so and ends, and is started again."""
+    """Disconnects the machine until the head declares it dead. Reconnected, it ends and is restarted."""
 
     def strike(self, cluster: Machines, machine: Machine) -> None:
         machine.host.cut()
         address = machine.host.address
         cluster.until(lambda: address not in cluster.alive(), f"the end of {address}")
 
-    def mend(self, cluster: Machines, machine: Machine) -> None:
+    def repair(self, cluster: Machines, machine: Machine) -> None:
         machine.host.restore()
         cluster.until(lambda: machine.process.poll() is not None, f"the end of {machine.host.address} by itself")
         assert machine.family() == []
@@ -97,13 +97,13 @@ class Cut:
 
 
 class CutShortly:
-    """The machine is cut off, and back before it is given up."""
+    """Disconnects the machine and reconnects it within the head's timeout."""
 
     def strike(self, cluster: Machines, machine: Machine) -> None:
         machine.host.cut()
         time.sleep(SHORT_S)
 
-    def mend(self, cluster: Machines, machine: Machine) -> None:
+    def repair(self, cluster: Machines, machine: Machine) -> None:
         node = cluster.alive()[machine.host.address]
         machine.host.restore()
         time.sleep(SHORT_S)
@@ -124,12 +124,12 @@ def test_labelling_loses_and_doubles_no_row(
     with cluster.running("label", str(chain.file), log=tmp_path / "log") as command:
         everywhere = lambda: all(machine.runs("TeacherActor") for machine in cluster.machines.values())  # noqa: E731
         cluster.until(lambda: (chain.commits() >= 3 and everywhere()) or command.poll() is not None, "commits")
-        assert command.poll() is None, said(tmp_path)
+        assert command.poll() is None, log_tail(tmp_path)
         victim = worker_with(cluster, "TeacherActor")
         fault.strike(cluster, victim)
-        assert not chain.is_finished("labels"), "it ended before the fault"
-        fault.mend(cluster, victim)
-        assert command.wait(240) == 0, said(tmp_path)
+        assert not chain.is_finished("labels"), "the command ended before the fault"
+        fault.repair(cluster, victim)
+        assert command.wait(240) == 0, log_tail(tmp_path)
     lost, doubled = chain.lost_and_doubled()
     nodes = chain.manifest("labels")["details"]["nodes"]
     note(
@@ -140,7 +140,7 @@ def test_labelling_loses_and_doubles_no_row(
 
 
 @FAULTS
-def test_training_goes_on_from_its_last_checkpoint(
+def test_training_resumes_from_its_last_checkpoint(
     cluster: Machines, storage: Server, tmp_path: Path, fault: Fault, note: Note
 ) -> None:
     every = 10
@@ -151,13 +151,13 @@ def test_training_goes_on_from_its_last_checkpoint(
     put_labels(tmp_path, chain.bucket, 200)
     with cluster.running("train", str(chain.file), log=tmp_path / "log", FORCE_COLOR="1") as command:
         cluster.until(lambda: chain.checkpoints() >= 2 or command.poll() is not None, "checkpoints")
-        assert command.poll() is None, said(tmp_path)
+        assert command.poll() is None, log_tail(tmp_path)
         victim = worker_with(cluster, "RayTrainWorker")
         fault.strike(cluster, victim)
         reached = steps_seen(tmp_path)
-        assert not chain.is_finished("student"), "it ended before the fault"
-        fault.mend(cluster, victim)
-        assert command.wait(300) == 0, said(tmp_path)
+        assert not chain.is_finished("student"), "the command ended before the fault"
+        fault.repair(cluster, victim)
+        assert command.wait(300) == 0, log_tail(tmp_path)
     training = chain.manifest("student")["details"]["training"]
     lines = chain.bucket.get("out/student/training.jsonl").decode().splitlines()
     began_at = training["started_at_steps"]
@@ -174,8 +174,8 @@ def test_training_goes_on_from_its_last_checkpoint(
 def test_serving_answers_meanwhile(
     cluster: Machines, storage: Server, tmp_path: Path, fault: Fault, students: int, ingresses: int, note: Note
 ) -> None:
-    """At most one replica of each on a machine. With three students and one ingress some worker has a student alone; with two ingresses
-    one of the workers, which are two, has one."""
+    """At most one replica of each application per machine. With three students and one ingress, some worker has only a student; with two
+    ingresses, one of the two workers has an ingress."""
     sizes = {"replicas": {"min": students, "max": students}, "ingress_replicas": ingresses}
     chain = with_student(tmp_path, storage, sizes)
     served = cluster.raystill("serve", f"sums={chain.student}", "--run", str(chain.file), "--detach")
@@ -189,7 +189,7 @@ def test_serving_answers_meanwhile(
     address = victim.host.address
 
     def spread(without: str = "") -> bool:
-        """Whether all that can be there is, each on a machine of its own, none of which is `without`."""
+        """True if all replicas run on separate machines other than `without`."""
         machines = len(cluster.machines) - bool(without)
         wanted = {"raystill": min(ingresses, machines), "raystill-student-sums": min(students, machines)}
         return all(len(set(cluster.replicas()[name]) - {without}) == count for name, count in wanted.items())
@@ -199,19 +199,19 @@ def test_serving_answers_meanwhile(
         fault.strike(cluster, victim)
         if not isinstance(fault, CutShortly):
             cluster.until(lambda: spread(without=address), "replicas on the two others")
-        fault.mend(cluster, victim)
+        fault.repair(cluster, victim)
         cluster.until(spread, "replicas as before")
         load.answered(100)
     note(
         replicas=there, victim=address, answered=len(load.responses) - len(load.failed), failed=len(load.failed),
-        sent_again=load.retried, longest_s=round(max(r.elapsed.total_seconds() for r in load.responses), 1), said=load.failed[:2],
+        sent_again=load.retried, longest_s=round(max(r.elapsed.total_seconds() for r in load.responses), 1), failures=load.failed[:2],
     )  # fmt: skip
     assert load.retried == 0
     assert len(load.failed) <= (load.clients if ingresses > 1 else 0), load.failed
 
 
 def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None = None) -> Chain:
-    """A run whose student is there, without training."""
+    """A run with a finished student, without training."""
     from tests.support.tiny_students import write_student
 
     serving = {"host": "0.0.0.0", **(serving or {})}
@@ -222,9 +222,9 @@ def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None =
 
 
 def steps_seen(folder: Path) -> list[int]:
-    """The steps that the bar of the command has shown."""
+    """Steps shown by the command's progress bar."""
     return [int(step) for step in re.findall(r"step (\d+)/", (folder / "log").read_text(errors="replace"))]
 
 
-def said(folder: Path) -> str:
+def log_tail(folder: Path) -> str:
     return (folder / "log").read_text(errors="replace")[-3000:]

@@ -1,4 +1,4 @@
-"""Machines that are not alike: what differs is named before a run begins, and a job's driver goes where it is told to."""
+"""Machines that differ: differences are reported before a run starts, and a driver runs on the requested machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cluster(network: Network, storage: Server, tmp_path_factory: pytest.TempPath
 
 
 def test_a_driver_is_where_its_resource_is(cluster: Machines, storage: Server, tmp_path: Path) -> None:
-    """Without one it is on the head."""
+    """Without a resource, the driver runs on the head."""
     chain = write_chain(tmp_path, storage.bucket(), 200)
     last = cluster.machines[2]
     dashboard = f"http://{cluster.machines[0].host.address}:{DASHBOARD}"
@@ -52,7 +52,7 @@ def test_a_driver_is_where_its_resource_is(cluster: Machines, storage: Server, t
 
 
 def test_what_a_machine_has_otherwise_is_named(cluster: Machines, storage: Server, tmp_path: Path) -> None:
-    """Its code, its clock, and what it may do with the storage."""
+    """Differences in code, clock and storage permissions."""
     chain = write_chain(tmp_path, storage.bucket(), 10)
     for package in ("cluster", "pipelines", "serving"):
         shutil.copytree(ROOT / package, tmp_path / "code" / package)
@@ -65,6 +65,6 @@ def test_what_a_machine_has_otherwise_is_named(cluster: Machines, storage: Serve
     assert done.returncode == 2, done.stderr[-3000:]
     odd = cluster.machines[1].host.address
     assert f"1 of 3 nodes: {odd}" in done.stderr
-    for told in ("another version of Raystill", "the store refuses these credentials", r"its clock is -\d\d s off"):
-        assert re.search(told, done.stderr), told
+    for message in ("another version of Raystill", "the store refuses these credentials", r"its clock is -\d\d s off"):
+        assert re.search(message, done.stderr), message
     assert not chain.bucket.keys("out/")

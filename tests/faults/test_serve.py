@@ -1,6 +1,6 @@
-"""The endpoint under load while its parts die: no request fails but for what the test says, and why.
+"""The endpoint under load while its parts die. No request fails, except as the test states.
 
-Clients try again where a connection breaks, and nowhere else.
+Clients retry only if a connection breaks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, serving: ServingConfig) -> Ite
 
 
 def processes(part: str) -> list[psutil.Process]:
-    """Of this test's Ray, those whose command line has the part. Ray names its workers after their actors."""
+    """Processes of this test's Ray whose command line contains `part`. Ray names workers after their actors."""
     found = []
     for process in psutil.Process().children(recursive=True) + _of_raylet():
         try:
@@ -48,7 +48,7 @@ def processes(part: str) -> list[psutil.Process]:
 
 
 def _of_raylet() -> list[psutil.Process]:
-    """Workers are children of this Ray's raylet, which is a child of nobody."""
+    """Workers of this Ray. They are children of its raylet, which has no parent here."""
     session = os.environ["RAY_TMPDIR"]
     raylets = [
         p
@@ -67,7 +67,7 @@ def kill(part: str) -> int:
 
 
 @pytest.mark.parametrize("part", ["ServeReplica:raystill-student-sums", "ServeController"])
-def test_a_replica_or_the_controller_dies_and_nobody_sees_it(url: str, part: str, counted: Counted) -> None:
+def test_death_of_replica_or_controller_fails_no_request(url: str, part: str, counted: Counted) -> None:
     with Load(url, BODY, retry=True) as load:
         load.answered(50)
         dead = kill(part)
@@ -81,7 +81,7 @@ def test_a_replica_or_the_controller_dies_and_nobody_sees_it(url: str, part: str
 
 @pytest.mark.full
 def test_the_proxy_dies_and_clients_connect_again(url: str, counted: Counted) -> None:
-    """Its connections break; what was under way on them is asked again by the clients."""
+    """Its connections break. Clients resend the open requests."""
     with Load(url, BODY, retry=True) as load:
         load.answered(50)
         kill("ProxyActor")
@@ -95,7 +95,7 @@ def test_the_proxy_dies_and_clients_connect_again(url: str, counted: Counted) ->
 def test_a_new_version_is_deployed_under_load(
     url: str, serving: ServingConfig, counted: Counted, tmp_path: Path
 ) -> None:
-    """Other weights in place of the old ones: Serve starts new replicas and drains the old ones."""
+    """Other weights replace the old ones: Serve starts new replicas and drains the old ones."""
     from serving.deploy.rollout import serve_students
 
     other = write_student(tmp_path / "student", "decoder-only", seed=1)
@@ -111,8 +111,8 @@ def test_a_new_version_is_deployed_under_load(
 
 
 def test_the_ingress_dies(url: str, counted: Counted) -> None:
-    """The one fault that surfaces, but for streams that have begun (test_serve_engine.py): requests that are in the ingress when it is
-    killed get 5xx from Ray's proxy, those after it wait for its successor."""
+    """Requests inside the killed ingress get 5xx from Ray's proxy; later ones wait for its successor. Besides open streams
+    (test_serve_engine.py), this is the only visible fault."""
     with Load(url, BODY, retry=True) as load:
         load.answered(50)
         dead = kill("ServeReplica:raystill:ingress")

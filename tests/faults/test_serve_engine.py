@@ -1,4 +1,4 @@
-"""An engine that dies without its replica, as by a kernel that is out of memory; and a replica that dies in the middle of streams."""
+"""An engine that dies without its replica, as if killed for memory, and a replica that dies during streams."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ REPLICA = "ServeReplica:raystill-student-sums"
 
 
 def streamed(url: str, body: dict[str, Any], stop: threading.Event, ended: Counter[str]) -> None:
-    """Ask for one stream after the other, and count how they end."""
+    """Request one stream after another and count how they end."""
     with httpx.Client(base_url=url, timeout=60.0) as client:
         while not stop.is_set():
             with client.stream("POST", "/v1/completions", json=body) as response:
@@ -35,9 +36,9 @@ def streamed(url: str, body: dict[str, Any], stop: threading.Event, ended: Count
 
 
 def test_begun_streams_end_with_an_error_if_their_replica_dies(
-    tmp_path: Path, record_property: pytest.RecordProperty
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """What is written cannot be taken back, so that no other replica goes on with it. Streams that have not begun are asked anew."""
+    """Sent text cannot be revoked, so no other replica continues it. Streams that have not started are retried."""
     pytest.importorskip("vllm")
     folder = write_student(tmp_path / "student", "decoder-only", width=256)
     settings = small(engine="vllm", replicas=ReplicasConfig(min=2, max=2), max_new_tokens=TOKENS)
@@ -46,7 +47,7 @@ def test_begun_streams_end_with_an_error_if_their_replica_dies(
         body, _ = longest(client)
         clients = [pool.submit(streamed, str(client.base_url), body, stop, ended) for _ in range(4)]
         try:
-            for _ in range(3):  # there is a moment between two streams too
+            for _ in range(3):  # a kill may fall between two streams
                 wait_until(lambda: ended["200 whole"] >= 8)
                 dead = kill(REPLICA)
                 before = ended["200 whole"]
@@ -59,8 +60,8 @@ def test_begun_streams_end_with_an_error_if_their_replica_dies(
         for one in clients:
             one.result()
     record_property("ends of streams", dict(ended))
-    assert set(ended) <= {"200 whole", "200 model_away"}, "those that had not begun are answered by the other replica"
-    assert 1 <= ended["200 model_away"] <= 4, "at most those under way in one replica"
+    assert set(ended) <= {"200 whole", "200 model_away"}, "the other replica answers streams that had not started"
+    assert 1 <= ended["200 model_away"] <= 4, "at most the open streams of one replica"
 
 
 def test_a_killed_vllm_is_replaced_without_a_failed_request(tmp_path: Path, counted: Counted) -> None:

@@ -1,8 +1,9 @@
-"""An engine that hangs without dying: vLLM's core is stopped as a debugger or a dead driver would stop it."""
+"""An engine that hangs without dying: SIGSTOP on vLLM's core."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,10 @@ from tests.support.tiny_students import write_student
 pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600)]
 
 
-def test_a_stopped_vllm_is_found_out_and_replaced(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
-    """Nothing of it is left, and who asks its successor is answered. Who asked meanwhile is told after `request_timeout_s`."""
+def test_a_stopped_vllm_is_detected_and_replaced(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Requests to the hanging engine get 504 after `request_timeout_s`. Its processes end and a successor answers."""
     pytest.importorskip("vllm")
     folder = write_student(tmp_path / "student", "decoder-only", width=256)
     settings = small(engine="vllm", request_timeout_s=20.0)

@@ -1,4 +1,4 @@
-"""The endpoint on a cluster of two nodes under load, while one of them is drained and goes: no request fails."""
+"""The endpoint on two nodes under load while one is drained and removed: no request fails."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pyte
 
 
 NOTICE_S = 300
-"""Longer than serving.request_timeout_s: with less, Serve stops a replica before its successor runs, and requests wait for it."""
+"""Must exceed serving.request_timeout_s. Otherwise Serve stops a replica before its successor runs, and requests wait."""
 
 
 def replicas() -> dict[str, list[dict[str, Any]]]:
-    """Replicas that run, by application: as Serve's own status has them."""
+    """Running replicas by application, from Serve's status."""
     controller = serve_controller()
     assert controller
     return running_replicas(controller.get_serve_details())
 
 
-def test_a_node_is_drained_and_goes(tmp_path: Path, counted: Counted) -> None:
+def test_draining_a_node_fails_no_request(tmp_path: Path, counted: Counted) -> None:
     import ray
 
     folder = write_student(tmp_path / "student", "decoder-only")
@@ -63,7 +63,7 @@ def alive(node_id: str) -> bool:
 
 
 def drain(address: str, node_id: str) -> None:
-    """Tell the cluster that a node will be gone."""
+    """Drain a node."""
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     node = ["--address", address, "--node-id", node_id, "--deadline-remaining-seconds", str(NOTICE_S)]
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *node, *reason]

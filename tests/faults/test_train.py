@@ -1,4 +1,4 @@
-"""Training, killed: the same command goes on, with another number of workers too, past a damaged checkpoint, and no loss differs."""
+"""Killed trainings resume with the same command, with other worker numbers, past damaged checkpoints, with equal losses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINING: dict[str, Any] = {
 
 
 def begin(tmp_path: Path) -> tuple[Training, Any]:
-    """A training that is about to begin, and its run."""
+    """A prepared training and its run."""
     output, model = tmp_path / "out", make_model("encoder-decoder", tmp_path / "model")
     write_labels(output, label_rows(60))
     run = make_run(output, model, training=TRAINING)
@@ -55,7 +55,7 @@ def test_a_machine_lost_during_a_checkpoint_is_replaced(tmp_path: Path) -> None:
     training, run = begin(tmp_path)
     training.kill("node", lambda: bool(training.committed()) and training.is_storing())
     known = [path.name for path in training.committed()]
-    assert training.is_storing(), "the kill fell while a checkpoint was there in part"
+    assert training.is_storing(), "the kill must fall while a checkpoint is incomplete"
     training.kill("driver", lambda: training.committed()[-1].name not in known, "training.workers=1")
     details = training.finish()
     assert details["world_sizes"] == [2, 1, 2]
@@ -65,7 +65,7 @@ def test_a_machine_lost_during_a_checkpoint_is_replaced(tmp_path: Path) -> None:
 
 
 def _same_losses(output: Path, run: Any, steps: int, until: int) -> None:
-    """The losses up to a step, after the resume too, are those of plain torch in one process that nothing happened to."""
+    """Losses up to a step, also after the resume, equal those of an undisturbed training in plain torch."""
     import torch
 
     from pipelines.storage.store import Store
@@ -88,5 +88,5 @@ def _same_losses(output: Path, run: Any, steps: int, until: int) -> None:
     history = [json.loads(line) for line in (output / "student/training.jsonl").read_text().splitlines()]
     assert [row["step"] for row in history] == list(range(plan.steps))
     off = {i: abs(m["label"] / t["label"] - 1) for i, (m, t) in enumerate(zip(history, wanted, strict=False))}
-    # Rounding differs with the number of workers, and what comes of it grows from step to step.
+    # Rounding differs with the number of workers, and its effect grows with the steps.
     assert max(off.values()) < 5e-3, off

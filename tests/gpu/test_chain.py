@@ -1,4 +1,4 @@
-"""The chain on one GPU, as a user starts it: a vLLM teacher, DeepSpeed over NCCL, evaluation and the endpoint take turns on it."""
+"""The chain on one GPU: a vLLM teacher, DeepSpeed over NCCL, evaluation and the endpoint use it in turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.integration.test_serve import free_port, stated
 from tests.support.commands import raystill, running
 from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]  # the engine compiles and captures CUDA graphs once
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]  # includes compilation and CUDA graph capture
 
 GPUS = 1
 ROWS = 200
@@ -48,7 +48,7 @@ class Chain:
     stages: dict[str, Any]
     report: dict[str, Any]
     peak_mib: int
-    """GPU memory that was taken at the most."""
+    """Peak GPU memory."""
 
     def predictions(self) -> list[dict[str, Any]]:
         return list(pq.read_table(self.out / "report/predictions.parquet").to_pylist())
@@ -56,10 +56,10 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def gpu_memory_mib() -> int:
-    """Memory of the GPU. torch is asked in another process: a CUDA context in this one would take memory from the commands."""
+    """Memory of the GPU. torch runs in another process: a CUDA context here would take memory from the commands."""
     question = "import torch; print(torch.cuda.is_available())"
-    asked = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
-    if asked.stdout.strip() != "True":
+    check = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
+    if check.stdout.strip() != "True":
         pytest.skip("torch.cuda.is_available() is false: there is no GPU here that torch can use")
     return memory_mib("total")
 
@@ -122,7 +122,7 @@ def memory_taken() -> Iterator[list[int]]:
 
 
 def other_output(chain: Chain, folder: Path) -> str:
-    """The setting for another output with the same labels."""
+    """Override for another output with the same labels."""
     shutil.copytree(chain.out / "labels", folder / "labels")
     return f"output={folder}"
 
@@ -133,13 +133,13 @@ def test_the_teacher_labels_on_the_gpu(chain: Chain, gpu_memory_mib: int) -> Non
     heldout = counts["heldout"]
     assert heldout["read"] == ROWS == heldout["answered"] + heldout["unanswered"]
     assert counts["accepted"] > 0.7 * ROWS
-    assert counts["gold"]["agreeing"] > 0.1 * ROWS, "a teacher that reads the question is right more often than that"
+    assert counts["gold"]["agreeing"] > 0.1 * ROWS, "a teacher that reads the question must be right more often"
     found = [*chain.out.glob("labels/data/*.parquet"), *chain.out.glob("labels/rejects/*.parquet")]
     ids = Counter(i for part in found for i in pq.read_table(part)["id"].to_pylist())
     assert len(ids) == ROWS
     assert set(ids.values()) == {1}
     assert pq.read_table(chain.out / "labels/data").schema.equals(LABEL)
-    assert chain.peak_mib > 0.9 * KV_CACHE * gpu_memory_mib, "the engine was not on this GPU"
+    assert chain.peak_mib > 0.9 * KV_CACHE * gpu_memory_mib, "the engine did not run on this GPU"
 
 
 def test_the_student_learns_in_bf16_with_zero_2(chain: Chain) -> None:
@@ -173,9 +173,9 @@ def test_the_gpu_answers_as_the_cpu_does(chain: Chain) -> None:
     rows = chain.predictions()[:40]
     student = Student.load(chain.out / "student")
     expected = student.answer([row["input"] for row in rows], "label", 16)
-    assert len({decoded.text for decoded in expected}) > 5, "the answers must differ for the comparison to say anything"
+    assert len({decoded.text for decoded in expected}) > 5, "answers must differ for a meaningful comparison"
     same = [(row, d) for row, d in zip(rows, expected, strict=True) if row["student_text"] == d.text]
-    assert len(same) >= 39, "float32 on both: at most a tie may be broken otherwise"
+    assert len(same) >= 39, "in float32, only ties may differ"
     assert [row["student_confidence"] for row, _ in same] == pytest.approx([d.confidence for _, d in same], rel=0.01)
 
 

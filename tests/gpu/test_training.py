@@ -1,4 +1,4 @@
-"""Training on one GPU: NCCL as the process group, every ZeRO stage, compiled layers; the losses are those of the CPU."""
+"""Training on one GPU with NCCL, every ZeRO stage and compiled layers: losses equal those of the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tiny_runs import label_rows, make_model, make_run, write_labe
 pytestmark = [pytest.mark.gpu, pytest.mark.deepspeed, pytest.mark.timeout(600)]
 
 STEPS = 10
-# In a process of its own: a CUDA context in pytest's would take memory from other tests' commands.
+# A CUDA context in pytest's process would take memory from other tests' commands.
 TRAIN = """
 import json, os, sys
 from pathlib import Path
@@ -57,8 +57,8 @@ def trained(output: Path, folder: Path, gpu: bool, **training: object) -> dict[s
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    asked = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
-    if subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() != "True":
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    if subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() != "True":
         pytest.skip("torch.cuda.is_available() is false: there is no GPU here that torch can use")
     output = tmp_path_factory.mktemp("nccl")
     write_labels(output, label_rows(60))

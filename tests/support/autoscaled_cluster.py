@@ -1,7 +1,7 @@
-"""A Ray whose nodes come and go: its second autoscaler with Ray's fake provider, which starts a raylet on this machine for a node.
+"""A Ray with autoscaling: autoscaler v2 with Ray's fake provider, which starts a local raylet per node.
 
-ray.cluster_utils.AutoscalingCluster does the same, but ends every Ray of the machine first (`ray stop --force`), and its example
-configuration is not in Ray's wheel.
+ray.cluster_utils.AutoscalingCluster first stops every Ray on the machine (`ray stop --force`), and Ray's wheel lacks its example
+configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEAD_GROUP = "ray.head.default"
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes of a kind: at first none, `most` at the most."""
+    """A node type with 0 to `most` nodes."""
 
     resources: Mapping[str, int]
     most: int
@@ -37,13 +37,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Autoscaled:
-    """A cluster that runs. `environment` is that of commands which use it."""
+    """A running cluster. `environment` is for commands that use it."""
 
     address: str
     environment: dict[str, str]
 
     def nodes(self) -> Counter[str]:
-        """Nodes that are alive, by group; the head is not counted."""
+        """Live nodes by group, without the head."""
         from ray._raylet import GcsClient
         from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
 
@@ -55,7 +55,7 @@ class Autoscaled:
 
 @contextmanager
 def autoscaled(folder: Path, groups: Mapping[str, Group], head_cpus: int = 0) -> Iterator[Autoscaled]:
-    """The cluster while the block runs: a head, and nodes of these groups as they are needed. One that is idle for 9 s goes."""
+    """A head and nodes of these groups on demand. Nodes end after 9 s without work."""
     from ray._private.services import get_node_ip_address
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
@@ -88,7 +88,7 @@ def autoscaled(folder: Path, groups: Mapping[str, Group], head_cpus: int = 0) ->
 
 
 def _settings(address: str, groups: Mapping[str, Group], head_cpus: int, head: str) -> dict[str, Any]:
-    """The autoscaler's configuration. Lists and mappings that a real provider's defaults would bring are empty."""
+    """Configuration of the autoscaler. Defaults of a real provider are empty."""
     nodes = {
         name: {
             "resources": {**group.resources, "object_store_memory": OBJECT_STORE_BYTES},
@@ -128,19 +128,19 @@ def _wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
     from ray._raylet import GcsClient
     from ray.exceptions import RpcError
 
-    until = time.monotonic() + 60.0
-    while time.monotonic() < until:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
         assert head.poll() is None, log.read_text()
         try:
             if GcsClient(address=address).get_all_node_info(timeout=1):
                 return
-        except RpcError:  # it does not listen yet
+        except RpcError:  # not listening yet
             time.sleep(0.3)
-    raise AssertionError(f"the head does not start:\n{log.read_text()}")
+    raise AssertionError(f"the head did not start:\n{log.read_text()}")
 
 
 def _end(head: psutil.Process) -> None:
-    """End the head and what it started: the fake nodes are children of its autoscaler, which does not take them along."""
+    """End the head and its fake nodes. The nodes are children of its autoscaler, which leaves them running."""
     if not head.is_running():
         return
     family = [head, *head.children(recursive=True)]

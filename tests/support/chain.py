@@ -1,4 +1,4 @@
-"""A run whose corpus and artifacts lie in a bucket, and what became of it: which rows, which steps, and where they were computed."""
+"""A run whose corpus and artifacts are in a bucket, and its outcomes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVING = {
 
 @dataclass(frozen=True)
 class Chain:
-    """A run file over small sums: `rows` to be labelled by `echo`, a tiny student with random weights that learns them."""
+    """A run over small sums: `echo` labels `rows` rows, and a tiny student with random weights learns them."""
 
     file: Path
     bucket: Bucket
@@ -37,32 +37,32 @@ class Chain:
 
     @property
     def student(self) -> str:
-        """Its URI."""
+        """URI of the student."""
         return self.bucket.uri("out/student")
 
     def manifest(self, artifact: str) -> dict[str, Any]:
-        """Of a finished artifact."""
+        """Manifest of a finished artifact."""
         return dict(json.loads(self.bucket.get(f"out/{artifact}/manifest.json")))
 
     def is_finished(self, artifact: str) -> bool:
         return bool(self.bucket.keys(f"out/{artifact}/manifest.json"))
 
     def commits(self) -> int:
-        """How many groups of labels are committed, the scan's included."""
+        """Number of commits, including the scan's."""
         return len(self.bucket.keys("out/labels/commits/0"))
 
     def checkpoints(self) -> int:
-        """How many checkpoints Ray Train knows of."""
+        """Number of checkpoints that Ray Train knows."""
         for key in self.bucket.keys("out/training/"):
             if key.endswith("checkpoint_manager_snapshot.json"):
                 try:
                     return len(json.loads(self.bucket.get(key) or b"{}").get("checkpoint_results", []))
-                except ClientError:  # it is being written anew
+                except ClientError:  # it is being replaced
                     return 0
         return 0
 
     def outcomes(self) -> Counter[str]:
-        """How often each id has an outcome."""
+        """Number of outcomes by id."""
         parts = [key for key in self.bucket.keys("out/labels/") if key.endswith(".parquet")]
         return Counter(i for part in parts for i in pq.read_table(io.BytesIO(self.bucket.get(part)))["id"].to_pylist())
 
@@ -75,13 +75,13 @@ class Chain:
 def write_chain(
     folder: Path, bucket: Bucket, rows: int, task: str = "arithmetic", **sections: Mapping[str, Any]
 ) -> Chain:
-    """A run with its corpus in the bucket; run file, task and model are in the folder, as they would be in an image."""
+    """A run with its corpus in the bucket. Run file, task and model are in the folder, as in an image."""
     for seed, (name, count) in enumerate({"train": rows, "test": HELD_OUT}.items()):
         examples = [
             {"id": f"{name}-{i}", "input": row["input"], "label": row["gold"]}
             for i, row in enumerate(label_rows(count, seed=seed))
         ]
-        if name == "test":  # of other texts than the train rows
+        if name == "test":  # texts differ from the train rows
             examples = [{**row, "input": row["input"].replace("Anne", "Tom")} for row in examples]
         bucket.put(f"corpus/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in examples).encode())
     tree: dict[str, Any] = {
@@ -104,12 +104,12 @@ def write_chain(
 
 
 def shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Each one's share of the sum."""
+    """Each count as a share of the sum."""
     return {name: count / sum(counts.values()) for name, count in counts.items()}
 
 
 def put_labels(folder: Path, bucket: Bucket, rows: int) -> None:
-    """Finished labels in the run's place, without labelling."""
+    """Upload finished labels without labelling."""
     write_labels(folder, label_rows(rows))
     for file in sorted((folder / "labels").rglob("*")):
         if file.is_file():

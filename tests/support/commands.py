@@ -1,4 +1,4 @@
-"""Running the installed command as a user does: in a process and a Ray of its own, in a session that can be killed whole."""
+"""Runs the command in its own process and Ray, in a session that can be killed as a whole."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ COMMAND = [sys.executable, "-m", "cluster"]
 
 
 def sockets_folder() -> str:
-    """A folder under a path that is short enough for Ray's sockets. It goes when this process ends."""
+    """A folder with a path short enough for Ray's sockets. Removed when this process ends."""
     folder = tempfile.mkdtemp(prefix="rs-", dir="/tmp")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def environment() -> dict[str, str]:
-    """The environment of a command: its own RAY_TMPDIR (a short path: sockets live in it), no cluster, no hub."""
+    """The environment of a command: its own RAY_TMPDIR, no cluster, no hub."""
     cleared = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return {
         **cleared,
@@ -43,7 +43,7 @@ def raystill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 
 @contextmanager
 def running(*arguments: str, log: Path, command: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that runs meanwhile. Whatever is left of its session afterwards is killed."""
+    """A running command. The rest of its session is killed after the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True

@@ -1,4 +1,4 @@
-"""A Ray of a test's own: its folder, its ports, nothing left behind."""
+"""A local Ray for a test, with its own folder and ports."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.support.commands import sockets_folder
 
 @contextmanager
 def local_ray(**resources: int) -> Iterator[None]:
-    """Ray while the block runs, with 8 logical CPUs where no other `num_cpus` is asked for."""
+    """Ray while the block runs, with 8 logical CPUs unless `num_cpus` is given."""
     import ray
 
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = _folder()
-    wanted = {"num_cpus": 8, **resources}
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, **wanted)
+    settings = {"num_cpus": 8, **resources}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, **settings)
     try:
         yield
     finally:
@@ -31,5 +31,5 @@ def local_ray(**resources: int) -> Iterator[None]:
 
 @functools.cache
 def _folder() -> str:
-    """Of all Rays of this process: Ray Data goes on writing the log file of the first, and may open it anew."""
+    """One folder per process: Ray Data keeps writing to the log file of the first session and may reopen it."""
     return sockets_folder()

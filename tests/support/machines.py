@@ -1,9 +1,9 @@
-"""A Ray cluster of machines: `ray start` for each, with an address of its own where there is a network of hosts.
+"""A Ray cluster of simulated machines: one `ray start` per host, each with its own address.
 
 with Network(3) as network, Machines(folder, network.hosts, {...}) as cluster:
-    cluster.raystill("label", str(run_file))          # a command on the first machine, which is the head
-    cluster.machines[1].kill()                        # all its processes at once, as when a machine is lost
-    cluster.start(1)                                  # another in its place, at its address
+    cluster.raystill("label", str(run_file))          # a command on the head (the first machine)
+    cluster.machines[1].kill()                        # kills all its processes at once
+    cluster.start(1)                                  # starts a new machine at the same address
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SOON_DEAD = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""For the head: a node that gives no answer is given up after some 5 seconds, in place of Ray's half minute, so that tests end."""
+"""For the head: a node without responses is dead after about 5 seconds, instead of Ray's half minute."""
 
 
 @dataclass
 class Machine:
-    """One machine: `process` is its `ray start`, the parent of all that Ray runs there."""
+    """One machine. `process` is its `ray start`, the parent of all its Ray processes."""
 
     number: int
     host: Host
@@ -52,7 +52,7 @@ class Machine:
     log: Path
 
     def family(self) -> list[psutil.Process]:
-        """Its processes that are there now."""
+        """Its running processes."""
         try:
             first = psutil.Process(self.process.pid)
             return [first, *first.children(recursive=True)]
@@ -60,11 +60,11 @@ class Machine:
             return []
 
     def runs(self, title: str) -> bool:
-        """Whether one of its processes is called so. Ray calls its workers after their actors."""
+        """True if the title of one of its processes contains `title`. Ray names workers after their actors."""
         return any(title in title_of(process) for process in self.family())
 
     def kill(self) -> None:
-        """SIGKILL to all of them."""
+        """Send SIGKILL to all its processes."""
         family = self.family()
         sigkill(family)
         psutil.wait_procs(family, timeout=10)
@@ -72,7 +72,7 @@ class Machine:
 
 
 class Machines:
-    """The cluster, while the block lasts."""
+    """The cluster, for the duration of the block."""
 
     def __init__(
         self, folder: Path, hosts: Sequence[Host], variables: Mapping[str, str], *,
@@ -82,14 +82,14 @@ class Machines:
         Args:
             folder: for logs.
             hosts: the first is the head's.
-            variables: of all that runs on the machines.
-            head_cpus: 0: no work is done there.
-            head: variables of the head alone.
-            redis_password: where they name a Redis.
+            variables: environment of all processes on the machines.
+            head_cpus: 0 keeps work off the head.
+            head: environment of the head only.
+            redis_password: if the variables name a Redis.
         """
         self._folder, self._hosts, self._head_cpus, self._head = folder, hosts, head_cpus, dict(head)
         self._redis = [f"--redis-password={redis_password}"] if redis_password else []
-        # Sockets lie in it: their paths must be short.
+        # Socket paths must be short.
         self._sockets = tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp")
         self._variables = {
             "RAY_AUTH_MODE": "token",
@@ -100,7 +100,7 @@ class Machines:
         }
         self._started = 0
         self._seen: set[str] = set()
-        """Ids of all nodes so far: a head that comes back with its state knows them too."""
+        """Ids of all nodes so far. A restarted head with state still lists them."""
         self.machines: dict[int, Machine] = {}
 
     def __enter__(self) -> Self:
@@ -120,27 +120,27 @@ class Machines:
 
     @property
     def address(self) -> str:
-        """For RAY_ADDRESS."""
+        """Value of RAY_ADDRESS."""
         return f"{self._hosts[0].address}:{PORT}"
 
     def start(self, number: int, *, wait: bool = True, **variables: str) -> Machine:
-        """Start a machine, or another in the place of one that is gone.
+        """Start a machine, or replace a lost one.
 
         Args:
-            wait: until the head knows it.
-            variables: of this machine alone.
+            wait: wait until the head knows the machine.
+            variables: environment of this machine only.
         """
         host = self._hosts[number]
         self._started += 1
-        own = f"--temp-dir={self._sockets.name}/{self._started}"  # a machine in another's place knows nothing of it
-        where = [f"--node-ip-address={host.address}", f"--object-store-memory={OBJECT_STORE}", own]
+        own = f"--temp-dir={self._sockets.name}/{self._started}"  # a replacement keeps no files
+        common = [f"--node-ip-address={host.address}", f"--object-store-memory={OBJECT_STORE}", own]
         if number == 0:
             dashboard = [f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD}"]
             head = ["--head", f"--port={PORT}", *dashboard]
-            arguments = [*where, *head, *self._redis, f"--num-cpus={self._head_cpus}"]
+            arguments = [*common, *head, *self._redis, f"--num-cpus={self._head_cpus}"]
             own_variables = self._variables | self._head | variables
         else:
-            arguments = [*where, f"--address={self.address}", f"--num-cpus={CPUS}"]
+            arguments = [*common, f"--address={self.address}", f"--num-cpus={CPUS}"]
             own_variables = self._variables | variables
         log = self._folder / f"machine-{number}.log"
         self._alive()
@@ -148,12 +148,12 @@ class Machines:
         with host.entered():
             process = start_node(arguments, log, own_variables)
         self.machines[number] = Machine(number, host, process, log)
-        if wait:  # the one in whose place it is may be taken to be alive still
-            self.until(lambda: self._came(host.address, before), f"machine {number}")
+        if wait:  # the head may still consider the replaced machine alive
+            self.until(lambda: self._has_joined(host.address, before), f"machine {number}")
         return self.machines[number]
 
     def environment(self) -> dict[str, str]:
-        """Of a command that uses the cluster."""
+        """Environment of a command that uses the cluster."""
         cleared = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         return {
             **cleared, **self._variables, "RAY_ADDRESS": self.address, "COLUMNS": "160", "PYTHONPATH": str(ROOT),
@@ -174,7 +174,7 @@ class Machines:
 
     @contextmanager
     def running(self, *arguments: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A command on the head that runs meanwhile; what is left of it afterwards is killed."""
+        """A running command on the head. Its remaining processes are killed after the block."""
         with self._hosts[0].entered(), log.open("ab") as output:
             process = subprocess.Popen(
                 [*COMMAND, *arguments],
@@ -192,11 +192,11 @@ class Machines:
             process.wait()
 
     def ask(self, path: str) -> Any:
-        """What the head's dashboard answers. Raises httpx.HTTPError."""
+        """JSON from the head's dashboard. Raises httpx.HTTPError."""
         return self._request("GET", path)
 
     def deploy(self, config: Any) -> None:
-        """What KubeRay's operator does with a Serve config."""
+        """Deploy a Serve config as KubeRay's operator does."""
         self._request("PUT", "/api/serve/applications/", json=config)
 
     def _request(self, method: str, path: str, **body: Any) -> Any:
@@ -208,15 +208,15 @@ class Machines:
         return response.json() if response.content else None
 
     def alive(self) -> dict[str, str]:
-        """Address -> id of the nodes that the head takes to be alive."""
+        """Address -> id of the nodes that the head considers alive."""
         return dict(self._alive())
 
-    def _came(self, address: str, before: set[str]) -> bool:
-        """Whether another node of that address is alive than those from before."""
-        return any(where == address and node not in before for where, node in self._alive())
+    def _has_joined(self, address: str, before: set[str]) -> bool:
+        """True if a node with this address is alive that is not in `before`."""
+        return any(ip == address and node not in before for ip, node in self._alive())
 
     def _alive(self) -> list[tuple[str, str]]:
-        """Addresses and ids: for a while two of one address, where one is in the place of another that was killed."""
+        """(address, id) of live nodes. After a replacement, two may share an address for a while."""
         try:
             listed = self.ask("/api/v0/nodes?limit=100")["data"]["result"]["result"]
         except httpx.HTTPError:
@@ -225,17 +225,17 @@ class Machines:
         return [(node["node_ip"], node["node_id"]) for node in listed if node["state"] == "ALIVE"]
 
     def replicas(self) -> dict[str, list[str]]:
-        """Application -> the addresses of the machines on which its replicas run."""
+        """Application -> addresses of the machines with its running replicas."""
         running = running_replicas(self.ask("/api/serve/applications/"))
         return {name: [replica["node_ip"] for replica in found] for name, found in running.items()}
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = GIVE_UP_S) -> float:
-        """Wait for it. The seconds that it took. Raises AssertionError, with the ends of the machines' logs, where it does not come."""
-        began = time.monotonic()
+        """Wait for a condition. Returns the seconds; raises AssertionError with the machines' logs after `seconds`."""
+        begin = time.monotonic()
         while not condition():
-            assert time.monotonic() - began < seconds, f"{what} did not come within {seconds:.0f} s\n{self._logs()}"
+            assert time.monotonic() - begin < seconds, f"{what}: not within {seconds:.0f} s\n{self._logs()}"
             time.sleep(0.2)
-        return time.monotonic() - began
+        return time.monotonic() - begin
 
     def _logs(self) -> str:
         return "\n".join(m.log.read_text(errors="replace")[-1000:] for m in self.machines.values())

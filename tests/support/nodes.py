@@ -1,6 +1,6 @@
-"""A Ray of several nodes on this machine, in a process of its own, so that a node can be lost with all that ran on it.
+"""A Ray of several nodes on this machine, in a separate process, so that tests can kill a node with its processes.
 
-python -m tests.support.nodes 2 8     a head without CPUs and two nodes with 8; prints the address, ends with its standard input
+python -m tests.support.nodes 2 8     a head without CPUs and two nodes with 8; prints the address, ends when stdin closes
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OBJECT_STORE_MIB = 150
 
 @dataclass(frozen=True)
 class Cluster:
-    """`address` for RAY_ADDRESS; `process`: the parent of each node's raylet."""
+    """`address` is for RAY_ADDRESS; `process` is the parent of all raylets."""
 
     address: str
     process: psutil.Process
@@ -29,7 +29,7 @@ class Cluster:
 
 @contextmanager
 def ray_nodes(count: int, cpus: int = CPUS) -> Iterator[Cluster]:
-    """A cluster while the block runs: a head that takes no work, and so many nodes that do, each with so many CPUs."""
+    """A cluster for the duration of the block: a head without work and `count` nodes with `cpus` CPUs each."""
     command = [sys.executable, "-m", "tests.support.nodes", str(count), str(cpus)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
