@@ -1,4 +1,4 @@
-"""What integration tests share: the embedded teacher, and a corpus of a few word problems."""
+"""Fixtures of the integration tests: the embedded teacher and a small run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.corpora import write_jsonl
 
 @pytest.fixture(scope="session")
 def teacher_folder() -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder; fetched into the cache where it is not there yet."""
+    """SmolLM2-135M-Instruct as a Hugging Face folder; downloaded into the cache on first use."""
     from cluster.commands.embedded_teacher import embedded_teacher
 
     return embedded_teacher()

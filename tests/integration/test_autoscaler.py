@@ -1,4 +1,4 @@
-"""Stages on a cluster that has no node for them at first: nodes come for pending work, and go when they are idle."""
+"""Stages on an autoscaled cluster: nodes start for pending work and end when idle."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ROWS = 300
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Autoscaled]:
-    """A head that takes no work, and a group of at most two nodes with a GPU: a number to Ray, no CUDA is touched."""
+    """A head without work and up to two nodes with a GPU. To Ray, GPUs are numbers; no CUDA is used."""
     with autoscaled(tmp_path_factory.mktemp("cluster"), {"gpu": Group({"CPU": 4, "GPU": 1}, most=2)}) as found:
         yield found
 
 
 def label(cluster: Autoscaled, folder: Path, **teacher: Any) -> subprocess.CompletedProcess[str]:
-    """`raystill label` with the echo teacher, each replica of which asks for a GPU."""
+    """`raystill label` with the echo teacher; each replica requests a GPU."""
     run = {
         "name": "elastic",
         "output": str(folder / "out"),
@@ -78,7 +78,7 @@ def test_more_gpus_than_the_cluster_can_have_are_refused(cluster: Autoscaled, tm
 @pytest.mark.full
 @pytest.mark.timeout(300)
 def test_impossible_requests_are_refused_and_held_ones_awaited(tmp_path: Path) -> None:
-    """A driver, as others' on the same cluster, holds CPUs and then all GPUs that there may ever be."""
+    """Another driver on the cluster holds CPUs, then all GPUs."""
     with autoscaled(tmp_path, {"gpu": Group({"CPU": 4, "GPU": 1}, most=1)}, head_cpus=4) as cluster:
         with holding(cluster, num_cpus=1):
             done = label(cluster, tmp_path, replicas={"min": 3, "max": 3})
@@ -93,9 +93,9 @@ def test_impossible_requests_are_refused_and_held_ones_awaited(tmp_path: Path) -
                     env=cluster.environment,
                 )
             try:
-                told = "label: waiting for other work to release 1 GPU"
-                wait_until(lambda: told in (tmp_path / "log").read_text() or waiting.poll() is not None, 90.0)
-                assert told in (tmp_path / "log").read_text()
+                message = "label: waiting for other work to release 1 GPU"
+                wait_until(lambda: message in (tmp_path / "log").read_text() or waiting.poll() is not None, 90.0)
+                assert message in (tmp_path / "log").read_text()
                 holder.kill()
                 assert waiting.wait(timeout=120.0) == 0, (tmp_path / "log").read_text()[-3000:]
             finally:
@@ -104,7 +104,7 @@ def test_impossible_requests_are_refused_and_held_ones_awaited(tmp_path: Path) -
 
 @contextmanager
 def holding(cluster: Autoscaled, **resources: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that keeps these resources of the cluster for as long as it lives."""
+    """A process that holds these resources until it ends."""
     code = f"""
 import ray, time
 ray.init(log_to_driver=False)

@@ -1,4 +1,4 @@
-"""What Ray Data's driver keeps of each block while a dataset runs, with and without `drop_block_stats`."""
+"""Block statistics in Ray Data's driver, with and without `drop_block_stats`."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def test_the_driver_keeps_no_stats_of_a_block(ray_here: None, dropped: bool) -> 
     if dropped:
         assert max(CountEntries.seen) == 0
     else:
-        assert max(CountEntries.seen) >= BLOCKS, "Ray keeps no stats any more: drop_block_stats can go"
+        assert max(CountEntries.seen) >= BLOCKS, "Ray keeps no stats: remove drop_block_stats"

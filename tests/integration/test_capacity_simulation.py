@@ -1,4 +1,4 @@
-"""The simulation behind the capacity guide still measures what it says: a few nodes, one of them the real teacher."""
+"""The capacity simulation with a few nodes, one with the real teacher."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_a_few_nodes_label_as_fast_as_they_answer(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "benchmarks-out"
-    told = json.loads((out / "capacity_simulation.json").read_text())
-    points = {row["nodes"]: row for row in told["rows"]}
-    assert [(row["teacher"], row["processes"]) for row in told["rows"]] == [("echo", 1), ("stub", 3), ("stub", 2)]
-    node, at_the_most = points[1]["rows/s"], BATCH / LATENCY_S
-    assert 0 < node <= 1.05 * at_the_most
+    result = json.loads((out / "capacity_simulation.json").read_text())
+    points = {row["nodes"]: row for row in result["rows"]}
+    assert [(row["teacher"], row["processes"]) for row in result["rows"]] == [("echo", 1), ("stub", 3), ("stub", 2)]
+    node, limit = points[1]["rows/s"], BATCH / LATENCY_S
+    assert 0 < node <= 1.05 * limit
     for nodes in (3, 4):
         assert points[nodes]["offered rows/s"] == pytest.approx(nodes * node)
-        assert 0.5 * points[nodes]["offered rows/s"] < points[nodes]["rows/s"] < 1.05 * nodes * at_the_most
+        assert 0.5 * points[nodes]["offered rows/s"] < points[nodes]["rows/s"] < 1.05 * nodes * limit
         assert 0 < points[nodes]["driver cores"] < 2
     assert (out / "capacity_simulation.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The chain on a cluster of three nodes (`raystill up`), with everything that it reads and writes on an S3 server: what ran where."""
+"""The chain on three nodes (`raystill up`) with all files on an S3 server: which node did what."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.serve,
 NODES = 3
 ROWS = 800
 SLOW = {"latency_s": 0.4}
-"""20 rows/s of each node: some 14 s, beside which it counts little that one node's actors are there before the others'."""
+"""20 rows/s per node, about 14 s: different start times of the actors hardly matter."""
 TOKEN = "a-token-of-this-test-and-no-other"
 Raystill = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def raystill(tmp_path_factory: pytest.TempPathFactory, s3_server: Server) -> Iterator[Raystill]:
-    """A command with --json on a cluster of its own, which must succeed; in a folder where nothing is."""
+    """JSON of a successful command in an empty folder."""
     folder = tmp_path_factory.mktemp("client")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "RAYSTILL_CACHE": str(folder / "cache"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1",
@@ -59,7 +59,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, s3_server: Server) -> Chain:
 
 @pytest.fixture(scope="module")
 def made(raystill: Raystill, chain: Chain) -> dict[str, Any]:
-    """label, train, evaluate; their summaries by stage."""
+    """Summaries of label, train and evaluate by stage."""
     return {stage["stage"]: stage for stage in raystill("run", str(chain.file))["stages"]}
 
 
@@ -78,17 +78,17 @@ def test_two_nodes_train_one_student(made: dict[str, Any], chain: Chain) -> None
     print(json.dumps({"ranks": ranks, "optimizer bytes": training["optimizer_bytes_per_rank"]}))
     assert len(set(ranks)) == training["world_size"] == 2
     one, two = training["optimizer_bytes_per_rank"]
-    each_weight = 3 * 4  # its copy and its two moments in float32, once on all nodes together
+    each_weight = 3 * 4  # float32 weights and two moments, partitioned over all nodes
     assert one == two
     assert one + two == pytest.approx(each_weight * chain.manifest("student")["details"]["parameters"], rel=0.01)
     assert made["evaluate"]["counts"]
 
 
 def test_two_nodes_serve_the_student(raystill: Raystill, made: dict[str, Any], chain: Chain) -> None:
-    told = raystill(
+    served = raystill(
         "serve", f"sums={chain.student}", "--run", str(chain.file), "--detach", "--set", f"serving.port={free_port()}"
     )
-    with httpx.Client(base_url=told["url"], trust_env=False, timeout=60.0) as client:
+    with httpx.Client(base_url=served["url"], trust_env=False, timeout=60.0) as client:
         answers = [client.post("/v1/predict", json={"inputs": ["Anne has 4 pens ."]}) for _ in range(20)]
     assert {answer.status_code for answer in answers} == {200}
     replicas = replicas_by_node(raystill.dashboard)  # type: ignore[attr-defined]
@@ -99,7 +99,7 @@ def test_two_nodes_serve_the_student(raystill: Raystill, made: dict[str, Any], c
 
 
 def replicas_by_node(dashboard: str) -> dict[str, dict[str, int]]:
-    """Application -> node -> its replicas that run, as Serve tells."""
-    asked = f"{dashboard}/api/serve/applications/"
-    told = httpx.get(asked, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False).raise_for_status().json()
-    return {name: Counter(r["node_id"][:8] for r in running) for name, running in running_replicas(told).items()}
+    """Application -> node -> number of running replicas."""
+    url = f"{dashboard}/api/serve/applications/"
+    details = httpx.get(url, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False).raise_for_status().json()
+    return {name: Counter(r["node_id"][:8] for r in running) for name, running in running_replicas(details).items()}

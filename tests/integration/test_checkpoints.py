@@ -1,4 +1,4 @@
-"""Checkpoints of real DeepSpeed engines: they go on with another number of workers and another ZeRO stage, as if nothing had been."""
+"""Checkpoints of real DeepSpeed engines resume with other worker numbers and ZeRO stages."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _worker(output: Path, case: tuple[int, str, str], rank: int, world: int, sta
 
 
 def _phase(rank: int, world: int, phase: str, folder: str, output: str) -> None:
-    """One of `world` gloo processes. `save`: train some steps, save, train on. `go-on`: load what was saved, train on.
+    """One of `world` gloo processes. `save`: train, save, continue. `go-on`: load the checkpoint and continue.
 
-    A checkpoint is gone on from in its own ZeRO stage and in the next.
+    A checkpoint resumes in its own ZeRO stage and in the next.
     """
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), PATH="")
     import torch
@@ -71,7 +71,7 @@ def _phase(rank: int, world: int, phase: str, folder: str, output: str) -> None:
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Any, Any], dict[int, dict[Any, Any]]]:
-    """(case -> the undisturbed steps with 2 workers, workers -> (case, stage) -> the same steps gone on from the checkpoint)."""
+    """(case -> the undisturbed steps with 2 workers, workers -> (case, stage) -> the same steps resumed from the checkpoint)."""
     import torch
 
     from pipelines.train.checks import token_settings

@@ -1,4 +1,4 @@
-"""The confidence of a label of a closed set is the same wherever a student answers: evaluate on Ray, and the endpoint's real engines."""
+"""Confidence of closed-set labels: equal in evaluate on Ray and in the endpoint's real engines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STUDENTS: dict[str, tuple[Family, str]] = {
 
 
 def made(folder: Path, family: Family, method: str) -> Path:
-    """A student that answers the first text with a label, and is not sure of it."""
+    """A student that answers the first text with an uncertain label."""
     write_student(folder, family, method, "nli", width=256 if family == "decoder-only" else 64)
     student, part = Student.load(folder), METHODS[method].answer
     both = ("neutral", "contradiction")
@@ -61,7 +61,7 @@ def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders
     student, part = Student.load(folders[name]), METHODS[method].answer
     labels = [written_labels(method, TASK, Example("", text, None)) for text in TEXTS]
     expected = student.answer(TEXTS, part, 48, labels=labels)
-    check_that_it_shows_something(expected, student.answer(TEXTS, part, 48))
+    check_confidence_matters(expected, student.answer(TEXTS, part, 48))
     settings = EvaluationConfig(max_new_tokens=48, batch_size=2)
     with PredictorPool(settings) as answerers:
         evaluated = predict(answerers.of(Trained(str(folders[name]))), TEXTS, "evaluate student", None, labels)
@@ -75,7 +75,7 @@ def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders
     assert engines[name] == {"encoder-decoder": "ctranslate2", "decoder-only": "vllm"}[family]
 
 
-def check_that_it_shows_something(closed: list[Decoded], free: list[Decoded]) -> None:
-    assert "neutral" in closed[0].text
-    assert 0.4 < closed[0].confidence < 0.95
-    assert closed[0].confidence > free[0].confidence * 1.005
+def check_confidence_matters(constrained: list[Decoded], free: list[Decoded]) -> None:
+    assert "neutral" in constrained[0].text
+    assert 0.4 < constrained[0].confidence < 0.95
+    assert constrained[0].confidence > free[0].confidence * 1.005

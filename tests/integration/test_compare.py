@@ -1,4 +1,4 @@
-"""`raystill compare` on real Ray Train and DeepSpeed with a tiny model: the search, and a grid whose driver is killed."""
+"""`raystill compare` on real Ray Train and DeepSpeed with a tiny model: search, and a grid with a killed driver."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _prepare(folder: Path, model: str, **compare: Any) -> Path:
-    """A run file with its corpus and what a teacher said of it."""
+    """A run file with its corpus and recorded teacher outputs."""
     rows, heldout = label_rows(120), label_rows(30, seed=1)
     for name, some in (("train", rows), ("test", heldout)):
         corpus = [{"id": f"{name}-{row['id']}", "input": row["input"], "label": row["gold"]} for row in some]
@@ -55,7 +55,7 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _measured(report: dict[str, Any]) -> dict[str, Any]:
-    """What two makings of the same report must share: all but times."""
+    """The parts of a report that do not depend on time."""
     kept = json.loads(json.dumps({key: report[key] for key in MEASURED}))
     for group in kept["groups"]:
         for cell in group["cells"]:
@@ -78,10 +78,10 @@ def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, mod
     [group] = report["groups"]
     assert group["cells"][0]["learning_rate"] == best["learning_rate"]
     folders = sorted(path.name for path in (tmp_path / "out/compare/cells").iterdir())
-    assert len(folders) == 2, "the chosen trial is the cell"
+    assert len(folders) == 2, "the selected trial must become the cell"
     scored = list((tmp_path / "out/compare/cells").glob("*/heldout-*/manifest.json"))
-    assert len(scored) == 1, "what was not chosen never read the held-out examples"
-    assert not list((tmp_path / "out/compare/cells").glob("*/student")), "weights go when they are scored"
+    assert len(scored) == 1, "a rejected trial read held-out examples"
+    assert not list((tmp_path / "out/compare/cells").glob("*/student")), "weights must be deleted after scoring"
     assert report["headline"] in done.stdout
     assert "knows nothing of another seed" in report["headline"]
     assert report["heldout"]["chosen_on"]["count"] == len(report["heldout"]["chosen_on"]["ids"])
@@ -94,16 +94,15 @@ def test_a_grid_with_a_killed_driver_ends_in_the_same_report(tmp_path: Path, mod
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for folder in (killed, whole):
         folder.mkdir()
-    said = _kill_and_finish(killed, _prepare(killed, model, **GRID), cells=4)
+    result = _kill_and_finish(killed, _prepare(killed, model, **GRID), cells=4)
     undisturbed = raystill("compare", str(_prepare(whole, model, **GRID)))
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert _measured(_report(killed)) == _measured(_report(whole))
-    assert said["report"]["headline"] == _report(whole)["headline"]
+    assert result["report"]["headline"] == _report(whole)["headline"]
 
 
 def _kill_and_finish(folder: Path, run: Path, cells: int) -> dict[str, Any]:
-    """Kill a comparison of so many cells between two of them, and run it again. What the second one says; fails where a finished cell was
-    made again."""
+    """Kill a comparison between two cells and rerun it. Returns its JSON; fails if the rerun repeats a finished cell."""
     compare = folder / "out/compare"
 
     def finished() -> dict[str, int]:
@@ -111,7 +110,9 @@ def _kill_and_finish(folder: Path, run: Path, cells: int) -> dict[str, Any]:
 
     with running("compare", str(run), log=folder / "log") as process:
         family = Family(process.pid)
-        while not finished() or len(list(compare.glob("cells/*"))) == len(finished()):  # one is done, another has begun
+        while not finished() or len(list(compare.glob("cells/*"))) == len(
+            finished()
+        ):  # one cell is done, another has started
             family.look()
             assert process.poll() is None, (folder / "log").read_text()
             time.sleep(0.05)
@@ -120,13 +121,13 @@ def _kill_and_finish(folder: Path, run: Path, cells: int) -> dict[str, Any]:
         sigkill(family.look())
         process.wait()
     assert 1 <= len(before) < cells
-    assert early["missing"], "what is not there yet is said"
+    assert early["missing"], "missing cells must be listed"
     assert not (compare / MANIFEST).exists()
 
     again = raystill("compare", str(run), "--json")
     assert again.returncode == 0, again.stderr
     after = finished()
-    assert {name: after[name] for name in before} == before, "a finished cell is never made again"
+    assert {name: after[name] for name in before} == before, "the rerun repeated a finished cell"
     assert len(after) == cells
-    said: dict[str, Any] = json.loads(again.stdout)
-    return said
+    result: dict[str, Any] = json.loads(again.stdout)
+    return result

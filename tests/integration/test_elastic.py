@@ -1,4 +1,4 @@
-"""A cluster with room for fewer workers than are wanted, on a Ray of its own."""
+"""A cluster with fewer slots than requested workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that kill engines: they become rejects, the others are labelled, and the next run tries again."""
+"""Rows that kill engines become rejects, all others are labelled, and the next run retries them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = 80
 
 
 def deadly_task(folder: Path) -> str:
-    """A task whose label `6 * 7` kills the engine that says it, until the file `healed` is there. Deaths are counted in a file."""
+    """A task whose label `6 * 7` kills its engine until the file `healed` exists. A file counts deaths."""
     source = f"""
 import os
 
@@ -55,7 +55,7 @@ def ray_here() -> Iterator[None]:
 
 
 def run_with(folder: Path, share: float) -> RunConfig:
-    """A corpus of ROWS rows, of which the middle one kills engines, and one that cannot be read."""
+    """A corpus of ROWS rows whose middle row kills engines, and an unreadable row."""
     rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
     rows[ROWS // 2] |= {"input": "A shelf holds 6 books. How many do 7 such shelves hold?", "label": "6 * 7"}
     return parse_run({
@@ -95,7 +95,7 @@ def test_a_row_that_kills_two_engines_is_retried_next_time(
     assert manifest.counts["rejected_by_reason"] == {"engine_error": 1, "bad_input": 1}
 
     (tmp_path / "healed").touch()
-    with monkeypatch.context() as patch:  # ended with the new outcome committed, before the manifest is there again
+    with monkeypatch.context() as patch:  # ended after the commit of the new outcome, before the manifest
         patch.setattr(stage, "write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             label(run)

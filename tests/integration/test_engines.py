@@ -40,9 +40,9 @@ def _engine_cases(outputs: dict[str, Path], workers: int) -> list[tuple[str, str
 
 
 def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str, str, dict[str, Any]]]) -> None:
-    """One of `world` gloo processes, on a machine without compilers: train each case for some steps, save what came of it.
+    """One of `world` gloo processes on a machine without compilers: train each case for some steps and save the results.
 
-    Between its steps each case is saved, and goes on in a second engine that has been restored from that.
+    Each case is saved between its steps and resumes in a second engine.
     """
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), PATH="")
     import torch
@@ -88,7 +88,7 @@ def _train_without_ray(rank: int, world: int, folder: str, cases: list[tuple[str
 def engines(
     request: Any, outputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, dict[str, Any]]:
-    """(number of workers, what came of each case)."""
+    """(number of workers, results by case)."""
     import torch
 
     world, folder = request.param, tmp_path_factory.mktemp("engines")
@@ -99,7 +99,7 @@ def engines(
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tiny models: a second thread of the reference would only wait for the first."""
+    """Tiny models gain nothing from a second thread."""
     import torch
 
     before = torch.get_num_threads()
@@ -110,7 +110,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def references(outputs: dict[str, Path]) -> dict[str, Any]:
-    """For each family what plain torch makes of the same plan: losses by step, validation losses, weights at the end."""
+    """Results of plain torch for the same plan by family: losses by step, validation losses, final weights."""
     from pipelines.students.init import initial_student
     from pipelines.train.engine.deepspeed_engine import learning_rate
     from pipelines.train.engine.worker import make_plan
@@ -140,7 +140,7 @@ def test_engines_learn_what_plain_torch_learns(engines, references):
     for name, found in results.items():
         family, stage, precision, _ = name.split("/")
         wanted = references[family]
-        # bf16 keeps 8 bits of each weight: that, not the arithmetic of the loss, is what the wider bound is for.
+        # The bound is wider for bf16 because it keeps 8 bits of each weight.
         near = 1e-5 if precision == "fp32" else 2e-2
         for mine, theirs in zip(found["history"], wanted["history"], strict=True):
             assert mine["label"] == pytest.approx(theirs["label"], rel=near), name
@@ -153,7 +153,7 @@ def test_engines_learn_what_plain_torch_learns(engines, references):
         assert found["weights"].keys() == wanted["weights"].keys()
         if precision == "fp32":
             for key, weight in wanted["weights"].items():
-                # By norm: Adam turns a gradient of nothing but rounding into a step as large as any other.
+                # By norm: Adam turns a gradient of pure rounding into a full step.
                 off = (found["weights"][key] - weight).norm() / (weight - wanted["initial"][key]).norm()
                 assert off < 1e-3, f"{name} {key}"
 
@@ -170,7 +170,7 @@ def test_zero_parts_the_optimizer_state(engines, outputs):
     for name, found in results.items():
         family, stage, precision, _ = name.split("/")
         parameters = sum(p.numel() for p in _model(outputs[family]).parameters())
-        # Two moments, and master weights where they are not the model's own; of a part that is padded to even size.
+        # Two moments, and master weights if separate from the model; each share is padded to even size.
         whole = 4 * parameters * (2 if (stage, precision) == ("0", "fp32") else 3)
         share = whole if stage == "0" else whole / world
         assert len(found["bytes"]) == world

@@ -1,4 +1,4 @@
-"""The evaluate stage on real Ray with tiny students: one that was taught a constant answer, and what it was before."""
+"""The evaluate stage on real Ray with tiny students: one trained to a constant answer, and its untrained version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.artifacts import label_row, make_run, write_corpus, write_lab
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import tiny_model, tiny_tokenizer, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # Ray's start counts
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # includes the start of Ray
 
 CONSTANT = "5 + 3"
 NUM = 30
@@ -38,7 +38,7 @@ INPUTS = [f"Tom has {i} pears{' and more' * (i * 7 % 5)}." for i in range(NUM)]
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, which on a busy machine wait for each other 30 times as long."""
+    """Small tensors gain nothing from threads. On a busy machine, threads made this 30 times slower."""
     import torch
 
     threads = torch.get_num_threads()
@@ -54,7 +54,7 @@ def ray_here() -> Iterator[None]:
 
 
 def _base(folder: Path) -> Path:
-    """A model folder with random weights: what the untrained student is made from."""
+    """A model folder with random weights, for the untrained student."""
     tokenizer = tiny_tokenizer("decoder-only")
     tiny_model("decoder-only", len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -62,7 +62,7 @@ def _base(folder: Path) -> Path:
 
 
 def _teach_constant(run: RunConfig, folder: Path) -> None:
-    """Train the initial student until it answers CONSTANT to whatever it reads, and save it."""
+    """Train the initial student until it always answers CONSTANT, and save it."""
     import torch
 
     model, tokenizer = initial_student(run.student, run.training.seed)
@@ -129,7 +129,9 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
         "unreadable": {
             "count": 1,
             "ids": ["bad"],
-            "problems": [{"id": "bad", "problem": "the gold label '?' is not an arithmetic expression: unexpected '?'"}],
+            "problems": [
+                {"id": "bad", "problem": "the gold label '?' is not an arithmetic expression: unexpected '?'"}
+            ],
         },
         "duplicates": {"count": 1, "ids": ["h3"]},
         "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
@@ -148,23 +150,23 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert {row["student_text"] for row in rows} == {CONSTANT}
     untrained = Student(*initial_student(run.student, 0), method="step-by-step", max_input_tokens=64)
     alone = [untrained.answer([text], "label", 12)[0].text for text in INPUTS[:6]]
-    assert len(set(alone)) > 1, "the answers must differ for the test to see an exchange"
+    assert len(set(alone)) > 1, "answers must differ to detect a swap"
     assert [row["untrained_text"] for row in rows[:6]] == alone
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert found["headline"] in (folder / "report.md").read_text()
     assert found["headline"] in (folder / "report.html").read_text()
 
     assert evaluate(run) == manifest  # reused
-    written = (folder / MANIFEST).stat().st_mtime_ns
+    written_ns = (folder / MANIFEST).stat().st_mtime_ns
     before = read_earlier(str(folder), "arithmetic")
     compare_with(run, before)
     assert json.loads((folder / "report.json").read_text())["baseline"]["difference"] == 0.0
-    asked = {"batch_size": 16, "max_new_tokens": 2, "samples": {"n": 3, "temperature": 0.2}}
-    shorter = make_run(tmp_path, model=run.student.model, evaluation=asked)
-    anew = evaluate(shorter)
-    assert anew.fingerprint != manifest.fingerprint
-    assert (folder / MANIFEST).stat().st_mtime_ns > written
-    assert anew.counts["correct"]["student"] == 0  # all that two tokens say is `5`
+    changed = {"batch_size": 16, "max_new_tokens": 2, "samples": {"n": 3, "temperature": 0.2}}
+    shorter = make_run(tmp_path, model=run.student.model, evaluation=changed)
+    repeated = evaluate(shorter)
+    assert repeated.fingerprint != manifest.fingerprint
+    assert (folder / MANIFEST).stat().st_mtime_ns > written_ns
+    assert repeated.counts["correct"]["student"] == 0  # two tokens are just `5`
     compare_with(shorter, before)
     found = json.loads((folder / "report.json").read_text())
     assert found["votes"] == {"n": 3, "temperature": 0.2, "agreement": pytest.approx(1.0, abs=0.1)}
@@ -176,7 +178,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
 
 @dataclass(frozen=True)
 class Deadly:
-    """A source that ends its process: the first time, or always."""
+    """A source that ends its process once or always."""
 
     source: Source
     marks: Path
@@ -201,13 +203,13 @@ def test_samples_do_not_depend_on_batches_or_dead_workers(tmp_path: Path, ray_he
         (untrained, {"batch_size": 30}),
     ]
     for source, settings in kinds:
-        asked = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
-        with PredictorPool(make_run(tmp_path, evaluation=asked).evaluation) as answerers:
-            drawn = sample(answerers.of(source), INPUTS, "sampled")
+        sampled = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
+        with PredictorPool(make_run(tmp_path, evaluation=sampled).evaluation) as predictors:
+            drawn = sample(predictors.of(source), INPUTS, "sampled")
         found.append([[one.text for one in answers] for answers in drawn])
     assert found[0] == found[1]
     assert sum(first != second for first, second in found[0]) > NUM // 2
-    assert len(list(marks.iterdir())) > 1, "one has died"
+    assert len(list(marks.iterdir())) > 1, "no worker died"
 
 
 @pytest.mark.full
@@ -216,10 +218,10 @@ def test_a_student_that_ends_every_process_fails_the_stage(tmp_path: Path, ray_h
     marks.mkdir()
     source = Deadly(Trained(str(tmp_path)), marks, always=True)
     with (
-        PredictorPool(make_run(tmp_path).evaluation) as answerers,
+        PredictorPool(make_run(tmp_path).evaluation) as predictors,
         pytest.raises(StageFailedError, match="broke off after 0 of 30"),
     ):
-        predict(answerers.of(source), INPUTS, "evaluate student")
+        predict(predictors.of(source), INPUTS, "evaluate student")
     assert len(list(marks.iterdir())) == 4
 
 
@@ -227,9 +229,9 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     run = _prepare(tmp_path)
     weights = tmp_path / "out" / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    told = "evaluate student: broke off after 0 of 30 examples .*transformers cannot load it"
-    with PredictorPool(run.evaluation) as answerers, pytest.raises(StageFailedError, match=told):
-        predict(answerers.of(Trained(str(weights.parent))), INPUTS, "evaluate student")
+    message = "evaluate student: broke off after 0 of 30 examples .*transformers cannot load it"
+    with PredictorPool(run.evaluation) as predictors, pytest.raises(StageFailedError, match=message):
+        predict(predictors.of(Trained(str(weights.parent))), INPUTS, "evaluate student")
     assert not (tmp_path / "out" / "report").exists()
 
 
@@ -252,10 +254,10 @@ def test_other_weights_are_scored_beside_float32(tmp_path: Path, ray_here: None)
         "int8": ("ctranslate2", NUM),
         "bfloat16": ("transformers", NUM),
     }
-    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
     int8 = Ctranslate2Student.open(student, weights="int8")
     task = load_task(task_spec(run.task, {}))
-    for row in told[:6]:
+    for row in predictions[:6]:
         read = read_answer(
             "step-by-step",
             int8.answer([row["input"]], "label", 6)[0].text,
@@ -268,7 +270,7 @@ def test_other_weights_are_scored_beside_float32(tmp_path: Path, ray_here: None)
             "right": row["weights"][0]["right"],
         }
     for position, name in enumerate(("int8", "bfloat16")):
-        same = [row["weights"][position]["label"] == row["student_label"] for row in told]
+        same = [row["weights"][position]["label"] == row["student_label"] for row in predictions]
         assert found[name]["same_label"] == pytest.approx(sum(same) / NUM)
         assert found[name]["seconds_per_example"] > 0.0
     assert (tmp_path / "out" / "student-ctranslate2" / "converted.json").exists()

@@ -1,4 +1,4 @@
-"""What the stages ask of Ray where a run wants GPUs. Ray's GPUs are numbers: it is told of one, and no CUDA is touched."""
+"""GPU requests of the stages to Ray. Ray gets one declared GPU; no CUDA is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-ROWS = 300  # several blocks of 16, and a rest
+ROWS = 300  # several blocks of 16 and a remainder
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_labelling_on_gpu_replicas_loses_and_doubles_no_row(one_gpu: None, tmp_p
 
 @dataclass(frozen=True)
 class OnGpu:
-    """A student that is asked for on a GPU, which an actor of Ray's has, and read on the CPU."""
+    """A student whose actor holds a GPU slot and computes on the CPU."""
 
     folder: str
 
@@ -61,12 +61,12 @@ class OnGpu:
         return Student.load(self.folder)
 
 
-def test_a_gpu_goes_from_one_set_of_answerers_to_the_next(one_gpu: None, tmp_path: Path) -> None:
-    """Cells of a comparison follow each other on the only GPU. Who has it answers alone: the second of each set never starts."""
+def test_predictor_pools_use_one_gpu_in_turn(one_gpu: None, tmp_path: Path) -> None:
+    """Cells of a comparison use the only GPU in turn. One predictor of each pool holds it; the second never starts."""
     folder = str(write_student(tmp_path / "student", "decoder-only"))
     settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1, workers=2)
     alone = [decoded.text for decoded in Student.load(folder).answer(TEXTS, "label", 4)]
     for title in ("first", "second"):
-        with PredictorPool(settings) as answerers:
-            answers = predict(answerers.of(OnGpu(folder)), TEXTS, title)
+        with PredictorPool(settings) as predictors:
+            answers = predict(predictors.of(OnGpu(folder)), TEXTS, title)
         assert [answer.text for answer in answers] == alone

@@ -1,8 +1,8 @@
-"""k8s/image/Dockerfile, built without Docker on a base that is made here, and pods of dev-cpu that run it.
+"""k8s/image/Dockerfile, built without Docker on a local base image, and pods of dev-cpu that run it.
 
-The base is Debian 12's smallest with Python 3.11: images cannot be pulled here. It is told where this machine finds its package index and
-whom it trusts (pip's and uv's settings), so the Dockerfile is the one that users build. Packages that uv has fetched before are not
-fetched again. About 30 GB of disk and a few minutes; the GPU variant has CUDA's libraries and wants more of both.
+The base is a minimal Debian 12 with Python 3.11, so no image is pulled. It gets this machine's package index and certificates (settings
+of pip and uv); the Dockerfile is unchanged. uv reuses its cache. Needs about 30 GB of disk and a few minutes, and more of both for the
+GPU variant.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ Record = Callable[[str, object], None]
 
 @dataclass(frozen=True)
 class Buildah:
-    """A store of images of its own."""
+    """A separate image store."""
 
     folder: Path
 
     def run(self, *arguments: str) -> str:
-        """A command. Returns its output; fails with the end of what it said."""
+        """Run a command. Returns its output; fails with the end of it."""
         store = [f"--root={self.folder}/images", f"--runroot={self.folder}/run", "--storage-driver=overlay"]
         done = subprocess.run(["buildah", *store, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, f"buildah {arguments[0]}: {(done.stdout + done.stderr)[-4000:]}"
         return done.stdout.strip()
 
     def make_base(self) -> None:
-        """`localhost/base:1`: Debian with Python, which trusts whom this machine trusts and asks the package index that it asks."""
+        """`localhost/base:1`: Debian and Python, with this machine's certificates and package index."""
         archive = self.folder / "base.tar"
-        asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-        mirrors = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+        query = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+        mirrors = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
         mirror = next(uri for uri in mirrors if re.search(r"/debian/?$", uri))
         packages = "--include=python3,python3-venv,ca-certificates"
         command = ["mmdebstrap", "--quiet", "--variant=minbase", packages, DEBIAN, str(archive), mirror]
@@ -79,7 +79,7 @@ class Buildah:
         archive.unlink()
 
     def build(self, variant: str) -> str:
-        """The image of the Dockerfile. Returns its name."""
+        """Build the Dockerfile. Returns the name of the image."""
         index = {name: os.environ[name] for name in INDEX if name in os.environ}
         arguments = {"BASE": "localhost/base:1", "VARIANT": variant, "UV_NO_CACHE": "0", **index}
         cache = subprocess.run(
@@ -93,7 +93,7 @@ class Buildah:
         return f"localhost/raystill:{variant}"
 
     def started(self, variant: str, record: Record) -> str:
-        """A container of an image that is built."""
+        """A container of a built image."""
         began = time.monotonic()
         image = self.build(variant)
         record(f"{variant}: image is built, s", round(time.monotonic() - began, 1))
@@ -101,24 +101,24 @@ class Buildah:
         return self.run("from", "--pull-never", *_limits(), image)
 
     def size_gb(self, image: str) -> float:
-        """Of an image, unpacked."""
-        (told,) = json.loads(self.run("images", "--json", image))
-        number, unit = told["size"].split()
+        """Unpacked size of an image."""
+        (details,) = json.loads(self.run("images", "--json", image))
+        number, unit = details["size"].split()
         return float(number) * {"GB": 1.0, "MB": 1e-3}[unit]
 
     def forget(self, name: str) -> None:
-        """All containers, and the images of this name."""
+        """Remove all containers and the images with this name."""
         self.run("rm", "--all")
         for image in self.run("images", "--quiet", f"--filter=reference=localhost/{name}").split():
             self.run("rmi", "--force", image)
 
     def inside(self, container: str, *command: str) -> str:
-        """What a command in a container prints."""
+        """Output of a command in a container."""
         return self.run("run", "--isolation=chroot", container, "--", *command)
 
 
 def _limits() -> list[str]:
-    """Those of this process: buildah's own defaults are higher than it may set."""
+    """Limits of this process. buildah may not set its own, higher defaults."""
     names = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
     return [
         f"--ulimit={name}={most}:{most}" for name, which in names.items() for most in [resource.getrlimit(which)[1]]
@@ -127,7 +127,7 @@ def _limits() -> list[str]:
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """With the base in it."""
+    """An image store with the base image."""
     store = Buildah(tmp_path_factory.mktemp("buildah"))
     try:
         store.make_base()
@@ -140,16 +140,16 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 @pytest.fixture(scope="module")
 def container(buildah: Buildah, record_testsuite_property: Record) -> str:
-    """A container of the image's CPU variant."""
+    """A container of the CPU variant."""
     return buildah.started("cpu", record_testsuite_property)
 
 
-def test_a_variant_that_there_is_not_ends_the_build(buildah: Buildah) -> None:
+def test_an_unknown_variant_ends_the_build(buildah: Buildah) -> None:
     with pytest.raises(AssertionError, match="VARIANT is cpu or gpu, not tpu"):
         buildah.build("tpu")
 
 
-def test_it_runs_the_command_as_a_user_without_rights(buildah: Buildah, container: str) -> None:
+def test_it_runs_the_command_as_unprivileged_user(buildah: Buildah, container: str) -> None:
     inside = partial(buildah.inside, container)
     assert inside("id", "--user") == str(USER)
     shown = inside("raystill", "--help")
@@ -172,7 +172,7 @@ def test_pods_run_it(buildah: Buildah, container: str, tmp_path: Path, record_pr
 
 @pytest.mark.timeout(2400)
 def test_the_gpu_variant_has_cuda_and_runs_the_command(buildah: Buildah, record_testsuite_property: Record) -> None:
-    """Without a GPU. The last test: there is no disk for both variants."""
+    """Runs without a GPU, and last: the disk may not hold both variants."""
     buildah.forget("raystill")
     free = shutil.disk_usage(buildah.folder).free / 1e9
     if free < GPU_DISK_GB:
@@ -184,7 +184,7 @@ def test_the_gpu_variant_has_cuda_and_runs_the_command(buildah: Buildah, record_
     cuda = inside("python", "-c", "import torch; print(torch.version.cuda)")
     assert cuda.split(".")[0] == VERSIONS["cuda"]
     assert inside("python", "-c", "import deepspeed, triton, vllm; print('imported')").splitlines()[-1] == "imported"
-    # As Triton does with its launchers.
+    # As Triton compiles its launchers.
     inside("bash", "-c", "printf '#include <Python.h>\\nint main() { return 0; }' > /tmp/launcher.c")
     headers = inside("python", "-c", "import sysconfig; print(sysconfig.get_path('include'))")
     assert (

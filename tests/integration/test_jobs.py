@@ -1,5 +1,7 @@
-"""Jobs on a real cluster of two nodes that do not have our code, from a client in another folder whose shell has used another cluster,
-which is gone: submit, attach, stop, go on, fail."""
+"""Jobs on a real cluster of two nodes without Raystill's code: submit, attach, stop, resume, fail.
+
+The client is in another folder, and its shell has used another cluster that no longer exists.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 TOKEN = "a-token-of-this-test-and-no-other"
 GONE = "127.0.0.1:9"
 CHECKOUT = Path(__file__).parents[2]
-# The path of the checkout is this process' alone: those that it starts have the environment, in which it is not.
+# Only this process has the checkout on its path. Child processes use the environment without it.
 UP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cluster.cli import main; main(prog_name='raystill')"
 Raystill = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
-    """The command, in a folder and with a token of its own, beside a cluster that takes the token. Neither has a store's credentials."""
+    """The command in its own folder with the cluster's token. Neither has credentials of a store."""
     folder = tmp_path_factory.mktemp("client")
     cleared = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
     own = {
@@ -62,25 +64,23 @@ def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python as in an image without our code: all that is installed here but this checkout."""
+    """A Python with all installed packages except this checkout."""
     folder = tmp_path_factory.mktemp("image")
     venv.EnvBuilder(symlinks=True).create(folder)
-    # Of a folder that a .pth file names the .pth files are not read, so what leads to the checkout is left out.
+    # Python ignores .pth files in folders that a .pth file adds, so the link to the checkout is skipped.
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     packages.joinpath("installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = folder / "bin" / "python"
     tried = subprocess.run(
         [python, "-c", "import click, pipelines"], capture_output=True, text=True, cwd=folder, env={}, check=False
     )
-    assert "No module named 'pipelines'" in tried.stderr, (
-        "our code is installed, not only linked (pip install --editable)"
-    )
+    assert "No module named 'pipelines'" in tried.stderr, "Raystill must be installed with pip install --editable"
     return python
 
 
 @pytest.fixture(scope="module")
 def cluster(raystill: Raystill, image: Path) -> dict[str, Any]:
-    """What `raystill up` tells, with nodes that have our code from jobs alone."""
+    """JSON of `raystill up`. Its nodes get Raystill's code only from jobs."""
     started = raystill("up", "--nodes", "2", "--json", command=[str(image), "-c", UP, str(CHECKOUT)], PYTHONPATH="")
     assert started.returncode == 0, started.stderr
     found: dict[str, Any] = json.loads(started.stdout)
@@ -89,12 +89,12 @@ def cluster(raystill: Raystill, image: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def address(cluster: dict[str, Any]) -> str:
-    """Of the cluster's dashboard."""
+    """Address of the cluster's dashboard."""
     return str(cluster["dashboard"])
 
 
 def write_run(folder: Path, rows: int = 10, **teacher: Any) -> Path:
-    """A run that labels some problems with `echo`, into FOLDER/out."""
+    """A run that labels problems with `echo` into FOLDER/out."""
     corpus = folder / "train.jsonl"
     corpus.write_text(
         "".join(
@@ -121,9 +121,9 @@ def ids(output: Path | str) -> list[str]:
 def test_a_job_is_attached_to_stopped_resumed_and_listed(
     raystill: Raystill, address: str, tmp_path: Path, s3: Bucket
 ) -> None:
-    """Into an object store, whose credentials the job alone has."""
+    """Writes to an object store whose credentials only the job has."""
     rows, output = 1500, s3.uri("out")
-    # 32 rows/s, so that it runs while four commands are given.
+    # 32 rows/s, so that it outlasts four commands.
     run = write_run(tmp_path, rows, latency_s=4.0, vllm={"max_num_seqs": 64})
     place = ["--stage", "label", "--address", address]
     given = [word for name, value in s3.server.environment.items() for word in ("--env", f"{name}={value}")]
@@ -145,13 +145,13 @@ def test_a_job_is_attached_to_stopped_resumed_and_listed(
 
     done = raystill(*submit, "--set", "teacher.latency_s=0.01", "--json")
     assert done.returncode == 0, done.stderr[-8000:]
-    told = json.loads(done.stdout)
-    assert (told["status"], told["exit_code"], told["job"]) == ("succeeded", 0, f"{job}-2")
+    result = json.loads(done.stdout)
+    assert (result["status"], result["exit_code"], result["job"]) == ("succeeded", 0, f"{job}-2")
     assert f"{rows:,} read = {rows:,} accepted + 0 rejected" in done.stderr
     assert "2 nodes checked" in done.stderr
-    assert "problems" in done.stderr, "the table of nodes"
+    assert "problems" in done.stderr, "the node table is missing"
     assert len(ids(output)) == len(set(ids(output))) == rows
-    assert parts <= set(s3.keys("out/labels/data/")), "what was finished is kept"
+    assert parts <= set(s3.keys("out/labels/data/")), "finished rows must be kept"
 
     listed = json.loads(raystill("status", str(run), "--address", address, "--json").stdout)["jobs"]
     found = {one["job"]: one["status"] for one in listed}
@@ -165,9 +165,9 @@ def test_a_killed_driver_is_followed_by_an_attempt_that_resumes(
     rows = 3000
     run = write_run(tmp_path, rows, latency_s=2.0)
     without_scheme = cluster["dashboard"].removeprefix("http://")
-    asked = ["submit", str(run), "--stage", "label", "--address", without_scheme]
+    command = ["submit", str(run), "--stage", "label", "--address", without_scheme]
     with ThreadPoolExecutor(1) as pool:
-        submitted = pool.submit(raystill, *asked, "--retries", "1")
+        submitted = pool.submit(raystill, *command, "--retries", "1")
         wait_until(lambda: submitted.done() or bool(list((tmp_path / "out" / "labels").glob("data/*.parquet"))))
         assert not submitted.done(), submitted.result().stderr
         sigkill([process for process in processes(cluster) if "-m cluster label run.yaml" in title_of(process)])
@@ -177,11 +177,11 @@ def test_a_killed_driver_is_followed_by_an_attempt_that_resumes(
     assert "; attempt 2 of 2" in done.stderr
     assert len(ids(tmp_path / "out")) == len(set(ids(tmp_path / "out"))) == rows
     parts = [part.stat().st_mtime for part in (tmp_path / "out" / "labels" / "data").glob("*.parquet")]
-    assert min(parts) < killed < max(parts), "what was finished is kept, and the rest came afterwards"
+    assert min(parts) < killed < max(parts), "finished rows must be kept, and the rest added"
 
 
 def processes(cluster: dict[str, Any]) -> list[psutil.Process]:
-    """All that its nodes have started."""
+    """All processes of its nodes."""
     return [child for pid, _ in cluster["nodes"] for child in psutil.Process(pid).children(recursive=True)]
 
 
@@ -192,20 +192,20 @@ def test_a_failed_job_gives_its_exit_code_and_log(raystill: Raystill, address: s
     assert done.returncode == 2
     assert "gone.jsonl" in done.stdout
     assert "failed (exit code 2)" in done.stderr
-    assert "attempt 2" not in done.stderr, "an error of the user is not retried"
+    assert "attempt 2" not in done.stderr, "a user error was retried"
     logs = raystill("logs", str(run), "--stage", "label", "--address", address, "-f")
     assert logs.returncode == 2
 
 
 def test_a_wrong_cluster_is_one_line(raystill: Raystill, address: str, tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    for where, token, said in (
+    for target, token, message in (
         (address, "wrong", "it needs a token"),
         ("http://127.0.0.1:9", TOKEN, "no Ray answers there"),
     ):
-        done = raystill("submit", str(run), "--stage", "label", "--address", where, RAY_AUTH_TOKEN=token)
+        done = raystill("submit", str(run), "--stage", "label", "--address", target, RAY_AUTH_TOKEN=token)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
     for follow in ([], ["-f"]):
         done = raystill("logs", "raystill-none-label-00000000", "--address", address, *follow)

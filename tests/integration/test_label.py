@@ -1,4 +1,4 @@
-"""Labelling on real Ray with a real vLLM engine, as a user starts it."""
+"""Labelling with the command on real Ray and a real vLLM engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def manifest(out: Path) -> dict[str, Any]:
 
 
 def ids(out: Path) -> Counter[str]:
-    """How often each train id has an outcome."""
+    """Outcomes by train id."""
     parts = [*out.glob("labels/data/*.parquet"), *out.glob("labels/rejects/*.parquet")]
     return Counter(i for part in parts for i in pq.read_table(part)["id"].to_pylist())
 
@@ -78,7 +78,7 @@ def _opens_in_datasets_and_pandas(out: Path, accepted: int) -> None:
 @pytest.mark.full
 @pytest.mark.vllm
 def test_kill_9_of_the_driver_relabels_no_finished_row(run_file: Path, tmp_path: Path) -> None:
-    """Two sequences at a time, so that the kill falls into the middle. With an engine that starts faster: tests/faults/test_label.py."""
+    """Two sequences at a time, so that the kill falls into the middle. Faster engines: tests/faults/test_label.py."""
     slow = ["label", str(run_file), "--set", "teacher.vllm.max_num_seqs=2"]
     out = tmp_path / "out"
     with running(*slow, log=tmp_path / "log") as process:

@@ -1,4 +1,4 @@
-"""The label stage with its corpus and its labels on an S3 server: a second driver is refused, and takes over from one that was killed."""
+"""The label stage on an S3 server: a second driver is refused, and takes over after a kill."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def named(s3: Bucket) -> set[str]:
 
 
 def stopped_inside_a_commit(s3: Bucket, pid: int) -> bool:
-    """Stop the process; whether there are parts without a record now. If not, it goes on."""
+    """Stop the process. True if parts without a record exist; otherwise the process continues."""
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(0.1)  # for a request that the server has and has not answered
+    time.sleep(0.1)  # for an unanswered request
     if parts(s3) - named(s3):
         return True
     os.kill(pid, signal.SIGCONT)
@@ -50,7 +50,7 @@ def stopped_inside_a_commit(s3: Bucket, pid: int) -> bool:
 
 
 def on_another_machine(s3: Bucket) -> None:
-    """As if the claim that is there came from another machine, where nobody here can see that its process is gone."""
+    """Rewrite the claim as from another machine, whose processes are not visible here."""
     [key] = s3.keys(f"out/labels/{FOLDER}/")
     claim = json.loads(read(s3, key))
     claim["holder"] |= {"host": "node-7", "processes": "of another machine"}
@@ -83,7 +83,7 @@ def test_a_second_driver_waits_then_resumes_without_loss(s3: Bucket, tmp_path: P
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     torn = parts(s3) - named(s3)
-    assert torn, "the kill was to fall between the parts and their record"
+    assert torn, "the kill must fall between parts and record"
     finished = named(s3)
     before = {name: read(s3, f"out/labels/{name}") for name in finished}
     on_another_machine(s3)

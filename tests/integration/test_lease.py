@@ -1,4 +1,4 @@
-"""The lock of a labels folder on an S3 server of its own process: drivers that come together, die, and sleep."""
+"""The lock of a labels folder on an S3 server: drivers that compete, die and sleep."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ with folder_lock(Store(sys.argv[1]), float(sys.argv[2])) as check:
 
 @contextmanager
 def driver(s3: Bucket, lease_s: float = LEASE_S) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds `labels`."""
+    """A process that holds `labels`."""
     command = [sys.executable, "-c", DRIVER, s3.uri("labels"), str(lease_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -57,7 +57,7 @@ def driver(s3: Bucket, lease_s: float = LEASE_S) -> Iterator[subprocess.Popen[st
 
 
 def elsewhere(s3: Bucket) -> None:
-    """Make the claims that are there those of another machine, whose processes cannot be seen."""
+    """Rewrite the claims as from another machine, whose processes are not visible here."""
     for key in s3.keys(f"labels/{FOLDER}/"):
         claim = json.loads(s3.server.client().get_object(Bucket=s3.name, Key=key)["Body"].read())
         claim["holder"] |= {"host": "node-7", "processes": "another machine"}
@@ -65,7 +65,7 @@ def elsewhere(s3: Bucket) -> None:
 
 
 @pytest.mark.parametrize("machines", ["one", "many"])
-def test_of_drivers_that_come_at_once_exactly_one_goes_on(
+def test_exactly_one_of_competing_drivers_gets_the_lock(
     s3: Bucket, monkeypatch: pytest.MonkeyPatch, machines: str
 ) -> None:
     drivers, rounds, lease_s = 3, 4, 30.0
@@ -84,7 +84,7 @@ def test_of_drivers_that_come_at_once_exactly_one_goes_on(
             with folder_lock(store, lease_s) as check:
                 check()
                 held[number].append(threading.current_thread().name)
-                meet[number].wait(60)  # until every driver knows
+                meet[number].wait(60)  # until every driver has its result
         except UserError as error:
             refused[number].append(str(error))
             meet[number].wait(60)
@@ -96,16 +96,16 @@ def test_of_drivers_that_come_at_once_exactly_one_goes_on(
         thread.join(100)
     assert [len(names) for names in held] == [1] * rounds
     assert [len(errors) for errors in refused] == [drivers - 1] * rounds
-    said = f"another driver is labelling into it: process {os.getpid()} on "
-    assert all(said in error and "Wait for it, or stop it." in error for errors in refused for error in errors)
-    assert s3.keys() == [], "every claim is given back"
+    message = f"another driver is labelling into it: process {os.getpid()} on "
+    assert all(message in error and "Wait for it, or stop it." in error for errors in refused for error in errors)
+    assert s3.keys() == [], "a claim was not released"
 
 
 @pytest.mark.parametrize(("number", "holds"), [(1, False), (2, True), (None, True)])
-def test_a_claim_that_has_no_number_yet_is_waited_for(
+def test_drivers_wait_for_a_claim_without_a_number(
     s3: Bucket, monkeypatch: pytest.MonkeyPatch, number: int | None, holds: bool
 ) -> None:
-    """Its driver may have looked at the claims before ours was there. None: it dies before it has one."""
+    """Its driver may have read the claims before ours existed. None: it dies without a number."""
     other = {"id": "0", "holder": {**this_process(), "processes": "another machine", "since": "2026"}}
     key = f"labels/{FOLDER}/0.json"
 
@@ -128,7 +128,7 @@ def test_a_claim_that_has_no_number_yet_is_waited_for(
     thread = threading.Thread(target=come)
     thread.start()
     assert looked.wait(60)
-    assert ended == [], "it goes on although the other may be ahead"
+    assert ended == [], "it must wait: the other may be first"
     if number is not None:
         put(number, 2)
     thread.join(60)
@@ -141,7 +141,7 @@ def test_a_driver_killed_on_this_machine_gives_way_at_once(s3: Bucket, capsys: p
         dead.wait()
         with folder_lock(Store(s3.uri("labels")), 1000.0) as check:
             check()
-            assert len(s3.keys()) == 1, "what the dead one left is gone"
+            assert len(s3.keys()) == 1, "files of the dead driver remain"
     assert "waiting" not in capsys.readouterr().err
 
 
@@ -153,9 +153,9 @@ def test_a_driver_killed_elsewhere_gives_way_after_its_lease(s3: Bucket, capsys:
         with folder_lock(Store(s3.uri("labels")), LEASE_S) as check:
             check()
             assert len(s3.keys()) == 1
-    told = capsys.readouterr().err
-    assert f"process {dead.pid} on node-7 since 2" in told
-    assert "waiting for its renewal, at most 3 s" in told
+    output = capsys.readouterr().err
+    assert f"process {dead.pid} on node-7 since 2" in output
+    assert "waiting for its renewal, at most 3 s" in output
 
 
 def test_a_driver_alive_elsewhere_is_recognised(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_driver_alive_elsewhere_is_recognised(s3: Bucket, monkeypatch: pytest.
         with pytest.raises(UserError, match=f"process {other.pid} on"), folder_lock(Store(s3.uri("labels")), LEASE_S):
             pass
         assert other.poll() is None
-        assert len(s3.keys()) == 1, "whoever is refused leaves nothing"
+        assert len(s3.keys()) == 1, "a refused driver left files"
 
 
 def test_a_driver_that_overslept_its_lease_loses_the_folder(s3: Bucket) -> None:

@@ -1,4 +1,4 @@
-"""Every method with real DeepSpeed, on both families: it learns, and two workers learn what one learns."""
+"""Every method with real DeepSpeed on both families: it learns, and two workers match one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[tuple[str, str], Any]]:
-    """What came of each case, with one worker and with two."""
+    """Results by case, with one and two workers."""
     import torch
 
     from pipelines.train.checks import token_settings
@@ -93,7 +93,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[tuple[st
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)
-def test_a_method_learns_what_its_loss_is_made_of(results: Any, family: str, method: str) -> None:
+def test_a_method_reduces_each_term_of_its_loss(results: Any, family: str, method: str) -> None:
     found = results[2][family, method]
     terms = {
         "step-by-step": {"label", "rationale"}, "rationale-then-label": {"text"}, "soft-label": {"label", "soft"},
@@ -105,7 +105,7 @@ def test_a_method_learns_what_its_loss_is_made_of(results: Any, family: str, met
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)
-def test_two_workers_learn_what_one_learns(results: Any, family: str, method: str) -> None:
+def test_two_workers_match_one(results: Any, family: str, method: str) -> None:
     one, two = (results[world][family, method] for world in (1, 2))
     for mine, theirs in zip(one["history"], two["history"], strict=True):
         for term in set(TERMS) & set(mine):

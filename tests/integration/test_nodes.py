@@ -1,4 +1,4 @@
-"""Several nodes, and several Rays on one machine: where actors live, who is told what, who is left alone."""
+"""Several nodes and several Rays on one machine: actor placement, tokens and isolation."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tests.support.tiny_runs import label_rows, make_model, make_run, write_labe
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 ACTORS = 6
 
-# A process with the cluster's own variables: one Ray leaves RAY_AUTH_MODE behind in its process, and with a token that the cluster does not
-# want, its head cannot ask the driver for its references and takes the actors to be given up.
+# A separate process: Ray leaves RAY_AUTH_MODE in its process. With a token that the cluster does not expect, the head cannot query the
+# driver's references and drops the actors.
 DRIVER = """
 import json, sys
 import ray
 from pipelines.runtime.nodes import node_name, on_this_node
 
-class Where:
+class NodeReader:
     def name(self):
         return node_name()
 
 ray.init(address=sys.argv[1], log_to_driver=False)
-kept = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Where)
-anywhere = ray.remote(num_cpus=0)(Where)
+kept = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(NodeReader)
+anywhere = ray.remote(num_cpus=0)(NodeReader)
 actors = [kept.remote() for _ in range(int(sys.argv[2]))]
 found = {"here": node_name(), "kept": ray.get([actor.name.remote() for actor in actors]), "others": []}
 while set(found["others"]) <= {found["here"]} and len(found["others"]) < 24:
@@ -55,11 +55,11 @@ def test_an_actor_pinned_to_this_node_runs_there() -> None:
         assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["kept"] == [found["here"]] * ACTORS
-    assert set(found["others"]) - {found["here"]}, "were they all here, there would be nothing to keep"
+    assert set(found["others"]) - {found["here"]}, "actors must spread for a meaningful test"
 
 
 @pytest.mark.full
-def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) -> None:
+def test_a_token_for_a_cluster_without_one_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(
         "name: t\noutput: out\ntask: arithmetic\ncorpus: {train: c.jsonl}\nteacher: {engine: echo}\nstudent: {model: none}\n"
@@ -77,8 +77,8 @@ def test_a_driver_with_a_token_on_a_cluster_without_one_is_told(tmp_path: Path) 
 
 
 @pytest.mark.full
-def test_a_training_is_left_alone_by_a_ray_that_starts_beside_it(tmp_path: Path) -> None:
-    """Ray Train asks an API server whether its controller lives. A Ray without one names port 8265, where another may have its own."""
+def test_a_second_ray_does_not_disturb_a_training(tmp_path: Path) -> None:
+    """Ray Train queries an API server for its controller. A Ray without one uses port 8265, possibly another Ray's server."""
     write_labels(tmp_path / "out", label_rows(60))
     model = make_model("decoder-only", tmp_path / "model")
     run = make_run(tmp_path / "out", model, training={"epochs": 80, "max_failures": 0})
@@ -88,7 +88,7 @@ def test_a_training_is_left_alone_by_a_ray_that_starts_beside_it(tmp_path: Path)
         with ray_nodes(1):
             with socket.create_connection(("127.0.0.1", 8265)):
                 pass
-            assert process.poll() is None, "it has ended before it could be disturbed"
+            assert process.poll() is None, "the training ended too early"
             process.wait()
         assert process.returncode == 0, (tmp_path / "log").read_text()
 

@@ -1,4 +1,4 @@
-"""Store and corpus on an S3 server of its own process, with its signatures checked and its writers killed."""
+"""Store and corpus on an S3 server that checks signatures, with killed writers."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_a_store_writes_reads_lists_and_deletes(s3: Bucket) -> None:
     assert store.read("data/part 2?.parquet") == b"two"
     assert store.exists("data")
     assert store.exists("data/part-1.parquet")
-    store.write("data/part-1.parquet", b"one anew")
-    assert store.read("data/part-1.parquet") == b"one anew"
+    store.write("data/part-1.parquet", b"replaced")
+    assert store.read("data/part-1.parquet") == b"replaced"
     store.delete("data/part-1.parquet")
     store.delete("data/part-1.parquet")
     assert store.files() == ["data/part 2?.parquet"]
@@ -68,9 +68,9 @@ def test_the_query_part_stays_with_children_and_files(s3: Bucket) -> None:
         assert corpus_files(s3.uri(named), "corpus.train") == [s3.uri("corpus/a.jsonl")]
 
 
-def test_a_folder_is_put_and_cleared_and_nothing_else_is(s3: Bucket, tmp_path: Path) -> None:
+def test_put_and_clear_affect_only_their_folder(s3: Bucket, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 80_000)  # 20 MB: in parts
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 80_000)  # 20 MB: a multipart upload
     (tmp_path / "sub/config.json").write_text("{}")
     store = Store(s3.uri("student"))
     s3.put("student2/keep", b"x")
@@ -127,30 +127,30 @@ def test_a_writer_killed_during_an_upload_leaves_no_file(s3: Bucket, way: str, b
         deadline = time.monotonic() + 60
         while not _parts(s3) and time.monotonic() < deadline and writer.poll() is None:
             time.sleep(0.02)
-        assert _parts(s3) > 0, "the upload never began"
+        assert _parts(s3) > 0, "the upload did not start"
     finally:
         writer.send_signal(signal.SIGKILL)
-    assert writer.wait() == -signal.SIGKILL, "it had finished before it was killed"
-    assert s3.uploads() == ["labels/data/part.parquet"], "it was not in the middle of an upload"
+    assert writer.wait() == -signal.SIGKILL, "the upload ended before the kill"
+    assert s3.uploads() == ["labels/data/part.parquet"], "the kill must fall into an upload"
     store = Store(s3.uri("labels"))
     if before is None:
         assert not store.exists("data/part.parquet")
         assert store.files() == s3.keys() == []
     else:
         assert store.read("data/part.parquet") == before
-    store.write("data/part.parquet", b"anew")
-    assert store.read("data/part.parquet") == b"anew"
+    store.write("data/part.parquet", b"later")
+    assert store.read("data/part.parquet") == b"later"
 
 
 def _parts(s3: Bucket) -> int:
-    """How many parts of uploads have arrived."""
+    """Number of received parts of uploads."""
     client = s3.server.client()
     uploads = client.list_multipart_uploads(Bucket=s3.name).get("Uploads", [])
     listed = (client.list_parts(Bucket=s3.name, Key=u["Key"], UploadId=u["UploadId"]) for u in uploads)
     return sum(len(parts.get("Parts", [])) for parts in listed)
 
 
-def test_an_error_while_writing_leaves_nothing_to_see(s3: Bucket) -> None:
+def test_an_error_while_writing_leaves_no_file(s3: Bucket) -> None:
     def fail() -> None:
         with Store(s3.uri("labels")).writing("part") as file:
             file.write(b"n" * (12 << 20))
@@ -185,13 +185,13 @@ def test_filesystems_are_made_once_per_bucket_and_options(s3: Bucket) -> None:
 
 
 def refused(uri: str) -> str:
-    """The one message that writing and reading there give."""
-    with pytest.raises(UserError) as written:
+    """The message of both writing and reading."""
+    with pytest.raises(UserError) as writing:
         Store(uri).write("a", b"x")
     with pytest.raises(UserError) as read:
         corpus_files(uri, "corpus.train")
-    assert written.value.rule[:20] == read.value.rule[:20] or "no such" in read.value.rule
-    return str(written.value)
+    assert writing.value.rule[:20] == read.value.rule[:20] or "no such" in read.value.rule
+    return str(writing.value)
 
 
 def test_a_missing_bucket_is_one_error(s3: Bucket) -> None:

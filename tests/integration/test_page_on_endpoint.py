@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser, on a real endpoint: what it asks for, and reads, is what the endpoint takes and says."""
+"""The page at `/` in a real browser on a real endpoint: requests and responses match the API."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_the_page_shows_what_the_endpoint_answers(tmp_path: Path) -> None:
             tab.click("example")
             tab.ask()
             tab.answered()
-            asked = tab.js("document.getElementById('field-0').value")
-            told = client.post("/v1/predict", json={"inputs": [{"input": asked}], "rationale": True}).json()
-            (answer,) = told["predictions"]
+            text = tab.js("document.getElementById('field-0').value")
+            response = client.post("/v1/predict", json={"inputs": [{"input": text}], "rationale": True}).json()
+            (answer,) = response["predictions"]
             assert tab.js("document.getElementById('label').textContent").startswith(answer["label"])
             sure = answer["confidence"]
             assert tab.text("confidence") == (f"{100 * sure:.1f}%" if sure >= 0.0005 else "under 0.1%")
-            said = tab.js("document.getElementById('rationale-text').textContent")
-            assert said == answer["rationale"] or (not answer["rationale"] and said == "The student generated none.")
+            shown = tab.js("document.getElementById('rationale-text').textContent")
+            assert shown == answer["rationale"] or (not answer["rationale"] and shown == "The student generated none.")
             assert tab.complaints() == []
         finally:
             browser.close()

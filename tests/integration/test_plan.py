@@ -1,4 +1,4 @@
-"""Planning with a calibration: rows labelled for real, on a Ray of its own; and the live status of a run, from another process."""
+"""Planning with a calibration on a real Ray, and the live status of a run from another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.commands import raystill, running
 
 pytestmark = pytest.mark.integration
 
-# One row at a time in the engine, 0.1 s each: 10 rows/s by construction.
+# One row at a time, 0.1 s each: 10 rows/s by construction.
 PACED = ["--set", "teacher={engine: echo, latency_s: 0.1, vllm: {max_num_seqs: 1}, replicas: {min: 1, max: 2}}"]
 
 
@@ -23,7 +23,7 @@ def test_a_calibration_measures_the_teacher_and_leaves_nothing(run_file: Path, t
     throughput = plan["throughput"]
     assert throughput["basis"] == "calibration"
     assert throughput["source"].startswith("calibration: 30 rows by one replica on all ")
-    # The engine is echo with 1.25 rows at a time, rounded up: two rows every 0.1 s at the best.
+    # echo with 1.25 rows at a time, rounded up: at best two rows every 0.1 s.
     assert 2 < throughput["rows_per_s"] <= 21
     assert throughput["engine_start_s"] > 0
     assert throughput["reject_share"] == 0

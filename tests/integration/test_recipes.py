@@ -1,4 +1,4 @@
-"""The recipes of the paper's experiment, run as they are on what is at hand: a small corpus of the same columns, and a tiny T5."""
+"""The recipes of the paper's experiment, unchanged, on a small corpus with the same columns and a tiny T5."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = {
     "training.max_input_tokens": "100", "training.max_target_tokens": "100", "student.init.kind": "random",
     "evaluation.gpus_per_worker": "0", "compare.fractions": "[1.0]", "compare.seeds": "[0]", "corpus.validation": str(HELD_OUT),
 }  # fmt: skip
-# Without a search each method is one training, and all of the recipe's are run; with one these two are enough.
+# Without a search, each method is one training and all run. With a search, two methods suffice.
 SEARCHED = {"compare.search.trials": "2", "compare.methods": "[finetune, step-by-step]"}
 METHODS = {"finetune", "task-distillation", "step-by-step", "rationale-then-label"}
 
@@ -49,7 +49,7 @@ def pairs(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("recipe", "rows", "id_column", "has_test"),
     [
-        ("svamp", svamp(), "id", False),  # as it ships: the validation share is what is scored
+        ("svamp", svamp(), "id", False),  # as shipped: scores the validation share
         ("cqa", cqa(), "id", False),
         ("anli", pairs("uid"), "uid", True),
         ("esnli", pairs("pairID"), "pairID", True),
@@ -67,7 +67,7 @@ def test_a_recipe_runs_on_a_small_substitute(
     if has_test:
         write_corpus(tmp_path / "test.jsonl", test)
         settings |= {"corpus.test": str(tmp_path / "test.jsonl"), **SEARCHED}
-    if recipe == "esnli":  # its teacher is live
+    if recipe == "esnli":  # uses a live teacher
         settings |= {
             "teacher.model": str(embedded_teacher()), "teacher.gpus_per_replica": "0", "teacher.replicas.max": "1",
             "teacher.vllm.max_model_len": "2048", "teacher.vllm.max_num_seqs": "64", "teacher.filters.min_agreement": "0.0",

@@ -1,7 +1,7 @@
-"""The overlay dev-cpu with real Ray, without Kubernetes: pods as KubeRay makes them, in namespaces of their own.
+"""The overlay dev-cpu on real Ray without Kubernetes: pods as KubeRay creates them, in Linux namespaces.
 
-Head and workers of the RayService start, pass the operator's probes and want the token; its serveConfigV2 is deployed and scaled as the
-operator does it; a worker is drained under load as a deletion drains it; a RayJob's submitter runs its entrypoint.
+Head and workers of the RayService start, pass the operator's probes and require the token. The test deploys and scales serveConfigV2 like
+the operator, drains a worker under load like a deletion, and runs the entrypoint of a RayJob.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ Record = Callable[[str, object], None]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the volumes and of all pods."""
+    """Folder of the volumes and pods."""
     return tmp_path_factory.mktemp("dev-cpu")
 
 
 @pytest.fixture(scope="module")
 def node(folder: Path) -> Iterator[Node]:
-    """The network of the pods."""
+    """Network of the pods."""
     with dev_cpu(folder) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def endpoint(node: Node) -> Cluster:
-    """The RayService's cluster, with the one worker that it begins with."""
+    """The RayService's cluster with its first worker."""
     return cluster_of("students", node)
 
 
@@ -61,7 +61,7 @@ def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: R
         record_property(name, seconds)
     assert endpoint.head.probe("livenessProbe")
     assert "GCS is ready." in worker.tail()
-    assert not worker.ready(), "a RayService's worker is ready when its proxy is, and nothing is deployed yet"
+    assert not worker.ready(), "a worker is ready only with its proxy, and nothing is deployed yet"
     who = worker.run("id", "--user")
     assert who.stdout.strip() == str(USER), who.stderr
     assert "No such file" in worker.run("ls", "/root/.ssh", "/tmp/pytest-of-root").stderr
@@ -69,12 +69,12 @@ def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: R
     raylet = worker.run("cat", "/tmp/ray/session_latest/logs/raylet.out").stdout.splitlines()
     assert len(raylet) > 2
     assert all({"asctime", "levelname", "message"} <= json.loads(line).keys() for line in raylet)
-    # Ray's objects lie in memory: the volume is as large as they want.
+    # The volume holds Ray's object store.
     logs = (endpoint.head, worker)
     assert not [pod.name for pod in logs if "object store is using" in pod.tail(20_000)]
 
 
-def test_the_dashboard_wants_the_token_and_probes_do_not(endpoint: Cluster) -> None:
+def test_the_dashboard_requires_the_token_probes_do_not(endpoint: Cluster) -> None:
     assert endpoint.request("GET", "/api/jobs/").json() == []
     assert endpoint.request("GET", "/api/jobs/", token=None).status_code == 401
     assert endpoint.request("GET", "/api/jobs/", token=TOKEN[:-1]).status_code == 403
@@ -119,7 +119,7 @@ def test_a_worker_is_drained_under_load(endpoint: Cluster, record_property: Reco
 
 
 def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
-    """A second worker, and the config that asks for two replicas: one on each worker, since the first has no room for both meanwhile."""
+    """A second worker and two replicas, one per worker: the first has no room for both."""
     there = {f"node:{endpoint.workers[0].address}": 0.01}
     job = {
         "submission_id": "no-room",
@@ -147,7 +147,7 @@ def test_a_rayjobs_entrypoint_runs(node: Node, folder: Path, record_property: Re
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_all_rayjobs_one_after_the_other(node: Node, folder: Path, record_property: Record) -> None:
-    shutil.rmtree(folder / "data" / OUTPUT / "student")  # what the endpoint serves, which no training made
+    shutil.rmtree(folder / "data" / OUTPUT / "student")  # the endpoint's student, without training
     for stage in ARTIFACTS:
         for name, seconds in run_job(stage, node, folder / "data").items():
             record_property(name, seconds)

@@ -1,4 +1,4 @@
-"""The label stage through a remote endpoint on this machine, and what stops it early: budget, key, answers that are all rejected."""
+"""The label stage through a remote endpoint on this machine, and its early stops: budget, key, rejects."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ def questions(endpoint: Endpoint) -> Counter[str]:
     return Counter(seen.question for seen in endpoint.seen if seen.status == 200)
 
 
-def test_a_larger_budget_resumes_without_asking_twice(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
-    # A prompt is estimated by its length, above what the endpoint charges: so fewer rows than the budget could pay for are asked.
+def test_a_larger_budget_resumes_without_repeated_requests(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
+    # The estimate of a prompt exceeds the endpoint's charge, so fewer rows are sent than the budget allows.
     with pytest.raises(StageFailedError, match=r"budget.tokens 1,300.*rows have no label yet"):
         label(make_run(tmp_path, endpoint, teacher={"budget": {"tokens": 1300}}))
-    asked = questions(endpoint)
-    assert 0 < len(asked) < ROWS
-    assert sum(asked.values()) * (PROMPT_TOKENS + OUTPUT_TOKENS) <= 1300
+    sent = questions(endpoint)
+    assert 0 < len(sent) < ROWS
+    assert sum(sent.values()) * (PROMPT_TOKENS + OUTPUT_TOKENS) <= 1300
     manifest = label(make_run(tmp_path, endpoint, teacher={"budget": {"tokens": 100_000}}))
     assert manifest.counts["accepted"] == ROWS
-    assert manifest.details["resumed_at_rows"] == len(asked)
+    assert manifest.details["resumed_at_rows"] == len(sent)
     assert (len(questions(endpoint)), set(questions(endpoint).values())) == (ROWS, {1})
     assert manifest.details["tokens"] == {"prompt": ROWS * PROMPT_TOKENS, "output": ROWS * OUTPUT_TOKENS}
     assert KEY not in (tmp_path / "out/labels/manifest.json").read_text()
 
 
-def test_a_key_that_is_refused_is_said_in_one_line(
+def test_a_refused_key_is_a_one_line_error(
     ray_here: None, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")

@@ -1,4 +1,4 @@
-"""The engines of the endpoint write the labels that `evaluate` scores: real CTranslate2 and real vLLM against transformers in float32."""
+"""The endpoint's engines generate the labels that `evaluate` scores: CTranslate2 and vLLM against transformers in float32."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = ServingConfig(replicas=ReplicasConfig(min=1, max=1), max_new_tokens=T
 
 
 class Silent:
-    """Metrics that nobody reads."""
+    """Metrics without effect."""
 
     def batch(self, waited_s: list[float]) -> None:
         pass
@@ -39,7 +39,7 @@ class Silent:
 
 @pytest.fixture(scope="module", autouse=True)
 def variables() -> Iterator[None]:
-    """As a replica has them; vLLM's process is a fresh one, since this one has threads by now."""
+    """The environment of a replica. vLLM gets a fresh process, since this one already has threads."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cpu_environment(SETTINGS, ["vllm"]).items():
             patch.setenv(name, value)
@@ -48,7 +48,7 @@ def variables() -> Iterator[None]:
 
 
 def long_reader(folder: Path, family: Family) -> Path:
-    """A student that reads whole problems: its tokens are hardly more than letters."""
+    """A student with a long input limit, since its tokens are little more than letters."""
     write_student(folder, family, width=128)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["details"]["max_input_tokens"] = 400
@@ -57,7 +57,7 @@ def long_reader(folder: Path, family: Family) -> Path:
 
 
 async def answers(engine: Engine, texts: list[str]) -> list[Any]:
-    """All of them asked at the same moment, as by many clients."""
+    """Responses to concurrent requests, as from many clients."""
     try:
         return await asyncio.gather(*(engine.answer(Question(text)) for text in texts))
     finally:
@@ -70,14 +70,14 @@ def test_of_200_labels_199_are_those_of_evaluate(tmp_path: Path, family: Family,
     texts = [str(row["input"]) for row in heldout_rows(ROWS, seed=3)]
     student = Student.load(folder)
     expected = student.answer(texts, "label", TOKENS)
-    assert len({one.text for one in expected}) > ROWS // 2, "labels that hardly depend on the input show nothing"
+    assert len({one.text for one in expected}) > ROWS // 2, "labels must depend on the input"
 
-    async def asked() -> list[Any]:
+    async def request_all() -> list[Any]:
         engine = await asyncio.to_thread(start_engine, read_card("sums", str(folder)), SETTINGS, Silent())  # type: ignore[arg-type]
         assert engine.name == name
         return await answers(engine, texts)
 
-    replies = asyncio.run(asked())
+    replies = asyncio.run(request_all())
     assert all(isinstance(reply, Reply) for reply in replies), "a problem was too long"
     same = [one.text == reply.answer.text for one, reply in zip(expected, replies, strict=True)]
     assert sum(same) >= SAME, [

@@ -1,4 +1,4 @@
-"""The scan on real Ray: what it rejects, over many splits, is what a plain loop over the rows would reject."""
+"""The scan on real Ray over many splits rejects the same rows as a plain loop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ray_here() -> Iterator[None]:
 
 
 def rows_with_trouble() -> list[dict[str, Any]]:
-    """3,000 rows: an unreadable one with the id of a good one, ids that occur twice and three times, texts that occur again."""
+    """3,000 rows: an unreadable row with the id of a good one, repeated ids and repeated texts."""
     draw = random.Random(7)
     rows: list[dict[str, Any]] = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(2900, seed=1))]
     rows += [{**draw.choice(rows[:2000]), "id": f"again{i}"} for i in range(40)]
@@ -83,4 +83,4 @@ def test_the_scan_of_many_splits_rejects_what_a_loop_would(
     names = [row["id"] for row in left]
     assert len(names) == len(set(names)) == len(rows) - len(rejects) - 2
     first = {row["id"]: row["input"] for row in reversed(rows) if row["input"] is not None}
-    assert all(row["input"] == first[row["id"]] for row in left), "the first of several rows with one id is labelled"
+    assert all(row["input"] == first[row["id"]] for row in left), "of several rows with one id, the first is labelled"

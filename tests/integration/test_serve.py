@@ -53,7 +53,7 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The endpoint, woken from zero replicas by its first requests, some of which find the queue full."""
+    """The endpoint, started from zero replicas by its first requests. Some of them find the queue full."""
     from serving.deploy.rollout import serve_students
 
     root = tmp_path_factory.mktemp("students")
@@ -72,7 +72,7 @@ def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for name in ("t5", "t5", "llama"):
             body = {"model": name, "inputs": [TEXTS[0]] * QUEUE}
             sent.append(pool.submit(client.post, "/v1/predict", json=body))
-            # Sent at the same moment, each of two requests could take half of the queue, and both be refused.
+            # Two simultaneous requests could each take half of the queue, and both be refused.
             time.sleep(0.5)
         first = [request.result() for request in sent]
         refused, woken = ([r for r in first if r.is_error == bad] for bad in (True, False))
@@ -116,7 +116,7 @@ def test_the_endpoint_answers_as_the_student_does(running: Running, name: str) -
 
 
 def stated(text: str) -> str:
-    """The label in the task's form where the text is one."""
+    """The label in the task's form if the text is one."""
     try:
         return load_task(TaskSpec("arithmetic")).normalise(text, Example("", "", None))
     except UnparsableError:
@@ -140,7 +140,7 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     labels: dict[str, set[str]] = {}
     for text, response in zip(texts, responses, strict=True):
         labels.setdefault(text, set()).add(response.json()["predictions"][0]["label"])
-    assert all(len(found) == 1 for found in labels.values()), "the batch that a question lands in changed its answer"
+    assert all(len(found) == 1 for found in labels.values()), "the batch changed the answer"
 
     def since(name: str) -> float:
         return total(metrics(), name, model="t5") - total(before, name, model="t5")
@@ -148,7 +148,7 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     names = [f"ray_raystill_{name}" for name in ("queue_seconds_count", "requests_total")]
     for name in names:
         wait_until(lambda name=name: since(name) >= 48, 30.0, of=lambda name=name: (name, since(name)))
-    # A lane that is idle begins at once with what there is: where answers are quick, few questions share a batch, but some do.
+    # An idle worker starts immediately, so with quick answers only some requests share a batch.
     assert since("ray_raystill_batch_size_count") < 48
     assert since("ray_raystill_requests_total") == 48
     assert since("ray_raystill_queue_seconds_count") == 48
@@ -170,7 +170,7 @@ def test_the_dashboard_reads_what_the_endpoint_exports(running: Running) -> None
 
 
 def metrics() -> list[tuple[str, dict[str, str], float]]:
-    """What Prometheus would read on this node: name, labels, value."""
+    """Metrics of this node as Prometheus reads them: name, labels, value."""
     import ray
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -180,7 +180,7 @@ def metrics() -> list[tuple[str, dict[str, str], float]]:
 
 
 def settled() -> list[tuple[str, dict[str, str], float]]:
-    """The metrics once all that has been counted is among them."""
+    """The metrics, once they include all counts."""
     found: list[tuple[str, dict[str, str], float]] = []
 
     def same() -> bool:
@@ -193,7 +193,7 @@ def settled() -> list[tuple[str, dict[str, str], float]]:
 
 
 def total(found: list[tuple[str, dict[str, str], float]], name: str, **labels: str) -> float:
-    """Sum of the series of a name that have these labels."""
+    """Sum of the series with this name and these labels."""
     return sum(value for n, have, value in found if n == name and labels.items() <= have.items())
 
 
@@ -220,7 +220,7 @@ def test_the_official_client_completes_chats_and_streams(running: Running, name:
         )
     )
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices).strip() == expected.text
-    assert len(chunks) > 3, "it came as one piece"
+    assert len(chunks) > 3, "the stream was a single chunk"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == expected.output_tokens
     drawn = {
@@ -235,8 +235,8 @@ def test_the_official_client_completes_chats_and_streams(running: Running, name:
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_numbers_that_are_too_large_hold_up_nobody(running: Running, name: str) -> None:
-    """One client's 10**30 tokens once were a 500 for all who shared its batch, and a million kept them waiting."""
+def test_huge_token_limits_delay_no_other_client(running: Running, name: str) -> None:
+    """A limit of 10**30 tokens must not fail, and a million must not delay, other requests of the batch."""
 
     def ask(number: int) -> httpx.Response:
         if number % 2:
@@ -247,11 +247,11 @@ def test_numbers_that_are_too_large_hold_up_nobody(running: Running, name: str) 
     with ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(ask, range(16)))
     assert [r.status_code for r in responses] == [200] * 16, [r.text for r in responses]
-    # What the student was trained to write (tests/support/tiny_students.py), which is more than the answer's own limit of 8.
+    # The trained text (tests/support/tiny_students.py) exceeds the default limit of 8.
     assert max(r.json()["usage"]["completion_tokens"] for r in responses[::2]) <= 32
     body = {"model": name, "prompt": TEXTS[1], "temperature": 1e-300}
     assert running.client.post("/v1/completions", json=body).status_code == 200
-    if name == "llama":  # CTranslate2 draws without seeds
+    if name == "llama":  # CTranslate2 samples without seeds
         for seed in (2**63 - 1, -(2**63)):
             seeded = {**body, "temperature": 1.0, "seed": seed}
             assert running.client.post("/v1/completions", json=seeded).status_code == 200

@@ -1,4 +1,4 @@
-"""Hostile clients: each gets the right status and one clear message, and the server lives on."""
+"""Hostile clients get the right status and a clear message, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def code(response: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_bodies_that_are_none(client: httpx.Client, path: str) -> None:
+def test_invalid_bodies_are_refused(client: httpx.Client, path: str) -> None:
     for body in (b"", b"{", b"\xff\xfe", b'{"a": ' + b"[" * 100_000, b"[1]", b'"text"', b"null", b'{"inputs": NaN}'):
         response = client.post(path, content=body, headers={"content-type": "application/json"})
         assert code(response)[0] == 400, body[:20]
@@ -78,11 +78,11 @@ def test_enormous_and_strange_inputs(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["../sums", "sums/../sums", "/etc/passwd", "sums\x00", "s" * 10_000, "SUMS", "sums@"])
-def test_names_that_lead_nowhere(client: httpx.Client, name: str) -> None:
+def test_unknown_names_are_refused(client: httpx.Client, name: str) -> None:
     assert code(client.post("/v1/predict", json={"model": name, "inputs": ["a"]})) == (404, "model_not_found")
 
 
-def test_paths_that_lead_nowhere(client: httpx.Client) -> None:
+def test_unknown_paths_are_refused(client: httpx.Client) -> None:
     for path in ("/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/%00", "/../../etc/passwd", "/v1//predict", "/%ff"):
         assert client.get(path).status_code in (400, 404)
     assert code(client.delete("/v1/predict"))[0] == 405
@@ -96,7 +96,7 @@ def request_head(length: int) -> bytes:
     return f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_slow_clients_hold_up_nobody(client: httpx.Client) -> None:
+def test_slow_clients_delay_no_other_client(client: httpx.Client) -> None:
     """Slow-loris: 200 connections that never finish their head, 20 that never finish their body."""
     heads = [raw(client) for _ in range(200)]
     bodies = [raw(client) for _ in range(20)]
@@ -130,8 +130,8 @@ def test_streams_that_the_client_cuts(client: httpx.Client) -> None:
         connection.close()
 
 
-def test_bytes_turned_over(client: httpx.Client) -> None:
-    """300 valid requests with some bytes changed: an answer or a clear refusal, never a failure of the server."""
+def test_corrupted_bytes_never_fail_the_server(client: httpx.Client) -> None:
+    """300 valid requests with changed bytes get an answer or a clear refusal, never a server error."""
     chance = random.Random(7)
     valid = {
         "/v1/predict": {"inputs": [TEXTS[0], {"input": TEXTS[1]}], "rationale": True, "model": "sums"},
@@ -154,14 +154,10 @@ def test_bytes_turned_over(client: httpx.Client) -> None:
 
 
 @pytest.mark.full
-def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
-    client: httpx.Client, folder: Path, settings: ServingConfig
-) -> None:
-    """Six requests in the ingress and six that wait for it: the others are refused, but for the few on their way from one to the other.
+def test_a_full_ingress_requests_a_retry(client: httpx.Client, folder: Path, settings: ServingConfig) -> None:
+    """Six requests in the ingress and six in its queue: the others are refused, except a few in transit.
 
-    Without a bound all others would wait too, for as long as the first ones take.
-
-    The last test: its endpoint is a narrow one.
+    Without a bound, all others would wait for the first ones. This test runs last because it narrows the endpoint.
     """
     from ray import serve
 
@@ -173,7 +169,7 @@ def test_more_than_the_ingress_has_room_for_is_told_to_come_back(
     narrow = {"max_queued_requests": 1, "max_batch_size": 1, "target_ongoing_requests": 1}
     serve_students({"sums": str(folder)}, settings.model_copy(update=narrow))
     wait_until(lambda: replicas() == {"RUNNING": 1}, of=replicas)
-    time.sleep(1.0)  # the proxy hears of it: the ingress of before had room for hundreds
+    time.sleep(1.0)  # until the proxy knows: the previous ingress had room for hundreds
     with ExitStack() as stack:
         connections = [stack.enter_context(raw(client)) for _ in range(20)]
         for connection in connections:

@@ -1,4 +1,4 @@
-"""Requests that their clients leave: what is left of the text is written for nobody."""
+"""Generation stops when the client disconnects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS = 400
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """One long text at a time: a second one begins when the first has ended."""
+    """One long text at a time: the second starts when the first ends."""
     pytest.importorskip("vllm")
     folder = write_student(tmp_path_factory.mktemp("students") / "student", "decoder-only", width=256)
     settings = small(engine="vllm", max_new_tokens=TOKENS, max_batch_size=1)
@@ -28,7 +28,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def longest(client: httpx.Client) -> tuple[dict[str, Any], float]:
-    """A request for the longest text that is found, and how long its stream takes."""
+    """A request for the longest text found, and the duration of its stream."""
     found = []
     for text in [*TEXTS, *(text[::-1] for text in TEXTS)]:
         body = {"prompt": text, "stream": True, "max_tokens": TOKENS}
@@ -37,12 +37,12 @@ def longest(client: httpx.Client) -> tuple[dict[str, Any], float]:
             events = sum(1 for line in response.iter_lines() if line)
         found.append((events, time.monotonic() - began, body))
     events, seconds, body = max(found, key=lambda one: one[0])
-    assert events > TOKENS // 4, "no text is long enough to be left"
+    assert events > TOKENS // 4, "no text is long enough to disconnect from"
     return body, seconds
 
 
-def test_a_text_whose_client_has_gone_is_not_written_on(client: httpx.Client) -> None:
-    """Each stream is left after its first piece. Were it written on, the next one would wait for its end."""
+def test_a_stream_without_client_stops_generating(client: httpx.Client) -> None:
+    """Each client disconnects after the first chunk. If generation continued, the next request would wait for its end."""
     body, whole_s = longest(client)
     rounds = 10
     began = time.monotonic()
@@ -54,7 +54,7 @@ def test_a_text_whose_client_has_gone_is_not_written_on(client: httpx.Client) ->
     assert time.monotonic() - began < rounds * whole_s / 2
 
 
-def test_nor_is_an_answer_that_is_no_stream(client: httpx.Client) -> None:
+def test_a_plain_request_without_client_stops_generating(client: httpx.Client) -> None:
     body, whole_s = longest(client)
     rounds = 10
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Versions of a student, shares of the requests, promotion and rollback under load; keys; students that share their replicas."""
+"""Versions of a student: traffic split, promotion and rollback under load. Also API keys and shared replicas."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
             serve_students(named, serving, {"sums": {"new": 0.0}})
             wait_until(lambda: {r.json()["model"] for r in load.responses[-50:]} == {"sums@old"}, 20.0)
             load.answered(100)
-            # Without the new version at all: its replicas drain, the old one's stay.
+            # Without the new version: its replicas drain, the old one's stay.
             serve_students({"sums@old": named["sums@old"]}, serving)
             load.answered(100)
         record_property("answered and failed in all", (len(load.responses), len(load.failed)))
@@ -81,7 +81,7 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
 
 
 def torn(folder: Path) -> Path:
-    """A student whose card is fine and whose weights cannot be loaded."""
+    """A student with a valid card and broken weights."""
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     return folder
@@ -89,7 +89,7 @@ def torn(folder: Path) -> Path:
 
 @pytest.mark.full
 def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:
-    """Requests go to a version when it runs and not before, to none that has gone; one that cannot start changes nothing."""
+    """A version gets requests only while it runs. A version that cannot start changes nothing."""
     from ray import serve
 
     from serving.deploy.rollout import serve_students
@@ -128,8 +128,8 @@ def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path
         assert listed() == ["sums@old"]
 
 
-def trained_anew(place: Path, other: Path) -> None:
-    """Each file takes the old one's place, as training writes them: the one that a replica has mapped into its memory stays whole."""
+def replace_student(place: Path, other: Path) -> None:
+    """Replace each file like training does: the version mapped by a replica stays intact."""
     for file in sorted(other.iterdir(), key=lambda file: file.name == MANIFEST):
         file.rename(place / file.name)
 
@@ -147,7 +147,7 @@ def test_a_retrained_student_is_served_by_the_same_command(ray_here: None, tmp_p
         with Load(str(client.base_url), {"inputs": [TEXTS[0]]}) as load:
             load.answered(20)
             before, label = fingerprint(), load.responses[-1].json()["predictions"][0]["label"]
-            trained_anew(place, write_student(tmp_path / "anew" / "student", "decoder-only", seed=1))
+            replace_student(place, write_student(tmp_path / "retrained" / "student", "decoder-only", seed=1))
             serve_students({"sums": str(place)}, serving)
             assert fingerprint() != before
             load.answered(20)
@@ -176,8 +176,8 @@ def test_students_that_share_replicas_come_and_go_under_load(ray_here: None, fol
 
 
 @pytest.mark.full
-def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[str, Path]) -> None:
-    """Those of `serve.run` have no config; one that is broken is none of our business."""
+def test_applications_of_others_stay_unchanged(ray_here: None, folders: dict[str, Path]) -> None:
+    """Applications of `serve.run` have no config. Broken ones of others are ignored."""
     from ray import serve
 
     from serving.deploy.rollout import serve_students
@@ -207,18 +207,18 @@ def test_applications_of_others_stay_as_they_are(ray_here: None, folders: dict[s
         serve.shutdown()
 
 
-def test_an_endpoint_that_ends_answers_what_is_under_way(ray_here: None, folders: dict[str, Path]) -> None:
+def test_an_ending_endpoint_answers_open_requests(ray_here: None, folders: dict[str, Path]) -> None:
     from serving.deploy.rollout import serve_students
 
     endpoint = serve_students({"sums": str(folders["old"])}, small(max_batch_size=1))
     with httpx.Client(base_url=endpoint.url, timeout=60.0) as client, ThreadPoolExecutor(1) as pool:
-        client.post("/v1/predict", json={"inputs": [TEXTS[0]]})  # the way there is known now
-        asked = pool.submit(client.post, "/v1/predict", json={"inputs": [TEXTS[0]] * 60})
+        client.post("/v1/predict", json={"inputs": [TEXTS[0]]})  # the route is known now
+        request = pool.submit(client.post, "/v1/predict", json={"inputs": [TEXTS[0]] * 60})
         time.sleep(0.3)
-        too_fast = asked.done()
+        too_fast = request.done()
         endpoint.shutdown()
         assert not too_fast
-        assert len(asked.result().json()["predictions"]) == 60
+        assert len(request.result().json()["predictions"]) == 60
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{endpoint.url}/healthz")
 
@@ -230,9 +230,9 @@ def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dic
     file.write_text(f"{key_line('team', key)}\n")
     with endpoint_of({"sums": folders["old"]}, small(keys=KeysConfig(file=str(file), requests_per_minute=5))) as client:
 
-        def ask(given: str | None, **where: str) -> httpx.Response:
+        def ask(given: str | None, **parameters: str) -> httpx.Response:
             headers = {"authorization": f"Bearer {given}"} if given else {}
-            return client.post("/v1/predict", json={"inputs": [TEXTS[0]]}, headers=headers, params=where)
+            return client.post("/v1/predict", json={"inputs": [TEXTS[0]]}, headers=headers, params=parameters)
 
         assert ask(key).status_code == 200
         assert [ask(None).status_code, ask("wrong").status_code, ask(None, api_key=key).status_code] == [401] * 3

@@ -1,4 +1,4 @@
-"""What labelling and training export, read as Prometheus does: the figures of their manifests, under the names that the dashboard reads."""
+"""Metrics of labelling and training as Prometheus reads them: values of the manifests, names of the dashboard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 200
 NOT_HERE = {"ray_raystill_label_engine_deaths_total"} | {
     f"ray_cluster_{kind}_nodes" for kind in ("active", "idle", "pending")
 }
-"""No engine dies here, and no autoscaler runs."""
+"""Metrics that need a dead engine or an autoscaler."""
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,16 @@ def ray_here() -> Iterator[None]:
 
 @dataclass
 class Labelled:
-    """What labelling came to."""
+    """Results of labelling."""
 
     details: dict[str, Any]
     seen: set[str]
-    """Names that were exported meanwhile."""
+    """Exported metric names."""
 
 
 @pytest.fixture(scope="module")
 def labelled(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
-    """Two runs: `kept`, whose rows are all accepted, and `dropped`, whose rows are all rejected."""
+    """Two runs: `kept` accepts all rows, `dropped` rejects all."""
     folder = tmp_path_factory.mktemp("labelled")
     seen: set[str] = set()
     with watching(seen):
@@ -74,14 +74,14 @@ def label(folder: Path, name: str, rows: int, **teacher: Any) -> Any:
 
 @contextmanager
 def watching(seen: set[str]) -> Iterator[None]:
-    """Notes every name that is exported while the block runs."""
+    """Records every exported name while the block runs."""
     over = threading.Event()
 
-    def watch() -> None:
+    def record() -> None:
         while not over.wait(0.5):
             seen.update(name for name, _, _ in exported())
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=record, daemon=True)
     thread.start()
     try:
         yield
@@ -91,7 +91,7 @@ def watching(seen: set[str]) -> Iterator[None]:
 
 
 def counted(name: str, value: float, **labels: str) -> Series:
-    """What is exported, once the series with these labels come to this value."""
+    """The exported metrics, once the series with these labels reach this value."""
 
     def found() -> float:
         return total(exported(), name, **labels)
@@ -101,7 +101,7 @@ def counted(name: str, value: float, **labels: str) -> Series:
 
 
 def test_labelling_exports_what_its_manifest_says(labelled: Labelled) -> None:
-    assert "ray_raystill_label_rows_left" in labelled.seen, "a gauge is only exported while it is told"
+    assert "ray_raystill_label_rows_left" in labelled.seen, "a gauge was not exported during the run"
     counted("ray_raystill_label_rows_total", 40, run="dropped", outcome="rationale_length")
     counted("ray_raystill_label_rows_total", ROWS, run="kept", outcome="accepted")
     tokens = labelled.details["tokens"]

@@ -1,4 +1,4 @@
-"""A decoder-only student is a plain checkpoint: vLLM loads it, and writes what it writes here."""
+"""A decoder-only student is a plain checkpoint: vLLM loads it and generates the same texts."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def test_a_decoder_only_student_is_loaded_by_plain_vllm(tmp_path: Path) -> None:
     with local_ray():
         train(make_run(tmp_path, str(model), student=student, training=training))
     inputs = [row["input"] for row in label_rows(100, seed=9)]
-    asked = json.dumps([str(tmp_path / "student"), [f"[label] {text}\n" for text in inputs]])
+    job = json.dumps([str(tmp_path / "student"), [f"[label] {text}\n" for text in inputs]])
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", PLAIN], input=asked, capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-c", PLAIN], input=job, capture_output=True, text=True, check=False, env=environment
     )
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(next(line for line in run.stdout.splitlines() if line.startswith("LABELS "))[7:])
     here = Student.load(tmp_path / "student").answer(inputs, "label", 8)
     assert sum(one.text == text for one, (text, _) in zip(here, found, strict=True)) >= 99
-    # A student as small as this says much the same to everything. How sure it is differs from input to input.
+    # A tiny student gives similar answers to all inputs; only its confidence differs.
     assert len({f"{one.confidence:.3e}" for one in here}) > 50
     near = [
         one.confidence == pytest.approx(math.exp(found_log), rel=1e-2)

@@ -1,4 +1,4 @@
-"""The train stage on Ray Train and real DeepSpeed, with workers that die, and the students that it exports."""
+"""The train stage on Ray Train and real DeepSpeed, with dying workers, and its exported students."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Tiny models: a second thread of the reference would only wait for the first."""
+    """Tiny models gain nothing from a second thread."""
     import torch
 
     before = torch.get_num_threads()
@@ -64,7 +64,7 @@ def test_ray_data_tokenises_what_this_process_would(ray_here, outputs, monkeypat
 
 @pytest.fixture(scope="module")
 def students(ray_here, outputs, tmp_path_factory):
-    """A student of each family: the decoder-only one undisturbed, the encoder-decoder one after the death of a worker."""
+    """One student per family: decoder-only undisturbed, encoder-decoder after the death of a worker."""
     from pipelines.train.stage import train
 
     settings = {"epochs": 4, "checkpoint_every_steps": 5, "zero_stage": 2}
@@ -79,13 +79,13 @@ def students(ray_here, outputs, tmp_path_factory):
 
 
 def _kill_a_worker(output: Path) -> None:
-    """SIGKILL one of this process' own training workers when the first checkpoint is there."""
+    """SIGKILL one of this process' training workers after the first checkpoint."""
     import psutil
 
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if any(output.glob("training/*/ray-*/checkpoint_manager_snapshot.json")):
-            # By its title: another test's engine that has ended, a zombie of this process, has none.
+            # By title: ended engines of other tests are zombies without one.
             workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in title_of(p)]
             workers[-1].kill()
             (output / "killed").touch()
@@ -112,12 +112,12 @@ def test_a_student_is_trained(family, students, outputs):
     assert manifest.provenance["labels"]["prompt_version"] == "arithmetic/1/abc"
     card = (folder / "README.md").read_text()
     assert "prompt version `arithmetic/1/abc`" in card
-    assert str(outputs[family]) not in card, "a card names no path of the machine it was made on"
-    assert not list((outputs[family] / "training").iterdir()), "what was under way is removed"
+    assert str(outputs[family]) not in card, "the card names a path of this machine"
+    assert not list((outputs[family] / "training").iterdir()), "temporary files remain"
 
 
 def test_the_best_checkpoint_is_exported(students):
-    """With a rate as high as this one, the last is not always the best."""
+    """With this high learning rate, the last checkpoint is not always the best."""
     training = students["decoder-only"].details["training"]
     validation = training["loss"]["validation"]
     steps = training["steps"]
@@ -130,7 +130,7 @@ def test_the_best_checkpoint_is_exported(students):
 
 
 def test_a_lost_worker_changes_no_loss(students, outputs):
-    """The killed training goes on from its checkpoint, and each of its steps is the step of an undisturbed one."""
+    """The killed training resumes from its checkpoint, and each step equals that of an undisturbed one."""
     from pipelines.students.init import initial_student
     from pipelines.train.engine.deepspeed_engine import learning_rate
     from pipelines.train.engine.worker import make_plan
@@ -140,13 +140,13 @@ def test_a_lost_worker_changes_no_loss(students, outputs):
     assert (output / "killed").exists()
     start, resumed = students["encoder-decoder"].details["training"]["started_at_steps"]
     assert start == 0
-    assert resumed > 0, "it went on from a checkpoint, not from the beginning"
+    assert resumed > 0, "it must resume from a checkpoint"
     assert students["decoder-only"].details["training"]["started_at_steps"] == [0]
     history = [json.loads(line) for line in (output / "student" / "training.jsonl").read_text().splitlines()]
     run, token_table = run_of(output, epochs=4), tokens_of(output)
     model, _ = initial_student(run.student, 0)
     plan = make_plan(token_table, run, "encoder-decoder", 2)
-    # The first checkpoint is of step 5, so that the steps after it are those that were lost and taken again.
+    # The first checkpoint is at step 5: the steps after it were lost and repeated.
     rates = [learning_rate(s, plan.steps, run.training.learning_rate, run.training.warmup) for s in range(9)]
     assert len(history) == plan.steps > 9
     wanted = reference_training(model, token_table, plan, rates, clip=run.training.gradient_clipping, decay=0.0)
@@ -157,7 +157,7 @@ def test_a_lost_worker_changes_no_loss(students, outputs):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_folder_holds_the_weights_that_were_measured(family, students, outputs):
-    """The losses of the exported folder, one sequence at a time in plain transformers, are those of the manifest."""
+    """Losses of the exported folder in plain transformers, one sequence at a time, equal the manifest's."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from tests.support.reference_training import part_losses
@@ -184,7 +184,7 @@ def test_a_finished_student_is_reused_and_never_mixed(students, outputs):
         train(run_of(output, **settings, seed=1))
     with pytest.raises(UserError, match="tokens_per_batch"):
         train(run_of(output, **settings, tokens_per_batch=16), replace=True)
-    assert train(run_of(output, **settings)) == students["decoder-only"], "what is refused replaces nothing"
+    assert train(run_of(output, **settings)) == students["decoder-only"], "a refused training replaced the student"
 
 
 PLAIN = """
@@ -219,7 +219,7 @@ print(json.dumps([result, [m for m in sys.modules if m.split(".")[0] in ("pipeli
 
 
 def test_students_open_without_this_project_and_answer_the_same(students, outputs):
-    """In a fresh process, through transformers alone, the folder is complete and gives the labels that `Student` gives, in float32."""
+    """In a fresh process with transformers alone, the folder gives the labels of `Student`, in float32."""
     from pipelines.students.decoding import Student
 
     inputs = [row["input"] for row in label_rows(200, seed=9)]
@@ -235,7 +235,7 @@ def test_students_open_without_this_project_and_answer_the_same(students, output
         here = Student.load(folders[family]).answer(inputs, "label", 8)
         labels = [decoded.text for decoded in here]
         assert sum(a == b for a, b in zip(labels, answers[family]["labels"], strict=True)) >= 199, family
-        # Students as small as these say much the same to everything. How sure they are differs from input to input.
+        # Tiny students give similar answers to all inputs; only their confidence differs.
         confidences = [decoded.confidence for decoded in here]
         assert len({f"{confidence:.3e}" for confidence in confidences}) > 50, family
         near = [

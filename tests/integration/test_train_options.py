@@ -1,4 +1,4 @@
-"""What the run file can ask of a training beyond the plain one, on Ray Train and real DeepSpeed, each with a tiny model."""
+"""Training options of the run file on Ray Train and real DeepSpeed, each with a tiny model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"compile {family}": (family, {"zero_stage": 1, "compile": True}, {}) for family in FAMILIES},
     "checkpointing": ("encoder-decoder", {"zero_stage": 2, "activation_checkpointing": True}, {}),
 }
-"""Name -> family, and what the sections `training` and `student` have of their own."""
+"""Name -> family and overrides of the sections `training` and `student`."""
 STEPS = 8
 
 
@@ -55,7 +55,7 @@ def case_run(output: Path, name: str) -> Any:
 
 
 def _train_cases(rank: int, world: int, folder: str, output: str, names: list[str]) -> None:
-    """One of `world` gloo processes: every case for some steps, and its weights as they are exported."""
+    """One of `world` gloo processes: trains every case for some steps and exports its weights."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     import torch
     import torch.distributed as dist
@@ -87,7 +87,7 @@ def _train_cases(rank: int, world: int, folder: str, output: str, names: list[st
 
 
 def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dict[str, Any], Path, Path]:
-    """(what came of each case with two workers, the folder of the weights by case, the output folder of the labels)."""
+    """(results by case with two workers, folder of the weights by case, output folder of the labels)."""
     import torch
 
     from pipelines.train.checks import token_settings
@@ -117,7 +117,7 @@ def test_what_saves_memory_changes_no_loss(cases: Any, name: str) -> None:
 @pytest.mark.full
 def test_compiled_layers_change_no_loss(tmp_path: Path, models: dict[str, str]) -> None:
     if shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler for the CPU, and there is none")
+        pytest.skip("torch.compile needs a C++ compiler for the CPU")
     names = [name for name in CASES if name.startswith(("plain", "compile"))]
     found, _, _ = trained(tmp_path, models, names)
     for family in FAMILIES:
@@ -128,7 +128,7 @@ def test_compiled_layers_change_no_loss(tmp_path: Path, models: dict[str, str]) 
 
 @pytest.mark.parametrize("name", ["adapters 2", "adapters 3", "adapters bf16"])
 def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: str) -> None:
-    """The merged weights, one sequence at a time in plain transformers, have the losses that were measured with the adapters."""
+    """Losses of the merged weights in plain transformers, one sequence at a time, equal those with adapters."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from tests.support.reference_training import part_losses
@@ -144,7 +144,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
     assert not loading["unexpected_keys"]
     tokens = Tokens(Store(f"{output}/tokens/{family}"), output)
     label, rationale = part_losses(model.eval(), tokens, tokens.validation)
-    # In bf16 the sum of weight and adapter is rounded once more when they are merged.
+    # Merging in bf16 rounds the sum of weight and adapter once more.
     near = 2e-2 if name == "adapters bf16" else 1e-4
     assert {"label": label.item(), "rationale": rationale.item()} == pytest.approx(case["after"], rel=near)
 
@@ -183,9 +183,7 @@ def test_an_own_tokenizer_trains_despite_a_failing_tracker(
     assert untrained.answer(["Anne has 4 apples ."], "label", 4)[0].prompt_tokens == answer.prompt_tokens > 5
 
 
-def test_a_validation_file_is_measured_and_the_event_files_tell(
-    ray_here: None, models: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_validation_file_is_measured_and_logged(ray_here: None, models: dict[str, str], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from pipelines.train.stage import train
@@ -203,9 +201,9 @@ def test_a_validation_file_is_measured_and_the_event_files_tell(
     counts, found = manifest.counts, manifest.details["training"]
     assert (counts["train_examples"], counts["validation_examples"]) == (40, 15)
     validation = found["loss"]["validation"]
-    assert set(validation["after"]) == {"label"}, "of a file there are gold labels only"
+    assert set(validation["after"]) == {"label"}, "a validation file has gold labels only"
     assert validation["after"]["label"] < validation["before"]["label"]
-    assert manifest.identity["corpus"]["validation"] != str(file), "a file's content decides, not its place"
+    assert manifest.identity["corpus"]["validation"] != str(file), "only the content of a file counts"
 
     (folder,) = (tmp_path / "tensorboard").iterdir()
     events = EventAccumulator(str(folder))
@@ -220,7 +218,7 @@ def test_a_validation_file_is_measured_and_the_event_files_tell(
 
 
 def out_of_memory(config: dict[str, Any]) -> dict[str, Any]:
-    """The training loop with a worker whose memory is full in its third step."""
+    """The training loop with a worker that runs out of memory in its third step."""
     import torch
     from ray import train as ray_train
 
@@ -243,7 +241,7 @@ def out_of_memory(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.full
-def test_a_full_memory_is_said_once_with_what_to_change(
+def test_out_of_memory_is_one_error_with_remedies(
     ray_here: None, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.train import stage
@@ -253,7 +251,7 @@ def test_a_full_memory_is_said_once_with_what_to_change(
     write_labels(tmp_path, label_rows(40))
     with pytest.raises(StageFailedError) as caught:
         stage.train(make_run(tmp_path, models["decoder-only"], training={"max_failures": 3}))
-    said = str(caught.value)
+    message = str(caught.value)
     for setting in ("tokens_per_micro_batch", "zero_stage (now 2)", "activation_checkpointing: true"):
-        assert setting in said
+        assert setting in message
     assert (tmp_path / "attempts").read_text() == "x", "another attempt would fail in the same way"

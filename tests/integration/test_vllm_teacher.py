@@ -1,4 +1,4 @@
-"""What the vLLM teacher adds to plain answers, on one real engine: constrained form, soft labels, token log-probabilities."""
+"""The vLLM teacher on one real engine: constrained form, soft labels, token log-probabilities."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pipelines.tasks import Example, Task, load_task, task_spec
 pytestmark = [pytest.mark.integration, pytest.mark.vllm]
 
 K = 5
-# The greedy label is the likeliest one. The engine's logits are bf16, so two labels often have the very same, and then other spellings
-# of the one that was not taken (`C` beside `c`) put it ahead by a little.
+# The greedy label is the most likely one. The engine's logits are bf16, so labels often tie. Other spellings of the second label (`C`
+# beside `c`) can then put it slightly ahead.
 TIE = 0.95
 NLI = load_task(task_spec("nli"))
 CHOICE = load_task(task_spec("multiple-choice"))
@@ -37,7 +37,7 @@ QUESTIONS = [
 
 
 class Engine:
-    """One engine and the loop that it lives in."""
+    """One engine and its event loop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.runner = folder, asyncio.Runner()
