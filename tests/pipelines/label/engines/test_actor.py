@@ -9,17 +9,8 @@ from pipelines.label.answers.outcomes import RATIONALISED
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.teachers.base import BudgetExhaustedError, TeacherUnusableError
 from tests.support.corpora import run_config
-from tests.support.teacher_actors import (
-    FailingTeacher,
-    HintedTeacher,
-    LocalHealth,
-    actor_of,
-    block,
-    cluster,
-    label_apples,
-)
+from tests.support.teacher_actors import FailingTeacher, HintedTeacher, LocalHealth, actor_of, block, label_apples
 
-__all__ = ["cluster"]
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -34,15 +25,10 @@ def test_a_wrong_answer_is_rationalised(validation: float | str) -> None:
     assert (too_long.reason, too_long.output) == ("disagrees_with_gold", "4 + 1 = 5. The answer is 5.")
 
 
-OTHER_ROWS = [
-    ("heldout", "rationalise", 0.1),
-    ("train", "keep", 0.1),
-    ("train", "drop-disagreeing", 0.1),
-    ("train", "rationalise", 1.0),
-]
-
-
-@pytest.mark.parametrize(("split", "gold", "validation"), OTHER_ROWS)
+@pytest.mark.parametrize(
+    ("split", "gold", "validation"),
+    [("heldout", "rationalise", 0.1), ("train", "keep", 0.1), ("train", "rationalise", 1.0)],
+)
 def test_no_other_prompt_has_the_gold_label(split: DataSplit, gold: str, validation: float) -> None:
     teacher = HintedTeacher()
     label_apples(teacher, split, gold, validation)

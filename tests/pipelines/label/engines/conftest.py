@@ -1,0 +1,3 @@
+from tests.support.teacher_actors import cluster
+
+__all__ = ["cluster"]
