@@ -13,16 +13,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 import random
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from pipelines.config import TeacherConfig
-from pipelines.errors import UserError
 from pipelines.label.teachers.base import (
     Access,
     Generation,
@@ -36,10 +33,9 @@ from pipelines.label.teachers.base import (
 from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
 from pipelines.label.teachers.http_errors import Failure, failure_of, unreadable, wait_s
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
+from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from pipelines.tasks import Task
 
-_MAX_CONNECTIONS = 1000
-"""Size of the client's pool. Further requests would wait in it while their timeout runs."""
 _TOKENS_PER_MESSAGE = 8
 """Estimate of what a chat template adds to a message."""
 
@@ -242,43 +238,6 @@ class OpenaiTeacher(Teacher):
         if usage is None:
             return _Reply(choices, _estimate(prompt), sum(estimate_tokens([text]) for text in texts))
         return _Reply(choices, int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0))
-
-
-def remote_key(config: TeacherConfig) -> SecretStr:
-    """The key in the environment variable `remote.key_variable`. Raises UserError if it is not set or cannot be a key."""
-    name = config.remote.key_variable
-    key = os.environ.get(name, "").strip()
-    where = f"teacher.remote.key_variable {name}"
-    if not key:
-        remedy = f"Export {name}. Any word will do for an endpoint without keys."
-        raise UserError(where, "this environment variable is not set", remedy)
-    if not key.isascii() or not key.isprintable() or " " in key:
-        rule = "its value cannot be a key: keys are printable ASCII without spaces"
-        raise UserError(where, rule, "Set it to the key alone.")
-    return SecretStr(key)
-
-
-def check_remote(config: TeacherConfig) -> None:
-    """Check URL, key, connections and budget before anything is sent. Raises UserError."""
-    url = config.remote.url or ""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        remedy = "Give the base URL, such as https://host/v1."
-        raise UserError(f"teacher.remote.url {url}", "not an http or https URL", remedy)
-    if parts.username or parts.password:
-        rule = "a URL with a user or password would end in logs and manifests"
-        raise UserError("teacher.remote.url", rule, "Put the key into the variable that remote.key_variable names.")
-    requests = config.remote.max_concurrent_requests
-    if requests > _MAX_CONNECTIONS:
-        rule = f"the client holds {_MAX_CONNECTIONS} connections"
-        raise UserError(
-            f"teacher.remote.max_concurrent_requests {requests}", rule, "Lower it, or raise teacher.replicas."
-        )
-    budgeted = config.budget.tokens is not None or config.budget.money is not None
-    if budgeted and config.replicas.max > 1:
-        rule = f"each replica counts for itself, {config.replicas.max} of them could use several times teacher.budget"
-        raise UserError("teacher.replicas.max", rule, "Set it to 1; remote.max_concurrent_requests decides the load.")
-    remote_key(config)
 
 
 def _estimate(prompt: Prompt) -> int:

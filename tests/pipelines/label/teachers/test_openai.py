@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from pipelines.errors import UserError
 from pipelines.label.teachers.base import BudgetExhaustedError, Generation, PromptRefusedError, TeacherUnusableError
-from pipelines.label.teachers.openai import OpenaiTeacher, check_remote, remote_key
+from pipelines.label.teachers.openai import OpenaiTeacher
+from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from tests.support.remote_teacher import TASK, ask, config, one, prompt, rows, teacher_of
 from tests.support.teacher_endpoint import KEY, Endpoint, error
 
