@@ -101,6 +101,7 @@ def test_a_driver_killed_inside_a_commit_keeps_what_is_finished(tmp_path: Path) 
     assert answered(log) - ROWS <= IN_FLIGHT
 
 
+@pytest.mark.full
 def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
     """These tests detect a commit with steps in the wrong order."""
     labelling = prepare(tmp_path, ECHO, ROWS, command=REVERSED)
@@ -109,6 +110,7 @@ def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
         finish_and_check(labelling)
 
 
+@pytest.mark.full
 def test_a_lost_node_costs_only_what_was_in_flight_on_it(tmp_path: Path) -> None:
     task, log = write_task(tmp_path)
     labelling = prepare(tmp_path, {**ECHO, "replicas": {"min": 2, "max": 2}}, ROWS, str(task))

@@ -27,6 +27,7 @@ from tests.support.tiny_students import TEXTS
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.full,
     pytest.mark.serve,
     pytest.mark.timeout(300),
     needs_kustomize,

@@ -1,0 +1,152 @@
+"""Each role in an environment of its own: the wheel with one extra is installed, and does its work there.
+
+Sizes on disk are noted beside the results (--junit-xml).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.commands import environment
+from tests.support.endpoints import free_port
+
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(1200)]
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = Path(__file__).with_name("artifacts_0_1")
+UV = Path(sys.executable).with_name("uv")
+TOKEN = "a-token-of-this-test-and-no-other"
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], check=True)
+    return next(folder.glob("raystill-*.whl"))
+
+
+class Role:
+    """An environment with one extra, and a folder with a run of 0.1."""
+
+    def __init__(self, name: str | None, wheel: Path, folder: Path) -> None:
+        self.python, self.run = folder / "env" / "bin" / "python", folder / "run"
+        subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder / "env"], check=True)
+        what = f"{wheel}[{name}]" if name else str(wheel)
+        pins = ("--constraint", ROOT / "constraints/cpu.txt", "--override", ROOT / "constraints/overrides.txt")
+        subprocess.run([UV, "pip", "install", "--quiet", "--python", self.python, what, *pins], check=True)
+        shutil.copytree(ARTIFACTS / "inputs", self.run)
+        self.mib = sum(f.lstat().st_size for f in (folder / "env").rglob("*") if f.is_file()) >> 20
+
+    def has(self, *parts: str) -> None:
+        for part in parts:
+            shutil.copytree(ARTIFACTS / part, self.run, dirs_exist_ok=True)
+
+    def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.python, "-m", "cluster", *arguments], capture_output=True, text=True, check=False, cwd=self.run,
+            env={**self.variables(), **variables},
+        )  # fmt: skip
+
+    def variables(self) -> dict[str, str]:
+        return {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+
+    def json(self, *arguments: str, **variables: str) -> dict[str, Any]:
+        done = self.command(*arguments, "--json", **variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def modules(self, *names: str) -> set[str]:
+        """Those of the modules that are installed."""
+        code = f"import importlib.util as u; print(*(n for n in {names!r} if u.find_spec(n)))"
+        done = subprocess.run(
+            [self.python, "-c", code], capture_output=True, text=True, check=True, env=self.variables()
+        )
+        return set(done.stdout.split())
+
+
+@pytest.fixture
+def role(wheel: Path, tmp_path: Path, record_property: Record) -> Callable[[str | None], Role]:
+    def make(name: str | None) -> Role:
+        made = Role(name, wheel, tmp_path)
+        record_property("MiB", made.mib)
+        print(json.dumps({"role": name, "MiB": made.mib}))
+        return made
+
+    return make
+
+
+def test_the_command_line_alone_plans_and_submits(role: Callable[[str | None], Role], tmp_path: Path) -> None:
+    base = role(None)
+    assert base.modules("torch", "fastapi", "openai", "deepspeed", "matplotlib") == set()
+    base.has("labels_finished")
+    assert base.json("plan", "run.yaml")["exists"]["label"]["reused"]
+    assert base.json("status", "run.yaml")["stages"]["label"]["state"] == "finished"
+    for stage, extra in (("label", "label"), ("train", "train"), ("evaluate", "train"), ("compare", "label")):
+        done = base.command(stage, "run.yaml")
+        assert (done.returncode, f"pip install 'raystill[{extra}]'" in done.stderr) == (2, True), done.stderr[-2000:]
+    cluster = {"RAYSTILL_CACHE": str(tmp_path / "cache"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    here = [sys.executable, "-m", "cluster"]
+    variables = {**environment(), **cluster, "PYTHONPATH": str(ROOT)}
+    try:
+        up = subprocess.run(
+            [*here, "up", "--nodes", "1", "--json"], capture_output=True, text=True, check=True, env=variables
+        )
+        submit = ("submit", "run.yaml", "--stage", "label", "--address", json.loads(up.stdout)["dashboard"])
+        shared = ("--shared", str(base.run), "--set", f"output={base.run / 'elsewhere'}")
+        job = base.json(*submit, *shared, **cluster)
+    finally:
+        subprocess.run([*here, "down"], check=True, env=variables, capture_output=True)
+    assert (job["status"], job["exit_code"]) == ("succeeded", 0)
+    assert (base.run / "elsewhere" / "labels" / "manifest.json").exists()
+
+
+def test_the_label_role_labels(role: Callable[[str | None], Role]) -> None:
+    label = role("label")
+    assert label.modules("torch", "fastapi", "deepspeed", "matplotlib") == set()
+    counts = label.json("label", "run.yaml")["stages"][0]["counts"]
+    assert (counts["read"], counts["accepted"]) == (125, 120)
+
+
+def test_the_train_role_trains_and_evaluates(role: Callable[[str | None], Role]) -> None:
+    train = role("train")
+    assert train.modules("limits", "openai", "vllm") == set()
+    train.has("labels_finished")
+    settings = ("--set", "training.epochs=2")
+    assert train.json("train", "run.yaml", *settings)["stages"][0]["training"]["steps"] == 8
+    assert train.json("evaluate", "run.yaml", *settings)["report"]["systems"]
+
+
+def test_the_serve_role_answers(role: Callable[[str | None], Role]) -> None:
+    serve = role("serve")
+    assert serve.modules("deepspeed", "vllm", "matplotlib", "peft", "openai") == set()
+    serve.has("student_finished")
+    arguments = ["serve", "sums=out/student", "--run", "run.yaml", "--set", f"serving.port={free_port()}", "--json"]
+    log = (serve.run / "log").open("wb")
+    process = subprocess.Popen(
+        [serve.python, "-m", "cluster", *arguments], stdout=subprocess.PIPE, stderr=log, text=True, cwd=serve.run,
+        env=serve.variables(), start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (serve.run / "log").read_text(errors="replace")[-3000:]
+        body = {"inputs": ["a word"]}
+        answer = httpx.post(f"{json.loads(line)['url']}/v1/predict", json=body, timeout=120.0)
+        assert answer.status_code == 200, answer.text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
