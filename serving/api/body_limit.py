@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.errors import ApiError
@@ -53,8 +52,8 @@ class BodyLimitMiddleware:
         await self.app(scope, limited, send)
 
     def _declares_too_much(self, scope: Scope) -> bool:
-        declared = Headers(scope=scope).get("content-length", "")
-        return declared.isdecimal() and (len(declared) > _MAX_DIGITS or int(declared) > self.max_bytes)
+        declared: bytes = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        return declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > self.max_bytes)
 
     def _too_large(self) -> ApiError:
         return ApiError(413, "body_too_large", f"the body is larger than {self.max_bytes:,} bytes")

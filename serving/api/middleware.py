@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import JsonValue
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.request_context import RequestContext
@@ -78,7 +77,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self.sets_request_id:
-                    MutableHeaders(scope=message)[REQUEST_ID] = context.request_id
+                    own = (REQUEST_ID.encode(), context.request_id.encode())
+                    message = {**message, "headers": [own, *message.get("headers", [])]}
             await send(message)
 
         try:

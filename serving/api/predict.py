@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -32,7 +32,8 @@ class PredictRequest(RequestBody):
         strict=True, json_schema_extra={"examples": [{"inputs": [{"input": _INPUT}], "rationale": True}]}
     )
 
-    inputs: Annotated[list[dict[str, JsonValue] | str], Field(fail_fast=True, min_length=1)]
+    # Any: pydantic's JsonValue would check again, in Python, what was read from JSON.
+    inputs: Annotated[list[dict[str, Any] | str], Field(fail_fast=True, min_length=1)]
     """Each one is the task's fields by name, or the text that the student reads."""
     rationale: bool = False
     """True: the student also generates its rationale, which is a second text per input."""

@@ -35,7 +35,7 @@ class RequestBody(BaseModel):
     @classmethod
     def _keep_one_unknown_key(cls, data: Any) -> Any:
         # pydantic reports every unknown key: a body of 400,000 of them would block the ingress for seconds.
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or data.keys() <= cls.model_fields.keys():
             return data
         unknown = next((key for key in data if key not in cls.model_fields), None)
         return {key: value for key, value in data.items() if key in cls.model_fields or key == unknown}
