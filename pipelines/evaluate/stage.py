@@ -54,6 +54,7 @@ from pipelines.storage.manifest import (
     library_versions,
     manifest_of,
     now,
+    read_manifest,
     require_manifest,
     write_manifest,
 )
@@ -93,7 +94,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
     identity = report_identity(run, task, student, labels, heldout)
-    if done := decide(store, "report", identity, replace=True).reused:
+    if done := _decide(store, identity, heldout).reused:
         _price_anew(run, student, labels, store)
         return done
 
@@ -153,8 +154,19 @@ def compare_with(run: RunConfig, earlier: Earlier) -> None:
 def evaluate_decision(run: RunConfig, student: Manifest, labels: Manifest) -> Decision:
     """Whether `evaluate` reuses or makes OUTPUT/report, given student and labels. Reads the held-out examples."""
     task = load_task(task_spec(run.task, run.task_options))
-    identity = report_identity(run, task, student, labels, heldout_examples(run, task))
-    return decide(Store(run.output).child("report"), "report", identity, replace=True)
+    heldout = heldout_examples(run, task)
+    identity = report_identity(run, task, student, labels, heldout)
+    return _decide(Store(run.output).child("report"), identity, heldout)
+
+
+def _decide(store: Store, identity: dict[str, Any], heldout: Heldout) -> Decision:
+    # `unreadable` hashes messages, whose wording differs between versions. As many rows of the same corpus are taken for the same rows.
+    done = read_manifest(store, "report")
+    if done is not None:
+        counts = {"unreadable": len(heldout.unreadable), "duplicates": len(heldout.duplicates)}
+        if counts.items() <= done.counts.items():
+            identity = {**identity, "unreadable": done.identity.get("unreadable")}
+    return decide(store, "report", identity, replace=True)
 
 
 def report_identity(

@@ -10,6 +10,8 @@ from pipelines.config import RunConfig
 from pipelines.config.load import load_run
 from pipelines.errors import UserError
 from pipelines.run import STAGES, Stage, decisions
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import write_manifest
 from pipelines.storage.store import Store
 from tests.support.planned_runs import begin_labels, finish_labels, finish_report, finish_student, write_run
 
@@ -73,6 +75,23 @@ def test_a_stage_alone_takes_its_input_from_disk(run_file: str) -> None:
     assert actions(load_run(run_file, ["teacher.sampling.max_tokens=50"]), ("train",)) == ["reuse"]
     finish_report(run)
     assert actions(run, ("evaluate",)) == ["reuse"]
+
+
+@pytest.mark.parametrize(("unreadable", "expected"), [(0, ["reuse"]), (1, ["make"])])
+def test_a_report_survives_another_wording(run_file: str, unreadable: int, expected: list[str]) -> None:
+    """The identity hashes messages about unreadable rows."""
+    run = load_run(run_file)
+    finish_labels(run)
+    finish_student(run)
+    old = finish_report(run)
+    identity = {**old.identity, "unreadable": "of other messages"}
+    changed = {
+        "identity": identity,
+        "fingerprint": fingerprint(identity),
+        "counts": {**old.counts, "unreadable": unreadable},
+    }
+    write_manifest(Store(run.output).child("report"), old.model_copy(update=changed))
+    assert actions(run, ("evaluate",)) == expected
 
 
 def test_retried_rows_leave_the_student_open(run_file: str) -> None:

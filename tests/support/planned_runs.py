@@ -100,7 +100,8 @@ def finish_report(run: RunConfig) -> Manifest:
     assert student
     assert labels
     identity = report_identity(run, task, student, labels, heldout_examples(run, task))
-    manifest = manifest_of("report", identity, config=run.model_dump(mode="json"), counts={"scored": 9}, timings_s={"total": 9.0},
+    counts = {"scored": 9, "unreadable": 0, "duplicates": 0}
+    manifest = manifest_of("report", identity, config=run.model_dump(mode="json"), counts=counts, timings_s={"total": 9.0},
                            details={}, provenance={})  # fmt: skip
     write_manifest(output.child("report"), manifest)
     return manifest

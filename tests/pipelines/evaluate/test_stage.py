@@ -11,7 +11,7 @@ from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_examples, is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate import report, stage
-from pipelines.evaluate.stage import _identity, evaluate
+from pipelines.evaluate.stage import evaluate, report_identity
 from pipelines.scoring.system import System
 from pipelines.storage.manifest import manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
@@ -328,7 +328,7 @@ def _finish(run: RunConfig) -> Store:
     output = Store(run.output)
     student = require_manifest(output.child("student"), "student", "")
     labels = require_manifest(output.child("labels"), "labels", "")
-    identity = _identity(run, Arithmetic(), student, labels, heldout_examples(run, Arithmetic()))
+    identity = report_identity(run, Arithmetic(), student, labels, heldout_examples(run, Arithmetic()))
     store = output.child("report")
     system = {"name": "student", "seconds_per_example": None}
     made = {"systems": [system], "cost": stage._cost(run, student, labels, system)}
