@@ -32,7 +32,7 @@ def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: i
     """The examples of each step of one epoch: each example once, at most `tokens_per_batch` unpadded tokens per step.
 
     Steps are of about equal size, so that no gradient depends on two or three examples only. The examples of a step have similar prompt
-    lengths and similar total lengths: a window of steps is cut into bands by prompt, and a band into steps by total.
+    lengths and similar total lengths. For that, a window of steps is cut into bands by prompt, and a band into steps by total.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = examples[rng.permutation(len(examples))]

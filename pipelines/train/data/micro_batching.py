@@ -32,8 +32,8 @@ class Cost:
 
 
 COSTS = {False: Cost(min_tokens=128, overhead_tokens=64), True: Cost(min_tokens=2048, overhead_tokens=128)}
-"""By `gpu`. Accumulating gradients took a CPU as long as 110 tokens for a T5 of 25M weights, half of them embeddings, and about 30 tokens
-for the quickstart's student. The other values are estimates."""
+"""By `gpu`. On a CPU, accumulating gradients took as long as 110 tokens for a T5 of 25M weights, half of them embeddings. For the
+quickstart's student it took as long as 30 tokens. The other values are estimates."""
 _MAX_CUTTABLE = 256
 """Above this number of units, neighbours are cut apart only if they do not fit together."""
 _TARGET_BUCKETS = (1.25, 2.0, math.inf)
@@ -99,8 +99,8 @@ def _cheapest_cuts(
 ) -> tuple[float, list[int]]:
     """(cost, cuts): the positions that cut sorted units into rounds, with 0 and the end. A round is at most `room`, or one unit.
 
-    A round costs its rows x (its longest prompt + its longest target), plus overhead for each worker. The first term has two lower bounds:
-    the minimum of a micro-batch for each worker, and the largest unit for each worker, because the others wait for the one that has it.
+    A round costs its rows x (its longest prompt + its longest target), plus overhead for each worker. The first term has two lower bounds
+    for each worker: the minimum of a micro-batch, and the round's largest unit, because the others wait for the worker that has it.
     """
     groups = min(len(rows), max(_MAX_CUTTABLE, 4 * int((rows * (prompt + target)).sum()) // max(room, 1)))
     edges = np.unique(np.linspace(0, len(rows), groups + 1).astype(np.int64))

@@ -1,7 +1,7 @@
 """The rows of a validation file as tokens. They have an input and a gold label from a person, and nothing from a teacher.
 
-They measure the label term alone. A method that reads or writes a teacher's text cannot be measured on them: it has no validation in
-training, unless `corpus.validation` is a share of train. If rows share an id, the first one counts.
+They measure the label term alone. They cannot measure a method that reads or writes a teacher's text, which needs a share of train as
+`corpus.validation`. If rows share an id, the first one counts.
 """
 
 from __future__ import annotations
