@@ -3,10 +3,10 @@
 Method: MinHash (Broder 1997) and locality-sensitive hashing (Leskovec et al., Mining of Massive Datasets, section 3.4). The similarity
 of two texts is the share of their word 3-grams that both have (Jaccard). Case and punctuation are ignored, and a number is a word.
 
-Two texts of w words that differ in one word in the middle share (w - 5) / (w + 1) of their 3-grams. So `Anne has 4 apples ...` and
-`Anne has 9 apples ...`, different problems in arithmetic, have a similarity of 0.81 at 30 words and of 0.67 at 17. A threshold of
-0.9 or more keeps problems that differ in their numbers. On SVAMP's train split 0.6 drops 25 of 800 rows, 22 of them with another
-answer than the row that they repeat; 0.8 drops none.
+Two texts of w words that differ in one word in the middle share (w - 5) / (w + 1) of their 3-grams. `Anne has 4 apples ...` and
+`Anne has 9 apples ...` are different problems in arithmetic. Their similarity is 0.81 at 30 words and 0.67 at 17. A threshold of 0.9 or
+more keeps problems that differ in their numbers. On SVAMP's train split 0.6 drops 25 of 800 rows, 22 of them with another answer than
+the row that they repeat; 0.8 drops none.
 
 `signature` depends on the text alone and may be computed in any process. `NearDuplicates` is one object, called in corpus order.
 `Neighbours` finds all texts of a fixed set that another text nearly repeats. datasketch makes the signatures; its MinHashLSH holds a

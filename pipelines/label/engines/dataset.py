@@ -1,9 +1,11 @@
 """The labelling dataset on Ray Data: file ranges -> examples without a label -> blocks -> teacher actors -> outcomes.
 
 Sizes. A block costs the driver 7 to 10 ms of a core, whatever its size, and stays open until its slowest row is answered. It has a quarter
-of the engine's batch, at least 16 and at most 64 rows. With heavy-tailed latencies (Pareto, shape 1.5) an open block waits for 2.8 of 16
-rows on average, and for 4.5 of 64 (n x mean / expected maximum of n). A replica is assigned 8 times the engine's batch, or 16 times if
-blocks have 64 rows. Of these 1.4 or 1.1 batches are unanswered, so the engine's batch stays full. The engine itself has 1.25 batches.
+of the engine's batch, at least 16 and at most 64 rows.
+
+Latencies have a heavy tail (Pareto, shape 1.5). An open block then waits for n x mean / expected maximum of its n rows: 2.8 of 16, and 4.5
+of 64. A replica is assigned 8 times the engine's batch, or 16 times if blocks have 64 rows. Of these 1.4 or 1.1 batches are unanswered, so
+the engine's batch stays full. The engine itself has 1.25 batches.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     ... So the answer is (c) basket.          at `c` the teacher's likeliest tokens were   c 0.6   b 0.2   d 0.1   the 0.05
                           ^ label place       -> basket 0.67, lamp 0.22, library 0.11
 
-At the label place a token counts for a label if it begins the label's spelling, or if it is the spelling followed by something that is
-no letter or digit (`c)`). Case is ignored. Tokens that count for no label are left out, and the rest is divided by its sum.
+At the label place a token counts for a label if it begins the label's spelling. It also counts if it is the whole spelling and continues
+with no letter or digit (`c)`). Case is ignored. Tokens that count for no label are left out, and the rest is divided by its sum.
 
 Several labels may begin with the same token (`sea`, `seaside`; `not spam`, `not sure`). If the sampled token counts for several labels,
-the walk follows the sampled path to the next token, whose masses are weighted with the probability of the path so far. A token off the
+the walk follows the sampled path to the next token. Masses there are weighted with the probability of the path so far. A token off the
 path that counts for several labels is left out, because its continuation is unknown. Such labels come out too low.
 
 Tokens beyond the likeliest 20 count as 0. An answer without a label place, or whose tokens do not spell its text, has no distribution;

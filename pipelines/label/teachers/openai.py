@@ -1,8 +1,10 @@
 """A teacher behind an OpenAI-compatible endpoint: `POST {url}/completions` for plain prompts, `/chat/completions` for chat.
 
-The official client sends, without its own retries. Three things concern all requests of a teacher together: how many the endpoint takes
-and until when it wants none (rate_limit.py), what is left of the budget (budget.py), and whether key, URL and model are usable at all
-(http_errors.py).
+The official client sends, without its own retries. Three things concern all requests of a teacher together:
+
+    rate_limit.py    how many requests the endpoint takes, and until when it wants none
+    budget.py        what is left of the budget
+    http_errors.py   whether a failure is transient, of one row, or of key, URL and model
 
 The key reaches the actor as a constructor argument. `runtime_env` would leak it: Ray 2.60 writes its env_vars in clear text to
 runtime_env_agent.log, and `list_actors` and `list_tasks` show them.
