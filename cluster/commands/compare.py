@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pipelines.config.load import load_run
 from pipelines.storage.filesystems import shown
 from pipelines.storage.store import Store
+
+if TYPE_CHECKING:
+    from pipelines.compare.model import ComparisonReport
 
 
 def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, verbose: bool) -> None:
@@ -25,8 +27,10 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from cluster.commands.summary import print_summary, stage_summary
     from cluster.session.start import ray_session
     from pipelines.checks import COMMANDS, check_run
+    from pipelines.compare.model import ComparisonReport
     from pipelines.compare.stage import compare
     from pipelines.run import run_stage
+    from pipelines.scoring.model import read_report
 
     run = load_run(run_file, overrides)
     click.echo(f"{run.name}: compare -> {shown(run.output)}", err=True)
@@ -42,16 +46,16 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
         stage_summary(run, "compare", manifest, time.monotonic() - labelled),
     ]
     store = Store(run.output).child("compare")
-    report = json.loads(store.read("report.json"))
-    print_summary(summaries, as_json=as_json, extra={"report": report})
+    report = read_report(store, ComparisonReport)
+    print_summary(summaries, as_json=as_json, extra={"report": report.model_dump(mode="json")})
     if not as_json:
         _print_report(report, store.shown("report.html"))
 
 
-def _print_report(report: dict[str, Any], page: str) -> None:
+def _print_report(report: ComparisonReport, page: str) -> None:
     from rich.console import Console
 
-    from pipelines.compare.tables import comparison_table
+    from pipelines.compare.terminal_table import comparison_table
 
     Console(width=None if sys.stdout.isatty() else 120).print(comparison_table(report))
-    click.echo(f"{report['headline']}\n{page}")
+    click.echo(f"{report.headline}\n{page}")

@@ -107,14 +107,15 @@ def run_quickstart(output: str, recipe: str, overrides: tuple[str, ...], *, as_j
         run_stages(run, on_finish=lambda stage, m, s: summaries.append(stage_summary(run, stage, m, s)))
         answer = _query_endpoint(run, _QUESTIONS[run.task])
     total = time.monotonic() - began
+    report = read_report(run)
     extra = {
-        "report": read_report(run),
+        "report": report.model_dump(mode="json"),
         "endpoint": asdict(answer),
         "seconds": {"ray_start": round(started, 1), "total": round(total, 1)},
     }
     print_summary(summaries, as_json=as_json, extra=extra)
     if not as_json:
-        print_report(extra["report"])
+        print_report(report)
         _print_answer(answer)
         print(f"total {duration(total)}. Serve the student with `raystill serve {shown(join(run.output, 'student'))}`.")
 

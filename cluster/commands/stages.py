@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from pipelines.evaluate.model import Report
     from pipelines.run import Stage
 
 
@@ -44,7 +44,7 @@ def run_command(
 
         compare_with(run, earlier)
     report = read_report(run) if "evaluate" in stages else None
-    print_summary(summaries, as_json=as_json, extra={"report": report} if report else None)
+    print_summary(summaries, as_json=as_json, extra={"report": report.model_dump(mode="json")} if report else None)
     if report and not as_json:
         print_report(report)
 
@@ -64,18 +64,19 @@ def stages_to_execute(run: RunConfig, stages: Sequence[Stage], *, replace: bool 
     return [stage for stage, decision in found.items() if decision.action is not Action.REUSE]
 
 
-def read_report(run: RunConfig) -> dict[str, Any]:
+def read_report(run: RunConfig) -> Report:
     """The run's finished report.json."""
+    from pipelines.evaluate.model import Report
+    from pipelines.scoring.model import read_report
     from pipelines.storage.store import Store
 
-    report: dict[str, Any] = json.loads(Store(run.output).child("report").read("report.json"))
-    return report
+    return read_report(Store(run.output).child("report"), Report)
 
 
-def print_report(report: dict[str, Any]) -> None:
+def print_report(report: Report) -> None:
     """Print the accuracy table on stdout."""
     from rich.console import Console
 
-    from pipelines.evaluate.report_markdown import table
+    from pipelines.evaluate.terminal_table import report_table
 
-    Console(width=None if sys.stdout.isatty() else 120).print(table(report))
+    Console(width=None if sys.stdout.isatty() else 120).print(report_table(report))

@@ -1,1 +1,1 @@
-"""In: labels, and a grid of methods, fractions, students and seeds. Out: one report of them all."""
+"""In: labels, and a grid of methods, fractions, students and seeds. Out: one report."""

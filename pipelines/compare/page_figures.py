@@ -1,99 +1,101 @@
-"""The plots of a comparison: accuracy against the share of the labels (the data-efficiency figure of Hsieh et al. 2023), one panel for each
-student, and accuracy against the size of the student.
-
-In: a comparison's report.json. Out: inline SVG.
+"""Plots of a comparison, as inline SVG: accuracy against the share of the labels (the data-efficiency figure of Hsieh et al. 2023), a panel
+per student, and accuracy against the size of the student.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from markupsafe import Markup
 
+from pipelines.compare.model import ComparisonReport, Group
 from pipelines.reports.curves import LEVEL_LINES, Chart, Curve, Level, curves_picture, span_of
 from pipelines.reports.format import fraction, percent, rounded, short
 from pipelines.scoring.system import TITLES
 
-LINES = {name: TITLES[name] for name in ("teacher", "majority", "untrained")}
+_STYLES: dict[str, Any] = dict(zip(("teacher", "majority", "untrained"), LEVEL_LINES, strict=True))
 _TITLE_CHARACTERS = 22
 
 
-def methods_of(report: Mapping[str, Any]) -> list[str]:
-    """The methods in the order in which they are drawn and listed: the baseline first."""
-    methods = dict.fromkeys(group["method"] for group in report["groups"])
-    return sorted(methods, key=lambda method: method != report["baseline"])
+def methods_of(report: ComparisonReport) -> list[str]:
+    """The methods in the order of plots and tables: the baseline first."""
+    methods = dict.fromkeys(group.method for group in report.groups)
+    return sorted(methods, key=lambda method: method != report.baseline)
 
 
-def largest_fraction(report: Mapping[str, Any]) -> float:
-    """The largest share of the labels of which there are results."""
-    return max(float(group["fraction"]) for group in report["groups"])
+def largest_fraction(report: ComparisonReport) -> float:
+    """The largest share of the labels with results."""
+    return max(group.fraction for group in report.groups)
 
 
-def data_plots(report: Mapping[str, Any]) -> list[Markup]:
-    """Accuracy against the share of the labels, for each student with results. All show the same span, so that they compare."""
-    places = {float(group["fraction"]): fraction(group["fraction"]) for group in report["groups"]}
-    found = {}
-    for student in report["students"]:
-        wanted = {"student": student["name"]}
-        curves = _curves(report, wanted, lambda group: float(group["fraction"]))
-        if curves:
-            found[student["name"]] = (student, curves, _levels(report, student["name"]))
+def data_plots(report: ComparisonReport) -> list[Markup]:
+    """Accuracy against the share of the labels for each student with results, on equal axes."""
+    places = {group.fraction: fraction(group.fraction) for group in report.groups}
+    found = []
+    for student in report.students:
+        groups = [group for group in report.groups if group.student == student.name]
+        if groups:
+            found.append(
+                (student, _curves(report, groups, lambda group: group.fraction), _levels(report, student.name))
+            )
     span = span_of(
-        [curve for _, curves, _ in found.values() for curve in curves],
-        [level for *_, levels in found.values() for level in levels],
+        [curve for _, curves, _ in found for curve in curves], [one for *_, levels in found for one in levels]
     )
     plots: list[Markup] = []
-    for student, curves, levels in found.values():
-        title = f"{short(student['name'], _TITLE_CHARACTERS)}, {rounded(student['parameters'])} parameters"
-        said = f"Line plot for {student['name']}: accuracy against the share of the training labels. "
+    for student, curves, levels in found:
+        title = f"{short(student.name, _TITLE_CHARACTERS)}, {rounded(student.parameters)} parameters"
+        text = f"Line plot for {student.name}: accuracy against the share of the training labels. "
         chart = Chart(title, places, "share of the training labels", curves, levels, span)
-        plots.append(curves_picture(chart, name=f"data-{len(plots)}", text=said + _said(chart)))
+        plots.append(curves_picture(chart, name=f"data-{len(plots)}", text=text + _text(chart)))
     return plots
 
 
-def size_plot(report: Mapping[str, Any]) -> Markup | None:
-    """Accuracy against parameters at the largest share of the labels; None where fewer than two sizes have results there."""
+def size_plot(report: ComparisonReport) -> Markup | None:
+    """Accuracy against parameters at the largest share of the labels; None with results for fewer than two sizes."""
     share = largest_fraction(report)
-    sizes = {student["name"]: float(student["parameters"]) for student in report["students"]}
-    curves = _curves(report, {"fraction": share}, lambda group: sizes[group["student"]])
+    sizes = {student.name: float(student.parameters) for student in report.students}
+    groups = [group for group in report.groups if group.fraction == share]
+    curves = _curves(report, groups, lambda group: sizes[group.student])
     places = {place: rounded(place) for curve in curves for place in curve.places}
     if len(places) < 2:
         return None
     levels = _levels(report, None)
     title = f"With {fraction(share)} of the training labels"
     chart = Chart(title, places, "parameters of the student", curves, levels, span_of(curves, levels), logarithmic=True)
-    return curves_picture(
-        chart, name="size", text=f"Line plot: accuracy against the size of the student. {_said(chart)}"
-    )
+    text = f"Line plot: accuracy against the size of the student. {_text(chart)}"
+    return curves_picture(chart, name="size", text=text)
 
 
-def _curves(report: Mapping[str, Any], wanted: Mapping[str, Any], place: Callable[[Any], float]) -> tuple[Curve, ...]:
-    """One for each method that has groups with the wanted values."""
+def _curves(report: ComparisonReport, groups: Iterable[Group], place: Callable[[Group], float]) -> tuple[Curve, ...]:
+    """A curve per method."""
     curves = []
     for position, method in enumerate(methods_of(report)):
-        fitting = {**wanted, "method": method}
-        groups = [group for group in report["groups"] if all(group[key] == value for key, value in fitting.items())]
-        groups.sort(key=place)
-        if groups:
-            lows, highs = (tuple(100 * group["interval"][side] for group in groups) for side in (0, 1))
-            accuracies = tuple(100 * group["accuracy"] for group in groups)
-            curves.append(Curve(method, position, tuple(place(group) for group in groups), accuracies, lows, highs))
+        if own := sorted((group for group in groups if group.method == method), key=place):
+            curves.append(
+                Curve(
+                    method,
+                    position,
+                    places=tuple(place(group) for group in own),
+                    accuracies=tuple(100 * group.accuracy for group in own),
+                    lows=tuple(100 * group.interval[0] for group in own),
+                    highs=tuple(100 * group.interval[1] for group in own),
+                )
+            )
     return tuple(curves)
 
 
-def _levels(report: Mapping[str, Any], student: str | None) -> tuple[Level, ...]:
-    """The lines that hold for every student, and those of this one."""
-    styles = dict(zip(LINES, LEVEL_LINES, strict=True))
+def _levels(report: ComparisonReport, student: str | None) -> tuple[Level, ...]:
+    """The lines for every student, and those of this one."""
     return tuple(
-        Level(LINES[line["name"]], 100 * line["accuracy"], styles[line["name"]])
-        for line in report["lines"]
-        if line["accuracy"] is not None and line["student"] in (None, student)
+        Level(TITLES[line.name], 100 * line.accuracy, _STYLES[line.name])
+        for line in report.lines
+        if line.accuracy is not None and line.student in (None, student)
     )
 
 
-def _said(chart: Chart) -> str:
-    """The chart in words."""
+def _text(chart: Chart) -> str:
+    """Text alternative of the chart."""
     curves = [
         f"{curve.name}: "
         + ", ".join(

@@ -1,14 +1,12 @@
-"""Cells on Ray: as many at a time as there are resources for, each in a task of its own that waits for its workers.
+"""Cells side by side, each in a Ray task that waits for its own training workers.
 
-In: jobs. Out: for each its manifest, or why it failed; one failure does not stop the others:
-
-    run_jobs(jobs, labels_at, heard, watched)   heard(job, manifest) or heard(job, Failed("training broke off: ..."))
+Ray runs, restarts and places the tasks. What is left here is the number of cells at a time: the tasks use no CPU of their own, so that
+Ray would start all of them, and workers of many trainings would wait for each other.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +23,7 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class CellJob:
-    """A cell to be trained and scored on a split."""
+    """A cell to train and score on a split."""
 
     cell: Cell
     run: RunConfig
@@ -33,22 +31,26 @@ class CellJob:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A cell that has no scores."""
+class CellFailure:
+    """Why a cell has no scores."""
 
-    why: str
-    """What a report and a terminal may show: on one line, without credentials and control characters."""
+    reason: str
+    """For reports and terminals: one line, without credentials and control characters."""
     error: UserError | None = None
-    """Where the run or its data are at fault, so that the same command would fail again."""
+    """Set if the run or its data are wrong, so that the same command would fail again."""
 
 
-Heard = Callable[[CellJob, Manifest | Failed], None]
+OnDone = Callable[[CellJob, Manifest | CellFailure], None]
+OnPoll = Callable[[Sequence[CellJob]], None]
 
 
-def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
-    """How many cells the cluster trains at a time, at least 1. `nodes`: the resources of each.
+def parallel_cells(run: RunConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Number of cells that the cluster trains at a time, at least 1.
 
-    On GPUs as many as there are sets of workers; on CPUs one for each set of nodes, since a worker takes all cores of its node.
+    On GPUs: as many as there are sets of workers. On CPUs: one per set of nodes, since a worker uses all cores of its node.
+
+    Args:
+        nodes: the resources of each node.
     """
     training = run.training
     if training.gpus_per_worker:
@@ -57,45 +59,48 @@ def parallel_cells(run: RunConfig, nodes: Sequence[dict[str, float]]) -> int:
     return max(1, len(nodes) // training.workers)
 
 
-def run_jobs(
-    jobs: Sequence[CellJob], labels_at: str, heard: Heard, watched: Callable[[Sequence[CellJob]], None]
-) -> None:
-    """Run all jobs, in their order as far as they begin. Ray is running. `watched` hears twice a second which ones are under way."""
+def run_jobs(jobs: Sequence[CellJob], labels_at: str, on_done: OnDone, on_poll: OnPoll) -> None:
+    """Run all jobs, started in their order. A failure does not stop the others. Ray is running.
+
+    Args:
+        on_done: called for each finished job.
+        on_poll: called about twice a second with the running jobs.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not jobs:
         return
     parallel = parallel_cells(jobs[0].run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    # No CPU of its own: it waits for workers, which have theirs. It opens what the run names by path (task, test set, validation), and
-    # other nodes need not have these: so it stays where the command runs. A process that dies is begun anew, and goes on.
+    # On this node, since others may lack the files that the run names by path (task, test set, validation). A task whose process dies is
+    # repeated, and resumes.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    work = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=here)(score_cell)
-    waiting, running = deque(jobs), dict[Any, CellJob]()
+    score = ray.remote(num_cpus=0, max_retries=2, scheduling_strategy=here)(score_cell)
+    waiting, running = list(jobs), dict[Any, CellJob]()
     while waiting or running:
         while waiting and len(running) < parallel:
-            job = waiting.popleft()
-            running[work.remote(job.run, labels_at, job.split)] = job
-        watched(list(running.values()))
+            job = waiting.pop(0)
+            running[score.remote(job.run, labels_at, job.split)] = job
+        on_poll(list(running.values()))
         ready, _ = ray.wait(list(running), timeout=_POLL_S)
         for reference in ready:
             job = running.pop(reference)
             try:
                 manifest = ray.get(reference)
             except ray.exceptions.RayError as error:
-                heard(job, failed(error))
+                on_done(job, cell_failure(error))
             else:
-                heard(job, manifest)
+                on_done(job, manifest)
 
 
-def failed(error: BaseException) -> Failed:
-    """What is told of an error: one of ours, also as Ray's wraps it, in full, any other by its last line."""
+def cell_failure(error: BaseException) -> CellFailure:
+    """A failure for the report: our own errors in full, also inside Ray's; any other by its last line."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, UserError):
-        ours = UserError(*(_told(part) for part in (cause.value, cause.rule, cause.remedy)))
-        return Failed(str(ours), ours)
-    return Failed(_told(str(cause) if isinstance(cause, RaystillError) else last_line(error)))
+        ours = UserError(*(_printable(part) for part in (cause.value, cause.rule, cause.remedy)))
+        return CellFailure(str(ours), ours)
+    return CellFailure(_printable(str(cause) if isinstance(cause, RaystillError) else last_line(error)))
 
 
-def _told(text: str) -> str:
+def _printable(text: str) -> str:
     return one_line(shown(text))

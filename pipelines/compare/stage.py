@@ -1,37 +1,36 @@
-"""`raystill compare`: the grid, cell by cell, and one report of it.
+"""`raystill compare`: the grid cell by cell, and one report.
 
 In: OUTPUT/labels, the corpus, the run file's `compare`. Out: OUTPUT/compare:
 
-    compare/cells/NAME/          one for each cell (cells.py)
-    compare/untrained/NAME/      the students before any training
-    compare/report.json          what was measured; its schema stands in pipelines.compare.report. Written before the first cell, and
-    compare/report.html          anew after every one, so that it shows early what there is, and what is missing; so is the page
+    compare/cells/NAME/          one per cell (cells.py)
+    compare/untrained/NAME/      students before any training
+    compare/report.json          compare.model.ComparisonReport, written before the first cell and after every cell
+    compare/report.html          the same as one self-contained page
     compare/manifest.json        last, when no cell is missing
 
-What is refused is refused before anything of an earlier comparison goes. Its manifest, which would not fit the report any more, goes when
-the first report of this one is written.
+A comparison that is refused leaves an earlier one unchanged. The earlier manifest, which does not describe the new report, is removed
+before the first new report.
 
-First the search: every method tries equally many settings, and those with the most right answers on the validation split win; a trial
-that fails cannot win. Only then does any student read the held-out examples: each cell with the setting that won.
+The search comes first. Every method tries equally many settings, and the setting with the most right answers on the validation split
+wins; failed trials cannot win. Only then do students read the held-out examples, each cell with the chosen setting.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from pipelines.compare import cells as scoring
-from pipelines.compare import grid
+from pipelines.compare import cells, grid
 from pipelines.compare.cells import Scores, Split
 from pipelines.compare.checks import check_compare, check_labelled
 from pipelines.compare.grid import Cell, Setting
+from pipelines.compare.model import FORMAT, ComparisonReport
 from pipelines.compare.page import comparison_page
-from pipelines.compare.report import FORMAT, Found, comparison, shared_parts
-from pipelines.compare.scheduler import CellJob, Failed, run_jobs
+from pipelines.compare.report import comparison_report
+from pipelines.compare.results import GridResults, references
+from pipelines.compare.scheduler import CellFailure, CellJob, run_jobs
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
 from pipelines.errors import RaystillError, StageFailedError, UserError
@@ -39,10 +38,10 @@ from pipelines.methods import MethodName
 from pipelines.reports.format import plural
 from pipelines.reuse import decide
 from pipelines.runtime.progress import Progress
+from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
-from pipelines.scoring.predict import PredictorPool
-from pipelines.scoring.systems import scored_examples
-from pipelines.storage.manifest import Manifest, manifest_of, now, require_manifest, write_manifest
+from pipelines.scoring.model import REPORT, JsonObject, report_bytes
+from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
 
@@ -50,197 +49,203 @@ Chosen = dict[tuple[str, MethodName], Setting]
 
 
 def compare(run: RunConfig) -> Manifest:
-    """Make `OUTPUT/compare`: train and score what is missing of the grid, and report. Ray is running.
+    """Make OUTPUT/compare: train and score the missing cells, and report. Ray is running.
 
-    Cells of other settings lie beside these and stay; the report is of these alone.
+    Cells of other settings stay. The report covers only the cells of this grid.
 
     Raises:
         UserError: the labels are not finished, or a cell's run is refused.
-        StageFailedError: a cell failed. The others are finished and reported; the same command tries it again.
+        StageFailedError: a cell failed. The others are finished and reported; the same command retries it.
     """
     check_compare(run)
-    # Cells run in processes that have another working directory.
+    # Cells run in processes with another working directory.
     return _Comparison(run.model_copy(update={"output": Store(run.output).uri})).make()
 
 
 class _Comparison:
-    """A grid under way."""
+    """A grid in progress."""
 
     def __init__(self, run: RunConfig) -> None:
         self.run = run
         output = Store(run.output)
         self.store, self.labels_at = output.child("compare"), output.child("labels").uri
         self.labels = require_manifest(Store(self.labels_at), "labels", "label RUN")
-        self.task: Task = scoring.task_of(run)
+        self.task: Task = cells.task_of(run)
         splits: list[Split] = ["heldout", "validation"] if run.compare.search.trials > 1 else ["heldout"]
-        self.heldout: dict[Split, Heldout] = {split: scoring.split_of(run, split, self.task) for split in splits}
+        self.heldout: dict[Split, Heldout] = {split: cells.split_of(run, split, self.task) for split in splits}
         self.examples: dict[Split, list[Example]] = {
-            split: scored_examples(scoring.with_split(run, split), found) for split, found in self.heldout.items()
+            split: scored_examples(cells.with_split(run, split), found) for split, found in self.heldout.items()
         }
-        self.found = Found(run, self.task, self.labels, self.heldout["heldout"], self.examples["heldout"])
-        if run.compare.search.trials > 1 or run.training.validate_every_steps is not None:
-            self.found.validation = scoring.split_of(run, "validation", self.task).examples
 
     def make(self) -> Manifest:
         """The finished comparison."""
-        tried = [self._job(cell, "validation") for cell in grid.trials(self.run)]
-        identity = self._identity(tried)
+        trials = [self._job(cell, "validation") for cell in grid.trials(self.run)]
+        identity = self._identity(trials)
         if done := self._finished(identity):
             return done
         began = time.monotonic()
-        # Whatever would be refused of it is refused before hours go into the first cell.
+        # All checks come before the first training, which may take hours.
         check_labelled(self.run, self.task, self.labels, self.labels_at, self.examples)
-        self.found.shared = shared_parts(self.found)
-        chosen = self._search(tried)
-        wanted = [self._job(cell, "heldout") for cell in grid.cells(self.run, chosen)]
-        self._drop_students(job for job in tried if job.cell not in {other.cell for other in wanted})
-        self.found.missing = {job.cell: "not there yet" for job in wanted}
-        self._untrained()
-        left = self._unfinished(wanted)
+        results = self._results()
+        chosen = self._search(results, trials)
+        jobs = [self._job(cell, "heldout") for cell in grid.cells(self.run, chosen)]
+        self._drop_students(job for job in trials if job.cell not in {other.cell for other in jobs})
+        results.missing = {job.cell: "not finished yet" for job in jobs}
+        results.untrained = self._untrained()
+        left = self._unfinished(results, jobs)
         self.store.delete(MANIFEST)
         if left:
-            self._report()
-        failed = self._run(wanted, left, "cells")
-        self._drop_students(job for job in wanted if job.cell in self.found.cells)
-        content = self._report()
+            self._report(results)
+        failed = self._run(results, jobs, left, "cells")
+        self._drop_students(job for job in jobs if job.cell in results.cells)
+        report = self._report(results)
         if failed:
-            raise _error_of(failed, "The report shows the other cells; the same command tries again.")
+            raise _error_of(failed, "The report shows the other cells; run the same command to retry.")
         manifest = manifest_of(
             "comparison", identity, config=self.run.model_dump(mode="json"),
-            counts={"cells": len(wanted), "scored": len(self.examples["heldout"])},
+            counts={"cells": len(jobs), "scored": len(self.examples["heldout"])},
             timings_s={"total": round(time.monotonic() - began, 3)},
-            details={"headline": content["headline"], "differences": content["differences"]},
-            provenance=content["provenance"],
+            details=report.model_dump(mode="json", include={"headline", "differences"}),
+            provenance=report.provenance,
         )  # fmt: skip
         write_manifest(self.store, manifest)
         return manifest
 
-    def _finished(self, identity: Mapping[str, Any]) -> Manifest | None:
-        """The comparison of exactly this grid, with these prices; None where there is none. Looking removes nothing."""
+    def _finished(self, identity: JsonObject) -> Manifest | None:
+        """The comparison of exactly this grid with these prices, if it is finished. Changes nothing on disk."""
         manifest = decide(self.store, "comparison", identity, replace=True).reused
         if manifest is None:
             return None
-        priced = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour
-        return manifest if priced else None
+        same_price = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour
+        return manifest if same_price else None
 
-    def _search(self, tried: Sequence[CellJob]) -> Chosen:
-        if not tried:
+    def _results(self) -> GridResults:
+        run, heldout, examples = self.run, self.heldout["heldout"], self.examples["heldout"]
+        validation = None
+        if run.compare.search.trials > 1 or run.training.validate_every_steps is not None:
+            validation = cells.split_of(run, "validation", self.task).examples
+        found = references(run, self.task, heldout, examples, validation)
+        return GridResults(run, self.task, self.labels, heldout, examples, found)
+
+    def _search(self, results: GridResults, trials: Sequence[CellJob]) -> Chosen:
+        """The setting of each student and method."""
+        if not trials:
             return grid.without_search(self.run)
-        failed = self._run(tried, self._unfinished(tried), "search")
+        failed = self._run(results, trials, self._unfinished(results, trials), "search")
         chosen: Chosen = {}
-        for student, method in dict.fromkeys((job.cell.student, job.cell.method) for job in tried):
-            mine = [job.cell for job in tried if (job.cell.student, job.cell.method) == (student, method)]
-            finished = [cell for cell in mine if cell in self.found.trials]
+        for student, method in dict.fromkeys((job.cell.student, job.cell.method) for job in trials):
+            tried = [job.cell for job in trials if (job.cell.student, job.cell.method) == (student, method)]
+            finished = [cell for cell in tried if cell in results.trials]
             if not finished:
                 raise _error_of(
-                    {cell: failed[cell] for cell in mine}, "No trial of it is left; the same command goes on."
+                    {cell: failed[cell] for cell in tried}, "All its trials failed; run the same command to retry."
                 )
-            # Of equally good ones the first: the lowest learning rate.
-            chosen[student, method] = max(finished, key=lambda cell: self.found.trials[cell].counts["correct"]).setting
-        self.found.failed_trials = {cell: one.why for cell, one in failed.items()}
-        self.found.chosen = chosen
+            # The first of equally good ones: the lowest learning rate.
+            chosen[student, method] = max(finished, key=lambda cell: results.trials[cell].counts["correct"]).setting
+        results.failed_trials = {cell: failure.reason for cell, failure in failed.items()}
+        results.chosen = chosen
         return chosen
 
     def _job(self, cell: Cell, split: Split) -> CellJob:
         return CellJob(cell, grid.run_of(self.run, cell, self.task, self.labels), split)
 
     def _drop_students(self, jobs: Iterable[CellJob]) -> None:
-        """Remove the weights that no split needs any more, also what an earlier run was killed before it removed."""
+        """Remove weights that no split needs, also those that a killed run left."""
         if not self.run.compare.keep_students:
             for job in jobs:
-                scoring.drop_student(job.run)
+                cells.drop_student(job.run)
 
-    def _untrained(self) -> None:
-        """The students as they start, each once: a method's own prompts mean nothing to them."""
+    def _untrained(self) -> dict[str, Manifest]:
+        """Scores of the students before any training, by model. They read plain inputs: a method's prefixes mean nothing to them."""
         if self.run.student.init.vocabulary is not None:
-            return
-        with PredictorPool(self.run.evaluation) as answerers:
-            for model in grid.students_of(self.run):
-                plain = self.run.model_copy(update={"student": grid.student_of(self.run, "task-distillation", model)})
-                self.found.untrained[model] = scoring.score_untrained(plain, grid.student_name(model), answerers)
+            return {}
+        models = grid.students_of(self.run)
+        plain = {
+            grid.student_name(model): self.run.model_copy(
+                update={"student": grid.student_of(self.run, "task-distillation", model)}
+            )
+            for model in models
+        }
+        return dict(zip(models, cells.score_untrained(plain), strict=True))
 
-    def _unfinished(self, jobs: Sequence[CellJob]) -> list[CellJob]:
-        """Those that no earlier run has scored. The scores of the others are taken."""
-        return [job for job in jobs if not self._is_finished(job)]
+    def _unfinished(self, results: GridResults, jobs: Sequence[CellJob]) -> list[CellJob]:
+        """Jobs that no earlier run has scored. Adds the scores of the others to the results."""
+        left = []
+        for job in jobs:
+            if done := self._scores(job).finished():
+                self._add(results, job, done)
+            else:
+                left.append(job)
+        return left
 
-    def _run(self, jobs: Sequence[CellJob], left: Sequence[CellJob], title: str) -> dict[Cell, Failed]:
-        """Run what is left of the jobs. Returns the cells that failed."""
-        failed: dict[Cell, Failed] = {}
+    def _run(
+        self, results: GridResults, jobs: Sequence[CellJob], left: Sequence[CellJob], title: str
+    ) -> dict[Cell, CellFailure]:
+        """Run what is left of the jobs. Returns the failed cells."""
+        failed: dict[Cell, CellFailure] = {}
         start = len(jobs) - len(left)
         with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
 
-            def heard(job: CellJob, outcome: Manifest | Failed) -> None:
-                if isinstance(outcome, Failed):
+            def on_done(job: CellJob, outcome: Manifest | CellFailure) -> None:
+                if isinstance(outcome, CellFailure):
                     failed[job.cell] = outcome
                 else:
-                    self._note(job, outcome)
-                _say(f"{title}: {job.cell.label()}: {_result(outcome)}")
+                    self._add(results, job, outcome)
+                print(f"{title}: {job.cell.title}: {_outcome_text(outcome)}", file=sys.stderr, flush=True)
                 if job.split == "heldout":
-                    self.found.missing |= {cell: one.why for cell, one in failed.items()}
-                    self._report()
+                    results.missing |= {cell: failure.reason for cell, failure in failed.items()}
+                    self._report(results)
                 progress.advance(1)
 
-            def watched(under_way: Sequence[CellJob]) -> None:
-                progress.advance(0, ", ".join(job.cell.label() for job in under_way))
+            def on_poll(running: Sequence[CellJob]) -> None:
+                progress.advance(0, ", ".join(job.cell.title for job in running))
 
-            run_jobs(left, self.labels_at, heard, watched)
+            run_jobs(left, self.labels_at, on_done, on_poll)
         return failed
-
-    def _is_finished(self, job: CellJob) -> bool:
-        """Whether an earlier run has scored the cell on the split; if so its scores are taken."""
-        done = self._scores(job).finished()
-        if done is not None:
-            self._note(job, done)
-        return done is not None
 
     def _scores(self, job: CellJob) -> Scores:
         return Scores.of_cell(job.run, job.split, self.task, self.labels, self.examples[job.split])
 
-    def _note(self, job: CellJob, manifest: Manifest) -> None:
+    def _add(self, results: GridResults, job: CellJob, manifest: Manifest) -> None:
         if job.split == "validation":
-            self.found.trials[job.cell] = manifest
+            results.trials[job.cell] = manifest
             return
-        self.found.missing.pop(job.cell, None)
-        self.found.cells[job.cell] = manifest
-        self.found.rights[job.cell] = self._scores(job).rights()
+        results.missing.pop(job.cell, None)
+        results.cells[job.cell] = manifest
+        results.rights[job.cell] = self._scores(job).rights()
 
-    def _report(self) -> dict[str, Any]:
-        content = comparison(self.found) | {"created": now()}
-        self.store.write("report.html", comparison_page(content).encode())
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        self.store.write("report.json", text.encode())
-        return content
+    def _report(self, results: GridResults) -> ComparisonReport:
+        report = comparison_report(results)
+        self.store.write("report.html", comparison_page(report).encode())
+        self.store.write(REPORT, report_bytes(report))
+        return report
 
-    def _identity(self, tried: Sequence[CellJob]) -> dict[str, Any]:
-        """What decides the comparison. Which settings win follows from the trials."""
-        # What things cost is worked out anew for the report, and whether weights are kept is no part of it.
+    def _identity(self, trials: Sequence[CellJob]) -> JsonObject:
+        """The inputs that decide the comparison. The chosen settings follow from the trials."""
+        # Students are in the identities of the cells. Costs are computed for each report.
         left_out = {"keep_students", "students", "price_per_worker_hour"}
         unsearched = [self._job(cell, "heldout") for cell in grid.cells(self.run, grid.without_search(self.run))]
         return {
             "format": FORMAT,
-            "trials": [self._scores(job).identity for job in tried],
+            "trials": [self._scores(job).identity for job in trials],
             "cells": [self._scores(job).identity for job in unsearched],
             "compare": self.run.compare.model_dump(mode="json", exclude=left_out),
             "labels": labels_identity(self.labels),
         }
 
 
-def _error_of(failed: Mapping[Cell, Failed], then: str) -> RaystillError:
-    """One error for cells that failed: the user's where each of theirs is, since the same command would fail again."""
+def _error_of(failed: Mapping[Cell, CellFailure], remedy: str) -> RaystillError:
+    """One error for the failed cells. A UserError only if all of them are: then the same command would fail again."""
     cell, first = next(iter(failed.items()))
     rest = f" and {plural(len(failed) - 1, 'other')}" if len(failed) > 1 else ""
-    if first.error is not None and all(one.error for one in failed.values()):
+    if first.error is not None and all(failure.error for failure in failed.values()):
         error = first.error
-        return UserError(f"{cell.label()}{rest}: {error.value}", error.rule, error.remedy)
-    return StageFailedError(f"{cell.label()}{rest} failed: {first.why.rstrip('.')}. {then}")
+        return UserError(f"{cell.title}{rest}: {error.value}", error.rule, error.remedy)
+    return StageFailedError(f"{cell.title}{rest} failed: {first.reason.rstrip('.')}. {remedy}")
 
 
-def _result(outcome: Manifest | Failed) -> str:
-    if isinstance(outcome, Failed):
-        return f"failed, {outcome.why}"
+def _outcome_text(outcome: Manifest | CellFailure) -> str:
+    if isinstance(outcome, CellFailure):
+        return f"failed, {outcome.reason}"
     correct, total = outcome.counts["correct"], outcome.counts["total"]
     return f"{correct:,} of {total:,} right ({correct / total:.1%})"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,112 +1,92 @@
-"""A report as one HTML page that needs nothing else.
-
-    store.write("report.html", report_page(report).encode())
-
-In: report.json of `raystill evaluate`, format 7. Out: the headline; what to know of the examples; the systems' accuracies; the student
-against each; what changed since an earlier report; whether its confidences hold; what it confuses; its rationales; its most confident
-errors; what it costs; origin.
-"""
+"""report.html: a report as one self-contained HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pipelines.evaluate import page_tables
+from pipelines.evaluate.costs import student_facts
+from pipelines.evaluate.model import Change, Report
+from pipelines.evaluate.notes import INTERVALS, system_notes, votes_text
 from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
 from pipelines.methods import METHODS
-from pipelines.reports.format import number, p_said, percent, plural, points, points_range, rounded
-from pipelines.reports.provenance import heldout_notices, provenance_tables, unreadable_table
+from pipelines.reports.format import number, p_text, percent, points, points_range, rounded
+from pipelines.reports.provenance import provenance_tables
 from pipelines.reports.render import render
-from pipelines.scoring.costs import student_facts, teacher_facts
+from pipelines.scoring.costs import teacher_facts
+from pipelines.scoring.heldout_notices import heldout_notices, unreadable_table
+from pipelines.scoring.model import RationaleQuality
 from pipelines.scoring.settings import settings_facts
-from pipelines.scoring.system import TITLES
+from pipelines.scoring.verdicts import verdict_cell
 
 
-def report_page(report: Mapping[str, Any]) -> str:
+def report_page(report: Report) -> str:
     """The page. The same report gives the same text."""
+    settings = report.settings.model_dump()
     return render(
         "evaluate/page.html.j2",
         report=report,
         facts=_facts(report),
-        notices=heldout_notices(report["heldout"]),
-        unreadable=unreadable_table(report["heldout"]),
+        notices=heldout_notices(report.heldout),
+        unreadable=unreadable_table(report.heldout),
         accuracy_plot=accuracy_plot(report),
-        accuracy_caption=f"Share of {report['heldout']['scored']:,} held-out examples that is answered right; lines: Wilson 95% interval.",
+        accuracy_caption=f"Accuracy on {report.heldout.scored:,} held-out examples. Lines: Wilson 95% intervals.",
         systems=page_tables.systems_table(report),
-        system_notes=_system_notes(report),
+        interval_notes=INTERVALS,
+        system_notes=system_notes(report),
         comparisons=page_tables.comparisons_table(report),
-        weights=page_tables.weights_table(report),
-        calibration_error=f"{report['calibration']['error']:.3f}",
+        weights=page_tables.quantized_table(report),
+        calibration_error=f"{report.calibration.error:.3f}",
         calibration_plot=calibration_plot(report),
-        calibration_caption="Above: the share that is right, by tenths of confidence; dashed: as often right as confident. "
-        "Below: how many answers there are.",
+        calibration_caption="Top: accuracy by tenths of confidence; the dashed line is perfect calibration. "
+        "Bottom: number of answers.",
         calibration=page_tables.calibration_table(report),
         confusion=page_tables.confusion_table(report),
-        rationale=_rationale(report["rationale"]) if report["rationale"] else [],
-        change=_change(report["baseline"]) if report["baseline"] else [],
+        rationale=_rationale(report.rationale) if report.rationale else [],
+        change=_change(report.baseline) if report.baseline else [],
         errors=page_tables.errors_table(report),
-        teacher=teacher_facts(report["cost"]["teacher"]),
-        cost=student_facts(report["cost"]),
-        needs_a_teacher=METHODS[report["student"]["method"]].reads_rationale,
-        provenance=provenance_tables(
-            {**report, "provenance": {"settings": report["settings"], **report["provenance"]}}
-        ),
+        teacher=teacher_facts(report.cost.teacher),
+        cost=student_facts(report.cost),
+        reads_rationales=METHODS[report.student.method].reads_rationale,
+        provenance=provenance_tables({"settings": settings, **report.provenance}, report.versions),
     )
 
 
-def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    task, heldout, student, votes = (report[key] for key in ("task", "heldout", "student", "votes"))
-    facts = [
-        ("Task", f"{task['name']}, version {task['version']}"),
-        ("Held out", f"{heldout['scored']:,} examples of {heldout['split']}"),
-        ("Method", student["method"]),
-        ("Student", f"{rounded(student['parameters'])} parameters, {student['family']}"),
-        *settings_facts(report["settings"]),
-    ]
-    if votes:
-        how = f"{plural(votes['n'], 'sample')} at temperature {votes['temperature']:g}, {percent(votes['agreement'])} agree"
-        facts.append(("Answers by vote", how))
-    return facts
-
-
-def _system_notes(report: Mapping[str, Any]) -> list[str]:
-    """Why a system has no accuracy, what stands for it, and what it could not read."""
-    notes = [f"{TITLES[system['name']]}: {system['note']}." for system in report["systems"] if system["note"]]
-    for system in report["systems"]:
-        if system["too_long"]:
-            inputs = plural(system["too_long"], "input without answer is", "inputs without answer are")
-            notes.append(f"{TITLES[system['name']]}: {inputs} longer than it reads.")
-    return notes
-
-
-def _rationale(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    words = found["words"]
+def _facts(report: Report) -> list[tuple[str, str]]:
+    task, heldout, student, settings = report.task, report.heldout, report.student, report.settings
+    votes = [("Answers", votes_text(report.votes))] if report.votes else []
     return [
-        ("Rationales", number(found["examples"])),
-        ("Empty", number(found["empty"])),
-        (f"Lead to the {found['of']}'s label", percent(found["leads_to_label"])),
-        ("State the gold label", percent(found["states_gold"])),
-        ("Repeat the input", percent(found["repeats_input"])),
-        (
-            "Words: 10%, median, 90%",
-            ", ".join(number(words[key]) for key in ("p10", "median", "p90")) if words else "-",
-        ),
+        ("Task", f"{task.name}, version {task.version}"),
+        ("Held out", f"{heldout.scored:,} examples of {heldout.split}"),
+        ("Method", student.method),
+        ("Student", f"{rounded(student.parameters)} parameters, {student.family}"),
+        *settings_facts(settings.labels, settings.filters, settings.training),
+        *votes,
     ]
 
 
-def _change(earlier: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What changed since an earlier report; what needs the same examples is left out where they differ."""
+def _rationale(found: RationaleQuality) -> list[tuple[str, str]]:
+    words = found.words
+    return [
+        ("Rationales", number(found.examples)),
+        ("Empty", number(found.empty)),
+        (f"Lead to the {found.of}'s label", percent(found.leads_to_label)),
+        ("State the gold label", percent(found.states_gold)),
+        ("Repeat the input", percent(found.repeats_input)),
+        ("Words: 10%, median, 90%", ", ".join(map(number, (words.p10, words.median, words.p90))) if words else "-"),
+    ]
+
+
+def _change(change: Change) -> list[tuple[str, str]]:
+    """The change since an earlier report. Paired figures are left out if the examples differ."""
     facts = [
-        ("Earlier report", f"{earlier['run']}, {earlier['created'][:10]}"),
-        ("Its accuracy", percent(earlier["accuracy"])),
+        ("Earlier report", f"{change.run}, {change.created[:10]}"),
+        ("Its accuracy", percent(change.accuracy)),
     ]
-    if not earlier["same_examples"]:
+    if change.interval is None or change.p_value is None:
         return facts
     return [
         *facts,
-        ("Now ahead by", f"{points(earlier['difference'])} points ({points_range(earlier['interval'])})"),
-        ("Only now right", number(earlier["better"])),
-        ("Only then right", number(earlier["worse"])),
-        ("Verdict", f"{page_tables.judged(earlier['interval']).text}, {p_said(earlier['p_value'])}"),
+        ("Change", f"{points(change.difference)} points ({points_range(change.interval)})"),
+        ("Only now right", number(change.better)),
+        ("Only then right", number(change.worse)),
+        ("Verdict", f"{verdict_cell(change.interval).text}, {p_text(change.p_value)}"),
     ]

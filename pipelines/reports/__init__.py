@@ -1,1 +1,1 @@
-"""Reports as HTML pages that hold everything they need: one base template, tables, plots and the way numbers are written."""
+"""Building blocks of HTML reports: templates, tables, plots, number formats. They know nothing of a report's content."""

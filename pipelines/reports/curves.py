@@ -1,7 +1,7 @@
-"""A plot of accuracies over places (shares of the labels, sizes of students): one curve with a band for each series, and levels.
+"""Plot of accuracies over places (shares of the labels, sizes of students): a curve with a band per series, and horizontal levels.
 
     chart = Chart(
-        title="SmolLM2-135M", places={0.25: "25%", 1.0: "100%"}, places_are="share of the labels",
+        title="SmolLM2-135M", places={0.25: "25%", 1.0: "100%"}, axis_title="share of the labels",
         curves=(Curve("finetune", 0, (0.25, 1.0), (4.1, 9.1), (2.0, 6.0), (7.0, 13.2)),),
         levels=(Level("teacher", 74.0, LEVEL_LINES[0]),), span=span_of(curves, levels),
     )
@@ -27,7 +27,7 @@ LEVEL_LINES: tuple[Any, ...] = ((0, (8, 3)), (0, (1, 1.8)), (0, (4, 2, 1, 2)))
 _WIDTH, _AXES_HEIGHT, _LEGEND_ROW = 4.7, 3.0, 0.19
 _MIN_SPREAD = 5.0
 _NAME_CHARACTERS = 24
-_NEAR = 0.13  # of the axis: two names nearer than this touch
+_NEAR = 0.13  # share of the axis; closer names overlap
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Curve:
 
     name: str
     position: int
-    """Gives colour, marker and line: the same in every plot of a page."""
+    """Selects colour, marker and line; the same in every plot of a page."""
     places: tuple[float, ...]
     accuracies: tuple[float, ...]
     lows: tuple[float, ...]
@@ -45,17 +45,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Level:
-    """What has the same accuracy at every place: a horizontal line."""
+    """A system with the same accuracy at every place: a horizontal line."""
 
     name: str
     accuracy: float
     line: Any
-    """As matplotlib takes it."""
+    """A linestyle of matplotlib."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The accuracies that a plot shows. A level outside is named at the edge that it is beyond."""
+    """Range of the accuracy axis. Levels outside of it are named at its edge."""
 
     low: float
     high: float
@@ -67,23 +67,23 @@ class Chart:
 
     title: str
     places: Mapping[float, str]
-    """All that a curve may have, with their names."""
-    places_are: str
+    """All places, with their names."""
+    axis_title: str
     curves: tuple[Curve, ...]
     levels: tuple[Level, ...]
     span: Span
     logarithmic: bool | None = None
-    """None: only where the places are too uneven to be told apart otherwise."""
+    """None: logarithmic only if the names would overlap otherwise."""
 
 
 def span_of(curves: Sequence[Curve], levels: Sequence[Level]) -> Span:
-    """A span with every band in it, and every level that is not so far off that the curves would be flat."""
+    """A span with every band, and with every level that is near enough not to flatten the curves."""
     low, high = min(low for c in curves for low in c.lows), max(high for c in curves for high in c.highs)
     room = max(high - low, _MIN_SPREAD)
     near = [level.accuracy for level in levels if low - room <= level.accuracy <= high + room]
     bottom, top = min([low, *near]), max([high, *near])
     margin = 0.05 * max(top - bottom, _MIN_SPREAD)
-    # Zero is shown where it is not far; at an edge with levels beyond it there is room for their names.
+    # Zero is shown if it is near. An edge with levels beyond it gets room for their names.
     bottom = 0.0 if bottom < 0.35 * top else bottom
     bottom -= margin * (3.5 if any(level.accuracy < low - room for level in levels) and bottom else 1)
     top += margin * (3.5 if any(level.accuracy > high + room for level in levels) else 1)
@@ -131,7 +131,7 @@ def _curve(axes: Any, curve: Curve, style: Style, order: int, alpha: float) -> A
 
 
 def _point(axes: Any, curve: Curve, style: Style, shift: float) -> Any:
-    """One place only: beside each other, as bands would have no width."""
+    """A single place: points side by side, since bands would have no width."""
     places = [place + shift for place in curve.places]
     axes.vlines(places, curve.lows, curve.highs, color=style.colour, linewidth=1.7)
     (marker,) = axes.plot(
@@ -157,7 +157,7 @@ def _accuracy_axis(axes: Any, chart: Chart, theme: Theme) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_ylabel("answers that are right")
+    axes.set_ylabel("accuracy")
     for side, sign, place, aligned in ((1, "▲", 0.985, "top"), (-1, "▼", 0.02, "bottom")):
         beyond = [_named(level) for level in chart.levels if _side(level, chart.span) == side]
         if beyond:
@@ -187,7 +187,7 @@ def _place_axis(axes: Any, chart: Chart) -> None:
     axes.minorticks_off()
     named = _apart(places, logarithmic)
     axes.set_xticks(places, [chart.places[place] if place in named else "" for place in places])
-    axes.set_xlabel(chart.places_are + (" (logarithmic)" if logarithmic and len(places) > 1 else ""))
+    axes.set_xlabel(chart.axis_title + (" (logarithmic)" if logarithmic and len(places) > 1 else ""))
 
 
 def _at(place: float, logarithmic: bool) -> float:
@@ -200,7 +200,7 @@ def _uneven(places: Sequence[float]) -> bool:
 
 
 def _apart(places: Sequence[float], logarithmic: bool) -> set[float]:
-    """The places whose names do not touch: the largest, and from there on each that is far enough from the last."""
+    """The places whose names do not overlap: the largest, and going down each that is far enough from the previous one."""
     found = {places[-1]}
     length = _at(places[-1], logarithmic) - _at(places[0], logarithmic)
     for place in reversed(places):
@@ -210,5 +210,5 @@ def _apart(places: Sequence[float], logarithmic: bool) -> set[float]:
 
 
 def _side(level: Level, span: Span) -> int:
-    """0: a level is in the span, 1: above it, -1: below it."""
+    """0: the level is inside the span, 1: above, -1: below."""
     return (level.accuracy > span.high) - (level.accuracy < span.low)

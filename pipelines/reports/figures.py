@@ -1,10 +1,10 @@
-"""Plots of a page: drawn by matplotlib, inlined as SVG, once for light and once for dark; the style sheet shows one of them.
+"""Plots of a page: matplotlib figures as inline SVG, one for light and one for dark pages. The style sheet shows one of them.
 
     picture(draw, name="accuracy", size=(4.6, 3.4), text="Bar chart: student 61.5%, teacher 74.0%.")
     -> Markup('<svg class="light" role="img" aria-label="Bar chart: ..." viewBox="...">...</svg><svg class="dark" ...')
 
-`draw` gets an empty figure and the theme, and is called once for each theme. The same input gives the same bytes. Texts in a plot are
-text in the SVG, never mathematics, and take the page's font.
+`draw` gets an empty figure and the theme, once per theme. The same input gives the same bytes. Text stays text in the SVG, without math
+mode, and uses the page's font.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from markupsafe import Markup, escape
 Draw = Callable[[Any, "Theme"], None]
 """Draws on a matplotlib Figure."""
 SERIES = 7
-"""How many series can be told apart."""
+"""Number of distinguishable series."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of a plot on a light or a dark page; the style sheet has the same."""
+    """Colours of a plot, the same as in the style sheet."""
 
     name: str
     ink: str
     muted: str
     grid: str
     quiet: str
-    """Fills what is not the subject."""
+    """Fill of secondary elements."""
     paper: str
     series: tuple[str, ...]
-    """Told apart by people who are colour-blind too (after Okabe and Ito 2008), legible on the paper."""
+    """Distinguishable with colour blindness (after Okabe and Ito 2008), legible on the paper."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one series is drawn: colour, marker and line all differ, so that none of them is needed."""
+    """Style of a series. Colour, marker and line each suffice to identify it."""
 
     colour: str
     marker: str
@@ -92,7 +92,7 @@ _SETTINGS = {
 
 
 def series_style(theme: Theme, position: int) -> Style:
-    """The style of the series at a position, from 0; after SERIES of them they repeat."""
+    """The style of the series at a position, from 0. Styles repeat after SERIES."""
     i = position % SERIES
     return Style(theme.series[i], _MARKERS[i], _LINES[i])
 
@@ -101,10 +101,9 @@ def picture(draw: Draw, *, name: str, size: tuple[float, float], text: str) -> M
     """Two inline SVGs of the same plot.
 
     Args:
-        draw: draws it.
-        name: letters, digits and hyphens, unlike that of any other plot of the page: ids within the SVG begin with it.
-        size: width and height; a unit is 72 of the SVG, and text is 9.5 high.
-        text: says the same as the plot to those who do not see it.
+        name: unique on the page; prefix of the ids in the SVG. Letters, digits and hyphens.
+        size: width and height; one unit is 72 units of the SVG, and text is 9.5 high.
+        text: text alternative.
     """
     return Markup("").join(_svg(draw, theme, f"{name}-{theme.name}", size, text) for theme in (LIGHT, DARK))
 
@@ -118,7 +117,7 @@ def _svg(draw: Draw, theme: Theme, prefix: str, size: tuple[float, float], text:
 
     buffer = io.StringIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A page has the reader's fonts: that the font for measuring lacks a letter does not matter.
+        # The reader's browser has its own fonts: a glyph that the measuring font lacks does not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         matplotlib.rcParams.update({**_defaults(matplotlib), **_SETTINGS, **_colours(theme)})
         figure = Figure(figsize=size, layout="constrained")
@@ -129,7 +128,7 @@ def _svg(draw: Draw, theme: Theme, prefix: str, size: tuple[float, float], text:
 
 
 def _defaults(matplotlib: Any) -> dict[str, Any]:
-    """What matplotlib ships with, so that nobody's own settings change a page."""
+    """matplotlib's own defaults, so that a user's settings do not change a page."""
     kept = ("backend", "backend_fallback", "toolbar")
     return {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in kept}
 
@@ -149,18 +148,18 @@ def _colours(theme: Theme) -> dict[str, str]:
 
 
 _ROOT = re.compile(r'<svg\b[^>]*\bviewBox="([^"]*)"[^>]*>')
-_STYLE = re.compile(r"<style\b.*?</style>", re.DOTALL)  # one rule for `*`, which would hold for the whole page
+_STYLE = re.compile(r"<style\b.*?</style>", re.DOTALL)  # one rule for `*`, which would apply to the whole page
 _TAG = re.compile(r"<[a-zA-Z][^<>]*>")
 _OWN_ID = re.compile(r'\bid="([^"]*)"')
 _REFERENCE = re.compile(r'(?:xlink:)?href="#([^"]*)"|url\(#([^)]*)\)')
 
 
 def _inline(document: str, theme: Theme, prefix: str, text: str) -> Markup:
-    """The SVG document as an element of a page: without its head, its style sheet and its namespaces, its ids made the page's own."""
+    """The SVG document as an element of a page: without head, style sheet and namespaces, and with prefixed ids."""
     root = _ROOT.search(document)
     assert root is not None, "matplotlib wrote no <svg>"
     body = _STYLE.sub("", document[root.end() :])
-    # Only within tags: texts of the plot stay as they are. matplotlib escapes < and > in texts and attributes.
+    # Only within tags: texts of the plot do not change. matplotlib escapes < and > in texts and attributes.
     body = _TAG.sub(lambda tag: _renamed(tag[0], prefix), body)
     head = f'<svg class="{theme.name}" role="img" aria-label="{escape(text)}" viewBox="{root[1]}">'
     return Markup(head + body.strip())

@@ -1,9 +1,9 @@
-"""How numbers and texts are written on a page and in a terminal. Pure functions; None is always written as `-`.
+"""Formats of numbers and texts on pages and in terminals. Pure functions; None is always `-`.
 
 percent(0.1234)                 -> "12.3%"          percents([0.03, 0.12])          -> "3.0 to 12.0%"
 points(0.032)                   -> "+3.2"           points_range([-0.012, 0.076])   -> "-1.2 to +7.6"
 number(134515008)               -> "134,515,008"    rounded(134515008)              -> "135M"
-duration(912.0)                 -> "15 min 12 s"    p_value(0.0004)                 -> "4e-04"          p_said(0.25) -> "p = 0.250"
+duration(912.0)                 -> "15 min 12 s"    p_value(0.0004)                 -> "4e-04"          p_text(0.25) -> "p = 0.250"
 short("a  long\ntext", 8)       -> "a long …"        one_line("a\x1b[2J  b")        -> "a [2J b"
 """
 
@@ -22,27 +22,27 @@ def percent(share: float | None) -> str:
 
 
 def percents(interval: Sequence[float] | None) -> str:
-    """The two bounds of an interval of shares."""
+    """Both bounds of an interval of shares."""
     return ABSENT if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
 
 
 def fraction(share: float) -> str:
-    """A share that somebody chose, with as many decimals as it has: `12.5%`, `100%`."""
+    """A chosen share with as many decimals as it has: `12.5%`, `100%`."""
     return f"{100 * share:.4g}%"
 
 
 def points(difference: float | None) -> str:
-    """A difference of two shares in points, always with its sign."""
+    """A difference of two shares in percentage points, always with a sign."""
     return ABSENT if difference is None else f"{100 * difference:+.1f}"
 
 
 def points_range(interval: Sequence[float] | None) -> str:
-    """The two bounds of an interval of a difference."""
+    """Both bounds of an interval of a difference."""
     return ABSENT if interval is None else f"{points(interval[0])} to {points(interval[1])}"
 
 
 def number(value: float | None) -> str:
-    """A count in full, or an amount with as many decimals as say something: `1,200`, `150.5`, `0.0213`."""
+    """A count in full, or an amount with three significant digits below 100: `1,200`, `150.5`, `0.0213`."""
     if value is None:
         return ABSENT
     if float(value).is_integer():
@@ -58,7 +58,7 @@ def tenths(value: float | None) -> str:
 
 
 def rounded(value: float) -> str:
-    """A large count in two or three digits and a unit."""
+    """A large count with two or three digits and a unit."""
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if value >= size:
             scaled = value / size
@@ -80,25 +80,25 @@ def p_value(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def p_said(value: float) -> str:
-    """A p-value with its name."""
+def p_text(value: float) -> str:
+    """A p-value as `p = ...`."""
     shown = p_value(value)
     return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def one_line(text: str) -> str:
-    """A text on one line, without what cannot be printed."""
+    """A text on one line, without unprintable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def short(text: str, limit: int) -> str:
-    """A text on one line, without what cannot be printed, cut to `limit` characters."""
+    """A text on one line, without unprintable characters, cut to `limit` characters."""
     line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def clipped(text: str, limit: int) -> str:
-    """A text as it is, lines and all, cut to `limit` characters."""
+    """A text with its line breaks, cut to `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

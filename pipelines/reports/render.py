@@ -1,7 +1,7 @@
-"""Template and values -> one HTML text that needs nothing else: no script, no network, styles and plots within.
+"""Template and values -> one self-contained HTML file: no script, no network, styles and plots inline.
 
-Every value is foreign text (what a teacher or a student wrote, ids, names of files) and is escaped where it is put in, except plots, which
-are Markup. A name that a template does not get is an error. Templates are files of the packages below `pipelines`:
+Every value is untrusted text (answers, ids, file names) and is escaped, except plots, which are Markup. A missing value is an error.
+Templates are files of the packages below `pipelines`:
 
     render("evaluate/page.html.j2", report=report, accuracy=picture(...))
 """
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """The page. What is not valid Unicode in it (a lone surrogate that JSON let through) becomes `?`."""
+    """The page. Invalid Unicode (a lone surrogate that JSON let through) becomes `?`."""
     page = _environment().get_template(template).render(**values)
     return page.encode("utf-8", "replace").decode("utf-8")
 

@@ -1,9 +1,9 @@
-"""Tables of a page: what stands in them, not how they look. A page's template draws them by the macro of the same name.
+"""Content of a page's tables. The macro `table` of the templates draws them.
 
     table("Accuracy", ["method", "labels", "right#"], [["finetune", "25%", "14"], ["finetune", "100%", "20"]], heads=2)
 
-draws a table whose first two columns are headers; of equal ones in the first column that follow each other only one is drawn,
-and a rule stands where it changes. A name that ends in `#` is a column of numbers: aligned at their end.
+The first two columns are headers. Equal consecutive headers in the first column are merged into one cell. A name that ends in `#` is a
+column of numbers, aligned right.
 """
 
 from __future__ import annotations
@@ -15,33 +15,32 @@ from typing import Literal
 from pipelines.reports.format import clipped
 
 Mark = Literal[
-    "", "ahead", "behind", "open", "strong", "text", "right1", "right2", "right3", "wrong1", "wrong2", "wrong3"
+    "", "better", "worse", "open", "strong", "text", "right1", "right2", "right3", "wrong1", "wrong2", "wrong3"
 ]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. The page's style sheet knows each mark; what a mark says stands in the text too."""
+    """One cell. The style sheet has a class for each mark. A mark never carries information that the text lacks."""
 
     text: str
     mark: Mark = ""
     rows: int = 1
-    """Over how many rows it stretches; 0: it is under one that stretches, and not drawn."""
+    """Rows that it spans; 0: it is covered by a spanning cell above it."""
 
 
 TEXT_CHARACTERS = 600
-"""Of a free text in a cell."""
 Row = Sequence[str | Cell]
 
 
 def text_cell(text: str) -> Cell:
-    """A cell of free text, however long: cut, and broken into lines."""
+    """A cell of free text: cut to TEXT_CHARACTERS, with line breaks."""
     return Cell(clipped(text, TEXT_CHARACTERS), "text")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its header, and whether it holds numbers."""
+    """One column."""
 
     name: str
     numeric: bool = False
@@ -49,12 +48,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption. The first `heads` cells of each row are its headers."""
+    """A table with its caption. The first `heads` cells of each row are headers."""
 
     caption: str
     columns: tuple[Column, ...]
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
-    """Rows of cells; those of one group belong together."""
+    """Groups of rows; a rule separates groups."""
     heads: int = 1
 
 
@@ -62,13 +61,12 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Row], *, heads: i
     """A table of texts or cells.
 
     Args:
-        caption: what it shows.
-        columns: names; one that ends in `#` holds numbers.
-        rows: as many cells in each as there are columns.
-        heads: how many columns are headers of the rows; with more than one, the rows are grouped by the first.
+        columns: names; one that ends in `#` has numbers.
+        rows: one cell per column.
+        heads: number of header columns. With more than one, rows are grouped by the first.
 
     Raises:
-        ValueError: a row is longer or shorter than the columns.
+        ValueError: a row has more or fewer cells than there are columns.
     """
     named = tuple(Column(name.removesuffix("#"), name.endswith("#")) for name in columns)
     groups: list[list[tuple[Cell, ...]]] = []
@@ -83,17 +81,17 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Row], *, heads: i
         else:
             groups[0].append(cells)
     if heads > 1:
-        groups = [_stretched(group) for group in groups]
+        groups = [_spanned(group) for group in groups]
     return Table(caption, named, tuple(tuple(group) for group in groups), heads)
 
 
-def _stretched(group: list[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
-    """The rows of a group, the first cell of the first over all of them."""
+def _spanned(group: list[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
+    """The rows of a group, with the first cell spanning all of them."""
     return [(replace(row[0], rows=0 if i else len(group)), *row[1:]) for i, row in enumerate(group)]
 
 
 def without_empty(columns: Sequence[str], rows: Sequence[Row], empty: str) -> tuple[list[str], list[Row]]:
-    """Columns and rows without the columns in which every cell is `empty`."""
+    """Columns and rows without the columns whose cells are all `empty`."""
     kept = [i for i in range(len(columns)) if any(_text(row[i]) != empty for row in rows)]
     return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 

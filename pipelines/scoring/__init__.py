@@ -1,1 +1,1 @@
-"""What evaluate and compare share: predictions, systems, statistics."""
+"""Scoring of students on held-out examples, shared by evaluate and compare: predictions, systems, statistics."""

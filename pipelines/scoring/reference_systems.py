@@ -1,13 +1,11 @@
-"""What a student is compared with, from the labels artifact: the teacher's answers and the majority label.
-
-In: OUTPUT/labels. Out: the teacher's answers by example id, and the label that is the most frequent in training:
+"""Systems that students are compared with, from the labels: the teacher's answers and the majority label.
 
     teacher_answers(...) -> TeacherAnswers({"apples-17": TeacherAnswer("4 - 1", "Anne gives 1 away.", 291, 14), ...})
     majority_label(...)  -> Majority(label="neutral", count=61, rows=150, of="gold")
 
-Answers to files of held-out examples (a test set, a validation file) are kept unfiltered beside the labels. Where a share of train is
-scored, the teacher's answers to it went through the filters of the labels: what they rejected is read back from the rejects, so that a
-filter does not look like a teacher without an answer.
+Answers to files of held-out examples (a test set, a validation file) are stored unfiltered beside the labels. If a share of train is
+scored instead, its answers went through the filters of the labels. Filtered answers are recovered from the rejects, so that the
+teacher is not scored on what its filters left.
 """
 
 from __future__ import annotations
@@ -25,71 +23,71 @@ from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task
 
 _ROWS = 8192
-_ANSWERED = frozenset({"disagrees_with_gold", "low_agreement", "rationale_length", "gives_label_away"})
-"""Rejects whose single answer holds a label: `output` is its text."""
-_FILTERED = _ANSWERED | {"tie", "near_duplicate"}
-"""Rejects that say nothing of the teacher: held-out files know no such filter. A near duplicate was never asked."""
+_WITH_LABEL = frozenset({"disagrees_with_gold", "low_agreement", "rationale_length", "gives_label_away"})
+"""Reject reasons whose `output` is a text with a label."""
+_BY_FILTER = _WITH_LABEL | {"tie", "near_duplicate"}
+"""Reject reasons that do not reflect on the teacher: held-out files have no such filter. Near duplicates were never sent to it."""
 
 
 @dataclass(frozen=True)
 class Majority:
-    """The most frequent label among the training rows."""
+    """The most frequent label of the training rows."""
 
     label: str
     count: int
     rows: int
     """Training rows that have a label of this kind."""
     of: Literal["gold", "teacher"]
-    """teacher: no training row has a gold label, so the teacher's stand for them."""
+    """teacher: no training row has a gold label."""
 
 
 @dataclass(frozen=True)
 class TeacherAnswer:
-    """What the teacher said of an example. Tokens are None where they are not recorded: of answers that a filter rejected."""
+    """The teacher's answer to an example. Tokens are None if they were not recorded: rejects have none."""
 
     label: str
     rationale: str
     prompt_tokens: int | None = None
     output_tokens: int | None = None
-    """Of all its samples; 0 where a recording does not say."""
+    """Of all samples; 0 in a recording without token counts."""
 
 
 @dataclass(frozen=True)
 class TeacherAnswers:
-    """What the labels hold of the teacher's answers to the held-out examples."""
+    """The teacher's answers to the held-out examples."""
 
     by_id: Mapping[str, TeacherAnswer] = field(default_factory=dict)
     of_other_inputs: int = 0
-    """Answers that are left out: they have the id of an example, and are to another input."""
+    """Ignored answers: their id is that of an example, their input is not."""
     filtered: int = 0
-    """Examples that a filter of the labels rejected, and whose answer cannot be read back."""
+    """Examples that a filter rejected and whose answer cannot be recovered."""
     hinted: bool = False
-    """Whether examples may have been asked again with their gold label as a hint. No answer is taken then."""
+    """True if some answers may have been given with the gold label as a hint. Then no answer is used."""
 
     def notes(self) -> list[str]:
-        """What a reader has to know of them."""
+        """Limits of these answers."""
         notes = []
         if self.hinted:
             notes.append(
-                "the labels hold answers to validation rows that were asked for again with the gold label as a hint; "
-                "label anew, or give corpus.test"
+                "the labels have answers to validation rows that were given with the gold label as a hint; "
+                "set corpus.test, or label again"
             )
         if self.filtered:
             notes.append(
-                f"filters of the labels rejected {self.filtered:,} of the held-out examples, and how it answered them is not known; "
-                "its answers to corpus.test are kept unfiltered"
+                f"filters of the labels rejected {self.filtered:,} of the held-out examples, and their answers are unknown; "
+                "set corpus.test, whose answers are not filtered"
             )
         if self.of_other_inputs:
             notes.append(
-                f"{self.of_other_inputs:,} of its answers have the id of an example and another input; they do not count"
+                f"{self.of_other_inputs:,} of its answers have the id of an example and another input; they are ignored"
             )
         return notes
 
 
 def teacher_answers(labels: Store, corpus: CorpusConfig, examples: Sequence[Example], task: Task) -> TeacherAnswers:
-    """The teacher's answers to the held-out examples that it answered.
+    """The teacher's answers to the held-out examples.
 
-    An answer counts where its input is the example's: labels may have been made with another test set that has the same ids.
+    An answer counts if its input is the example's: the labels may be of another test set with the same ids.
     """
     by_id = {example.id: example for example in examples}
     from_train = not has_heldout_files(corpus)
@@ -108,31 +106,31 @@ def teacher_answers(labels: Store, corpus: CorpusConfig, examples: Sequence[Exam
             others += 1
     if not from_train:
         return TeacherAnswers(found, others)
-    read_back, filtered = _rejected(labels, manifest, by_id, task)
-    return TeacherAnswers({**read_back, **found}, others, len(filtered - found.keys()))
+    recovered, lost = _rejected(labels, manifest, by_id, task)
+    return TeacherAnswers({**recovered, **found}, others, len(lost - found.keys()))
 
 
 def _rationalised(labels: Manifest, share: float) -> bool:
-    """Whether rows of this share of train may have been asked again with the gold label as a hint.
+    """True if rows of this share of train may have been answered again with the gold label as a hint.
 
-    Labels say of which share they know that none was; those of earlier versions do not.
+    `never_rationalised` is the share without such rows. Labels of early versions lack it.
     """
-    asked = labels.identity.get("teacher", {}).get("filters", {}).get("gold") == "rationalise"
-    return asked and float(labels.identity.get("never_rationalised", 0.0)) < share
+    rationalises = labels.identity.get("teacher", {}).get("filters", {}).get("gold") == "rationalise"
+    return rationalises and float(labels.identity.get("never_rationalised", 0.0)) < share
 
 
 def _rejected(
     labels: Store, manifest: Manifest, by_id: Mapping[str, Example], task: Task
 ) -> tuple[dict[str, TeacherAnswer], set[str]]:
-    """The answers to examples that a filter rejected, and the ids of those whose answer cannot be read back."""
-    # The text of several is no single answer's.
+    """Answers that a filter rejected, and the ids of examples whose rejected answer cannot be recovered."""
+    # The output of several samples is not the text of one answer.
     single = manifest.details["teacher"].get("sampling", {}).get("n", 1) == 1
     found: dict[str, TeacherAnswer] = {}
     lost: set[str] = set()
     for row in _rows(labels, "rejects", ["id", "reason", "output"]):
-        if row["id"] not in by_id or row["reason"] not in _FILTERED:
+        if row["id"] not in by_id or row["reason"] not in _BY_FILTER:
             continue
-        answer = _parsed(row["output"], by_id[row["id"]], task) if single and row["reason"] in _ANSWERED else None
+        answer = _parsed(row["output"], by_id[row["id"]], task) if single and row["reason"] in _WITH_LABEL else None
         if answer is None:
             lost.add(row["id"])
         else:
@@ -149,15 +147,14 @@ def _parsed(text: str, example: Example, task: Task) -> TeacherAnswer | None:
 
 
 def majority_label(labels: Store, share: float, task: Task) -> Majority | None:
-    """The most frequent label of the training rows, by what the task scores; None where there are no training rows.
+    """The most frequent label of the training rows, by `Task.key`; None without training rows.
 
-    Of labels that are equally frequent, the one whose key sorts first.
+    Of equally frequent labels, the one whose key sorts first.
 
     Args:
-        share: of train that was held out of the training by the hash of the id. Other held-out examples are files: that one of them has
-            the id of a training row says nothing of that row.
+        share: of train that the training held out by the hash of the id.
     """
-    golds, given = Counter[str](), Counter[str]()  # of texts: a corpus has many rows, and few of them
+    golds, given = Counter[str](), Counter[str]()  # by text: few distinct ones, so that keys are computed once each
     for row in _rows(labels, "data", ["id", "gold", "label"]):
         if not is_validation(row["id"], share):
             given[row["label"]] += 1

@@ -1,11 +1,11 @@
-"""The statistics of a report. Pure functions.
+"""Statistics of reports. Pure functions.
 
 In: whether each answer is right, in the order of the examples. Out: scores and comparisons:
 
     score([True, True, False, True])          -> Score(correct=3, total=4), accuracy 0.75, interval (0.301, 0.954)
     paired([True, True, True], [False] * 3)   -> Paired(better=3, worse=0, p_value=0.25)
     difference([True, True], [True, False])   -> Difference(value=0.5, low=-0.30, high=0.80)
-    verdict([-0.30, 0.80])                    -> "no difference is shown"
+    verdict((-0.30, 0.80))                    -> "not shown"
     calibration([0.9, 0.9], [True, False])    -> Calibration(error=0.4, bins=(None, ..., Bin(2, 0.9, 0.5)))
 """
 
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 CONFIDENCE_LEVEL = 0.95
-Verdict = Literal["ahead", "behind", "no difference is shown"]
+Verdict = Literal["better", "worse", "not shown"]
+_BINS = 10
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of the examples are right. `low` and `high` bound the accuracy: the Wilson 95% interval, as shares."""
+    """Right answers, and the Wilson 95% interval of the accuracy."""
 
     correct: int
     total: int
@@ -31,24 +32,24 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples that is right."""
+        """Share of right answers."""
         return self.correct / self.total
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two systems on the same examples. Where both are right or both wrong says nothing about which is better."""
+    """Two systems on the same examples. Only examples that exactly one has right tell which system is better."""
 
     better: int
     """Examples that only the first has right."""
     worse: int
     """Examples that only the second has right."""
     p_value: float
-    """Two-sided exact McNemar test: how likely so uneven a split is if neither is better."""
+    """Two-sided exact McNemar test: the probability of a split at least this uneven if neither is better."""
 
 
 def score(right: Sequence[bool]) -> Score:
-    """Accuracy with its Wilson interval (Wilson 1927), which holds near 0 and 1 too, where the usual one does not.
+    """Accuracy with its Wilson interval (Wilson 1927), which also holds near 0 and 1.
 
     Raises:
         ValueError: there are no examples.
@@ -56,17 +57,17 @@ def score(right: Sequence[bool]) -> Score:
     from scipy.stats import binomtest
 
     if not right:
-        raise ValueError("there is no accuracy of no examples")
+        raise ValueError("accuracy needs examples, and there are no examples")
     correct = sum(right)
     interval = binomtest(correct, len(right)).proportion_ci(confidence_level=CONFIDENCE_LEVEL, method="wilson")
     return Score(correct, len(right), float(interval.low), float(interval.high))
 
 
 def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
-    """The exact McNemar test (McNemar 1947): a sign test on the examples that exactly one of the two has right.
+    """Exact McNemar test (McNemar 1947): a sign test on the examples that exactly one of the two has right.
 
     Raises:
-        ValueError: the two are not over the same number of examples.
+        ValueError: the lengths differ.
     """
     from scipy.stats import binomtest
 
@@ -78,7 +79,7 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the accuracy of one system is above another's on the same examples; `low` and `high` bound it, all as shares."""
+    """Accuracy of one system minus that of another on the same examples, with its 95% interval."""
 
     value: float
     low: float
@@ -86,18 +87,17 @@ class Difference:
 
 
 def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """The difference of two paired accuracies with its 95% interval, the adjusted Wald interval of Bonett and Price (2012).
+    """Difference of two paired accuracies with the adjusted Wald interval of Bonett and Price (2012).
 
-    It counts one more example of each kind on which the two differ, so that it holds for few examples and for none that differ, where the
-    usual one does not.
+    The interval counts one extra example for each system. It also holds for few examples, or if no example differs.
 
     Raises:
-        ValueError: there are no examples, or not equally many.
+        ValueError: there are no examples, or the lengths differ.
     """
     from scipy.stats import norm
 
     if not first:
-        raise ValueError("there is no difference on no examples")
+        raise ValueError("a difference needs examples, and there are no examples")
     counted = paired(first, second)
     total = len(first)
     better, worse = (counted.better + 1) / (total + 2), (counted.worse + 1) / (total + 2)
@@ -108,57 +108,53 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
     return Difference((counted.better - counted.worse) / total, max(middle - half, -1.0), min(middle + half, 1.0))
 
 
-def verdict(interval: Sequence[float]) -> Verdict:
-    """What the 95% interval of a difference shows: only one that leaves out zero shows anything.
+def verdict(interval: tuple[float, float]) -> Verdict:
+    """Verdict of a difference by its 95% interval: better or worse only if the interval excludes zero.
 
-    The one rule of reports and comparisons. McNemar's p is told beside it; near the border, where the exact test is the more cautious of
-    the two, p may be above 0.05 while the interval leaves out zero.
+    All reports use this rule. McNemar's p is for information. The exact test is more cautious: p may be above 0.05 if the interval
+    just excludes zero.
     """
     if interval[0] > 0:
-        return "ahead"
-    return "behind" if interval[1] < 0 else "no difference is shown"
+        return "better"
+    return "worse" if interval[1] < 0 else "not shown"
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The answers whose confidence is within one tenth."""
+    """Answers whose confidence lies in one tenth."""
 
     count: int
     confidence: float
-    """Mean of theirs."""
+    """Mean."""
     accuracy: float
-    """Share of them that is right."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether answers are right as often as their confidence says."""
+    """How well confidence predicts accuracy."""
 
     error: float
-    """Expected calibration error: the mean distance between confidence and accuracy of a bin, weighted by its answers."""
+    """Expected calibration error: mean distance between confidence and accuracy of a bin, weighted by its answers."""
     bins: tuple[Bin | None, ...]
-    """Of the confidences from 0 to 0.1, to 0.2, ..., to 1; None where there are none."""
+    """(10,), for confidences from 0 to 0.1, ... 0.9 to 1. None if a bin has no answers."""
 
 
 def calibration(confidences: Sequence[float], right: Sequence[bool]) -> Calibration:
     """Reliability in ten bins of equal width and the expected calibration error (Guo et al. 2017, section 2).
 
     Raises:
-        ValueError: there are no answers, or not as many confidences as answers.
+        ValueError: there are no answers, or the lengths differ.
     """
     if not right:
-        raise ValueError("there is no calibration of no answers")
+        raise ValueError("calibration needs answers, and there are no answers")
     groups: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
     for confidence, is_right in zip(confidences, right, strict=True):
         groups[min(int(confidence * _BINS), _BINS - 1)].append((confidence, is_right))
     bins = tuple(_bin(group) if group else None for group in groups)
-    off = sum(b.count * abs(b.confidence - b.accuracy) for b in bins if b)
-    return Calibration(off / len(right), bins)
+    distance = sum(b.count * abs(b.confidence - b.accuracy) for b in bins if b)
+    return Calibration(distance / len(right), bins)
 
 
 def _bin(group: Sequence[tuple[float, bool]]) -> Bin:
     count = len(group)
     return Bin(count, math.fsum(c for c, _ in group) / count, sum(is_right for _, is_right in group) / count)
-
-
-_BINS = 10

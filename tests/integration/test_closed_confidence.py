@@ -10,7 +10,9 @@ import pytest
 
 from pipelines.config import EvaluationConfig
 from pipelines.methods import METHODS, written_labels
-from pipelines.scoring.predict import PredictorPool, Trained, predict
+from pipelines.scoring.predict import PredictRequest, predict
+from pipelines.scoring.predictor import Query
+from pipelines.scoring.sources import Trained
 from pipelines.students.decoding import Decoded, Family, Student
 from pipelines.tasks.base import Answer, Example
 from pipelines.tasks.nli import NaturalLanguageInference
@@ -63,13 +65,14 @@ def test_it_is_the_same_from_evaluate_and_from_the_endpoint(client: Any, folders
     expected = student.answer(TEXTS, part, 48, labels=labels)
     check_confidence_matters(expected, student.answer(TEXTS, part, 48))
     settings = EvaluationConfig(max_new_tokens=48, batch_size=2)
-    with PredictorPool(settings) as answerers:
-        evaluated = predict(answerers.of(Trained(str(folders[name]))), TEXTS, "evaluate student", None, labels)
+    [evaluated] = predict([PredictRequest("student", Query(Trained(str(folders[name]))), TEXTS, labels)], settings)
     response = client.post("/v1/predict", json={"model": name, "inputs": TEXTS})
     assert response.status_code == 200, response.text
     served = response.json()["predictions"]
     assert served[0]["label"] == "neutral"
-    assert [one.confidence for one in evaluated] == pytest.approx([one.confidence for one in expected], rel=1e-4)
+    assert [one.confidence for (one,) in evaluated.answers] == pytest.approx(
+        [one.confidence for one in expected], rel=1e-4
+    )
     assert [one["confidence"] for one in served] == pytest.approx([one.confidence for one in expected], rel=1e-3)
     engines = {one["id"]: one["engine"] for one in client.get("/v1/models").json()["data"]}
     assert engines[name] == {"encoder-decoder": "ctranslate2", "decoder-only": "vllm"}[family]

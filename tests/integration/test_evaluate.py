@@ -17,7 +17,9 @@ from pipelines.errors import StageFailedError
 from pipelines.evaluate.previous_report import read_earlier
 from pipelines.evaluate.stage import compare_with, evaluate
 from pipelines.methods import prompt_of, read_answer
-from pipelines.scoring.predict import PredictorPool, Source, Trained, Untrained, predict, sample
+from pipelines.scoring.predict import PredictRequest, draws_of, predict
+from pipelines.scoring.predictor import Query
+from pipelines.scoring.sources import Source, Trained, Untrained
 from pipelines.storage.store import MANIFEST
 from pipelines.students.decoding import Student, encode_prompt, encode_target
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
@@ -172,8 +174,8 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert found["votes"] == {"n": 3, "temperature": 0.2, "agreement": pytest.approx(1.0, abs=0.1)}
     change = found["baseline"]
     assert (change["better"], change["worse"], change["same_examples"]) == (0, 20, True)
-    assert "against the report of made" in (folder / "report.md").read_text()
-    assert "Against an earlier report" in (folder / "report.html").read_text()
+    assert "compared with the report of made" in (folder / "report.md").read_text()
+    assert "Change since an earlier report" in (folder / "report.html").read_text()
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,9 @@ def test_samples_do_not_depend_on_batches_or_dead_workers(tmp_path: Path, ray_he
     ]
     for source, settings in kinds:
         sampled = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
-        with PredictorPool(make_run(tmp_path, evaluation=sampled).evaluation) as predictors:
-            drawn = sample(predictors.of(source), INPUTS, "sampled")
-        found.append([[one.text for one in answers] for answers in drawn])
+        evaluation = make_run(tmp_path, evaluation=sampled).evaluation
+        [drawn] = predict([PredictRequest("sampled", Query(source, draws=draws_of(evaluation)), INPUTS)], evaluation)
+        found.append([[one.text for one in answers] for answers in drawn.answers])
     assert found[0] == found[1]
     assert sum(first != second for first, second in found[0]) > NUM // 2
     assert len(list(marks.iterdir())) > 1, "no worker died"
@@ -217,11 +219,8 @@ def test_a_student_that_ends_every_process_fails_the_stage(tmp_path: Path, ray_h
     marks = tmp_path / "marks"
     marks.mkdir()
     source = Deadly(Trained(str(tmp_path)), marks, always=True)
-    with (
-        PredictorPool(make_run(tmp_path).evaluation) as predictors,
-        pytest.raises(StageFailedError, match="broke off after 0 of 30"),
-    ):
-        predict(predictors.of(source), INPUTS, "evaluate student")
+    with pytest.raises(StageFailedError, match="evaluate student: failed after 0 of 30 examples"):
+        predict([PredictRequest("student", Query(source), INPUTS)], make_run(tmp_path).evaluation)
     assert len(list(marks.iterdir())) == 4
 
 
@@ -229,9 +228,9 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     run = _prepare(tmp_path)
     weights = tmp_path / "out" / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    message = "evaluate student: broke off after 0 of 30 examples .*transformers cannot load it"
-    with PredictorPool(run.evaluation) as predictors, pytest.raises(StageFailedError, match=message):
-        predict(predictors.of(Trained(str(weights.parent))), INPUTS, "evaluate student")
+    message = "evaluate student: failed after 0 of 30 examples .*transformers cannot load it"
+    with pytest.raises(StageFailedError, match=message):
+        predict([PredictRequest("student", Query(Trained(str(weights.parent))), INPUTS)], run.evaluation)
     assert not (tmp_path / "out" / "report").exists()
 
 

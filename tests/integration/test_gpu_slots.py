@@ -15,7 +15,8 @@ from pipelines.config import EvaluationConfig
 from pipelines.config.load import parse_run
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
-from pipelines.scoring.predict import PredictorPool, predict
+from pipelines.scoring.predict import PredictRequest, predict
+from pipelines.scoring.predictor import Query
 from pipelines.students.decoding import Student
 from tests.support.corpora import write_jsonl
 from tests.support.local_ray import local_ray
@@ -54,19 +55,27 @@ class OnGpu:
     """A student whose actor holds a GPU slot and computes on the CPU."""
 
     folder: str
+    dies_at: Path | None = None
+    """A missing file: the first worker creates it and dies."""
 
     def load(self, device: str) -> Student:
         assert device == "cuda"
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        if self.dies_at and not self.dies_at.exists():
+            self.dies_at.touch()
+            os._exit(1)
         return Student.load(self.folder)
 
 
-def test_predictor_pools_use_one_gpu_in_turn(one_gpu: None, tmp_path: Path) -> None:
-    """Cells of a comparison use the only GPU in turn. One predictor of each pool holds it; the second never starts."""
+@pytest.mark.parametrize("dies", [False, True])
+def test_predictor_pools_use_one_gpu_in_turn(one_gpu: None, tmp_path: Path, dies: bool) -> None:
+    """Cells of a comparison use the only GPU in turn. One worker of a pool holds it; the second starts only if the first dies, whose
+    restart then waits for the GPU."""
     folder = str(write_student(tmp_path / "student", "decoder-only"))
     settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1, workers=2)
     alone = [decoded.text for decoded in Student.load(folder).answer(TEXTS, "label", 4)]
+    source = OnGpu(folder, tmp_path / "died" if dies else None)
     for title in ("first", "second"):
-        with PredictorPool(settings) as predictors:
-            answers = predict(predictors.of(OnGpu(folder)), TEXTS, title)
-        assert [answer.text for answer in answers] == alone
+        [predicted] = predict([PredictRequest(title, Query(source), TEXTS)], settings)
+        assert [answer.text for (answer,) in predicted.answers] == alone
+    assert (tmp_path / "died").exists() == dies

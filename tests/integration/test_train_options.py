@@ -153,7 +153,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
 def test_an_own_tokenizer_trains_despite_a_failing_tracker(
     ray_here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.scoring.predict import Untrained
+    from pipelines.scoring.sources import Untrained
     from pipelines.students.decoding import Student
     from pipelines.train.stage import train
     from tests.support.tiny_students import tiny_model, tiny_tokenizer

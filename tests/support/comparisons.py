@@ -1,4 +1,4 @@
-"""Made-up comparison reports of any shape: plausible figures, the same for the same arguments."""
+"""Made-up comparison reports of any shape, deterministic in their arguments."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from pipelines.compare.model import ComparisonReport
+
 METHODS = ("finetune", "task-distillation", "step-by-step", "rationale-then-label")
 GAIN = {"finetune": 0.0, "task-distillation": -0.02, "step-by-step": 0.05, "rationale-then-label": 0.02}
 HALF = 0.05
+FIXED = frozenset({
+    "heldout.split", "search.split", "search.settings.method", "lines.name", "settings.labels", "baseline", "groups.method",
+    "differences.method", "missing.method", "cost.training.method", "cost.answers.method",
+})  # fmt: skip
+"""Paths of texts with a fixed set of values, for page_reader.hostile."""
 
 
-def comparison(
+def comparison_tree(
     methods: Sequence[str] = METHODS,
     fractions: Sequence[float] = (0.125, 0.25, 0.5, 0.75, 1.0),
     students: Sequence[str] = ("SmolLM2-135M", "SmolLM2-360M"),
     seeds: Sequence[int] = (0, 1, 2),
     teacher: float | None = 0.74,
 ) -> dict[str, Any]:
-    """A report.json of `raystill compare`."""
+    """The JSON tree of a report of `raystill compare`, format 4."""
     parameters = {name: 134_515_008 * (1 + 2 * i) for i, name in enumerate(students)}
     groups = [
         _group(student, method, fraction, seeds, parameters[student])
@@ -78,6 +85,11 @@ def comparison(
     }  # fmt: skip
 
 
+def comparison(**shape: Any) -> ComparisonReport:
+    """The report; arguments as of `comparison_tree`."""
+    return ComparisonReport.model_validate(comparison_tree(**shape))
+
+
 def _group(student: str, method: str, fraction: float, seeds: Sequence[int], parameters: int) -> dict[str, Any]:
     cells = [_cell(student, method, fraction, seed, parameters) for seed in seeds]
     accuracy = fmean(cell["correct"] / cell["total"] for cell in cells)
@@ -107,44 +119,22 @@ def _cell(student: str, method: str, fraction: float, seed: int, parameters: int
 
 def _difference(accuracy: float, baseline: float) -> dict[str, Any]:
     value = accuracy - baseline
-    return {
-        "accuracy": accuracy,
-        "baseline_accuracy": baseline,
-        "difference": value,
-        "interval": [value - 0.044, value + 0.044],
-    }
+    interval = [value - 0.044, value + 0.044]
+    return {"accuracy": accuracy, "baseline_accuracy": baseline, "difference": value, "interval": interval}
 
 
 def _line(name: str, student: str | None, accuracy: float | None, note: str = "") -> dict[str, Any]:
+    line = {"name": name, "student": student, "note": note}
     if accuracy is None:
-        return {
-            "name": name,
-            "student": student,
-            "correct": None,
-            "total": None,
-            "accuracy": None,
-            "interval": None,
-            "note": note,
-        }
+        return line | dict.fromkeys(("correct", "total", "accuracy", "interval"))
     interval = [max(accuracy - HALF, 0.0), accuracy + HALF]
-    return {
-        "name": name, "student": student, "correct": round(200 * accuracy), "total": 200, "accuracy": accuracy,
-        "interval": interval, "note": note,
-    }  # fmt: skip
+    return line | {"correct": round(200 * accuracy), "total": 200, "accuracy": accuracy, "interval": interval}
 
 
 def _settings(student: str, method: str) -> list[dict[str, Any]]:
     weight = 0.5 if method == "step-by-step" else None
     return [
-        {
-            "student": student,
-            "method": method,
-            "learning_rate": rate,
-            "weight": weight,
-            "correct": 17 + i,
-            "total": 60,
-            "chosen": i == 1,
-            "why": "",
-        }
+        {"student": student, "method": method, "learning_rate": rate, "weight": weight, "correct": 17 + i, "total": 60, "chosen": i == 1,
+         "why": ""}
         for i, rate in enumerate((5e-5, 1e-4))
-    ]
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reads a page as a browser does, as far as tests need it, and changes every text of a report into a hostile one."""
+"""HTML pages as tests read them, and reports with hostile texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.text = ""
         self.tables: list[list[list[str]]] = []
-        """Of each its rows, headers too; a cell that stretches over rows stands in each."""
+        """Rows of each table, with headers. A cell that spans rows is in each of them."""
         self._open = False
         self._left = 0
         self.feed(str(html))
@@ -45,25 +45,27 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
     def rows(self) -> list[list[str]]:
-        """Of all tables."""
+        """The rows of all tables."""
         return [row for table in self.tables for row in table]
 
     def shape(self) -> set[tuple[str, str]]:
-        """Which elements there are, and which attributes they have."""
+        """The kinds of elements, and their attributes."""
         return {(tag, name) for tag, found in self.elements for name in ["", *found]}
 
 
-def hostile(value: Any, keep: frozenset[str]) -> Any:
-    """The report with HOSTILE behind every text but those of keys in `keep`, which are no free texts."""
+def hostile(value: Any, fixed: frozenset[str], path: str = "") -> Any:
+    """The report with HOSTILE appended to every text, except at the paths in `fixed`, such as `systems.name`."""
+    if path in fixed:
+        return value
     if isinstance(value, Mapping):
-        return {key: inner if key in keep else hostile(inner, keep) for key, inner in value.items()}
+        return {key: hostile(inner, fixed, f"{path}.{key}" if path else key) for key, inner in value.items()}
     if isinstance(value, list):
-        return [hostile(inner, keep) for inner in value]
+        return [hostile(inner, fixed, path) for inner in value]
     return value + HOSTILE if isinstance(value, str) else value
 
 
 def assert_needs_nothing_else(html: str) -> None:
-    """No script, no form, nothing that is fetched, and a policy that forbids it; every id is there once, every reference has its target."""
+    """No script, no form, no request, and a policy that forbids them; ids are unique, and every reference has a target."""
     page = Page(html)
     assert not {"script", "iframe", "object", "embed", "form", "base", "img"} & {tag for tag, _ in page.elements}
     policy = {

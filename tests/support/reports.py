@@ -1,23 +1,27 @@
-"""A made-up report of format 7, with everything in it."""
+"""A made-up report.json of `raystill evaluate` with every section."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pipelines.evaluate.model import Report
 
-def report() -> dict[str, Any]:
-    """A report.json of `raystill evaluate`; change it as a test needs."""
+FIXED = frozenset({
+    "heldout.split", "student.fingerprint", "student.method", "student.family", "settings.labels", "systems.name",
+    "comparisons.student_vs", "majority.of", "rationale.of", "weights.weights", "weights.engine",
+})  # fmt: skip
+"""Paths of texts with a fixed set of values, for page_reader.hostile."""
+
+
+def report_tree() -> dict[str, Any]:
+    """The JSON tree of a report of format 7; change it as a test needs."""
     labels = ("entailment", "neutral", "contradiction")
     confusion = [
         {"gold": gold, "student": answer, "count": 52 - 6 * i if gold == answer else 9 - i - j}
         for i, gold in enumerate(labels)
         for j, answer in enumerate((*labels, None))
     ]
-    bins = [
-        None,
-        None,
-        *({"count": 6 * t + 4, "confidence": t / 10 + 0.056, "accuracy": t / 12 + 0.02} for t in range(2, 10)),
-    ]
+    bins = [{"count": 6 * t + 4, "confidence": t / 10 + 0.056, "accuracy": t / 12 + 0.02} for t in range(2, 10)]
     return {
         "format": 7,
         "run": "esnli",
@@ -50,7 +54,7 @@ def report() -> dict[str, Any]:
             _versus("teacher", 11, 44, 9e-6, -0.165),
             _versus("majority", 44, 34, 0.081, 0.05),
         ],
-        "calibration": {"error": 0.1237, "bins": bins},
+        "calibration": {"error": 0.1237, "bins": [None, None, *bins]},
         "confusion": confusion,
         "confusion_note": "",
         "majority": {"label": "entailment", "count": 2001, "rows": 6000, "of": "gold"},
@@ -81,15 +85,9 @@ def report() -> dict[str, Any]:
 
 
 def _system(
-    name: str,
-    correct: int,
-    *,
-    unanswered: int = 0,
-    too_long: int = 0,
-    seconds_per_example: float | None = None,
-    tokens: tuple[float, float] | None = None,
-    note: str = "",
-) -> dict[str, Any]:
+    name: str, correct: int, *, unanswered: int = 0, too_long: int = 0, seconds_per_example: float | None = None,
+    tokens: tuple[float, float] | None = None, note: str = "",
+) -> dict[str, Any]:  # fmt: skip
     accuracy = correct / 200
     return {
         "name": name, "correct": correct, "total": 200, "unanswered": unanswered, "too_long": too_long, "accuracy": accuracy,
@@ -107,18 +105,13 @@ def _versus(name: str, better: int, worse: int, p_value: float, difference: floa
     }  # fmt: skip
 
 
-def without(made: dict[str, Any], name: str) -> dict[str, Any]:
-    """The report, one of its systems without answers."""
-    nothing = {
-        "correct": None,
-        "total": None,
-        "unanswered": None,
-        "accuracy": None,
-        "interval": None,
-        "note": "there are none",
-    }
-    for system in made["systems"]:
-        if system["name"] == name:
-            system |= nothing
-    made["comparisons"] = [found for found in made["comparisons"] if found["student_vs"] != name]
-    return made
+def report(**changes: Any) -> Report:
+    """The report with other top-level values."""
+    return Report.model_validate(report_tree() | changes)
+
+
+def without(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """The report without the answers of one system."""
+    nothing = dict.fromkeys(("correct", "total", "unanswered", "accuracy", "interval"))
+    systems = [one | nothing | {"note": "there are none"} if one["name"] == name else one for one in tree["systems"]]
+    return tree | {"systems": systems, "comparisons": [c for c in tree["comparisons"] if c["student_vs"] != name]}

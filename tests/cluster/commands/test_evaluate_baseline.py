@@ -13,7 +13,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
-from pipelines.evaluate import report
+from pipelines.evaluate.predictions import PREDICTIONS, predictions
+from pipelines.scoring.model import REPORT, report_bytes
 from pipelines.scoring.system import System
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
@@ -28,8 +29,8 @@ def write_report(folder: Path, right: int, **changed: Any) -> None:
     student = System("student", labels, tuple(i < right for i in range(200)), labels, confidences=(0.5,) * 200)
     systems = [student, dataclasses.replace(student, name="untrained"), System("teacher"), System("majority")]
     store = Store(str(folder))
-    store.write(report.REPORT, json.dumps({**reports.report(), "baseline": None, **changed}).encode())
-    store.write(report.PREDICTIONS, report.predictions(EXAMPLES, systems))
+    store.write(REPORT, report_bytes(reports.report(baseline=None, **changed)))
+    store.write(PREDICTIONS, predictions(EXAMPLES, {system.name: system for system in systems}))
 
 
 def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, baseline: Path, task: str = "nli") -> Result:
@@ -53,13 +54,13 @@ def test_the_replaced_report_may_be_the_baseline(tmp_path: Path, monkeypatch: py
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out/report/report.json").read_text())["baseline"]
     assert (found["created"][:10], found["better"], found["worse"]) == ("2026-01-24", 10, 0)
-    assert "against the report of esnli of 2026-01-24: +5.0 points" in " ".join(done.output.split())
-    assert "Against an earlier report" in (tmp_path / "out/report/report.html").read_text()
+    assert "compared with the report of esnli, 2026-01-24: +5.0 points" in " ".join(done.output.split())
+    assert "Change since an earlier report" in (tmp_path / "out/report/report.html").read_text()
 
 
 def test_a_wrong_baseline_ends_the_command_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(tmp_path / "before", 120)
     done = evaluated(tmp_path, monkeypatch, tmp_path / "before", task="arithmetic")
     assert done.exit_code == 2
-    assert "it is of task nli, the run's is arithmetic" in done.output
+    assert "its task is nli, the run's is arithmetic" in done.output
     assert not (tmp_path / "out").exists()

@@ -1,8 +1,9 @@
-"""Cells as Ray tasks: what is heard of them when they end, and when they fail. Ray itself is made up."""
+"""Cells as Ray tasks: outcomes, failures and placement, with a fake Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,15 +11,13 @@ import pytest
 import ray
 
 from pipelines.compare.grid import Cell, Setting
-from pipelines.compare.scheduler import CellJob, Failed, run_jobs
+from pipelines.compare.scheduler import CellFailure, CellJob, run_jobs
 from pipelines.errors import StageFailedError, UserError
 from pipelines.storage.manifest import Manifest, manifest_of
 from tests.support.tiny_runs import make_run
 
 NODE = "ab" * 28
-LEAKS = (
-    "training broke off: \x1b[2Jno room. The same command goes on;\nit lies in s3://KEY:SE%2FCRET@bucket/training/ab."
-)
+LEAKS = "training broke off: \x1b[2Jno room. Run it again;\nit lies in s3://KEY:SE%2FCRET@bucket/training/ab."
 
 
 def task_error(cause: Exception) -> ray.exceptions.RayTaskError:
@@ -27,71 +26,82 @@ def task_error(cause: Exception) -> ray.exceptions.RayTaskError:
     return ray.exceptions.RayTaskError("score_cell", trace, cause, ip="10.0.0.1")
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A cluster of one node; `outcomes` by cell seed: what its task returns or raises."""
-    found: dict[str, Any] = {"outcomes": {}, "options": None, "begun": []}
+class FakeRay:
+    """A cluster of one node whose tasks end as `outcomes` say, by the seed of the cell."""
 
-    class Remote:
-        def remote(self, run: Any, labels_at: str, split: str) -> Any:
-            found["begun"].append(run.training.seed)
-            return run.training.seed
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.outcomes: dict[int, Manifest | Exception] = {}
+        self.options: dict[str, Any] = {}
+        self.started: list[int] = []
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: NODE))
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False}])
+        monkeypatch.setattr(ray, "wait", lambda references, timeout: (references[:1], references[1:]))
+        monkeypatch.setattr(ray, "remote", self.remote)
+        monkeypatch.setattr(ray, "get", self.get)
 
-    def remote(**options: Any) -> Callable[[Any], Remote]:
-        found["options"] = options
-        return lambda function: Remote()
+    def remote(self, **options: Any) -> Callable[[Any], Any]:
+        self.options = options
+        return lambda function: SimpleNamespace(remote=self.start)
 
-    def get(seed: int) -> Any:
-        outcome = found["outcomes"][seed]
+    def start(self, run: Any, labels_at: str, split: str) -> int:
+        self.started.append(run.training.seed)
+        return int(run.training.seed)
+
+    def get(self, seed: int) -> Manifest:
+        outcome = self.outcomes[seed]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: NODE))
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False}])
-    monkeypatch.setattr(ray, "remote", remote)
-    monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(ray, "wait", lambda references, timeout: (references[:1], references[1:]))
-    return found
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    return FakeRay(monkeypatch)
+
+
+def job(tmp_path: Path, seed: int) -> CellJob:
+    run = make_run(tmp_path, "some/model", training={"workers": 1, "seed": seed})
+    return CellJob(Cell("m", "finetune", 1.0, seed, Setting(1e-4, None)), run, "heldout")
 
 
 def scores() -> Manifest:
     return manifest_of("scores", {}, config={}, counts={}, timings_s={}, details={}, provenance={})
 
 
-def test_one_that_fails_does_not_stop_the_others_and_says_why(tmp_path: Any, cluster: dict[str, Any]) -> None:
+def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path, cluster: FakeRay) -> None:
     done = scores()
-    cluster["outcomes"] = {
+    cluster.outcomes = {
         0: task_error(StageFailedError(LEAKS)),
         1: done,
         2: task_error(ValueError("no such key \x07in s3://K:S@bucket/x")),
         3: task_error(UserError("s3://K:S@bucket/labels", "no example\nis left", "Label more")),
     }
-    runs = [make_run(tmp_path, "some/model", training={"workers": 1, "seed": seed}) for seed in range(4)]
-    jobs = [CellJob(Cell("m", "finetune", 1.0, run.training.seed, Setting(1e-4, None)), run, "heldout") for run in runs]
-    heard, watched = [], []
+    outcomes: dict[int, Manifest | CellFailure] = {}
+    running: list[int] = []
+    jobs = [job(tmp_path, seed) for seed in range(4)]
     run_jobs(
-        jobs, "labels", lambda job, *said: heard.append((job.cell.seed, *said)), lambda some: watched.append(len(some))
+        jobs,
+        "labels",
+        lambda job, outcome: outcomes.__setitem__(job.cell.seed, outcome),
+        lambda some: running.append(len(some)),
     )
-    *others, (_, users) = heard
-    assert others == [
-        (0, Failed("training broke off: [2Jno room. The same command goes on; it lies in s3://bucket/training/ab.")),
-        (1, done),
-        (2, Failed("ValueError: no such key in s3://bucket/x")),
-    ]
-    assert users.why == "s3://bucket/labels: no example is left. Label more"
+    users = outcomes.pop(3)
+    assert outcomes == {
+        0: CellFailure("training broke off: [2Jno room. Run it again; it lies in s3://bucket/training/ab."),
+        1: done,
+        2: CellFailure("ValueError: no such key in s3://bucket/x"),
+    }
+    assert isinstance(users, CellFailure)
+    assert users.reason == "s3://bucket/labels: no example is left. Label more"
     assert isinstance(users.error, UserError)
-    assert users.error.value == "s3://bucket/labels", "what to do about it is told in the same words at the end"
-    assert cluster["begun"] == [0, 1, 2, 3]
-    assert watched == [1, 1, 1, 1], "one node trains one cell at a time"
+    assert users.error.value == "s3://bucket/labels"
+    assert cluster.started == [0, 1, 2, 3]
+    assert running == [1, 1, 1, 1], "one node trains one cell at a time"
 
 
-def test_a_cell_runs_where_the_files_are_that_the_run_names(tmp_path: Any, cluster: dict[str, Any]) -> None:
-    cluster["outcomes"] = {0: scores()}
-    run = make_run(tmp_path, "some/model", training={"workers": 1})
-    job = CellJob(Cell("m", "finetune", 1.0, 0, Setting(1e-4, None)), run, "heldout")
-    run_jobs([job], "labels", lambda *said: None, lambda some: None)
-    where = cluster["options"]["scheduling_strategy"]
-    assert (where.node_id, where.soft) == (NODE, False)
-    assert cluster["options"]["num_cpus"] == 0, "it only waits for its workers"
-    run_jobs([], "labels", lambda *said: None, lambda some: None)
+def test_cells_run_on_the_drivers_node_without_a_cpu(tmp_path: Path, cluster: FakeRay) -> None:
+    cluster.outcomes = {0: scores()}
+    run_jobs([job(tmp_path, 0)], "labels", lambda *outcome: None, lambda some: None)
+    where = cluster.options["scheduling_strategy"]
+    assert (where.node_id, where.soft, cluster.options["num_cpus"]) == (NODE, False, 0)
+    run_jobs([], "labels", lambda *outcome: None, lambda some: None)

@@ -1,4 +1,4 @@
-"""What is refused of held-out files before anything is labelled."""
+"""Held-out files that are refused before anything is labelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.artifacts import make_run, write_corpus, write_labels
 
 
 def run_of(folder: Path, shared: int, of: int = 5, **corpus: Any) -> RunConfig:
-    """A run of which so many held-out examples, in another spelling, are training rows."""
+    """A run with `of` held-out examples, `shared` of them training rows in another spelling."""
     rows = [{"id": f"t{i}", "input": f"Question {i}", "label": "3"} for i in range(9)]
     write_corpus(folder / "train.jsonl", [*rows, {"id": "bad", "input": "Question 90", "label": "?"}])
     held = [{"id": f"h{i}", "input": f"question  {i if i < shared else 90 + i}", "label": "3"} for i in range(of)]
@@ -24,7 +24,7 @@ def run_of(folder: Path, shared: int, of: int = 5, **corpus: Any) -> RunConfig:
     return make_run(folder, corpus={**files, **corpus})
 
 
-def test_a_test_set_that_was_trained_on_is_refused_by_the_corpus_alone(tmp_path: Path) -> None:
+def test_a_test_set_of_training_rows_is_refused(tmp_path: Path) -> None:
     check_apart(run_of(tmp_path, shared=2))
     with pytest.raises(
         UserError,
@@ -33,32 +33,32 @@ def test_a_test_set_that_was_trained_on_is_refused_by_the_corpus_alone(tmp_path:
         check_apart(run_of(tmp_path, shared=3))
 
 
-def test_a_row_that_cannot_be_read_trains_nothing(tmp_path: Path) -> None:
-    check_apart(run_of(tmp_path, shared=0, of=1))  # `question  90` is the input of such a row
+def test_unreadable_rows_are_no_training_rows(tmp_path: Path) -> None:
+    check_apart(run_of(tmp_path, shared=0, of=1))  # `question  90` is the input of an unreadable row
 
 
-def test_what_a_validation_share_holds_out_is_not_trained_on(tmp_path: Path) -> None:
+def test_rows_of_the_validation_share_are_no_training_rows(tmp_path: Path) -> None:
     share = 0.9
     assert sum(is_validation(f"t{i}", share) for i in range(3)) > 0
     check_apart(run_of(tmp_path, shared=3, validation=share))
 
 
-def test_a_validation_file_is_looked_at_where_it_is_what_is_scored(tmp_path: Path) -> None:
+def test_a_validation_file_is_checked_if_it_is_scored(tmp_path: Path) -> None:
     file = str(tmp_path / "test.jsonl")
     with pytest.raises(UserError, match=r"corpus\.validation: 4 of its 5 examples"):
         check_apart(run_of(tmp_path, shared=4, validation=file, test=None))
     check_apart(run_of(tmp_path, shared=4, validation=0.5, test=None))
 
 
-def test_held_out_files_without_gold_labels_are_refused(tmp_path: Path) -> None:
+def test_heldout_files_without_gold_labels_are_refused(tmp_path: Path) -> None:
     run = run_of(tmp_path, shared=0)
     write_corpus(tmp_path / "test.jsonl", [{"id": "h", "input": "one"}])
     with pytest.raises(UserError, match=r"corpus\.test: none of its 1 rows has a gold label"):
         check_apart(run)
 
 
-def test_nothing_is_looked_at_where_there_are_labels(tmp_path: Path) -> None:
-    """What was trained on is known by them: a filter may have left none of those rows."""
+def test_finished_labels_skip_the_check(tmp_path: Path) -> None:
+    """The labels know the training rows: filters may have removed all shared ones."""
     run = run_of(tmp_path, shared=5)
     write_labels(Path(run.output) / "labels", [])
     check_apart(run)

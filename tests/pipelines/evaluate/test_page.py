@@ -2,168 +2,162 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pipelines.evaluate.model import Report
 from pipelines.evaluate.page import report_page
 from pipelines.reports.format import percent, percents
 from tests.support.page_reader import HOSTILE, Page, assert_needs_nothing_else, hostile
-from tests.support.reports import report, without
-
-NO_TEXTS = frozenset({"systems", "comparisons", "fingerprint", "family", "of"})  # names that are fixed
+from tests.support.reports import FIXED, report, report_tree, without
 
 
-def test_hostile_texts_are_texts() -> None:
-    wild: dict[str, Any] = hostile(report(), NO_TEXTS)
-    wild["systems"][3]["note"] = HOSTILE
-    html = report_page(wild)
-    page, tame = Page(html), report()
-    assert page.shape() == Page(report_page(tame)).shape()
-    shown = HOSTILE.replace("\ud800", "?")
-    error = tame["errors"][1]
-    for expected in (tame["headline"], error["input"], "hypothesis is missing", "e-3", "vllm", "esnli"):
-        assert expected + shown in page.text
-    # Labels are cut in the matrix.
-    assert short_of(f"entailment{shown}") in [cell for row in page.rows() for cell in row]
-    assert f"{error['input']}{shown}" in [cell for row in page.rows() for cell in row]
-    assert f"majority label: {shown}." in page.text
+def page_of(tree: dict[str, Any]) -> Page:
+    return Page(report_page(Report.model_validate(tree)))
+
+
+def spaced(tree: dict[str, Any]) -> str:
+    """The text of the page on one line, with a space between the name and the value of a fact."""
+    html = report_page(Report.model_validate(tree)).replace("<dd>", "<dd> ")
+    return " ".join(Page(html).text.split())
+
+
+def test_hostile_texts_stay_text() -> None:
+    tree = report_tree()
+    html = report_page(Report.model_validate(hostile(tree, FIXED)))
+    page, error, shown = Page(html), tree["errors"][1], HOSTILE.replace("\ud800", "?")
+    assert page.shape() == page_of(tree).shape()
+    for text in (tree["headline"], error["input"], "hypothesis is missing", "e-3", "vllm", "esnli", "of 6,000"):
+        assert text + shown in page.text
+    cells = [cell for row in page.rows() for cell in row]
+    assert f"{error['input']}{shown}" in cells
+    assert f"entailment{shown}"[:59] + "…" in cells, "labels are cut in the matrix"
     assert_needs_nothing_else(html)
-
-
-def short_of(label: str) -> str:
-    """A label as it heads a row or a column."""
-    return label[:59] + "…"
 
 
 def test_every_number_of_a_plot_is_in_a_table() -> None:
     made = report()
     rows = Page(report_page(made)).rows()
-    for system in made["systems"]:
-        right = [f"{system['correct']} of 200", percent(system["accuracy"]), percents(system["interval"])]
+    for system in made.systems:
+        right = [f"{system.correct} of 200", percent(system.accuracy), percents(system.interval)]
         assert any(row[1:4] == right for row in rows)
-    for tenth, one in enumerate(made["calibration"]["bins"]):
-        expected = one and [
-            f"{10 * tenth} to {10 * (tenth + 1)}%",
-            str(one["count"]),
-            percent(one["confidence"]),
-            percent(one["accuracy"]),
-        ]
-        assert not one or expected in rows
+    for tenth, one in enumerate(made.calibration.bins):
+        if one:
+            span = f"{10 * tenth} to {10 * (tenth + 1)}%"
+            assert [span, str(one.count), percent(one.confidence), percent(one.accuracy)] in rows
 
 
-def test_verdicts_follow_the_interval_as_those_of_a_comparison_do() -> None:
-    rows = {row[0]: row for row in Page(report_page(report())).rows() if len(row) == 7}
-    assert rows["untrained student"] == [
-        "untrained student",
-        "+28.5",
-        "+20.5 to +36.5",
-        "71",
-        "14",
-        "2e-09",
-        "▲ better",
-    ]
-    assert rows["teacher"][-1] == "▼ worse"
-    assert rows["majority label"][-2:] == ["0.081", "no difference is shown"]
-    made = report()
-    made["comparisons"][2] |= {"difference_interval": [0.001, 0.1]}
-    made["comparisons"][1] |= {"difference_interval": [-0.3, 0.0], "p_value": 0.049}
-    rows = {row[0]: row for row in Page(report_page(made)).rows() if len(row) == 7}
-    assert rows["majority label"][-2:] == ["0.081", "▲ better"], "p is for information"
-    assert rows["teacher"][-2:] == ["0.049", "no difference is shown"]
+@pytest.mark.parametrize(
+    ("changes", "system", "last"),
+    [
+        ({}, "untrained student", ["+20.5 to +36.5", "71", "14", "2e-09", "▲ better"]),
+        ({}, "teacher", ["9e-06", "▼ worse"]),
+        ({}, "majority label", ["0.081", "no difference shown"]),
+        ({2: {"difference_interval": [0.001, 0.1]}}, "majority label", ["0.081", "▲ better"]),
+        ({1: {"difference_interval": [-0.3, 0.0], "p_value": 0.049}}, "teacher", ["0.049", "no difference shown"]),
+    ],
+)
+def test_the_interval_decides_the_verdict(changes: dict[int, Any], system: str, last: list[str]) -> None:
+    tree = report_tree()
+    for position, change in changes.items():
+        tree["comparisons"][position] |= change
+    row = next(row for row in page_of(tree).rows() if len(row) == 7 and row[0] == system)
+    assert row[-len(last) :] == last
 
 
-def test_what_is_told_besides() -> None:
-    page = Page(report_page(report()))
-    for expected in (
-        "2 of the 200 scored examples are in the training data too (1 by the same input, 1 by nearly the same): e-3, e-4.",
-        "1 held-out example has no gold label and is not scored: e-9.",
-        "1 held-out row is unreadable for the task and not scored.",
-        "1 held-out row has the id of an earlier one and is not scored: e-12.",
-        "1 of the 200 scored examples is among those on which settings or weights were chosen (1 by the same input, 0 by nearly the "
-        "same): e-5. That helps what was chosen.",
-        "student: 1 input without answer is longer than it reads.",
-        "The expected calibration error is 0.124",
-        "Its confidence is the share of its samples that agree.",
-        "5 samples at temperature 0.7, 88.3% agree",
-        "+2.5 points (-3.1 to +7.9)",
-        "no difference is shown, p = 0.487",
-        "The student's rationales",
-        "min_agreement 0.6, drop_giveaways on",
-        "1 epoch, 65,536 tokens a batch",
-    ):
-        assert expected in page.text
-    assert ["settings.training.precision", "bf16"] in page.rows()
-    assert ["e-11", "hypothesis is missing"] in page.rows()
-    assert ["contradiction", "40", "7", "6", "4", "57"] in page.rows()
+FACTS = (
+    "2 of 200 scored examples (1 by equal input, 1 by similar input: e-3, e-4) are also in the training data.",
+    "1 of 200 scored examples (1 by equal input, 0 by similar input: e-5) is also in the data on which weights",
+    "Not scored: 1 row with no gold label: e-9.",
+    "Not scored: 1 row with the id of an earlier row: e-12.",
+    "Not scored: 1 unreadable row. First problem: e-11, hypothesis is missing.",
+    "student: 1 input is longer than max_input_tokens and unanswered.",
+    "The expected calibration error is 0.124",
+    "The confidence is the share of samples that agree.",
+    "majority vote over 5 samples at temperature 0.7, 88.3% agree",
+    "+2.5 points (-3.1 to +7.9)",
+    "no difference shown, p = 0.487",
+    "Rationales of the student",
+    "min_agreement 0.6, drop_giveaways on",
+    "1 epoch, 65,536 tokens per batch",
+    "Teacher tokens read 812,000",
+    "Teacher GPU-hours 1.24",
+    "Training time 15 min 12 s",
+    "Training cost 1.25",
+    "Time per answer 45.5 ms",
+    "Cost of 1,000 answers 0.0316",
+)
+
+
+def test_the_page_states_facts_and_limits() -> None:
+    text = spaced(report_tree())
+    assert [fact for fact in FACTS if fact not in text] == []
+
+
+def test_tables_hold_settings_problems_and_counts() -> None:
+    page = page_of(report_tree())
+    for row in (
+        ["settings.training.precision", "bf16"], ["e-11", "hypothesis is missing"], ["transformers", "5.19.0"],
+        ["contradiction", "40", "7", "6", "4", "57"],
+    ):  # fmt: skip
+        assert row in page.rows()
     assert any(row[0] == "int8 (ctranslate2)" and row[-2:] == ["98.5%", "11.2 ms"] for row in page.rows())
-    assert page.rows()[-1] == ["transformers", "5.19.0"]
 
 
-def test_what_there_is_not_is_not_drawn() -> None:
-    made = without(without(report(), "teacher"), "majority")
-    made |= {"confusion": None, "rationale": None, "weights": [], "votes": None, "baseline": None, "errors": []}
-    page = Page(report_page(made))
+def test_absent_sections_are_not_drawn() -> None:
+    tree = without(without(report_tree(), "teacher"), "majority")
+    tree |= {"confusion": None, "rationale": None, "weights": [], "votes": None, "baseline": None, "errors": []}
+    page = page_of(tree)
     plot = next(found["aria-label"] for tag, found in page.elements if tag == "svg")
     assert "teacher" not in plot
     assert any(row[0] == "teacher" and set(row[1:]) == {"-"} for row in page.rows())
-    assert "It made none." in page.text
-    for absent in ("What it takes for what", "rationales", "Against an earlier report", "by vote", "None"):
+    assert "There are none." in page.text
+    for absent in ("Confusion", "Rationales", "earlier report", "majority vote", "None"):
         assert absent not in page.text
 
 
-def test_what_it_costs_is_told_as_far_as_it_is_known() -> None:
-    made = report()
-    text = _spaced(made)
-    for expected in (
-        "Tokens the teacher read 812,000", "Its GPU-hours 1.24", "Training time 15 min 12 s", "Cost of the training 1.25",
-        "Time per answer 45.5 ms", "Cost of 1,000 answers 0.0316",
-    ):  # fmt: skip
-        assert expected in text
-    assert "needs an answer of the teacher's" not in text
-    made["student"]["method"] = "rationale-as-input"
-    made["cost"]["teacher"] = dict.fromkeys(made["cost"]["teacher"])
-    made["cost"]["answers"]["per_1000"] = made["cost"]["training"]["money"] = None
-    text = _spaced(made)
-    assert "What the teacher's answers took is not known." in text
-    assert "The student needs an answer of the teacher's for every input, which is not in the cost" in text
+def test_unknown_costs_are_left_out() -> None:
+    tree = report_tree()
+    assert "needs the teacher's answer" not in spaced(tree)
+    tree["student"]["method"] = "rationale-as-input"
+    tree["cost"]["teacher"] = dict.fromkeys(tree["cost"]["teacher"])
+    tree["cost"]["answers"]["per_1000"] = tree["cost"]["training"]["money"] = None
+    text = spaced(tree)
+    assert "The cost of the labels is unknown." in text
+    assert "The student needs the teacher's answer to every input; its cost is not included" in text
     assert "Cost of 1,000 answers" not in text
 
 
-def _spaced(made: dict[str, Any]) -> str:
-    """The text of a report's page, on one line, with a space between a fact's name and its value."""
-    return " ".join(Page(report_page(made).replace("<dd>", "<dd> ")).text.split())
+@pytest.mark.parametrize("confusion", [None, report_tree()["confusion"]])
+def test_the_note_on_the_confusion_is_shown(confusion: Any) -> None:
+    page = page_of(report_tree() | {"confusion": confusion, "confusion_note": "A letter is a place."})
+    assert "Confusion" in page.text
+    assert "A letter is a place." in page.text
 
 
-def test_of_choices_the_confusion_is_of_places_and_where_there_is_none_it_is_said_why() -> None:
-    made = report() | {"confusion_note": "A letter is a place."}
-    assert "A letter is a place." in Page(report_page(made)).text
-    made |= {"confusion": None, "confusion_note": "There are too many labels."}
-    page = Page(report_page(made))
-    assert "What it takes for what" in page.text
-    assert "There are too many labels." in page.text
-
-
-def test_an_earlier_report_on_other_examples_is_not_compared() -> None:
-    made = report()
+def test_an_unpaired_earlier_report_shows_no_change() -> None:
+    tree = report_tree()
     nothing = dict.fromkeys(("difference", "interval", "better", "worse", "p_value"))
-    made["baseline"] |= {"same_examples": False, **nothing, "note": "of its 90 examples only 9 have the same id"}
-    text = Page(report_page(made)).text
-    assert "not compared example by example: of its 90 examples only 9 have the same id." in text
+    tree["baseline"] |= {"same_examples": False, **nothing, "note": "only 9 of its 90 examples have the same id"}
+    text = page_of(tree).text
+    assert "The reports are not paired: only 9 of its 90 examples have the same id." in text
     assert "59.0%" in text
-    assert "Now ahead by" not in text
+    assert "Only now right" not in text
 
 
 def test_a_wide_confusion_is_a_list() -> None:
-    made = report()
-    made["confusion"] = [{"gold": f"g{i}", "student": f"s{i}" if i else None, "count": i + 1} for i in range(20)]
-    rows = Page(report_page(made)).rows()
+    confusion = [{"gold": f"g{i}", "student": f"s{i}" if i else None, "count": i + 1} for i in range(20)]
+    confusion[3]["gold"] = "long " * 1000
+    rows = Page(report_page(report(confusion=confusion))).rows()
     assert ["g0", "(no answer)", "1"] in rows
     assert ["g19", "s19", "20"] in rows
-    made["confusion"][3]["gold"] = "long " * 1000
-    assert max(len(cell) for row in Page(report_page(made)).rows() for cell in row) < 200
+    assert max(len(cell) for row in rows for cell in row) < 200
 
 
-def test_long_texts_are_cut_and_the_same_report_gives_the_same_page() -> None:
-    made = report()
-    made["errors"][0]["input"] = "word " * 10_000
-    made["confusion"][0] |= {"gold": "gold " * 1000, "student": "other " * 1000}
+def test_long_texts_are_cut_and_the_page_is_deterministic() -> None:
+    tree = report_tree()
+    tree["errors"][0]["input"] = "word " * 10_000
+    tree["confusion"][0] |= {"gold": "gold " * 1000, "student": "other " * 1000}
+    made = Report.model_validate(tree)
     html = report_page(made)
     assert len(html) < 100_000
     assert max(len(cell) for row in Page(html).rows() for cell in row) == 600

@@ -1,4 +1,4 @@
-"""Pages in a real browser: they load without a complaint, nothing is asked of any other machine, and they can be read by day and night."""
+"""Pages in a real browser: no console message, no request to another machine, readable in light and dark."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from pipelines.compare.model import ComparisonReport
 from pipelines.compare.page import comparison_page
+from pipelines.evaluate.model import Report
 from pipelines.evaluate.page import report_page
-from tests.pipelines.evaluate.test_page import NO_TEXTS
+from tests.support import comparisons, reports
 from tests.support.browser import BROWSER, NEEDS_BROWSER, Chromium, Tab
 from tests.support.colours import contrast, luminance
-from tests.support.comparisons import comparison
 from tests.support.page_reader import Page, hostile
-from tests.support.reports import report
 
 FOREIGN = '<img src="http://raystill.invalid/x.png"><script>document.title = "ran"</script>'
 
@@ -25,7 +25,7 @@ pytestmark = NEEDS_BROWSER
 
 
 def opened(html: str, folder: Path) -> tuple[Page, list[str], list[str]]:
-    """The page as the browser has it in the end, what it complained of, and the addresses that the page asked for."""
+    """The page in the browser, its console messages, and the addresses that it requested."""
     (folder / "page.html").write_text(html, encoding="utf-8")
     log = folder / "net.json"
     command = [
@@ -36,46 +36,49 @@ def opened(html: str, folder: Path) -> tuple[Page, list[str], list[str]]:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     events = json.loads(log.read_text(encoding="utf-8"))["events"]
-    asked = [
+    requested = [
         event["params"]["url"]
         for event in events
         if "url" in event.get("params", {}) and event["params"].get("initiator") in ("file://", "null")
     ]
-    return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
+    return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line], requested
 
 
 @pytest.mark.parametrize("name", ["comparison", "report"])
-def test_a_page_of_hostile_texts_loads_without_a_complaint_or_a_request(name: str, tmp_path: Path) -> None:
-    made = hostile(report(), NO_TEXTS) if name == "report" else hostile(comparison(), frozenset({"lines"}))
-    html = report_page(made) if name == "report" else comparison_page(made)
-    page, complaints, asked = opened(html.replace(r"//x.invalid", "http://raystill.invalid"), tmp_path)
-    assert complaints == []
-    assert [url for url in asked if url.startswith("http")] == []
+def test_a_page_of_hostile_texts_loads_silently(name: str, tmp_path: Path) -> None:
+    if name == "report":
+        html = report_page(Report.model_validate(hostile(reports.report_tree(), reports.FIXED)))
+    else:
+        wild = hostile(comparisons.comparison_tree(), comparisons.FIXED)
+        html = comparison_page(ComparisonReport.model_validate(wild))
+    page, messages, requested = opened(html.replace(r"//x.invalid", "http://raystill.invalid"), tmp_path)
+    assert messages == []
+    assert [url for url in requested if url.startswith("http")] == []
     assert page.shape() == Page(html).shape()
     assert len([tag for tag, _ in page.elements if tag == "svg"]) == (4 if name == "report" else 6)
 
 
-def test_the_policy_of_a_page_stops_what_would_slip_in(tmp_path: Path) -> None:
-    _, complaints, asked = opened(report_page(report()).replace("</main>", f"{FOREIGN}</main>"), tmp_path)
-    assert len(complaints) == 2
-    assert all("Content Security Policy" in complaint for complaint in complaints)
-    assert [url for url in asked if url.startswith("http")] == []
+def test_the_policy_of_a_page_blocks_injected_content(tmp_path: Path) -> None:
+    _, messages, requested = opened(report_page(reports.report()).replace("</main>", f"{FOREIGN}</main>"), tmp_path)
+    assert len(messages) == 2
+    assert all("Content Security Policy" in message for message in messages)
+    assert [url for url in requested if url.startswith("http")] == []
 
 
-def test_a_request_would_be_seen(tmp_path: Path) -> None:
-    _, _, asked = opened(f"<!doctype html><title>made</title>{FOREIGN}", tmp_path)
-    assert "http://raystill.invalid/x.png" in asked
+def test_a_request_is_noticed(tmp_path: Path) -> None:
+    _, _, requested = opened(f"<!doctype html><title>made</title>{FOREIGN}", tmp_path)
+    assert "http://raystill.invalid/x.png" in requested
 
 
 class PageTab(Tab):
-    """A tab with a page that is complete once it is loaded."""
+    """A tab with a static page."""
 
     def open(self) -> None:
         self.order("Page.navigate", url=self._url)
         self.until(f"location.href === {json.dumps(self._url)} && document.readyState === 'complete'")
 
     def prefer(self, scheme: str) -> None:
-        """What the reader's machine is set to: `light` or `dark`."""
+        """Set the colour scheme of the reader's machine: `light` or `dark`."""
         self.order("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
 
@@ -85,12 +88,12 @@ SEEN = """(() => {
   return {
     paper: getComputedStyle(document.body).backgroundColor,
     plots: there("svg").map(one => one.getAttribute("class")),
-    texts: there("h1, .headline, .note, .ahead, .behind, .open, figcaption, summary").map(colour),
+    texts: there("h1, .headline, .note, .better, .worse, .open, figcaption, summary").map(colour),
     labels: there("svg text").map(one => getComputedStyle(one).fill),
   };
 })()"""
 READABLE = 4.5
-"""The least contrast of text (WCAG 2.2, 1.4.3)."""
+"""Lowest contrast of text (WCAG 2.2, 1.4.3)."""
 
 
 @pytest.fixture
@@ -101,10 +104,11 @@ def browser(tmp_path: Path) -> Iterator[Chromium]:
 
 
 @pytest.mark.parametrize("name", ["comparison", "report"])
-def test_a_page_follows_the_scheme_of_its_reader(name: str, tmp_path: Path, browser: Chromium) -> None:
-    """Its pictures lie in the test's folder, NAME-SCHEME.png, for people to look at."""
+def test_a_page_follows_the_readers_colour_scheme(name: str, tmp_path: Path, browser: Chromium) -> None:
+    """Leaves NAME-SCHEME.png in the test's folder for people to look at."""
     (tmp_path / "page.html").write_text(
-        report_page(report()) if name == "report" else comparison_page(comparison()), encoding="utf-8"
+        report_page(reports.report()) if name == "report" else comparison_page(comparisons.comparison()),
+        encoding="utf-8",
     )
     tab = PageTab(browser, (tmp_path / "page.html").as_uri())
     seen: dict[str, dict[str, Any]] = {}

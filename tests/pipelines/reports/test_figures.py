@@ -10,7 +10,7 @@ from pipelines.reports.figures import DARK, LIGHT, SERIES, Theme, picture, serie
 from tests.support.page_reader import HOSTILE, Page
 
 
-def drawn(name: str = "made", title: str = "a title", text: str = "said") -> str:
+def drawn(name: str = "made", title: str = "a title", text: str = "text") -> str:
     def draw(figure: Any, theme: Theme) -> None:
         axes = figure.add_subplot()
         axes.set_title(title)
@@ -20,11 +20,11 @@ def drawn(name: str = "made", title: str = "a title", text: str = "said") -> str
     return picture(draw, name=name, size=(3.0, 2.0), text=text)
 
 
-def test_one_svg_for_each_theme_with_a_text_alternative_and_no_head() -> None:
+def test_each_theme_has_an_svg_with_a_text_alternative() -> None:
     html = drawn()
     roots = [found for tag, found in Page(html).elements if tag == "svg"]
     assert [(root["class"], root["role"], root["aria-label"]) for root in roots] == [
-        ("light", "img", "said"), ("dark", "img", "said"),
+        ("light", "img", "text"), ("dark", "img", "text"),
     ]  # fmt: skip
     assert LIGHT.series[0] in html
     assert DARK.series[0] in html
@@ -33,7 +33,7 @@ def test_one_svg_for_each_theme_with_a_text_alternative_and_no_head() -> None:
     assert "<?xml" not in html
 
 
-def test_ids_of_two_plots_differ_and_references_stay_within() -> None:
+def test_ids_of_two_plots_differ() -> None:
     html = drawn("one") + drawn("two")
     ids = re.findall(r'\bid="([^"]*)"', html)
     references = re.findall(r'(?:href="#|url\(#)([^")]*)', html)
@@ -42,15 +42,15 @@ def test_ids_of_two_plots_differ_and_references_stay_within() -> None:
     assert set(references) <= set(ids)
 
 
-def test_texts_are_neither_markup_nor_mathematics_nor_changed() -> None:
-    said = f'id="x" url(#y) {HOSTILE}'.replace("\ud800", "")  # the one thing that matplotlib does not take
-    tame, wild = drawn(), drawn(title=said, text=HOSTILE)
+def test_texts_are_neither_markup_nor_math() -> None:
+    wild_title = f'id="x" url(#y) {HOSTILE}'.replace("\ud800", "")  # which matplotlib refuses
+    tame, wild = drawn(), drawn(title=wild_title, text=HOSTILE)
     assert Page(wild).shape() == Page(tame).shape()
-    assert said in Page(wild).text
+    assert wild_title in Page(wild).text
     assert {found["aria-label"] for tag, found in Page(wild).elements if tag == "svg"} == {HOSTILE}
 
 
-def test_the_same_bytes_in_another_process_and_with_settings_of_ones_own() -> None:
+def test_other_processes_and_settings_give_the_same_bytes() -> None:
     code = (
         "import matplotlib; matplotlib.rcParams.update({'font.size': 30, 'text.color': 'red', 'svg.fonttype': 'path'});"
         "from tests.pipelines.reports.test_figures import drawn; print(drawn(), end='')"
@@ -59,7 +59,7 @@ def test_the_same_bytes_in_another_process_and_with_settings_of_ones_own() -> No
     assert other.stdout == drawn()
 
 
-def test_series_differ_without_their_colour() -> None:
+def test_series_differ_also_without_colour() -> None:
     styles = [series_style(LIGHT, position) for position in range(SERIES)]
     assert len({style.marker for style in styles}) == len({str(style.line) for style in styles}) == SERIES
     assert len({style.colour for style in styles}) == len(set(DARK.series)) == SERIES
@@ -68,21 +68,21 @@ def test_series_differ_without_their_colour() -> None:
 CURVE = Curve("finetune", 0, (0.25, 1.0), (8.0, 10.0), (6.0, 8.0), (10.0, 12.0))
 
 
-def test_a_far_level_does_not_flatten_the_curves_and_is_named_all_the_same() -> None:
+def test_a_far_level_is_named_at_the_edge() -> None:
     levels = (Level("teacher", 74.0, LEVEL_LINES[0]), Level("majority label", 5.0, LEVEL_LINES[1]))
     span = span_of([CURVE], levels)
     assert span.low <= 5.0
     assert 12.0 < span.high < 20.0
     chart = Chart("made", {0.25: "25%", 1.0: "100%"}, "labels", (CURVE,), levels, span)
-    text = Page(curves_picture(chart, name="made", text="said")).text
+    text = Page(curves_picture(chart, name="made", text="text")).text
     assert "▲ teacher, 74.0%" in text
     assert "majority label, 5.0%" in text
     assert "▼" not in text
 
 
-def test_names_of_near_places_do_not_overlap() -> None:
+def test_names_of_close_places_do_not_overlap() -> None:
     places = {0.01: "1%", 0.011: "1.1%", 0.5: "50%", 1.0: "100%"}
     curve = Curve("finetune", 0, tuple(places), (1.0, 2.0, 3.0, 4.0), (0.0, 1.0, 2.0, 3.0), (2.0, 3.0, 4.0, 5.0))
     chart = Chart("made", places, "labels", (curve,), (), span_of([curve], ()))
-    words = Page(curves_picture(chart, name="made", text="said")).text.split()
+    words = Page(curves_picture(chart, name="made", text="text")).text.split()
     assert words[:5] == ["1.1%", "50%", "100%", "labels", "(logarithmic)"]

@@ -1,91 +1,88 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines.data.heldout import is_validation
 from pipelines.errors import UserError
-from pipelines.scoring.contamination import Contamination, chosen_on, overlap_part, seen_in_training, with_input_of
+from pipelines.scoring.contamination import (
+    Contamination,
+    chosen_on_part,
+    seen_in_training,
+    trained_on_part,
+    with_input_of,
+)
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from tests.support.artifacts import label_row, write_labels
 
-
-def labelled(tmp_path: Path, inputs: dict[str, str]) -> Store:
-    rows: list[dict[str, Any]] = [{**label_row(i, "1"), "input": text} for i, text in inputs.items()]
-    write_labels(tmp_path / "labels", rows)
-    return Store(str(tmp_path / "labels"))
-
-
 SHELF = "A shelf in the library of the old town holds books, and a boy carries of them to the table near the window"
 
 
-def test_what_was_trained_on_has_the_same_input_or_nearly(tmp_path: Path) -> None:
-    labels = labelled(
-        tmp_path,
-        {"1": "How many apples?", "2": "How many  PEARS?", "3": "other", "4": SHELF, "5": SHELF.replace("boy", "girl")},
-    )
+def labelled(tmp_path: Path, inputs: dict[str, str]) -> Store:
+    write_labels(tmp_path / "labels", [{**label_row(i, "1"), "input": text} for i, text in inputs.items()])
+    return Store(str(tmp_path / "labels"))
+
+
+def test_equal_and_similar_inputs_are_contamination(tmp_path: Path) -> None:
+    training = ["How many apples?", "How many  PEARS?", "other", SHELF, SHELF.replace("boy", "girl")]
+    labels = labelled(tmp_path, {str(i): text for i, text in enumerate(training, start=1)})
     examples = [
-        Example("1", "quite another", "1"),  # shares an id and nothing else
+        Example("1", "quite another", "1"),  # only the id is equal
         Example("near", SHELF.replace("window", "door"), "1"),
         Example("2", "how many pears?", "2"),
-        Example("y", "How many apples ?", "3"),  # three words and a sign: no spelling of `apples?`
+        Example("y", "How many apples ?", "3"),  # other words: `apples ?` has two
         Example("same", SHELF.upper(), "4"),  # also near to row 5
         Example("far", " ".join(reversed(SHELF.split())), "5"),
     ]
     found = seen_in_training(labels, 0.0, examples)
     assert found == Contamination(same_id=("1", "2"), same_input=("2", "same"), near=("near", "y"))
     expected = {"count": 4, "ids": ["2", "same", "near", "y"], "by": {"id": 2, "input": 2, "near": 2}}
-    assert overlap_part(found, 6, "corpus.test") == expected
+    assert trained_on_part(found, 6, "corpus.test").model_dump() == expected
 
 
-def test_the_same_input_alone_is_what_decides_a_refusal() -> None:
+def test_the_early_check_compares_inputs_only() -> None:
     rows = [("r1", "How many  PEARS?"), ("2", SHELF)]
     examples = [Example("2", SHELF.replace("boy", "girl"), "1"), Example("b", "how many pears?", "2")]
     assert with_input_of(rows, examples) == Contamination((), ("b",), ())
 
 
-def test_near_duplicates_among_the_held_out_examples_are_all_found(tmp_path: Path) -> None:
+def test_similar_heldout_examples_are_all_found(tmp_path: Path) -> None:
     labels = labelled(tmp_path, {"a": SHELF, "b": "other"})
     twins = [Example(f"h{i}", SHELF.replace("window", word), "1") for i, word in enumerate(("desk", "door", "wall"))]
     assert seen_in_training(labels, 0.0, twins).near == ("h0", "h1", "h2")
 
 
-def test_a_validation_split_is_not_what_was_trained_on(tmp_path: Path) -> None:
+def test_a_validation_split_is_not_training(tmp_path: Path) -> None:
     texts = {f"r{i}": f"question {i}" for i in range(40)}
     held_out = [i for i in texts if is_validation(i, 0.3)]
     twin = next(i for i in (f"twin{n}" for n in range(40)) if not is_validation(i, 0.3))
     texts[twin] = texts[held_out[2]]
     labels = labelled(tmp_path, texts)
-    examples = [Example(i, texts[i], "1") for i in held_out]
     assert len(held_out) > 5
+    examples = [Example(i, texts[i], "1") for i in held_out]
     assert seen_in_training(labels, 0.3, examples) == Contamination((), (held_out[2],), ())
-    # Beside a test set it is held out as well: what a test example shares with it alone was not trained on.
+    # Beside a test set too, the split is not trained on.
     test = [Example("x", texts[held_out[0]], "1"), Example("y", texts[twin], "1")]
     assert seen_in_training(labels, 0.3, test) == Contamination((), ("y",), ())
-    assert seen_in_training(labels, 0.0, test) == Contamination((), ("x", "y"), ()), (
-        "without a split all rows are trained on"
-    )
+    assert seen_in_training(labels, 0.0, test) == Contamination((), ("x", "y"), ()), "without a split, all rows are"
 
 
-def test_a_test_set_that_was_trained_on_is_refused() -> None:
-    assert overlap_part(Contamination((), ("a",), ("b",)), 2, "corpus.test")["count"] == 2
+def test_more_than_half_contaminated_is_refused() -> None:
+    assert trained_on_part(Contamination((), ("a",), ("b",)), 2, "corpus.test").count == 2
     with pytest.raises(UserError, match=r"corpus.test: 2 of its 3 examples have the input of a training row: a, b"):
-        overlap_part(Contamination((), ("a", "b"), ()), 3, "corpus.test")
+        trained_on_part(Contamination((), ("a", "b"), ()), 3, "corpus.test")
 
 
-def test_what_was_chosen_on_is_found_as_what_was_trained_on() -> None:
+def test_validation_examples_are_compared_the_same_way() -> None:
     validation = [Example("v1", SHELF, None), Example("v2", "How many pears?", "1"), Example("v3", "other", "1")]
     examples = [
-        Example("v3", "another", "1"),
-        Example("same", "how many  pears?", "2"),
+        Example("v3", "another", "1"), Example("same", "how many  pears?", "2"),
         Example("near", SHELF.replace("window", "door"), "3"),
-    ]
+    ]  # fmt: skip
     expected = {"count": 2, "ids": ["same", "near"], "by": {"id": 1, "input": 1, "near": 1}}
-    assert chosen_on(validation, examples, "corpus.test") == expected
-    with pytest.raises(
-        UserError, match=r"corpus.test: 1 of its 1 examples have the input of a validation example, .*chosen"
-    ):
-        chosen_on(validation, examples[1:2], "corpus.test")
+    assert chosen_on_part(validation, examples, "corpus.test").model_dump() == expected
+    rule = r"corpus.test: 1 of its 1 examples have the input of a validation example, .*chosen"
+    with pytest.raises(UserError, match=rule):
+        chosen_on_part(validation, examples[1:2], "corpus.test")

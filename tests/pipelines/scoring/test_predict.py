@@ -1,17 +1,20 @@
+"""Batches of a predictor, and what happens to batches that are lost. Real Ray: tests/integration/test_evaluate.py."""
+
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from ray.exceptions import ActorUnavailableError
 
 from pipelines.config import EvaluationConfig
-from pipelines.scoring.predict import _INPUT, Predictor, PredictorPool, Question, _batches
+from pipelines.errors import StageFailedError
+from pipelines.scoring import predict as module
+from pipelines.scoring.predict import PredictRequest, predict
+from pipelines.scoring.predictor import Predictor, Query
 from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student
 from pipelines.students.decoding.label_scores import label_set
 from tests.support.tiny_students import tiny_model, tiny_tokenizer
@@ -19,20 +22,27 @@ from tests.support.tiny_students import tiny_model, tiny_tokenizer
 TEXTS = ["Tom has 9 pears.", "Anne has 4 apples and gives Peter 2.", "How many? " * 40, "7 books"]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models gain nothing from threads, which wait for each other on a busy machine."""
+    monkeypatch.setattr("pipelines.scoring.predictor.usable_cpus", lambda: 1)
+
+
 @dataclass(frozen=True)
 class Tiny:
-    """A source of a tiny student."""
+    """A tiny student."""
 
-    family: Family
+    family: Family = "decoder-only"
+    method: str = "step-by-step"
 
     def load(self, device: str) -> Student:
         tokenizer = tiny_tokenizer(self.family)
         model = tiny_model(self.family, len(tokenizer))
-        return Student(model, tokenizer, method="step-by-step", max_input_tokens=64, device=device)
+        return Student(model, tokenizer, method=self.method, max_input_tokens=64, device=device)
 
 
 class Slow(Tiny):
-    """It takes a second to load, another for what it writes first, and at least a tenth for each batch after it."""
+    """Takes a second to load, another for its first text, and a tenth for each later batch."""
 
     def load(self, device: str) -> Student:
         time.sleep(1.0)
@@ -47,17 +57,43 @@ class Slow(Tiny):
         return student
 
 
-def _block(rows: dict[int, str], labels: tuple[str, ...] = ()) -> pa.Table:
-    asked = [{"row": row, "input": text, "labels": list(labels)} for row, text in rows.items()]
-    return pa.Table.from_pylist(asked, schema=_INPUT)
+@dataclass(frozen=True)
+class Counted(Tiny):
+    """Records each load."""
+
+    name: str = ""
+    loads: list[str] | None = None
+
+    def load(self, device: str) -> Student:
+        assert self.loads is not None
+        self.loads.append(self.name)
+        return super().load(device)
+
+
+class Broken(Tiny):
+    """Cannot be loaded."""
+
+    def load(self, device: str) -> Student:
+        raise ValueError("first line\nno weights")
+
+
+def answer(
+    queries: Sequence[Query], texts: Sequence[str], settings: EvaluationConfig, *, labels: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """The answers of one predictor, which gets each query with the same inputs."""
+    predictor = Predictor(queries, settings)
+    requests = [PredictRequest("made", query, texts, [labels] * len(texts)) for query in queries]
+    batches = module._batches(requests, len(texts))
+    return [row for batch in batches for row in predictor(batch.table).to_pylist()]
+
+
+def by_row(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(found, key=lambda row: (row["row"], row["draw"]))
 
 
 @pytest.mark.parametrize("family", ["encoder-decoder", "decoder-only"])
-def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) -> None:
-    settings = EvaluationConfig(max_new_tokens=6)
-    block = _block(dict(enumerate(TEXTS, start=10)))
-    found: list[dict[str, Any]] = Predictor(settings).answer(Question(Tiny(family)), block).to_pylist()
-    assert [row["row"] for row in found] == [10, 11, 12, 13]
+def test_batched_answers_equal_single_answers(family: Family) -> None:
+    found = by_row(answer([Query(Tiny(family))], TEXTS, EvaluationConfig(max_new_tokens=6)))
     assert [row["too_long"] for row in found] == [False, False, True, False]
     assert (found[2]["text"], found[2]["output_tokens"]) == ("", 0)
     student = Tiny(family).load("cpu")
@@ -66,153 +102,131 @@ def test_a_block_is_answered_row_by_row_and_a_long_input_is_not(family: Family) 
         assert found[i]["text"] == alone.text
         assert found[i]["confidence"] == pytest.approx(alone.confidence, rel=1e-3)
         assert (found[i]["prompt_tokens"], found[i]["output_tokens"]) == (alone.prompt_tokens, alone.output_tokens)
-    assert len({found[i]["text"] for i in (0, 1, 3)}) == 3, "the answers must differ for the test to see an exchange"
+    assert len({found[i]["text"] for i in (0, 1, 3)}) == 3, "equal answers would hide an exchange"
+    [only] = answer([Query(Tiny(family))], [TEXTS[2]], EvaluationConfig())
+    assert only["too_long"], "a batch of long inputs only"
 
 
 @pytest.fixture
-def orders(monkeypatch: pytest.MonkeyPatch) -> list[GenerationRequest]:
-    """All that students are asked to write."""
+def written(monkeypatch: pytest.MonkeyPatch) -> list[GenerationRequest]:
+    """All texts that students are asked for."""
     found: list[GenerationRequest] = []
     write = Student.write
     monkeypatch.setattr(Student, "write", lambda self, asked: found.extend(asked) or write(self, asked))  # type: ignore[func-returns-value]
     return found
 
 
-def test_a_row_s_closed_set_reaches_its_student(orders: list[GenerationRequest]) -> None:
-    """The confidence is then that which the student gives (tests/pipelines/students/decoding/test_label_scores.py)."""
-    block = _block({1: TEXTS[0], 2: TEXTS[3]}, ("spam", "ham"))
-    Predictor(EvaluationConfig(max_new_tokens=2)).answer(Question(Tiny("decoder-only")), block)
+def test_the_closed_label_set_reaches_the_student(written: list[GenerationRequest]) -> None:
+    """What it does to the confidence: tests/pipelines/students/decoding/test_label_scores.py."""
+    answer([Query(Tiny())], [TEXTS[0], TEXTS[3]], EvaluationConfig(max_new_tokens=2), labels=("spam", "ham"))
     closed = label_set(tiny_tokenizer("decoder-only"), "label", ("spam", "ham"))
-    assert [order.labels for order in orders[1:]] == [closed] * 2, "the first is asked when the student is read"
+    assert [request.labels for request in written[1:]] == [closed] * 2, "the first is the warm-up"
 
 
-def test_each_input_is_answered_once_for_each_draw() -> None:
+def test_each_input_is_answered_once_per_draw() -> None:
     draws = tuple(Sampling(1.0, seed=5, draw=draw) for draw in range(3))
-    asked, block = Question(Tiny("decoder-only"), draws=draws), _block({7: TEXTS[0], 8: TEXTS[2], 9: TEXTS[3]})
-    found = Predictor(EvaluationConfig(max_new_tokens=6)).answer(asked, block).to_pylist()
-    assert sorted((row["row"], row["draw"]) for row in found) == [(r, d) for r in (7, 8, 9) for d in range(3)]
-    student = Tiny("decoder-only").load("cpu")
-    for row, text in ((7, TEXTS[0]), (9, TEXTS[3])):
+    texts = [TEXTS[0], TEXTS[2], TEXTS[3]]
+    found = by_row(answer([Query(Tiny(), draws=draws)], texts, EvaluationConfig(max_new_tokens=6)))
+    assert [(row["row"], row["draw"]) for row in found] == [(r, d) for r in range(3) for d in range(3)]
+    student = Tiny().load("cpu")
+    for row, text in ((0, TEXTS[0]), (2, TEXTS[3])):
         alone = [student.answer([text], "label", 6, sampling=draw)[0].text for draw in draws]
         assert [r["text"] for r in found if r["row"] == row] == alone
-    assert {row["too_long"] for row in found if row["row"] == 8} == {True}
+    assert {row["too_long"] for row in found if row["row"] == 1} == {True}
 
 
-def test_a_rationale_may_be_as_long_as_the_student_was_trained_to_write_it() -> None:
-    actor, parts = Predictor(EvaluationConfig(max_new_tokens=3)), ("label", "rationale")
-    found = {
-        part: actor.answer(Question(Tiny("decoder-only"), part), _block({0: TEXTS[0]})).to_pylist()[0] for part in parts
-    }
-    assert found["label"]["output_tokens"] == 3
-    assert found["rationale"]["output_tokens"] > 3
+def test_a_rationale_may_be_longer_than_a_label() -> None:
+    queries = [Query(Tiny(), part) for part in ("label", "rationale")]  # type: ignore[arg-type]
+    label, rationale = answer(queries, [TEXTS[0]], EvaluationConfig(max_new_tokens=3))
+    assert label["output_tokens"] == 3
+    assert rationale["output_tokens"] > 3
 
 
-def test_the_time_is_that_of_answering_not_of_loading_nor_of_a_first_token() -> None:
-    asked, block = Question(Slow("decoder-only")), _block({0: TEXTS[0], 1: TEXTS[3]})
-    first, second = Predictor(EvaluationConfig(max_new_tokens=2)).answer(asked, block).to_pylist()
-    assert 0.05 <= first["seconds"] == second["seconds"] < 0.5, (
-        "half of the batch's 0.1 s at least, none of the 1 s of loading and of the first token"
-    )
+def test_time_excludes_loading_and_the_first_token() -> None:
+    first, second = answer([Query(Slow())], [TEXTS[0], TEXTS[3]], EvaluationConfig(max_new_tokens=2))
+    assert 0.05 <= first["seconds"] == second["seconds"] < 0.5, "half of 0.1 s at least, and not the 2 s before"
 
 
-def test_a_block_of_long_inputs_only() -> None:
-    found = Predictor(EvaluationConfig()).answer(Question(Tiny("decoder-only")), _block({3: TEXTS[2]})).to_pylist()
-    assert [(row["row"], row["too_long"]) for row in found] == [(3, True)]
-
-
-@dataclass(frozen=True)
-class Noted(Tiny):
-    """Each load of it is noted."""
-
-    name: str
-    loads: list[str]
-
-    def load(self, device: str) -> Student:
-        self.loads.append(self.name)
-        return super().load(device)
-
-
-def test_a_student_is_read_when_another_was_asked_before_it() -> None:
-    actor, loads = Predictor(EvaluationConfig(max_new_tokens=2)), list[str]()
-    one, other = Noted("decoder-only", "one", loads), Noted("encoder-decoder", "other", loads)
-    for question in (Question(one), Question(one, "rationale"), Question(other), Question(one)):
-        actor.answer(question, _block({0: TEXTS[0]}))
+def test_a_student_is_loaded_once_until_another_is_asked() -> None:
+    loads = list[str]()
+    one, other = Counted(name="one", loads=loads), Counted("encoder-decoder", name="other", loads=loads)
+    queries = [Query(one), Query(one, "rationale"), Query(other), Query(one)]
+    answer(queries, [TEXTS[0]], EvaluationConfig(max_new_tokens=2))
     assert loads == ["one", "other", "one"]
 
 
-@dataclass(frozen=True)
-class Texts(Tiny):
-    """Its student writes whole texts."""
-
-    def load(self, device: str) -> Student:
-        student = super().load(device)
-        student.method = "rationale-then-label"
-        return student
+def test_the_warm_up_writes_one_token(written: list[GenerationRequest]) -> None:
+    answer([Query(Tiny(method="rationale-then-label"))], [TEXTS[0]], EvaluationConfig(max_new_tokens=2))
+    assert [request.max_new_tokens for request in written] == [1, 256]
 
 
-def test_what_a_student_writes_when_it_is_read_is_one_token(orders: list[GenerationRequest]) -> None:
-    Predictor(EvaluationConfig(max_new_tokens=2)).answer(Question(Texts("decoder-only")), _block({0: TEXTS[0]}))
-    assert [order.max_new_tokens for order in orders] == [1, 256]
+def test_an_exception_is_returned_as_a_row() -> None:
+    [row] = answer([Query(Broken())], TEXTS, EvaluationConfig())
+    assert row["error"] == "ValueError: no weights"
+    assert row["row"] is None
 
 
-def test_batches_hold_every_row_once_longest_first() -> None:
+def test_batches_hold_every_input_once_longest_first() -> None:
     inputs = ["a" * length for length in (3, 9, 1, 9, 5)]
-    tables = _batches(inputs, [(f"label {row}",) if row else () for row in range(5)], 2)
-    assert tables[1].column("labels").to_pylist() == [["label 4"], []]
-    assert [table.column("row").to_pylist() for table in tables] == [[1, 3], [4, 0], [2]]
-    assert [table.column("input").to_pylist() for table in tables] == [["a" * 9, "a" * 9], ["a" * 5, "a" * 3], ["a"]]
+    labels = [(f"label {row}",) if row else () for row in range(5)]
+    requests = [PredictRequest("one", Query(Tiny()), inputs, labels), PredictRequest("two", Query(Tiny()), ["b"])]
+    tables = [batch.table.to_pylist()[0] for batch in module._batches(requests, 2)]
+    assert [(t["request"], t["rows"]) for t in tables] == [(0, [1, 3]), (0, [4, 0]), (0, [2]), (1, [0])]
+    assert tables[1]["inputs"] == ["a" * 5, "a" * 3]
+    assert tables[1]["label_sets"] == [["label 4"], []]
 
 
-class Reply(SimpleNamespace):
-    """What is to come: `there` already or never, its `value` or error."""
+class FakeRayData:
+    """Answers batches in this process. `deadly`: how often a batch is lost with its worker, by request and first row."""
 
-    __hash__ = object.__hash__
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, deadly: dict[tuple[int, int], int]) -> None:
+        self.deadly, self.passes = deadly, list[list[tuple[int, int]]]()
+        monkeypatch.setattr(module, "_answers", self.answers)
 
-
-class Cluster:
-    """A stand-in of Ray with two actors. The second's process ends at its first batch, and there is no room for another."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[tuple[int, Any]] = []
-        self.actors = 0
-        self.lost: set[int] = set()
-        for name in ("remote", "wait", "get", "kill"):
-            monkeypatch.setattr(f"ray.{name}", getattr(self, name))
-
-    def remote(self, **_: object) -> Any:
-        return lambda kind: SimpleNamespace(remote=self.start)
-
-    def start(self, settings: object) -> Any:
-        number, self.actors = self.actors, self.actors + 1
-        start = SimpleNamespace(remote=lambda: Reply(there=number not in self.lost, value=None))
-        return SimpleNamespace(
-            __ray_ready__=start, answer=SimpleNamespace(remote=lambda question, batch: self.answer(number, batch))
-        )
-
-    def answer(self, number: int, batch: str) -> Any:
-        self.asked.append((number, batch))
-        if number == 1:
-            self.lost.add(1)
-            return Reply(there=True, value=ActorUnavailableError("its node is gone", None))
-        return Reply(there=True, value=f"answers to {batch}")
-
-    def wait(self, refs: Sequence[Any], num_returns: int) -> Any:
-        there = [ref for ref in refs if ref.there]
-        assert there, "it would wait for ever"
-        return there[-num_returns:], []
-
-    def get(self, ref: Any) -> Any:
-        if isinstance(ref.value, Exception):
-            raise ref.value
-        return ref.value
-
-    def kill(self, actor: object) -> None:
-        pass
+    def answers(
+        self, batches: Sequence[Any], queries: Sequence[Query], settings: EvaluationConfig
+    ) -> Iterator[pa.Table]:
+        self.passes.append([(batch.request, batch.rows[0]) for batch in batches])
+        predictor = Predictor(queries, settings)
+        for batch in batches[::-1]:
+            key = batch.request, batch.rows[0]
+            if self.deadly.get(key, 0):
+                self.deadly[key] -= 1
+            else:
+                yield predictor(batch.table)
 
 
-def test_what_a_lost_worker_had_goes_to_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(monkeypatch)
-    with PredictorPool(EvaluationConfig(workers=2)) as answerers:
-        found: list[Any] = list(answerers.answer(Question(Tiny("decoder-only")), ["a", "b", "c"]))  # type: ignore[list-item]
-    assert sorted(found) == ["answers to a", "answers to b", "answers to c"]
-    assert sum(number == 1 for number, _ in cluster.asked) == 1
+SETTINGS = EvaluationConfig(batch_size=1, max_new_tokens=2)
+
+
+def test_lost_batches_are_answered_by_another_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_data = FakeRayData(monkeypatch, {(0, 1): 3, (1, 3): 1})
+    texts = [TEXTS[0], TEXTS[1], TEXTS[3], "more"]
+    requests = [
+        PredictRequest("one", Query(Tiny()), texts),
+        PredictRequest("two", Query(Tiny("encoder-decoder")), texts),
+    ]
+    found = predict(requests, SETTINGS)
+    assert ray_data.passes[1:] == [[(0, 1), (1, 3)], [(0, 1)], [(0, 1)]]
+    for request, predictions in zip(requests, found, strict=True):
+        student = request.query.source.load("cpu")
+        assert [one.text for (one,) in predictions.answers] == [d.text for d in student.answer(texts, "label", 2)]
+        assert predictions.seconds >= 0.0
+
+
+def test_an_input_that_kills_every_worker_fails_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_data = FakeRayData(monkeypatch, {(0, 0): 99})
+    with pytest.raises(
+        StageFailedError, match=r"evaluate student: failed after 1 of 2 examples \(each time, the workers died"
+    ):
+        predict([PredictRequest("student", Query(Tiny()), ["long", "s"])], SETTINGS)
+    assert ray_data.passes == [[(0, 0), (0, 1)], [(0, 0)], [(0, 0)], [(0, 0)]]
+
+
+def test_an_exception_ends_the_stage_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_data = FakeRayData(monkeypatch, {})
+    with pytest.raises(
+        StageFailedError, match=r"student: failed after 0 of 4 examples \(ValueError: no weights\)\. Run"
+    ):
+        predict([PredictRequest("student", Query(Broken()), TEXTS)], SETTINGS)
+    assert len(ray_data.passes) == 1

@@ -4,48 +4,39 @@ import pytest
 
 from pipelines.scoring.rationales import WrittenRationale, quality, rationales_read, sample_of
 from pipelines.scoring.reference_systems import TeacherAnswer, TeacherAnswers
-from pipelines.tasks import Example, load_task, task_spec
+from pipelines.tasks import Example
+from pipelines.tasks.arithmetic import Arithmetic
+from pipelines.tasks.nli import NaturalLanguageInference
 
 APPLES = Example("a", "Anne has 4 apples and gives Peter 2 and Thomas 1 of them", "4 - 2 - 1")
-
-
-def written(rationale: str, label: str | None, example: Example = APPLES) -> WrittenRationale:
-    return WrittenRationale(rationale, label, example)
+NEUTRAL = Example("a", "premise: ... hypothesis: ...", "neutral")
 
 
 def test_signals_worked_by_hand() -> None:
-    found = quality(
-        "student",
-        [
-            written("4 - 2 = 2. 2 - 1 = 1.", "4 - 2 - 1"),  # leads to its label, which is gold
-            written("4 + 2 + 1 = 7", "4 + 2 + 1"),  # leads to its label, which is not
-            written("Anne has 4 apples and gives Peter 2 and Thomas 1", "4 - 2 - 1"),  # says the input again
-            written("4 - 2 - 1 = 1 as nobody told", None),  # no label to lead to
-            written(" \n", "1"),
-        ],
-        load_task(task_spec("arithmetic", {})),
-    )
-    assert found == {
-        "of": "student",
-        "examples": 5,
-        "empty": 1,
-        "leads_to_label": 2 / 4,
-        "states_gold": 2 / 4,
-        "repeats_input": 1 / 4,
-        "words": {"p10": 7, "median": 10, "p90": 11},
-    }
-
-
-def test_what_cannot_be_told_is_no_share() -> None:
-    nli = load_task(task_spec("nli", {}))
-    example = Example("a", "premise: ... hypothesis: ...", "neutral")
-    found = quality("teacher", [written("It need not be so.", "neutral", example)], nli)
+    written = [
+        ("4 - 2 = 2. 2 - 1 = 1.", "4 - 2 - 1"),  # leads to its label, which is gold
+        ("4 + 2 + 1 = 7", "4 + 2 + 1"),  # leads to its label, which is not
+        ("Anne has 4 apples and gives Peter 2 and Thomas 1", "4 - 2 - 1"),  # repeats the input
+        ("4 - 2 - 1 = 1 as nobody told", None),  # no label to lead to
+        (" \n", "1"),
+    ]
+    found = quality("student", [WrittenRationale(text, label, APPLES) for text, label in written], Arithmetic())
     assert found is not None
-    assert (found["leads_to_label"], found["states_gold"]) == (None, 0.0)
-    empty = quality("teacher", [written("", "neutral", example)], nli)
+    assert found.model_dump() == {
+        "of": "student", "examples": 5, "empty": 1, "leads_to_label": 2 / 4, "states_gold": 2 / 4, "repeats_input": 1 / 4,
+        "words": {"p10": 7, "median": 10, "p90": 11},
+    }  # fmt: skip
+
+
+def test_unknown_signals_are_none() -> None:
+    task = NaturalLanguageInference()
+    found = quality("teacher", [WrittenRationale("It need not be so.", "neutral", NEUTRAL)], task)
+    assert found is not None
+    assert (found.leads_to_label, found.states_gold) == (None, 0.0)
+    empty = quality("teacher", [WrittenRationale("", "neutral", NEUTRAL)], task)
     assert empty is not None
-    assert (empty["empty"], empty["states_gold"], empty["repeats_input"], empty["words"]) == (1, None, None, None)
-    assert quality("teacher", [], nli) is None
+    assert (empty.empty, empty.states_gold, empty.repeats_input, empty.words) == (1, None, None, None)
+    assert quality("teacher", [], task) is None
 
 
 def test_the_sample_is_chosen_by_id() -> None:
@@ -61,10 +52,9 @@ def test_the_sample_is_chosen_by_id() -> None:
     assert len({more[i].id for i in sample_of(more, 50)} & ids) == pytest.approx(50 * 500 / 525, abs=5)
 
 
-def test_what_is_read_of_the_teacher_is_counted() -> None:
+def test_rationales_of_the_teacher_are_counted() -> None:
     examples = [APPLES, Example("b", "two", "2"), Example("c", "three", "3")]
-    answers = TeacherAnswers(
-        {"a": TeacherAnswer("1", "4 - 2 - 1 = 1"), "b": TeacherAnswer("2", " "), "x": TeacherAnswer("1", "so")}
-    )
-    found = rationales_read(answers, examples, load_task(task_spec("arithmetic", {})))
-    assert found == {"examples": 3, "without": 2, "states_gold": 1.0}
+    texts = {"a": ("1", "4 - 2 - 1 = 1"), "b": ("2", " "), "x": ("1", "so")}
+    answers = TeacherAnswers({row_id: TeacherAnswer(*answer) for row_id, answer in texts.items()})
+    found = rationales_read(answers, examples, Arithmetic())
+    assert found.model_dump() == {"examples": 3, "without": 2, "states_gold": 1.0}

@@ -1,4 +1,4 @@
-"""Means over seeds: by hand, and that intervals cover a planted truth as often as they say."""
+"""Means over seeds: by hand, and coverage of a planted truth."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ EXAMPLES, SEEDS = 200, 3
 
 
 def simulated(rng: np.random.Generator, effect: float, seeds: int, seed_spread: float) -> tuple[np.ndarray, np.ndarray]:
-    """Answers of a baseline and of a method that is better by `effect`: examples differ in difficulty, seeds in luck.
-
-    Each pair has the same difficulties; a share `effect` of the baseline's chances is moved. (2 x seeds, examples), of booleans.
-    """
+    """Answers of a method and of its baseline, (seeds, examples). Examples differ in difficulty, seeds in luck by `seed_spread`."""
     chance = rng.uniform(0.1, 0.7, EXAMPLES)
     luck = rng.normal(0.0, seed_spread, (2, seeds, 1))
     base = rng.random((seeds, EXAMPLES)) < chance + luck[0]
@@ -26,25 +23,23 @@ def simulated(rng: np.random.Generator, effect: float, seeds: int, seed_spread: 
 
 @pytest.mark.parametrize("effect", [0.0, 0.08])
 @pytest.mark.parametrize(("seeds", "seed_spread"), [(1, 0.0), (3, 0.03), (5, 0.03)])
-def test_the_interval_covers_a_planted_difference_as_often_as_it_says(
-    effect: float, seeds: int, seed_spread: float
-) -> None:
+def test_the_interval_covers_a_planted_difference(effect: float, seeds: int, seed_spread: float) -> None:
     rng = np.random.default_rng(20)
     found = [
         mean_difference(*(side.tolist() for side in simulated(rng, effect, seeds, seed_spread)))
         for _ in range(SIMULATIONS)
     ]
-    # 95% of 200 are 190; 184 to 198 is what chance leaves of that.
+    # 95% of 200 are 190; 184 to 198 is the range of chance.
     assert 184 <= sum(one.low <= effect <= one.high for one in found) <= 198
-    # What it misses it misses on both sides: 5 of 200 on each, 12 is what chance leaves of that.
+    # It misses on both sides alike: 5 of 200 on each, at most 12 by chance.
     assert max(sum(one.low > effect for one in found), sum(one.high < effect for one in found)) <= 12
     if effect:
         assert sum(one.low > 0.0 for one in found) > 50, "a planted effect must be found"
 
 
 @pytest.mark.parametrize(("seeds", "low", "high"), [(1, 0.5, 0.8), (2, 0.84, 0.95), (3, 0.92, 0.99)])
-def test_how_often_few_seeds_that_differ_cover_the_truth(seeds: int, low: float, high: float) -> None:
-    """What pages and README say of one seed and of two: the interval of one knows nothing of another."""
+def test_few_seeds_cover_less(seeds: int, low: float, high: float) -> None:
+    """The notes on one and two seeds in reports and README."""
     rng = np.random.default_rng(6)
     covered = 0
     for _ in range(SIMULATIONS):
@@ -56,11 +51,10 @@ def test_how_often_few_seeds_that_differ_cover_the_truth(seeds: int, low: float,
     assert low <= covered / SIMULATIONS <= high
 
 
-def test_where_seeds_do_not_differ_the_interval_is_rather_too_wide() -> None:
+def test_equal_seeds_give_a_wider_interval() -> None:
     rng = np.random.default_rng(20)
-    found = [
-        mean_difference(*(side.tolist() for side in simulated(rng, 0.08, 3, 0.0))) for _ in range(SIMULATIONS)
-    ]  # fmt: skip
+    sides = [simulated(rng, 0.08, 3, 0.0) for _ in range(SIMULATIONS)]
+    found = [mean_difference(*(side.tolist() for side in both)) for both in sides]
     assert sum(one.low <= 0.08 <= one.high for one in found) >= 190
 
 
@@ -90,8 +84,8 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert mean(luck).high - mean(luck).low > 3 * (mean(even).high - mean(even).low)
 
 
-def test_the_variance_by_hand() -> None:
-    # Two seeds, four examples (and the four that the interval counts): the table of means and rest worked out on paper.
+def test_the_variance_worked_by_hand() -> None:
+    # Two seeds, four examples and the four that the interval adds.
     right = [[True, True, False, False], [True, False, False, False]]
     table = np.array([[1, 1, 0, 0, 1, 1, 0, 0], [1, 0, 0, 0, 1, 1, 0, 0]], dtype=float)
     ms_examples = 2 * np.var(table.mean(axis=0), ddof=1)
@@ -101,12 +95,12 @@ def test_the_variance_by_hand() -> None:
     assert found.value == 0.375
     middle = table.mean()
     assert found.low < middle < found.high
-    # The rest's mean square is that of the seeds here, 0.0625: seeds add nothing to the variance of the 16 values' mean. Satterthwaite:
-    # 0.4910714^2 / (0.4910714^2 / 7 + 0.0625^2 / 1 + 0.0625^2 / 7) = 6.20 degrees of freedom, where t is 2.428.
+    # The mean squares of rest and seeds are equal here, 0.0625: seeds add nothing to the variance. Satterthwaite's degrees of freedom:
+    # 0.4910714^2 / (0.4910714^2 / 7 + 0.0625^2 / 1 + 0.0625^2 / 7) = 6.20, for which t is 2.428.
     assert found.high - middle == pytest.approx(2.428 * (0.4910714 / 16) ** 0.5, rel=1e-3)
 
 
-def test_nothing_to_average_is_refused() -> None:
+def test_a_mean_of_nothing_is_refused() -> None:
     for nothing in ([], [[]]):
         with pytest.raises(ValueError, match="no"):
             mean(nothing)

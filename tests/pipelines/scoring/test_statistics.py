@@ -33,7 +33,7 @@ def test_wilson_interval_at_the_ends() -> None:
     assert every.low == pytest.approx(1 - z2 / (10 + z2), abs=1e-5)
 
 
-def test_no_examples_have_no_accuracy() -> None:
+def test_no_examples_are_refused() -> None:
     with pytest.raises(ValueError, match="no examples"):
         score([])
 
@@ -53,18 +53,18 @@ def test_mcnemar_is_symmetric_and_ignores_agreement() -> None:
     assert paired(*_outcomes(500, 2, 7, 300)).p_value == there.p_value
 
 
-def test_mcnemar_even_split_and_full_agreement_show_nothing() -> None:
+def test_mcnemar_of_equal_systems_is_one() -> None:
     assert paired(*_outcomes(0, 4, 4, 0)).p_value == pytest.approx(1.0)
     assert paired([True, False], [True, False]) == paired([True], [True])
     assert paired([True], [True]).p_value == 1.0
 
 
-def test_mcnemar_one_sided_large() -> None:
+def test_mcnemar_of_a_large_one_sided_split() -> None:
     # 100 against 0: 2 * 2^-100
     assert paired([True] * 100, [False] * 100).p_value == pytest.approx(math.ldexp(1, -99))
 
 
-def test_mcnemar_refuses_unpaired() -> None:
+def test_mcnemar_refuses_unequal_lengths() -> None:
     with pytest.raises(ValueError, match="shorter"):
         paired([True, False], [True])
 
@@ -77,7 +77,7 @@ def test_a_difference_worked_by_hand() -> None:
     assert (found.low, found.high) == (pytest.approx(7 / 52 - half, abs=1e-6), pytest.approx(7 / 52 + half, abs=1e-6))
 
 
-def test_systems_that_never_differ_may_differ_a_little() -> None:
+def test_equal_systems_have_a_narrow_interval() -> None:
     found = difference([True] * 100, [True] * 100)
     assert found.value == 0.0
     assert -0.05 < found.low < 0.0 < found.high < 0.05
@@ -86,14 +86,14 @@ def test_systems_that_never_differ_may_differ_a_little() -> None:
 
 
 @pytest.mark.parametrize("true_difference", [0.0, 0.08])
-def test_the_interval_covers_a_planted_difference_as_often_as_it_says(true_difference: float) -> None:
+def test_the_interval_covers_a_planted_difference(true_difference: float) -> None:
     """200 simulated comparisons on 300 examples: 95% of the intervals, 184 to 198 of them, hold what was planted."""
     chance = random.Random(7)
     covered = found = 0
     for _ in range(200):
         first, second = [], []
         for _ in range(300):
-            hard = chance.random()  # what both find hard makes their answers alike
+            hard = chance.random()  # shared by both systems
             first.append(0.7 * chance.random() + 0.3 * hard < 0.5 + true_difference_shift(true_difference))
             second.append(0.7 * chance.random() + 0.3 * hard < 0.5)
         interval = difference(first, second)
@@ -104,7 +104,7 @@ def test_the_interval_covers_a_planted_difference_as_often_as_it_says(true_diffe
 
 
 def true_difference_shift(wanted: float) -> float:
-    """How far a threshold at the middle of 0.7 U + 0.3 V goes up for so much more mass below it: its density there is 1 / 0.7."""
+    """Shift of a threshold in the middle of 0.7 U + 0.3 V that adds this mass below it: the density there is 1 / 0.7."""
     return wanted * 0.7
 
 
@@ -119,7 +119,7 @@ def test_calibration_worked_by_hand() -> None:
         calibration([], [])
 
 
-def test_verdict_needs_an_interval_without_zero() -> None:
-    assert verdict([0.001, 0.1]) == "ahead"
-    assert verdict([-0.1, -0.001]) == "behind"
-    assert verdict([0.0, 0.1]) == verdict([-0.1, 0.0]) == verdict([-0.1, 0.1]) == "no difference is shown"
+def test_a_verdict_needs_an_interval_without_zero() -> None:
+    assert verdict((0.001, 0.1)) == "better"
+    assert verdict((-0.1, -0.001)) == "worse"
+    assert verdict((0.0, 0.1)) == verdict((-0.1, 0.0)) == verdict((-0.1, 0.1)) == "not shown"

@@ -1,0 +1,112 @@
+"""Answers of all systems to the held-out examples: students on Ray, the others from the labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from pipelines.config import RunConfig
+from pipelines.config.base import LossyWeights
+from pipelines.evaluate.quantized import Quantized
+from pipelines.evaluate.validation_split import validation_notes
+from pipelines.methods import METHODS
+from pipelines.scoring.model import RationaleQuality, SystemName
+from pipelines.scoring.predict import predict
+from pipelines.scoring.rationales import quality, rationales_read, rationales_read_text
+from pipelines.scoring.reference_systems import Majority, TeacherAnswers
+from pipelines.scoring.sources import Trained, Untrained
+from pipelines.scoring.system import System
+from pipelines.scoring.systems import (
+    label_request,
+    majority_system,
+    rationale_request,
+    student_rationales,
+    student_system,
+    teacher_rationales,
+    teacher_system,
+)
+from pipelines.storage.manifest import Manifest
+from pipelines.tasks import Example, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """The scored examples, and what the labels know about them."""
+
+    examples: Sequence[Example]
+    inputs: Sequence[str]
+    """As the student reads them."""
+    answers: TeacherAnswers
+    majority: Majority | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The answers, scored."""
+
+    systems: Mapping[SystemName, System]
+    """The student first."""
+    rationale: RationaleQuality | None
+    quantized: Mapping[LossyWeights, System]
+
+    @property
+    def student(self) -> System:
+        """The trained student."""
+        return self.systems["student"]
+
+
+def measure(run: RunConfig, task: Task, student: Manifest, folder: str, questions: Questions) -> Measured:
+    """Ask and score all systems.
+
+    Args:
+        student: its manifest.
+        folder: its path or URI.
+
+    Raises:
+        StageFailedError: a student failed to answer.
+    """
+    examples, inputs, answers = questions.examples, questions.inputs, questions.answers
+    trained, untrained = Trained(folder), _untrained(run, student, folder)
+    rationales = rationale_request("student's rationales", trained, run, examples, inputs)
+    requests = [
+        label_request("student", trained, run, task, examples, inputs),
+        *([rationales] if rationales else []),
+        label_request("untrained student", untrained, run, task, examples, inputs),
+        *(
+            label_request(f"student in {weights}", Quantized(folder, weights), run, task, examples, inputs)
+            for weights in run.evaluation.weights
+        ),
+    ]
+    predicted = iter(predict(requests, run.evaluation))
+    trained_system = student_system(next(predicted), run, task, examples, "student")
+    written = student_rationales(next(predicted) if rationales else None, examples, trained_system)
+    trained_system = dataclasses.replace(trained_system, note="; ".join(_student_notes(run, task, student, questions)))
+    systems = [
+        trained_system,
+        student_system(next(predicted), run, task, examples, "untrained"),
+        teacher_system(run, task, answers, examples),
+        majority_system(task, questions.majority, examples),
+    ]
+    return Measured(
+        systems={system.name: system for system in systems},
+        rationale=quality("student", written, task) or quality("teacher", teacher_rationales(answers, examples), task),
+        quantized={
+            weights: student_system(next(predicted), run, task, examples, "student")
+            for weights in run.evaluation.weights
+        },
+    )
+
+
+def _untrained(run: RunConfig, student: Manifest, folder: str) -> Untrained:
+    limits = student.details["max_input_tokens"], student.details["max_target_tokens"]
+    own_tokenizer = folder if run.student.init.vocabulary is not None else None
+    return Untrained(run.student, run.training.seed, *limits, own_tokenizer)
+
+
+def _student_notes(run: RunConfig, task: Task, student: Manifest, questions: Questions) -> list[str]:
+    """Limits of the student's accuracy."""
+    notes = validation_notes(run, student)
+    if METHODS[run.student.method].reads_rationale:
+        read = rationales_read(questions.answers, questions.examples, task)
+        notes.append(f"it {rationales_read_text(read)}")
+    return notes

@@ -1,0 +1,63 @@
+"""Sentences about a report that its page, report.md and terminal table share."""
+
+from __future__ import annotations
+
+from pipelines.evaluate.model import Change, QuantizedScores, Report, Votes
+from pipelines.evaluate.report import verdict_text
+from pipelines.reports.format import duration, one_line, p_text, percent, plural, points, points_range, tenths
+from pipelines.scoring.heldout_notices import heldout_notices
+from pipelines.scoring.system import TITLES
+
+INTERVALS = (
+    "Intervals are 95% intervals: Wilson's for an accuracy, Bonett and Price's for a paired difference. Each holds on its own.",
+    "A system is better or worse only if the interval of the difference excludes zero. p of the exact McNemar test is for information.",
+    "An example without an answer that the task can read counts as wrong.",
+)
+
+
+def system_notes(report: Report) -> list[str]:
+    """Limits of the systems' accuracies."""
+    notes = [f"{TITLES[system.name]}: {system.note}." for system in report.systems if system.note]
+    for system in report.systems:
+        if system.too_long:
+            inputs = plural(system.too_long, "input is", "inputs are")
+            notes.append(f"{TITLES[system.name]}: {inputs} longer than max_input_tokens and unanswered.")
+    return notes
+
+
+def table_notes(report: Report) -> list[str]:
+    """All notes for a reader who sees only the table of the systems, each on one line."""
+    notes = [change_text(report.baseline)] if report.baseline else []
+    if report.votes:
+        notes.append(f"students: {votes_text(report.votes)}")
+    notes += [_quantized_text(found) for found in report.weights]
+    notes += system_notes(report)
+    for system in report.systems:
+        if system.seconds_per_example is not None:
+            read, written = tenths(system.prompt_tokens_per_example), tenths(system.output_tokens_per_example)
+            time = f"{duration(system.seconds_per_example)} per example, {read} tokens read, {written} written"
+            notes.append(f"{TITLES[system.name]}: {time}")
+    return [one_line(note) for note in (*notes, *heldout_notices(report.heldout))]
+
+
+def votes_text(votes: Votes) -> str:
+    """The majority vote over samples, in words."""
+    samples = f"{plural(votes.n, 'sample')} at temperature {votes.temperature:g}"
+    return f"majority vote over {samples}, {percent(votes.agreement)} agree"
+
+
+def change_text(change: Change) -> str:
+    """The student against the one of an earlier report."""
+    which = f"compared with the report of {change.run}, {change.created[:10]}"
+    if change.interval is None or change.p_value is None:
+        return f"{which}: {percent(change.accuracy)} of {change.total:,} there; not paired: {change.note}"
+    gap = f"{points(change.difference)} points ({points_range(change.interval)})"
+    counts = f"only now right {change.better:,}, only then right {change.worse:,}"
+    return f"{which}: {gap}, {counts}, {p_text(change.p_value)}, {verdict_text(change.interval)}"
+
+
+def _quantized_text(found: QuantizedScores) -> str:
+    gap = f"{points(found.difference)} points to float32 ({points_range(found.difference_interval)})"
+    right = f"accuracy {percent(found.accuracy)}, {gap}, {p_text(found.p_value)}"
+    speed = f"{duration(found.seconds_per_example)} per example"
+    return f"student in {found.weights} ({found.engine}): {right}; same label {percent(found.same_label)}; {speed}"

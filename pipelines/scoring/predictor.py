@@ -1,0 +1,125 @@
+"""Ray Data actor that answers batches of held-out inputs with students.
+
+In: rows of BATCH, one batch per row. Out: rows of ANSWER, one per input and draw. A batch that raises gives one row with `error`.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.config import EvaluationConfig
+from pipelines.errors import RaystillError, last_line
+from pipelines.methods import METHODS, Part
+from pipelines.runtime.cpus import usable_cpus
+from pipelines.scoring.sources import Source
+from pipelines.students.decoding import Decoded, Sampling, Student
+
+BATCH = pa.schema(
+    [
+        pa.field("request", pa.int32(), nullable=False),  # index of the PredictRequest
+        pa.field("rows", pa.list_(pa.int32()), nullable=False),  # (B,) indices of its inputs
+        pa.field("inputs", pa.list_(pa.string()), nullable=False),  # (B,)
+        pa.field("label_sets", pa.list_(pa.list_(pa.string())), nullable=False),  # (B,) from methods.written_labels
+    ]
+)
+ANSWER = pa.schema(
+    [
+        pa.field("request", pa.int32(), nullable=False),
+        pa.field("row", pa.int32()),  # null with `error`, like all that follow
+        pa.field("draw", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("confidence", pa.float32()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+        pa.field("seconds", pa.float64()),
+        pa.field("too_long", pa.bool_()),
+        pa.field("error", pa.string()),
+    ]
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which student answers, and how. Small: every worker gets it."""
+
+    source: Source
+    part: Part | None = None
+    """Part of the answer to write. None: the part that holds the label."""
+    draws: Sequence[Sampling | None] = (None,)
+    """Each input is answered once per draw. None: greedily."""
+
+
+class Predictor:
+    """Holds one student at a time and answers one batch at a time.
+
+    Loads nothing when constructed. Ray Data counts and limits the deaths of a worker only while it answers a batch.
+    """
+
+    def __init__(self, queries: Sequence[Query], settings: EvaluationConfig) -> None:
+        self._queries = queries
+        self._settings = settings
+        self._loaded: tuple[Source, Student] | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Answer one row of BATCH."""
+        [row] = batch.to_pylist()
+        try:
+            answers = self._answers(self._queries[row["request"]], row)
+        except Exception as error:  # noqa: BLE001 the driver ends the stage; raised here, it would count as a lost worker
+            _log.exception("prediction failed")
+            reason = str(error) if isinstance(error, RaystillError) else f"{type(error).__name__}: {last_line(error)}"
+            answers = [{"error": reason}]
+        return pa.Table.from_pylist([{"request": row["request"], **answer} for answer in answers], schema=ANSWER)
+
+    def _answers(self, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """The answers to a batch: one padded batch per draw."""
+        student = self._student(query)
+        part = query.part or METHODS[student.method].answer
+        limit = self._settings.max_new_tokens
+        if part == "rationale":  # as long as the student was trained to write, like a text of label and rationale
+            limit = max(limit, student.max_target_tokens)
+        inputs, rows = batch["inputs"], batch["rows"]
+        fits = [i for i, text in enumerate(inputs) if student.count_tokens(text, part) <= student.max_input_tokens]
+        texts, label_sets = [inputs[i] for i in fits], [tuple(batch["label_sets"][i]) for i in fits]
+        found = []
+        for draw, sampling in enumerate(query.draws):
+            began = time.perf_counter()
+            answers = student.answer(texts, part, limit, sampling=sampling, labels=label_sets)
+            seconds = (time.perf_counter() - began) / max(len(fits), 1)
+            answered = dict(zip(fits, answers, strict=True))
+            found += [{"row": row, "draw": draw, **_answer(answered.get(i), seconds)} for i, row in enumerate(rows)]
+        return found
+
+    def _student(self, query: Query) -> Student:
+        """The student of the query. A student that was just loaded writes one token first, which no batch's time includes."""
+        if self._loaded is None or self._loaded[0] != query.source:
+            self._loaded = None  # the memory need not hold two students
+            gc.collect()
+            self._limit_threads()
+            student = query.source.load("cuda" if self._settings.gpus_per_worker else "cpu")
+            first = student.request("1", query.part or METHODS[student.method].answer, 1)
+            student.write([replace(first, max_new_tokens=1)])  # a request for a text of both parts ignores the limit
+            self._loaded = query.source, student
+        return self._loaded[1]
+
+    def _limit_threads(self) -> None:
+        """Share the cores of a node among its workers. Ray alone gives an actor one OpenMP thread per logical CPU."""
+        if not self._settings.gpus_per_worker:
+            import torch
+
+            torch.set_num_threads(max(1, usable_cpus() // self._settings.workers))
+
+
+def _answer(decoded: Decoded | None, seconds: float) -> dict[str, Any]:
+    if decoded is None:
+        nothing = {"text": "", "confidence": 0.0, "prompt_tokens": 0, "output_tokens": 0}
+        return {**nothing, "seconds": 0.0, "too_long": True}
+    return {**vars(decoded), "seconds": seconds, "too_long": False}

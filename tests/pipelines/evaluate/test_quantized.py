@@ -1,0 +1,56 @@
+"""The student in other weights."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.config import EvaluationConfig
+from pipelines.errors import UserError
+from pipelines.evaluate.quantized import check_weights, quantized_scores
+from pipelines.scoring.system import System
+from pipelines.students.decoding import Family
+from pipelines.tasks.arithmetic import Arithmetic
+
+
+def system(labels: list[str | None], golds: list[str]) -> System:
+    right = tuple(label == gold for label, gold in zip(labels, golds, strict=True))
+    return System("student", labels=tuple(labels), right=right, answering_s=2.0)
+
+
+def test_other_weights_are_paired_with_float32() -> None:
+    golds = ["1", "2", "3", "4", "5"]
+    student = system(["1", "2", "3", None, None], golds)
+    found = quantized_scores("int8", system(["1", "2", "4 - 2", "4", None], golds), student, Arithmetic())
+    assert (found.weights, found.engine, found.correct, found.total) == ("int8", "ctranslate2", 3, 5)
+    assert (found.better, found.worse, found.difference) == (1, 1, 0.0)
+    assert found.same_label == 3 / 5, "no label in both is the same"
+    assert found.seconds_per_example == 0.4
+    assert found.difference_interval[0] < 0.0 < found.difference_interval[1]
+
+
+def test_labels_of_one_value_are_the_same() -> None:
+    assert quantized_scores("bfloat16", system(["4 - 2"], ["2"]), system(["2"], ["2"]), Arithmetic()).same_label == 1.0
+
+
+@pytest.mark.parametrize(
+    ("family", "gpus", "rule"),
+    [
+        ("decoder-only", 0, "no engine supports it for decoder-only students"),
+        ("encoder-decoder", 1, "its engine runs on CPUs"),
+    ],
+)
+def test_int8_is_refused_without_an_engine(family: Family, gpus: int, rule: str) -> None:
+    settings = EvaluationConfig.model_validate({"weights": ["int8"], "gpus_per_worker": gpus})
+    with pytest.raises(UserError, match=rule):
+        check_weights(settings, family)
+    check_weights(EvaluationConfig.model_validate({"weights": ["bfloat16"], "gpus_per_worker": gpus}), family)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"weights": ["int8", "int8"]}, {"weights": ["int8"], "samples": {"n": 3}}, {"weights": ["float16"]}],
+)
+def test_incomparable_weights_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        EvaluationConfig.model_validate(settings)
