@@ -84,7 +84,9 @@ class NaturalLanguageInference(Task):
         if gold is not None:
             known = _GOLD.get(gold.lower())
             if known is None:
-                raise BadRowError(f"the gold label {gold[:60]!r} is not one of {', '.join(LABELS)} (or 0, 1, 2; e, n, c)")
+                raise BadRowError(
+                    f"the gold label {gold[:60]!r} is not one of {', '.join(LABELS)} (or 0, 1, 2; e, n, c)"
+                )
             gold = known
         return Example(str(row.get("id", "")), f"premise: {premise} hypothesis: {hypothesis}", gold)
 
