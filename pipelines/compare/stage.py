@@ -27,7 +27,6 @@ from pipelines.compare.cells import Scores, Split
 from pipelines.compare.checks import check_compare, check_labelled
 from pipelines.compare.grid import Cell, Setting
 from pipelines.compare.model import FORMAT, ComparisonReport
-from pipelines.compare.page import comparison_page
 from pipelines.compare.report import comparison_report
 from pipelines.compare.results import GridResults, references
 from pipelines.compare.scheduler import CellFailure, CellJob, run_jobs
@@ -216,6 +215,10 @@ class _Comparison:
 
     def _report(self, results: GridResults) -> ComparisonReport:
         report = comparison_report(results)
+        from pipelines.compare.page import (
+            comparison_page,
+        )  # its packages are of the extra `train`, which a plan does without
+
         self.store.write("report.html", comparison_page(report).encode())
         self.store.write(REPORT, report_bytes(report))
         return report

@@ -24,7 +24,6 @@ from pipelines.evaluate.checks import check_belongs
 from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.measure import Questions, measure
 from pipelines.evaluate.model import FORMAT, Report
-from pipelines.evaluate.page import report_page
 from pipelines.evaluate.predictions import PREDICTIONS, predictions
 from pipelines.evaluate.previous_report import Earlier, change_since
 from pipelines.evaluate.quantized import check_weights
@@ -177,6 +176,9 @@ def _update_cost(run: RunConfig, student: Manifest, labels: Manifest, store: Sto
 
 def _write_report(store: Store, content: Report) -> None:
     """Write report.json and its readable forms."""
+    # Here, since a plan does without the packages of pages (the extra `train`).
+    from pipelines.evaluate.page import report_page
+
     store.write("report.md", report_markdown.markdown(content).encode())
     store.write("report.html", report_page(content).encode())
     store.write(REPORT, report_bytes(content))
