@@ -215,9 +215,8 @@ class _Comparison:
 
     def _report(self, results: GridResults) -> ComparisonReport:
         report = comparison_report(results)
-        from pipelines.compare.page import (
-            comparison_page,
-        )  # its packages are of the extra `train`, which a plan does without
+        # Here, since a plan does without the packages of pages (the extra `train`).
+        from pipelines.compare.page import comparison_page
 
         self.store.write("report.html", comparison_page(report).encode())
         self.store.write(REPORT, report_bytes(report))
