@@ -90,23 +90,21 @@ def decide(
         if manifest.fingerprint == wanted:
             if retried := rows_to_retry(manifest):
                 return Decision(Action.RESUME, f"{retried:,} rows are retried", manifest, rows_retried=retried)
-            return Decision(Action.REUSE, "finished with the same settings and inputs", manifest)
+            return Decision(Action.REUSE, "made with the same settings and inputs", manifest)
         found, other = "finished", manifest.identity
     elif attempt is not None:
         if attempt.fingerprint == wanted:
             return Decision(Action.RESUME, "begun with the same settings and inputs")
         found, other = "unfinished", attempt.identity
     else:
-        return Decision(Action.MAKE, "not begun")
+        return Decision(Action.MAKE, "nothing exists yet")
     changes = ", ".join(_differences(other, json.loads(json.dumps(identity))))
-    reason = f"{found} with other settings ({changes})"
+    reason = f"made with other settings ({changes})"
     if replace:
         return Decision(Action.MAKE, reason, manifest, replaces=True)
-    refusal = UserError(
-        store.shown(),
-        f"holds {'a ' if kind != 'labels' else ''}{kind} {reason}",
-        f"Set another output, or replace it: `raystill {_STAGE[kind]} RUN --replace`.",
-    )
+    rule = f"its {found} {kind} {'were' if kind == 'labels' else 'was'} {reason}"
+    remedy = f"Set another output, or replace it: `raystill {_STAGE[kind]} RUN --replace`."
+    refusal = UserError(store.shown(), rule, remedy)
     return Decision(Action.REFUSE, reason, manifest, refusal=refusal)
 
 

@@ -84,7 +84,7 @@ def test_labels_of_the_same_teacher_give_its_throughput(run_file: str) -> None:
     )
     assert (
         found.exists.label.detail
-        == "finished with other settings (corpus.limit: null -> 10): refused without --replace"
+        == "made with other settings (corpus.limit: null -> 10): refused without --replace"
     )
     assert plan(run_file, "teacher.sampling.max_tokens=50").throughput.basis == "reference"
 
@@ -137,7 +137,7 @@ def test_plan_in_words(run_file: str) -> None:
         "GPU-hours at 2.5",
         "of token_logprobs, before compression",
         "train       unknown: no student with these settings was trained here",
-        "exists      label: to be made",
+        "exists      label: to be made; nothing exists yet",
     ):
         assert piece in text, piece
 
