@@ -16,15 +16,19 @@ FOLDER = Path(__file__).parent
 def models() -> dict[str, type[BaseModel]]:
     """Each schema's model, by the schema's name."""
     from cluster.planning.model import Plan
+    from pipelines.compare.model import ComparisonReport
     from pipelines.data.label_manifest import LabelDetails
+    from pipelines.evaluate.model import Report
     from pipelines.status import RunStatus
     from pipelines.storage.manifest import Manifest
     from pipelines.students.details import StudentDetails
 
     return {
+        "comparison": ComparisonReport,
         "label_details": LabelDetails,
         "manifest": Manifest,
         "plan": Plan,
+        "report": Report,
         "status": RunStatus,
         "student_details": StudentDetails,
     }
