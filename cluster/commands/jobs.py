@@ -203,7 +203,7 @@ def _check_succeeded(job: Job, remedy: str = "") -> None:
 
 
 def _job_id(client: JobClient, job: str, stage: str | None, overrides: Sequence[str]) -> str:
-    """The id that the user gave, or the last attempt of a run's stage. Raises UserError if there is none."""
+    """The id that the user gave, or the last attempt of a run's stage. Raises UserError if it does not exist."""
     from cluster.jobs.job import job_name
     from pipelines.config.load import load_run
     from pipelines.errors import UserError

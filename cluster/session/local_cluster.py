@@ -93,7 +93,7 @@ def up(nodes: int, cpus: int) -> LocalCluster:
 
 
 def down() -> bool:
-    """Stop the recorded cluster. Returns False if there is none."""
+    """Stop the recorded cluster. Returns False if no cluster is recorded."""
     cluster = _recorded()
     if cluster is None:
         return False

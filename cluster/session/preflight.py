@@ -168,7 +168,7 @@ def _check(
 
 
 def _result(reference: Any) -> NodeReport | str:
-    """A node's report, or why there is none."""
+    """A node's report, or why it is missing."""
     import ray
 
     try:

@@ -61,7 +61,7 @@ class FirstRows:
 
 
 def over_budget(run: RunConfig, counts: Counts) -> str:
-    """The budget that these counts have used up, as a message; empty if there is none, or something is left."""
+    """The budget that these counts have used up, as a message; empty without a budget, or if something is left."""
     budget, tokens = run.teacher.budget, counts.prompt_tokens + counts.output_tokens
     if budget.tokens is not None and tokens >= budget.tokens:
         return f"teacher.budget.tokens {budget.tokens:,} is used up ({tokens:,} tokens)"

@@ -1,10 +1,10 @@
 """Progress of a stage on stderr: done, rate, time left. A live bar in a terminal; a line every ten seconds elsewhere.
 
-The rate is that of the last minute, and the time left follows from it: an engine that started slowly, or a backlog that grew, is
-forgotten after a minute, and work that has stopped shows a rate that falls to 0. Of work whose units take minutes, `window_s` is longer.
+Rate and time left come from the last minute. So a slow start is forgotten after a minute, and the rate of stopped work falls to 0.
+Work whose units take minutes sets a longer `window_s`.
 
-Where logging takes INFO, the lines are log records of `raystill.progress` with their figures as fields. Ray sets logging up so with
-RAY_LOGGING_CONFIG_ENCODING=JSON, and each line is a JSON object then: {"message": "label: 200/2,000 rows, ...", "stage": "label",
+If logging accepts INFO, the lines are log records of `raystill.progress` with their figures as fields. With
+RAY_LOGGING_CONFIG_ENCODING=JSON Ray writes each as a JSON object: {"message": "label: 200/2,000 rows, ...", "stage": "label",
 "done": 200, "total": 2000, "unit": "rows", "per_s": 20.0, "seconds_left": 90.0, "detail": "...", "job_id": ..., "node_id": ...}.
 """
 
@@ -32,7 +32,7 @@ _log = logging.getLogger("raystill.progress")
 
 
 class RecentRate:
-    """Units per second over the last minute, or since the beginning where that is nearer. Holds at most 62 marks in a minute."""
+    """Units per second over the window, or since the beginning if that is nearer. Keeps at most 62 marks per minute."""
 
     def __init__(self, done: int, clock: Clock = time.monotonic, window_s: float = RATE_WINDOW_S) -> None:
         self._clock, self._window_s = clock, window_s
@@ -40,11 +40,11 @@ class RecentRate:
         self._marks: deque[tuple[float, int]] = deque([(clock(), done)])
 
     def begin(self, at: float) -> None:
-        """What is done so far counts from this moment of the clock on; the time before it was a start that is not to be counted."""
+        """Start the clock at this moment: the time before was spent on starting."""
         self._marks = deque([(at, self._marks[0][1])])
 
     def note(self, done: int) -> None:
-        """Note how much is done by now, in all. Less than before (a worker went back to its checkpoint) begins anew."""
+        """Record the total done. Less than before (a worker resumed from its checkpoint) restarts the window."""
         now = self._clock()
         if done < self._done:
             self._marks.clear()
@@ -54,7 +54,7 @@ class RecentRate:
 
     @property
     def per_s(self) -> float:
-        """Units per second of the window up to this moment; 0 where nothing is done or no time has passed."""
+        """Units per second of the window up to now; 0 if nothing is done or no time has passed."""
         now = self._clock()
         # The oldest mark kept is the last one before the window, so that the window is always covered.
         while len(self._marks) > 1 and self._marks[1][0] <= now - self._window_s:
@@ -63,13 +63,13 @@ class RecentRate:
         return (self._done - done) / (now - began) if now > began else 0.0
 
     def seconds_left(self, total: int | None) -> float | None:
-        """Until `total` at this rate; None where the total or the rate is not known."""
+        """Seconds until `total` at this rate; None if total or rate are unknown."""
         rate = self.per_s
         return None if total is None or rate <= 0 else max(total - self._done, 0) / rate
 
 
 class Progress:
-    """Counts work. `total` None where it is not known beforehand. `start` is what an earlier run had done."""
+    """Counts work. `total`: None if unknown. `start`: what earlier runs have done."""
 
     def __init__(
         self, title: str, total: int | None, unit: str, start: int = 0, clock: Clock = time.monotonic,
@@ -105,11 +105,11 @@ class Progress:
         return self._recent.per_s
 
     def begin(self, at: float) -> None:
-        """The rate counts from this moment of the clock on (before it an engine was starting)."""
+        """Start the rate's clock at this moment (before, an engine was starting)."""
         self._recent.begin(at)
 
     def advance(self, amount: int, detail: str = "") -> None:
-        """Note that `amount` more units are done; `detail` is shown at the end of the line."""
+        """Add `amount` units. `detail` ends the line."""
         self.done += amount
         self._recent.note(self.done)
         if self._bar:
@@ -139,7 +139,7 @@ class Progress:
         }
 
     def _rate(self) -> str:
-        slow = 0.0 < self.rate < 0.05  # which would read as nothing
+        slow = 0.0 < self.rate < 0.05  # per second, it would read as 0.0
         return f"{3600 * self.rate:.1f} {self.unit}/h" if slow else f"{self.rate:.1f} {self.unit}/s"
 
     def _left(self) -> str:

@@ -96,7 +96,7 @@ class HeldoutPart(ReportPart):
 
 
 class SystemScores(ReportPart):
-    """One system's accuracy on the held-out examples. `note` gives the reason if there is none."""
+    """One system's accuracy on the held-out examples. `note` gives the reason if it is missing."""
 
     name: SystemName
     correct: int | None

