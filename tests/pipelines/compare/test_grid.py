@@ -61,12 +61,10 @@ def test_without_a_search_the_run_files_settings_apply(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("methods", "baseline"),
-    [(["step-by-step", "finetune"], "finetune"), (["rationale-then-label", "task-distillation"], "task-distillation")],
-)
-def test_the_baseline_is_the_plainest_method(tmp_path: Path, methods: list[str], baseline: str) -> None:
-    assert baseline_of(run_with(tmp_path, methods=methods).compare) == baseline
+def test_the_baseline_is_the_plainest_method(tmp_path: Path) -> None:
+    assert baseline_of(run_with(tmp_path, methods=["step-by-step", "finetune"]).compare) == "finetune"
+    methods = ["rationale-then-label", "task-distillation"]
+    assert baseline_of(run_with(tmp_path, methods=methods).compare) == "task-distillation"
 
 
 def test_a_cells_folder_has_its_fingerprint(tmp_path: Path) -> None:
@@ -106,6 +104,8 @@ def test_parallel_cells_are_limited_by_workers(
 
 
 FILE = {"validation": "v.jsonl", "test": "t.jsonl"}
+NARROW = {"trials": 4, "learning_rate": [1e-4, 1.002e-4]}
+OWN_WORDS = {"model": "some/model", "method": "finetune", "init": {"kind": "random", "vocabulary": 400}}
 VALIDATES: dict[str, Any] = {"training": {"validate_every_steps": 5, "patience": 2}}
 
 
@@ -116,17 +116,17 @@ VALIDATES: dict[str, Any] = {"training": {"validate_every_steps": 5, "patience":
         (VALIDATES, {}, r"training\.validate_every_steps: weights are chosen on .*Set corpus\.test"),
         (
             {},
-            {"methods": ["finetune"], "search": {"trials": 4, "learning_rate": [1e-4, 1.002e-4]}},
-            r"learning_rate .*: the range has only 1 different learning rates .* for 4 trials\. Widen it",
+            {"methods": ["finetune"], "search": NARROW},
+            r"has only 1 different learning rates .* for 4 trials\. Widen it",
         ),
         (
-            {"student": {"model": "some/model", "method": "finetune", "init": {"kind": "random", "vocabulary": 400}}},
+            {"student": OWN_WORDS},
             {"methods": ["finetune", "token-kd"]},
             r"compare\.methods token-kd: .*init\.vocabulary",
         ),
         (
             {**VALIDATES, "corpus": FILE},
-            {"methods": ["finetune", "rationale-then-label"]},
+            {"methods": ["rationale-then-label"]},
             r"corpus\.validation.*rationale-then-label",
         ),
         ({}, {"students": ["a/same", "b/same"]}, "last parts of their names must differ"),
@@ -137,27 +137,20 @@ def test_a_grid_without_meaning_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         check_compare(run_with(tmp_path, sections, **compare))
-
-
-def test_weights_may_be_chosen_beside_a_test_set(tmp_path: Path) -> None:
     check_compare(run_with(tmp_path, {**VALIDATES, "corpus": {"test": "t.jsonl"}}))
 
 
 @pytest.mark.parametrize(
     "search",
     [
-        {"trials": 2},
-        {"learning_rate": [1e-4, 1e-3]},
-        {"trials": 2, "learning_rate": [1e-3, 1e-4]},
-        {"trials": 2, "learning_rate": [0.0, 1e-4]},
-        {**SEARCH, "weight": [0.5, 1.5]},
+        {"trials": 2}, {"learning_rate": [1e-4, 1e-3]}, {"trials": 2, "learning_rate": [1e-3, 1e-4]},
+        {"trials": 2, "learning_rate": [0.0, 1e-4]}, {**SEARCH, "weight": [0.5, 1.5]},
     ],
-)
+)  # fmt: skip
 def test_a_search_without_a_range_is_refused(tmp_path: Path, search: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="search"):
         run_with(tmp_path, search=search)
 
 
-@pytest.mark.parametrize(("model", "name"), [("google/t5-v1_1-base", "t5-v1_1-base"), ("/a/b c/", "b-c"), ("x", "x")])
-def test_student_names_are_safe_for_files(model: str, name: str) -> None:
-    assert student_name(model) == name
+def test_student_names_are_safe_for_files() -> None:
+    assert [student_name(model) for model in ("google/t5-v1_1-base", "/a/b c/", "x")] == ["t5-v1_1-base", "b-c", "x"]

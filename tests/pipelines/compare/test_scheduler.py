@@ -64,12 +64,8 @@ def job(tmp_path: Path, seed: int) -> CellJob:
     return CellJob(Cell("m", "finetune", 1.0, seed, Setting(1e-4, None)), run, "heldout")
 
 
-def scores() -> Manifest:
-    return manifest_of("scores", {}, config={}, counts={}, timings_s={}, details={}, provenance={})
-
-
 def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path, cluster: FakeRay) -> None:
-    done = scores()
+    done = manifest_of("scores", {}, config={}, counts={}, timings_s={}, details={}, provenance={})
     cluster.outcomes = {
         0: task_error(StageFailedError(LEAKS)),
         1: done,
@@ -78,13 +74,11 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path, cluster: FakeRay
     }
     outcomes: dict[int, Manifest | CellFailure] = {}
     running: list[int] = []
-    jobs = [job(tmp_path, seed) for seed in range(4)]
-    run_jobs(
-        jobs,
-        "labels",
-        lambda job, outcome: outcomes.__setitem__(job.cell.seed, outcome),
-        lambda some: running.append(len(some)),
-    )
+
+    def on_done(job: CellJob, outcome: Manifest | CellFailure) -> None:
+        outcomes[job.cell.seed] = outcome
+
+    run_jobs([job(tmp_path, seed) for seed in range(4)], "labels", on_done, lambda some: running.append(len(some)))
     users = outcomes.pop(3)
     assert outcomes == {
         0: CellFailure("training broke off: [2Jno room. Run it again; it lies in s3://bucket/training/ab."),
@@ -94,14 +88,8 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path, cluster: FakeRay
     assert isinstance(users, CellFailure)
     assert users.reason == "s3://bucket/labels: no example is left. Label more"
     assert isinstance(users.error, UserError)
-    assert users.error.value == "s3://bucket/labels"
     assert cluster.started == [0, 1, 2, 3]
     assert running == [1, 1, 1, 1], "one node trains one cell at a time"
-
-
-def test_cells_run_on_the_drivers_node_without_a_cpu(tmp_path: Path, cluster: FakeRay) -> None:
-    cluster.outcomes = {0: scores()}
-    run_jobs([job(tmp_path, 0)], "labels", lambda *outcome: None, lambda some: None)
+    # Cells run on the driver's node, which has the files that the run names, and need no CPU of their own.
     where = cluster.options["scheduling_strategy"]
     assert (where.node_id, where.soft, cluster.options["num_cpus"]) == (NODE, False, 0)
-    run_jobs([], "labels", lambda *outcome: None, lambda some: None)

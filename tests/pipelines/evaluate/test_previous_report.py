@@ -29,12 +29,8 @@ def write_report(
     student = System("student", labels, right, texts=labels, confidences=(0.5,) * NUM)
     untrained = System("untrained", labels, right, texts=labels, confidences=(0.5,) * NUM)
     systems = {one.name: one for one in (untrained, student, System("teacher"), System("majority"))}
-    made = report(
-        run=folder.name,
-        created=f"{created}T09:00:00+00:00",
-        task={"name": "arithmetic", "version": version},
-        systems=[untrained.scores(), student.scores()],
-    )
+    task, scores = {"name": "arithmetic", "version": version}, [untrained.scores(), student.scores()]
+    made = report(run=folder.name, created=f"{created}T09:00:00+00:00", task=task, systems=scores)
     store = Store(str(folder))
     store.write("report.json", report_bytes(made))
     store.write("predictions.parquet", predictions(examples, systems))

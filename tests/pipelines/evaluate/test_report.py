@@ -95,46 +95,30 @@ def test_a_report_survives_its_file() -> None:
     assert report().model_dump(mode="json") == tree, "every key of format 7 is kept"
 
 
+def choices(i: int) -> tuple[str, ...]:
+    return (f"right {i}", f"wrong {i}", f"right {i}", "last")
+
+
 @pytest.mark.parametrize(
-    ("golds", "labels", "expected"),
+    ("examples", "labels", "expected", "note"),
     [
         # `4` and `8 / 2` are one label, spelled like a gold label; so are `9`, `7 + 2` and `10 - 1`.
-        (
-            ["8 / 2", "4", "4", "9"],
-            ["4", "8 / 2", "7 + 2", "10 - 1"],
-            [("4", "4", 2), ("4", "9", 1), ("9", "9", 1)],
-        ),
-        ([f"{i + 1} - {i}" for i in range(30)], ["1"] * 30, [("1 - 0", "1 - 0", 30)]),
+        ([("8 / 2", ()), ("4", ()), ("4", ()), ("9", ())], ["4", "8 / 2", "7 + 2", "10 - 1"],
+         [("4", "4", 2), ("4", "9", 1), ("9", "9", 1)], ""),
+        ([(f"{i + 1} - {i}", ()) for i in range(30)], ["1"] * 30, [("1 - 0", "1 - 0", 30)], ""),
+        ([(f"right {i}", choices(i)) for i in range(30)], [None, *["last"] * 4, *(f"right {i}" for i in range(5, 30))],
+         [("(a)", "(a)", 25), ("(a)", "(d)", 4), ("(a)", None, 1)], "A letter is a place among the choices"),
+        # Choices that all examples share are labels, also if they are shuffled.
+        ([("8", ("8", "9") if i % 2 else ("9", "8")) for i in range(30)], ["9"] * 30, [("8", "9", 30)], ""),
     ],
-)
-def test_labels_of_equal_meaning_are_one_in_a_confusion(
-    golds: list[str], labels: list[str], expected: list[tuple[str, str, int]]
-) -> None:
-    examples = [Example(f"e{i}", "?", gold) for i, gold in enumerate(golds)]
-    found, note = confusion(examples, labels, Arithmetic().key)
+)  # fmt: skip
+def test_a_confusion_is_of_meanings_or_of_places(examples: Any, labels: Any, expected: Any, note: str) -> None:
+    made = [Example(f"e{i}", "?", gold, options) for i, (gold, options) in enumerate(examples)]
+    key = str if note else Arithmetic().key
+    found, found_note = confusion(made, labels, key)
     assert [(c.gold, c.student, c.count) for c in found or []] == expected
-    assert note == ""
-
-
-def test_choices_of_an_example_are_counted_by_place() -> None:
-    examples = [
-        Example(f"e{i}", "?", f"right {i}", (f"right {i}", f"wrong {i}", f"right {i}", "last")) for i in range(30)
-    ]
-    labels = [None if i == 0 else "last" if i < 5 else f"right {i}" for i in range(30)]
-    found, note = confusion(examples, labels, str)
-    assert [(c.gold, c.student, c.count) for c in found or []] == [
-        ("(a)", "(a)", 25),
-        ("(a)", "(d)", 4),
-        ("(a)", None, 1),
-    ]
-    assert note.startswith("A letter is a place among the choices")
-
-
-def test_choices_shared_by_all_examples_are_labels() -> None:
-    choices = [("yes", "no"), ("no", "yes")]  # shuffled: a place means nothing
-    found, note = confusion([Example(f"e{i}", "?", "yes", choices[i % 2]) for i in range(30)], ["no"] * 30, str)
-    assert [(c.gold, c.student, c.count) for c in found or []] == [("yes", "no", 30)]
-    assert note == ""
+    assert found_note.startswith(note)
+    assert bool(found_note) == bool(note)
 
 
 def test_too_many_labels_have_a_note_instead_of_a_confusion() -> None:
@@ -231,19 +215,14 @@ def terminal(found: Report) -> str:
     return console.export_text()
 
 
-def test_the_terminal_table_shows_every_system() -> None:
-    text = terminal(made(student(25)))
-    for part in ("student", "untrained student", "teacher", "majority label", "25 of 40", "47.0 to 75.8%", "2e-07"):
-        assert part in text
-
-
 def test_hostile_texts_stay_text_in_the_terminal() -> None:
     problem = {"id": "[/b]", "problem": "the gold \x1b[2J[red]label\n[/i]"}
     heldout = report_tree()["heldout"] | {"unreadable": {"count": 1, "ids": ["[/b]"], "problems": [problem]}}
     note = "`[/b]`, the label of 2 of 9"
     found = made(student(25), [*OTHERS[:2], system("majority", 2, note=note)], heldout=heldout)
     text = terminal(found)
-    assert f"majority label: {note}" in text
+    for part in ("untrained student", "25 of 40", "47.0 to 75.8%", "2e-07", f"majority label: {note}"):
+        assert part in text
     assert "First problem: [/b], the gold [2J[red]label [/i]." in text
     assert "\x1b" not in markdown(found)
 

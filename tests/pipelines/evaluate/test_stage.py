@@ -226,22 +226,37 @@ def test_a_missing_artifact_names_its_command(tmp_path: Path, missing: str, comm
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "sections", "message"),
     [
-        ({"name": "nli"}, "it is for task nli"),
-        ({"version": "0"}, "it is for task arithmetic 0"),
+        ({"task": {**TASK, "name": "nli"}}, {}, "it is for task nli"),
+        ({"task": {**TASK, "version": "0"}}, {}, "it is for task arithmetic 0"),
         (
-            {"options": {"labels": ["a", "b"]}},
-            r'it was trained with task_options\.labels \["a", "b"\], the run has not set\. Run `raystill label RUN --replace` and',
+            {"task": {**TASK, "options": {"labels": ["a"]}}},
+            {},
+            r'it was trained with task_options\.labels \["a"\], the run has not set\. Run `raystill label RUN --replace` and',
         ),
-        ({"source": "class Mine: ..."}, "it was trained with another version of the task file arithmetic"),
+        ({"task": {**TASK, "source": "class"}}, {}, "it was trained with another version of the task file arithmetic"),
+        (
+            {},
+            {"student": {"model": "x/same", "method": "finetune"}},
+            r"it was trained with student\.method step-by-step, the",
+        ),
     ],
 )
-def test_a_student_of_another_task_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    run = prepared(tmp_path, task={**TASK, **change})
+def test_a_student_of_another_task_or_run_is_refused(
+    tmp_path: Path, change: dict[str, Any], sections: dict[str, Any], message: str
+) -> None:
+    prepared(tmp_path, **change)
     with pytest.raises(UserError, match=f"student: {message}"):
-        evaluate(run)
+        evaluate(make_run(tmp_path, **sections))
     assert not (tmp_path / "out" / "report").exists()
+
+
+def test_a_student_of_other_labels_is_refused(tmp_path: Path) -> None:
+    run = prepared(tmp_path)
+    write_labels(tmp_path / "out" / "labels", TRAINED, other=1)
+    with pytest.raises(UserError, match="trained on other labels"):
+        evaluate(run)
 
 
 def test_a_refusal_leaves_an_earlier_report(tmp_path: Path, inputs: list[str]) -> None:
@@ -284,29 +299,6 @@ def test_a_damaged_finished_report_is_refused(tmp_path: Path, inputs: list[str])
     evaluate(run)
     (tmp_path / "out" / "report" / REPORT).write_text('{"format": 6}')
     with pytest.raises(UserError, match=r"report\.json: not a report that this version of Raystill reads \(format: "):
-        evaluate(run)
-
-
-def test_a_student_of_other_labels_is_refused(tmp_path: Path) -> None:
-    run = prepared(tmp_path)
-    other = manifest_of(
-        "labels",
-        {"made": 2},
-        config={},
-        counts={},
-        timings_s={},
-        details={"content": "c1", "task": TASK},
-        provenance={},
-    )
-    write_manifest(Store(str(tmp_path / "out" / "labels")), other)
-    with pytest.raises(UserError, match="trained on other labels"):
-        evaluate(run)
-
-
-def test_a_student_with_other_settings_is_refused(tmp_path: Path) -> None:
-    prepared(tmp_path)
-    run = make_run(tmp_path, student={"model": "elsewhere/same", "method": "finetune"})
-    with pytest.raises(UserError, match=r"trained with student\.method step-by-step, the run has finetune"):
         evaluate(run)
 
 
