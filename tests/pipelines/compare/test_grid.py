@@ -129,6 +129,11 @@ VALIDATES: dict[str, Any] = {"training": {"validate_every_steps": 5, "patience":
             {"methods": ["rationale-then-label"]},
             r"corpus\.validation.*rationale-then-label",
         ),
+        (
+            {"corpus": FILE},
+            {"methods": ["rationale-as-input"], "search": SEARCH},
+            "the teacher does not answer the validation",
+        ),
         ({}, {"students": ["a/same", "b/same"]}, "last parts of their names must differ"),
     ],
 )

@@ -112,13 +112,11 @@ def test_scores_of_other_settings_lie_side_by_side(lab: Lab) -> None:
     assert first < lab.files(SCORES)
 
 
-@pytest.mark.parametrize(
-    "evaluation",
-    [{"gpus_per_worker": 1}, {"workers": 2}, {"batch_size": 1}, {"samples": {"n": 1, "temperature": 0.9, "seed": 3}}],
-)
-def test_batches_and_workers_do_not_score_again(lab: Lab, evaluation: dict[str, Any]) -> None:
+def test_batches_and_workers_do_not_score_again(lab: Lab) -> None:
     made = lab.compare(evaluation={"max_new_tokens": 12})
-    assert lab.compare(evaluation={"max_new_tokens": 12, **evaluation}).fingerprint == made.fingerprint
+    samples = {"n": 1, "temperature": 0.9, "seed": 3}
+    other = {"max_new_tokens": 12, "gpus_per_worker": 1, "workers": 2, "batch_size": 1, "samples": samples}
+    assert lab.compare(evaluation=other).fingerprint == made.fingerprint
     assert trained(lab) == []
 
 
@@ -140,16 +138,6 @@ def test_a_resumed_training_costs_all_its_attempts(lab: Lab) -> None:
     lab.timings_s["steps"] = 40.0  # half of them in an earlier attempt
     lab.compare()
     assert {cell.train_s for group in lab.report().groups for cell in group.cells} == {40.0}
-
-
-def test_settings_are_not_chosen_without_rationales(lab: Lab, tmp_path: Path) -> None:
-    write_corpus(tmp_path / "v.jsonl", [{"id": "v", "input": "to choose", "label": "3"}])
-    file = {**lab.corpus, "validation": str(tmp_path / "v.jsonl")}
-    rule = r"compare\.methods rationale-as-input: .*the teacher does not answer the validation file"
-    with pytest.raises(UserError, match=rule):
-        lab.compare(corpus=file, compare={**READERS, "search": SEARCH})
-    lab.compare(corpus=file, compare={"methods": ["finetune"], "search": SEARCH})
-    lab.compare(corpus={**lab.corpus, "validation": 0.5}, compare={**READERS, "search": SEARCH})
 
 
 def test_a_failed_cell_is_reported_and_retried(lab: Lab) -> None:
@@ -246,38 +234,21 @@ def test_nothing_is_chosen_on_scored_examples(lab: Lab, sections: dict[str, Any]
 PLAIN = {"student", "format", "max_new_tokens", "samples", "task", "examples"}
 
 
-def test_scores_that_read_rationales_know_their_source(lab: Lab) -> None:
+def test_the_identity_of_early_scores_is_kept(lab: Lab) -> None:
+    """Keys mark what early scores lacked: sources of rationales, and probabilities over closed label sets."""
     labels = require_manifest(Store(str(lab.folder / "out/labels")), "labels", "")
 
-    def keys(method: str, **corpus: Any) -> set[str]:
-        student = {"model": "some/model", "method": method}
-        run = lab.run(corpus={"train": lab.corpus["train"], **corpus}, student=student)
-        examples = split_of(run, "heldout", task_of(run)).examples
-        return set(Scores.of_cell(run, "heldout", task_of(run), labels, examples).identity)
-
-    assert keys("finetune", validation=0.3) == PLAIN
-    assert keys("rationale-as-input", test=lab.corpus["test"]) == {*PLAIN, "labels"}
-    assert keys("rationale-as-input", validation=0.3) == {*PLAIN, "labels", "rejects_read"}
-
-
-def test_scores_of_closed_label_sets_are_marked(lab: Lab) -> None:
-    """Early scores of closed label sets had plain products as confidences; those of free labels are unchanged."""
-    labels = require_manifest(Store(str(lab.folder / "out/labels")), "labels", "")
-
-    def keys(task: str, options: dict[str, Any] | None = None, **sections: Any) -> set[str]:
-        run = lab.run(task=task, task_options=options or {}, **sections)
+    def keys(method: str = "finetune", **sections: Any) -> set[str]:
+        run = lab.run(student={"model": "some/model", "method": method}, **sections)
         return set(Scores.of_cell(run, "heldout", task_of(run), labels, [Example("h", "one", "spam")]).identity)
 
-    assert keys("arithmetic") == keys("classification") == PLAIN
+    share = {"train": lab.corpus["train"], "validation": 0.3}
+    assert keys(corpus=share) == keys(task="classification") == PLAIN
+    assert keys("rationale-as-input") == {*PLAIN, "labels"}
+    assert keys("rationale-as-input", corpus=share) == {*PLAIN, "labels", "rejects_read"}
     closed = {"labels": ["spam", "ham"]}
-    assert keys("classification", closed) == keys("multiple-choice") == keys("nli") == {*PLAIN, "confidence"}
-    assert keys("nli", evaluation={"samples": {"n": 3}}) == PLAIN, "a share of samples is not a probability"
-
-
-def test_examples_without_gold_labels_are_refused(lab: Lab) -> None:
-    write_corpus(lab.folder / "test.jsonl", [{"id": "h1", "input": "one"}, {"id": "h2", "input": "two", "label": "!"}])
-    with pytest.raises(UserError, match=r"corpus\.test: none of its 2 rows has a gold label.*\(h2: the gold label '!'"):
-        lab.compare()
+    assert keys(task="classification", task_options=closed) == keys(task="nli") == {*PLAIN, "confidence"}
+    assert keys(task="nli", evaluation={"samples": {"n": 3}}) == PLAIN, "a share of samples is not a probability"
 
 
 def test_a_student_that_reads_rationales_needs_them(lab: Lab) -> None:

@@ -325,13 +325,10 @@ def finish(run: RunConfig) -> Manifest:
     return manifest
 
 
-@pytest.mark.parametrize(
-    "settings", [{"batch_size": 1}, {"workers": 2}, {"gpus_per_worker": 1}, {"samples": {"n": 1, "seed": 9}}]
-)
-def test_batches_and_workers_do_not_change_the_identity(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_batches_and_workers_do_not_change_the_identity(tmp_path: Path) -> None:
     made = finish(prepared(tmp_path))
-    other = make_run(tmp_path, evaluation={"batch_size": 4, "max_new_tokens": 12, **settings})
-    assert evaluate(other) == made
+    settings = {"batch_size": 1, "workers": 2, "gpus_per_worker": 1, "samples": {"n": 1, "seed": 9}}
+    assert evaluate(make_run(tmp_path, evaluation={**settings, "max_new_tokens": 12})) == made
 
 
 @pytest.mark.parametrize(
