@@ -10,10 +10,9 @@ from pipelines.compare.model import ComparisonReport
 from pipelines.compare.page import comparison_page
 from pipelines.compare.terminal_table import comparison_table
 from pipelines.reports.format import fraction, number, percent, percents, points
-from pipelines.scoring.model import report_bytes
 from pipelines.scoring.verdicts import verdict_cell
-from tests.support.comparisons import FIXED, METHODS, comparison, comparison_tree
-from tests.support.page_reader import HOSTILE, Page, assert_needs_nothing_else, hostile
+from tests.support.comparisons import METHODS, comparison, comparison_tree
+from tests.support.page_reader import Page
 
 Tree = dict[str, Any]
 
@@ -33,33 +32,6 @@ def page_of(tree: Tree) -> Page:
 
 def caption_of(tree: Tree) -> str:
     return " ".join(str(comparison_table(ComparisonReport.model_validate(tree)).caption).split())
-
-
-def test_a_report_survives_its_file() -> None:
-    made = comparison()
-    assert ComparisonReport.model_validate_json(report_bytes(made)) == made
-    assert made.model_dump(mode="json") == comparison_tree(), "every key of format 4 is kept"
-
-
-def test_hostile_texts_stay_text() -> None:
-    tree = missing(comparison_tree(fractions=(0.5, 1.0)), "it broke off")
-    wild = hostile(tree, FIXED)
-    for line, other in zip(wild["lines"], tree["lines"], strict=True):
-        line["note"] = other["note"] + HOSTILE
-    html = comparison_page(ComparisonReport.model_validate(wild))
-    assert Page(html).shape() == page_of(tree).shape()
-    shown, text = HOSTILE.replace("\ud800", "?"), Page(html).text
-    for expected in (
-        tree["headline"],
-        "it broke off",
-        tree["students"][0]["name"],
-        "vllm",
-        "2.13.0",
-        "svamp",
-        "of 400",
-    ):
-        assert expected + shown in text
-    assert_needs_nothing_else(html)
 
 
 def test_every_number_is_in_a_table() -> None:
@@ -90,7 +62,6 @@ FACTS = (
     "two crossed random effects, with Student's t at Satterthwaite's degrees of freedom.",
     "There are 30 comparisons, each with its own 95% interval.",
     "about 1.5 of the intervals would exclude zero by chance",
-    "12 rows with the id of an earlier row: a-0, a-1, a-2, a-3, a-4, a-5, a-6, a-7, a-8, a-9, ....",
     "chosen on the validation split (60 examples), with the same number of trials per method (2 trials; seed 0, 100% of the labels). "
     "No held-out example was used.",
 )
@@ -98,21 +69,16 @@ FACTS = (
 
 def test_the_page_states_settings_intervals_and_limits() -> None:
     tree = comparison_tree()
-    tree["heldout"]["unreadable"] = {
-        "count": 1, "ids": ["a-7"], "problems": [{"id": "a-7", "problem": "the gold label is wrong"}],
-    }  # fmt: skip
-    tree["heldout"]["duplicates"] = {"count": 12, "ids": [f"a-{i}" for i in range(12)]}
     page = page_of(tree)
     text = " ".join(page.text.split())
     assert [fact for fact in FACTS if fact not in text] == []
     assert page.text.index(tree["notes"][0]) < page.text.index("Accuracy by amount")
     for row in (
-        ["settings.training.precision", "bf16"], ["a-7", "the gold label is wrong"],
+        ["settings.training.precision", "bf16"], 
         ["step-by-step", "0.0001", "0.5", "18 of 60", "30.0%", "✓ chosen"],
     ):  # fmt: skip
         assert row in page.rows()
     assert "failed" not in page.text
-    assert FACTS[7] in caption_of(tree)
     assert tree["notes"][0] in caption_of(tree)
 
 
@@ -152,18 +118,14 @@ def test_a_minimal_grid_without_teacher_prices_and_search() -> None:
     assert cost_rows[0] == ["student", "method", "training time"]
 
 
-def test_missing_cells_and_contamination_stand_on_top() -> None:
+def test_missing_cells_stand_on_top() -> None:
     tree = missing(comparison_tree(), "out of memory " * 500)
-    tree["heldout"]["trained_on"] = {"count": 2, "ids": ["a-1", "a-2"], "by": {"id": 0, "input": 1, "near": 1}}
     page = page_of(tree)
     assert "1 of 120 trainings is missing. Means are over the others." in page.text
-    assert "(1 by equal input, 1 by similar input: a-1, a-2) are also in the training data." in page.text
     assert page.text.index("1 of 120") < page.text.index("Accuracy by amount")
     assert page.tables[0][1][:4] == ["SmolLM2-135M", "finetune", "12.5%", "2"]
     assert len(page.tables[0][1][4]) == 600, "long reasons are cut"
-    html = comparison_page(comparison())
-    assert "are missing" not in html
-    assert html == comparison_page(comparison()), "a page is deterministic"
+    assert "are missing" not in comparison_page(comparison())
 
 
 @pytest.mark.parametrize("kept", [0, 1])

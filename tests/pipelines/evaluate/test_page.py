@@ -7,26 +7,13 @@ import pytest
 from pipelines.evaluate.model import Report
 from pipelines.evaluate.page import report_page
 from pipelines.reports.format import percent, percents
-from tests.support.page_reader import HOSTILE, Page, assert_needs_nothing_else, hostile
-from tests.support.reports import FIXED, report, report_tree, without
+from tests.support.page_reader import Page
+from tests.support.reports import report, report_tree, without
 
 
 def page_of(tree: dict[str, Any]) -> Page:
     """The page, with a space between the name and the value of a fact."""
     return Page(report_page(Report.model_validate(tree)).replace("<dd>", "<dd> "))
-
-
-def test_hostile_texts_stay_text() -> None:
-    tree = report_tree()
-    html = report_page(Report.model_validate(hostile(tree, FIXED)))
-    page, error, shown = Page(html), tree["errors"][1], HOSTILE.replace("\ud800", "?")
-    assert page.shape() == page_of(tree).shape()
-    for text in (tree["headline"], error["input"], "hypothesis is missing", "e-3", "vllm", "esnli", "of 6,000"):
-        assert text + shown in page.text
-    cells = [cell for row in page.rows() for cell in row]
-    assert f"{error['input']}{shown}" in cells
-    assert f"entailment{shown}"[:59] + "…" in cells, "labels are cut in the matrix"
-    assert_needs_nothing_else(html)
 
 
 def test_every_number_of_a_plot_is_in_a_table() -> None:
@@ -52,11 +39,6 @@ def test_the_interval_decides_the_verdict_and_not_p() -> None:
 
 
 FACTS = (
-    "2 of 200 scored examples (1 by equal input, 1 by similar input: e-3, e-4) are also in the training data.",
-    "1 of 200 scored examples (1 by equal input, 0 by similar input: e-5) is also in the data on which weights",
-    "Not scored: 1 row with no gold label: e-9.",
-    "Not scored: 1 row with the id of an earlier row: e-12.",
-    "Not scored: 1 unreadable row. First problem: e-11, hypothesis is missing.",
     "student: 1 input is longer than max_input_tokens and unanswered.",
     "The expected calibration error is 0.124",
     "The confidence is the share of samples that agree.",
@@ -71,7 +53,7 @@ FACTS = (
     "Time per answer 45.5 ms",
 )
 ROWS = (
-    ["settings.training.precision", "bf16"], ["e-11", "hypothesis is missing"], ["transformers", "5.19.0"],
+    ["settings.training.precision", "bf16"], ["transformers", "5.19.0"],
     ["contradiction", "40", "7", "6", "4", "57"],
 )  # fmt: skip
 
@@ -127,11 +109,8 @@ def test_a_wide_confusion_is_a_list_and_its_note_is_shown(listed: bool) -> None:
     assert max(len(cell) for row in page.rows() for cell in row) < 200
 
 
-def test_long_texts_are_cut_and_the_page_is_deterministic() -> None:
+def test_long_texts_are_cut() -> None:
     tree = report_tree()
     tree["errors"][0]["input"] = "word " * 10_000
-    made = Report.model_validate(tree)
-    html = report_page(made)
-    assert len(html) < 100_000
-    assert max(len(cell) for row in Page(html).rows() for cell in row) == 600
-    assert html == report_page(made)
+    tree["confusion"][0] |= {"gold": "gold " * 1000, "student": "other " * 1000}
+    assert max(len(cell) for row in page_of(tree).rows() for cell in row) == 600
