@@ -9,17 +9,15 @@ from typing import Any
 import pytest
 
 from pipelines.config import EvaluationConfig, RunConfig
-from pipelines.data.heldout import heldout_examples, is_validation
+from pipelines.data.heldout import is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate import measure
-from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.model import Report
-from pipelines.evaluate.stage import evaluate, report_identity
-from pipelines.scoring.model import REPORT, SystemScores, read_report, report_bytes
+from pipelines.evaluate.stage import evaluate
+from pipelines.scoring.model import REPORT, SystemScores, read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
-from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
+from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import MANIFEST, Store
-from pipelines.tasks.arithmetic import Arithmetic
 from tests.support.artifacts import (
     TASK,
     label_row,
@@ -29,22 +27,7 @@ from tests.support.artifacts import (
     write_labels,
     write_student_manifest,
 )
-from tests.support.reports import report as made_up_report
-
-ROWS = [
-    {"id": "h1", "input": "one", "label": "4 - 1"},
-    {"id": "h2", "input": "two"},
-    {"id": "h3", "input": "x", "label": "!"},
-]
-TRAINED = [label_row("a", "3", "3"), label_row("b", "4", "4")]
-
-
-def prepared(folder: Path, rows: list[dict[str, Any]] = ROWS, **details: Any) -> RunConfig:
-    run = make_run(folder)
-    write_corpus(folder / "test.jsonl", rows)
-    labels = write_labels(folder / "out" / "labels", TRAINED)
-    write_student_manifest(folder / "out" / "student", run, labels, **details)
-    return run
+from tests.support.evaluations import ROWS, TRAINED, finish, heldout_file, prepared, shares
 
 
 @pytest.fixture
@@ -68,19 +51,6 @@ def report_of(run: RunConfig) -> Report:
 
 def teacher_of(run: RunConfig) -> SystemScores:
     return next(system for system in report_of(run).systems if system.name == "teacher")
-
-
-def shares(folder: Path) -> tuple[dict[str, Any], Manifest]:
-    """A corpus whose validation split is a share, and its labels. The teacher says 3, which is right for every second row."""
-    rows = [{"id": f"t{i}", "input": f"n {i}", "label": "34"[i % 2]} for i in range(60)]
-    write_corpus(folder / "train.jsonl", rows)
-    labels = write_labels(folder / "out" / "labels", [label_row(r["id"], "3", r["label"], r["input"]) for r in rows])
-    return {"train": str(folder / "train.jsonl")}, labels
-
-
-def heldout_file(file: Path, inputs: Sequence[str]) -> str:
-    write_corpus(file, [{"id": f"h{i}", "input": text, "label": "3"} for i, text in enumerate(inputs)])
-    return str(file)
 
 
 OTHERS = [f"another text {i}" for i in range(9)]
@@ -309,20 +279,6 @@ def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
     ):
         evaluate(run)
     assert not (tmp_path / "out" / "report").exists()
-
-
-def finish(run: RunConfig) -> Manifest:
-    """Write a made-up report as a finished evaluation of this run would."""
-    output = Store(run.output)
-    student = require_manifest(output.child("student"), "student", "")
-    labels = require_manifest(output.child("labels"), "labels", "")
-    identity = report_identity(run, Arithmetic(), student, labels, heldout_examples(run, Arithmetic()))
-    store, made = output.child("report"), made_up_report()
-    cost = student_cost(labels, student, made.student_scores.seconds_per_example, None)
-    store.write(REPORT, report_bytes(made.model_copy(update={"cost": cost})))
-    manifest = manifest_of("report", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
-    write_manifest(store, manifest)
-    return manifest
 
 
 def test_batches_and_workers_do_not_change_the_identity(tmp_path: Path) -> None:

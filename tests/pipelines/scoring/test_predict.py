@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
 import pytest
 
 from pipelines.config import EvaluationConfig
 from pipelines.errors import StageFailedError
 from pipelines.scoring import predict as module
 from pipelines.scoring.predict import PredictRequest, predict
-from pipelines.scoring.predictor import Predictor, Query
+from pipelines.scoring.predictor import Query
 from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student
 from pipelines.students.decoding.label_scores import label_set
-from tests.support.tiny_students import tiny_model, tiny_tokenizer
+from tests.support.fake_predictors import Broken, Counted, FakeRayData, Slow, Tiny, answer, by_row
+from tests.support.tiny_students import tiny_tokenizer
 
 TEXTS = ["Tom has 9 pears.", "Anne has 4 apples and gives Peter 2.", "How many? " * 40, "7 books"]
 
@@ -26,69 +21,6 @@ TEXTS = ["Tom has 9 pears.", "Anne has 4 apples and gives Peter 2.", "How many? 
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models gain nothing from threads, which wait for each other on a busy machine."""
     monkeypatch.setattr("pipelines.scoring.predictor.usable_cpus", lambda: 1)
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """A tiny student."""
-
-    family: Family = "decoder-only"
-    method: str = "step-by-step"
-
-    def load(self, device: str) -> Student:
-        tokenizer = tiny_tokenizer(self.family)
-        model = tiny_model(self.family, len(tokenizer))
-        return Student(model, tokenizer, method=self.method, max_input_tokens=64, device=device)
-
-
-class Slow(Tiny):
-    """Takes a second to load, another for its first text, and a tenth for each later batch."""
-
-    def load(self, device: str) -> Student:
-        time.sleep(1.0)
-        student = super().load(device)
-        write, pauses = student.write, iter((1.0,))
-
-        def slowly(*given: Any, **named: Any) -> Any:
-            time.sleep(next(pauses, 0.1))
-            return write(*given, **named)
-
-        student.write = slowly  # type: ignore[method-assign]
-        return student
-
-
-@dataclass(frozen=True)
-class Counted(Tiny):
-    """Records each load."""
-
-    name: str = ""
-    loads: list[str] | None = None
-
-    def load(self, device: str) -> Student:
-        assert self.loads is not None
-        self.loads.append(self.name)
-        return super().load(device)
-
-
-class Broken(Tiny):
-    """Cannot be loaded."""
-
-    def load(self, device: str) -> Student:
-        raise ValueError("first line\nno weights")
-
-
-def answer(
-    queries: Sequence[Query], texts: Sequence[str], settings: EvaluationConfig, *, labels: tuple[str, ...] = ()
-) -> list[dict[str, Any]]:
-    """The answers of one predictor, which gets each query with the same inputs."""
-    predictor = Predictor(queries, settings)
-    requests = [PredictRequest("made", query, texts, [labels] * len(texts)) for query in queries]
-    batches = module._batches(requests, len(texts))
-    return [row for batch in batches for row in predictor(batch.table).to_pylist()]
-
-
-def by_row(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(found, key=lambda row: (row["row"], row["draw"]))
 
 
 @pytest.mark.parametrize("family", ["encoder-decoder", "decoder-only"])
@@ -174,26 +106,6 @@ def test_batches_hold_every_input_once_longest_first() -> None:
     assert [(t["request"], t["rows"]) for t in tables] == [(0, [1, 3]), (0, [4, 0]), (0, [2]), (1, [0])]
     assert tables[1]["inputs"] == ["a" * 5, "a" * 3]
     assert tables[1]["label_sets"] == [["label 4"], []]
-
-
-class FakeRayData:
-    """Answers batches in this process. `deadly`: how often a batch is lost with its worker, by request and first row."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, deadly: dict[tuple[int, int], int]) -> None:
-        self.deadly, self.passes = deadly, list[list[tuple[int, int]]]()
-        monkeypatch.setattr(module, "_answers", self.answers)
-
-    def answers(
-        self, batches: Sequence[Any], queries: Sequence[Query], settings: EvaluationConfig
-    ) -> Iterator[pa.Table]:
-        self.passes.append([(batch.request, batch.rows[0]) for batch in batches])
-        predictor = Predictor(queries, settings)
-        for batch in batches[::-1]:
-            key = batch.request, batch.rows[0]
-            if self.deadly.get(key, 0):
-                self.deadly[key] -= 1
-            else:
-                yield predictor(batch.table)
 
 
 SETTINGS = EvaluationConfig(batch_size=1, max_new_tokens=2)

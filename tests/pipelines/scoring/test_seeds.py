@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.scoring.seeds import mean, mean_difference
+from pipelines.scoring.seeds import Estimate, mean, mean_difference
 from pipelines.scoring.statistics import difference, score
 
 SIMULATIONS = 200
@@ -72,16 +72,15 @@ def test_the_interval_of_a_mean_covers_the_truth(seeds: int, seed_spread: float)
 
 def test_one_seed_has_the_intervals_of_one_report() -> None:
     first, second = [True, True, False, True], [True, False, False, False]
-    alone, apart = score(first), difference(first, second)
-    assert mean([first]) == type(mean([first]))(alone.accuracy, alone.low, alone.high)
-    assert mean_difference([first], [second]) == type(mean([first]))(apart.value, apart.low, apart.high)
+    alone, gap = score(first), difference(first, second)
+    assert mean([first]) == Estimate(alone.accuracy, alone.low, alone.high)
+    assert mean_difference([first], [second]) == Estimate(gap.value, gap.low, gap.high)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
-    even = [[True, False] * 50] * 3
-    luck = [[True] * 100, [True, False] * 50, [False] * 100]
-    assert mean(even).value == mean(luck).value == 0.5
-    assert mean(luck).high - mean(luck).low > 3 * (mean(even).high - mean(even).low)
+    even, luck = mean([[True, False] * 50] * 3), mean([[True] * 100, [True, False] * 50, [False] * 100])
+    assert even.value == luck.value == 0.5
+    assert luck.high - luck.low > 3 * (even.high - even.low)
 
 
 def test_the_variance_worked_by_hand() -> None:
