@@ -16,9 +16,10 @@ import copy
 import logging
 import sys
 import time
+import uuid
 import warnings
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -206,12 +207,11 @@ def _answers(
     context.max_errored_blocks = _RETRIES * settings.workers
     # Full workers grow the pool. Ray's default needs nearly two batches per worker, of which a dead one would lose both.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    with DataContext.current(context), _without_tracebacks():
+    with DataContext.current(context), _without_tracebacks(), _named_workers() as worker_options:
         # One block per batch, so that no worker waits for another's batch. With GPUs, Ray requires a batch size: one row, which is a batch.
         dataset = ray.data.from_arrow([batch.table for batch in batches])
         with warnings.catch_warnings():
-            # Ray 2.60 has no other way to set max_task_retries. Without it, a batch would wait for the worker that died on it.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
+            warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to set these options
             answered = dataset.map_batches(
                 Predictor,
                 fn_constructor_args=(queries, settings),
@@ -226,9 +226,32 @@ def _answers(
                 ),
                 num_cpus=1,
                 num_gpus=settings.gpus_per_worker,
-                max_task_retries=0,
+                ray_remote_args_fn=worker_options,
             )
         yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+@contextmanager
+def _named_workers() -> Iterator[Callable[[], dict[str, str | int]]]:
+    """Options of workers that end with the block.
+
+    Ray Data drops its handles, but a worker whose restart waits for resources survives that, and would later hold a GPU for nobody.
+    """
+    import ray
+
+    names: list[str] = []
+
+    def options() -> dict[str, str | int]:
+        names.append(f"predictor-{uuid.uuid4().hex}")
+        # Ray would repeat a batch on the worker that died, once that has restarted.
+        return {"name": names[-1], "max_task_retries": 0}
+
+    try:
+        yield options
+    finally:
+        for name in names:
+            with suppress(ValueError):  # it has ended
+                ray.kill(ray.get_actor(name))
 
 
 @contextmanager
