@@ -26,21 +26,15 @@ def run_of(folder: Path, shared: int, of: int = 5, **corpus: Any) -> RunConfig:
 
 def test_a_test_set_of_training_rows_is_refused(tmp_path: Path) -> None:
     check_apart(run_of(tmp_path, shared=2))
-    with pytest.raises(
-        UserError,
-        match=r"corpus\.test: 3 of its 5 examples have the input of a training row: h0, h1, h2 .*not in corpus\.train",
-    ):
+    rule = r"corpus\.test: 3 of its 5 examples have the input of a training row: h0, h1, h2 .*not in corpus\.train"
+    with pytest.raises(UserError, match=rule):
         check_apart(run_of(tmp_path, shared=3))
 
 
-def test_unreadable_rows_are_no_training_rows(tmp_path: Path) -> None:
+def test_only_readable_rows_outside_the_validation_share_count(tmp_path: Path) -> None:
     check_apart(run_of(tmp_path, shared=0, of=1))  # `question  90` is the input of an unreadable row
-
-
-def test_rows_of_the_validation_share_are_no_training_rows(tmp_path: Path) -> None:
-    share = 0.9
-    assert sum(is_validation(f"t{i}", share) for i in range(3)) > 0
-    check_apart(run_of(tmp_path, shared=3, validation=share))
+    assert sum(is_validation(f"t{i}", 0.9) for i in range(3)) > 0
+    check_apart(run_of(tmp_path, shared=3, validation=0.9))
 
 
 def test_a_validation_file_is_checked_if_it_is_scored(tmp_path: Path) -> None:
