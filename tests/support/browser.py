@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium without a window, driven through its own protocol."""
+"""Headless Chromium for tests, driven through the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEEDS_BROWSER = [
 
 
 class Chromium:
-    """One headless browser, spoken to in its own protocol over two pipes."""
+    """One headless browser, controlled by the DevTools protocol over two pipes."""
 
     def __init__(self, profile: Path) -> None:
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
@@ -33,7 +33,7 @@ class Chromium:
             "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={profile}",
             "--remote-debugging-pipe", "--remote-debugging-io-pipes", "about:blank",
         ]  # fmt: skip
-        # The browser reads orders from its file 3 and writes to its file 4.
+        # The browser reads commands from file descriptor 3 and writes to 4.
         shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "-", *command]
         self._process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
         os.close(theirs_in)
@@ -42,22 +42,22 @@ class Chromium:
         self.events: list[dict[str, Any]] = []
 
     def order(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """What the browser answers; events that come meanwhile are kept."""
+        """Send a command and return the result. Events that arrive meanwhile are kept."""
         number = next(self._ids)
         order = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
         os.write(self._out, json.dumps(order).encode() + b"\0")
         while True:
-            told = self._next()
-            if told.get("id") == number:
-                assert "error" not in told, f"{method}: {told['error']}"
-                return dict(told["result"])
-            self.events.append(told)
+            answer = self._next()
+            if answer.get("id") == number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return dict(answer["result"])
+            self.events.append(answer)
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._read:
-            assert select.select([self._in], [], [], 60)[0], "the browser says nothing"
+            assert select.select([self._in], [], [], 60)[0], "no answer from the browser"
             came = os.read(self._in, 1 << 20)
-            assert came, "the browser has ended"
+            assert came, "the browser exited"
             self._read += came
         one, _, self._read = self._read.partition(b"\0")
         return dict(json.loads(one))
@@ -71,7 +71,7 @@ class Chromium:
 
 
 class Tab:
-    """A tab with storage of its own."""
+    """A tab with its own storage."""
 
     def __init__(self, browser: Chromium, url: str, width: int = 900) -> None:
         self._browser, self._url = browser, url
@@ -104,11 +104,11 @@ class Tab:
     def until(self, code: str, timeout_s: float = 20.0) -> None:
         end = time.monotonic() + timeout_s
         while not self.js(f"Boolean({code})"):
-            assert time.monotonic() < end, f"never true: {code}; the page says: {self.js('document.body.innerText')}"
+            assert time.monotonic() < end, f"never true: {code}; the page shows: {self.js('document.body.innerText')}"
             time.sleep(0.03)
 
     def text(self, name: str) -> str:
-        """What is seen of an element."""
+        """The visible text of an element."""
         return str(self.js(f"document.getElementById({json.dumps(name)}).innerText"))
 
     def seen(self, name: str) -> bool:
@@ -131,7 +131,7 @@ class Tab:
             )
 
     def ask(self) -> None:
-        """With Ctrl and Enter, from the first field."""
+        """Submit with Ctrl and Enter from the first field."""
         self.js("document.querySelector('#fields textarea').focus()")
         self.press("Enter", 13, modifiers=2)
 
@@ -139,8 +139,8 @@ class Tab:
         self.until("['result', 'problem'].some(id => !document.getElementById(id).hidden)")
 
     def picture(self, file: Path) -> None:
-        told = self.order("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(told["data"]))
+        answer = self.order("Page.captureScreenshot", captureBeyondViewport=True)
+        file.write_bytes(base64.b64decode(answer["data"]))
 
     def events(self, method: str) -> list[dict[str, Any]]:
         self.order("Runtime.evaluate", expression="0")
@@ -149,10 +149,10 @@ class Tab:
         ]
 
     def complaints(self) -> list[str]:
-        """Of the console, but for answers that are errors."""
+        """Console messages, without failed requests."""
         entries = [one["entry"] for one in self.events("Log.entryAdded")]
-        said = [e["text"] for e in entries if e["level"] in ("warning", "error") and e["source"] != "network"]
-        return said + [
+        messages = [e["text"] for e in entries if e["level"] in ("warning", "error") and e["source"] != "network"]
+        return messages + [
             str(one) for one in self.events("Runtime.exceptionThrown") + self.events("Runtime.consoleAPICalled")
         ]
 

@@ -26,7 +26,7 @@ NUM_HELDOUT = 20
 
 
 class Lab:
-    """Makes grids in a folder, and records what was trained and asked."""
+    """Makes grids in a folder, and records trainings and inputs."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder

@@ -53,5 +53,5 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path, cluster: FakeRay
     assert cluster.started == [0, 1, 2, 3]
     assert running == [1, 1, 1, 1], "one node trains one cell at a time"
     # Cells run on the driver's node, which has the files that the run names, and need no CPU of their own.
-    where = cluster.options["scheduling_strategy"]
-    assert (where.node_id, where.soft, cluster.options["num_cpus"]) == (NODE, False, 0)
+    strategy = cluster.options["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft, cluster.options["num_cpus"]) == (NODE, False, 0)

@@ -73,10 +73,10 @@ def test_other_examples_are_not_paired_with_the_reason(tmp_path: Path, other: An
     assert {found.difference, found.interval, found.better, found.worse, found.p_value} == {None}
 
 
-@pytest.mark.parametrize("where", ["{}", "{}/", "{}/report.json", "file://{}", "file://{}/report.json"])
-def test_a_report_is_named_by_folder_file_or_uri(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("location", ["{}", "{}/", "{}/report.json", "file://{}", "file://{}/report.json"])
+def test_a_report_is_named_by_folder_file_or_uri(tmp_path: Path, location: str) -> None:
     write_report(tmp_path / "before", 20)
-    assert read_earlier(where.format(tmp_path / "before"), "arithmetic").report.run == "before"
+    assert read_earlier(location.format(tmp_path / "before"), "arithmetic").report.run == "before"
 
 
 def test_a_report_of_another_format_can_be_compared(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_other_weights_are_paired_with_float32() -> None:
     found = quantized_scores("int8", system(["1", "2", "4 - 2", "4", None], golds), student, Arithmetic())
     assert (found.weights, found.engine, found.correct, found.total) == ("int8", "ctranslate2", 3, 5)
     assert (found.better, found.worse, found.difference) == (1, 1, 0.0)
-    assert found.same_label == 3 / 5, "labels of one value are the same, and so is none in both"
+    assert found.same_label == 3 / 5, "equal values are the same label, and so are two missing ones"
     assert found.seconds_per_example == 0.4
     assert found.difference_interval[0] < 0.0 < found.difference_interval[1]
 

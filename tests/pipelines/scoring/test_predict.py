@@ -41,10 +41,10 @@ def test_batched_answers_equal_single_answers(family: Family) -> None:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[GenerationRequest]:
-    """All texts that students are asked for."""
+    """All generation requests of students."""
     found: list[GenerationRequest] = []
     write = Student.write
-    monkeypatch.setattr(Student, "write", lambda self, asked: found.extend(asked) or write(self, asked))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Student, "write", lambda self, requests: found.extend(requests) or write(self, requests))  # type: ignore[func-returns-value]
     return found
 
 

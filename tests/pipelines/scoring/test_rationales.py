@@ -17,7 +17,7 @@ def test_signals_worked_by_hand() -> None:
         ("4 - 2 = 2. 2 - 1 = 1.", "4 - 2 - 1"),  # leads to its label, which is gold
         ("4 + 2 + 1 = 7", "4 + 2 + 1"),  # leads to its label, which is not
         ("Anne has 4 apples and gives Peter 2 and Thomas 1", "4 - 2 - 1"),  # repeats the input
-        ("4 - 2 - 1 = 1 as nobody told", None),  # no label to lead to
+        ("4 - 2 - 1 = 1 as anybody knows", None),  # no label to lead to
         (" \n", "1"),
     ]
     found = quality("student", [WrittenRationale(text, label, APPLES) for text, label in written], Arithmetic())

@@ -72,7 +72,7 @@ def test_the_interval_covers_a_planted_difference(planted: float) -> None:
     """200 simulated comparisons on 300 examples: 95% of the intervals, 184 to 198 of them, hold what was planted."""
     chance = random.Random(7)
     covered = found = 0
-    shift = 0.7 * planted  # of a threshold in the middle of 0.7 U + 0.3 V, where the density is 1 / 0.7
+    shift = 0.7 * planted  # of a threshold in the middle of 0.7 U + 0.3 V, whose density there is 1 / 0.7
     for _ in range(200):
         first, second = [], []
         for _ in range(300):

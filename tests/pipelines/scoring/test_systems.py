@@ -49,7 +49,7 @@ class Nowhere:
     """A source that is never loaded."""
 
     def load(self, device: str) -> Student:
-        raise AssertionError("nothing is asked")
+        raise AssertionError("the source was loaded")
 
 
 def answered(text: str, confidence: float = 0.9, too_long: bool = False) -> Prediction:
