@@ -82,10 +82,7 @@ def test_labels_of_the_same_teacher_give_its_throughput(run_file: str) -> None:
         pytest.approx(20 / 5 / 2 + 40),
         30.0,
     )
-    assert (
-        found.exists.label.detail
-        == "made with other settings (corpus.limit: null -> 10): refused without --replace"
-    )
+    assert found.exists.label.detail == "made with other settings (corpus.limit: null -> 10): refused without --replace"
     assert plan(run_file, "teacher.sampling.max_tokens=50").throughput.basis == "reference"
 
 
