@@ -139,16 +139,10 @@ def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
     return endpoint.workers
 
 
-def test_a_rayjobs_entrypoint_runs(node: Node, folder: Path, record_property: Record) -> None:
-    for name, seconds in run_job("label", node, folder / "data").items():
-        record_property(name, seconds)
-    assert pq.read_table(folder / "data" / OUTPUT / "labels" / "data").num_rows == ROWS
-
-
-@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_all_rayjobs_one_after_the_other(node: Node, folder: Path, record_property: Record) -> None:
     shutil.rmtree(folder / "data" / OUTPUT / "student")  # the endpoint's student, without training
     for stage in ARTIFACTS:
         for name, seconds in run_job(stage, node, folder / "data").items():
             record_property(name, seconds)
+    assert pq.read_table(folder / "data" / OUTPUT / "labels" / "data").num_rows == ROWS
