@@ -45,6 +45,7 @@ teacher.remote.url teacher.remote.key_variable teacher.remote.max_concurrent_req
 teacher.budget.tokens teacher.budget.money
 teacher.price.per_million_prompt_tokens teacher.price.per_million_output_tokens teacher.price.per_gpu_hour
 labelling.commit_rows labelling.commit_every_s labelling.first_rows labelling.max_reject_share labelling.max_engine_error_share
+labelling.max_task_error_share
 labelling.lease_s
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib
 teacher.vllm.enforce_eager
@@ -52,8 +53,9 @@ student.model student.init.kind student.init.layers student.init.vocabulary stud
 student.method student.labels
 student.rationale_weight student.soft_weight student.temperature student.divergence
 
-training.workers training.gpus_per_worker training.zero_stage training.precision training.fraction training.epochs training.tokens_per_batch
-training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay training.gradient_clipping
+training.workers training.gpus_per_worker training.zero_stage training.precision training.fraction training.epochs training.steps
+training.tokens_per_batch training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay
+training.gradient_clipping
 training.schedule training.offload training.activation_checkpointing training.compile training.trackers
 training.validate_every_steps training.patience training.max_loss_spike training.checkpoint_every_minutes training.keep_checkpoints
 training.min_workers training.placement training.max_input_tokens training.max_target_tokens

@@ -49,12 +49,21 @@ def train_estimate(run: RunConfig, rows: int, *, reused: bool) -> StageEstimate:
     if manifest is None or not _trained_alike(run, manifest):
         source = "unknown: no student with these settings was trained here"
         return StageEstimate(seconds=None, gpu_hours=None, source=source)
-    share = validation_share(run.corpus.validation)
-    before = manifest.counts["train_examples"] * manifest.config["training"]["epochs"]
-    seconds = manifest.timings_s["train"] * rows * (1 - share) * run.training.epochs / before
+    if run.training.steps is not None:
+        factor = run.training.steps / manifest.details["training"]["steps"]
+        source = f"the training of {manifest.created}, by steps"
+    else:
+        factor = rows * (1 - validation_share(run.corpus.validation)) * (run.training.epochs or 0.0) / _seen(manifest)
+        source = f"the training of {manifest.created}, by examples x epochs, as if every row were accepted"
+    seconds = manifest.timings_s["train"] * factor
     gpus = run.training.workers * run.training.gpus_per_worker
-    source = f"the training of {manifest.created}, by examples x epochs, as if every row were accepted"
     return StageEstimate(seconds=seconds, gpu_hours=_gpu_hours(seconds, gpus), source=source)
+
+
+def _seen(student: Manifest) -> float:
+    """Examples of all steps of a training. An example counts once for each pass."""
+    seen: float | None = student.details["training"].get("examples_seen")
+    return seen or student.counts["train_examples"] * student.config["training"]["epochs"]
 
 
 def evaluate_estimate(run: RunConfig, heldout: int, *, reused: bool) -> StageEstimate:

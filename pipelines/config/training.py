@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,7 +22,10 @@ class TrainingConfig(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the training examples, by hash of id and seed. A smaller share is part of a larger one."""
-    epochs: Annotated[float, Field(gt=0.0)] = 3
+    epochs: Annotated[float, Field(gt=0.0)] | None = 3
+    """Passes over the training examples. None if `steps` is set."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps, instead of epochs. The examples are repeated until they are reached."""
     tokens_per_batch: Annotated[int, Field(ge=1)] = 16384
     """Real (unpadded) tokens of both tasks, over all workers, per optimizer step."""
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
@@ -59,6 +63,22 @@ class TrainingConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker deaths after which the run resumes from its last checkpoint."""
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_replace_epochs(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("steps") is not None and "epochs" not in data:
+            return {**data, "epochs": None}
+        return data
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            rule = f"epochs {self.epochs:g} and steps {self.steps} are both set"
+            raise ValueError(f"{rule}; remove one of them, or set it to null")
+        if self.epochs is None and self.steps is None:
+            raise ValueError("neither epochs nor steps is set; set one of them")
+        return self
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:

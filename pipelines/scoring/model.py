@@ -6,9 +6,9 @@ Shares lie between 0 and 1, times are in seconds, money is in the currency of th
 from __future__ import annotations
 
 import json
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipelines.errors import UserError
 from pipelines.storage.store import Store
@@ -169,7 +169,9 @@ class TrainingSettings(ReportPart):
 
     model_config = ConfigDict(extra="allow")
 
-    epochs: float
+    epochs: float | None = None
+    steps: Annotated[int | None, Field(exclude_if=lambda steps: steps is None)] = None
+    """Instead of epochs. Left out if it is None, as in reports of 0.1."""
     tokens_per_batch: int
 
 

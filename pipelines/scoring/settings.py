@@ -30,11 +30,13 @@ def settings_facts(
     labels: Learned | Mapping[str, Learned], filters: JsonObject | None, training: TrainingSettings
 ) -> list[tuple[str, str]]:
     """The most important settings as (name, value). `labels`: of one student, or by method. The provenance lists all settings."""
-    epochs = f"{training.epochs:g} {'epoch' if training.epochs == 1 else 'epochs'}"
+    budget = plural(training.steps or 0, "step")
+    if training.epochs is not None:
+        budget = f"{training.epochs:g} {'epoch' if training.epochs == 1 else 'epochs'}"
     return [
         ("Labels learned", _labels_text(labels)),
         ("Label filters", _filters_text(filters)),
-        ("Training", f"{epochs}, {plural(training.tokens_per_batch, 'token')} per batch"),
+        ("Training", f"{budget}, {plural(training.tokens_per_batch, 'token')} per batch"),
     ]
 
 

@@ -101,6 +101,12 @@ class TrainingDetails(_Details):
     token_counts: dict[str, int]
     """Fields of token_table.TokenCounts."""
     loss: TrainingLosses
+    tokens: int | None = None
+    """Unpadded tokens of all steps. None in students of 0.1, like the next two."""
+    examples_seen: int | None = None
+    """Examples of all steps. An example counts once for each pass."""
+    seconds: float | None = None
+    """Of all steps, over all attempts."""
 
 
 class StudentDetails(_Details):

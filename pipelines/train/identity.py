@@ -55,5 +55,7 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
 
 
 def deciding_settings(training: TrainingConfig) -> dict[str, object]:
-    """The settings of the run file's `training` that decide which student it makes."""
-    return training.model_dump(exclude=_EXECUTION_SETTINGS)
+    """The settings of the run file's `training` that decide which student it makes, with `steps` or `epochs`."""
+    settings = training.model_dump(exclude=_EXECUTION_SETTINGS)
+    settings.pop("steps" if training.steps is None else "epochs")
+    return settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.config import FiltersConfig, RunConfig
 from pipelines.methods import METHODS, with_rationale
-from pipelines.students.details import LabelsProvenance, StudentDetails, TrainingLosses
+from pipelines.students.details import LabelsProvenance, StudentDetails, TrainingDetails, TrainingLosses
 from pipelines.train.loss_terms import TERMS
 
 _LABEL_SOURCES = {
@@ -48,7 +48,7 @@ def model_card(
             f"- Teacher: `{_teacher(labels)}`, prompt version `{labels.prompt_version}`. "
             f"Labels of the label task: {_LABEL_SOURCES[run.student.label_column]}.",
             f"- Labels artifact `{labels.fingerprint[:12]}`: {_label_counts(labels)} Filters: {_filters(labels)}.",
-            f"- Trained on {counts['train_examples']:,} examples, {counts['tokens']:,} tokens over {run.training.epochs:g} epochs; "
+            f"- Trained on {counts['train_examples']:,} examples, {counts['tokens']:,} tokens {_budget(run, training)}; "
             f"{counts['validation_examples']:,} examples held out; {counts['too_long']:,} left out as too long.",
             "",
             "## How the training went",
@@ -88,6 +88,12 @@ def _prompt_format(details: StudentDetails) -> str:
         return f"- Reads `{with_rationale('<input>', '<rationale>')}`{end} and writes the label; decode greedily."
     output = "a rationale and the label, as a teacher does" if method.writes_rationales else "the label"
     return f"- Reads `<input>`{end} and writes {output}; decode greedily."
+
+
+def _budget(run: RunConfig, training: TrainingDetails) -> str:
+    if run.training.epochs is None:
+        return f"in {training.steps:,} steps"
+    return f"over {run.training.epochs:g} epochs"
 
 
 def _label_counts(labels: LabelsProvenance) -> str:

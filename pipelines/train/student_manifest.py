@@ -67,6 +67,9 @@ def student_details(
                 terms={term: _term_loss(result.history, term) for term in settings.terms},
                 validation=result.validation,
             ),
+            tokens=result.tokens,
+            examples_seen=result.examples_seen,
+            seconds=result.seconds,
         ),
     )
 

@@ -88,7 +88,7 @@ def finish_student(run: RunConfig) -> Manifest:
     assert labels
     identity = train_identity(run, load_task(task_spec(run.task)), labels)
     manifest = manifest_of("student", identity, config=run.model_dump(mode="json"), counts={"train_examples": 90}, provenance={},
-                           timings_s={"train": 18.0}, details={})  # fmt: skip
+                           timings_s={"train": 18.0}, details={"training": {"steps": 30, "examples_seen": 270}})  # fmt: skip
     write_manifest(output.child("student"), manifest)
     return manifest
 

@@ -72,21 +72,17 @@ def even_parts(sizes: Ints, limit: int) -> list[slice]:
 
 
 class BatchPlan:
-    """All steps of a training. `epochs` may be a fraction."""
+    """All steps of a training: of so many `epochs`, which may be a fraction, or epochs until `steps` are reached."""
 
     def __init__(
-        self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, epochs: float, tokens_per_batch: int,
-        tokens_per_micro_batch: int, seed: int, cost: Cost,
+        self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, tokens_per_batch: int,
+        tokens_per_micro_batch: int, seed: int, cost: Cost, epochs: float | None = None, steps: int | None = None,
     ) -> None:  # fmt: skip
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
         self._tokens_per_batch, self._tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
         self._seed, self._cost = seed, cost
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        whole = math.floor(epochs)
-        counts = [len(self._epoch(epoch)) for epoch in range(math.ceil(epochs))]
-        if whole < len(counts):
-            counts[whole] = max(round((epochs - whole) * counts[whole]), 0 if whole else 1)
-        self._ends = np.cumsum(counts)
+        self._ends = np.cumsum(self._counts_of_epochs(epochs) if steps is None else self._counts_to(steps))
 
     @property
     def steps(self) -> int:
@@ -112,12 +108,33 @@ class BatchPlan:
         per_example, last = self.lengths.per_example, self.steps if last is None else last
         return sum(int(per_example[self.step_examples(step)].sum()) for step in range(first, last))
 
+    def examples_seen(self, last: int) -> int:
+        """Examples of the steps before `last`. An example counts once for each epoch that has it."""
+        return sum(len(self.step_examples(step)) for step in range(last))
+
     def padding_share(self, first: int, last: int) -> float:
         """Padding as a share of the tokens in the micro-batches of some steps. Of many steps, 200 are sampled evenly."""
         steps = np.unique(np.linspace(first, last - 1, min(max(last - first, 0), _SAMPLED_STEPS)).astype(np.int64))
         parts = [part for step in steps.tolist() for worker in self.step(step) for part in worker]
         padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)
         return 1.0 - sum(int(self.lengths.real[part].sum()) for part in parts) / padded if padded else 0.0
+
+    def _counts_of_epochs(self, epochs: float | None) -> list[int]:
+        """The steps of each epoch."""
+        if epochs is None:
+            raise ValueError("a plan needs epochs or steps")
+        whole = math.floor(epochs)
+        counts = [len(self._epoch(epoch)) for epoch in range(math.ceil(epochs))]
+        if whole < len(counts):
+            counts[whole] = max(round((epochs - whole) * counts[whole]), 0 if whole else 1)
+        return counts
+
+    def _counts_to(self, steps: int) -> list[int]:
+        """The steps of each epoch, the last one cut so that the sum is `steps`."""
+        counts: list[int] = []
+        while (left := steps - sum(counts)) > 0:
+            counts.append(min(left, len(self._epoch(len(counts)))))
+        return counts
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
         return epoch_steps(self.lengths, self.examples, self._tokens_per_batch, self._seed, epoch)

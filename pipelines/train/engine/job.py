@@ -49,6 +49,7 @@ class TrainingResult:
     steps: int
     planned_steps: int
     tokens: int
+    examples_seen: int
     seconds: float
     """Of all steps, over all attempts."""
     padding_share: float

@@ -94,6 +94,7 @@ def _result(worker: Worker, state: TrainingState) -> TrainingResult:
         steps=state.step,
         planned_steps=worker.plan.steps,
         tokens=worker.plan.tokens(0, state.step),
+        examples_seen=worker.plan.examples_seen(state.step),
         seconds=state.seconds,
         padding_share=worker.plan.padding_share(0, state.step),
         data_wait_share=state.waited_s / max(state.seconds, 1e-9),

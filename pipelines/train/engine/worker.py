@@ -56,7 +56,7 @@ def make_plan(tokens: Tokens, run: RunConfig, family: Family, workers: int) -> B
     """The batch plan of a run."""
     training = run.training
     return BatchPlan(
-        tokens.lengths, tokens.train, family=family, workers=workers, epochs=training.epochs, seed=training.seed,
+        tokens.lengths, tokens.train, family=family, workers=workers, epochs=training.epochs, steps=training.steps, seed=training.seed,
         tokens_per_batch=training.tokens_per_batch, tokens_per_micro_batch=training.tokens_per_micro_batch,
         cost=COSTS[training.gpus_per_worker > 0],
     )  # fmt: skip

@@ -118,6 +118,8 @@ def test_training_time_is_scaled_from_an_earlier_one(run_file: str) -> None:
     write_manifest(labels, manifest.model_copy(update={"fingerprint": "0" * 64}))  # so that the student is not reused
     assert plan(run_file).stages.train.seconds == pytest.approx(18.0 * (50 * 0.9) / 90)
     assert plan(run_file, "training.epochs=6").stages.train.seconds == pytest.approx(18.0)
+    by_steps = ("training.epochs=null", "training.steps=60")
+    assert plan(run_file, *by_steps).stages.train.seconds == pytest.approx(36.0), "30 steps took 18 s"
     assert plan(run_file, "training.workers=1").stages.train.seconds is None
 
 

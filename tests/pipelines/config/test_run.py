@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.config.load import apply_overrides, load_run, parse_run
 from pipelines.errors import UserError
 
@@ -42,6 +42,8 @@ def file(tmp_path: Path) -> Path:
         (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
         (changed(training={"workers": 0}), "`training.workers`: Input should be greater than or equal to 1 (it is 0)"),
         (changed(training={"precision": "fp16"}), "`training.precision`"),
+        (changed(training={"steps": 500, "epochs": 3}), "`training`: epochs 3 and steps 500 are both set; remove one of them"),
+        (changed(training={"epochs": None}), "neither epochs nor steps is set"),
         (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
         (changed(teacher={"engine": "replay"}), "engine replay needs `outputs`"),
         (changed(teacher={"engine": "replay", "outputs": "o", "filters": {"gold": "rationalise"}}), "has one answer per example"),
@@ -138,3 +140,10 @@ def test_an_endpoints_model_name_is_no_path(tmp_path: Path, monkeypatch: pytest.
     tree = changed(teacher={"engine": "openai", "model": "teacher", "remote": {"url": "https://host/v1"}})
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
     assert load_run("run.yaml").teacher.model == "teacher"
+
+
+def test_steps_replace_the_default_epochs() -> None:
+    training = parse_run(changed(training={"steps": 500})).training
+    assert (training.steps, training.epochs) == (500, None)
+    assert TrainingConfig.model_validate(training.model_dump()) == training
+    assert (TrainingConfig().steps, TrainingConfig().epochs) == (None, 3)

@@ -50,3 +50,5 @@ def test_set_filters_are_listed(filters: FiltersConfig | None, text: str) -> Non
     assert facts == [
         ("Labels learned", "gold"), ("Label filters", text), ("Training", "0.5 epochs, 1,024 tokens per batch"),
     ]  # fmt: skip
+    by_steps = TrainingSettings(steps=2000, tokens_per_batch=1024)
+    assert settings_facts("gold", None, by_steps)[-1] == ("Training", "2,000 steps, 1,024 tokens per batch")

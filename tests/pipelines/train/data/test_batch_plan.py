@@ -135,6 +135,19 @@ def test_epochs_may_be_a_fraction() -> None:
     assert long.tokens(0, 3) + long.tokens(3) == long.tokens()
 
 
+def test_steps_repeat_epochs_until_they_are_reached() -> None:
+    lengths, examples = random_lengths(100), np.arange(100)
+    one = make_plan(lengths, examples, epochs=1)
+    for steps in (1, one.steps, 3 * one.steps + 2):
+        plan = make_plan(lengths, examples, epochs=None, steps=steps)
+        assert plan.steps == steps
+    by_epochs = make_plan(lengths, examples, epochs=5)
+    assert [plan.step_examples(s).tolist() for s in range(steps)] == [
+        by_epochs.step_examples(s).tolist() for s in range(steps)
+    ]
+    assert plan.examples_seen(steps) == sum(len(plan.step_examples(s)) for s in range(steps)) > 200
+
+
 def test_even_parts_are_consecutive_and_within_the_limit() -> None:
     assert even_parts(np.array([9, 1, 1, 9]), 10) == [slice(0, 2), slice(2, 4)]
     with pytest.raises(ValueError, match="11 is above the limit 10"):
