@@ -1,4 +1,4 @@
-"""Selects a student's engine. Measurements behind the order: tests/benchmarks/serving_engines.py."""
+"""Selects a student's engine. Measurements behind the order: docs/benchmarks.md."""
 
 from __future__ import annotations
 

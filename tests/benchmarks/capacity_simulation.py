@@ -36,12 +36,12 @@ from pipelines.config import RunConfig
 from pipelines.config.load import parse_run
 from pipelines.label.answers.outcomes import OUTCOME
 from pipelines.label.engines.actor import TeacherActor
-from tests.benchmarks.label_ceiling import corpus_rows
+from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import OUT, publish
-from tests.benchmarks.watched import private_mib
 
 SECONDS = 40.0
 MOST_ROWS = 200_000
+DISTINCT = 5000
 
 
 class StubActor(TeacherActor):
@@ -265,7 +265,6 @@ def main() -> None:
         table.append(point(nodes, per_process, table[0]["rows/s"], options))
         print(json.dumps(table[-1]), file=sys.stderr, flush=True)
         publish("capacity_simulation", table, assumptions=assumptions(options))
-        plot(table, OUT / "capacity_simulation.png")
 
 
 def assumptions(options: argparse.Namespace) -> list[str]:
@@ -278,30 +277,20 @@ def assumptions(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def plot(table: list[dict[str, Any]], file: Path) -> None:
-    """Rows/s offered and achieved, and the used cores, by number of nodes."""
-    import matplotlib
+def corpus_rows(count: int) -> Iterator[dict[str, str]]:
+    """Word problems with unique ids. Texts repeat after 5,000."""
+    rows = train_rows(DISTINCT, seed=1)
+    for index in range(count):
+        yield {**rows[index % DISTINCT], "id": f"w-{index:08d}"}
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    points = sorted((row for row in table if row["teacher"] == "stub"), key=lambda row: row["nodes"])
-    nodes = [row["nodes"] for row in points]
-    figure, (rates, cores) = pyplot.subplots(2, 1, figsize=(7, 7), sharex=True)
-    rates.plot(nodes, [row["offered rows/s"] for row in points], "--", color="grey", label="offered by the nodes")
-    rates.plot(nodes, [row["rows/s"] for row in points], "o-", label="labelled")
-    ceilings = [1e6 / row["driver CPU us/row"] for row in points]
-    rates.plot(nodes, ceilings, ":", color="tab:red", label="a driver with a core of its own (estimate)")
-    rates.set(ylabel="rows/s", xscale="log", yscale="log", title="Labelling: one driver, many nodes")
-    for kind in ("driver", "ray", "workers"):
-        cores.plot(nodes, [row[f"{kind} cores"] for row in points], "o-", label=kind)
-    cores.axhline(len(os.sched_getaffinity(0)), color="grey", linestyle="--", label="cores of the machine")
-    cores.set(xlabel="nodes", ylabel="cores in use")
-    for axis in (rates, cores):
-        axis.legend()
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+def private_mib(process: psutil.Process) -> float:
+    """Private memory of a process. 0 after its end."""
+    try:
+        memory = process.memory_info()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(memory.rss - memory.shared) / 2**20
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import httpx
 
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.serving import AutoscalingDelays, ServingConfig
-from tests.benchmarks.results import OUT, median, publish
+from tests.benchmarks.results import median, publish
 from tests.benchmarks.students import SHAPES, student
 from tests.support.endpoints import free_port
 from tests.support.local_ray import local_ray
@@ -115,38 +115,6 @@ def phases(timeline: Timeline, sent_at: float) -> list[dict[str, Any]]:
     ]
 
 
-def plot(timeline: Timeline) -> Path:
-    """Clients and replicas above, latencies below."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(9, 6), height_ratios=[1, 2])
-    above.plot(*zip(*timeline.clients, strict=True), color="tab:gray", label="clients")
-    above.set_ylabel("clients")
-    beside = above.twinx()
-    times, running, starting = zip(*timeline.replicas, strict=True)
-    beside.step(times, running, where="post", color="tab:blue", label="running replicas")
-    beside.step(times, [r + s for r, s in zip(running, starting, strict=True)], where="post", color="tab:blue", linestyle=":",
-                label="running and starting")  # fmt: skip
-    beside.set_ylabel("replicas")
-    lines = above.get_lines() + beside.get_lines()
-    above.legend(lines, [str(line.get_label()) for line in lines], loc="upper right", fontsize=8)
-    below.scatter(
-        [sent + took for sent, took in timeline.answers], [took for _, took in timeline.answers], s=3, alpha=0.4
-    )
-    below.set_yscale("log")
-    below.set_ylabel("latency (s)")
-    below.set_xlabel("seconds")
-    below.grid(alpha=0.3)
-    figure.suptitle("Autoscaling of the endpoint")
-    figure.tight_layout()
-    OUT.mkdir(exist_ok=True)
-    figure.savefig(OUT / "serve_scale.png", dpi=120)
-    return OUT / "serve_scale.png"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
@@ -194,7 +162,6 @@ def main() -> None:
         f"serve_scale_{options.student}", [*rows, *steps], imports_s=float(alone[-2]), loading_s=float(alone[-1]),
         answered=len(timeline.answers), failed=len(timeline.failed), why=timeline.failed[:3],
         most_replicas=max(running for _, running, _ in timeline.replicas), replicas_at_the_end=timeline.replicas[-1][1],
-        plot=str(plot(timeline)),
     )  # fmt: skip
 
 
