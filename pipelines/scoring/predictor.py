@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,17 @@ class Query:
     """Part of the answer to write. None: the part that holds the label."""
     draws: Sequence[Sampling | None] = (None,)
     """Each input is answered once per draw. None: greedily."""
+    ranking: Ranking | None = None
+    """Set: the inputs are whole prompts, and the answer is the likeliest label of the input's set."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a label continues a prompt: ` river.` after `... The answer is`."""
+
+    before: str = " "
+    after: str = "."
+    """Never empty if one label may begin another: it would always be likelier than that one."""
 
 
 class Predictor:
@@ -82,6 +94,8 @@ class Predictor:
     def _answers(self, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The answers to a batch: one padded batch per draw."""
         student = self._student(query)
+        if query.ranking is not None:
+            return _ranked(student, query.ranking, batch)
         part = query.part or METHODS[student.method].answer
         limit = self._settings.max_new_tokens
         if part == "rationale":  # as long as the student was trained to write, like a text of label and rationale
@@ -116,6 +130,24 @@ class Predictor:
             import torch
 
             torch.set_num_threads(max(1, usable_cpus() // self._settings.workers))
+
+
+def _ranked(student: Student, ranking: Ranking, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """The likeliest label of each set. Its confidence is its share of the probability of the set."""
+    from pipelines.students.decoding.ranking import rank_texts
+
+    began, answered = time.perf_counter(), dict[int, Decoded]()
+    lengths = [len(student.tokenizer(prompt)["input_ids"]) for prompt in batch["inputs"]]
+    fits = [i for i, length in enumerate(lengths) if length <= student.max_input_tokens]
+    sets = [batch["label_sets"][i] for i in fits]
+    texts = [[f"{ranking.before}{label}{ranking.after}" for label in labels] for labels in sets]
+    likelihoods = rank_texts(student, [batch["inputs"][i] for i in fits], texts)
+    for i, labels, found in zip(fits, sets, likelihoods, strict=True):
+        best = max(range(len(found)), key=found.__getitem__)
+        confidence = 1.0 / math.fsum(math.exp(one - found[best]) for one in found)
+        answered[i] = Decoded(labels[best], confidence, lengths[i], output_tokens=0)
+    seconds = (time.perf_counter() - began) / max(len(fits), 1)
+    return [{"row": row, "draw": 0, **_answer(answered.get(i), seconds)} for i, row in enumerate(batch["rows"])]
 
 
 def _answer(decoded: Decoded | None, seconds: float) -> dict[str, Any]:

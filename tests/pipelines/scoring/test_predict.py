@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pipelines.config import EvaluationConfig
 from pipelines.errors import StageFailedError
 from pipelines.scoring import predict as module
 from pipelines.scoring.predict import PredictRequest, predict
-from pipelines.scoring.predictor import Query
+from pipelines.scoring.predictor import Query, Ranking
 from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student
 from pipelines.students.decoding.label_scores import label_set
+from pipelines.students.decoding.ranking import rank_texts
 from tests.support.fake_predictors import Broken, Counted, FakeRayData, Slow, Tiny, answer, by_row
 from tests.support.tiny_students import tiny_tokenizer
 
@@ -65,6 +68,16 @@ def test_each_input_is_answered_once_per_draw() -> None:
         alone = [student.answer([text], "label", 6, sampling=draw)[0].text for draw in draws]
         assert [r["text"] for r in found if r["row"] == row] == alone
     assert {row["too_long"] for row in found if row["row"] == 1} == {True}
+
+
+def test_a_ranking_query_answers_with_the_likeliest_label() -> None:
+    query = Query(Tiny(), ranking=Ranking())
+    found = by_row(answer([query], TEXTS, EvaluationConfig(), labels=("spam", "spam not", "ham")))
+    likelihoods = rank_texts(Tiny().load("cpu"), [TEXTS[0]], [[" spam.", " spam not.", " ham."]])[0]
+    assert found[0]["text"] == ("spam", "spam not", "ham")[likelihoods.index(max(likelihoods))]
+    total = sum(math.exp(one) for one in likelihoods)
+    assert found[0]["confidence"] == pytest.approx(math.exp(max(likelihoods)) / total, rel=1e-4)
+    assert [row["too_long"] for row in found] == [False, False, True, False]
 
 
 def test_a_rationale_may_be_longer_than_a_label() -> None:

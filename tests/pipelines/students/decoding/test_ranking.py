@@ -1,0 +1,49 @@
+"""Likelihood of given texts after a prompt, against one whole forward pass for each text."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.students.decoding import Family, Student
+from pipelines.students.decoding.ranking import rank_texts
+from tests.support.taught_students import student_of, target_logits
+
+FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]
+SHOTS = "Q: Tom has 9 pears.\nA: The answer is sea.\n\n"
+PROMPTS = [
+    f"{SHOTS}Q: How many apples has Anne?\nA: The answer is",
+    f"{SHOTS}Q: 4 shelves\nA: The answer is",
+    SHOTS,
+    "4",
+]
+TEXTS = [[" river.", " sea.", " the sea.", " ünïcode 河."], [" a", " b", " c", " d"], ["Q", "Qu"], [" - 2", "9"]]
+
+
+def whole(student: Student, prompt: str, text: str) -> float:
+    tokenizer = student.tokenizer
+    if student.family == "encoder-decoder":
+        before, target = tokenizer(prompt)["input_ids"], tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        both, alone = (tokenizer(some)["input_ids"] for some in (prompt + text, prompt))
+        shared = len(alone) if both[: len(alone)] == alone else len(alone) - 1
+        before, target = both[:shared], both[shared:]
+    log_probs = target_logits(student, before, target).log_softmax(-1)
+    return sum(float(log_probs.detach()[step, token]) for step, token in enumerate(target))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_likelihoods_equal_those_of_whole_forward_passes(family: Family) -> None:
+    student = student_of(family)
+    found = rank_texts(student, PROMPTS, TEXTS)
+    for prompt, texts, likelihoods in zip(PROMPTS, TEXTS, found, strict=True):
+        assert likelihoods == pytest.approx([whole(student, prompt, text) for text in texts], abs=1e-4)
+    assert rank_texts(student, PROMPTS[:1], TEXTS[:1])[0] == pytest.approx(found[0], abs=1e-4), (
+        "alone and beside others"
+    )
+    assert rank_texts(student, [], []) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_without_tokens_are_refused(family: Family) -> None:
+    with pytest.raises(ValueError, match="no tokens"):
+        rank_texts(student_of(family), ["Q"], [["a", ""]])
