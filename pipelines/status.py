@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
 from pipelines.label.reporting.progress_file import InterruptedLabels, LabelProgress, label_status
+from pipelines.runtime.stage_progress import StageName, StageProgress, is_alive, read_progress
 from pipelines.storage.manifest import ArtifactType, read_manifest
 from pipelines.storage.store import Store
 
@@ -29,13 +32,31 @@ class Finished(_Part):
     counts: dict[str, Any]
 
 
-class Running(LabelProgress):
+class Running(StageProgress):
+    """A driver works on the stage now."""
+
+    state: Literal["running"] = "running"
+
+
+class Labelling(LabelProgress):
     """A driver labels now."""
 
     state: Literal["running"] = "running"
 
 
-class Interrupted(InterruptedLabels):
+class Interrupted(_Part):
+    """A driver has worked on the stage, and ended without its artifact. Fields as in StageProgress."""
+
+    state: Literal["interrupted"] = "interrupted"
+    unit: str
+    done: int
+    total: int | None
+    phase: str
+    detail: str
+    updated_s: float
+
+
+class LabellingInterrupted(InterruptedLabels):
     """Labelling has begun, and no driver works on it."""
 
     state: Literal["interrupted"] = "interrupted"
@@ -49,7 +70,7 @@ class Cells(_Part):
 
 
 class Begun(_Part):
-    """Unfinished work exists. Whether a process works on it is unknown: only labelling reports that."""
+    """Unfinished work exists, without a progress file: Raystill 0.1 made it, or a kill came before the first write."""
 
     state: Literal["begun"] = "begun"
 
@@ -66,12 +87,11 @@ class NotBegun(_Part):
     state: Literal["not begun"] = "not begun"
 
 
-StageState = Finished | Running | Interrupted | GridBegun | Begun | NotBegun
-StageName = Literal["label", "train", "evaluate", "compare"]
-_LABEL_STATES: dict[str, type[Finished | Running | Interrupted | NotBegun]] = {
+StageState = Finished | Labelling | Running | LabellingInterrupted | Interrupted | GridBegun | Begun | NotBegun
+_LABEL_STATES: dict[str, type[Finished | Labelling | LabellingInterrupted | NotBegun]] = {
     "finished": Finished,
-    "running": Running,
-    "interrupted": Interrupted,
+    "running": Labelling,
+    "interrupted": LabellingInterrupted,
     "not begun": NotBegun,
 }
 
@@ -94,11 +114,14 @@ def run_status(run: RunConfig) -> RunStatus:
     output = Store(run.output)
     stages: dict[StageName, StageState] = {
         "label": _labels(output.child("labels")),
-        "train": _finished(output, "student") or (Begun() if output.files("training") else NotBegun()),
-        "evaluate": _finished(output, "report") or NotBegun(),
+        "train": _stage(
+            output.child("student"), "student", lambda: Begun() if output.files("training") else NotBegun()
+        ),
+        "evaluate": _stage(output.child("report"), "report", NotBegun),
     }
     if output.exists("compare"):
-        stages["compare"] = _finished(output, "comparison", "compare") or _grid(output.child("compare"))
+        grid = output.child("compare")
+        stages["compare"] = _stage(grid, "comparison", lambda: _grid(grid))
     return RunStatus(run=run.name, output=output.shown(), stages=stages)
 
 
@@ -107,11 +130,18 @@ def _labels(store: Store) -> StageState:
     return _LABEL_STATES[found.state].model_validate(found.detail.model_dump() if found.detail else {})
 
 
-def _finished(output: Store, kind: ArtifactType, folder: str = "") -> Finished | None:
-    manifest = read_manifest(output.child(folder or kind), kind)
-    if manifest is None:
-        return None
-    return Finished(created=manifest.created, fingerprint=manifest.fingerprint, counts=manifest.counts)
+def _stage(store: Store, kind: ArtifactType, without_file: Callable[[], StageState]) -> StageState:
+    """The state of a stage. `without_file`: finds it if there is neither a progress file nor a manifest."""
+    # The file first: a driver removes it after it has written the manifest.
+    progress = read_progress(store, StageProgress)
+    if progress and is_alive(progress, time.time()):
+        return Running.model_validate(progress.model_dump())
+    manifest = read_manifest(store, kind)
+    if manifest is not None:
+        return Finished(created=manifest.created, fingerprint=manifest.fingerprint, counts=manifest.counts)
+    if progress is None:
+        return without_file()
+    return Interrupted.model_validate(progress.model_dump(include=set(Interrupted.model_fields) - {"state"}))
 
 
 def _grid(store: Store) -> Begun:

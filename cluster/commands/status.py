@@ -1,4 +1,4 @@
-"""`raystill status RUN`: print the state of each stage, once or until labelling ends. pipelines/status.py reads it."""
+"""`raystill status RUN`: print the state of each stage, once or until the work ends. pipelines/status.py reads it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,32 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run
 from pipelines.errors import StageFailedError, UserError
+from pipelines.label.reporting.progress_file import LabelProgress
+from pipelines.reports.format import one_line
 from pipelines.runtime.durations import duration
-from pipelines.status import Begun, Finished, GridBegun, Interrupted, Running, RunStatus, StageState, run_status
+from pipelines.runtime.stage_progress import FRESH_S, StageName, StageProgress, counted, phase_text, rate_text
+from pipelines.status import (
+    Begun,
+    Finished,
+    GridBegun,
+    Interrupted,
+    LabellingInterrupted,
+    RunStatus,
+    StageState,
+    run_status,
+)
+from pipelines.storage.process_identity import is_running
 
 _READ_EVERY_S = 2.0
 _LINE_EVERY_S = 10.0
+_NEXT_STAGE_S = 120.0
+"""How long a process that lives may take to begin its next stage."""
+_LAST_STAGES = ("evaluate", "compare")
 
 
 def show_status(
@@ -53,39 +70,96 @@ def follow_status(
     run: RunConfig, run_file: str, *, as_json: bool, sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:  # fmt: skip
-    """Print the status until labelling ends: every two seconds in a terminal or as JSON, else every ten.
+    """Print the status until the work ends: every two seconds in a terminal or as JSON, else every ten.
 
     Raises:
-        StageFailedError: labelling ended without its artifact.
+        StageFailedError: a stage ended without its artifact.
     """
-    live = sys.stdout.isatty() and not as_json
-    every = _READ_EVERY_S if live or as_json else _LINE_EVERY_S
-    was_running, printed = False, float("-inf")
+    screen, work = _Screen(run_file, as_json=as_json, clock=clock), _FollowedWork(clock)
     while True:
         status = run_status(run)
-        label = status.stages["label"]
-        running = isinstance(label, Running)
-        if not running or clock() - printed >= every:
-            if live and printed > float("-inf"):
-                sys.stdout.write(f"\x1b[{len(status.stages)}F\x1b[J")  # back over the lines printed before
-            lines = status_lines(status, run_file, at=time.time())
-            width = (
-                shutil.get_terminal_size().columns if live else None
-            )  # a wrapped line would break the cursor's way back
-            print(status.model_dump_json() if as_json else "\n".join(line[:width] for line in lines), flush=True)
-            printed = clock()
-        if not running:
+        is_over = work.is_over(status)
+        screen.show(status, is_last=is_over)
+        if is_over:
             break
-        was_running = True
         sleep(_READ_EVERY_S)
-    if was_running and not isinstance(label, Finished):
-        raise StageFailedError(f"Labelling ended unfinished. Run `raystill label {run_file}` to resume.")
+    if stage := work.unfinished(status):
+        raise StageFailedError(f"{stage} ended unfinished. Run `raystill {stage} {run_file}` to resume.")
+
+
+class _FollowedWork:
+    """The stages that have run since the command began to follow them, and the process that runs them.
+
+    A process may run several stages in sequence. Between two of them none is running, for as long as inputs are fingerprinted.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[StageName, StageProgress] = {}
+        self._last: StageProgress | None = None
+        self._seen_at = clock()
+
+    def is_over(self, status: RunStatus) -> bool:
+        """True if nothing runs, and the process of the last stage is not about to run another."""
+        for stage, state in status.stages.items():
+            if isinstance(state, StageProgress):
+                self._seen[stage] = self._last = state
+                self._seen_at = self._clock()
+        if any(isinstance(state, StageProgress) for state in status.stages.values()):
+            return False
+        if self._last is None or self._last.stage in _LAST_STAGES or self.unfinished(status):
+            return True
+        alive = is_running(self._last.model_dump())
+        wait_s = {True: _NEXT_STAGE_S, None: FRESH_S, False: 0.0}[alive]
+        return self._clock() - self._seen_at >= wait_s
+
+    def unfinished(self, status: RunStatus) -> StageName | None:
+        """A stage that has ended without its artifact, or with an artifact that was there before."""
+        for stage, progress in self._seen.items():
+            state = status.stages.get(stage)
+            if isinstance(state, StageProgress):
+                continue
+            if not isinstance(state, Finished) or _moment(state.created) < _moment(progress.started):
+                return stage
+        return None
+
+
+class _Screen:
+    """Prints states, over the previous ones in a terminal."""
+
+    def __init__(self, run_file: str, *, as_json: bool, clock: Callable[[], float]) -> None:
+        self._run_file, self._as_json, self._clock = run_file, as_json, clock
+        self._live = sys.stdout.isatty() and not as_json
+        self._every_s = _READ_EVERY_S if self._live or as_json else _LINE_EVERY_S
+        self._printed_at, self._printed_lines = float("-inf"), 0
+        self._states: list[str] = []
+
+    def show(self, status: RunStatus, *, is_last: bool) -> None:
+        """Print the status if it is due, if a state has changed, or if it is the last one."""
+        states = [state.state for state in status.stages.values()]
+        if not (is_last or states != self._states or self._clock() - self._printed_at >= self._every_s):
+            return
+        self._states, self._printed_at = states, self._clock()
+        if self._as_json:
+            print(status.model_dump_json(), flush=True)
+            return
+        if self._live and self._printed_lines:
+            sys.stdout.write(f"\x1b[{self._printed_lines}F\x1b[J")  # back over the lines printed before
+        # A wrapped line would break the cursor's way back.
+        width = shutil.get_terminal_size().columns if self._live else None
+        lines = [line[:width] for line in status_lines(status, self._run_file, at=time.time())]
+        print("\n".join(lines), flush=True)
+        self._printed_lines = len(lines)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def status_lines(status: RunStatus, run_file: str, *, at: float) -> list[str]:
     """A line per stage. `at`: now, in seconds since 1970."""
     return [
-        f"{stage:9} {state.state:12} {_describe(state, f'raystill {stage} {run_file}', at)}".rstrip()
+        f"{stage:9} {state.state:12} {one_line(_describe(state, f'raystill {stage} {run_file}', at))}".rstrip()
         for stage, state in status.stages.items()
     ]
 
@@ -94,11 +168,15 @@ def _describe(state: StageState, command: str, at: float) -> str:
     if isinstance(state, Finished):
         counts = ", ".join(f"{name} {count:,}" for name, count in state.counts.items() if isinstance(count, int))
         return f"{state.created}: {counts}"
-    if isinstance(state, Running):
+    if isinstance(state, StageProgress):
         return _running(state, at)
-    if isinstance(state, Interrupted):
+    if isinstance(state, LabellingInterrupted):
         of = f" of {state.total:,}" if state.total is not None else ""
         return f"{state.rows:,}{of} rows are finished; `{command}` resumes"
+    if isinstance(state, Interrupted):
+        done = counted(state.done, state.total, state.unit)
+        ago = f"ended {duration(round(max(at - state.updated_s, 0)))} ago"
+        return f"{_joined(done, state.phase, state.detail, ago)}; `{command}` resumes"
     if isinstance(state, Begun):
         cells = (
             f"{state.cells.done:,} cells finished, {state.cells.missing:,} missing; "
@@ -109,25 +187,35 @@ def _describe(state: StageState, command: str, at: float) -> str:
     return ""
 
 
-def _running(state: Running, at: float) -> str:
+def _running(state: StageProgress, at: float) -> str:
+    alive = f"pid {state.pid} on {state.host}, {duration(round(max(at - state.updated_s, 0)))} ago"
+    done = counted(state.done, state.total, state.unit)
+    if state.phase:
+        rate = [phase_text(state.phase, state.phase_s)]
+    elif not state.done and not state.per_second:
+        rate = []
+    else:
+        left = state.seconds_left
+        left_text = "time left unknown" if left is None else f"{duration(left)} left"
+        rate = [rate_text(state.per_second, state.unit), left_text]
+    return _joined(done, *rate, *(_labelling(state) if isinstance(state, LabelProgress) else [state.detail]), alive)
+
+
+def _labelling(state: LabelProgress) -> list[str]:
     from pipelines.label.reporting.usage import shares
 
-    alive = f"pid {state.pid} on {state.host}, {duration(round(max(at - state.updated_s, 0)))} ago"
     if state.total is None:
-        return f"scanning the corpus, {alive}"
-    left = state.seconds_left
-    engines = ", ".join(
-        f"{name.replace('_', ' ')} {value:.2f}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
-        for name, value in state.engines.items()
-        if value is not None
+        return []
+    engines = _joined(
+        *(
+            f"{name.replace('_', ' ')} {value:.2f}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+            for name, value in state.engines.items()
+            if value is not None
+        )
     )
-    parts = [
-        f"{state.done:,}/{state.total:,} rows",
-        f"{state.rows_per_s:.1f} rows/s",
-        "time left unknown" if left is None else f"{duration(left)} left",
-        shares(state.accepted, state.rejected_by_reason),
-        f"tokens {state.tokens.prompt:,} in, {state.tokens.output:,} out",
-        engines,
-        alive,
-    ]
+    tokens = f"tokens {state.tokens.prompt:,} in, {state.tokens.output:,} out"
+    return [shares(state.accepted, state.rejected_by_reason), tokens, engines]
+
+
+def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)

@@ -17,7 +17,7 @@ from pipelines.label.engines.dataset import outcomes
 from pipelines.label.engines.health import StopReasons, health_actor
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.writer import LabelWriter
-from pipelines.label.reporting.progress_file import EngineProgress, ProgressFile
+from pipelines.label.reporting.progress_file import EngineProgress, LabelProgressFile
 from pipelines.label.reporting.usage import Work, shares
 from pipelines.runtime.progress import Progress
 from pipelines.tasks import TaskSpec
@@ -32,7 +32,7 @@ _TIMEOUT_S = 60.0
 class _Loop:
     """One run of the loop: what it feeds, and when."""
 
-    def __init__(self, run: RunConfig, writer: LabelWriter, live: ProgressFile, health: Any, total: int) -> None:
+    def __init__(self, run: RunConfig, writer: LabelWriter, live: LabelProgressFile, health: Any, total: int) -> None:
         from pipelines.label.reporting.prometheus import LabelMetrics
 
         self.began = self.last_outcome = time.monotonic()
@@ -51,11 +51,10 @@ class _Loop:
         if self.ready is None:  # rates are those of engines at work, without their start
             self.ready = _ready_at(self._health, self.began)
             progress.begin(self.ready)
-            self._live.work_began(self.ready)
         counts = self._writer.counts
         self.metrics.rows(counts, self._total)
+        self._live.update(counts)
         progress.advance(len(table), detail=shares(counts.accepted, counts.rejected))
-        self._live.update(progress.done, self._total, counts)
 
     def finish(self) -> None:
         """Commit what is left, also after an error."""
@@ -78,7 +77,7 @@ class _Loop:
 
 
 def label_rows(
-    run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, live: ProgressFile
+    run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, live: LabelProgressFile
 ) -> tuple[Work, EngineUsage]:
     """Give every row without an outcome one, and commit it. Returns what that took.
 
@@ -92,11 +91,13 @@ def label_rows(
     health = health_actor()
     loop = _Loop(run, writer, live, health, total)
     loop.metrics.rows(loop.before, total)
-    live.begin(total, loop.done_before, partial(_engine_progress, health, loop.metrics))
-    with Progress("label", total=total, unit="rows", start=loop.done_before) as progress:
-        progress.advance(0)
+    live.begin(loop.done_before, partial(_engine_progress, health, loop.metrics))
+    live.update(loop.before)
+    with Progress("label", total=total, unit="rows", start=loop.done_before, file=live) as progress:
         try:
             if loop.done_before < total:
+                live.phase("starting engine")
+                progress.refresh()
                 tables = outcomes(run, spec, scan, writer, health)
                 for table in while_budget_lasts(run, writer.counts, tables):
                     loop.take(table, progress)

@@ -27,10 +27,11 @@ from pipelines.label.output.counts import Counts
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.dataset_card import dataset_card
 from pipelines.label.reporting.manifest import label_manifest
-from pipelines.label.reporting.progress_file import ProgressFile
+from pipelines.label.reporting.progress_file import SCANNING, LabelProgressFile
 from pipelines.label.scan import Corpus, scan_corpus
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.reuse import Action, Decision, decide
+from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.storage.lock import LOCK, folder_lock
 from pipelines.storage.manifest import Manifest, write_manifest
 from pipelines.storage.store import Store
@@ -95,11 +96,14 @@ def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> Decisio
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter) -> Manifest:
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
-    with ProgressFile(store, writer.check_lock) as live:
+    gauges = StageGauges(run.name, "label")
+    with LabelProgressFile(store, "label", "rows", check_lock=writer.check_lock, gauges=gauges) as live:
+        live.phase(SCANNING)
         resumed_at_rows = writer.finished_rows
         scan = _scan(run, spec, writer)
         scan_s = time.monotonic() - began
         work, usage = label_rows(run, spec, scan, writer, live)
+        live.phase("writing the manifest")
         _check_complete(scan, writer.counts)
         manifest = label_manifest(
             run, identity, scan, writer.state, work, usage, resumed_at_rows=resumed_at_rows, scan_s=scan_s

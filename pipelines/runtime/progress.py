@@ -1,20 +1,21 @@
 """Progress of a stage on stderr: done, rate, time left. A live bar in a terminal; a line every ten seconds elsewhere.
 
 Rate and time left come from the last minute. So a slow start is forgotten after a minute, and the rate of stopped work falls to 0.
-Work whose units take minutes sets a longer `window_s`.
+Work whose units take minutes sets a longer `window_s`. With a ProgressFile (progress_file.py) the same counts go to the file of the stage,
+and the line shows the stage's phase while nothing is counted: `label: 0/2,000 rows, starting engine, 31 s`.
 
 If logging accepts INFO, the lines are log records of `raystill.progress` with their figures as fields. With
 RAY_LOGGING_CONFIG_ENCODING=JSON Ray writes each as a JSON object: {"message": "label: 200/2,000 rows, ...", "stage": "label",
-"done": 200, "total": 2000, "unit": "rows", "per_s": 20.0, "seconds_left": 90.0, "detail": "...", "job_id": ..., "node_id": ...}.
+"phase": "", "done": 200, "total": 2000, "unit": "rows", "per_s": 20.0, "seconds_left": 90.0, "detail": "...", "job_id": ...}.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,11 +24,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from pipelines.runtime.durations import duration
+from pipelines.runtime.progress_file import Clock, Counted, ProgressFile
+from pipelines.runtime.stage_progress import counted, phase_text, rate_text
 
 RATE_WINDOW_S = 60.0
 _LINE_EVERY_S = 10.0
 _MARK_EVERY_S = 1.0
-Clock = Callable[[], float]
 _log = logging.getLogger("raystill.progress")
 
 
@@ -69,15 +71,17 @@ class RecentRate:
 
 
 class Progress:
-    """Counts work. `total`: None if unknown. `start`: what earlier runs have done."""
+    """Counts work. `total`: None if unknown. `start`: what earlier runs have done. `file`: that of the stage."""
 
     def __init__(
         self, title: str, total: int | None, unit: str, start: int = 0, clock: Clock = time.monotonic,
-        console: Console | None = None, window_s: float = RATE_WINDOW_S,
+        console: Console | None = None, window_s: float = RATE_WINDOW_S, file: ProgressFile | None = None,
     ) -> None:  # fmt: skip
         self.title, self.total, self.unit = title, total, unit
-        self.done = start
-        self._clock = clock
+        self.done = self._start = start
+        self._clock, self._window_s, self._file = clock, window_s, file
+        self._lock = threading.RLock()  # the thread of the file draws too
+        self._detail = ""
         self._recent = RecentRate(start, clock, window_s)
         self._last_line = clock()
         console = console or Console(stderr=True)
@@ -93,54 +97,90 @@ class Progress:
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
+        if self._file:
+            self._file.show(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._file:
+            self._file.show(None)
         if self._bar:
             self._bar.stop()
 
     @property
     def rate(self) -> float:
         """Units per second over the last minute."""
-        return self._recent.per_s
+        with self._lock:
+            return self._recent.per_s
 
     def begin(self, at: float) -> None:
         """Start the rate's clock at this moment (before, an engine was starting)."""
-        self._recent.begin(at)
+        with self._lock:
+            self._recent.begin(at)
+
+    def restart(self, total: int, start: int) -> None:
+        """The total is known now, and that earlier runs have done `start`. The rate's clock starts."""
+        with self._lock:
+            self.total, self.done, self._start = total, start, start
+            self._recent = RecentRate(start, self._clock, self._window_s)
+            if self._bar:
+                self._bar.update(self._task, total=total, completed=start)
 
     def advance(self, amount: int, detail: str = "") -> None:
-        """Add `amount` units. `detail` ends the line."""
-        self.done += amount
-        self._recent.note(self.done)
-        if self._bar:
-            rate, left = self._rate(), self._left()
-            self._bar.update(self._task, completed=self.done, rate=rate, left=left, detail=detail)
-        elif self._clock() - self._last_line >= _LINE_EVERY_S:
-            self._last_line = self._clock()
-            if _log.isEnabledFor(logging.INFO):
-                _log.info(self._line(detail), extra=self._fields(detail))
-            else:
-                print(self._line(detail), file=sys.stderr, flush=True)
+        """Add `amount` units, which ends the phase of the stage. `detail` ends the line."""
+        with self._lock:
+            self.done += amount
+            self._detail = detail
+            self._recent.note(self.done)
+            if amount > 0 and self._file:
+                self._file.phase("")
+            self.refresh()
 
-    def _line(self, detail: str) -> str:
-        of = f"/{self.total:,}" if self.total is not None else ""
-        parts = [f"{self.title}: {self.done:,}{of} {self.unit}", self._rate(), self._left(), detail]
-        return ", ".join(part for part in parts if part)
+    def counted(self) -> Counted:
+        """The counts now."""
+        with self._lock:
+            left = self._recent.seconds_left(self.total)
+            return Counted(self.unit, self.done, self.total, self.rate, left, self._detail)
 
-    def _fields(self, detail: str) -> dict[str, object]:
+    def refresh(self) -> None:
+        """Draw the bar, or print a line if the last one is ten seconds old."""
+        with self._lock:
+            if self._bar:
+                fields = {"rate": self._rate(), "left": self._left(), "detail": self._detail}
+                self._bar.update(self._task, completed=self.done, **fields)
+            elif self._clock() - self._last_line >= _LINE_EVERY_S:
+                self._last_line = self._clock()
+                if _log.isEnabledFor(logging.INFO):
+                    _log.info(self._line(), extra=self._fields())
+                else:
+                    print(self._line(), file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        parts = [counted(self.done, self.total, self.unit), self._rate(), self._left(), self._detail]
+        return f"{self.title}: {', '.join(part for part in parts if part)}"
+
+    def _fields(self) -> dict[str, object]:
+        counted = self.counted()
+        phase, _ = self._file.current_phase() if self._file else ("", 0.0)
         return {
             "stage": self.title,
-            "done": self.done,
-            "total": self.total,
-            "unit": self.unit,
-            "per_s": self.rate,
-            "seconds_left": self._recent.seconds_left(self.total),
-            "detail": detail,
+            "phase": phase,
+            "done": counted.done,
+            "total": counted.total,
+            "unit": counted.unit,
+            "per_s": counted.per_second,
+            "seconds_left": counted.seconds_left,
+            "detail": counted.detail,
         }
 
     def _rate(self) -> str:
-        slow = 0.0 < self.rate < 0.05  # per second, it would read as 0.0
-        return f"{3600 * self.rate:.1f} {self.unit}/h" if slow else f"{self.rate:.1f} {self.unit}/s"
+        """The phase, or the rate. Empty before anything is counted: a rate of 0 would look like stopped work."""
+        phase, seconds = self._file.current_phase() if self._file else ("", 0.0)
+        if phase:
+            return phase_text(phase, seconds)
+        if self.done == self._start:
+            return ""
+        return rate_text(self.rate, self.unit)
 
     def _left(self) -> str:
         left = self._recent.seconds_left(self.total)

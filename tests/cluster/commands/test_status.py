@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from cluster.cli import main
-from pipelines.label.reporting.progress_file import ProgressFile, label_status
+from pipelines.label.reporting.progress_file import LabelProgressFile, label_status
 from pipelines.status import RunStatus
 from pipelines.storage.store import Store
 from tests.support.corpora import run_config
@@ -104,8 +104,10 @@ def test_a_driver_is_seen_alive_and_dead(run_file: str, store: Store, worker: su
 
 
 def test_a_scan_is_shown(run_file: str, store: Store) -> None:
-    with ProgressFile(store):
-        assert lines(run_file)[0].startswith("label     running      scanning the corpus, pid ")
+    with LabelProgressFile(store, "label", "rows") as live:
+        live.phase("scanning the corpus")
+        live.write()
+        assert lines(run_file)[0].startswith("label     running      scanning the corpus, 0 s, pid ")
 
 
 def test_follow_ends_with_the_work(run_file: str, store: Store, worker: subprocess.Popen[str]) -> None:
