@@ -64,8 +64,12 @@ class TokenSettings:
 
 def in_fraction(example_id: str, fraction: float, seed: int) -> bool:
     """True if a training example is in the share that is used, by hash of its id. A larger share contains a smaller one."""
-    bucket = int.from_bytes(hashlib.sha256(f"fraction:{seed}:{example_id}".encode()).digest()[:8], "big")
-    return bucket < fraction * 2**64
+    return fraction_bucket(example_id, seed) < fraction * 2**64
+
+
+def fraction_bucket(example_id: str, seed: int) -> int:
+    """The place of an example from 0 to 2^64, by which shares are drawn."""
+    return int.from_bytes(hashlib.sha256(f"fraction:{seed}:{example_id}".encode()).digest()[:8], "big")
 
 
 def read_row(row: Mapping[str, Any], label_column: LabelColumn) -> TrainingRow:
