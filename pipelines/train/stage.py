@@ -14,6 +14,9 @@ from collections.abc import Mapping
 
 from pipelines.config import RunConfig
 from pipelines.reuse import Attempt, Decision, decide
+from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress_file import ProgressFile
+from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, library_versions, require_manifest, write_manifest
 from pipelines.storage.store import Store
@@ -71,28 +74,47 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
     settings = check_train(run, labels_at)
     name = fingerprint(identity)[:12]
     work, store = output.child(f"training/{name}"), output.child("student")
-    began = time.monotonic()
-    tokenizer = None
-    if run.student.init.vocabulary is not None:
-        tokenizer = work.child("tokenizer").uri
-        train_tokenizer(labels_store, settings, run.student.init.vocabulary, Store(tokenizer))
-        settings = dataclasses.replace(settings, tokenizer=tokenizer)
-    counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
-    check_counts(counts, run, settings)
-    tokenised = time.monotonic()
-    tensorboard = output.child(f"tensorboard/{name}")
-    job = TrainingJob(
-        with_absolute_model(run), work.child("tokens").uri, store.uri, name, tensorboard.uri, tokenizer=tokenizer
-    )
-    result = _run_with_progress(job)
-    timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result.seconds}
-    details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
-    totals = student_counts(counts, result)
-    store.write("README.md", model_card(run, details, provenance, totals, library_versions()).encode())
-    manifest = student_manifest(run, identity, details, provenance, totals, timings)
-    write_manifest(store, manifest)
+    with (
+        ProgressFile(store, "train", "tokens", gauges=StageGauges(run.name, "train")) as live,
+        Progress("train", None, "tokens", file=live) as progress,
+    ):
+        live.phase("tokenising")
+        began = time.monotonic()
+        settings = _with_own_tokenizer(run, settings, labels_store, work)
+        counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
+        check_counts(counts, run, settings)
+        tokenised = time.monotonic()
+        live.phase("starting workers")
+        result = _run_with_progress(_job(run, settings, output, name), progress, live)
+        live.phase("writing the manifest")
+        timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result.seconds}
+        details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
+        totals = student_counts(counts, result)
+        store.write("README.md", model_card(run, details, provenance, totals, library_versions()).encode())
+        manifest = student_manifest(run, identity, details, provenance, totals, timings)
+        write_manifest(store, manifest)
     work.clear()
     return manifest
+
+
+def _with_own_tokenizer(run: RunConfig, settings: TokenSettings, labels: Store, work: Store) -> TokenSettings:
+    """The settings with the student's own tokenizer, trained on the labels, if the run has one (init.vocabulary)."""
+    if run.student.init.vocabulary is None:
+        return settings
+    tokenizer = work.child("tokenizer")
+    train_tokenizer(labels, settings, run.student.init.vocabulary, tokenizer)
+    return dataclasses.replace(settings, tokenizer=tokenizer.uri)
+
+
+def _job(run: RunConfig, settings: TokenSettings, output: Store, name: str) -> TrainingJob:
+    return TrainingJob(
+        with_absolute_model(run),
+        tokens=output.child(f"training/{name}/tokens").uri,
+        student=output.child("student").uri,
+        name=name,
+        tensorboard=output.child(f"tensorboard/{name}").uri,
+        tokenizer=settings.tokenizer,
+    )
 
 
 def train_decision(run: RunConfig, labels: Manifest, *, replace: bool = False) -> Decision:
@@ -111,11 +133,11 @@ def _labels(run: RunConfig, labels_at: str | None) -> Store:
     return Store(run.output).child("labels") if labels_at is None else Store(labels_at)
 
 
-def _run_with_progress(job: TrainingJob) -> TrainingResult:
+def _run_with_progress(job: TrainingJob, progress: Progress, live: ProgressFile) -> TrainingResult:
     from pipelines.train.tracking.prometheus import StepsLeft
 
     steps_left = StepsLeft(job.run.name)
-    with show_progress("train", steps_left.set) as progress:
-        result = run_training(dataclasses.replace(job, progress=progress))
+    with show_progress(progress, live, steps_left.set) as actor:
+        result = run_training(dataclasses.replace(job, progress=actor))
     steps_left.set(0)
     return result

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.storage.store import Store
+from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.details import Losses
 from pipelines.train.engine.lora import merge_adapters
 
@@ -46,7 +46,7 @@ def export_student(
             Path(folder, "deepspeed.json").write_text(json.dumps(deepspeed, indent=2) + "\n", encoding="utf-8")
             lines = "".join(json.dumps(row) + "\n" for row in history)
             Path(folder, "training.jsonl").write_text(lines, encoding="utf-8")
-            store.clear()
+            store.clear(keep=PROGRESS)  # the driver writes it meanwhile
             store.put_folder(folder)
     torch.distributed.barrier()
 

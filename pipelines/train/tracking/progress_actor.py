@@ -1,4 +1,4 @@
-"""Progress of the workers, shown in the terminal of the command.
+"""Progress of the workers, shown in the terminal of the command and in the progress file.
 
 Ray Train runs its controller and callbacks in another process, so that a callback cannot draw on the user's terminal. Instead, worker 0
 reports to an actor after each step, and a thread of the driver reads it while the main thread waits for the training. Output of workers
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.runtime.nodes import on_this_node
 from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress_file import ProgressFile
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -77,14 +78,16 @@ def warn_through(progress: ActorHandle | None) -> Callable[[str], None]:
 
 
 @contextmanager
-def show_progress(title: str, on_steps_left: Callable[[int], None]) -> Iterator[ActorHandle]:
-    """A ProgressActor for the workers. Until the block ends, its updates are shown and `on_steps_left` is called every second."""
+def show_progress(
+    progress: Progress, live: ProgressFile, on_steps_left: Callable[[int], None]
+) -> Iterator[ActorHandle]:
+    """A ProgressActor for the workers. Until the block ends, `progress` takes its updates, and `on_steps_left` is called every second."""
     import ray
 
     actor = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(ProgressActor).remote()
     finished = threading.Event()
     thread = threading.Thread(
-        target=_show, args=(actor, title, on_steps_left, finished), daemon=True, name="train-progress"
+        target=_show, args=(actor, progress, live, on_steps_left, finished), daemon=True, name="train-updates"
     )
     thread.start()
     try:
@@ -95,10 +98,13 @@ def show_progress(title: str, on_steps_left: Callable[[int], None]) -> Iterator[
         ray.kill(actor)
 
 
-def _show(actor: ActorHandle, title: str, on_steps_left: Callable[[int], None], finished: threading.Event) -> None:
+def _show(
+    actor: ActorHandle, progress: Progress, live: ProgressFile, on_steps_left: Callable[[int], None],
+    finished: threading.Event,
+) -> None:  # fmt: skip
     import ray
 
-    progress: Progress | None = None
+    began = False
     shown_warnings = 0
     while True:
         last = finished.wait(_POLL_S)
@@ -107,15 +113,17 @@ def _show(actor: ActorHandle, title: str, on_steps_left: Callable[[int], None], 
         except ray.exceptions.RayError:
             break  # the cluster is gone: the main thread reports why
         for text in warnings[shown_warnings:]:
-            print(f"{title}: {text}", file=sys.stderr, flush=True)
+            print(f"{progress.title}: {text}", file=sys.stderr, flush=True)
         shown_warnings = len(warnings)
         if update is not None:
-            if progress is None:
-                progress = Progress(title, update.total, "tokens", start=update.done).__enter__()
+            if not began:
+                began = True
+                progress.restart(update.total, update.done)
+                live.phase("first step")
             # May be negative: after a lost worker, training resumes from the checkpoint.
             progress.advance(update.done - progress.done, update.detail)
+            if not update.steps_left:
+                live.phase("exporting the student")
             on_steps_left(update.steps_left)
         if last:
             break
-    if progress is not None:
-        progress.__exit__(None, None, None)

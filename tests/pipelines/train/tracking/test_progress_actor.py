@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress_file import ProgressFile
+from pipelines.storage.store import Store
 from pipelines.train.tracking import progress_actor
 from pipelines.train.tracking.progress_actor import ProgressActor, ProgressUpdate, _show, warn_through
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> ProgressFile:
+    return ProgressFile(Store(str(tmp_path)), "train", "tokens")
+
+
+@pytest.fixture
+def progress(live: ProgressFile) -> Progress:
+    return Progress("train", None, "tokens", file=live, console=Console(file=io.StringIO()))
 
 
 @pytest.fixture
@@ -21,27 +37,38 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(**{n: SimpleNamespace(remote=getattr(actor, n)) for n in ("warn", "update", "read")})
 
 
-def test_a_warning_is_shown_once_in_the_commands_terminal(handle: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_shown_once_in_the_commands_terminal(
+    handle: Any, progress: Progress, live: ProgressFile, capsys: pytest.CaptureFixture[str]
+) -> None:
     warn, finished = warn_through(handle), threading.Event()
     for text in ("mlflow is left out", "this CPU is slow", "mlflow is left out"):
         warn(text)
     assert capsys.readouterr().err == "", "not in the worker"
     finished.set()
-    _show(handle, "train", lambda steps: None, finished)
+    _show(handle, progress, live, lambda steps: None, finished)
     assert capsys.readouterr().err == "train: mlflow is left out\ntrain: this CPU is slow\n"
     warn_through(None)("this CPU is slow")
     assert capsys.readouterr().err == "train: this CPU is slow\n", "without an actor, at once"
 
 
-def test_steps_left_are_repeated_between_updates(handle: Any) -> None:
+def test_updates_set_counts_phase_and_steps_left(handle: Any, progress: Progress, live: ProgressFile) -> None:
     steps_left: list[int] = []
+    phases: list[str] = []
     finished = threading.Event()
+    updates = iter([ProgressUpdate(100, 900, 8), ProgressUpdate(200, 900, 7, "step 2/9"), ProgressUpdate(900, 900, 0)])
 
     def on_steps_left(steps: int) -> None:
         steps_left.append(steps)
-        if len(steps_left) == 3:
+        phases.append(live.current_phase()[0])
+        if len(steps_left) < 3:
+            return
+        if update := next(updates, None):
+            handle.update.remote(update)
+        elif steps == 0:
             finished.set()
 
-    handle.update.remote(ProgressUpdate(100, 900, 8, "step 1/9"))
-    _show(handle, "train", on_steps_left, finished)
-    assert set(steps_left) == {8}
+    handle.update.remote(next(updates))
+    _show(handle, progress, live, on_steps_left, finished)
+    assert steps_left[:3] == [8, 8, 8], "repeated between updates"
+    assert sorted(set(phases)) == ["", "exporting the student", "first step"]
+    assert progress.counted().done == progress.total == 900
