@@ -28,7 +28,7 @@ class Action(StrEnum):
     REUSE = "reuse"
     """The artifact is finished and belongs to the run."""
     RESUME = "resume"
-    """Unfinished work belongs to the run, or a finished artifact has rows to retry."""
+    """Unfinished work belongs to the run, or a finished artifact is damaged or has rows to retry."""
     MAKE = "make"
     REFUSE = "refuse"
     """The folder holds an artifact of other settings, and --replace is not set."""
@@ -72,7 +72,7 @@ class Decision:
 
 def decide(
     store: Store, kind: ArtifactType, identity: Mapping[str, Any], *, replace: bool = False, attempt: Attempt | None = None,
-    rows_to_retry: Callable[[Manifest], int] = lambda manifest: 0,
+    rows_to_retry: Callable[[Manifest], int] = lambda manifest: 0, damage: Callable[[Manifest], str | None] = lambda manifest: None,
 ) -> Decision:  # fmt: skip
     """Decide on the artifact in `store`, which the stage would make with this identity.
 
@@ -80,6 +80,7 @@ def decide(
         replace: an artifact of another identity is replaced rather than refused.
         attempt: unfinished work in the folder.
         rows_to_retry: rows of a finished artifact that the stage asks for again.
+        damage: what is wrong with the files of a finished artifact.
 
     Raises:
         UserError: the manifest is damaged, or of another type or schema version.
@@ -88,6 +89,8 @@ def decide(
     other: Mapping[str, Any]
     if manifest is not None:
         if manifest.fingerprint == wanted:
+            if (reason := damage(manifest)) is not None:
+                return Decision(Action.MAKE if replace else Action.RESUME, reason, manifest, replaces=replace)
             if retried := rows_to_retry(manifest):
                 return Decision(Action.RESUME, f"{retried:,} rows are retried", manifest, rows_retried=retried)
             return Decision(Action.REUSE, "made with the same settings and inputs", manifest)

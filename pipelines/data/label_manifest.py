@@ -1,4 +1,4 @@
-"""The manifest of labels: the models of its `counts` and `details`. Stages after labelling read labels by these.
+"""The manifest of labels: the models of its `counts` and `details`. Stages after labelling read labels by these (label_parts.py).
 
 Keys are those on disk. A key that an older version did not write takes its default.
 """
@@ -107,6 +107,14 @@ class LabelCost(Cost):
     rows: int = 0
 
 
+class PartFile(BaseModel):
+    """One Parquet file of labels."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
 class LabelDetails(BaseModel):
     """`details`."""
 
@@ -123,6 +131,8 @@ class LabelDetails(BaseModel):
     """The same rows by the dtype that vLLM computed in."""
     parts: dict[str, int] = {}
     """Files of the artifact with their rows."""
+    files: dict[str, PartFile] = {}
+    """The same files with size and hash. Empty for labels of 0.1."""
     tally: CountsJson = {}
     tokenizer: str | None = None
     """Fingerprint of the teacher's tokenizer, with teacher.token_logprobs."""

@@ -17,7 +17,8 @@ from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_files
 from pipelines.data.label_manifest import LabelDetails
 from pipelines.data.reader import FileRange, check_columns, corpus_files, corpus_splits
-from pipelines.errors import StageFailedError
+from pipelines.data.label_parts import damaged_part
+from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.driver import label_rows
@@ -89,8 +90,20 @@ def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> Decisio
     def engine_errors(manifest: Manifest) -> int:
         return Counts.from_json(LabelDetails.model_validate(manifest.details).tally).engine_errors
 
-    attempt = read_attempt(store)
-    return decide(store, "labels", identity, replace=replace, attempt=attempt, rows_to_retry=engine_errors)
+    def damage(manifest: Manifest) -> str | None:
+        details = LabelDetails.model_validate(manifest.details)
+        found = damaged_part(details.parts, details.files, store.sizes())
+        return None if found is None else f"{found.name}: {found.problem}"
+
+    try:
+        attempt = read_attempt(store)
+        return decide(
+            store, "labels", identity, replace=replace, attempt=attempt, rows_to_retry=engine_errors, damage=damage
+        )
+    except UserError as error:
+        if not replace:
+            raise
+        return Decision(Action.MAKE, error.rule, replaces=True)
 
 
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter) -> Manifest:
@@ -105,13 +118,14 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
         work, usage = label_rows(run, spec, scan, writer, live)
         live.phase("writing the manifest")
         _check_complete(scan, writer.counts)
+        writer.compact()
         manifest = label_manifest(
             run, identity, scan, writer.state, work, usage, resumed_at_rows=resumed_at_rows, scan_s=scan_s
         )
         writer.check_lock()
         store.write("README.md", dataset_card(run, manifest, store).encode())
         write_manifest(store, manifest)
-        writer.remove_records()
+        writer.remove_attempt()
     return manifest
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipelines.errors import UserError
+from pipelines.errors import StageFailedError, UserError
 from pipelines.storage.lease import FOLDER, Lease
 from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import this_process
@@ -31,15 +32,15 @@ def folder_lock(store: Store, lease_s: float) -> Iterator[Callable[[], None]]:
         UserError: another driver holds the lock.
     """
     if store.is_local:
-        with _locked_file(store):
-            yield lambda: None
+        with _locked_file(store) as check:
+            yield check
         return
     with Lease(store, lease_s) as lease:
         yield lease.check
 
 
 @contextmanager
-def _locked_file(store: Store) -> Iterator[None]:
+def _locked_file(store: Store) -> Iterator[Callable[[], None]]:
     store.fs.create_dir(store.root, recursive=True)
     with open(store.path(LOCK), "a+", encoding="utf-8") as file:
         try:
@@ -50,7 +51,19 @@ def _locked_file(store: Store) -> Iterator[None]:
         file.truncate(0)
         json.dump({**this_process(), "since": now()}, file)
         file.flush()
-        yield
+        held = os.fstat(file.fileno())
+
+        def check() -> None:
+            try:
+                found = os.stat(store.path(LOCK))
+            except FileNotFoundError:
+                found = None
+            # Somebody removed the file: another driver can lock a new one.
+            if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+                rule = f"{store.shown(LOCK)} was removed while this process held it, so another driver may write here"
+                raise StageFailedError(f"{rule}. Finished rows are kept. Run the same command to resume.")
+
+        yield check
 
 
 def _refusal(store: Store, content: str) -> UserError:

@@ -64,13 +64,17 @@ class Store:
         """Names of temporary files of running or killed writers. Empty on an object store, which does not list them."""
         return [name for name in self._names(folder) if name.endswith(_UNFINISHED)] if self.is_local else []
 
-    def _names(self, folder: str) -> list[str]:
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of each file below a folder, by name, sorted. Empty if the folder does not exist."""
         from pyarrow.fs import FileSelector, FileType
 
         selector = FileSelector(self.path(folder), recursive=True, allow_not_found=True)
         with object_store_errors(self.uri):
-            found = self.fs.get_file_info(selector)
-        return sorted(i.path.removeprefix(self.root).lstrip("/") for i in found if i.type == FileType.File)
+            found = [info for info in self.fs.get_file_info(selector) if info.type == FileType.File]
+        return dict(sorted((info.path.removeprefix(self.root).lstrip("/"), info.size) for info in found))
+
+    def _names(self, folder: str) -> list[str]:
+        return list(self.sizes(folder))
 
     def read(self, name: str) -> bytes:
         """Content of a file. Raises FileNotFoundError if the file does not exist."""

@@ -54,7 +54,10 @@ def commit_labels(
     """Add a commit record to unfinished labels."""
     counts = Counts(accepted=accepted, rejected=Counter(engine_error=engine_errors))
     store.write("attempt.json", b"{}")
-    store.write(f"commits/{number:06d}.json", Commit({}, counts, scan=ScanSummary(**scan) if scan else None).as_json())
+    store.write(
+        f"commits/{number:06d}.json",
+        Commit(tally=counts.as_json(), scan=ScanSummary(**scan) if scan else None).model_dump_json().encode(),
+    )
 
 
 def finish_artifact(store: Store, kind: ArtifactType) -> None:

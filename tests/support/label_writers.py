@@ -75,10 +75,12 @@ def finished_with_engine_errors(folder: Path) -> Manifest:
     failed = [reject(name, "engine_error") for name in ("e1", "e2", "e3")]
     with open_writer(folder) as writer:
         commit(writer, accepted("a"), *failed, reject("t", "tie"))
-        details = {"parts": writer.state.parts, "tally": writer.counts.as_json()}
+        writer.compact()
+        files = {name: file.model_dump() for name, file in writer.state.files.items()}
+        details = {"parts": writer.state.parts, "files": files, "tally": writer.counts.as_json()}
         manifest = manifest_of(
             "labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={}, details=details
         )  # fmt: skip
         write_manifest(Store(str(folder)), manifest)
-        writer.remove_records()
+        writer.remove_attempt()
     return manifest

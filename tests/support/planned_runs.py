@@ -78,7 +78,7 @@ def begin_labels(run: RunConfig, accepted: int) -> None:
     store, identity = Store(run.output).child("labels"), label_identity(run)
     attempt = {"fingerprint": fingerprint(identity), "identity": identity}
     store.write("attempt.json", json.dumps(attempt).encode())
-    store.write("commits/000000.json", Commit({}, Counts(accepted=accepted)).as_json())
+    store.write("commits/000000.json", Commit(tally=Counts(accepted=accepted).as_json()).model_dump_json().encode())
 
 
 def finish_student(run: RunConfig) -> Manifest:

@@ -1,34 +1,42 @@
-"""What stands beside the parts of unfinished labels: the attempt, the commit records, and the scan.
+"""What stands beside the parts of labels: the attempt, the commit records, and the scan.
 
     attempt.json        the identity of the labels that are being made; written first
     commits/scan.npy    positions of the scan's rejects
-    commits/base.json   the whole of finished labels whose `engine_error` rows are retried, as one record
     commits/k.json      the k-th commit
+    record.json         many commits as one file. It stays beside the manifest, so that damage costs the rows of one commit
+    commits/base.json   finished labels of 0.1 whose `engine_error` rows are retried
 
-A part counts if a record adds it and no record removes it. The manifest replaces all of these.
+A part counts if a commit names it. `record.json` replaces the records that it covers.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
-from pipelines.data.label_manifest import LabelDetails
+from pipelines.data.label_manifest import CountsJson, LabelDetails, PartFile
 from pipelines.data.reader import DataSplit, FileRange
+from pipelines.errors import UserError
 from pipelines.label.output.counts import Counts
+from pipelines.label.output.parts import FOLDERS
 from pipelines.label.positions import Positions
 from pipelines.reuse import Attempt
 from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store
+from pipelines.storage.store import MANIFEST, Store
 
 ATTEMPT = "attempt.json"
 COMMITS = "commits"
 SCAN_FILE = f"{COMMITS}/scan.npy"
 BASE = f"{COMMITS}/base.json"
+RECORD = "record.json"
+BASE_NUMBER = -1
+"""Of a commit that sums up finished labels of 0.1."""
+_REPLACE = "or label everything again: `raystill label RUN --replace`."
 
 
 @dataclass(frozen=True)
@@ -48,42 +56,129 @@ class ScanRecord(ScanSummary):
     """Sorted positions of the rejects."""
 
 
-@dataclass
-class Commit:
-    """One commit record. Its JSON has the keys of these fields, and `tally` for `counts`."""
+class Commit(BaseModel):
+    """One commit record. Keys that 0.1 did not write have defaults."""
 
-    parts: dict[str, int] = field(default_factory=dict)
+    number: int = BASE_NUMBER
+    previous: int | None = None
+    """The commit before it; None for the first one. A record that is missing is noticed by it."""
+    fingerprint: str = ""
+    """Of the attempt."""
+    parts: dict[str, int] = {}
     """Parts that it adds, with their rows."""
-    counts: Counts = field(default_factory=Counts)
-    """Of its rows. Negative for retried rows that have another outcome now."""
-    removed: list[str] = field(default_factory=list)
-    """Parts that it removes."""
+    files: dict[str, PartFile] = {}
+    """Size and hash of these parts."""
+    tally: CountsJson = {}
+    """`Counts` of its rows; a retried row counts as -1 `engine_error`."""
+    removed: list[str] = []
+    """Parts that it removes. Written by 0.1 only."""
     scan: ScanSummary | None = None
     """In the record that ends the scan."""
 
-    def as_json(self) -> bytes:
-        """The record as it is written."""
-        scan = self.scan and {"rows": self.scan.rows, "splits": [asdict(split) for split in self.scan.splits]}
-        record = {"parts": self.parts, "tally": self.counts.as_json(), "removed": self.removed, "scan": scan}
-        return json.dumps(record).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """The record as it was written."""
-        tree = json.loads(data)
-        scan = tree["scan"] and ScanSummary(tree["scan"]["rows"], [FileRange(**s) for s in tree["scan"]["splits"]])
-        return cls(tree["parts"], Counts.from_json(tree["tally"]), tree["removed"], scan)
+    @property
+    def counts(self) -> Counts:
+        """`tally` as counts."""
+        return Counts.from_json(self.tally)
 
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Self:
-        """All of finished labels as one record."""
+        """All of finished labels as one record: for labels without RECORD."""
         details = LabelDetails.model_validate(manifest.details)
-        return cls(details.parts, Counts.from_json(details.tally))
+        return cls(fingerprint=manifest.fingerprint, parts=details.parts, files=details.files, tally=details.tally)
+
+
+class Record(BaseModel):
+    """RECORD: the commits up to `last`, without those that were damaged and dropped."""
+
+    version: int = 1
+    last: int
+    commits: list[Commit]
+
+
+@dataclass
+class Committed:
+    """The commit records of a folder."""
+
+    commits: list[Commit]
+    """Sorted by number."""
+    last: int
+    """The highest number in use, -1 if there is none."""
+    damaged: list[str]
+    """Records that are missing or cannot be read."""
+
+
+def read_commits(store: Store) -> Committed:
+    """Read all records.
+
+    Raises:
+        UserError: RECORD is damaged.
+    """
+    record = _read_record(store) or Record(last=BASE_NUMBER, commits=[])
+    commits = {commit.number: commit for commit in record.commits}
+    last, damaged = record.last, []
+    for name in store.files(COMMITS, ".json"):
+        number = BASE_NUMBER if name == BASE else part_number(name)
+        last = max(last, number)
+        if name != BASE and number <= record.last:
+            continue  # left by a run that ended before it removed what RECORD covers
+        try:
+            commit = Commit.model_validate_json(store.read(name))
+        except ValidationError:
+            damaged.append(name)
+        else:
+            commits[number] = commit.model_copy(update={"number": number})
+    ordered = [commits[number] for number in sorted(commits)]
+    known = set(commits) | {part_number(name) for name in damaged if name != BASE}
+    if BASE in damaged:
+        raise UserError(store.shown(BASE), "not a commit record", f"Restore it, {_REPLACE}")
+    for commit in ordered:
+        if commit.previous is not None and commit.previous > record.last and commit.previous not in known:
+            damaged.append(record_name(commit.previous))
+    return Committed(ordered, last, damaged)
+
+
+def committed_counts(store: Store) -> tuple[Counts, int | None]:
+    """(counts of the committed rows, rows of the corpus if the scan is committed). Reads the records alone."""
+    counts, total = Counts(), None
+    for commit in read_commits(store).commits:
+        counts.add(commit.counts)
+        if commit.scan:
+            total = sum(commit.scan.rows.values())
+    return counts, total
+
+
+def write_record(store: Store, commits: list[Commit], last: int) -> None:
+    """Write RECORD, then remove the records that it covers."""
+    store.write(RECORD, Record(last=last, commits=commits).model_dump_json().encode())
+    for name in store.files(COMMITS, ".json"):
+        if name == BASE or part_number(name) <= last:
+            store.delete(name)
 
 
 def read_attempt(store: Store) -> Attempt | None:
-    """What the unfinished labels in a folder were begun for. None if there are none."""
-    return Attempt(**json.loads(store.read(ATTEMPT))) if store.exists(ATTEMPT) else None
+    """What the unfinished labels in a folder were begun for. None if there are none.
+
+    Raises:
+        UserError: the folder holds rows, and no file tells what they were made for.
+    """
+    try:
+        if store.exists(ATTEMPT):
+            return Attempt(**json.loads(store.read(ATTEMPT)))
+        rule = "missing"
+    except (ValueError, TypeError):
+        rule = "not readable"
+    if store.exists(MANIFEST):
+        return None
+    names = [name for name in store.files() if name.endswith(".parquet") or name.startswith((COMMITS, RECORD, ATTEMPT))]
+    if not names:
+        return None
+    made_for = {commit.fingerprint for commit in read_commits(store).commits} - {""}
+    if len(made_for) == 1:
+        return Attempt(made_for.pop(), {})
+    if any(name.startswith(tuple(f"{folder}/" for folder, _ in FOLDERS.values())) for name in names):
+        rule = f"{rule}, so that nothing tells what the {len(names):,} files beside it were made for"
+        raise UserError(store.shown(ATTEMPT), rule, f"Restore it, {_REPLACE}")
+    return None
 
 
 def write_scan(store: Store, rejected: Positions) -> None:
@@ -93,12 +188,29 @@ def write_scan(store: Store, rejected: Positions) -> None:
     store.write(SCAN_FILE, buffer.getvalue())
 
 
-def read_scan(store: Store, summary: ScanSummary) -> ScanRecord:
-    """The committed scan."""
-    rejected = np.load(io.BytesIO(store.read(SCAN_FILE)), allow_pickle=False)
+def read_scan(store: Store, summary: ScanSummary) -> ScanRecord | None:
+    """The committed scan. None if SCAN_FILE is missing or damaged."""
+    try:
+        rejected = np.load(io.BytesIO(store.read(SCAN_FILE)), allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
     return ScanRecord(summary.rows, summary.splits, rejected)
+
+
+def record_name(number: int) -> str:
+    """The record of the commit `number`."""
+    return f"{COMMITS}/{number:06d}.json"
 
 
 def part_number(name: str) -> int:
     """k of `commits/k.json` and of `folder/part-k.parquet`."""
     return int(name.rpartition("/")[2].partition(".")[0].removeprefix("part-"))
+
+
+def _read_record(store: Store) -> Record | None:
+    if not store.exists(RECORD):
+        return None
+    try:
+        return Record.model_validate_json(store.read(RECORD))
+    except ValidationError as error:
+        raise UserError(store.shown(RECORD), "not the record of labels", f"Restore it, {_REPLACE}") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.data.label_manifest import PartFile
 from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
 from pipelines.label.answers.outcomes import token_logprobs_table
 from pipelines.storage.parquet import parquet_bytes
@@ -21,6 +23,8 @@ FOLDERS = {
 }
 """(split, accepted) -> folder and its schema."""
 TOKEN_LOGPROBS_FOLDER = "token_logprobs"
+RETRIED_FOLDER = "retried"
+"""Rows with `engine_error` that a later commit replaces: their split and id. Empty once the labels are finished."""
 
 
 def part_name(folder: str, number: int) -> str:
@@ -37,25 +41,31 @@ def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield folder, pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
 
 
-def write_parts(store: Store, number: int, outcomes: pa.Table, kept: dict[str, pa.Table]) -> dict[str, int]:
-    """Write the parts of one commit. Returns their rows by name.
+def write_parts(store: Store, number: int, outcomes: pa.Table, retried: pa.Table | None = None) -> dict[str, PartFile]:
+    """Write the parts of one commit. Returns them by name.
 
     Args:
-        kept: by folder the rows of replaced parts that stay.
+        retried: (split, id) of rows whose earlier `engine_error` these outcomes replace.
     """
-    parts = {}
-    for folder, rows in part_tables(outcomes):
-        table = pa.concat_tables([kept[folder], rows]) if folder in kept else rows
+    files = {}
+    for folder, table in part_tables(outcomes):
         if len(table):
-            name = part_name(folder, number)
-            store.write(name, parquet_bytes(table))
-            parts[name] = len(table)
+            files[part_name(folder, number)] = write_part(store, part_name(folder, number), table)
     logprobs = token_logprobs_table(outcomes)
     if len(logprobs):
         name = part_name(TOKEN_LOGPROBS_FOLDER, number)
-        store.write(name, parquet_bytes(logprobs, **TOKEN_LOGPROBS_PARQUET))
-        parts[name] = len(logprobs)
-    return parts
+        files[name] = write_part(store, name, logprobs, **TOKEN_LOGPROBS_PARQUET)
+    if retried is not None and len(retried):
+        name = part_name(RETRIED_FOLDER, number)
+        files[name] = write_part(store, name, retried)
+    return files
+
+
+def write_part(store: Store, name: str, table: pa.Table, **settings: object) -> PartFile:
+    """Write one part."""
+    data = parquet_bytes(table, **settings)
+    store.write(name, data)
+    return PartFile(rows=len(table), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def read_part(store: Store, name: str, columns: list[str]) -> pa.Table:

@@ -1,17 +1,37 @@
-"""What earlier runs have committed: read back when a labels folder is opened. Removes what no commit names."""
+"""What earlier runs have committed: read back when a labels folder is opened.
+
+A commit counts if its record can be read and each of its parts has the size that the record names. The rows of any other commit are
+labelled again. Files that no commit names are removed.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.label.output.commits import BASE, COMMITS, Commit, ScanRecord, part_number, read_scan
+from pipelines.data.label_manifest import PartFile
+from pipelines.data.label_parts import damaged_part
+from pipelines.errors import UserError
+from pipelines.label.output.commits import (
+    BASE_NUMBER,
+    COMMITS,
+    RECORD,
+    Commit,
+    ScanRecord,
+    part_number,
+    read_commits,
+    read_scan,
+    write_record,
+)
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.id_index import Keys, id_keys, key_set
-from pipelines.label.output.parts import FOLDERS, TOKEN_LOGPROBS_FOLDER, read_part
+from pipelines.label.output.id_index import KEY_BYTES, Keys, id_keys, key_set
+from pipelines.label.output.parts import FOLDERS, RETRIED_FOLDER, TOKEN_LOGPROBS_FOLDER, read_part
+from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 
@@ -22,62 +42,98 @@ _SCAN_REASONS = ("bad_input", "duplicate", "near_duplicate")
 class LabelState:
     """The committed labels of a folder."""
 
+    commits: list[Commit] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
-    parts: dict[str, int] = field(default_factory=dict)
-    """The parts that count, with their rows."""
     next_number: int = 0
     """Of the next commit."""
     scan: ScanRecord | None = None
     """The committed scan, if there is one."""
     scan_counted: bool = False
-    """True if the counts include the scan's rejects although `scan` is None: labels that were finished once."""
+    """True if the counts include the scan's rejects although `scan` is None."""
     done: dict[str, Keys] = field(default_factory=dict)
     """By split the ids of rows that the teacher answered."""
-    to_retry: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(split, id) of every row with `engine_error` -> the part that holds it."""
+    to_retry: dict[str, ToRetry] = field(default_factory=dict)
+    """By split the ids of rows with `engine_error`."""
 
-    def add(self, commit: Commit) -> None:
-        """Apply a commit."""
-        self.parts |= commit.parts
-        for name in commit.removed:
-            self.parts.pop(name, None)
-        self.counts.add(commit.counts)
+    @property
+    def parts(self) -> dict[str, int]:
+        """The parts that count, with their rows."""
+        return {name: rows for commit in self.commits for name, rows in commit.parts.items()}
+
+    @property
+    def files(self) -> dict[str, PartFile]:
+        """Size and hash of each part of `parts`, if its record has them."""
+        return {name: file for commit in self.commits for name, file in commit.files.items()}
+
+    @property
+    def retry_rows(self) -> int:
+        """Rows to retry."""
+        return sum(map(len, self.to_retry.values()))
 
 
 def recover(store: Store, reopened: Manifest | None, check_lock: Callable[[], None]) -> LabelState:
-    """Read the committed labels, and remove what a killed run has left.
+    """Read the committed labels, and remove what a killed run has left. Reports damage on stderr.
 
     Args:
-        reopened: the manifest of finished labels whose `engine_error` rows are retried.
+        reopened: the manifest of finished labels that are resumed.
         check_lock: raises if the folder's lock is lost.
+
+    Raises:
+        UserError: a damaged file leaves nothing to recover from.
     """
-    if reopened:
+    if reopened and not store.exists(RECORD):
+        check_lock()
         for name in store.files(COMMITS):
             store.delete(name)
-        state, commits = LabelState(scan_counted=True), [Commit.of_manifest(reopened)]
-        last = -1
+        commits, last, damaged = [Commit.of_manifest(reopened)], BASE_NUMBER, []
     else:
-        names = store.files(COMMITS, ".json")
-        state, commits = LabelState(scan_counted=BASE in names), [Commit.from_json(store.read(name)) for name in names]
-        last = max((part_number(name) for name in names if name != BASE), default=-1)
-    for commit in commits:
-        state.add(commit)
+        committed = read_commits(store)
+        commits, last, damaged = committed.commits, committed.last, committed.damaged
+    state = LabelState(_undamaged(store, commits, damaged))
+    state.next_number = 1 + max([last, *map(part_number, state.parts)])
+    for commit in state.commits:
+        state.counts.add(commit.counts)
         if commit.scan:
             state.scan = read_scan(store, commit.scan)
-    # BASE sorts last, and other records remove parts that it adds.
-    for name in {name for commit in commits for name in commit.removed}:
-        state.parts.pop(name, None)
+            state.scan_counted = state.scan is None
+        state.scan_counted |= commit.number == BASE_NUMBER
     _remove_leftovers(store, state, check_lock)
-    state.next_number = 1 + max([last, *map(part_number, state.parts)])
+    if damaged:
+        # The dropped commits stay dropped.
+        write_record(store, state.commits, state.next_number - 1)
     for split in ("train", "heldout"):
         _index(store, state, split)
     return state
 
 
+def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[Commit]:
+    """The commits without lost or cut parts. Extends and reports `damaged`."""
+    sizes = store.sizes()
+    removed = {name for commit in commits for name in commit.removed}
+    kept, rows = [], 0
+    for commit in commits:
+        parts = {name: count for name, count in commit.parts.items() if name not in removed}
+        found = damaged_part(parts, commit.files, sizes)
+        if found is None:
+            kept.append(commit.model_copy(update={"parts": parts, "removed": []}))
+            continue
+        if commit.number == BASE_NUMBER or commit.removed:
+            remedy = "Restore it, or label everything again: `raystill label RUN --replace`."
+            raise UserError(store.shown(found.name), found.problem, remedy)
+        damaged.append(found.name)
+        rows += commit.counts.done
+    if damaged:
+        files = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        print(f"label: missing or damaged in {store.shown()}: {files}. Their rows are labelled again"
+              f"{f' ({rows:,})' if rows else ''}.", file=sys.stderr, flush=True)  # fmt: skip
+    return kept
+
+
 def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], None]) -> None:
     """Remove parts that no record names, and files that were being written when a run was killed."""
-    folders = [*(folder for folder, _ in FOLDERS.values()), TOKEN_LOGPROBS_FOLDER]
-    leftovers = [name for folder in folders for name in store.files(folder) if name not in state.parts]
+    folders = [*(folder for folder, _ in FOLDERS.values()), TOKEN_LOGPROBS_FOLDER, RETRIED_FOLDER]
+    named = state.parts
+    leftovers = [name for folder in folders for name in store.files(folder) if name not in named]
     leftovers += store.unfinished()
     # After the records are read: a driver that slept since would remove what its successor has committed.
     check_lock()
@@ -87,22 +143,30 @@ def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], 
 
 def _index(store: Store, state: LabelState, split: str) -> None:
     """Find the ids that the teacher answered, and the rows to retry."""
-    folders = tuple(f"{FOLDERS[split, accepted][0]}/" for accepted in (True, False))
-    names = [name for name in sorted(state.parts) if name.startswith(folders)]
-    total = sum(state.parts[name] for name in names)
-    state.done[split] = key_set((_answered(store, state, name, split) for name in names), total)
+    parts = state.parts
+    retried = Retried(store, [name for name in parts if name.startswith(f"{RETRIED_FOLDER}/")], split)
+    accepted, rejects = (f"{FOLDERS[split, is_accepted][0]}/" for is_accepted in (True, False))
+    done, waiting, replaced = [], [np.empty(0, f"S{KEY_BYTES}")], 0
+    for name in sorted(parts):
+        if name.startswith(accepted):
+            done.append(id_keys(read_part(store, name, ["id"])["id"].to_pylist()))
+        elif name.startswith(rejects):
+            rows = read_part(store, name, ["id", "reason"])
+            done.append(_keys(rows, pc.invert(pc.is_in(rows["reason"], pa.array([*_SCAN_REASONS, "engine_error"])))))
+            failed = _keys(rows, pc.equal(rows["reason"], "engine_error"))
+            is_replaced = retried.replaces(failed, part_number(name))
+            replaced += int(is_replaced.sum())
+            waiting.append(failed[~is_replaced])
+    state.done[split] = key_set(iter(done), sum(map(len, done)))
+    state.to_retry[split] = ToRetry(np.concatenate(waiting))
+    # Retries of rows whose own commit was damaged and dropped: nothing is there to subtract from.
+    add_engine_errors(state.counts, split, retried.total - replaced)
 
 
-def _answered(store: Store, state: LabelState, name: str, split: str) -> Keys:
-    """The ids of a part whose rows the teacher answered.
+def _keys(rows: pa.Table, mask: pa.ChunkedArray) -> Keys:
+    """Hashes of the ids of some rows.
 
-    Rejects of the scan are left out: the dataset skips them by position, and a `duplicate` or an unreadable row may have the id of a
+    Rejects of the scan are in no index: the dataset skips them by position, and a `duplicate` or an unreadable row may have the id of a
     row that still needs a label.
     """
-    if "rejects/" not in name:
-        return id_keys(read_part(store, name, ["id"])["id"].to_pylist())
-    rows = read_part(store, name, ["id", "reason"])
-    failed = rows.filter(pc.equal(rows["reason"], "engine_error"))
-    state.to_retry |= {(split, row): name for row in failed["id"].to_pylist()}
-    answered = rows.filter(pc.invert(pc.is_in(rows["reason"], pa.array([*_SCAN_REASONS, "engine_error"]))))
-    return id_keys(answered["id"].to_pylist())
+    return id_keys(rows.filter(mask)["id"].to_pylist())

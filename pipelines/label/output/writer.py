@@ -3,21 +3,19 @@
 One process writes, the driver, while it holds the folder's lock. It collects outcomes and commits them in groups. Commit k, in this order:
 
     1. parts    data/part-k.parquet, rejects/part-k.parquet (held-out rows: heldout/...), token_logprobs/part-k.parquet
-    2. record   commits/k.json: the parts that it adds and removes, and the counts of its rows
-    3. removal  of the parts that it replaces, if `engine_error` rows have a new outcome
+    2. record   commits/k.json: the parts with their sizes and hashes, and the counts of its rows
 
 A file becomes visible in full or not at all (`Store.write`), and a step begins when the one before it is durable. A kill before the record
 leaves parts that no record names; the next run removes them and labels their rows again. A kill after it leaves finished rows, which the
-next run reads back (recovery.py) and skips, and perhaps replaced parts, which it removes.
+next run reads back (recovery.py) and skips. Every few hundred commits, `record.json` replaces their records.
 
-The next run retries rows with `engine_error`. Their new outcomes and the removal of the old ones are in one record, and the old part is
-replaced by one without these rows. Finished labels with such rows stay finished until the first new outcome is committed. Then their
-manifest is removed, and is written again when the run is complete.
+The next run retries rows with `engine_error`. A commit with new outcomes names the rows that it replaces (retries.py). Finished labels with
+such rows stay finished until the first new outcome is committed. Then their manifest is removed, and is written again when the run is
+complete.
 
-When every row has an outcome, the manifest is written, which sums up all records, and then the records are removed. Beside a manifest they
-mean nothing.
+When every row has an outcome, `compact` removes what was replaced, and the manifest is written. `record.json` stays beside it.
 
-Memory of the driver: 16 bytes per finished id (id_index.py), and about 200 bytes per part.
+Memory of the driver: 16 bytes per finished id (id_index.py), and about 3 KB per commit.
 """
 
 from __future__ import annotations
@@ -27,18 +25,34 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import LabellingConfig
-from pipelines.data.schema import REJECT
-from pipelines.label.output.commits import ATTEMPT, BASE, COMMITS, Commit, ScanRecord, ScanSummary, write_scan
+from pipelines.data.label_manifest import PartFile
+from pipelines.label.output.commits import (
+    ATTEMPT,
+    COMMITS,
+    RECORD,
+    Commit,
+    ScanRecord,
+    ScanSummary,
+    record_name,
+    write_record,
+    write_scan,
+)
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.parts import part_name, read_part, write_parts
+from pipelines.label.output.parts import write_parts
 from pipelines.label.output.recovery import LabelState, recover
+from pipelines.label.output.retries import add_engine_errors, compact
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import MANIFEST, Store
+
+RECORD_EVERY = 256
+"""Commits. Fewer make each resume read more files, more make `record.json` be written more often."""
 
 
 class LabelWriter:
@@ -55,19 +69,21 @@ class LabelWriter:
         """
         Args:
             identity: of the labels. The folder holds no others.
-            reopened: the manifest of finished labels whose `engine_error` rows are retried.
+            reopened: the manifest of finished labels that are resumed: rows with `engine_error`, or a damaged file.
             check_lock: raises if the lock is lost.
         """
         self._store, self._settings, self._reopened, self.check_lock = store, settings, reopened, check_lock
+        self._fingerprint = fingerprint(identity)
         self._buffer: list[pa.Table] = []
         self._buffered = 0
         self._last_commit = time.monotonic()
-        self._scan_commit = Commit()
+        self._scan_counts, self._scan_files = Counts(), dict[str, PartFile]()
         self.check_lock()
-        if reopened or not store.exists(ATTEMPT):
-            attempt = {"fingerprint": fingerprint(identity), "identity": dict(identity)}
+        if reopened or not _is_readable(store):
+            attempt = {"fingerprint": self._fingerprint, "identity": dict(identity)}
             store.write(ATTEMPT, json.dumps(attempt).encode())
         self.state: LabelState = recover(store, reopened, check_lock)
+        self._unrecorded = len(store.files(COMMITS, ".json"))
 
     @property
     def counts(self) -> Counts:
@@ -77,7 +93,7 @@ class LabelWriter:
     @property
     def finished_rows(self) -> int:
         """Committed rows without those to retry."""
-        return self.counts.done - len(self.state.to_retry)
+        return self.counts.done - self.state.retry_rows
 
     def add(self, outcomes: pa.Table) -> None:
         """Take outcomes. Commits if there are enough of them, or if enough time has passed."""
@@ -94,67 +110,89 @@ class LabelWriter:
             return
         outcomes = pa.concat_tables(self._buffer)
         self._buffer, self._buffered = [], 0
-        to_retry = self.state.to_retry
-        keys = zip(outcomes["split"].to_pylist(), outcomes["id"].to_pylist(), strict=True) if to_retry else ()
-        retried = [key for key in keys if key in to_retry]
-        kept, removed = self._replaced(retried)
+        retried = outcomes.select(["split", "id"]).filter(pa.array(self._take_retried(outcomes)))
         counts = Counts.of(outcomes)
-        for split, _ in retried:
-            (counts.rejected if split == "train" else counts.heldout_rejected)["engine_error"] -= 1
-        number = self.state.next_number
-        self._commit(Commit(self._write_parts(outcomes, kept), counts, sorted(removed)))
-        for key in retried:
-            del to_retry[key]
-        for key, name in to_retry.items():
-            if name in removed:
-                to_retry[key] = part_name(name.rpartition("/")[0], number)
+        for split in self.state.to_retry:
+            add_engine_errors(counts, split, -(pc.sum(pc.equal(retried["split"], split)).as_py() or 0))
+        self.check_lock()
+        files = write_parts(self._store, self.state.next_number, outcomes, retried)
+        self._commit(counts, files)
 
     def add_scanned(self, rejects: pa.Table) -> None:
         """Write rejects of the scan. They count together from `commit_scan` on; an interrupted scan is repeated."""
-        self._scan_commit.counts.add(Counts.of(rejects))
-        self._scan_commit.parts.update(self._write_parts(rejects, {}))
+        self._scan_counts.add(Counts.of(rejects))
+        self.check_lock()
+        self._scan_files |= write_parts(self._store, self.state.next_number, rejects)
         self.state.next_number += 1
 
     def commit_scan(self, scan: ScanRecord) -> None:
         """Make the scan durable, with its rejects."""
         self.check_lock()
         write_scan(self._store, scan.rejected)
-        self._scan_commit.scan = ScanSummary(scan.rows, scan.splits)
-        self._commit(self._scan_commit)
-        self._scan_commit = Commit()
+        self._commit(self._scan_counts, self._scan_files, ScanSummary(scan.rows, scan.splits))
+        self._scan_counts, self._scan_files = Counts(), {}
         self.state.scan = scan
 
-    def remove_records(self) -> None:
+    def compact(self) -> None:
+        """Remove replaced rows, and write all records as one file. Call it when every row has an outcome."""
+        self.check_lock()
+        before = self.state.parts
+        self.state.commits = compact(self._store, self.state.commits, self.state.next_number)
+        self._write_record()
+        named = self.state.parts
+        self.check_lock()
+        for name in before:
+            if name not in named:
+                self._store.delete(name)
+
+    def remove_attempt(self) -> None:
         """Remove what the manifest replaces. Call it when the manifest is written."""
         self.check_lock()
         for name in [*self._store.files(COMMITS), ATTEMPT]:
             self._store.delete(name)
 
-    def _write_parts(self, outcomes: pa.Table, kept: dict[str, pa.Table]) -> dict[str, int]:
-        """Step 1."""
-        self.check_lock()
-        return write_parts(self._store, self.state.next_number, outcomes, kept)
+    def _take_retried(self, outcomes: pa.Table) -> npt.NDArray[np.bool_]:
+        """(rows,) True for rows that replace an earlier `engine_error`."""
+        taken = np.zeros(len(outcomes), dtype=bool)
+        for split, waiting in self.state.to_retry.items():
+            rows = pc.equal(outcomes["split"], split).to_numpy()
+            taken[rows] = waiting.take(outcomes.filter(pa.array(rows))["id"])
+        return taken
 
-    def _commit(self, commit: Commit) -> None:
-        """Steps 2 and 3."""
+    def _commit(self, counts: Counts, files: dict[str, PartFile], scan: ScanSummary | None = None) -> None:
+        """Write the record of a commit whose parts are durable."""
         self.check_lock()
         if self._reopened:
-            self._store.write(BASE, Commit.of_manifest(self._reopened).as_json())
+            if not self._store.exists(RECORD):
+                write_record(self._store, self.state.commits, self.state.next_number - 1)
             self._store.delete(MANIFEST)
             self._reopened = None
-        self._store.write(f"{COMMITS}/{self.state.next_number:06d}.json", commit.as_json())
-        for name in commit.removed:
-            self._store.delete(name)
-        self.state.add(commit)
+        commit = Commit(
+            number=self.state.next_number,
+            previous=self.state.commits[-1].number if self.state.commits else None,
+            fingerprint=self._fingerprint,
+            parts={name: file.rows for name, file in files.items()},
+            files=files,
+            tally=counts.as_json(),
+            scan=scan,
+        )
+        self._store.write(record_name(commit.number), commit.model_dump_json().encode())
+        self.state.commits.append(commit)
+        self.state.counts.add(counts)
         self.state.next_number += 1
+        self._unrecorded += 1
+        if self._unrecorded >= RECORD_EVERY:
+            self.check_lock()
+            self._write_record()
 
-    def _replaced(self, retried: list[tuple[str, str]]) -> tuple[dict[str, pa.Table], set[str]]:
-        """(by folder the rows that stay of the parts to remove, the parts to remove)."""
-        kept: dict[str, list[pa.Table]] = {}
-        removed = {self.state.to_retry[key] for key in retried}
-        for name in sorted(removed):
-            ids = pa.array([row for split, row in retried if self.state.to_retry[split, row] == name], pa.string())
-            old = read_part(self._store, name, REJECT.names)
-            stays = pc.invert(pc.and_(pc.is_in(old["id"], ids), pc.equal(old["reason"], "engine_error")))
-            kept.setdefault(name.rpartition("/")[0], []).append(old.filter(stays))
-        return {folder: pa.concat_tables(tables) for folder, tables in kept.items()}, removed
+    def _write_record(self) -> None:
+        write_record(self._store, self.state.commits, self.state.next_number - 1)
+        self._unrecorded = 0
+
+
+def _is_readable(store: Store) -> bool:
+    """True if the folder has an attempt."""
+    try:
+        return isinstance(json.loads(store.read(ATTEMPT)), dict)
+    except (FileNotFoundError, ValueError):
+        return False

@@ -78,6 +78,7 @@ def _details(run: RunConfig, state: LabelState, work: Work, usage: EngineUsage) 
         nodes=_sorted(counts.nodes),
         dtypes=_sorted(counts.dtypes),
         parts=_sorted(state.parts),
+        files=dict(sorted(state.files.items())),
         tally=counts.as_json(),
         tokenizer=tokenizer_fingerprint(teacher.model or "") if teacher.token_logprobs else None,
         engines=usage,

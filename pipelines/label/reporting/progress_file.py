@@ -17,7 +17,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from pipelines.data.label_manifest import LabelCounts, Tokens
-from pipelines.label.output.commits import ATTEMPT, COMMITS, Commit
+from pipelines.label.output.commits import ATTEMPT, committed_counts
 from pipelines.label.output.counts import Counts
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.stage_progress import StageName, StageProgress, is_alive, read_progress
@@ -130,11 +130,6 @@ def finished_rows(store: Store) -> int:
 
 
 def committed_rows(store: Store) -> InterruptedLabels:
-    """The committed rows, without those to retry. Reads each commit record once."""
-    counts, total = Counts(), None
-    for name in store.files(COMMITS, ".json"):
-        record = Commit.from_json(store.read(name))
-        counts.add(record.counts)
-        if record.scan:
-            total = sum(record.scan.rows.values())
+    """The committed rows, without those to retry."""
+    counts, total = committed_counts(store)
     return InterruptedLabels(rows=counts.done - counts.engine_errors, total=total)

@@ -26,11 +26,12 @@ BEGUN = ARTIFACTS / "labels_begun/out/labels"
 MANIFEST = json.loads((ARTIFACTS / "labels_finished/out/labels/manifest.json").read_text())
 
 
-def test_records_and_models_are_written_as_they_were_read() -> None:
+def test_records_and_models_keep_every_key_of_0_1() -> None:
     for record in sorted(BEGUN.glob("commits/*.json")):
-        assert Commit.from_json(record.read_bytes()).as_json() == record.read_bytes()
+        tree = json.loads(record.read_bytes())
+        assert tree.items() <= Commit.model_validate(tree).model_dump().items()
     for model, tree in ((LabelDetails, MANIFEST["details"]), (LabelCounts, MANIFEST["counts"])):
-        assert json.dumps(model.model_validate(tree).model_dump()) == json.dumps(tree)
+        assert tree.items() <= model.model_validate(tree).model_dump().items()
     progress = read_progress(Store(str(BEGUN)), LabelProgress)
     assert progress is not None
     written = json.loads((BEGUN / "progress.json").read_text())
@@ -57,6 +58,6 @@ def test_begun_labels_are_resumed_and_finished_as_before(tmp_path: Path, monkeyp
     usage = EngineUsage(engines=1, start_s=1.0, up_s=2.0, busy_s=1.5, deaths=0, ready_for_s=2.0)
     manifest = label_manifest(run, identity, scan, writer.state, Work(), usage, resumed_at_rows=85, scan_s=0.5)
     for part in ("counts", "details", "timings_s"):
-        assert list(getattr(manifest, part)) == list(MANIFEST[part])
+        assert set(MANIFEST[part]) <= set(getattr(manifest, part))
     for part in ("tally", "throughput", "engines", "teacher", "tokens"):
         assert list(manifest.details[part]) == list(MANIFEST["details"][part])

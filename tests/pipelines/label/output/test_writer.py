@@ -119,17 +119,17 @@ def test_engine_errors_are_retried_and_replaced(tmp_path: Path) -> None:
     with open_writer(tmp_path, manifest) as writer:
         commit(writer, accepted("e2"))
         assert not (tmp_path / "manifest.json").exists()
-    assert (part_ids(tmp_path), part_ids(tmp_path, "rejects")) == (["a", "e2"], ["e1", "e3", "t"])
+    assert part_ids(tmp_path) == ["a", "e2"]
     with open_writer(tmp_path) as writer:  # killed meanwhile, and resumed
         assert (writer.finished_rows, writer.counts.rejected) == (3, {"engine_error": 2, "tie": 1})
-        assert (writer.state.scan, writer.state.scan_counted) == (None, True)
         commit(writer, reject("e1", "unparsable"))
         commit(writer, reject("e3", "engine_error"))
         assert writer.counts.rejected == {"engine_error": 1, "tie": 1, "unparsable": 1}
+        writer.compact()
     assert (part_ids(tmp_path), part_ids(tmp_path, "rejects")) == (["a", "e2"], ["e1", "e3", "t"])
 
 
-@pytest.mark.parametrize("calls", range(10))
+@pytest.mark.parametrize("calls", range(14))
 def test_a_kill_during_a_replacement_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
@@ -141,6 +141,7 @@ def test_a_kill_during_a_replacement_loses_and_doubles_nothing(
             for row in (accepted("e1"), reject("e2", "tie"), accepted("e3")):
                 if not is_done(writer, row.id)[0]:
                     commit(writer, row)
+            writer.compact()
 
     monkeypatch.setattr(Store, "write", killed_after(calls))
     monkeypatch.setattr(Store, "delete", killed_after(calls // 2, "delete"))

@@ -1,0 +1,106 @@
+"""The files of finished labels, exactly those that the manifest names.
+
+A lost or cut file is noticed when a stage begins, by one listing. An edited file is noticed when it is read, by its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipelines.data.label_manifest import LabelDetails, PartFile
+from pipelines.errors import UserError
+from pipelines.storage.manifest import require_manifest
+from pipelines.storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_REMEDY = "Run `raystill label RUN`: it labels the rows of this file again."
+
+
+class Damage(NamedTuple):
+    """A file that is not as its record says."""
+
+    name: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class LabelParts:
+    """The parts of finished labels. Workers may receive it."""
+
+    store: Store
+    rows: Mapping[str, int]
+    """By name."""
+    files: Mapping[str, PartFile]
+
+    @classmethod
+    def of(cls, store: Store) -> LabelParts:
+        """The parts that the manifest names.
+
+        Raises:
+            UserError: the labels are not finished, or a part is missing or has another size.
+        """
+        details = LabelDetails.model_validate(require_manifest(store, "labels", "label RUN").details)
+        damage = damaged_part(details.parts, details.files, store.sizes())
+        if damage is not None:
+            raise UserError(store.shown(damage.name), damage.problem, _REMEDY)
+        return cls(store, details.parts, details.files)
+
+    def names(self, folder: str) -> list[str]:
+        """The parts of a folder, such as `data` or `heldout/data`, sorted."""
+        return sorted(name for name in self.rows if name.rpartition("/")[0] == folder)
+
+    def num_rows(self, folder: str) -> int:
+        """Rows of all parts of a folder."""
+        return sum(self.rows[name] for name in self.names(folder))
+
+    def open(self, name: str) -> pq.ParquetFile:
+        """Read a part, and check it. Holds the compressed file in memory.
+
+        Raises:
+            UserError: the content is not what the manifest describes.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        problem = None
+        try:
+            data = self.store.read(name)
+            file = pq.ParquetFile(pa.BufferReader(data))
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise UserError(self.store.shown(name), "missing or not Parquet", _REMEDY) from error
+        if name in self.files and hashlib.sha256(data).hexdigest() != self.files[name].sha256:
+            problem = "its content has changed since it was written"
+        elif file.metadata.num_rows != self.rows[name]:
+            problem = f"it has {file.metadata.num_rows:,} rows, the manifest says {self.rows[name]:,}"
+        if problem:
+            raise UserError(self.store.shown(name), problem, _REMEDY.replace("label RUN", "label RUN --check"))
+        return file
+
+    def check(self) -> Iterator[Damage]:
+        """Read every file. Yields those that are damaged."""
+        for name in self.rows:
+            try:
+                self.open(name)
+            except UserError as error:
+                yield Damage(name, error.rule)
+
+
+def damaged_part(parts: Mapping[str, int], files: Mapping[str, PartFile], sizes: Mapping[str, int]) -> Damage | None:
+    """The first part that is missing or has another size.
+
+    Args:
+        parts: parts with their rows.
+        files: their sizes; labels of 0.1 have none.
+        sizes: `Store.sizes` of the labels folder.
+    """
+    for name in parts:
+        if name not in sizes:
+            return Damage(name, f"missing; it had {parts[name]:,} rows")
+        if name in files and sizes[name] != files[name].bytes:
+            return Damage(name, f"it has {sizes[name]:,} bytes instead of {files[name].bytes:,}")
+    return None

@@ -1,0 +1,173 @@
+"""Damage to labels: whatever file is lost or cut, the next run labels the rows of its commit again, or names the file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.data.label_manifest import LabelDetails
+from pipelines.data.label_parts import LabelParts, damaged_part
+from pipelines.data.reader import FileRange
+from pipelines.errors import UserError
+from pipelines.label.output import writer as writer_module
+from pipelines.label.output.commits import ScanRecord, committed_counts, read_attempt
+from pipelines.label.output.writer import LabelWriter
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
+from pipelines.storage.store import Store
+from tests.support.label_writers import IDENTITY, commit, is_done, open_writer
+from tests.support.outcomes import accepted, part_ids, reject, table
+
+ROWS = 12
+SCAN = ScanRecord({"train": ROWS + 1}, [FileRange("train", "u", "jsonl", 0, 9)], np.array([12]))
+PER_COMMIT = 3
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # these tests lose no power, and write hundreds of files
+
+
+def begin(folder: Path) -> None:
+    """Labels with a scan and three commits; the second one has rows with `engine_error`, which the third retries."""
+    with open_writer(folder) as writer:
+        writer.add_scanned(table(reject("d", "duplicate")))
+        writer.commit_scan(SCAN)
+        commit(writer, accepted("r0"), accepted("r1"), reject("r2", "tie"))
+        commit(writer, reject("r3", "engine_error"), reject("r4", "engine_error"), accepted("r5"))
+    with open_writer(folder) as writer:
+        commit(writer, accepted("r3"), accepted("r6"), reject("r4", "engine_error"))
+
+
+def finish(folder: Path) -> tuple[list[str], LabelWriter]:
+    """Label what is left. Returns the ids that were labelled."""
+    store = Store(str(folder))
+    with open_writer(folder, read_manifest(store, "labels")) as writer:
+        if writer.state.scan is None and not writer.state.scan_counted:
+            writer.add_scanned(table(reject("d", "duplicate")))
+            writer.commit_scan(SCAN)
+        ids = [f"r{i}" for i in range(ROWS)]
+        left = [name for name, done in zip(ids, is_done(writer, *ids), strict=True) if not done]
+        for start in range(0, len(left), PER_COMMIT):
+            commit(
+                writer, *(accepted(name) if name != "r2" else reject(name, "tie") for name in left[start : start + 3])
+            )
+        assert writer.counts.done == ROWS + 1
+        writer.compact()
+        write_manifest(store, _manifest(writer))
+        writer.remove_attempt()
+        return left, writer
+
+
+def _manifest(writer: LabelWriter) -> Manifest:
+    details = LabelDetails(parts=writer.state.parts, files=writer.state.files, tally=writer.counts.as_json())
+    return manifest_of(
+        "labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={}, details=details.model_dump()
+    )  # fmt: skip
+
+
+def assert_exact(folder: Path, writer: LabelWriter) -> None:
+    """Every row has one outcome, and the counts say the same."""
+    assert part_ids(folder) == sorted(f"r{i}" for i in range(ROWS) if i != 2)
+    assert part_ids(folder, "rejects") == ["d", "r2"]
+    assert (writer.counts.accepted, +writer.counts.rejected) == (ROWS - 1, {"tie": 1, "duplicate": 1})
+    assert sum(commit.counts.done for commit in writer.state.commits) == ROWS + 1
+    LabelParts.of(Store(str(folder)))
+
+
+def damages(folder: Path) -> Iterator[tuple[str, str]]:
+    for name in Store(str(folder)).files():
+        if name != ".lock":
+            yield from ((name, "lost"), (name, "cut"))
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_any_damage_to_begun_labels_costs_one_commit(tmp_path: Path) -> None:
+    begin(tmp_path / "begun")
+    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
+    expected, _ = finish(tmp_path / "whole")
+    tried = list(damages(tmp_path / "begun"))
+    assert len(tried) >= 20
+    for name, how in tried:
+        folder = tmp_path / f"{name}.{how}".replace("/", "-")
+        shutil.copytree(tmp_path / "begun", folder)
+        damage(folder / name, how)
+        attempt = read_attempt(Store(str(folder)))
+        assert attempt is not None, name
+        assert attempt.fingerprint == fingerprint(IDENTITY)
+        labelled, writer = finish(folder)
+        assert len(labelled) <= len(expected) + PER_COMMIT, (name, how)
+        assert_exact(folder, writer)
+
+
+def test_any_damage_to_finished_labels_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(tmp_path / "done")
+    _, writer = finish(tmp_path / "done")
+    assert_exact(tmp_path / "done", writer)
+    for name, how in damages(tmp_path / "done"):
+        folder = tmp_path / f"{name}.{how}".replace("/", "-")
+        shutil.copytree(tmp_path / "done", folder)
+        damage(folder / name, how)
+        if name.endswith(".parquet"):
+            with pytest.raises(UserError, match=name):
+                LabelParts.of(Store(str(folder)))
+        try:
+            labelled, writer = finish(folder)
+        except UserError as error:
+            assert name in error.value  # noqa: PT017 - what is refused depends on the file
+            assert how == "cut"
+            continue
+        assert len(labelled) <= PER_COMMIT
+        if name.endswith(".parquet"):
+            assert name in capsys.readouterr().err
+        assert_exact(folder, writer)
+
+
+def test_an_edited_part_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+    begin(tmp_path)
+    finish(tmp_path)
+    store = Store(str(tmp_path))
+    name = LabelParts.of(store).names("data")[0]
+    data = bytearray((tmp_path / name).read_bytes())
+    data[10] ^= 1
+    (tmp_path / name).write_bytes(data)
+    parts = LabelParts.of(store)
+    with pytest.raises(UserError, match="label RUN --check"):
+        parts.open(name)
+    assert [found.name for found in parts.check()] == [name]
+
+
+def test_labels_without_any_record_are_not_removed(tmp_path: Path) -> None:
+    begin(tmp_path)
+    shutil.rmtree(tmp_path / "commits")
+    (tmp_path / "attempt.json").unlink()
+    with pytest.raises(UserError, match="nothing tells what"):
+        read_attempt(Store(str(tmp_path)))
+    assert part_ids(tmp_path)
+
+
+def test_records_are_merged_and_resume_reads_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "RECORD_EVERY", 3)
+    with open_writer(tmp_path) as writer:
+        for i in range(7):
+            commit(writer, accepted(f"r{i}"))
+    assert [path.name for path in (tmp_path / "commits").iterdir()] == ["000006.json"]
+    with open_writer(tmp_path) as writer:
+        assert (writer.counts.accepted, len(writer.state.commits), writer.state.next_number) == (7, 7, 7)
+    counts, total = committed_counts(Store(str(tmp_path)))
+    assert (counts.accepted, total) == (7, None)
+
+
+def test_labels_of_0_1_name_the_file_that_is_lost() -> None:
+    found = damaged_part({"data/part-000000.parquet": 5}, {}, {})
+    assert found == ("data/part-000000.parquet", "missing; it had 5 rows")
