@@ -10,6 +10,7 @@ from pipelines.config.base import LossyWeights
 from pipelines.evaluate.quantized import Quantized
 from pipelines.evaluate.validation_split import validation_notes
 from pipelines.methods import METHODS
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import RationaleQuality, SystemName
 from pipelines.scoring.predict import predict
 from pipelines.scoring.rationales import quality, rationales_read, rationales_read_text
@@ -55,12 +56,15 @@ class Measured:
         return self.systems["student"]
 
 
-def measure(run: RunConfig, task: Task, student: Manifest, folder: str, questions: Questions) -> Measured:
+def measure(
+    run: RunConfig, task: Task, student: Manifest, folder: str, questions: Questions, live: ProgressFile
+) -> Measured:
     """Ask and score all systems.
 
     Args:
         student: its manifest.
         folder: its path or URI.
+        live: progress file of the stage.
 
     Raises:
         StageFailedError: a student failed to answer.
@@ -77,7 +81,7 @@ def measure(run: RunConfig, task: Task, student: Manifest, folder: str, question
             for weights in run.evaluation.weights
         ),
     ]
-    predicted = iter(predict(requests, run.evaluation))
+    predicted = iter(predict(requests, run.evaluation, live))
     trained_system = student_system(next(predicted), run, task, examples, "student")
     written = student_rationales(next(predicted) if rationales else None, examples, trained_system)
     trained_system = dataclasses.replace(trained_system, note="; ".join(_student_notes(run, task, student, questions)))

@@ -30,6 +30,8 @@ from pipelines.evaluate.quantized import check_weights
 from pipelines.evaluate.report import Evaluated, build_report
 from pipelines.evaluate.validation_split import chosen_on, validation_of
 from pipelines.reuse import Decision, decide
+from pipelines.runtime.progress_file import ProgressFile
+from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.scoring.contamination import seen_in_training, trained_on_part
 from pipelines.scoring.heldout_part import heldout_key, heldout_part, scored_examples
 from pipelines.scoring.identity import answers_identity, labels_identity
@@ -94,13 +96,15 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
     questions = _questions(run, task, student, examples)
     # After all checks and before the work: if the work breaks off, no report of another student stays.
     store.clear()
-    measured = measure(run, task, student, output.child("student").uri, questions)
-    content = build_report(Evaluated(run, task, student, labels), scored, questions, measured, began)
-    store.write(PREDICTIONS, predictions(examples, measured.systems, measured.quantized))
-    store.write("accuracy.png", plots.accuracy_png(content))
-    _write_report(store, content)
-    manifest = _manifest(run, identity, content)
-    write_manifest(store, manifest)
+    with ProgressFile(store, "evaluate", "examples", gauges=StageGauges(run.name, "evaluate")) as live:
+        measured = measure(run, task, student, output.child("student").uri, questions, live)
+        live.phase("writing the report")
+        content = build_report(Evaluated(run, task, student, labels), scored, questions, measured, began)
+        store.write(PREDICTIONS, predictions(examples, measured.systems, measured.quantized))
+        store.write("accuracy.png", plots.accuracy_png(content))
+        _write_report(store, content)
+        manifest = _manifest(run, identity, content)
+        write_manifest(store, manifest)
     return manifest
 
 

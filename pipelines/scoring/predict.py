@@ -28,6 +28,7 @@ from pipelines.config import EvaluationConfig
 from pipelines.errors import StageFailedError, last_line
 from pipelines.reports.format import plural
 from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.predictor import BATCH, Predictor, Query
 from pipelines.students.decoding import Sampling
 
@@ -79,8 +80,13 @@ def draws_of(settings: EvaluationConfig) -> tuple[Sampling | None, ...]:
     return tuple(Sampling(samples.temperature, samples.seed, draw) for draw in range(samples.n))
 
 
-def predict(requests: Sequence[PredictRequest], settings: EvaluationConfig) -> list[Predictions]:
+def predict(
+    requests: Sequence[PredictRequest], settings: EvaluationConfig, live: ProgressFile | None = None
+) -> list[Predictions]:
     """Answer all requests, `settings.batch_size` inputs at a time. Ray is running.
+
+    Args:
+        live: progress file of the stage.
 
     Raises:
         StageFailedError: a student cannot be loaded or fails on a batch, or workers die repeatedly.
@@ -90,7 +96,10 @@ def predict(requests: Sequence[PredictRequest], settings: EvaluationConfig) -> l
     collected = _Collected(requests)
     batches = _batches(requests, settings.batch_size)
     queries = [request.query for request in requests]
-    with Progress("evaluate", total=sum(len(request.inputs) for request in requests), unit="examples") as progress:
+    if live:
+        live.phase("starting workers")
+    total = sum(len(request.inputs) for request in requests)
+    with Progress("evaluate", total=total, unit="examples", file=live) as progress:
         idle_passes = 0
         while left := [batch for batch in batches if not collected.has(batch)]:
             if idle_passes == _RETRIES:

@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate import measure
 from pipelines.evaluate.model import Report
 from pipelines.evaluate.stage import evaluate
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import REPORT, read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.storage.manifest import require_manifest
@@ -34,7 +35,9 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Students answer `3` to everything, without Ray. The inputs of the last student."""
     read: list[str] = []
 
-    def predict(requests: Sequence[PredictRequest], settings: EvaluationConfig) -> list[Predictions]:
+    def predict(
+        requests: Sequence[PredictRequest], settings: EvaluationConfig, live: ProgressFile
+    ) -> list[Predictions]:
         read[:] = requests[0].inputs
         answer = Prediction("3", 0.5, prompt_tokens=9, output_tokens=2, seconds=0.5, too_long=False)
         return [Predictions([(answer,)] * len(request.inputs), 1.0) for request in requests]
