@@ -188,6 +188,9 @@ class LabellingConfig(Section):
     """After this many answered rows the share of rejects is checked."""
     max_reject_share: Share = 0.9
     """A higher share stops the run, since then the prompt or the parser is wrong. 1: never."""
+    max_task_error_share: Share = 0.01
+    """If the task's code raises an error on a row, the row is `bad_input` or `unparsable`. A higher share of all rows stops the run. One
+    row never does."""
     max_engine_error_share: Share = 0.01
     """The stage fails at its end if a higher share has `engine_error`. The next `label` retries these rows."""
     lease_s: Annotated[float, Field(ge=3.0)] = 60.0

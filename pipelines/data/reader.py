@@ -21,6 +21,7 @@ from pipelines.errors import BadRowError, UserError
 from pipelines.storage.filesystems import shown
 from pipelines.tasks import Example, Task
 from pipelines.tasks.base import is_unicode
+from pipelines.tasks.failures import checked_example, failure_detail
 
 __all__ = [
     "MAX_ID_CHARACTERS", "MAX_RAW_CHARACTERS", "DataSplit", "FileRange", "Row", "check_columns", "corpus_files", "corpus_splits",
@@ -103,9 +104,11 @@ def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Itera
             try:
                 row_id = _content_id(raw) if given is None else _checked_id(given)
                 columns["id"], columns["gold"] = row_id, gold
-                example = task.read(columns)
+                example = checked_example(task.read(columns))
             except BadRowError as error:
                 problem = str(error)
+            except Exception as error:  # noqa: BLE001 - the task may be the user's code: its errors concern this row only
+                problem = failure_detail(error)
         short = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
         yield Row(position, row_id or _content_id(raw), example, problem, short)
 

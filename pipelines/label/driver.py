@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from pipelines.config import RunConfig
 from pipelines.data.label_manifest import EngineUsage
-from pipelines.errors import StageFailedError, last_line
-from pipelines.label.early_stop import FirstRows, over_budget, while_budget_lasts
+from pipelines.errors import StageFailedError
+from pipelines.label.early_stop import FirstRows, TaskFailures, over_budget, while_budget_lasts
+from pipelines.label.engines.causes import cause_of
 from pipelines.label.engines.dataset import outcomes
 from pipelines.label.engines.health import StopReasons, health_actor
 from pipelines.label.output.commits import ScanRecord
@@ -32,7 +33,15 @@ _TIMEOUT_S = 60.0
 class _Loop:
     """One run of the loop: what it feeds, and when."""
 
-    def __init__(self, run: RunConfig, writer: LabelWriter, live: LabelProgressFile, health: Any, total: int) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        writer: LabelWriter,
+        live: LabelProgressFile,
+        health: Any,
+        total: int,
+        failures: TaskFailures,
+    ) -> None:
         from pipelines.label.reporting.prometheus import LabelMetrics
 
         self.began = self.last_outcome = time.monotonic()
@@ -41,12 +50,14 @@ class _Loop:
         self.before, self.done_before = copy.deepcopy(writer.counts), writer.finished_rows
         self.metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, self.before)
         self._writer, self._live, self._health, self._total = writer, live, health, total
-        self._first_rows = FirstRows(run.labelling)
+        self._first_rows, self._task_failures = FirstRows(run.labelling), failures
+        failures.begin(total, writer.counts)
 
     def take(self, table: pa.Table, progress: Progress) -> None:
-        """Pass on a table of outcomes. Raises StageFailedError if too many of the first rows are rejected."""
+        """Pass on a table of outcomes. Raises StageFailedError if too many rows are rejected (early_stop.py)."""
         self._writer.add(table)
         self._first_rows.check(table)
+        self._task_failures.check(table)
         self.last_outcome = time.monotonic()
         if self.ready is None:  # rates are those of engines at work, without their start
             self.ready = _ready_at(self._health, self.began)
@@ -77,19 +88,27 @@ class _Loop:
 
 
 def label_rows(
-    run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, live: LabelProgressFile
+    run: RunConfig,
+    spec: TaskSpec,
+    scan: ScanRecord,
+    writer: LabelWriter,
+    live: LabelProgressFile,
+    failures: TaskFailures,
 ) -> tuple[Work, EngineUsage]:
     """Give every row without an outcome one, and commit it. Returns what that took.
 
+    Args:
+        failures: knows the scan's rejects.
+
     Raises:
-        StageFailedError: no engine starts, most of the first rows are rejected, or the budget is used up. Finished rows are committed.
+        StageFailedError: no engine starts, too many rows are rejected, or the budget is used up. Finished rows are committed.
     """
     import ray
     from ray.exceptions import RayError
 
     total = sum(scan.rows.values())
     health = health_actor()
-    loop = _Loop(run, writer, live, health, total)
+    loop = _Loop(run, writer, live, health, total, failures)
     loop.metrics.rows(loop.before, total)
     live.begin(loop.done_before, partial(_engine_progress, health, loop.metrics))
     live.update(loop.before)
@@ -103,8 +122,10 @@ def label_rows(
                     loop.take(table, progress)
         except RayError as error:
             stop: StopReasons = ray.get(health.stop_reasons.remote(), timeout=_TIMEOUT_S)
-            reason = stop.unusable or last_line(error)
-            raise StageFailedError(f"labelling failed: {reason}. {_KEPT} Run the same command to resume.") from error
+            reason = stop.unusable or stop.failed or cause_of(error)
+            raise StageFailedError(
+                f"labelling failed: {reason.rstrip('.')}. {_KEPT} Run the same command to resume."
+            ) from error
         finally:
             loop.finish()
     _check_budget(run, writer, total, ray.get(health.stop_reasons.remote()))

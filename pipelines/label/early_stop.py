@@ -1,4 +1,4 @@
-"""Reasons to stop labelling before all rows have an outcome: the budget is used up, or nearly all first answers are rejected."""
+"""Reasons to stop labelling early: the budget is used up, most first answers are rejected, or the task raises on too many rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from pipelines.config import BudgetConfig, LabellingConfig, RunConfig
 from pipelines.errors import StageFailedError
-from pipelines.label.output.counts import Counts
+from pipelines.label.output.counts import TASK_RAISED, Counts
 from pipelines.label.reporting.usage import cost
+from pipelines.tasks.failures import RAISED
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,47 @@ class FirstRows:
             f"{rejected} of the first {self._seen} answers are rejected ({reasons}); labelling.max_reject_share is {limit}. "
             f"For example {example.id}, {example.reason} ({example.detail}): {example.output[:300]!r}. "
             "Check the prompts with `raystill plan`. To label all the same, add --set labelling.max_reject_share=1."
+        )
+
+
+class TaskFailures:
+    """Fails a run whose task raises on more rows than labelling.max_task_error_share allows. One row is always allowed."""
+
+    def __init__(self, settings: LabellingConfig) -> None:
+        self._share, self._total, self._failed, self._example = settings.max_task_error_share, 0, 0, ""
+
+    def scanned(self, rejects: pa.Table) -> None:
+        """Remember an example of the scan's rejects. `begin` counts them."""
+        self._note(rejects)
+
+    def begin(self, total: int, counts: Counts) -> None:
+        """Start with the rows that have an outcome. Raises StageFailedError if too many of them failed.
+
+        Args:
+            total: rows of the corpus, held-out rows included.
+        """
+        self._total, self._failed = total, counts.notes[TASK_RAISED]
+        self._decide()
+
+    def check(self, outcomes: pa.Table) -> None:
+        """Count these outcomes. Raises StageFailedError once the rows so far exceed what is allowed of all rows."""
+        self._failed += self._note(outcomes)
+        self._decide()
+
+    def _note(self, outcomes: pa.Table) -> int:
+        failed = outcomes.filter(pc.fill_null(pc.starts_with(outcomes["detail"], RAISED), False))
+        if len(failed) and not self._example:
+            row = failed.select(["id", "detail"]).slice(0, 1).to_pylist()[0]
+            self._example = f"For example row {row['id']}: {row['detail']}."
+        return len(failed)
+
+    def _decide(self) -> None:
+        if self._failed <= max(self._share * self._total, 1):
+            return
+        example = self._example or "The rejects have the error of each row."
+        raise StageFailedError(
+            f"the task raised an error on {self._failed:,} of {self._total:,} rows; labelling.max_task_error_share is {self._share}. "
+            f"{example} Correct the task file. To keep these rows as rejects, add --set labelling.max_task_error_share=1."
         )
 
 

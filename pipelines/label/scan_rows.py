@@ -19,7 +19,9 @@ from pipelines.label.answers.outcomes import Outcome, outcome_table, rejected
 from pipelines.label.output.id_index import id_digest
 from pipelines.label.positions import Positions, position, range_of, ranges_of, row_of
 from pipelines.runtime.progress import Progress
+from pipelines.storage.filesystems import shown
 from pipelines.tasks import TaskSpec, load_task
+from pipelines.tasks.failures import described
 
 OnRejects = Callable[[pa.Table], None]
 HalfDigests = npt.NDArray[np.uint64]
@@ -164,6 +166,10 @@ def _scan_split(batch: Mapping[str, npt.NDArray[np.int64]], corpus: Corpus) -> I
                 block = []
     except UserError as error:
         block.append((_DAMAGED, 0, error.value, error.rule, error.remedy, None))
+    except Exception as error:  # noqa: BLE001 - Ray would report it without the file's name
+        block.append(
+            (_DAMAGED, 0, shown(corpus.splits[index].uri), described(error), "Repair or remove the file.", None)
+        )
     yield _table(block)
 
 

@@ -13,15 +13,18 @@ import sys
 import time
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_files
 from pipelines.data.label_manifest import LabelDetails
-from pipelines.data.reader import FileRange, check_columns, corpus_files, corpus_splits
 from pipelines.data.label_parts import damaged_part
+from pipelines.data.reader import FileRange, check_columns, corpus_files, corpus_splits
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.driver import label_rows
+from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import label_identity
 from pipelines.label.output.commits import ScanRecord, read_attempt
 from pipelines.label.output.counts import Counts
@@ -113,9 +116,10 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
     with LabelProgressFile(store, "label", "rows", check_lock=writer.check_lock, gauges=gauges) as live:
         live.phase(SCANNING)
         resumed_at_rows = writer.finished_rows
-        scan = _scan(run, spec, writer)
+        failures = TaskFailures(run.labelling)
+        scan = _scan(run, spec, writer, failures)
         scan_s = time.monotonic() - began
-        work, usage = label_rows(run, spec, scan, writer, live)
+        work, usage = label_rows(run, spec, scan, writer, live, failures)
         live.phase("writing the manifest")
         _check_complete(scan, writer.counts)
         writer.compact()
@@ -129,14 +133,19 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
     return manifest
 
 
-def _scan(run: RunConfig, spec: TaskSpec, writer: LabelWriter) -> ScanRecord:
+def _scan(run: RunConfig, spec: TaskSpec, writer: LabelWriter, failures: TaskFailures) -> ScanRecord:
     """The scan that an earlier run committed, or a new one."""
     if writer.state.scan is not None:
         return writer.state.scan
     corpus = Corpus(_splits(run), spec, run.corpus.fields, run.teacher.filters.near_duplicates)
     if writer.state.scan_counted:
         return scan_corpus(corpus, lambda rejects: None)
-    scan = scan_corpus(corpus, writer.add_scanned)
+
+    def add(rejects: pa.Table) -> None:
+        failures.scanned(rejects)
+        writer.add_scanned(rejects)
+
+    scan = scan_corpus(corpus, add)
     writer.commit_scan(scan)
     return scan
 

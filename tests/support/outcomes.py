@@ -36,9 +36,9 @@ def accepted(example_id: str, split: DataSplit = "train", label: str = "1", **co
     return Outcome(split=split, id=example_id, label=label, **{**values, **columns})
 
 
-def reject(example_id: str, reason: str, split: DataSplit = "train") -> Outcome:
+def reject(example_id: str, reason: str, split: DataSplit = "train", detail: str = "detail") -> Outcome:
     """A rejected row."""
-    return rejected(split, example_id, reason, "detail", "output")
+    return rejected(split, example_id, reason, detail, "output")
 
 
 def content_of(*words: str) -> int:

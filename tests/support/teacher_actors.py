@@ -79,9 +79,13 @@ def actor_of(health: LocalHealth | None = None, run: RunConfig | None = None) ->
     return TeacherActor(TeacherSetup(run or run_config(), task_spec("arithmetic"), 4, SHOTS), health)
 
 
-def label_apples(teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1) -> Outcome:
+def label_apples(
+    teacher: Teacher, split: DataSplit, gold: str, validation: float | str = 0.1, filters: dict[str, Any] | None = None
+) -> Outcome:
     """What an actor with this teacher makes of one word problem."""
-    run = run_config({"engine": "echo", "filters": {"gold": gold}}, corpus={"validation": validation})
+    run = run_config(
+        {"engine": "echo", "filters": {"gold": gold, **(filters or {})}}, corpus={"validation": validation}
+    )
     row = asyncio.run(actor_of(run=run)._label(teacher, APPLES, split))
     assert row is not None
     return row

@@ -31,6 +31,8 @@ from pipelines.label.answers.filters import agrees, refuse
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.label.teachers.label_probabilities import Distribution, mean_distribution
 from pipelines.tasks import Answer, Example, Task
+from pipelines.tasks.failures import RAISED, checked_answer, failure_detail
+from pipelines.tasks.parsing.answers import finished_sentences
 
 OUTCOME = pa.schema(
     [
@@ -90,13 +92,23 @@ _COLUMNS = operator.attrgetter(*OUTCOME.names)
 
 
 def judge(split: DataSplit, example: Example, generation: Generation, task: Task, filters: FiltersConfig) -> Outcome:
-    """The outcome of an example that the teacher answered."""
+    """The outcome of an example that the teacher answered. If the task raises, the row is `unparsable`."""
+    try:
+        return _judge(split, example, generation, task, filters)
+    except Exception as error:  # noqa: BLE001 - the task may be the user's code
+        row = rejected(split, example.id, "unparsable", failure_detail(error), _text(generation.samples))
+        used = {"prompt_tokens": generation.prompt_tokens, "output_tokens": generation.output_tokens}
+        return dataclasses.replace(row, gold=example.gold, **used)
+
+
+def _judge(split: DataSplit, example: Example, generation: Generation, task: Task, filters: FiltersConfig) -> Outcome:
     answers, problem = _parse(generation.samples, example, task)
     consensus = find_consensus(answers, task)
     text = _text(generation.samples)
     prompt_tokens, output_tokens = generation.prompt_tokens, generation.output_tokens
     if consensus is None:
-        truncated = all(sample.finish_reason == "length" for sample in generation.samples)
+        cut = all(sample.finish_reason == "length" for sample in generation.samples)
+        truncated = cut and not problem.startswith(RAISED)
         row = rejected(split, example.id, "truncated" if truncated else "unparsable", problem, text)
         return dataclasses.replace(row, gold=example.gold, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
     row = _accepted(split, example, consensus, generation, answers, task)
@@ -143,6 +155,20 @@ def second_attempt(
         first: an outcome for which `wants_rationalising` holds.
         generation: the answer to the prompt with the hint.
     """
+    try:
+        return _second_attempt(example, first, generation, task, filters)
+    except Exception as error:  # noqa: BLE001 - the task may be the user's code
+        return dataclasses.replace(
+            first,
+            reason="unparsable",
+            detail=f"with the gold label as a hint: {failure_detail(error)}",
+            output=first.output or _text(generation.samples),
+        )
+
+
+def _second_attempt(
+    example: Example, first: Outcome, generation: Generation, task: Task, filters: FiltersConfig
+) -> Outcome:
     assert example.gold is not None
     answers, _ = _parse(generation.samples, example, task)
     consensus = find_consensus(answers, task)
@@ -246,11 +272,32 @@ def _parse(samples: Sequence[Sample], example: Example, task: Task) -> tuple[lis
     problem = ""
     for sample in samples:
         try:
-            answers.append(task.parse(sample.text, example))
+            answers.append(_parse_sample(sample, example, task))
         except UnparsableError as error:
             answers.append(None)
             problem = problem or str(error)
+        except Exception as error:  # noqa: BLE001 - the task may be the user's code
+            answers.append(None)
+            problem = failure_detail(error)
     return answers, problem
+
+
+def _parse_sample(sample: Sample, example: Example, task: Task) -> Answer:
+    """The answer of one sample. A cut text must state it before its unfinished last sentence: `The answer is 12` may go on as 1200.
+
+    Raises:
+        UnparsableError: the text holds no answer, or only one that may be cut.
+    """
+    answer = checked_answer(task.parse(sample.text, example))
+    if sample.finish_reason != "length":
+        return answer
+    try:
+        finished = checked_answer(task.parse(finished_sentences(sample.text), example))
+        if task.key(finished.label) == task.key(answer.label):
+            return answer
+    except UnparsableError:
+        pass
+    raise UnparsableError(f"the text is cut where it states {answer.label[:60]!r}")
 
 
 def _text(samples: Sequence[Sample]) -> str:

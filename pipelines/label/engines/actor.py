@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -34,6 +34,7 @@ from pipelines.label.answers.outcomes import (
 )
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.engines.health import MAX_FAILED_STARTS, MAX_STRIKES, RowKey
+from pipelines.label.engines.start_failure import StartLog, start_failure
 from pipelines.label.teachers.base import (
     Access,
     BudgetExhaustedError,
@@ -47,6 +48,7 @@ from pipelines.label.teachers.base import (
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.runtime.nodes import node_name
 from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
+from pipelines.tasks.failures import described, failure_detail
 
 _REPORT_EVERY_S = 2.0
 
@@ -66,6 +68,10 @@ class TeacherSetup:
     def start(self, task: Task) -> Teacher:
         """The run's teacher, started in this process."""
         return teacher_class(self.run.teacher.engine).start(self.run.teacher, task, self.access)
+
+    def try_prompt(self, prompt: Prompt) -> None:
+        """Raise TeacherUnusableError if the run's teacher cannot take prompts of this form. Loads no weights."""
+        teacher_class(self.run.teacher.engine).try_prompt(self.run.teacher, prompt)
 
     def dtype(self) -> str | None:
         """The dtype of an engine in this process."""
@@ -87,28 +93,34 @@ class TeacherActor:
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Outcomes (outcomes.OUTCOME) of a block of examples, in its order, without the rows that the budget skips."""
+        rows = block.to_pylist()
         try:
-            teacher = await self._ready()
-            outcomes = await asyncio.gather(*(self._outcome(teacher, row) for row in block.to_pylist()))
+            teacher = await self._ready(rows)
+            outcomes = await asyncio.gather(*(self._outcome(teacher, row) for row in rows))
+            self._clock.report(self._health)
+            made = [outcome for outcome in outcomes if outcome is not None]
+            for outcome in made:
+                outcome.node, outcome.dtype = self._node, self._dtype
+            return outcome_table(made)
         except TeacherUnusableError as error:
             await self._health.unusable.remote(str(error))
             raise
-        self._clock.report(self._health)
-        made = [outcome for outcome in outcomes if outcome is not None]
-        for outcome in made:
-            outcome.node, outcome.dtype = self._node, self._dtype
-        return outcome_table(made)
+        except Exception as error:
+            # Ray Data wraps the text of this error in its own; the driver reads it from the health actor.
+            where = f"rows {rows[0]['id']} to {rows[-1]['id']}" if rows else "no rows"
+            await self._health.failed.remote(f"{described(error)}, in the block with {where}")
+            raise
 
-    async def _ready(self) -> Teacher:
+    async def _ready(self, rows: Sequence[Mapping[str, Any]] = ()) -> Teacher:
         """The teacher. The first block starts it, since an asynchronous engine belongs to the loop that serves its calls."""
         if self._starting is None:
             self._starting = asyncio.Lock()
         async with self._starting:
             if self._teacher is None:
-                self._teacher = await self._start()
+                self._teacher = await self._start(rows)
         return self._teacher
 
-    async def _start(self) -> Teacher:
+    async def _start(self, rows: Sequence[Mapping[str, Any]]) -> Teacher:
         self._strikes, failed_starts, engines = await self._health.starting.remote()
         # Replicas that there is room for may start at the same time as this one. Further starts followed deaths.
         at_once = min(self._config.replicas.max, room_for_engines(self._config.gpus_per_replica))
@@ -120,22 +132,39 @@ class TeacherActor:
 
         self._suspects = aiorwlock.RWLock()
         began = time.monotonic()
+        log = StartLog()
         try:
+            self._try_prompt(rows)
             teacher = self._setup.start(self._task)
-        except (RuntimeError, OSError) as error:
-            if not engines:
-                raise  # No engine of this run has ever worked: the setup is wrong, and another process would not help.
-            self._end(f"the engine did not start ({error})")
+        except TeacherUnusableError:
+            raise
+        except Exception as error:
+            cause = start_failure(error, log.written())
+            if (
+                not engines
+            ):  # no engine of this run has ever worked: the setup is wrong, and another process would not help
+                raise TeacherUnusableError(f"the teacher's engine did not start: {cause}") from error
+            self._end(f"the engine did not start ({cause})")
         # After the start, which sets the threads of torch: `dtype` may load torch.
         self._node, self._dtype = node_name(), self._setup.dtype()
         self._clock.started(time.monotonic() - began)
         await self._health.ready.remote()
         return teacher
 
+    def _try_prompt(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Render one prompt before weights are loaded. Raises TeacherUnusableError if the chat template refuses it."""
+        for row in rows:
+            try:
+                prompt = self._prompts.render(_example(row))
+            except Exception:  # noqa: BLE001 - this row becomes a reject later; another one serves as well
+                continue
+            self._setup.try_prompt(prompt)
+            return
+
     async def _outcome(self, teacher: Teacher, row: Mapping[str, Any]) -> Outcome | None:
         """`row`: of schema.EXAMPLE."""
         split: DataSplit = row["split"]
-        example = Example(row["id"], row["input"], row["gold"], tuple(row["choices"]))
+        example = _example(row)
         strikes = self._strikes.get((split, example.id), 0)
         if strikes >= MAX_STRIKES:
             detail = f"{strikes} engines died while they had this row"
@@ -150,7 +179,11 @@ class TeacherActor:
     async def _label(self, teacher: Teacher, example: Example, split: DataSplit) -> Outcome | None:
         filters, key = self._config.filters, (split, example.id)
         try:
-            generation = await self._generate(teacher, self._prompts.render(example), key)
+            prompt = self._prompts.render(example)
+        except Exception as error:  # noqa: BLE001 - the task may be the user's code
+            return refused(split, example, PromptRefusedError("bad_input", failure_detail(error)))
+        try:
+            generation = await self._generate(teacher, prompt, key)
         except PromptRefusedError as refusal:
             return refused(split, example, refusal)
         if generation is None:
@@ -169,6 +202,8 @@ class TeacherActor:
         with self._clock.holds(key):
             try:
                 return await teacher.answer(prompt)
+            except (PromptRefusedError, TeacherUnusableError):
+                raise
             except BudgetExhaustedError as error:
                 await self._health.budget_exhausted.remote(str(error))
                 return None
@@ -177,11 +212,18 @@ class TeacherActor:
 
                 ray.get(self._health.died.remote(self._clock.rows), timeout=60.0)
                 self._end(f"the engine died ({error})")
+            except Exception as error:
+                raise PromptRefusedError("engine_error", described(error)) from error
 
     def _end(self, reason: str) -> NoReturn:
         """End this process. Ray starts a fresh one."""
         print(f"teacher: {reason}; this actor ends", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    """`row`: of schema.EXAMPLE."""
+    return Example(row["id"], row["input"], row["gold"], tuple(row["choices"]))
 
 
 def room_for_engines(gpus: int) -> int:

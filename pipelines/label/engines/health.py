@@ -38,6 +38,8 @@ class StopReasons(NamedTuple):
 
     unusable: str = ""
     """No engine can answer anything."""
+    failed: str = ""
+    """An actor ended with an error that it did not expect, or its engine did not start: the cause and the remedy."""
     budget: str = ""
     """Rows were skipped because the budget is used up."""
 
@@ -88,6 +90,10 @@ class EngineHealth:
     def unusable(self, reason: str) -> None:
         """An actor is about to raise TeacherUnusableError."""
         self.stop = self.stop._replace(unusable=reason)
+
+    def failed(self, reason: str) -> None:
+        """An actor is about to raise another error. The first one counts: later ones often follow from it."""
+        self.stop = self.stop._replace(failed=self.stop.failed or reason)
 
     def stop_reasons(self) -> StopReasons:
         """Why labelling stopped, so far."""

@@ -10,8 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.data.label_manifest import CountsJson
+from pipelines.tasks.failures import RAISED
 
 AGREEMENT_BINS = 10
+TASK_RAISED = "the task raised an error: rejected"
+"""Note of rows on which the task's code raised an unexpected error."""
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Counts:
             agreeing=pc.sum(train["agrees"]).as_py() or 0,
             prompt_tokens=pc.sum(outcomes["prompt_tokens"]).as_py() or 0,
             output_tokens=pc.sum(outcomes["output_tokens"]).as_py() or 0,
-            notes=_counts(outcomes["note"]),
+            notes=_counts(outcomes["note"]) + _task_failures(outcomes["detail"]),
             agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
             nodes=_counts(decided["node"]),
             dtypes=_counts(decided["dtype"]),
@@ -105,6 +108,11 @@ class Counts:
         """Counts of a commit record or a manifest."""
         fields = {name: Counter(value) if isinstance(value, dict) else value for name, value in tree.items()}
         return cls(**fields)  # type: ignore[arg-type]
+
+
+def _task_failures(details: pa.ChunkedArray) -> Counter[str]:
+    count = pc.sum(pc.starts_with(details, RAISED)).as_py() or 0
+    return Counter({TASK_RAISED: count} if count else {})
 
 
 def _sum(hashes: pa.ChunkedArray) -> int:

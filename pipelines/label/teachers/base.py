@@ -149,9 +149,14 @@ class Teacher(ABC):
         return None
 
     @classmethod
+    def try_prompt(cls, config: TeacherConfig, prompt: Prompt) -> None:
+        """Raise TeacherUnusableError if no prompt of this form can be answered. Called before `start`; loads no weights."""
+        return
+
+    @classmethod
     @abstractmethod
     def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
-        """Start an engine in this process. Raises RuntimeError or OSError if it does not start."""
+        """Start an engine in this process. Any error means that it does not start."""
 
     @abstractmethod
     async def answer(self, prompt: Prompt) -> Generation:

@@ -25,7 +25,9 @@ from pipelines.label.teachers.base import (
     PromptRefusedError,
     Sample,
     Teacher,
+    TeacherUnusableError,
 )
+from pipelines.label.teachers.chat import ChatTemplate, TemplateError
 from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.vllm_logprobs import cache_single_tokens, decoder, distribution, encoder, likeliest, top_k
 from pipelines.runtime.compat.vllm import engine_dead_error, flat_logprobs, offline_usage
@@ -52,6 +54,7 @@ class VllmTeacher(Teacher):
         self.engine = engine or _start_engine(config, self._logprobs)
         self._tokenizer = self.engine.get_tokenizer()
         self._encode, self._decode = encoder(self._tokenizer), decoder(self._tokenizer)
+        self._template = ChatTemplate(self._tokenizer)
         if self._logprobs and engine is None:
             cache_single_tokens(self._tokenizer)
         self._parameters: dict[str | None, SamplingParams] = {}
@@ -75,6 +78,22 @@ class VllmTeacher(Teacher):
         return engine_dtype(config)
 
     @classmethod
+    def try_prompt(cls, config: TeacherConfig, prompt: Prompt) -> None:
+        if not prompt.messages:
+            return
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        where = f"teacher.model {config.model}"
+        if not getattr(tokenizer, "chat_template", None):
+            raise TeacherUnusableError(f"{where}: the model has no chat template. Set teacher.prompt: plain")
+        try:
+            ChatTemplate(tokenizer).render(prompt.messages)
+        except TemplateError as error:
+            remedy = "Set teacher.prompt: plain, or use a model whose template takes few-shot turns"
+            raise TeacherUnusableError(f"{where}: its chat template refuses the prompt ({error}). {remedy}") from error
+
+    @classmethod
     def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
         if not config.gpus_per_replica:
             os.environ.update(cpu_environment(config))  # of this machine, not of the driver's
@@ -95,7 +114,7 @@ class VllmTeacher(Teacher):
                 output = latest
         except engine_dead_error() as error:
             raise EngineDeadError(str(error)) from error
-        except ValueError as error:  # vLLM refuses this one request
+        except (ValueError, TypeError) as error:  # vLLM refuses this one request
             raise PromptRefusedError("engine_error", str(error)) from error
         if output is None:
             raise PromptRefusedError("engine_error", "the engine returned nothing")
@@ -124,9 +143,9 @@ class VllmTeacher(Teacher):
     def _tokens(self, prompt: Prompt) -> list[int]:
         if not prompt.messages:
             return self._encode(prompt.text, True)
-        messages = list(prompt.messages)
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return self._encode(str(text), False)  # the template has written the special tokens
+        return self._encode(
+            self._template.render(prompt.messages), False
+        )  # the template has written the special tokens
 
 
 def cpu_environment(config: TeacherConfig) -> dict[str, str]:

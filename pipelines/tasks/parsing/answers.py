@@ -49,6 +49,7 @@ _CUT_OFF = re.compile(r"\\boxed[ \t]*\{[^{}]*\Z")
 _NEGATION = re.compile(r"not\b", re.IGNORECASE)
 _OPENERS = re.compile(r"(?:[\s:*_`]|\\\[|\\\(|\$\$)*")
 _SENTENCE_END = re.compile(r"\n|[.!?;](?=\s|$|[*\"'”])")
+_FINISHED = re.compile(r"[.!?](?=\s)|\n")
 _SENTENCE_ENDS = re.compile(r"[.!?:](?=\s)|\n")
 
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -115,6 +116,12 @@ def first_answer(text: str) -> str:
         match = pattern.search(text, 1, end)
         end = match.start() if match else end
     return text[:end].rstrip() if end < len(text) else text
+
+
+def finished_sentences(text: str) -> str:
+    """The text up to its last sentence end or line end. Of a text that the token limit cut, the rest may lack its end."""
+    ends = [match.end() for match in _FINISHED.finditer(text)]
+    return text[: ends[-1]] if ends else ""
 
 
 def plain_text(text: str) -> str:

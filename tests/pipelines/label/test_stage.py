@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.config import RunConfig
+from pipelines.config import LabellingConfig, RunConfig
 from pipelines.errors import UserError
 from pipelines.label import stage
+from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import label_identity
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.stage import check_label
 from pipelines.tasks import task_spec
 from tests.support.corpora import run_config, word_problem_rows, write_jsonl
+from tests.support.outcomes import reject, table
 
 LINE = {"question": "1 and 1?", "answer": "1 + 1 = 2. The answer is (1 + 1)."}
 
@@ -60,6 +62,7 @@ def test_an_endpoints_model_is_a_name_and_no_folder(
 def test_the_rejects_of_a_scan_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: bool) -> None:
     """Labels that were finished once have them, also if their rows with `engine_error` are retried."""
     taken: list[Any] = []
+    duplicate, failures = table(reject("a", "duplicate")), TaskFailures(LabellingConfig())
     scan = ScanRecord({"train": 3}, [], np.empty(0, np.int64))
 
     class Writer:
@@ -69,9 +72,9 @@ def test_the_rejects_of_a_scan_count_once(tmp_path: Path, monkeypatch: pytest.Mo
         add_scanned = commit_scan = staticmethod(taken.append)
 
     def scan_corpus(corpus: object, on_rejects: Any) -> ScanRecord:
-        on_rejects("a duplicate")
+        on_rejects(duplicate)
         return scan
 
     monkeypatch.setattr(stage, "scan_corpus", scan_corpus)
-    assert stage._scan(run(tmp_path), task_spec("arithmetic"), Writer()) is scan  # type: ignore[arg-type]
-    assert taken == ([] if counted else ["a duplicate", scan])
+    assert stage._scan(run(tmp_path), task_spec("arithmetic"), Writer(), failures) is scan  # type: ignore[arg-type]
+    assert taken == ([] if counted else [duplicate, scan])

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipelines.data.reader import DataSplit
-from pipelines.label.answers.outcomes import RATIONALISED
+from pipelines.label.answers.outcomes import RATIONALISED, outcome_table
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.teachers.base import BudgetExhaustedError, TeacherUnusableError
 from tests.support.corpora import run_config
@@ -81,4 +81,57 @@ def test_stop_reasons_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asyncio.run(actor_of(health)(block("a", "b")))) == 0, "skipped rows have no outcome"
     with pytest.raises(TeacherUnusableError):
         asyncio.run(actor_of(health)(block("a")))
-    assert health.health.stop_reasons() == ("a wrong key", "used up")
+    assert health.health.stop_reasons() == ("a wrong key", "", "used up")
+
+
+@pytest.mark.parametrize("method", ["question", "parse", "key", "gives_away"])
+def test_a_raising_task_rejects_its_row(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(f"pipelines.tasks.arithmetic.Arithmetic.{method}", fail, raising=False)
+    row = label_apples(
+        HintedTeacher(), "train", "rationalise" if method == "key" else "keep", filters={"drop_giveaways": True}
+    )
+    assert row.reason == ("bad_input" if method == "question" else "unparsable")
+    assert (
+        str(row.detail)
+        .removeprefix("with the gold label as a hint: ")
+        .startswith("the task raised IndexError: list index")
+    )
+    assert "test_actor.py" in str(row.detail)
+    assert outcome_table([row]).num_rows == 1
+
+
+def test_an_unexpected_error_of_a_teacher_rejects_its_row() -> None:
+    row = label_apples(FailingTeacher(KeyError("usage")), "train", "keep")
+    assert (row.reason, str(row.detail).split(" (")[0]) == ("engine_error", "KeyError: 'usage'")
+
+
+class UnstartableTeacher(HintedTeacher):
+    """Does not start."""
+
+    @classmethod
+    def start(cls, *_: object) -> UnstartableTeacher:
+        raise RuntimeError("wrapped") from ValueError("max_model_len (100000) is greater than 8192")
+
+
+def test_the_cause_of_a_failed_start_reaches_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.label.engines.actor.teacher_class", lambda _: UnstartableTeacher)
+    health = LocalHealth()
+    with pytest.raises(TeacherUnusableError, match="did not start"):
+        asyncio.run(actor_of(health)(block("a", "b")))
+    cause = "ValueError: max_model_len (100000) is greater than 8192. Lower teacher.vllm.max_model_len"
+    assert health.health.stop.unusable == f"the teacher's engine did not start: {cause}"
+
+
+def test_an_unexpected_error_names_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("pipelines.label.engines.actor.outcome_table", fail)
+    health = LocalHealth()
+    with pytest.raises(MemoryError):
+        asyncio.run(actor_of(health)(block("a", "b")))
+    assert health.health.stop.failed.startswith("MemoryError (")
+    assert health.health.stop.failed.endswith("in the block with rows a to b")

@@ -1,0 +1,133 @@
+"""One bad row costs that row; an engine that cannot start says why in the last line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipelines.recipes.word_problems import train_rows
+from tests.support.commands import raystill
+from tests.support.corpora import write_jsonl
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
+
+TASK = '''
+from pipelines.tasks.arithmetic import Arithmetic
+
+
+class Fragile(Arithmetic):
+    """Raises on one row in a thousand in each of its functions."""
+
+    name = "fragile"
+
+    def read(self, row):
+        self._fail(row["id"], 101)
+        return super().read(row)
+
+    def question(self, example):
+        self._fail(example.id, 202)
+        return super().question(example)
+
+    def parse(self, text, example):
+        self._fail(example.id, 303)
+        return super().parse(text, example)
+
+    def gives_away(self, answer, example):
+        self._fail(example.id, 404)
+        return super().gives_away(answer, example)
+
+    def _fail(self, row_id, number):
+        if int(row_id[1:]) % 1000 == number:
+            raise KeyError(row_id)
+'''
+
+
+def write_run(folder: Path, rows: int, **changes: Any) -> str:
+    """A run of the echo teacher. Returns the path of its run file."""
+    corpus = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(rows, seed=1))]
+    run = {
+        "name": "failures", "output": str(folder / "out"), "task": "arithmetic",
+        "corpus": {"train": write_jsonl(folder / "train.jsonl", corpus)},
+        "teacher": {"engine": "echo"}, "student": {"model": "m"}, **changes,
+    }  # fmt: skip
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    return str(folder / "run.yaml")
+
+
+def test_a_raising_task_costs_its_rows_alone(tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(TASK)
+    teacher = {"engine": "echo", "filters": {"drop_giveaways": True}}
+    run = write_run(tmp_path, 2000, task=str(tmp_path / "fragile.py"), teacher=teacher)
+    result = raystill("label", run, "--json")
+    assert result.returncode == 0, result.stderr[-3000:]
+    rejects = pq.read_table(tmp_path / "out/labels/rejects").to_pylist()
+    raised = [row for row in rejects if row["detail"].startswith("the task raised KeyError: 'r")]
+    assert Counter((row["id"], row["reason"]) for row in raised) == {
+        (f"r{row}", reason): 1
+        for start, reason in ((101, "bad_input"), (202, "bad_input"), (303, "unparsable"), (404, "unparsable"))
+        for row in (start, start + 1000)
+    }
+    assert all("(fragile.py, line 31, in _fail)" in row["detail"] for row in raised)
+    counts = json.loads(result.stdout)["stages"][0]["counts"]
+    assert counts["read"] == 2000 == counts["accepted"] + counts["rejected"]
+
+
+def test_a_task_that_raises_often_ends_the_run_with_an_example(tmp_path: Path) -> None:
+    (tmp_path / "fragile.py").write_text(TASK.replace("% 1000 == number", "% 10 == 1"))
+    result = raystill("label", write_run(tmp_path, 500, task=str(tmp_path / "fragile.py")))
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "the task raised an error on 50 of 500 rows" in last
+    assert "KeyError: 'r" in last
+    assert "Traceback" not in result.stderr
+
+
+def damaged(folder: Path, how: str, model: Path) -> dict[str, Any]:
+    """Settings of a vLLM teacher that cannot start."""
+    own = folder / "model"
+    shutil.copytree(model, own)
+    engine: dict[str, Any] = {"max_model_len": 512, "max_num_seqs": 4}
+    if how == "length":
+        engine["max_model_len"] = 100_000
+    if how == "folder":
+        own = folder / "nowhere"
+    if how == "weights":
+        weights = next(own.glob("*.safetensors"))
+        weights.write_bytes(b"\xff" * 9 + weights.read_bytes()[:1000])
+    if how == "architecture":
+        config = json.loads((own / "config.json").read_text())
+        (own / "config.json").write_text(
+            json.dumps({**config, "architectures": ["NopeForCausalLM"], "model_type": "nope"})
+        )
+    if how == "memory":
+        engine["cpu_kv_cache_gib"] = 100_000
+    return {"engine": "vllm", "model": str(own), "sampling": {"max_tokens": 16}, "vllm": engine}
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("how", "cause", "remedy"),
+    [
+        ("length", "max_model_len (100000) is greater than", "Lower teacher.vllm.max_model_len"),
+        ("folder", "the folder does not exist", "an existing model folder"),
+        ("weights", "SafetensorError", "The weights of teacher.model are damaged"),
+        ("architecture", "nope", "teacher.model"),
+        ("memory", "memory", "teacher.vllm"),
+    ],
+)
+def test_an_engine_that_cannot_start_names_the_cause(
+    tmp_path: Path, teacher_folder: Path, how: str, cause: str, remedy: str
+) -> None:
+    result = raystill("label", write_run(tmp_path, 8, teacher=damaged(tmp_path, how, teacher_folder)))
+    assert result.returncode in (1, 2)
+    last = result.stderr.strip().splitlines()[-1]
+    assert cause.lower() in last.lower(), result.stderr[-3000:]
+    assert remedy in last, last
+    assert "To change retry attempts" not in result.stderr

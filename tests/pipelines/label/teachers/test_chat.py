@@ -1,0 +1,48 @@
+"""Chat templates with and without a system turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.label.teachers.chat import ChatTemplate, TemplateError, folded
+
+SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}
+
+
+class Tokenizer:
+    """A tokenizer whose template raises on, drops or renders the system turn."""
+
+    def __init__(self, system: str) -> None:
+        self._system = system
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+        if messages[0]["role"] == "system" and self._system == "raises":
+            raise ValueError("System role not supported")
+        kept = [m for m in messages if m["role"] != "system" or self._system == "renders"]
+        return "".join(f"<{m['role']}>{m['content']}" for m in kept) + str(options.get("enable_thinking", ""))
+
+
+@pytest.mark.parametrize(
+    ("system", "text"),
+    [
+        ("renders", "<system>Be brief.<user>1 + 1?"),
+        ("raises", "<user>Be brief.\n\n1 + 1?"),
+        ("drops", "<user>Be brief.\n\n1 + 1?"),
+    ],
+)
+def test_the_system_text_always_reaches_the_model(system: str, text: str) -> None:
+    template = ChatTemplate(Tokenizer(system))
+    assert [template.render([SYSTEM, USER]) for _ in range(2)] == [text, text]
+
+
+def test_template_options_and_errors_pass_through() -> None:
+    assert ChatTemplate(Tokenizer("renders"), {"enable_thinking": False}).render([USER]).endswith("False")
+    with pytest.raises(TemplateError, match="IndexError"):
+        ChatTemplate(Tokenizer("renders")).render([])
+
+
+def test_folding_without_a_user_turn_makes_one() -> None:
+    assert folded([SYSTEM]) == [{"role": "user", "content": "Be brief."}]
+    assert folded([USER]) == [USER]
