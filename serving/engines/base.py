@@ -93,11 +93,11 @@ class Engine(ABC):
         if too_long := self._too_long(*requests):
             return too_long
         with_labels = [
-            replace(request, labels=self._label_set(part, question.labels))
+            request.with_labels(self._label_set(part, question.labels), constrained=False)
             for request, part in zip(requests, parts, strict=True)
         ]
         outputs = await asyncio.gather(*(self.complete(request) for request in with_labels))
-        answers = [decoded(part, output, self.tokenizer) for part, output in zip(parts, outputs, strict=True)]
+        answers = [decoded(*of, self.tokenizer) for of in zip(parts, with_labels, outputs, strict=True)]
         return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)
 
     async def write(self, request: TextRequest) -> Piece | TooLong:

@@ -23,6 +23,7 @@ from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
 from pipelines.students.decoding.sampling import IsCancelled, OnTokens
+from pipelines.students.decoding.tokens import encode_prompt
 from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
 
 _MARK = "converted.json"
@@ -98,11 +99,31 @@ class Ctranslate2Student(Student):
         limits = [request.max_new_tokens for request in requests]
         for rows in self._calls(requests):
             recorder = _StepRecorder(rows, tokens, log_probs, limits, on_tokens, is_cancelled)
-            results = self._translate([prompts[row] for row in rows], [requests[row] for row in rows], recorder)
+            some = [requests[row] for row in rows]
+            results = self._translate(
+                [prompts[row] for row in rows], some, recorder,
+                max_decoding_length=max(request.max_new_tokens for request in some),
+                return_logits_vocab=bool(some[0].watched),
+            )  # fmt: skip
             for row, result in zip(rows, results, strict=True):
                 if watched := requests[row].watched:
                     scores[row] = _scores_of(result, watched)
         return tokens, log_probs, scores
+
+    def _next_scores(self, requests: Sequence[GenerationRequest]) -> list[Sequence[float]]:
+        length = len(requests[0].written)
+        # The logits of the written tokens are kept, too.
+        size = max(1, _LOGITS_BYTES // (4 * len(self.tokenizer) * (length + 1)))
+        found: list[Sequence[float]] = []
+        for start in range(0, len(requests), size):
+            rows = requests[start : start + size]
+            prompts = [encode_prompt(self.tokenizer, self.family, row.prompt) for row in rows]
+            written = [self.tokenizer.convert_ids_to_tokens(row.written) for row in rows] if length else None
+            results = self._translate(
+                prompts, rows, None, target_prefix=written, max_decoding_length=length + 1, return_logits_vocab=True
+            )
+            found += [_scores_of(result, row.watched)(length) for result, row in zip(results, rows, strict=True)]
+        return found
 
     def _calls(self, requests: Sequence[GenerationRequest]) -> Iterator[list[int]]:
         """Rows of each call. With label sets the translator keeps all logits of a call, 128 kB per token for T5."""
@@ -114,9 +135,12 @@ class Ctranslate2Student(Student):
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
     def _translate(
-        self, prompts: list[list[int]], requests: list[GenerationRequest], recorder: _StepRecorder
+        self,
+        prompts: list[list[int]],
+        requests: Sequence[GenerationRequest],
+        recorder: _StepRecorder | None,
+        **options: Any,
     ) -> list[Any]:
-        options: dict[str, bool | int | float] = {"return_logits_vocab": bool(requests[0].watched)}
         if sampling := requests[0].sampling:
             options |= {
                 "sampling_topk": 0,
@@ -129,7 +153,6 @@ class Ctranslate2Student(Student):
             max_batch_size=math.ceil(len(prompts) * self.workers / self._translator.num_translators),
             beam_size=1,
             max_input_length=0,
-            max_decoding_length=max(request.max_new_tokens for request in requests),
             min_decoding_length=0,
             return_end_token=True,
             return_scores=True,

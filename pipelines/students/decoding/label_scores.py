@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -27,7 +27,7 @@ STATEMENT = "answer is"
 Scores = Callable[[int], Sequence[float]]
 """Step -> log-probabilities of the watched tokens at that step, up to a common constant."""
 LabelSets = Callable[[Part, tuple[str, ...]], "LabelSet | None"]
-_Trie = dict[int, "_Trie"]
+Trie = dict[int, "Trie"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,16 @@ class LabelSet:
     """Token ids without duplicates: of a label, or of a text from `answer is` on, with the end-of-sequence token."""
     at_end: bool = False
     """True if a rationale may precede the label."""
+    texts: tuple[str, ...] = field(default=(), compare=False)
+    """The label of each sequence. Of labels that the tokenizer writes alike, the first."""
+    lead: tuple[int, ...] = field(default=(), compare=False)
+    """Tokens between a rationale and the sequence, such as ` The`. Empty unless `at_end`."""
 
     @cached_property
     def watched(self) -> tuple[int, ...]:
         """Tokens at which labels differ; their scores are needed at each step."""
         tokens: set[int] = set()
-        nodes = [self._trie]
+        nodes = [self.trie]
         while nodes:
             node = nodes.pop()
             tokens.update(node if len(node) > 1 else ())
@@ -58,22 +62,32 @@ class LabelSet:
         first = self._first(ids)
         if first is None:
             return None
-        node, terms = self._trie, []
+        node, terms = self.trie, []
         for step in range(first, len(ids)):
             if len(node) > 1:
                 by_token = dict(zip(self.watched, scores(step), strict=True))
-                terms.append(by_token[ids[step]] - _log_sum_exp([by_token[token] for token in node]))
+                terms.append(by_token[ids[step]] - log_sum_exp([by_token[token] for token in node]))
             node = node[ids[step]]
         return min(math.fsum(terms), 0.0)
 
     @cached_property
-    def _trie(self) -> _Trie:
-        root: _Trie = {}
+    def trie(self) -> Trie:
+        """The sequences as nested mappings from a token to all that may follow it."""
+        root: Trie = {}
         for sequence in self.sequences:
             node = root
             for token in sequence:
                 node = node.setdefault(token, {})
         return root
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.sequences))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The label that the tokens spell. Raises ValueError if they spell none."""
+        return self.texts[self.sequences.index(tuple(ids))]
 
     def _first(self, ids: Sequence[int]) -> int | None:
         """Index of the label's first token. The longest of several matching labels counts."""
@@ -90,15 +104,25 @@ def label_set(tokenizer: Any, part: Part, labels: tuple[str, ...]) -> LabelSet |
     Args:
         labels: from methods.written_labels.
     """
-    if part == "rationale" or not labels:
+    if part == "rationale" or not has_label_set(part, labels):
         return None
     sequences = encode_targets(tokenizer, labels)
+    lead: list[int] = []
     if part == "text":
-        starts = [text.find(STATEMENT) for text in labels]
-        if min(starts) < 0:
-            return None
-        sequences = [ids[tokens_within(ids, at, tokenizer) :] for ids, at in zip(sequences, starts, strict=True)]
-    return LabelSet(tuple(dict.fromkeys(map(tuple, sequences))), at_end=part == "text")
+        starts = [
+            tokens_within(ids, text.find(STATEMENT), tokenizer) for ids, text in zip(sequences, labels, strict=True)
+        ]
+        lead = sequences[0][tokens_within(sequences[0], labels[0].find(".") + 1, tokenizer) : starts[0]]
+        sequences = [ids[start:] for ids, start in zip(sequences, starts, strict=True)]
+    texts: dict[tuple[int, ...], str] = {}
+    for ids, text in zip(sequences, labels, strict=True):
+        texts.setdefault(tuple(ids), text)
+    return LabelSet(tuple(texts), at_end=part == "text", texts=tuple(texts.values()), lead=tuple(lead))
+
+
+def has_label_set(part: Part, labels: Sequence[str]) -> bool:
+    """True if the labels, from methods.written_labels, make a label set: a text must state its label with `answer is`."""
+    return bool(labels) and (part == "label" or all(STATEMENT in text for text in labels))
 
 
 def label_sets(tokenizer: Any) -> LabelSets:
@@ -106,6 +130,7 @@ def label_sets(tokenizer: Any) -> LabelSets:
     return lru_cache(maxsize=128)(partial(label_set, tokenizer))
 
 
-def _log_sum_exp(values: Sequence[float]) -> float:
+def log_sum_exp(values: Sequence[float]) -> float:
+    """Natural logarithm of the sum of the exponentials."""
     most = max(values)
     return most + math.log(math.fsum(math.exp(value - most) for value in values))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipelines.methods import Part
@@ -44,11 +44,22 @@ class GenerationRequest:
     """None: greedy."""
     labels: LabelSet | None = None
     """Closed label set of the answer, for its probability. None: free text."""
+    constrained: bool = False
+    """True: the answer must be a label of the set (constrained.py). Neither sampled nor streamed."""
+    written: tuple[int, ...] = ()
+    """Tokens of the answer so far, which the new ones follow."""
 
     @property
     def watched(self) -> tuple[int, ...]:
         """Tokens whose scores are needed at each step, in addition to the generated token's."""
         return self.labels.watched if self.labels else ()
+
+    def with_labels(self, labels: LabelSet | None, *, constrained: bool = False) -> GenerationRequest:
+        """The request with a label set. A constrained label may be longer than `max_new_tokens`."""
+        if labels is None:
+            return self
+        limit = labels.longest if constrained and not labels.at_end else self.max_new_tokens
+        return replace(self, labels=labels, constrained=constrained, max_new_tokens=limit)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,8 @@ class GenerationOutput:
     ids: tuple[int, ...]
     """With the end-of-sequence token if it was generated."""
     log_probs: tuple[float, ...]
-    """Natural logarithm of each token's probability in the student's own distribution, (len(ids),)."""
+    """Natural logarithm of each token's probability in the student's own distribution, (len(ids),). Empty for a label that replaces a free
+    answer."""
     prompt_tokens: int
     finish_reason: Literal["stop", "length"]
     label_log_prob: float | None = None
@@ -81,12 +93,16 @@ class Decoded:
     Renormalised over a closed label set (label_scores.py). An answer that matches no label of the set keeps the plain product."""
     prompt_tokens: int
     output_tokens: int
+    in_set: bool | None = None
+    """True if the answer is a label of the closed set as trained, and the confidence is renormalised. None: no closed set."""
 
 
-def decoded(part: Part, output: GenerationOutput, tokenizer: Any) -> Decoded:
+def decoded(part: Part, request: GenerationRequest, output: GenerationOutput, tokenizer: Any) -> Decoded:
     """Decode the tokens of one part of an answer."""
-    text = output.text(tokenizer)
-    log_prob = output.label_log_prob
+    labels, log_prob = request.labels, output.label_log_prob
+    # The label itself: the tokenizer may not be able to write all its characters.
+    is_label = labels is not None and request.constrained and not labels.at_end
+    text = labels.text_of(output.ids) if labels is not None and is_label else output.text(tokenizer)
     if log_prob is None:
         first = _label_start(output.ids, text, tokenizer) if part == "text" else 0
         log_prob = math.fsum(output.log_probs[first:])
@@ -95,6 +111,7 @@ def decoded(part: Part, output: GenerationOutput, tokenizer: Any) -> Decoded:
         confidence=math.exp(log_prob),
         prompt_tokens=output.prompt_tokens,
         output_tokens=len(output.ids),
+        in_set=None if labels is None else output.label_log_prob is not None,
     )
 
 

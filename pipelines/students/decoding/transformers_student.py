@@ -11,6 +11,7 @@ from pipelines.methods import Part, prompt_of
 from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.decoding.checks import check_student_files
+from pipelines.students.decoding.constrained import LabelWalk, label_walk
 from pipelines.students.decoding.label_scores import Scores, label_sets
 from pipelines.students.decoding.requests import Decoded, GenerationOutput, GenerationRequest, Sampling, decoded
 from pipelines.students.decoding.sampling import IsCancelled, OnTokens, Sampler
@@ -121,7 +122,7 @@ class Student:
 
     def answer(
         self, texts: Sequence[str], part: Part, max_new_tokens: int, *, sampling: Sampling | None = None,
-        labels: Sequence[tuple[str, ...]] | None = None,
+        labels: Sequence[tuple[str, ...]] | None = None, constrained: bool = False,
     ) -> list[Decoded]:  # fmt: skip
         """Generate one part of the answer to each text, in one padded batch. Texts are not truncated: see `count_tokens`.
 
@@ -129,23 +130,28 @@ class Student:
             max_new_tokens: limit for a label or a rationale. A text of both may reach `max_target_tokens`.
             sampling: None: greedy.
             labels: closed label set of each text, from methods.written_labels.
+            constrained: True: an answer with a label set is one of its labels.
 
         Raises:
             ValueError: the method does not train this part.
         """
         sets = [()] * len(texts) if labels is None else labels
-        requests = [self.request(text, part, max_new_tokens, sampling, s) for text, s in zip(texts, sets, strict=True)]
-        return [decoded(part, output, self.tokenizer) for output in self.write(requests)]
+        requests = [
+            self.request(text, part, max_new_tokens, sampling, some, constrained=constrained)
+            for text, some in zip(texts, sets, strict=True)
+        ]
+        outputs = self.write(requests)
+        return [decoded(part, *pair, self.tokenizer) for pair in zip(requests, outputs, strict=True)]
 
     def request(
-        self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None, labels: tuple[str, ...] = ()
-    ) -> GenerationRequest:
+        self, text: str, part: Part, max_new_tokens: int, sampling: Sampling | None = None,
+        labels: tuple[str, ...] = (), *, constrained: bool = False,
+    ) -> GenerationRequest:  # fmt: skip
         """Request for one part of the answer to a text. Arguments as in `answer`."""
         if part == "text":
             max_new_tokens = max(max_new_tokens, self.max_target_tokens)
-        return GenerationRequest(
-            prompt_of(self.method, part, text), max_new_tokens, sampling, self._label_set(part, labels)
-        )
+        request = GenerationRequest(prompt_of(self.method, part, text), max_new_tokens, sampling)
+        return request.with_labels(self._label_set(part, labels), constrained=constrained)
 
     def write(
         self,
@@ -156,14 +162,39 @@ class Student:
         """Generate a text for each request, in one padded batch.
 
         Args:
-            on_tokens: receives the tokens of all rows after each step.
+            on_tokens: receives the tokens of all rows after each step, for constrained rows those of the free answer.
             is_cancelled: ends rows early.
         """
         if not requests:
             return []
         prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
         tokens, log_probs, scores = self._generate(prompts, requests, on_tokens, is_cancelled)
-        return [self._output(*row) for row in zip(requests, prompts, tokens, log_probs, scores, strict=True)]
+        outputs = [self._output(*row) for row in zip(requests, prompts, tokens, log_probs, scores, strict=True)]
+        walks: dict[int, LabelWalk] = {}
+        for row, request in enumerate(requests):
+            if is_cancelled is not None and is_cancelled(row):
+                continue
+            if walk := label_walk(request, outputs[row], self.tokenizer):
+                walk.take_free(outputs[row].ids, scores[row])
+                walks[row] = walk
+        self._finish(list(walks.values()))
+        return [
+            walks[row].output(output.prompt_tokens) if row in walks else output for row, output in enumerate(outputs)
+        ]
+
+    def _finish(self, walks: list[LabelWalk]) -> None:
+        """Walk to the end, all walks of equal length in one batch per step."""
+        while unfinished := [walk for walk in walks if walk.choices]:
+            length = min(len(walk.written) for walk in unfinished)
+            step = [walk for walk in unfinished if len(walk.written) == length]
+            for walk, scores in zip(step, self._next_scores([walk.next_request for walk in step]), strict=True):
+                walk.take(scores)
+
+    def _next_scores(self, requests: Sequence[GenerationRequest]) -> list[Sequence[float]]:
+        """Scores of the watched tokens of each request, for one step. All have equally many tokens in `written`."""
+        prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
+        _, _, scores = self._generate(prompts, requests, None, None)
+        return [row(0) for row in scores]
 
     def _output(
         self, request: GenerationRequest, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
@@ -190,6 +221,13 @@ class Student:
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
+        written: dict[str, Any] = {}
+        if self.family == "decoder-only":
+            prompts = [[*prompt, *request.written] for prompt, request in zip(prompts, requests, strict=True)]
+        elif any(request.written for request in requests):  # all equally long: see _next_scores
+            start = self.model.config.decoder_start_token_id
+            rows = [[start, *request.written] for request in requests]
+            written["decoder_input_ids"] = torch.tensor(rows, device=self.device)
         ids, mask = self._pad_batch(prompts)
         sampler = Sampler(requests, self.eos, on_tokens, is_cancelled)
         with torch.inference_mode():
@@ -199,6 +237,7 @@ class Student:
                 generation_config=self._greedy(max(request.max_new_tokens for request in requests)),
                 logits_processor=LogitsProcessorList([sampler]),
                 stopping_criteria=StoppingCriteriaList([sampler.ended]),
+                **written,
             )
         # The output of a decoder-only model begins with the prompt, that of an encoder-decoder model with its start token.
         tokens = output[:, output.shape[1] - len(sampler.log_probs) :].tolist()
