@@ -69,6 +69,7 @@ def test_components_pass_on_all_bases(component: str, tmp_path: Path) -> None:
 
 
 @needs_kustomize
+@pytest.mark.full
 def test_pairs_of_components_pass_on_all_bases(tmp_path: Path) -> None:
     for number, (first, second) in enumerate(itertools.combinations(COMPONENTS, 2)):
         scratch = tmp_path / str(number)

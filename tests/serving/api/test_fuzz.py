@@ -57,7 +57,7 @@ def open_test(path: str) -> Any:
 
     @schema.include(path=path).parametrize()
     # Enough for more than ten answers with 200, whatever modules are loaded: hypothesis draws from their texts too.
-    @settings(FUZZ, max_examples=500)
+    @settings(FUZZ, max_examples=200)
     def test(case: Any) -> None:
         response = case.call()
         case.validate_response(response, checks=CHECKS)
