@@ -90,7 +90,7 @@ def test_going_back_to_a_checkpoint_never_gives_a_negative_rate(clock: FakeClock
     assert rate.per_s == pytest.approx(10)
 
 
-def test_elsewhere_than_in_a_terminal_there_is_a_line_every_ten_seconds(
+def test_outside_a_terminal_a_line_appears_every_ten_seconds(
     clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Progress("label", total=2000, unit="rows", clock=clock, console=Console(file=io.StringIO())) as progress:
@@ -103,7 +103,7 @@ def test_elsewhere_than_in_a_terminal_there_is_a_line_every_ten_seconds(
     ]
 
 
-def test_where_ray_logs_json_the_lines_are_json_with_their_figures(
+def test_lines_are_json_with_figures_if_ray_logs_json(
     clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from ray._common.formatters import JSONFormatter
@@ -141,7 +141,7 @@ def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
     assert capsys.readouterr().err == ""
 
 
-def test_work_whose_units_take_minutes_has_a_rate_by_the_hour_and_a_time_left(
+def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(
     clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Progress("search", 8, "cells", start=2, clock=clock, window_s=float("inf")) as progress:

@@ -48,7 +48,7 @@ def test_every_private_name_is_there() -> None:
     assert {64, 128} <= set(compat.cpu_attention_head_sizes())
 
 
-def test_flat_logprobs_begin_each_position_with_its_sampled_token() -> None:
+def test_flat_logprobs_begin_with_the_sampled_token() -> None:
     from vllm.logprobs import FlatLogprobs
 
     theirs = FlatLogprobs()
