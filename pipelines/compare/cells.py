@@ -24,6 +24,7 @@ from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, has_heldout_files, heldout_examples
 from pipelines.methods import METHODS
 from pipelines.reuse import decide
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.costs import training_s
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import answers_identity, labels_identity
@@ -151,7 +152,8 @@ def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
     inputs = student_inputs(run, answers, examples)
     student = train(run, replace=True, labels_at=labels_at)
     source = Trained(Store(run.output).child("student").uri)
-    [predicted] = predict([label_request("student", source, run, task, examples, inputs)], run.evaluation)
+    with ProgressFile(Store(run.output), "evaluate", "examples") as live:
+        [predicted] = predict([label_request("student", source, run, task, examples, inputs)], run.evaluation, live)
     system = student_system(predicted, run, task, examples, "student")
     manifest = target.write(run, examples, system, _cell_details(student, system))
     if split == "heldout" and not run.compare.keep_students:

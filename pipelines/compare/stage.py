@@ -29,6 +29,7 @@ from pipelines.compare.grid import Cell, Setting
 from pipelines.compare.model import FORMAT, ComparisonReport
 from pipelines.compare.report import comparison_report
 from pipelines.compare.results import GridResults, references
+from pipelines.compare.running_cells import RunningCells
 from pipelines.compare.scheduler import CellFailure, CellJob, run_jobs
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
@@ -37,6 +38,8 @@ from pipelines.methods import MethodName
 from pipelines.reports.format import plural
 from pipelines.reuse import decide
 from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress_file import ProgressFile
+from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
 from pipelines.scoring.model import REPORT, JsonObject, report_bytes
@@ -68,6 +71,7 @@ class _Comparison:
         self.run = run
         output = Store(run.output)
         self.store, self.labels_at = output.child("compare"), output.child("labels").uri
+        self.live = ProgressFile(self.store, "compare", "cells", gauges=StageGauges(run.name, "compare"))
         self.labels = require_manifest(Store(self.labels_at), "labels", "label RUN")
         self.task: Task = cells.task_of(run)
         splits: list[Split] = ["heldout", "validation"] if run.compare.search.trials > 1 else ["heldout"]
@@ -85,17 +89,25 @@ class _Comparison:
         began = time.monotonic()
         # All checks come before the first training, which may take hours.
         check_labelled(self.run, self.task, self.labels, self.labels_at, self.examples)
+        with self.live:
+            return self._make(trials, identity, began)
+
+    def _make(self, trials: Sequence[CellJob], identity: JsonObject, began: float) -> Manifest:
+        self.live.phase("scoring the reference systems")
         results = self._results()
         chosen = self._search(results, trials)
         jobs = [self._job(cell, "heldout") for cell in grid.cells(self.run, chosen)]
         self._drop_students(job for job in trials if job.cell not in {other.cell for other in jobs})
         results.missing = {job.cell: "not finished yet" for job in jobs}
+        self.live.phase("scoring untrained students")
         results.untrained = self._untrained()
         left = self._unfinished(results, jobs)
+        self.live.phase("")
         self.store.delete(MANIFEST)
         if left:
             self._report(results)
         failed = self._run(results, jobs, left, "cells")
+        self.live.phase("writing the report")
         self._drop_students(job for job in jobs if job.cell in results.cells)
         report = self._report(results)
         if failed:
@@ -130,6 +142,7 @@ class _Comparison:
         """The setting of each student and method."""
         if not trials:
             return grid.without_search(self.run)
+        self.live.phase("")
         failed = self._run(results, trials, self._unfinished(results, trials), "search")
         chosen: Chosen = {}
         for student, method in dict.fromkeys((job.cell.student, job.cell.method) for job in trials):
@@ -182,8 +195,8 @@ class _Comparison:
     ) -> dict[Cell, CellFailure]:
         """Run what is left of the jobs. Returns the failed cells."""
         failed: dict[Cell, CellFailure] = {}
-        start = len(jobs) - len(left)
-        with Progress(title, total=len(jobs), unit="cells", start=start, window_s=math.inf) as progress:
+        start, steps = len(jobs) - len(left), RunningCells()
+        with Progress(title, len(jobs), "cells", start=start, window_s=math.inf, file=self.live) as progress:
 
             def on_done(job: CellJob, outcome: Manifest | CellFailure) -> None:
                 if isinstance(outcome, CellFailure):
@@ -197,7 +210,7 @@ class _Comparison:
                 progress.advance(1)
 
             def on_poll(running: Sequence[CellJob]) -> None:
-                progress.advance(0, ", ".join(job.cell.title for job in running))
+                progress.advance(0, steps.text(running))
 
             run_jobs(left, self.labels_at, on_done, on_poll)
         return failed

@@ -14,6 +14,7 @@ from pipelines.compare.scheduler import CellJob, OnDone, OnPoll, cell_failure
 from pipelines.compare.stage import compare
 from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.errors import RaystillError
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.scoring.sources import Untrained
@@ -114,7 +115,9 @@ class Lab:
         write_manifest(store, manifest)
         return manifest
 
-    def _predict(self, requests: Sequence[PredictRequest], settings: EvaluationConfig) -> list[Predictions]:
+    def _predict(
+        self, requests: Sequence[PredictRequest], settings: EvaluationConfig, live: ProgressFile | None = None
+    ) -> list[Predictions]:
         found = []
         for request in requests:
             source = request.query.source
