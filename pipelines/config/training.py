@@ -27,7 +27,7 @@ class TrainingConfig(Section):
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps, instead of epochs. The examples are repeated until they are reached."""
     tokens_per_batch: Annotated[int, Field(ge=1)] = 16384
-    """Real (unpadded) tokens of both tasks, over all workers, per optimizer step."""
+    """Real (unpadded) tokens of both tasks, over all workers, of a mean optimizer step."""
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
     """Padded tokens of one worker's micro-batch. Accumulation steps follow from it."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4

@@ -5,12 +5,19 @@ Losses are in nats per target token; the term `soft` is per example.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_serializer, model_validator
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_serializer, model_validator
 
 from pipelines.students.decoding import Family
 
 Losses = dict[str, int | float]
 """Measured values by name: terms of the loss, and others such as `step` (int) or `learning_rate`."""
+
+
+_Value = TypeVar("_Value")
+_Recorded = Annotated[_Value | None, Field(exclude_if=lambda value: value is None)]
+"""Students of 0.1 do not record it."""
 
 
 class _Details(BaseModel):
@@ -101,12 +108,14 @@ class TrainingDetails(_Details):
     token_counts: dict[str, int]
     """Fields of token_table.TokenCounts."""
     loss: TrainingLosses
-    tokens: int | None = None
-    """Unpadded tokens of all steps. None in students of 0.1, like the next two."""
-    examples_seen: int | None = None
+    tokens: _Recorded[int] = None
+    """Unpadded tokens of all steps."""
+    examples_seen: _Recorded[int] = None
     """Examples of all steps. An example counts once for each pass."""
-    seconds: float | None = None
+    seconds: _Recorded[float] = None
     """Of all steps, over all attempts."""
+    batch_plan: _Recorded[int] = None
+    """Version of the batch plan (train/identity.py)."""
 
 
 class StudentDetails(_Details):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipelines.tasks import Task
 
 FORMAT = 3
 """Raised when this stage makes another student from the same input. 3: a student's own tokenizer learns from the training rows only."""
+BATCH_PLAN = 2
+"""Raised when the same seed gives other steps (`data/batch_plan.py`). 1 is that of 0.1: a step has examples of similar lengths."""
 
 _EXECUTION_SETTINGS = {
     "workers",
@@ -45,6 +48,7 @@ def with_absolute_model(run: RunConfig) -> RunConfig:
 def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, Any]:
     """What decides the student of a run and its labels, as JSON."""
     return {
+        "batch_plan": BATCH_PLAN,
         "format": FORMAT,
         "task": {"name": task.name, "version": task.version},
         "student": {**run.student.effective(), "model": model_fingerprint(run.student.model)},
@@ -52,6 +56,11 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
         "corpus": {"validation": validation_identity(run.corpus)},
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
     }
+
+
+def identity_in_0_1(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of the student that 0.1 makes of the same run: by batch plan 1, which it does not record."""
+    return {key: value for key, value in identity.items() if key != "batch_plan"}
 
 
 def deciding_settings(training: TrainingConfig) -> dict[str, object]:

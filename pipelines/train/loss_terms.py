@@ -42,6 +42,11 @@ def objective(weights: Mapping[str, float], means: Mapping[str, float]) -> float
     return sum(weight * means[term] for term, weight in weights.items() if term in means)
 
 
+def step_scales(weights: Mapping[str, float], counts: Mapping[str, float]) -> list[float]:
+    """(5,) the factor of each of TERMS in every step: its weight / its count in a mean step; 0 if there is none of it."""
+    return [weights.get(term, 0.0) / counts[term] if counts.get(term) else 0.0 for term in TERMS]
+
+
 def is_spike(before: Sequence[float], loss: float, factor: float) -> bool:
     """True if a loss is above `factor` times the median of the last 50 losses. Never with fewer than 10 losses.
 

@@ -9,6 +9,7 @@ another run file starts another folder. It is removed when the manifest is writt
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 
@@ -35,7 +36,7 @@ from pipelines.train.data.tokenizer_training import train_tokenizer
 from pipelines.train.data.validation_set import validation_tokens
 from pipelines.train.engine.job import TrainingJob, TrainingResult
 from pipelines.train.engine.trainer import run_training
-from pipelines.train.identity import train_identity, with_absolute_model
+from pipelines.train.identity import identity_in_0_1, train_identity, with_absolute_model
 from pipelines.train.model_card import model_card
 from pipelines.train.student_manifest import labels_provenance, student_counts, student_details, student_manifest
 from pipelines.train.tracking.progress_actor import show_progress
@@ -70,6 +71,10 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
     decision.check()
     if decision.reused:
         return decision.reused
+    earlier = output.child(f"training/{fingerprint(identity_in_0_1(identity))[:12]}")
+    if earlier.files():
+        rule = "a training that 0.1 began; its steps follow another rule, so that training restarts from the labels"
+        print(f"train: {earlier.shown()} holds {rule}", file=sys.stderr, flush=True)
     # A student that is to be replaced stays until the new one is exported, so that a refusal or failure below loses nothing.
     settings = check_train(run, labels_at)
     name = fingerprint(identity)[:12]
@@ -94,6 +99,7 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         manifest = student_manifest(run, identity, details, provenance, totals, timings)
         write_manifest(store, manifest)
     work.clear()
+    earlier.clear()
     return manifest
 
 
@@ -124,6 +130,9 @@ def train_decision(run: RunConfig, labels: Manifest, *, replace: bool = False) -
 
 
 def _decide(output: Store, identity: Mapping[str, object], *, replace: bool) -> Decision:
+    in_0_1 = decide(output.child("student"), "student", identity_in_0_1(identity), replace=True)
+    if in_0_1.reused and not replace:
+        return dataclasses.replace(in_0_1, reason="made by 0.1 with the same settings and inputs")
     name = fingerprint(identity)
     attempt = Attempt(name, identity) if output.files(f"training/{name[:12]}") else None
     return decide(output.child("student"), "student", identity, replace=replace, attempt=attempt)

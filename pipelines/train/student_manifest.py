@@ -20,6 +20,7 @@ from pipelines.tasks import load_task, task_spec
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.engine.job import TrainingResult
+from pipelines.train.identity import BATCH_PLAN
 
 
 def student_manifest(
@@ -70,6 +71,7 @@ def student_details(
             tokens=result.tokens,
             examples_seen=result.examples_seen,
             seconds=result.seconds,
+            batch_plan=BATCH_PLAN,
         ),
     )
 

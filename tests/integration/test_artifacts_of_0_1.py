@@ -1,16 +1,14 @@
-"""Artifacts of 0.1: finished ones are reused, begun ones are resumed.
+"""Artifacts of 0.1: finished ones are reused, begun labels are resumed, a begun training restarts.
 
 artifacts_0_1/ holds parts of one run; its README.md says how they were made. A test copies those that it needs into its own folder.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +21,8 @@ import pytest
 import yaml
 
 from tests.support.commands import COMMAND, environment
+from tests.support.endpoints import free_port
+from tests.support.local_ray import shared_environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
 
@@ -42,12 +42,13 @@ def run_with(folder: Path, *parts: str) -> Path:
 
 @contextmanager
 def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command in a run's folder, with a Ray of its own. Its process group is killed at the end."""
+    """A command in a run's folder, on the Ray of this process. Its process group is killed at the end."""
+    without_ray = arguments[0] in ("status", "plan") or "--print-config" in arguments
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=folder,
-            env=environment(),
+            env=environment() if without_ray else shared_environment(),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -201,22 +202,19 @@ def test_begun_labels_of_0_1_are_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.deepspeed
-def test_begun_training_of_0_1_is_resumed(tmp_path: Path) -> None:
+def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
+    """Its steps follow batch plan 1, in which the weight of an example depends on its length."""
     run = run_with(tmp_path, "labels_finished", "training_begun")
-    ray = f"ray-{importlib.metadata.version('ray')}"
-    if not list(run.glob(f"out/training/*/{ray}")):
-        pytest.skip(f"the training was begun with another Ray than {ray}; Ray reads no snapshots of other versions")
     summary = stages_of(raystill(run, "train"))["train"]
-    assert summary["training"]["started_at_steps"] == [0, 120]
-    assert summary["training"]["steps"] == 160
-    # The student equals that of an undisturbed training of 0.1, except for rounding.
+    assert summary["training"]["started_at_steps"] == [0]
+    assert "a training that 0.1 began; its steps follow another rule" in (run / "log").read_text()
     whole = FIXTURES / "student_finished/out/student"
-    assert summary["fingerprint"] == read(whole / "manifest.json")["fingerprint"]
-    losses, wanted = (
-        [json.loads(line)["loss"] for line in (student / "training.jsonl").read_text().splitlines()]
+    assert summary["fingerprint"] != read(whole / "manifest.json")["fingerprint"]
+    last, wanted = (
+        json.loads((student / "training.jsonl").read_text().splitlines()[-1])["loss"]
         for student in (run / "out/student", whole)
     )
-    assert losses == pytest.approx(wanted, rel=5e-3)
+    assert last == pytest.approx(wanted, rel=0.5)
     labels = written_by_0_1("labels_finished", "out/labels")
     assert {name: (run / "out/labels" / name).read_bytes() for name in labels} == labels
     assert not list(run.glob("out/training/*"))
@@ -225,9 +223,7 @@ def test_begun_training_of_0_1_is_resumed(tmp_path: Path) -> None:
 @pytest.mark.serve
 def test_a_student_of_0_1_gives_its_recorded_answers(tmp_path: Path) -> None:
     run = run_with(tmp_path, "student_finished")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = f"serving.port={probe.getsockname()[1]}"
+    port = f"serving.port={free_port()}"
     with started(run, "serve", "sums=out/student", "--run", "run.yaml", "--set", port, "--json") as process:
         assert process.stdout is not None
         line = process.stdout.readline()

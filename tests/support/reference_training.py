@@ -26,15 +26,28 @@ def token_losses(model: Any, prompt: Any, target: Any) -> Any:
 
 def part_losses(model: Any, tokens: Tokens, examples: Any) -> tuple[Any, Any]:
     """Mean loss over all label tokens of the examples, and over all rationale tokens."""
+    label, rationale = part_token_losses(model, tokens, examples)
+    return label.mean(), rationale.mean()
+
+
+def part_token_losses(model: Any, tokens: Tokens, examples: Any) -> tuple[Any, Any]:
+    """The losses of all label tokens of the examples, and of all rationale tokens."""
     losses: tuple[list[Any], list[Any]] = ([], [])
     for sequence in map(tokens.sequence, tokens.lengths.of(np.asarray(examples))):
         losses[sequence.part].append(token_losses(model, sequence.prompt, sequence.target))
-    return torch.cat(losses[0]).mean(), torch.cat(losses[1]).mean()
+    return torch.cat(losses[0]), torch.cat(losses[1])
 
 
 def reference_training(model: Any, tokens: Tokens, plan: BatchPlan, rates: list[float], *, clip: float, decay: float,
                        weight: float = 0.5) -> list[dict[str, float]]:  # fmt: skip
-    """Train `model` in place for one step per rate. Returns losses and gradient norm of each step."""
+    """Train `model` in place for one step per rate. Returns losses and gradient norm of each step.
+
+    Every token of a part has the same weight in every step: 1 / the tokens of that part in a mean step of the epoch.
+    """
+    in_epoch = [0, 0]
+    for sequence in map(tokens.sequence, tokens.lengths.of(tokens.train)):
+        in_epoch[sequence.part] += len(sequence.target)
+    label_tokens, rationale_tokens = (count / plan.steps_per_epoch for count in in_epoch)
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
@@ -45,12 +58,14 @@ def reference_training(model: Any, tokens: Tokens, plan: BatchPlan, rates: list[
     for step, rate in enumerate(rates):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        label, rationale = part_losses(model, tokens, plan.step_examples(step))
+        label, rationale = part_token_losses(model, tokens, plan.step_examples(step))
         optimizer.zero_grad()
-        ((1 - weight) * label + weight * rationale).backward()
+        ((1 - weight) * label.sum() / label_tokens + weight * rationale.sum() / rationale_tokens).backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        history.append({"label": label.item(), "rationale": rationale.item(), "gradient_norm": norm.item()})
+        history.append(
+            {"label": label.mean().item(), "rationale": rationale.mean().item(), "gradient_norm": norm.item()}
+        )
     return history
 
 

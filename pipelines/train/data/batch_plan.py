@@ -6,69 +6,77 @@ In: the lengths of all sequences. Out: `BatchPlan`, equal for the same seed on e
                      [[1, 2], [9, 4]]]     worker 1: as many; a micro-batch may be empty
 
 The examples of a step do not depend on the number of workers, so that any number learns with the same losses. All sequences of an example
-are in one step. Sizes are in tokens: unpadded for a step, padded for a micro-batch.
+are in one step. Sizes are in tokens: unpadded for a step, padded for a micro-batch. A change of the steps raises `identity.BATCH_PLAN`.
+
+Every step has short and long examples in the proportion of the whole corpus, and every epoch has the same number of steps. The loss of a
+step is divided by the counts of a mean step (`worker.py`), so that over an epoch every target token of a term has the same weight.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 
 from pipelines.students.decoding import Family
-from pipelines.train.data.lengths import Ints, Lengths, padded_tokens, part_of
+from pipelines.train.data.lengths import Ints, Lengths, padded_tokens
 from pipelines.train.data.micro_batching import Cost, plan_micro_batches
 
-# Within a window of this many steps, examples are sorted by length into steps. Larger windows pad less and mix less.
-_WINDOW_STEPS = 50
-# Random factor on lengths before sorting. Without it a small corpus would repeat the same steps in every epoch.
+_BANDS = 8
+"""Bands of lengths that every step draws from. More bands mix better and pad more."""
 _LENGTH_NOISE = 1.05
+"""Random factor on lengths before sorting. Without it a small corpus would repeat the same groups in every epoch."""
 _SAMPLED_STEPS = 200
 
 
-def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: int, epoch: int) -> list[Ints]:
-    """The examples of each step of one epoch: each example once, at most `tokens_per_batch` unpadded tokens per step.
+def steps_of_an_epoch(tokens: int, tokens_per_batch: int) -> int:
+    """Optimizer steps of one pass over training examples with so many tokens."""
+    return max(1, math.ceil(tokens / tokens_per_batch))
 
-    Steps are of about equal size, so that no gradient depends on two or three examples only. The examples of a step have similar prompt
-    lengths and similar total lengths. For that, a window of steps is cut into bands by prompt, and a band into steps by total.
+
+def planned_steps(tokens: int, tokens_per_batch: int, epochs: float | None, steps: int | None) -> int:
+    """Optimizer steps of a training: `steps`, or those of so many epochs.
+
+    Args:
+        tokens: of one pass over the training examples.
+    """
+    if steps is not None:
+        return steps
+    if epochs is None:
+        raise ValueError("a plan needs epochs or steps")
+    return max(1, round(epochs * steps_of_an_epoch(tokens, tokens_per_batch)))
+
+
+def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: int, epoch: int) -> list[Ints]:
+    """The examples of each step of one epoch: each example once, about equally many tokens per step.
+
+    The examples are cut by length into bands of equal tokens, and a band by prompt length into one group for each step. A step is one
+    group of every band: mixed, but made of groups that fill a micro-batch with little padding. The longest bands come first. The
+    largest group of a band goes to the step that has the fewest tokens so far.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = examples[rng.permutation(len(examples))]
-    tokens = lengths.per_example[shuffled]
-    prompts = lengths.prompt[lengths.starts[shuffled]]
+    tokens, prompts = lengths.per_example[shuffled], lengths.prompt[lengths.starts[shuffled]]
+    steps = steps_of_an_epoch(int(tokens.sum()), tokens_per_batch)
     noisy, noisy_prompts = (sizes * _LENGTH_NOISE ** rng.uniform(-1.0, 1.0, len(sizes)) for sizes in (tokens, prompts))
-    window = np.cumsum(tokens) // (_WINDOW_STEPS * tokens_per_batch)
-    band = np.zeros(len(shuffled), dtype=np.int64)
-    for number in range(int(window[-1]) + 1 if len(window) else 0):
-        members = np.flatnonzero(window == number)
-        members = members[np.argsort(noisy_prompts[members], kind="stable")]
-        steps_here = max(1, round(int(tokens[members].sum()) / tokens_per_batch))
-        band[members] = part_of(tokens[members], max(1, round(math.sqrt(steps_here))))
-    # Ascending in one band and descending in the next, so that a step across two bands has similar lengths too.
-    shuffled = shuffled[np.lexsort((np.where(band % 2, -noisy, noisy), band, window))]
-    steps = [shuffled[part] for part in even_parts(lengths.per_example[shuffled], tokens_per_batch)]
-    return [steps[i] for i in rng.permutation(len(steps))]
-
-
-def even_parts(sizes: Ints, limit: int) -> list[slice]:
-    """Cut sizes into consecutive parts of about equal sums, none above `limit`, none empty.
-
-    Raises:
-        ValueError: one size alone is above the limit.
-    """
-    if not len(sizes):
-        return []
-    if int(sizes.max()) > limit:
-        raise ValueError(f"a size of {int(sizes.max())} is above the limit {limit}")
-    parts = max(1, math.ceil(int(sizes.sum()) / limit))
-    while True:
-        index = part_of(sizes, parts)
-        if np.bincount(index, weights=sizes).max() <= limit:
-            edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
-            return [slice(a, b) for a, b in pairwise(edges)]
-        parts = max(parts + 1, math.ceil(parts * 1.01))
+    by_length = np.argsort(-noisy, kind="stable")
+    ends = np.cumsum(tokens[by_length])
+    step, filled = np.zeros(len(shuffled), dtype=np.int64), np.zeros(steps, dtype=np.int64)
+    for band in np.split(by_length, np.searchsorted(ends, ends[-1:] * np.arange(1, _BANDS) / _BANDS)):
+        members = band[np.argsort(noisy_prompts[band], kind="stable")]
+        group = np.arange(len(members)) * steps // max(len(members), 1)
+        sizes = np.bincount(group, weights=tokens[members], minlength=steps).astype(np.int64)
+        # In random order before sorting, so that equal sizes are dealt at random.
+        largest, emptiest = rng.permutation(steps), rng.permutation(steps)
+        largest = largest[np.argsort(-sizes[largest], kind="stable")]
+        emptiest = emptiest[np.argsort(filled[emptiest], kind="stable")]
+        step_of_group = np.empty(steps, dtype=np.int64)
+        step_of_group[largest] = emptiest
+        step[members] = step_of_group[group]
+        filled[emptiest] += sizes[largest]
+    order = np.argsort(step, kind="stable")
+    return np.split(shuffled[order], np.cumsum(np.bincount(step, minlength=steps))[:-1])
 
 
 class BatchPlan:
@@ -82,17 +90,15 @@ class BatchPlan:
         self._tokens_per_batch, self._tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
         self._seed, self._cost = seed, cost
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        self._ends = np.cumsum(self._counts_of_epochs(epochs) if steps is None else self._counts_to(steps))
-
-    @property
-    def steps(self) -> int:
+        tokens = int(lengths.per_example[examples].sum())
+        self.steps_per_epoch = steps_of_an_epoch(tokens, tokens_per_batch)
+        self.steps = planned_steps(tokens, tokens_per_batch, epochs, steps)
         """Optimizer steps of the whole training."""
-        return int(self._ends[-1])
 
     def step_examples(self, step: int) -> Ints:
         """The examples of a step, counted from 0 over all epochs."""
-        epoch = int(np.searchsorted(self._ends, step, side="right"))
-        return self._epoch(epoch)[step - (int(self._ends[epoch - 1]) if epoch else 0)]
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[within]
 
     def step(self, step: int) -> list[list[Ints]]:
         """[worker][micro-batch] -> sequences."""
@@ -105,12 +111,12 @@ class BatchPlan:
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
         """Unpadded tokens of the steps from `first` to before `last`."""
-        per_example, last = self.lengths.per_example, self.steps if last is None else last
-        return sum(int(per_example[self.step_examples(step)].sum()) for step in range(first, last))
+        sizes, last = self.lengths.per_example, self.steps if last is None else last
+        return self._sum_before(last, sizes) - self._sum_before(first, sizes)
 
     def examples_seen(self, last: int) -> int:
         """Examples of the steps before `last`. An example counts once for each epoch that has it."""
-        return sum(len(self.step_examples(step)) for step in range(last))
+        return self._sum_before(last, np.ones(len(self.lengths.per_example), dtype=np.int64))
 
     def padding_share(self, first: int, last: int) -> float:
         """Padding as a share of the tokens in the micro-batches of some steps. Of many steps, 200 are sampled evenly."""
@@ -119,22 +125,11 @@ class BatchPlan:
         padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)
         return 1.0 - sum(int(self.lengths.real[part].sum()) for part in parts) / padded if padded else 0.0
 
-    def _counts_of_epochs(self, epochs: float | None) -> list[int]:
-        """The steps of each epoch."""
-        if epochs is None:
-            raise ValueError("a plan needs epochs or steps")
-        whole = math.floor(epochs)
-        counts = [len(self._epoch(epoch)) for epoch in range(math.ceil(epochs))]
-        if whole < len(counts):
-            counts[whole] = max(round((epochs - whole) * counts[whole]), 0 if whole else 1)
-        return counts
-
-    def _counts_to(self, steps: int) -> list[int]:
-        """The steps of each epoch, the last one cut so that the sum is `steps`."""
-        counts: list[int] = []
-        while (left := steps - sum(counts)) > 0:
-            counts.append(min(left, len(self._epoch(len(counts)))))
-        return counts
+    def _sum_before(self, step: int, sizes: Ints) -> int:
+        """The sum of a size of the examples over all steps before `step`."""
+        epochs, within = divmod(step, self.steps_per_epoch)
+        begun = sum(int(sizes[part].sum()) for part in self._epoch(epochs)[:within]) if within else 0
+        return epochs * int(sizes[self.examples].sum()) + begun
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
         return epoch_steps(self.lengths, self.examples, self._tokens_per_batch, self._seed, epoch)

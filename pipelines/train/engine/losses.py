@@ -1,9 +1,10 @@
 """The terms of the losses, and the student's model with its loss as one module. Pure functions of torch.
 
-A term is a sum over a micro-batch. The step's loss is the sum over all micro-batches of all workers, each term divided by its count in the
-whole step and weighted. So the loss does not depend on the number of workers or micro-batches:
+A term is a sum over a micro-batch. The step's loss is the sum over all micro-batches of all workers, each term divided by its count in a
+mean step of the epoch and weighted. So the loss does not depend on the number of workers or micro-batches, and a token weighs the same in
+every step:
 
-    step-by-step: labels [2 tokens: nll 1.0, 3.0], rationales [4 tokens: nll 0.5 each], w = 0.5
+    step-by-step: labels [2 tokens: nll 1.0, 3.0], rationales [4 tokens: nll 0.5 each], w = 0.5, and a mean step has as many
     loss = 0.5 x (1.0 + 3.0) / 2 + 0.5 x (4 x 0.5) / 4 = 1.25
 
 Sources: step-by-step, Hsieh et al. 2023, "Distilling Step-by-Step!", equation 4, with each task's loss a mean over its own tokens. Soft
@@ -14,13 +15,12 @@ labels, Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", sect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.train.loss_terms import PARTS, TERMS
+from pipelines.train.loss_terms import PARTS
 
 _CHUNK_ELEMENTS = {False: 1 << 18, True: 1 << 27}
 """Logits that are converted to float32 at a time, by `is on a GPU`."""
@@ -187,8 +187,3 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
         """Hidden states (R, L, H) -> those that predict a target token (N, H)."""
         hidden = arguments[0]
         return (hidden[self._rows, self._columns], *arguments[1:]) if self._rows is not None else None
-
-
-def step_scales(weights: Mapping[str, float], counts: Mapping[str, float]) -> list[float]:
-    """(5,) the factor of each of loss_terms.TERMS: its weight / its count in the whole step; 0 if the step has none of it."""
-    return [weights.get(term, 0.0) / counts[term] if counts.get(term) else 0.0 for term in TERMS]

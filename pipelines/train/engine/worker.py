@@ -1,6 +1,8 @@
 """One worker of a training: its engine, its part of the batch plan, and one optimizer step.
 
 Every worker computes the same batch plan and reads its own sequences. Losses are in nats per target token; the term `soft` is per example.
+The measured loss of a step is a mean over what the step counts. Its gradient is that of sums over constants, so that the weight of a token
+does not depend on the step that it is in.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pipelines.train.data.lengths import Ints
 from pipelines.train.data.loader import Loader
 from pipelines.train.data.micro_batching import COSTS
 from pipelines.train.data.token_table import Tokens
-from pipelines.train.loss_terms import TERMS, objective, term_weights
+from pipelines.train.loss_terms import TERMS, objective, step_scales, term_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +64,11 @@ def make_plan(tokens: Tokens, run: RunConfig, family: Family, workers: int) -> B
     )  # fmt: skip
 
 
+def mean_counts(tokens: Tokens, plan: BatchPlan) -> dict[str, float]:
+    """What each term of the loss counts in a mean step. The same for every step, whatever the step holds."""
+    return {term: count / plan.steps_per_epoch for term, count in tokens.term_counts(plan.examples).items()}
+
+
 class Worker:
     """One worker's engine and its part of the plan."""
 
@@ -85,6 +92,8 @@ class Worker:
             compile_layers(model)
         self._validation: list[Ints] | None = None
         self.weights = term_weights(student)
+        # DeepSpeed averages the workers' gradients, but the step's loss is the sum of their shares.
+        self._scales = [scale * world for scale in step_scales(self.weights, mean_counts(tokens, self.plan))]
         loss = StudentLoss(model, temperature=student.temperature, divergence=student.divergence)
         self.engine = make_engine(loss, training)
 
@@ -93,16 +102,13 @@ class Worker:
         import torch
 
         from pipelines.train.engine.deepspeed_engine import learning_rate, set_learning_rate
-        from pipelines.train.engine.losses import step_scales
 
         training, engine = self.run.training, self.engine
         # The same dropout after a resume, and different dropout on each worker.
         torch.manual_seed(int(np.random.SeedSequence([training.seed, step, self.rank]).generate_state(1)[0]))
         rate = learning_rate(step, self.plan.steps, training.learning_rate, training.warmup, training.schedule)
         set_learning_rate(engine, rate)
-        counts = self.tokens.term_counts(self.plan.step_examples(step))
-        # DeepSpeed averages the workers' gradients, but the step's loss is the sum of their shares.
-        scales = self._on_device([scale * self.world for scale in step_scales(self.weights, counts)])
+        scales = self._on_device(self._scales)
         engine.train()
         batches = self.loader.step(step)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)

@@ -19,7 +19,7 @@ from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import check_counts, check_gold, check_task, check_token_logprobs, token_settings
 from pipelines.train.data.token_table import TokenCounts
-from pipelines.train.identity import train_identity
+from pipelines.train.identity import identity_in_0_1, train_identity
 from pipelines.train.stage import check_train
 from pipelines.train.tracking.services import check_trackers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
@@ -168,6 +168,8 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
         *(of(student={"method": "token-kd", "divergence": d}) for d in ("forward-kl", "reverse-kl", "jsd")),
     ]  # fmt: skip
     assert len(set(different)) == len(different)
+    identity = train_identity(run(), task, labels)
+    assert fingerprint(identity_in_0_1(identity)) != fingerprint(identity), "0.1 formed other steps"
     assert of(student={"method": "finetune", "rationale_weight": 0.1}) == of(student={"method": "finetune"})
     assert of(student={"method": "token-kd", "temperature": 3.0}) == of(student={"method": "token-kd"})
     moved = tmp_path / "elsewhere"

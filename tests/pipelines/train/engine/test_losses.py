@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pipelines.train.data.collate import NO_PART, TokenSequence, collate
-from pipelines.train.loss_terms import TERMS
+from pipelines.train.loss_terms import TERMS, step_scales
 
 torch = pytest.importorskip("torch")
 
 from pipelines.train.engine import losses  # noqa: E402
-from pipelines.train.engine.losses import StudentLoss, part_sums, soft_label_losses, step_scales, token_divergences  # noqa: E402
+from pipelines.train.engine.losses import StudentLoss, part_sums, soft_label_losses, token_divergences  # noqa: E402
 from tests.support.reference_training import assert_same_gradients, loss_of, model_and_sequences, token_losses  # noqa: E402
 
 KINDS = ["forward-kl", "reverse-kl", "jsd"]
