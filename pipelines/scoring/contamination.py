@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
 from pipelines.data.heldout import is_validation
+from pipelines.data.label_parts import LabelParts
 from pipelines.data.near_duplicates import Neighbours, signature
 from pipelines.errors import UserError
 from pipelines.scoring.model import MatchCounts, Overlap
@@ -108,13 +107,13 @@ def _part(found: Contamination, scored: int, key: str, others: str, remedy: str)
 
 def _training_rows(labels: Store, share: float) -> Iterator[tuple[str, str]]:
     """(id, input) of the labels, without the validation split."""
-    for name in labels.files("data", ".parquet"):
-        with labels.fs.open_input_file(labels.path(name)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["id", "input"]):
-                rows = batch.to_pydict()
-                for row_id, text in zip(rows["id"], rows["input"], strict=True):
-                    if not is_validation(row_id, share):
-                        yield row_id, text
+    parts = LabelParts.of(labels)
+    for name in parts.names("data"):
+        for batch in parts.open(name).iter_batches(_ROWS, columns=["id", "input"]):
+            rows = batch.to_pydict()
+            for row_id, text in zip(rows["id"], rows["input"], strict=True):
+                if not is_validation(row_id, share):
+                    yield row_id, text
 
 
 def _by_input(examples: Sequence[Example]) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pipelines.config import CorpusConfig
 from pipelines.data.heldout import has_heldout_files, is_validation, validation_share
+from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UnparsableError
 from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
@@ -173,9 +174,7 @@ def majority_label(labels: Store, share: float, task: Task) -> Majority | None:
 
 
 def _rows(labels: Store, folder: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    for name in labels.files(folder, ".parquet"):
-        with labels.fs.open_input_file(labels.path(name)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=columns):
-                yield from batch.to_pylist()
+    parts = LabelParts.of(labels)
+    for name in parts.names(folder):
+        for batch in parts.open(name).iter_batches(_ROWS, columns=columns):
+            yield from batch.to_pylist()

@@ -10,6 +10,7 @@ import json
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import validation_share
+from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UserError
 from pipelines.methods import METHODS
 from pipelines.storage.manifest import Manifest
@@ -78,7 +79,7 @@ def check_gold(labels: Store, settings: TokenSettings) -> None:
 
     if settings.label_column != "gold" or not {"label", "text"} & set(settings.terms):
         return
-    files = [labels.path(name) for name in labels.files("data", ".parquet")]
+    files = [labels.path(name) for name in LabelParts.of(labels).names("data")]
     rows = ds.dataset(files, filesystem=labels.fs, format="parquet")
     gold = ds.field("gold")
     missing = rows.count_rows(filter=gold.is_null() | (gold == ""))

@@ -76,7 +76,8 @@ def write_labels(
             schema = REJECT if name.startswith("rejects") else LABEL
             pq.write_table(pa.Table.from_pylist(list(part), schema=schema), folder / name)
     teacher = {"engine": "replay", "sampling": {"n": samples}}
-    details = {"content": "c0", "prompt_version": "arithmetic/1/0", "teacher": teacher, "task": TASK}
+    rows_of = {name: len(part) for name, part in parts.items() if part}
+    details = {"content": "c0", "parts": rows_of, "prompt_version": "arithmetic/1/0", "teacher": teacher, "task": TASK}
     made = {"made": 1, **identity}
     manifest = manifest_of("labels", made, config={}, counts={}, timings_s={}, details=details, provenance={})
     write_manifest(Store(str(folder)), manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def write_labels(output: Path, rows: list[dict[str, Any]], files: int = 2) -> No
         },
     )  # fmt: skip
     write_manifest(Store(str(output / "labels")), manifest)
+    name_parts(output / "labels")
+
+
+def name_parts(labels: Path) -> None:
+    """Let the manifest name all Parquet files that the folder has."""
+    tree = json.loads((labels / "manifest.json").read_text())
+    found = {str(p.relative_to(labels)): pq.read_metadata(p).num_rows for p in sorted(labels.rglob("*.parquet"))}
+    tree["details"]["parts"] = found
+    (labels / "manifest.json").write_text(json.dumps(tree))
 
 
 def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None:
@@ -141,6 +151,7 @@ def write_tops(output: Path, rows: list[dict[str, Any]], files: int = 2) -> None
         tops.append({"id": row["id"], "token_ids": ids, "top_ids": top, "top_logprobs": logprobs})
     for i in range(files):
         pq.write_table(pa.Table.from_pylist(tops[i::files], schema=TOKEN_LOGPROBS), folder / f"part-{i:05d}.parquet")
+    name_parts(output / "labels")
 
 
 def random_lengths(examples: int, seed: int = 0, longest: int = 60, *, grouped: bool = False) -> Lengths:

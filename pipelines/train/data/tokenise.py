@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.data.heldout import is_validation
+from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import TOKEN_LOGPROBS
 from pipelines.storage.store import Store
 from pipelines.students.init import student_tokenizer
@@ -43,15 +43,16 @@ def tokenise(labels: Store, settings: TokenSettings, target: Store, extra: Itera
     """
     if target.exists(COUNTS):
         return TokenCounts(**json.loads(target.read(COUNTS)))
-    parts = labels.files("data", ".parquet")
-    if sum(_num_rows(labels, name) for name in parts) <= _LOCAL_ROWS:
-        local = (table for name in parts for table in encode_part(labels, name, settings))
+    parts = LabelParts.of(labels)
+    names = parts.names("data")
+    if parts.num_rows("data") <= _LOCAL_ROWS:
+        local = (table for name in names for table in encode_part(parts, name, settings))
         return write_tokens(chain(local, extra), target, settings.family, grouped=settings.compares_labels)
     import ray
 
     # By file rather than by Ray's reader, because a part of labels/token_logprobs belongs to the part of labels/data with its name.
-    items = ray.data.from_items([{"part": name} for name in parts], override_num_blocks=len(parts))
-    encoded = items.map_batches(_EncodeParts(labels, settings), batch_size=1, batch_format="numpy")
+    items = ray.data.from_items([{"part": name} for name in names], override_num_blocks=len(names))
+    encoded = items.map_batches(_EncodeParts(parts, settings), batch_size=1, batch_format="numpy")
     tables = encoded.iter_batches(batch_format="pyarrow", batch_size=None)
     return write_tokens(chain(tables, extra), target, settings.family, grouped=settings.compares_labels)
 
@@ -59,7 +60,7 @@ def tokenise(labels: Store, settings: TokenSettings, target: Store, extra: Itera
 class _EncodeParts:
     """Called by Ray Data for every part of the labels."""
 
-    def __init__(self, labels: Store, settings: TokenSettings) -> None:
+    def __init__(self, labels: LabelParts, settings: TokenSettings) -> None:
         self._labels, self._settings = labels, settings
 
     def __call__(self, batch: Mapping[str, npt.NDArray[np.str_]]) -> Iterator[pa.Table]:
@@ -68,16 +69,15 @@ class _EncodeParts:
             yield from encode_part(self._labels, str(name), self._settings)
 
 
-def encode_part(labels: Store, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
+def encode_part(labels: LabelParts, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
     """The tokens of one file of labels/data, in batches of rows."""
     tokens = _teacher_tokens(labels, name.rpartition("/")[2]) if settings.needs_token_logprobs else None
     rows = _BATCH_ROWS if tokens is None else _BATCH_ROWS_WITH_TOKENS
-    with labels.fs.open_input_file(labels.path(name)) as file:
-        for batch in pq.ParquetFile(file).iter_batches(rows, columns=_COLUMNS):
-            table = pa.Table.from_batches([batch])
-            if tokens is not None:
-                table = table.append_column("top", _structs_by_id(table["id"], tokens))
-            yield encode_table(table, settings)
+    for batch in labels.open(name).iter_batches(rows, columns=_COLUMNS):
+        table = pa.Table.from_batches([batch])
+        if tokens is not None:
+            table = table.append_column("top", _structs_by_id(table["id"], tokens))
+        yield encode_table(table, settings)
 
 
 def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
@@ -112,12 +112,12 @@ def _columns(sequence: TokenSequence) -> dict[str, object]:
     return {**columns, "top_positions": len(sequence.top_ids), **top}
 
 
-def _teacher_tokens(labels: Store, part: str) -> pa.Table:
-    """The part of labels/token_logprobs with this name; empty if it is missing."""
-    if not labels.exists(f"token_logprobs/{part}"):
+def _teacher_tokens(labels: LabelParts, part: str) -> pa.Table:
+    """The part of labels/token_logprobs with this name; empty if no row of it has distributions."""
+    name = f"token_logprobs/{part}"
+    if name not in labels.rows:
         return TOKEN_LOGPROBS.empty_table()
-    with labels.fs.open_input_file(labels.path(f"token_logprobs/{part}")) as file:
-        return pq.read_table(file).select(TOKEN_LOGPROBS.names).cast(TOKEN_LOGPROBS)
+    return labels.open(name).read().select(TOKEN_LOGPROBS.names).cast(TOKEN_LOGPROBS)
 
 
 def _structs_by_id(ids: pa.ChunkedArray, table: pa.Table) -> pa.StructArray:
@@ -126,11 +126,6 @@ def _structs_by_id(ids: pa.ChunkedArray, table: pa.Table) -> pa.StructArray:
     rows = table.drop_columns(["id"]).take(place)
     columns = [column.combine_chunks() for column in rows.columns]
     return pa.StructArray.from_arrays(columns, rows.column_names, mask=pc.is_null(place))
-
-
-def _num_rows(labels: Store, name: str) -> int:
-    with labels.fs.open_input_file(labels.path(name)) as file:
-        return int(pq.read_metadata(file).num_rows)
 
 
 @lru_cache(maxsize=1)

@@ -9,9 +9,8 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 
-import pyarrow.parquet as pq
-
 from pipelines.data.heldout import is_validation
+from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UserError
 from pipelines.storage.store import Store
 from pipelines.students.init import student_tokenizer
@@ -50,10 +49,10 @@ def train_tokenizer(labels: Store, settings: TokenSettings, size: int, target: S
 
 
 def _texts(labels: Store, settings: TokenSettings) -> Iterator[list[str]]:
-    for name in labels.files("data", ".parquet"):
-        with labels.fs.open_input_file(labels.path(name)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
-                yield [text for row in batch.to_pylist() for text in _texts_of(row, settings)]
+    parts = LabelParts.of(labels)
+    for name in parts.names("data"):
+        for batch in parts.open(name).iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
+            yield [text for row in batch.to_pylist() for text in _texts_of(row, settings)]
 
 
 def _texts_of(row: Mapping[str, str], settings: TokenSettings) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.data.heldout import is_validation
+from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
+from pipelines.errors import UserError
 from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
 from pipelines.train.data.tokenise import encode_part, encode_table, tokenise
 from pipelines.train.loss_terms import PARTS
-from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, write_labels
+from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, name_parts, write_labels
 
 EOS = make_tokenizer().eos_token_id
 
@@ -144,6 +147,21 @@ def test_finished_tokens_are_reused(settings: TokenSettings, tmp_path: Path) -> 
     assert tokenise(labels, settings, target) == kept
 
 
+def test_counts_that_differ_from_the_manifest_are_refused(settings: TokenSettings, tmp_path: Path) -> None:
+    write_labels(tmp_path, label_rows(30), files=3)
+    labels = tmp_path / "labels"
+    store, target = Store(str(labels)), Store(str(tmp_path / "tokens"))
+    shutil.copy(labels / "data/part-00000.parquet", labels / "data/part-00009.parquet")
+    tokenise(store, settings, target)
+    assert LabelParts.of(store).num_rows("data") == 30, "a file that no manifest names is not read"
+    pq.write_table(pq.read_table(labels / "data/part-00001.parquet").slice(1), labels / "data/part-00001.parquet")
+    with pytest.raises(UserError, match=r"part-00001.parquet: it has 9 rows, the manifest says 10"):
+        tokenise(store, settings, Store(str(tmp_path / "other")))
+    (labels / "data/part-00001.parquet").unlink()
+    with pytest.raises(UserError, match=r"part-00001.parquet: missing; it had 10 rows"):
+        tokenise(store, settings, Store(str(tmp_path / "other")))
+
+
 def test_soft_label_groups_and_merges_equal_labels(settings: TokenSettings, tmp_path: Path) -> None:
     soft = replace(settings, method="soft-label", terms=("label", "soft"), label_column="either")
     rows = label_rows(2)
@@ -176,8 +194,10 @@ def test_teacher_tokens_end_with_the_answer(settings: Any, tmp_path: Path, monke
     (tmp_path / "labels/token_logprobs").mkdir()
     file = tmp_path / "labels/token_logprobs/part-00000.parquet"
     pq.write_table(pa.Table.from_pylist(tops, schema=TOKEN_LOGPROBS), file)
+    name_parts(tmp_path / "labels")
     labels = Store(str(tmp_path / "labels"))
-    by_id = {row["id"]: row for t in encode_part(labels, "data/part-00000.parquet", kd) for row in t.to_pylist()}
+    parts = LabelParts.of(labels)
+    by_id = {row["id"]: row for t in encode_part(parts, "data/part-00000.parquet", kd) for row in t.to_pylist()}
     cut, ended, stopped, missing = (by_id[row["id"]] for row in rows)
     assert missing["dropped"] == "nothing_to_learn"
     for row in (cut, ended):
