@@ -7,19 +7,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from cluster.cli import main
+from cluster.commands import status
+from pipelines.config import RunConfig
+from pipelines.errors import StageFailedError
 from pipelines.label.reporting.progress_file import LabelProgressFile, label_status
-from pipelines.status import RunStatus
-from pipelines.storage.store import Store
+from pipelines.runtime.stage_progress import StageName
+from pipelines.status import Finished, NotBegun, Running, RunStatus, StageState
+from pipelines.storage.manifest import now
+from pipelines.storage.process_identity import this_process
+from pipelines.storage.store import PROGRESS, Store
 from tests.support.corpora import run_config
-from tests.support.label_folders import commit_labels, finish_artifact, labelling_process
+from tests.support.label_folders import commit_labels, finish_artifact, labelling_process, stage_process, step
 
 
 @pytest.fixture
@@ -108,6 +115,99 @@ def test_a_scan_is_shown(run_file: str, store: Store) -> None:
         live.phase("scanning the corpus")
         live.write()
         assert lines(run_file)[0].startswith("label     running      scanning the corpus, 0 s, pid ")
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("train", "student"), ("evaluate", "report"), ("compare", "compare")])
+def test_every_stage_shows_phase_rate_and_end(run_file: str, tmp_path: Path, stage: str, folder: str) -> None:
+    def line() -> str:
+        return " ".join(next(line for line in lines(run_file) if line.startswith(stage)).split())
+
+    artifact = Store(str(tmp_path / "out" / folder))
+    with stage_process(artifact, stage) as process:
+        assert line().startswith(f"{stage} running 100/900 tokens, starting workers, ")
+        assert f"pid {process.pid} on " in line()
+        assert step(process) == "working\n"
+        assert line().startswith(f"{stage} running 300/900 tokens, ")
+        assert " tokens/s, " in line()
+        assert " left, step 3/9, loss: label 0.412, pid " in line()
+        found = stages(run_file)[stage]
+        assert (found["state"], found["done"], found["unit"]) == ("running", 300, "tokens")
+        process.kill()
+        process.wait()
+    assert line().startswith(f"{stage} interrupted 300/900 tokens, step 3/9, loss: label 0.412, ended ")
+    assert line().endswith(f"ago; `raystill {stage} {run_file}` resumes")
+    assert stages(run_file)[stage]["state"] == "interrupted"
+    finish_artifact(artifact, "comparison" if stage == "compare" else folder)  # type: ignore[arg-type]
+    assert line().startswith(f"{stage} finished 2026-01-02")
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{oops", b'{"format": 2}', b"\xff"])
+def test_damaged_progress_files_never_end_the_command(run_file: str, tmp_path: Path, damaged: bytes) -> None:
+    for folder in ("labels", "student", "report", "compare"):
+        Store(str(tmp_path / "out" / folder)).write(PROGRESS, damaged)
+    states = ["not begun", "not begun", "not begun", "begun"]
+    assert [state["state"] for state in stages(run_file).values()] == states
+    assert len(lines(run_file)) == 4
+
+
+def test_a_hostile_file_draws_nothing_on_the_terminal(run_file: str, tmp_path: Path) -> None:
+    tree = {**running("train", detail="\x1b[2J\nforged line", host="node\r").model_dump(), "seconds_left": 1e300}
+    Store(str(tmp_path / "out/student")).write(PROGRESS, json.dumps(tree).encode())
+    _, train, _ = lines(run_file)
+    assert train.isprintable()
+    assert "forged line" in train
+
+
+def running(stage: StageName, **changed: Any) -> Running:
+    """A stage that this process works on."""
+    fields = {"started": now(), "unit": "rows", "done": 1, "total": 2, "updated_s": time.time()}
+    return Running.model_validate({**this_process(), "stage": stage, **fields, **changed})
+
+
+def finished(created: str = "2999-01-01T00:00:00+00:00") -> Finished:
+    return Finished(created=created, fingerprint="f", counts={})
+
+
+FOREIGN = {"processes": "another machine"}
+GONE = {"process": 1}
+
+
+@pytest.mark.parametrize(
+    ("states", "seconds", "exit_code"),
+    [
+        # After `label`, the same process runs `train`: 50 s without a running stage are bridged.
+        ([{"label": running("label")}, *[{"label": finished()}] * 25, {"train": running("train")}, {"train": finished()}], 172, 0),
+        ([{"label": running("label")}, {"label": finished()}], 120, 0),  # its process stays without another stage
+        ([{"label": running("label", **GONE)}, {"label": finished()}], 2, 0),
+        ([{"label": running("label", **FOREIGN)}, {"label": finished()}], 30, 0),
+        ([{"evaluate": running("evaluate")}, {"evaluate": finished()}], 2, 0),  # the last stage
+        ([{"compare": running("compare")}, {"compare": finished()}], 2, 0),
+        ([{"train": running("train")}, {"train": NotBegun()}], 2, 1),
+        ([{"train": running("train")}, {"train": finished("2026-01-01T00:00:00+00:00")}], 2, 1),  # it was there before
+        ([{"label": finished()}], 0, 0),
+        ([{"label": NotBegun()}], 0, 0),
+    ],
+)  # fmt: skip
+def test_follow_ends_when_no_stage_can_follow(
+    states: list[dict[StageName, StageState]], seconds: int, exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, left, slept = dict[StageName, StageState](), list(states), [0.0]
+
+    def read(run: object) -> RunStatus:
+        stages.update(left.pop(0) if left else {})
+        return RunStatus(run="a", output="out", stages=dict(stages))
+
+    monkeypatch.setattr(status, "run_status", read)
+    follow = partial(
+        status.follow_status, cast(RunConfig, None), "run.yaml", as_json=True,
+        sleep=lambda s: slept.append(slept[-1] + s), clock=lambda: slept[-1],
+    )  # fmt: skip
+    if exit_code:
+        with pytest.raises(StageFailedError, match=r"train ended unfinished. Run `raystill train run.yaml` to resume"):
+            follow()
+    else:
+        follow()
+    assert slept[-1] == seconds
 
 
 def test_follow_ends_with_the_work(run_file: str, store: Store, worker: subprocess.Popen[str]) -> None:
