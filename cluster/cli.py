@@ -93,7 +93,7 @@ def plan(
 @main.command()
 @click.argument("run_file", metavar="RUN", required=False)
 @click.option("--address", metavar="URL", help="List the jobs of the cluster with this dashboard instead.")
-@click.option("--follow", is_flag=True, help="Print the state until labelling ends.")
+@click.option("--follow", is_flag=True, help="Print the state until the work ends.")
 @run_options
 def status(
     run_file: str | None, address: str | None, follow: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool
@@ -126,10 +126,28 @@ def _stage_command(name: str, text: str) -> None:
         run_command(run_file, stages, replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
 
 
-_stage_command(
-    "label",
-    "Label the corpus with the teacher.\n\nThe teacher answers each example with a rationale and a label. Finished rows are kept.",
-)
+@main.command()
+@click.argument("run_file", metavar="RUN")
+@click.option("--check", is_flag=True, help="First read every finished file and compare its hash.")
+@replace_option
+@run_options
+def label(run_file: str, check: bool, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """Label the corpus with the teacher.
+
+    The teacher answers each example with a rationale and a label. Finished rows are kept. Rows of a lost or damaged file are labelled again.
+
+    \b
+    Examples:
+      raystill label svamp.yaml --set corpus.limit=100
+      raystill label svamp.yaml --check
+    """
+    if check:
+        from cluster.commands.stages import check_label_files
+
+        check_label_files(run_file, overrides)
+    run_command(run_file, ("label",), replace=replace, overrides=overrides, as_json=as_json, verbose=verbose)
+
+
 _stage_command(
     "train", "Train the student on the labels.\n\nRuns Ray Train with DeepSpeed, and resumes from checkpoints."
 )
