@@ -134,7 +134,8 @@ def _stage_command(name: str, text: str) -> None:
 def label(run_file: str, check: bool, replace: bool, overrides: tuple[str, ...], as_json: bool, verbose: bool) -> None:
     """Label the corpus with the teacher.
 
-    The teacher answers each example with a rationale and a label. Finished rows are kept. Rows of a lost or damaged file are labelled again.
+    The teacher answers each example with a rationale and a label. Finished rows are kept. Rows of a lost or
+    damaged file are labelled again.
 
     \b
     Examples:

@@ -49,6 +49,19 @@ def run_command(
         print_report(report)
 
 
+def check_label_files(run_file: str, overrides: tuple[str, ...]) -> None:
+    """Read the files of a run's labels, and set damaged ones aside."""
+    from pipelines.config.load import load_run
+    from pipelines.label.output.check import set_damaged_aside
+    from pipelines.storage.store import Store
+
+    labels = Store(load_run(run_file, overrides).output).child("labels")
+    checked, damaged = set_damaged_aside(labels)
+    for found in damaged:
+        click.echo(f"label: {labels.shown(found.name)}: {found.problem}. Moved to damaged/.", err=True)
+    click.echo(f"label: {checked:,} files checked, {len(damaged):,} damaged", err=True)
+
+
 def stages_to_execute(run: RunConfig, stages: Sequence[Stage], *, replace: bool = False) -> list[str]:
     """The stages that Ray needs nodes for: those whose artifact is not reused.
 

@@ -6,7 +6,7 @@ A lost or cut file is noticed when a stage begins, by one listing. An edited fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,13 +83,13 @@ class LabelParts:
             raise UserError(self.store.shown(name), problem, _REMEDY.replace("label RUN", "label RUN --check"))
         return file
 
-    def check(self) -> Iterator[Damage]:
-        """Read every file. Yields those that are damaged."""
-        for name in self.rows:
-            try:
-                self.open(name)
-            except UserError as error:
-                yield Damage(name, error.rule)
+    def damage(self, name: str) -> Damage | None:
+        """Read a part. None if it is as it was written."""
+        try:
+            self.open(name)
+        except UserError as error:
+            return Damage(name, error.rule)
+        return None
 
 
 def damaged_part(parts: Mapping[str, int], files: Mapping[str, PartFile], sizes: Mapping[str, int]) -> Damage | None:

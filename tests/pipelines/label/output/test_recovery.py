@@ -14,6 +14,7 @@ from pipelines.data.label_parts import LabelParts, damaged_part
 from pipelines.data.reader import FileRange
 from pipelines.errors import UserError
 from pipelines.label.output import writer as writer_module
+from pipelines.label.output.check import set_damaged_aside
 from pipelines.label.output.commits import ScanRecord, committed_counts, read_attempt
 from pipelines.label.output.writer import LabelWriter
 from pipelines.storage.fingerprint import fingerprint
@@ -139,12 +140,16 @@ def test_an_edited_part_is_noticed_when_it_is_read(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     name = LabelParts.of(store).names("data")[0]
     data = bytearray((tmp_path / name).read_bytes())
-    data[10] ^= 1
+    data[-60] ^= 1  # in the statistics of the footer: the rows can still be read
     (tmp_path / name).write_bytes(data)
     parts = LabelParts.of(store)
     with pytest.raises(UserError, match="label RUN --check"):
         parts.open(name)
-    assert [found.name for found in parts.check()] == [name]
+    checked, damaged = set_damaged_aside(store)
+    assert (checked, [found.name for found in damaged]) == (len(parts.rows), [name])
+    assert (tmp_path / "damaged" / name).exists()
+    assert len(finish(tmp_path)[0]) == PER_COMMIT
+    assert set_damaged_aside(store)[1] == []
 
 
 def test_labels_without_any_record_are_not_removed(tmp_path: Path) -> None:
