@@ -136,7 +136,7 @@ class _Screen:
 
     def show(self, status: RunStatus, *, is_last: bool) -> None:
         """Print the status if it is due, if a state has changed, or if it is the last one."""
-        states = [state.state for state in status.stages.values()]
+        states: list[str] = [state.state for state in status.stages.values()]
         if not (is_last or states != self._states or self._clock() - self._printed_at >= self._every_s):
             return
         self._states, self._printed_at = states, self._clock()

@@ -146,8 +146,8 @@ class Progress:
         """Draw the bar, or print a line if the last one is ten seconds old."""
         with self._lock:
             if self._bar:
-                fields = {"rate": self._rate(), "left": self._left(), "detail": self._detail}
-                self._bar.update(self._task, completed=self.done, **fields)
+                rate, left = self._rate(), self._left()
+                self._bar.update(self._task, completed=self.done, rate=rate, left=left, detail=self._detail)
             elif self._clock() - self._last_line >= _LINE_EVERY_S:
                 self._last_line = self._clock()
                 if _log.isEnabledFor(logging.INFO):
