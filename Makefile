@@ -23,10 +23,14 @@ endif
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(EXTRA)
 RUFF := $(BIN)/ruff
+# Tests start many processes. Without a cache, each compiles the project again.
+unexport PYTHONDONTWRITEBYTECODE
 UNIT := not integration and not gpu and not full
 # One thread per process: the small tensors of tests gain nothing from more, and threads wait on busy cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-RAY_PYTEST := $(BIN)/python -m tests
+RAY_PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests
+# Half of a test's time is waiting or start-up on one core.
+WORKERS = $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min($(1), usable_cpus()))")
 
 .PHONY: help setup quickstart check test test-full test-gpu lint types unit integration versions wheel clean
 
@@ -53,7 +57,9 @@ $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 quickstart: $(READY) ## run the whole chain on shipped data
 	$(BIN)/raystill quickstart
 
-check: lint types unit ## lint, types and unit tests, in minutes
+# mypy needs one core for a minute. Beside the unit tests, it costs little more.
+check: lint ## lint, types and unit tests, in minutes
+	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 test: check integration ## run everything that CI runs
 
@@ -65,11 +71,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY) ## tests without Ray, files in parallel
-	$(PYTEST) -m "$(UNIT)" --dist loadfile \
-	  --numprocesses $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min(8, usable_cpus()))")
+	$(PYTEST) -m "$(UNIT)" --dist loadfile --numprocesses $(call WORKERS,8)
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
-	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400
+	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400 --dist loadfile --numprocesses $(call WORKERS,2)
 
 test-full: $(READY) ## tests too long for CI
 	$(RAY_PYTEST) -m "full and not gpu" --timeout 1800

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 from tests.support.object_store import s3, s3_server
 
 __all__ = ["s3", "s3_server"]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The last handler, since it is the first one registered. tests/__main__.py says why no destructors may run after Ray.
+    atexit.register(os._exit, 0)
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +26,11 @@ def test_data() -> Path:
     data = Path(root) / "data"
     assert data.is_dir(), f"RAYSTILL_TEST_DATA={root}: there is no folder {data}"
     return data
+
+
+@pytest.fixture(scope="session")
+def teacher_folder() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder; downloaded into the cache on first use."""
+    from cluster.commands.embedded_teacher import embedded_teacher
+
+    return embedded_teacher()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.integration.conftest import teacher_folder
+from tests.support.chain import Note
 from tests.support.endpoints import Counted, Load
 from tests.support.network import Network
 from tests.support.object_store import Server, running_server
-
-__all__ = ["counted", "teacher_folder"]
 
 
 @pytest.fixture
@@ -42,3 +41,15 @@ def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """An S3 server on the same network."""
     with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
         yield server
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:
+    """Records figures in the test result (--junit-xml) and prints them."""
+
+    def write(**figures: object) -> None:
+        for name, value in figures.items():
+            record_property(name, value)
+        print(json.dumps({"fault": request.node.name, **figures}))
+
+    return write

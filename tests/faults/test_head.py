@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.faults.test_machines import BODY, Note, note, with_student
+from tests.support.chain import Note, with_student
 from tests.support.endpoints import Load, wait_until
 from tests.support.k8s.rendering import K8S
 from tests.support.machines import SOON_DEAD, Machines
 from tests.support.network import Network, missing
 from tests.support.object_store import running_server
 
-__all__ = ["note"]
 ABSENT = missing() or (None if shutil.which("redis-server") else "redis-server is not installed (Debian: redis-server)")
 pytestmark = [
     pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(600),
     pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT)),
 ]  # fmt: skip
+BODY = {"model": "sums", "inputs": ["Anne has 4 pens ."]}
 PASSWORD = "a-password-of-this-test"
 AWAY_S = 5.0
 

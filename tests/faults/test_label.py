@@ -17,7 +17,6 @@ from pipelines.recipes.word_problems import train_rows
 from tests.support.corpora import write_jsonl
 from tests.support.counting_task import answered, write_task
 from tests.support.label_kills import COMMAND, REVERSED, Labelling, check, check_complete
-from tests.support.nodes import ray_nodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -108,20 +107,6 @@ def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
     labelling.kill("driver", after_commits=4)
     with pytest.raises(AssertionError):
         finish_and_check(labelling)
-
-
-@pytest.mark.full
-def test_a_lost_node_costs_only_what_was_in_flight_on_it(tmp_path: Path) -> None:
-    task, log = write_task(tmp_path)
-    labelling = prepare(tmp_path, {**ECHO, "replicas": {"min": 2, "max": 2}}, ROWS, str(task))
-    with ray_nodes(2) as labelling.cluster:
-        kill = labelling.kill("worker-node", after_commits=4)
-        assert kill.hit, labelling.log()
-        labelling.finish()
-    check(labelling, ROWS, BAD)
-    again = answered(log) - ROWS
-    print(json.dumps({**vars(kill), "labelled_again": again}))
-    assert again <= 2 * IN_FLIGHT
 
 
 def named_parts(labelling: Labelling) -> dict[str, bytes]:

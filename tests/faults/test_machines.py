@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.chain import Chain, put_labels, write_chain
+from tests.support.chain import Note, put_labels, with_student, write_chain
 from tests.support.counting_task import answered, write_task
 from tests.support.endpoints import Load
 from tests.support.machines import Machine, Machines
@@ -30,7 +29,6 @@ ROWS = 3000
 BODY = {"model": "sums", "inputs": ["Anne has 4 pens ."]}
 SHORT_S = 2.0
 """Within the head's timeout of about 5 seconds (machines.SOON_DEAD)."""
-Note = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +48,6 @@ def cluster(network: Network, machines: Machines) -> Iterator[Machines]:
             if machine.host.address not in machines.alive():
                 machine.kill()
                 machines.start(number)
-
-
-@pytest.fixture
-def note(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:
-    """Records figures in the test result (--junit-xml) and prints them."""
-
-    def write(**figures: object) -> None:
-        for name, value in figures.items():
-            record_property(name, value)
-        print(json.dumps({"fault": request.node.name, **figures}))
-
-    return write
 
 
 def worker_with(cluster: Machines, title: str) -> Machine:
@@ -208,17 +194,6 @@ def test_serving_answers_meanwhile(
     )  # fmt: skip
     assert load.retried == 0
     assert len(load.failed) <= (load.clients if ingresses > 1 else 0), load.failed
-
-
-def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None = None) -> Chain:
-    """A run with a finished student, without training."""
-    from tests.support.tiny_students import write_student
-
-    serving = {"host": "0.0.0.0", **(serving or {})}
-    chain = write_chain(folder, storage.bucket(), 10, serving=serving)
-    for file in write_student(folder / "student", "decoder-only").iterdir():
-        chain.bucket.put(f"out/student/{file.name}", file.read_bytes())
-    return chain
 
 
 def steps_seen(folder: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""An engine that dies without its replica, as if killed for memory, and a replica that dies during streams."""
+"""An engine that dies without its replica, as if killed for memory, or hangs, and a replica that dies during streams."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from pipelines.config.base import ReplicasConfig
-from tests.faults.test_serve import BODY, kill, processes
-from tests.integration.test_serve_streams import TOKENS, longest
-from tests.support.endpoints import Counted, Load, endpoint_of, small, wait_until
+from tests.support.endpoints import Counted, Load, endpoint_of, kill, longest, processes, small, wait_until
 from tests.support.local_ray import local_ray
-from tests.support.tiny_students import write_student
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(600)]
+TOKENS = 400
+BODY = {"model": "sums", "inputs": [TEXTS[0]]}
 REPLICA = "ServeReplica:raystill-student-sums"
 
 
@@ -44,7 +45,7 @@ def test_begun_streams_end_with_an_error_if_their_replica_dies(
     settings = small(engine="vllm", replicas=ReplicasConfig(min=2, max=2), max_new_tokens=TOKENS)
     stop, ended = threading.Event(), Counter[str]()
     with local_ray(), endpoint_of({"sums": folder}, settings) as client, ThreadPoolExecutor(4) as pool:
-        body, _ = longest(client)
+        body, _ = longest(client, TOKENS)
         clients = [pool.submit(streamed, str(client.base_url), body, stop, ended) for _ in range(4)]
         try:
             for _ in range(3):  # a kill may fall between two streams
@@ -84,3 +85,32 @@ def test_a_killed_vllm_is_replaced_without_a_failed_request(tmp_path: Path, coun
         counted(load)
         assert load.failed == []
         assert load.retried == 0
+
+
+def test_a_stopped_vllm_is_detected_and_replaced(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Requests to the hanging engine get 504 after `request_timeout_s`. Its processes end and a successor answers."""
+    pytest.importorskip("vllm")
+    folder = write_student(tmp_path / "student", "decoder-only", width=256)
+    settings = small(engine="vllm", request_timeout_s=20.0)
+    with local_ray(), endpoint_of({"sums": folder}, settings) as client:
+        wait_until(lambda: _status(client) == 200, 120.0)
+        core = processes("VLLM::EngineCore")[0]
+        replica = processes(REPLICA)[0]
+        core.send_signal(signal.SIGSTOP)
+        assert _status(client) == 504
+        assert core.status() == psutil.STATUS_STOPPED
+        wait_until(lambda: not replica.is_running() and not core.is_running(), 300.0, of=lambda: "the replica's end")
+        statuses: list[int] = []
+
+        def answered() -> bool:
+            statuses.append(_status(client))
+            return statuses[-1] == 200
+
+        wait_until(answered, 120.0, of=lambda: f"an answer ({statuses})")
+        record_property("statuses until the successor answers", statuses)
+
+
+def _status(client: httpx.Client) -> int:
+    return client.post("/v1/predict", json=BODY, timeout=60.0).status_code

@@ -36,6 +36,7 @@ def test_draining_a_node_fails_no_request(tmp_path: Path, counted: Counted) -> N
     folder = write_student(tmp_path / "student", "decoder-only")
     serving = small(replicas=ReplicasConfig(min=2, max=2))
     with ray_nodes(2) as cluster:
+        ray.shutdown()  # of other tests
         ray.init(address=cluster.address, log_to_driver=False)
         try:
             with endpoint_of({"sums": folder}, serving) as client:

@@ -3,25 +3,98 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.commands import COMMAND, environment
+from tests.support.label_kills import Family
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
-from tests.support.training_kills import Training
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
 
 TRAINING: dict[str, Any] = {
     "workers": 2,
-    "epochs": 20,
+    "epochs": 8,
     "checkpoint_every_steps": 4,
     "keep_checkpoints": 3,
     "learning_rate": 1e-3,
     "zero_stage": 2,
 }
+
+
+GIVE_UP_S = 240.0
+
+
+@dataclass
+class Training:
+    """The train stage of a run file, as commands that can be killed."""
+
+    run_file: Path
+    output: Path
+
+    def committed(self) -> list[Path]:
+        """The checkpoints that Ray Train has committed, oldest first."""
+        for snapshot in self.output.glob("training/*/ray-*/checkpoint_manager_snapshot.json"):
+            results = json.loads(snapshot.read_text() or "{}").get("checkpoint_results", [])
+            return [snapshot.parent / result["checkpoint_dir_name"] for result in results]
+        return []
+
+    def is_storing(self) -> bool:
+        """True if the folder of a checkpoint exists that Ray Train has not committed yet."""
+        folders = set(self.output.glob("training/*/ray-*/checkpoint_2*"))
+        return bool(folders - set(self.committed()))
+
+    def kill(self, fault: str, when: Callable[[], bool], *settings: str) -> None:
+        """Start the command and kill `driver` (it alone) or `node` (all processes at once) when `when` is true."""
+        process = self._start(settings)
+        family = Family(process.pid)
+        deadline = time.monotonic() + GIVE_UP_S
+        try:
+            while not when():
+                family.look()
+                assert process.poll() is None, self.log()
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.005)
+            assert family.kill(fault)
+            process.wait(GIVE_UP_S)
+        finally:
+            family.end()
+
+    def finish(self, *settings: str) -> dict[str, Any]:
+        """Run the command to its end. Returns the training's details in the manifest."""
+        process = self._start(settings)
+        family = Family(process.pid)
+        try:
+            while process.poll() is None:
+                family.look()
+                time.sleep(0.1)
+        finally:
+            family.end()
+        assert process.returncode == 0, self.log()
+        return dict(json.loads((self.output / "student/manifest.json").read_text())["details"]["training"])
+
+    def log(self) -> str:
+        """The end of the commands' output."""
+        return (self.output / "log").read_text(errors="replace")[-4000:]
+
+    def _start(self, settings: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        changes = [part for setting in settings for part in ("--set", setting)]
+        self.output.mkdir(parents=True, exist_ok=True)
+        with (self.output / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*COMMAND, "train", str(self.run_file), *changes],
+                stdout=log,
+                stderr=log,
+                env=environment(),
+                start_new_session=True,
+            )
 
 
 def begin(tmp_path: Path) -> tuple[Training, Any]:

@@ -26,8 +26,8 @@ import yaml
 from pipelines import recipes
 from pipelines.data.schema import LABEL
 from pipelines.students.decoding import Student
-from tests.integration.test_serve import free_port, stated
 from tests.support.commands import raystill, running
+from tests.support.endpoints import free_port, stated
 from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]  # includes compilation and CUDA graph capture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ import yaml
 from pipelines.recipes.word_problems import test_rows as heldout_rows
 from pipelines.recipes.word_problems import train_rows
 from tests.support.corpora import write_jsonl
+from tests.support.local_ray import local_ray
 
 
-@pytest.fixture(scope="session")
-def teacher_folder() -> Path:
-    """SmolLM2-135M-Instruct as a Hugging Face folder; downloaded into the cache on first use."""
-    from cluster.commands.embedded_teacher import embedded_teacher
-
-    return embedded_teacher()
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """The Ray of this process. Tests may kill its workers, not its own processes."""
+    with local_ray():
+        yield
 
 
 @pytest.fixture

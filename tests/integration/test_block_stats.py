@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import ray
@@ -11,7 +10,6 @@ from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipelines.runtime.compat.ray import drop_block_stats
-from tests.support.local_ray import local_ray
 
 pytestmark = pytest.mark.integration
 BLOCKS = 40
@@ -25,12 +23,6 @@ class CountEntries(ExecutionCallback):
     def on_execution_step(self, executor: object) -> None:
         stats = [of for operator in executor._topology for of in operator.get_stats().values()]  # type: ignore[attr-defined]
         CountEntries.seen.append(sum(map(len, stats)))
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.mark.parametrize("dropped", [True, False])

@@ -11,6 +11,7 @@ import pytest
 from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.data.tokenise import tokenise
+from tests.support.gloo_processes import run_processes
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -82,9 +83,9 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Any, Any],
         make_model(family, output / family)
         settings = token_settings(make_run(output, str(output / family)))
         tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}"))
-    torch.multiprocessing.spawn(_phase, (2, "save", str(folder), str(output)), nprocs=2)
+    run_processes(_phase, 2, 2, "save", str(folder), str(output))
     for world in (1, 2):
-        torch.multiprocessing.spawn(_phase, (world, "go-on", str(folder), str(output)), nprocs=world)
+        run_processes(_phase, world, world, "go-on", str(folder), str(output))
     return torch.load(folder / "save2.pt"), {world: torch.load(folder / f"go-on{world}.pt") for world in (1, 2)}
 
 

@@ -14,6 +14,7 @@ from pipelines.storage.store import MANIFEST
 from tests.support.artifacts import write_corpus
 from tests.support.commands import raystill, running
 from tests.support.label_kills import Family, sigkill
+from tests.support.local_ray import shared_environment
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
@@ -29,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _prepare(folder: Path, model: str, **compare: Any) -> Path:
     """A run file with its corpus and recorded teacher outputs."""
-    rows, heldout = label_rows(120), label_rows(30, seed=1)
+    rows, heldout = label_rows(60), label_rows(20, seed=1)
     for name, some in (("train", rows), ("test", heldout)):
         corpus = [{"id": f"{name}-{row['id']}", "input": row["input"], "label": row["gold"]} for row in some]
         write_corpus(folder / f"{name}.jsonl", corpus)
@@ -40,7 +41,7 @@ def _prepare(folder: Path, model: str, **compare: Any) -> Path:
         corpus={"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "validation": 0.2},
         teacher={"engine": "replay", "outputs": str(folder / "outputs.jsonl")},
         student={"init": {"kind": "random"}},
-        training={"workers": 1, "epochs": 4},
+        training={"workers": 1, "epochs": 2},
         evaluation={"max_new_tokens": 12},
         compare=compare,
     )  # fmt: skip
@@ -67,7 +68,7 @@ def _measured(report: dict[str, Any]) -> dict[str, Any]:
 def test_search_chooses_on_validation_and_reuses_its_winners(tmp_path: Path, model: str) -> None:
     search = {"trials": 2, "learning_rate": [1e-4, 1e-2]}
     file = _prepare(tmp_path, model, methods=["finetune"], fractions=[1.0], seeds=[0], search=search)
-    done = raystill("compare", str(file))
+    done = raystill("compare", str(file), env=shared_environment())
     assert done.returncode == 0, done.stderr
     report = _report(tmp_path)
     settings = report["search"]["settings"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from pipelines.label import stage
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from tests.support.corpora import write_jsonl
-from tests.support.local_ray import local_ray
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -46,12 +44,6 @@ class Deadly(Arithmetic):
 """
     (folder / "deadly.py").write_text(source)
     return str(folder / "deadly.py")
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 def run_with(folder: Path, share: float) -> RunConfig:

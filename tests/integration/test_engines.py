@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
+from tests.support.gloo_processes import run_processes
 from tests.support.trained_outputs import make_outputs, run_of, tokens_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -93,7 +94,7 @@ def engines(
 
     world, folder = request.param, tmp_path_factory.mktemp("engines")
     cases = _engine_cases(outputs, world)
-    torch.multiprocessing.spawn(_train_without_ray, (world, str(folder), cases), nprocs=world)
+    run_processes(_train_without_ray, world, world, str(folder), cases)
     return world, torch.load(folder / f"results{world}.pt")
 
 

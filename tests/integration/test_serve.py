@@ -17,13 +17,10 @@ import pytest
 
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.serving import ServingConfig
-from pipelines.errors import UnparsableError
 from pipelines.students.decoding import Student
-from pipelines.tasks.base import Example, TaskSpec
-from pipelines.tasks.registry import load_task
-from tests.support.endpoints import free_port, wait_until
+from tests.support.endpoints import free_port, stated, wait_until
 from tests.support.k8s.dashboards import SERVING, metrics_read
-from tests.support.local_ray import local_ray
+from tests.support.metrics import Series, exported, total
 from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -41,14 +38,6 @@ class Running:
 
     def predict(self, **body: Any) -> httpx.Response:
         return self.client.post("/v1/predict", json=body)
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")
-        with local_ray():
-            yield
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +104,6 @@ def test_the_endpoint_answers_as_the_student_does(running: Running, name: str) -
     assert body["usage"]["completion_tokens"] == sum(d.output_tokens for d in expected)
 
 
-def stated(text: str) -> str:
-    """The label in the task's form if the text is one."""
-    try:
-        return load_task(TaskSpec("arithmetic")).normalise(text, Example("", "", None))
-    except UnparsableError:
-        return text
-
-
 def test_rationale_on_demand(running: Running) -> None:
     student = Student.load(running.folders["t5"])
     body = running.predict(model="t5", inputs=TEXTS[:2], rationale=True).json()
@@ -143,7 +124,7 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     assert all(len(found) == 1 for found in labels.values()), "the batch changed the answer"
 
     def since(name: str) -> float:
-        return total(metrics(), name, model="t5") - total(before, name, model="t5")
+        return total(exported(), name, model="t5") - total(before, name, model="t5")
 
     names = [f"ray_raystill_{name}" for name in ("queue_seconds_count", "requests_total")]
     for name in names:
@@ -163,38 +144,23 @@ def test_the_dashboard_reads_what_the_endpoint_exports(running: Running) -> None
     assert running.predict(model="nobody", inputs=[TEXTS[0]]).status_code == 404
 
     def missing() -> set[str]:
-        return metrics_read(SERVING) - {name for name, _, _ in metrics()}
+        return metrics_read(SERVING) - {name for name, _, _ in exported()}
 
     wait_until(lambda: not missing(), 30.0, of=missing)
-    wait_until(lambda: total(metrics(), "ray_raystill_queue_seconds_count", model="llama") >= 2, 30.0)
+    wait_until(lambda: total(exported(), "ray_raystill_queue_seconds_count", model="llama") >= 2, 30.0)
 
 
-def metrics() -> list[tuple[str, dict[str, str], float]]:
-    """Metrics of this node as Prometheus reads them: name, labels, value."""
-    import ray
-    from prometheus_client.parser import text_string_to_metric_families
-
-    port = ray.nodes()[0]["MetricsExportPort"]
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-    return [(s.name, s.labels, s.value) for family in text_string_to_metric_families(text) for s in family.samples]
-
-
-def settled() -> list[tuple[str, dict[str, str], float]]:
+def settled() -> Series:
     """The metrics, once they include all counts."""
-    found: list[tuple[str, dict[str, str], float]] = []
+    found: Series = []
 
     def same() -> bool:
         nonlocal found
-        before, found = found, [m for m in metrics() if m[0].startswith("ray_raystill")]
+        before, found = found, [m for m in exported() if m[0].startswith("ray_raystill")]
         return before == found
 
     wait_until(same, every_s=3.0)
     return found
-
-
-def total(found: list[tuple[str, dict[str, str], float]], name: str, **labels: str) -> float:
-    """Sum of the series with this name and these labels."""
-    return sum(value for n, have, value in found if n == name and labels.items() <= have.items())
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
@@ -282,20 +248,6 @@ def test_the_page_and_the_access_log(running: Running) -> None:
         200,
         1,
     )
-
-
-def test_errors_reach_the_client_in_one_shape(running: Running) -> None:
-    wrong = [
-        (running.predict(model="nobody", inputs=["a"]), 404, "model_not_found"),
-        (running.client.post("/v1/predict", content=b"{"), 400, "invalid_json"),
-        (running.predict(model="t5", inputs=[{"question": "a"}]), 422, "invalid_field"),
-        (running.predict(model="t5", inputs=["apples " * 500]), 422, "input_too_long"),
-        (running.predict(model="t5", inputs=["a"] * (QUEUE + 1)), 413, "too_many_inputs"),
-        (running.client.get("/v1/nothing"), 404, "not_found"),
-    ]
-    assert [(r.status_code, r.json()["error"]["code"]) for r, _, _ in wrong] == [(s, c) for _, s, c in wrong]
-    assert "the limit" in wrong[4][0].json()["error"]["message"]
-    assert running.predict(model="t5", inputs=["a"]).status_code == 200
 
 
 def test_models_and_health(running: Running) -> None:

@@ -77,11 +77,6 @@ def test_enormous_and_strange_inputs(client: httpx.Client) -> None:
         assert client.post("/v1/predict", json={"inputs": [text]}).status_code == 200, text
 
 
-@pytest.mark.parametrize("name", ["../sums", "sums/../sums", "/etc/passwd", "sums\x00", "s" * 10_000, "SUMS", "sums@"])
-def test_unknown_names_are_refused(client: httpx.Client, name: str) -> None:
-    assert code(client.post("/v1/predict", json={"model": name, "inputs": ["a"]})) == (404, "model_not_found")
-
-
 def test_unknown_paths_are_refused(client: httpx.Client) -> None:
     for path in ("/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/%00", "/../../etc/passwd", "/v1//predict", "/%ff"):
         assert client.get(path).status_code in (400, 404)

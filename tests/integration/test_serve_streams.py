@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.endpoints import endpoint_of, small
+from tests.support.endpoints import endpoint_of, longest, small
 from tests.support.local_ray import local_ray
-from tests.support.tiny_students import TEXTS, write_student
+from tests.support.tiny_students import write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 TOKENS = 400
@@ -27,23 +26,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         yield client
 
 
-def longest(client: httpx.Client) -> tuple[dict[str, Any], float]:
-    """A request for the longest text found, and the duration of its stream."""
-    found = []
-    for text in [*TEXTS, *(text[::-1] for text in TEXTS)]:
-        body = {"prompt": text, "stream": True, "max_tokens": TOKENS}
-        began = time.monotonic()
-        with client.stream("POST", "/v1/completions", json=body) as response:
-            events = sum(1 for line in response.iter_lines() if line)
-        found.append((events, time.monotonic() - began, body))
-    events, seconds, body = max(found, key=lambda one: one[0])
-    assert events > TOKENS // 4, "no text is long enough to disconnect from"
-    return body, seconds
-
-
 def test_a_stream_without_client_stops_generating(client: httpx.Client) -> None:
     """Each client disconnects after the first chunk. If generation continued, the next request would wait for its end."""
-    body, whole_s = longest(client)
+    body, whole_s = longest(client, TOKENS)
     rounds = 10
     began = time.monotonic()
     for _ in range(rounds):
@@ -55,7 +40,7 @@ def test_a_stream_without_client_stops_generating(client: httpx.Client) -> None:
 
 
 def test_a_plain_request_without_client_stops_generating(client: httpx.Client) -> None:
-    body, whole_s = longest(client)
+    body, whole_s = longest(client, TOKENS)
     rounds = 10
     began = time.monotonic()
     for _ in range(rounds):

@@ -16,7 +16,6 @@ from pipelines.recipes.word_problems import train_rows
 from tests.support.corpora import write_jsonl
 from tests.support.endpoints import wait_until
 from tests.support.k8s.dashboards import CHAIN, SERVING, metrics_read
-from tests.support.local_ray import local_ray
 from tests.support.metrics import Series, exported, total
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
@@ -26,14 +25,6 @@ NOT_HERE = {"ray_raystill_label_engine_deaths_total"} | {
     f"ray_cluster_{kind}_nodes" for kind in ("active", "idle", "pending")
 }
 """Metrics that need a dead engine or an autoscaler."""
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")
-        with local_ray(num_gpus=1):
-            yield
 
 
 @dataclass
@@ -101,7 +92,8 @@ def counted(name: str, value: float, **labels: str) -> Series:
 
 
 def test_labelling_exports_what_its_manifest_says(labelled: Labelled) -> None:
-    assert "ray_raystill_label_rows_left" in labelled.seen, "a gauge was not exported during the run"
+    gauges = {"ray_raystill_label_rows_left", "ray_raystill_stage_done", "ray_raystill_stage_total"}
+    assert gauges <= labelled.seen, "a gauge was not exported during the run"
     counted("ray_raystill_label_rows_total", 40, run="dropped", outcome="rationale_length")
     counted("ray_raystill_label_rows_total", ROWS, run="kept", outcome="accepted")
     tokens = labelled.details["tokens"]
@@ -118,9 +110,10 @@ def test_training_exports_the_loss_that_the_dashboard_reads(labelled: Labelled, 
     write_labels(tmp_path, label_rows(40))
     seen: set[str] = set()
     with watching(seen):
-        done = train(make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training={"epochs": 4}))
-    assert {"ray_raystill_train_loss", "ray_raystill_train_steps_left"} <= seen
-    found = counted("ray_raystill_train_tokens_total", done.counts["tokens"], run="tiny")
+        run = make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training={"workers": 1})
+        done = train(run.model_copy(update={"name": "measured"}))
+    assert {"ray_raystill_train_loss", "ray_raystill_train_steps_left", "ray_raystill_stage_done"} <= seen
+    found = counted("ray_raystill_train_tokens_total", done.counts["tokens"], run="measured")
     of_an_endpoint = {name for name in metrics_read(SERVING) if name.startswith(("ray_serve_", "ray_raystill_re"))}
     here = metrics_read(CHAIN) - of_an_endpoint - NOT_HERE
     assert here <= {name for name, _, _ in found} | seen | labelled.seen

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from pipelines.storage.store import MANIFEST, Store
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.data.tokenise import tokenise
 from tests.support.label_kills import title_of
-from tests.support.local_ray import local_ray
 from tests.support.tiny_runs import label_rows
 from tests.support.trained_outputs import FAMILIES, make_outputs, run_of, tokens_of
 
@@ -27,12 +25,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeou
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_outputs(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,12 @@ import pytest
 from pipelines.errors import StageFailedError
 from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
-from tests.support.local_ray import local_ray
+from tests.support.gloo_processes import run_processes
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
 FAMILIES = ("decoder-only", "encoder-decoder")
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with local_ray():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +92,7 @@ def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dic
         shutil.copytree(models[family], output / family)
         settings = token_settings(case_run(output, f"plain {family}"))
         tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}"))
-    torch.multiprocessing.spawn(_train_cases, (2, str(folder), str(output), names), nprocs=2)
+    run_processes(_train_cases, 2, 2, str(folder), str(output), names)
     return torch.load(folder / "found.pt"), folder, output
 
 

@@ -28,11 +28,11 @@ TIE = 0.95
 NLI = load_task(task_spec("nli"))
 CHOICE = load_task(task_spec("multiple-choice"))
 ARITHMETIC = load_task(task_spec("arithmetic"))
-PAIRS = [NLI.read({**row, "gold": None}) for row in nli_pairs.train_rows(12, seed=1)]
+PAIRS = [NLI.read({**row, "gold": None}) for row in nli_pairs.train_rows(6, seed=1)]
 PLACES = ["bank", "kitchen", "harbour", "forest", "school"]
 QUESTIONS = [
     CHOICE.read({"id": f"q-{i}", "question": f"Where do you look for {thing}?", "choices": PLACES[: 2 + i % 4]})
-    for i, thing in enumerate(["money", "a spoon", "a ship", "mushrooms", "a teacher", "a pan", "a credit", "a sail"])
+    for i, thing in enumerate(["money", "a spoon", "a ship", "mushrooms", "a teacher"])
 ]
 
 
@@ -83,8 +83,15 @@ def engine(teacher_folder: Path) -> Iterator[Engine]:
     patch.undo()
 
 
-@pytest.mark.parametrize(("task", "examples"), [(NLI, PAIRS), (CHOICE, QUESTIONS)], ids=["nli", "multiple-choice"])
-@pytest.mark.parametrize("prompt", ["plain", "chat"])
+@pytest.mark.parametrize(
+    ("task", "examples", "prompt"),
+    [
+        pytest.param(NLI, PAIRS, "plain", id="nli-plain"),
+        pytest.param(CHOICE, QUESTIONS, "chat", id="multiple-choice-chat"),
+        pytest.param(NLI, PAIRS, "chat", marks=pytest.mark.full, id="nli-chat"),
+        pytest.param(CHOICE, QUESTIONS, "plain", marks=pytest.mark.full, id="multiple-choice-plain"),
+    ],
+)
 def test_constrained_answers_agree_with_their_soft_labels(
     engine: Engine, task: Task, examples: list[Example], prompt: str
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import yaml
 from botocore.exceptions import ClientError
 
-from tests.support.object_store import Bucket
+from tests.support.object_store import Bucket, Server
 from tests.support.tiny_runs import label_rows, make_model, write_labels
 
 HELD_OUT = 40
+Note = Callable[..., None]
+"""Records figures (a fixture of tests/faults)."""
 TRAINING = {
     "workers": 2, "placement": "spread", "zero_stage": 2, "precision": "fp32", "epochs": 2, "tokens_per_batch": 4000,
     "tokens_per_micro_batch": 2000, "learning_rate": 1e-3, "max_input_tokens": 40, "max_target_tokens": 20,
@@ -103,14 +105,20 @@ def write_chain(
     return Chain(file, bucket, rows)
 
 
-def shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Each count as a share of the sum."""
-    return {name: count / sum(counts.values()) for name, count in counts.items()}
-
-
 def put_labels(folder: Path, bucket: Bucket, rows: int) -> None:
     """Upload finished labels without labelling."""
     write_labels(folder, label_rows(rows))
     for file in sorted((folder / "labels").rglob("*")):
         if file.is_file():
             bucket.put(f"out/{file.relative_to(folder)}", file.read_bytes())
+
+
+def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None = None) -> Chain:
+    """A run with a finished student, without training."""
+    from tests.support.tiny_students import write_student
+
+    serving = {"host": "0.0.0.0", **(serving or {})}
+    chain = write_chain(folder, storage.bucket(), 10, serving=serving)
+    for file in write_student(folder / "student", "decoder-only").iterdir():
+        chain.bucket.put(f"out/student/{file.name}", file.read_bytes())
+    return chain

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,11 +34,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def raystill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def raystill(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, env=environment(), cwd=cwd, check=False
-    )
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=env or environment(), check=False)
 
 
 @contextmanager

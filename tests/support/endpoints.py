@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -11,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.serving import ServingConfig
+from pipelines.errors import UnparsableError
+from pipelines.tasks import Example, load_task, task_spec
 from serving.registry import TrafficSplit
+from tests.support.tiny_students import TEXTS
 
 
 def free_port() -> int:
@@ -117,3 +123,56 @@ class Load:
 
 Counted = Callable[[Load], None]
 """Records the outcomes of a load's requests (a fixture of tests/faults)."""
+
+
+def processes(part: str) -> list[psutil.Process]:
+    """Processes of this test's Ray whose command line contains `part`. Ray names workers after their actors."""
+    found = []
+    for process in psutil.Process().children(recursive=True) + _of_raylet():
+        try:
+            if part in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return list({process.pid: process for process in found}.values())
+
+
+def _of_raylet() -> list[psutil.Process]:
+    """Workers of this Ray. They are children of its raylet, which has no parent here."""
+    session = os.environ["RAY_TMPDIR"]
+    raylets = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if f"{session}/ray" in " ".join(p.info["cmdline"] or [])
+        and "raylet/raylet" in " ".join(p.info["cmdline"] or [])
+    ]
+    return [child for raylet in raylets for child in raylet.children(recursive=True)]
+
+
+def kill(part: str) -> int:
+    """Kill -9 one process; returns its id."""
+    victim = processes(part)[0]
+    victim.send_signal(signal.SIGKILL)
+    return int(victim.pid)
+
+
+def longest(client: httpx.Client, tokens: int) -> tuple[dict[str, Any], float]:
+    """A request for the longest text found, of at most `tokens`, and the duration of its stream."""
+    found = []
+    for text in [*TEXTS, *(text[::-1] for text in TEXTS)]:
+        body = {"prompt": text, "stream": True, "max_tokens": tokens}
+        began = time.monotonic()
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            events = sum(1 for line in response.iter_lines() if line)
+        found.append((events, time.monotonic() - began, body))
+    events, seconds, body = max(found, key=lambda one: one[0])
+    assert events > tokens // 4, "no text is long enough to disconnect from"
+    return body, seconds
+
+
+def stated(text: str) -> str:
+    """The label in the task's form if the text is one."""
+    try:
+        return load_task(task_spec("arithmetic")).normalise(text, Example("", "", None))
+    except UnparsableError:
+        return text

@@ -1,8 +1,7 @@
 """Kills `raystill label` at a chosen moment, runs it again, and counts the outcomes.
 
 Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
-`raylet`, `gcs`, and `node` (all processes at once, like a lost machine). In a cluster of several nodes also `worker-node`: all processes
-of a node with a teacher actor.
+`raylet`, `gcs`, and `node` (all processes at once, like a lost machine).
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import psutil
 import pyarrow.parquet as pq
 
 from tests.support.commands import environment
-from tests.support.nodes import Cluster
 
 COMMAND = [sys.executable, "-m", "tests.support.slow_commits", "in-order"]
 REVERSED = [sys.executable, "-m", "tests.support.slow_commits", "reversed"]
@@ -58,8 +56,6 @@ class Labelling:
     run_file: Path
     output: Path
     command: list[str] = field(default_factory=lambda: COMMAND)
-    cluster: Cluster | None = None
-    """The cluster to run on; None: the command starts its own Ray."""
     kills: list[Kill] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -68,7 +64,7 @@ class Labelling:
                 [*self.command, "label", str(self.run_file)],
                 stdout=log,
                 stderr=log,
-                env=environment() | ({"RAY_ADDRESS": self.cluster.address} if self.cluster else {}),
+                env=environment(),
                 start_new_session=True,
             )
 
@@ -76,7 +72,7 @@ class Labelling:
         """Run the command to its end. Returns its seconds. Raises AssertionError unless it exits with 0."""
         began = time.monotonic()
         process = self.start()
-        family = Family(process.pid, self.cluster)
+        family = Family(process.pid)
         try:
             code = _wait(process, family)
         finally:
@@ -95,7 +91,7 @@ class Labelling:
         """
         began = time.monotonic()
         process = self.start()
-        family = Family(process.pid, self.cluster)
+        family = Family(process.pid)
         try:
             while time.monotonic() - began < after_s and process.poll() is None:
                 if after_commits and self.commits() >= after_commits and (not inside or self.torn()):
@@ -144,9 +140,8 @@ class Labelling:
 class Family:
     """The processes of a command and of its Ray, as far as they have been seen."""
 
-    def __init__(self, pid: int, cluster: Cluster | None = None) -> None:
+    def __init__(self, pid: int) -> None:
         self._driver = psutil.Process(pid)
-        self._cluster = cluster
         self._seen: dict[int, psutil.Process] = {}
 
     def look(self) -> list[psutil.Process]:
@@ -163,18 +158,8 @@ class Family:
             return sigkill([self._driver])
         if fault == "node":
             return sigkill([*self.look(), self._driver])
-        if fault == "worker-node":
-            return self._kill_worker_node()
         found = [p for p in self.look() if any(title in title_of(p) for title in TITLES[fault])]
         return sigkill(random.sample(found, 1) if found else [])
-
-    def _kill_worker_node(self) -> bool:
-        assert self._cluster, "only a cluster has worker nodes"
-        for raylet in self._cluster.process.children():
-            processes = raylet.children(recursive=True)
-            if any(title in title_of(p) for p in processes for title in TITLES["actor"]):
-                return sigkill([raylet, *processes])
-        return False
 
     def end(self) -> None:
         """Kill the remaining processes of the command and of its own Ray."""

@@ -1,32 +1,50 @@
-"""A local Ray for a test, with its own folder and ports."""
+"""A local Ray for tests, with its own folder and ports. All tests of a process share it, since a start costs seconds."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.support.commands import sockets_folder
+import pytest
+
+from tests.support.commands import environment, sockets_folder
+
+_running: dict[str, int] = {}
 
 
 @contextmanager
 def local_ray(**resources: int) -> Iterator[None]:
-    """Ray while the block runs, with 8 logical CPUs unless `num_cpus` is given."""
+    """Ray with 8 logical CPUs and one logical GPU, unless `resources` differ. It stays for the next block.
+
+    A block with other resources replaces it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", _folder())
+        _start({"num_cpus": 8, "num_gpus": 1, **resources})
+        yield
+
+
+def shared_environment() -> dict[str, str]:
+    """The environment of a command that uses this process' Ray instead of starting its own."""
     import ray
 
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = _folder()
-    settings = {"num_cpus": 8, **resources}
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, **settings)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
-        else:
-            os.environ["RAY_TMPDIR"] = before
+    with local_ray():
+        return environment() | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+def _start(resources: dict[str, int]) -> None:
+    import ray
+
+    if ray.is_initialized() and resources == _running:
+        return
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, **resources)  # type: ignore[arg-type]
+    _running.clear()
+    _running.update(resources)
 
 
 @functools.cache
