@@ -35,7 +35,6 @@ from pipelines.errors import UserError
 from pipelines.reuse import Action, Decision
 from pipelines.run import decisions
 from pipelines.status import Finished, NotBegun, StageState, run_status
-from pipelines.storage.manifest import without_credentials
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _RENDERED_ROWS = 1000
@@ -83,7 +82,7 @@ def make_plan(
         evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused),
     )
     return Plan(
-        config=without_credentials(run.model_dump()),
+        config=run.model_dump(),
         prompts=texts[:prompts],
         rows=Rows(**corpus.rows),
         tokens=tokens,

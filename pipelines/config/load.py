@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pipelines.config import RunConfig
 from pipelines.config.paths import Tree, with_absolute_inputs
 from pipelines.errors import UserError
+from pipelines.storage.filesystems import check_no_credentials
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,12 +58,24 @@ def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
 
 
 def parse_run(tree: Tree, origin: str = "run") -> RunConfig:
-    """Validate a tree as a run. Raises UserError with every broken rule and its key."""
+    """Validate a tree as a run. Raises UserError with every broken rule and its key, or for a URI with credentials."""
+    _check_no_credentials(tree)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(e) for e in error.errors()]
         raise UserError(origin, "; ".join(problems), "Correct the run file or the --set.") from error
+
+
+def _check_no_credentials(value: object) -> None:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _check_no_credentials(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_no_credentials(item)
+    elif isinstance(value, str):
+        check_no_credentials(value)
 
 
 def _apply(tree: Tree, override: str) -> None:

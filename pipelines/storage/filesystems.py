@@ -1,13 +1,14 @@
 """Paths and URIs as pyarrow filesystems.
 
     /data/a.jsonl, file:///data/a.jsonl                                       this machine
-    s3://[KEY:SECRET@]BUCKET/a.jsonl?region=eu-west-1                         S3, and stores that speak its protocol
+    s3://BUCKET/a.jsonl?region=eu-west-1                                      S3, and stores that speak its protocol
     s3://BUCKET/a.jsonl?endpoint_override=store.example:9000&scheme=http
     gs://BUCKET/a.jsonl                                                       Google Cloud Storage
     any other scheme that pyarrow opens                                       hdfs://, abfs://
 
 The query part belongs to the filesystem, not to the file: `join` keeps it at the end. Paths in URIs are percent-encoded.
-Credentials come from the URI or, better, from the environment and files that the AWS and Google tools read.
+Credentials come from the environment and files that the AWS and Google tools read. A URI with credentials is refused: URIs stand in
+manifests, jobs and logs.
 
 A dead endpoint fails after about a minute: 5 s to connect, 20 s without a byte, three attempts. Inside `object_store_errors`, a missing
 bucket, refused credentials and an unreachable endpoint become one UserError each.
@@ -68,6 +69,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 
     if "://" not in uri:
         return LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    check_no_credentials(uri)
     scheme, _, rest = uri.partition("://")
     location, _, query = rest.partition("?")
     authority, _, key = location.partition("/")
@@ -80,12 +82,22 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         return LocalFileSystem(), f"/{path}"
     if scheme not in ("s3", "gs", "gcs"):
         return _opened(uri)
-    bucket = authority.rpartition("@")[2]
+    bucket = authority.removeprefix("anonymous@")
     if not bucket:
         raise UserError(shown(uri), "it names no bucket", f"Write {scheme}://BUCKET/FOLDER.")
     with object_store_errors(uri):
         filesystem = _s3(authority, query) if scheme == "s3" else _gcs(authority, query)
     return filesystem, f"{bucket}/{path}".rstrip("/")
+
+
+def check_no_credentials(uri: str) -> None:
+    """Raise UserError if a URI names a user and a password, or a user of S3."""
+    scheme, mark, rest = uri.partition("://")
+    user, at, _ = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    # abfs://CONTAINER@ACCOUNT and gs://anonymous@BUCKET hold no secret.
+    if mark and at and (":" in user or scheme == "s3"):
+        remedy = "Set them in the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or give the machine a role."
+        raise UserError(shown(uri), "credentials in a URI would end in manifests, jobs and logs", remedy)
 
 
 def join(uri: str, name: str) -> str:
@@ -143,8 +155,6 @@ def _s3(authority: str, query: str) -> Any:
     """Open S3 with time limits. FileSystem.from_uri takes none: its requests to a dead endpoint last minutes."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
 
-    user, _, bucket = authority.rpartition("@")
-    access_key, _, secret_key = user.partition(":")
     options: dict[str, str | bool] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _S3_TEXT:
@@ -153,11 +163,9 @@ def _s3(authority: str, query: str) -> Any:
             options[name] = _FLAGS[value.lower()]
         else:
             known = f"{', '.join(_S3_TEXT)}; true or false: {', '.join(_S3_FLAGS)}"
-            raise UserError(f"s3://{bucket}?{name}={value}", "not an option of S3", f"Use {known}.")
+            raise UserError(f"s3://{authority}?{name}={value}", "not an option of S3", f"Use {known}.")
     if "region" not in options and "endpoint_override" not in options:
-        options["region"] = resolve_s3_region(bucket)
-    if user:
-        options |= {"access_key": unquote(access_key), "secret_key": unquote(secret_key)}
+        options["region"] = resolve_s3_region(authority)
     return S3FileSystem(
         **options,
         connect_timeout=CONNECT_TIMEOUT_S,

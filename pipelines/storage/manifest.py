@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import UserError
-from pipelines.storage.filesystems import shown
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.store import MANIFEST, Store
 
@@ -102,22 +101,13 @@ def now() -> str:
 
 
 def manifest_of(kind: ArtifactType, identity: Mapping[str, object], *, config: Any, **parts: Any) -> Manifest:
-    """Build a manifest: adds fingerprint, versions and time, and removes credentials from the URIs in `config`."""
+    """Build a manifest: adds fingerprint, versions and time."""
     return Manifest(
         type=kind,
         fingerprint=fingerprint(identity),
         identity=dict(identity),
-        config=without_credentials(config),
+        config=config,
         versions=library_versions(),
         created=now(),
         **parts,
     )
-
-
-def without_credentials(value: Any) -> Any:
-    """Remove credentials from all URIs in a tree of a run file."""
-    if isinstance(value, Mapping):
-        return {key: without_credentials(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_credentials(item) for item in value]
-    return shown(value) if isinstance(value, str) else value

@@ -58,14 +58,3 @@ def test_manifest_with_a_wrong_field_is_refused(tmp_path: Path, changed: dict[st
 def test_missing_input_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raystill label RUN"):
         require_manifest(Store(str(tmp_path)), "labels", "label RUN")
-
-
-def test_manifest_holds_no_credentials() -> None:
-    config = {
-        "output": "s3://KEY:SECRET@bucket/run?region=x",
-        "corpus": {"train": ["s3://KEY:SECRET@bucket/a.jsonl", "b.jsonl"]},
-    }
-    assert manifest_of("labels", {}, **{**PARTS, "config": config}).config == {
-        "output": "s3://bucket/run?region=x",
-        "corpus": {"train": ["s3://bucket/a.jsonl", "b.jsonl"]},
-    }
