@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeou
 
 TRAINING: dict[str, Any] = {
     "workers": 2,
-    "epochs": 8,
+    "epochs": 4,
     "checkpoint_every_steps": 4,
     "keep_checkpoints": 3,
     "learning_rate": 1e-3,
