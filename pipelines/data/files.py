@@ -65,6 +65,14 @@ def file_size(uri: str) -> int:
         return int(filesystem.get_file_info(path).size or 0)
 
 
+def file_state(uri: str) -> str:
+    """Size and time of the last change of a file: another one if the file is written again."""
+    filesystem, path = open_filesystem(uri)
+    with object_store_errors(uri):
+        info = filesystem.get_file_info(path)
+    return f"{info.size} bytes, {info.mtime_ns}"
+
+
 def _expand(pattern: str, key: str) -> list[str]:
     from pyarrow.fs import FileType
 

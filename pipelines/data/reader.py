@@ -9,13 +9,14 @@ One worker reads one file range. Ranges in order, each read in order, give the c
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pipelines.data.files import corpus_files, file_format, file_size
+from pipelines.data.files import corpus_files, file_format, file_size, file_state
 from pipelines.data.formats import cuts, records
 from pipelines.errors import BadRowError, UserError
 from pipelines.storage.filesystems import shown
@@ -25,7 +26,7 @@ from pipelines.tasks.failures import checked_example, failure_detail
 
 __all__ = [
     "MAX_ID_CHARACTERS", "MAX_RAW_CHARACTERS", "DataSplit", "FileRange", "Row", "check_columns", "corpus_files", "corpus_splits",
-    "read_split",
+    "read_split", "with_states",
 ]  # fmt: skip
 
 DataSplit = Literal["train", "heldout"]
@@ -49,6 +50,8 @@ class FileRange:
     end: int | None = None
     rows: int | None = None
     """Read only the first rows; None: all."""
+    state: str | None = None
+    """`files.file_state` when this run began. Reading another one is refused; None: not checked."""
 
 
 class Row(NamedTuple):
@@ -83,6 +86,13 @@ def corpus_splits(
     return ranges
 
 
+def with_states(splits: Iterable[FileRange]) -> list[FileRange]:
+    """The ranges with the present state of their files."""
+    splits = list(splits)
+    states = {uri: file_state(uri) for uri in {split.uri for split in splits}}
+    return [dataclasses.replace(split, state=states[split.uri]) for split in splits]
+
+
 def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Iterator[Row]:
     """The rows of a file range, in order.
 
@@ -90,10 +100,11 @@ def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Itera
         fields: `corpus.fields`: field of the task -> column of the corpus.
 
     Raises:
-        UserError: the file as a whole cannot be read.
+        UserError: the file as a whole cannot be read, or it has changed since the run began.
     """
     id_column, gold_column = fields.get("id", "id"), fields.get("gold", task.gold_field)
     renamed = list(fields.items())
+    _check_unchanged(split)
     found = itertools.islice(records(split.uri, split.kind, split.start, split.end), split.rows)
     for position, (columns, raw, problem) in enumerate(found):
         row_id, example = "", None
@@ -111,6 +122,7 @@ def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Itera
                 problem = failure_detail(error)
         short = raw if len(raw) <= MAX_RAW_CHARACTERS else raw[:MAX_RAW_CHARACTERS] + "..."
         yield Row(position, row_id or _content_id(raw), example, problem, short)
+    _check_unchanged(split)
 
 
 def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: str) -> None:
@@ -138,6 +150,14 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
         there = ", ".join(sorted(columns))
         rule = f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {there}"
         raise UserError(where, rule, "Name its column in corpus.fields.")
+
+
+def _check_unchanged(split: FileRange) -> None:
+    """Rows are skipped by their position, so an edited file would lose rows and label others twice."""
+    if split.state is not None and file_state(split.uri) != split.state:
+        rule = "it has changed since this run began. Finished rows are kept"
+        remedy = "Restore it and run the same command, or label the new corpus into another output."
+        raise UserError(f"corpus {shown(split.uri)}", rule, remedy)
 
 
 def _probe(files: list[str]) -> tuple[set[str], int, str]:

@@ -12,9 +12,11 @@ row whose id occurs again. Signatures of near duplicates take some KB per row (d
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from pipelines.data.reader import DataSplit
+from pipelines.data.reader import DataSplit, with_states
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.scan_duplicates import duplicates, near_duplicates
 from pipelines.label.scan_rows import Corpus, OnRejects, Rejects, read_rows
@@ -31,6 +33,7 @@ def scan_corpus(corpus: Corpus, on_rejects: OnRejects) -> ScanRecord:
     Raises:
         UserError: a file as a whole cannot be read.
     """
+    corpus = dataclasses.replace(corpus, splits=with_states(corpus.splits))
     rejects = Rejects(corpus.splits, on_rejects)
     scanned = read_rows(corpus, rejects)
     rows: dict[DataSplit, int] = {"train": 0, "heldout": 0}
@@ -40,4 +43,5 @@ def scan_corpus(corpus: Corpus, on_rejects: OnRejects) -> ScanRecord:
     if corpus.near_duplicates is not None:
         found.append(near_duplicates(corpus, scanned, np.sort(np.concatenate(found)), rejects))
     rejects.flush()
-    return ScanRecord(rows, list(corpus.splits), np.sort(np.concatenate(found)))
+    splits = [dataclasses.replace(split, state=None) for split in corpus.splits]
+    return ScanRecord(rows, splits, np.sort(np.concatenate(found)))

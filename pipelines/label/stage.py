@@ -164,7 +164,8 @@ def _check_complete(scan: ScanRecord, counts: Counts) -> None:
     if (counts.train, counts.heldout) != (scan.rows["train"], scan.rows["heldout"]):
         raise StageFailedError(
             f"rows do not add up: {scan.rows['train']} train and {scan.rows['heldout']} held-out rows were read, "
-            f"{counts.train} and {counts.heldout} have an outcome. No manifest was written. Remove the folder and report this."
+            f"{counts.train} and {counts.heldout} have an outcome. No manifest was written. "
+            "Run `raystill label RUN --check`, and report this."
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import READER_CPUS, RunConfig
-from pipelines.data.reader import FileRange, read_split
+from pipelines.data.reader import FileRange, read_split, with_states
 from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
@@ -113,7 +113,9 @@ def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWrit
     used = (writer.counts.prompt_tokens, writer.counts.output_tokens)
     access = Access(teacher_class(teacher.engine).key(teacher), used)
     setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access)
-    reader = ray.put(ExampleReader(scan.splits, spec, dict(run.corpus.fields), scan.rejected, writer.state.done))
+    reader = ray.put(
+        ExampleReader(with_states(scan.splits), spec, dict(run.corpus.fields), scan.rejected, writer.state.done)
+    )
     context = copy.deepcopy(DataContext.get_current())
     # Ray delays calls whose results it sees no room for, and assumes this size for each until the first result is there.
     context.target_max_block_size = 4 << 20

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.data import reader
-from pipelines.data.reader import check_columns, corpus_splits, read_split
+from pipelines.data.reader import check_columns, corpus_splits, read_split, with_states
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import word_problem_rows, write_jsonl
@@ -29,6 +29,18 @@ def test_cutting_a_file_anywhere_loses_and_doubles_no_line(
     file = write_jsonl(tmp_path / "c.jsonl", rows)
     monkeypatch.setattr(reader, "_MIN_RANGE_BYTES", step)
     assert [row.id for row in read_all([file], parallelism=10**9)] == [row["id"] for row in rows]
+
+
+@pytest.mark.parametrize("when", ["before", "while it is read"])
+def test_a_corpus_that_changes_during_a_run_is_refused(tmp_path: Path, when: str) -> None:
+    file = write_jsonl(tmp_path / "c.jsonl", ROWS[:100])
+    [split] = with_states(corpus_splits([file], "train"))
+    rows = read_split(split, TASK, {})
+    if when != "before":
+        next(rows)
+    write_jsonl(tmp_path / "c.jsonl", ROWS[50:150])
+    with pytest.raises(UserError, match=r"c.jsonl: it has changed since this run began. Finished rows are kept"):
+        list(rows)
 
 
 def test_limit_takes_the_first_rows_across_files(tmp_path: Path) -> None:
