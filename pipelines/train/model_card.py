@@ -49,7 +49,8 @@ def model_card(
             f"Labels of the label task: {_LABEL_SOURCES[run.student.label_column]}.",
             f"- Labels artifact `{labels.fingerprint[:12]}`: {_label_counts(labels)} Filters: {_filters(labels)}.",
             f"- Trained on {counts['train_examples']:,} examples, {counts['tokens']:,} tokens {_budget(run, training)}; "
-            f"{counts['validation_examples']:,} examples held out; {counts['too_long']:,} left out as too long.",
+            f"{counts['validation_examples']:,} examples held out; {counts['too_long']:,} left out as too long"
+            f"{_without_rationale(counts)}.",
             "",
             "## How the training went",
             f"- {training.steps:,} steps on {training.world_size} workers, ZeRO stage {training.zero_stage}, "
@@ -88,6 +89,11 @@ def _prompt_format(details: StudentDetails) -> str:
         return f"- Reads `{with_rationale('<input>', '<rationale>')}`{end} and writes the label; decode greedily."
     output = "a rationale and the label, as a teacher does" if method.writes_rationales else "the label"
     return f"- Reads `<input>`{end} and writes {output}; decode greedily."
+
+
+def _without_rationale(counts: Mapping[str, int]) -> str:
+    left_out = counts.get("sequences_too_long", 0)
+    return f", {left_out:,} further sequences (rationales, other labels) too" if left_out else ""
 
 
 def _budget(run: RunConfig, training: TrainingDetails) -> str:

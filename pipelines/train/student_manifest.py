@@ -82,6 +82,7 @@ def student_counts(counts: TokenCounts, result: TrainingResult) -> dict[str, int
         "train_examples": counts.train,
         "validation_examples": counts.validation,
         "too_long": counts.too_long,
+        "sequences_too_long": counts.sequences_too_long,
         "nothing_to_learn": counts.nothing_to_learn,
         "tokens": result.tokens,
     }

@@ -1,11 +1,12 @@
-"""Prompts and targets as token ids.
+"""Prompts and targets as token ids. Training, evaluation and serving share these functions.
 
 An encoder-decoder student reads the prompt in its encoder. A decoder-only student reads the prompt and a line break, then generates
-the target and the end-of-sequence token.
+the target and the end-of-sequence token. Special tokens inside a text are text: `<|im_end|>` in a corpus or a request ends nothing.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,9 +15,8 @@ Family = Literal["encoder-decoder", "decoder-only"]
 
 def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
     """Token ids of a prompt. Decoder-only: with the final line break, and BOS if the tokenizer adds one."""
-    if family == "encoder-decoder":
-        return list(tokenizer(prompt)["input_ids"])
-    return list(tokenizer(prompt + "\n")["input_ids"])
+    text = prompt if family == "encoder-decoder" else prompt + "\n"
+    return _encode(tokenizer, [text], add_special_tokens=True)[0]
 
 
 def encode_target(tokenizer: Any, text: str) -> list[int]:
@@ -26,8 +26,37 @@ def encode_target(tokenizer: Any, text: str) -> list[int]:
 
 def encode_targets(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of several targets, each with the end-of-sequence token."""
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+    return [[*ids, tokenizer.eos_token_id] for ids in _encode(tokenizer, texts, add_special_tokens=False)]
+
+
+def can_write(tokenizer: Any, text: str) -> bool:
+    """False if the text differs when its tokens are decoded, by more than white space and Unicode compatibility forms."""
+    ids = encode_target(tokenizer, text)[:-1]
+    return _bare(tokenizer.decode(ids, skip_special_tokens=True)) == _bare(text)
+
+
+def _bare(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+    options = {"add_special_tokens": add_special_tokens, "split_special_tokens": True}
+    encoded = [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
+    special = set(tokenizer.all_special_ids)
+    expected = tokenizer.num_special_tokens_to_add() if add_special_tokens else 0
+    for index, ids in enumerate(encoded):
+        if sum(token in special for token in ids) > expected:
+            # T5's vocabulary has its special tokens as pieces of text, so that the option above does not split them.
+            broken = _broken(texts[index], tokenizer.all_special_tokens)
+            encoded[index] = list(tokenizer(broken, **options)["input_ids"])
+    return encoded
+
+
+def _broken(text: str, special: Sequence[str]) -> str:
+    """The text with a space inside each special token: `< /s>`."""
+    for token in special:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text
 
 
 def tokens_within(ids: Sequence[int], characters: int, tokenizer: Any) -> int:

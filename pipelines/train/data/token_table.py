@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("validation", pa.bool_(), nullable=False),
-        pa.field("dropped", pa.string()),  # too_long | nothing_to_learn: the example is not used
+        pa.field("dropped", pa.string()),  # see TokenCounts; null: the sequence is used
         pa.field("part", pa.int8(), nullable=False),
         pa.field("probability", pa.float32()),
         pa.field("prompt", _IDS, nullable=False),
@@ -56,7 +56,7 @@ class TokenCounts:
     train: int
     validation: int
     too_long: int
-    """Rows with a sequence above its limit: not used."""
+    """Rows whose label, or only sequence, is above its limit: not used."""
     nothing_to_learn: int
     """Rows without what the method learns: not used."""
     rationales: int
@@ -67,6 +67,10 @@ class TokenCounts:
     """Padded tokens that a micro-batch must have room for: the longest sequence, or all sequences that stay together."""
     largest: int
     """Tokens of the largest training example, over all its sequences."""
+    sequences_too_long: int = 0
+    """Further sequences above their limit, such as rationales. Their rows are used without them."""
+    tokens: int = 0
+    """Unpadded tokens of all training examples."""
 
 
 def write_tokens(tables: Iterable[pa.Table], target: Store, family: Family, *, grouped: bool) -> TokenCounts:
@@ -80,7 +84,7 @@ def write_tokens(tables: Iterable[pa.Table], target: Store, family: Family, *, g
         with pa.ipc.new_file(Path(folder) / FILE, SCHEMA) as writer:
             for table in tables:
                 chunk = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-                for reason in ("too_long", "nothing_to_learn"):
+                for reason in ("too_long", "nothing_to_learn", "sequences_too_long"):
                     counts[reason] += int(pc.sum(pc.equal(chunk["dropped"], reason)).as_py() or 0)
                 kept = chunk.filter(pc.is_null(chunk["dropped"])).combine_chunks()
                 if len(kept):
@@ -104,6 +108,7 @@ def _count(table: pa.Table, lengths: Lengths, family: Family, counts: dict[str, 
     rows, columns, _ = lengths.widths(*lengths.units(np.arange(len(first))), family)
     counts["widest"] = max(counts["widest"], int((rows * columns).max()))
     if not held_out.all():
+        counts["tokens"] += int(lengths.per_example[~held_out].sum())
         counts["largest"] = max(counts["largest"], int(lengths.per_example[~held_out].max()))
 
 

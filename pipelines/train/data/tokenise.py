@@ -81,7 +81,10 @@ def encode_part(labels: LabelParts, name: str, settings: TokenSettings) -> Itera
 
 
 def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
-    """Rows of labels -> rows of `SCHEMA`. A row with a sequence above its limit is dropped, never truncated."""
+    """Rows of labels -> rows of `SCHEMA`. A sequence above its limit is dropped, never truncated.
+
+    The first sequence of a row holds its label. If that one is too long, the row is not used at all.
+    """
     tokenizer, task = _tokenizer(settings.model, settings.tokenizer), load_task(settings.task)
     rows = [encoded for row in table.to_pylist() for encoded in _encode(row, tokenizer, settings, task)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -99,9 +102,13 @@ def _encode(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, tas
     sequences = sequences_of(read_row(row, settings.label_column), tokenizer, settings, task)
     if not sequences:
         return [common | {"dropped": "nothing_to_learn"}]
-    if any(len(s.prompt) > settings.max_input_tokens or len(s.target) > settings.max_target_tokens for s in sequences):
+    short = [
+        len(s.prompt) <= settings.max_input_tokens and len(s.target) <= settings.max_target_tokens for s in sequences
+    ]
+    if not short[0]:
         return [common | {"dropped": "too_long"}]
-    return [common | _columns(sequence) for sequence in sequences]
+    dropped = common | {"dropped": "sequences_too_long"}
+    return [common | _columns(s) if fits else dropped for s, fits in zip(sequences, short, strict=True)]
 
 
 def _columns(sequence: TokenSequence) -> dict[str, object]:

@@ -92,16 +92,23 @@ def test_a_method_of_one_answer_learns_one_sequence(
     assert found["target"] == [*make_tokenizer()(target.format(**row))["input_ids"], EOS]
 
 
-def test_rows_above_a_limit_are_dropped_and_counted(settings: TokenSettings, tmp_path: Path) -> None:
+def test_a_long_rationale_is_dropped_without_its_label(settings: TokenSettings, tmp_path: Path) -> None:
     rows = label_rows(30)
     rows[3]["input"] = "apples " * 60
     rows[7]["rationale"] = "pears " * 30
-    counts, tokens = written(tmp_path / "some", settings, rows)
-    assert (counts.too_long, counts.train + counts.validation) == (2, 28)
+    rows[8]["gold"] = "1 + 1 " * 30
+    counts, tokens = written(tmp_path / "label", settings, rows)
+    assert (counts.too_long, counts.sequences_too_long, counts.train + counts.validation) == (2, 1, 28)
+    used = sorted(row["id"] for row in rows if row not in (rows[3], rows[8]))
+    without_rationale = tokens.lengths.of(np.array([used.index(rows[7]["id"])]))
+    assert [tokens.sequence(s).part for s in without_rationale] == [0], "the label is learned without its rationale"
+    assert counts.tokens == int(tokens.lengths.per_example[tokens.train].sum())
     assert int(tokens.lengths.real.max()) == counts.widest <= 60
     assert int(tokens.lengths.per_example.max()) == counts.largest
     counts, _ = written(tmp_path / "none", replace(settings, max_input_tokens=1), label_rows(3))
-    assert counts == TokenCounts(0, 0, 3, 0, 0, 0, 0, 0)
+    assert counts == TokenCounts(
+        train=0, validation=0, too_long=3, nothing_to_learn=0, rationales=0, compared=0, widest=0, largest=0
+    )
 
 
 def test_tokens_read_what_was_written_by_sorted_id(settings: TokenSettings, tmp_path: Path) -> None:
