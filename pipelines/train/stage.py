@@ -40,6 +40,7 @@ from pipelines.train.identity import identity_in_0_1, train_identity, with_absol
 from pipelines.train.model_card import model_card
 from pipelines.train.student_manifest import labels_provenance, student_counts, student_details, student_manifest
 from pipelines.train.tracking.progress_actor import show_progress
+from pipelines.train.writable import check_labels_writable, unwritable_rationales
 
 
 def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
@@ -51,6 +52,8 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     check_validation(run)
     check_gold(labels, settings)
     check_token_logprobs(manifest, with_absolute_model(run))
+    if run.student.init.vocabulary is None:
+        check_labels_writable(labels, settings)
     return settings
 
 
@@ -86,6 +89,8 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         live.phase("tokenising")
         began = time.monotonic()
         settings = _with_own_tokenizer(run, settings, labels_store, work)
+        if warning := unwritable_rationales(labels_store, settings):
+            print(f"train: {warning}", file=sys.stderr, flush=True)
         counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
         check_counts(counts, run, settings)
         tokenised = time.monotonic()
@@ -109,7 +114,9 @@ def _with_own_tokenizer(run: RunConfig, settings: TokenSettings, labels: Store, 
         return settings
     tokenizer = work.child("tokenizer")
     train_tokenizer(labels, settings, run.student.init.vocabulary, tokenizer)
-    return dataclasses.replace(settings, tokenizer=tokenizer.uri)
+    settings = dataclasses.replace(settings, tokenizer=tokenizer.uri)
+    check_labels_writable(labels, settings)
+    return settings
 
 
 def _job(run: RunConfig, settings: TokenSettings, output: Store, name: str) -> TrainingJob:

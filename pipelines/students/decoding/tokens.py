@@ -29,10 +29,17 @@ def encode_targets(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [[*ids, tokenizer.eos_token_id] for ids in _encode(tokenizer, texts, add_special_tokens=False)]
 
 
-def can_write(tokenizer: Any, text: str) -> bool:
-    """False if the text differs when its tokens are decoded, by more than white space and Unicode compatibility forms."""
-    ids = encode_target(tokenizer, text)[:-1]
-    return _bare(tokenizer.decode(ids, skip_special_tokens=True)) == _bare(text)
+def unwritable(tokenizer: Any, texts: Sequence[str]) -> dict[str, str]:
+    """Those of the texts that differ when their tokens are decoded, with the characters that are lost.
+
+    White space and Unicode compatibility forms may differ.
+    """
+    found = {}
+    for text, ids in zip(texts, _encode(tokenizer, texts, add_special_tokens=False), strict=True):
+        wanted, written = _bare(text), _bare(tokenizer.decode(ids, skip_special_tokens=True))
+        if wanted != written:
+            found[text] = "".join(dict.fromkeys(char for char in wanted if char not in written))
+    return found
 
 
 def _bare(text: str) -> str:

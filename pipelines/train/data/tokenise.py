@@ -85,7 +85,7 @@ def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
 
     The first sequence of a row holds its label. If that one is too long, the row is not used at all.
     """
-    tokenizer, task = _tokenizer(settings.model, settings.tokenizer), load_task(settings.task)
+    tokenizer, task = tokenizer_of(settings.model, settings.tokenizer), load_task(settings.task)
     rows = [encoded for row in table.to_pylist() for encoded in _encode(row, tokenizer, settings, task)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -136,7 +136,8 @@ def _structs_by_id(ids: pa.ChunkedArray, table: pa.Table) -> pa.StructArray:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(model: str, own: str | None) -> Any:
+def tokenizer_of(model: str, own: str | None) -> Any:
+    """The model's tokenizer, or the student's own in a store."""
     if own is None:
         return student_tokenizer(model)
     with Store(own).local_copy() as folder:

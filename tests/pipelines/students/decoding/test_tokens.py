@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.students.decoding.tokens import can_write, encode_prompt, encode_target
+from pipelines.students.decoding.tokens import encode_prompt, encode_target, unwritable
 from tests.support.tiny_runs import make_subword_tokenizer
 
 KINDS = ["unigram", "bpe"]
@@ -26,10 +26,7 @@ def test_special_tokens_in_a_text_are_text(kind: Any, text: str) -> None:
     assert encode_prompt(tokenizer, "encoder-decoder", "two and four") == tokenizer("two and four")["input_ids"]
 
 
-def test_a_text_that_cannot_be_written_is_recognised() -> None:
-    unigram, bpe = make_subword_tokenizer("unigram"), make_subword_tokenizer("bpe")
-    assert can_write(unigram, "two and four")
-    assert can_write(unigram, " two  and\nfour"), "white space does not matter"
-    assert not can_write(unigram, "{two}")
-    assert can_write(bpe, "{two}")
-    assert can_write(bpe, "</s>")
+def test_texts_that_cannot_be_written_are_found() -> None:
+    texts = ["two and four", " two  and\nfour", "{two}", "</s>"]
+    assert unwritable(make_subword_tokenizer("unigram"), texts) == {"{two}": "{}", "</s>": "</>"}
+    assert unwritable(make_subword_tokenizer("bpe"), texts) == {}
