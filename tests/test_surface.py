@@ -62,15 +62,18 @@ training.min_workers training.placement training.max_input_tokens training.max_t
 training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed evaluation.weights
+evaluation.engine evaluation.constrained
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
-serving.max_replicas_per_node serving.engine serving.weights serving.cpu_kv_cache_gib serving.students_per_replica serving.ingress_replicas
+serving.max_replicas_per_node serving.engine serving.weights serving.constrained serving.cpu_kv_cache_gib serving.students_per_replica
+serving.ingress_replicas
 serving.delays.up_s serving.delays.down_s serving.delays.to_zero_s
 serving.limits.inputs serving.limits.body_bytes serving.limits.input_characters
 serving.keys.file serving.keys.variable serving.keys.requests_per_minute
 serving.task_code serving.cors_origins serving.access_log serving.log_text
 compare.methods compare.fractions compare.students compare.seeds
-compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight
+compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight compare.search.steps
+compare.equal compare.arms compare.gold_fractions
 compare.keep_students compare.price_per_worker_hour
 """
 

@@ -103,6 +103,19 @@ class Scores:
         return cls._in(folder, name, {"untrained": start, **answers_identity(run, task, examples)})
 
     @classmethod
+    def of_few_shot(cls, run: RunConfig, name: str, task: Task, examples: Sequence[Example], prompt: str) -> Self:
+        """Scores of the run's student before any training, with the teacher's prompt of this version."""
+        start: JsonObject = {
+            "model": model_fingerprint(run.student.model),
+            "init": run.student.init.model_dump(mode="json"),
+            "seed": run.training.seed,
+            "max_target_tokens": run.training.max_target_tokens,
+        }
+        folder = Store(run.output).child("compare/few-shot")
+        identity: JsonObject = {"few_shot": start, "prompt": prompt, **answers_identity(run, task, examples)}
+        return cls._in(folder, name, identity)
+
+    @classmethod
     def _in(cls, folder: Store, name: str, identity: JsonObject) -> Self:
         return cls(folder.child(f"{name}-{fingerprint(identity)[:12]}"), identity)
 
@@ -137,20 +150,25 @@ class Scores:
         return manifest
 
 
-def score_cell(run: RunConfig, labels_at: str, split: Split) -> Manifest:
+def score_cell(run: RunConfig, labels_at: str, split: Split, trained_on: str | None = None) -> Manifest:
     """Train the cell's student, unless it is trained, and score it on a split, unless it is scored.
+
+    Args:
+        labels_at: the run's labels, with the teacher's answers to held-out examples.
+        trained_on: labels to train on; None: the run's.
 
     Raises:
         UserError, StageFailedError: from the train stage, or a student failed to answer.
     """
-    task, labels = task_of(run), require_manifest(Store(labels_at), "labels", "label RUN")
+    trained_on = trained_on or labels_at
+    task, labels = task_of(run), require_manifest(Store(trained_on), "labels", "compare RUN")
     examples = scored_examples(with_split(run, split), split_of(run, split, task))
     target = Scores.of_cell(run, split, task, labels, examples)
     if done := target.finished():
         return done
     answers = answers_of_teacher(run, split, Store(labels_at), examples, task)
     inputs = student_inputs(run, answers, examples)
-    student = train(run, replace=True, labels_at=labels_at)
+    student = train(run, replace=True, labels_at=trained_on)
     source = Trained(Store(run.output).child("student").uri)
     with ProgressFile(Store(run.output), "evaluate", "examples") as live:
         [predicted] = predict([label_request("student", source, run, task, examples, inputs)], run.evaluation, live)
@@ -183,7 +201,7 @@ def score_untrained(runs: Mapping[str, RunConfig]) -> list[Manifest]:
         predicted = predict(requests, left[0][0].evaluation)
         for (run, task, examples, target), answers in zip(left, predicted, strict=True):
             system = student_system(answers, run, task, examples, "student")
-            target.write(run, examples, system, AnswerDetails(**_per_answer(system)))
+            target.write(run, examples, system, details_of_answers(system))
     return [manifest for *_, target in prepared if (manifest := target.finished())]
 
 
@@ -217,6 +235,11 @@ def _cell_details(student: Manifest, system: System) -> CellDetails:
         student=student.fingerprint,
         **_per_answer(system),
     )
+
+
+def details_of_answers(system: System) -> AnswerDetails:
+    """The details of scores without a training."""
+    return AnswerDetails(**_per_answer(system))
 
 
 def _per_answer(system: System) -> dict[str, float | None]:

@@ -17,7 +17,8 @@ def grid_cost(results: GridResults, groups: Sequence[Group]) -> Cost:
     return Cost(
         teacher=teacher_cost(results.labels),
         training=[_training(group, results.run.compare.price_per_worker_hour) for group in groups],
-        answers=[_answers(group, results) for group in groups if group.fraction == largest],
+        # A treatment changes what is learned, not what an answer costs.
+        answers=[_answers(group, results) for group in groups if group.fraction == largest and group.treatment is None],
     )
 
 
@@ -27,6 +28,8 @@ def _training(group: Group, price: float | None) -> TrainingCost:
         student=group.student,
         method=group.method,
         fraction=group.fraction,
+        treatment=group.treatment,
+        gold_fraction=group.gold_fraction,
         seconds=fmean(cell.train_s for cell in group.cells),
         gpu_hours=fmean(cell.gpu_hours for cell in group.cells),
         money=money_of(hours, price),

@@ -9,62 +9,101 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipelines.compare.model import ComparisonReport, Difference, LabelCounts
-from pipelines.methods import MethodName
+from pipelines.compare.verdicts import SAME_BUDGET, headline_difference
 from pipelines.reports.format import fraction, percent, percents, plural, points, points_range
-from pipelines.scoring.statistics import verdict
+from pipelines.scoring.statistics import Verdict
 
-_METHODS: tuple[MethodName, ...] = ("step-by-step", "rationale-then-label", "task-distillation")
-"""The headline is about the first of these in the grid. Fixed in advance, so that it is never the best by chance."""
 _ONE_SEED = ", which ignores the choice of the seed"
-_SAME_LENGTH = 0.05
-"""Trainings whose steps and tokens differ by a smaller share count as equally long."""
+_SAME_ROWS = 0.02
+"""Trainings whose rows differ by a smaller share learn from the same rows."""
+_SENTENCES: dict[Verdict, str] = {
+    "better": "it is better",
+    "worse": "it is worse",
+    "not shown": "no difference is shown",
+}
 
 
 def headline(report: ComparisonReport) -> str:
-    """One sentence on the largest student with the most labels: the first of _METHODS against the baseline."""
-    one = _headline_difference(report)
+    """One sentence on the largest student with the most labels: a fixed method against the baseline (verdicts.py)."""
+    one = headline_difference(report.differences, report.students)
     if one is None:
         return _without_differences(report)
-    single = one.seeds == 1
-    subject = "this student is" if single else "it is"
-    result = verdict(one.interval)
+    reason = f" ({one.why})" if one.why else ""
     return (
         f"With {fraction(one.fraction)} of the labels {one.method} is right on {percent(one.accuracy)} of "
         f"{report.heldout.scored:,} held-out examples and {report.baseline} on {percent(one.baseline_accuracy)} "
-        f"({one.student}, {_seeds(one.seeds)}): {points(one.difference)} points "
-        f"(95% interval {points_range(one.interval)}{_ONE_SEED if single else ''}), "
-        f"{'no difference is shown' if result == 'not shown' else f'{subject} {result}'}."
+        f"({one.student}, {_seeds(one.seeds)}{_budget(report, one)}): {points(one.difference)} points "
+        f"(95% interval {points_range(one.interval)}{_ONE_SEED if one.seeds == 1 else ''}), {_SENTENCES[one.shown]}{reason}."
     )
 
 
+def _budget(report: ComparisonReport, one: Difference) -> str:
+    """The budget of the method, if it is the same as the baseline's."""
+    if report.equal not in ("steps", "tokens") or one.budget_ratio is None or abs(one.budget_ratio - 1) > SAME_BUDGET:
+        return ""
+    group = next(group for group in report.groups if group.place == one.place)
+    return f", {group.tokens if report.equal == 'tokens' else group.steps:,.0f} {report.equal} each"
+
+
 def notes(report: ComparisonReport, labels: LabelCounts) -> list[str]:
-    """Limits of the figures: few seeds, trainings of different length, rows that no method learns from."""
-    return [*_seed_notes(report), *_length_notes(report), *_row_notes(labels)]
-
-
-def _headline_difference(report: ComparisonReport) -> Difference | None:
-    sizes = {student.name: student.parameters for student in report.students}
-    order = [*_METHODS, *(one.method for one in report.differences)]
-    return min(report.differences, key=lambda d: (order.index(d.method), -d.fraction, -sizes[d.student]), default=None)
+    """Limits of the figures: few seeds, trainings of different length, missing controls, rows that no method learns from."""
+    return [
+        *_seed_notes(report), *_power_notes(report), *_length_notes(report), *_common_rows_notes(report), *_arm_notes(report),
+        *_row_notes(labels),
+    ]  # fmt: skip
 
 
 def _seed_notes(report: ComparisonReport) -> Iterator[str]:
     counts = {len(group.cells) for group in report.groups} | {one.seeds for one in report.differences}
     if 1 in counts:
         yield (
-            "Intervals of one seed are of this very student: they ignore how much another seed would change. "
-            "Better or worse then says nothing about the method."
+            "Intervals of one seed are of this very student: they ignore how much another seed would change, and there is no verdict."
         )
     if 2 in counts:
-        yield "Intervals of two seeds that differ are too narrow: in simulations with 1,000 examples about 90% cover the truth."
+        yield "Intervals of two seeds that differ are too narrow: in simulations about 90% cover the truth. There is no verdict."
+
+
+def _power_notes(report: ComparisonReport) -> Iterator[str]:
+    """What a result that is not shown means."""
+    one = headline_difference(report.differences, report.students)
+    if one is not None and one.shown == "not shown" and not one.why and report.detectable is not None:
+        yield (
+            f"A grid of this size was expected to show differences of {100 * report.detectable:.1f} points or more: "
+            "not shown does not mean that there is none."
+        )
+
+
+def _arm_notes(report: ComparisonReport) -> Iterator[str]:
+    if missing := [f"{arm.name} ({arm.note})" for arm in report.arms if not arm.applies]:
+        yield f"Controls that this grid lacks: {', '.join(missing)}."
+
+
+def _common_rows_notes(report: ComparisonReport) -> Iterator[str]:
+    """Methods that learn from other rows than the baseline, at one fraction."""
+    one = headline_difference(report.differences, report.students)
+    if one is None:
+        return
+    groups = {
+        g.method: g for g in report.groups if (g.student, g.fraction, g.treatment) == (one.student, one.fraction, None)
+    }
+    base = groups.pop(report.baseline)
+    different = [
+        f"{method} {group.train_examples:,.0f}"
+        for method, group in groups.items()
+        if abs(group.train_examples / base.train_examples - 1) > _SAME_ROWS
+    ]
+    if different:
+        yield f"Methods do not learn from the same rows: {report.baseline} {base.train_examples:,.0f}, {', '.join(different)}."
 
 
 def _length_notes(report: ComparisonReport) -> Iterator[str]:
     """Steps and tokens of the methods relative to the baseline, for the student and the fraction of the headline."""
-    one = _headline_difference(report)
+    one = headline_difference(report.differences, report.students)
     if one is None:
         return
-    groups = {g.method: g for g in report.groups if (g.student, g.fraction) == (one.student, one.fraction)}
+    groups = {
+        g.method: g for g in report.groups if (g.student, g.fraction, g.treatment) == (one.student, one.fraction, None)
+    }
     base = groups.pop(report.baseline)
     if not base.steps or not base.tokens:
         return
@@ -72,7 +111,7 @@ def _length_notes(report: ComparisonReport) -> Iterator[str]:
     different = [
         f"{method} takes {steps:.1f} times the optimizer steps and {tokens:.1f} times the tokens of {report.baseline}"
         for method, (steps, tokens) in ratios.items()
-        if max(abs(steps - 1), abs(tokens - 1)) >= _SAME_LENGTH
+        if max(abs(steps - 1), abs(tokens - 1)) >= SAME_BUDGET
     ]
     if different:
         place = f"{one.student}, {fraction(one.fraction)} of the labels"
@@ -92,9 +131,11 @@ def _row_notes(labels: LabelCounts) -> Iterator[str]:
 def _without_differences(report: ComparisonReport) -> str:
     """The headline of a grid with a single method, or of one that has just begun."""
     sizes = {student.name: student.parameters for student in report.students}
-    methods = {group.method for group in report.groups} | {cell.method for cell in report.missing}
+    methods = {one.method for one in [*report.groups, *report.missing] if one.treatment is None}
     if report.groups and len(methods) == 1:
-        one = max(report.groups, key=lambda group: (group.fraction, sizes[group.student]))
+        one = max(
+            (g for g in report.groups if g.treatment is None), key=lambda group: (group.fraction, sizes[group.student])
+        )
         interval = percents(one.interval) + (_ONE_SEED if len(one.cells) == 1 else "")
         return (
             f"With {fraction(one.fraction)} of the labels {one.method} is right on {percent(one.accuracy)} "

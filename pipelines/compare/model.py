@@ -1,6 +1,6 @@
 """report.json of `raystill compare`, format 4. Shared parts and units: pipelines/scoring/model.py.
 
-Also the details in the manifests of its cells.
+Also the details in the manifests of its cells. Fields with a default are missing from reports of 0.1.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.config.compare import ArmName
 from pipelines.methods import MethodName
+from pipelines.reports.format import fraction as share_text
 from pipelines.scoring.model import (
     HeldoutPart,
     Interval,
@@ -21,11 +23,29 @@ from pipelines.scoring.model import (
     TeacherCost,
     TrainingSettings,
 )
+from pipelines.scoring.statistics import Verdict, verdict
 
 FORMAT: Literal[4] = 4
 """Bumped if the same cells give other figures. Cells stay."""
 Place = tuple[str, str, float]
-"""Student, method and fraction."""
+"""Student, title and fraction."""
+TreatmentKind = Literal["shuffled-rationales", "gold-only", "gold-else-teacher"]
+Equal = Literal["steps", "tokens", "epochs"]
+
+
+def title_of(method: str, kind: TreatmentKind | None, gold_fraction: float | None) -> str:
+    """The name of a method in the report, with what was changed in its labels.
+
+    >>> title_of("step-by-step", "shuffled-rationales", None)
+    'step-by-step, shuffled rationales'
+    """
+    gold = "" if gold_fraction is None else f"{share_text(gold_fraction)} of the gold labels"
+    names = {
+        "shuffled-rationales": "shuffled rationales",
+        "gold-only": gold,
+        "gold-else-teacher": f"{gold}, else the teacher's",
+    }
+    return method if kind is None else f"{method}, {names[kind]}"
 
 
 class GroupKey(ReportPart):
@@ -36,11 +56,20 @@ class GroupKey(ReportPart):
     method: MethodName
     fraction: float
     """Share of the labels."""
+    treatment: TreatmentKind | None = None
+    """What was changed in the labels before training. Null: nothing."""
+    gold_fraction: float | None = None
+    """Share of the gold labels that is used, with treatments of gold labels."""
+
+    @property
+    def title(self) -> str:
+        """The method and its treatment."""
+        return title_of(self.method, self.treatment, self.gold_fraction)
 
     @property
     def place(self) -> Place:
         """The key as a tuple."""
-        return self.student, self.method, self.fraction
+        return self.student, self.title, self.fraction
 
 
 class Student(ReportPart):
@@ -61,10 +90,19 @@ class Settings(ReportPart):
     """Without the keys that differ between cells."""
 
 
-class Line(ReportPart):
-    """A system that needs no training on the labels: a horizontal line in the plots."""
+class Arm(ReportPart):
+    """A control of the grid."""
 
-    name: Literal["teacher", "majority", "untrained"]
+    name: ArmName
+    applies: bool
+    note: str
+    """Why it does not apply; empty if it does."""
+
+
+class Line(ReportPart):
+    """A system beside the trained students: a horizontal line in the plots."""
+
+    name: Literal["teacher", "majority", "untrained", "few-shot", "tf-idf"]
     student: str | None
     """Null if the line holds for every student."""
     correct: int | None
@@ -72,6 +110,8 @@ class Line(ReportPart):
     accuracy: float | None
     interval: Interval | None
     note: str
+    fraction: float | None = None
+    """Of the labels that it learns. Null if it learns none of them."""
 
 
 class CellScores(ReportPart):
@@ -115,13 +155,29 @@ class Group(GroupKey):
 
 
 class Difference(GroupKey):
-    """A method against the baseline with the same student, fraction, seeds and examples. Only seeds that both have count."""
+    """A method against another one with the same student, fraction, seeds and examples. Only seeds that both have count."""
 
     accuracy: float
     baseline_accuracy: float
     difference: float
     interval: Interval
     seeds: int
+    versus: str = ""
+    """Title of the other one. Empty: the report's baseline."""
+    p_value: float | None = None
+    """Of the test that the interval inverts."""
+    adjusted_p: float | None = None
+    """By Holm's method, over all differences but the headline's, for which it is null."""
+    budget_ratio: float | None = None
+    """Steps of the method over steps of the other one; tokens with `equal: tokens`."""
+    verdict: Verdict | None = None
+    why: str = ""
+    """Why there is no verdict, if the interval is not the reason."""
+
+    @property
+    def shown(self) -> Verdict:
+        """The verdict. Reports of 0.1 have none, and the interval decides."""
+        return self.verdict or verdict(self.interval)
 
 
 class Trial(ReportPart):
@@ -131,6 +187,8 @@ class Trial(ReportPart):
     method: MethodName
     learning_rate: float
     weight: float | None
+    steps: int | None = None
+    """Null without a search over budgets."""
     correct: int | None
     total: int | None
     chosen: bool
@@ -197,6 +255,13 @@ class ComparisonReport(ReportPart):
     """Limits of the figures."""
     task: TaskVersion
     baseline: MethodName
+    equal: Equal | None = None
+    """What all cells have in common. Null in reports of 0.1, whose cells have equal epochs."""
+    arms: tuple[Arm, ...] = ()
+    budget: str = ""
+    """The common budget and the rule that gives it."""
+    detectable: float | None = None
+    """The smallest difference that this grid could be expected to show (power.py). Null if none."""
     settings: Settings
     heldout: HeldoutPart
     rationales_read: RationalesRead | None

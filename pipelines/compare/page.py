@@ -7,7 +7,7 @@ from collections import Counter
 from pipelines.compare import page_tables
 from pipelines.compare.model import ComparisonReport, Search
 from pipelines.compare.notices import notices
-from pipelines.compare.page_figures import data_plots, size_plot
+from pipelines.compare.page_figures import data_plots, gold_plots, size_plot
 from pipelines.methods import rationale_readers
 from pipelines.reports.format import fraction, plural
 from pipelines.reports.provenance import provenance_tables
@@ -36,7 +36,9 @@ def comparison_page(report: ComparisonReport) -> str:
         accuracy=page_tables.accuracy_tables(report),
         size_plot=size,
         size=page_tables.size_tables(report) if size else [],
+        gold_plots=gold_plots(report) if measured else [],
         differences=page_tables.difference_tables(report),
+        arms=page_tables.arm_tables(report),
         by_chance=_by_chance(len(report.differences)),
         search_text=_search_text(search, report.heldout.chosen_on) if search else "",
         search=page_tables.search_tables(search) if search else [],
@@ -61,13 +63,14 @@ def _facts(report: ComparisonReport) -> list[tuple[str, str]]:
         ("Shares of the labels", ", ".join(map(fraction, sorted({place.fraction for place in places}))) or "none"),
         ("Students", str(len({place.student for place in places}))),
         ("Seeds", str(len(seeds))),
+        *([("Budget", report.budget)] if report.budget else []),
         *settings_facts(settings.labels, settings.filters, settings.training),
     ]
 
 
 def _missing(report: ComparisonReport) -> Table | None:
     rows: list[Row] = [
-        [m.student, m.method, fraction(m.fraction), str(m.seed), text_cell(m.why)] for m in report.missing
+        [m.student, m.title, fraction(m.fraction), str(m.seed), text_cell(m.why)] for m in report.missing
     ]
     return table("Missing trainings", ["student", "method", "labels", "seed", "reason"], rows) if rows else None
 
@@ -85,16 +88,14 @@ def _data_caption(report: ComparisonReport) -> str:
 
 
 def _by_chance(comparisons: int) -> str:
-    """The number of comparisons that would stand out by chance, in words."""
+    """How verdicts take the number of comparisons into account."""
     if comparisons == 0:
         return "There is nothing to compare: the baseline, or every other method, has no results."
     if comparisons == 1:
         return "There is one comparison, with a 95% interval."
-    expected = 0.05 * comparisons
-    about = f"{expected:.1f}" if expected < 10 else f"{expected:.0f}"
     return (
-        f"There are {comparisons:,} comparisons, each with its own 95% interval. If no method differed from the baseline, "
-        f"about {about} of the intervals would exclude zero by chance."
+        f"There are {comparisons:,} comparisons. The headline's verdict follows from its 95% interval. The p-values of all others are "
+        "corrected for their number by Holm's method, so that at most 5 of 100 grids without any difference have a false one among them."
     )
 
 
@@ -106,8 +107,12 @@ def _search_text(search: Search, shared: Overlap | None) -> str:
     used = "No held-out example was used."
     if shared and shared.count:
         used = f"{plural(shared.count, 'held-out example is', 'held-out examples are')} in that split too, which favours the choice."
+    settings = "Learning rate and loss weight"
+    if any(trial.steps for trial in search.settings):
+        settings = "Common steps, learning rate and loss weight"
+    most = plural(max(trials.values(), default=search.trials), "trial")
     return (
-        f"Learning rate and loss weight were chosen on the {search.split} split ({search.examples:,} examples), with {even} of trials "
-        f"per method ({plural(search.trials, 'trial')}; seed {search.seed}, {fraction(search.fraction)} of the labels). {used}"
+        f"{settings} were chosen on the {search.split} split ({search.examples:,} examples) by the most right answers, with {even} of "
+        f"trials per method ({most}; seed {search.seed}, {fraction(search.fraction)} of the labels). {used}"
         + (f" {plural(failed, 'trial')} failed." if failed else "")
     )

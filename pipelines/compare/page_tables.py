@@ -7,12 +7,13 @@ from statistics import fmean
 from typing import TypeVar
 
 from pipelines.compare.model import CellScores, ComparisonReport, Group, GroupKey, Search, Trial
-from pipelines.compare.page_figures import largest_fraction, methods_of
+from pipelines.compare.page_figures import LINE_TITLES, largest_fraction, methods_of
 from pipelines.reports.format import (
     ABSENT,
     duration,
     fraction,
     number,
+    p_value,
     percent,
     percents,
     plural,
@@ -21,7 +22,6 @@ from pipelines.reports.format import (
     tenths,
 )
 from pipelines.reports.tables import Cell, Row, Table, table, text_cell, without_empty
-from pipelines.scoring.system import TITLES
 from pipelines.scoring.verdicts import verdict_cell
 
 _ALL_STUDENTS = "all"
@@ -31,14 +31,15 @@ _Keyed = TypeVar("_Keyed", bound=GroupKey)
 def accuracy_tables(report: ComparisonReport) -> list[Table]:
     """Accuracy and length of training per method and fraction, a table per student; and the lines."""
     columns = ["method", "labels", "accuracy#", "95% interval#", "seeds#", "training rows (mean)#", "optimizer steps (mean)#",
-               "tokens trained on (mean)#"]  # fmt: skip
+               "tokens trained on (mean)#", "training time (mean)#"]  # fmt: skip
     tables = []
     for student in _students(report):
         rows: list[Row] = [
             [
-                *(group.method, fraction(group.fraction), percent(group.accuracy), percents(group.interval)),
+                *(group.title, fraction(group.fraction), percent(group.accuracy), percents(group.interval)),
                 str(len(group.cells)),
                 *map(number, (group.train_examples, group.steps, group.tokens)),
+                duration(fmean(cell.train_s for cell in group.cells)),
             ]
             for group in _ordered(report, report.groups, student)
         ]
@@ -49,25 +50,25 @@ def accuracy_tables(report: ComparisonReport) -> list[Table]:
 def _line_tables(report: ComparisonReport) -> list[Table]:
     rows: list[Row] = [
         [
-            *(TITLES[line.name], line.student or _ALL_STUDENTS),
+            *(LINE_TITLES[line.name], line.student or _ALL_STUDENTS),
             ABSENT if line.correct is None else f"{line.correct:,} of {line.total:,}",
             *(percent(line.accuracy), percents(line.interval), text_cell(line.note)),
         ]
         for line in report.lines
     ]
     columns, kept = without_empty(["system", "student", "right#", "accuracy#", "95% interval#", "note"], rows, "")
-    return [table("Systems without training on these labels", columns, kept, heads=2)] if rows else []
+    return [table("Systems beside the trained students", columns, kept, heads=2)] if rows else []
 
 
 def size_tables(report: ComparisonReport) -> list[Table]:
     """Accuracy per method and student, at the largest fraction."""
     share, methods = largest_fraction(report), methods_of(report)
     sizes = {student.name: student.parameters for student in report.students}
-    groups = [group for group in report.groups if group.fraction == share]
+    groups = [group for group in report.groups if (group.fraction, group.treatment) == (share, None)]
     groups.sort(key=lambda group: (methods.index(group.method), sizes[group.student]))
     rows: list[Row] = [
         [
-            *(group.method, group.student, number(sizes[group.student])),
+            *(group.title, group.student, number(sizes[group.student])),
             *(percent(group.accuracy), percents(group.interval)),
         ]
         for group in groups
@@ -77,21 +78,39 @@ def size_tables(report: ComparisonReport) -> list[Table]:
 
 
 def difference_tables(report: ComparisonReport) -> list[Table]:
-    """Differences to the baseline, a table per student."""
-    columns = ["method", "labels", "points#", "95% interval#", "verdict", "seeds#"]
+    """Differences to the baseline and to the controls, a table per student."""
+    columns = [
+        "method",
+        "labels",
+        "compared with",
+        "points#",
+        "95% interval#",
+        "verdict",
+        "seeds#",
+        "corrected p#",
+        "reason",
+    ]
     tables = []
     for student in _students(report):
         rows: list[Row] = [
             [
-                *(found.method, fraction(found.fraction)),
+                *(found.title, fraction(found.fraction), found.versus or report.baseline),
                 *(Cell(points(found.difference), "strong"), points_range(found.interval)),
-                *(verdict_cell(found.interval), str(found.seeds)),
+                *(verdict_cell(found.shown), str(found.seeds)),
+                *(p_value(found.adjusted_p), found.why or ABSENT),
             ]
             for found in _ordered(report, report.differences, student)
         ]
         if rows:
-            tables.append(table(f"{student}: accuracy minus that of {report.baseline}", columns, rows, heads=2))
+            kept, rows = without_empty(columns, rows, ABSENT)
+            tables.append(table(f"{student}: accuracy minus that of another", kept, rows, heads=2))
     return tables
+
+
+def arm_tables(report: ComparisonReport) -> list[Table]:
+    """The controls, with the reason for those that the grid lacks."""
+    rows: list[Row] = [[arm.name, "yes" if arm.applies else "no", text_cell(arm.note or ABSENT)] for arm in report.arms]
+    return [table("Controls", ["control", "in this grid", "reason"], rows)] if rows else []
 
 
 def search_tables(search: Search) -> list[Table]:
@@ -100,7 +119,16 @@ def search_tables(search: Search) -> list[Table]:
     for student in dict.fromkeys(trial.student for trial in search.settings):
         rows: list[Row] = [_trial(trial) for trial in search.settings if trial.student == student]
         columns, rows = without_empty(
-            ["method", "learning rate", "weight#", f"right on {search.split}#", "accuracy#", "chosen", "failure"],
+            [
+                "method",
+                "learning rate",
+                "weight#",
+                "steps#",
+                f"right on {search.split}#",
+                "accuracy#",
+                "chosen",
+                "failure",
+            ],
             rows,
             ABSENT,
         )
@@ -111,7 +139,7 @@ def search_tables(search: Search) -> list[Table]:
 def _trial(trial: Trial) -> list[str | Cell]:
     accuracy = trial.correct / trial.total if trial.correct is not None and trial.total else None
     return [
-        *(trial.method, f"{trial.learning_rate:g}", _weight(trial.weight)),
+        *(trial.method, f"{trial.learning_rate:g}", _weight(trial.weight), number(trial.steps)),
         ABSENT if trial.correct is None else f"{trial.correct:,} of {trial.total:,}",
         percent(accuracy),
         Cell("✓ chosen", "better") if trial.chosen else Cell(""),
@@ -131,7 +159,7 @@ def cost_tables(report: ComparisonReport) -> list[Table]:
             if trained and answered:
                 rows.append(
                     [
-                        *(student, group.method, duration(trained.seconds)),
+                        *(student, group.title, duration(trained.seconds)),
                         *(number(trained.gpu_hours), number(trained.money), duration(answered.seconds_per_example)),
                         _mean([cell.prompt_tokens for cell in group.cells]),
                         _mean([cell.output_tokens for cell in group.cells]),
@@ -153,7 +181,7 @@ def training_tables(report: ComparisonReport) -> list[Table]:
     for student in _students(report):
         rows: list[Row] = [
             [
-                *(cost.method, fraction(cost.fraction)),
+                *(cost.title, fraction(cost.fraction)),
                 *(duration(cost.seconds), number(cost.gpu_hours), number(cost.money)),
             ]
             for cost in _ordered(report, report.cost.training, student)
@@ -179,7 +207,7 @@ def cell_tables(report: ComparisonReport) -> list[Table]:
 
 def _cell(group: Group, cell: CellScores) -> list[str | Cell]:
     return [
-        *(group.method, fraction(group.fraction), str(cell.seed)),
+        *(group.title, fraction(group.fraction), str(cell.seed)),
         *(f"{cell.correct:,} of {cell.total:,}", percent(cell.correct / cell.total)),
         *map(number, (cell.unanswered, cell.train_examples, cell.steps, cell.tokens)),
         *(duration(cell.train_s), number(cell.gpu_hours), duration(cell.seconds_per_example)),
@@ -201,7 +229,13 @@ def _ordered(report: ComparisonReport, rows: Sequence[_Keyed], student: str) -> 
     """A student's rows by method, small fractions first."""
     methods = [*methods_of(report), *dict.fromkeys(row.method for row in rows)]
     own = [row for row in rows if row.student == student]
-    return sorted(own, key=lambda row: (methods.index(row.method), row.fraction))
+    treated = (None, "shuffled-rationales", "gold-only", "gold-else-teacher")
+    return sorted(
+        own,
+        key=lambda row: (
+            row.gold_fraction or 0.0, methods.index(row.method), treated.index(row.treatment), row.fraction,
+        ),
+    )  # fmt: skip
 
 
 def _mean(counts: Sequence[float | None]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, TypedDict
 
 from pipelines.compare.costs import grid_cost
 from pipelines.compare.grid import (
@@ -27,15 +28,20 @@ from pipelines.compare.model import (
     LabelCounts,
     Line,
     MissingCell,
+    Place,
     Search,
     Settings,
     Student,
+    TreatmentKind,
     Trial,
 )
 from pipelines.compare.results import GridResults
+from pipelines.compare.verdicts import budget_ratio, headline_difference, with_verdicts
 from pipelines.methods import MethodName
+from pipelines.reports.format import fraction as share_text
 from pipelines.scoring.costs import worker_hours
 from pipelines.scoring.model import JsonObject, TaskVersion, TrainingSettings
+from pipelines.scoring.power import detectable
 from pipelines.scoring.seeds import mean, mean_difference
 from pipelines.scoring.settings import filters_of, learned
 from pipelines.scoring.statistics import score
@@ -44,7 +50,7 @@ from pipelines.train.identity import deciding_settings
 
 _CELL_SETTINGS = frozenset({"seed", "fraction", "learning_rate"})
 """Keys of `training` that differ between cells."""
-_Groups = dict[tuple[str, MethodName, float], list[Cell]]
+_Groups = dict[Place, list[Cell]]
 
 
 def comparison_report(results: GridResults) -> ComparisonReport:
@@ -58,13 +64,22 @@ def comparison_report(results: GridResults) -> ComparisonReport:
         notes=[],
         task=TaskVersion(name=results.task.name, version=results.task.version),
         baseline=baseline_of(run.compare),
+        equal=run.compare.equal,
+        arms=tuple(results.arms),
+        budget=results.budgets.text,
+        detectable=detectable(len(results.examples), len(run.compare.seeds)),
         settings=_settings(results),
         heldout=results.references.heldout,
         rationales_read=results.references.rationales_read,
         students=list(_students(results)),
-        lines=[*results.references.lines, *_untrained_lines(results)],
+        lines=[
+            *results.references.lines,
+            *_untrained_lines(results),
+            *_few_shot_lines(results),
+            *_tf_idf_lines(results),
+        ],
         groups=measured,
-        differences=list(_differences(results, groups)),
+        differences=[],
         search=_search(results),
         missing=[MissingCell(**_key(cell), seed=cell.seed, why=why) for cell, why in results.missing.items()],
         cost=grid_cost(results, measured),
@@ -72,6 +87,9 @@ def comparison_report(results: GridResults) -> ComparisonReport:
         versions=library_versions(),
         created=now(),
     )
+    pairs = list(_differences(results, groups, {group.place: group for group in measured}))
+    differences = with_verdicts(pairs, headline_difference(pairs, report.students), run.compare.equal)
+    report = report.model_copy(update={"differences": differences})
     counts = LabelCounts.model_validate(results.labels.counts)
     return report.model_copy(update={"headline": headline(report), "notes": notes(report, counts)})
 
@@ -95,12 +113,32 @@ def _untrained_lines(results: GridResults) -> Iterator[Line]:
                 note="the training makes its tokenizer",
             )  # fmt: skip
         else:
-            correct, total = manifest.counts["correct"], manifest.counts["total"]
-            found = score([True] * correct + [False] * (total - correct))
-            yield Line(
-                name="untrained", student=name, correct=correct, total=total, accuracy=found.accuracy,
-                interval=(found.low, found.high), note="",
-            )  # fmt: skip
+            yield _counted_line("untrained", name, manifest, "")
+
+
+def _few_shot_lines(results: GridResults) -> Iterator[Line]:
+    note = "the teacher's prompt, labels ranked by likelihood" if results.task.is_closed else "the teacher's prompt"
+    for model, manifest in results.few_shot.items():
+        yield _counted_line("few-shot", student_name(model), manifest, note)
+
+
+def _counted_line(name: Literal["untrained", "few-shot"], student: str, manifest: Manifest, note: str) -> Line:
+    correct, total = manifest.counts["correct"], manifest.counts["total"]
+    found = score([True] * correct + [False] * (total - correct))
+    return Line(
+        name=name, student=student, correct=correct, total=total, accuracy=found.accuracy,
+        interval=(found.low, found.high), note=note,
+    )  # fmt: skip
+
+
+def _tf_idf_lines(results: GridResults) -> Iterator[Line]:
+    for one in results.tf_idf:
+        found = mean(one.rights)
+        yield Line(
+            name="tf-idf", student=None, correct=None, total=len(results.examples), accuracy=found.value,
+            interval=(found.low, found.high), fraction=one.fraction,
+            note=f"logistic regression on {one.rows:,.0f} rows, {share_text(one.fraction)} of the labels",
+        )  # fmt: skip
 
 
 def _students(results: GridResults) -> Iterator[Student]:
@@ -114,7 +152,7 @@ def _groups(results: GridResults) -> _Groups:
     groups: _Groups = {}
     for cell in cells(results.run, results.chosen or without_search(results.run)):
         if cell in results.cells:
-            groups.setdefault((cell.student, cell.method, cell.fraction), []).append(cell)
+            groups.setdefault(_place(cell), []).append(cell)
     return groups
 
 
@@ -157,23 +195,41 @@ def _cell(cell: Cell, manifest: Manifest) -> CellScores:
     )
 
 
-def _differences(results: GridResults, groups: _Groups) -> Iterator[Difference]:
+def _differences(results: GridResults, groups: _Groups, measured: Mapping[Place, Group]) -> Iterator[Difference]:
+    """Methods against the baseline, and against the control that shows what a treatment changes."""
     baseline = baseline_of(results.run.compare)
-    for (student, method, fraction), members in groups.items():
-        own = {cell.seed: results.rights[cell] for cell in members}
-        base = {cell.seed: results.rights[cell] for cell in groups.get((student, baseline, fraction), ())}
-        seeds = [seed for seed in own if seed in base]
-        if method != baseline and seeds:
-            ours, theirs = [own[seed] for seed in seeds], [base[seed] for seed in seeds]
-            gap = mean_difference(ours, theirs)
-            yield Difference(
-                **_key(members[0]),
-                accuracy=mean(ours).value,
-                baseline_accuracy=mean(theirs).value,
-                difference=gap.value,
-                interval=(gap.low, gap.high),
-                seeds=len(seeds),
-            )
+    for place, members in groups.items():
+        for other, versus in _controls(members[0], baseline):
+            own = {cell.seed: results.rights[cell] for cell in members}
+            base = {cell.seed: results.rights[cell] for cell in groups.get(other, ())}
+            if seeds := [seed for seed in own if seed in base]:
+                ours, theirs = [own[seed] for seed in seeds], [base[seed] for seed in seeds]
+                gap = mean_difference(ours, theirs)
+                yield Difference(
+                    **_key(members[0]),
+                    accuracy=mean(ours).value,
+                    baseline_accuracy=mean(theirs).value,
+                    difference=gap.value,
+                    interval=(gap.low, gap.high),
+                    seeds=len(seeds),
+                    versus=versus,
+                    p_value=gap.p_value,
+                    budget_ratio=budget_ratio(measured[place], measured[other], results.run.compare.equal),
+                )
+
+
+def _controls(cell: Cell, baseline: MethodName) -> Iterator[tuple[Place, str]]:
+    """The groups that a group is compared with, by place, with their title; empty for the report's baseline."""
+    if cell.treatment is None:
+        if cell.method != baseline:
+            yield _place(replace(cell, method=baseline)), ""
+        shuffled = replace(cell, treatment="shuffled-rationales")
+        yield _place(shuffled), shuffled.arm
+    elif cell.treatment == "gold-else-teacher":
+        alone = replace(cell, method="finetune", treatment="gold-only")
+        yield _place(alone), alone.arm
+    elif cell.treatment == "shuffled-rationales":
+        yield _place(replace(cell, method=baseline, treatment=None)), ""
 
 
 def _search(results: GridResults) -> Search | None:
@@ -197,6 +253,7 @@ def _trial(results: GridResults, cell: Cell) -> Trial:
         method=cell.method,
         learning_rate=cell.setting.learning_rate,
         weight=cell.setting.weight,
+        steps=cell.setting.steps,
         correct=scored.counts["correct"] if scored else None,
         total=scored.counts["total"] if scored else None,
         chosen=results.chosen.get((cell.student, cell.method)) == cell.setting,
@@ -214,11 +271,20 @@ def _details(manifest: Manifest) -> CellDetails:
     return CellDetails.model_validate(manifest.details)
 
 
+def _place(cell: Cell) -> Place:
+    return student_name(cell.student), cell.arm, cell.fraction
+
+
 class _Key(TypedDict):
     student: str
     method: MethodName
     fraction: float
+    treatment: TreatmentKind | None
+    gold_fraction: float | None
 
 
 def _key(cell: Cell) -> _Key:
-    return {"student": student_name(cell.student), "method": cell.method, "fraction": cell.fraction}
+    return {
+        "student": student_name(cell.student), "method": cell.method, "fraction": cell.fraction,
+        "treatment": cell.treatment, "gold_fraction": cell.gold_fraction,
+    }  # fmt: skip

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from pipelines.compare.budgets import Budgets
 from pipelines.compare.grid import Cell, Setting
-from pipelines.compare.model import Line
+from pipelines.compare.model import Arm, Line
+from pipelines.compare.tf_idf import TfIdf
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, validation_share
 from pipelines.methods import MethodName, rationale_readers
@@ -46,6 +48,8 @@ class GridResults:
     examples: Sequence[Example]
     """Scored ones."""
     references: References
+    arms: list[Arm] = field(default_factory=list)
+    budgets: Budgets = field(default_factory=Budgets)
     chosen: dict[tuple[str, MethodName], Setting] = field(default_factory=dict)
     """By a search; empty without one."""
     trials: dict[Cell, Manifest] = field(default_factory=dict)
@@ -55,6 +59,10 @@ class GridResults:
     rights: dict[Cell, list[bool]] = field(default_factory=dict)
     untrained: dict[str, Manifest] = field(default_factory=dict)
     """By model."""
+    few_shot: dict[str, Manifest] = field(default_factory=dict)
+    """By model; empty without this arm."""
+    tf_idf: list[TfIdf] = field(default_factory=list)
+    """By fraction; empty without this arm."""
     missing: dict[Cell, str] = field(default_factory=dict)
     """With the reason."""
 

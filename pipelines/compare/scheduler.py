@@ -28,6 +28,8 @@ class CellJob:
     cell: Cell
     run: RunConfig
     split: Split
+    trained_on: str | None = None
+    """Labels that a treatment has changed; None: the run's."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def run_jobs(jobs: Sequence[CellJob], labels_at: str, on_done: OnDone, on_poll: 
     while waiting or running:
         while waiting and len(running) < parallel:
             job = waiting.pop(0)
-            running[score.remote(job.run, labels_at, job.split)] = job
+            running[score.remote(job.run, labels_at, job.split, job.trained_on)] = job
         on_poll(list(running.values()))
         ready, _ = ray.wait(list(running), timeout=_POLL_S)
         for reference in ready:

@@ -3,7 +3,10 @@
 In: OUTPUT/labels, the corpus, the run file's `compare`. Out: OUTPUT/compare:
 
     compare/cells/NAME/          one per cell (cells.py)
+    compare/labels/NAME/         labels of cells with a treatment (treated_labels.py), until all cells are finished
     compare/untrained/NAME/      students before any training
+    compare/few-shot/NAME/       the same with the teacher's prompt
+    compare/budgets/             tokens of an epoch of each cell
     compare/report.json          compare.model.ComparisonReport, written before the first cell and after every cell
     compare/report.html          the same as one self-contained page
     compare/manifest.json        last, when no cell is missing
@@ -11,8 +14,7 @@ In: OUTPUT/labels, the corpus, the run file's `compare`. Out: OUTPUT/compare:
 A comparison that is refused leaves an earlier one unchanged. The earlier manifest, which does not describe the new report, is removed
 before the first new report.
 
-The search comes first. Every method tries equally many settings, and the setting with the most right answers on the validation split
-wins; failed trials cannot win. Only then do students read the held-out examples, each cell with the chosen setting.
+The search comes first (search.py). Only then do students read the held-out examples, each cell with the chosen setting.
 """
 
 from __future__ import annotations
@@ -23,18 +25,24 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.compare import cells, grid
+from pipelines.compare.arms import grid_with_arms
+from pipelines.compare.budgets import Budgets, epoch_key, grid_budgets
 from pipelines.compare.cells import Scores, Split
 from pipelines.compare.checks import check_compare, check_labelled
-from pipelines.compare.grid import Cell, Setting
+from pipelines.compare.few_shot import score_few_shot
+from pipelines.compare.grid import Cell
 from pipelines.compare.model import FORMAT, ComparisonReport
 from pipelines.compare.report import comparison_report
 from pipelines.compare.results import GridResults, references
 from pipelines.compare.running_cells import RunningCells
 from pipelines.compare.scheduler import CellFailure, CellJob, run_jobs
+from pipelines.compare.search import Chosen, chosen_settings, grouped
+from pipelines.compare.tf_idf import score_tf_idf
+from pipelines.compare.treated_labels import gold_rows, treated_manifest, write_treated
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout
+from pipelines.data.label_parts import LabelParts
 from pipelines.errors import RaystillError, StageFailedError, UserError
-from pipelines.methods import MethodName
 from pipelines.reports.format import plural
 from pipelines.reuse import decide
 from pipelines.runtime.progress import Progress
@@ -43,11 +51,10 @@ from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
 from pipelines.scoring.model import REPORT, JsonObject, report_bytes
+from pipelines.scoring.power import power_text
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
-
-Chosen = dict[tuple[str, MethodName], Setting]
 
 
 def compare(run: RunConfig) -> Manifest:
@@ -68,17 +75,19 @@ class _Comparison:
     """A grid in progress."""
 
     def __init__(self, run: RunConfig) -> None:
-        self.run = run
         output = Store(run.output)
         self.store, self.labels_at = output.child("compare"), output.child("labels").uri
         self.live = ProgressFile(self.store, "compare", "cells", gauges=StageGauges(run.name, "compare"))
         self.labels = require_manifest(Store(self.labels_at), "labels", "label RUN")
         self.task: Task = cells.task_of(run)
+        self.run, self.arms = grid_with_arms(run, LabelParts.of(Store(self.labels_at)), self.task)
+        run = self.run
         splits: list[Split] = ["heldout", "validation"] if run.compare.search.trials > 1 else ["heldout"]
         self.heldout: dict[Split, Heldout] = {split: cells.split_of(run, split, self.task) for split in splits}
         self.examples: dict[Split, list[Example]] = {
             split: scored_examples(cells.with_split(run, split), found) for split, found in self.heldout.items()
         }
+        self.budgets = self._budgets()
 
     def make(self) -> Manifest:
         """The finished comparison."""
@@ -89,6 +98,8 @@ class _Comparison:
         began = time.monotonic()
         # All checks come before the first training, which may take hours.
         check_labelled(self.run, self.task, self.labels, self.labels_at, self.examples)
+        for line in (self.budgets.text, power_text(len(self.examples["heldout"]), len(self.run.compare.seeds))):
+            print(f"compare: {line}", file=sys.stderr, flush=True)
         with self.live:
             return self._make(trials, identity, began)
 
@@ -100,7 +111,7 @@ class _Comparison:
         self._drop_students(job for job in trials if job.cell not in {other.cell for other in jobs})
         results.missing = {job.cell: "not finished yet" for job in jobs}
         self.live.phase("scoring untrained students")
-        results.untrained = self._untrained()
+        results.untrained, results.few_shot = self._untrained(), self._few_shot()
         left = self._unfinished(results, jobs)
         self.live.phase("")
         self.store.delete(MANIFEST)
@@ -110,6 +121,7 @@ class _Comparison:
         self.live.phase("writing the report")
         self._drop_students(job for job in jobs if job.cell in results.cells)
         report = self._report(results)
+        self.store.child("labels").clear()
         if failed:
             raise _error_of(failed, "The report shows the other cells; run the same command to retry.")
         manifest = manifest_of(
@@ -136,7 +148,18 @@ class _Comparison:
         if run.compare.search.trials > 1 or run.training.validate_every_steps is not None:
             validation = cells.split_of(run, "validation", self.task).examples
         found = references(run, self.task, heldout, examples, validation)
-        return GridResults(run, self.task, self.labels, heldout, examples, found)
+        made = GridResults(run, self.task, self.labels, heldout, examples, found, self.arms, self.budgets)
+        if "tf-idf" in run.compare.arms:
+            labels = LabelParts.of(Store(self.labels_at))
+            with_gold, rows = gold_rows(labels)
+            made.tf_idf = score_tf_idf(run, labels, examples, self.task, gold=with_gold == rows)
+        return made
+
+    def _budgets(self) -> Budgets:
+        settings = grid.without_search(self.run)
+        planned = [*grid.trials(self.run), *grid.cells(self.run, settings)]
+        runs = {epoch_key(cell): grid.run_of(self.run, cell, self.task, self.labels) for cell in planned}
+        return grid_budgets(self.run, self.labels, self.labels_at, planned, runs)
 
     def _search(self, results: GridResults, trials: Sequence[CellJob]) -> Chosen:
         """The setting of each student and method."""
@@ -144,22 +167,27 @@ class _Comparison:
             return grid.without_search(self.run)
         self.live.phase("")
         failed = self._run(results, trials, self._unfinished(results, trials), "search")
-        chosen: Chosen = {}
-        for student, method in dict.fromkeys((job.cell.student, job.cell.method) for job in trials):
-            tried = [job.cell for job in trials if (job.cell.student, job.cell.method) == (student, method)]
-            finished = [cell for cell in tried if cell in results.trials]
-            if not finished:
-                raise _error_of(
-                    {cell: failed[cell] for cell in tried}, "All its trials failed; run the same command to retry."
-                )
-            # The first of equally good ones: the lowest learning rate.
-            chosen[student, method] = max(finished, key=lambda cell: results.trials[cell].counts["correct"]).setting
+        tried = {job.cell: results.trials.get(job.cell) for job in trials}
+        lost = next((group for group in grouped(tried) if not any(tried[cell] for cell in group)), None)
+        if lost:
+            raise _error_of(
+                {cell: failed[cell] for cell in lost}, "All its trials failed; run the same command to retry."
+            )
         results.failed_trials = {cell: failure.reason for cell, failure in failed.items()}
-        results.chosen = chosen
-        return chosen
+        results.chosen = chosen_settings(tried)
+        return results.chosen
 
     def _job(self, cell: Cell, split: Split) -> CellJob:
-        return CellJob(cell, grid.run_of(self.run, cell, self.task, self.labels), split)
+        made, treatment = grid.run_of(self.run, cell, self.task, self.labels, self.budgets), cell.treated(self.run)
+        trained_on = None if treatment is None else self.store.child(f"labels/{treatment.name}").uri
+        return CellJob(cell, made, split, trained_on)
+
+    def _write_treated(self, jobs: Iterable[CellJob]) -> None:
+        """Write the changed labels of cells that are to be trained."""
+        for job in jobs:
+            if treatment := job.cell.treated(self.run):
+                assert job.trained_on is not None
+                write_treated(Store(self.labels_at), self.labels, treatment, Store(job.trained_on))
 
     def _drop_students(self, jobs: Iterable[CellJob]) -> None:
         """Remove weights that no split needs, also those that a killed run left."""
@@ -179,6 +207,19 @@ class _Comparison:
             for model in models
         }
         return dict(zip(models, cells.score_untrained(plain), strict=True))
+
+    def _few_shot(self) -> dict[str, Manifest]:
+        """Scores of the students before any training, with the teacher's prompt, by model."""
+        if "few-shot" not in self.run.compare.arms:
+            return {}
+        models = grid.students_of(self.run)
+        asked = {
+            grid.student_name(model): self.run.model_copy(
+                update={"student": grid.student_of(self.run, "rationale-then-label", model)}
+            )
+            for model in models
+        }
+        return dict(zip(models, score_few_shot(asked, self.examples["heldout"]), strict=True))
 
     def _unfinished(self, results: GridResults, jobs: Sequence[CellJob]) -> list[CellJob]:
         """Jobs that no earlier run has scored. Adds the scores of the others to the results."""
@@ -212,11 +253,14 @@ class _Comparison:
             def on_poll(running: Sequence[CellJob]) -> None:
                 progress.advance(0, steps.text(running))
 
+            self._write_treated(left)
             run_jobs(left, self.labels_at, on_done, on_poll)
         return failed
 
     def _scores(self, job: CellJob) -> Scores:
-        return Scores.of_cell(job.run, job.split, self.task, self.labels, self.examples[job.split])
+        treatment = job.cell.treated(self.run)
+        labels = self.labels if treatment is None else treated_manifest(self.labels, treatment)
+        return Scores.of_cell(job.run, job.split, self.task, labels, self.examples[job.split])
 
     def _add(self, results: GridResults, job: CellJob, manifest: Manifest) -> None:
         if job.split == "validation":
@@ -239,14 +283,26 @@ class _Comparison:
         """The inputs that decide the comparison. The chosen settings follow from the trials."""
         # Students are in the identities of the cells. Costs are computed for each report.
         left_out = {"keep_students", "students", "price_per_worker_hour"}
+        compare = self.run.compare
+        # Comparisons of 0.1 lack these keys: their cells have equal epochs and no controls.
+        early = {"equal": "epochs", "arms": [], "gold_fractions": None}
+        left_out |= {name for name, value in early.items() if getattr(compare, name) == value}
         unsearched = [self._job(cell, "heldout") for cell in grid.cells(self.run, grid.without_search(self.run))]
         return {
             "format": FORMAT,
             "trials": [self._scores(job).identity for job in trials],
             "cells": [self._scores(job).identity for job in unsearched],
-            "compare": self.run.compare.model_dump(mode="json", exclude=left_out),
+            "compare": _without_early_search(compare.model_dump(mode="json", exclude=left_out)),
             "labels": labels_identity(self.labels),
         }
+
+
+def _without_early_search(compare: JsonObject) -> JsonObject:
+    """Settings of the grid without `search.steps`, which comparisons of 0.1 lack, if it is not set."""
+    search = compare["search"]
+    if isinstance(search, dict) and search.get("steps") is None:
+        compare["search"] = {key: value for key, value in search.items() if key != "steps"}
+    return compare
 
 
 def _error_of(failed: Mapping[Cell, CellFailure], remedy: str) -> RaystillError:

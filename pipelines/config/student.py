@@ -47,8 +47,9 @@ class StudentConfig(Section):
     lora: LoraConfig | None = None
     """None: all weights are trained."""
     method: MethodName = "step-by-step"
-    labels: Literal["gold", "teacher"] | None = None
-    """Whose label is learned, for methods with rationales. Default: gold."""
+    labels: Literal["gold", "teacher", "gold-else-teacher"] | None = None
+    """Whose label is learned, for methods with rationales. Default: gold. gold-else-teacher: gold if the row has one, also for
+    task-distillation."""
     rationale_weight: Share = 0.5
     """step-by-step: w in loss = (1 - w) x label loss + w x rationale loss."""
     soft_weight: Share = 0.5
@@ -61,7 +62,8 @@ class StudentConfig(Section):
     @model_validator(mode="after")
     def _labels_are_read(self) -> Self:
         method = METHODS[self.method]
-        if self.labels is not None and method.label_column is not None:
+        fills_gaps = self.labels == "gold-else-teacher" and self.method == "task-distillation"
+        if self.labels is not None and method.label_column is not None and not fills_gaps:
             raise ValueError(
                 f"`labels` has no effect with method {self.method}, which learns {method.learns}; remove it"
             )
@@ -78,6 +80,8 @@ class StudentConfig(Section):
     @property
     def label_column(self) -> LabelColumn:
         """Whose label the student learns, as a column of the labels. either: gold if the row has one, else the teacher's."""
+        if self.labels == "gold-else-teacher":
+            return "either"
         return METHODS[self.method].label_column or ("label" if self.labels == "teacher" else "gold")
 
     def with_method(self, method: MethodName, model: str) -> StudentConfig:

@@ -15,6 +15,7 @@ from pipelines.scoring.costs import teacher_facts
 from pipelines.scoring.heldout_notices import heldout_notices, unreadable_table
 from pipelines.scoring.model import RationaleQuality
 from pipelines.scoring.settings import settings_facts
+from pipelines.scoring.statistics import verdict
 from pipelines.scoring.verdicts import verdict_cell
 
 
@@ -88,5 +89,5 @@ def _change(change: Change) -> list[tuple[str, str]]:
         ("Change", f"{points(change.difference)} points ({points_range(change.interval)})"),
         ("Only now right", number(change.better)),
         ("Only then right", number(change.worse)),
-        ("Verdict", f"{verdict_cell(change.interval).text}, {p_text(change.p_value)}"),
+        ("Verdict", f"{verdict_cell(verdict(change.interval)).text}, {p_text(change.p_value)}"),
     ]

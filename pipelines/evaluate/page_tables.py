@@ -18,7 +18,8 @@ from pipelines.reports.format import (
     tenths,
 )
 from pipelines.reports.tables import Cell, Mark, Row, Table, table, text_cell, without_empty
-from pipelines.scoring.system import TITLES
+from pipelines.scoring.statistics import verdict
+from pipelines.scoring.system import TITLES, engine_text
 from pipelines.scoring.verdicts import verdict_cell
 
 _MAX_COLUMNS = 12
@@ -35,12 +36,13 @@ def systems_table(report: Report) -> Table:
             [
                 Cell(TITLES[system.name], "strong" if system.name == "student" else ""),
                 *(right, Cell(percent(system.accuracy), "strong"), percents(system.interval)),
+                engine_text(system) or ABSENT,
                 *(number(system.unanswered), duration(system.seconds_per_example)),
                 *(tenths(system.prompt_tokens_per_example), tenths(system.output_tokens_per_example)),
             ]
         )
     columns, kept = without_empty(
-        ["system", "right#", "accuracy#", "95% interval#", "unanswered#", "time per answer#", "tokens read#", "tokens written#"],
+        ["system", "right#", "accuracy#", "95% interval#", "engine", "unanswered#", "time per answer#", "tokens read#", "tokens written#"],
         rows, ABSENT,
     )  # fmt: skip
     return table("Systems on the same examples", columns, kept)
@@ -53,7 +55,7 @@ def comparisons_table(report: Report) -> Table:
             TITLES[found.student_vs],
             *(Cell(points(found.difference), "strong"), points_range(found.difference_interval)),
             *(number(found.better), number(found.worse), p_value(found.p_value)),
-            verdict_cell(found.difference_interval),
+            verdict_cell(verdict(found.difference_interval)),
         ]
         for found in report.comparisons
     ]

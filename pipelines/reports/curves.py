@@ -23,7 +23,7 @@ from markupsafe import Markup
 from pipelines.reports.figures import Style, Theme, picture, series_style
 from pipelines.reports.format import percent, short
 
-LEVEL_LINES: tuple[Any, ...] = ((0, (8, 3)), (0, (1, 1.8)), (0, (4, 2, 1, 2)))
+LEVEL_LINES: tuple[Any, ...] = ((0, (8, 3)), (0, (1, 1.8)), (0, (4, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2)), (0, (3, 1)))
 _WIDTH, _AXES_HEIGHT, _LEGEND_ROW = 4.7, 3.0, 0.19
 _MIN_SPREAD = 5.0
 _NAME_CHARACTERS = 24

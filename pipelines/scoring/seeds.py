@@ -40,6 +40,8 @@ class Estimate:
     value: float
     low: float
     high: float
+    p_value: float = 1.0
+    """Of a difference: two-sided, of the test that the interval inverts."""
 
 
 def mean(right: Rights) -> Estimate:
@@ -68,7 +70,7 @@ def mean_difference(first: Rights, second: Rights) -> Estimate:
     values = _table(first) - _table(second)
     if len(values) == 1:
         one = difference(first[0], second[0])
-        return Estimate(one.value, one.low, one.high)
+        return Estimate(one.value, one.low, one.high, one.p_value)
     return _estimate(values, [1.0, -1.0], -1.0)
 
 
@@ -101,5 +103,7 @@ def _estimate(values: _Values, added: list[float], lowest: float) -> Estimate:
     # An effect's variance is at least 0: it counts as 0 if its mean square happens to be smaller than the rest's.
     total = max(ms[0] + ms[1] - ms[2], ms[0], ms[1])
     degrees = total**2 / (ms**2 / freedom).sum()
-    half = float(t.ppf((1 + CONFIDENCE_LEVEL) / 2, degrees)) * math.sqrt(total / (seeds * examples))
-    return Estimate(float(values.mean()), max(float(middle) - half, lowest), min(float(middle) + half, 1.0))
+    error, center = math.sqrt(total / (seeds * examples)), float(middle)
+    half = float(t.ppf((1 + CONFIDENCE_LEVEL) / 2, degrees)) * error
+    p_value = 2 * float(t.sf(abs(center) / error, degrees))
+    return Estimate(float(values.mean()), max(center - half, lowest), min(center + half, 1.0), p_value)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pipelines.reports.tables import Cell
-from pipelines.scoring.model import Interval
-from pipelines.scoring.statistics import Verdict, verdict
+from pipelines.scoring.statistics import Verdict
 
 _CELLS: dict[Verdict, Cell] = {
     "better": Cell("▲ better", "better"),
@@ -13,6 +12,6 @@ _CELLS: dict[Verdict, Cell] = {
 }
 
 
-def verdict_cell(interval: Interval) -> Cell:
-    """The verdict of a difference by its interval."""
-    return _CELLS[verdict(interval)]
+def verdict_cell(found: Verdict) -> Cell:
+    """The verdict of a difference."""
+    return _CELLS[found]

@@ -8,22 +8,29 @@ from typing import Any
 
 import pytest
 
-from pipelines.compare import cells, checks, stage
+from pipelines.compare import budgets, cells, checks, stage
 from pipelines.compare.model import ComparisonReport
 from pipelines.compare.scheduler import CellJob, OnDone, OnPoll, cell_failure
 from pipelines.compare.stage import compare
+from pipelines.compare.treated_labels import label_rows
 from pipelines.config import EvaluationConfig, RunConfig
+from pipelines.data.label_parts import LabelParts
 from pipelines.errors import RaystillError
+from pipelines.methods import METHODS
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.scoring.sources import Untrained
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import Store
+from pipelines.tasks import task_spec
+from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.identity import train_identity
 from tests.support.artifacts import label_row, make_run, write_corpus, write_labels
 
 NUM_HELDOUT = 20
+ROW_TOKENS = 1000
+"""Of a row without rationale; twice as many with one."""
 
 
 class Lab:
@@ -50,6 +57,8 @@ class Lab:
         monkeypatch.setattr(cells, "predict", self._predict)
         monkeypatch.setattr(stage, "run_jobs", self._run_jobs)
         monkeypatch.setattr(checks, "check_train", lambda run, labels_at: None)
+        monkeypatch.setattr(budgets, "token_settings", _settings)
+        monkeypatch.setattr(budgets, "row_tokens", _row_tokens)
 
     def label(self, rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]]) -> None:
         """Write the teacher's answers to corpus rows: always the gold label."""
@@ -59,14 +68,16 @@ class Lab:
         write_labels(self.folder / "out" / "labels", *made)
 
     def run(self, **sections: Any) -> RunConfig:
-        """The run of a small grid; `compare` is merged into it."""
+        """The run of a small grid; `compare` and `training` are merged into it."""
         grid = {
             "methods": ["finetune", "step-by-step"],
             "fractions": [1.0],
             "seeds": [0],
+            "arms": [],
             **sections.pop("compare", {}),
         }
-        return make_run(self.folder, "some/model", compare=grid, **sections)
+        training = {"steps": 20, "tokens_per_batch": 2 * ROW_TOKENS, **sections.pop("training", {})}
+        return make_run(self.folder, "some/model", compare=grid, training=training, **sections)
 
     def compare(self, **sections: Any) -> Manifest:
         """`raystill compare` with labels and Ray. Resets `trained`."""
@@ -89,7 +100,7 @@ class Lab:
         for job in jobs:
             on_poll([job])
             try:
-                manifest = cells.score_cell(job.run, labels_at, job.split)
+                manifest = cells.score_cell(job.run, labels_at, job.split, job.trained_on)
             except RaystillError as error:
                 on_done(job, cell_failure(error))
             else:
@@ -105,7 +116,7 @@ class Lab:
             counts={"train_examples": 40, "tokens": 900}, timings_s=self.timings_s,
             details={
                 "parameters": 1000,
-                "training": {"steps": 7, "tokens_per_s": 50.0, "padding_share": 0.1, "loss": {}, "world_size": 2,
+                "training": {"steps": run.training.steps or 7, "tokens_per_s": 50.0, "padding_share": 0.1, "loss": {}, "world_size": 2,
                              "started_at_steps": [0]},
             },
             provenance={},
@@ -132,3 +143,14 @@ class Lab:
             ]
             found.append(Predictions(answers, 2.0))
         return found
+
+
+def _settings(run: RunConfig) -> TokenSettings:
+    return TokenSettings(
+        "some/model", "decoder-only", run.student.method, ("label",), "gold", 0.0, 64, 64, task_spec(run.task)
+    )
+
+
+def _row_tokens(labels: LabelParts, settings: TokenSettings) -> dict[str, int]:
+    tokens = ROW_TOKENS * (2 if METHODS[settings.method].writes_rationales else 1)
+    return {row["id"]: tokens for row in label_rows(labels, ["id"])}

@@ -37,7 +37,7 @@ class FakeRay:
         self.options = options
         return lambda function: SimpleNamespace(remote=self.start)
 
-    def start(self, run: Any, labels_at: str, split: str) -> int:
+    def start(self, run: Any, labels_at: str, split: str, trained_on: str | None) -> int:
         self.started.append(run.training.seed)
         return int(run.training.seed)
 

@@ -33,7 +33,7 @@ def scores(cell: Cell, right: list[bool]) -> Manifest:
 
 
 def grid_results(tmp_path: Path) -> GridResults:
-    compare = {"fractions": [1.0], "seeds": [0, 1], "students": ["a/small"], "price_per_worker_hour": 2.0}
+    compare = {"fractions": [1.0], "seeds": [0, 1], "students": ["a/small"], "price_per_worker_hour": 2.0, "arms": []}
     run = make_run(tmp_path, compare=compare, training={"workers": 2})
     write_corpus(tmp_path / "test.jsonl", [{"id": f"h{i}", "input": f"q {i}", "label": "3"} for i in range(NUM)])
     heldout_answers = [label_row(f"h{i}", "3" if i < 9 else "4", text=f"q {i}") for i in range(NUM)]

@@ -30,7 +30,7 @@ SEARCH = {"trials": 3, "learning_rate": [1e-4, 1e-2], "weight": [0.2, 0.8]}
 
 
 def run_with(tmp_path: Path, sections: dict[str, Any] | None = None, **compare: Any) -> RunConfig:
-    grid = {"methods": ["finetune", "step-by-step"], "fractions": [1.0, 0.25], "seeds": [0, 3], **compare}
+    grid = {"methods": ["finetune", "step-by-step"], "fractions": [1.0, 0.25], "seeds": [0, 3], "arms": [], **compare}
     return make_run(tmp_path, "some/model", compare=grid, **(sections or {}))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from pipelines.compare.model import ComparisonReport
 from pipelines.compare.page import comparison_page
 from pipelines.compare.terminal_table import comparison_table
-from pipelines.reports.format import fraction, number, percent, percents, points
+from pipelines.reports.format import duration, fraction, number, percent, percents, points
 from pipelines.scoring.verdicts import verdict_cell
 from tests.support.comparisons import METHODS, comparison, comparison_tree
 from tests.support.page_reader import Page
@@ -41,7 +42,8 @@ def test_every_number_is_in_a_table() -> None:
     for group in report.groups:
         accuracy = [percent(group.accuracy), percents(group.interval)]
         amounts = [number(value) for value in (group.train_examples, group.steps, group.tokens)]
-        assert [group.method, fraction(group.fraction), *accuracy, "3", *amounts] in rows
+        seconds = duration(fmean(cell.train_s for cell in group.cells))
+        assert [group.method, fraction(group.fraction), *accuracy, "3", *amounts, seconds] in rows
         if group.fraction == 1.0:
             assert [group.method, group.student, sizes[group.student], *accuracy] in rows
         for cell in group.cells:
@@ -50,8 +52,8 @@ def test_every_number_is_in_a_table() -> None:
     for line in report.lines:
         assert any(percent(line.accuracy) in row and percents(line.interval) in row for row in rows)
     for found in report.differences:
-        head = [found.method, fraction(found.fraction), points(found.difference)]
-        assert any(row[:3] == head and row[4] == verdict_cell(found.interval).text for row in rows)
+        head = [found.method, fraction(found.fraction), "finetune", points(found.difference)]
+        assert any(row[:4] == head and row[5] == verdict_cell(found.shown).text for row in rows)
 
 
 FACTS = (
@@ -60,10 +62,9 @@ FACTS = (
     "3 epochs, 16,384 tokens per batch",
     "an accuracy has Wilson's interval and a difference the paired one of Bonett and Price.",
     "two crossed random effects, with Student's t at Satterthwaite's degrees of freedom.",
-    "There are 30 comparisons, each with its own 95% interval.",
-    "about 1.5 of the intervals would exclude zero by chance",
-    "chosen on the validation split (60 examples), with the same number of trials per method (2 trials; seed 0, 100% of the labels). "
-    "No held-out example was used.",
+    "There are 30 comparisons. The headline's verdict follows from its 95% interval.",
+    "chosen on the validation split (60 examples) by the most right answers, with the same number of trials per method (2 trials; seed 0, "
+    "100% of the labels). No held-out example was used.",
 )
 
 
@@ -181,7 +182,8 @@ def test_the_terminal_table_has_a_line_per_group() -> None:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(comparison_table(report))
     text, group, found = console.export_text(), report.groups[0], report.differences[-1]
-    expected = (group.student, "finetune", "25%", "2", percent(group.accuracy), percents(group.interval), "-")
+    accuracy = (percent(group.accuracy), percents(group.interval))
+    expected = (group.student, "finetune", "25%", "2", number(group.steps), *accuracy, "-", "-")
     assert any(tuple(cell.strip() for cell in line.strip("│ ").split("│")) == expected for line in text.splitlines())
     assert f"{points(found.difference)} ({points(found.interval[0])} to {points(found.interval[1])})" in text
     assert "1 of 48 trainings is missing" in text

@@ -51,31 +51,32 @@ def test_seeds_are_averaged_and_methods_paired_by_example(grid: GridResults) -> 
     assert (found.accuracy, found.interval, found.train_examples) == (0.85, (expected.low, expected.high), 40.5)
     [difference] = report.differences
     assert difference.model_dump() == {
-        "student": "small", "method": "step-by-step", "fraction": 1.0, "accuracy": 0.85, "baseline_accuracy": 0.4,
-        "difference": pytest.approx(0.45), "interval": (gap.low, gap.high), "seeds": 2,
+        "student": "small", "method": "step-by-step", "fraction": 1.0, "treatment": None, "gold_fraction": None, "accuracy": 0.85,
+        "baseline_accuracy": 0.4, "difference": pytest.approx(0.45), "interval": (gap.low, gap.high), "seeds": 2, "versus": "",
+        "p_value": gap.p_value, "adjusted_p": None, "budget_ratio": 1.0, "verdict": "not shown", "why": "fewer than 3 seeds",
     }  # fmt: skip
     assert {line.name: line.correct for line in report.lines} == {"teacher": 9, "majority": 0, "untrained": None}
 
 
 def test_the_headline_is_about_a_fixed_method(grid: GridResults) -> None:
     assert comparison_report(grid).headline.startswith(
-        "With 100% of the labels step-by-step is right on 85.0% of 10 held-out examples and finetune on 40.0% (small, mean of 2 seeds): "
-        "+45.0 points (95% interval"
+        "With 100% of the labels step-by-step is right on 85.0% of 10 held-out examples and finetune on 40.0% (small, mean of 2 seeds, "
+        "7 steps each): +45.0 points (95% interval"
     )
     for seed in (0, 1):
         grid.rights[cell_of(grid, "step-by-step", seed)] = RIGHT["finetune", seed]
-    assert comparison_report(grid).headline.endswith("no difference is shown.")
+    assert comparison_report(grid).headline.endswith("no difference is shown (fewer than 3 seeds).")
 
 
 def test_only_seeds_of_both_methods_are_compared(grid: GridResults) -> None:
     drop(grid, cell_of(grid, "finetune", 1), reason="training broke off: no")
     report = comparison_report(grid)
-    assert [cell.model_dump() for cell in report.missing] == [
+    assert [cell.model_dump(exclude_defaults=True) for cell in report.missing] == [
         {"student": "small", "method": "finetune", "fraction": 1.0, "seed": 1, "why": "training broke off: no"}
     ]
     assert [(d.seeds, d.difference) for d in report.differences] == [(1, pytest.approx(0.5))]
     assert group(grid, "step-by-step").accuracy == pytest.approx(0.85), "over both of its seeds"
-    headline = "step-by-step is right on 80.0% of 10 held-out examples and finetune on 30.0% (small, 1 seed): +50.0"
+    headline = "step-by-step is right on 80.0% of 10 held-out examples and finetune on 30.0% (small, 1 seed, 7 steps each): +50.0"
     assert headline in report.headline
     drop(grid, cell_of(grid, "finetune", 0))
     assert comparison_report(grid).differences == []
@@ -97,13 +98,13 @@ def test_costs_follow_from_workers_time_and_price(grid: GridResults) -> None:
 
 def test_one_and_two_seeds_have_notes(grid: GridResults) -> None:
     two = comparison_report(grid)
-    assert two.headline.endswith("+76.4), no difference is shown.")
+    assert two.headline.endswith("+76.4), no difference is shown (fewer than 3 seeds).")
     assert [note.partition(" that")[0] for note in two.notes] == ["Intervals of two seeds"]
     drop(grid, *[cell for cell in grid.cells if cell.seed == 1])
     grid.rights[cell_of(grid, "step-by-step", 0)] = [True] * NUM
     one = comparison_report(grid)
     assert one.headline.endswith(
-        "points (95% interval +22.1 to +94.5, which ignores the choice of the seed), this student is better."
+        "points (95% interval +22.1 to +94.5, which ignores the choice of the seed), no difference is shown (fewer than 3 seeds)."
     )
     assert one.notes[0].startswith("Intervals of one seed are of this very student")
     drop(grid, cell_of(grid, "finetune", 0))

@@ -91,9 +91,8 @@ def test_a_refused_comparison_leaves_the_finished_one(lab: Lab) -> None:
 
 
 def test_a_longer_baseline_lies_beside_the_grid(lab: Lab) -> None:
-    """The control of equal steps: README, Comparing methods."""
     made = lab.compare()
-    lab.compare(training={"epochs": 9}, compare={"methods": ["finetune"]})
+    lab.compare(training={"steps": 60}, compare={"methods": ["finetune"]})
     assert trained(lab) == [("finetune", 1.0, 0)]
     assert [group.method for group in lab.report().groups] == ["finetune"]
     assert lab.compare().fingerprint == made.fingerprint

@@ -74,7 +74,7 @@ def test_one_seed_has_the_intervals_of_one_report() -> None:
     first, second = [True, True, False, True], [True, False, False, False]
     alone, gap = score(first), difference(first, second)
     assert mean([first]) == Estimate(alone.accuracy, alone.low, alone.high)
-    assert mean_difference([first], [second]) == Estimate(gap.value, gap.low, gap.high)
+    assert mean_difference([first], [second]) == Estimate(gap.value, gap.low, gap.high, gap.p_value)
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:

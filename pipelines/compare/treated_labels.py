@@ -1,0 +1,135 @@
+"""Labels that a treatment has changed, for the control arms of a grid.
+
+In: the labels of the run. Out, while cells need them: OUTPUT/compare/labels/NAME, an artifact with the same columns:
+
+    shuffled-rationales  each training row has the rationale of another row; the label stays
+    gold-only            the rows with a gold label, of which `gold_fraction` is kept
+    gold-else-teacher    all rows; those that gold-only leaves out have no gold label
+
+Rows are drawn by the hash that draws fractions of the labels (`in_fraction`), so that seeds draw other rows and a larger share contains
+a smaller one. Rationales move to the next row in the order of that hash: within a fraction, they are those of the same fraction.
+Validation rows keep their rationale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.compare.model import TreatmentKind
+from pipelines.data.heldout import is_validation
+from pipelines.data.label_manifest import PartFile
+from pipelines.data.label_parts import LabelParts
+from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
+from pipelines.storage.parquet import parquet_bytes
+from pipelines.storage.store import Store
+from pipelines.train.data.sequences import fraction_bucket, in_fraction
+
+_FORMAT = 1
+"""Raised if the same treatment gives other labels."""
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is changed."""
+
+    kind: TreatmentKind
+    seed: int
+    validation_share: float
+    """Share of the rows that is held out by the hash of the id."""
+    gold_fraction: float | None = None
+    """Of all rows: the share of the gold labels times the fraction of the labels."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        share = "" if self.gold_fraction is None else f"-{self.gold_fraction:g}"
+        return f"{self.kind}{share}-seed{self.seed}"
+
+
+def treated_manifest(labels: Manifest, treatment: Treatment) -> Manifest:
+    """The manifest of the changed labels, which need not exist."""
+    content = labels.details.get("content")
+    change = {
+        "format": _FORMAT, "kind": treatment.kind, "seed": treatment.seed, "gold_fraction": treatment.gold_fraction,
+        "validation_share": treatment.validation_share,
+    }  # fmt: skip
+    identity = {**labels.identity, "treatment": change, "labels": labels.fingerprint, "content": content}
+    details = {**labels.details, "content": fingerprint({"content": content, "treatment": change})}
+    return labels.model_copy(update={"identity": identity, "fingerprint": fingerprint(identity), "details": details})
+
+
+def write_treated(labels: Store, manifest: Manifest, treatment: Treatment, target: Store) -> None:
+    """Write the changed labels, unless they exist.
+
+    Args:
+        manifest: of `labels`.
+    """
+    made = treated_manifest(manifest, treatment)
+    there = read_manifest(target, "labels")
+    if there is not None and there.fingerprint == made.fingerprint:
+        return
+    target.clear()
+    source = LabelParts.of(labels)
+    moved = _moved_rationales(source, treatment) if treatment.kind == "shuffled-rationales" else {}
+    files = {name: _write_part(source, name, treatment, moved, target) for name in source.names("data")}
+    parts = {
+        "parts": {name: file.rows for name, file in files.items()},
+        "files": {name: file.model_dump() for name, file in files.items()},
+    }
+    write_manifest(target, made.model_copy(update={"details": made.details | parts}))
+
+
+def label_rows(labels: LabelParts, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Columns of all accepted rows."""
+    for name in labels.names("data"):
+        for batch in labels.open(name).iter_batches(_ROWS, columns=columns):
+            yield from batch.to_pylist()
+
+
+def gold_rows(labels: LabelParts) -> tuple[int, int]:
+    """Rows with a gold label, and all rows."""
+    with_gold = sum(bool(row["gold"]) for row in label_rows(labels, ["gold"]))
+    return with_gold, labels.num_rows("data")
+
+
+def _moved_rationales(labels: LabelParts, treatment: Treatment) -> dict[str, str]:
+    """By id, the rationale of the next training row that has one."""
+    found = [
+        (fraction_bucket(row["id"], treatment.seed), row["id"], row["rationale"])
+        for row in label_rows(labels, ["id", "rationale"])
+        if row["rationale"] and not is_validation(row["id"], treatment.validation_share)
+    ]
+    found.sort()
+    following = found[1:] + found[:1]
+    return {row_id: rationale for (_, row_id, _), (_, _, rationale) in zip(found, following, strict=True)}
+
+
+def _write_part(
+    labels: LabelParts, name: str, treatment: Treatment, moved: Mapping[str, str], target: Store
+) -> PartFile:
+    import pyarrow as pa
+
+    source = labels.open(name)
+    rows = [row for batch in source.iter_batches(_ROWS) for row in batch.to_pylist() if _changed(row, treatment, moved)]
+    data = parquet_bytes(pa.Table.from_pylist(rows, schema=source.schema_arrow))
+    target.write(name, data)
+    return PartFile(rows=len(rows), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _changed(row: dict[str, Any], treatment: Treatment, moved: Mapping[str, str]) -> bool:
+    """Change a row. False: it is left out."""
+    if treatment.kind == "shuffled-rationales":
+        row["rationale"] = moved.get(row["id"], row["rationale"])
+        return True
+    held_out = is_validation(row["id"], treatment.validation_share)
+    has_gold = bool(row["gold"]) and (
+        held_out or in_fraction(row["id"], treatment.gold_fraction or 0.0, treatment.seed)
+    )
+    if not has_gold:
+        row["gold"] = None
+    return has_gold or treatment.kind == "gold-else-teacher"
