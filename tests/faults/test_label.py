@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines.label.output.commits import read_commits
 from pipelines.recipes.word_problems import train_rows
+from pipelines.storage.store import Store
 from tests.support.corpora import write_jsonl
 from tests.support.counting_task import answered, write_task
 from tests.support.label_kills import COMMAND, REVERSED, Labelling, check, check_complete
@@ -115,7 +117,7 @@ def named_parts(labelling: Labelling) -> dict[str, bytes]:
     if (labels / "manifest.json").exists():
         names = json.loads((labels / "manifest.json").read_text())["details"]["parts"]
     else:
-        names = [name for record in labels.glob("commits/*.json") for name in json.loads(record.read_text())["parts"]]
+        names = [name for commit in read_commits(Store(str(labels))).commits for name in commit.parts]
     return {name: (labels / name).read_bytes() for name in names}
 
 

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines.label.output.commits import read_commits
 from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.lease import CLAIM_BYTES, FOLDER
+from pipelines.storage.store import Store
 from tests.support.commands import raystill, running
 from tests.support.endpoints import wait_until
 from tests.support.label_kills import COMMAND
@@ -34,8 +36,7 @@ def parts(s3: Bucket) -> set[str]:
 
 
 def named(s3: Bucket) -> set[str]:
-    records = [key for key in s3.keys("out/labels/commits/") if key.endswith(".json")]
-    return {name for key in records for name in json.loads(read(s3, key))["parts"]}
+    return {name for commit in read_commits(Store(s3.uri("out/labels"))).commits for name in commit.parts}
 
 
 def stopped_inside_a_commit(s3: Bucket, pid: int) -> bool:

@@ -21,6 +21,8 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
+from pipelines.label.output.commits import read_commits
+from pipelines.storage.store import Store
 from tests.support.commands import environment
 
 COMMAND = [sys.executable, "-m", "tests.support.slow_commits", "in-order"]
@@ -113,8 +115,8 @@ class Labelling:
         return self.kills[-1]
 
     def commits(self) -> int:
-        """Number of commit records, that of the scan included."""
-        return len(list((self.output / "labels").glob("commits/*.json")))
+        """Commits since the command began, that of the scan included."""
+        return len(list((self.output / "labels").glob("commits/[0-9]*.json")))
 
     def torn(self) -> bool:
         """True if there are parts that no record names."""
@@ -122,7 +124,7 @@ class Labelling:
         with suppress(FileNotFoundError):
             # In this order, so that a commit that ends in between does not look torn.
             parts = {str(p.relative_to(labels)) for p in labels.glob("**/part-*")}
-            named = {n for c in labels.glob("commits/*.json") for n in json.loads(c.read_text())["parts"]}
+            named = {name for commit in read_commits(Store(str(labels))).commits for name in commit.parts}
             return bool(parts - named) and not (labels / "manifest.json").exists()
         return False
 

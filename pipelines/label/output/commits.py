@@ -1,18 +1,22 @@
 """What stands beside the parts of labels: the attempt, the commit records, and the scan.
 
-    attempt.json        the identity of the labels that are being made; written first
-    commits/scan.npy    positions of the scan's rejects
-    commits/k.json      the k-th commit
-    record.json         many commits as one file. It stays beside the manifest, so that damage costs the rows of one commit
-    commits/base.json   finished labels of 0.1 whose `engine_error` rows are retried
+    attempt.json             the identity of the labels that are being made; written first
+    commits/scan.npy         positions of the scan's rejects
+    commits/k.json           the k-th commit
+    record-k.json            all commits up to the k-th as one file, which replaces theirs. It stays beside the manifest, so that
+                             damage costs the rows of one commit
+    commits/record-k.json    a copy of it until the manifest exists
+    commits/base.json        finished labels of 0.1 whose `engine_error` rows are retried
 
-A part counts if a commit names it. `record.json` replaces the records that it covers.
+A part counts if a commit names it. A driver that resumes begins with a record that covers one number more than there are commits. If the
+driver before it sleeps through the loss of its lease, and then writes one more commit, the record covers that commit's number.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,7 +37,8 @@ ATTEMPT = "attempt.json"
 COMMITS = "commits"
 SCAN_FILE = f"{COMMITS}/scan.npy"
 BASE = f"{COMMITS}/base.json"
-RECORD = "record.json"
+_MERGED = re.compile(r"(commits/)?record-(\d+)\.json")
+_SINGLE = re.compile(r"commits/(\d+)\.json")
 BASE_NUMBER = -1
 """Of a commit that sums up finished labels of 0.1."""
 _REPLACE = "or label everything again: `raystill label RUN --replace`."
@@ -88,7 +93,7 @@ class Commit(BaseModel):
 
 
 class Record(BaseModel):
-    """RECORD: the commits up to `last`, without those that were damaged and dropped."""
+    """The commits up to `last`, without those that were damaged and dropped."""
 
     version: int = 1
     last: int
@@ -111,16 +116,19 @@ def read_commits(store: Store) -> Committed:
     """Read all records.
 
     Raises:
-        UserError: RECORD is damaged.
+        UserError: the record of all commits is damaged, and its copy.
     """
-    record = _read_record(store) or Record(last=BASE_NUMBER, commits=[])
+    names = [*store.files(COMMITS), *(name for name in store.files() if "/" not in name)]
+    record = _read_record(store, names) or Record(last=BASE_NUMBER, commits=[])
     commits = {commit.number: commit for commit in record.commits}
     last, damaged = record.last, []
-    for name in store.files(COMMITS, ".json"):
+    for name in names:
+        if name != BASE and not _SINGLE.fullmatch(name):
+            continue
         number = BASE_NUMBER if name == BASE else part_number(name)
-        last = max(last, number)
         if name != BASE and number <= record.last:
-            continue  # left by a run that ended before it removed what RECORD covers
+            continue  # of a driver that lost its lease, or of one that ended before it removed what its record covers
+        last = max(last, number)
         try:
             commit = Commit.model_validate_json(store.read(name))
         except ValidationError:
@@ -148,11 +156,20 @@ def committed_counts(store: Store) -> tuple[Counts, int | None]:
 
 
 def write_record(store: Store, commits: list[Commit], last: int) -> None:
-    """Write RECORD, then remove the records that it covers."""
-    store.write(RECORD, Record(last=last, commits=commits).model_dump_json().encode())
-    for name in store.files(COMMITS, ".json"):
-        if name == BASE or part_number(name) <= last:
+    """Write all commits as one record, with a copy. Then remove the records that it covers."""
+    data = Record(last=last, commits=commits).model_dump_json().encode()
+    kept = {f"record-{last:06d}.json", f"{COMMITS}/record-{last:06d}.json"}
+    for name in sorted(kept):
+        store.write(name, data)
+    for name in [*store.files(COMMITS), *(name for name in store.files() if "/" not in name)]:
+        found = _MERGED.fullmatch(name) or _SINGLE.fullmatch(name)
+        if name == BASE or (found and name not in kept and int(found[found.lastindex or 1]) <= last):
             store.delete(name)
+
+
+def has_record(store: Store) -> bool:
+    """True if there is a record of all commits."""
+    return any(_MERGED.fullmatch(name) for name in store.files())
 
 
 def read_attempt(store: Store) -> Attempt | None:
@@ -169,7 +186,9 @@ def read_attempt(store: Store) -> Attempt | None:
         rule = "not readable"
     if store.exists(MANIFEST):
         return None
-    names = [name for name in store.files() if name.endswith(".parquet") or name.startswith((COMMITS, RECORD, ATTEMPT))]
+    names = [
+        name for name in store.files() if name.endswith(".parquet") or name.startswith((COMMITS, "record-", ATTEMPT))
+    ]
     if not names:
         return None
     made_for = {commit.fingerprint for commit in read_commits(store).commits} - {""}
@@ -207,10 +226,14 @@ def part_number(name: str) -> int:
     return int(name.rpartition("/")[2].partition(".")[0].removeprefix("part-"))
 
 
-def _read_record(store: Store) -> Record | None:
-    if not store.exists(RECORD):
+def _read_record(store: Store, names: list[str]) -> Record | None:
+    merged = {name: int(found[2]) for name in names if (found := _MERGED.fullmatch(name))}
+    if not merged:
         return None
-    try:
-        return Record.model_validate_json(store.read(RECORD))
-    except ValidationError as error:
-        raise UserError(store.shown(RECORD), "not the record of labels", f"Restore it, {_REPLACE}") from error
+    latest = [name for name, number in merged.items() if number == max(merged.values())]
+    for name in latest:
+        try:
+            return Record.model_validate_json(store.read(name))
+        except ValidationError as error:
+            cause = error
+    raise UserError(store.shown(latest[-1]), "not the record of labels", f"Restore it, {_REPLACE}") from cause

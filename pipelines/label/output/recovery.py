@@ -20,9 +20,9 @@ from pipelines.errors import UserError
 from pipelines.label.output.commits import (
     BASE_NUMBER,
     COMMITS,
-    RECORD,
     Commit,
     ScanRecord,
+    has_record,
     part_number,
     read_commits,
     read_scan,
@@ -71,17 +71,20 @@ class LabelState:
         return sum(map(len, self.to_retry.values()))
 
 
-def recover(store: Store, reopened: Manifest | None, check_lock: Callable[[], None]) -> LabelState:
+def recover(
+    store: Store, reopened: Manifest | None, check_lock: Callable[[], None], *, resumes: bool = True
+) -> LabelState:
     """Read the committed labels, and remove what a killed run has left. Reports damage on stderr.
 
     Args:
+        resumes: another driver has begun these labels.
         reopened: the manifest of finished labels that are resumed.
         check_lock: raises if the folder's lock is lost.
 
     Raises:
         UserError: a damaged file leaves nothing to recover from.
     """
-    if reopened and not store.exists(RECORD):
+    if reopened and not has_record(store):
         check_lock()
         for name in store.files(COMMITS):
             store.delete(name)
@@ -98,9 +101,10 @@ def recover(store: Store, reopened: Manifest | None, check_lock: Callable[[], No
             state.scan_counted = state.scan is None
         state.scan_counted |= commit.number == BASE_NUMBER
     _remove_leftovers(store, state, check_lock)
-    if damaged:
-        # The dropped commits stay dropped.
-        write_record(store, state.commits, state.next_number - 1)
+    if resumes:
+        # Dropped commits stay dropped, and one number is left to a driver that lost its lease and has not noticed yet.
+        write_record(store, state.commits, state.next_number)
+        state.next_number += 1
     for split in ("train", "heldout"):
         _index(store, state, split)
     return state

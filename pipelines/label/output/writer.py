@@ -7,13 +7,13 @@ One process writes, the driver, while it holds the folder's lock. It collects ou
 
 A file becomes visible in full or not at all (`Store.write`), and a step begins when the one before it is durable. A kill before the record
 leaves parts that no record names; the next run removes them and labels their rows again. A kill after it leaves finished rows, which the
-next run reads back (recovery.py) and skips. Every few hundred commits, `record.json` replaces their records.
+next run reads back (recovery.py) and skips. Every few hundred commits, one record replaces theirs.
 
 The next run retries rows with `engine_error`. A commit with new outcomes names the rows that it replaces (retries.py). Finished labels with
 such rows stay finished until the first new outcome is committed. Then their manifest is removed, and is written again when the run is
 complete.
 
-When every row has an outcome, `compact` removes what was replaced, and the manifest is written. `record.json` stays beside it.
+When every row has an outcome, `compact` removes what was replaced, and the manifest is written. The record of all commits stays beside it.
 
 Memory of the driver: 16 bytes per finished id (id_index.py), and about 3 KB per commit.
 """
@@ -35,7 +35,6 @@ from pipelines.data.label_manifest import PartFile
 from pipelines.label.output.commits import (
     ATTEMPT,
     COMMITS,
-    RECORD,
     Commit,
     ScanRecord,
     ScanSummary,
@@ -52,7 +51,7 @@ from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import MANIFEST, Store
 
 RECORD_EVERY = 256
-"""Commits. Fewer make each resume read more files, more make `record.json` be written more often."""
+"""Commits. Fewer make each resume read more files, more write the record of all commits more often."""
 
 
 class LabelWriter:
@@ -79,11 +78,12 @@ class LabelWriter:
         self._last_commit = time.monotonic()
         self._scan_counts, self._scan_files = Counts(), dict[str, PartFile]()
         self.check_lock()
+        begun = store.exists(ATTEMPT)
         if reopened or not _is_readable(store):
             attempt = {"fingerprint": self._fingerprint, "identity": dict(identity)}
             store.write(ATTEMPT, json.dumps(attempt).encode())
-        self.state: LabelState = recover(store, reopened, check_lock)
-        self._unrecorded = len(store.files(COMMITS, ".json"))
+        self.state: LabelState = recover(store, reopened, check_lock, resumes=begun or reopened is not None)
+        self._unrecorded = 0
 
     @property
     def counts(self) -> Counts:
@@ -163,8 +163,6 @@ class LabelWriter:
         """Write the record of a commit whose parts are durable."""
         self.check_lock()
         if self._reopened:
-            if not self._store.exists(RECORD):
-                write_record(self._store, self.state.commits, self.state.next_number - 1)
             self._store.delete(MANIFEST)
             self._reopened = None
         commit = Commit(

@@ -20,7 +20,7 @@ from pipelines.label.output.writer import LabelWriter
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
-from tests.support.label_writers import IDENTITY, commit, is_done, open_writer
+from tests.support.label_writers import IDENTITY, SETTINGS, commit, is_done, open_writer
 from tests.support.outcomes import accepted, part_ids, reject, table
 
 ROWS = 12
@@ -155,7 +155,8 @@ def test_an_edited_part_is_noticed_when_it_is_read(tmp_path: Path) -> None:
 def test_labels_without_any_record_are_not_removed(tmp_path: Path) -> None:
     begin(tmp_path)
     shutil.rmtree(tmp_path / "commits")
-    (tmp_path / "attempt.json").unlink()
+    for file in tmp_path.glob("*.json"):
+        file.unlink()
     with pytest.raises(UserError, match="nothing tells what"):
         read_attempt(Store(str(tmp_path)))
     assert part_ids(tmp_path)
@@ -166,11 +167,24 @@ def test_records_are_merged_and_resume_reads_few_files(tmp_path: Path, monkeypat
     with open_writer(tmp_path) as writer:
         for i in range(7):
             commit(writer, accepted(f"r{i}"))
-    assert [path.name for path in (tmp_path / "commits").iterdir()] == ["000006.json"]
+    assert sorted(path.name for path in (tmp_path / "commits").iterdir()) == ["000006.json", "record-000005.json"]
     with open_writer(tmp_path) as writer:
-        assert (writer.counts.accepted, len(writer.state.commits), writer.state.next_number) == (7, 7, 7)
+        assert (writer.counts.accepted, len(writer.state.commits), writer.state.next_number) == (7, 7, 8)
     counts, total = committed_counts(Store(str(tmp_path)))
     assert (counts.accepted, total) == (7, None)
+
+
+def test_a_commit_after_the_loss_of_a_lease_counts_nowhere(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    begin(tmp_path)
+    stale = LabelWriter(store, IDENTITY, SETTINGS)
+    with open_writer(tmp_path) as successor:
+        commit(successor, accepted("r7"))
+        commit(stale, accepted("r7"), accepted("r8"))
+        commit(successor, accepted("r8"))
+    assert sorted(LabelWriter(store, IDENTITY, SETTINGS).state.parts) == sorted(successor.state.parts)
+    _, writer = finish(tmp_path)
+    assert_exact(tmp_path, writer)
 
 
 def test_labels_of_0_1_name_the_file_that_is_lost() -> None:

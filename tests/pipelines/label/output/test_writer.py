@@ -65,7 +65,7 @@ def test_recovery_removes_uncommitted_parts_and_knows_the_rest(tmp_path: Path) -
         assert is_done(writer, "a", "b") == [True, False]
         assert writer.counts.accepted == 1
         commit(writer, accepted("b"))
-        assert sorted(writer.state.parts) == ["data/part-000000.parquet", "data/part-000001.parquet"]
+        assert sorted(writer.state.parts) == ["data/part-000000.parquet", "data/part-000002.parquet"]
     assert part_ids(tmp_path) == ["a", "b"]
 
 
