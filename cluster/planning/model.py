@@ -167,6 +167,22 @@ class ExistingArtifacts(Part):
     evaluate: Existing
 
 
+class ComparisonPlan(Part):
+    """What `raystill compare` would train, and what it could show. Only for run files with `compare`."""
+
+    trainings: int
+    """Cells and trials of the search, without controls whose use depends on the labels."""
+    examples: int
+    """Held-out examples."""
+    seeds: int
+    budget: str
+    """The common budget and its rule."""
+    detectable: float | None
+    """Smallest difference of accuracies that is shown with 80% power. None: no difference can be shown."""
+    power: str
+    """The same with its assumptions, or a warning."""
+
+
 class Plan(Part):
     """What a run would do and take."""
 
@@ -179,3 +195,4 @@ class Plan(Part):
     stages: StageEstimates
     capacity: Capacity | None
     exists: ExistingArtifacts
+    comparison: ComparisonPlan | None = None

@@ -11,6 +11,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from cluster.planning.capacity import capacity
+from cluster.planning.comparison import comparison_plan
 from cluster.planning.estimate import histogram, label_estimate, share_at
 from cluster.planning.local_models import model_config, token_counter
 from cluster.planning.measured import evaluate_estimate, known_throughput, train_estimate
@@ -29,7 +30,7 @@ from cluster.planning.model import (
 )
 from cluster.planning.training_memory import student_shape, training_memory
 from pipelines.config import RunConfig
-from pipelines.data.heldout import heldout_files
+from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.reuse import Action, Decision
@@ -90,7 +91,13 @@ def make_plan(
         stages=stages,
         capacity=None if deadline_s is None else capacity(run, stages, text_bytes, throughput, deadline_s),
         exists=exists,
+        comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus)),
     )
+
+
+def _validation_rows(run: RunConfig, corpus: _Corpus) -> int:
+    """Rows that are scored if there is no file of held-out examples."""
+    return round(corpus.rows["train"] * validation_share(run.corpus.validation))
 
 
 def _read_corpus(run: RunConfig, task: Task) -> _Corpus:

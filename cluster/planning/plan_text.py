@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from cluster.planning.model import (
     Capacity,
+    ComparisonPlan,
     Histogram,
     LabelEstimate,
     Plan,
@@ -52,12 +53,20 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     if plan.stages.train.memory:
         yield from _memory_lines(plan.stages.train.memory)
     yield _stage_line("evaluate", plan.stages.evaluate)
+    if plan.comparison:
+        yield from comparison_lines(plan.comparison)
     if plan.capacity:
         yield from capacity_lines(plan.capacity)
     for stage, found in (
         ("label", plan.exists.label), ("train", plan.exists.train), ("evaluate", plan.exists.evaluate),
     ):  # fmt: skip
         yield f"exists      {stage}: {found.state}; {found.detail}"
+
+
+def comparison_lines(comparison: ComparisonPlan) -> Iterator[str]:
+    """What `raystill compare` would train and could show."""
+    yield f"compare     {comparison.trainings:,} trainings, {comparison.budget}"
+    yield f"{_INDENT}{comparison.power}"
 
 
 def _stage_line(stage: str, estimate: StageEstimate) -> str:

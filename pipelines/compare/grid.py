@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -116,7 +117,7 @@ def settings_of(run: RunConfig, method: MethodName) -> list[Setting]:
     student = student_of(run, method, run.student.model)
     own = getattr(student, student.weight_key) if student.weight_key else None
     search = run.compare.search
-    budgets: list[int | None] = [*(search.steps or [None])]
+    budgets: list[int | None] = [None] if search.steps is None else [*search.steps]
     if search.trials == 1 or search.learning_rate is None:
         return [Setting(run.training.learning_rate, own, steps) for steps in budgets]
     low, high = (math.log(bound) for bound in search.learning_rate)
@@ -216,7 +217,7 @@ def run_of(run: RunConfig, cell: Cell, task: Task, labels: Manifest, budgets: Bu
         student = student.model_copy(update={student.weight_key: cell.setting.weight})
     if cell.treatment == "gold-else-teacher":
         student = student.model_copy(update={"labels": "gold-else-teacher"})
-    training = {"seed": cell.seed, "fraction": cell.fraction, "learning_rate": cell.setting.learning_rate}
+    training: dict[str, Any] = {"seed": cell.seed, "fraction": cell.fraction, "learning_rate": cell.setting.learning_rate}
     if cell.setting.steps is not None:
         training |= {"steps": cell.setting.steps, "epochs": None}
     elif budgets is not None:

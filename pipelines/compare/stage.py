@@ -285,7 +285,7 @@ class _Comparison:
         left_out = {"keep_students", "students", "price_per_worker_hour"}
         compare = self.run.compare
         # Comparisons of 0.1 lack these keys: their cells have equal epochs and no controls.
-        early = {"equal": "epochs", "arms": [], "gold_fractions": None}
+        early: dict[str, object] = {"equal": "epochs", "arms": [], "gold_fractions": None}
         left_out |= {name for name, value in early.items() if getattr(compare, name) == value}
         unsearched = [self._job(cell, "heldout") for cell in grid.cells(self.run, grid.without_search(self.run))]
         return {
