@@ -93,6 +93,18 @@ def _label(run: RunConfig) -> None:
     check_label(run)
 
 
+def _credentials(run: RunConfig) -> None:
+    from pipelines.label.teachers.registry import teacher_class
+
+    teacher_class(run.teacher.engine).key(run.teacher)
+
+
+def _student_given(run: RunConfig) -> None:
+    if not run.has_student:
+        rule = "it is missing; every stage but label needs it"
+        raise UserError("student.model", rule, "Add `student: {model: HUB_ID_OR_FOLDER}` to the run file.")
+
+
 def _student_model(run: RunConfig) -> None:
     from pipelines.students.decoding import check_model
 
@@ -132,11 +144,13 @@ def _heldout_apart(run: RunConfig) -> None:
 CHECKS: tuple[Check, ...] = (
     Check(_label_packages, lambda stages: "label" in stages, Needs.MACHINE),
     Check(_train_packages, lambda stages: bool({"train", "evaluate", "compare"} & stages), Needs.MACHINE),
+    Check(_student_given, lambda stages: bool({"train", "evaluate", "compare"} & stages), Needs.RUN_FILE),
     Check(_token_logprobs, lambda stages: {"label", "train"} <= stages, Needs.RUN_FILE),
     Check(_grid_token_logprobs, lambda stages: "compare" in stages, Needs.RUN_FILE),
     Check(_validation, lambda stages: "train" in stages, Needs.RUN_FILE),
     Check(_grid, lambda stages: "compare" in stages, Needs.INPUTS),
     Check(_label, lambda stages: "label" in stages, Needs.INPUTS),
+    Check(_credentials, lambda stages: "label" in stages, Needs.MACHINE),
     Check(_student_model, lambda stages: "train" in stages, Needs.INPUTS),
     Check(_trackers, lambda stages: bool({"train", "compare"} & stages), Needs.MACHINE),
     Check(_labels, lambda stages: "train" in stages and "label" not in stages, Needs.INPUTS),

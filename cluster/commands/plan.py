@@ -22,7 +22,7 @@ def run_plan(
 
     run = load_run(run_file, overrides)
     deadline_s = _deadline_s(deadline) if deadline else None
-    check_run(run, COMMANDS["run"], Needs.INPUTS)
+    check_run(run, COMMANDS["run" if run.has_student else "label"], Needs.INPUTS)
     measured = None
     if calibrate_rows is not None:
         from cluster.planning.calibrate import calibrate

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.data.label_manifest import Cost
 
+NO_STUDENT = "not planned: the run file has no student"
 Basis = Literal["calibration", "labels", "reference", "unknown"]
 
 

@@ -16,6 +16,7 @@ from cluster.planning.estimate import histogram, label_estimate, share_at
 from cluster.planning.local_models import model_config, token_counter
 from cluster.planning.measured import evaluate_estimate, known_throughput, train_estimate
 from cluster.planning.model import (
+    NO_STUDENT,
     Existing,
     ExistingArtifacts,
     ExistingLabels,
@@ -23,6 +24,7 @@ from cluster.planning.model import (
     PromptTokens,
     ReplicaThroughput,
     Rows,
+    StageEstimate,
     StageEstimates,
     Tokens,
     TrainEstimate,
@@ -34,11 +36,12 @@ from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.reuse import Action, Decision
-from pipelines.run import decisions
+from pipelines.run import STAGES, decisions
 from pipelines.status import Finished, NotBegun, StageState, run_status
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _RENDERED_ROWS = 1000
+_NOT_PLANNED = StageEstimate(seconds=0.0, gpu_hours=None, source=NO_STUDENT)
 
 
 @dataclass
@@ -76,11 +79,10 @@ def make_plan(
     prompt_tokens = round(tokens.prompt.mean * remaining)
     stages = StageEstimates(
         label=label_estimate(run, remaining, prompt_tokens, text_bytes, throughput),
-        train=TrainEstimate(
-            **train_estimate(run, corpus.rows["train"], reused=exists.train.reused).model_dump(),
-            memory=_train_memory(run),
-        ),
-        evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused),
+        train=_train_estimate(run, corpus.rows["train"], reused=exists.train.reused),
+        evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused)
+        if run.has_student
+        else _NOT_PLANNED,
     )
     return Plan(
         config=run.model_dump(),
@@ -141,10 +143,14 @@ def _tokens(run: RunConfig, texts: list[str], rows: int) -> Tokens:
 
 def _existing(run: RunConfig) -> ExistingArtifacts:
     """What OUTPUT holds, and what the run would do with it."""
-    states, found = run_status(run).stages, decisions(run)
+    states, found = run_status(run).stages, decisions(run, STAGES if run.has_student else ("label",))
     label, train, evaluate = (
-        Existing(state=_state(states[stage]), reused=_reused(found[stage]), detail=_detail(found[stage]))
-        for stage in ("label", "train", "evaluate")
+        Existing(
+            state=_state(states[stage]),
+            reused=stage in found and _reused(found[stage]),
+            detail=_detail(found[stage]) if stage in found else NO_STUDENT,
+        )
+        for stage in STAGES
     )
     labels = ExistingLabels(
         **label.model_dump(),
@@ -171,6 +177,12 @@ def _detail(decision: Decision) -> str:
     if decision.rows_finished:
         return f"{decision.rows_finished:,} rows are finished and kept"
     return decision.reason
+
+
+def _train_estimate(run: RunConfig, rows: int, *, reused: bool) -> TrainEstimate:
+    if not run.has_student:
+        return TrainEstimate(**_NOT_PLANNED.model_dump(), memory=None)
+    return TrainEstimate(**train_estimate(run, rows, reused=reused).model_dump(), memory=_train_memory(run))
 
 
 def _train_memory(run: RunConfig) -> TrainMemory | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,8 +19,23 @@ from pipelines.errors import UserError
 from pipelines.storage.filesystems import check_no_credentials
 
 
+class _DuplicateKeyError(yaml.YAMLError):
+    """A mapping has a key twice. YAML forbids that; PyYAML would keep the last one."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with the numbers of YAML 1.2: in 1.1, `1e-4` is a text."""
+    """YAML 1.1 with the numbers of YAML 1.2: in 1.1, `1e-4` is a text. Refuses duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys differ. Raises _DuplicateKeyError."""
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in seen:
+                    raise _DuplicateKeyError(f"the key `{key.value}` is given twice, in lines {seen[name]} and {line}")
+                seen[name] = line
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -42,6 +57,8 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(str(path), "there is no such run file", "Give the path of a YAML run file.")
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except _DuplicateKeyError as error:
+        raise UserError(str(path), str(error), "Keep one of them.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(str(path), f"not readable as YAML ({error})", "Fix the file.") from error
     if not isinstance(tree, dict):
@@ -85,6 +102,8 @@ def _apply(tree: Tree, override: str) -> None:
         raise UserError(f"--set {override}", "must be section.key=value", "For example: --set teacher.engine=echo")
     try:
         value = yaml.load(text, _Loader)
+    except _DuplicateKeyError as error:
+        raise UserError(f"--set {override}", str(error), "Keep one of them.") from error
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}", "the value is not YAML", "Quote it.") from error
     node = tree

@@ -29,8 +29,14 @@ class RunConfig(Section):
     corpus: CorpusConfig
     teacher: TeacherConfig
     labelling: LabellingConfig = LabellingConfig()
-    student: StudentConfig
+    student: StudentConfig = StudentConfig(model="")
+    """Every stage but label needs it."""
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     compare: CompareConfig = CompareConfig()
+
+    @property
+    def has_student(self) -> bool:
+        """True if the run file names a student."""
+        return bool(self.student.model)

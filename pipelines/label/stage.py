@@ -68,6 +68,7 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     decision.check()
     if decision.reused:
         return decision.reused
+    teacher_class(run.teacher.engine).key(run.teacher)  # a missing one is reported before the scan
     with folder_lock(store, run.labelling.lease_s) as check_lock:
         # Another driver may have finished or replaced the labels since.
         decision = _decide(store, identity, replace=replace)

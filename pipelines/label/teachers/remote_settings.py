@@ -29,7 +29,7 @@ def remote_key(config: TeacherConfig) -> SecretStr:
 
 
 def check_remote(config: TeacherConfig) -> None:
-    """Check URL, key, connections and budget before anything is sent. Raises UserError."""
+    """Check URL, connections and budget before anything is sent. Raises UserError. A plan needs no key: `remote_key` checks it."""
     url = config.remote.url or ""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -48,4 +48,3 @@ def check_remote(config: TeacherConfig) -> None:
     if budgeted and config.replicas.max > 1:
         rule = f"each replica counts for itself, {config.replicas.max} of them could use several times teacher.budget"
         raise UserError("teacher.replicas.max", rule, "Set it to 1; remote.max_concurrent_requests decides the load.")
-    remote_key(config)

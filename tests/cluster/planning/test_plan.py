@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
@@ -56,6 +57,29 @@ def test_rows_and_tokens_are_counted(run_file: str) -> None:
     assert without_tokenizer.tokens.counted_with == "an estimate of 4 characters a token"
     lengths = [round(len(prompt) / 4) for prompt in without_tokenizer.prompts]
     assert max(lengths) <= without_tokenizer.tokens.prompt.max
+
+
+def test_a_run_without_a_student_plans_label_alone(run_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its teacher is remote: a plan needs no key."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    tree = yaml.safe_load(Path(run_file).read_text())
+    del tree["student"]
+    tree["teacher"] = {"engine": "openai", "model": "some", "remote": {"url": "http://127.0.0.1:9/v1"}}
+    Path(run_file).write_text(yaml.safe_dump(tree))
+    text = invoke(run_file)
+    assert text.exit_code == 0, text.output
+    assert "student     not planned: the run file has no student" in text.stdout.splitlines()
+    assert "train:" not in text.stdout.rpartition("throughput")[2]
+    found = plan(run_file)
+    assert found.stages.label.rows == 60
+    assert (found.exists.train.detail, found.exists.train.reused) == ("not planned: the run file has no student", False)
+    for command, message in [
+        ("train", "student.model: it is missing"),
+        ("label", "OPENAI_API_KEY: this environment variable"),
+    ]:
+        refused = CliRunner().invoke(main, [command, run_file])
+        assert (refused.exit_code, message in refused.output) == (2, True), refused.output
+    assert CliRunner().invoke(main, ["status", run_file]).exit_code == 0
 
 
 def test_unmeasured_throughput_is_a_rough_guess(run_file: str) -> None:

@@ -62,6 +62,37 @@ def test_a_wrong_run_names_key_and_rule(tree: dict[str, Any], message: str) -> N
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "override", "message"),
+    [
+        ("teacher: {engine: echo}\ncorpus:\n  train: a\n  limit: 3\n  train: b\n", "", "the key `train` is given twice, in lines 3 and 5"),
+        ("name: a\n'name': b\n", "", "the key `name` is given twice, in lines 1 and 2. Keep one of them."),
+        ("", "corpus={train: a, train: b}", "--set corpus={train: a, train: b}: the key `train` is given twice"),
+    ],
+)  # fmt: skip
+def test_duplicate_keys_are_refused(file: Path, text: str, override: str, message: str) -> None:
+    if text:
+        file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_run(file, [override] if override else [])
+    assert message in str(caught.value)
+
+
+def test_a_merged_mapping_may_override_its_keys(file: Path) -> None:
+    tree = {key: value for key, value in MINIMAL.items() if key != "teacher"}
+    teacher = "teacher: {engine: echo, replicas: {<<: {min: 1, max: 2}, max: 4}}"
+    file.write_text(f"{yaml.safe_dump(tree)}{teacher}\n")
+    assert load_run(file).teacher.replicas.max == 4
+
+
+def test_a_run_without_a_student_is_enough_for_label() -> None:
+    run = parse_run({key: value for key, value in MINIMAL.items() if key != "student"})
+    assert not run.has_student
+    assert parse_run(run.model_dump()) == run, "as the resolved config of a manifest"
+    with pytest.raises(UserError, match=r"`student.model` is missing"):
+        parse_run(changed(student={"method": "finetune"}))
+
+
 def test_one_message_has_every_problem() -> None:
     with pytest.raises(UserError, match=r"`name`.*`task`"):
         parse_run(changed(name="", task=3))
