@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from cluster.planning.model import (
+    NO_STUDENT,
     Capacity,
     ComparisonPlan,
     Histogram,
@@ -49,10 +50,14 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"{_INDENT}{tokens.too_long:,} of them leave no room for the answer: rejected as too_long"
     yield from _throughput_lines(plan.throughput)
     yield from _label_lines(plan.stages.label)
-    yield _stage_line("train", plan.stages.train)
-    if plan.stages.train.memory:
-        yield from _memory_lines(plan.stages.train.memory)
-    yield _stage_line("evaluate", plan.stages.evaluate)
+    has_student = plan.stages.train.source != NO_STUDENT
+    if has_student:
+        yield _stage_line("train", plan.stages.train)
+        if plan.stages.train.memory:
+            yield from _memory_lines(plan.stages.train.memory)
+        yield _stage_line("evaluate", plan.stages.evaluate)
+    else:
+        yield f"student     {NO_STUDENT}"
     if plan.comparison:
         yield from comparison_lines(plan.comparison)
     if plan.capacity:
@@ -60,7 +65,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     for stage, found in (
         ("label", plan.exists.label), ("train", plan.exists.train), ("evaluate", plan.exists.evaluate),
     ):  # fmt: skip
-        yield f"exists      {stage}: {found.state}; {found.detail}"
+        if stage == "label" or has_student:
+            yield f"exists      {stage}: {found.state}; {found.detail}"
 
 
 def comparison_lines(comparison: ComparisonPlan) -> Iterator[str]:
