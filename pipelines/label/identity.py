@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config import RunConfig
@@ -23,13 +24,18 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
     model, so other weights, or the same ones in another quantisation, need another name. The manifest's `config` has the last URL.
     """
     spec = task_spec(run.task, run.task_options)
-    teacher = run.teacher
+    teacher, task = run.teacher, load_task(spec)
     # Rows of the validation split are never rationalised, so then it matters which these are.
     rationalises = teacher.filters.gold == "rationalise"
     rationalised = {"never_rationalised": validation_share(run.corpus.validation)} if rationalises else {}
     return {
         "format": FORMAT,
-        "task": {"prompt": load_task(spec).prompt_version(), "options": spec.options, "source": _digest(spec.source)},
+        "task": {
+            "prompt": task.prompt_version(),
+            "options": spec.options,
+            "source": _digest(spec.source),
+            "parser": task.parser,
+        },
         "corpus": {
             "train": [file_fingerprint(f) for f in corpus_files(run.corpus.train, "corpus.train")],
             "heldout": [file_fingerprint(f) for f in heldout_files(run.corpus) or []],
@@ -53,6 +59,13 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
         },
         **rationalised,
     }
+
+
+def comparable_identity(identity: dict[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The identity for comparison with that of labels that exist. 0.1 recorded no version of the parser, so any fits its labels."""
+    if found is None or "parser" in found.get("task", {}):
+        return identity
+    return {**identity, "task": {name: value for name, value in identity["task"].items() if name != "parser"}}
 
 
 def _digest(source: str | None) -> str | None:

@@ -25,7 +25,7 @@ from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.driver import label_rows
 from pipelines.label.early_stop import TaskFailures
-from pipelines.label.identity import label_identity
+from pipelines.label.identity import comparable_identity, label_identity
 from pipelines.label.output.commits import ScanRecord, read_attempt
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.writer import LabelWriter
@@ -37,7 +37,7 @@ from pipelines.label.teachers.registry import teacher_class
 from pipelines.reuse import Action, Decision, decide
 from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.storage.lock import LOCK, folder_lock
-from pipelines.storage.manifest import Manifest, write_manifest
+from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import TaskSpec, load_task, task_spec
 
@@ -63,15 +63,15 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     """
     check_label(run)
     store = Store(run.output).child("labels")
-    identity = label_identity(run)
-    decision = _decide(store, identity, replace=replace)
+    full = label_identity(run)
+    decision, _ = _decide(store, full, replace=replace)
     decision.check()
     if decision.reused:
         return decision.reused
     teacher_class(run.teacher.engine).key(run.teacher)  # a missing one is reported before the scan
     with folder_lock(store, run.labelling.lease_s) as check_lock:
         # Another driver may have finished or replaced the labels since.
-        decision = _decide(store, identity, replace=replace)
+        decision, identity = _decide(store, full, replace=replace)
         decision.check()
         if decision.reused:
             return decision.reused
@@ -87,10 +87,12 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
 
 def label_decision(run: RunConfig, *, replace: bool = False) -> Decision:
     """Whether `label` reuses, resumes, makes or refuses OUTPUT/labels. Fingerprints the corpus and the teacher's files."""
-    return _decide(Store(run.output).child("labels"), label_identity(run), replace=replace)
+    return _decide(Store(run.output).child("labels"), label_identity(run), replace=replace)[0]
 
 
-def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> Decision:
+def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> tuple[Decision, dict[str, Any]]:
+    """The decision, and the identity of the labels that it leads to."""
+
     def engine_errors(manifest: Manifest) -> int:
         return Counts.from_json(LabelDetails.model_validate(manifest.details).tally).engine_errors
 
@@ -100,14 +102,17 @@ def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> Decisio
         return None if found is None else f"{found.name}: {found.problem}"
 
     try:
-        attempt = read_attempt(store)
-        return decide(
-            store, "labels", identity, replace=replace, attempt=attempt, rows_to_retry=engine_errors, damage=damage
+        attempt, manifest = read_attempt(store), read_manifest(store, "labels")
+        found = manifest.identity if manifest else attempt.identity if attempt else None
+        wanted = comparable_identity(identity, found)
+        decision = decide(
+            store, "labels", wanted, replace=replace, attempt=attempt, rows_to_retry=engine_errors, damage=damage
         )
+        return decision, identity if decision.action is Action.MAKE else wanted
     except UserError as error:
         if not replace:
             raise
-        return Decision(Action.MAKE, error.rule, replaces=True)
+        return Decision(Action.MAKE, error.rule, replaces=True), identity
 
 
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter) -> Manifest:

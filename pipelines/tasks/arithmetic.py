@@ -8,6 +8,9 @@ Versions:
     1              first
     2 (2026-11-24) reads `\\boxed{}` and a final true equation (`So Jake has 16 - 7 = 9 peaches.`) if no `answer is` is readable
     3 (2026-11-25) rejects `2**3`, `0x10` and expressions whose canonical text is too long; reads `.5` as 0.5
+Parsers:
+    2 (2026-11-30) reads headings, `<answer>`, `3 400`, `1 million`, `$1.234,56` and a single sentence with a true equation;
+                   rejects powers, times and several numbers
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
-from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, boxed, plain_text, read_answer
 from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
 from pipelines.tasks.parsing.expressions import (
     ExpressionError,
@@ -28,6 +31,7 @@ from pipelines.tasks.parsing.expressions import (
     value_key,
 )
 from pipelines.tasks.parsing.giveaways import calculates_nothing
+from pipelines.tasks.parsing.quantities import check_after, plain_numbers
 
 _SHOTS = (
     Shot(
@@ -57,7 +61,6 @@ _EDGES = re.compile(r"\A(?:[ ,:]|\.(?![0-9]))+|[ .,:]+\Z")  # `.5` keeps its poi
 _ENDS_WORKED = re.compile(r"[-+*/().0-9 ]*[0-9][-+*/().0-9 ]*\Z")
 _RESULT = re.compile(r" *([0-9][0-9.,]*)")
 _DIGIT = re.compile(r"[0-9=]")
-_SECOND = re.compile(r"\s*(?:[A-Za-z]+ )?(?:and|or)\b[^0-9]*[0-9]")
 
 
 class Arithmetic(Task):
@@ -65,6 +68,7 @@ class Arithmetic(Task):
 
     name = "arithmetic"
     version = "3"
+    parser = "2"
     required = ("input",)
 
     @property
@@ -110,6 +114,8 @@ class Arithmetic(Task):
 
 def _stated_expression(statement: Statement) -> str:
     if statement.concluding:
+        if not statement.marked and statement.rationale.strip() != statement.onwards:
+            raise UnparsableError("no `answer is` in the text")  # the last of several sentences may be a step
         return _concluded(statement.stated)
     return read_expression(statement.stated, bare=statement.bare)
 
@@ -148,9 +154,11 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
     """
     if len(stated) > MAX_STATED_CHARACTERS:
         raise UnparsableError(f"a label of {len(stated):,} characters")
-    text = plain_text(spell_signs(plain_text(stated)))
+    text = plain_text(spell_signs(plain_text(boxed(stated) or stated)))
     wrapped = _WRAPPED_EQUATION.fullmatch(text)
     text = wrapped[1] if wrapped else text
+    if not bare:
+        text = _plain(text)
     sides = [side for side in _EQUALS.split(text) if not _UNKNOWN.fullmatch(side.strip())]
     if not sides or any(_UNKNOWN.search(side) for side in sides):
         raise UnparsableError("no `answer is` in the text" if bare else f"{stated[:60]!r} holds an unknown")
@@ -161,6 +169,13 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
     if not found:
         raise UnparsableError(f"{stated[:60]!r} states no expression: {read[0]}")
     return next((side for side in found if " " in side), found[0])
+
+
+def _plain(text: str) -> str:
+    """Numbers in other forms as plain ones (quantities.py). Powers are no part of the task's expressions."""
+    if "^" in text or "**" in text:
+        raise UnparsableError(f"{text.strip()[:60]!r} holds a power")
+    return plain_numbers(text)
 
 
 def _side(text: str, bare: bool) -> str | ExpressionError:
@@ -174,7 +189,9 @@ def _side(text: str, bare: bool) -> str | ExpressionError:
         return ExpressionError("it has no number")
     if bare:
         return reason
-    if _SECOND.match(text, match.end()):
+    try:
+        check_after(text[match.end() :], text)
+    except UnparsableError:
         return ExpressionError("it names two numbers")
     try:
         return normalise_expression(match[0].rstrip(" .,-+*/("))

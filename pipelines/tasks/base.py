@@ -66,7 +66,10 @@ class Task(ABC):
 
     name: ClassVar[str]
     version: ClassVar[str]
-    """Increase it when prompt, parsing or scoring changes: labels of another version are not reused."""
+    """Increase it when prompt, labels or scoring change: labels of another version are not reused."""
+    parser: ClassVar[str] = "1"
+    """Version of `parse`. Increase it when other answers are accepted or read: new labels are not mixed with those of another parser.
+    Labels of Raystill 0.1, which recorded none, stay valid."""
     required: ClassVar[tuple[str, ...]] = ("input",)
     """Required fields of a row, besides `id` and the optional `gold`."""
     optional: ClassVar[tuple[str, ...]] = ()

@@ -14,6 +14,8 @@ Without `labels` the answer is free text: the sentence after `The answer is`.
 Versions:
     1              first
     2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
+Parsers:
+    2 (2026-11-30) reads headings and `<answer>`; rejects a text that corrects its answer
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Classification(Task):
 
     name = "classification"
     version = "2"
+    parser = "2"
 
     def __init__(self, options: Options | None = None) -> None:
         options = options or {}

@@ -9,6 +9,9 @@ Versions:
     1              first
     2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
     3 (2026-11-25) rejects `2**3` and numbers that are too long after evaluation
+Parsers:
+    2 (2026-11-30) reads sentences (`The bill is $36.`), headings, `<answer>`, `<1200>`, `3 400`, `10^3`, `1 million`, `$1.234,56`, `2 1/2`;
+                   rejects times, several numbers, ranges, dozens, unknowns and numbers that may not be the answer
 """
 
 from __future__ import annotations
@@ -18,16 +21,11 @@ from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
-from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.parsing.answers import Statement, plain_text, read_answer
 from pipelines.tasks.parsing.conclusions import ends_with_value, states_value
-from pipelines.tasks.parsing.expressions import (
-    ExpressionError,
-    evaluate_expression,
-    format_value,
-    spell_signs,
-    value_key,
-)
+from pipelines.tasks.parsing.expressions import evaluate_expression, format_value, spell_signs, value_key
 from pipelines.tasks.parsing.giveaways import calculates_nothing
+from pipelines.tasks.parsing.quantities import read_quantity
 
 _SHOTS = (
     Shot(
@@ -52,10 +50,13 @@ _SHOTS = (
     ),
 )
 
-_EQUALS = re.compile(r"=|≈|\\approx")
-_NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
-_WORKED = re.compile(rf"-?[( ]*-?(?:{_NUMBER})(?:[-+*/() ]+(?:{_NUMBER})\)*)*(?![0-9])")
-_SECOND = re.compile(r"\s*(?:[A-Za-z%]+ )?(?:and|or)\b[^0-9]*[0-9]")
+# A last sentence with one of these describes a step, not the result.
+_STEP = re.compile(
+    r"\b(?:we (?:need|can|must|should|have to)|multiply|divide|subtract|let's|let us|calculate|if we|assum\w+|remember|note that)\b|"
+    r"\bsuppose\b|\?|\A(?:[-*•]|[0-9]+[.)])\s",
+    re.IGNORECASE,
+)
+_BARE = re.compile(r"[-+*/(). 0-9,$€£%=<>]*[0-9][-+*/(). 0-9,$€£%=<>]*")
 
 
 class GradeSchoolMath(Task):
@@ -63,6 +64,7 @@ class GradeSchoolMath(Task):
 
     name = "grade-school-math"
     version = "3"
+    parser = "2"
     required = ("question",)
 
     @property
@@ -73,13 +75,13 @@ class GradeSchoolMath(Task):
         gold = optional_gold(row)
         if gold is not None:
             try:
-                gold = _read_number(gold.rpartition("####")[2])
+                gold = read_quantity(gold.rpartition("####")[2])
             except UnparsableError as error:
                 raise BadRowError(f"the gold label {gold[:60]!r} is not a number") from error
         return Example(str(row.get("id", "")), text_field(row, "question"), gold)
 
     def parse(self, text: str, example: Example) -> Answer:
-        label, rationale = read_answer(text, _stated_number)
+        label, rationale = read_answer(text, lambda s: _stated_number(s, example.input), conclusions=True)
         return Answer(label, rationale)
 
     def gives_away(self, answer: Answer, example: Example) -> bool:
@@ -92,7 +94,7 @@ class GradeSchoolMath(Task):
         return states_value(rationale, self.key(label), example.input)
 
     def normalise(self, label: str, example: Example) -> str:
-        return _read_number(label)
+        return read_quantity(label)
 
     def key(self, label: str) -> str:
         """Value rounded to 6 decimals: equal for `72` and `72.0`."""
@@ -102,25 +104,12 @@ class GradeSchoolMath(Task):
         return format_value(evaluate_expression(label))
 
 
-def _stated_number(statement: Statement) -> str:
-    if statement.bare and _WORKED.fullmatch(spell_signs(plain_text(statement.stated)).strip(" .%")) is None:
+def _stated_number(statement: Statement, question: str) -> str:
+    stated = statement.stated
+    if statement.concluding:
+        if not statement.marked and _STEP.search(stated):
+            raise UnparsableError("no `answer is` in the text")
+        return read_quantity(stated, question, sentence=True)
+    if statement.bare and _BARE.fullmatch(spell_signs(plain_text(stated)).strip()) is None:
         raise UnparsableError("no `answer is` in the text")
-    return _read_number(statement.stated)
-
-
-def _read_number(stated: str) -> str:
-    """`$1,234.50 per year` -> `1234.5`, `7 + 5 = 12` -> `12`. Raises UnparsableError unless the text states one number."""
-    if len(stated) > MAX_STATED_CHARACTERS:
-        raise UnparsableError(f"a label of {len(stated):,} characters")
-    text = _EQUALS.split(plain_text(spell_signs(plain_text(stated))))[-1]
-    match = _WORKED.search(text)
-    if match is None:
-        raise UnparsableError(f"{stated[:60]!r} states no number")
-    if _SECOND.match(text, match.end()):
-        raise UnparsableError(f"{stated[:60]!r} names two numbers")
-    try:
-        label = format_value(evaluate_expression(match[0]))
-        evaluate_expression(label)  # scoring reads the label again, which may exceed a limit that its expression kept
-        return label
-    except ExpressionError as error:
-        raise UnparsableError(f"{stated[:60]!r} states no number: {error}") from error
+    return read_quantity(stated, question)

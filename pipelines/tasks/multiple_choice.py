@@ -10,24 +10,35 @@ Versions:
     1              first
     2 (2026-11-24) reads `\\boxed{}` and a final letter with its text (`so they were looking at (a) skeleton.`) if no `answer is`
                    is readable
+Parsers:
+    2 (2026-11-30) rejects an answer that names several choices (unless `task_options: {several: first}`) and a letter with another text;
+                   reads headings, `<answer>`, `The correct option is (b)`, `Option (b) is correct` and misspelt choices
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipelines.errors import BadRowError, UnparsableError
-from pipelines.tasks.base import MAX_FIELD_CHARACTERS, Answer, Example, Row, Shot, Task, optional_gold, text_field
-from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.errors import BadRowError, UnparsableError, UserError
+from pipelines.tasks.base import (
+    MAX_FIELD_CHARACTERS,
+    Answer,
+    Example,
+    Options,
+    Row,
+    Shot,
+    Task,
+    optional_gold,
+    text_field,
+)
+from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, read_answer
+from pipelines.tasks.parsing.choices import LETTERED, NAMED, comparable, stated_choice, with_letter, with_text
 from pipelines.tasks.parsing.giveaways import says_only
 from pipelines.tasks.parsing.label_patterns import LabelPlace, answer_pattern, place_of_text, statement_region
 
 MAX_CHOICES = 26
-LETTER_AND_TEXT = "letter and text disagree: the letter counts"
-SEVERAL = "several choices named: the first counts"
 
 
 def _shot(question: str, choices: Sequence[str], answer: str) -> Shot:
@@ -69,22 +80,25 @@ _SHOTS = (
     ),
 )
 
-_LETTERED = re.compile(r"(?<!\w)\(\s*([A-Za-z])\s*\)[\s:]*")
-_NAMED = re.compile(
-    r"(?:(?:option|choice|letter|answer)\s+\(?)?([A-Za-z])(?:\s*[).:,]|\s*\Z|\s+[-–]\s)[\s:]*", re.IGNORECASE
-)
-_WITH_WORD = re.compile(r"\b(?:option|choice|letter)\s+([A-Za-z])\b[).:,]?[\s:]*", re.IGNORECASE)
-_ALTERNATIVE = re.compile(r"(?:\bor|\band|,)\s*\(?\s*[A-Za-z]\s*\)", re.IGNORECASE)
-_QUOTES = " \"'“”‘’*_`"
-
 
 class MultipleChoice(Task):
     """Multiple choice. The answer is one of the row's choices."""
 
     name = "multiple-choice"
     version = "2"
+    parser = "2"
     required = ("question", "choices")
     lists = ("choices",)
+
+    def __init__(self, options: Options | None = None) -> None:
+        options = options or {}
+        unknown = [str(key) for key in options if key != "several"]
+        if unknown:
+            raise UserError(f"task_options.{unknown[0]}", "unknown option", "Use several.")
+        several = options.get("several", "reject")
+        if several not in ("reject", "first"):
+            raise UserError(f"task_options.several {several!r}", "must be reject or first", "Set one of these.")
+        self._keeps_first = several == "first"
 
     @property
     def shots(self) -> Sequence[Shot]:
@@ -106,9 +120,15 @@ class MultipleChoice(Task):
 
     def parse(self, text: str, example: Example) -> Answer:
         (label, note), rationale = read_answer(
-            text, lambda s: _stated_choice(s, example.choices), negations=True, conclusions=True
+            text, lambda s: self._stated(s, example.choices), negations=True, conclusions=True
         )
         return Answer(label, rationale, note)
+
+    def _stated(self, statement: Statement, choices: Sequence[str]) -> tuple[str, str]:
+        label, note = stated_choice(statement, choices)
+        if note and not self._keeps_first:
+            raise UnparsableError(f"several choices are named, first {label[:60]!r}")
+        return label, note
 
     def gives_away(self, answer: Answer, example: Example) -> bool:
         return says_only(answer.rationale, answer.label, example.input)
@@ -123,16 +143,16 @@ class MultipleChoice(Task):
 
     def normalise(self, label: str, example: Example) -> str:
         """The choice with this text, else the choice with this letter (`c`, `(C)`, `(c) basket`)."""
-        by_text = _with_text(label, example.choices)
+        by_text = with_text(label, example.choices)
         if by_text is not None:
             return by_text
-        letter = _LETTERED.match(label.strip()) or _NAMED.fullmatch(label.strip())
+        letter = LETTERED.match(label.strip()) or NAMED.fullmatch(label.strip())
         if letter is None or len(label) > MAX_STATED_CHARACTERS:
             raise UnparsableError(f"{label[:60]!r} is not one of the choices")
-        return _with_letter(letter[1], example.choices)
+        return with_letter(letter[1], example.choices)
 
     def key(self, label: str) -> str:
-        return _comparable(label)
+        return comparable(label)
 
     @property
     def is_closed(self) -> bool:
@@ -141,7 +161,7 @@ class MultipleChoice(Task):
     def label_set(self, example: Example) -> tuple[str, ...]:
         first: dict[str, str] = {}
         for choice in example.choices:
-            first.setdefault(_comparable(choice), choice)
+            first.setdefault(comparable(choice), choice)
         return tuple(first.values())
 
     def answer_pattern(self, example: Example) -> str:
@@ -154,10 +174,10 @@ class MultipleChoice(Task):
         region = statement_region(text, answer.rationale)
         if region is None:
             return None
-        labels = {_comparable(label): label for label in self.label_set(example)}
-        letters = {_letter(i): labels[_comparable(choice)] for i, choice in enumerate(example.choices)}
-        expected = labels[_comparable(answer.label)]
-        named = [*_LETTERED.finditer(text, *region), *filter(None, [_NAMED.match(text, *region)])]
+        labels = {comparable(label): label for label in self.label_set(example)}
+        letters = {_letter(i): labels[comparable(choice)] for i, choice in enumerate(example.choices)}
+        expected = labels[comparable(answer.label)]
+        named = [*LETTERED.finditer(text, *region), *filter(None, [NAMED.match(text, *region)])]
         for match in named:
             if letters.get(match[1].lower()) == expected:
                 return LabelPlace(match.start(1), expected, tuple(letters.items()))
@@ -186,105 +206,3 @@ def _choices(value: object) -> tuple[str, ...]:
     if not 2 <= len(value) <= MAX_CHOICES:
         raise BadRowError(f"field `choices` has {len(value)} entries, 2 to {MAX_CHOICES} are allowed")
     return tuple(" ".join(text_field({"choices": choice}, "choices").split()) for choice in value)
-
-
-def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, str]:
-    """Read the choice of a statement. Returns (choice, note). The letter takes precedence over the text.
-
-    Raises:
-        UnparsableError: the statement names no choice, or a letter that the row lacks.
-    """
-    onwards = plain_text(statement.onwards).strip()
-    if statement.concluding:
-        return _concluded(onwards, choices), ""
-    either = onwards[:7].lower() == "either "
-    onwards = onwards[len("either ") :].lstrip() if either else onwards
-    # The exact text of a choice. `(c) basket` is a letter and a text unless a choice itself begins with a parenthesis.
-    if not onwards.startswith("(") or any(choice.startswith("(") for choice in choices):
-        exact = _with_text(statement.stated, choices)
-        if exact is not None:
-            return exact, ""
-    if onwards[:4].lower() == "not ":
-        negative = _starting_with(onwards, choices)
-        if negative is None:
-            raise UnparsableError(f"{statement.stated[:60]!r} only negates a choice")
-        return negative, ""
-    letter = _find_letter(onwards, bare=statement.bare)
-    if letter is None and statement.bare:
-        raise UnparsableError("no `answer is` in the text")
-    if letter is None:
-        text = _starting_with(onwards, choices) or _only_one_in(statement.stated, choices)
-        if text is None:
-            raise UnparsableError(f"{statement.stated[:60]!r} is not one of the choices")
-        return text, ""
-    label = _with_letter(letter[1], choices)
-    rest = onwards[letter.end() :]
-    if either or _ALTERNATIVE.search(rest.split("\n")[0].split(". ")[0]):
-        return label, SEVERAL
-    return label, "" if _agrees(rest, label) else LETTER_AND_TEXT
-
-
-def _concluded(clause: str, choices: Sequence[str]) -> str:
-    """Read a final clause with one letter and its text: `they were looking at (a) skeleton` -> `skeleton`.
-
-    Raises:
-        UnparsableError: the clause has another form.
-    """
-    letters = list(_LETTERED.finditer(clause))
-    if len(letters) == 1 and ord(letters[0][1].lower()) - ord("a") < len(choices):
-        label, rest = _with_letter(letters[0][1], choices), clause[letters[0].end() :]
-        if rest.strip(_QUOTES + ".!") and _agrees(rest, label):
-            return label
-    raise UnparsableError("no `answer is` in the text")
-
-
-def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:
-    """Find `(c)`, `c` or `C.` at the start, else `option c` or `(c)` later in the sentence."""
-    found = _LETTERED.match(onwards) or (_NAMED.fullmatch(onwards) if bare else _NAMED.match(onwards))
-    if found is not None or bare:
-        return found
-    sentence = onwards.split("\n")[0]
-    return _WITH_WORD.search(sentence) or _LETTERED.search(sentence)
-
-
-def _with_letter(letter: str, choices: Sequence[str]) -> str:
-    # With IGNORECASE, `[a-z]` also matches the Turkish dotted I and the Kelvin sign.
-    index = ord(letter.lower()) - ord("a") if letter.isascii() else len(choices)
-    if index >= len(choices):
-        raise UnparsableError(f"the row has no choice ({letter.lower()})")
-    return choices[index]
-
-
-def _with_text(text: str, choices: Sequence[str]) -> str | None:
-    key = _comparable(text) if len(text) <= MAX_FIELD_CHARACTERS else ""
-    return next((choice for choice in choices if key and _comparable(choice) == key), None)
-
-
-def _starting_with(onwards: str, choices: Sequence[str]) -> str | None:
-    """The longest choice at the start of the text. Choices may contain full stops, so the text is not cut at one."""
-    text = _comparable(onwards)
-    fitting = [c for c in choices if re.match(re.escape(_comparable(c)) + r"(?!\w)", text)]
-    return max(fitting, key=len) if fitting else None
-
-
-def _only_one_in(stated: str, choices: Sequence[str]) -> str | None:
-    """The only choice that a sentence contains: `to put them into a basket`. None if it contains several."""
-    text = _comparable(stated)
-    named = {_comparable(c): c for c in choices if re.search(r"(?<!\w)" + re.escape(_comparable(c)) + r"(?!\w)", text)}
-    # `sea shore` does not also name `sea`.
-    outer = [c for key, c in named.items() if not any(key != other and key in other for other in named)]
-    return outer[0] if len(outer) == 1 else None
-
-
-def _agrees(rest: str, label: str) -> bool:
-    """True if the text after a letter is empty or starts with the choice, which may contain full stops."""
-    sentence = rest.split("\n")[0]
-    stop = re.search(r"[.!?;](?=\s|\Z)", sentence)
-    text, key = _comparable(sentence[: stop.start()] if stop else sentence), _comparable(label)
-    return not text or text.startswith(key) or _comparable(sentence).startswith(key)
-
-
-def _comparable(text: str) -> str:
-    """Fold case, outer quotes and final punctuation. A choice of such characters only stays unchanged."""
-    folded = " ".join(text.casefold().split())
-    return folded.lstrip(_QUOTES).rstrip(_QUOTES + ".,;:!?") or folded

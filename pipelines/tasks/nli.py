@@ -9,6 +9,8 @@ Gold labels may also be 0, 1, 2 in that order (the coding of SNLI, MNLI and ANLI
 Versions:
     1              first
     2 (2026-11-24) reads `\\boxed{}` if no `answer is` is readable
+Parsers:
+    2 (2026-11-30) reads headings and `<answer>`; rejects a text that corrects its answer
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class NaturalLanguageInference(Task):
 
     name = "nli"
     version = "2"
+    parser = "2"
     required = ("premise", "hypothesis")
 
     @property

@@ -11,6 +11,8 @@ import re
 import stat
 from pathlib import Path
 
+from pipelines.tasks.failures import described
+
 _READ_BYTES = 256 << 10
 _CAUSE_CHARACTERS = 500
 _PREFIX = re.compile(
@@ -101,6 +103,8 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _message(error: BaseException) -> str:
     text = str(error).strip()
+    if isinstance(error, ArithmeticError | LookupError | AttributeError | TypeError | AssertionError):
+        return described(error)  # such a message says nothing without its place
     if not text:
         return type(error).__name__
     return text if _TYPE.match(text) else f"{type(error).__name__}: {text}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipelines.errors import UnparsableError
@@ -33,8 +33,34 @@ _RUN_ON = tuple(
     )
 )
 _STATEMENT = re.compile(
-    r"\banswer(?:[ \t]to[ \t][^.:\n]{1,80}?)?(?:[ \t]{1,3}is\b|[*_ \t]{0,4}[:=])[*_ \t]{0,4}:?|####", re.IGNORECASE
+    r"answer(?:[ \t]to[ \t][^.:\n]{1,80}?)?"
+    r"(?:[ \t]{1,3}(?:is\b|equals\b|(?:would|will)[ \t]{1,3}be\b|(?:comes|works|turns)[ \t]out[ \t]to(?:[ \t]be)?\b)"
+    r"|[*_\"' \t]{0,5}[:=])[*_ \t]{0,4}:?|(?<=<)answer>|####"
+    r"|(?:option|choice)[ \t]{1,3}is\b[*_ \t]{0,4}:?|(?:option|choice)[*_ \t]{0,4}:|ans[.:][ \t]{0,3}:?",
+    re.IGNORECASE,
 )
+_CANDIDATE = re.compile(
+    r"\banswer\b|####|\b(?:option|choice)(?=[*_ \t]{0,4}(?::|is\b))|^ans(?=[.:])", re.IGNORECASE | re.MULTILINE
+)
+_CHOSEN = ("correct", "right", "best", "final")
+"""An option or a choice counts only with one of these before it."""
+# `**Final Answer**` or `### Answer` on a line of its own: the next line states it.
+_HEADING = re.compile(r"answer[*_ \t]{0,4}(?=\n)", re.IGNORECASE)
+_HEADING_OPENING = re.compile(
+    r"(?:\A|\n)[#>*_ \t]{0,8}(?:(?:the|my|final|short|correct)[ \t]{1,3}){0,3}\Z", re.IGNORECASE
+)
+_CORRECTION = re.compile(
+    r"\b(?:wait|correction|actually|mistake|my error|re-?(?:check|evaluat|calculat|consider|examin)\w*|"
+    r"let me (?:re|correct|double|fix|try)|sorry|apologi[sz]e)\b",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"(?:I hope|Hope (?:this|that)|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need)|Would you like|Is there anything)\b",
+    re.IGNORECASE,
+)
+_LEAST_WORDS = 3
+_PAIRS = (("\\[", "\\]"), ("\\(", "\\)"))
+_BOLD_LINE = re.compile(r"(?:\A|\n)[ \t]*\*\*([^*\n]{1,200})\*\*[ \t.]*\Z")
 # Beginning of a statement. Searched only before each word `answer`, so that the rest of the text costs nothing.
 _OPENING = re.compile(
     r"(?:\b(?P<conclusion>so|thus|hence|therefore|finally)\b,?[ \t]{0,3})?(?:\bthe[ \t]{1,3})?"
@@ -44,6 +70,7 @@ _OPENING = re.compile(
 _OPENING_CHARACTERS = 40
 _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore)\b,?[ \t]", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed[ \t]*\{")
+_BOX = re.compile(r"\\boxed[ \t]*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 # A box that never closes was truncated, perhaps in the middle of its number.
 _CUT_OFF = re.compile(r"\\boxed[ \t]*\{[^{}]*\Z")
 _NEGATION = re.compile(r"not\b", re.IGNORECASE)
@@ -73,7 +100,9 @@ class Statement:
     bare: bool = False
     """The text has no `answer is`. It is a single line, which may be the answer itself."""
     concluding: bool = False
-    """The text has no `answer is`. This is its last sentence from `so` on: the answer, or an intermediate step."""
+    """The text has no `answer is`. This is its last sentence: the answer, or an intermediate step."""
+    marked: bool = False
+    """With `concluding`: the sentence has `so`, and only what follows it is here."""
 
 
 def read_answer(
@@ -81,27 +110,49 @@ def read_answer(
 ) -> tuple[Result, str]:
     """Read the first readable statement. Returns (result of `read`, rationale).
 
-    The first one counts: small models repeat themselves and then drift to other problems. If no `answer is` is readable, the last
+    The first one counts: small models repeat themselves and then drift to other problems. A text that corrects its answer (`Wait, ...
+    The answer is 5.`) has none. If no `answer is` is readable, the last
     `\\boxed{}` counts. In a text without either, a single line may be the answer itself.
 
     Args:
         text: the teacher's text.
         read: raises UnparsableError for an unreadable statement.
         negations: also read `The answer is not ...`.
-        conclusions: also read a last sentence like `So Jake has 16 - 7 = 9 peaches.` (Statement.concluding).
+        conclusions: also read the last sentence (Statement.concluding), first from its `so` on, then whole.
 
     Raises:
         UnparsableError: no statement is readable; with the reason of the first one.
     """
     reasons = []
-    for statement in _statements(first_answer(text), conclusions):
+    text = first_answer(text)
+    statements = _statements(text, conclusions)
+    for statement in statements:
         if not negations and _NEGATION.match(statement.stated):
             continue
         try:
-            return read(statement), statement.rationale
+            found = read(statement)
         except UnparsableError as error:
             reasons.append(error)
+            continue
+        if not statement.concluding and _CORRECTION.search(text, len(statement.rationale)):
+            _check_corrections(found, statement, statements, read)
+        return found, statement.rationale
     raise reasons[0] if reasons else UnparsableError("no `answer is` in the text")
+
+
+def _check_corrections(
+    found: Result, first: Statement, later: Iterator[Statement], read: Callable[[Statement], Result]
+) -> None:
+    """Raise UnparsableError if a later statement, after words of correction, states something else."""
+    for statement in later:
+        if statement.bare or statement.concluding or not _CORRECTION.search(statement.rationale, len(first.rationale)):
+            continue
+        try:
+            other = read(statement)
+        except UnparsableError:
+            continue
+        if other != found:
+            raise UnparsableError(f"the text corrects its answer {first.stated[:40]!r} to {statement.stated[:40]!r}")
 
 
 def first_answer(text: str) -> str:
@@ -119,9 +170,18 @@ def first_answer(text: str) -> str:
 
 
 def finished_sentences(text: str) -> str:
-    """The text up to its last sentence end or line end. Of a text that the token limit cut, the rest may lack its end."""
+    """The text up to its last sentence end or line end, and dots, so that its last sentence is no conclusion.
+
+    For a text that the token limit has cut.
+    """
     ends = [match.end() for match in _FINISHED.finditer(text)]
-    return text[: ends[-1]] if ends else ""
+    return f"{text[: ends[-1]]}\n..." if ends else ""
+
+
+def boxed(text: str) -> str | None:
+    """Content of the first `\\boxed{...}`. None if the text has none that closes."""
+    found = _BOX.search(text)
+    return found[1] if found else None
 
 
 def plain_text(text: str) -> str:
@@ -141,57 +201,81 @@ def _statements(text: str, conclusions: bool) -> Iterator[Statement]:
             yield statement
     for match in list(_BOXED.finditer(text))[-1:] if "\\boxed" in text else ():
         found = True
-        yield _statement(text, match.start(), match.start(), False)
+        whole = _statement(text, match.start(), match.start(), False)
+        content = boxed(whole.onwards)
+        yield whole if content is None else replace(whole, stated=content, onwards=content)
     if found or not text:
         return
     if "\n" not in text:
         yield Statement("", text, text, bare=True)
-    conclusion = _conclusion(text) if conclusions else None
-    if conclusion is not None:
-        yield conclusion
+    elif bold := _BOLD_LINE.search(text):
+        yield Statement(text[: bold.start()].rstrip(), bold[1], bold[1], bare=True)
+    if conclusions:
+        yield from _conclusions(text)
 
 
 def _places(text: str) -> Iterator[tuple[int, int, bool]]:
-    """Yield (start, end, begins with `so`) of the first MAX_STATEMENTS `answer is`, `Answer:` and `####`, and of the last one."""
-    lower = text.lower()
-    if len(lower) != len(text):  # a few capitals have two lower-case characters
-        lower = "".join(c.lower() if c.isascii() else c for c in text)
-    word, sign = lower.find("answer"), lower.find("####")
+    """Yield (start, end, begins with `so`) of the first MAX_STATEMENTS statements, such as `answer is` or `####`, and of the last one."""
     found = done = 0
-    while found < MAX_STATEMENTS and (word >= 0 or sign >= 0):
-        at = sign if word < 0 or 0 <= sign < word else word
-        match = _STATEMENT.match(text, at)
-        if match is not None:
-            opening = _OPENING.search(text, max(done, at - _OPENING_CHARACTERS), at) if at == word else None
-            yield opening.start() if opening else at, match.end(), bool(opening and opening["conclusion"])
-            found, done = found + 1, match.end()
-        onwards = max(at + 1, done)
-        word = lower.find("answer", onwards) if 0 <= word < onwards else word
-        sign = lower.find("####", onwards) if 0 <= sign < onwards else sign
+    last: re.Match[str] | None = None
+    for candidate in _CANDIDATE.finditer(text):
+        at = candidate.start()
+        if at < done:
+            continue
+        opening = _OPENING.search(text, max(done, at - _OPENING_CHARACTERS), at)
+        match = _statement_at(text, at, opening)
+        if match is None:
+            continue
+        if found == MAX_STATEMENTS:
+            last = match
+            continue
+        found, done = found + 1, match.end()
+        yield opening.start() if opening else at, match.end(), bool(opening and opening["conclusion"])
     # The last one counts too, so that a text with a proper end is readable after any number of others.
-    last = _STATEMENT.match(text, max(word, lower.rfind("answer"))) if word >= 0 else None
     if last is not None:
         yield last.start(), last.end(), False
 
 
-def _conclusion(text: str) -> Statement | None:
-    """The last sentence from its last `so` on. None if the text does not end with a full stop: it may be truncated."""
+def _statement_at(text: str, at: int, opening: re.Match[str] | None) -> re.Match[str] | None:
+    match = _STATEMENT.match(text, at)
+    if match is None:
+        heading = _HEADING.match(text, at)
+        is_heading = heading and _HEADING_OPENING.search(text, max(0, at - _OPENING_CHARACTERS), at)
+        return heading if is_heading else None
+    if text[at] in "oOcC" and not (opening and any(word in opening[0].lower() for word in _CHOSEN)):
+        return None
+    return match
+
+
+def _conclusions(text: str) -> Iterator[Statement]:
+    """The last sentence from its last `so` on, then the whole of it. None if the text does not end with a full stop: it may be cut."""
     tail = text[-MAX_CONCLUSION_CHARACTERS:]
-    if not tail.endswith((".", "!")):
-        return None
-    ends = [match.end() for match in _SENTENCE_ENDS.finditer(tail[:-1])]
-    sentence = tail[ends[-1] if ends else 0 :]
+    while True:
+        tail = tail.rstrip(" \t\n*_`")
+        if not tail.endswith((".", "!", ".\\]", ".$", ".)")) or tail.endswith("..."):
+            return
+        ends = [match.end() for match in _SENTENCE_ENDS.finditer(tail[:-1])]
+        begin = ends[-1] if ends else 0
+        sentence = tail[begin:].strip()
+        if not _CLOSING.match(sentence) or not begin:
+            break
+        tail = tail[:begin]
+    # The number of a list item, or a formula, that is cut.
+    if len(sentence.split()) < _LEAST_WORDS or any(
+        sentence.count(opens) > sentence.count(closes) for opens, closes in _PAIRS
+    ):
+        return
     starts = [match.end() for match in _CONCLUSION.finditer(sentence)]
-    if not starts:
-        return None
-    clause = sentence[starts[-1] :].strip()
-    return Statement(text, clause.rstrip(".!"), clause, concluding=True)
+    if starts:
+        clause = sentence[starts[-1] :].strip()
+        yield Statement(text, clause.rstrip(".!"), clause, concluding=True, marked=True)
+    yield Statement(text, sentence.rstrip(".!"), sentence, concluding=True)
 
 
 def _statement(text: str, start: int, end: int, is_clause: bool) -> Statement:
     opener = _OPENERS.match(text, end)
     begin = opener.end() if opener else end
-    onwards = text[begin : begin + MAX_STATED_CHARACTERS]
+    onwards = text[begin : begin + MAX_STATED_CHARACTERS].partition("</answer>")[0]
     stop = _SENTENCE_END.search(onwards)
     return Statement(
         _rationale(text[:start], is_clause), (onwards[: stop.start()] if stop else onwards).strip(), onwards

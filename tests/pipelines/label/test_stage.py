@@ -12,7 +12,7 @@ from pipelines.config import LabellingConfig, RunConfig
 from pipelines.errors import UserError
 from pipelines.label import stage
 from pipelines.label.early_stop import TaskFailures
-from pipelines.label.identity import label_identity
+from pipelines.label.identity import comparable_identity, label_identity
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.stage import check_label
 from pipelines.tasks import task_spec
@@ -78,3 +78,13 @@ def test_the_rejects_of_a_scan_count_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stage, "scan_corpus", scan_corpus)
     assert stage._scan(run(tmp_path), task_spec("arithmetic"), Writer(), failures) is scan  # type: ignore[arg-type]
     assert taken == ([] if counted else [duplicate, scan])
+
+
+def test_another_parser_makes_other_labels_except_of_0_1(tmp_path: Path) -> None:
+    identity = label_identity(run(tmp_path))
+    assert identity["task"]["parser"] == "2"
+    task = {name: value for name, value in identity["task"].items() if name != "parser"}
+    of_0_1 = {**identity, "task": task}
+    assert comparable_identity(identity, of_0_1) == of_0_1
+    older = {**identity, "task": {**task, "parser": "1"}}
+    assert comparable_identity(identity, older) == comparable_identity(identity, None) == identity

@@ -42,7 +42,8 @@ def test_label_and_rationale_are_read(text: str, label: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Peter has 72 apples.", "The answer is <number>.", "The answer is 77 bolts and 45 nuts.", "The answer is 2 or 3.",
+    ["Peter has 72 apples", "Peter has 72 apples and 3 pears.", "He eats 5. We need to divide by 3.",
+     "The answer is <number>.", "The answer is 77 bolts and 45 nuts.", "The answer is 2 or 3.",
      "The answer is 1 / 0.",
      "The answer is " + "9" * 25 + " * " + "9" * 25,  # longer than any number that is read
      "The answer is ٣.", "The answer is \\boxed{43"],

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import BadRowError, UnparsableError
+from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
-from pipelines.tasks.multiple_choice import LETTER_AND_TEXT, SEVERAL
+from pipelines.tasks.parsing.choices import SEVERAL
 from tests.support.recorded_teachers import score_teacher
 
 TASK = load_task(task_spec("multiple-choice"))
@@ -53,16 +53,42 @@ def test_invalid_choices_and_gold_labels_are_bad_rows(row: dict[str, object]) ->
         ("A. The answer is \\(\\text{(c) train station}\\)", "train station", ""),
         ("A. The answer is train station.", "train station", ""), ("A. The answer is the train station.", "train station", ""),
         ("A. The answer is bridge.", "bridge", ""), ("A. The answer is (c).", "train station", ""),
-        ("A. The answer is (c) airport.", "train station", LETTER_AND_TEXT),
-        ("A. The answer is (b) bridge.", "beach", LETTER_AND_TEXT),
-        ("A. The answer is either (b) beach or (d) bridge.", "beach", SEVERAL),
-        ("A. The answer is (b) beach or (d) bridge.", "beach", SEVERAL),
+        ("A. The answer is (c) a trian station.", "train station", ""), ("A. The answer is (b) beaches.", "beach", ""),
+        ("A. The answer is (b), not (c).", "beach", ""), ("A. <answer>b</answer>", "beach", ""), ("b) beach", "beach", ""),
+        ("A.\n\n**Final Answer**\n(b)", "beach", ""), ("A. The correct option is (b) beach.", "beach", ""),
+        ("A. The answer is (b) beach, since a bridge is dry.", "beach", ""),
     ],
 )  # fmt: skip
 def test_label_note_and_rationale_are_read(text: str, label: str, note: str) -> None:
     answer = TASK.parse(text, EXAMPLE)
     assert (answer.label, answer.note) == (label, note)
     assert answer.rationale in ("A.", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is either (b) beach or (d) bridge.", "The answer is (b) beach or (d) bridge.", "The answer is both (b) and (d).",
+     "The answer is beach or bridge.", "The answer is (b) / (d).", "The answer is beach, bridge, or airport."],
+)  # fmt: skip
+def test_several_choices_are_rejected_unless_the_first_is_kept(text: str) -> None:
+    with pytest.raises(UnparsableError, match="several choices are named, first 'beach'"):
+        TASK.parse(text, EXAMPLE)
+    keeps = load_task(task_spec("multiple-choice", {"several": "first"}))
+    assert (keeps.parse(text, EXAMPLE).label, keeps.parse(text, EXAMPLE).note) == ("beach", SEVERAL)
+
+
+@pytest.mark.parametrize("options", [{"several": "last"}, {"many": 1}])
+def test_unknown_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="task_options"):
+        task_spec("multiple-choice", options) and load_task(task_spec("multiple-choice", options))
+
+
+@pytest.mark.parametrize(
+    "text", ["The answer is (c) airport.", "The answer is (b) bridge.", "The answer is (b) a place with water."]
+)
+def test_a_letter_with_another_text_is_unparsable(text: str) -> None:
+    with pytest.raises(UnparsableError, match=r"choice \([bc]\) is"):
+        TASK.parse(text, EXAMPLE)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +144,9 @@ def test_shots_have_the_format_of_the_input() -> None:
         )
 
 
-@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.768), ("qwen2.5-coder-1.5b", 0.563)])
+@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.753), ("qwen2.5-coder-1.5b", 0.562)])
 def test_recorded_teachers_are_read(test_data: Path, teacher: str, share: float) -> None:
     score = score_teacher(TASK, test_data / "cqa", teacher)
     assert score.examples == 9741
     assert score.right >= share * score.examples
-    assert score.notes[LETTER_AND_TEXT] < 0.005 * score.examples
+    assert score.unparsable < 0.032 * score.examples

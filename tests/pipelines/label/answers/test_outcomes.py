@@ -169,3 +169,16 @@ def test_token_logprobs_are_those_of_accepted_train_rows() -> None:
         {"id": "p", "token_ids": [10, 12, 14], "top_ids": top_ids, "top_logprobs": [[-0.5, -np.inf]] * 3}
     ]
     assert len(outcomes.token_logprobs_table(outcome_table(rows[3:]))) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("4 - 1 = 3. The answer is 12", "truncated"), ("4 - 1 = 3. The answer is 12.", "truncated"),
+        ("4 - 1 = 3. So she has", "truncated"),
+        ("4 - 1 = 3. The answer is (4 - 1). Then", None), ("The answer is (4 - 1).\nQ: And", None),
+        ("So he has 4 - 1 = 3 pears.\nThen", "truncated"),
+    ],
+)  # fmt: skip
+def test_an_answer_cut_within_its_statement_is_truncated(text: str, reason: str | None) -> None:
+    assert outcome("train", generated(text, finish="length")).reason == reason

@@ -32,7 +32,7 @@ def test_text_after_the_answer_is_cut(text: str, rest: str) -> None:
         ("It must be c. Of these, the closest answer is c. So the answer is c.", "c", "It must be c."),
         ("Since 4 - 1 = 3, the answer is 3.", "3", "Since 4 - 1 = 3"), ("It is 3.\n\n**Answer:** 3", "3", "It is 3."),
         ("The final answer is: 3.5 m", "3.5 m", ""), ("The answer to the question is 3.", "3", ""),
-        ("It is 3.\n#### 3", "3", "It is 3."), ("Hence we get \\[ \\boxed{3} \\]", "\\boxed{3} \\]", "Hence we get"),
+        ("It is 3.\n#### 3", "3", "It is 3."), ("Hence we get \\[ \\boxed{3} \\]", "3", "Hence we get"),
         ("The answer is not 4. The answer is 3.", "3", "The answer is not 4."),
         ("The answer is 3. There are 5 more. The answer is 8.", "3", ""),
         ("The answer must be small. The answer is 3", "3", "The answer must be small."),
@@ -48,7 +48,7 @@ def test_box_counts_if_no_statement_is_readable() -> None:
             raise UnparsableError(statement.stated)
         return statement.stated
 
-    assert read_answer("We get \\boxed{3}. The answer is (", number)[0] == "\\boxed{3}"
+    assert read_answer("We get \\boxed{3}. The answer is (", number)[0] == "3"
     with pytest.raises(UnparsableError, match="twelve"):
         read_answer("We get \\boxed{4}. The answer is twelve.", number)
 
