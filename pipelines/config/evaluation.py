@@ -25,9 +25,20 @@ class EvaluationConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0
+    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
+    """auto: the engine that serves, if it runs on these devices (`serving.engine`, and the order of docs/serve.md)."""
+    constrained: bool = False
+    """Score the student also with its answers limited to the closed label set, as `serving.constrained` serves it. `compare` scores all
+    students so."""
     samples: SamplesConfig = SamplesConfig()
     weights: list[LossyWeights] = []
-    """Score the student in these weights too, beside float32: the cost of `serving.weights`. `compare` ignores them."""
+    """Score the student in these weights too: what `serving.weights` would cost. `compare` ignores them."""
+
+    @model_validator(mode="after")
+    def _constrained_answers_are_greedy(self) -> Self:
+        if self.constrained and self.samples.n > 1:
+            raise ValueError("constrained: true limits greedy answers; set samples.n to 1, or constrained to false")
+        return self
 
     @model_validator(mode="after")
     def _weights_are_compared_greedily(self) -> Self:

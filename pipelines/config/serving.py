@@ -56,6 +56,8 @@ class ServingConfig(Section):
     """auto: the fastest one that keeps the accuracy, by family and device (serving/engines/select.py)."""
     weights: Literal["float32"] | LossyWeights = "float32"
     """bfloat16 and int8 are faster and may change answers; `evaluation.weights` measures it."""
+    constrained: bool = False
+    """True: labels of a closed set only, never free text; `evaluation.constrained` measures it. Of `/v1/predict`: texts stay free."""
     cpu_kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     """vllm without a GPU: memory of a replica for keys and values."""
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 8

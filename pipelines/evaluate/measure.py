@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.config import RunConfig
 from pipelines.config.base import LossyWeights
-from pipelines.evaluate.quantized import Quantized
 from pipelines.evaluate.validation_split import validation_notes
 from pipelines.methods import METHODS
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import RationaleQuality, SystemName
-from pipelines.scoring.predict import predict
+from pipelines.scoring.predict import PredictRequest, predict
 from pipelines.scoring.rationales import quality, rationales_read, rationales_read_text
 from pipelines.scoring.reference_systems import Majority, TeacherAnswers
-from pipelines.scoring.sources import Trained, Untrained
+from pipelines.scoring.sources import Source, Untrained, scored_weights, trained
 from pipelines.scoring.system import System
 from pipelines.scoring.systems import (
     label_request,
@@ -70,16 +69,19 @@ def measure(
         StageFailedError: a student failed to answer.
     """
     examples, inputs, answers = questions.examples, questions.inputs, questions.answers
-    trained, untrained = Trained(folder), _untrained(run, student, folder)
-    rationales = rationale_request("student's rationales", trained, run, examples, inputs)
+    family, constrained = student.details["family"], run.evaluation.constrained
+    source = trained(run, folder, family)
+    rationales = rationale_request("student's rationales", source, run, examples, inputs)
+
+    def labels(title: str, source: Source, *, constrained: bool = False) -> PredictRequest:
+        return label_request(title, source, run, task, examples, inputs, constrained=constrained)
+
     requests = [
-        label_request("student", trained, run, task, examples, inputs),
+        labels("student", source),
         *([rationales] if rationales else []),
-        label_request("untrained student", untrained, run, task, examples, inputs),
-        *(
-            label_request(f"student in {weights}", Quantized(folder, weights), run, task, examples, inputs)
-            for weights in run.evaluation.weights
-        ),
+        *([labels("student, constrained", source, constrained=True)] if constrained else []),
+        labels("untrained student", _untrained(run, student, folder)),
+        *(labels(f"student in {w}", trained(run, folder, family, w)) for w in run.evaluation.weights),
     ]
     predicted = iter(predict(requests, run.evaluation, live))
     trained_system = student_system(next(predicted), run, task, examples, "student")
@@ -87,6 +89,7 @@ def measure(
     trained_system = dataclasses.replace(trained_system, note="; ".join(_student_notes(run, task, student, questions)))
     systems = [
         trained_system,
+        *([student_system(next(predicted), run, task, examples, "constrained")] if constrained else []),
         student_system(next(predicted), run, task, examples, "untrained"),
         teacher_system(run, task, answers, examples),
         majority_system(task, questions.majority, examples),
@@ -110,6 +113,9 @@ def _untrained(run: RunConfig, student: Manifest, folder: str) -> Untrained:
 def _student_notes(run: RunConfig, task: Task, student: Manifest, questions: Questions) -> list[str]:
     """Limits of the student's accuracy."""
     notes = validation_notes(run, student)
+    weights, scored = run.serving.weights, scored_weights(run, student.details["family"])
+    if weights != scored:
+        notes.append(f"scored in {scored}, and serving.weights is {weights}")
     if METHODS[run.student.method].reads_rationale:
         read = rationales_read(questions.answers, questions.examples, task)
         notes.append(f"it {rationales_read_text(read)}")

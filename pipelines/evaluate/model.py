@@ -47,7 +47,7 @@ class Settings(ReportPart):
 class Comparison(ReportPart):
     """The student against another system on the same examples."""
 
-    student_vs: Literal["untrained", "teacher", "majority"]
+    student_vs: Literal["constrained", "untrained", "teacher", "majority"]
     better: int
     """Examples that only the student has right."""
     worse: int
@@ -73,7 +73,7 @@ class QuantizedScores(ReportPart):
     """The student in other weights, as `serving.weights` can serve it, against itself in float32."""
 
     weights: LossyWeights
-    engine: Literal["ctranslate2", "transformers"]
+    engine: str
     correct: int
     total: int
     accuracy: float

@@ -6,7 +6,7 @@ from pipelines.evaluate.model import Change, QuantizedScores, Report, Votes
 from pipelines.evaluate.report import verdict_text
 from pipelines.reports.format import duration, one_line, p_text, percent, plural, points, points_range, tenths
 from pipelines.scoring.heldout_notices import heldout_notices
-from pipelines.scoring.system import TITLES
+from pipelines.scoring.system import TITLES, engine_text
 
 INTERVALS = (
     "Intervals are 95% intervals: Wilson's for an accuracy, Bonett and Price's for a paired difference. Each holds on its own.",
@@ -35,7 +35,8 @@ def table_notes(report: Report) -> list[str]:
     for system in report.systems:
         if system.seconds_per_example is not None:
             read, written = tenths(system.prompt_tokens_per_example), tenths(system.output_tokens_per_example)
-            time = f"{duration(system.seconds_per_example)} per example, {read} tokens read, {written} written"
+            engine = f"{engine_text(system)}, " if system.engine else ""
+            time = f"{engine}{duration(system.seconds_per_example)} per example, {read} tokens read, {written} written"
             notes.append(f"{TITLES[system.name]}: {time}")
     return [one_line(note) for note in (*notes, *heldout_notices(report.heldout))]
 

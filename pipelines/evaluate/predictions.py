@@ -29,6 +29,13 @@ PREDICTION = pa.schema(
         pa.field("student_label", pa.string()),  # normalised; null if the text is no label
         pa.field("student_right", pa.bool_(), nullable=False),
         pa.field("student_confidence", pa.float32(), nullable=False),
+        pa.field(
+            "student_in_set", pa.bool_()
+        ),  # true: the confidence is renormalised over the closed label set; null: no such set
+        pa.field("student_readable", pa.bool_(), nullable=False),  # false: the text is no label
+        pa.field("constrained_label", pa.string()),  # null without evaluation.constrained, like the two that follow
+        pa.field("constrained_right", pa.bool_()),
+        pa.field("constrained_confidence", pa.float32()),
         pa.field("untrained_text", pa.string(), nullable=False),
         pa.field("untrained_right", pa.bool_(), nullable=False),
         pa.field("teacher_label", pa.string()),  # null if the teacher gave none
@@ -47,6 +54,7 @@ def predictions(
     """The file. `quantized`: the student in other weights."""
     student, untrained = systems["student"], systems["untrained"]
     teacher, majority = systems["teacher"], systems["majority"]
+    constrained = systems.get("constrained")
     rows = [
         {
             "id": example.id,
@@ -56,6 +64,11 @@ def predictions(
             "student_label": student.labels[i],
             "student_right": student.right[i],
             "student_confidence": student.confidences[i],
+            "student_in_set": student.in_set[i] if student.in_set else None,
+            "student_readable": student.labels[i] is not None,
+            "constrained_label": constrained.labels[i] if constrained else None,
+            "constrained_right": constrained.right[i] if constrained else None,
+            "constrained_confidence": constrained.confidences[i] if constrained else None,
             "untrained_text": untrained.texts[i],
             "untrained_right": untrained.right[i],
             "teacher_label": teacher.labels[i] if teacher.right else None,

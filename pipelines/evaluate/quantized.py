@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipelines.config import EvaluationConfig
 from pipelines.config.base import LossyWeights
@@ -11,27 +10,8 @@ from pipelines.errors import UserError
 from pipelines.evaluate.model import QuantizedScores
 from pipelines.scoring.statistics import difference, paired, score
 from pipelines.scoring.system import System
-from pipelines.students.decoding import Family, Student
+from pipelines.students.decoding import Family
 from pipelines.tasks import Task
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A finished student in other weights than its artifact has: a `scoring.sources.Source`."""
-
-    folder: str
-    """Path or URI."""
-    weights: LossyWeights
-
-    def load(self, device: str) -> Student:
-        """Load the student with the engine that serves these weights. An int8 conversion is kept beside the student."""
-        import torch
-
-        if self.weights == "bfloat16":
-            return Student.load(self.folder, device=device, dtype="bfloat16")
-        from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
-
-        return Ctranslate2Student.open(self.folder, weights=self.weights, threads=torch.get_num_threads())
 
 
 def check_weights(settings: EvaluationConfig, family: Family) -> None:
@@ -52,9 +32,10 @@ def quantized_scores(weights: LossyWeights, quantized: System, student: System, 
     gap = difference(quantized.right, student.right)
     compared = paired(quantized.right, student.right)
     assert quantized.answering_s is not None
+    assert quantized.engine is not None
     return QuantizedScores(
         weights=weights,
-        engine="ctranslate2" if weights == "int8" else "transformers",
+        engine=quantized.engine,
         correct=measured.correct,
         total=measured.total,
         accuracy=measured.accuracy,

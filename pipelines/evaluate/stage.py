@@ -43,6 +43,7 @@ from pipelines.scoring.model import (
     report_bytes,
 )
 from pipelines.scoring.reference_systems import majority_label, teacher_answers
+from pipelines.scoring.sources import check_engine
 from pipelines.scoring.systems import student_inputs
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
 from pipelines.storage.manifest import (
@@ -53,6 +54,7 @@ from pipelines.storage.manifest import (
     write_manifest,
 )
 from pipelines.storage.store import Store
+from pipelines.students.decoding.constrained import check_constrained
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 
@@ -68,6 +70,9 @@ def check_evaluate(run: RunConfig) -> tuple[Task, Manifest, Manifest]:
     task = load_task(task_spec(run.task, run.task_options))
     check_belongs(run, task, student, labels)
     check_weights(run.evaluation, student.details["family"])
+    check_engine(run, student.details["family"])
+    if run.evaluation.constrained:
+        check_constrained("evaluation.constrained", run.student.method, task)
     return task, student, labels
 
 

@@ -1,6 +1,6 @@
 """Parts of the fingerprint of reports and scores: everything besides the student that decides its answers and which of them are right.
 
-Batch size, workers and devices are not part of it.
+Batch size, workers, devices and the engine of `auto` are not part of it: in float32 they change no answer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ def answers_identity(run: RunConfig, task: Task, examples: Sequence[Example]) ->
     if task.is_closed and samples.n == 1:
         # Marks scores whose confidence is renormalised over the label set. Early scores have plain products of probabilities.
         found["confidence"] = "renormalised"
+    # Set only if they differ from the defaults: earlier scores stay valid.
+    if run.serving.weights != "float32" and not evaluation.weights:
+        found["weights"] = run.serving.weights
+    if evaluation.engine != "auto":
+        found["engine"] = evaluation.engine
+    if evaluation.constrained:
+        found["constrained"] = True
     return found
 
 

@@ -16,7 +16,7 @@ from pipelines.storage.store import Store
 REPORT = "report.json"
 Interval = tuple[float, float]
 """Bounds of a 95% interval."""
-SystemName = Literal["student", "untrained", "teacher", "majority"]
+SystemName = Literal["student", "constrained", "untrained", "teacher", "majority"]
 Learned = Literal["gold", "teacher", "either"]
 """Whose labels a student learns. either: gold if the row has one, else the teacher's."""
 JsonObject = dict[str, JsonValue]
@@ -99,6 +99,10 @@ class SystemScores(ReportPart):
     """One system's accuracy on the held-out examples. `note` gives the reason if it is missing."""
 
     name: SystemName
+    engine: str | None = None
+    """Engine of a student's answers. Null in reports of 0.1, which scored in transformers."""
+    weights: str | None = None
+    """Precision in which the engine computed."""
     correct: int | None
     total: int | None
     unanswered: int | None

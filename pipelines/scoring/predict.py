@@ -48,6 +48,11 @@ class Prediction:
     seconds: float
     """Its share of the worker's time for the batch, without the worker's start, loading the model and the first token."""
     too_long: bool
+    in_set: bool | None = None
+    """As in Decoded."""
+    engine: str | None = None
+    weights: str | None = None
+    """Engine and weights that answered."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import EvaluationConfig
-from pipelines.errors import RaystillError, last_line
+from pipelines.errors import RaystillError, UserError, last_line
 from pipelines.methods import METHODS, Part
 from pipelines.runtime.cpus import usable_cpus
 from pipelines.scoring.sources import Source
@@ -37,10 +38,13 @@ ANSWER = pa.schema(
         pa.field("draw", pa.int32()),
         pa.field("text", pa.string()),
         pa.field("confidence", pa.float32()),
+        pa.field("in_set", pa.bool_()),  # null without a closed label set
         pa.field("prompt_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
         pa.field("seconds", pa.float64()),
         pa.field("too_long", pa.bool_()),
+        pa.field("engine", pa.string()),
+        pa.field("weights", pa.string()),
         pa.field("error", pa.string()),
     ]
 )
@@ -56,6 +60,8 @@ class Query:
     """Part of the answer to write. None: the part that holds the label."""
     draws: Sequence[Sampling | None] = (None,)
     """Each input is answered once per draw. None: greedily."""
+    constrained: bool = False
+    """True: inputs with a closed label set are answered with one of its labels."""
     ranking: Ranking | None = None
     """Set: the inputs are whole prompts, and the answer is the likeliest label of the input's set."""
 
@@ -94,8 +100,14 @@ class Predictor:
     def _answers(self, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The answers to a batch: one padded batch per draw."""
         student = self._student(query)
-        if query.ranking is not None:
-            return _ranked(student, query.ranking, batch)
+        found = _ranked(student, query.ranking, batch) if query.ranking else self._written(student, query, batch)
+        return [{**answer, "engine": student.engine, "weights": student.weights} for answer in found]
+
+    def _written(self, student: Student, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        if query.constrained and not student.returns_scores:
+            rule = "this version of vLLM cannot decode constrained"
+            remedy = "Install vLLM 0.29, or set evaluation.engine: transformers."
+            raise UserError("evaluation.constrained true", rule, remedy)
         part = query.part or METHODS[student.method].answer
         limit = self._settings.max_new_tokens
         if part == "rationale":  # as long as the student was trained to write, like a text of label and rationale
@@ -106,7 +118,9 @@ class Predictor:
         found = []
         for draw, sampling in enumerate(query.draws):
             began = time.perf_counter()
-            answers = student.answer(texts, part, limit, sampling=sampling, labels=label_sets)
+            answers = student.answer(
+                texts, part, limit, sampling=sampling, labels=label_sets, constrained=query.constrained
+            )
             seconds = (time.perf_counter() - began) / max(len(fits), 1)
             answered = dict(zip(fits, answers, strict=True))
             found += [{"row": row, "draw": draw, **_answer(answered.get(i), seconds)} for i, row in enumerate(rows)]
@@ -116,7 +130,7 @@ class Predictor:
         """The student of the query. A student that was just loaded writes one token first, which no batch's time includes."""
         if self._loaded is None or self._loaded[0] != query.source:
             self._loaded = None  # the memory need not hold two students
-            gc.collect()
+            _free_memory()
             self._limit_threads()
             student = query.source.load("cuda" if self._settings.gpus_per_worker else "cpu")
             first = student.request("1", query.part or METHODS[student.method].answer, 1)
@@ -130,6 +144,15 @@ class Predictor:
             import torch
 
             torch.set_num_threads(max(1, usable_cpus() // self._settings.workers))
+
+
+def _free_memory() -> None:
+    """Free the last student's memory, and end its engine's process."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _ranked(student: Student, ranking: Ranking, batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,6 +175,6 @@ def _ranked(student: Student, ranking: Ranking, batch: dict[str, Any]) -> list[d
 
 def _answer(decoded: Decoded | None, seconds: float) -> dict[str, Any]:
     if decoded is None:
-        nothing = {"text": "", "confidence": 0.0, "prompt_tokens": 0, "output_tokens": 0}
+        nothing = {"text": "", "confidence": 0.0, "in_set": None, "prompt_tokens": 0, "output_tokens": 0}
         return {**nothing, "seconds": 0.0, "too_long": True}
     return {**vars(decoded), "seconds": seconds, "too_long": False}

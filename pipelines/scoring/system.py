@@ -9,10 +9,16 @@ from pipelines.scoring.statistics import score
 
 TITLES: dict[SystemName, str] = {
     "student": "student",
+    "constrained": "student, constrained",
     "untrained": "untrained student",
     "teacher": "teacher",
     "majority": "majority label",
 }
+
+
+def engine_text(scores: SystemScores) -> str:
+    """Engine and weights of a student's answers: `vllm, float32`. Empty if unknown."""
+    return ", ".join(filter(None, [scores.engine, scores.weights]))
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,11 @@ class System:
     rationales: tuple[str, ...] = ()
     """Only if the method writes label and rationale in one text."""
     confidences: tuple[float, ...] = ()
+    in_set: tuple[bool | None, ...] = ()
+    """As in Decoded: which scale a confidence has. Of sampled answers it is a share of votes."""
+    engine: str | None = None
+    weights: str | None = None
+    """Engine and weights that answered."""
     too_long: int = 0
     seconds: float | None = None
     """Wall time."""
@@ -42,6 +53,8 @@ class System:
         measured = score(self.right) if self.right else None
         return SystemScores(
             name=self.name,
+            engine=self.engine,
+            weights=self.weights,
             correct=measured.correct if measured else None,
             total=measured.total if measured else None,
             unanswered=sum(label is None for label in self.labels) if measured else None,

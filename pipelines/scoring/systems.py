@@ -19,6 +19,7 @@ from pipelines.scoring.rationales import WrittenRationale, sample_of
 from pipelines.scoring.reference_systems import Majority, TeacherAnswers
 from pipelines.scoring.sources import Source
 from pipelines.scoring.system import System
+from pipelines.students.decoding.constrained import check_constrained
 from pipelines.tasks import Example, Task
 from pipelines.tasks.majority import majority_vote
 
@@ -53,15 +54,25 @@ def check_rationales(answers: TeacherAnswers, examples: Sequence[Example]) -> No
 
 
 def label_request(
-    title: str, source: Source, run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str]
-) -> PredictRequest:
+    title: str, source: Source, run: RunConfig, task: Task, examples: Sequence[Example], inputs: Sequence[str],
+    *, constrained: bool | None = None,
+) -> PredictRequest:  # fmt: skip
     """Ask a student for its labels: greedily, or `evaluation.samples.n` times.
+
+    Args:
+        constrained: True limits answers to the closed label set. None: `evaluation.constrained`.
+
+    Raises:
+        UserError: constrained answers to examples without a closed label set.
 
     Sampled answers are not limited to a closed label set: their confidence is the share that agrees.
     """
     draws = draws_of(run.evaluation)
     closed = [written_labels(run.student.method, task, example) for example in examples] if len(draws) == 1 else None
-    return PredictRequest(title, Query(source, draws=draws), inputs, closed)
+    constrained = run.evaluation.constrained if constrained is None else constrained
+    if constrained:
+        check_constrained("evaluation.constrained", run.student.method, task, examples)
+    return PredictRequest(title, Query(source, draws=draws, constrained=constrained), inputs, closed)
 
 
 def rationale_request(
@@ -95,6 +106,9 @@ def student_system(
         if METHODS[run.student.method].answer == "text"
         else (),
         confidences=tuple(answer.confidence for answer in counted),
+        in_set=tuple(answer.in_set for answer in counted),
+        engine=every[0].engine if every else None,
+        weights=every[0].weights if every else None,
         too_long=sum(answers[0].too_long for answers in predicted.answers),
         seconds=predicted.seconds,
         answering_s=sum(prediction.seconds for prediction in every),
@@ -169,6 +183,7 @@ class _Counted:
     text: str
     rationale: str
     confidence: float
+    in_set: bool | None
 
 
 def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example: Example) -> _Counted:
@@ -179,8 +194,8 @@ def _counted(answers: Sequence[Prediction], run: RunConfig, task: Task, example:
     confidence = chosen.confidence if len(answers) == 1 else vote.agreement
     # A text without a readable label counts as a rationale that leads nowhere.
     if found is None:
-        return _Counted(None, chosen.text, chosen.text, confidence)
-    return _Counted(found.label, chosen.text, found.rationale, confidence)
+        return _Counted(None, chosen.text, chosen.text, confidence, chosen.in_set)
+    return _Counted(found.label, chosen.text, found.rationale, confidence, chosen.in_set)
 
 
 def _rights(task: Task, labels: Sequence[str | None], examples: Sequence[Example]) -> tuple[bool, ...]:

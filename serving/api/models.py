@@ -16,6 +16,7 @@ _EXAMPLE: dict[str, JsonValue] = {
     "id": "svamp", "object": "model", "created": 1767225600, "owned_by": "raystill", "task": "arithmetic",
     "fields": [{"name": "input", "required": True, "list": False}], "method": "step-by-step", "rationale": True,
     "family": "encoder-decoder", "parameters": 247577856, "max_input_tokens": 1024, "engine": "ctranslate2", "weights": "float32",
+    "constrained": False,
     "fingerprint": "9f" * 32, "provenance": {"labels": {"teacher": {"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}}},
 }  # fmt: skip
 
@@ -51,7 +52,10 @@ class Model(BaseModel):
     engine: str = Field(
         description="The engine that answered last. Before the first answer: the one that the settings name."
     )
-    weights: str
+    weights: str = Field(description="Precision in which the engine computes.")
+    constrained: bool = Field(
+        default=False, description="True if `/v1/predict` answers only with labels of the input's closed set."
+    )
     fingerprint: str
     provenance: dict[str, JsonValue]
 
@@ -89,6 +93,7 @@ def describe(card: StudentCard, registry: Registry, serving: ServingConfig, engi
         max_input_tokens=card.max_input_tokens,
         engine=engine or engine_name(card.family, serving),
         weights=serving.weights,
+        constrained=serving.constrained,
         fingerprint=card.fingerprint,
         provenance=dict(card.provenance),
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from pipelines.config.serving import LimitsConfig
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
 from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
@@ -52,6 +52,14 @@ class Prediction(BaseModel):
         "closed set of labels (fixed ones, or the choices of an input) each token's probability is renormalised over the tokens that "
         "continue some label of the set, so that the confidences of all labels of an input sum to 1. If the answer is no label of the set "
         "as the student was trained to write it, or if a text names no choices, it is the plain product."
+    )
+    in_set: bool | None = Field(
+        default=None,
+        description="True if the answer is a label of the closed set as the student was trained to write it, and its confidence is "
+        "renormalised. False: the confidence is the plain product. Null: the input has no closed set.",
+    )
+    readable: bool = Field(
+        default=True, description="False if the task can read no label: `label` is the text as written."
     )
     rationale: str | None = None
 
@@ -98,7 +106,7 @@ class PredictResponse(BaseModel):
 
 
 def read_inputs(
-    body: PredictRequest, card: StudentCard, task: Task, max_inputs: int, limits: LimitsConfig
+    body: PredictRequest, card: StudentCard, task: Task, max_inputs: int, serving: ServingConfig
 ) -> tuple[list[Question], list[Example]]:
     """Inputs as the student read them in training. Raises ApiError 413 or 422, which names the input."""
     if len(body.inputs) > max_inputs:
@@ -113,10 +121,14 @@ def read_inputs(
             examples.append(_example(task, given, f"input-{i}"))
         except BadRowError as error:
             raise ApiError(422, "invalid_field", f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
-        if (length := len(examples[-1].input)) > limits.input_characters:
-            message = f"inputs[{i}] has {length:,} characters, the limit is {limits.input_characters:,}"
+        if (length := len(examples[-1].input)) > serving.limits.input_characters:
+            message = f"inputs[{i}] has {length:,} characters, the limit is {serving.limits.input_characters:,}"
             raise ApiError(422, "input_too_long", message, param=f"inputs[{i}]")
     labels = [written_labels(card.method, task, example) for example in examples]
+    if serving.constrained and not all(labels):
+        where = f"inputs[{labels.index(())}]"
+        message = f"{where} names no labels to choose from; send the fields of task {card.task.name} instead of a text"
+        raise ApiError(422, "no_label_set", message, param=where)
     return [Question(e.input, body.rationale, s) for e, s in zip(examples, labels, strict=True)], examples
 
 
@@ -156,5 +168,7 @@ def _prediction(card: StudentCard, task: Task, example: Example, reply: Reply, *
         label=reply.answer.text if parsed is None else parsed.label,  # not parsable: the raw text
         value=None if parsed is None else task.value(parsed.label),
         confidence=reply.answer.confidence,
+        in_set=reply.answer.in_set,
+        readable=parsed is not None,
         rationale=reply.rationale.text if reply.rationale else in_answer,
     )

@@ -150,7 +150,7 @@ def _prediction_routes(api: Api) -> APIRouter:
         """Label, confidence and, if requested, rationale of each input."""
         context = request_context(request)
         card, task = api.select(body.model, context)
-        questions, examples = read_inputs(body, card, task, api.max_inputs(), api.settings.limits)
+        questions, examples = read_inputs(body, card, task, api.max_inputs(), api.settings)
         context.inputs = len(questions)
         context.input_texts = [question.text for question in questions]
         outcomes = await api.backend.answer(card, questions)

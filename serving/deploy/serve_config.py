@@ -24,6 +24,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from pipelines.config.serving import KeysConfig, ServingConfig
 from pipelines.errors import UserError
+from pipelines.students.decoding.constrained import check_constrained
 from serving.app import LOGGING
 from serving.engines.select import engine_name
 from serving.model_card import StudentCard, read_card
@@ -62,6 +63,8 @@ def endpoint_config(
     registry = Registry(cards, split or {})
     for card in cards:
         engine_name(card.family, serving)
+        if serving.constrained:
+            check_constrained("serving.constrained", card.method, registry.tasks[card.id])
     settings = serving.model_copy(update={"keys": with_absolute_file(serving.keys)})
     user_config = EndpointStudents(
         students={card.id: card.folder for card in registry.cards},

@@ -15,16 +15,13 @@ from typing import Any, ClassVar, Self
 from pipelines.config.serving import ServingConfig
 from pipelines.methods import METHODS, Part, prompt_of
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
+from pipelines.students.decoding.engines import EngineUnsuitableError as EngineUnsuitableError
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import decoded
 from serving.engines.detokenizer import Detokenizer
 from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
-
-
-class EngineUnsuitableError(Exception):
-    """The engine cannot run this student; another engine may."""
 
 
 class Engine(ABC):
@@ -37,7 +34,7 @@ class Engine(ABC):
     draws_with_seeds: ClassVar[bool] = True
     """True if the same seed gives the same sampled text again."""
 
-    def __init__(self, card: StudentCard, tokenizer: Any, max_new_tokens: int) -> None:
+    def __init__(self, card: StudentCard, tokenizer: Any, max_new_tokens: int, *, constrained: bool = False) -> None:
         self._method = card.method
         self._spec = METHODS[card.method]
         self._family: Family = card.family
@@ -45,6 +42,7 @@ class Engine(ABC):
         self._max_new_tokens = max_new_tokens
         # A text of rationale and label may be as long as the student was trained to write it.
         self._max_text_tokens = max(max_new_tokens, card.max_target_tokens)
+        self._constrained = constrained
         self.tokenizer = tokenizer
         self._label_set = label_sets(tokenizer)
 
@@ -93,7 +91,7 @@ class Engine(ABC):
         if too_long := self._too_long(*requests):
             return too_long
         with_labels = [
-            request.with_labels(self._label_set(part, question.labels), constrained=False)
+            request.with_labels(self._label_set(part, question.labels), constrained=self._constrained)
             for request, part in zip(requests, parts, strict=True)
         ]
         outputs = await asyncio.gather(*(self.complete(request) for request in with_labels))

@@ -14,6 +14,7 @@ from typing import ClassVar, Self
 from pipelines.config.serving import ServingConfig
 from pipelines.runtime.cpus import threads_of_each
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, Student
+from pipelines.students.decoding.engines import FACTS
 from serving.engines.base import Engine, replicas_per_machine
 from serving.engines.dynamic_batching import DynamicBatcher
 from serving.metrics import ReplicaMetrics
@@ -40,7 +41,7 @@ class BatchedEngine(Engine):
         Args:
             hang_after_s: a batch without a new token for this time hangs.
         """
-        super().__init__(card, student.tokenizer, serving.max_new_tokens)
+        super().__init__(card, student.tokenizer, serving.max_new_tokens, constrained=serving.constrained)
         self._student: Student | None = student
         self._metrics = metrics
         self._hang_after_s = hang_after_s
@@ -122,10 +123,7 @@ class TransformersEngine(BatchedEngine):
     """Both families, on CPUs and GPUs."""
 
     name = "transformers"
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = {
-        "encoder-decoder": ("float32", "bfloat16"),
-        "decoder-only": ("float32", "bfloat16"),
-    }
+    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["transformers"].weights
 
     @staticmethod
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
@@ -141,13 +139,13 @@ class Ctranslate2Engine(BatchedEngine):
     """Encoder-decoder students on CPUs."""
 
     name = "ctranslate2"
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = {"encoder-decoder": ("float32", "int8")}
+    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["ctranslate2"].weights
     draws_with_seeds = False
 
     @classmethod
     def device_problem(cls, serving: ServingConfig) -> str | None:
         """See Engine."""
-        return "it is built for CUDA 12, and torch's libraries are of CUDA 13" if serving.gpus_per_replica else None
+        return FACTS["ctranslate2"].gpu_problem if serving.gpus_per_replica else None
 
     @staticmethod
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:

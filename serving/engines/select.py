@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from itertools import pairwise
 
 from pipelines.config.serving import ServingConfig
-from pipelines.errors import UserError
 from pipelines.students.decoding import Family
-from serving.engines.base import Engine, EngineUnsuitableError
+from pipelines.students.decoding.engines import EngineChoice, EngineFacts, open_first
+from serving.engines.base import Engine
 from serving.engines.batched import Ctranslate2Engine, TransformersEngine
 from serving.engines.vllm import VllmEngine
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard, check_unchanged
 
-_logger = logging.getLogger(__name__)
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (VllmEngine, Ctranslate2Engine, TransformersEngine)
 }
@@ -39,18 +36,8 @@ def start_engine(card: StudentCard, serving: ServingConfig, metrics: ReplicaMetr
         UserError: as `engine_name`; the files cannot be loaded or are now those of another student; or the engine does not start.
     """
     check_unchanged(card)
-    candidates = _candidates(card.family, serving)
-    for engine, fallback in pairwise(candidates):
-        try:
-            return engine.load(card, serving, metrics)
-        except EngineUnsuitableError as error:
-            _logger.warning("%s: %s instead of %s (%s)", card.name, fallback.name, engine.name, error)
-    last = candidates[-1]
-    try:
-        return last.load(card, serving, metrics)
-    except EngineUnsuitableError as error:
-        remedy = "Set serving.engine: auto, or another engine."
-        raise UserError(f"serving.engine {last.name}", str(error), remedy) from error
+    names = [engine.name for engine in _candidates(card.family, serving)]
+    return open_first(names, lambda name: ENGINES[name].load(card, serving, metrics), "serving.engine")
 
 
 def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str, str]:
@@ -63,27 +50,6 @@ def cpu_environment(serving: ServingConfig, engines: Iterable[str]) -> dict[str,
 
 def _candidates(family: Family, serving: ServingConfig) -> list[type[Engine]]:
     """The engines that may run the student, in order of preference; at least one."""
-    if serving.engine != "auto":
-        engine = ENGINES[serving.engine]
-        _check(engine, family, serving)
-        return [engine]
-    usable = [e for e in ENGINES.values() if family in e.weights and e.device_problem(serving) is None]
-    if found := [engine for engine in usable if serving.weights in engine.weights[family]]:
-        return found
-    weights = sorted({weights for engine in usable for weights in engine.weights[family]})
-    device = "GPUs" if serving.gpus_per_replica else "CPUs"
-    rule = f"no engine has these weights for {family} students on {device}"
-    raise UserError(f"serving.weights {serving.weights}", rule, f"Set one of {', '.join(weights)}.")
-
-
-def _check(engine: type[Engine], family: Family, serving: ServingConfig) -> None:
-    if family not in engine.weights:
-        others = ", ".join(other.name for other in ENGINES.values() if family in other.weights)
-        rule = f"it does not run {family} students"
-        raise UserError(f"serving.engine {engine.name}", rule, f"Set auto, or one of {others}.")
-    if problem := engine.device_problem(serving):
-        raise UserError(f"serving.engine {engine.name}", problem, "Set auto, or gpus_per_replica: 0.")
-    if serving.weights not in engine.weights[family]:
-        rule = f"{engine.name} has no such weights for {family} students"
-        remedy = f"Set one of {', '.join(engine.weights[family])}."
-        raise UserError(f"serving.weights {serving.weights}", rule, remedy)
+    facts = {name: EngineFacts(engine.weights, engine.device_problem(serving)) for name, engine in ENGINES.items()}
+    choice = EngineChoice(serving.engine, serving.weights, serving.gpus_per_replica, "serving")
+    return [ENGINES[name] for name in choice.candidates(family, facts)]

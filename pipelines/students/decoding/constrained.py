@@ -15,12 +15,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.students.decoding.label_scores import STATEMENT, LabelSet, Scores, log_sum_exp
+from pipelines.errors import UserError
+from pipelines.methods import METHODS, written_labels
+from pipelines.students.decoding.label_scores import STATEMENT, LabelSet, Scores, has_label_set, log_sum_exp
 from pipelines.students.decoding.requests import GenerationOutput, GenerationRequest
 from pipelines.students.decoding.tokens import tokens_within
 from pipelines.tasks.parsing.answers import first_answer
+
+if TYPE_CHECKING:
+    from pipelines.tasks.base import Example, Task
+
+
+def check_constrained(key: str, method: str, task: Task, examples: Sequence[Example] = ()) -> None:
+    """Refuse to constrain answers that have no closed label set.
+
+    Args:
+        key: the run file's key, for the message.
+        examples: some that will be answered.
+
+    Raises:
+        UserError: labels are free, or a text of the method does not state its label with `answer is`.
+    """
+    from pipelines.tasks.base import Example
+
+    if not task.is_closed:
+        rule = f"the labels of task {task.name} are free, and only a closed label set can constrain an answer"
+        raise UserError(f"{key} true", rule, f"Set {key}: false, or give the task a closed label set.")
+    some = [Example("", "", None)] if task.labels else examples
+    part = METHODS[method].answer
+    if not all(has_label_set(part, written_labels(method, task, example)) for example in some):
+        rule = f"method {method} writes the label in a text, and task {task.name} does not state it with `{STATEMENT}`"
+        raise UserError(f"{key} true", rule, f"Set {key}: false, or train a method that writes only the label.")
 
 
 @dataclass
@@ -59,10 +86,12 @@ class LabelWalk:
             by_token = dict(zip(watched, scores(len(self.written)), strict=True))
             self.take([by_token[token] for token in self.choices])
 
-    def output(self, prompt_tokens: int) -> GenerationOutput:
-        """The label, after the last step."""
-        log_prob = min(math.fsum(self._terms), 0.0)
-        return GenerationOutput(tuple(self.written), (), prompt_tokens, "stop", log_prob)
+    def output(self, free: GenerationOutput) -> GenerationOutput:
+        """The label, after the last step. `free`: the answer that it replaces, unless the walk only scored that answer."""
+        log_prob, ids = min(math.fsum(self._terms), 0.0), tuple(self.written)
+        if ids == free.ids:
+            return replace(free, label_log_prob=log_prob)
+        return GenerationOutput(ids, (), free.prompt_tokens, "stop", log_prob) if self.request.constrained else free
 
     def _write(self, token: int) -> None:
         self.written.append(token)
@@ -76,10 +105,26 @@ class LabelWalk:
             self._node = self._node[token]
 
 
-def label_walk(request: GenerationRequest, output: GenerationOutput, tokenizer: Any) -> LabelWalk | None:
-    """The walk that replaces a free answer. None if the answer is a label, or need not be one."""
-    if not request.constrained:
+def label_walk(
+    request: GenerationRequest, output: GenerationOutput, scores: Scores | None, tokenizer: Any
+) -> LabelWalk | None:
+    """The walk that replaces a free answer. None if the answer is a label, or need not be one.
+
+    Args:
+        scores: of the watched tokens at each step. None: unknown, so that a walk also scores an answer that is a label.
+    """
+    if request.labels is None:
         return None
+    first = request.labels.first(output.ids) if scores is None else None
+    if first is not None:
+        return LabelWalk(request, list(output.ids[:first]))
+    walk = _replacement(request, output, tokenizer) if request.constrained else None
+    if walk is not None and scores is not None:
+        walk.take_free(output.ids, scores)
+    return walk
+
+
+def _replacement(request: GenerationRequest, output: GenerationOutput, tokenizer: Any) -> LabelWalk | None:
     labels = _labels(request)
     if not labels.at_end:
         return LabelWalk(request, []) if output.label_log_prob is None else None

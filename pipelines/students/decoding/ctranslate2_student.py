@@ -42,9 +42,15 @@ _logger = logging.getLogger(__name__)
 class Ctranslate2Student(Student):
     """Greedy answers equal those of the student in float32, up to rounding. Drawn answers have its distribution but follow no seed."""
 
-    def __init__(self, translator: Any, tokenizer: Any, *, workers: int = 1, **limits: Unpack[StudentLimits]) -> None:
+    engine = "ctranslate2"
+
+    def __init__(
+        self, translator: Any, tokenizer: Any, *, weights: str = "float32", workers: int = 1,
+        **limits: Unpack[StudentLimits],
+    ) -> None:  # fmt: skip
         self._translator = translator
         self.workers = workers
+        self.weights = weights
         self._configure(tokenizer, "encoder-decoder", limits)
 
     @classmethod
@@ -71,7 +77,7 @@ class Ctranslate2Student(Student):
         with store.local_copy() as path:
             if beside.exists(_MARK) and json.loads(beside.read(_MARK)) == mark:
                 with beside.local_copy() as model:
-                    return cls(*_load(path, model, weights, threads), workers=workers, **limits)
+                    return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
             with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
                 model = Path(scratch) / "model"
                 _convert(path, model, store.shown())
@@ -84,7 +90,7 @@ class Ctranslate2Student(Student):
                     beside.write(_MARK, json.dumps(mark).encode())
                 except (OSError, UserError) as error:  # a read-only folder is no obstacle
                     _logger.warning("%s: the conversion cannot be stored (%s)", beside.shown(), error)
-                return cls(*_load(path, model, weights, threads), workers=workers, **limits)
+                return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
 
     def _generate(
         self,
@@ -92,10 +98,10 @@ class Ctranslate2Student(Student):
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
-    ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
+    ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
         tokens: list[list[int]] = [[] for _ in requests]
         log_probs: list[list[float]] = [[] for _ in requests]
-        scores: list[Scores] = [_no_scores] * len(requests)
+        scores: list[Scores | None] = [_no_scores] * len(requests)
         limits = [request.max_new_tokens for request in requests]
         for rows in self._calls(requests):
             recorder = _StepRecorder(rows, tokens, log_probs, limits, on_tokens, is_cancelled)

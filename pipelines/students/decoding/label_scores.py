@@ -59,7 +59,7 @@ class LabelSet:
 
         None if they match no label exactly as trained: truncated, free text, or the same label in another case or tokenization.
         """
-        first = self._first(ids)
+        first = self.first(ids)
         if first is None:
             return None
         node, terms = self.trie, []
@@ -89,8 +89,8 @@ class LabelSet:
         """The label that the tokens spell. Raises ValueError if they spell none."""
         return self.texts[self.sequences.index(tuple(ids))]
 
-    def _first(self, ids: Sequence[int]) -> int | None:
-        """Index of the label's first token. The longest of several matching labels counts."""
+    def first(self, ids: Sequence[int]) -> int | None:
+        """Index of the label's first token; None if the tokens are no label. The longest of several matching labels counts."""
         tokens = tuple(ids)
         if not self.at_end:
             return 0 if tokens in self.sequences else None

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.students.decoding.tokens import encode_texts
 from pipelines.students.decoding.transformers_student import Student
 
 
@@ -44,14 +45,14 @@ def rank_texts(student: Student, prompts: Sequence[str], texts: Sequence[Sequenc
 
 
 def _after_encoder(student: Student, prompt: str, texts: Sequence[str]) -> list[float]:
-    targets = _encoded(student.tokenizer, list(texts), add_special_tokens=False)
+    targets = encode_texts(student.tokenizer, texts, add_special_tokens=False)
     start, longest = student.model.config.decoder_start_token_id, max(map(len, targets))
     if not all(targets):
         raise ValueError(f"a text has no tokens: {list(texts)!r}")
     # The decoder is causal: padding behind a text changes none of its scores.
     inputs = [[start, *target, *[0] * (longest - len(target))] for target in targets]
     encoder = student.model.get_encoder()
-    read = encoder(input_ids=_ids(student, _encoded(student.tokenizer, [prompt])))
+    read = encoder(input_ids=_ids(student, encode_texts(student.tokenizer, [prompt], add_special_tokens=True)))
     read.last_hidden_state = read.last_hidden_state.expand(len(targets), -1, -1)
     log_probs = (
         student.model(encoder_outputs=read, decoder_input_ids=_ids(student, inputs)).logits.float().log_softmax(-1)
@@ -82,8 +83,8 @@ def _after_context(
 
 def _split(tokenizer: Any, prompt: str, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
     """Tokens of the prompt, and of each text. A token that spans both belongs to the texts."""
-    whole = _encoded(tokenizer, [prompt + text for text in texts])
-    [alone] = _encoded(tokenizer, [prompt])
+    whole = encode_texts(tokenizer, [prompt + text for text in texts], add_special_tokens=True)
+    [alone] = encode_texts(tokenizer, [prompt], add_special_tokens=True)
     shared = _common_tokens([alone, *whole])
     targets = [ids[shared:] for ids in whole]
     if not shared or not all(targets):
@@ -95,11 +96,6 @@ def _common_tokens(sequences: Sequence[Sequence[int]]) -> int:
     """Length of the common beginning."""
     columns = zip(*sequences, strict=False)
     return next((i for i, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
-
-
-def _encoded(tokenizer: Any, texts: list[str], **options: bool) -> list[list[int]]:
-    found: list[list[int]] = tokenizer(texts, **options)["input_ids"]
-    return found
 
 
 def _ids(student: Student, rows: list[list[int]]) -> Any:

@@ -16,7 +16,7 @@ Family = Literal["encoder-decoder", "decoder-only"]
 def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
     """Token ids of a prompt. Decoder-only: with the final line break, and BOS if the tokenizer adds one."""
     text = prompt if family == "encoder-decoder" else prompt + "\n"
-    return _encode(tokenizer, [text], add_special_tokens=True)[0]
+    return encode_texts(tokenizer, [text], add_special_tokens=True)[0]
 
 
 def encode_target(tokenizer: Any, text: str) -> list[int]:
@@ -26,7 +26,7 @@ def encode_target(tokenizer: Any, text: str) -> list[int]:
 
 def encode_targets(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of several targets, each with the end-of-sequence token."""
-    return [[*ids, tokenizer.eos_token_id] for ids in _encode(tokenizer, texts, add_special_tokens=False)]
+    return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts, add_special_tokens=False)]
 
 
 def unwritable(tokenizer: Any, texts: Sequence[str]) -> dict[str, str]:
@@ -35,7 +35,7 @@ def unwritable(tokenizer: Any, texts: Sequence[str]) -> dict[str, str]:
     White space and Unicode compatibility forms may differ.
     """
     found = {}
-    for text, ids in zip(texts, _encode(tokenizer, texts, add_special_tokens=False), strict=True):
+    for text, ids in zip(texts, encode_texts(tokenizer, texts, add_special_tokens=False), strict=True):
         wanted, written = _bare(text), _bare(tokenizer.decode(ids, skip_special_tokens=True))
         if wanted != written:
             found[text] = "".join(dict.fromkeys(char for char in wanted if char not in written))
@@ -46,7 +46,7 @@ def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+def encode_texts(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
     options = {"add_special_tokens": add_special_tokens, "split_special_tokens": True}
     encoded = [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
     special = set(tokenizer.all_special_ids)

@@ -67,6 +67,12 @@ class Student:
 
     workers: int = 1
     """Number of threads that may call `write` concurrently to raise the throughput."""
+    engine: str = "transformers"
+    """Name of the engine that computes."""
+    weights: str
+    """float32, bfloat16 or int8."""
+    returns_scores: bool = True
+    """False: the engine cannot decode constrained."""
 
     def __init__(
         self, model: Any, tokenizer: Any, *, method: str, max_input_tokens: int, max_target_tokens: int = 256,
@@ -74,6 +80,7 @@ class Student:
     ) -> None:  # fmt: skip
         self.device = device
         self.model = model.to(device).eval()
+        self.weights = str(model.dtype).removeprefix("torch.")
         limits: StudentLimits = {
             "method": method, "max_input_tokens": max_input_tokens, "max_target_tokens": max_target_tokens,
         }  # fmt: skip
@@ -170,17 +177,15 @@ class Student:
         prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
         tokens, log_probs, scores = self._generate(prompts, requests, on_tokens, is_cancelled)
         outputs = [self._output(*row) for row in zip(requests, prompts, tokens, log_probs, scores, strict=True)]
-        walks: dict[int, LabelWalk] = {}
-        for row, request in enumerate(requests):
-            if is_cancelled is not None and is_cancelled(row):
-                continue
-            if walk := label_walk(request, outputs[row], self.tokenizer):
-                walk.take_free(outputs[row].ids, scores[row])
-                walks[row] = walk
+        walks = {
+            row: walk
+            for row, request in enumerate(requests)
+            if self.returns_scores
+            and (is_cancelled is None or not is_cancelled(row))
+            and (walk := label_walk(request, outputs[row], scores[row], self.tokenizer))
+        }
         self._finish(list(walks.values()))
-        return [
-            walks[row].output(output.prompt_tokens) if row in walks else output for row, output in enumerate(outputs)
-        ]
+        return [walks[row].output(output) if row in walks else output for row, output in enumerate(outputs)]
 
     def _finish(self, walks: list[LabelWalk]) -> None:
         """Walk to the end, all walks of equal length in one batch per step."""
@@ -194,10 +199,15 @@ class Student:
         """Scores of the watched tokens of each request, for one step. All have equally many tokens in `written`."""
         prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
         _, _, scores = self._generate(prompts, requests, None, None)
-        return [row(0) for row in scores]
+        return [row(0) for row in scores if row is not None]
 
     def _output(
-        self, request: GenerationRequest, prompt: list[int], tokens: list[int], log_probs: list[float], scores: Scores
+        self,
+        request: GenerationRequest,
+        prompt: list[int],
+        tokens: list[int],
+        log_probs: list[float],
+        scores: Scores | None,
     ) -> GenerationOutput:
         tokens = tokens[: request.max_new_tokens]
         ended = self.eos in tokens
@@ -207,7 +217,7 @@ class Student:
             log_probs=tuple(log_probs[:length]),
             prompt_tokens=len(prompt),
             finish_reason="stop" if ended else "length",
-            label_log_prob=request.labels.log_prob(tokens[:length], scores) if request.labels else None,
+            label_log_prob=request.labels.log_prob(tokens[:length], scores) if request.labels and scores else None,
         )
 
     def _generate(
@@ -216,8 +226,11 @@ class Student:
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
-    ) -> tuple[list[list[int]], list[list[float]], list[Scores]]:
-        """Tokens, their log-probabilities and the scores of the watched tokens, for each row. Values after a row's end are meaningless."""
+    ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
+        """Tokens, their log-probabilities and the scores of the watched tokens, for each row. Values after a row's end are meaningless.
+
+        Scores are None if the engine cannot return those of all watched tokens.
+        """
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -241,7 +254,7 @@ class Student:
             )
         # The output of a decoder-only model begins with the prompt, that of an encoder-decoder model with its start token.
         tokens = output[:, output.shape[1] - len(sampler.log_probs) :].tolist()
-        return tokens, torch.stack(sampler.log_probs, dim=1).tolist(), sampler.scores()
+        return tokens, torch.stack(sampler.log_probs, dim=1).tolist(), [*sampler.scores()]
 
     def _pad_batch(self, prompts: list[list[int]]) -> tuple[Any, Any]:
         """Ids and mask (1 = token, 0 = padding), each (batch, longest). Decoder-only: left padding."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
@@ -23,7 +25,8 @@ def system(labels: list[str | None], golds: list[str]) -> System:
 def test_other_weights_are_paired_with_float32() -> None:
     golds = ["1", "2", "3", "4", "5"]
     student = system(["1", "3 - 1", "3", None, None], golds)
-    found = quantized_scores("int8", system(["1", "2", "4 - 2", "4", None], golds), student, Arithmetic())
+    quantized = replace(system(["1", "2", "4 - 2", "4", None], golds), engine="ctranslate2")
+    found = quantized_scores("int8", quantized, student, Arithmetic())
     assert (found.weights, found.engine, found.correct, found.total) == ("int8", "ctranslate2", 3, 5)
     assert (found.better, found.worse, found.difference) == (1, 1, 0.0)
     assert found.same_label == 3 / 5, "equal values are the same label, and so are two missing ones"

@@ -51,9 +51,9 @@ def test_inputs_are_answered_in_order_with_usage(client: TestClient, students: F
     assert response.json() == {
         "model": "sums",
         "predictions": [
-            {"label": "1 + 1", "value": "2", "confidence": 0.75},
-            {"label": "no idea", "confidence": 0.75},
-            {"label": "4 - 1", "value": "3", "confidence": 0.75},
+            {"label": "1 + 1", "value": "2", "confidence": 0.75, "readable": True},
+            {"label": "no idea", "confidence": 0.75, "readable": False},
+            {"label": "4 - 1", "value": "3", "confidence": 0.75, "readable": True},
         ],
         "usage": {"prompt_tokens": 30, "completion_tokens": 12, "total_tokens": 42},
     }
@@ -62,14 +62,17 @@ def test_inputs_are_answered_in_order_with_usage(client: TestClient, students: F
 
 def test_a_requested_rationale_counts_in_usage(client: TestClient, students: FakeStudents) -> None:
     """A text of rationale and label is split into both."""
-    label = {"label": "4 - 1", "value": "3", "confidence": 0.75}
+    label = {"label": "4 - 1", "value": "3", "confidence": 0.75, "readable": True}
     body = predict(client, model="sums", inputs=["one"], rationale=True).json()
     assert body["predictions"] == [label | {"rationale": "because"}]
     assert body["usage"] == {"prompt_tokens": 22, "completion_tokens": 6, "total_tokens": 28}
     students.labels = {"one": "Anne gives 1 away. The answer is (4 - 1).", "two": "no idea"}
     assert predict(client, model="texts", inputs=["one"]).json()["predictions"] == [label]
     found = predict(client, model="texts", inputs=["one", "two"], rationale=True).json()["predictions"]
-    assert found == [label | {"rationale": "Anne gives 1 away."}, {"label": "no idea", "confidence": 0.75}]
+    assert found == [
+        label | {"rationale": "Anne gives 1 away."},
+        {"label": "no idea", "confidence": 0.75, "readable": False},
+    ]
 
 
 def test_a_question_carries_its_closed_label_set(students: FakeStudents) -> None:
@@ -93,11 +96,21 @@ def test_a_question_carries_its_closed_label_set(students: FakeStudents) -> None
     ]
 
 
+def test_a_constrained_endpoint_needs_the_choices(students: FakeStudents) -> None:
+    client = client_of([card("choices", task=TaskSpec("multiple-choice"))], students, ServingConfig(constrained=True))
+    fields = {"question": "Where?", "choices": ["sea", "river"]}
+    assert predict(client, inputs=[fields]).status_code == 200
+    refused = predict(client, inputs=[fields, "Where?"])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "inputs[1]")
+    assert "names no labels to choose from" in refused.json()["error"]["message"]
+    assert client.get("/v1/models").json()["data"][0]["constrained"] is True
+
+
 def test_task_fields_become_the_input_of_training(client: TestClient, students: FakeStudents) -> None:
     students.labels = {"left: a right: b": "YES"}
     fields = {"left": "a", "right": " b ", "gold": "no", "label": "no", "id": 7}
     body = predict(client, model="pairs", inputs=[fields]).json()
-    assert body["predictions"] == [{"label": "yes", "confidence": 0.75}]
+    assert body["predictions"] == [{"label": "yes", "confidence": 0.75, "readable": True}]
     assert students.questions == [("pairs", [Question("left: a right: b")])]
 
 

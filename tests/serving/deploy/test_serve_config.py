@@ -184,6 +184,11 @@ def test_invalid_args_are_refused(args: dict[str, Any], match: str) -> None:
         app.student(args)
 
 
+def test_free_labels_cannot_be_constrained(folder: str) -> None:
+    with pytest.raises(UserError, match=r"serving\.constrained true: the labels of task arithmetic are free"):
+        endpoint_config({"sums": folder}, ServingConfig(constrained=True))
+
+
 def test_a_name_with_and_without_versions_is_refused(folder: str) -> None:
     with pytest.raises(UserError, match="student a: one student has this name, and others are versions of it"):
         applications({"a": folder, "a@1": folder})

@@ -95,7 +95,11 @@ async def test_closed_labels_request_the_tokens_that_differ() -> None:
     only, requested = await complete((5, end))
     assert (requested, only.label_log_prob) == ((0, None), 0.0)
     too_many, requested = await complete(*((token, end) for token in range(5, 5 + MAX_LOGPROB_TOKEN_IDS + 1)))
-    assert (requested, too_many.label_log_prob) == ((0, None), None)
+    assert len(requested[1]) <= MAX_LOGPROB_TOKEN_IDS, "two requests for one token each"
+    assert too_many.label_log_prob == pytest.approx(
+        -0.5 - math.log(math.exp(-0.5) + MAX_LOGPROB_TOKEN_IDS * math.exp(-2.0))
+    )
+    assert too_many.ids == several.ids
 
 
 def test_old_versions_are_not_asked_for_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 
 from pipelines.methods import prompt_of, read_answer, written_labels
-from pipelines.students.decoding import Family, GenerationOutput, Student, encode_prompt, encode_target
+from pipelines.students.decoding import (
+    Family,
+    GenerationOutput,
+    GenerationRequest,
+    Student,
+    encode_prompt,
+    encode_target,
+)
 from pipelines.students.decoding.constrained import label_walk
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
-from pipelines.students.decoding.label_scores import STATEMENT
+from pipelines.students.decoding.label_scores import STATEMENT, Scores
 from pipelines.students.decoding.requests import decoded
 from pipelines.tasks import Example, Task
 from pipelines.tasks.multiple_choice import MultipleChoice
@@ -102,6 +109,10 @@ FREE = {
 }
 
 
+def equal_scores(request: GenerationRequest) -> Scores:
+    return lambda step: [0.0] * len(request.watched)
+
+
 @pytest.mark.parametrize("free", FREE)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_ends_with_a_label(family: Family, free: str) -> None:
@@ -116,21 +127,20 @@ def test_a_text_ends_with_a_label(family: Family, free: str) -> None:
             TEXTS[0], "text", 8, labels=written_labels(student.method, task, example), constrained=True
         )
         assert request.labels is not None
-        scores = [0.0] * len(request.watched)
-        log_prob = request.labels.log_prob(ids, lambda step, scores=scores: scores)  # type: ignore[misc]
-        output = GenerationOutput(ids, (), 9, "stop", log_prob)
-        walk = label_walk(request, output, student.tokenizer)
+        scores = equal_scores(request)
+        output = GenerationOutput(ids, (), 9, "stop", request.labels.log_prob(ids, scores))
+        walk = label_walk(request, output, scores, student.tokenizer)
         assert walk is not None
         student._finish([walk])
-        answer = decoded("text", request, walk.output(9), student.tokenizer)
+        answer = decoded("text", request, walk.output(output), student.tokenizer)
         read = read_answer(student.method, answer.text, task, example)
         assert read is not None, answer.text
         assert read.label in task.label_set(example)
         assert answer.text.count(STATEMENT) == 1
         assert answer.text.startswith(FREE[free][:3])
         assert 0 < answer.confidence < 1
-        again = replace(walk.output(9), label_log_prob=0.0)
-        assert label_walk(request, again, student.tokenizer) is None, "a text that ends with a label stays"
+        again = replace(walk.output(output), label_log_prob=0.0)
+        assert label_walk(request, again, scores, student.tokenizer) is None, "a text that ends with a label stays"
 
 
 def test_a_label_with_unknown_characters_is_answered_as_it_is_spelled() -> None:
