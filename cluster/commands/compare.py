@@ -28,14 +28,16 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from cluster.session.start import ray_session
     from pipelines.checks import COMMANDS, check_run
     from pipelines.compare.model import ComparisonReport
-    from pipelines.compare.stage import compare
+    from pipelines.compare.stage import compare, is_finished
     from pipelines.run import run_stage
     from pipelines.scoring.model import read_report
 
     run = load_run(run_file, overrides)
     click.echo(f"{run.name}: compare -> {shown(run.output)}", err=True)
     check_run(run, COMMANDS["compare"])
-    work = [*stages_to_execute(run, ("label",)), "train", "evaluate"]
+    work = stages_to_execute(run, ("label",))
+    if work or not is_finished(run):  # no nodes are requested for a finished comparison
+        work = [*work, "train", "evaluate"]
     with ray_session(run, work, verbose=verbose):
         began = time.monotonic()
         labels = run_stage(run, "label")

@@ -93,7 +93,9 @@ def make_plan(
         stages=stages,
         capacity=None if deadline_s is None else capacity(run, stages, text_bytes, throughput, deadline_s),
         exists=exists,
-        comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus)),
+        comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus))
+        if run.has_student
+        else None,
     )
 
 

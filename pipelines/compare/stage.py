@@ -52,7 +52,7 @@ from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
 from pipelines.scoring.model import REPORT, JsonObject, report_bytes
 from pipelines.scoring.power import power_text
-from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
+from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
 
@@ -69,6 +69,13 @@ def compare(run: RunConfig) -> Manifest:
     check_compare(run)
     # Cells run in processes with another working directory.
     return _Comparison(run.model_copy(update={"output": Store(run.output).uri})).make()
+
+
+def is_finished(run: RunConfig) -> bool:
+    """True if `compare` would reuse OUTPUT/compare. Needs finished labels, no Ray."""
+    if read_manifest(Store(run.output).child("compare"), "comparison") is None:
+        return False
+    return _Comparison(run.model_copy(update={"output": Store(run.output).uri})).finished() is not None
 
 
 class _Comparison:
@@ -89,9 +96,16 @@ class _Comparison:
         }
         self.budgets = self._budgets()
 
+    def finished(self) -> Manifest | None:
+        """The manifest of exactly this comparison, if it is finished. Changes nothing on disk but counts of tokens."""
+        return self._finished(self._identity(self._trials()))
+
+    def _trials(self) -> list[CellJob]:
+        return [self._job(cell, "validation") for cell in grid.trials(self.run)]
+
     def make(self) -> Manifest:
         """The finished comparison."""
-        trials = [self._job(cell, "validation") for cell in grid.trials(self.run)]
+        trials = self._trials()
         identity = self._identity(trials)
         if done := self._finished(identity):
             return done

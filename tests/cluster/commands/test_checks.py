@@ -77,6 +77,18 @@ def test_nodes_are_requested_for_unfinished_stages(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("finished", "nodes"), [(True, ()), (False, ("train", "evaluate"))])
+def test_a_finished_comparison_needs_no_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool, nodes: tuple[str, ...]
+) -> None:
+    run_file = planned_runs.write_run(tmp_path)
+    planned_runs.finish_labels(load_run(run_file))
+    monkeypatch.setattr("pipelines.compare.stage.is_finished", lambda run: finished)
+    error = CliRunner().invoke(main, ["compare", run_file]).exception
+    assert isinstance(error, StartedError)
+    assert error.args == nodes
+
+
 @pytest.mark.parametrize("command", ["label", "run", "compare"])
 def test_artifacts_of_other_settings_are_refused(tmp_path: Path, command: str) -> None:
     run_file = planned_runs.write_run(tmp_path)

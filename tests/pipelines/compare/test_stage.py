@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.compare import cells
 from pipelines.compare.cells import Scores, answers_of_teacher, split_of, task_of
+from pipelines.compare.stage import is_finished
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError
 from pipelines.storage.manifest import require_manifest
@@ -33,7 +34,10 @@ def trained(lab: Lab) -> list[tuple[str, float, int]]:
 
 
 def test_a_grid_is_made_once(lab: Lab) -> None:
+    assert not is_finished(lab.run())
     made = lab.compare()
+    assert is_finished(lab.run())
+    assert not is_finished(lab.run(compare={"seeds": [0, 1]}))
     assert trained(lab) == [("finetune", 1.0, 0), ("step-by-step", 1.0, 0)]
     assert made.counts == {"cells": 2, "scored": 20}
     assert [group.accuracy for group in lab.report().groups] == [0.3, 0.5]
