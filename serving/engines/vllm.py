@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -24,9 +24,19 @@ from pipelines.students.decoding import (
     check_student_files,
     encode_prompt,
 )
+from pipelines.students.decoding.constrained import label_walk
+from pipelines.students.decoding.engines import FACTS
 from pipelines.students.decoding.label_scores import Scores
+from pipelines.students.decoding.vllm_settings import (
+    check_cpu_attention,
+    cpu_environment,
+    parts_of,
+    returns_scores,
+    sampling_parameters,
+    scores_of,
+)
 from serving.engines.base import Engine, EngineUnsuitableError, replicas_per_machine
-from serving.engines.vllm_settings import check_cpu_attention, engine_arguments, returns_watched, sampling_parameters
+from serving.engines.vllm_settings import engine_arguments
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
@@ -39,7 +49,7 @@ class VllmEngine(Engine):
     """One engine with its own worker process."""
 
     name = "vllm"
-    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = {"decoder-only": ("float32", "bfloat16")}
+    weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["vllm"].weights
 
     def __init__(self, card: StudentCard, serving: ServingConfig, engine: Any, *, silent_after_s: float = 60.0) -> None:
         """
@@ -48,7 +58,7 @@ class VllmEngine(Engine):
             silent_after_s: the health check asks for a token if requests run and none has been generated for this time.
         """
         self._engine = engine
-        super().__init__(card, engine.get_tokenizer(), serving.max_new_tokens)
+        super().__init__(card, engine.get_tokenizer(), serving.max_new_tokens, constrained=serving.constrained)
         self._eos = int(self.tokenizer.eos_token_id)
         self._numbers = itertools.count()
         self._silent_after_s = silent_after_s
@@ -61,11 +71,8 @@ class VllmEngine(Engine):
 
     @classmethod
     def cpu_environment(cls, serving: ServingConfig) -> dict[str, str]:
-        """See Engine. By default vLLM leaves one core idle."""
-        return {
-            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-            "VLLM_CPU_KVCACHE_SPACE": str(serving.cpu_kv_cache_gib),
-        }
+        """See Engine."""
+        return cpu_environment(serving.cpu_kv_cache_gib)
 
     @classmethod
     def load(cls, card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Self:
@@ -100,23 +107,36 @@ class VllmEngine(Engine):
         """
         from vllm import AsyncLLMEngine
 
+        if serving.constrained and not returns_scores():
+            raise ValueError("this version of vLLM cannot decode constrained; 0.29 can")
         arguments = engine_arguments(card, serving, folder)
         return cls(card, serving, AsyncLLMEngine.from_engine_args(arguments, stat_loggers=[_queue_times(metrics)]))
 
     async def complete(self, request: GenerationRequest) -> GenerationOutput:
         """See Engine."""
+        output, scores = await self._complete(request)
+        walk = label_walk(request, output, scores, self.tokenizer) if returns_scores() else None
+        if walk is None:
+            return output
+        while walk.choices:
+            parts = await asyncio.gather(*(self._complete(part) for part in parts_of(walk.next_request)))
+            walk.take([score for _, found in parts if found is not None for score in found(0)])
+        return walk.output(output)
+
+    async def _complete(self, request: GenerationRequest) -> tuple[GenerationOutput, Scores | None]:
+        """The free answer, and the scores of the watched tokens at each step if vLLM returns them."""
         prompt = encode_prompt(self.tokenizer, self._family, request.prompt)
         output = None
-        async for latest in self._generate(prompt, request, "FINAL_ONLY"):
+        async for latest in self._generate([*prompt, *request.written], request, "FINAL_ONLY"):
             output = latest.outputs[0]
         if output is None:
             raise RuntimeError("the engine returned nothing")
         ids = tuple(output.token_ids)
         log_probs = tuple(at[token].logprob for at, token in zip(output.logprobs, ids, strict=True))
-        scores = _scores_of(output.logprobs, request.watched)
-        label = request.labels.log_prob(ids, scores) if request.labels and returns_watched(request) else None
+        scores = scores_of(output.logprobs, request)
+        label = request.labels.log_prob(ids, scores) if request.labels and scores else None
         ended = bool(ids) and ids[-1] == self._eos
-        return GenerationOutput(ids, log_probs, len(prompt), "stop" if ended else "length", label)
+        return GenerationOutput(ids, log_probs, len(prompt), "stop" if ended else "length", label), scores
 
     async def tokens(self, request: GenerationRequest) -> AsyncGenerator[int, None]:
         """See Engine."""
@@ -202,10 +222,6 @@ class VllmEngine(Engine):
             if generated and not self._running:
                 self._silent_since = None
             await outputs.aclose()  # cancels the request in the engine
-
-
-def _scores_of(log_probs: Sequence[Any], watched: tuple[int, ...]) -> Scores:
-    return lambda step: [log_probs[step][t].logprob for t in watched]
 
 
 def _queue_times(metrics: ReplicaMetrics) -> type:
