@@ -23,7 +23,7 @@ from tests.support.k8s.dashboards import SERVING, metrics_read
 from tests.support.metrics import Series, exported, total
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(390)]
 QUEUE = 32
 
 
@@ -52,11 +52,11 @@ def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     }
     serving = ServingConfig(
         port=free_port(), replicas=ReplicasConfig(min=0, max=1), max_new_tokens=8, max_batch_size=8,
-        batch_wait_s=0.05, max_queued_requests=QUEUE, request_timeout_s=150.0, access_log=True,
+        batch_wait_s=0.05, max_queued_requests=QUEUE, request_timeout_s=240.0, access_log=True,
     )  # fmt: skip
     endpoint = serve_students({name: str(folder) for name, folder in folders.items()}, serving)
     assert endpoint.models == ("t5", "llama")
-    with httpx.Client(base_url=endpoint.url, timeout=160.0) as client, ThreadPoolExecutor(4) as pool:
+    with httpx.Client(base_url=endpoint.url, timeout=250.0) as client, ThreadPoolExecutor(4) as pool:
         sent = []
         for name in ("t5", "t5", "llama"):
             body = {"model": name, "inputs": [TEXTS[0]] * QUEUE}
