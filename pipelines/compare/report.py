@@ -119,7 +119,9 @@ def _untrained_lines(results: GridResults) -> Iterator[Line]:
 def _few_shot_lines(results: GridResults) -> Iterator[Line]:
     note = "the teacher's prompt, labels ranked by likelihood" if results.task.is_closed else "the teacher's prompt"
     for model, manifest in results.few_shot.items():
-        yield _counted_line("few-shot", student_name(model), manifest, note)
+        too_long = manifest.counts["too_long"]
+        limit = f"; {too_long:,} prompts are too long for the student and count as wrong" if too_long else ""
+        yield _counted_line("few-shot", student_name(model), manifest, note + limit)
 
 
 def _counted_line(name: Literal["untrained", "few-shot"], student: str, manifest: Manifest, note: str) -> Line:

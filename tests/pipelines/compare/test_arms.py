@@ -1,0 +1,250 @@
+"""The controls of a grid: budgets, changed labels, TF-IDF, and what a grid says of arms that do not apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.compare.search import chosen_settings
+from pipelines.compare.tf_idf import score_tf_idf
+from pipelines.compare.treated_labels import Treatment, label_rows, treated_manifest, write_treated
+from pipelines.config import RunConfig
+from pipelines.data.heldout import is_validation
+from pipelines.data.label_parts import LabelParts
+from pipelines.errors import UserError
+from pipelines.storage.manifest import require_manifest
+from pipelines.storage.store import Store
+from pipelines.tasks import Example
+from pipelines.tasks.nli import NaturalLanguageInference
+from pipelines.train.data.sequences import in_fraction
+from tests.support.artifacts import label_row, make_run, write_labels
+from tests.support.fake_grid import ROW_TOKENS, Lab
+from tests.support.grid_results import scores
+
+ARMS = {"arms": ["finetune", "shuffled-rationales"]}
+SEARCH = {"trials": 2, "learning_rate": [1e-4, 1e-2], "steps": [30, 60]}
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path, monkeypatch)
+
+
+def budgets(lab: Lab) -> list[tuple[str, int | None, float | None]]:
+    """Of the last call's trainings: method, steps, epochs."""
+    return [(run.student.method, run.training.steps, run.training.epochs) for run in lab.trained]
+
+
+@pytest.mark.parametrize(
+    ("training", "equal", "expected"),
+    [
+        # 60 rows of 1,000 tokens, 2,000 with rationales; a step has 2,000 tokens.
+        ({}, "steps", [("finetune", 20, None), ("step-by-step", 20, None)]),
+        ({"steps": None, "epochs": 3}, "steps", [("finetune", 180, None), ("step-by-step", 180, None)]),
+        ({"steps": None, "epochs": 3}, "tokens", [("finetune", None, 6.0), ("step-by-step", None, 3.0)]),
+        ({"steps": 30}, "tokens", [("finetune", None, 1.0), ("step-by-step", None, 0.5)]),
+        ({"steps": None, "epochs": 3}, "epochs", [("finetune", None, 3.0), ("step-by-step", None, 3.0)]),
+    ],
+)
+def test_cells_have_equal_budgets(
+    lab: Lab, training: dict[str, Any], equal: str, expected: list[tuple[str, int | None, float | None]]
+) -> None:
+    lab.compare(training=training, compare={"equal": equal})
+    assert budgets(lab) == expected
+    assert lab.report().equal == equal
+
+
+def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.compare(training={"steps": None, "epochs": 2}, compare={"fractions": [0.25, 1.0]})
+    assert {steps for _, steps, _ in budgets(lab)} == {120}
+    rule = (
+        "All cells take 120 optimizer steps: 2 epochs of step-by-step, which has most tokens, with 100% of the labels."
+    )
+    assert lab.report().budget == rule
+    printed = capsys.readouterr().err
+    assert rule in printed
+    assert "warning: 20 held-out examples and 1 seed can show no difference" in printed
+
+
+@pytest.mark.parametrize(
+    ("training", "compare", "message"),
+    [
+        (
+            {"tokens_per_batch": 70 * ROW_TOKENS},
+            {},
+            r"tokens_per_batch 70000: .*60 rows of model finetune 1 seed 0 .*at most 60000",
+        ),
+        (
+            {"tokens_per_batch": 30 * ROW_TOKENS},
+            {"gold_fractions": [0.1, 1.0]},
+            r"finetune, 10% of the gold labels 1 seed 0 .*raise compare\.gold_fractions",
+        ),
+        ({}, {"equal": "epochs"}, r"compare\.equal epochs: training\.steps gives all cells equal steps"),
+    ],
+)
+def test_a_budget_out_of_reach_is_refused(
+    lab: Lab, training: dict[str, Any], compare: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        lab.compare(training=training, compare=compare)
+    assert lab.trained == []
+
+
+def test_the_grid_gets_the_arms_that_apply(lab: Lab) -> None:
+    arms = [*ARMS["arms"], "few-shot", "tf-idf"]
+    lab.compare(compare={"methods": ["step-by-step"], "arms": arms, "fractions": [0.5, 1.0]}, student=RANDOM)
+    assert [(run.student.method, run.training.fraction) for run in lab.trained] == [
+        ("finetune", 0.5), ("step-by-step", 0.5), ("finetune", 1.0), ("step-by-step", 1.0), ("step-by-step", 1.0),
+    ]  # fmt: skip
+    report = lab.report()
+    assert [group.title for group in report.groups][-1] == "step-by-step, shuffled rationales"
+    assert [(one.title, one.versus) for one in report.differences if one.fraction == 1.0] == [
+        ("step-by-step", ""), ("step-by-step", "step-by-step, shuffled rationales"), ("step-by-step, shuffled rationales", ""),
+    ]  # fmt: skip
+    assert {arm.name: arm.note for arm in report.arms} == {
+        "finetune": "", "shuffled-rationales": "", "few-shot": "its weights are random before training", "tf-idf": "labels are free",
+    }  # fmt: skip
+    missing = (
+        "Controls that this grid lacks: few-shot (its weights are random before training), tf-idf (labels are free)."
+    )
+    assert missing in report.notes
+    assert missing in lab.path("report.html").read_text()
+    assert not lab.files("labels/**/*.parquet"), "changed labels go when cells are finished"
+
+
+RANDOM = {"model": "some/model", "init": {"kind": "random"}}
+
+
+def test_shares_of_gold_meet_the_teachers_labels(lab: Lab) -> None:
+    made = lab.compare(compare={"gold_fractions": [0.25, 1.0], "seeds": [0, 1, 2]})
+    treated = [run for run in lab.trained if run.student.labels == "gold-else-teacher"]
+    assert {run.student.method for run in treated} == {"task-distillation", "step-by-step"}
+    found = {(one.title, one.versus) for one in lab.report().differences if one.gold_fraction == 0.25}
+    alone = "finetune, 25% of the gold labels"
+    assert found == {
+        (f"{m}, 25% of the gold labels, else the teacher's", alone) for m in ("task-distillation", "step-by-step")
+    }
+    assert "Accuracy by amount of gold labels" in lab.path("report.html").read_text()
+    assert lab.compare(compare={"gold_fractions": [0.25, 1.0], "seeds": [0, 1, 2]}) == made
+    assert lab.trained == []
+
+
+def test_gold_fractions_need_gold(lab: Lab) -> None:
+    write_labels(lab.folder / "out" / "labels", [label_row(f"t{i}", "3", text=f"question t{i}") for i in range(60)])
+    with pytest.raises(UserError, match=r"gold_fractions: none of 60 labelled examples has a gold label"):
+        lab.compare(compare={"gold_fractions": [0.5]})
+
+
+def test_a_search_over_steps_keeps_budgets_equal(lab: Lab) -> None:
+    """finetune is best at 30 steps and step-by-step at 60; over both methods 60 steps are best."""
+    best = {("finetune", 30): 9, ("finetune", 60): 8, ("step-by-step", 30): 2, ("step-by-step", 60): 12}
+    lab.right = lambda run: (
+        best.get((run.student.method, run.training.steps or 0), 0) - (run.training.learning_rate > 1e-3)
+    )
+    lab.compare(corpus={**lab.corpus, "validation": 0.4}, compare={"search": SEARCH})
+    search = lab.report().search
+    assert search is not None
+    assert [(one.method, one.steps) for one in search.settings if one.chosen] == [
+        ("finetune", 60),
+        ("step-by-step", 60),
+    ]
+    assert {group.steps for group in lab.report().groups} == {60}
+    assert "Common steps, learning rate and loss weight were chosen" in lab.path("report.html").read_text()
+
+
+def test_failed_trials_choose_no_budget(lab: Lab) -> None:
+    from pipelines.compare.grid import trials
+
+    run = lab.run(corpus={**lab.corpus, "validation": 0.4}, compare={"search": SEARCH})
+    # All trials of finetune with 30 steps failed.
+    found = {
+        cell: None
+        if (cell.method, cell.setting.steps) == ("finetune", 30)
+        else scores(cell, [cell.setting.steps == 30] * 4)
+        for cell in trials(run)
+    }
+    assert {setting.steps for setting in chosen_settings(found).values()} == {60}
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        row["id"]: row for row in label_rows(LabelParts.of(Store(str(folder))), ["id", "gold", "label", "rationale"])
+    }
+
+
+def treat(folder: Path, kind: Any, share: float | None = None, seed: int = 0) -> dict[str, dict[str, Any]]:
+    store, treatment = Store(str(folder / "labels")), Treatment(kind, seed, 0.2, share)
+    target = folder / treatment.name
+    write_treated(store, require_manifest(store, "labels", ""), treatment, Store(str(target)))
+    return rows_of(target)
+
+
+def write(folder: Path, rows: int = 200) -> dict[str, dict[str, Any]]:
+    made = [
+        {**label_row(f"r{i}", f"{i % 3}", f"{i % 4}"), "rationale": f"because {i}" if i % 10 else ""}
+        for i in range(rows)
+    ]
+    write_labels(folder / "labels", made)
+    return rows_of(folder / "labels")
+
+
+def test_rationales_move_among_training_rows(tmp_path: Path) -> None:
+    before, after = write(tmp_path), treat(tmp_path, "shuffled-rationales")
+    assert {row: (one["gold"], one["label"]) for row, one in before.items()} == {
+        row: (one["gold"], one["label"]) for row, one in after.items()
+    }
+    assert sorted(one["rationale"] for one in after.values()) == sorted(one["rationale"] for one in before.values())
+    for row, one in before.items():
+        stays = is_validation(row, 0.2) or not one["rationale"]
+        assert (after[row]["rationale"] == one["rationale"]) == stays
+    # A fraction has its own rationales, but for the one at its edge.
+    part = [row for row in before if in_fraction(row, 0.5, 0) and not is_validation(row, 0.2)]
+    own = {before[row]["rationale"] for row in part}
+    assert sum(after[row]["rationale"] not in own for row in part) <= 1
+    assert treat(tmp_path, "shuffled-rationales", seed=1) != after
+
+
+def test_gold_is_kept_for_a_share(tmp_path: Path) -> None:
+    before = write(tmp_path)
+    alone, filled = treat(tmp_path, "gold-only", 0.25), treat(tmp_path, "gold-else-teacher", 0.25)
+    training = [row for row in before if not is_validation(row, 0.2)]
+    kept = {row for row in training if in_fraction(row, 0.25, 0)}
+    assert {row for row in alone if row in training} == kept
+    assert {row for row, one in filled.items() if one["gold"] and row in training} == kept
+    assert filled.keys() == before.keys()
+    assert set(treat(tmp_path, "gold-only", 0.1)) < set(alone)
+
+
+def test_treatments_have_their_own_fingerprints(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    labels = require_manifest(Store(str(tmp_path / "labels")), "labels", "")
+    kinds = [
+        ("shuffled-rationales", None, 0),
+        ("shuffled-rationales", None, 1),
+        ("gold-only", 0.5, 0),
+        ("gold-only", 0.6, 0),
+    ]
+    made = {treated_manifest(labels, Treatment(kind, seed, 0.2, share)).fingerprint for kind, share, seed in kinds}  # type: ignore[arg-type]
+    assert len(made | {labels.fingerprint}) == 5
+
+
+def nli(tmp_path: Path, labels: list[str]) -> tuple[RunConfig, LabelParts]:
+    rows = [label_row(f"r{i}", "neutral", label, f"premise: the {label} sky {i}") for i, label in enumerate(labels)]
+    write_labels(tmp_path / "out" / "labels", rows)
+    corpus = {"train": "t.jsonl", "test": "h.jsonl", "validation": 0.0}
+    run = make_run(tmp_path, task="nli", corpus=corpus, compare={"fractions": [0.5, 1.0], "seeds": [0, 1]})
+    return run, LabelParts.of(Store(str(tmp_path / "out" / "labels")))
+
+
+def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
+    run, labels = nli(tmp_path, ["entailment", "neutral", "contradiction"] * 20)
+    task = NaturalLanguageInference()
+    examples = [Example("a", "premise: neutral 1", "neutral"), Example("b", "premise: entailment", "contradiction")]
+    half, whole = score_tf_idf(run, labels, examples, task, gold=True)
+    assert (whole.fraction, whole.rows, whole.rights) == (1.0, 60.0, [[True, False]] * 2)
+    assert half.fraction == 0.5
+    assert half.rows == sum(in_fraction(f"r{i}", 0.5, seed) for i in range(60) for seed in (0, 1)) / 2
+    teachers = score_tf_idf(run, labels, examples, task, gold=False)
+    assert teachers[1].rights == [[True, False]] * 2, "one label alone needs no regression"
