@@ -117,6 +117,16 @@ def _grid(run: RunConfig) -> None:
     check_compare(run)
 
 
+def _constrained(run: RunConfig) -> None:
+    """Refuse `evaluation.constrained` for free labels before anything is labelled."""
+    from pipelines.students.decoding.constrained import check_constrained
+    from pipelines.tasks import load_task, task_spec
+
+    if run.evaluation.constrained:
+        task = load_task(task_spec(run.task, run.task_options))
+        check_constrained("evaluation.constrained", run.student.method, task)
+
+
 def _trackers(run: RunConfig) -> None:
     from pipelines.train.tracking.services import check_trackers
 
@@ -148,6 +158,7 @@ CHECKS: tuple[Check, ...] = (
     Check(_token_logprobs, lambda stages: {"label", "train"} <= stages, Needs.RUN_FILE),
     Check(_grid_token_logprobs, lambda stages: "compare" in stages, Needs.RUN_FILE),
     Check(_validation, lambda stages: "train" in stages, Needs.RUN_FILE),
+    Check(_constrained, lambda stages: bool({"evaluate", "compare"} & stages), Needs.INPUTS),
     Check(_grid, lambda stages: "compare" in stages, Needs.INPUTS),
     Check(_label, lambda stages: "label" in stages, Needs.INPUTS),
     Check(_credentials, lambda stages: "label" in stages, Needs.MACHINE),

@@ -31,7 +31,7 @@ from pipelines.scoring.identity import answers_identity, labels_identity
 from pipelines.scoring.model import JsonObject
 from pipelines.scoring.predict import PredictRequest, predict
 from pipelines.scoring.reference_systems import TeacherAnswers, teacher_answers
-from pipelines.scoring.sources import Trained, Untrained
+from pipelines.scoring.sources import Untrained, trained
 from pipelines.scoring.system import System
 from pipelines.scoring.systems import label_request, student_inputs, student_system
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
@@ -169,7 +169,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split, trained_on: str | N
     answers = answers_of_teacher(run, split, Store(labels_at), examples, task)
     inputs = student_inputs(run, answers, examples)
     student = train(run, replace=True, labels_at=trained_on)
-    source = Trained(Store(run.output).child("student").uri)
+    source = trained(run, Store(run.output).child("student").uri, student.details["family"])
     with ProgressFile(Store(run.output), "evaluate", "examples") as live:
         [predicted] = predict([label_request("student", source, run, task, examples, inputs)], run.evaluation, live)
     system = student_system(predicted, run, task, examples, "student")

@@ -71,6 +71,8 @@ def _engine(run: RunConfig, family: Family) -> str:
     evaluation, serving = run.evaluation, run.serving
     if evaluation.engine != "auto":
         return evaluation.engine
+    if evaluation.samples.n > 1:  # only here does a draw depend on nothing but seed and input
+        return "transformers"
     choice = EngineChoice(serving.engine, scored_weights(run, family), evaluation.gpus_per_worker)
     return serving.engine if _runs(choice, family) else "auto"
 

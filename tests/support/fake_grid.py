@@ -115,7 +115,7 @@ class Lab:
             "student", train_identity(run, cells.task_of(run), labels), config=run.model_dump(mode="json"),
             counts={"train_examples": 40, "tokens": 900}, timings_s=self.timings_s,
             details={
-                "parameters": 1000,
+                "parameters": 1000, "family": "decoder-only",
                 "training": {"steps": run.training.steps or 7, "tokens_per_s": 50.0, "padding_share": 0.1, "loss": {}, "world_size": 2,
                              "started_at_steps": [0]},
             },

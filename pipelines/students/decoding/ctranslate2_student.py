@@ -3,7 +3,7 @@
 The first process converts the student and stores the conversion beside it:
 
     OUTPUT/student/                 the student
-    OUTPUT/student-ctranslate2/     model.bin config.json shared_vocabulary.json converted.json (written last; names the student)
+    OUTPUT/student-ctranslate2/     model.bin config.json shared_vocabulary.json converted.json (written last; names the student's content)
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ from typing import Any, Self, Unpack
 from pipelines.errors import UserError
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import (
+    CONVERTED,
+    FileHash,
+    check_content,
+    checked_copy,
+    content_id,
+    hash_files,
+    student_files,
+)
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
@@ -26,7 +35,6 @@ from pipelines.students.decoding.sampling import IsCancelled, OnTokens
 from pipelines.students.decoding.tokens import encode_prompt
 from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
 
-_MARK = "converted.json"
 _PROBES = (
     "[label] Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?",
     "[rationale] premise: A person on a horse jumps over a broken down airplane. hypothesis: A person is outdoors.",
@@ -72,12 +80,13 @@ class Ctranslate2Student(Student):
             raise _refused(store.shown(), "must be an encoder-decoder student for CTranslate2")
         check_student_files(store)
         limits = student_limits(manifest)
-        mark = _mark(manifest.fingerprint)
+        mark = _mark(content_id(student_files(store, manifest)))
         beside = Store(f"{store.uri.rstrip('/')}-ctranslate2")
-        with store.local_copy() as path:
-            if beside.exists(_MARK) and json.loads(beside.read(_MARK)) == mark:
+        with checked_copy(store, manifest) as path:
+            if beside.exists(CONVERTED):
                 with beside.local_copy() as model:
-                    return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
+                    if _is_conversion(model, mark):
+                        return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
             with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
                 model = Path(scratch) / "model"
                 _convert(path, model, store.shown())
@@ -85,9 +94,10 @@ class Ctranslate2Student(Student):
                 _compare(converted, Student.load(folder), store.shown())
                 try:
                     # The old mark goes first, so that no process opens a mix of two conversions.
-                    beside.delete(_MARK)
+                    beside.delete(CONVERTED)
                     beside.put_folder(model)
-                    beside.write(_MARK, json.dumps(mark).encode())
+                    files = {name: file.model_dump() for name, file in hash_files(Store(str(model))).items()}
+                    beside.write(CONVERTED, json.dumps({**mark, "files": files}).encode())
                 except (OSError, UserError) as error:  # a read-only folder is no obstacle
                     _logger.warning("%s: the conversion cannot be stored (%s)", beside.shown(), error)
                 return cls(*_load(path, model, weights, threads), weights=weights, workers=workers, **limits)
@@ -229,10 +239,21 @@ def _load(student: Path, model: Path, weights: str, threads: int) -> tuple[Any, 
     return ctranslate2.Translator(str(model), **options), tokenizer
 
 
-def _mark(fingerprint: str) -> dict[str, str]:
+def _mark(content: str) -> dict[str, str]:
     import ctranslate2
 
-    return {"student": fingerprint, "ctranslate2": ctranslate2.__version__}
+    return {"student": content, "ctranslate2": ctranslate2.__version__}
+
+
+def _is_conversion(model: Path, mark: dict[str, str]) -> bool:
+    """True if a folder holds the student's conversion, undamaged. Conversions of 0.1 name no hashes: they are made again."""
+    try:
+        found = json.loads((model / CONVERTED).read_text(encoding="utf-8"))
+        files = {name: FileHash.model_validate(file) for name, file in found.pop("files").items()}
+        check_content(Store(str(model)), files, str(model))
+    except (UserError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+    return bool(found == mark)
 
 
 def _convert(local: Path, model: Path, shown: str) -> None:

@@ -47,6 +47,7 @@ def _bare(text: str) -> str:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+    """Token ids of texts, in which special tokens are text."""
     options = {"add_special_tokens": add_special_tokens, "split_special_tokens": True}
     encoded = [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
     special = set(tokenizer.all_special_ids)

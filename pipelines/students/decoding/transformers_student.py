@@ -10,6 +10,7 @@ from pipelines.errors import UserError
 from pipelines.methods import Part, prompt_of
 from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import checked_copy
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.constrained import LabelWalk, label_walk
 from pipelines.students.decoding.label_scores import Scores, label_sets
@@ -107,7 +108,7 @@ class Student:
         store = Store(str(folder))
         manifest = require_manifest(store, "student", "train RUN")
         check_student_files(store)
-        with store.local_copy() as path:
+        with checked_copy(store, manifest) as path:
             safe = {"local_files_only": True, "trust_remote_code": False}
             try:
                 config = AutoConfig.from_pretrained(path, **safe)

@@ -70,7 +70,8 @@ def sampling_parameters(request: GenerationRequest, kind: str) -> SamplingParams
         max_tokens=request.max_new_tokens,
         temperature=request.sampling.temperature if request.sampling else 0.0,
         top_p=request.sampling.top_p if request.sampling else 1.0,
-        seed=request.sampling.seed if request.sampling else None,
+        # Draws of one input need seeds of their own.
+        seed=request.sampling.seed + request.sampling.draw if request.sampling else None,
         logprobs=0,
         detokenize=False,
         output_kind=RequestOutputKind[kind],

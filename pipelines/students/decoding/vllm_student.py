@@ -9,6 +9,7 @@ from pipelines.errors import UserError, last_line
 from pipelines.runtime.cpus import inherited, vllm_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import checked_copy
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.engines import EngineUnsuitableError
 from pipelines.students.decoding.label_scores import Scores
@@ -60,7 +61,7 @@ class VllmStudent(Student):
         limits = student_limits(manifest)
         environment = {} if gpus else {**cpu_environment(_CACHE_GIB), **vllm_threads(workers)}
         try:
-            with store.local_copy() as path, inherited(environment):
+            with checked_copy(store, manifest) as path, inherited(environment):
                 if not gpus:
                     check_cpu_attention(str(path))
                 from vllm import LLM
