@@ -42,7 +42,7 @@ def _prepare(folder: Path, model: str, **compare: Any) -> Path:
         teacher={"engine": "replay", "outputs": str(folder / "outputs.jsonl")},
         student={"init": {"kind": "random"}},
         training={"workers": 1, "epochs": 2},
-        evaluation={"max_new_tokens": 12},
+        evaluation={"max_new_tokens": 12, "engine": "transformers"},
         compare=compare,
     )  # fmt: skip
     file = folder / "run.yaml"

@@ -25,7 +25,8 @@ from pipelines.students.decoding import Student, encode_prompt, encode_target
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 from pipelines.students.init import initial_student
 from pipelines.tasks import Example, load_task, task_spec
-from tests.support.artifacts import label_row, make_run, write_corpus, write_labels, write_student_manifest
+from tests.support import artifacts
+from tests.support.artifacts import label_row, write_corpus, write_labels, write_student_manifest
 from tests.support.tiny_students import tiny_model, tiny_tokenizer, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # includes the start of Ray
@@ -35,6 +36,12 @@ NUM = 30
 # Two thirds have the value 8; the lengths differ, so that batches by length change the order.
 GOLDS = ["8" if i % 3 else "4 - 1" for i in range(NUM)]
 INPUTS = [f"Tom has {i} pears{' and more' * (i * 7 % 5)}." for i in range(NUM)]
+
+
+def make_run(folder: Path, **sections: Any) -> RunConfig:
+    """Students in transformers, which starts fastest. Other engines: test_scored_as_served.py."""
+    evaluation = {"batch_size": 4, "max_new_tokens": 12, "engine": "transformers", **sections.pop("evaluation", {})}
+    return artifacts.make_run(folder, evaluation=evaluation, **sections)
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +230,9 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     weights.write_bytes(weights.read_bytes()[:100])
     message = "evaluate student: failed after 0 of 30 examples .*transformers cannot load it"
     with pytest.raises(StageFailedError, match=message):
-        predict([PredictRequest("student", Query(Trained(str(weights.parent))), INPUTS)], run.evaluation)
+        predict(
+            [PredictRequest("student", Query(Trained(str(weights.parent), "transformers")), INPUTS)], run.evaluation
+        )
     assert not (tmp_path / "out" / "report").exists()
 
 
@@ -231,7 +240,9 @@ def test_other_weights_are_scored_beside_float32(tmp_path: Path, ray_here: None)
     student = tmp_path / "out" / "student"
     write_student(student, "encoder-decoder")
     run = make_run(
-        tmp_path, model=str(student), evaluation={"batch_size": 8, "max_new_tokens": 6, "weights": ["int8", "bfloat16"]}
+        tmp_path,
+        model=str(student),
+        evaluation={"max_new_tokens": 6, "engine": "auto", "weights": ["int8", "bfloat16"]},
     )
     rows = [
         {"id": f"h{i}", "input": text, "label": gold} for i, (text, gold) in enumerate(zip(INPUTS, GOLDS, strict=True))
