@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.data.heldout import validation_share
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UserError
@@ -19,9 +19,13 @@ from pipelines.students.decoding import model_family
 from pipelines.students.init import max_positions, student_config, student_tokenizer
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
+from pipelines.train.data.batch_plan import planned_steps
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.loss_terms import term_weights
+
+FEW_STEPS = 300
+"""A training of fewer optimizer steps is warned of."""
 
 
 def token_settings(run: RunConfig) -> TokenSettings:
@@ -120,6 +124,19 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
     _check_training_split(counts, run, settings)
     _check_validation_split(counts, run, settings)
     _check_sizes(counts, run, settings)
+
+
+def budget_warnings(counts: TokenCounts, training: TrainingConfig) -> list[str]:
+    """What is odd about the number of steps, or about their size."""
+    steps = planned_steps(counts.tokens, training.tokens_per_batch, training.epochs, training.steps)
+    found = []
+    if steps < FEW_STEPS:
+        rule = f"{steps:,} optimizer steps are few: below {FEW_STEPS} a student learns little, published results take thousands"
+        found.append(f"{rule}. Set training.steps, or lower training.tokens_per_batch")
+    if counts.tokens < training.tokens_per_batch:
+        rule = f"training.tokens_per_batch {training.tokens_per_batch:,}: all {counts.train:,} examples have {counts.tokens:,} tokens"
+        found.append(f"{rule}, so that every step reads all of them. Lower it")
+    return found
 
 
 def _check_training_split(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -> None:

@@ -21,8 +21,10 @@ from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, library_versions, require_manifest, write_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import hash_files
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.checks import (
+    budget_warnings,
     check_counts,
     check_gold,
     check_task,
@@ -89,16 +91,17 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         live.phase("tokenising")
         began = time.monotonic()
         settings = _with_own_tokenizer(run, settings, labels_store, work)
-        if warning := unwritable_rationales(labels_store, settings):
-            print(f"train: {warning}", file=sys.stderr, flush=True)
         counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
         check_counts(counts, run, settings)
+        for warning in (*unwritable_rationales(labels_store, settings), *budget_warnings(counts, run.training)):
+            print(f"train: {warning}", file=sys.stderr, flush=True)
         tokenised = time.monotonic()
         live.phase("starting workers")
         result = _run_with_progress(_job(run, settings, output, name), progress, live)
         live.phase("writing the manifest")
         timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result.seconds}
         details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
+        details = details.model_copy(update={"files": hash_files(store)})
         totals = student_counts(counts, result)
         store.write("README.md", model_card(run, details, provenance, totals, library_versions()).encode())
         manifest = student_manifest(run, identity, details, provenance, totals, timings)

@@ -40,17 +40,19 @@ def check_labels_writable(labels: Store, settings: TokenSettings) -> None:
         raise UserError(f"student.model {settings.model}", rule, remedy)
 
 
-def unwritable_rationales(labels: Store, settings: TokenSettings) -> str | None:
-    """A warning if some of the first 1,000 rationales have characters that the tokenizer cannot write; None if not."""
+def unwritable_rationales(labels: Store, settings: TokenSettings) -> list[str]:
+    """A warning if some of the first 1,000 rationales have characters that the tokenizer cannot write."""
     method = METHODS[settings.method]
     if method.learns_teacher_tokens or not ({"rationale", "text"} & set(settings.terms) or method.reads_rationale):
-        return None
+        return []
     texts = [text for text in _columns(labels, ["rationale"], _RATIONALES)["rationale"].to_pylist() if text]
     found = unwritable(tokenizer_of(settings.model, settings.tokenizer), texts)
     if not found:
-        return None
+        return []
     lost = f"{len(found):,} of the first {len(texts):,} rationales have characters that it cannot write"
-    return f"tokenizer of {settings.model}: {lost} (lost: {_characters(found)}). They are learned as its token for unknown text"
+    return [
+        f"tokenizer of {settings.model}: {lost} (lost: {_characters(found)}). They are learned as its token for unknown text"
+    ]
 
 
 def _columns(labels: Store, names: list[str], rows: int | None = None) -> pa.Table:

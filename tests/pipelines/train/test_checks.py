@@ -17,7 +17,14 @@ from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
-from pipelines.train.checks import check_counts, check_gold, check_task, check_token_logprobs, token_settings
+from pipelines.train.checks import (
+    budget_warnings,
+    check_counts,
+    check_gold,
+    check_task,
+    check_token_logprobs,
+    token_settings,
+)
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.identity import identity_in_0_1, train_identity
 from pipelines.train.stage import check_train
@@ -148,6 +155,13 @@ def test_unusable_token_counts_are_refused(run: Any, sections: Any, changed: Any
     check_counts(counts(), given, settings)
     with pytest.raises(UserError, match=message):
         check_counts(counts(**changed), given, settings)
+
+
+def test_few_or_too_large_steps_are_warned_of() -> None:
+    few, large = budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=1000))
+    assert "3 optimizer steps are few" in few
+    assert "tokens_per_batch 1,000: all 9 examples have 900 tokens, so that every step reads all of them" in large
+    assert budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=90, steps=300)) == []
 
 
 def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models: Any, tmp_path: Path) -> None:

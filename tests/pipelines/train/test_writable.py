@@ -52,7 +52,6 @@ def test_labels_that_cannot_be_written_are_refused(
 
 
 def test_rationales_that_cannot_be_written_are_warned_of(labels: Store, tmp_path: Path) -> None:
-    warning = unwritable_rationales(labels, make_token_settings(tmp_path / "model"))
-    assert warning
+    [warning] = unwritable_rationales(labels, make_token_settings(tmp_path / "model"))
     assert "1 of the first 6 rationales have characters that it cannot write (lost: c a f" in warning
-    assert unwritable_rationales(labels, make_token_settings(tmp_path / "model", terms=("label",))) is None
+    assert unwritable_rationales(labels, make_token_settings(tmp_path / "model", terms=("label",))) == []
