@@ -8,13 +8,14 @@ from pipelines.compare import grid
 from pipelines.compare.cells import Split, answers_of_teacher
 from pipelines.compare.grid import Cell
 from pipelines.config import RunConfig
+from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
 from pipelines.methods import rationale_readers
 from pipelines.scoring.systems import check_rationales
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.students.decoding import check_model
-from pipelines.tasks import Example, Task
+from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.train.checks import check_validation
 from pipelines.train.stage import check_train
 
@@ -40,6 +41,22 @@ def check_compare(run: RunConfig) -> None:
         )
     if run.compare.search.trials > 1:
         _check_search(run)
+    if run.compare.gold_fractions:
+        _check_gold(run)
+
+
+def _check_gold(run: RunConfig) -> None:
+    """Refuse shares of gold labels that the corpus lacks, before the teacher labels it. Reads up to the first gold label."""
+    task = load_task(task_spec(run.task, run.task_options))
+    files = corpus_files(run.corpus.train, "corpus.train")
+    for split in corpus_splits(files, "train", limit=run.corpus.limit):
+        if any(
+            row.example is not None and row.example.gold is not None
+            for row in read_split(split, task, run.corpus.fields)
+        ):
+            return
+    rule = "none of the rows of corpus.train has a gold label"
+    raise UserError("compare.gold_fractions", rule, "Set corpus.fields.gold, or remove the key.")
 
 
 def _check_settings(run: RunConfig, settings: Sequence[grid.Setting]) -> None:

@@ -19,7 +19,7 @@ from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from pipelines.tasks.nli import NaturalLanguageInference
 from pipelines.train.data.sequences import in_fraction
-from tests.support.artifacts import label_row, make_run, write_labels
+from tests.support.artifacts import label_row, make_run, write_corpus, write_labels
 from tests.support.fake_grid import ROW_TOKENS, Lab
 from tests.support.grid_results import scores
 
@@ -134,6 +134,9 @@ def test_shares_of_gold_meet_the_teachers_labels(lab: Lab) -> None:
 def test_gold_fractions_need_gold(lab: Lab) -> None:
     write_labels(lab.folder / "out" / "labels", [label_row(f"t{i}", "3", text=f"question t{i}") for i in range(60)])
     with pytest.raises(UserError, match=r"gold_fractions: none of 60 labelled examples has a gold label"):
+        lab.compare(compare={"gold_fractions": [0.5]})
+    write_corpus(lab.folder / "train.jsonl", [{"id": "a", "input": "one"}])
+    with pytest.raises(UserError, match=r"gold_fractions: none of the rows of corpus\.train has a gold label"):
         lab.compare(compare={"gold_fractions": [0.5]})
 
 
