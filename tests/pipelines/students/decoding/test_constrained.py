@@ -143,7 +143,7 @@ def test_a_text_ends_with_a_label(family: Family, free: str) -> None:
         assert label_walk(request, again, scores, student.tokenizer) is None, "a text that ends with a label stays"
 
 
-def test_a_label_with_unknown_characters_is_answered_as_it_is_spelled() -> None:
+def test_a_label_with_unknown_characters_keeps_its_spelling() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
