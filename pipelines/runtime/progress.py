@@ -160,22 +160,22 @@ class Progress:
         return f"{self.title}: {', '.join(part for part in parts if part)}"
 
     def _fields(self) -> dict[str, object]:
-        counted = self.counted()
-        phase, _ = self._file.current_phase() if self._file else ("", 0.0)
+        state = self.counted()
+        phase, _ = self._phase()
         return {
             "stage": self.title,
             "phase": phase,
-            "done": counted.done,
-            "total": counted.total,
-            "unit": counted.unit,
-            "per_s": counted.per_second,
-            "seconds_left": counted.seconds_left,
-            "detail": counted.detail,
+            "done": state.done,
+            "total": state.total,
+            "unit": state.unit,
+            "per_s": state.per_second,
+            "seconds_left": state.seconds_left,
+            "detail": state.detail,
         }
 
     def _rate(self) -> str:
         """The phase, or the rate. Empty before anything is counted: a rate of 0 would look like stopped work."""
-        phase, seconds = self._file.current_phase() if self._file else ("", 0.0)
+        phase, seconds = self._phase()
         if phase:
             return phase_text(phase, seconds)
         if self.done == self._start:
@@ -183,5 +183,8 @@ class Progress:
         return rate_text(self.rate, self.unit)
 
     def _left(self) -> str:
-        left = self._recent.seconds_left(self.total)
+        left = None if self._phase()[0] else self._recent.seconds_left(self.total)
         return "" if left is None else f"{duration(left)} left"
+
+    def _phase(self) -> tuple[str, float]:
+        return self._file.current_phase() if self._file else ("", 0.0)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from pipelines.runtime.progress import Progress, RecentRate
+from pipelines.runtime.progress_file import ProgressFile
+from pipelines.storage.store import Store
 
 
 class FakeClock:
-    """Time that passes when it is told to."""
+    """Time that passes only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -39,17 +42,17 @@ def test_the_rate_forgets_a_slow_beginning(clock: FakeClock) -> None:
     assert rate.seconds_left(1900) == pytest.approx(100, rel=0.02)
 
 
-def test_a_start_that_is_told_apart_does_not_count(clock: FakeClock) -> None:
+def test_the_start_of_an_engine_does_not_count(clock: FakeClock) -> None:
     rate = RecentRate(500, clock)
     clock.now += 90
     ready = clock.now
     clock.now += 4
-    rate.begin(ready)  # known only when the first results are there
+    rate.begin(ready)  # known only with the first results
     rate.note(516)
     assert rate.per_s == pytest.approx(4)
 
 
-def test_before_a_minute_the_rate_is_that_since_the_beginning(clock: FakeClock) -> None:
+def test_within_a_minute_the_rate_counts_from_the_start(clock: FakeClock) -> None:
     rate = RecentRate(500, clock)  # 500 were done by an earlier run
     clock.now += 10
     rate.note(520)
@@ -78,7 +81,7 @@ def test_many_notes_keep_few_marks(clock: FakeClock) -> None:
     assert rate.per_s == pytest.approx(100, rel=0.03)
 
 
-def test_going_back_to_a_checkpoint_never_gives_a_negative_rate(clock: FakeClock) -> None:
+def test_a_resumed_checkpoint_gives_no_negative_rate(clock: FakeClock) -> None:
     rate = RecentRate(0, clock)
     clock.now += 10
     rate.note(1000)
@@ -103,9 +106,7 @@ def test_outside_a_terminal_a_line_appears_every_ten_seconds(
     ]
 
 
-def test_lines_are_json_with_figures_if_ray_logs_json(
-    clock: FakeClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_are_json_with_figures_if_ray_logs_json(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
     from ray._common.formatters import JSONFormatter
 
     written, root = io.StringIO(), logging.getLogger()
@@ -127,9 +128,7 @@ def test_lines_are_json_with_figures_if_ray_logs_json(
     assert capsys.readouterr().err == ""
 
 
-def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
-    clock: FakeClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_terminal_shows_a_bar_with_rate_and_time_left(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160)
     with Progress("label", total=100, unit="rows", clock=clock, console=console) as progress:
@@ -141,9 +140,7 @@ def test_in_a_terminal_there_is_a_bar_with_rate_and_time_left(
     assert capsys.readouterr().err == ""
 
 
-def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(
-    clock: FakeClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("search", 8, "cells", start=2, clock=clock, window_s=float("inf")) as progress:
         clock.now += 240
         progress.advance(1)
@@ -151,3 +148,40 @@ def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(
         progress.advance(1, "finetune")
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "search: 4/8 cells, 15.0 cells/h, 16 min 00 s left, finetune"
+
+
+def test_a_phase_stands_for_the_rate_until_work_is_done(
+    tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = ProgressFile(Store(str(tmp_path)), "label", "rows", clock=clock)
+    with Progress("label", 1000, "rows", start=100, clock=clock, file=live) as progress:
+        live.phase("starting engine")
+        for amount in (0, 0, 250):
+            clock.now += 15.5
+            progress.advance(amount)
+        live.phase("writing the manifest")
+        clock.now += 60
+        progress.refresh()
+    assert capsys.readouterr().err.splitlines() == [
+        "label: 100/1,000 rows, starting engine, 16 s",
+        "label: 100/1,000 rows, starting engine, 31 s",
+        "label: 350/1,000 rows, 5.4 rows/s, 2 min 01 s left",
+        "label: 350/1,000 rows, writing the manifest, 1 min 00 s",
+    ]
+
+
+def test_no_rate_is_shown_before_anything_is_done(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """`0.0 cells/s` would look like stopped work."""
+    with Progress("cells", 8, "cells", clock=clock, window_s=float("inf")) as progress:
+        clock.now += 600
+        progress.advance(0, "t5 finetune 1 seed 0 (step 3/9)")
+    assert capsys.readouterr().err == "cells: 0/8 cells, t5 finetune 1 seed 0 (step 3/9)\n"
+
+
+def test_a_known_total_restarts_the_rate(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", None, "tokens", clock=clock) as progress:
+        clock.now += 90
+        progress.restart(900, 100)
+        clock.now += 10
+        progress.advance(100)
+    assert capsys.readouterr().err == "train: 200/900 tokens, 10.0 tokens/s, 1 min 10 s left\n"
