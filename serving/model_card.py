@@ -17,6 +17,7 @@ from pipelines.errors import UserError
 from pipelines.methods import METHODS
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import content_id, student_files
 from pipelines.students.decoding import Family, check_student_files
 from pipelines.tasks.base import TaskSpec
 
@@ -40,6 +41,9 @@ class StudentCard:
     max_target_tokens: int
     task: TaskSpec
     fingerprint: str
+    """Of settings and inputs."""
+    content: str
+    """Of the files (students/content.py). A student that is trained again with the same settings has another one."""
     created_s: int
     """Seconds since 1970."""
     provenance: Mapping[str, Any]
@@ -48,6 +52,10 @@ class StudentCard:
     def id(self) -> str:
         """NAME or NAME@VERSION; unique in an endpoint."""
         return self.name if self.version is None else f"{self.name}@{self.version}"
+
+    def is_expected(self, identity: str | None) -> bool:
+        """True for the content, for the fingerprint that configurations of 0.1 name, and for None."""
+        return identity in (None, self.content, self.fingerprint)
 
     @property
     def has_rationale(self) -> bool:
@@ -82,7 +90,7 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
     Args:
         student_id: NAME or NAME@VERSION.
         task_code: accept a task that is code of the student. Reading a card never runs it.
-        fingerprint: the student that is expected; None: any.
+        fingerprint: content of the student that is expected, or its fingerprint; None: any.
 
     Raises:
         UserError: an invalid name, a missing folder, an unfinished or another student, weights that are not safetensors, a model with
@@ -109,8 +117,7 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
     if details.task.source is not None and not task_code:
         rule = "its task is code, which would run here"
         raise UserError(store.shown(), rule, "Set serving.task_code: true if you trust it.")
-    _check_same(store, manifest.fingerprint, fingerprint)
-    return StudentCard(
+    card = StudentCard(
         name=name,
         version=version if sign else None,
         folder=store.uri,
@@ -121,22 +128,27 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
         max_target_tokens=details.max_target_tokens,
         task=TaskSpec(details.task.name, details.task.options, details.task.source),
         fingerprint=manifest.fingerprint,
+        content=content_id(student_files(store, manifest)),
         created_s=int(datetime.datetime.fromisoformat(manifest.created).timestamp()),
         provenance=manifest.provenance,
     )
+    if not card.is_expected(fingerprint):
+        raise _another(store, card.content, str(fingerprint))
+    return card
 
 
 def check_unchanged(card: StudentCard) -> None:
     """Raises UserError if the folder now holds another student: replicas that start later would answer differently."""
     store = Store(card.folder)
-    _check_same(store, require_manifest(store, "student", "train RUN").fingerprint, card.fingerprint)
+    found = content_id(student_files(store, require_manifest(store, "student", "train RUN")))
+    if found != card.content:
+        raise _another(store, found, card.content)
 
 
-def _check_same(store: Store, found: str, expected: str | None) -> None:
-    if expected is not None and found != expected:
-        rule = f"it holds another student ({found[:12]}) than the deployed one ({expected[:12]})"
-        remedy = "Deploy the endpoint again to serve it; for a RayService, from a folder with another name."
-        raise UserError(store.shown(), rule, remedy)
+def _another(store: Store, found: str, expected: str) -> UserError:
+    rule = f"it holds another student ({found[:12]}) than the deployed one ({expected[:12]})"
+    remedy = "Deploy the endpoint again to serve it; for a RayService, from a folder with another name."
+    return UserError(store.shown(), rule, remedy)
 
 
 def _check_servable(store: Store, method: str) -> None:

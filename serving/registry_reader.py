@@ -60,7 +60,7 @@ class RegistryReader:
             card
             for card in self.registry.cards
             if endpoint.students.get(card.id) == card.folder
-            and expected.get(card.id, card.fingerprint) == card.fingerprint
+            and card.is_expected(expected.get(card.id))
         ]
         self._reads = {key: read for key, read in self._reads.items() if not read.done()}  # finished ones are outdated
         registry = await self._read(endpoint, unchanged)
@@ -128,7 +128,7 @@ class RegistryReader:
             return reason
         if reason_before is not None:
             _logger.warning("student %s is available again", student_id)
-        if expected not in (None, outcome[0].fingerprint):
+        if not outcome[0].is_expected(expected):
             # Its replicas still answer, so it stays available.
             _logger.warning("%s holds another student than the one that was deployed as %s", folder, student_id)
         return outcome

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_serializer, model_validator
 
+from pipelines.students.content import FileHash
 from pipelines.students.decoding import Family
 
 Losses = dict[str, int | float]
@@ -114,6 +115,8 @@ class TrainingDetails(_Details):
     """Examples of all steps. An example counts once for each pass."""
     seconds: _Recorded[float] = None
     """Of all steps, over all attempts."""
+    export_difference: _Recorded[float] = None
+    """Largest difference of a logit between the trained and the exported student, in float32, for a few examples."""
     batch_plan: _Recorded[int] = None
     """Version of the batch plan (train/identity.py)."""
 
@@ -129,6 +132,8 @@ class StudentDetails(_Details):
     max_input_tokens: int
     max_target_tokens: int
     training: TrainingDetails
+    files: dict[str, FileHash] = {}
+    """Size and SHA-256 of each file that engines read. Empty for students of 0.1."""
 
 
 class LabelsProvenance(_Details):

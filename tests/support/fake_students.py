@@ -51,7 +51,7 @@ def card(
 ) -> StudentCard:
     given: dict[str, Any] = {
         "folder": f"/students/{name}", "family": "encoder-decoder", "parameters": 1234, "max_input_tokens": 64,
-        "max_target_tokens": 32, "fingerprint": "f" * 64, "created_s": 1_700_000_000, "provenance": {},
+        "max_target_tokens": 32, "fingerprint": "f" * 64, "content": "c" * 64, "created_s": 1_700_000_000, "provenance": {},
     }  # fmt: skip
     return StudentCard(
         name=name, version=version, method=method, task=task or TaskSpec("arithmetic"), **(given | details)

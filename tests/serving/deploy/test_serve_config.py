@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.serving import AutoscalingDelays, KeysConfig, ServingConfig
 from pipelines.errors import UserError
-from pipelines.storage.store import MANIFEST
 from serving import app
 from serving.deploy.serve_config import as_document, endpoint_config
+from serving.model_card import read_card
 from tests.support.tiny_students import copy_with_details, write_student
 
 
@@ -38,8 +37,8 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_student(tmp_path_factory.mktemp("students") / "student", "encoder-decoder"))
 
 
-def fingerprint(folder: str) -> str:
-    return str(json.loads(Path(folder, MANIFEST).read_text())["fingerprint"])
+def content(folder: str) -> str:
+    return read_card("any", folder).content
 
 
 def applications(
@@ -59,7 +58,7 @@ def test_each_student_is_an_application(folder: str, t5: str) -> None:
     assert [application["route_prefix"] for application in found.values()] == ["/", None, None, None]
     user_config = {
         "students": students,
-        "fingerprints": {name: fingerprint(folder) for name, folder in students.items()},
+        "fingerprints": {name: content(folder) for name, folder in students.items()},
         "split": {"a": {"2": 10.0}},
     }
     assert found["raystill"]["deployments"] == [{"name": "ingress", "user_config": user_config}]
@@ -112,7 +111,7 @@ def test_a_student_trained_again_is_a_change(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it holds another student"):
         app.student(before["raystill-student-a"].args)
     args = applications(students, students_per_replica=1)["raystill-students"].args
-    assert args["fingerprints"] == {"a": fingerprint(str(place))}
+    assert args["fingerprints"] == {"a": content(str(place))}
     app.shared(args)
     write_student(place, "decoder-only", seed=2)
     with pytest.raises(UserError, match="it holds another student"):

@@ -114,6 +114,17 @@ def test_new_student_in_a_folder_is_converted_again(tmp_path: Path, monkeypatch:
     assert json.loads(mark.read_text())["student"] != "another"
 
 
+@pytest.mark.parametrize("name", ["model.bin", "config.json", "shared_vocabulary.json"])
+def test_a_damaged_conversion_is_made_again(tmp_path: Path, name: str) -> None:
+    folder = write_student(tmp_path / "student", "encoder-decoder")
+    answers = Ctranslate2Student.open(folder).write(REQUESTS[:1])
+    file = tmp_path / "student-ctranslate2" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    assert Ctranslate2Student.open(folder).write(REQUESTS[:1]) == answers
+    assert file.read_bytes() == whole
+
+
 def test_int8_changes_probabilities_a_little(folder: Path, student: Ctranslate2Student) -> None:
     small = Ctranslate2Student.open(folder, weights="int8")
     apart = [

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.methods import METHODS, Part, prompt_of, written_labels
+from pipelines.students.content import CONTENT
 from pipelines.students.decoding import (
     Decoded,
     Family,
@@ -197,6 +198,7 @@ def test_converted_student_confidence_equals_brute_force(
     student = Student.load(folder)
     teach_two(student, part, EXAMPLE.input, answer_text(part, "spam not"), answer_text(part, "spam"))
     student.model.save_pretrained(folder)
+    (folder / CONTENT).unlink()
     converted = Ctranslate2Student.open(folder)
     check(answers(converted, part), student, part)
     drawn = answers(converted, part, sampling=Sampling(1e-4))
