@@ -16,8 +16,14 @@ class SamplingConfig(Section):
     n: Annotated[int, Field(ge=1, le=256)] = 1
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None
+    """Stop strings instead of the task's."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    seed: int = 0
+    seed: int | None = 0
+    """Each row draws by a hash of seed and id. None: unseeded draws, which no later run repeats."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -64,6 +70,8 @@ class EngineConfig(Section):
     """Sequences in the batch at a time. The number of prompts in flight follows from it."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     cpu_kv_cache_gib: Annotated[int, Field(ge=1)] = 1
+    engine_args: dict[str, Any] = {}
+    """Other arguments of vLLM's engine, such as quantization or kv_cache_dtype. Checked against vLLM's names before weights are loaded."""
     enforce_eager: bool = False
     """No compilation and no CUDA graphs. CPU replicas are always eager, since compilation would only cost start-up time."""
 
@@ -110,6 +118,8 @@ class TeacherConfig(Section):
     engine: Literal["vllm", "openai", "replay", "echo"]
     model: str | None = None
     """Hub id or folder. openai: the endpoint's name of the model."""
+    revision: str | None = None
+    """Of a hub id: branch, tag or commit. Resolved to a commit, which the labels record."""
     outputs: str | None = None
     """replay: JSON Lines of {id, output}, one line per example."""
     replicas: ReplicasConfig = ReplicasConfig()
@@ -119,6 +129,25 @@ class TeacherConfig(Section):
     """plain: few-shot text to continue. chat: the same shots as turns of the model's chat template."""
     system: str | None = None
     """chat: the system message."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """chat: arguments of the chat template, such as {enable_thinking: false}."""
+    reasoning: Literal[
+        "auto",
+        "none",
+        "think",
+        "thinking",
+        "thought",
+        "reasoning",
+        "mistral",
+        "seed",
+        "kimi",
+        "gemma",
+        "granite",
+        "harmony",
+    ] = "auto"
+    """How a reasoning model marks its thoughts, which are cut from the answer. auto: any of these marks. none: nothing is cut."""
+    keep_thoughts: bool = False
+    """Keep the thoughts of accepted rows in a column of their own."""
     shots: str | None = None
     """JSON Lines of {question, answer}: few-shot examples instead of the task's own."""
     constrained: bool = False
@@ -158,6 +187,14 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
+        if self.keep_thoughts and self.reasoning == "none":
+            raise ValueError("`keep_thoughts` has no effect with reasoning: none; set reasoning: auto")
+        if self.chat_template_kwargs and (self.prompt == "plain" or self.engine not in ("vllm", "openai")):
+            raise ValueError(
+                "`chat_template_kwargs` needs engine vllm or openai and prompt: chat; set these or remove it"
+            )
+        if self.revision and (self.engine != "vllm" or not self.model or self.model.startswith((".", "/", "~"))):
+            raise ValueError("`revision` needs engine vllm and a hub id as `model`; remove it")
         if self.engine != "vllm":
             for key in ("constrained", "token_logprobs"):
                 if getattr(self, key):

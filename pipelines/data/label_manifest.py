@@ -55,6 +55,8 @@ class TeacherUsed(BaseModel):
 
     engine: str = ""
     model: str | None = None
+    revision: str | None = None
+    """Commit of a hub id, if it is known."""
     sampling: SamplingConfig = SamplingConfig()
 
 

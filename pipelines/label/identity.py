@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, SamplingConfig, TeacherConfig
 from pipelines.data.files import corpus_files
 from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.label.teachers.registry import teacher_class
@@ -52,10 +52,11 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
             "soft_labels": teacher.soft_labels,
             "token_logprobs": teacher.token_logprobs,
             "shots": file_fingerprint(teacher.shots) if teacher.shots else None,
-            "sampling": teacher.sampling.model_dump(),
+            "sampling": _sampling(teacher.sampling),
             "filters": teacher.filters.model_dump(),
             "dtype": teacher.vllm.dtype,
             "max_model_len": teacher.vllm.max_model_len,
+            **_chosen(teacher),
         },
         **rationalised,
     }
@@ -66,6 +67,27 @@ def comparable_identity(identity: dict[str, Any], found: Mapping[str, Any] | Non
     if found is None or "parser" in found.get("task", {}):
         return identity
     return {**identity, "task": {name: value for name, value in identity["task"].items() if name != "parser"}}
+
+
+_ADDED_SAMPLING = ("top_k", "min_p", "repetition_penalty", "stop")
+
+
+def _sampling(sampling: SamplingConfig) -> dict[str, Any]:
+    """The sampling. Settings that 0.1 did not have are part of it once they are set."""
+    settings = sampling.model_dump()
+    return {key: value for key, value in settings.items() if key not in _ADDED_SAMPLING or value is not None}
+
+
+def _chosen(teacher: TeacherConfig) -> dict[str, Any]:
+    """Settings that 0.1 did not have, if they differ from their default."""
+    settings: dict[str, Any] = {
+        "revision": teacher.revision,
+        "chat_template_kwargs": teacher.chat_template_kwargs,
+        "reasoning": None if teacher.reasoning == "auto" else teacher.reasoning,
+        "keep_thoughts": teacher.keep_thoughts,
+        "engine_args": teacher.vllm.engine_args,
+    }
+    return {key: value for key, value in settings.items() if value}
 
 
 def _digest(source: str | None) -> str | None:

@@ -46,9 +46,12 @@ OUTCOME = pa.schema(
         pa.field("content", pa.uint64()),
         pa.field("node", pa.string()),
         pa.field("dtype", pa.string()),
+        pa.field("thoughts", pa.string()),
         pa.field("token_logprobs", pa.struct([field for field in TOKEN_LOGPROBS if field.name != "id"])),
     ]
 )
+THOUGHT = "the teacher thought before it answered: cut"
+"""The note of a row whose teacher is a reasoning model."""
 RATIONALISED = "rationalised"
 """The note of a row whose label is the gold label and whose rationale was written with that label as a hint."""
 
@@ -84,6 +87,8 @@ class Outcome:
     """Node of the actor that decided the row; None for the scan's rejects."""
     dtype: str | None = None
     """The dtype that the actor's vLLM computes in; None for other teachers."""
+    thoughts: str | None = None
+    """Of the sample whose rationale is kept. None if the row is rejected, or without teacher.keep_thoughts."""
     token_logprobs: TokenLogprobs | None = None
     """Of the sample whose rationale is kept: train rows accepted without a hint, with teacher.token_logprobs."""
 
@@ -113,6 +118,8 @@ def _judge(split: DataSplit, example: Example, generation: Generation, task: Tas
         return dataclasses.replace(row, gold=example.gold, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
     row = _accepted(split, example, consensus, generation, answers, task)
     row.note = next((a.note for a in answers if a is not None and a.note), "")
+    if not row.note and any(sample.thoughts for sample in generation.samples):
+        row.note = THOUGHT
     refusal = refuse(consensus, example, task, filters) if split == "train" else None
     if refusal:
         row.reason, row.detail, row.output = refusal.reason, refusal.detail, text
@@ -249,6 +256,7 @@ def _accepted(
         prompt_tokens=generation.prompt_tokens,
         output_tokens=generation.output_tokens,
         finish_reason=generation.samples[consensus.kept].finish_reason,
+        thoughts=generation.samples[consensus.kept].thoughts,
         agrees=None if example.gold is None else agrees(consensus, example, task),
     )
 
@@ -288,6 +296,8 @@ def _parse_sample(sample: Sample, example: Example, task: Task) -> Answer:
     Raises:
         UnparsableError: the text holds no answer, or only one that may be cut.
     """
+    if not sample.thoughts_end:
+        raise UnparsableError("the thoughts do not end")
     answer = checked_answer(task.parse(sample.text, example))
     if sample.finish_reason != "length":
         return answer
@@ -303,5 +313,5 @@ def _parse_sample(sample: Sample, example: Example, task: Task) -> Answer:
 def _text(samples: Sequence[Sample]) -> str:
     """The raw text of one sample, or of several with their numbers."""
     if len(samples) == 1:
-        return samples[0].text
-    return "\n".join(f"[{number}] {sample.text.strip()}" for number, sample in enumerate(samples, 1))
+        return samples[0].raw or samples[0].text
+    return "\n".join(f"[{number}] {(sample.raw or sample.text).strip()}" for number, sample in enumerate(samples, 1))

@@ -33,6 +33,7 @@ from pipelines.label.answers.outcomes import (
     wants_rationalising,
 )
 from pipelines.label.answers.prompts import PromptMaker
+from pipelines.label.answers.thoughts import ThoughtCutter
 from pipelines.label.engines.health import MAX_FAILED_STARTS, MAX_STRIKES, RowKey
 from pipelines.label.engines.start_failure import StartLog, start_failure
 from pipelines.label.teachers.base import (
@@ -86,6 +87,7 @@ class TeacherActor:
         self._setup, self._config, self._health = setup, setup.run.teacher, health
         self._task = load_task(setup.spec)
         self._prompts = PromptMaker(self._task, self._config, setup.shots)
+        self._thoughts = ThoughtCutter(self._config.reasoning)
         self._teacher: Teacher | None = None
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
@@ -101,6 +103,7 @@ class TeacherActor:
             made = [outcome for outcome in outcomes if outcome is not None]
             for outcome in made:
                 outcome.node, outcome.dtype = self._node, self._dtype
+                outcome.thoughts = outcome.thoughts if self._config.keep_thoughts else None
             return outcome_table(made)
         except TeacherUnusableError as error:
             await self._health.unusable.remote(str(error))
@@ -201,7 +204,7 @@ class TeacherActor:
         """The teacher's answer, None if the budget is used up."""
         with self._clock.holds(key):
             try:
-                return await teacher.answer(prompt)
+                return self._thoughts.cut(await teacher.answer(prompt))
             except (PromptRefusedError, TeacherUnusableError):
                 raise
             except BudgetExhaustedError as error:

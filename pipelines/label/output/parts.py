@@ -38,6 +38,8 @@ def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     for (split, is_accepted), (folder, schema) in FOLDERS.items():
         chosen = pc.and_(pc.equal(outcomes["split"], split), accepted if is_accepted else pc.invert(accepted))
         rows = outcomes.filter(chosen)
+        if is_accepted and rows["thoughts"].null_count < len(rows):  # teacher.keep_thoughts
+            schema = schema.append(pa.field("thoughts", pa.string()))
         yield folder, pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
 
 

@@ -20,6 +20,7 @@ from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.recovery import LabelState
 from pipelines.label.reporting.usage import Work, agreement_histogram, gpu_hours, label_cost, throughput
+from pipelines.label.teachers.registry import teacher_class
 from pipelines.storage.manifest import Manifest, manifest_of
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
@@ -73,7 +74,12 @@ def _details(run: RunConfig, state: LabelState, work: Work, usage: EngineUsage) 
         heldout_content=f"{counts.heldout_content:016x}",
         prompt_version=PromptMaker(task, teacher, read_shots(teacher, task)).version,
         task=TaskVersion(name=task.name, version=task.version),
-        teacher=TeacherUsed(engine=teacher.engine, model=teacher.model, sampling=teacher.sampling),
+        teacher=TeacherUsed(
+            engine=teacher.engine,
+            model=teacher.model,
+            revision=teacher_class(teacher.engine).revision(teacher),
+            sampling=teacher.sampling,
+        ),
         tokens=Tokens(prompt=counts.prompt_tokens, output=counts.output_tokens),
         nodes=_sorted(counts.nodes),
         dtypes=_sorted(counts.dtypes),

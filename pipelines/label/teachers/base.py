@@ -10,6 +10,7 @@ A new teacher is a subclass of `Teacher` and an entry in registry.py. Its errors
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Self
@@ -58,6 +59,12 @@ class Sample:
     label_probabilities: tuple[tuple[str, float], ...] | None = None
     """(label, probability) over the closed label set where this answer states its label, summing to 1. None without
     teacher.soft_labels `logprobs`, or if the answer states no label."""
+    thoughts: str = ""
+    """What a reasoning model thought before it answered (answers/thoughts.py). `text` is without it."""
+    thoughts_end: bool = True
+    """False if the thoughts do not end: then `text` is no answer."""
+    raw: str = ""
+    """The text with its thoughts, if they were cut from it."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,19 @@ class Access:
     """(prompt tokens, output tokens) that earlier runs used of the budget."""
 
 
+def row_seed(seed: int, row_id: str, start: int = 0) -> int:
+    """Seed of one row's draws: rows with the same seed would share them. `start`: index of the first sample."""
+    digest = hashlib.blake2b(f"{seed}\0{row_id}\0{start}".encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 33  # 31 bits, which every engine takes
+
+
+def stop_strings(config: TeacherConfig, task: Task) -> list[str]:
+    """`sampling.stop`, else the task's for plain prompts. Empty for chat."""
+    if config.sampling.stop is not None:
+        return list(config.sampling.stop)
+    return list(task.stops) if config.prompt == "plain" else []
+
+
 class Teacher(ABC):
     """An engine that answers prompts. The class methods answer the driver, before any engine starts."""
 
@@ -132,6 +152,11 @@ class Teacher(ABC):
     def model_identity(cls, config: TeacherConfig) -> str | None:
         """What identifies the model in the labels' fingerprint: by default the content of its files."""
         return model_fingerprint(config.model) if config.model else config.model
+
+    @classmethod
+    def revision(cls, config: TeacherConfig) -> str | None:
+        """The commit of the model's weights. None if the model is no hub id, or nobody knows it."""
+        return None
 
     @classmethod
     def load(cls, config: TeacherConfig) -> Load | None:

@@ -31,13 +31,18 @@ from pipelines.label.teachers.base import (
     Sample,
     Teacher,
     TeacherUnusableError,
+    row_seed,
+    stop_strings,
 )
 from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
+from pipelines.label.teachers.chat import folded
 from pipelines.label.teachers.http_errors import Failure, failure_of, unreadable, wait_s
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from pipelines.tasks import Task
 
+_OPTIONAL = ("temperature", "top_p", "seed", "stop")
+"""Fields that a request can do without if the endpoint refuses them."""
 _TOKENS_PER_MESSAGE = 8
 """Estimate of what a chat template adds to a message."""
 
@@ -49,8 +54,8 @@ Body = dict[str, Any]
 class _Reply:
     """The answer to one request."""
 
-    choices: tuple[tuple[str, str], ...]
-    """(text, finish reason)"""
+    choices: tuple[tuple[str, str, str], ...]
+    """(text, finish reason, thoughts that came apart from the text)"""
     prompt_tokens: int
     """As charged, like `output_tokens`: of all choices."""
     output_tokens: int
@@ -65,7 +70,7 @@ class OpenaiTeacher(Teacher):
         """`key` None: read from this process' environment. `used`: (prompt, output) tokens of finished rows, for the budget."""
         self._config = config
         self._key = remote_key(config) if key is None else key
-        self._stops = list(task.stops) if config.prompt == "plain" else []
+        self._stops = stop_strings(config, task)
         self.meter = BudgetMeter(config.budget, config.price, used)
         self.admission = Admission(AdaptiveLimit(config.remote.max_concurrent_requests))
         self._chance = random.Random()
@@ -74,6 +79,8 @@ class OpenaiTeacher(Teacher):
         # What the endpoint's refusals have shown.
         self._max_choices = config.sampling.n
         self._limit_field = "max_tokens"
+        self._unsupported: set[str] = set()
+        self._folds = False
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:
@@ -107,7 +114,7 @@ class OpenaiTeacher(Teacher):
         """
         n = self._config.sampling.n
         replies: list[_Reply] = []
-        choices: list[tuple[str, str]] = []
+        choices: list[tuple[str, str, str]] = []
         while len(choices) < n:
             size = min(self._max_choices, n - len(choices))
             starts = range(len(choices), n, size)
@@ -119,8 +126,9 @@ class OpenaiTeacher(Teacher):
                 replies.append(reply)
                 choices += reply.choices
         texts = choices[:n]
-        tokens = _split(sum(r.output_tokens for r in replies), [len(text) for text, _ in texts])
-        samples = (Sample(text, count, reason) for (text, reason), count in zip(texts, tokens, strict=True))
+        weights = [len(text) + len(thoughts) for text, _, thoughts in texts]
+        tokens = _split(sum(r.output_tokens for r in replies), weights)
+        samples = (_sample(*choice, count) for choice, count in zip(texts, tokens, strict=True))
         return Generation(tuple(samples), sum(r.prompt_tokens for r in replies))
 
     async def aclose(self) -> None:
@@ -155,6 +163,13 @@ class OpenaiTeacher(Teacher):
         """Learn from a refusal how this endpoint takes requests. Returns True if the request is worth another try."""
         if failure.parameter == "n" and "n" in body:
             self._max_choices = 1
+            return True
+        if failure.parameter in _OPTIONAL and failure.parameter in body:
+            self._unsupported.add(failure.parameter)  # models that take only their default refuse every row otherwise
+            return True
+        has_system = body.get("messages", [{}])[0].get("role") == "system"
+        if has_system and not self._folds and "system" in failure.detail.lower():
+            self._folds = True  # the model's template has no system turn
             return True
         renamed = failure.parameter == "max_tokens" and "max_completion_tokens" in failure.detail
         if renamed and "max_tokens" in body and "messages" in body:
@@ -216,7 +231,8 @@ class OpenaiTeacher(Teacher):
             self._limit_field: sampling.max_tokens,
         }
         if prompt.messages:
-            body["messages"] = [dict(message) for message in prompt.messages]
+            messages = folded(prompt.messages) if self._folds else prompt.messages
+            body["messages"] = [dict(message) for message in messages]
         else:
             body["prompt"] = prompt.text
         if self._stops:
@@ -225,9 +241,19 @@ class OpenaiTeacher(Teacher):
             body["n"] = count
         if sampling.top_p < 1.0:
             body["top_p"] = sampling.top_p
-        if sampling.temperature > 0:
-            body["seed"] = sampling.seed + start  # requests for further samples must not repeat the first one
-        return body
+        if sampling.temperature > 0 and sampling.seed is not None:
+            # Requests for further samples must not repeat the first one.
+            body["seed"] = row_seed(sampling.seed, prompt.example.id, start)
+        extra: Body = {
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "chat_template_kwargs": self._config.chat_template_kwargs or None,
+        }
+        extra = {name: value for name, value in extra.items() if value is not None}
+        if extra:
+            body["extra_body"] = extra
+        return {name: value for name, value in body.items() if name not in self._unsupported}
 
     def _read(self, response: Any, prompt: Prompt) -> _Reply | Failure:
         found = getattr(response, "choices", None)
@@ -235,11 +261,24 @@ class OpenaiTeacher(Teacher):
             error = getattr(response, "error", None)  # some gateways answer 200 with the failure inside
             return unreadable(f"no choices{f', but {error}' if error else ''}", self._key)
         texts = [(c.message.content if prompt.messages else c.text) or "" for c in found]
-        choices = tuple((text, c.finish_reason or "unknown") for text, c in zip(texts, found, strict=True))
+        thoughts = [_apart(c.message) if prompt.messages else "" for c in found]
+        reasons = [c.finish_reason or "unknown" for c in found]
+        choices = tuple(zip(texts, reasons, thoughts, strict=True))
         usage = getattr(response, "usage", None)
         if usage is None:
-            return _Reply(choices, _estimate(prompt), sum(estimate_tokens([text]) for text in texts))
+            return _Reply(choices, _estimate(prompt), sum(estimate_tokens([text]) for text in (*texts, *thoughts)))
         return _Reply(choices, int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0))
+
+
+def _apart(message: Any) -> str:
+    """Thoughts that a server has parsed itself: `reasoning_content` (vLLM, DeepSeek, SGLang) or `reasoning` (OpenRouter, newer vLLM)."""
+    found = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
+    return next((text for text in found if isinstance(text, str) and text), "")
+
+
+def _sample(text: str, reason: str, thoughts: str, tokens: int) -> Sample:
+    """A sample. If the server has cut the thoughts and nothing is left, they do not end."""
+    return Sample(text, tokens, reason, thoughts=thoughts, thoughts_end=not thoughts or bool(text.strip()))
 
 
 def _estimate(prompt: Prompt) -> int:

@@ -10,12 +10,19 @@ outlines had not compiled the pattern after a minute.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import difflib
 import itertools
 import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import UserError
+from pipelines.label.answers.thoughts import ThoughtCutter, marks_are_special, opens_thought
 from pipelines.label.teachers.base import (
     Access,
     EngineDeadError,
@@ -26,8 +33,11 @@ from pipelines.label.teachers.base import (
     Sample,
     Teacher,
     TeacherUnusableError,
+    row_seed,
+    stop_strings,
 )
 from pipelines.label.teachers.chat import ChatTemplate, TemplateError
+from pipelines.label.teachers.hub_revision import resolved_revision
 from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.vllm_logprobs import cache_single_tokens, decoder, distribution, encoder, likeliest, top_k
 from pipelines.runtime.compat.vllm import engine_dead_error, flat_logprobs, offline_usage
@@ -38,6 +48,22 @@ from pipelines.tasks import Example, Task
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
+_OWN_KEYS = {
+    "model": "teacher.model",
+    "tokenizer": "teacher.model",
+    "revision": "teacher.revision",
+    "tokenizer_revision": "teacher.revision",
+    "dtype": "teacher.vllm.dtype",
+    "max_model_len": "teacher.vllm.max_model_len",
+    "max_num_seqs": "teacher.vllm.max_num_seqs",
+    "seed": "teacher.sampling.seed",
+    "tensor_parallel_size": "teacher.gpus_per_replica",
+    "gpu_memory_utilization": "teacher.vllm.gpu_memory_utilization",
+    "enforce_eager": "teacher.vllm.enforce_eager",
+    "max_logprobs": "teacher.token_logprobs",
+    "logprobs_mode": "teacher.token_logprobs",
+}
+"""Arguments of the engine -> keys of the run file."""
 _CONTEXT_TOKENS = 4
 """Prompt tokens that stand before an answer when it is decoded."""
 _CPU_BATCH_TOKENS = 4096
@@ -54,7 +80,9 @@ class VllmTeacher(Teacher):
         self.engine = engine or _start_engine(config, self._logprobs)
         self._tokenizer = self.engine.get_tokenizer()
         self._encode, self._decode = encoder(self._tokenizer), decoder(self._tokenizer)
-        self._template = ChatTemplate(self._tokenizer)
+        self._template = ChatTemplate(self._tokenizer, config.chat_template_kwargs)
+        self._thoughts = ThoughtCutter(config.reasoning)
+        self._keeps_marks = config.reasoning != "none" and marks_are_special(self._tokenizer)
         if self._logprobs and engine is None:
             cache_single_tokens(self._tokenizer)
         self._parameters: dict[str | None, SamplingParams] = {}
@@ -68,6 +96,20 @@ class VllmTeacher(Teacher):
         if room < 1:
             rule = f"max_model_len {engine.max_model_len} less sampling.max_tokens {sampling.max_tokens} leaves {room}"
             raise UserError("teacher.vllm", f"{rule} tokens for the prompt", "Raise max_model_len or lower max_tokens.")
+        own = [name for name in engine.engine_args if name in _OWN_KEYS]
+        if own:
+            rule = "the run file has a key of its own for it"
+            raise UserError(f"teacher.vllm.engine_args.{own[0]}", rule, f"Set {_OWN_KEYS[own[0]]}.")
+        if config.prompt == "plain" and has_chat_template(config.model or ""):
+            print(
+                f"label: {config.model} has a chat template, and teacher.prompt is plain. Set teacher.prompt: chat.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    @classmethod
+    def revision(cls, config: TeacherConfig) -> str | None:
+        return resolved_revision(config.model or "", config.revision)
 
     @classmethod
     def load(cls, config: TeacherConfig) -> Load:
@@ -83,12 +125,12 @@ class VllmTeacher(Teacher):
             return
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision or "main")
         where = f"teacher.model {config.model}"
         if not getattr(tokenizer, "chat_template", None):
             raise TeacherUnusableError(f"{where}: the model has no chat template. Set teacher.prompt: plain")
         try:
-            ChatTemplate(tokenizer).render(prompt.messages)
+            ChatTemplate(tokenizer, config.chat_template_kwargs).render(prompt.messages)
         except TemplateError as error:
             remedy = "Set teacher.prompt: plain, or use a model whose template takes few-shot turns"
             raise TeacherUnusableError(f"{where}: its chat template refuses the prompt ({error}). {remedy}") from error
@@ -101,14 +143,14 @@ class VllmTeacher(Teacher):
 
     async def answer(self, prompt: Prompt) -> Generation:
         """n samples. Raises PromptRefusedError if the prompt leaves no room for the answer, EngineDeadError if vLLM died."""
-        tokens = self._tokens(prompt)
+        tokens, opened = self._tokens(prompt)
         if len(tokens) > self._max_prompt_tokens:
             rule = f"{len(tokens)} tokens, max_model_len less max_tokens leaves {self._max_prompt_tokens}"
             raise PromptRefusedError("too_long", rule)
         pattern = self._task.answer_pattern(prompt.example) if self._config.constrained else None
         output = None
         try:
-            parameters = self._sampling(pattern)
+            parameters = self._row_sampling(pattern, prompt.example.id)
             request = self.engine.generate({"prompt_token_ids": tokens}, parameters, f"row-{next(self._number)}")
             async for latest in request:
                 output = latest
@@ -118,34 +160,48 @@ class VllmTeacher(Teacher):
             raise PromptRefusedError("engine_error", str(error)) from error
         if output is None:
             raise PromptRefusedError("engine_error", "the engine returned nothing")
-        return Generation(tuple(self._sample(o, tokens, prompt.example) for o in output.outputs), len(tokens))
+        samples = (self._sample(o, tokens, prompt.example, opened) for o in output.outputs)
+        return Generation(tuple(samples), len(tokens))
 
-    def _sample(self, output: Any, prompt_tokens: list[int], example: Example) -> Sample:
-        """`output`: a vllm.CompletionOutput."""
+    def _sample(self, output: Any, prompt_tokens: list[int], example: Example, opened: bool) -> Sample:
+        """`output`: a vllm.CompletionOutput. `opened`: the prompt ends within a thought."""
         ids, reason = list(output.token_ids), output.finish_reason or "unknown"
+        cut = self._thoughts.cut_sample(Sample(output.text, len(ids), reason), opened)
         if not self._logprobs:
-            return Sample(output.text, len(ids), reason)
+            return cut
         flat, k = flat_logprobs(output.logprobs), self._config.token_logprobs
         probabilities = None
         if self._config.soft_labels == "logprobs":
             context = prompt_tokens[-_CONTEXT_TOKENS:]
             answer = AnswerTokens(ids, context, likeliest(flat, self._logprobs), self._decode)
-            probabilities = distribution(output.text, answer, self._task, example)
+            if cut.thoughts_end:
+                probabilities = distribution(output.text, answer, self._task, example, cut.text)
         logprobs = top_k(flat, self._logprobs, k) if k else None
-        return Sample(output.text, len(ids), reason, logprobs, probabilities)
+        return dataclasses.replace(cut, logprobs=logprobs, label_probabilities=probabilities)
 
     def _sampling(self, pattern: str | None) -> SamplingParams:
         """The sampling parameters for answers that match a pattern, cached per pattern."""
         if pattern not in self._parameters:
-            self._parameters[pattern] = sampling_parameters(self._config, self._task, self._logprobs, pattern)
+            parameters = sampling_parameters(self._config, self._task, self._logprobs, pattern)
+            parameters.skip_special_tokens = not self._keeps_marks
+            self._parameters[pattern] = parameters
         return self._parameters[pattern]
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def _row_sampling(self, pattern: str | None, row_id: str) -> SamplingParams:
+        """The parameters of one row. Rows with the same seed would share their draws."""
+        parameters = self._sampling(pattern)
+        if parameters.seed is None:
+            return parameters
+        own = copy.copy(parameters)
+        own.seed = row_seed(parameters.seed, row_id)
+        return own
+
+    def _tokens(self, prompt: Prompt) -> tuple[list[int], bool]:
+        """The prompt's tokens, and whether it ends within a thought."""
         if not prompt.messages:
-            return self._encode(prompt.text, True)
-        return self._encode(
-            self._template.render(prompt.messages), False
-        )  # the template has written the special tokens
+            return self._encode(prompt.text, True), False
+        text = self._template.render(prompt.messages)
+        return self._encode(text, False), opens_thought(text)  # the template has written the special tokens
 
 
 def cpu_environment(config: TeacherConfig) -> dict[str, str]:
@@ -163,8 +219,29 @@ def cpu_environment(config: TeacherConfig) -> dict[str, str]:
 def _start_engine(config: TeacherConfig, logprobs: int) -> Any:
     from vllm import AsyncEngineArgs, AsyncLLMEngine
 
+    check_engine_args(config, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
     arguments = AsyncEngineArgs(**engine_arguments(config, logprobs))
     return AsyncLLMEngine.from_engine_args(arguments, usage_context=offline_usage())
+
+
+def check_engine_args(config: TeacherConfig, known: Sequence[str]) -> None:
+    """Raise TeacherUnusableError if vLLM has no argument of a name in `vllm.engine_args`. `known`: vLLM's own names."""
+    for name in config.vllm.engine_args:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 3)
+            remedy = f"Did you mean {' or '.join(nearest)}?" if nearest else "Remove it."
+            raise TeacherUnusableError(f"teacher.vllm.engine_args.{name}: vLLM has no such argument. {remedy}")
+
+
+def has_chat_template(model: str) -> bool:
+    """True if a model folder has a chat template. False for hub ids, whose files are not here."""
+    folder = Path(model).expanduser()
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        return '"chat_template"' in (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def engine_dtype(config: TeacherConfig) -> str:
@@ -182,10 +259,12 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
         "dtype": engine_dtype(config),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
-        "seed": config.sampling.seed,
+        "seed": config.sampling.seed or 0,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
     }
+    if config.revision:
+        arguments |= {"revision": config.revision, "tokenizer_revision": config.revision}
     if logprobs:
         arguments |= {"max_logprobs": logprobs, "logprobs_mode": "raw_logprobs"}
     if config.constrained:
@@ -193,15 +272,18 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
     if config.gpus_per_replica == 0:
         # Without chunked prefill: a seeded request whose prompt is prefilled in chunks ends the CPU engine of vLLM 0.29 ("CPU
         # Generator does not use offset").
-        return arguments | {
+        return {
+            **arguments,
+            "max_num_batched_tokens": max(engine.max_model_len, _CPU_BATCH_TOKENS),
+            **engine.engine_args,
             "enforce_eager": True,
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(engine.max_model_len, _CPU_BATCH_TOKENS),
         }
     return arguments | {
         "enforce_eager": engine.enforce_eager,
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "tensor_parallel_size": config.gpus_per_replica,
+        **engine.engine_args,
     }
 
 
@@ -222,9 +304,12 @@ def sampling_parameters(
         n=sampling.n,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k or 0,
+        min_p=sampling.min_p or 0.0,
+        repetition_penalty=sampling.repetition_penalty or 1.0,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed if sampling.temperature > 0 else None,
-        stop=list(task.stops) if config.prompt == "plain" else None,
+        stop=stop_strings(config, task) or None,
         logprobs=logprobs or None,
         flat_logprobs=bool(logprobs),
         structured_outputs=None if pattern is None else StructuredOutputsParams(regex=pattern),

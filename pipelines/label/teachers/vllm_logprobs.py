@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,13 +32,23 @@ def likeliest(flat: FlatLogprobs, requested: int) -> Callable[[int], Mapping[int
     return at
 
 
-def distribution(text: str, tokens: AnswerTokens, task: Task, example: Example) -> Distribution | None:
-    """The teacher's distribution over the example's labels. None if the answer has no label, or words it differently."""
+def distribution(
+    text: str, tokens: AnswerTokens, task: Task, example: Example, answer: str | None = None
+) -> Distribution | None:
+    """The teacher's distribution over the example's labels. None if the answer has no label, or words it differently.
+
+    Args:
+        answer: the text without thoughts; None: the text has none.
+    """
+    answer = text if answer is None else answer
+    offset = text.rfind(answer)
     try:
-        place = task.label_place(text, example)
+        place = task.label_place(answer, example)
     except UnparsableError:
         return None
-    return None if place is None else label_probabilities(tokens, text, place)
+    if place is None or offset < 0:
+        return None
+    return label_probabilities(tokens, text, dataclasses.replace(place, start=place.start + offset))
 
 
 def decoder(tokenizer: Any) -> Callable[[Sequence[Sequence[int]]], list[str]]:

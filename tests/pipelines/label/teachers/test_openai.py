@@ -9,14 +9,21 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
 from pipelines.errors import UserError
-from pipelines.label.teachers.base import BudgetExhaustedError, Generation, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.base import (
+    BudgetExhaustedError,
+    Generation,
+    PromptRefusedError,
+    TeacherUnusableError,
+    row_seed,
+)
 from pipelines.label.teachers.openai import OpenaiTeacher
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from tests.support.remote_teacher import TASK, ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import KEY, Endpoint, error
+from tests.support.teacher_endpoint import KEY, Endpoint, Seen, error
 
 
 def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> None:
@@ -32,12 +39,14 @@ def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> N
 def test_chat_prompts_go_to_chat_completions(endpoint: Endpoint) -> None:
     sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "seed": 5, "max_tokens": 30}
     generation = one(teacher_of(config(endpoint, prompt="chat", sampling=sampling)), chat=True)
-    assert [s.text for s in generation.samples] == [f"answer {i} with seed 5 to row" for i in range(3)]
+    assert [s.text for s in generation.samples] == [
+        f"answer {i} with seed {row_seed(5, 'row')} to row" for i in range(3)
+    ]
     assert generation.output_tokens == 30
     [seen] = endpoint.seen
     assert seen.path == "/v1/chat/completions"
     assert seen.body == {
-        "model": "m", "max_tokens": 30, "temperature": 0.7, "top_p": 0.9, "seed": 5, "n": 3,
+        "model": "m", "max_tokens": 30, "temperature": 0.7, "top_p": 0.9, "seed": row_seed(5, "row"), "n": 3,
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "row"}],
     }  # fmt: skip
 
@@ -143,3 +152,52 @@ def test_wrong_settings_are_refused_before_the_start(changes: dict[str, Any], me
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         check_remote(config(**changes))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "seed"])
+def test_a_model_that_takes_only_its_default_is_learned(endpoint: Endpoint, field: str) -> None:
+    refusal = error(400, f"'{field}' does not support 0.0 with this model.", "unsupported_value", param=field)
+    endpoint.behaviour = lambda seen, _: refusal if field in seen.body else None
+    teacher = teacher_of(config(endpoint, sampling={"temperature": 0.5, "top_p": 0.9, "max_tokens": 30}))
+    results = ask(teacher, *(prompt(f"row {number}") for number in range(3)))
+    assert [type(result) for result in results] == [Generation] * 3
+    assert endpoint.statuses().count(200) == 3
+
+
+def test_a_model_without_a_system_turn_is_learned(endpoint: Endpoint) -> None:
+    refusal = error(400, "System role not supported")
+    endpoint.behaviour = lambda seen, _: refusal if seen.body["messages"][0]["role"] == "system" else None
+    one(teacher_of(config(endpoint, prompt="chat")), chat=True)
+    assert endpoint.seen[-1].body["messages"] == [{"role": "user", "content": "Be brief.\n\nrow"}]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_of_a_server_stay_apart(endpoint: Endpoint, name: str) -> None:
+    def answer(seen: Seen, _: Endpoint) -> JSONResponse:
+        content = None if seen.body["messages"][-1]["content"] == "cut" else "The answer is 3."
+        message = {"role": "assistant", "content": content, name: "The answer is 5? No."}
+        usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+        choices = [{"index": 0, "finish_reason": "length" if content is None else "stop", "message": message}]
+        return JSONResponse(
+            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
+        )
+
+    endpoint.behaviour = answer
+    teacher = teacher_of(config(endpoint, prompt="chat"))
+    [done, cut] = ask(teacher, prompt("row", chat=True), prompt("cut", chat=True))
+    assert isinstance(done, Generation)
+    assert isinstance(cut, Generation)
+    assert (done.samples[0].text, done.samples[0].thoughts) == ("The answer is 3.", "The answer is 5? No.")
+    assert done.samples[0].thoughts_end
+    assert not cut.samples[0].thoughts_end
+
+
+def test_further_settings_are_sent_in_the_body(endpoint: Endpoint) -> None:
+    sampling = {"top_k": 20, "stop": ["END"], "max_tokens": 30}
+    one(
+        teacher_of(config(endpoint, prompt="chat", sampling=sampling, chat_template_kwargs={"enable_thinking": False})),
+        chat=True,
+    )
+    [seen] = endpoint.seen
+    assert (seen.body["top_k"], seen.body["stop"]) == (20, ["END"])
+    assert seen.body["chat_template_kwargs"] == {"enable_thinking": False}

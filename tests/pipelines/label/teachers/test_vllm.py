@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from pipelines.config import TeacherConfig
 from pipelines.errors import UserError
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.teachers import vllm
-from pipelines.label.teachers.base import EngineDeadError, Generation, PromptRefusedError
-from pipelines.label.teachers.vllm import VllmTeacher
+from pipelines.label.teachers.base import EngineDeadError, Generation, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.vllm import VllmTeacher, check_engine_args, engine_arguments
 from pipelines.runtime.compat.vllm import engine_dead_error
 from pipelines.tasks import task_spec
 from tests.support.corpora import run_config
@@ -66,6 +67,40 @@ def test_requests_follow_the_run_file(prompt: str, stops: list[str]) -> None:
     assert isinstance(first, Generation)
     assert len(first.samples) == 3
     one, two = engine.parameters
-    assert one is two, "made once"
-    assert (one.n, one.temperature, one.top_p, one.max_tokens, one.seed) == (3, 0.7, 0.9, 30, 5)
+    assert one.seed != two.seed, "rows do not share draws"
+    assert (one.n, one.temperature, one.top_p, one.max_tokens) == (3, 0.7, 0.9, 30)
     assert (one.stop or []) == stops
+
+
+def test_further_sampling_settings_reach_the_engine() -> None:
+    engine = FakeEngine()
+    sampling = {
+        "temperature": 0.7,
+        "top_k": 20,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "stop": ["END"],
+        "seed": None,
+        "max_tokens": 4,
+    }
+    answers(VllmTeacher(config(sampling=sampling), TASK, engine), word_problems(1))
+    [found] = engine.parameters
+    assert (found.top_k, found.min_p, found.repetition_penalty, found.stop, found.seed) == (20, 0.1, 1.1, ["END"], None)
+
+
+def test_engine_arguments_pass_through_and_are_checked() -> None:
+    settings = config(vllm={"max_model_len": 16, "engine_args": {"quantisation": "fp8"}})
+    assert engine_arguments(settings)["quantisation"] == "fp8"
+    with pytest.raises(TeacherUnusableError, match=r"engine_args.quantisation: .*Did you mean quantization"):
+        check_engine_args(settings, ["quantization", "model"])
+    with pytest.raises(UserError, match=r"engine_args.seed: .*Set teacher.sampling.seed"):
+        VllmTeacher.check(config(vllm={"engine_args": {"seed": 1}}))
+
+
+def test_plain_prompts_for_a_chat_model_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    VllmTeacher.check(config(model=str(tmp_path)))
+    assert "Set teacher.prompt: chat" in capsys.readouterr().err
+    VllmTeacher.check(config(model=str(tmp_path), prompt="chat"))
+    assert capsys.readouterr().err == ""
