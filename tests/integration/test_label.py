@@ -96,11 +96,8 @@ def test_a_hostile_corpus_becomes_rejects(run_file: Path, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         (["corpus.train=nowhere.jsonl"], "nowhere.jsonl: there is no such file or folder"),
-        (["task=alchemy"], "unknown task"),
-        (["corpus.fields={input: question}"], "reads column `question`"),
         (["teacher.model=tests"], "the folder has no config.json"),
         (["teacher.gpus_per_replica=64"], "the run needs 64 GPUs"),
-        (["teacher.replicas={min: 999, max: 999}"], "the run needs 999 CPUs"),
         (["teacher.tempo=1"], "unknown key `teacher.tempo`"),
         (["teacher.vllm.max_model_len=48"], "leaves 0 tokens for the prompt"),
     ],

@@ -104,6 +104,7 @@ def test_labelling_exports_what_its_manifest_says(labelled: Labelled) -> None:
     counted("ray_raystill_label_engine_seconds_total", seconds, run="kept")
 
 
+@pytest.mark.full
 def test_training_exports_the_loss_that_the_dashboard_reads(labelled: Labelled, tmp_path: Path) -> None:
     from pipelines.train.stage import train
 
