@@ -159,19 +159,6 @@ def test_finished_artifacts_of_0_1_are_reused(tmp_path: Path) -> None:
     assert "10 of 24" in (run / "out/report/report.html").read_text(encoding="utf-8")
 
 
-def test_a_finished_comparison_of_0_1_is_reported_again(tmp_path: Path) -> None:
-    run = run_with(tmp_path, *FINISHED)
-    summary = raystill(run, "compare", *PRICED)
-    measured = read(FIXTURES / "comparison_finished/out/compare/report.json")
-    manifest = read(FIXTURES / "comparison_finished/out/compare/manifest.json")
-    assert stages_of(summary)["compare"]["fingerprint"] == manifest["fingerprint"]
-    for scores in ("cells", "untrained"):
-        assert files_of(run / "out/compare" / scores) == written_by_0_1("comparison_finished", f"out/compare/{scores}")
-    assert summary["report"]["headline"][:60] == measured["headline"][:60]  # its later words may change
-    assert summary["report"]["differences"] == measured["differences"]
-    assert measured["headline"][:40] in (run / "out/compare/report.html").read_text(encoding="utf-8")
-
-
 def move_corpus(run: Path) -> None:
     """Point begun labels to the corpus in the run's folder: their scan record names its files by absolute path."""
     for file in (run / "out/labels/commits").glob("*.json"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipelines.compare.model import ComparisonReport
 from pipelines.compare.page import comparison_page
 from pipelines.compare.terminal_table import comparison_table
 from pipelines.reports.format import duration, fraction, number, percent, percents, points
+from pipelines.scoring.statistics import verdict
 from pipelines.scoring.verdicts import verdict_cell
 from tests.support.comparisons import METHODS, comparison, comparison_tree
 from tests.support.page_reader import Page
@@ -175,6 +177,15 @@ def test_reading_rationales_is_noted_with_its_cost() -> None:
     assert "rationale-as-input needs the teacher's answer to every input" in page.text
     cost = next(table for table in page.tables if "teacher reads" in table[0])
     assert [row[cost[0].index("teacher reads")] for row in cost[1:]] == ["-", "290.1", "-", "-"]
+
+
+def test_a_report_of_0_1_opens() -> None:
+    file = Path(__file__).parents[2] / "integration/artifacts_0_1/comparison_finished/out/compare/report.json"
+    report = ComparisonReport.model_validate_json(file.read_bytes())
+    assert report.equal is None
+    assert [one.shown for one in report.differences] == [verdict(one.interval) for one in report.differences]
+    assert report.headline[:40] in comparison_page(report)
+    assert comparison_table(report).row_count == len(report.groups)
 
 
 def test_the_terminal_table_has_a_line_per_group() -> None:
