@@ -180,8 +180,9 @@ def score_cell(run: RunConfig, labels_at: str, split: Split, trained_on: str | N
 
 
 def drop_student(run: RunConfig) -> None:
-    """Remove the weights of a cell."""
-    Store(run.output).child("student").clear()
+    """Remove the weights of a cell, and their conversion for CTranslate2."""
+    for name in ("student", "student-ctranslate2"):
+        Store(run.output).child(name).clear()
 
 
 def score_untrained(runs: Mapping[str, RunConfig]) -> list[Manifest]:

@@ -34,13 +34,17 @@ class Trained:
     """Texts that vLLM generates at the same time."""
     workers: int = 1
     """Workers that may share a machine."""
+    max_new_tokens: int = 64
 
     def load(self, device: str) -> Student:
         """Load it in `engine`. `auto` falls back to the next engine for a model that the first one does not know."""
         store = Store(self.folder)
         family = require_manifest(store, "student", "train RUN").details["family"]
         choice = EngineChoice(self.engine, self.weights, int(device != "cpu"))
-        return open_student(self.folder, family, choice, sequences=self.sequences, workers=self.workers)
+        return open_student(
+            self.folder, family, choice, sequences=self.sequences, workers=self.workers,
+            max_new_tokens=self.max_new_tokens,
+        )  # fmt: skip
 
 
 def trained(run: RunConfig, folder: str, family: Family, weights: str | None = None) -> Trained:
@@ -51,7 +55,9 @@ def trained(run: RunConfig, folder: str, family: Family, weights: str | None = N
     """
     evaluation = run.evaluation
     weights = weights or scored_weights(run, family)
-    return Trained(folder, _engine(run, family), weights, evaluation.batch_size, evaluation.workers)
+    return Trained(
+        folder, _engine(run, family), weights, evaluation.batch_size, evaluation.workers, evaluation.max_new_tokens
+    )
 
 
 def scored_weights(run: RunConfig, family: Family) -> str:

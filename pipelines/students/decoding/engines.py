@@ -117,13 +117,14 @@ def open_first(names: list[str], load: Callable[[str], Opened], key: str) -> Ope
 
 
 def open_student(
-    folder: str, family: Family, choice: EngineChoice, *, sequences: int = 64, workers: int = 1
+    folder: str, family: Family, choice: EngineChoice, *, sequences: int, workers: int, max_new_tokens: int
 ) -> Student:
     """Load a finished student in the engine of the choice.
 
     Args:
         sequences: texts that the engine generates at the same time.
         workers: processes that share this machine's cores.
+        max_new_tokens: longest answer, if it is longer than the student's targets.
 
     Raises:
         UserError: as `EngineChoice.open`, or the files cannot be loaded.
@@ -135,8 +136,9 @@ def open_student(
             from pipelines.students.decoding.vllm_student import VllmStudent
 
             return VllmStudent.open(
-                folder, weights=choice.weights, gpus=choice.gpus, sequences=sequences, workers=workers
-            )
+                folder, weights=choice.weights, gpus=choice.gpus, sequences=sequences, workers=workers,
+                max_new_tokens=max_new_tokens,
+            )  # fmt: skip
         if name == "ctranslate2":
             from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 

@@ -29,8 +29,6 @@ from pipelines.students.decoding.vllm_settings import (
 
 _CACHE_GIB = 1
 """Memory for keys and values on CPUs."""
-_MAX_NEW_TOKENS = 256
-"""Room for answers that are longer than the student's targets."""
 
 
 class VllmStudent(Student):
@@ -48,7 +46,7 @@ class VllmStudent(Student):
         self._configure(llm.get_tokenizer(), "decoder-only", limits)
 
     @classmethod
-    def open(cls, folder: str, *, weights: str, gpus: int, sequences: int, workers: int) -> Self:
+    def open(cls, folder: str, *, weights: str, gpus: int, sequences: int, workers: int, max_new_tokens: int) -> Self:
         """Start an engine for the student of a folder or URI. Arguments as in `open_student`.
 
         Raises:
@@ -69,7 +67,7 @@ class VllmStudent(Student):
                 arguments = engine_arguments(
                     str(path),
                     weights=weights,
-                    max_tokens=limits["max_input_tokens"] + max(limits["max_target_tokens"], _MAX_NEW_TOKENS),
+                    max_tokens=limits["max_input_tokens"] + max(limits["max_target_tokens"], max_new_tokens),
                     sequences=sequences,
                     gpu_share=1.0 if gpus else None,
                 )

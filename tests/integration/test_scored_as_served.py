@@ -1,0 +1,82 @@
+"""Evaluation and the endpoint's engines give the same answers, free and constrained, with real vLLM and CTranslate2."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import EvaluationConfig
+from pipelines.config.serving import ServingConfig
+from pipelines.methods import written_labels
+from pipelines.scoring.predict import PredictRequest, predict
+from pipelines.scoring.predictor import Query
+from pipelines.scoring.sources import Trained
+from pipelines.students.decoding import Decoded, Family, encode_prompt
+from pipelines.tasks.base import Example
+from pipelines.tasks.multiple_choice import MultipleChoice
+from serving.engines.select import start_engine
+from serving.messages import Question, Reply
+from serving.model_card import read_card
+from tests.support.fake_engines import FakeMetrics
+from tests.support.local_ray import local_ray
+from tests.support.tiny_students import tiny_tokenizer, write_student
+
+pytestmark = [pytest.mark.integration, pytest.mark.vllm, pytest.mark.serve, pytest.mark.timeout(300)]
+TASK = MultipleChoice()
+WORDS = ("sea", "sea shore", "river", "a", "ab", "河", "<b>", "apples and pears", "apples", "10%")
+NUM_ROWS = 200
+
+
+def examples(family: Family) -> list[Example]:
+    """The first is as long as the student reads."""
+    chance = random.Random(4)
+    rows = [
+        {"id": str(row), "question": f"Where are {row} apples?", "choices": chance.sample(WORDS, chance.randint(2, 5))}
+        for row in range(NUM_ROWS)
+    ]
+    longest: dict[str, Any] = {"id": "longest", "question": "", "choices": ["sea", "sea shore"]}
+    tokenizer = tiny_tokenizer(family)
+    while (
+        len(encode_prompt(tokenizer, family, TASK.read({**longest, "question": f"{longest['question']}x"}).input)) <= 64
+    ):
+        longest["question"] += "x"
+    return [TASK.read(row) for row in [longest, *rows[1:]]]
+
+
+@pytest.mark.parametrize("family", ["encoder-decoder", "decoder-only"])
+def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: Family) -> None:
+    folder = str(write_student(tmp_path / "student", family, "finetune", "multiple-choice", width=256))
+    rows = examples(family)
+    labels = [written_labels("finetune", TASK, example) for example in rows]
+    source, texts = Trained(folder), [example.input for example in rows]
+    with local_ray():
+        requests = [PredictRequest("s", Query(source, constrained=c), texts, labels) for c in (False, True)]
+        free, constrained = predict(requests, EvaluationConfig(max_new_tokens=6, batch_size=50))
+    engine = {"encoder-decoder": "ctranslate2", "decoder-only": "vllm"}[family]
+    assert {answer.engine for (answer,) in free.answers} == {engine}
+    assert (free.answers[0][0].prompt_tokens, free.answers[0][0].too_long) == (64, False)
+    assert sum(not answer.in_set for (answer,) in free.answers) > NUM_ROWS // 2
+    assert all(
+        answer.in_set and answer.text in some for (answer,), some in zip(constrained.answers, labels, strict=True)
+    )
+    for found, limited in ((free, False), (constrained, True)):
+        served = asyncio.run(served_answers(folder, rows, labels, constrained=limited))
+        assert [answer.text for answer in served] == [answer.text for (answer,) in found.answers]
+        assert [answer.confidence for answer in served] == pytest.approx(
+            [answer.confidence for (answer,) in found.answers], rel=1e-3
+        )
+
+
+async def served_answers(
+    folder: str, rows: list[Example], labels: list[tuple[str, ...]], *, constrained: bool
+) -> list[Decoded]:
+    serving = ServingConfig(max_new_tokens=6, max_batch_size=16, constrained=constrained)
+    engine = start_engine(read_card("s", folder), serving, FakeMetrics())  # type: ignore[arg-type]
+    questions = [Question(row.input, labels=some) for row, some in zip(rows, labels, strict=True)]
+    replies = await asyncio.gather(*(engine.answer(question) for question in questions))
+    await engine.close()
+    return [reply.answer for reply in replies if isinstance(reply, Reply)]
