@@ -18,6 +18,8 @@ from pathlib import Path
 
 DRIVER_CPUS = "RAYSTILL_DRIVER_CPUS"
 """Set by `raystill submit --driver-cpus`: CPUs that Ray reserves for the job's driver on its node."""
+SERVE_EDGE = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.edge:middlewares"}
+"""For Ray's processes: Serve's proxy limits what strangers may send."""
 _NO_SERVER = "http://127.0.0.1:9"
 """The port of the discard protocol, on which nothing listens."""
 
@@ -78,13 +80,13 @@ def _token_file() -> Path:
 
 
 @contextmanager
-def no_api_server() -> Iterator[None]:
-    """Make a Ray that starts inside the block use no API server of this machine; it has none of its own.
+def own_ray() -> Iterator[None]:
+    """Variables of a Ray that starts inside the block. It uses no API server of this machine, and has none of its own.
 
     Ray Train asks an API server whether its controller lives, by default the one at port 8265. If that belongs to another Ray, it knows
     no such actor, and the workers are ended during training.
     """
-    with _changed(RAY_API_SERVER_ADDRESS=_NO_SERVER):
+    with _changed(RAY_API_SERVER_ADDRESS=_NO_SERVER, **SERVE_EDGE):
         yield
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 import psutil
 
-from cluster.environment import cache_folder, make_ray_token, wants_token
+from cluster.environment import SERVE_EDGE, cache_folder, make_ray_token, wants_token
 from cluster.session.connection import UnreachableError, alive_nodes
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.compat.ray import start_command
@@ -133,7 +133,7 @@ def start_node(arguments: Sequence[str], log: Path, variables: Mapping[str, str]
     environment = {key: value for key, value in os.environ.items() if key not in _OTHER_CLUSTER}
     # Jobs start `python`, which must be this one.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment |= variables
+    environment |= {**SERVE_EDGE, **variables}
     environment.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "1")  # no other node takes over the work
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)

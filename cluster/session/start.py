@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
-from cluster.environment import no_api_server, ray_address, wants_token
+from cluster.environment import own_ray, ray_address, wants_token
 from cluster.session.connection import REACH_HEAD, ray_errors, wait_for_head
 from cluster.session.output_check import check_output
 from cluster.session.preflight import LISTED, inspect_nodes, nodes_table, refuse
@@ -87,7 +87,7 @@ def _start(address: str | None, verbose: bool) -> None:
         return
     # Ray's CPUs are slots, not cores. Driver, readers and actors need one each; with too few, a pipeline waits forever.
     slots = max(_MIN_SLOTS, _SLOTS_PER_CPU * int(machine_resources()["CPU"]))
-    with no_api_server():  # Ray's processes inherit the environment
+    with own_ray():  # Ray's processes inherit the environment
         ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
 
 

@@ -10,7 +10,7 @@ import ray
 import requests
 from ray.util.state.exception import RayStateApiException
 
-from cluster.environment import make_ray_token, no_api_server, only_given_address
+from cluster.environment import make_ray_token, own_ray, only_given_address
 from cluster.jobs.client import JobClient
 from cluster.session.connection import UnreachableError, alive_nodes, dashboard_url, ray_errors
 from pipelines.errors import UserError
@@ -72,7 +72,7 @@ def test_variables_are_restored_after_a_block(monkeypatch: pytest.MonkeyPatch) -
     with only_given_address():
         assert "RAY_ADDRESS" not in os.environ
     assert os.environ["RAY_ADDRESS"] == DEAD
-    with no_api_server():
+    with own_ray():
         assert "RAY_API_SERVER_ADDRESS" in os.environ
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
 

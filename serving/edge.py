@@ -1,0 +1,136 @@
+"""The edge of the endpoint, in Serve's proxy: what strangers may send before any key is checked.
+
+Serve calls `middlewares` if the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH of the proxy's process is
+`serving.edge:middlewares`. Raystill sets it for clusters that it starts, and in its Kubernetes manifests.
+
+| limit | refusal |
+| --- | --- |
+| request line and headers above 32 KiB | 431 |
+| headers that take longer than 10 s to arrive, or a connection without a request for 10 s | closed |
+| a header that is not ASCII | 400 |
+
+Headers that steer Serve are removed: model ids for multiplexing, which the router keeps for ever, timeouts, and switches of Serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, ClassVar
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import config as uvicorn_config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 32 << 10
+HEAD_TIMEOUT_S = 10.0
+_STEERING = {
+    b"serve-multiplexed-model-id",
+    b"x-request-timeout-seconds",
+    b"x-request-disconnect-disabled",
+    b"x-session-id",
+}
+_STEERING_PREFIX = b"x-serve-"
+_TOO_LARGE = (431, "headers_too_large", f"The request line and the headers have more than {MAX_HEAD_BYTES} bytes.")
+_NOT_ASCII = (400, "invalid_header", "Names and values of headers must be ASCII.")
+
+
+def middlewares() -> list[Middleware]:
+    """Limit the connections of this process' proxy, and return the middleware for it. Serve calls it before the proxy listens."""
+    uvicorn_config.HTTP_PROTOCOLS["auto"] = f"{__name__}:LimitedProtocol"
+    return [Middleware(EdgeMiddleware)]
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself waits for headers of any size for ever."""
+
+    _head_bytes = 0
+    """Of the request that arrives; -1 while its body arrives or is answered."""
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        reads_head = self._head_bytes >= 0
+        super().data_received(data)
+        if reads_head and self._head_bytes >= 0:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_raw_response(*_TOO_LARGE))
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_arrived()
+        self._head_bytes = 0
+        self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
+
+    def _head_arrived(self) -> None:
+        self._head_bytes = -1
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class EdgeMiddleware:
+    """Removes headers that steer Serve, and refuses those that it cannot read."""
+
+    STEERING: ClassVar[frozenset[bytes]] = frozenset(_STEERING)
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] in ("http", "websocket"):
+            headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+            if not all(name.isascii() and value.isascii() for name, value in headers):
+                await _refuse(send, *_NOT_ASCII)
+                return
+            scope = {**scope, "headers": [header for header in headers if not self._steers(header[0])]}
+        await self._app(scope, receive, send)
+
+    def _steers(self, name: bytes) -> bool:
+        name = name.lower().replace(b"_", b"-")  # Serve takes both
+        return name in self.STEERING or name.startswith(_STEERING_PREFIX)
+
+
+def _body(status: int, code: str, message: str) -> bytes:
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return json.dumps({"error": error}).encode()
+
+
+def _raw_response(status: int, code: str, message: str) -> bytes:
+    body = _body(status, code, message)
+    head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+    body = _body(status, code, message)
+    headers: Any = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

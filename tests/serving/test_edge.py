@@ -1,0 +1,116 @@
+"""The edge on a real uvicorn, as Serve's proxy runs it: the callback first, then a server over the application with the middlewares."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from serving import edge
+from serving.api.errors import ErrorResponse
+
+HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A server that answers with the headers that it has received."""
+    monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+    monkeypatch.setattr(edge, "HEAD_TIMEOUT_S", 0.5)
+
+    async def headers(request: Request) -> JSONResponse:
+        return JSONResponse([name.decode() for name, _ in request.headers.raw])
+
+    app = Starlette(routes=[Route("/", headers, methods=["GET", "POST"])], middleware=edge.middlewares())
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def answer(port: int, *pieces: bytes) -> tuple[int, Any]:
+    """(status, body) of a raw request; (0, None) if the server closes without one."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+        except ConnectionError:
+            pass
+        received = b""
+        try:
+            while b"\r\n\r\n" not in received or len(received.partition(b"\r\n\r\n")[2]) < _length(received):
+                if not (data := client.recv(65536)):
+                    break
+                received += data
+        except ConnectionError:
+            pass
+    if not received:
+        return 0, None
+    return int(received.split()[1]), json.loads(received.partition(b"\r\n\r\n")[2])
+
+
+def _length(received: bytes) -> int:
+    lines = received.lower().split(b"\r\n")
+    return next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["serve_multiplexed_model_id", "Serve-Multiplexed-Model-Id", "x-request-timeout-seconds", "X-Request-Disconnect-Disabled",
+     "x-serve-router-mode", "x-session-id"],
+)  # fmt: skip
+def test_headers_that_steer_serve_never_arrive(port: int, name: str) -> None:
+    status, received = answer(port, HEAD + f"{name}: 1\r\nx-request-id: mine\r\n\r\n".encode())
+    assert (status, received) == (200, ["host", "x-request-id"])
+
+
+def test_large_headers_are_refused_while_they_arrive(port: int) -> None:
+    sent = [HEAD, *(b"x-%d: " % i + b"a" * 4000 + b"\r\n" for i in range(1000))]
+    status, body = answer(port, *sent)
+    assert status in (431, 0), "a client that still sends may see the connection end first"
+    status, body = answer(port, HEAD, b"x: " + b"a" * (edge.MAX_HEAD_BYTES + 1))
+    assert (status, ErrorResponse.model_validate(body).error.code) == (431, "headers_too_large")
+    assert answer(port, HEAD, b"x: " + b"a" * 30_000 + b"\r\n\r\n")[0] == 200
+
+
+def test_a_large_body_is_no_large_header(port: int) -> None:
+    body = b"b" * 300_000
+    assert answer(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n" + body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", HEAD, HEAD + b"x: 1\r\n\r\n" + HEAD], ids=["nothing", "half", "half of the second"]
+)
+def test_connections_without_a_request_are_closed(port: int, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(sent)
+        began = time.monotonic()
+        while client.recv(65536):
+            pass
+        assert time.monotonic() - began < 9
+
+
+def test_headers_that_are_not_ascii_are_refused(port: int) -> None:
+    status, body = answer(port, HEAD + b"x: \xff\xfe\r\n\r\n")
+    assert (status, ErrorResponse.model_validate(body).error.code) == (400, "invalid_header")
+
+
+def test_one_connection_answers_several_requests(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        for _ in range(3):
+            client.sendall(HEAD + b"\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.2)  # less than the limit, and more in total
