@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import EvaluationConfig, RunConfig
@@ -19,6 +20,7 @@ from pipelines.scoring.model import REPORT, read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import MANIFEST, Store
+from pipelines.tasks.arithmetic import Arithmetic
 from tests.support.artifacts import (
     TASK,
     label_row,
@@ -72,6 +74,38 @@ def test_weights_chosen_on_the_scored_examples_are_noted(
     write_student_manifest(tmp_path / "out" / "student", run, labels)
     note = report_of(run).student_scores.note
     assert ("its weights were chosen by their loss on these examples" in note) == noted
+
+
+def test_free_and_constrained_answers_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict(
+        requests: Sequence[PredictRequest], settings: EvaluationConfig, live: ProgressFile
+    ) -> list[Predictions]:
+        found = []
+        for request in requests:
+            text, in_set = ("3", True) if request.query.constrained else ("no label", False)
+            answer = Prediction(text, 0.5, 9, 2, 0.5, too_long=False, in_set=in_set, engine="vllm", weights="float32")
+            found.append(Predictions([(answer,)] * len(request.inputs), 1.0))
+        return found
+
+    monkeypatch.setattr(measure, "predict", predict)
+    monkeypatch.setattr(Arithmetic, "labels", ("3", "4"))
+    run = prepared(tmp_path, [{"id": f"h{i}", "input": f"text {i}", "label": "3"} for i in range(8)])
+    run = make_run(tmp_path, evaluation={"constrained": True})
+    report = report_of(run)
+    free, constrained = report.systems[:2]
+    assert [(one.name, one.correct, one.unanswered) for one in (free, constrained)] == [
+        ("student", 0, 8),
+        ("constrained", 8, 0),
+    ]
+    assert (free.engine, free.weights, constrained.engine) == ("vllm", "float32", "vllm")
+    assert report.comparisons[0].student_vs == "constrained"
+    for name in ("report.html", "report.md"):
+        text = Store(run.output).child("report").read(name).decode()
+        assert "student, constrained" in text
+        assert "vllm, float32" in text
+    rows = pq.read_table(tmp_path / "out/report/predictions.parquet").to_pylist()
+    found = {(r["student_in_set"], r["student_readable"], r["constrained_label"], r["constrained_right"]) for r in rows}
+    assert found == {(False, False, "3", True)}
 
 
 def test_a_student_that_reads_rationales_gets_them(tmp_path: Path, inputs: list[str]) -> None:
