@@ -88,6 +88,8 @@ class RemoteConfig(Section):
     """Fewer while the endpoint's rate limit refuses requests."""
     max_attempts: Annotated[int, Field(ge=1)] = 8
     timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
+    max_outage_s: Annotated[float, Field(gt=0.0)] = 3600.0
+    """If most requests fail, labelling pauses and probes. It fails if the endpoint stays out longer. Rows keep their attempts."""
 
 
 class BudgetConfig(Section):

@@ -48,6 +48,8 @@ class Failure:
     overloaded: bool = False
     """The endpoint has too many requests."""
     retry_after_s: float | None = None
+    outage: bool = False
+    """The endpoint does not work: no connection, no answer in time, a server error. A rate limit is none."""
     may_have_cost: bool = False
     """The endpoint may have worked on the request: nothing that it sent says otherwise."""
     parameter: str | None = None
@@ -61,12 +63,12 @@ def failure_of(error: Exception, key: SecretStr) -> Failure:
     if isinstance(error, openai.APIStatusError):
         return _status_failure(error, key)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return Failure("transient", "no answer within remote.timeout_s", may_have_cost=True)
+        return Failure("transient", "no answer within remote.timeout_s", outage=True, may_have_cost=True)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__
         connected = not type(cause).__name__.startswith("Connect")  # ConnectError, ConnectTimeout: nothing was sent
         detail = _detail(f"{type(cause).__name__}: {cause}" if cause else str(error), key)
-        return Failure("transient", detail, may_have_cost=connected)
+        return Failure("transient", detail, outage=True, may_have_cost=connected)
     if isinstance(error, ValueError | openai.APIResponseValidationError):
         return unreadable(f"{type(error).__name__}: {error}", key)
     raise error
@@ -74,7 +76,7 @@ def failure_of(error: Exception, key: SecretStr) -> Failure:
 
 def unreadable(problem: str, key: SecretStr) -> Failure:
     """The failure of an answer that came but cannot be used: cut off, not JSON, without choices."""
-    return Failure("transient", _detail(f"unreadable answer: {problem}", key), may_have_cost=True)
+    return Failure("transient", _detail(f"unreadable answer: {problem}", key), outage=True, may_have_cost=True)
 
 
 def wait_s(attempt: int, retry_after_s: float | None, chance: random.Random) -> float:
@@ -119,7 +121,8 @@ def _status_failure(error: Any, key: SecretStr) -> Failure:
         pause = retry_after_s(error.response.headers)
         if pause is not None and pause > MAX_RETRY_AFTER_S:
             return Failure("unusable", f"{detail} (it asks to come back in {pause:,.0f} s)", overloaded=overloaded)
-        return Failure("transient", detail, overloaded=overloaded, retry_after_s=pause)
+        outage = status == 408 or status >= 500
+        return Failure("transient", detail, overloaded=overloaded, retry_after_s=pause, outage=outage)
     if status in _UNUSABLE:
         return Failure("unusable", detail)
     too_long = status == 413 or _TOO_LONG.search(f"{error.code} {message}")

@@ -36,6 +36,7 @@ from pipelines.label.teachers.base import (
 )
 from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
 from pipelines.label.teachers.chat import folded
+from pipelines.label.teachers.circuit_breaker import CircuitBreaker
 from pipelines.label.teachers.http_errors import Failure, failure_of, unreadable, wait_s
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
@@ -73,6 +74,7 @@ class OpenaiTeacher(Teacher):
         self._stops = stop_strings(config, task)
         self.meter = BudgetMeter(config.budget, config.price, used)
         self.admission = Admission(AdaptiveLimit(config.remote.max_concurrent_requests))
+        self.breaker = CircuitBreaker(config.remote.url or "", config.remote.max_outage_s)
         self._chance = random.Random()
         self._client: Any = None
         self._unusable: str | None = None
@@ -154,6 +156,8 @@ class OpenaiTeacher(Teacher):
                 if self._adapt(result, body):
                     continue
                 raise PromptRefusedError(result.reason, result.detail)
+            if result.outage and self.breaker.is_open:
+                continue  # the row waits with all others until the endpoint answers
             attempt += 1
             if attempt >= attempts:
                 raise PromptRefusedError("engine_error", f"{attempts} attempts failed; the last: {result.detail}")
@@ -179,28 +183,45 @@ class OpenaiTeacher(Teacher):
 
     async def _attempt(self, prompt: Prompt, body: Body, count: int) -> _Reply | Failure:
         """One request, after it is admitted."""
-        async with self.admission.slot() as epoch:
-            if self._unusable:
-                raise TeacherUnusableError(self._unusable)
-            reservation = self.meter.reserve(_estimate(prompt), count * self._config.sampling.max_tokens)
+        while True:
+            probe = await self.breaker.admit()
+            answered = False
             try:
-                result = await self._send(body, prompt)
-            except BaseException:  # cancelled, or a bug: the endpoint may be at work
-                self.meter.forfeit(reservation)
-                raise
-            if isinstance(result, _Reply):
-                self.meter.settle(reservation, result.prompt_tokens, result.output_tokens)
-                self.admission.limit.succeeded(epoch)
-                return result
-            if result.may_have_cost:
-                self.meter.forfeit(reservation)
-            else:
-                self.meter.release(reservation)
-            if result.overloaded:
-                self.admission.limit.overloaded(epoch)
-            if result.retry_after_s:
-                self.admission.pause(result.retry_after_s)
+                async with self.admission.slot() as epoch:
+                    if self.breaker.is_open and not probe:
+                        continue  # an outage began while this request waited for its place
+                    result = await self._admitted(prompt, body, count, epoch)
+                    answered = isinstance(result, _Reply) or not result.outage
+                    self.breaker.record(answered, probe=probe)
+                    probe = False
+                    return result
+            finally:
+                if probe:  # cancelled, or refused for the budget
+                    self.breaker.record(answered, probe=True)
+
+    async def _admitted(self, prompt: Prompt, body: Body, count: int, epoch: int) -> _Reply | Failure:
+        """One request in its place."""
+        if self._unusable:
+            raise TeacherUnusableError(self._unusable)
+        reservation = self.meter.reserve(_estimate(prompt), count * self._config.sampling.max_tokens)
+        try:
+            result = await self._send(body, prompt)
+        except BaseException:  # cancelled, or a bug: the endpoint may be at work
+            self.meter.forfeit(reservation)
+            raise
+        if isinstance(result, _Reply):
+            self.meter.settle(reservation, result.prompt_tokens, result.output_tokens)
+            self.admission.limit.succeeded(epoch)
             return result
+        if result.may_have_cost:
+            self.meter.forfeit(reservation)
+        else:
+            self.meter.release(reservation)
+        if result.overloaded:
+            self.admission.limit.overloaded(epoch)
+        if result.retry_after_s:
+            self.admission.pause(result.retry_after_s)
+        return result
 
     async def _send(self, body: Body, prompt: Prompt) -> _Reply | Failure:
         import openai
