@@ -110,6 +110,8 @@ class TrainMemory(Part):
     optimizer: int
     activations: int
     logits: int
+    attention: int
+    """Of T5, whose attentions keep their matrices; 0 for other students."""
     total: int
 
 

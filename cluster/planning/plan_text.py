@@ -83,8 +83,8 @@ def _stage_line(stage: str, estimate: StageEstimate) -> str:
 
 
 def _memory_lines(memory: TrainMemory) -> Iterator[str]:
-    kinds = ("weights", "gradients", "optimizer", "activations", "logits")
-    parts = ", ".join(f"{kind} {size(getattr(memory, kind))}" for kind in kinds)
+    kinds = ("weights", "gradients", "optimizer", "activations", "attention", "logits")
+    parts = ", ".join(f"{kind} {size(getattr(memory, kind))}" for kind in kinds if getattr(memory, kind))
     yield f"{_INDENT}about {size(memory.total)} of memory per worker ({parts})"
     yield f"{_INDENT}a rough estimate for {memory.parameters:,} parameters, from the student's config.json"
 

@@ -1,11 +1,12 @@
 """A rough estimate of the memory that training takes per worker, from the student's config.json. Pure.
 
     weights      2 bytes each in bf16, 4 in fp32; ZeRO 3 shards them
-    gradients    the same for trained weights; ZeRO 2 and 3 shard them
+    gradients    the same for trained weights; ZeRO 2 and 3 shard them, in float32
     optimizer    per trained weight 8 bytes for Adam's moments, and 4 for a copy in float32 if needed; ZeRO 1 to 3 shard it
     activations  34 bytes x hidden size per token and layer in bf16, twice that in fp32 (Korthikanti et al. 2022, "Reducing Activation
-                 Recomputation", section 4, without the attention matrix, which no kernel here keeps); with activation_checkpointing
-                 2 bytes, and one whole layer
+                 Recomputation", section 4, without the attention matrix); with activation_checkpointing 2 bytes, and one whole layer
+    attention    of T5 alone: its position bias needs a gradient, so that each attention keeps its matrix of heads x queries x keys, with
+                 dropout three times, for texts as long as the limits. No other kernel here keeps it
     logits       of the target tokens, and their gradient
 
 Offloaded parts are in CPU memory and not counted; neither is the GPU's runtime (1 to 2 GiB).
@@ -21,6 +22,8 @@ from pipelines.students.init import vocabulary_rows
 
 _BYTES = {"bf16": 2, "fp32": 4}
 _ACTIVATION_BYTES = 34
+_KEPT_ATTENTIONS = 3
+"""Probabilities before and after dropout, and the mask of dropout."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Shape:
     vocabulary: int
     linear: int = 0
     """Sum of inputs and outputs over all linear layers except the head. Adapters of rank r have r times as many weights."""
+    encoder: int = 0
+    """T5: layers of the encoder. 0: decoder-only."""
+    heads: int = 0
+    """T5: attention heads."""
 
 
 def student_shape(config: ConfigJson, student: StudentConfig) -> Shape | None:
@@ -71,7 +78,7 @@ def _t5(config: ConfigJson, student: StudentConfig) -> Shape:
     attention_linear = 4 * (hidden + int(config["num_heads"]) * int(config["d_kv"]))
     feed_forward_linear = feed_forward // (hidden * inner) * (hidden + inner)
     linear = (encoder + 2 * decoder) * attention_linear + (encoder + decoder) * feed_forward_linear
-    return Shape(embeddings + layers, encoder + decoder, hidden, vocabulary, linear)
+    return Shape(embeddings + layers, encoder + decoder, hidden, vocabulary, linear, encoder, int(config["num_heads"]))
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    attention: int = 0
 
     @property
     def total(self) -> int:
@@ -107,8 +115,21 @@ def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | N
     targets = tokens * training.max_target_tokens // (training.max_input_tokens + training.max_target_tokens)
     return Memory(
         weights=shape.parameters * size // shards[3] * in_memory[0],
-        gradients=trained * size // shards[2],
+        gradients=trained * (4 if stage >= 2 else size) // shards[2],
         optimizer=trained * (8 if one_copy else 12) // shards[1] * in_memory[1],
         activations=kept,
         logits=2 * size * targets * shape.vocabulary,
+        attention=size * _attention_cells(shape, training, targets),
     )
+
+
+def _attention_cells(shape: Shape, training: TrainingConfig, targets: int) -> int:
+    """Numbers that T5's attentions keep, for texts as long as the limits; with activation_checkpointing those of one layer."""
+    if not shape.encoder:
+        return 0
+    longest, target = training.max_input_tokens, training.max_target_tokens
+    encoder = (training.tokens_per_micro_batch - targets) * longest
+    decoder = targets * (target + longest)  # of itself, and of the encoder's output
+    if training.activation_checkpointing:
+        return _KEPT_ATTENTIONS * shape.heads * max(encoder, decoder)
+    return _KEPT_ATTENTIONS * shape.heads * (shape.encoder * encoder + (shape.layers - shape.encoder) * decoder)

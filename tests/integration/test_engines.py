@@ -163,7 +163,7 @@ def test_accumulation_is_tried_and_varies(engines):
     _, results = engines
     counts = {name.rsplit("/", 1)[1]: found["micro_batches"] for name, found in results.items()}
     assert counts["60"] > 2
-    assert counts["1000"] == 1
+    assert counts["1000"] < counts["60"]
 
 
 def test_zero_parts_the_optimizer_state(engines, outputs):

@@ -57,9 +57,18 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
         # With offload, DeepSpeed insists on its own Adam otherwise, which needs a compiler on every worker.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": training.precision == "bf16"},
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if accumulates_in_float32(training) else {}),
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def accumulates_in_float32(training: TrainingConfig) -> bool:
+    """True if gradients of bf16 are accumulated in float32. In bf16 their sum over 128 micro-batches is off by 1.5% rather than 0.6%.
+
+    DeepSpeed does it with ZeRO 2 and 3 alone: without ZeRO it refuses, and for ZeRO 1 it takes an optimizer without whole moments.
+    """
+    return training.precision == "bf16" and training.zero_stage >= 2
 
 
 def _offload(training: TrainingConfig) -> dict[str, dict[str, str | bool]]:

@@ -49,7 +49,7 @@ def test_parameters_are_those_of_the_libraries(which: int, layers: int) -> None:
     add_adapters(model, LoraConfig(rank=3), seed=0)
     assert 3 * shape.linear == sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = training_memory(shape, TrainingConfig(workers=1), LoraConfig(rank=3))
-    assert (memory.gradients, memory.optimizer) == (2 * 3 * shape.linear, 12 * 3 * shape.linear)
+    assert (memory.gradients, memory.optimizer) == (4 * 3 * shape.linear, 12 * 3 * shape.linear)
     assert memory.weights == 2 * shape.parameters
 
 
@@ -71,11 +71,50 @@ def test_zero_stages_shard_their_parts() -> None:
 
     kinds = ("weights", "gradients", "optimizer")
     sizes = {stage: tuple(getattr(of(zero_stage=stage), kind) for kind in kinds) for stage in range(4)}
-    # 16 bytes per weight without ZeRO (Rajbhandari et al. 2020, section 3.1).
-    assert sizes == {0: (2000, 2000, 12000), 1: (2000, 2000, 6000), 2: (2000, 1000, 6000), 3: (1000, 1000, 6000)}
+    # 16 bytes per weight without ZeRO (Rajbhandari et al. 2020, section 3.1). ZeRO 2 and 3 accumulate gradients in float32.
+    assert sizes == {0: (2000, 2000, 12000), 1: (2000, 2000, 6000), 2: (2000, 2000, 6000), 3: (1000, 2000, 6000)}
     assert of(zero_stage=0, precision="fp32").optimizer == 8000, "the weights are the optimizer's own"
     assert of(zero_stage=3, offload="parameters").weights == of(zero_stage=2, offload="optimizer").optimizer == 0
     assert of(precision="fp32").activations == 2 * of().activations
     assert of(activation_checkpointing=True).activations < of().activations
     assert of().total == sum(vars(of()).values())
     assert training_memory(replace(shape, vocabulary=200), TrainingConfig()).logits == 2 * of().logits
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(2, 1), (1, 2)])
+def test_t5_keeps_its_attention_matrices(encoder: int, decoder: int) -> None:
+    """Compared with the bytes that torch keeps for the backward pass."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    longest, target = 256, 128
+    config = T5Config(
+        d_model=64, d_kv=16, d_ff=128, num_layers=encoder, num_decoder_layers=decoder, num_heads=4, vocab_size=50,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model, kept = T5ForConditionalGeneration(config).train(), {}
+
+    def keep(tensor: Any) -> Any:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    ones = {
+        name: torch.ones(1, n, dtype=torch.long) for name, n in (("input_ids", longest), ("decoder_input_ids", target))
+    }
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(**ones, use_cache=False).logits.sum()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    measured = sum(size for at, size in kept.items() if at not in weights)
+    training = TrainingConfig(
+        workers=1,
+        precision="fp32",
+        max_input_tokens=longest,
+        max_target_tokens=target,
+        tokens_per_micro_batch=longest + target,
+    )
+    shape = student_shape(config.to_dict(), STUDENT)
+    assert shape is not None
+    estimate = training_memory(shape, training)
+    assert estimate.activations + estimate.attention == pytest.approx(measured, rel=0.15)
+    assert estimate.attention > estimate.activations
+    del loss

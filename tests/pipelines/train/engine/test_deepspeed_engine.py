@@ -21,6 +21,8 @@ def test_settings_follow_from_the_run(stage: Any, precision: Any) -> None:
     adam = settings["optimizer"]["params"]
     assert (settings["zero_optimization"]["stage"], settings["gradient_clipping"]) == (stage, 0.7)
     assert (settings["bf16"], "fp16" in settings) == ({"enabled": precision == "bf16"}, False)
+    accumulated = settings.get("data_types", {}).get("grad_accum_dtype")
+    assert accumulated == ("fp32" if precision == "bf16" and stage >= 2 else None)
     assert (adam["weight_decay"], adam["torch_adam"]) == (0.2, True)
     assert json.loads(json.dumps(settings)) == settings
 
