@@ -1,7 +1,6 @@
 """Which engine answers for a student: the same rules for evaluation and serving.
 
-`auto` takes the first engine that runs the student's family with the wanted weights on the device. Measurements behind the order:
-tests/benchmarks/serving_engines.py.
+`auto` takes the first engine that runs the student's family with the wanted weights on the device.
 """
 
 from __future__ import annotations

@@ -70,6 +70,25 @@ def test_each_input_is_answered_once_per_draw() -> None:
     assert {row["too_long"] for row in found if row["row"] == 1} == {True}
 
 
+def test_a_constrained_query_answers_with_labels() -> None:
+    free, constrained = (
+        by_row(
+            answer([Query(Tiny(), constrained=c)], TEXTS, EvaluationConfig(max_new_tokens=4), labels=("spam", "ham"))
+        )
+        for c in (False, True)
+    )
+    assert [row["in_set"] for row in free] == [False, False, None, False], "the third is too long"
+    assert [row["in_set"] for row in constrained] == [True, True, None, True]
+    assert {row["text"] for row in constrained} <= {"spam", "ham", ""}
+    assert {(row["engine"], row["weights"]) for row in constrained} == {("transformers", "float32")}
+
+
+def test_an_engine_without_scores_cannot_be_constrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Student, "returns_scores", False)
+    [row] = answer([Query(Tiny(), constrained=True)], TEXTS[:1], EvaluationConfig(), labels=("spam", "ham"))
+    assert row["error"].startswith("evaluation.constrained true: this version of vLLM")
+
+
 def test_a_ranking_query_answers_with_the_likeliest_label() -> None:
     query = Query(Tiny(), ranking=Ranking())
     found = by_row(answer([query], TEXTS, EvaluationConfig(), labels=("spam", "spam not", "ham")))

@@ -31,7 +31,7 @@ from tests.support.tiny_students import TEXTS, write_student
 FAMILIES: list[Family] = ["encoder-decoder", "decoder-only"]
 SETS: dict[str, tuple[str, ...]] = {
     "prefixes of one another": ("a", "ab", "abc", "abcd", "abd"),
-    "characters": ("<b>", "a|b", '"', "\\n", "{{x}}", "[label]", "%s"),
+    "characters": ("<b>", "a|b", '"', "\\n", "{{x}}", "[label]", "%s", "</s>", "<pad>"),
     "unicode": ("é", "ё", "河", "河川", "🙂", "e\u0301"),
     "spaces": (" a", "a", "a ", "  a", "a  b"),
     "one": ("only this",),
