@@ -93,13 +93,14 @@ class RemoteConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Limits of labelling. Engine `openai` stops before it exceeds one. Other engines stop once finished rows have used it up; rows in
-    flight come on top. None: no limit."""
+    """Limits of labelling. A row starts only if the most that it can use still fits. None: no limit."""
 
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Prompts and answers together."""
     money: Annotated[float, Field(gt=0.0)] | None = None
     """In the currency of `teacher.price`."""
+    gpu_hours: Annotated[float, Field(gt=0.0)] | None = None
+    """Of one run's engines, their start included. Rows in flight come on top."""
 
 
 class PriceConfig(Section):
@@ -206,6 +207,10 @@ class TeacherConfig(Section):
         if self.engine == "replay" and self.filters.gold == "rationalise":
             raise ValueError(
                 "filters.gold: rationalise has no effect with engine replay, which has one answer per example; set drop-disagreeing"
+            )
+        if self.budget.gpu_hours is not None and not self.gpus_per_replica:
+            raise ValueError(
+                "budget.gpu_hours has no effect with gpus_per_replica: 0; remove it or set gpus_per_replica"
             )
         if self.budget.money is not None:
             missing = [

@@ -14,14 +14,14 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipelines.config import RunConfig
+from pipelines.config import BudgetConfig, RunConfig
 from pipelines.data.heldout import validation_share
 from pipelines.data.reader import DataSplit
 from pipelines.label.answers.outcomes import (
@@ -35,6 +35,7 @@ from pipelines.label.answers.outcomes import (
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.answers.thoughts import ThoughtCutter
 from pipelines.label.engines.health import MAX_FAILED_STARTS, MAX_STRIKES, RowKey
+from pipelines.label.engines.shared_budget import WAIT
 from pipelines.label.engines.start_failure import StartLog, start_failure
 from pipelines.label.teachers.base import (
     Access,
@@ -46,12 +47,14 @@ from pipelines.label.teachers.base import (
     Teacher,
     TeacherUnusableError,
 )
+from pipelines.label.teachers.budget import estimate_tokens
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.runtime.nodes import node_name
 from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
 from pipelines.tasks.failures import described, failure_detail
 
 _REPORT_EVERY_S = 2.0
+_BUDGET_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,10 @@ class TeacherActor:
         """The teacher's answer, None if the budget is used up."""
         with self._clock.holds(key):
             try:
-                return self._thoughts.cut(await teacher.answer(prompt))
+                async with self._paid(teacher, prompt) as pay:
+                    generation = await teacher.answer(prompt)
+                    pay(generation)
+                return self._thoughts.cut(generation)
             except (PromptRefusedError, TeacherUnusableError):
                 raise
             except BudgetExhaustedError as error:
@@ -217,6 +223,30 @@ class TeacherActor:
                 self._end(f"the engine died ({error})")
             except Exception as error:
                 raise PromptRefusedError("engine_error", described(error)) from error
+
+    @asynccontextmanager
+    async def _paid(self, teacher: Teacher, prompt: Prompt) -> AsyncIterator[Callable[[Generation], None]]:
+        """Reserve the most that a prompt can use, and settle what it used. Raises BudgetExhaustedError."""
+        sampling = self._config.sampling
+        used, reserved = [(0, 0)], (estimate_tokens([prompt.text]), sampling.n * sampling.max_tokens)
+        metered = self._config.budget != BudgetConfig() and not teacher.meters_budget
+        if metered:
+            await self._reserve(reserved)
+        try:
+            yield lambda generation: used.__setitem__(0, (generation.prompt_tokens, generation.output_tokens))
+        finally:
+            if metered:
+                self._health.settle.remote(reserved, used[0])
+
+    async def _reserve(self, reserved: tuple[int, int]) -> None:
+        patience = time.monotonic() + self._config.remote.timeout_s  # reservations of an engine that was killed stay
+        while True:
+            refusal = await self._health.reserve.remote(self._clock.name, self._clock.age_s, *reserved)
+            if not refusal:
+                return
+            if refusal != WAIT or time.monotonic() > patience:
+                raise BudgetExhaustedError(refusal if refusal != WAIT else "the rest of the budget is reserved")
+            await asyncio.sleep(_BUDGET_POLL_S)
 
     def _end(self, reason: str) -> NoReturn:
         """End this process. Ray starts a fresh one."""
@@ -263,6 +293,11 @@ class EngineClock:
             self.rows.discard(key)
             if not self.rows:
                 self._busy_s += time.monotonic() - self._busy_since
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the engine's start began."""
+        return self._start_s + time.monotonic() - self._ready
 
     def report(self, health: Any) -> None:
         """Send the times to the health actor, at most every two seconds while the engine is busy."""

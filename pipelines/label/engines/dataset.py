@@ -23,6 +23,7 @@ from pipelines.data.reader import FileRange, read_split, with_states
 from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
+from pipelines.label.engines.shared_budget import Funds
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.id_index import Keys, contains, id_keys
 from pipelines.label.output.writer import LabelWriter
@@ -112,6 +113,7 @@ def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWrit
     teacher, sizes = run.teacher, in_flight(run)
     used = (writer.counts.prompt_tokens, writer.counts.output_tokens)
     access = Access(teacher_class(teacher.engine).key(teacher), used)
+    ray.get(health.fund.remote(Funds(teacher.budget, teacher.price, used, teacher.gpus_per_replica)))
     setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access)
     reader = ray.put(
         ExampleReader(with_states(scan.splits), spec, dict(run.corpus.fields), scan.rejected, writer.state.done)

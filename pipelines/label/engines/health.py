@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipelines.data.label_manifest import EngineUsage
+from pipelines.label.engines.shared_budget import Funds, SharedBudget
 from pipelines.runtime.nodes import on_this_node
 
 RowKey = tuple[str, str]
@@ -62,6 +63,7 @@ class EngineHealth:
     stop: StopReasons = field(default_factory=StopReasons)
     """Kept here, because Ray Data wraps the text of an actor's error in other texts."""
     first_ready: float | None = None
+    budget: SharedBudget | None = None
 
     def starting(self) -> StartState:
         """An engine is about to start."""
@@ -72,6 +74,19 @@ class EngineHealth:
         """An engine is ready."""
         if self.first_ready is None:
             self.first_ready = time.monotonic()
+
+    def fund(self, funds: Funds) -> None:
+        """Set what the run may use. Without funds no row is refused."""
+        self.budget = SharedBudget(funds)
+
+    def reserve(self, engine: str, engine_s: float, prompt_tokens: int, output_tokens: int) -> str:
+        """SharedBudget.reserve of one row."""
+        return self.budget.reserve(engine, engine_s, prompt_tokens, output_tokens) if self.budget else ""
+
+    def settle(self, reserved: tuple[int, int], used: tuple[int, int]) -> None:
+        """SharedBudget.settle of one row."""
+        if self.budget:
+            self.budget.settle(reserved, used)
 
     def report(self, engine: str, start_s: float, up_s: float, busy_s: float) -> None:
         """An engine has answered a block. Its times so far."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -142,6 +142,9 @@ def stop_strings(config: TeacherConfig, task: Task) -> list[str]:
 
 class Teacher(ABC):
     """An engine that answers prompts. The class methods answer the driver, before any engine starts."""
+
+    meters_budget: ClassVar[bool] = False
+    """True if the teacher keeps `teacher.budget` itself. Otherwise engines/shared_budget.py does."""
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:

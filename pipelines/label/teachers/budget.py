@@ -51,7 +51,7 @@ class BudgetMeter:
 
     def reserve(self, prompt_tokens: int, output_tokens: int) -> Reservation:
         """Reserve the most that a request can use. Raises BudgetExhaustedError if that could pass the budget."""
-        self._refusal = self._refusal or self._excess(prompt_tokens, output_tokens)
+        self._refusal = self._refusal or self.excess(prompt_tokens, output_tokens)
         if self._refusal:
             raise BudgetExhaustedError(self._refusal)
         self._reserved_prompt += prompt_tokens
@@ -73,7 +73,7 @@ class BudgetMeter:
         """No answer came, so nobody knows what the request used: charge all of the reservation."""
         self.settle(reservation, reservation.prompt_tokens, reservation.output_tokens)
 
-    def _excess(self, prompt_tokens: int, output_tokens: int) -> str | None:
+    def excess(self, prompt_tokens: int, output_tokens: int) -> str | None:
         """Why this much more does not fit, None if it does."""
         prompt = self._prompt + self._reserved_prompt + prompt_tokens
         output = self._output + self._reserved_output + output_tokens

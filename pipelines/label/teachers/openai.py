@@ -65,6 +65,8 @@ class _Reply:
 class OpenaiTeacher(Teacher):
     """Queries an endpoint. The client belongs to the event loop of the first call."""
 
+    meters_budget = True
+
     def __init__(
         self, config: TeacherConfig, task: Task, *, key: SecretStr | None = None, used: tuple[int, int] = (0, 0)
     ) -> None:

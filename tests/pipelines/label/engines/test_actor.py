@@ -3,11 +3,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import ValidationError
 
 from pipelines.data.reader import DataSplit
-from pipelines.label.answers.outcomes import RATIONALISED, outcome_table
+from pipelines.label.answers.outcomes import RATIONALISED, Outcome, outcome_table
 from pipelines.label.engines.actor import TeacherSetup
-from pipelines.label.teachers.base import BudgetExhaustedError, TeacherUnusableError
+from pipelines.label.engines.shared_budget import Funds, SharedBudget
+from pipelines.label.teachers.base import BudgetExhaustedError, Generation, Prompt, Sample, TeacherUnusableError
+from pipelines.tasks import Example
 from tests.support.corpora import run_config
 from tests.support.teacher_actors import FailingTeacher, HintedTeacher, LocalHealth, actor_of, block, label_apples
 
@@ -135,3 +138,44 @@ def test_an_unexpected_error_names_its_rows(monkeypatch: pytest.MonkeyPatch) -> 
         asyncio.run(actor_of(health)(block("a", "b")))
     assert health.health.stop.failed.startswith("MemoryError (")
     assert health.health.stop.failed.endswith("in the block with rows a to b")
+
+
+class FrugalTeacher(HintedTeacher):
+    """Uses 15 tokens a row, some time after it was queried."""
+
+    async def answer(self, prompt: Prompt) -> Generation:
+        await asyncio.sleep(0.01)
+        return Generation((Sample("The answer is (4 - 1).", 5, "stop"),), 10)
+
+
+@pytest.mark.parametrize("budget", [{"tokens": 20_000}, {"money": 0.02}])
+@pytest.mark.parametrize("price", [{"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 1.0}])
+def test_a_budget_of_several_engines_is_kept(budget: dict[str, float], price: dict[str, float]) -> None:
+    """2,000 rows use 15 tokens each and reserve about 70. Two engines may use 20,000 tokens together, in either unit."""
+    health, used = LocalHealth(), 0
+    run = run_config({"engine": "echo", "budget": budget, "price": price, "sampling": {"max_tokens": 40}})
+    health.health.fund(Funds(run.teacher.budget, run.teacher.price, (0, 0), 0))
+
+    async def label() -> list[Outcome | None]:
+        actors = [actor_of(health, run) for _ in range(2)]
+        rows = (
+            actor._label(FrugalTeacher(), Example(f"r{i}", "4 - 1?", "4 - 1"), "train")
+            for i in range(1000)
+            for actor in actors
+        )
+        return await asyncio.gather(*rows)
+
+    found = asyncio.run(label())
+    used = sum((row.prompt_tokens or 0) + (row.output_tokens or 0) for row in found if row is not None)
+    assert 0.98 * 20_000 <= used <= 20_000
+    assert "budget" in health.health.stop.budget
+
+
+def test_gpu_hours_are_those_of_the_engines() -> None:
+    teacher = {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}}
+    run = run_config(teacher)
+    budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, (0, 0), 2))
+    assert budget.reserve("a", 1000.0, 1, 1) == budget.reserve("b", 700.0, 1, 1) == ""
+    assert budget.reserve("b", 801.0, 1, 1) == "budget.gpu_hours 1: the engines have used 1.001"
+    with pytest.raises(ValidationError, match=r"budget.gpu_hours has no effect"):
+        run_config({**teacher, "gpus_per_replica": 0})
