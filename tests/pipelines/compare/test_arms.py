@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from pipelines.compare import few_shot
 from pipelines.compare.search import chosen_settings
 from pipelines.compare.tf_idf import score_tf_idf
 from pipelines.compare.treated_labels import Treatment, label_rows, treated_manifest, write_treated
-from pipelines.config import RunConfig
+from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UserError
+from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example
@@ -251,3 +253,30 @@ def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
     assert half.rows == sum(in_fraction(f"r{i}", 0.5, seed) for i in range(60) for seed in (0, 1)) / 2
     teachers = score_tf_idf(run, labels, examples, task, gold=False)
     assert teachers[1].rights == [[True, False]] * 2, "one label alone needs no regression"
+
+
+@pytest.mark.parametrize(
+    ("task", "written", "labels"),
+    [("nli", "The answer is neutral", 3), ("arithmetic", "So. The answer is 3.\nQ: 4?", 0)],
+)
+def test_few_shot_students_read_the_teachers_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, written: str, labels: int
+) -> None:
+    asked: list[PredictRequest] = []
+
+    def answer(requests: list[PredictRequest], settings: EvaluationConfig) -> list[Predictions]:
+        asked.extend(requests)
+        return [Predictions([(Prediction(written, 0.5, 9, 3, 0.1, too_long=False),)] * 2, 1.0)]
+
+    monkeypatch.setattr(few_shot, "predict", answer)
+    monkeypatch.setattr(few_shot, "student_config", lambda student: None)
+    run = make_run(tmp_path, task=task, student={"model": "some/model", "method": "rationale-then-label"})
+    examples = [Example("a", "one", "3" if task == "arithmetic" else "neutral"), Example("b", "two", "7")]
+    [found] = few_shot.score_few_shot({"model": run}, examples)
+    assert (found.counts["correct"], found.counts["unanswered"]) == (1, 0)
+    assert few_shot.score_few_shot({"model": run}, examples) == [found], "made once"
+    [request] = asked
+    assert request.inputs[0].endswith("\n\nQ: one\nA:")
+    assert request.inputs[0].count("The answer is") >= 3
+    assert (request.query.ranking is not None) == bool(labels)
+    assert [len(some) for some in request.label_sets or ()] == [labels] * 2 * bool(labels)
