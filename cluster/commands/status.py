@@ -32,6 +32,8 @@ _LINE_EVERY_S = 10.0
 _NEXT_STAGE_S = 120.0
 """How long a process that lives may take to begin its next stage."""
 _LAST_STAGES = ("evaluate", "compare")
+_REPEATED = ("evaluate",)
+"""Stages that start over after an interruption. They take minutes; the others resume."""
 
 
 def show_status(
@@ -84,7 +86,8 @@ def follow_status(
             break
         sleep(_READ_EVERY_S)
     if stage := work.unfinished(status):
-        raise StageFailedError(f"{stage} ended unfinished. Run `raystill {stage} {run_file}` to resume.")
+        to_do = "repeat it" if stage in _REPEATED else "resume"
+        raise StageFailedError(f"{stage} ended unfinished. Run `raystill {stage} {run_file}` to {to_do}.")
 
 
 class _FollowedWork:
@@ -159,12 +162,13 @@ def _moment(text: str) -> datetime:
 def status_lines(status: RunStatus, run_file: str, *, at: float) -> list[str]:
     """A line per stage. `at`: now, in seconds since 1970."""
     return [
-        f"{stage:9} {state.state:12} {one_line(_describe(state, f'raystill {stage} {run_file}', at))}".rstrip()
+        f"{stage:9} {state.state:12} {one_line(_describe(state, stage, f'`raystill {stage} {run_file}`', at))}".rstrip()
         for stage, state in status.stages.items()
     ]
 
 
-def _describe(state: StageState, command: str, at: float) -> str:
+def _describe(state: StageState, stage: StageName, command: str, at: float) -> str:
+    remedy = f"{command} {'repeats it' if stage in _REPEATED else 'resumes'}"
     if isinstance(state, Finished):
         counts = ", ".join(f"{name} {count:,}" for name, count in state.counts.items() if isinstance(count, int))
         return f"{state.created}: {counts}"
@@ -172,18 +176,18 @@ def _describe(state: StageState, command: str, at: float) -> str:
         return _running(state, at)
     if isinstance(state, LabellingInterrupted):
         of = f" of {state.total:,}" if state.total is not None else ""
-        return f"{state.rows:,}{of} rows are finished; `{command}` resumes"
+        return f"{state.rows:,}{of} rows are finished; {remedy}"
     if isinstance(state, Interrupted):
         done = counted(state.done, state.total, state.unit)
         ago = f"ended {duration(round(max(at - state.updated_s, 0)))} ago"
-        return f"{_joined(done, state.phase, state.detail, ago)}; `{command}` resumes"
+        return f"{_joined(done, state.phase, state.detail, ago)}; {remedy}"
     if isinstance(state, Begun):
         cells = (
             f"{state.cells.done:,} cells finished, {state.cells.missing:,} missing; "
             if isinstance(state, GridBegun)
             else ""
         )
-        return f"{cells}unfinished, perhaps running elsewhere; if not, `{command}` resumes"
+        return f"{cells}unfinished, perhaps running elsewhere; if not, {remedy}"
     return ""
 
 

@@ -135,7 +135,8 @@ def test_every_stage_shows_phase_rate_and_end(run_file: str, tmp_path: Path, sta
         process.kill()
         process.wait()
     assert line().startswith(f"{stage} interrupted 300/900 tokens, step 3/9, loss: label 0.412, ended ")
-    assert line().endswith(f"ago; `raystill {stage} {run_file}` resumes")
+    remedy = "repeats it" if stage == "evaluate" else "resumes"
+    assert line().endswith(f"ago; `raystill {stage} {run_file}` {remedy}")
     assert stages(run_file)[stage]["state"] == "interrupted"
     finish_artifact(artifact, "comparison" if stage == "compare" else folder)  # type: ignore[arg-type]
     assert line().startswith(f"{stage} finished 2026-01-02")
