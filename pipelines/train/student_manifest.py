@@ -71,6 +71,7 @@ def student_details(
             tokens=result.tokens,
             examples_seen=result.examples_seen,
             seconds=result.seconds,
+            export_difference=result.export_difference,
             batch_plan=BATCH_PLAN,
         ),
     )

@@ -68,8 +68,9 @@ def _train_cases(rank: int, world: int, folder: str, output: str, names: list[st
         worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
         before = worker.validate()
         history = [worker.step(step)["loss"] for step in range(STEPS)]
-        write_weights(worker.engine, Store(f"{folder}/{name}"))
+        difference = write_weights(worker, Store(f"{folder}/{name}"))
         found[name] = {
+            "difference": difference,
             "before": before, "history": history, "after": worker.validate(),
             "parameters": worker.parameters, "trained": worker.trained_parameters,
         }  # fmt: skip
@@ -129,6 +130,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
     found, folder, output = cases
     case, family = found[name], CASES[name][0]
     assert case["trained"] < 0.6 * case["parameters"]
+    assert case["difference"] < 1e-4
     for term in ("label", "rationale"):
         assert case["after"][term] < case["before"][term]
     kind = AutoModelForSeq2SeqLM if family == "encoder-decoder" else AutoModelForCausalLM
@@ -137,7 +139,7 @@ def test_adapters_are_trained_and_exported_as_plain_weights(cases: Any, name: st
     assert not loading["unexpected_keys"]
     tokens = Tokens(Store(f"{output}/tokens/{family}"), output)
     label, rationale = part_losses(model.eval(), tokens, tokens.validation)
-    # Merging in bf16 rounds the sum of weight and adapter once more.
+    # The losses with adapters are measured in the precision of the training.
     near = 2e-2 if name == "adapters bf16" else 1e-4
     assert {"label": label.item(), "rationale": rationale.item()} == pytest.approx(case["after"], rel=near)
 

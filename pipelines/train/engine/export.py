@@ -6,15 +6,19 @@ training.jsonl (the losses by step). The stage adds README.md and, last, the man
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.details import Losses
+from pipelines.train.engine.deepspeed_engine import deepspeed_config
+from pipelines.train.engine.export_check import check_difference, logits_difference
 from pipelines.train.engine.lora import merge_adapters
+from pipelines.train.engine.worker import Worker
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -23,50 +27,64 @@ if TYPE_CHECKING:
 
 
 def export_student(
-    engine: DeepSpeedEngine, tokenizer: PreTrainedTokenizerBase, store: Store, deepspeed: Mapping[str, object],
-    history: Sequence[Losses], weights: Store | None = None,
-) -> None:  # fmt: skip
+    worker: Worker, tokenizer: PreTrainedTokenizerBase, store: Store, history: Sequence[Losses], weights: Store | None = None
+) -> float | None:  # fmt: skip
     """Write the student from worker 0, and remove what the folder held. Every worker must call it: weights are gathered from all.
 
     Args:
-        deepspeed: the resolved settings.
-        weights: a folder of `write_weights` to export instead of the engine's weights.
+        weights: a folder of `write_weights` to export instead of the worker's weights.
+
+    Returns:
+        On every worker, how much a logit differs from the trained student's; None for `weights`, which were compared when written.
+
+    Raises:
+        StageFailedError: the logits differ by more than `export_check.MAX_DIFFERENCE`. Raised on every worker.
     """
-    import torch
     from pyarrow.fs import copy_files
 
-    state = full_state(engine) if weights is None else None
-    if torch.distributed.get_rank() == 0:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        difference = _save_model(worker, folder) if weights is None else None
+        if worker.rank == 0:
             if weights is not None:
                 copy_files(weights.root, folder, source_filesystem=weights.fs)
-            elif state is not None:
-                _save_model(engine, state, folder)
             tokenizer.save_pretrained(folder)
-            Path(folder, "deepspeed.json").write_text(json.dumps(deepspeed, indent=2) + "\n", encoding="utf-8")
+            settings = json.dumps(deepspeed_config(worker.run.training), indent=2)
+            Path(folder, "deepspeed.json").write_text(settings + "\n", encoding="utf-8")
             lines = "".join(json.dumps(row) + "\n" for row in history)
             Path(folder, "training.jsonl").write_text(lines, encoding="utf-8")
             store.clear(keep=PROGRESS)  # the driver writes it meanwhile
             store.put_folder(folder)
-    torch.distributed.barrier()
+    worker.wait_for_all()
+    return difference
 
 
-def write_weights(engine: DeepSpeedEngine, store: Store) -> None:
-    """Write the current model without a tokenizer, from worker 0. Every worker must call it."""
-    import torch
-
-    state = full_state(engine)
-    if state is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            _save_model(engine, state, folder)
+def write_weights(worker: Worker, store: Store) -> float:
+    """Write the current model without a tokenizer, from worker 0. Every worker must call it. Returns and raises as `export_student`."""
+    with tempfile.TemporaryDirectory() as folder:
+        difference = _save_model(worker, folder)
+        if worker.rank == 0:
             store.clear()
             store.put_folder(folder)
-    torch.distributed.barrier()
+    worker.wait_for_all()
+    return difference
 
 
-def _save_model(engine: DeepSpeedEngine, state: Mapping[str, Tensor], folder: str) -> None:
-    model = engine.module.model
-    model.save_pretrained(folder, state_dict=merge_adapters(model, state))
+def _save_model(worker: Worker, folder: str) -> float:
+    """Write the model from worker 0, with adapters merged in float32, and compare its logits with the trained one's."""
+    import torch
+
+    model, state, difference = worker.engine.module.model, full_state(worker.engine), 0.0
+    if state is not None:
+        merged = merge_adapters(model, state)
+        model.save_pretrained(folder, state_dict=merged)
+        if worker.run.student.lora is not None:
+            config = copy.deepcopy(model.config)
+            config.dtype = torch.float32  # save_pretrained writes the precision of the training
+            config.save_pretrained(folder)
+        difference = logits_difference(model, folder, state, worker.run.student.lora, worker.probe())
+    difference = worker.from_first(difference)
+    check_difference(difference)
+    return difference
 
 
 def full_state(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:

@@ -65,6 +65,7 @@ class TrainingResult:
     peak_memory_bytes_per_rank: list[int]
     parameters: int
     trained_parameters: int
+    export_difference: float | None = None
 
 
 @dataclass(frozen=True)

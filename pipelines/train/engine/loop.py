@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.config import TrainingConfig
@@ -56,7 +57,6 @@ def train_loop(config: Mapping[str, TrainingJob]) -> TrainingResult | TrainingFa
 
 def _train(job: TrainingJob, cache: Path, rank: int, world: int) -> TrainingResult:
     from pipelines.students.init import initial_student
-    from pipelines.train.engine.deepspeed_engine import deepspeed_config
     from pipelines.train.engine.export import export_student
 
     run = job.run
@@ -84,8 +84,8 @@ def _train(job: TrainingJob, cache: Path, rank: int, world: int) -> TrainingResu
             trackers.close(finished=finished)
     result = _result(worker, state)
     best = job.best_weights(state.best.step) if state.best else None
-    export_student(worker.engine, tokenizer, Store(job.student), deepspeed_config(run.training), state.history, best)
-    return result
+    measured = export_student(worker, tokenizer, Store(job.student), state.history, best)
+    return replace(result, export_difference=state.best_difference if measured is None else measured)
 
 
 def _result(worker: Worker, state: TrainingState) -> TrainingResult:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pipelines.students.details import BestStep, Losses
 from pipelines.train.engine import checkpoints
@@ -45,6 +45,8 @@ class TrainingState(BaseModel):
     """For each attempt, the node of each rank."""
     waited_s: float = 0.0
     """Part of `seconds` that was spent waiting for micro-batches."""
+    best_difference: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None
+    """How much a logit of the stored best weights differs from the trained one's. States of 0.1 lack it."""
     damaged: list[str] = []
     """Checkpoints that were skipped, with the reason."""
 

@@ -94,7 +94,7 @@ def _store_best(worker: Worker, state: TrainingState, job: TrainingJob) -> None:
     """Store the weights, and remove those that are no longer the best, neither now nor at a checkpoint."""
     from pipelines.train.engine.export import write_weights
 
-    write_weights(worker.engine, job.best_weights(state.step))
+    state.best_difference = write_weights(worker, job.best_weights(state.step))
     needed = {state.step, *state.best_at_saves}
     if worker.rank == 0:
         for step in set(state.best_kept) - needed:

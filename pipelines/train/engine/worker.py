@@ -133,6 +133,25 @@ class Worker:
         more = f" and {len(ids) - _MAX_NAMED_EXAMPLES:,} more" if len(ids) > _MAX_NAMED_EXAMPLES else ""
         return f"Its examples: {', '.join(ids[:_MAX_NAMED_EXAMPLES])}{more}"
 
+    def probe(self) -> MicroBatch:
+        """The sequences of two examples, of the validation split if there is one, on the CPU."""
+        examples = self.tokens.validation if len(self.tokens.validation) else self.tokens.train
+        return self.loader.micro_batch(self.tokens.lengths.of(examples[:2]))
+
+    def wait_for_all(self) -> None:
+        """Wait until every worker is here."""
+        import torch
+
+        torch.distributed.barrier()
+
+    def from_first(self, value: float) -> float:
+        """Worker 0's value, on every worker."""
+        import torch
+
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.engine.device)
+        torch.distributed.broadcast(tensor, src=0)
+        return float(tensor.item())
+
     def any(self, value: bool) -> bool:
         """True on every worker if the value is true on any worker."""
         import torch
