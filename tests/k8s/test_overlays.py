@@ -30,7 +30,11 @@ SETTINGS = ["overlays/dev-cpu/run", "overlays/dev-cpu/settings"]
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
 OPTIONAL = ("object-store", "kueue", "incremental-upgrade")
 """Components that README.md has people add to an overlay."""
-CHOICES = [chosen for count in range(len(OPTIONAL) + 1) for chosen in itertools.combinations(OPTIONAL, count)]
+CHOICES = [
+    pytest.param(chosen, marks=pytest.mark.full if count == 2 else (), id=", ".join(chosen) or "none")
+    for count in range(len(OPTIONAL) + 1)
+    for chosen in itertools.combinations(OPTIONAL, count)
+]
 CRDS = Path(os.environ["RAYSTILL_KUBERAY_CRDS"]) if "RAYSTILL_KUBERAY_CRDS" in os.environ else None
 """Without KubeRay's CRDs everything but the schemas of Ray's kinds is checked."""
 
@@ -41,7 +45,7 @@ def assert_passes(objects: Sequence[Object]) -> None:
 
 
 @needs_kustomize
-@pytest.mark.parametrize("chosen", CHOICES, ids=lambda chosen: ", ".join(chosen) or "none")
+@pytest.mark.parametrize("chosen", CHOICES)
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlays_pass_with_optional_components(name: str, chosen: tuple[str, ...], tmp_path: Path) -> None:
     root = with_components(tmp_path, chosen)

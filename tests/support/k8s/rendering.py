@@ -26,6 +26,7 @@ EXTERNALS = frozenset(
 )
 """Objects that README.md has people make, as KIND/NAME."""
 Object = dict[str, Any]
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _tool() -> list[str] | None:
@@ -48,7 +49,7 @@ def render(folder: Path) -> tuple[Object, ...]:
     command = [*(_tool() or []), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(yaml.load_all(done.stdout, Loader=_LOADER))
 
 
 def overlay(name: str, root: Path = K8S) -> list[Object]:
