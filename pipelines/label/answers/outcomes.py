@@ -102,8 +102,8 @@ def judge(split: DataSplit, example: Example, generation: Generation, task: Task
         return _judge(split, example, generation, task, filters)
     except Exception as error:  # noqa: BLE001 - the task may be the user's code
         row = rejected(split, example.id, "unparsable", failure_detail(error), _text(generation.samples))
-        used = {"prompt_tokens": generation.prompt_tokens, "output_tokens": generation.output_tokens}
-        return dataclasses.replace(row, gold=example.gold, **used)
+        prompt_tokens, output_tokens = generation.prompt_tokens, generation.output_tokens
+        return dataclasses.replace(row, gold=example.gold, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
 
 def _judge(split: DataSplit, example: Example, generation: Generation, task: Task, filters: FiltersConfig) -> Outcome:

@@ -109,7 +109,8 @@ class ThoughtCutter:
 
 def _split_tags(text: str, opening: str, closing: str) -> Split:
     """The answer is what stands outside of marks. A closing mark alone ends a thought that the prompt began."""
-    answer, thoughts, depth, position = "", [], 0, 0
+    answer, depth, position = "", 0, 0
+    thoughts: list[str] = []
     for mark in re.finditer(f"({re.escape(opening)})|{re.escape(closing)}", text):
         part, position = text[position : mark.start()], mark.end()
         if mark[1]:
