@@ -89,7 +89,8 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
             await asyncio.sleep(0.005)
 
 
-def _answer(seen: Seen, endpoint: Endpoint) -> Response:
+def normal_answer(seen: Seen, endpoint: Endpoint) -> Response:
+    """The answer of an endpoint that behaves."""
     count = min(int(seen.body.get("n", 1)), endpoint.choices_at_most)
     chat = "messages" in seen.body
     choices: list[dict[str, Any]] = []
@@ -124,7 +125,7 @@ def _app(endpoint: Endpoint) -> FastAPI:
                 await _work(request, endpoint)
             finally:
                 endpoint.working -= 1
-            response = _answer(seen, endpoint)
+            response = normal_answer(seen, endpoint)
         seen.status = response.status_code
         return response
 

@@ -34,6 +34,10 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _MAX_DETAIL_CHARACTERS = 500
+_MAX_QUOTA_PAUSE_S = 60.0
+_DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{1,6})?(?:ms|[dhms]))+")
+_DURATION_PART = re.compile(r"([0-9.]+)(ms|[dhms])")
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,32 @@ def retry_after_s(headers: Mapping[str, str], now_s: float | None = None) -> flo
         return None
     sent = _posix(headers.get("date"))
     return max(0.0, until - (sent if sent is not None else time.time() if now_s is None else now_s))
+
+
+def quota_pause_s(headers: Mapping[str, str], tokens: int) -> float:
+    """Seconds until a quota per minute has room for another request; 0 if it has, or if the endpoint names none.
+
+    Source: OpenAI's `x-ratelimit-remaining-requests`, `-remaining-tokens`, `-reset-requests` and `-reset-tokens` (`1s`, `6m0s`, `20ms`).
+
+    Args:
+        tokens: that the next request can use.
+    """
+    pause = 0.0
+    for quota, needed in (("requests", 1), ("tokens", tokens)):
+        try:
+            remaining = int(headers.get(f"x-ratelimit-remaining-{quota}", ""))
+        except ValueError:
+            continue
+        if remaining < needed:
+            pause = max(pause, _duration_s(headers.get(f"x-ratelimit-reset-{quota}", "")))
+    return min(pause, _MAX_QUOTA_PAUSE_S)
+
+
+def _duration_s(text: str) -> float:
+    """`6m0s` -> 360. 0 for anything else."""
+    if not _DURATION.fullmatch(text):
+        return 0.0
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
 def _status_failure(error: Any, key: SecretStr) -> Failure:

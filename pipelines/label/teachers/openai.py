@@ -37,7 +37,7 @@ from pipelines.label.teachers.base import (
 from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
 from pipelines.label.teachers.chat import folded
 from pipelines.label.teachers.circuit_breaker import CircuitBreaker
-from pipelines.label.teachers.http_errors import Failure, failure_of, unreadable, wait_s
+from pipelines.label.teachers.http_errors import Failure, failure_of, quota_pause_s, unreadable, wait_s
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from pipelines.tasks import Task
@@ -230,12 +230,14 @@ class OpenaiTeacher(Teacher):
 
         if self._client is None:
             self._client = self._connect()
-        create = self._client.chat.completions.create if prompt.messages else self._client.completions.create
+        api = self._client.chat.completions if prompt.messages else self._client.completions
         try:
             async with asyncio.timeout(self._config.remote.timeout_s):
-                response = await create(**body)
+                raw = await api.with_raw_response.create(**body)
+            response = raw.parse()
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             return failure_of(error, self._key)
+        self.admission.pause(quota_pause_s(raw.headers, _estimate(prompt) + self._config.sampling.max_tokens))
         return self._read(response, prompt)
 
     def _connect(self) -> Any:

@@ -12,9 +12,9 @@ import pytest
 from fastapi.responses import Response
 
 from pipelines.label.teachers.base import Generation, PromptRefusedError, TeacherUnusableError
-from pipelines.label.teachers.http_errors import retry_after_s, wait_s
+from pipelines.label.teachers.http_errors import quota_pause_s, retry_after_s, wait_s
 from tests.support.remote_teacher import ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import TRANSIENT, Endpoint, Seen, error, until
+from tests.support.teacher_endpoint import TRANSIENT, Endpoint, Seen, error, normal_answer, until
 
 
 def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
@@ -177,3 +177,36 @@ def test_a_fault_of_no_row_stops_the_teacher(
     assert len(endpoint.seen) <= 3, "requests that waited for admission are not sent"
     again = pickle.loads(pickle.dumps(results[0]))  # noqa: S301
     assert (type(again), str(again)) == (TeacherUnusableError, str(results[0]))
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause_s"),
+    [
+        ({}, 0.0), ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "2s"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2s"}, 2.0),
+        ({"x-ratelimit-remaining-tokens": "99", "x-ratelimit-reset-tokens": "20ms"}, 0.02),
+        ({"x-ratelimit-remaining-tokens": "99", "x-ratelimit-reset-tokens": "6m0s"}, 60.0),
+        ({"x-ratelimit-remaining-tokens": "100", "x-ratelimit-reset-tokens": "6m0s"}, 0.0),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "soon"}, 0.0), ({"x-ratelimit-remaining-tokens": "many"}, 0.0),
+    ],
+)  # fmt: skip
+def test_an_empty_quota_pauses_until_its_reset(headers: dict[str, str], pause_s: float) -> None:
+    assert quota_pause_s(headers, tokens=100) == pytest.approx(pause_s)
+
+
+def test_requests_wait_for_the_quota(endpoint: Endpoint) -> None:
+    """Two requests per 0.3 s. An endpoint that says so refuses nothing."""
+
+    def limited(seen: Seen, here: Endpoint) -> Response:
+        recent = sum(other.at_s > seen.at_s - 0.3 for other in here.seen) - 1
+        if recent >= 2:
+            return error(429, "slow down")
+        answer = normal_answer(seen, here)
+        answer.headers["x-ratelimit-remaining-requests"] = str(1 - recent)
+        answer.headers["x-ratelimit-reset-requests"] = "320ms"
+        return answer
+
+    endpoint.behaviour = limited
+    results = ask(teacher_of(config(endpoint, remote={"max_concurrent_requests": 1})), *rows(6))
+    assert [type(result) for result in results] == [Generation] * 6
+    assert endpoint.statuses() == [200] * 6
