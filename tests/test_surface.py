@@ -60,7 +60,8 @@ training.workers training.gpus_per_worker training.zero_stage training.precision
 training.tokens_per_batch training.tokens_per_micro_batch training.learning_rate training.warmup training.weight_decay
 training.gradient_clipping
 training.schedule training.offload training.activation_checkpointing training.compile training.trackers
-training.validate_every_steps training.patience training.max_loss_spike training.checkpoint_every_minutes training.keep_checkpoints
+training.validate_every_steps training.choose_by training.patience training.max_loss_spike training.checkpoint_every_minutes
+training.keep_checkpoints
 training.min_workers training.placement training.max_input_tokens training.max_target_tokens
 training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker

@@ -48,7 +48,10 @@ class TrainingConfig(Section):
     trackers: list[Literal["mlflow", "wandb"]] = []
     """Services that receive every step, besides the TensorBoard files in OUTPUT/tensorboard. Each is an extra: `raystill[mlflow]`."""
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
-    """Measure the validation split every N steps, and export the weights with the lowest loss on it. None: only before and after."""
+    """Measure the validation split every N steps, and export the best weights by choose_by. None: only before and after."""
+    choose_by: Literal["label-loss", "accuracy"] = "label-loss"
+    """The same for all methods. label-loss: of the label's tokens. accuracy: share of labels that greedy decoding writes exactly.
+    A method that writes rationale and label as one text has no label-loss of its own and is chosen by the loss of that text."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many measurements without improvement. Needs validate_every_steps."""
     max_loss_spike: Annotated[float, Field(gt=1.0)] | None = None
@@ -84,6 +87,8 @@ class TrainingConfig(Section):
     def _settings_go_together(self) -> Self:
         if self.patience is not None and self.validate_every_steps is None:
             raise ValueError("`patience` needs `validate_every_steps`; set it, or remove patience")
+        if self.choose_by != "label-loss" and self.validate_every_steps is None:
+            raise ValueError("`choose_by` needs `validate_every_steps`; set it, or remove choose_by")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3, it is 0")
         if self.offload == "parameters" and self.zero_stage != 3:

@@ -132,7 +132,7 @@ class StudentDetails(_Details):
     max_input_tokens: int
     max_target_tokens: int
     training: TrainingDetails
-    files: dict[str, FileHash] = {}
+    files: Annotated[dict[str, FileHash], Field(exclude_if=lambda files: not files)] = {}
     """Size and SHA-256 of each file that engines read. Empty for students of 0.1."""
 
 

@@ -112,11 +112,14 @@ def check_token_logprobs(labels: Manifest, run: RunConfig) -> None:
 
 
 def check_validation(run: RunConfig) -> None:
-    """Refuse to measure a method on a validation file if it needs a teacher's text, which such a file lacks."""
+    """Refuse to measure a method by what the validation split, or the method, lacks."""
     is_file, method = isinstance(run.corpus.validation, str), run.student.method
     if run.training.validate_every_steps is not None and is_file and METHODS[method].needs_teacher_text:
         rule = f"corpus.validation is a file, without the teacher's answers that method {method} is measured on"
         raise UserError("training.validate_every_steps", rule, "Set corpus.validation to a share, or remove it.")
+    if run.training.choose_by == "accuracy" and "label" not in term_weights(run.student):
+        rule = f"method {method} writes no label of its own, or has rationale_weight 1"
+        raise UserError("training.choose_by accuracy", rule, "Set choose_by: label-loss.")
 
 
 def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -> None:

@@ -60,11 +60,14 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
 
 def identity_in_0_1(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of the student that 0.1 makes of the same run: by batch plan 1, which it does not record."""
-    return {key: value for key, value in identity.items() if key != "batch_plan"}
+    training = {key: value for key, value in identity["training"].items() if key != "choose_by"}
+    return {key: value for key, value in identity.items() if key != "batch_plan"} | {"training": training}
 
 
 def deciding_settings(training: TrainingConfig) -> dict[str, object]:
     """The settings of the run file's `training` that decide which student it makes, with `steps` or `epochs`."""
     settings = training.model_dump(exclude=_EXECUTION_SETTINGS)
     settings.pop("steps" if training.steps is None else "epochs")
+    if training.validate_every_steps is None:
+        settings.pop("choose_by")
     return settings

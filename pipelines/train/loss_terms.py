@@ -42,6 +42,17 @@ def objective(weights: Mapping[str, float], means: Mapping[str, float]) -> float
     return sum(weight * means[term] for term, weight in weights.items() if term in means)
 
 
+def criterion(choose_by: str, weights: Mapping[str, float], measured: Mapping[str, float]) -> float:
+    """What the best measurement of the validation split minimises (`training.choose_by`).
+
+    >>> criterion("label-loss", {"label": 0.5, "rationale": 0.5}, {"label": 2.0, "rationale": 4.0})
+    2.0
+    """
+    if choose_by == "accuracy":
+        return 1.0 - measured["accuracy"]
+    return measured["label"] if "label" in measured else objective(weights, measured)
+
+
 def step_scales(weights: Mapping[str, float], counts: Mapping[str, float]) -> list[float]:
     """(5,) the factor of each of TERMS in every step: its weight / its count in a mean step; 0 if there is none of it."""
     return [weights.get(term, 0.0) / counts[term] if counts.get(term) else 0.0 for term in TERMS]

@@ -89,6 +89,18 @@ def soft_label_losses(scores: Tensor, groups: Tensor, probabilities: Tensor, tem
     return temperature**2 * torch.zeros(count, dtype=each.dtype, device=each.device).index_add(0, groups, each)
 
 
+def right_labels(logits: Tensor, rows: Tensor, targets: Tensor, parts: Tensor) -> Tensor:
+    """(2,) float64: label sequences whose every token is the likeliest one, and all label sequences. Arguments as in `MicroBatch`.
+
+    Greedy decoding writes exactly these: up to its first mistake it reads the target.
+    """
+    in_label = parts == PARTS.index("label")
+    wrong = in_label & (logits.argmax(dim=-1) != targets)
+    empty = torch.zeros(int(rows.max()) + 1, dtype=torch.float64, device=rows.device)
+    tokens, mistakes = (empty.index_add(0, rows, which.double()) for which in (in_label, wrong))
+    return torch.stack([((tokens > 0) & (mistakes == 0)).sum(), (tokens > 0).sum()]).double()
+
+
 def _grouped_log_softmax(values: Tensor, groups: Tensor, count: int) -> Tensor:
     """Log-softmax of values (R,) within each group."""
     highest = torch.full((count,), -math.inf, device=values.device).scatter_reduce(0, groups, values.detach(), "amax")
@@ -137,10 +149,12 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
     The output head projects only positions that predict target tokens. Prompts never get logits.
     """
 
-    def __init__(self, model: Any, *, temperature: float = 1.0, divergence: str = "forward-kl") -> None:
+    def __init__(
+        self, model: Any, *, temperature: float = 1.0, divergence: str = "forward-kl", accuracy: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
-        self._temperature, self._divergence = temperature, divergence
+        self._temperature, self._divergence, self._accuracy = temperature, divergence, accuracy
         self._rows: Tensor | None = None
         self._columns: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._select)
@@ -157,7 +171,8 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
             scales: (5,) float32, the factor of each of loss_terms.TERMS.
 
         Returns:
-            The scaled sum of all terms; and (2, 5) float64 without gradient: the sum of each term in nats, and its count.
+            The scaled sum of all terms; and (2, 5) float64 without gradient: the sum of each term in nats, and its count. With
+            `accuracy`, outside of training, a sixth column: label sequences that greedy decoding writes exactly, and all of them.
         """
         self._rows, self._columns = rows, columns
         try:
@@ -181,7 +196,10 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
             divergence = losses.sum()[None], known.sum().float()[None]
         sums = torch.cat([sums, soft[0], divergence[0]])
         counts = torch.cat([counts, soft[1], divergence[1]])
-        return (sums * scales).sum(), torch.stack([sums.detach(), counts]).double()
+        measured = torch.stack([sums.detach(), counts]).double()
+        if self._accuracy and not self.training:
+            measured = torch.cat([measured, right_labels(logits, rows, targets, parts)[:, None]], dim=1)
+        return (sums * scales).sum(), measured
 
     def _select(self, head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Hidden states (R, L, H) -> those that predict a target token (N, H)."""

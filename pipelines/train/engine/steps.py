@@ -1,7 +1,7 @@
 """The optimizer steps of a training: validation in between, checkpoints, progress, and the reasons to stop early.
 
-With `training.validate_every_steps` the validation split is measured in between. The best step is the one with the lowest objective, which
-is the method's own loss on the split. Its weights are stored, and exported at the end.
+With `training.validate_every_steps` the validation split is measured in between. The best step is the one with the lowest objective by
+`training.choose_by`. Its weights are stored, and exported at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipelines.students.details import BestStep, Losses
 from pipelines.train.engine.job import TrainingJob
 from pipelines.train.engine.resume import CheckpointSaver, TrainingState
 from pipelines.train.engine.worker import Worker
-from pipelines.train.loss_terms import SPIKE_WINDOW, TERMS, is_spike, objective
+from pipelines.train.loss_terms import SPIKE_WINDOW, TERMS, criterion, is_spike
 from pipelines.train.tracking.progress_actor import ProgressUpdate
 from pipelines.train.tracking.trackers import Trackers
 
@@ -82,7 +82,7 @@ def validate_if_due(worker: Worker, state: TrainingState) -> bool:
     if every is None or (state.step % every and state.step < worker.plan.steps):
         return False
     means = worker.validate()
-    value = objective(worker.weights, means)
+    value = criterion(worker.run.training.choose_by, worker.weights, means)
     state.validation.append({"step": state.step, "objective": value, **means})
     if math.isnan(value) or (state.best is not None and state.best.objective <= value):
         return False

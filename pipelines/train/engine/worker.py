@@ -8,7 +8,7 @@ does not depend on the step that it is in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,9 @@ class Worker:
         self.weights = term_weights(student)
         # DeepSpeed averages the workers' gradients, but the step's loss is the sum of their shares.
         self._scales = [scale * world for scale in step_scales(self.weights, mean_counts(tokens, self.plan))]
-        loss = StudentLoss(model, temperature=student.temperature, divergence=student.divergence)
+        accuracy = training.choose_by == "accuracy"
+        self._measured = (*TERMS, "accuracy") if accuracy else TERMS
+        loss = StudentLoss(model, temperature=student.temperature, divergence=student.divergence, accuracy=accuracy)
         self.engine = make_engine(loss, training)
 
     def step(self, step: int) -> Losses:
@@ -119,7 +121,7 @@ class Worker:
             engine.step()
             sums += batch_sums
         norm = engine.get_global_grad_norm()  # None without ZeRO: torch clips and does not report the norm
-        means = self._means(sums)
+        means = self._means(sums, TERMS)
         measured = means if norm is None else {**means, "gradient_norm": float(norm)}
         if not all(math.isfinite(value) for value in measured.values()):
             values = ", ".join(f"{name} {value:.3g}" for name, value in measured.items())
@@ -161,7 +163,7 @@ class Worker:
         return bool(count.item())
 
     def validate(self) -> Losses:
-        """Mean of each term over the validation split, without training. Empty without a split."""
+        """Mean of each term over the validation split, and the accuracy if the run chooses by it. Empty without a split."""
         import torch
 
         examples = self.tokens.validation
@@ -170,12 +172,12 @@ class Worker:
         if self._validation is None:
             self._validation = self.plan.micro_batches(examples)[self.rank]
         self.engine.eval()
-        sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=self.engine.device)
+        sums = torch.zeros(2, len(self._measured), dtype=torch.float64, device=self.engine.device)
         no_scales = self._on_device([0.0] * len(TERMS))
         with torch.no_grad():
             for sequences in self._validation:
                 sums += self._forward(self.loader.micro_batch(sequences), no_scales)[1]
-        means = self._means(sums)
+        means = self._means(sums, self._measured)
         if not self.tokens.compare_labels(examples):
             means.pop("soft", None)  # gold labels alone have no distribution to diverge from
         return means
@@ -223,9 +225,9 @@ class Worker:
         loss, sums = self.engine(**batch.arguments(), scales=scales)
         return loss, sums
 
-    def _means(self, sums: Tensor) -> Losses:
-        """The mean of each term over all workers, from (2, 5) sums and counts of each. Terms without a count are left out."""
+    def _means(self, sums: Tensor, names: Sequence[str]) -> Losses:
+        """The means over all workers, from (2, len(names)) sums and counts of each. Those without a count are left out."""
         import torch
 
         torch.distributed.all_reduce(sums)
-        return {term: total / count for term, total, count in zip(TERMS, *sums.tolist(), strict=True) if count}
+        return {name: total / count for name, total, count in zip(names, *sums.tolist(), strict=True) if count}

@@ -176,7 +176,8 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
         assert of() == of(training={name: value}), "how a student is computed does not make it another"
     assert of() == of(student={"labels": "gold"}), "gold is the default"
     different = [
-        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}), of(training={"validate_every_steps": 3}),
+        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}), 
+        *(of(training={"validate_every_steps": 3, "choose_by": by}) for by in ("label-loss", "accuracy")),
         of(corpus={"train": "x", "validation": 0.5}), of(student={"model": models["encoder-decoder"]}),
         of(student={"rationale_weight": 0.1}), of(student={"method": "finetune"}),
         *(of(student={"method": "token-kd", "divergence": d}) for d in ("forward-kl", "reverse-kl", "jsd")),
@@ -210,6 +211,9 @@ def test_a_validation_file_must_fit_the_method(run: Any) -> None:
     with pytest.raises(UserError, match=r"validate_every_steps: corpus\.validation is a file, .*rationale-then-label"):
         check_train(run(student={"method": "rationale-then-label"}, training=measured, **FILE))
     check_train(run(student={"method": "rationale-then-label"}, **FILE))
+    by_accuracy = {"validate_every_steps": 5, "choose_by": "accuracy"}
+    with pytest.raises(UserError, match=r"choose_by accuracy: method rationale-then-label writes no label of its own"):
+        check_train(run(student={"method": "rationale-then-label"}, training=by_accuracy))
     check_train(run(training=measured, **FILE))
 
 

@@ -49,6 +49,20 @@ def test_patience_counts_from_the_best_measurement() -> None:
     assert over == list(range(40, 50)), "an equal measurement is no better one"
 
 
+def test_one_criterion_chooses_for_all_methods() -> None:
+    """By its own objective step-by-step would take the first measurement."""
+    measured = iter(
+        [{"label": 2.0, "rationale": 1.0, "accuracy": 0.5}, {"label": 1.0, "rationale": 9.0, "accuracy": 0.4}] * 2
+    )
+    for choose_by, step, value in (("label-loss", 20, 1.0), ("accuracy", 10, 0.5)):
+        state, one = TrainingState(), worker([], validate_every_steps=10, choose_by=choose_by)
+        one.weights, one.validate = {"label": 0.5, "rationale": 0.5}, lambda: next(measured)
+        for state.step in (10, 20):
+            validate_if_due(one, state)
+        assert state.best is not None
+        assert (state.best.step, state.best.objective) == (step, value)
+
+
 def test_the_last_step_is_measured_and_nan_is_never_best() -> None:
     state, one = TrainingState(), worker([float("nan"), 2.0, 1.0], validate_every_steps=33)
     for state.step in (33, 66, 90, 100):

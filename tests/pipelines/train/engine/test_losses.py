@@ -185,3 +185,22 @@ def test_an_empty_loss_gives_every_weight_a_zero_gradient(tmp_path: Path) -> Non
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
     assert not found.any()
     torch.testing.assert_close(model(input_ids=ids).logits, before)  # outside of a loss the head projects all positions
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accuracy_is_that_of_greedy_decoding(family: Any, tmp_path: Path) -> None:
+    model, sequences = model_and_sequences(family, tmp_path)
+    written = []
+    for sequence in sequences:
+        ids = model.generate(torch.tensor([sequence.prompt]), max_new_tokens=4, do_sample=False, eos_token_id=None)[
+            0
+        ].tolist()
+        written.append(ids[1:] if family == "encoder-decoder" else ids[len(sequence.prompt) :])
+    # Right, wrong in the last token, right, another part, and two that are wrong.
+    targets = [written[0], [*written[1][:-1], 9 if written[1][-1] != 9 else 8], written[2], written[3], *([[7, 7]] * 2)]
+    parts = [0, 0, 0, 1, 0, NO_PART]
+    rows = [TokenSequence(s.prompt, t, p) for s, t, p in zip(sequences, targets, parts, strict=True)]
+    module = StudentLoss(model, accuracy=True)
+    batch = collate(rows, family=family, pad=0, start=0)
+    assert loss_of(module.eval(), batch, [0.0] * 5)[1][:, 5].tolist() == [2, 4]
+    assert loss_of(module.train(), batch, [0.0] * 5)[1].shape == (2, 5)
