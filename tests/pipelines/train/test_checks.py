@@ -176,7 +176,7 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
         assert of() == of(training={name: value}), "how a student is computed does not make it another"
     assert of() == of(student={"labels": "gold"}), "gold is the default"
     different = [
-        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}), 
+        of(), of(training={"seed": 1}), of(training={"precision": "bf16"}),
         *(of(training={"validate_every_steps": 3, "choose_by": by}) for by in ("label-loss", "accuracy")),
         of(corpus={"train": "x", "validation": 0.5}), of(student={"model": models["encoder-decoder"]}),
         of(student={"rationale_weight": 0.1}), of(student={"method": "finetune"}),
