@@ -5,8 +5,8 @@
         with Progress("train", total, "tokens", file=live) as progress:
             progress.advance(512)
 
-A thread writes the file every two seconds (ten on an object store), also while the stage counts nothing. It sets the gauges and keeps the
-terminal's line current as well. Without an error the file is removed at the end; with one it says that the work has ended.
+A thread writes the file when the phase changes and every two seconds (ten on an object store). It sets the gauges and keeps the terminal's
+line current as well. Without an error the file is removed at the end; with one it says that the work has ended.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class ProgressFile:
         self._store, self._check_lock, self._gauges, self._clock = store, check_lock, gauges, clock
         self._every_s = every_s or (EVERY_S if store.is_local else EVERY_S_ON_OBJECT_STORES)
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name=f"{stage}-progress")
         self._warned = False
         self._board: Board | None = None
@@ -90,7 +91,8 @@ class ProgressFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
         self._thread.join()
         if error is None:
             self._gauges(self._progress.done, self._progress.total)
@@ -100,10 +102,12 @@ class ProgressFile:
             self.write()
 
     def phase(self, name: str) -> None:
-        """Name what the stage does from here on while it counts nothing. Empty: it counts. Cheap: writes nothing."""
+        """Name what the stage does from here on while it counts nothing. Empty: it counts. The thread writes it at once."""
         with self._lock:
-            if name != self._phase:
-                self._phase, self._phase_began = name, self._clock()
+            if name == self._phase:
+                return
+            self._phase, self._phase_began = name, self._clock()
+        self._wake.set()
 
     def current_phase(self) -> tuple[str, float]:
         """The phase, and the seconds since it began."""
@@ -148,7 +152,11 @@ class ProgressFile:
             progress.detail = counted.detail[:_DETAIL_CHARACTERS]
 
     def _keep_writing(self) -> None:
-        while not self._stop.wait(self._every_s):
+        while True:
+            self._wake.wait(self._every_s)
+            self._wake.clear()
+            if self._stopped:
+                return
             self.write()
 
     def _try(self, change: Callable[[], None]) -> None:

@@ -80,6 +80,13 @@ def test_many_updates_cause_few_writes(store: Store, monkeypatch: pytest.MonkeyP
     assert EVERY_S < EVERY_S_ON_OBJECT_STORES < FRESH_S / 2, "a reader must not miss two writes"
 
 
+def test_a_new_phase_is_written_at_once(store: Store) -> None:
+    with ProgressFile(store, "train", "tokens", every_s=3600) as live:
+        for name in ("tokenising", "starting workers", ""):
+            live.phase(name)
+            wait_until(lambda name=name: read(store).phase == name, 10, every_s=0.01)  # type: ignore[misc]
+
+
 def test_a_failed_write_is_shown_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     Path(store.root).write_text("a file where the folder should be")
     with ProgressFile(store, "compare", "cells") as live:
