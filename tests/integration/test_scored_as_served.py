@@ -47,7 +47,7 @@ def examples(family: Family) -> list[Example]:
     return [TASK.read(row) for row in [longest, *rows[1:]]]
 
 
-@pytest.mark.parametrize("family", ["encoder-decoder", "decoder-only"])
+@pytest.mark.parametrize("family", ["encoder-decoder", pytest.param("decoder-only", marks=pytest.mark.full)])
 def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: Family) -> None:
     folder = str(write_student(tmp_path / "student", family, "finetune", "multiple-choice", width=256))
     rows = examples(family)

@@ -178,6 +178,7 @@ def test_an_own_tokenizer_trains_despite_a_failing_tracker(
     assert untrained.answer(["Anne has 4 apples ."], "label", 4)[0].prompt_tokens == answer.prompt_tokens > 5
 
 
+@pytest.mark.full
 def test_a_validation_file_is_measured_and_logged(ray_here: None, models: dict[str, str], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
