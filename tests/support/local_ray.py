@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,9 @@ def shared_environment() -> dict[str, str]:
     import ray
 
     with local_ray():
-        return environment() | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        # Ray has set the mode of the token when it started.
+        mode = {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]} if "RAY_AUTH_MODE" in os.environ else {}
+        return environment() | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address} | mode
 
 
 def _start(resources: dict[str, int]) -> None:
