@@ -45,6 +45,19 @@ def _budget(report: ComparisonReport, one: Difference) -> str:
     return f", {group.tokens if report.equal == 'tokens' else group.steps:,.0f} {report.equal} each"
 
 
+def verdict_sentences(report: ComparisonReport) -> list[str]:
+    """One sentence on each control and share of gold labels, for the student of the headline at the largest fraction."""
+    one = headline_difference(report.differences, report.students)
+    if one is None:
+        return []
+    return [
+        f"{found.title} against {found.versus}: {points(found.difference)} points (95% interval {points_range(found.interval)}, "
+        f"{_seeds(found.seeds)}), {_SENTENCES[found.shown]}{f' ({found.why})' if found.why else ''}."
+        for found in report.differences
+        if found.versus and (found.student, found.fraction) == (one.student, one.fraction)
+    ]
+
+
 def notes(report: ComparisonReport, labels: LabelCounts) -> list[str]:
     """Limits of the figures: few seeds, trainings of different length, missing controls, rows that no method learns from."""
     return [

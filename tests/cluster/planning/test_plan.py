@@ -180,6 +180,22 @@ def test_command_loads_nothing_heavy(run_file: str, command: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_a_comparison_has_a_budget_and_a_detectable_difference(run_file: str) -> None:
+    assert plan(run_file).comparison is None, "the run file has no `compare`"
+    options = ("training.steps=500", "compare.seeds=[0, 1, 2]", "compare.fractions=[1.0]")
+    found = plan(run_file, *options).comparison
+    assert found is not None
+    # finetune, step-by-step and its shuffled rationales, with three seeds.
+    assert (found.trainings, found.examples, found.budget) == (9, 10, "500 steps for each training")
+    assert found.detectable is not None
+    assert found.detectable > 0.2
+    printed = invoke(run_file, *(part for option in options for part in ("--set", option))).output
+    assert "compare     9 trainings, 500 steps for each training" in printed
+    assert found.power.startswith(
+        "warning: 10 held-out examples and 3 seeds can show only differences of at least 67 points"
+    )
+
+
 def test_calibration_asks_the_first_training_rows_alone(run_file: str, tmp_path: Path) -> None:
     run = load_run(run_file)
     trial = calibration_run(run, 7, str(tmp_path / "elsewhere"))
