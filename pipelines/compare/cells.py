@@ -185,11 +185,12 @@ def drop_student(run: RunConfig) -> None:
         Store(run.output).child(name).clear()
 
 
-def score_untrained(runs: Mapping[str, RunConfig]) -> list[Manifest]:
+def score_untrained(runs: Mapping[str, RunConfig], live: ProgressFile | None = None) -> list[Manifest]:
     """Score the students of some runs before any training, on plain inputs, in OUTPUT/compare/untrained/NAME-MARK.
 
     Args:
         runs: by the name of the student; equal in all but the student.
+        live: progress file of the comparison.
     """
     prepared = []
     for name, run in runs.items():
@@ -199,7 +200,7 @@ def score_untrained(runs: Mapping[str, RunConfig]) -> list[Manifest]:
     left = [one for one in prepared if not one[-1].finished()]
     if left:
         requests = [_untrained_request(run, task, examples) for run, task, examples, _ in left]
-        predicted = predict(requests, left[0][0].evaluation)
+        predicted = predict(requests, left[0][0].evaluation, live)
         for (run, task, examples, target), answers in zip(left, predicted, strict=True):
             system = student_system(answers, run, task, examples, "student")
             target.write(run, examples, system, details_of_answers(system))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pipelines.compare.cells import Scores, details_of_answers, task_of
 from pipelines.config import RunConfig
 from pipelines.label.answers.prompts import PromptMaker, read_shots
+from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.predict import Predictions, PredictRequest, predict
 from pipelines.scoring.predictor import Query, Ranking
 from pipelines.scoring.sources import Untrained
@@ -25,11 +26,14 @@ _PROMPT_TOKENS = 4096
 """Room for the prompt, if the student has as many positions."""
 
 
-def score_few_shot(runs: Mapping[str, RunConfig], examples: Sequence[Example]) -> list[Manifest]:
+def score_few_shot(
+    runs: Mapping[str, RunConfig], examples: Sequence[Example], live: ProgressFile | None = None
+) -> list[Manifest]:
     """Score the students of some runs before training, unless they are scored. Ray is running.
 
     Args:
         runs: by the name of the student; equal in all but the student, of the method rationale-then-label, whose texts are the teacher's.
+        live: progress file of the comparison.
     """
     prepared = []
     for name, run in runs.items():
@@ -39,7 +43,7 @@ def score_few_shot(runs: Mapping[str, RunConfig], examples: Sequence[Example]) -
         prepared.append((run, task, request, Scores.of_few_shot(run, name, task, examples, maker.version)))
     left = [one for one in prepared if not one[-1].finished()]
     if left:
-        found = predict([request for _, _, request, _ in left], left[0][0].evaluation)
+        found = predict([request for _, _, request, _ in left], left[0][0].evaluation, live)
         for (run, task, _, target), predicted in zip(left, found, strict=True):
             system = student_system(_until_stop(predicted, task), run, task, examples, "untrained")
             target.write(run, examples, system, details_of_answers(system))

@@ -220,7 +220,7 @@ class _Comparison:
             )
             for model in models
         }
-        return dict(zip(models, cells.score_untrained(plain), strict=True))
+        return dict(zip(models, cells.score_untrained(plain, self.live), strict=True))
 
     def _few_shot(self) -> dict[str, Manifest]:
         """Scores of the students before any training, with the teacher's prompt, by model."""
@@ -233,7 +233,7 @@ class _Comparison:
             )
             for model in models
         }
-        return dict(zip(models, score_few_shot(asked, self.examples["heldout"]), strict=True))
+        return dict(zip(models, score_few_shot(asked, self.examples["heldout"], self.live), strict=True))
 
     def _unfinished(self, results: GridResults, jobs: Sequence[CellJob]) -> list[CellJob]:
         """Jobs that no earlier run has scored. Adds the scores of the others to the results."""

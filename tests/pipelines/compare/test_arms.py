@@ -264,7 +264,7 @@ def test_few_shot_students_read_the_teachers_prompt(
 ) -> None:
     asked: list[PredictRequest] = []
 
-    def answer(requests: list[PredictRequest], settings: EvaluationConfig) -> list[Predictions]:
+    def answer(requests: list[PredictRequest], settings: EvaluationConfig, live: None) -> list[Predictions]:
         asked.extend(requests)
         return [Predictions([(Prediction(written, 0.5, 9, 3, 0.1, too_long=False),)] * 2, 1.0)]
 
