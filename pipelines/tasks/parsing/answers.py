@@ -101,6 +101,8 @@ class Statement:
     """The text has no `answer is`. It is a single line, which may be the answer itself."""
     concluding: bool = False
     """The text has no `answer is`. This is its last sentence: the answer, or an intermediate step."""
+    start: int = 0
+    """Offset of the statement in the text."""
     marked: bool = False
     """With `concluding`: the sentence has `so`, and only what follows it is here."""
 
@@ -134,18 +136,18 @@ def read_answer(
         except UnparsableError as error:
             reasons.append(error)
             continue
-        if not statement.concluding and _CORRECTION.search(text, len(statement.rationale)):
-            _check_corrections(found, statement, statements, read)
+        if not statement.concluding and _CORRECTION.search(text, statement.start):
+            _check_corrections(text, found, statement, statements, read)
         return found, statement.rationale
     raise reasons[0] if reasons else UnparsableError("no `answer is` in the text")
 
 
 def _check_corrections(
-    found: Result, first: Statement, later: Iterator[Statement], read: Callable[[Statement], Result]
+    text: str, found: Result, first: Statement, later: Iterator[Statement], read: Callable[[Statement], Result]
 ) -> None:
     """Raise UnparsableError if a later statement, after words of correction, states something else."""
     for statement in later:
-        if statement.bare or statement.concluding or not _CORRECTION.search(statement.rationale, len(first.rationale)):
+        if statement.bare or statement.concluding or not _CORRECTION.search(text, first.start, statement.start):
             continue
         try:
             other = read(statement)
@@ -278,7 +280,10 @@ def _statement(text: str, start: int, end: int, is_clause: bool) -> Statement:
     onwards = text[begin : begin + MAX_STATED_CHARACTERS].partition("</answer>")[0]
     stop = _SENTENCE_END.search(onwards)
     return Statement(
-        _rationale(text[:start], is_clause), (onwards[: stop.start()] if stop else onwards).strip(), onwards
+        _rationale(text[:start], is_clause),
+        (onwards[: stop.start()] if stop else onwards).strip(),
+        onwards,
+        start=start,
     )
 
 

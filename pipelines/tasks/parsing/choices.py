@@ -38,6 +38,7 @@ _IS_CORRECT = re.compile(
     re.IGNORECASE,
 )
 _CONNECTS = re.compile(r"[\s\"'”*_)]*(?:,\s*)?(?:(?:or|and|/|&)\s|,\s)", re.IGNORECASE)
+_REASON = re.compile(r"\b(?:since|because|as|while|whereas)\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"\A(?:an?|the) ")
 _LIKE = 0.8
 """Similarity of a misspelt choice: `skyscraper` for `skyscaper`."""
@@ -79,6 +80,9 @@ def stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, st
             raise UnparsableError(f"{statement.stated[:60]!r} is not one of the choices")
         return text, ""
     label = with_letter(letter[1], choices)
+    first = _starting_with(onwards, choices) if letter.start() else None
+    if first is not None and comparable(first) != comparable(label):
+        raise UnparsableError(f"{statement.stated[:60]!r}: choice ({letter[1].lower()}) is {label[:60]!r}")
     rest = _REJECTED.sub("", onwards[letter.end() :])
     if either or _further_letters(rest, letter[1]):
         return label, SEVERAL
@@ -159,7 +163,7 @@ def _only_one_in(stated: str, choices: Sequence[str]) -> str | None:
 
 def _further_letters(rest: str, letter: str) -> bool:
     """True if the sentence after a letter names other letters: `(a) soccer or (b) hockey`."""
-    sentence = rest.split("\n")[0].split(". ")[0]
+    sentence = _REASON.split(rest.split("\n")[0].split(". ")[0])[0]
     found = [match[2] or match[3] for match in _FURTHER.finditer(sentence) if not match[1]]
     return any(other.lower() != letter.lower() for other in found)
 
@@ -189,6 +193,8 @@ def _agrees(rest: str, label: str, choices: Sequence[str]) -> bool:
     named = _starting_with(sentence, choices)
     if not text.strip("()[]{}$\\ ") or named is not None:
         return named is None or comparable(named) == key
+    if _REASON.match(sentence.lstrip(" ,")):
+        return True  # a letter and why, without its text
     words, own = word_stems(text), word_stems(key)
     if (
         words

@@ -122,6 +122,11 @@ _RESULT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _IS_NUMBER = re.compile(r"\b(?:is|are|was|were|be|equals|totals)\s+[-$€£(]*[0-9]", re.IGNORECASE)
+_BOUND_AFTER = re.compile(r"\s*[+±]")
+# `>5`, `up to 5`, and numbers that are part of a name or a date: `Room 12`, `June 5`
+_BOUND_BEFORE = re.compile(
+    r"(?:[<>≤≥±]|\bup to|(?:\A|\bin |\bon )\s*(?!About|Approx|Around|Exactly|Only|Total|Roughly|Just|Nearly)[A-Z][a-z]+)\s*[$(]*\s*\Z"
+)
 _COMPARED = re.compile(
     r"\s*(?:[A-Za-z]+ ){0,2}(?:more|less|fewer|higher|lower|greater|times)\s+(?:than|as)\b", re.IGNORECASE
 )
@@ -194,6 +199,8 @@ def read_quantity(stated: str, question: str = "", *, sentence: bool = False) ->
         raise UnparsableError(f"{stated[:_SHOWN]!r} states a range")
     _check_before(text[: match.start()], stated, sentence)
     check_after(text[match.end() :], stated)
+    if _BOUND_AFTER.match(text, match.end()) or _BOUND_BEFORE.search(text[: match.start()]):
+        raise UnparsableError(f"{stated[:_SHOWN]!r} states a bound or a name")
     if _COMPARED.match(text, match.end()) and not _ASKS_DIFFERENCE.search(question):
         raise UnparsableError(f"{stated[:_SHOWN]!r} states a difference")
     try:

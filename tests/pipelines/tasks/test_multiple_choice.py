@@ -57,6 +57,7 @@ def test_invalid_choices_and_gold_labels_are_bad_rows(row: dict[str, object]) ->
         ("A. The answer is (b), not (c).", "beach", ""), ("A. <answer>b</answer>", "beach", ""), ("b) beach", "beach", ""),
         ("A.\n\n**Final Answer**\n(b)", "beach", ""), ("A. The correct option is (b) beach.", "beach", ""),
         ("A. The answer is (b) beach, since a bridge is dry.", "beach", ""),
+        ("A. The answer is beach (b), not bridge (d).", "beach", ""), ("A. The answer is (b), as (a) and (c) have no water.", "beach", ""),
     ],
 )  # fmt: skip
 def test_label_note_and_rationale_are_read(text: str, label: str, note: str) -> None:
@@ -84,7 +85,13 @@ def test_unknown_options_are_refused(options: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["The answer is (c) airport.", "The answer is (b) bridge.", "The answer is (b) a place with water."]
+    "text",
+    [
+        "The answer is (c) airport.",
+        "The answer is (b) bridge.",
+        "The answer is (b) a place with water.",
+        "The answer is beach (c).",
+    ],
 )
 def test_a_letter_with_another_text_is_unparsable(text: str) -> None:
     with pytest.raises(UnparsableError, match=r"choice \([bc]\) is"):

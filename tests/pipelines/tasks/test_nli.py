@@ -44,7 +44,7 @@ def test_label_and_rationale_are_read(text: str, label: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["Entailment would need more.", "The answer is entailment or neutral.", "The answer is perhaps not a contradiction.",
-     "The answer is neutrality.", "entailment " * 100_000],
+     "The answer is neutrality.", "The answer is neutral. Wait, the answer is entailment.", "entailment " * 100_000],
     ids=lambda text: text[:40],
 )  # fmt: skip
 def test_text_without_one_label_is_unparsable(text: str) -> None:

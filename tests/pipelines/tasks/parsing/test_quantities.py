@@ -35,7 +35,8 @@ def test_forms_of_numbers_are_read(stated: str, value: str) -> None:
     ["4:30", "3:2", "5 feet 6 inches", "5'6\"", "7 minutes 30 seconds", "$24 and 50 cents", "12,5", "3 and a half", "2 dozen", "5-6",
      "5 to 6", "between 5 and 6", "5 or 6", "88, 44", "5 out of 20", "half of 12", "twice 6", "less than 5", "4h + 2", "10x + 120",
      "the cost after 3 days", "the savings during 2 years", "3 players and 12 cheerleaders", "3 boxes with 4 pens", "5M", "5 mil", "3rd",
-     "9^99", "x^2", "50 more than last year", "5 apples per 2 days", "five", "<number>", "x", "3 million 400 thousand"],
+     "9^99", "x^2", "50 more than last year", "5 apples per 2 days", "five", "<number>", "x", "3 million 400 thousand",
+     ">5", "up to 5", "5+", "5 ± 1", "Room 12", "June 5", "10 times 5", "17 dollars and 3 cents"],
 )  # fmt: skip
 def test_forms_with_two_meanings_are_refused(stated: str) -> None:
     with pytest.raises(UnparsableError):
