@@ -237,7 +237,7 @@ def serve(
     Examples:
       raystill serve runs/svamp/student --set serving.port=8001
       raystill serve svamp@old=runs/a/student svamp@new=runs/b/student --split new=10 --detach
-      raystill serve svamp=s3://bucket/svamp/student --set serving.host=0.0.0.0 --print-config > serve.yaml
+      raystill serve svamp=s3://bucket/svamp/student --run svamp.yaml --print-config > serve.yaml
     """
     from cluster.commands.serve import run_endpoint
 

@@ -73,7 +73,7 @@ serving.max_replicas_per_node serving.engine serving.weights serving.constrained
 serving.ingress_replicas
 serving.delays.up_s serving.delays.down_s serving.delays.to_zero_s
 serving.limits.inputs serving.limits.body_bytes serving.limits.input_characters
-serving.keys.file serving.keys.variable serving.keys.requests_per_minute
+serving.keys.file serving.keys.variable serving.keys.requests_per_minute serving.keys.none
 serving.task_code serving.cors_origins serving.access_log serving.log_text
 compare.methods compare.fractions compare.students compare.seeds
 compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight compare.search.steps

@@ -32,7 +32,7 @@ class LimitsConfig(Section):
 
 
 class KeysConfig(Section):
-    """API keys. If neither is set, the endpoint is open."""
+    """API keys. If neither file nor variable is set, the endpoint is open; on a host that others reach, only with `keys: none`."""
 
     file: str | None = None
     """Lines of `NAME sha256:HASH [REQUESTS_PER_MINUTE]`, made by `raystill key NAME`. Changes take effect within seconds."""
@@ -40,6 +40,19 @@ class KeysConfig(Section):
     """Environment variable of the ingress with comma-separated `NAME=KEY` pairs."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """For keys without a limit of their own. None: no limit."""
+    none: bool = False
+    """`keys: none` in the run file: everyone who reaches the port may ask."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_none(cls, value: object) -> object:
+        return {"none": True} if value == "none" else value
+
+    @model_validator(mode="after")
+    def _check_none(self) -> Self:
+        if self.none and (self.file or self.variable):
+            raise ValueError("keys are set and refused at once; leave out `none`, or file and variable")
+        return self
 
 
 class ServingConfig(Section):

@@ -52,11 +52,19 @@ def endpoint_config(
         every_node: run a proxy on every node of the cluster, as a Kubernetes service needs it, instead of one on the head.
 
     Raises:
-        UserError: a student cannot be served, the split names an unknown version, or no other machine could reach the proxies.
+        UserError: a student cannot be served, the split names an unknown version, or no other machine could reach the proxies,
+            or everyone could.
     """
     if every_node and _is_loopback(serving.host):
         rule = "each node's proxy would be reachable from its own node only"
         remedy = "Give an address that others reach: --set serving.host=0.0.0.0."
+        raise UserError(f"serving.host {serving.host}", rule, remedy)
+    keys = serving.keys
+    if not (_is_loopback(serving.host) or keys.file or keys.variable or keys.none):
+        rule = "others reach it, and it has no keys"
+        remedy = (
+            "Set serving.keys.file, made by `raystill key NAME --file keys`, or serving.keys=none if everyone may ask."
+        )
         raise UserError(f"serving.host {serving.host}", rule, remedy)
     cards = [read_card(student_id, folder, task_code=serving.task_code) for student_id, folder in students.items()]
     _check_names(students)
@@ -68,7 +76,7 @@ def endpoint_config(
     settings = serving.model_copy(update={"keys": with_absolute_file(serving.keys)})
     user_config = EndpointStudents(
         students={card.id: card.folder for card in registry.cards},
-        fingerprints={card.id: card.fingerprint for card in registry.cards},
+        fingerprints={card.id: card.content for card in registry.cards},
         split={name: dict(shares) for name, shares in registry.split.items()},
     )
     ingress = _application(
@@ -110,13 +118,13 @@ def _student_applications(cards: Sequence[StudentCard], settings: ServingConfig)
     serving = settings.model_dump(mode="json", exclude=_INGRESS_SETTINGS)
     if settings.students_per_replica is not None:
         folders: dict[str, JsonValue] = {card.id: card.folder for card in cards}
-        fingerprints: dict[str, JsonValue] = {card.id: card.fingerprint for card in cards}
+        fingerprints: dict[str, JsonValue] = {card.id: card.content for card in cards}
         args: dict[str, JsonValue] = {"students": folders, "fingerprints": fingerprints, "serving": serving}
         return [_application(SHARED, "shared", args)]
     return [
         _application(
             application_of(card.id), "student",
-            {"student": card.id, "folder": card.folder, "fingerprint": card.fingerprint, "serving": serving},
+            {"student": card.id, "folder": card.folder, "fingerprint": card.content, "serving": serving},
         )
         for card in cards
     ]  # fmt: skip

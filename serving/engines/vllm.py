@@ -16,7 +16,9 @@ from pipelines.errors import UserError, last_line
 from pipelines.runtime.compat.vllm import engine_dead_error, stat_logger_base
 from pipelines.runtime.cpus import inherited, vllm_threads
 from pipelines.runtime.durations import duration
+from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import checked_copy
 from pipelines.students.decoding import (
     Family,
     GenerationOutput,
@@ -82,7 +84,7 @@ class VllmEngine(Engine):
         # Counted here: the process that deploys may run on another machine.
         threads = {} if serving.gpus_per_replica else vllm_threads(replicas_per_machine(serving))
         try:
-            with store.local_copy() as folder, inherited(threads):
+            with checked_copy(store, require_manifest(store, "student", "train RUN")) as folder, inherited(threads):
                 if not serving.gpus_per_replica:
                     check_cpu_attention(str(folder))
                 return cls.start(card, serving, str(folder), metrics)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from serving.model_card import read_card
 from tests.support.commands import COMMAND, environment
 from tests.support.endpoints import free_port
 from tests.support.local_ray import shared_environment
@@ -240,7 +241,20 @@ def test_serve_configs_equal_those_of_0_1(tmp_path: Path) -> None:
     student["args"]["folder"] = str(run / "out/student")
     for application in wanted["applications"]:
         del application["import_path"]  # names code
-    options = ("--run", "run.yaml", "--set", "serving.host=0.0.0.0", "--print-config", "--json")
+    # A student is named by its content; the name that 0.1 gave still deploys it.
+    content = read_card("sums", str(run / "out/student"), fingerprint=student["args"]["fingerprint"]).content
+    ingress["deployments"][0]["user_config"]["fingerprints"] = {"sums": content}
+    student["args"]["fingerprint"] = content
+    options = (
+        "--run",
+        "run.yaml",
+        "--set",
+        "serving.host=0.0.0.0",
+        "--set",
+        "serving.keys=none",
+        "--print-config",
+        "--json",
+    )
     with started(run, "serve", "sums=out/student", *options) as process:
         printed, _ = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode == 0, (run / "log").read_text(errors="replace")[-3000:]

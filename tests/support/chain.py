@@ -117,7 +117,7 @@ def with_student(folder: Path, storage: Server, serving: dict[str, Any] | None =
     """A run with a finished student, without training."""
     from tests.support.tiny_students import write_student
 
-    serving = {"host": "0.0.0.0", **(serving or {})}
+    serving = {"host": "0.0.0.0", "keys": "none", **(serving or {})}
     chain = write_chain(folder, storage.bucket(), 10, serving=serving)
     for file in write_student(folder / "student", "decoder-only").iterdir():
         chain.bucket.put(f"out/student/{file.name}", file.read_bytes())

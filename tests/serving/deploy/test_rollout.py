@@ -12,7 +12,7 @@ import pytest
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from pipelines.config.serving import ServingConfig
+from pipelines.config.serving import KeysConfig, ServingConfig
 from pipelines.errors import StageFailedError, UserError
 from serving.deploy import readiness, rollout
 from serving.deploy import rollout as module
@@ -139,7 +139,7 @@ def test_applications_of_others_stay_and_are_not_awaited(serve_with: Callable[..
     ("settings", "match"),
     [
         ({"port": 8001}, "serving.port 8001: Serve already runs on this Ray, with port 8000"),
-        ({"host": "0.0.0.0"}, "serving.host 0.0.0.0: .* with host 127.0.0.1"),
+        ({"host": "0.0.0.0", "keys": KeysConfig(none=True)}, "serving.host 0.0.0.0: .* with host 127.0.0.1"),
         ({"request_timeout_s": 121.0}, "request_timeout_s 121: .* ends requests after 125 s. Set at most 120"),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_taken_port_or_foreign_host_is_refused(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(UserError, match=f"serving.port {port}"):
             serve_students(STUDENTS, ServingConfig(port=port))
     with pytest.raises(UserError, match="cannot listen on it"):
-        serve_students(STUDENTS, ServingConfig(host="192.0.2.1", port=8123))
+        serve_students(STUDENTS, ServingConfig(host="192.0.2.1", port=8123, keys=KeysConfig(none=True)))
 
 
 def test_an_unfinished_student_starts_nothing(tmp_path: Path) -> None:

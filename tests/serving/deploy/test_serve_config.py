@@ -80,7 +80,10 @@ def test_proxies_of_all_nodes_need_a_reachable_host(folder: str, host: str) -> N
         endpoint_config({"a": folder}, ServingConfig(host=host), every_node=True)
     assert endpoint_config({"a": folder}, ServingConfig(host=host)).http_options.host == host
     for reachable in ("0.0.0.0", "::", "10.0.0.7", "endpoint.example.com"):
-        config = endpoint_config({"a": folder}, ServingConfig(host=reachable), every_node=True)
+        with pytest.raises(UserError, match=f"serving.host {reachable}: others reach it, and it has no keys"):
+            endpoint_config({"a": folder}, ServingConfig(host=reachable))
+        open_to_all = ServingConfig.model_validate({"host": reachable, "keys": "none"})
+        config = endpoint_config({"a": folder}, open_to_all, every_node=True)
         assert (config.http_options.host, config.proxy_location) == (reachable, "EveryNode")
 
 
