@@ -12,9 +12,11 @@ from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import object_store_errors, open_filesystem
-from pipelines.storage.store import MANIFEST, PROGRESS
+from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS
 
 _SAMPLED_BYTES = 1 << 20
+_BESIDE = (MANIFEST, PROGRESS, CONTENT)
+"""Files of ours in a student's folder that are no part of the model."""
 
 
 def fingerprint(identity: Mapping[str, object]) -> str:
@@ -55,7 +57,7 @@ def model_fingerprint(model: str) -> str:
         p for p in folder.iterdir() if p.is_file() and p.suffix in {".json", ".safetensors", ".model", ".jinja"}
     )
     try:
-        return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name not in (MANIFEST, PROGRESS)})
+        return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name not in _BESIDE})
     except PermissionError as error:
         rule = f"a file is not readable ({' '.join(str(error).split())})"
         raise UserError(model, rule, "Grant this user read access to all files of the folder.") from error

@@ -21,6 +21,8 @@ from pipelines.storage.filesystems import join, object_store_errors, open_filesy
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 """Written while a stage works on the folder, and no part of its artifact."""
+CONTENT = "content.json"
+"""Hashes of a student of 0.1 (students/content.py), written when it is first loaded."""
 _UNFINISHED = ".tmp"
 
 

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import UserError
 from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import MANIFEST, PROGRESS, Store
+from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS, Store
 
-CONTENT = "content.json"
 CONVERTED = "converted.json"
 """In a folder of converted weights: what they were converted from, and their own hashes."""
 _BESIDE = {MANIFEST, PROGRESS, CONTENT, CONVERTED, "README.md", "training.jsonl", "deepspeed.json"}

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
-from pipelines.storage.store import Store
-from pipelines.students.content import CONTENT, check_content, content_id, hash_files, student_files
+from pipelines.storage.store import CONTENT, Store
+from pipelines.students.content import check_content, content_id, hash_files, student_files
 
 NAMES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 

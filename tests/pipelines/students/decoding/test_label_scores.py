@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.methods import METHODS, Part, prompt_of, written_labels
-from pipelines.students.content import CONTENT
+from pipelines.storage.store import CONTENT
 from pipelines.students.decoding import (
     Decoded,
     Family,
