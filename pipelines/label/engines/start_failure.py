@@ -16,7 +16,7 @@ from pipelines.tasks.failures import described
 _READ_BYTES = 256 << 10
 _CAUSE_CHARACTERS = 500
 _PREFIX = re.compile(
-    r"^(?:\x1b\[[0-9;]*m|\([A-Za-z_ ]+pid=[0-9]+\)|(?:ERROR|WARNING|INFO) [-0-9]+ [:0-9]+|\[[\w./-]+:[0-9]+\]|\s)+"
+    r"^(?:\x1b\[[0-9;]*m|\([\w ]+pid=[0-9]+\)|(?:ERROR|WARNING|INFO) [-0-9]+ [:0-9]+|\[[\w./-]+:[0-9]+\]|\s)+"
 )
 _ERROR_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\b(?:: .*)?$")
 _POINTS_ELSEWHERE = re.compile(

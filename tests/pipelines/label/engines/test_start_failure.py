@@ -15,15 +15,17 @@ INFO 11-30 21:00:00 [core.py:10] Initializing
 (EngineCore pid=12) ERROR 11-30 21:00:01 [core.py:945] EngineCore failed to start.
 (EngineCore pid=12) ERROR 11-30 21:00:01 [core.py:945] Traceback (most recent call last):
 (EngineCore pid=12) ERROR 11-30 21:00:01 [core.py:945] safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge
-(EngineCore pid=12) Process EngineCore:
-(EngineCore pid=12) Traceback (most recent call last):
-(EngineCore pid=12) safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge
+\x1b[0;36m(EngineCore_DP0 pid=12)\x1b[0;0m Process EngineCore:
+\x1b[0;36m(EngineCore_DP0 pid=12)\x1b[0;0m Traceback (most recent call last):
+\x1b[0;36m(EngineCore_DP0 pid=12)\x1b[0;0m safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
 """
 
 
 def test_the_cause_is_read_from_the_engines_output() -> None:
-    assert printed_cause(PRINTED).endswith("SafetensorError: Error while deserializing header: HeaderTooLarge")
+    assert (
+        printed_cause(PRINTED) == "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"
+    )
     found = start_failure(POINTER, PRINTED)
     assert "HeaderTooLarge. The weights of teacher.model are damaged" in found
     assert "Engine core initialization failed" in start_failure(POINTER, "nothing to see")
