@@ -104,7 +104,7 @@ def _innermost(error: BaseException) -> BaseException:
 def _message(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, ArithmeticError | LookupError | AttributeError | TypeError | AssertionError):
-        return described(error)  # such a message says nothing without its place
+        return described(error)  # these messages say nothing without their place
     if not text:
         return type(error).__name__
     return text if _TYPE.match(text) else f"{type(error).__name__}: {text}"

@@ -77,14 +77,14 @@ def plain_numbers(text: str, question: str = "") -> str:
 
 
 def _magnitudes(text: str, question: str) -> str:
-    asked = question.casefold()
-    if "how many dozen" in asked:
+    lower = question.casefold()
+    if "how many dozen" in lower:
         text = re.sub(r"\bdozens?\b", "", text)
     _refuse(_DOZEN, text, "dozens")
     text = _THOUSANDS.sub(lambda m: format_value(Fraction(m[1]) * 1000), text)
     while (found := _MAGNITUDE.search(text)) is not None:
         word = found[2].lower()
-        if re.search(rf"(?:how many|number of|in) {word}", asked):
+        if re.search(rf"(?:how many|number of|in) {word}", lower):
             raise UnparsableError(f"{text.strip()[:_SHOWN]!r}: the question asks for {word}s")
         value = format_value(Fraction(found[1]) * _MAGNITUDES[word])
         text = text[: found.start()] + value + text[found.end() :]
