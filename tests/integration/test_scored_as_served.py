@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 from pipelines.config import EvaluationConfig
 from pipelines.config.serving import ServingConfig
 from pipelines.methods import written_labels
+from pipelines.runtime.cpus import inherited
 from pipelines.scoring.predict import PredictRequest, predict
 from pipelines.scoring.predictor import Query
 from pipelines.scoring.sources import Trained
 from pipelines.students.decoding import Decoded, Family, encode_prompt
 from pipelines.tasks.base import Example
 from pipelines.tasks.multiple_choice import MultipleChoice
-from serving.engines.select import start_engine
+from serving.engines.select import cpu_environment, start_engine
 from serving.messages import Question, Reply
 from serving.model_card import read_card
 from tests.support.fake_engines import FakeMetrics
@@ -63,20 +65,25 @@ def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: F
     assert all(
         answer.in_set and answer.text in some for (answer,), some in zip(constrained.answers, labels, strict=True)
     )
-    for found, limited in ((free, False), (constrained, True)):
-        served = asyncio.run(served_answers(folder, rows, labels, constrained=limited))
-        assert [answer.text for answer in served] == [answer.text for (answer,) in found.answers]
-        assert [answer.confidence for answer in served] == pytest.approx(
+    served = asyncio.run(served_answers(folder, rows, labels))
+    for found, answers in zip((free, constrained), served, strict=True):
+        assert [answer.text for answer in answers] == [answer.text for (answer,) in found.answers]
+        assert [answer.confidence for answer in answers] == pytest.approx(
             [answer.confidence for (answer,) in found.answers], rel=1e-3
         )
 
 
 async def served_answers(
-    folder: str, rows: list[Example], labels: list[tuple[str, ...]], *, constrained: bool
-) -> list[Decoded]:
-    serving = ServingConfig(max_new_tokens=6, max_batch_size=16, constrained=constrained)
-    engine = start_engine(read_card("s", folder), serving, FakeMetrics())  # type: ignore[arg-type]
-    questions = [Question(row.input, labels=some) for row, some in zip(rows, labels, strict=True)]
-    replies = await asyncio.gather(*(engine.answer(question) for question in questions))
+    folder: str, rows: Sequence[Example], labels: Sequence[tuple[str, ...]], max_new_tokens: int = 6
+) -> tuple[list[Decoded], list[Decoded]]:
+    """Free and constrained answers of one engine, as a replica starts it."""
+    serving = ServingConfig(max_new_tokens=max_new_tokens, max_batch_size=16)
+    with inherited(cpu_environment(serving, ["vllm"])):
+        engine = start_engine(read_card("s", folder), serving, FakeMetrics())  # type: ignore[arg-type]
+    found = []
+    for engine._constrained in (False, True):  # instead of a second start of vLLM
+        questions = [Question(row.input, labels=some) for row, some in zip(rows, labels, strict=True)]
+        replies = await asyncio.gather(*(engine.answer(question) for question in questions))
+        found.append([reply.answer for reply in replies if isinstance(reply, Reply)])
     await engine.close()
-    return [reply.answer for reply in replies if isinstance(reply, Reply)]
+    return found[0], found[1]
