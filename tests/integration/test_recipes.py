@@ -21,7 +21,8 @@ RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 NUM = 60
 HELD_OUT = 0.3
 SMALL = {
-    "training.gpus_per_worker": "0", "training.workers": "1", "training.precision": "fp32", "training.steps": "null", "training.epochs": "1",
+    "training.gpus_per_worker": "0", "training.workers": "1", "training.precision": "fp32", "training.steps": "null",
+    "training.epochs": "1",
     "training.max_input_tokens": "100", "training.max_target_tokens": "100", "student.init.kind": "random",
     "evaluation.gpus_per_worker": "0", "compare.fractions": "[1.0]", "compare.seeds": "[0]", "corpus.validation": str(HELD_OUT),
 }  # fmt: skip

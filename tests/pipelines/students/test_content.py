@@ -66,7 +66,7 @@ def test_content_ids_depend_on_content_alone(tmp_path: Path) -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_hashes_of_an_older_training_in_the_same_folder_are_not_used(tmp_path: Path) -> None:
+def test_hashes_of_an_older_training_are_not_used(tmp_path: Path) -> None:
     store = student(tmp_path / "s", hashed=False)
     check(store)
     before = store.read(CONTENT)

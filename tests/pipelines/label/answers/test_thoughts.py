@@ -53,7 +53,7 @@ def test_a_thought_without_an_end_leaves_no_answer(form: str, finish: str, reaso
     assert (row.reason, row.detail, row.output) == (reason, "the thoughts do not end", text)
 
 
-def test_a_cut_text_without_marks_is_a_thought_if_the_teacher_leaves_out_the_opening_one() -> None:
+def test_a_cut_text_is_a_thought_if_the_opening_mark_is_implied() -> None:
     cutter = ThoughtCutter("auto")
     assert cutter.split(WRONG, is_cut=True).answer == WRONG
     cutter.split(f"{WRONG}</think>{RIGHT}")
