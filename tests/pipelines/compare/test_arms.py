@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.compare import few_shot
+from pipelines.compare.notices import notices
 from pipelines.compare.search import chosen_settings
 from pipelines.compare.tf_idf import score_tf_idf
 from pipelines.compare.treated_labels import Treatment, label_rows, treated_manifest, write_treated
@@ -108,6 +109,10 @@ def test_the_grid_gets_the_arms_that_apply(lab: Lab) -> None:
     assert {arm.name: arm.note for arm in report.arms} == {
         "finetune": "", "shuffled-rationales": "", "few-shot": "its weights are random before training", "tf-idf": "labels are free",
     }  # fmt: skip
+    equal = (
+        "step-by-step against step-by-step, shuffled rationales: +0.0 points (95% interval -12.6 to +12.6, 1 seed), "
+    )
+    assert f"{equal}no difference is shown (fewer than 3 seeds)." in notices(report)
     missing = (
         "Controls that this grid lacks: few-shot (its weights are random before training), tf-idf (labels are free)."
     )
