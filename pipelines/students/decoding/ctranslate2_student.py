@@ -47,6 +47,10 @@ _LOGITS_BYTES = 512 * 2**20
 _logger = logging.getLogger(__name__)
 
 
+class ConversionError(UserError):
+    """CTranslate2 cannot run the student as it is."""
+
+
 class Ctranslate2Student(Student):
     """Greedy answers equal those of the student in float32, up to rounding. Drawn answers have its distribution but follow no seed."""
 
@@ -71,8 +75,8 @@ class Ctranslate2Student(Student):
             workers: number of concurrent callers of `write`, which share the threads evenly.
 
         Raises:
-            UserError: the artifact is not finished, its files fail `check_student_files`, CTranslate2 does not support its
-                architecture, or the conversion answers differently.
+            ConversionError: CTranslate2 does not support its architecture, or the conversion answers differently.
+            UserError: the artifact is not finished, or its files fail `check_student_files`.
         """
         store = Store(str(folder))
         manifest = require_manifest(store, "student", "train RUN")
@@ -290,5 +294,5 @@ def _compare(converted: Student, original: Student, shown: str) -> None:
             raise _refused(shown, f"its conversion answers differently (log-probabilities {apart} apart)")
 
 
-def _refused(shown: str, rule: str) -> UserError:
-    return UserError(shown, rule, "Set serving.engine: transformers.")
+def _refused(shown: str, rule: str) -> ConversionError:
+    return ConversionError(shown, rule, "Set serving.engine: transformers.")

@@ -139,9 +139,12 @@ def open_student(
                 max_new_tokens=max_new_tokens,
             )  # fmt: skip
         if name == "ctranslate2":
-            from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
+            from pipelines.students.decoding.ctranslate2_student import ConversionError, Ctranslate2Student
 
-            return Ctranslate2Student.open(folder, weights=choice.weights, threads=threads_of_each(workers))
+            try:
+                return Ctranslate2Student.open(folder, weights=choice.weights, threads=threads_of_each(workers))
+            except (ConversionError, ImportError) as error:
+                raise EngineUnsuitableError(str(error)) from error
         return Student.load(folder, device="cuda" if choice.gpus else "cpu", dtype=choice.weights)
 
     return choice.open(family, load)

@@ -13,6 +13,7 @@ from pipelines.storage.store import Store
 from pipelines.students.decoding import GenerationRequest, Sampling, Student
 from pipelines.students.decoding import ctranslate2_student as module
 from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
+from pipelines.students.decoding.engines import EngineChoice, open_student
 from tests.support.tiny_students import TEXTS, write_student
 
 REQUESTS = [
@@ -146,6 +147,11 @@ def test_inaccurate_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="answers differently"):
         Ctranslate2Student.open(folder)
     assert not (tmp_path / "student-ctranslate2" / "converted.json").exists()
+    limits = {"sequences": 1, "workers": 1, "max_new_tokens": 8}
+    opened = open_student(str(folder), "encoder-decoder", EngineChoice("auto", "float32", 0), **limits)
+    assert opened.engine == "transformers", "evaluation scores it in the next engine"
+    with pytest.raises(UserError, match=r"evaluation\.engine ctranslate2: .*answers differently"):
+        open_student(str(folder), "encoder-decoder", EngineChoice("ctranslate2", "float32", 0), **limits)
 
 
 def test_read_only_folder_can_be_opened(
