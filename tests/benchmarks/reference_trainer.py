@@ -124,6 +124,7 @@ def main() -> None:
         "step_s": seconds / timed,
         "examples_per_step": options.batch,
         "tokens_per_example": mean,
+        "target_tokens_per_example": sum(_targets(row) for row in data) / len(data),
         "parameters": sum(p.numel() for p in model.parameters()),
         "losses": losses,
     }))  # fmt: skip
@@ -132,6 +133,11 @@ def main() -> None:
 def _real(row: dict[str, dict[str, list[int]]], seq2seq: bool) -> int:
     """Unpadded tokens of an example over both tasks."""
     return sum(len(row[p]["input_ids"]) + (len(row[p]["labels"]) if seq2seq else 0) for p in PARTS)
+
+
+def _targets(row: dict[str, dict[str, list[int]]]) -> int:
+    """Target tokens of an example over both tasks."""
+    return sum(sum(token != IGNORED for token in row[part]["labels"]) for part in PARTS)
 
 
 if __name__ == "__main__":

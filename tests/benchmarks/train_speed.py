@@ -1,7 +1,7 @@
 """Training speed: unpadded tokens/s of `raystill train` against the reference trainer, with the same model, data and precision.
 
 Two regimes: as many examples per step as the reference, and a token budget per step. Results are medians of alternating pairs. Labels
-are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k. MFU is 6 x parameters x tokens/s / peak FLOPS.
+are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k. MFU: train_flops.py / peak FLOPS.
 
     python -m tests.benchmarks.train_speed DATA                                    small models on CPUs
     python -m tests.benchmarks.train_speed DATA --gpu --model FOLDER --model FOLDER --rows 6000 --batch 64 --steps 60 \
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.results import median, publish
+from tests.benchmarks.train_flops import training_flops
 from tests.benchmarks.trained import command, labels_of, recorded, reference_rows, save_shapes, stage, steps_of
 
 
@@ -106,8 +107,10 @@ def _pair(model: str, labelled: dict[str, Any], rows: Path, options: argparse.Na
         "data wait": max(same["data_wait_share"], budget["data_wait_share"]),
     }  # fmt: skip
     if options.peak_tflops:
-        flops = 6 * theirs["parameters"] / (options.peak_tflops * 1e12)
-        row |= {"reference MFU": flops * theirs["tokens_per_s"], "budget MFU": flops * budget["tokens_per_s"]}
+        targets = theirs["target_tokens_per_example"]
+        flops = training_flops(model, theirs["tokens_per_example"] - targets, targets) / theirs["tokens_per_example"]
+        share = flops / (options.peak_tflops * 1e12)
+        row |= {"reference MFU": share * theirs["tokens_per_s"], "budget MFU": share * budget["tokens_per_s"]}
     return row
 
 
