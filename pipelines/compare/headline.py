@@ -82,7 +82,7 @@ def _power_notes(report: ComparisonReport) -> Iterator[str]:
     if one is not None and one.shown == "not shown" and not one.why and report.detectable is not None:
         yield (
             f"A grid of this size was expected to show differences of {100 * report.detectable:.1f} points or more: "
-            "not shown does not mean that there is none."
+            "not shown does not mean that the methods are equal."
         )
 
 

@@ -227,13 +227,13 @@ class _Comparison:
         if "few-shot" not in self.run.compare.arms:
             return {}
         models = grid.students_of(self.run)
-        asked = {
+        students = {
             grid.student_name(model): self.run.model_copy(
                 update={"student": grid.student_of(self.run, "rationale-then-label", model)}
             )
             for model in models
         }
-        return dict(zip(models, score_few_shot(asked, self.examples["heldout"], self.live), strict=True))
+        return dict(zip(models, score_few_shot(students, self.examples["heldout"], self.live), strict=True))
 
     def _unfinished(self, results: GridResults, jobs: Sequence[CellJob]) -> list[CellJob]:
         """Jobs that no earlier run has scored. Adds the scores of the others to the results."""

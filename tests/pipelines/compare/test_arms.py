@@ -267,10 +267,10 @@ def test_tf_idf_learns_words_of_the_same_rows(tmp_path: Path) -> None:
 def test_few_shot_students_read_the_teachers_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, written: str, labels: int
 ) -> None:
-    asked: list[PredictRequest] = []
+    requests_seen: list[PredictRequest] = []
 
     def answer(requests: list[PredictRequest], settings: EvaluationConfig, live: None) -> list[Predictions]:
-        asked.extend(requests)
+        requests_seen.extend(requests)
         return [Predictions([(Prediction(written, 0.5, 9, 3, 0.1, too_long=False),)] * 2, 1.0)]
 
     monkeypatch.setattr(few_shot, "predict", answer)
@@ -280,7 +280,7 @@ def test_few_shot_students_read_the_teachers_prompt(
     [found] = few_shot.score_few_shot({"model": run}, examples)
     assert (found.counts["correct"], found.counts["unanswered"]) == (1, 0)
     assert few_shot.score_few_shot({"model": run}, examples) == [found], "made once"
-    [request] = asked
+    [request] = requests_seen
     assert request.inputs[0].endswith("\n\nQ: one\nA:")
     assert request.inputs[0].count("The answer is") >= 3
     assert (request.query.ranking is not None) == bool(labels)
