@@ -43,12 +43,12 @@ def made_pairs(count: int) -> list[Example]:
     for row in range(count):
         who, (where, other) = chance.choice(PEOPLE), chance.sample(PLACES, 2)
         label = chance.choice(("entailment", "neutral", "contradiction"))
-        said = {
+        ends = {
             "entailment": f"is in the {where}",
             "contradiction": f"is in the {other}",
             "neutral": "waits for a friend",
         }
-        fields = {"premise": f"A {who} walks through the {where}.", "hypothesis": f"The {who} {said[label]}."}
+        fields = {"premise": f"A {who} walks through the {where}.", "hypothesis": f"The {who} {ends[label]}."}
         rows.append(task.read({"id": str(row), **fields, "gold": label}))
     return rows
 

@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ConversionError(UserError):
-    """CTranslate2 cannot run the student as it is."""
+    """CTranslate2 cannot run the student, or answers differently."""
 
 
 class Ctranslate2Student(Student):
