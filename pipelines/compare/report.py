@@ -97,11 +97,19 @@ def comparison_report(results: GridResults) -> ComparisonReport:
 def _settings(results: GridResults) -> Settings:
     run = results.run
     training = {key: value for key, value in deciding_settings(run.training).items() if key not in _CELL_SETTINGS}
+    if (steps := _common_steps(results)) is not None:
+        training = {key: value for key, value in training.items() if key != "epochs"} | {"steps": steps}
     return Settings(
         labels={method: learned(student_of(run, method, run.student.model)) for method in run.compare.methods},
         filters=filters_of(results.labels),
         training=TrainingSettings.model_validate(training),
     )
+
+
+def _common_steps(results: GridResults) -> int | None:
+    """The steps of all cells, if these are equal by the grid's rule."""
+    searched = next((setting.steps for setting in results.chosen.values()), None)
+    return searched or results.budgets.steps
 
 
 def _untrained_lines(results: GridResults) -> Iterator[Line]:

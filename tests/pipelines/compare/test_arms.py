@@ -66,6 +66,7 @@ def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[s
         "All cells take 120 optimizer steps: 2 epochs of step-by-step, which has most tokens, with 100% of the labels."
     )
     assert lab.report().budget == rule
+    assert (lab.report().settings.training.steps, lab.report().settings.training.epochs) == (120, None)
     printed = capsys.readouterr().err
     assert rule in printed
     assert "warning: 20 held-out examples and 1 seed can show no difference" in printed
