@@ -168,7 +168,7 @@ def _ranked(student: Student, ranking: Ranking, batch: dict[str, Any]) -> list[d
     for i, labels, found in zip(fits, sets, likelihoods, strict=True):
         best = max(range(len(found)), key=found.__getitem__)
         confidence = 1.0 / math.fsum(math.exp(one - found[best]) for one in found)
-        answered[i] = Decoded(labels[best], confidence, lengths[i], output_tokens=0)
+        answered[i] = Decoded(labels[best], confidence, lengths[i], output_tokens=0, in_set=True)
     seconds = (time.perf_counter() - began) / max(len(fits), 1)
     return [{"row": row, "draw": 0, **_answer(answered.get(i), seconds)} for i, row in enumerate(batch["rows"])]
 
