@@ -11,12 +11,12 @@ from pipelines.config import TeacherConfig
 from pipelines.errors import UserError
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.teachers import vllm
-from pipelines.label.teachers.base import EngineDeadError, Generation, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.vllm import VllmTeacher, check_engine_args, engine_arguments
 from pipelines.runtime.compat.vllm import engine_dead_error
 from pipelines.tasks import task_spec
 from tests.support.corpora import run_config
-from tests.support.fake_vllm import FakeEngine
+from tests.support.fake_vllm import FakeEngine, WordTokenizer
 from tests.support.teachers import TASK, answers, word_problems
 
 
@@ -104,3 +104,15 @@ def test_plain_prompts_for_a_chat_model_are_warned_of(tmp_path: Path, capsys: py
     assert "Set teacher.prompt: chat" in capsys.readouterr().err
     VllmTeacher.check(config(model=str(tmp_path), prompt="chat"))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("opening", "ends"), [("<think>", False), ("<think> </think>", True)])
+def test_a_template_that_opens_a_thought_is_seen(opening: str, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WordTokenizer, "apply_chat_template", lambda *_, **options: f"How many? {opening}")
+    monkeypatch.setattr(WordTokenizer, "decode", lambda *_, **options: "The answer is (9 + 9).")
+    messages = ({"role": "user", "content": "How many?"},)
+    prompts = [Prompt(prompt.example, prompt.text, messages) for prompt in word_problems(1)]
+    [found] = answers(VllmTeacher(config(prompt="chat", sampling={"max_tokens": 4}), TASK, FakeEngine()), prompts)
+    assert isinstance(found, Generation)
+    assert found.samples[0].thoughts_end is ends
+    assert ("(9 + 9)" in found.samples[0].text) is ends
