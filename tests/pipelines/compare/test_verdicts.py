@@ -86,8 +86,9 @@ def verdicts(times: int, examples: int, seeds: int, effect: float, spread: Sprea
 
 
 def test_a_method_against_itself_is_rarely_better_or_worse() -> None:
-    found = verdicts(100, examples=500, seeds=5, effect=0.0)
-    assert found.count("not shown") >= 95
+    # The rate is 2% to 4%: at most 5 of 100, counted over 400 so that chance does not decide the test.
+    found = verdicts(400, examples=200, seeds=5, effect=0.0)
+    assert found.count("not shown") >= 380
 
 
 def test_a_planted_effect_is_found_at_the_promised_size() -> None:
