@@ -4,6 +4,7 @@
     task-distillation     input                       -> the teacher's label
     step-by-step          [label] input               -> label
                           [rationale] input           -> rationale
+    label-then-rationale  input                       -> label, end of sequence, rationale; an answer ends after the label
     rationale-then-label  input                       -> rationale and label, in the format of the task's few-shot prompt
     rationale-as-input    input [rationale] rationale -> label; needs the teacher for every input
     soft-label            input                       -> label, weighted by the teacher's distribution over labels
@@ -71,6 +72,8 @@ class Target:
     """The teacher's, for methods that compare the labels of an example."""
     in_part_loss: bool = True
     """False: the tokens count in no term of `part`; they only serve the comparison."""
+    rationale: str | None = None
+    """Follows `text` and its end-of-sequence token in the same sequence. Its tokens count in the term `rationale`."""
 
 
 class Targets(Protocol):
@@ -98,6 +101,9 @@ class Method:
     """What it learns, for the error if `student.labels` is set without effect."""
     prefixed: bool = False
     """True if label and rationale are separate answers, selected by the prompt's prefix."""
+    continues: bool = False
+    """True if the rationale follows the label and its end-of-sequence token. Decoding stops after the label; a request for the
+    rationale continues there."""
     reads_rationale: bool = False
     """True if the student reads a teacher's rationale with every input, also at serving time."""
     compares_labels: bool = False
@@ -108,9 +114,14 @@ class Method:
     """For labels that hold nothing to learn."""
 
     @property
+    def separates_rationale(self) -> bool:
+        """True if the student writes its rationale on request, as a text of its own."""
+        return self.prefixed or self.continues
+
+    @property
     def writes_rationales(self) -> bool:
         """True if the student writes rationales of its own."""
-        return self.prefixed or self.answer == "text"
+        return self.separates_rationale or self.answer == "text"
 
     @property
     def needs_teacher_text(self) -> bool:
@@ -130,6 +141,10 @@ def _label(row: TrainingRow, task: Task) -> list[Target]:
 def _label_and_rationale(row: TrainingRow, task: Task) -> list[Target]:
     rationale = [Target("rationale", row.rationale)] if row.rationale else []
     return [Target("label", row.label), *rationale]
+
+
+def _label_then_rationale(row: TrainingRow, task: Task) -> list[Target]:
+    return [Target("label", row.label, rationale=row.rationale or None)]
 
 
 def _rationale_then_label(row: TrainingRow, task: Task) -> list[Target]:
@@ -168,6 +183,10 @@ METHODS: dict[str, Method] = {
         "label", _label_and_rationale, ("label", "rationale"), "rationale_weight", prefixed=True,
         remedy="Label with a prompt that asks for rationales, or lower student.rationale_weight.",
     ),
+    "label-then-rationale": Method(
+        "label", _label_then_rationale, ("label", "rationale"), "rationale_weight", continues=True,
+        remedy="Label with a prompt that asks for rationales, or set method: task-distillation.",
+    ),
     "rationale-then-label": Method("text", _rationale_then_label, ("text",)),
     "rationale-as-input": Method(
         "label", _label_from_rationale, ("label",), reads_rationale=True,
@@ -203,7 +222,7 @@ def prompt_of(method: str, part: Part, text: str) -> str:
     spec = METHODS[method]
     if spec.prefixed and part in ("label", "rationale"):
         return f"[{part}] {text}"
-    if part == spec.answer:
+    if part == spec.answer or (part == "rationale" and spec.continues):
         return text
     raise ValueError(f"method {method} trains no {part}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from pipelines.students.decoding import Decoded, Sampling
 
 FinishReason = Literal["stop", "length"]
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Question:
     rationale: bool = False
     labels: tuple[str, ...] = ()
     """Its closed label set, from methods.written_labels."""
+    bulk: bool = False
+    """True: others go first (fair_queue.py)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class TextRequest:
     """None: greedy."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
+    bulk: bool = False
+    """True: others go first (fair_queue.py)."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +76,23 @@ class TooLong:
 
     tokens: int
     limit: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The outcome of an input that the engine cannot answer. Other inputs of its request are answered."""
+
+    kills: bool = False
+    """True: replicas died of it, and none gets it again."""
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Outcome]):
+    """A replica's reply to one call."""
+
+    outcomes: Sequence[Outcome | TooLong | Failed]
+    """One per input, in order."""
+    replica: str
+    """Random id of the replica."""
+    computed: int
+    """Inputs that the replica computes at once."""

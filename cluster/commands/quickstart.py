@@ -138,7 +138,7 @@ def _query_endpoint(run: RunConfig, question: str | dict[str, str]) -> EndpointA
     endpoint = serve_students({run.name: join(run.output, "student")}, run.serving)
     try:
         ready = time.monotonic() - began
-        request = {"inputs": [question], "rationale": METHODS[run.student.method].prefixed}
+        request = {"inputs": [question], "rationale": METHODS[run.student.method].separates_rationale}
         with httpx.Client(base_url=endpoint.url, timeout=run.serving.request_timeout_s) as client:
             for _ in range(2):
                 sent = time.monotonic()

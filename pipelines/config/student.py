@@ -51,7 +51,7 @@ class StudentConfig(Section):
     """Whose label is learned, for methods with rationales. Default: gold. gold-else-teacher: gold if the row has one, also for
     task-distillation."""
     rationale_weight: Share = 0.5
-    """step-by-step: w in loss = (1 - w) x label loss + w x rationale loss."""
+    """step-by-step and label-then-rationale: w in loss = (1 - w) x label loss + w x rationale loss."""
     soft_weight: Share = 0.5
     """soft-label and token-kd: s in loss = (1 - s) x cross entropy + s x divergence from the teacher's distribution."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -67,6 +67,13 @@ class StudentConfig(Section):
             raise ValueError(
                 f"`labels` has no effect with method {self.method}, which learns {method.learns}; remove it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _label_is_learned(self) -> Self:
+        if METHODS[self.method].continues and self.rationale_weight == 1.0:
+            rule = f"`rationale_weight` 1.0: method {self.method} writes the rationale after a label that it must learn"
+            raise ValueError(f"{rule}; set it below 1")
         return self
 
     @model_validator(mode="after")

@@ -82,8 +82,7 @@ def rationale_request(
 
     None if the method writes no rationale, or writes it in one text with the label.
     """
-    method = METHODS[run.student.method]
-    if not method.writes_rationales or method.answer == "text":
+    if not METHODS[run.student.method].separates_rationale:
         return None
     return PredictRequest(title, Query(source, "rationale"), [inputs[i] for i in sample_of(examples)])
 

@@ -85,6 +85,9 @@ def _prompt_format(details: StudentDetails) -> str:
     end = "" if details.family == "encoder-decoder" else " followed by a line break"
     if method.prefixed:
         return f"- Reads `[label] <input>` for the label and `[rationale] <input>` for the rationale{end}; decode greedily."
+    if method.continues:
+        more = "Generation that continues after that token writes the rationale"
+        return f"- Reads `<input>`{end} and writes the label and an end-of-sequence token; decode greedily. {more}."
     if method.reads_rationale:
         return f"- Reads `{with_rationale('<input>', '<rationale>')}`{end} and writes the label; decode greedily."
     output = "a rationale and the label, as a teacher does" if method.writes_rationales else "the label"

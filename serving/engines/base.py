@@ -17,7 +17,7 @@ from pipelines.methods import METHODS, Part, prompt_of
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
 from pipelines.students.decoding.engines import EngineUnsuitableError as EngineUnsuitableError
 from pipelines.students.decoding.label_scores import label_sets
-from pipelines.students.decoding.requests import decoded
+from pipelines.students.decoding.requests import after_label, decoded
 from serving.engines.detokenizer import Detokenizer
 from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.metrics import ReplicaMetrics
@@ -83,7 +83,10 @@ class Engine(ABC):
         return None
 
     async def answer(self, question: Question) -> Reply | TooLong:
-        """The student's label, and its rationale if that is requested and is a text of its own. Both are generated concurrently."""
+        """The student's label, and its rationale if that is requested and is a text of its own.
+
+        Both are generated concurrently, unless the rationale follows the label.
+        """
         parts: list[Part] = [self._spec.answer]
         if self._spec.prefixed and question.rationale:
             parts.append("rationale")
@@ -96,6 +99,9 @@ class Engine(ABC):
         ]
         outputs = await asyncio.gather(*(self.complete(request) for request in with_labels))
         answers = [decoded(*of, self.tokenizer) for of in zip(parts, with_labels, outputs, strict=True)]
+        if self._spec.continues and question.rationale:
+            follows = after_label(with_labels[0], outputs[0], int(self.tokenizer.eos_token_id), self._max_text_tokens)
+            answers.append(decoded("rationale", follows, await self.complete(follows), self.tokenizer))
         return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)
 
     async def write(self, request: TextRequest) -> Piece | TooLong:

@@ -95,7 +95,8 @@ def results(request: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
 def test_a_method_reduces_each_term_of_its_loss(results: Any, method: str) -> None:
     found = results[2][method]
     terms = {
-        "step-by-step": {"label", "rationale"}, "rationale-then-label": {"text"}, "soft-label": {"label", "soft"},
+        "step-by-step": {"label", "rationale"}, "label-then-rationale": {"label", "rationale"},
+        "rationale-then-label": {"text"}, "soft-label": {"label", "soft"},
         "token-kd": {"text", "divergence"},
     }.get(method, {"label"})  # fmt: skip
     assert set(found["before"]) == set(found["after"]) == terms

@@ -39,8 +39,8 @@ def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
         assert (target.probability is not None) == method.compares_labels
         assert (target.text is None) == method.learns_teacher_tokens
     assert method.answer in {target.part for target in targets}
-    assert any("rationale" in target.part or target.input for target in targets) == (
-        method.prefixed or method.reads_rationale
+    assert any("rationale" in target.part or target.rationale or target.input for target in targets) == (
+        method.separates_rationale or method.reads_rationale
     )
     assert method.targets(EMPTY, TASK) or method.remedy, "labels with nothing to learn are refused with a remedy"
     with pytest.raises(ValueError, match=f"method {name} trains no "):
@@ -49,7 +49,8 @@ def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
     weights = term_weights(StudentConfig(model="m", method=name, rationale_weight=0.3, soft_weight=0.2))
     assert list(weights) == list(method.terms)
     assert set(weights) <= set(TERMS)
-    assert {target.part for target in targets} == set(method.terms) & set(PARTS)
+    parts = {part for target in targets for part in (target.part, *(["rationale"] if target.rationale else []))}
+    assert parts == set(method.terms) & set(PARTS)
     assert sum(weights.values()) == pytest.approx(1.0)
     assert method.student_keys <= METHOD_KEYS <= StudentConfig.model_fields.keys()
     assert (method.label_column is None) == (not method.learns), "a fixed label column is explained in an error"
@@ -66,6 +67,14 @@ def test_step_by_step_selects_the_answer_by_prefix() -> None:
     assert prompt_of("step-by-step", "rationale", TEXT) == f"[rationale] {TEXT}"
 
 
+def test_label_then_rationale_reads_the_same_input_for_both() -> None:
+    (target,) = METHODS["label-then-rationale"].targets(ROW, TASK)
+    assert (target.text, target.rationale) == ("4 - 1", "Anne gives 1 away.")
+    assert prompt_of("label-then-rationale", "rationale", TEXT) == prompt_of("finetune", "label", TEXT) == TEXT
+    with pytest.raises(ValueError, match="writes the rationale after a label that it must learn; set it below 1"):
+        StudentConfig(model="m", method="label-then-rationale", rationale_weight=1.0)
+
+
 def test_a_rationale_follows_the_input() -> None:
     (target,) = METHODS["rationale-as-input"].targets(ROW, TASK)
     assert target.input == f"{TEXT} [rationale] Anne gives 1 away."
@@ -74,7 +83,7 @@ def test_a_rationale_follows_the_input() -> None:
 
 def test_methods_that_write_rationales_or_need_teacher_text() -> None:
     writers = {name for name, method in METHODS.items() if method.writes_rationales}
-    assert writers == {"step-by-step", "rationale-then-label", "token-kd"}
+    assert writers == {"step-by-step", "label-then-rationale", "rationale-then-label", "token-kd"}
     needy = {name for name, method in METHODS.items() if method.needs_teacher_text}
     assert needy == {"rationale-then-label", "rationale-as-input", "token-kd"}
 

@@ -117,12 +117,13 @@ class Ctranslate2Student(Student):
         log_probs: list[list[float]] = [[] for _ in requests]
         scores: list[Scores | None] = [_no_scores] * len(requests)
         limits = [request.max_new_tokens for request in requests]
+        written = [len(request.written) for request in requests]
         for rows in self._calls(requests):
-            recorder = _StepRecorder(rows, tokens, log_probs, limits, on_tokens, is_cancelled)
+            recorder = _StepRecorder(rows, tokens, log_probs, limits, written, on_tokens, is_cancelled)
             some = [requests[row] for row in rows]
             results = self._translate(
-                [prompts[row] for row in rows], some, recorder,
-                max_decoding_length=max(request.max_new_tokens for request in some),
+                [prompts[row] for row in rows], some, recorder, target_prefix=self._prefixes(some),
+                max_decoding_length=max(limits[row] + written[row] for row in rows),
                 return_logits_vocab=bool(some[0].watched),
             )  # fmt: skip
             for row, result in zip(rows, results, strict=True):
@@ -138,12 +139,21 @@ class Ctranslate2Student(Student):
         for start in range(0, len(requests), size):
             rows = requests[start : start + size]
             prompts = [encode_prompt(self.tokenizer, self.family, row.prompt) for row in rows]
-            written = [self.tokenizer.convert_ids_to_tokens(row.written) for row in rows] if length else None
             results = self._translate(
-                prompts, rows, None, target_prefix=written, max_decoding_length=length + 1, return_logits_vocab=True
+                prompts,
+                rows,
+                None,
+                target_prefix=self._prefixes(rows),
+                max_decoding_length=length + 1,
+                return_logits_vocab=True,
             )
             found += [_scores_of(result, row.watched)(length) for result, row in zip(results, rows, strict=True)]
         return found
+
+    def _prefixes(self, requests: Sequence[GenerationRequest]) -> list[list[str]] | None:
+        if not any(request.written for request in requests):
+            return None
+        return [self.tokenizer.convert_ids_to_tokens(request.written) for request in requests]
 
     def _calls(self, requests: Sequence[GenerationRequest]) -> Iterator[list[int]]:
         """Rows of each call. With label sets the translator keeps all logits of a call, 128 kB per token for T5."""
@@ -213,15 +223,19 @@ class _StepRecorder:
         tokens: list[list[int]],
         log_probs: list[list[float]],
         limits: list[int],
+        written: list[int],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
     ) -> None:
-        self._rows, self._tokens, self._log_probs, self._limits = rows, tokens, log_probs, limits
+        self._rows, self._tokens, self._log_probs = rows, tokens, log_probs
+        self._limits, self._written = limits, written
         self._on_tokens, self._is_cancelled = on_tokens, is_cancelled
 
     def __call__(self, step: Any) -> bool:
         """True ends the row: it has reached its own limit, which may be lower than that of its batch, or is cancelled."""
         row = self._rows[step.batch_id]
+        if step.step < self._written[row]:  # the translator reports what is written, too
+            return False
         if len(self._tokens[row]) < self._limits[row]:
             self._tokens[row].append(step.token_id)
             self._log_probs[row].append(step.log_prob)

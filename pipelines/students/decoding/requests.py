@@ -97,6 +97,19 @@ class Decoded:
     """True if the answer is a label of the closed set as trained, and the confidence is renormalised. None: no closed set."""
 
 
+def after_label(request: GenerationRequest, label: GenerationOutput, eos: int, max_tokens: int) -> GenerationRequest:
+    """Request for the rationale that follows a label in one sequence (methods.Method.continues).
+
+    Args:
+        request: of the label.
+        max_tokens: limit for label and rationale together; 3 if it is lower. Of a longer label the end is cut.
+    """
+    max_tokens = max(max_tokens, 3)
+    ended = label.ids[:-1] if label.ids[-1:] == (eos,) else label.ids
+    written = (*ended[: max_tokens - 2], eos)
+    return GenerationRequest(request.prompt, max_tokens - len(written), request.sampling, written=written)
+
+
 def decoded(part: Part, request: GenerationRequest, output: GenerationOutput, tokenizer: Any) -> Decoded:
     """Decode the tokens of one part of an answer."""
     labels, log_prob = request.labels, output.label_log_prob

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any, Self, TypedDict
 
 from pipelines.errors import UserError
-from pipelines.methods import Part, prompt_of
+from pipelines.methods import METHODS, Part, prompt_of
 from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import checked_copy
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.constrained import LabelWalk, label_walk
 from pipelines.students.decoding.label_scores import Scores, label_sets
-from pipelines.students.decoding.requests import Decoded, GenerationOutput, GenerationRequest, Sampling, decoded
+from pipelines.students.decoding.requests import (
+    Decoded,
+    GenerationOutput,
+    GenerationRequest,
+    Sampling,
+    after_label,
+    decoded,
+)
 from pipelines.students.decoding.sampling import IsCancelled, OnTokens, Sampler
 from pipelines.students.decoding.tokens import Family, encode_prompt
 
@@ -135,7 +142,8 @@ class Student:
         """Generate one part of the answer to each text, in one padded batch. Texts are not truncated: see `count_tokens`.
 
         Args:
-            max_new_tokens: limit for a label or a rationale. A text of both may reach `max_target_tokens`.
+            max_new_tokens: limit for a label or a rationale. A text of both may reach `max_target_tokens`. For a rationale that follows
+                its label it is the limit for both.
             sampling: None: greedy.
             labels: closed label set of each text, from methods.written_labels.
             constrained: True: an answer with a label set is one of its labels.
@@ -144,11 +152,19 @@ class Student:
             ValueError: the method does not train this part.
         """
         sets = [()] * len(texts) if labels is None else labels
+        method = METHODS[self.method]
+        follows = part == "rationale" and method.continues
         requests = [
-            self.request(text, part, max_new_tokens, sampling, some, constrained=constrained)
+            self.request(
+                text, method.answer if follows else part, max_new_tokens, sampling, some, constrained=constrained
+            )
             for text, some in zip(texts, sets, strict=True)
         ]
         outputs = self.write(requests)
+        if follows:
+            pairs = zip(requests, outputs, strict=True)
+            requests = [after_label(request, label, self.eos, max_new_tokens) for request, label in pairs]
+            outputs = self.write(requests)
         return [decoded(part, *pair, self.tokenizer) for pair in zip(requests, outputs, strict=True)]
 
     def request(
@@ -232,13 +248,37 @@ class Student:
 
         Scores are None if the engine cannot return those of all watched tokens.
         """
+        if self.family == "decoder-only":
+            prompts = [[*prompt, *request.written] for prompt, request in zip(prompts, requests, strict=True)]
+            return self._generate_batch(prompts, requests, on_tokens, is_cancelled)
+        found: list[Any] = [None] * len(requests)
+        # The decoder takes no padding: a batch has rows with equally many written tokens.
+        for length in sorted({len(request.written) for request in requests}):
+            rows = [row for row, request in enumerate(requests) if len(request.written) == length]
+            batch = self._generate_batch(
+                [prompts[row] for row in rows],
+                [requests[row] for row in rows],
+                on_tokens and _for_rows(on_tokens, rows, len(requests)),
+                is_cancelled and _of_rows(is_cancelled, rows),
+            )
+            for row, *values in zip(rows, *batch, strict=True):
+                found[row] = values
+        tokens, log_probs, scores = zip(*found, strict=True)
+        return list(tokens), list(log_probs), list(scores)
+
+    def _generate_batch(
+        self,
+        prompts: list[list[int]],
+        requests: Sequence[GenerationRequest],
+        on_tokens: OnTokens | None,
+        is_cancelled: IsCancelled | None,
+    ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
+        """Values as of `_generate`, in one call of transformers. The prompts of a decoder-only model hold what is written."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         written: dict[str, Any] = {}
-        if self.family == "decoder-only":
-            prompts = [[*prompt, *request.written] for prompt, request in zip(prompts, requests, strict=True)]
-        elif any(request.written for request in requests):  # all equally long: see _next_scores
+        if self.family == "encoder-decoder" and requests[0].written:
             start = self.model.config.decoder_start_token_id
             rows = [[start, *request.written] for request in requests]
             written["decoder_input_ids"] = torch.tensor(rows, device=self.device)
@@ -286,3 +326,19 @@ class Student:
         # generate() takes unset values of the passed config from the model's own config.
         self.model.generation_config = config
         return config
+
+
+def _for_rows(on_tokens: OnTokens, rows: list[int], count: int) -> OnTokens:
+    """Reports the tokens of some of `count` rows."""
+
+    def report(tokens: list[int | None]) -> None:
+        every: list[int | None] = [None] * count
+        for row, token in zip(rows, tokens, strict=True):
+            every[row] = token
+        on_tokens(every)
+
+    return report
+
+
+def _of_rows(is_cancelled: IsCancelled, rows: list[int]) -> IsCancelled:
+    return lambda row: is_cancelled(rows[row])

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from pipelines.students.decoding import Family
 from pipelines.train.data.lengths import Ints
+from pipelines.train.loss_terms import PARTS
 
 Floats = npt.NDArray[np.float32]
 Array = Any
 """A numpy array, or a torch tensor after `MicroBatch.map`."""
 NO_PART = -1
+_RATIONALE = PARTS.index("rationale")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class TokenSequence:
     part: int
     """Index in loss_terms.PARTS of the term that its tokens count in; NO_PART: none."""
     example: int = 0
+    tail: int = 0
+    """Number of the last target tokens that count in the rationale term instead (label-then-rationale)."""
     probability: float | None = None
     """soft-label: the teacher's probability of this label of the example."""
     top_ids: npt.NDArray[np.int32] | None = None
@@ -104,6 +108,8 @@ def collate(sequences: Sequence[TokenSequence], *, family: Family, pad: int, sta
         columns = within + np.repeat(np.array([len(p) for p in prompts], dtype=np.int64) - 1, count)
     flat = np.concatenate([np.asarray(t, dtype=np.int64) for t in targets])
     parts = np.repeat(np.array([s.part for s in sequences], dtype=np.int64), count)
+    heads = np.repeat(count - np.array([s.tail for s in sequences], dtype=np.int64), count)
+    parts = np.where(within < heads, parts, _RATIONALE)
     return MicroBatch(inputs, rows, columns, flat, parts, *_groups(sequences), *_top_tokens(sequences, count))
 
 

@@ -5,6 +5,7 @@ In: TrainingRow(input="Anne has 4 apples ...", label="4 - 1", rationale="Anne gi
     finetune              [TokenSequence("Anne has 4 apples ...\\n" -> "4 - 1", part label)]
     step-by-step          [TokenSequence("[label] Anne has ...\\n" -> "4 - 1", label),
                            TokenSequence("[rationale] Anne has ...\\n" -> "Anne gives 1 away.", rationale)]
+    label-then-rationale  [TokenSequence("Anne has ...\\n" -> "4 - 1</s>Anne gives 1 away.</s>", label, tail of 6 tokens)]
     soft-label            [TokenSequence("Anne has ...\\n" -> "4 - 1", label, probability 0.8),
                            TokenSequence("Anne has ...\\n" -> "4 + 1", no part, probability 0.2)]
     token-kd              [TokenSequence("Anne has ...\\n" -> the teacher's tokens, text, its k likeliest at each position)]
@@ -102,7 +103,9 @@ def _sequence(target: Target, row: TrainingRow, tokenizer: Any, settings: TokenS
     prompt = encode_prompt(tokenizer, settings.family, prompt_of(settings.method, target.part, text))
     part = PARTS.index(target.part) if target.in_part_loss else NO_PART
     if target.text is not None:
-        return TokenSequence(prompt, encode_target(tokenizer, target.text), part, probability=target.probability)
+        ids = encode_target(tokenizer, target.text)
+        tail = encode_target(tokenizer, target.rationale) if target.rationale and "rationale" in settings.terms else []
+        return TokenSequence(prompt, [*ids, *tail], part, tail=len(tail), probability=target.probability)
     assert row.tokens is not None, "a method that learns the teacher's tokens skips rows without them"
     ids, top_ids, top_logprobs = _until_end(row.tokens, task.stops, tokenizer)
     return TokenSequence(prompt, ids, part, top_ids=top_ids, top_logprobs=top_logprobs)

@@ -3,8 +3,8 @@
 It lies in OUTPUT/training/<fingerprint>/tokens: `tokens.arrow` (Arrow IPC, uncompressed), and `counts.json`, which is written last. Each
 sequence is a row, and the sequences of an example follow each other:
 
-    {"id": "apples-17", "validation": false, "dropped": null, "part": 0, "probability": null, "prompt": [58, 1133, ...],
-     "target": [20, 2], "top_ids": [], "top_logprobs": []}
+    {"id": "apples-17", "validation": false, "dropped": null, "part": 0, "tail": 0, "probability": null,
+     "prompt": [58, 1133, ...], "target": [20, 2], "top_ids": [], "top_logprobs": []}
 
 Arrow IPC rather than Parquet, because a mapped file takes no memory of its own in a worker and gives access to any row. The order of
 examples in the file has no meaning: they are numbered by their sorted ids.
@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         pa.field("validation", pa.bool_(), nullable=False),
         pa.field("dropped", pa.string()),  # see TokenCounts; null: the sequence is used
         pa.field("part", pa.int8(), nullable=False),
+        pa.field("tail", pa.int32(), nullable=False),  # see TokenSequence
         pa.field("probability", pa.float32()),
         pa.field("prompt", _IDS, nullable=False),
         pa.field("target", _IDS, nullable=False),
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 FILE, COUNTS = "tokens.arrow", "counts.json"
+_RATIONALE = PARTS.index("rationale")
 _TOP_COLUMNS = ("top_ids", "top_logprobs")
 
 
@@ -103,7 +105,7 @@ def _count(table: pa.Table, lengths: Lengths, family: Family, counts: dict[str, 
     counts["train"] += int((~held_out).sum())
     counts["validation"] += int(held_out.sum())
     counts["compared"] += int((~held_out & (np.diff(lengths.starts) > 1)).sum())
-    rationale = table["part"].to_numpy() == PARTS.index("rationale")
+    rationale = (table["part"].to_numpy() == _RATIONALE) | (table["tail"].to_numpy() > 0)
     counts["rationales"] += int((rationale & ~table["validation"].to_numpy()).sum())
     rows, columns, _ = lengths.widths(*lengths.units(np.arange(len(first))), family)
     counts["widest"] = max(counts["widest"], int((rows * columns).max()))
@@ -131,14 +133,14 @@ class Tokens:
         batches = table.to_batches()
         # Stable: the sequences of an example keep their order.
         order = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
-        small = table.select(["id", "validation", "part", "probability", "top_positions"]).take(order)
+        small = table.select(["id", "validation", "part", "tail", "probability", "top_positions"]).take(order)
         prompt, target = (_sizes(table[name])[order] for name in ("prompt", "target"))
         self.lengths = Lengths(prompt, target, _starts(small["id"]), grouped)
         held_out = small["validation"].to_numpy()[self.lengths.starts[:-1]]
         self.train: Ints = np.flatnonzero(~held_out)
         self.validation: Ints = np.flatnonzero(held_out)
         self._ids = small["id"]
-        self._part = small["part"].to_numpy()
+        self._part, self._tail = small["part"].to_numpy(), small["tail"].to_numpy()
         self._probability = small["probability"].to_numpy()
         self._positions = small["top_positions"].to_numpy()
         self._example = np.repeat(np.arange(len(held_out)), np.diff(self.lengths.starts))
@@ -153,6 +155,7 @@ class Tokens:
             self._columns["target"][sequence],
             int(self._part[sequence]),
             int(self._example[sequence]),
+            int(self._tail[sequence]),
             None if np.isnan(probability) else probability,
             *top,
         )
@@ -164,8 +167,10 @@ class Tokens:
     def term_counts(self, examples: Ints) -> dict[str, float]:
         """What each term of the loss (loss_terms.TERMS) counts in these examples."""
         sequences = self.lengths.of(examples)
-        target, part = self.lengths.target[sequences], self._part[sequences]
-        counts = {name: float(target[part == index].sum()) for index, name in enumerate(PARTS)}
+        part, tail = self._part[sequences], self._tail[sequences]
+        head = self.lengths.target[sequences] - tail
+        counts = {name: float(head[part == index].sum()) for index, name in enumerate(PARTS)}
+        counts["rationale"] += float(tail.sum())
         counts["soft"] = float(len(examples)) if self.lengths.grouped else 0.0
         counts["divergence"] = float(self._positions[sequences].sum())
         return {term: counts[term] for term in TERMS}

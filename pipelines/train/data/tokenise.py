@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,8 @@ def encode_part(labels: LabelParts, name: str, settings: TokenSettings) -> Itera
 def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
     """Rows of labels -> rows of `SCHEMA`. A sequence above its limit is dropped, never truncated.
 
-    The first sequence of a row holds its label. If that one is too long, the row is not used at all.
+    The first sequence of a row holds its label. If that one is too long, the row is not used at all. A rationale that follows the label in
+    one sequence is dropped alone.
     """
     tokenizer, task = tokenizer_of(settings.model, settings.tokenizer), load_task(settings.task)
     rows = [encoded for row in table.to_pylist() for encoded in _encode(row, tokenizer, settings, task)]
@@ -96,23 +98,30 @@ def _encode(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, tas
     if not (held_out or in_fraction(row["id"], settings.fraction, settings.seed)):
         return []
     common = {
-        "id": row["id"], "validation": held_out, "dropped": None, "part": -1,
+        "id": row["id"], "validation": held_out, "dropped": None, "part": -1, "tail": 0,
         "probability": None, "prompt": [], "target": [], "top_ids": [], "top_logprobs": [], "top_positions": 0,
     }  # fmt: skip
     sequences = sequences_of(read_row(row, settings.label_column), tokenizer, settings, task)
     if not sequences:
         return [common | {"dropped": "nothing_to_learn"}]
-    short = [
-        len(s.prompt) <= settings.max_input_tokens and len(s.target) <= settings.max_target_tokens for s in sequences
-    ]
-    if not short[0]:
+    kept = [_within_limits(sequence, settings) for sequence in sequences]
+    if kept[0] is None:
         return [common | {"dropped": "too_long"}]
     dropped = common | {"dropped": "sequences_too_long"}
-    return [common | _columns(s) if fits else dropped for s, fits in zip(sequences, short, strict=True)]
+    left_out = sum(short is not sequence for short, sequence in zip(kept, sequences, strict=True))
+    return [*(common | _columns(sequence) for sequence in kept if sequence is not None), *[dropped] * left_out]
+
+
+def _within_limits(sequence: TokenSequence, settings: TokenSettings) -> TokenSequence | None:
+    """The sequence, or its label alone if the rationale that follows makes it too long. None if that is too long as well."""
+    if sequence.tail and len(sequence.target) > settings.max_target_tokens:
+        sequence = replace(sequence, target=sequence.target[: -sequence.tail], tail=0)
+    fits = len(sequence.prompt) <= settings.max_input_tokens and len(sequence.target) <= settings.max_target_tokens
+    return sequence if fits else None
 
 
 def _columns(sequence: TokenSequence) -> dict[str, object]:
-    columns = {name: getattr(sequence, name) for name in ("part", "probability", "prompt", "target")}
+    columns = {name: getattr(sequence, name) for name in ("part", "tail", "probability", "prompt", "target")}
     if sequence.top_ids is None or sequence.top_logprobs is None:
         return columns
     top = {"top_ids": sequence.top_ids.ravel(), "top_logprobs": sequence.top_logprobs.ravel()}

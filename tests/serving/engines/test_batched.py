@@ -77,6 +77,21 @@ async def test_a_closed_engine_frees_its_student() -> None:
         await engine.complete(REQUEST)
 
 
+async def test_a_rationale_continues_after_its_label() -> None:
+    tokenizer = tiny_tokenizer("encoder-decoder")
+    model, method = tiny_model("encoder-decoder", len(tokenizer)), "label-then-rationale"
+    student = Student(model, tokenizer, method=method, max_input_tokens=64)
+    engine = TransformersEngine(card("sums", method), ServingConfig(max_new_tokens=3), student, FakeMetrics())  # type: ignore[arg-type]
+    alone, both = [await engine.answer(Question("4 apples", rationale=wanted)) for wanted in (False, True)]
+    assert isinstance(alone, Reply)
+    assert isinstance(both, Reply)
+    assert (alone.answer, alone.rationale) == (both.answer, None)
+    (label,) = student.write([GenerationRequest("4 apples", 3)])
+    (follows,) = student.write([GenerationRequest("4 apples", 28, written=(*label.ids, student.eos))])
+    assert both.rationale is not None
+    assert (both.rationale.text, both.rationale.output_tokens) == (follows.text(tokenizer).strip(), 28)
+
+
 async def test_confidences_are_those_of_evaluate() -> None:
     """The label's within its closed set; a rationale's plain product."""
     tokenizer = tiny_tokenizer("encoder-decoder")

@@ -47,6 +47,18 @@ def test_greedy_texts_and_probabilities_equal_the_student(folder: Path, student:
     ]
 
 
+def test_texts_continue_what_is_written(folder: Path, student: Ctranslate2Student) -> None:
+    """An end-of-sequence token in what is written ends nothing."""
+    written = [(), (20, student.eos), (9, 5, student.eos), (7,), (8, student.eos)]
+    requests = [GenerationRequest(text, 6 + i, written=written[i]) for i, text in enumerate(TEXTS)]
+    steps: list[list[int | None]] = []
+    found, expected = student.write(requests, steps.append), Student.load(folder).write(requests)
+    assert [output.ids for output in found] == [output.ids for output in expected]
+    assert [tuple(step[i] for step in steps if step[i] is not None) for i in range(len(TEXTS))] == [
+        output.ids for output in found
+    ]
+
+
 def test_drawn_texts_have_the_probabilities_of_the_student(folder: Path, student: Ctranslate2Student) -> None:
     import torch
 

@@ -53,13 +53,13 @@ def test_greedy_answers_equal_a_step_by_step_argmax(student: Student) -> None:
         assert decoded.confidence == pytest.approx(math.exp(log_prob), rel=1e-3)
 
 
-def reference(student: Student, prompt: str, steps: int) -> tuple[list[int], float]:
+def reference(student: Student, prompt: str, steps: int, written: tuple[int, ...] = ()) -> tuple[list[int], float]:
     import torch
 
     ids = torch.tensor([encode_prompt(student.tokenizer, student.family, prompt)])
-    tokens: list[int] = []
+    tokens = [*written]
     log_prob = 0.0
-    while len(tokens) < steps and (not tokens or tokens[-1] != student.tokenizer.eos_token_id):
+    while len(tokens) < len(written) + steps and (tokens == [*written] or tokens[-1] != student.tokenizer.eos_token_id):
         with torch.inference_mode():
             if student.family == "encoder-decoder":
                 logits = student.model(input_ids=ids, decoder_input_ids=torch.tensor([[0, *tokens]])).logits
@@ -68,7 +68,32 @@ def reference(student: Student, prompt: str, steps: int) -> tuple[list[int], flo
         token_log_probs = logits[0, -1].log_softmax(-1)
         tokens.append(int(token_log_probs.argmax()))
         log_prob += float(token_log_probs.max())
-    return tokens, log_prob
+    return tokens[len(written) :], log_prob
+
+
+def test_answers_continue_what_is_written(student: Student) -> None:
+    """An end-of-sequence token in what is written ends nothing. Rows of one batch have written tokens of any number."""
+    written = [(), (20, student.eos), (9, 5, student.eos), (7,), (8, student.eos)]
+    requests = [GenerationRequest(text, 6 + i, written=written[i]) for i, text in enumerate(TEXTS)]
+    steps: list[list[int | None]] = []
+    outputs = student.write(requests, steps.append)
+    for row, (request, output) in enumerate(zip(requests, outputs, strict=True)):
+        ids, log_prob = reference(student, request.prompt, request.max_new_tokens, request.written)
+        assert (list(output.ids), sum(output.log_probs)) == (ids, pytest.approx(log_prob, abs=1e-3))
+        assert [step[row] for step in steps if step[row] is not None] == ids
+    (first,) = student.write(requests[1:2], None, lambda row: True)
+    assert first.ids == outputs[1].ids[:1]
+
+
+def test_a_rationale_follows_its_label_and_the_end_token(student: Student) -> None:
+    made = student_of(student.family, "label-then-rationale")
+    labels = student_of(student.family, "finetune").answer(QUESTIONS, "label", 8)
+    assert made.answer(QUESTIONS, "label", 8) == labels, "a label costs what it costs without rationales"
+    for text, decoded in zip(QUESTIONS, made.answer(QUESTIONS, "rationale", 8), strict=True):
+        label, _ = reference(made, text, 8)
+        kept = label[:-1] if label[-1] == made.eos else label[:6]
+        ids, _ = reference(made, text, 8 - len(kept) - 1, (*kept, made.eos))
+        assert decoded.text == made.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def test_drawn_answers_follow_seed_and_text_not_the_batch(student: Student) -> None:

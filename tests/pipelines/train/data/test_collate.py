@@ -18,6 +18,11 @@ def test_decoder_only_rows_are_prompt_and_target() -> None:
     assert batch.parts.tolist() == [0, 0, 1, 1, 1]
 
 
+def test_the_tail_of_a_target_counts_as_rationale() -> None:
+    batch = collate([TokenSequence([7], [3, 1, 8, 9, 1], 0, tail=3), *TWO], family="decoder-only", pad=0, start=None)
+    assert batch.parts.tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 1, 1]
+
+
 def test_every_array_is_pinned_for_a_gpu() -> None:
     batch = collate(TWO, family="decoder-only", pad=0, start=None)
     pinned = batch.map(lambda array: SimpleNamespace(pin_memory=lambda: len(array))).pin_memory()

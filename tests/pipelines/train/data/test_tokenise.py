@@ -74,6 +74,31 @@ def test_step_by_step_learns_label_and_rationale(settings: TokenSettings) -> Non
     assert alone["part"] == 1, "gold is not needed if its term has no weight"
 
 
+def test_label_and_rationale_of_one_sequence(settings: TokenSettings, tmp_path: Path) -> None:
+    row, made = label_rows(1)[0], replace(settings, method="label-then-rationale")
+    (found,) = encoded(row, made)
+    assert text(found["prompt"]).split() == row["input"].split()
+    assert text(found["target"]).split() == [*row["gold"].split(), "</s>", *row["rationale"].split(), "</s>"]
+    assert (found["part"], found["tail"]) == (0, len(row["rationale"].split()) + 1)
+    label = {key: found[key] for key in ("part", "prompt")} | {"tail": 0, "target": found["target"][: -found["tail"]]}
+    for alone in (
+        encoded(row | {"rationale": ""}, made)[0],
+        encoded(row, replace(made, terms=("label",)))[0],
+        encoded(row, replace(made, max_target_tokens=5))[0],
+    ):
+        assert {key: alone[key] for key in label} == label
+    assert encoded(row, replace(made, max_target_tokens=5))[1]["dropped"] == "sequences_too_long"
+    assert [one["dropped"] for one in encoded(row, replace(made, max_target_tokens=3))] == ["too_long"]
+
+    rows = label_rows(30)
+    rows[7]["rationale"] = "pears " * 30
+    counts, tokens = written(tmp_path / "one", made, rows)
+    two_counts, two = written(tmp_path / "two", settings, rows)
+    assert (counts.sequences_too_long, counts.rationales) == (two_counts.sequences_too_long, two_counts.rationales)
+    assert tokens.term_counts(tokens.train) == two.term_counts(two.train), "each term counts what step-by-step counts"
+    assert tokens.sequence(0).tail > 0
+
+
 @pytest.mark.parametrize(
     ("method", "part", "prompt", "target"),
     [
