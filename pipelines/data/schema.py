@@ -65,6 +65,16 @@ REJECT = pa.schema(
     ]
 )
 
+# labels/rationales: the rationales of the rows that have several whose samples voted for the label. Old labels lack the folder.
+RATIONALE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("rationale", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),  # 0 is the one in `labels/data`; then the shorter ones first
+    ],
+    metadata={"version": "1"},
+)
+
 # labels/token_logprobs: the k likeliest tokens (teacher.token_logprobs) at each of the T positions of the answer whose rationale was kept.
 TOKEN_LOGPROBS = pa.schema(
     [

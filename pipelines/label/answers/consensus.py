@@ -1,7 +1,8 @@
 """n sampled answers -> one label and rationale, by self-consistency (Wang et al. 2022, section 2).
 
 Samples vote by what their labels mean, so `4 - 1` and `(4 - 1)` are one candidate. The label keeps the wording that most of its voters
-used. The rationale is the shortest of theirs, since longer ones wander more often. A tie is reported; the filters drop it.
+used. The rationale is the shortest of theirs, since longer ones wander more often; the others are kept beside it. A tie is reported; the
+filters drop it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ class Consensus:
 
     label: str
     rationale: str
+    rationales: tuple[str, ...]
+    """All distinct rationales of the voters for the label, shortest first. Empty ones are left out."""
     votes: int
     agreement: float
     """votes / n; n includes unparsable samples."""
@@ -43,10 +46,13 @@ def find_consensus(answers: Sequence[Answer | None], task: Task) -> Consensus | 
     if not vote.winner:
         return None
     parsed = sum(map(len, vote.candidates))
-    kept = min(vote.winner, key=lambda i: (not _at(answers, i).rationale, len(_at(answers, i).rationale), i))
+    shortest = sorted(vote.winner, key=lambda i: (not _at(answers, i).rationale, len(_at(answers, i).rationale), i))
+    kept = shortest[0]
+    rationales = dict.fromkeys(_at(answers, i).rationale for i in shortest)
     return Consensus(
         label=_wording(answers, vote.winner),
         rationale=_at(answers, kept).rationale,
+        rationales=tuple(filter(None, rationales)),
         votes=len(vote.winner),
         agreement=vote.agreement,
         soft_label=tuple((_wording(answers, voters), len(voters) / parsed) for voters in vote.candidates),

@@ -50,7 +50,15 @@ def refuse(
         return Refusal("low_agreement", detail)
     if filters.gold != "keep" and example.gold is not None and not agrees(consensus, example, task):
         return Refusal("disagrees_with_gold", f"the teacher says {consensus.label}, gold is {example.gold}")
-    return _refuse_rationale(consensus, example, task, filters, hinted)
+    return _refuse_rationale(Answer(consensus.label, consensus.rationale), example, task, filters, hinted)
+
+
+def kept_rationales(
+    consensus: Consensus, example: Example, task: Task, filters: FiltersConfig, *, hinted: bool = False
+) -> list[str]:
+    """Those of the consensus' rationales that a filter would keep. Arguments as in `refuse`."""
+    answers = [Answer(consensus.label, rationale) for rationale in consensus.rationales]
+    return [a.rationale for a in answers if _refuse_rationale(a, example, task, filters, hinted) is None]
 
 
 def agrees(consensus: Consensus, example: Example, task: Task) -> bool:
@@ -69,17 +77,17 @@ def mentions_hint(rationale: str, example: Example) -> bool:
 
 
 def _refuse_rationale(
-    consensus: Consensus, example: Example, task: Task, filters: FiltersConfig, hinted: bool
+    answer: Answer, example: Example, task: Task, filters: FiltersConfig, hinted: bool
 ) -> Refusal | None:
-    words, least, most = len(consensus.rationale.split()), filters.min_rationale_words, filters.max_rationale_words
+    words, least, most = len(answer.rationale.split()), filters.min_rationale_words, filters.max_rationale_words
     if words < least:
         return Refusal("rationale_length", f"the rationale has {words} words, min_rationale_words is {least}")
     if most is not None and words > most:
         return Refusal("rationale_length", f"the rationale has {words} words, max_rationale_words is {most}")
     if not filters.drop_giveaways:
         return None
-    if hinted and mentions_hint(consensus.rationale, example):
+    if hinted and mentions_hint(answer.rationale, example):
         return Refusal("gives_label_away", "the rationale mentions the hint")
-    if task.gives_away(Answer(consensus.label, consensus.rationale), example):
-        return Refusal("gives_label_away", f"the rationale says {consensus.label} and nothing that leads to it")
+    if task.gives_away(answer, example):
+        return Refusal("gives_label_away", f"the rationale says {answer.label} and nothing that leads to it")
     return None

@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 from pipelines.config import FiltersConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import DataSplit
-from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
+from pipelines.data.schema import LABEL, RATIONALE, TOKEN_LOGPROBS
 from pipelines.errors import UnparsableError
 from pipelines.label.answers.consensus import Consensus, find_consensus
-from pipelines.label.answers.filters import agrees, refuse
+from pipelines.label.answers.filters import agrees, kept_rationales, refuse
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.label.teachers.label_probabilities import Distribution, mean_distribution
 from pipelines.tasks import Answer, Example, Task
@@ -47,6 +47,7 @@ OUTCOME = pa.schema(
         pa.field("node", pa.string()),
         pa.field("dtype", pa.string()),
         pa.field("thoughts", pa.string()),
+        pa.field("rationales", pa.list_(pa.string())),
         pa.field("token_logprobs", pa.struct([field for field in TOKEN_LOGPROBS if field.name != "id"])),
     ]
 )
@@ -82,13 +83,16 @@ class Outcome:
     note: str | None = None
     """A peculiarity that the parser noted, or RATIONALISED."""
     content: int | None = None
-    """64-bit hash of (id, label, rationale) of an accepted row. Sums of it show whether two artifacts hold the same labels."""
+    """64-bit hash of (id, label, rationales) of an accepted row. Sums of it show whether two artifacts hold the same labels."""
     node: str | None = None
     """Node of the actor that decided the row; None for the scan's rejects."""
     dtype: str | None = None
     """The dtype that the actor's vLLM computes in; None for other teachers."""
     thoughts: str | None = None
     """Of the sample whose rationale is kept. None if the row is rejected, or without teacher.keep_thoughts."""
+    rationales: Sequence[str] | None = None
+    """Of an accepted train row: all distinct rationales of the label's voters that the filters keep, if there are several. The first one is
+    `rationale`."""
     token_logprobs: TokenLogprobs | None = None
     """Of the sample whose rationale is kept: train rows accepted without a hint, with teacher.token_logprobs."""
 
@@ -124,6 +128,8 @@ def _judge(split: DataSplit, example: Example, generation: Generation, task: Tas
     if refusal:
         row.reason, row.detail, row.output = refusal.reason, refusal.detail, text
         return row
+    if split == "train":
+        row.rationales = _several(kept_rationales(consensus, example, task, filters))
     row.content = _content(row)
     row.token_logprobs = generation.samples[consensus.kept].logprobs if split == "train" else None
     return row
@@ -196,6 +202,7 @@ def _second_attempt(
     accepted = dataclasses.replace(
         _accepted(first.split, example, consensus, generation, answers, task),
         label=example.gold,
+        rationales=_several(kept_rationales(consensus, example, task, filters, hinted=True)),
         soft_label=None,
         agrees=first.agrees,
         note=RATIONALISED,
@@ -223,6 +230,15 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
     columns["token_logprobs"] = [found and _logprob_entry(found) for found in columns.get("token_logprobs", ())]
     arrays = [pa.array(columns.get(field.name, ()), field.type) for field in OUTCOME]
     return pa.table(arrays, schema=OUTCOME)
+
+
+def rationales_table(outcomes: pa.Table) -> pa.Table:
+    """The rows of labels/rationales (schema.RATIONALE) in a table of OUTCOME."""
+    chosen = outcomes.filter(pc.is_valid(outcomes["rationales"]))
+    lists = chosen["rationales"].combine_chunks()
+    ids = chosen["id"].combine_chunks().take(pc.list_parent_indices(lists))
+    indices = [index for size in pc.list_value_length(lists).to_pylist() for index in range(size)]
+    return pa.table([ids, pc.list_flatten(lists), pa.array(indices, pa.int32())], schema=RATIONALE)
 
 
 def token_logprobs_table(outcomes: pa.Table) -> pa.Table:
@@ -269,8 +285,12 @@ def _logprob_entry(found: TokenLogprobs) -> dict[str, object]:
     return {"token_ids": found.token_ids, "top_ids": list(found.top_ids), "top_logprobs": list(found.top_logprobs)}
 
 
+def _several(rationales: list[str]) -> list[str] | None:
+    return rationales if len(rationales) > 1 else None
+
+
 def _content(row: Outcome) -> int:
-    text = "\x00".join((row.id, row.label or "", row.rationale or ""))
+    text = "\x00".join((row.id, row.label or "", *(row.rationales or [row.rationale or ""])))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -1,4 +1,4 @@
-"""The Parquet parts of labels: outcomes -> files in the folders of accepted rows, rejects and log-probabilities."""
+"""The Parquet parts of labels: outcomes -> files in the folders of accepted rows, rejects, rationales and log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.data.label_manifest import PartFile
 from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
-from pipelines.label.answers.outcomes import token_logprobs_table
+from pipelines.label.answers.outcomes import rationales_table, token_logprobs_table
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 
@@ -22,6 +22,7 @@ FOLDERS = {
     ("heldout", False): ("heldout/rejects", REJECT),
 }
 """(split, accepted) -> folder and its schema."""
+RATIONALES_FOLDER = "rationales"
 TOKEN_LOGPROBS_FOLDER = "token_logprobs"
 RETRIED_FOLDER = "retried"
 """Rows with `engine_error` that a later commit replaces: their split and id. Empty once the labels are finished."""
@@ -34,6 +35,7 @@ def part_name(folder: str, number: int) -> str:
 
 def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """(folder, rows) of a table of outcomes, without the log-probabilities. Tables may be empty."""
+    yield RATIONALES_FOLDER, rationales_table(outcomes)
     accepted = pc.is_null(outcomes["reason"])
     for (split, is_accepted), (folder, schema) in FOLDERS.items():
         chosen = pc.and_(pc.equal(outcomes["split"], split), accepted if is_accepted else pc.invert(accepted))

@@ -30,7 +30,7 @@ from pipelines.label.output.commits import (
 )
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.id_index import KEY_BYTES, Keys, id_keys, key_set
-from pipelines.label.output.parts import FOLDERS, RETRIED_FOLDER, TOKEN_LOGPROBS_FOLDER, read_part
+from pipelines.label.output.parts import FOLDERS, RATIONALES_FOLDER, RETRIED_FOLDER, TOKEN_LOGPROBS_FOLDER, read_part
 from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -135,7 +135,7 @@ def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[
 
 def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], None]) -> None:
     """Remove parts that no record names, and files that were being written when a run was killed."""
-    folders = [*(folder for folder, _ in FOLDERS.values()), TOKEN_LOGPROBS_FOLDER, RETRIED_FOLDER]
+    folders = [*(folder for folder, _ in FOLDERS.values()), RATIONALES_FOLDER, TOKEN_LOGPROBS_FOLDER, RETRIED_FOLDER]
     named = state.parts
     leftovers = [name for folder in folders for name in store.files(folder) if name not in named]
     leftovers += store.unfinished()

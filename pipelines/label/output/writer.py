@@ -2,7 +2,8 @@
 
 One process writes, the driver, while it holds the folder's lock. It collects outcomes and commits them in groups. Commit k, in this order:
 
-    1. parts    data/part-k.parquet, rejects/part-k.parquet (held-out rows: heldout/...), token_logprobs/part-k.parquet
+    1. parts    data/part-k.parquet, rejects/part-k.parquet (held-out rows: heldout/...), rationales/part-k.parquet, and
+                token_logprobs/part-k.parquet
     2. record   commits/k.json: the parts with their sizes and hashes, and the counts of its rows
 
 A file becomes visible in full or not at all (`Store.write`), and a step begins when the one before it is durable. A kill before the record

@@ -19,6 +19,7 @@ from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.data.schema import REJECT_REASONS
 from pipelines.label.answers.prompts import PromptMaker, prompt_text, read_shots
 from pipelines.label.output.counts import AGREEMENT_BINS
+from pipelines.label.output.parts import RATIONALES_FOLDER
 from pipelines.label.reporting.markdown import code, fenced
 from pipelines.runtime.durations import duration
 from pipelines.storage.manifest import Manifest
@@ -119,6 +120,11 @@ def _made(run: RunConfig, details: LabelDetails) -> list[str]:
         lines.append(
             "- label: majority of the samples by meaning; rationale: one of the samples that voted for it; "
             "agreement: votes / n, where n includes unparsable samples"
+        )
+    if any(name.startswith(f"{RATIONALES_FOLDER}/") for name in details.parts):
+        lines.append(
+            "- rationales/: all rationales of the samples that voted for the label, for rows with several; "
+            "0 is the row's own, then the shorter ones first"
         )
     if teacher.constrained:
         lines.append("- the form of the answers was enforced: a rationale, then one of the task's labels")

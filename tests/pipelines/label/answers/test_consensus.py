@@ -30,8 +30,12 @@ def test_the_majority_by_meaning_wins(
 
 
 def test_the_shortest_rationale_of_a_voter_is_kept() -> None:
-    given = [Answer("3", "a long way round"), Answer("3", "short"), Answer("3", ""), Answer("4", "x")]
+    given = [
+        Answer("3", "a long way round"), Answer("3", "short"), Answer("3", ""), Answer("4", "x"), Answer("3", "short"),
+        Answer("3", "other"),
+    ]  # fmt: skip
     consensus = find_consensus(given, TASK)
     assert consensus is not None
+    assert consensus.rationales == ("short", "other", "a long way round")
     assert (consensus.rationale, consensus.kept) == ("short", 1), "an empty one is no rationale"
     assert find_consensus([None, None], TASK) is None, "nothing can be parsed"

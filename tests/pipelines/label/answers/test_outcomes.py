@@ -9,9 +9,17 @@ import pytest
 from pipelines.config import FiltersConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import DataSplit
-from pipelines.data.schema import TOKEN_LOGPROBS
+from pipelines.data.schema import RATIONALE, TOKEN_LOGPROBS
 from pipelines.label.answers import outcomes
-from pipelines.label.answers.outcomes import OUTCOME, RATIONALISED, Outcome, judge, outcome_table, wants_rationalising
+from pipelines.label.answers.outcomes import (
+    OUTCOME,
+    RATIONALISED,
+    Outcome,
+    judge,
+    outcome_table,
+    rationales_table,
+    wants_rationalising,
+)
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.tasks import Example, load_task, task_spec
 from tests.support.outcomes import APPLES, ARITHMETIC, attempts, generated, outcome, said
@@ -56,6 +64,26 @@ def test_several_samples_give_a_soft_label() -> None:
     assert outcome_table([row])["soft_label"].to_pylist() == [
         [{"label": "3", "probability": np.float32(2 / 3)}, {"label": "7", "probability": np.float32(1 / 3)}]
     ]
+
+
+def test_all_agreeing_rationales_that_the_filters_keep() -> None:
+    long, hint = f"Anne starts with 4. {RIGHT}", "The hint says so. The answer is (4 - 1)."
+    texts = [long, RIGHT, WRONG, RIGHT, "The answer is 3.", hint]
+    right, whole, hinted = (text.partition(" The answer")[0] for text in (RIGHT, long, hint))
+    row = outcome("train", generated(*texts), min_rationale_words=1)
+    assert (row.rationale, row.rationales) == (hinted, [hinted, right, whole])
+    found = rationales_table(outcome_table([row, outcome("train", generated(RIGHT))]))
+    assert found.schema.equals(RATIONALE, check_metadata=True)
+    assert found.to_pylist() == [
+        {"id": "a", "rationale": text, "index": i} for i, text in enumerate([hinted, right, whole])
+    ]
+    short = outcome("train", generated(*texts), max_rationale_words=9, min_rationale_words=1)
+    assert short.rationales == [hinted, right], "one that a filter refuses teaches nothing"
+    assert row.content != short.content != outcome("train", generated(hint)).content
+    again = attempts(generated(WRONG), generated(RIGHT, long, f"Hint: it is. {RIGHT}"), drop_giveaways=True)
+    assert again.rationales == [right, whole], "with a hint, none may mention it"
+    for alone in (outcome("train", generated(RIGHT, RIGHT, WRONG)), outcome("heldout", generated(*texts))):
+        assert alone.rationales is None
 
 
 @pytest.mark.parametrize(

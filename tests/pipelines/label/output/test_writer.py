@@ -73,7 +73,7 @@ def test_recovery_removes_uncommitted_parts_and_knows_the_rest(tmp_path: Path) -
 def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    rows = [accepted(f"r{i}") if i % 3 else reject(f"r{i}", "tie") for i in range(12)]
+    rows = [accepted(f"r{i}", rationales=["r", "s"]) if i % 3 else reject(f"r{i}", "tie") for i in range(12)]
 
     def label_all() -> None:
         with open_writer(tmp_path) as writer:
@@ -87,6 +87,7 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     monkeypatch.undo()
     label_all()
     assert part_ids(tmp_path) == sorted(row.id for row in rows if not row.reason)
+    assert part_ids(tmp_path, "rationales") == sorted(2 * part_ids(tmp_path))
     assert part_ids(tmp_path, "rejects") == sorted(row.id for row in rows if row.reason)
 
 
