@@ -24,6 +24,7 @@ from serving.model_card import read_card
 from tests.support.commands import COMMAND, environment
 from tests.support.endpoints import free_port
 from tests.support.local_ray import shared_environment
+from tests.support.version_0_1 import known_to_0_1
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
 
@@ -96,17 +97,6 @@ def outcomes(labels: Path) -> list[tuple[str, str]]:
     """(folder, id) of every row that has an outcome, sorted."""
     parts = [(part.parent, part) for part in labels.rglob("*.parquet")]
     return sorted((str(at.relative_to(labels)), i) for at, part in parts for i in pq.read_table(part)["id"].to_pylist())
-
-
-def known_to_0_1(found: Any, wanted: Any) -> Any:
-    """`found` without the keys that 0.1 did not write. Numbers that differ by rounding become those of 0.1."""
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        return {key: known_to_0_1(found[key], value) for key, value in wanted.items() if key in found}
-    if isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):
-        return [known_to_0_1(*pair) for pair in zip(found, wanted, strict=True)]
-    if isinstance(wanted, float) and found == pytest.approx(wanted, rel=1e-3):
-        return wanted
-    return found
 
 
 def test_status_and_plan_know_a_finished_run_of_0_1(tmp_path: Path) -> None:

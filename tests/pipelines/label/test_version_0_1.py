@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,17 +20,11 @@ from pipelines.label.reporting.usage import Work
 from pipelines.runtime.stage_progress import read_progress
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.store import Store
+from tests.support.version_0_1 import known_to_0_1
 
 ARTIFACTS = Path(__file__).parents[2] / "integration/artifacts_0_1"
 BEGUN = ARTIFACTS / "labels_begun/out/labels"
 MANIFEST = json.loads((ARTIFACTS / "labels_finished/out/labels/manifest.json").read_text())
-
-
-def known_to_0_1(found: Any, written: Any) -> Any:
-    """`found` without the keys that 0.1 did not write."""
-    if isinstance(written, dict) and isinstance(found, dict):
-        return {key: known_to_0_1(found[key], value) for key, value in written.items()}
-    return found
 
 
 def test_records_and_models_keep_every_key_of_0_1() -> None:

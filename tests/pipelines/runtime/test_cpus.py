@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +148,8 @@ def test_a_replica_uses_the_threads_of_its_own_machine(
     monkeypatch.setattr("serving.engines.vllm.VllmEngine.start", engine.start)
     monkeypatch.setattr("serving.engines.vllm.check_cpu_attention", lambda folder: None)
     monkeypatch.setattr("serving.engines.vllm.check_student_files", lambda store: None)
+    monkeypatch.setattr("serving.engines.vllm.require_manifest", lambda *arguments: None)
+    monkeypatch.setattr("serving.engines.vllm.checked_copy", lambda store, manifest: nullcontext(tmp_path))
     config = ServingConfig.model_validate({"replicas": {"min": 1, "max": 4}, **serving})
     card: Any = SimpleNamespace(folder=str(tmp_path))
     VllmEngine.load(card, config, metrics=None)  # type: ignore[arg-type]
