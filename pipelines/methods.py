@@ -180,14 +180,14 @@ METHODS: dict[str, Method] = {
     "finetune": Method("label", _label, ("label",), label_column="gold", learns="gold labels"),
     "task-distillation": Method("label", _label, ("label",), label_column="label", learns="the teacher's labels"),
     "step-by-step": Method(
-        "label", _label_and_rationale, ("label", "rationale"), "rationale_weight", prefixed=True,
+        "label", _label_and_rationale, ("label", "rationale"), "rationale_weight", ("rationales",), prefixed=True,
         remedy="Label with a prompt that asks for rationales, or lower student.rationale_weight.",
     ),
     "label-then-rationale": Method(
-        "label", _label_then_rationale, ("label", "rationale"), "rationale_weight", continues=True,
+        "label", _label_then_rationale, ("label", "rationale"), "rationale_weight", ("rationales",), continues=True,
         remedy="Label with a prompt that asks for rationales, or set method: task-distillation.",
     ),
-    "rationale-then-label": Method("text", _rationale_then_label, ("text",)),
+    "rationale-then-label": Method("text", _rationale_then_label, ("text",), options=("rationales",)),
     "rationale-as-input": Method(
         "label", _label_from_rationale, ("label",), reads_rationale=True,
         remedy="Label with a prompt that asks for rationales, or set method: task-distillation.",

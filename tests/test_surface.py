@@ -54,6 +54,7 @@ teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.
 teacher.vllm.enforce_eager
 student.model student.init.kind student.init.layers student.init.vocabulary student.lora.rank student.lora.alpha student.lora.dropout
 student.method student.labels
+student.rationales.per_row student.rationales.share student.rationales.max_words
 student.rationale_weight student.soft_weight student.temperature student.divergence
 
 training.workers training.gpus_per_worker training.zero_stage training.precision training.fraction training.epochs training.steps

@@ -6,6 +6,7 @@ from cluster.planning.estimate import by_labels, by_reference
 from cluster.planning.local_models import model_config
 from cluster.planning.model import ReplicaThroughput, StageEstimate
 from pipelines.config import RunConfig
+from pipelines.config.student import StudentConfig
 from pipelines.data.heldout import validation_share
 from pipelines.storage.manifest import Manifest, read_manifest
 from pipelines.storage.store import Store
@@ -85,7 +86,7 @@ def evaluate_estimate(run: RunConfig, heldout: int, *, reused: bool) -> StageEst
 
 def _trained_alike(run: RunConfig, manifest: Manifest) -> bool:
     training = manifest.config["training"]
-    same_student = manifest.config["student"] == run.student.model_dump(mode="json")
+    same_student = StudentConfig.model_validate(manifest.config["student"]) == run.student
     return same_student and all(training[key] == getattr(run.training, key) for key in _SAME_TRAINING)
 
 

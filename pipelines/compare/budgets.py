@@ -182,16 +182,24 @@ def _epoch(cell: Cell, tokens: Tokens, with_gold: set[str]) -> Epoch:
 
 
 def row_tokens(labels: LabelParts, settings: TokenSettings) -> Tokens:
-    """Tokens of each training row that the method can learn."""
+    """Tokens of each training row that the method can learn, in one epoch. If it learns rationales in turn, a mean."""
     import pyarrow.compute as pc
 
+    from pipelines.train.data.rotation import EVERY_EPOCH
     from pipelines.train.data.tokenise import encode_part
 
     found: dict[str, int] = {}
+    in_turn: dict[str, list[int]] = {}
     for name in labels.names("data"):
         for table in encode_part(labels, name, replace(settings, fraction=1.0)):
             used = table.filter(pc.and_(pc.is_null(table["dropped"]), pc.invert(table["validation"])))
             sizes = pc.add(pc.list_value_length(used["prompt"]), pc.list_value_length(used["target"]))
-            for row, size in zip(used["id"].to_pylist(), sizes.to_pylist(), strict=True):
-                found[row] = found.get(row, 0) + size
+            columns = (used["id"].to_pylist(), sizes.to_pylist(), used["turn"].to_pylist())
+            for row, size, turn in zip(*columns, strict=True):
+                if turn == EVERY_EPOCH:
+                    found[row] = found.get(row, 0) + size
+                else:
+                    in_turn.setdefault(row, []).append(size)
+    for row, each in in_turn.items():
+        found[row] = found.get(row, 0) + round(sum(each) / len(each))
     return found

@@ -2,7 +2,7 @@
 
 In: the labels of the run. Out, while cells need them: OUTPUT/compare/labels/NAME, an artifact with the same columns:
 
-    shuffled-rationales  each training row has the rationale of another row; the label stays
+    shuffled-rationales  each training row has the rationale of another row, or all of them if that has several; the label stays
     gold-only            the rows with a gold label, of which `gold_fraction` is kept
     gold-else-teacher    all rows; those that gold-only leaves out have no gold label
 
@@ -16,21 +16,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.compare.model import TreatmentKind
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_manifest import PartFile
 from pipelines.data.label_parts import LabelParts
+from pipelines.data.schema import RATIONALE
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from pipelines.train.data.sequences import fraction_bucket, in_fraction
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _FORMAT = 1
 """Raised if the same treatment gives other labels."""
 _ROWS = 8192
+_Moved = Mapping[str, tuple[str, str]]
+"""By id, the id and the rationale of another row."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,17 @@ def write_treated(labels: Store, manifest: Manifest, treatment: Treatment, targe
     target.clear()
     source = LabelParts.of(labels)
     moved = _moved_rationales(source, treatment) if treatment.kind == "shuffled-rationales" else {}
-    files = {name: _write_part(source, name, treatment, moved, target) for name in source.names("data")}
+    several = {row: texts for name in source.names("data") for row, texts in source.rationales(name).items()}
+    files: dict[str, PartFile] = {}
+    for name in source.names("data"):
+        rows, schema = _changed_rows(source, name, treatment, moved)
+        files[name] = _write_part(target, name, rows, schema)
+        # Together with the rationale in `data` move those of the same row in `rationales`.
+        texts = [(row["id"], several.get(moved[row["id"]][0] if row["id"] in moved else row["id"], ())) for row in rows]
+        beside = [{"id": row, "rationale": text, "index": i} for row, some in texts for i, text in enumerate(some)]
+        if beside:
+            part = f"rationales/{name.rpartition('/')[2]}"
+            files[part] = _write_part(target, part, beside, RATIONALE)
     parts = {
         "parts": {name: file.rows for name, file in files.items()},
         "files": {name: file.model_dump() for name, file in files.items()},
@@ -97,8 +113,8 @@ def gold_rows(labels: LabelParts) -> tuple[int, int]:
     return with_gold, labels.num_rows("data")
 
 
-def _moved_rationales(labels: LabelParts, treatment: Treatment) -> dict[str, str]:
-    """By id, the rationale of the next training row that has one."""
+def _moved_rationales(labels: LabelParts, treatment: Treatment) -> _Moved:
+    """By id, the id and the rationale of the next training row that has one."""
     found = [
         (fraction_bucket(row["id"], treatment.seed), row["id"], row["rationale"])
         for row in label_rows(labels, ["id", "rationale"])
@@ -106,25 +122,29 @@ def _moved_rationales(labels: LabelParts, treatment: Treatment) -> dict[str, str
     ]
     found.sort()
     following = found[1:] + found[:1]
-    return {row_id: rationale for (_, row_id, _), (_, _, rationale) in zip(found, following, strict=True)}
+    return {row_id: (other, rationale) for (_, row_id, _), (_, other, rationale) in zip(found, following, strict=True)}
 
 
-def _write_part(
-    labels: LabelParts, name: str, treatment: Treatment, moved: Mapping[str, str], target: Store
-) -> PartFile:
-    import pyarrow as pa
-
+def _changed_rows(
+    labels: LabelParts, name: str, treatment: Treatment, moved: _Moved
+) -> tuple[list[dict[str, Any]], pa.Schema]:
     source = labels.open(name)
     rows = [row for batch in source.iter_batches(_ROWS) for row in batch.to_pylist() if _changed(row, treatment, moved)]
-    data = parquet_bytes(pa.Table.from_pylist(rows, schema=source.schema_arrow))
+    return rows, source.schema_arrow
+
+
+def _write_part(target: Store, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> PartFile:
+    import pyarrow as pa
+
+    data = parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
     target.write(name, data)
     return PartFile(rows=len(rows), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def _changed(row: dict[str, Any], treatment: Treatment, moved: Mapping[str, str]) -> bool:
+def _changed(row: dict[str, Any], treatment: Treatment, moved: _Moved) -> bool:
     """Change a row. False: it is left out."""
     if treatment.kind == "shuffled-rationales":
-        row["rationale"] = moved.get(row["id"], row["rationale"])
+        row["rationale"] = moved[row["id"]][1] if row["id"] in moved else row["rationale"]
         return True
     held_out = is_validation(row["id"], treatment.validation_share)
     has_gold = bool(row["gold"]) and (

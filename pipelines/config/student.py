@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from pipelines.config.base import Section, Share
 from pipelines.methods import METHOD_KEYS, METHODS, LabelColumn, MethodName, WeightKey
 
+_ADDED = ("rationales",)
+
 
 class InitConfig(Section):
     """What the student starts from. The architecture of `student.model` decides its family."""
@@ -38,6 +40,17 @@ class LoraConfig(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
+class RationalesConfig(Section):
+    """Which rationales are learned, for methods whose students write them."""
+
+    per_row: Annotated[int, Field(ge=1)] = 1
+    """How many of a row's rationales (labels/rationales, the shortest first) are learned: one in each epoch, in turn."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the training rows whose rationale is learned, by hash of the id. The other rows teach their label alone."""
+    max_words: Annotated[int, Field(ge=1)] | None = None
+    """Longer rationales are not learned."""
+
+
 class StudentConfig(Section):
     """What is trained, and how."""
 
@@ -52,6 +65,7 @@ class StudentConfig(Section):
     task-distillation."""
     rationale_weight: Share = 0.5
     """step-by-step and label-then-rationale: w in loss = (1 - w) x label loss + w x rationale loss."""
+    rationales: RationalesConfig = RationalesConfig()
     soft_weight: Share = 0.5
     """soft-label and token-kd: s in loss = (1 - s) x cross entropy + s x divergence from the teacher's distribution."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -107,4 +121,6 @@ class StudentConfig(Section):
         """The settings that the method reads. The model is left out: its folder may have moved."""
         settings = self.model_dump(mode="json", exclude={"model"}, exclude_none=True) | {"labels": self.label_column}
         unused = METHOD_KEYS - METHODS[self.method].student_keys
+        # Keys that 0.1 did not have decide nothing unless they are set.
+        unused |= {key for key in _ADDED if getattr(self, key) == StudentConfig.model_fields[key].default}
         return {key: value for key, value in settings.items() if key not in unused}

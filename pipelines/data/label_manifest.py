@@ -121,7 +121,7 @@ class LabelDetails(BaseModel):
     """`details`."""
 
     content: str = ""
-    """Sum of hashes of (id, label, rationale) of the accepted rows, in hex: equal for equal labels in any order."""
+    """Sum of hashes of (id, label, rationales) of the accepted rows, in hex: equal for equal labels in any order."""
     heldout_content: str = ""
     prompt_version: str = ""
     task: TaskVersion = TaskVersion()

@@ -83,6 +83,27 @@ class LabelParts:
             raise UserError(self.store.shown(name), problem, _REMEDY.replace("label RUN", "label RUN --check"))
         return file
 
+    def rationales(self, name: str) -> dict[str, list[str]]:
+        """By id the rationales of those rows of a part of `data` that have several, the row's own first.
+
+        Raises:
+            UserError: as `open`, or another version wrote them.
+        """
+        from pipelines.data.schema import RATIONALE
+
+        beside = f"rationales/{name.rpartition('/')[2]}"
+        found: dict[str, list[str]] = {}
+        if beside not in self.rows:
+            return found
+        file = self.open(beside)
+        version, known = ((schema.metadata or {}).get(b"version", b"?") for schema in (file.schema_arrow, RATIONALE))
+        if version != known:
+            rule = f"it has version {version.decode(errors='replace')} of its schema, must be {known.decode()}"
+            raise UserError(self.store.shown(beside), rule, "Train with the Raystill that labelled, or set per_row: 1.")
+        for row in file.read(RATIONALE.names).sort_by("index").to_pylist():
+            found.setdefault(row["id"], []).append(row["rationale"])
+        return found
+
     def damage(self, name: str) -> Damage | None:
         """Read a part. None if it is as it was written."""
         try:

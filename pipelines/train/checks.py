@@ -53,6 +53,9 @@ def token_settings(run: RunConfig) -> TokenSettings:
         task=task_spec(run.task, run.task_options),
         fraction=training.fraction,
         seed=training.seed,
+        rationales_per_row=student.rationales.per_row,
+        rationale_share=student.rationales.share,
+        max_rationale_words=student.rationales.max_words,
     )
 
 
@@ -111,6 +114,15 @@ def check_token_logprobs(labels: Manifest, run: RunConfig) -> None:
         raise UserError(f"student.model {run.student.model}", rule, remedy)
 
 
+def check_rationales(labels: Store, settings: TokenSettings) -> None:
+    """Refuse to learn several rationales of a row if the labels keep one."""
+    if not settings.rotates_rationales or LabelParts.of(labels).names("rationales"):
+        return
+    several, rule = settings.rationales_per_row, f"{labels.shown()} has one rationale for each row"
+    remedy = f"Label with teacher.sampling.n: {several} or more and a temperature above 0, or set per_row: 1."
+    raise UserError(f"student.rationales.per_row {several}", rule, remedy)
+
+
 def check_validation(run: RunConfig) -> None:
     """Refuse to measure a method by what the validation split, or the method, lacks."""
     is_file, method = isinstance(run.corpus.validation, str), run.student.method
@@ -139,6 +151,19 @@ def budget_warnings(counts: TokenCounts, training: TrainingConfig) -> list[str]:
     if counts.tokens < training.tokens_per_batch:
         rule = f"training.tokens_per_batch {training.tokens_per_batch:,}: all {counts.train:,} examples have {counts.tokens:,} tokens"
         found.append(f"{rule}, so that every step reads all of them. Lower it")
+    return found
+
+
+def rationale_notices(counts: TokenCounts, settings: TokenSettings) -> list[str]:
+    """What `student.rationales` leaves out."""
+    found, rows = [], f"of {counts.train:,} training rows"
+    if counts.unshared:
+        found.append(f"student.rationales.share: {counts.unshared:,} {rows} teach their label alone")
+    if counts.long_rationales:
+        longer = f"{counts.long_rationales:,} rationales have more than {settings.max_rationale_words} words"
+        found.append(f"student.rationales.max_words: {longer} and are not learned")
+    if settings.rotates_rationales:
+        found.append(f"student.rationales.per_row: {counts.rotating:,} {rows} have several rationales to learn in turn")
     return found
 
 

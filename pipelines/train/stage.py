@@ -27,9 +27,11 @@ from pipelines.train.checks import (
     budget_warnings,
     check_counts,
     check_gold,
+    check_rationales,
     check_task,
     check_token_logprobs,
     check_validation,
+    rationale_notices,
     token_settings,
 )
 from pipelines.train.data.sequences import TokenSettings
@@ -54,6 +56,7 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     check_validation(run)
     check_gold(labels, settings)
     check_token_logprobs(manifest, with_absolute_model(run))
+    check_rationales(labels, settings)
     if run.student.init.vocabulary is None:
         check_labels_writable(labels, settings)
     return settings
@@ -93,7 +96,8 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         settings = _with_own_tokenizer(run, settings, labels_store, work)
         counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
         check_counts(counts, run, settings)
-        for warning in (*unwritable_rationales(labels_store, settings), *budget_warnings(counts, run.training)):
+        notices = [*rationale_notices(counts, settings), *budget_warnings(counts, run.training)]
+        for warning in (*unwritable_rationales(labels_store, settings), *notices):
             print(f"train: {warning}", file=sys.stderr, flush=True)
         tokenised = time.monotonic()
         live.phase("starting workers")

@@ -10,6 +10,8 @@ are in one step. Sizes are in tokens: unpadded for a step, padded for a micro-ba
 
 Every step has short and long examples in the proportion of the whole corpus, and every epoch has the same number of steps. The loss of a
 step is divided by the counts of a mean step (`worker.py`), so that over an epoch every target token of a term has the same weight.
+
+With a rotation of rationales an epoch has one of them for each example (`rotation.py`). Its size is then the mean over the rotation.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 from pipelines.students.decoding import Family
 from pipelines.train.data.lengths import Ints, Lengths, padded_tokens
 from pipelines.train.data.micro_batching import Cost, plan_micro_batches
+from pipelines.train.data.rotation import Rotation
 
 _BANDS = 8
 """Bands of lengths that every step draws from. More bands mix better and pad more."""
@@ -48,8 +51,8 @@ def planned_steps(tokens: int, tokens_per_batch: int, epochs: float | None, step
     return max(1, round(epochs * steps_of_an_epoch(tokens, tokens_per_batch)))
 
 
-def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: int, epoch: int) -> list[Ints]:
-    """The examples of each step of one epoch: each example once, about equally many tokens per step.
+def epoch_steps(lengths: Lengths, examples: Ints, steps: int, seed: int, epoch: int) -> list[Ints]:
+    """The examples of each of the steps of one epoch: each example once, about equally many tokens per step.
 
     The examples are cut by length into bands of equal tokens, and a band by prompt length into one group for each step. A step is one
     group of every band: mixed, but made of groups that fill a micro-batch with little padding. The longest bands come first. The
@@ -58,7 +61,6 @@ def epoch_steps(lengths: Lengths, examples: Ints, tokens_per_batch: int, seed: i
     rng = np.random.default_rng([seed, epoch])
     shuffled = examples[rng.permutation(len(examples))]
     tokens, prompts = lengths.per_example[shuffled], lengths.prompt[lengths.starts[shuffled]]
-    steps = steps_of_an_epoch(int(tokens.sum()), tokens_per_batch)
     noisy, noisy_prompts = (sizes * _LENGTH_NOISE ** rng.uniform(-1.0, 1.0, len(sizes)) for sizes in (tokens, prompts))
     by_length = np.argsort(-noisy, kind="stable")
     ends = np.cumsum(tokens[by_length])
@@ -85,12 +87,19 @@ class BatchPlan:
     def __init__(
         self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, tokens_per_batch: int,
         tokens_per_micro_batch: int, seed: int, cost: Cost, epochs: float | None = None, steps: int | None = None,
+        rotation: Rotation | None = None,
     ) -> None:  # fmt: skip
+        """
+        Args:
+            lengths: of all sequences, in every epoch or not.
+            rotation: None: every epoch has all sequences.
+        """
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
-        self._tokens_per_batch, self._tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
-        self._seed, self._cost = seed, cost
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        tokens = int(lengths.per_example[examples].sum())
+        self._tokens_per_micro_batch = tokens_per_micro_batch
+        self._seed, self._cost, self._rotation = seed, cost, rotation
+        self._epoch, self._view = lru_cache(maxsize=2)(self._make_epoch), lru_cache(maxsize=2)(self._make_view)
+        self._epoch_tokens = lru_cache(maxsize=None)(self._sum_epoch)
+        tokens = round(rotation.mean_tokens(examples)) if rotation else int(lengths.per_example[examples].sum())
         self.steps_per_epoch = steps_of_an_epoch(tokens, tokens_per_batch)
         self.steps = planned_steps(tokens, tokens_per_batch, epochs, steps)
         """Optimizer steps of the whole training."""
@@ -102,21 +111,23 @@ class BatchPlan:
 
     def step(self, step: int) -> list[list[Ints]]:
         """[worker][micro-batch] -> sequences."""
-        return self.micro_batches(self.step_examples(step))
+        return self.micro_batches(self.step_examples(step), step // self.steps_per_epoch)
 
-    def micro_batches(self, examples: Ints) -> list[list[Ints]]:
-        """Any examples, split like those of a step."""
-        limit = self._tokens_per_micro_batch
-        return plan_micro_batches(self.lengths, examples, self.workers, limit, self.family, self._cost)
+    def micro_batches(self, examples: Ints, epoch: int = 0) -> list[list[Ints]]:
+        """Any examples, with their sequences of an epoch, split like those of a step."""
+        limit, (lengths, numbers) = self._tokens_per_micro_batch, self._view(epoch)
+        parts = plan_micro_batches(lengths, examples, self.workers, limit, self.family, self._cost)
+        return parts if numbers is None else [[numbers[part] for part in worker] for worker in parts]
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
         """Unpadded tokens of the steps from `first` to before `last`."""
-        sizes, last = self.lengths.per_example, self.steps if last is None else last
-        return self._sum_before(last, sizes) - self._sum_before(first, sizes)
+        return self._tokens_before(self.steps if last is None else last) - self._tokens_before(first)
 
     def examples_seen(self, last: int) -> int:
         """Examples of the steps before `last`. An example counts once for each epoch that has it."""
-        return self._sum_before(last, np.ones(len(self.lengths.per_example), dtype=np.int64))
+        epochs, within = divmod(last, self.steps_per_epoch)
+        begun = sum(map(len, self._epoch(epochs)[:within])) if within else 0
+        return epochs * len(self.examples) + begun
 
     def padding_share(self, first: int, last: int) -> float:
         """Padding as a share of the tokens in the micro-batches of some steps. Of many steps, 200 are sampled evenly."""
@@ -125,11 +136,19 @@ class BatchPlan:
         padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)
         return 1.0 - sum(int(self.lengths.real[part].sum()) for part in parts) / padded if padded else 0.0
 
-    def _sum_before(self, step: int, sizes: Ints) -> int:
-        """The sum of a size of the examples over all steps before `step`."""
+    def _tokens_before(self, step: int) -> int:
+        """Unpadded tokens of all steps before `step`."""
         epochs, within = divmod(step, self.steps_per_epoch)
-        begun = sum(int(sizes[part].sum()) for part in self._epoch(epochs)[:within]) if within else 0
-        return epochs * int(sizes[self.examples].sum()) + begun
+        begun = np.concatenate(self._epoch(epochs)[:within]) if within else self.examples[:0]
+        whole = sum(map(self._epoch_tokens, range(epochs))) if self._rotation else epochs * self._epoch_tokens(0)
+        return whole + int(self._view(epochs)[0].per_example[begun].sum())
+
+    def _sum_epoch(self, epoch: int) -> int:
+        return int(self._make_view(epoch)[0].per_example[self.examples].sum())
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
-        return epoch_steps(self.lengths, self.examples, self._tokens_per_batch, self._seed, epoch)
+        return epoch_steps(self._view(epoch)[0], self.examples, self.steps_per_epoch, self._seed, epoch)
+
+    def _make_view(self, epoch: int) -> tuple[Lengths, Ints | None]:
+        """The lengths of an epoch's sequences, and their numbers; None if these are all sequences."""
+        return self._rotation.epoch(epoch, self._seed) if self._rotation else (self.lengths, None)

@@ -50,12 +50,26 @@ class TokenSettings:
     fraction: float = 1.0
     """Share of the training rows that is used."""
     seed: int = 0
-    """Selects that share."""
+    """Selects that share, and `rationale_share`."""
+    rationales_per_row: int = 1
+    rationale_share: float = 1.0
+    max_rationale_words: int | None = None
+    """As in the run file's `student.rationales`."""
 
     @property
     def needs_token_logprobs(self) -> bool:
         """True if rows need the teacher's tokens (schema.TOKEN_LOGPROBS)."""
         return METHODS[self.method].learns_teacher_tokens
+
+    @property
+    def selects_rationales(self) -> bool:
+        """True if the method reads `student.rationales`."""
+        return "rationales" in METHODS[self.method].options
+
+    @property
+    def rotates_rationales(self) -> bool:
+        """True if rows with several rationales teach another one in each epoch."""
+        return self.selects_rationales and self.rationales_per_row > 1
 
     @property
     def compares_labels(self) -> bool:
@@ -68,9 +82,37 @@ def in_fraction(example_id: str, fraction: float, seed: int) -> bool:
     return fraction_bucket(example_id, seed) < fraction * 2**64
 
 
-def fraction_bucket(example_id: str, seed: int) -> int:
-    """The place of an example from 0 to 2^64, by which shares are drawn."""
-    return int.from_bytes(hashlib.sha256(f"fraction:{seed}:{example_id}".encode()).digest()[:8], "big")
+def fraction_bucket(example_id: str, seed: int, kind: str = "fraction") -> int:
+    """The place of an example from 0 to 2^64, by which shares are drawn. Shares of another kind are independent of it."""
+    return int.from_bytes(hashlib.sha256(f"{kind}:{seed}:{example_id}".encode()).digest()[:8], "big")
+
+
+@dataclass(frozen=True)
+class LearnedRationales:
+    """What a training row teaches besides its label."""
+
+    texts: list[str]
+    """One in each epoch, in turn. An empty one: the label alone."""
+    shared: bool = True
+    """False: the row is outside `student.rationales.share`."""
+    long: int = 0
+    """Rationales with more than `max_words` words."""
+
+
+def learned_rationales(row: Mapping[str, Any], settings: TokenSettings) -> LearnedRationales:
+    """Those rationales of a training row that `student.rationales` selects.
+
+    Args:
+        row: of schema.LABEL, with `rationales` (its texts in labels/rationales, or null) if several are learned.
+    """
+    if not settings.selects_rationales:
+        return LearnedRationales([row["rationale"]])
+    share, most = settings.rationale_share, settings.max_rationale_words
+    if share < 1.0 and fraction_bucket(row["id"], settings.seed, "rationales") >= share * 2**64:
+        return LearnedRationales([""], shared=False)
+    found = row.get("rationales") or [row["rationale"]]
+    short = [text for text in found if most is None or len(text.split()) <= most]
+    return LearnedRationales(short[: settings.rationales_per_row] or [""], long=len(found) - len(short))
 
 
 def read_row(row: Mapping[str, Any], label_column: LabelColumn) -> TrainingRow:

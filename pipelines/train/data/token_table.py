@@ -4,7 +4,7 @@ It lies in OUTPUT/training/<fingerprint>/tokens: `tokens.arrow` (Arrow IPC, unco
 sequence is a row, and the sequences of an example follow each other:
 
     {"id": "apples-17", "validation": false, "dropped": null, "part": 0, "tail": 0, "probability": null,
-     "prompt": [58, 1133, ...], "target": [20, 2], "top_ids": [], "top_logprobs": []}
+     "turn": -1, "prompt": [58, 1133, ...], "target": [20, 2], "top_ids": [], "top_logprobs": []}
 
 Arrow IPC rather than Parquet, because a mapped file takes no memory of its own in a worker and gives access to any row. The order of
 examples in the file has no meaning: they are numbered by their sorted ids.
@@ -28,6 +28,7 @@ from pipelines.storage.store import Store
 from pipelines.students.decoding import Family
 from pipelines.train.data.collate import TokenSequence
 from pipelines.train.data.lengths import Ints, Lengths
+from pipelines.train.data.rotation import Rotation
 from pipelines.train.loss_terms import PARTS, TERMS
 
 _IDS = pa.list_(pa.int32())
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
         pa.field("dropped", pa.string()),  # see TokenCounts; null: the sequence is used
         pa.field("part", pa.int8(), nullable=False),
         pa.field("tail", pa.int32(), nullable=False),  # see TokenSequence
+        pa.field("turn", pa.int16(), nullable=False),  # see Rotation
         pa.field("probability", pa.float32()),
         pa.field("prompt", _IDS, nullable=False),
         pa.field("target", _IDS, nullable=False),
@@ -47,6 +49,8 @@ SCHEMA = pa.schema(
     ]
 )
 FILE, COUNTS = "tokens.arrow", "counts.json"
+DROPPED = ("too_long", "nothing_to_learn", "sequences_too_long", "long_rationales", "unshared")
+"""Reasons in the column `dropped`, which are fields of TokenCounts."""
 _RATIONALE = PARTS.index("rationale")
 _TOP_COLUMNS = ("top_ids", "top_logprobs")
 
@@ -72,7 +76,13 @@ class TokenCounts:
     sequences_too_long: int = 0
     """Further sequences above their limit, such as rationales. Their rows are used without them."""
     tokens: int = 0
-    """Unpadded tokens of all training examples."""
+    """Unpadded tokens of all training examples in one epoch. If rationales are learned in turn, a mean."""
+    rotating: int = 0
+    """Training rows with several rationales to learn in turn."""
+    long_rationales: int = 0
+    """Rationales of training rows with more than `student.rationales.max_words` words: not learned."""
+    unshared: int = 0
+    """Training rows outside `student.rationales.share`: their label alone is learned."""
 
 
 def write_tokens(tables: Iterable[pa.Table], target: Store, family: Family, *, grouped: bool) -> TokenCounts:
@@ -81,37 +91,40 @@ def write_tokens(tables: Iterable[pa.Table], target: Store, family: Family, *, g
     Args:
         grouped: as in `Lengths`.
     """
-    counts = dict.fromkeys(TokenCounts.__dataclass_fields__, 0)
+    counts = dict.fromkeys(TokenCounts.__dataclass_fields__, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         with pa.ipc.new_file(Path(folder) / FILE, SCHEMA) as writer:
             for table in tables:
                 chunk = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
-                for reason in ("too_long", "nothing_to_learn", "sequences_too_long"):
+                for reason in DROPPED:
                     counts[reason] += int(pc.sum(pc.equal(chunk["dropped"], reason)).as_py() or 0)
                 kept = chunk.filter(pc.is_null(chunk["dropped"])).combine_chunks()
                 if len(kept):
                     lengths = Lengths(_sizes(kept["prompt"]), _sizes(kept["target"]), _starts(kept["id"]), grouped)
-                    _count(kept, lengths, family, counts)
+                    _count(kept, Rotation(lengths, _turns(kept)), family, counts)
                     writer.write_table(kept)
         target.put_folder(folder)
-    result = TokenCounts(**counts)
+    result = TokenCounts(**{name: round(count) for name, count in counts.items()})
     target.write(COUNTS, json.dumps(asdict(result)).encode())
     return result
 
 
-def _count(table: pa.Table, lengths: Lengths, family: Family, counts: dict[str, int]) -> None:
+def _count(table: pa.Table, rotation: Rotation, family: Family, counts: dict[str, float]) -> None:
+    lengths, turn = rotation.lengths, rotation.turn
     first = lengths.starts[:-1]
     held_out = table["validation"].to_numpy()[first]
+    train = np.flatnonzero(~held_out)
     counts["train"] += int((~held_out).sum())
     counts["validation"] += int(held_out.sum())
     counts["compared"] += int((~held_out & (np.diff(lengths.starts) > 1)).sum())
     rationale = (table["part"].to_numpy() == _RATIONALE) | (table["tail"].to_numpy() > 0)
-    counts["rationales"] += int((rationale & ~table["validation"].to_numpy()).sum())
+    counts["rationales"] += int((rationale & (turn <= 0) & ~table["validation"].to_numpy()).sum())
+    counts["rotating"] += int((turn == 1).sum())
     rows, columns, _ = lengths.widths(*lengths.units(np.arange(len(first))), family)
     counts["widest"] = max(counts["widest"], int((rows * columns).max()))
-    if not held_out.all():
-        counts["tokens"] += int(lengths.per_example[~held_out].sum())
-        counts["largest"] = max(counts["largest"], int(lengths.per_example[~held_out].max()))
+    if len(train):
+        counts["tokens"] += rotation.mean_tokens(train)
+        counts["largest"] = max(counts["largest"], rotation.largest(train))
 
 
 class Tokens:
@@ -133,9 +146,10 @@ class Tokens:
         batches = table.to_batches()
         # Stable: the sequences of an example keep their order.
         order = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
-        small = table.select(["id", "validation", "part", "tail", "probability", "top_positions"]).take(order)
+        small = table.select(["id", "validation", "part", "tail", "turn", "probability", "top_positions"]).take(order)
         prompt, target = (_sizes(table[name])[order] for name in ("prompt", "target"))
         self.lengths = Lengths(prompt, target, _starts(small["id"]), grouped)
+        self.rotation = Rotation(self.lengths, _turns(small))
         held_out = small["validation"].to_numpy()[self.lengths.starts[:-1]]
         self.train: Ints = np.flatnonzero(~held_out)
         self.validation: Ints = np.flatnonzero(held_out)
@@ -165,10 +179,11 @@ class Tokens:
         return [str(self._ids[int(first)].as_py()) for first in self.lengths.starts[examples]]
 
     def term_counts(self, examples: Ints) -> dict[str, float]:
-        """What each term of the loss (loss_terms.TERMS) counts in these examples."""
+        """What each term of the loss (loss_terms.TERMS) counts in these examples in one epoch, as a mean over a whole rotation."""
         sequences = self.lengths.of(examples)
-        part, tail = self._part[sequences], self._tail[sequences]
-        head = self.lengths.target[sequences] - tail
+        part, share = self._part[sequences], self.rotation.shares[sequences]
+        tail = self._tail[sequences] * share
+        head = self.lengths.target[sequences] * share - tail
         counts = {name: float(head[part == index].sum()) for index, name in enumerate(PARTS)}
         counts["rationale"] += float(tail.sum())
         counts["soft"] = float(len(examples)) if self.lengths.grouped else 0.0
@@ -202,6 +217,10 @@ def _starts(ids: pa.ChunkedArray) -> Ints:
         return np.zeros(1, dtype=np.int64)
     ends = pc.run_end_encode(ids.combine_chunks(), run_end_type=pa.int64()).run_ends.to_numpy()
     return np.concatenate([np.zeros(1, dtype=np.int64), ends])
+
+
+def _turns(table: pa.Table) -> Ints:
+    return np.asarray(table["turn"].to_numpy(), dtype=np.int64)
 
 
 def _sizes(column: pa.ChunkedArray) -> Ints:

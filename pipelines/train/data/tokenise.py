@@ -1,4 +1,5 @@
-"""Tokenises the labels once: `labels/data` (with `labels/token_logprobs` for token-kd) -> the token table.
+"""Tokenises the labels once: `labels/data` -> the token table. token-kd reads `labels/token_logprobs` too, and methods that learn several
+rationales of a row `labels/rationales`.
 
 Ray Data tokenises a large corpus, and this process a small one. This process writes the result as one file, so that no reader ever meets
 a part of it.
@@ -7,7 +8,7 @@ a part of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
@@ -23,7 +24,15 @@ from pipelines.storage.store import Store
 from pipelines.students.init import student_tokenizer
 from pipelines.tasks import Task, load_task
 from pipelines.train.data.collate import TokenSequence
-from pipelines.train.data.sequences import TokenSettings, in_fraction, read_row, sequences_of
+from pipelines.train.data.rotation import EVERY_EPOCH
+from pipelines.train.data.sequences import (
+    LearnedRationales,
+    TokenSettings,
+    in_fraction,
+    learned_rationales,
+    read_row,
+    sequences_of,
+)
 from pipelines.train.data.token_table import COUNTS, SCHEMA, TokenCounts, write_tokens
 
 if TYPE_CHECKING:
@@ -73,11 +82,15 @@ class _EncodeParts:
 def encode_part(labels: LabelParts, name: str, settings: TokenSettings) -> Iterator[pa.Table]:
     """The tokens of one file of labels/data, in batches of rows."""
     tokens = _teacher_tokens(labels, name.rpartition("/")[2]) if settings.needs_token_logprobs else None
+    rationales = labels.rationales(name) if settings.rotates_rationales else None
     rows = _BATCH_ROWS if tokens is None else _BATCH_ROWS_WITH_TOKENS
     for batch in labels.open(name).iter_batches(rows, columns=_COLUMNS):
         table = pa.Table.from_batches([batch])
         if tokens is not None:
             table = table.append_column("top", _structs_by_id(table["id"], tokens))
+        if rationales is not None:
+            found = [rationales.get(row_id) for row_id in table["id"].to_pylist()]
+            table = table.append_column("rationales", pa.array(found, pa.list_(pa.string())))
         yield encode_table(table, settings)
 
 
@@ -85,7 +98,7 @@ def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
     """Rows of labels -> rows of `SCHEMA`. A sequence above its limit is dropped, never truncated.
 
     The first sequence of a row holds its label. If that one is too long, the row is not used at all. A rationale that follows the label in
-    one sequence is dropped alone.
+    one sequence is dropped alone. Of several rationales those that are too long take no turn.
     """
     tokenizer, task = tokenizer_of(settings.model, settings.tokenizer), load_task(settings.task)
     rows = [encoded for row in table.to_pylist() for encoded in _encode(row, tokenizer, settings, task)]
@@ -98,18 +111,37 @@ def _encode(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, tas
     if not (held_out or in_fraction(row["id"], settings.fraction, settings.seed)):
         return []
     common = {
-        "id": row["id"], "validation": held_out, "dropped": None, "part": -1, "tail": 0,
+        "id": row["id"], "validation": held_out, "dropped": None, "part": -1, "tail": 0, "turn": EVERY_EPOCH,
         "probability": None, "prompt": [], "target": [], "top_ids": [], "top_logprobs": [], "top_positions": 0,
     }  # fmt: skip
-    sequences = sequences_of(read_row(row, settings.label_column), tokenizer, settings, task)
-    if not sequences:
+    # Held-out rows measure all settings of `student.rationales` alike.
+    chosen = LearnedRationales([row["rationale"]]) if held_out else learned_rationales(row, settings)
+    read = read_row(row, settings.label_column)
+    turns = [sequences_of(replace(read, rationale=text), tokenizer, settings, task) for text in chosen.texts]
+    if not turns[0]:
         return [common | {"dropped": "nothing_to_learn"}]
-    kept = [_within_limits(sequence, settings) for sequence in sequences]
-    if kept[0] is None:
+    kept = [[_within_limits(sequence, settings) for sequence in sequences] for sequences in turns]
+    cut = [sum(a is not b for a, b in zip(*pair, strict=True)) for pair in zip(kept, turns, strict=True)]
+    used = [found for found, count in zip(kept, cut, strict=True) if not count] or kept[:1]
+    if used[0][0] is None:
         return [common | {"dropped": "too_long"}]
-    dropped = common | {"dropped": "sequences_too_long"}
-    left_out = sum(short is not sequence for short, sequence in zip(kept, sequences, strict=True))
-    return [*(common | _columns(sequence) for sequence in kept if sequence is not None), *[dropped] * left_out]
+    left_out = {
+        "sequences_too_long": sum(cut),
+        "long_rationales": chosen.long,
+        "unshared": int(not chosen.shared),
+    }
+    dropped = [common | {"dropped": reason} for reason, count in left_out.items() for _ in range(count)]
+    return [*(common | columns for columns in _in_turn(used)), *dropped]
+
+
+def _in_turn(turns: Sequence[Sequence[TokenSequence | None]]) -> Iterator[dict[str, object]]:
+    """The columns of the sequences of all turns. A sequence that all turns have belongs to every epoch."""
+    for first, *others in zip(*turns, strict=True):
+        if all(other == first for other in others):
+            if first is not None:
+                yield _columns(first)
+            continue
+        yield from (_columns(one) | {"turn": turn} for turn, one in enumerate((first, *others)) if one is not None)
 
 
 def _within_limits(sequence: TokenSequence, settings: TokenSettings) -> TokenSequence | None:

@@ -60,7 +60,7 @@ def make_plan(tokens: Tokens, run: RunConfig, family: Family, workers: int) -> B
     return BatchPlan(
         tokens.lengths, tokens.train, family=family, workers=workers, epochs=training.epochs, steps=training.steps, seed=training.seed,
         tokens_per_batch=training.tokens_per_batch, tokens_per_micro_batch=training.tokens_per_micro_batch,
-        cost=COSTS[training.gpus_per_worker > 0],
+        cost=COSTS[training.gpus_per_worker > 0], rotation=tokens.rotation if tokens.rotation.rotates else None,
     )  # fmt: skip
 
 

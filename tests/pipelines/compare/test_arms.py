@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.compare import few_shot
@@ -15,6 +17,7 @@ from pipelines.compare.treated_labels import Treatment, label_rows, treated_mani
 from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
+from pipelines.data.schema import RATIONALE
 from pipelines.errors import UserError
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
 from pipelines.storage.manifest import require_manifest
@@ -25,6 +28,7 @@ from pipelines.train.data.sequences import in_fraction
 from tests.support.artifacts import label_row, make_run, write_corpus, write_labels
 from tests.support.fake_grid import ROW_TOKENS, Lab
 from tests.support.grid_results import scores
+from tests.support.tiny_runs import name_parts
 
 ARMS = {"arms": ["finetune", "shuffled-rationales"]}
 SEARCH = {"trials": 2, "learning_rate": [1e-4, 1e-2], "steps": [30, 60]}
@@ -215,6 +219,34 @@ def test_rationales_move_among_training_rows(tmp_path: Path) -> None:
     own = {before[row]["rationale"] for row in part}
     assert sum(after[row]["rationale"] not in own for row in part) <= 1
     assert treat(tmp_path, "shuffled-rationales", seed=1) != after
+
+
+def test_all_rationales_of_a_row_move_together(tmp_path: Path) -> None:
+    rows = write(tmp_path)
+    store = Store(str(tmp_path / "labels"))
+    names = LabelParts.of(store).names("data")
+    (tmp_path / "labels/rationales").mkdir()
+    for name in names:
+        ids = [
+            row["id"] for row in pq.read_table(tmp_path / "labels" / name).to_pylist() if rows[row["id"]]["rationale"]
+        ]
+        texts = [
+            {"id": i, "rationale": f"{rows[i]['rationale']}{'.' * k}", "index": k} for i in ids[::2] for k in (0, 1)
+        ]
+        pq.write_table(pa.Table.from_pylist(texts, schema=RATIONALE), tmp_path / "labels/rationales" / Path(name).name)
+    name_parts(tmp_path / "labels")
+
+    def several(folder: Path) -> dict[str, list[str]]:
+        parts = LabelParts.of(Store(str(folder)))
+        return {row: texts for name in names for row, texts in parts.rationales(name).items()}
+
+    before, after = several(tmp_path / "labels"), treat(tmp_path, "shuffled-rationales")
+    moved = several(tmp_path / "shuffled-rationales-seed0")
+    assert sorted(moved.values()) == sorted(before.values())
+    assert moved.keys() != before.keys()
+    assert all(texts == [after[row]["rationale"], f"{after[row]['rationale']}."] for row, texts in moved.items())
+    alone = treat(tmp_path, "gold-only", 0.25)
+    assert several(tmp_path / "gold-only-0.25-seed0") == {row: before[row] for row in before if row in alone}
 
 
 def test_gold_is_kept_for_a_share(tmp_path: Path) -> None:

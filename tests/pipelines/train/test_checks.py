@@ -23,6 +23,7 @@ from pipelines.train.checks import (
     check_gold,
     check_task,
     check_token_logprobs,
+    rationale_notices,
     token_settings,
 )
 from pipelines.train.data.token_table import TokenCounts
@@ -157,6 +158,21 @@ def test_unusable_token_counts_are_refused(run: Any, sections: Any, changed: Any
         check_counts(counts(**changed), given, settings)
 
 
+@pytest.mark.usefixtures("labels")
+def test_more_rationales_than_the_labels_hold_are_refused(run: Any) -> None:
+    several = {"rationales": {"per_row": 3, "max_words": 9}}
+    with pytest.raises(UserError, match=r"per_row 3: .* has one rationale for each row\. Label with .*n: 3 or more"):
+        check_train(run(student=several))
+    settings = check_train(run(student={**several, "method": "finetune"}))
+    assert rationale_notices(counts(), settings) == []
+    found = rationale_notices(counts(unshared=2, long_rationales=4, rotating=1), token_settings(run(student=several)))
+    assert [notice.partition(": ")[2] for notice in found] == [
+        "2 of 9 training rows teach their label alone",
+        "4 rationales have more than 9 words and are not learned",
+        "1 of 9 training rows have several rationales to learn in turn",
+    ]
+
+
 def test_few_or_too_large_steps_are_warned_of() -> None:
     few, large = budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=1000))
     assert "3 optimizer steps are few" in few
@@ -175,11 +191,15 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
     ):  # fmt: skip
         assert of() == of(training={name: value}), "how a student is computed does not make it another"
     assert of() == of(student={"labels": "gold"}), "gold is the default"
+    assert "rationales" not in train_identity(run(), task, labels)["student"], "as 0.1 recorded it"
+    few = {"rationales": {"share": 0.5}}
+    assert of(student={"method": "finetune"}) == of(student={"method": "finetune", **few}), "not read"
     different = [
         of(), of(training={"seed": 1}), of(training={"precision": "bf16"}),
         *(of(training={"validate_every_steps": 3, "choose_by": by}) for by in ("label-loss", "accuracy")),
         of(corpus={"train": "x", "validation": 0.5}), of(student={"model": models["encoder-decoder"]}),
         of(student={"rationale_weight": 0.1}), of(student={"method": "finetune"}),
+        *(of(student={"rationales": one}) for one in ({"per_row": 2}, {"share": 0.5}, {"max_words": 9})),
         *(of(student={"method": "token-kd", "divergence": d}) for d in ("forward-kl", "reverse-kl", "jsd")),
     ]  # fmt: skip
     assert len(set(different)) == len(different)

@@ -32,6 +32,8 @@ def tokens_of(prompts: Ints, targets: list[list[int]], folder: Path) -> Tokens:
             "validation": False,
             "dropped": None,
             "part": 0,
+            "tail": 0,
+            "turn": -1,
             "prompt": [0] * n,
             "target": target,
             **empty,

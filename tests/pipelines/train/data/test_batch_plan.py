@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines.train.data.batch_plan import BatchPlan, epoch_steps
+from pipelines.train.data.batch_plan import BatchPlan, epoch_steps, steps_of_an_epoch
 from pipelines.train.data.lengths import Lengths, padded_tokens
 from pipelines.train.data.micro_batching import Cost, _sort_orders, plan_micro_batches
+from pipelines.train.data.rotation import EVERY_EPOCH, Rotation
 from tests.support.tiny_runs import lengths_of_pairs, random_lengths
 
 FAMILIES = ["decoder-only", "encoder-decoder"]
@@ -74,12 +76,50 @@ def test_padding_of_long_trainings_is_sampled_and_small() -> None:
 def test_each_epoch_has_every_example_once(seed: int) -> None:
     lengths, examples = random_lengths(200, seed), np.arange(3, 180)
     for epoch in range(3):
-        steps = epoch_steps(lengths, examples, 400, seed, epoch)
+        count = steps_of_an_epoch(int(lengths.per_example[examples].sum()), 400)
+        steps = epoch_steps(lengths, examples, count, seed, epoch)
         assert sorted(np.concatenate(steps).tolist()) == examples.tolist()
         sizes = [int(lengths.per_example[step].sum()) for step in steps]
         assert len(steps) == -(-sum(sizes) // 400)
         assert max(sizes) <= 1.15 * np.mean(sizes)
         assert min(sizes) >= 0.85 * np.mean(sizes), "steps are of about equal size"
+
+
+def test_an_epoch_has_one_turn_of_each_example() -> None:
+    rng, examples = np.random.default_rng(0), np.arange(5, 60)
+    turns = [[EVERY_EPOCH, *range(n)] if n > 1 else [EVERY_EPOCH] * (n + 1) for n in rng.choice([0, 1, 2, 4], 60)]
+    sizes = [len(turn) for turn in turns]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    lengths = Lengths(rng.integers(5, 30, sum(sizes)), rng.integers(1, 30, sum(sizes)), starts)
+    rotation = Rotation(lengths, np.concatenate(turns))
+
+    def made(seed: int = 0, workers: int = 2) -> BatchPlan:
+        settings = {"tokens_per_batch": 600, "tokens_per_micro_batch": 300, "epochs": 4, "rotation": rotation}
+        return make_plan(lengths, examples, seed=seed, workers=workers, **settings)
+
+    def epochs(plan: BatchPlan) -> list[list[int]]:
+        steps = [range(e * plan.steps_per_epoch, (e + 1) * plan.steps_per_epoch) for e in range(4)]
+        return [sorted(sequence for step in some for sequence in flat(plan.step(step))) for some in steps]
+
+    plan, every = made(), np.flatnonzero(rotation.turn == EVERY_EPOCH)
+    found = epochs(plan)
+    seen = Counter(sequence for epoch in found for sequence in epoch)
+    for example in examples:
+        mine = range(starts[example], starts[example + 1])
+        for epoch in found:
+            assert sum(s in epoch for s in mine if rotation.turn[s] >= 0) == (sizes[example] > 2)
+        for sequence in mine:
+            assert seen[sequence] == (4 if sequence in every else 4 / (sizes[example] - 1)), "each turn equally often"
+    assert found == epochs(made(workers=1)) != epochs(made(seed=1))
+    assert len({tuple(epoch) for epoch in found}) == 4, "another rationale in each epoch"
+    real = sum(int(lengths.real[epoch].sum()) for epoch in found)
+    assert plan.tokens() == real == pytest.approx(4 * rotation.mean_tokens(examples))
+    assert plan.tokens(3, 17) == sum(int(lengths.real[flat(plan.step(step))].sum()) for step in range(3, 17))
+    sizes_of = [np.bincount(np.searchsorted(starts, epoch, side="right") - 1, lengths.real[epoch]) for epoch in found]
+    assert rotation.largest(examples) == max(sizes.max() for sizes in sizes_of)
+    assert [flat(made().step(step)) for step in (17, 3)] == [flat(plan.step(step)) for step in (17, 3)], (
+        "as after a resume"
+    )
 
 
 def test_the_seed_decides_the_plan_and_epochs_differ() -> None:
@@ -91,7 +131,7 @@ def test_the_seed_decides_the_plan_and_epochs_differ() -> None:
 
     assert steps(5) == steps(5)
     assert steps(5)[:3] != steps(6)[:3]
-    epochs = [epoch_steps(lengths, examples, 300, 5, epoch) for epoch in (0, 1)]
+    epochs = [epoch_steps(lengths, examples, 9, 5, epoch) for epoch in (0, 1)]
     assert [s.tolist() for s in epochs[0]] != [s.tolist() for s in epochs[1]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ import pytest
 
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
-from pipelines.data.schema import LABEL, TOKEN_LOGPROBS
+from pipelines.data.schema import LABEL, RATIONALE, TOKEN_LOGPROBS
 from pipelines.errors import UserError
 from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
 from pipelines.train.data.tokenise import encode_part, encode_table, tokenise
-from pipelines.train.loss_terms import PARTS
+from pipelines.train.loss_terms import PARTS, TERMS
 from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, name_parts, write_labels
 
 EOS = make_tokenizer().eos_token_id
@@ -97,6 +98,61 @@ def test_label_and_rationale_of_one_sequence(settings: TokenSettings, tmp_path: 
     assert (counts.sequences_too_long, counts.rationales) == (two_counts.sequences_too_long, two_counts.rationales)
     assert tokens.term_counts(tokens.train) == two.term_counts(two.train), "each term counts what step-by-step counts"
     assert tokens.sequence(0).tail > 0
+
+
+@pytest.mark.parametrize("method", ["step-by-step", "label-then-rationale", "rationale-then-label"])
+def test_several_rationales_are_learned_in_turn(settings: TokenSettings, tmp_path: Path, method: str) -> None:
+    terms = ("text",) if method == "rationale-then-label" else ("label", "rationale")
+    made = replace(settings, method=method, terms=terms, validation_share=0.0, max_target_tokens=30)
+    rows = label_rows(2)
+    texts = ["Anne buys 1 more .", "she has 5 .", "pears " * 40, "now she has a total of 5 ."]
+    rows[0]["rationale"] = texts[0]
+    write_labels(tmp_path, rows, files=1)
+    folder = tmp_path / "labels/rationales"
+    folder.mkdir()
+    several = [{"id": rows[0]["id"], "rationale": one, "index": i} for i, one in reversed([*enumerate(texts)])]
+    pq.write_table(pa.Table.from_pylist(several, schema=RATIONALE), folder / "part-00000.parquet")
+    name_parts(tmp_path / "labels")
+    labels, several_of = Store(str(tmp_path / "labels")), replace(made, rationales_per_row=4)
+    counts = tokenise(labels, several_of, Store(str(tmp_path / "tokens")))
+    assert (counts.train, counts.rationales, counts.rotating, counts.sequences_too_long) == (
+        2, 0 if method == "rationale-then-label" else 2, 1, 1
+    )  # fmt: skip
+    tokens = Tokens(Store(str(tmp_path / "tokens")), tmp_path)
+    learned = [text(list(tokens.sequence(s).target)) for s in np.flatnonzero(tokens.rotation.turn >= 0)]
+    assert [any(one in found for one in texts) for found in learned] == [True] * 3
+    mean = Counter[str]()
+    for one in (texts[0], texts[1], texts[3]):
+        alone, found = written(tmp_path / one[:3], made, [rows[0] | {"rationale": one}, rows[1]])
+        mean.update(found.term_counts(np.arange(2)))
+        mean["tokens"] += alone.tokens
+    assert tokens.term_counts(np.arange(2)) == pytest.approx({term: mean[term] / 3 for term in TERMS})
+    assert counts.tokens == round(mean["tokens"] / 3)
+    pq.write_table(
+        pq.read_table(folder / "part-00000.parquet").replace_schema_metadata({}), folder / "part-00000.parquet"
+    )
+    name_parts(tmp_path / "labels")
+    with pytest.raises(UserError, match=r"it has version \? of its schema, must be 1"):
+        tokenise(labels, several_of, Store(str(tmp_path / "other")))
+
+
+def test_share_and_length_of_the_rationales_that_are_learned(settings: TokenSettings, tmp_path: Path) -> None:
+    rows = label_rows(200)
+    chosen = replace(settings, rationale_share=0.25, max_rationale_words=8)
+    counts, tokens = written(tmp_path / "some", chosen, rows)
+    all_counts, all_tokens = written(tmp_path / "all", settings, rows)
+    assert (counts.train, counts.validation) == (all_counts.train, all_counts.validation), "the same rows"
+    assert 0.65 < counts.unshared / counts.train < 0.85
+    assert counts.rationales == counts.train - counts.unshared - counts.long_rationales
+    assert counts.long_rationales > 0
+    assert tokens.term_counts(tokens.train)["label"] == all_tokens.term_counts(tokens.train)["label"]
+    held_out = [found.term_counts(found.validation) for found in (tokens, all_tokens)]
+    assert held_out[0] == held_out[1], "held-out rows measure all settings alike"
+    again, _ = written(tmp_path / "again", replace(chosen, rationale_share=0.5), rows)
+    other, _ = written(tmp_path / "other", replace(chosen, seed=1), rows)
+    assert again.unshared < counts.unshared != other.unshared
+    unread, _ = written(tmp_path / "unread", replace(chosen, method="finetune", terms=("label",)), rows)
+    assert (unread.unshared, unread.long_rationales) == (0, 0)
 
 
 @pytest.mark.parametrize(
