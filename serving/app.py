@@ -19,6 +19,7 @@ from pipelines.config.base import Section
 from pipelines.config.serving import INGRESS_CPUS, ServingConfig
 from pipelines.errors import UserError
 from serving.engines.select import cpu_environment, engine_name
+from serving.engines.vllm_settings import VLLM_BATCH
 from serving.ingress import Ingress
 from serving.model_card import read_card
 from serving.replica import SharedStudents, StudentReplica
@@ -26,6 +27,7 @@ from serving.replica_client import STUDENT
 
 _DRAIN_S = 30.0
 _RETRY_AFTER_S = 1
+_UNLIMITED = 100_000
 # Serve's own logs have no line per request: they neither grow with traffic nor hold what users send.
 LOGGING = {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False}
 _Arguments = TypeVar("_Arguments", bound=Section)
@@ -60,9 +62,10 @@ class SharedArgs(IngressArgs):
 def ingress(args: Mapping[str, JsonValue]) -> serve.Application:
     """The application for HTTP. Raises UserError for invalid arguments."""
     serving = _parsed(IngressArgs, args).serving
-    # Room for all requests that one student can hold, twice: for a second student's requests, or for those that are refused. Any more
-    # wait in the proxies, whichever student they name.
-    room = 2 * (serving.max_queued_requests + serving.replicas.max * _ongoing(serving))
+    # Room for all requests that one student can hold, waiting and under way, twice: for a second student's requests, or for those that are
+    # refused. Any more wait in the proxies, whichever student they name.
+    batch = max(serving.max_batch_size or VLLM_BATCH, serving.target_ongoing_requests)
+    room = 4 * (serving.max_queued_requests + serving.replicas.max * batch)
     deployment = serve.deployment(
         name="ingress",
         num_replicas=serving.ingress_replicas,
@@ -111,8 +114,10 @@ def _deployment(replica: type, serving: ServingConfig, *engines: str) -> serve.D
             **({"runtime_env": {"env_vars": environment}} if environment else {}),
         },
         max_replicas_per_node=serving.max_replicas_per_node,
-        max_ongoing_requests=_ongoing(serving),
-        max_queued_requests=serving.max_queued_requests,
+        # The ingress queues (fair_queue.py). A full replica would make Serve's router wait up to 500 ms between attempts, and a full queue
+        # of the router would refuse what the ingress has admitted.
+        max_ongoing_requests=_UNLIMITED,
+        max_queued_requests=-1,
         autoscaling_config={
             "min_replicas": serving.replicas.min,
             "max_replicas": serving.replicas.max,
@@ -125,11 +130,6 @@ def _deployment(replica: type, serving: ServingConfig, *engines: str) -> serve.D
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LOGGING,
     )(replica)
-
-
-def _ongoing(serving: ServingConfig) -> int:
-    """Inputs that a replica holds: the batch that runs and the next one."""
-    return max(2 * serving.max_batch_size, serving.target_ongoing_requests)
 
 
 def _parsed(section: type[_Arguments], args: Mapping[str, JsonValue]) -> _Arguments:

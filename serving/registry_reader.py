@@ -59,8 +59,7 @@ class RegistryReader:
         unchanged = [
             card
             for card in self.registry.cards
-            if endpoint.students.get(card.id) == card.folder
-            and card.is_expected(expected.get(card.id))
+            if endpoint.students.get(card.id) == card.folder and card.is_expected(expected.get(card.id))
         ]
         self._reads = {key: read for key, read in self._reads.items() if not read.done()}  # finished ones are outdated
         registry = await self._read(endpoint, unchanged)

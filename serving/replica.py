@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
 from ray import serve
 
@@ -14,12 +16,23 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from serving.engines.base import Engine
 from serving.engines.select import start_engine
-from serving.messages import Piece, Question, Reply, TextRequest, TooLong, UnavailableError
+from serving.messages import (
+    Batch,
+    Failed,
+    Outcome,
+    Piece,
+    Question,
+    Reply,
+    TextRequest,
+    TooLong,
+    UnavailableError,
+)
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
 _CLOSE_POLL_S = 0.05
 _logger = logging.getLogger(__name__)
+_Item = TypeVar("_Item", Question, TextRequest)
 
 
 class _Replica(ABC):
@@ -27,15 +40,18 @@ class _Replica(ABC):
     def _engine(self) -> AbstractAsyncContextManager[Engine]:
         """The engine of the student that the current request names."""
 
-    async def answer(self, question: Question) -> Reply | TooLong:
-        """See Engine."""
-        async with self._engine() as engine:
-            return await engine.answer(question)
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
 
-    async def write(self, request: TextRequest) -> Piece | TooLong:
-        """See Engine."""
+    async def answer(self, questions: Sequence[Question]) -> Batch[Reply]:
+        """The answer to each question; see Engine."""
         async with self._engine() as engine:
-            return await engine.write(request)
+            return Batch(await _each(engine.answer, questions), self._id, engine.computed)
+
+    async def write(self, requests: Sequence[TextRequest]) -> Batch[Piece]:
+        """A whole text for each request; see Engine."""
+        async with self._engine() as engine:
+            return Batch(await _each(engine.write, requests), self._id, engine.computed)
 
     async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """See Engine."""
@@ -52,6 +68,7 @@ class StudentReplica(_Replica):
     """One copy of a student."""
 
     def __init__(self, card: StudentCard, serving: ServingConfig) -> None:
+        super().__init__()
         self._only = start_engine(card, serving, ReplicaMetrics(card.id))
         # Serve awaits it at the end. It is an attribute of the object: Python would call a method of the class too, and await nothing.
         self.__del__ = self._only.close
@@ -99,6 +116,7 @@ class SharedStudents(_Replica):
     """One copy of several students. serving/app.py limits how many `load` keeps; Serve drops the least recently used one."""
 
     def __init__(self, cards: Sequence[StudentCard], serving: ServingConfig) -> None:
+        super().__init__()
         self._cards = {card.id: card for card in cards}
         self._serving = serving
         self._loaded: dict[str, LoadedEngine] = {}
@@ -166,6 +184,23 @@ class SharedStudents(_Replica):
         for loaded in list(self._loaded.values()):
             if loaded.engine is not None and not loaded.dropped:
                 await loaded.engine.check_health()
+
+
+async def _each(
+    call: Callable[[_Item], Awaitable[Outcome | TooLong]], items: Sequence[_Item]
+) -> Sequence[Outcome | TooLong | Failed]:
+    """The outcome of each item. An error costs its own item."""
+    outcomes = await asyncio.gather(*(call(item) for item in items), return_exceptions=True)
+    found: list[Outcome | TooLong | Failed] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            _logger.error("an input failed", exc_info=outcome)
+            found.append(Failed())
+        elif isinstance(outcome, BaseException):  # the call was cancelled
+            raise outcome
+        else:
+            found.append(outcome)
+    return found
 
 
 def _has_failed(starting: asyncio.Task[LoadedEngine]) -> bool:

@@ -1,16 +1,16 @@
 """Calls the students' replicas on Ray Serve.
 
-Each input of a request travels by itself, and the replica's engine batches inputs of all requests.
+A request sends its inputs in slices, when it is its turn (fair_queue.py). Serve's router never refuses or delays a call: the ingress admits
+fewer inputs than replicas take calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
-from functools import partial
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from typing import Any, Literal
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -18,8 +18,10 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from pipelines.config.serving import ServingConfig
 from serving.api.errors import ApiError
-from serving.messages import Piece, Question, Reply, TextRequest, TooLong, UnavailableError
+from serving.fair_queue import FairQueue, QueueFullError, Turns
+from serving.messages import Batch, Failed, Piece, Question, Reply, TextRequest, TooLong, UnavailableError
 from serving.model_card import StudentCard
+from serving.poison import Poison, is_another_death
 
 STUDENT = "student"
 """The deployment in each student's application."""
@@ -27,15 +29,43 @@ SHARED = "raystill-students"
 """The application of all students, if they share replicas (`students_per_replica`)."""
 _RETRY_AFTER_S = 1
 _UNAVAILABLE = (BackPressureError, DeploymentUnavailableError, RayActorError, UnavailableError)
-_RETRY_DELAYS_S = (0.1, 0.5, 1.0, None)
-"""After the death of a replica. None: give up."""
-_QUEUE_FULL_DELAY_S = 0.1
-"""Before a request that is partly answered tries a full queue again."""
+_RETRY_DELAYS_S = (0.1, 0.5, 1.0)
+"""After the death of a replica: Serve may still route calls to it."""
+_FIRST_COMPUTED = 32
+"""Inputs that an unknown replica computes at once."""
+_FORGET_REPLICA_S = 30.0
+_Method = Literal["answer", "write"]
+_Item = Question | TextRequest
 
 
 def application_of(student_id: str) -> str:
     """Name of a student's Serve application."""
     return f"raystill-student-{student_id}"
+
+
+class StudentQueue:
+    """A student's queue, whose room follows the replicas that answer."""
+
+    def __init__(self, serving: ServingConfig) -> None:
+        self._serving = serving
+        self._seen: dict[str, float] = {}
+        """Replica -> time of its last reply."""
+        computed, target = self._room(serving.max_batch_size or _FIRST_COMPUTED)
+        self.turns = FairQueue(max_waiting=serving.max_queued_requests, computed=computed, target=target)
+
+    def note(self, batch: Batch[Any]) -> None:
+        """A replica has replied."""
+        now = time.monotonic()
+        self._seen[batch.replica] = now
+        self._seen = {replica: at for replica, at in self._seen.items() if now - at < _FORGET_REPLICA_S}
+        computed, target = self._room(batch.computed)
+        self.turns.resize(computed, target)
+
+    def _room(self, computed: int) -> tuple[int, int]:
+        """This ingress' part of what all replicas compute at once, and of their target."""
+        replicas = min(max(len(self._seen), 1), self._serving.replicas.max)
+        share = self._serving.ingress_replicas
+        return replicas * computed // share, replicas * self._serving.target_ongoing_requests // share
 
 
 class ReplicaClient:
@@ -45,52 +75,97 @@ class ReplicaClient:
         self._serving = serving
         self._handles: dict[str, Any] = {}
         self._engines: dict[str, str] = {}
+        self._queues: dict[str, StudentQueue] = {}
+        self._poison = Poison()
 
     def reset(self) -> None:
-        """Forget handles and engines: the students have changed."""
+        """Forget handles and engines: the students have changed. Requests keep their places."""
         self._handles, self._engines = {}, {}
 
     def engine(self, card: StudentCard) -> str | None:
         """See Backend."""
         return self._engines.get(card.id)
 
-    async def answer(self, card: StudentCard, questions: Sequence[Question]) -> Sequence[Reply | TooLong]:
+    async def answer(
+        self, card: StudentCard, questions: Sequence[Question], client: str
+    ) -> Sequence[Reply | TooLong | Failed]:
         """See Backend."""
-        student = self._handle(card)
-        replies = await self._call_all(card, [partial(student.answer.remote, question) for question in questions])
-        self._note_engine(card, replies)
-        return replies
+        return await self._call_all(card, "answer", questions, client)
 
-    async def write(self, card: StudentCard, requests: Sequence[TextRequest]) -> Sequence[Piece | TooLong]:
+    async def write(
+        self, card: StudentCard, requests: Sequence[TextRequest], client: str
+    ) -> Sequence[Piece | TooLong | Failed]:
         """See Backend."""
-        student = self._handle(card)
-        pieces = await self._call_all(card, [partial(student.write.remote, request) for request in requests])
-        self._note_engine(card, pieces)
-        return pieces
+        return await self._call_all(card, "write", requests, client)
 
-    async def stream(self, card: StudentCard, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(
+        self, card: StudentCard, request: TextRequest, client: str
+    ) -> AsyncGenerator[Piece | TooLong | Failed, None]:
         """See Backend. Closing the generator cancels the text. If a replica dies before the first piece, another one is called."""
         student = self._handle(card).options(stream=True)
+        if self._poison.refuses(card.content, request.text):
+            yield Failed(kills=True)
+            return
         # One deadline instead of asyncio.timeout: different tasks may await the steps of a generator.
         deadline = time.monotonic() + self._serving.request_timeout_s
-        started = False
-        for delay in _RETRY_DELAYS_S:
-            response = student.stream.remote(request)
-            pieces = aiter(response)
+        with self._enter(card, [request], client) as turns:
             try:
-                while True:
-                    piece = await asyncio.wait_for(anext(pieces), max(deadline - time.monotonic(), 0.0))
-                    started = True
-                    self._note_engine(card, [piece])
-                    yield piece
-            except StopAsyncIteration:
-                return
-            except (*_UNAVAILABLE, TimeoutError) as error:
-                if started or delay is None or not isinstance(error, RayActorError):
-                    raise self._api_error(card, error) from error
+                place = await asyncio.wait_for(turns.take(), max(deadline - time.monotonic(), 0.0))
+            except TimeoutError as error:
+                raise self._api_error(card, error) from error
+            try:
+                async with aclosing(self._pieces(card, student, request, deadline)) as pieces:
+                    async for piece in pieces:
+                        yield piece
             finally:
-                _cancel(response)
-            await asyncio.sleep(delay)
+                turns.done(len(place))
+
+    async def _pieces(
+        self, card: StudentCard, student: Any, request: TextRequest, deadline: float
+    ) -> AsyncGenerator[Piece | TooLong | Failed, None]:
+        started, death, delays = False, None, iter(_RETRY_DELAYS_S)
+        async with AsyncExitStack() as alone:
+            while True:
+                response = student.stream.remote(request)
+                pieces = aiter(response)
+                try:
+                    while True:
+                        piece = await asyncio.wait_for(anext(pieces), max(deadline - time.monotonic(), 0.0))
+                        if not started:
+                            started = True
+                            await alone.aclose()
+                        self._note_engine(card, [piece])
+                        yield piece
+                except StopAsyncIteration:
+                    return
+                except (*_UNAVAILABLE, TimeoutError) as error:
+                    delay = next(delays, None)
+                    if started or delay is None or not isinstance(error, RayActorError):
+                        raise self._api_error(card, error) from error
+                    if death is not None and is_another_death(error, death):
+                        self._poison.refuse(card.content, request.text)
+                        yield Failed(kills=True)
+                        return
+                    first, death = death is None, error
+                finally:
+                    _cancel(response)
+                if first:
+                    await alone.enter_async_context(self._poison.alone(card.id))
+                await asyncio.sleep(delay)
+
+    @contextmanager
+    def _enter(self, card: StudentCard, items: Sequence[_Item], client: str) -> Iterator[Turns]:
+        """The request's place in the student's queue. Raises ApiError 503 if the queue is full."""
+        if card.id not in self._queues:
+            self._queues[card.id] = StudentQueue(self._serving)
+        costs = [float(len(item.text)) for item in items]
+        bulk = bool(items) and items[0].bulk
+        try:
+            with self._queues[card.id].turns.enter(client, costs, bulk=bulk) as turns:
+                yield turns
+        except QueueFullError as error:
+            message = f"the queue of model {card.id} is full ({self._serving.max_queued_requests:,} inputs)"
+            raise ApiError(503, "queue_full", message, retry_after_s=_RETRY_AFTER_S) from error
 
     def _handle(self, card: StudentCard) -> Any:
         # Cached: creating one queries Ray's control service.
@@ -103,17 +178,37 @@ class ReplicaClient:
             self._handles[card.id] = handle.options(multiplexed_model_id=card.id) if shared else handle
         return self._handles[card.id]
 
-    def _note_engine(self, card: StudentCard, outcomes: Sequence[Reply | Piece | TooLong]) -> None:
+    def _note_engine(self, card: StudentCard, outcomes: Sequence[Reply | Piece | TooLong | Failed]) -> None:
         for outcome in outcomes:
-            if not isinstance(outcome, TooLong) and outcome.engine is not None:
+            if isinstance(outcome, (Reply, Piece)) and outcome.engine is not None:
                 self._engines[card.id] = outcome.engine
 
-    async def _call_all(self, card: StudentCard, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        request = _RequestCalls()
+    async def _call_all(self, card: StudentCard, method: _Method, items: Sequence[_Item], client: str) -> list[Any]:
+        outcomes: list[Any] = [None] * len(items)
+        sent = []
+        for row, item in enumerate(items):
+            if self._poison.refuses(card.content, item.text):
+                outcomes[row] = Failed(kills=True)
+            else:
+                sent.append(row)
+        if not sent:
+            return outcomes
+
+        async def send(turns: Turns, rows: list[int]) -> None:
+            try:
+                found = await self._slice(card, method, [items[row] for row in rows])
+            finally:
+                turns.done(len(rows))
+            for row, outcome in zip(rows, found, strict=True):
+                outcomes[row] = outcome
+
+        self._handle(card)  # a missing application is an error now, not in a group
         try:
-            async with asyncio.timeout(self._serving.request_timeout_s), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(request.result(call)) for call in calls]
-            return [task.result() for task in tasks]
+            async with asyncio.timeout(self._serving.request_timeout_s):
+                with self._enter(card, [items[row] for row in sent], client) as turns:
+                    async with asyncio.TaskGroup() as group:
+                        while taken := await turns.take():
+                            group.create_task(send(turns, [sent[i] for i in taken]))
         except TimeoutError as error:
             raise self._api_error(card, error) from error
         except ExceptionGroup as group_error:
@@ -121,64 +216,49 @@ class ReplicaClient:
             if isinstance(first, _UNAVAILABLE):
                 raise self._api_error(card, first) from first
             raise first from group_error
+        self._note_engine(card, outcomes)
+        return outcomes
+
+    async def _slice(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
+        """The outcomes of some inputs. If their replica dies, each is asked once more, alone: one of them may have killed it."""
+        try:
+            return await self._call(card, method, items)
+        except RayActorError as death:
+            return [await self._ask_alone(card, method, item, death) for item in items]
+
+    async def _ask_alone(self, card: StudentCard, method: _Method, item: _Item, death: RayActorError) -> Any:
+        async with self._poison.alone(card.id):
+            for delay in _RETRY_DELAYS_S:
+                if self._poison.refuses(card.content, item.text):
+                    return Failed(kills=True)
+                await asyncio.sleep(delay)
+                try:
+                    [outcome] = await self._call(card, method, [item])
+                except RayActorError as error:
+                    if is_another_death(error, death):
+                        self._poison.refuse(card.content, item.text)
+                    death = error
+                else:
+                    return outcome
+            if self._poison.refuses(card.content, item.text):
+                return Failed(kills=True)
+            raise death
+
+    async def _call(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
+        response = getattr(self._handle(card), method).remote(items)
+        try:
+            batch: Batch[Any] = await response
+        except asyncio.CancelledError:
+            _cancel(response)
+            raise
+        self._queues[card.id].note(batch)
+        return batch.outcomes
 
     def _api_error(self, card: StudentCard, error: Exception) -> ApiError:
         if isinstance(error, TimeoutError):
             seconds = self._serving.request_timeout_s
             return ApiError(504, "timeout", f"model {card.id} did not answer within {seconds:g} s")
-        if isinstance(error, BackPressureError):
-            message = f"the queue of model {card.id} is full ({self._serving.max_queued_requests:,} inputs)"
-            return ApiError(503, "queue_full", message, retry_after_s=_RETRY_AFTER_S)
         return ApiError(503, "model_away", f"model {card.id} is unavailable", retry_after_s=_RETRY_AFTER_S)
-
-
-class _RequestCalls:
-    """The calls of one request, one per input.
-
-    If the queue is full, calls without a place wait for the request's other calls. So two requests that are larger than the queue both
-    progress. A request that gets no place at all is refused.
-    """
-
-    def __init__(self) -> None:
-        self._running, self._answered = 0, False
-        self._turns = asyncio.Semaphore(0)
-
-    async def result(self, call: Callable[[], Any]) -> Any:
-        """The replica's result. Raises BackPressureError if the queue is full of other requests' inputs."""
-        while True:
-            self._running += 1
-            try:
-                result = await _call(call)
-            except BackPressureError:
-                if self._running == 1 and not self._answered:
-                    raise
-            else:
-                self._answered = True
-                # Two calls try again per answer: the number grows to what fits, without all of them trying at once.
-                self._turns.release()
-                self._turns.release()
-                return result
-            finally:
-                self._running -= 1
-            if self._running:
-                await self._turns.acquire()
-            else:  # other requests took the places, and no call of this request will free one
-                await asyncio.sleep(_QUEUE_FULL_DELAY_S)
-
-
-async def _call(call: Callable[[], Any]) -> Any:
-    """The replica's result. If the replica dies, another one is called: answering has no side effects."""
-    for delay in _RETRY_DELAYS_S:
-        response = call()
-        try:
-            return await response
-        except RayActorError:
-            if delay is None:
-                raise
-            await asyncio.sleep(delay)
-        except asyncio.CancelledError:
-            _cancel(response)
-            raise
 
 
 def _cancel(response: Any) -> None:

@@ -28,7 +28,7 @@ class LimitsConfig(Section):
     inputs: Annotated[int, Field(ge=1)] = 256
     body_bytes: Annotated[int, Field(ge=1024)] = 4 << 20
     input_characters: Annotated[int, Field(ge=1)] = 100_000
-    """Per input. The student's own limit in tokens applies as well."""
+    """Per input. The student's own limit applies as well: its tokens, and 32 characters for each of them."""
 
 
 class KeysConfig(Section):
@@ -40,6 +40,10 @@ class KeysConfig(Section):
     """Environment variable of the ingress with comma-separated `NAME=KEY` pairs."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """For keys without a limit of their own. None: no limit."""
+    inputs_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Of each key. None: no limit."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Of each key, read and generated. A request that starts below the limit is answered whole. None: no limit."""
     none: bool = False
     """`keys: none` in the run file: everyone who reaches the port may ask."""
 
@@ -74,9 +78,13 @@ class ServingConfig(Section):
     cpu_kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     """vllm without a GPU: memory of a replica for keys and values."""
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 8
-    max_batch_size: Annotated[int, Field(ge=1)] = 16
+    """Calls in progress at which a replica answers fast enough; above it, another replica starts. Beside interactive requests, bulk
+    requests have at most as many inputs in progress."""
+    max_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Inputs that an engine computes at once: of vLLM all (None: 256), of the other engines those of one worker thread (None: 16)."""
     batch_wait_s: _Seconds = 0.01
     max_queued_requests: Annotated[int, Field(ge=1)] = 256
+    """Inputs that wait in each ingress for a student's replicas, of interactive and of bulk requests each."""
     request_timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
     """Limit for one answer, including a replica's start from zero."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64

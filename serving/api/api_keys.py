@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
+from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
 
 from pipelines.config.serving import KeysConfig
 from pipelines.errors import UserError
@@ -147,7 +147,9 @@ class KeyRing:
             UserError: the file or the variable is missing or invalid.
         """
         self._config, self._share, self._clock = config, share, clock
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._requests = MovingWindowRateLimiter(MemoryStorage())
+        # The moving window keeps an entry for each unit: too many for tokens.
+        self._sums = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._from_variable = [] if config.variable is None else _read_variable(config.variable)
         self._keys = self._from_variable
         self._stamp: _Stamp | None = None
@@ -190,17 +192,49 @@ class KeyRing:
                 found = key
         return found
 
+    async def admit(self, name: str | None, inputs: int) -> None:
+        """Count the inputs of a request. Raises ApiError 429 `rate_limited` if the key's inputs or tokens are used up."""
+        if name is None:
+            return
+        if limit := self._config.tokens_per_minute:
+            item = self._item(limit)
+            if not await self._sums.test(item, "tokens", name):
+                raise await self._limited(self._sums, item, "tokens", name, limit)
+        if limit := self._config.inputs_per_minute:
+            item = self._item(limit)
+            # A request with more inputs than the limit takes a whole minute.
+            if not await self._sums.hit(item, "inputs", name, cost=min(inputs, item.amount)):
+                raise await self._limited(self._sums, item, "inputs", name, limit)
+
+    async def spend(self, name: str | None, tokens: int) -> None:
+        """Count the tokens of an answer, read and generated."""
+        if name is None or not (limit := self._config.tokens_per_minute) or not tokens:
+            return
+        item = self._item(limit)
+        left = (await self._sums.get_window_stats(item, "tokens", name)).remaining
+        if left > 0:
+            await self._sums.hit(item, "tokens", name, cost=min(tokens, left))
+
     async def _count(self, key: Key) -> None:
         limit = key.requests_per_minute or self._config.requests_per_minute
         if limit is None:
             return
-        item = RateLimitItemPerMinute(max(1, limit // self._share))
-        if await self._limiter.hit(item, key.name):
-            return
-        window = await self._limiter.get_window_stats(item, key.name)
+        item = self._item(limit)
+        if not await self._requests.hit(item, key.name):
+            raise await self._limited(self._requests, item, "requests", key.name, limit)
+
+    def _item(self, limit: int) -> RateLimitItemPerMinute:
+        return RateLimitItemPerMinute(max(1, limit // self._share))
+
+    async def _limited(
+        self, limiter: RateLimiter, item: RateLimitItemPerMinute, unit: str, name: str, limit: int
+    ) -> ApiError:
+        identifiers = (name,) if unit == "requests" else (unit, name)
+        window = await limiter.get_window_stats(item, *identifiers)
         seconds = max(1, math.ceil(window.reset_time - time.time()))
-        message = f"key {key.name} allows {limit:,} requests per minute; try again in {seconds} s"
-        raise ApiError(429, "rate_limited", message, retry_after_s=seconds)
+        here = f", {item.amount:,} in each of {self._share} ingress replicas" if self._share > 1 else ""
+        message = f"key {name} allows {limit:,} {unit} per minute{here}; try again in {seconds} s"
+        return ApiError(429, "rate_limited", message, retry_after_s=seconds)
 
     def _reload(self) -> None:
         """Read the file again if it has changed."""

@@ -19,14 +19,20 @@ class Backend(Protocol):
         """The engine that answered last for a student; None before its first answer."""
         ...
 
-    async def answer(self, card: StudentCard, questions: Sequence[Question], client: str) -> Sequence[Reply | TooLong | Failed]:
+    async def answer(
+        self, card: StudentCard, questions: Sequence[Question], client: str
+    ) -> Sequence[Reply | TooLong | Failed]:
         """One outcome per question, in order."""
         ...
 
-    async def write(self, card: StudentCard, requests: Sequence[TextRequest], client: str) -> Sequence[Piece | TooLong | Failed]:
+    async def write(
+        self, card: StudentCard, requests: Sequence[TextRequest], client: str
+    ) -> Sequence[Piece | TooLong | Failed]:
         """One whole text per request, in order."""
         ...
 
-    def stream(self, card: StudentCard, request: TextRequest, client: str) -> AsyncGenerator[Piece | TooLong, None]:
+    def stream(
+        self, card: StudentCard, request: TextRequest, client: str
+    ) -> AsyncGenerator[Piece | TooLong | Failed, None]:
         """One text while it is generated."""
         ...

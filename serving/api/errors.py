@@ -7,7 +7,7 @@
 | 404 | unknown model or path |
 | 408 | the body did not arrive in time |
 | 413 | too many inputs, or too large a body |
-| 422 | a task field is missing or invalid, or an input is too long |
+| 422 | a task field is missing or invalid, or an input is too long or refused |
 | 429 | the key's limit is reached |
 | 503 | the queue is full or the student is unavailable; with Retry-After |
 | 504 | no answer in time |
@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from serving.api.request_context import request_context
+from serving.messages import Failed, TooLong
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -68,6 +69,17 @@ class ApiError(HTTPException):
 def internal_error() -> ApiError:
     """The error that a client gets for a fault of the server. It shows no detail."""
     return ApiError(500, "internal_error", "the server failed; its log has the reason")
+
+
+def failed_input(outcome: TooLong | Failed, param: str, model: str) -> ApiError:
+    """The error of an input that was not answered. `param`: the input, such as `inputs[2]`."""
+    if isinstance(outcome, TooLong):
+        message = f"{param} has {outcome.tokens:,} tokens, model {model} reads at most {outcome.limit:,}"
+        return ApiError(422, "input_too_long", message, param=param)
+    if outcome.kills:
+        message = f"{param} is refused: replicas of model {model} died of it. Send the other inputs without it"
+        return ApiError(422, "input_refused", message, param=param)
+    return ApiError(500, "internal_error", f"{param} failed; the log of model {model} has the reason", param=param)
 
 
 def add_error_handlers(app: FastAPI) -> None:

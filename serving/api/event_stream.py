@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from serving.api.errors import ApiError, internal_error
 from serving.api.openai_responses import ResponseBuilder, to_json
 from serving.api.request_context import RequestContext
-from serving.messages import Piece, TooLong
+from serving.messages import Failed, Piece, TooLong
 
 _logger = logging.getLogger(__name__)
 
@@ -25,18 +25,26 @@ class EventStream(StreamingResponse):
     Starlette leaves that to the garbage collector; meanwhile the student would go on generating for a client that has disconnected.
     """
 
-    def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        source: AsyncGenerator[Any, None],
+        ended: Callable[[], Awaitable[None]],
+    ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._events, self._source = events, source
+        self._events, self._source, self._ended = events, source, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See StreamingResponse."""
-        async with aclosing(self._source), aclosing(self._events):
-            await super().__call__(scope, receive, send)
+        try:
+            async with aclosing(self._source), aclosing(self._events):
+                await super().__call__(scope, receive, send)
+        finally:
+            await self._ended()
 
 
 async def events(
-    source: AsyncGenerator[Piece | TooLong, None], first: Piece, builder: ResponseBuilder, context: RequestContext, *,
+    source: AsyncGenerator[Piece | TooLong | Failed, None], first: Piece, builder: ResponseBuilder, context: RequestContext, *,
     with_usage: bool,
 ) -> AsyncGenerator[str, None]:  # fmt: skip
     """The events of a text whose first piece is known. An error after the first piece is an event, as the status is sent already."""

@@ -11,16 +11,20 @@ https://platform.openai.com/docs/api-reference
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
 from pipelines.students.decoding import Sampling
 from pipelines.tasks.base import text_field
-from serving.api.errors import ApiError
-from serving.api.request_body import RequestBody
-from serving.messages import Piece, TextRequest, TooLong
+from serving.api.errors import ApiError, failed_input
+from serving.api.input_limits import check_characters
+from serving.api.request_body import Priority, RequestBody
+from serving.fair_queue import SMALL_REQUEST
+from serving.messages import Failed, Piece, TextRequest, TooLong
 from serving.model_card import StudentCard
 
 _Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -51,6 +55,8 @@ class OpenAIRequest(RequestBody):
     stream_options: StreamOptions | None = None
     user: str | None = None
     """Not used."""
+    priority: Priority = None
+    """Not in OpenAI's API."""
     # Only the value that equals the default.
     n: Literal[1] | None = None
     presence_penalty: _Zero | None = None
@@ -147,29 +153,31 @@ class ChatRequest(OpenAIRequest):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-def completion_requests(body: CompletionRequest, max_prompts: int, max_characters: int) -> list[TextRequest]:
+def completion_requests(
+    body: CompletionRequest, card: StudentCard, max_prompts: int, serving: ServingConfig
+) -> list[TextRequest]:
     """One request per prompt. Raises ApiError 413 for too many prompts, and 422 for an invalid one."""
     prompts = body.prompts()
     if len(prompts) > max_prompts:
         message = f"{len(prompts):,} prompts in one request, the limit is {max_prompts:,}"
         raise ApiError(413, "too_many_inputs", message, param="prompt")
     sampling, stops = body.sampling(), body.stops()
+    bulk = body.priority == "bulk" or len(prompts) > SMALL_REQUEST
     for i, prompt in enumerate(prompts):
-        _check_text(prompt, f"prompt[{i}]", max_characters)
-    return [TextRequest(prompt, True, body.max_tokens, sampling, stops) for prompt in prompts]
+        _check_text(prompt, f"prompt[{i}]", card, serving)
+    return [TextRequest(prompt, True, body.max_tokens, sampling, stops, bulk) for prompt in prompts]
 
 
-def chat_request(body: ChatRequest, max_characters: int) -> TextRequest:
+def chat_request(body: ChatRequest, card: StudentCard, serving: ServingConfig) -> TextRequest:
     """The request of a chat. Raises ApiError 422 for an invalid message."""
     text = body.messages[0].text()
-    _check_text(text, "messages[0].content", max_characters)
-    return TextRequest(text.strip(), False, body.token_limit(), body.sampling(), body.stops())
+    _check_text(text, "messages[0].content", card, serving)
+    bulk = body.priority == "bulk"
+    return TextRequest(text.strip(), False, body.token_limit(), body.sampling(), body.stops(), bulk)
 
 
-def _check_text(text: str, param: str, max_characters: int) -> None:
-    if len(text) > max_characters:
-        message = f"{param} has {len(text):,} characters, the limit is {max_characters:,}"
-        raise ApiError(422, "input_too_long", message, param=param)
+def _check_text(text: str, param: str, card: StudentCard, serving: ServingConfig) -> None:
+    check_characters(text, param, card, serving)
     try:
         text_field({"text": text}, "text")
     except BadRowError as error:
@@ -178,12 +186,11 @@ def _check_text(text: str, param: str, max_characters: int) -> None:
         ) from error
 
 
-def check_lengths(card: StudentCard, pieces: list[Piece | TooLong], param: str) -> list[Piece]:
-    """The texts. Raises ApiError 422 if a prompt was too long for the student."""
+def check_answered(card: StudentCard, pieces: Sequence[Piece | TooLong | Failed], param: str) -> list[Piece]:
+    """The texts. Raises ApiError for the first prompt without one: a response of OpenAI's API has no errors by prompt."""
     texts = []
     for i, piece in enumerate(pieces):
-        if isinstance(piece, TooLong):
-            message = f"{param}[{i}] has {piece.tokens:,} tokens, model {card.id} reads at most {piece.limit:,}"
-            raise ApiError(422, "input_too_long", message, param=f"{param}[{i}]")
+        if not isinstance(piece, Piece):
+            raise failed_input(piece, f"{param}[{i}]", card.id)
         texts.append(piece)
     return texts

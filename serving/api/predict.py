@@ -4,11 +4,15 @@
   -> {"model": "svamp",
       "predictions": [{"label": "4 - 2 - 1", "value": "1", "confidence": 0.93, "rationale": "Anne has ..."}],
       "usage": {"prompt_tokens": 61, "completion_tokens": 34, "total_tokens": 95}}
+
+An input that cannot be answered has {"error": {...}} at its place, and `failed` counts them. If no input is answered, the response is the
+first error, with its status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -17,9 +21,11 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
 from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
-from serving.api.errors import ApiError
-from serving.api.request_body import RequestBody
-from serving.messages import Question, Reply, TooLong
+from serving.api.errors import ApiError, ErrorDetail, failed_input
+from serving.api.input_limits import check_characters
+from serving.api.request_body import Priority, RequestBody
+from serving.fair_queue import SMALL_REQUEST
+from serving.messages import Failed, Question, Reply, TooLong
 from serving.model_card import StudentCard
 
 _INPUT = "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?"
@@ -39,6 +45,7 @@ class PredictRequest(RequestBody):
     """True: the student also generates its rationale, which is a second text per input."""
     model: str | None = None
     """A name of /v1/models. Optional if the endpoint has one student."""
+    priority: Priority = None
 
 
 class Prediction(BaseModel):
@@ -62,6 +69,12 @@ class Prediction(BaseModel):
         default=True, description="False if the task can read no label: `label` is the text as written."
     )
     rationale: str | None = None
+
+
+class InputError(BaseModel):
+    """At the place of an input that was not answered."""
+
+    error: ErrorDetail
 
 
 class Usage(BaseModel):
@@ -101,35 +114,68 @@ class PredictResponse(BaseModel):
     )
 
     model: str
-    predictions: list[Prediction]
+    predictions: list[Prediction | InputError]
+    failed: int | None = Field(default=None, description="Inputs with an error. Null: every input is answered.")
     usage: Usage
+
+
+@dataclass(frozen=True)
+class ReadInputs:
+    """The inputs of a request."""
+
+    examples: Mapping[int, Example]
+    """By place in the request: those that can be asked."""
+    questions: Sequence[Question]
+    """One per example."""
+    errors: Mapping[int, ApiError]
+    """By place in the request."""
 
 
 def read_inputs(
     body: PredictRequest, card: StudentCard, task: Task, max_inputs: int, serving: ServingConfig
-) -> tuple[list[Question], list[Example]]:
-    """Inputs as the student read them in training. Raises ApiError 413 or 422, which names the input."""
+) -> ReadInputs:
+    """Inputs as the student read them in training.
+
+    Raises:
+        ApiError: 413 or 422 for the whole request, or the first error if no input can be asked.
+    """
     if len(body.inputs) > max_inputs:
         message = f"{len(body.inputs):,} inputs in one request, the limit is {max_inputs:,}"
         raise ApiError(413, "too_many_inputs", message, param="inputs")
     if body.rationale and not card.has_rationale:
         message = f"model {card.id} was trained with method {card.method}, which teaches no rationales"
         raise ApiError(422, "no_rationale", message, param="rationale")
-    examples = []
+    bulk = body.priority == "bulk" or len(body.inputs) > SMALL_REQUEST
+    examples, questions, errors = {}, [], {}
     for i, given in enumerate(body.inputs):
         try:
-            examples.append(_example(task, given, f"input-{i}"))
-        except BadRowError as error:
-            raise ApiError(422, "invalid_field", f"inputs[{i}]: {error}", param=f"inputs[{i}]") from error
-        if (length := len(examples[-1].input)) > serving.limits.input_characters:
-            message = f"inputs[{i}] has {length:,} characters, the limit is {serving.limits.input_characters:,}"
-            raise ApiError(422, "input_too_long", message, param=f"inputs[{i}]")
-    labels = [written_labels(card.method, task, example) for example in examples]
-    if serving.constrained and not all(labels):
-        where = f"inputs[{labels.index(())}]"
-        message = f"{where} names no labels to choose from; send the fields of task {card.task.name} instead of a text"
-        raise ApiError(422, "no_label_set", message, param=where)
-    return [Question(e.input, body.rationale, s) for e, s in zip(examples, labels, strict=True)], examples
+            example, labels = _read_input(given, f"inputs[{i}]", card, task, serving)
+        except ApiError as error:
+            errors[i] = error
+            continue
+        examples[i] = example
+        questions.append(Question(example.input, body.rationale, labels, bulk))
+    if not questions:
+        raise errors[0]
+    return ReadInputs(examples, questions, errors)
+
+
+def _read_input(
+    given: dict[str, JsonValue] | str, param: str, card: StudentCard, task: Task, serving: ServingConfig
+) -> tuple[Example, tuple[str, ...]]:
+    """An input and its closed label set. Raises ApiError 422."""
+    # Before the task reads it: a refusal of a long text costs nothing.
+    check_characters(given if isinstance(given, str) else given.values(), param, card, serving)
+    try:
+        example = _example(task, given, param)
+    except BadRowError as error:
+        raise ApiError(422, "invalid_field", f"{param}: {error}", param=param) from error
+    check_characters(example.input, param, card, serving)
+    labels = written_labels(card.method, task, example)
+    if serving.constrained and not labels:
+        message = f"{param} names no labels to choose from; send the fields of task {card.task.name} instead of a text"
+        raise ApiError(422, "no_label_set", message, param=param)
+    return example, labels
 
 
 def _example(task: Task, given: dict[str, JsonValue] | str, example_id: str) -> Example:
@@ -140,25 +186,33 @@ def _example(task: Task, given: dict[str, JsonValue] | str, example_id: str) -> 
 
 
 def build_response(
-    card: StudentCard, task: Task, examples: Sequence[Example], outcomes: Sequence[Reply | TooLong], *, rationale: bool
+    card: StudentCard, task: Task, inputs: ReadInputs, outcomes: Sequence[Reply | TooLong | Failed], *, rationale: bool
 ) -> PredictResponse:
-    """The response of a request. Raises ApiError 422 if an input is too long for the student.
+    """The response of a request. Raises the first ApiError if no input is answered.
 
     Args:
         rationale: True if the request asks for rationales.
     """
-    predictions = []
+    errors = dict(inputs.errors)
+    predictions: dict[int, Prediction] = {}
     prompt_tokens = completion_tokens = 0
-    for i, (example, outcome) in enumerate(zip(examples, outcomes, strict=True)):
-        if isinstance(outcome, TooLong):
-            message = f"inputs[{i}] has {outcome.tokens:,} tokens, model {card.id} reads at most {outcome.limit:,}"
-            raise ApiError(422, "input_too_long", message, param=f"inputs[{i}]")
+    for (i, example), outcome in zip(inputs.examples.items(), outcomes, strict=True):
+        if not isinstance(outcome, Reply):
+            errors[i] = failed_input(outcome, f"inputs[{i}]", card.id)
+            continue
         for part in (outcome.answer, outcome.rationale):
             prompt_tokens += part.prompt_tokens if part else 0
             completion_tokens += part.output_tokens if part else 0
-        predictions.append(_prediction(card, task, example, outcome, rationale=rationale))
-    usage = Usage.of(prompt_tokens, completion_tokens)
-    return PredictResponse(model=card.id, predictions=predictions, usage=usage)
+        predictions[i] = _prediction(card, task, example, outcome, rationale=rationale)
+    if not predictions:
+        raise errors[min(errors)]
+    places = range(len(predictions) + len(errors))
+    return PredictResponse(
+        model=card.id,
+        predictions=[predictions[i] if i in predictions else InputError(error=errors[i].body().error) for i in places],
+        failed=len(errors) or None,
+        usage=Usage.of(prompt_tokens, completion_tokens),
+    )
 
 
 def _prediction(card: StudentCard, task: Task, example: Example, reply: Reply, *, rationale: bool) -> Prediction:

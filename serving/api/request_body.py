@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import from_json
 
 from serving.api.errors import ApiError
+
+Priority = Annotated[
+    Literal["bulk"] | None,
+    Field(description="`bulk`: others go first. Requests with more than 8 inputs are bulk anyway."),
+]
 
 
 class JsonRequest(Request):

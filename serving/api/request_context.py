@@ -36,3 +36,9 @@ def request_context(request: Request) -> RequestContext:
     """The context of a request; a new one if RequestMiddleware is not in use."""
     context: RequestContext = request.scope.setdefault(_SCOPE_KEY, RequestContext(request_id=""))
     return context
+
+
+def client_name(request: Request) -> str:
+    """Who takes turns with others: the key's name, or the client's address if there are no keys."""
+    key = request_context(request).key
+    return f"key {key}" if key is not None else f"address {request.client.host if request.client else ''}"

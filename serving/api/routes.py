@@ -29,7 +29,7 @@ from serving.api.openai_requests import (
     CompletionRequest,
     OpenAIRequest,
     chat_request,
-    check_lengths,
+    check_answered,
     completion_requests,
 )
 from serving.api.openai_responses import (
@@ -43,8 +43,8 @@ from serving.api.openai_responses import (
     to_json,
 )
 from serving.api.openapi_document import add_chunk_schemas, error_responses, stream_responses
-from serving.api.predict import PredictRequest, PredictResponse, build_response, read_inputs
-from serving.api.request_context import RequestContext, request_context
+from serving.api.predict import Prediction, PredictRequest, PredictResponse, build_response, read_inputs
+from serving.api.request_context import RequestContext, client_name, request_context
 from serving.engines.select import draws_with_seeds
 from serving.messages import TextRequest, UnavailableError
 from serving.model_card import StudentCard
@@ -150,13 +150,15 @@ def _prediction_routes(api: Api) -> APIRouter:
         """Label, confidence and, if requested, rationale of each input."""
         context = request_context(request)
         card, task = api.select(body.model, context)
-        questions, examples = read_inputs(body, card, task, api.max_inputs(), api.settings)
-        context.inputs = len(questions)
-        context.input_texts = [question.text for question in questions]
-        outcomes = await api.backend.answer(card, questions)
-        response = build_response(card, task, examples, outcomes, rationale=body.rationale)
-        context.output_texts = [prediction.label for prediction in response.predictions]
+        inputs = read_inputs(body, card, task, api.max_inputs(), api.settings)
+        context.inputs = len(body.inputs)
+        context.input_texts = [question.text for question in inputs.questions]
+        await api.keys.admit(context.key, len(inputs.questions))
+        outcomes = await api.backend.answer(card, inputs.questions, client_name(request))
+        response = build_response(card, task, inputs, outcomes, rationale=body.rationale)
+        context.output_texts = [p.label if isinstance(p, Prediction) else "" for p in response.predictions]
         context.prompt_tokens, context.output_tokens = response.usage.prompt_tokens, response.usage.completion_tokens
+        await api.keys.spend(context.key, response.usage.total_tokens)
         return response
 
     @router.get("/models", response_model_exclude_unset=True, responses=error_responses(401, 429))
@@ -179,14 +181,14 @@ def _openai_routes(api: Api) -> APIRouter:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Texts that continue the prompts, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
-        texts = completion_requests(body, api.max_inputs(), api.settings.limits.input_characters)
+        texts = completion_requests(body, card, api.max_inputs(), api.settings)
         return await _generate(api, request, card, texts, body, CompletionBuilder(card))
 
     @router.post("/chat/completions", response_model=ChatCompletion, responses=stream_responses(ChatCompletionChunk))
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The student's answer to one message, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
-        text = chat_request(body, api.settings.limits.input_characters)
+        text = chat_request(body, card, api.settings)
         return await _generate(api, request, card, [text], body, ChatBuilder(card))
 
     return router
@@ -205,25 +207,33 @@ async def _generate(
     context.inputs, context.input_texts = len(texts), [text.text for text in texts]
     param = "prompt" if isinstance(body, CompletionRequest) else "messages"
     _check_seed(api, card, texts, body)
+    if body.stream and len(texts) > 1:
+        raise ApiError(400, "unsupported_parameter", "a stream has one prompt", param="stream")
+    await api.keys.admit(context.key, len(texts))
+    client = client_name(request)
     if not body.stream:
-        pieces = check_lengths(card, list(await api.backend.write(card, texts)), param)
+        pieces = check_answered(card, await api.backend.write(card, texts, client), param)
         for piece in pieces:
             context.prompt_tokens += piece.prompt_tokens
             context.output_tokens += piece.output_tokens
             context.output_texts.append(piece.text)
+        await api.keys.spend(context.key, context.prompt_tokens + context.output_tokens)
         return Response(to_json(builder.whole(pieces)), media_type="application/json")
-    if len(texts) > 1:
-        raise ApiError(400, "unsupported_parameter", "a stream has one prompt", param="stream")
     started = time.perf_counter()
-    source = api.backend.stream(card, texts[0])
+    source = api.backend.stream(card, texts[0], client)
     try:
-        first = check_lengths(card, [await anext(source)], param)[0]
+        first = check_answered(card, [await anext(source)], param)[0]
     except BaseException:
         await source.aclose()
         raise
     api.metrics.first_token(card.id, time.perf_counter() - started)
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
-    return EventStream(events(source, first, builder, context, with_usage=with_usage), source)
+
+    async def spend() -> None:
+        await api.keys.spend(context.key, context.prompt_tokens + context.output_tokens)
+
+    stream = events(source, first, builder, context, with_usage=with_usage)
+    return EventStream(stream, source, spend)
 
 
 def _check_seed(api: Api, card: StudentCard, texts: list[TextRequest], body: OpenAIRequest) -> None:

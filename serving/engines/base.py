@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -44,6 +45,10 @@ class Engine(ABC):
         self._max_text_tokens = max(max_new_tokens, card.max_target_tokens)
         self._constrained = constrained
         self.tokenizer = tokenizer
+        self.computed = 1
+        """Inputs that it computes at once."""
+        # One thread: the tokenizer's settings are no place for two.
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self._label_set = label_sets(tokenizer)
 
     @classmethod
@@ -80,7 +85,7 @@ class Engine(ABC):
 
     async def close(self) -> None:
         """Free what the end of the process would not free."""
-        return None
+        self._tokenizing.shutdown(wait=False)
 
     async def answer(self, question: Question) -> Reply | TooLong:
         """The student's label, and its rationale if that is requested and is a text of its own.
@@ -90,9 +95,11 @@ class Engine(ABC):
         parts: list[Part] = [self._spec.answer]
         if self._spec.prefixed and question.rationale:
             parts.append("rationale")
-        requests = [self._request(prompt_of(self._method, part, question.text), part) for part in parts]
-        if too_long := self._too_long(*requests):
-            return too_long
+        requests = await self._encoded(
+            [self._request(prompt_of(self._method, part, question.text), part, bulk=question.bulk) for part in parts]
+        )
+        if isinstance(requests, TooLong):
+            return requests
         with_labels = [
             request.with_labels(self._label_set(part, question.labels), constrained=self._constrained)
             for request, part in zip(requests, parts, strict=True)
@@ -106,9 +113,10 @@ class Engine(ABC):
 
     async def write(self, request: TextRequest) -> Piece | TooLong:
         """One whole text."""
-        generation = self._text_request(request)
-        if too_long := self._too_long(generation):
-            return too_long
+        encoded = await self._encoded([self._text_request(request)])
+        if isinstance(encoded, TooLong):
+            return encoded
+        [generation] = encoded
         if request.stop:  # as a stream, which ends at the stop string instead of the end of the batch
             pieces = [piece async for piece in self._pieces(generation, request.stop)]
             text = "".join(piece.text for piece in pieces)
@@ -119,17 +127,18 @@ class Engine(ABC):
 
     async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """One text while it is generated. The last piece has a finish reason."""
-        generation = self._text_request(request)
-        if too_long := self._too_long(generation):
-            yield too_long
+        encoded = await self._encoded([self._text_request(request)])
+        if isinstance(encoded, TooLong):
+            yield encoded
             return
+        [generation] = encoded
         async with aclosing(self._pieces(generation, request.stop)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def _pieces(self, request: GenerationRequest, stop: tuple[str, ...]) -> AsyncGenerator[Piece, None]:
         detokenizer = Detokenizer(self.tokenizer, stop)
-        prompt_tokens = self._count(request.prompt)
+        prompt_tokens = len(request.ids or ())
         tokens = self.tokens(request)
         try:
             async for token in tokens:
@@ -147,20 +156,28 @@ class Engine(ABC):
         prompt = request.text if request.raw else prompt_of(self._method, part, request.text)
         return self._request(prompt, part, request)
 
-    def _request(self, prompt: str, part: Part, text: TextRequest | None = None) -> GenerationRequest:
+    def _request(
+        self, prompt: str, part: Part, text: TextRequest | None = None, *, bulk: bool = False
+    ) -> GenerationRequest:
         default = self._max_text_tokens if part == "text" else self._max_new_tokens
         if text is None:
-            return GenerationRequest(prompt, default)
+            return GenerationRequest(prompt, default, bulk=bulk)
         # Bounded: one client's number must not hold up a whole batch, or break it.
         max_tokens = default if text.max_tokens is None else min(text.max_tokens, self._max_text_tokens)
-        return GenerationRequest(prompt, max_tokens, text.sampling)
+        return GenerationRequest(prompt, max_tokens, text.sampling, bulk=text.bulk)
 
-    def _too_long(self, *requests: GenerationRequest) -> TooLong | None:
-        tokens = max(self._count(request.prompt) for request in requests)
-        return TooLong(tokens, self._max_input_tokens) if tokens > self._max_input_tokens else None
+    async def _encoded(self, requests: list[GenerationRequest]) -> list[GenerationRequest] | TooLong:
+        """The requests with their token ids. Encoded once, outside of the event loop."""
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._tokenizing, self._encode, requests)
+        tokens = max(len(request.ids or ()) for request in encoded)
+        return TooLong(tokens, self._max_input_tokens) if tokens > self._max_input_tokens else encoded
 
-    def _count(self, prompt: str) -> int:
-        return len(encode_prompt(self.tokenizer, self._family, prompt))
+    def _encode(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
+        return [
+            replace(request, ids=tuple(encode_prompt(self.tokenizer, self._family, request.prompt)))
+            for request in requests
+        ]
 
 
 def replicas_per_machine(serving: ServingConfig) -> int:

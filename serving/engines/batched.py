@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self
 
 from pipelines.config.serving import ServingConfig
@@ -16,9 +17,14 @@ from pipelines.runtime.cpus import threads_of_each
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, Student
 from pipelines.students.decoding.engines import FACTS
 from serving.engines.base import Engine, replicas_per_machine
-from serving.engines.dynamic_batching import DynamicBatcher
+from serving.engines.dynamic_batching import DynamicBatcher, Size
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
+
+BATCH = 16
+"""Texts of a batch by default: on CPUs larger ones are hardly faster, and all their texts take longer."""
+_BULK_STEPS = 1000.0
+_NEW_SHARE = 0.1
 
 
 @dataclass
@@ -26,8 +32,31 @@ class _PendingRequest:
     request: GenerationRequest
     tokens: asyncio.Queue[int | None] | None = None
     """Receives the tokens as they are generated; None: not a stream."""
+    streamed: bool = False
+    """True after its first token was sent."""
     abandoned: bool = False
     """True if no caller waits any more: answered, cancelled, or past a stop string."""
+
+
+class ExpectedSteps:
+    """Tokens that texts of one kind have had, as a moving average: labels have fewer than their limit."""
+
+    def __init__(self) -> None:
+        self._means: dict[tuple[bool, bool, int], float] = {}
+
+    def of(self, request: GenerationRequest) -> float:
+        """Expected tokens of a text. Of bulk many more: an interactive text shares no batch with it, and does not wait for it."""
+        mean = self._means.get(self._kind(request), float(request.max_new_tokens))
+        return mean * _BULK_STEPS if request.bulk else mean
+
+    def note(self, request: GenerationRequest, output: GenerationOutput) -> None:
+        """A text has ended."""
+        kind = self._kind(request)
+        mean = self._means.get(kind, float(request.max_new_tokens))
+        self._means[kind] = mean + _NEW_SHARE * (len(output.ids) - mean)
+
+    def _kind(self, request: GenerationRequest) -> tuple[bool, bool, int]:
+        return request.prompt.startswith("[rationale]"), request.labels is not None, request.max_new_tokens
 
 
 class BatchedEngine(Engine):
@@ -45,18 +74,26 @@ class BatchedEngine(Engine):
         self._student: Student | None = student
         self._metrics = metrics
         self._hang_after_s = hang_after_s
-        self._threads = ThreadPoolExecutor(student.workers, thread_name_prefix="generate")
+        workers, rows = self._workers(student), serving.max_batch_size or BATCH
+        self.computed = workers * rows
+        self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="generate")
+        self._steps = ExpectedSteps()
         self._last_token_at: dict[int, float] = {}
         """Time of the last token, by number of the running batch."""
         self._numbers = itertools.count()
         self._batches: DynamicBatcher[_PendingRequest, GenerationOutput] = DynamicBatcher(
-            self._run, max_items=serving.max_batch_size, workers=student.workers, wait_s=serving.batch_wait_s
+            self._run, max_items=rows, workers=workers, wait_s=serving.batch_wait_s
         )
 
     @classmethod
     def load(cls, card: StudentCard, serving: ServingConfig, metrics: ReplicaMetrics) -> Self:
         """See Engine."""
         return cls(card, serving, cls._load_student(card, serving), metrics)
+
+    @staticmethod
+    def _workers(student: Student) -> int:
+        """Batches that run side by side, without the express one."""
+        return student.workers
 
     @staticmethod
     @abstractmethod
@@ -67,7 +104,9 @@ class BatchedEngine(Engine):
         """See Engine."""
         pending = _PendingRequest(request)
         try:
-            return await self._batches.submit(pending)
+            output = await self._batches.submit(pending, self._size(request))
+            self._steps.note(request, output)
+            return output
         finally:
             pending.abandoned = True
 
@@ -75,7 +114,7 @@ class BatchedEngine(Engine):
         """See Engine."""
         queue: asyncio.Queue[int | None] = asyncio.Queue()
         pending = _PendingRequest(request, queue)
-        task = asyncio.ensure_future(self._batches.submit(pending))
+        task = asyncio.ensure_future(self._batches.submit(pending, self._size(request)))
         task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (token := await queue.get()) is not None:
@@ -92,13 +131,39 @@ class BatchedEngine(Engine):
 
     async def close(self) -> None:
         """The student's memory is freed once the last batch has ended."""
+        await super().close()
         self._student = None
         self._threads.shutdown(wait=False)
 
-    async def _run(self, batch: list[_PendingRequest], waited_s: list[float]) -> list[GenerationOutput]:
+    def _size(self, request: GenerationRequest) -> Size:
+        return Size(float(len(request.ids or ())), self._steps.of(request))
+
+    async def _run(
+        self, batch: list[_PendingRequest], waited_s: list[float], answer: Callable[[int, GenerationOutput], None]
+    ) -> list[GenerationOutput | Exception]:
+        self._metrics.batch(waited_s)
+        try:
+            return [*await self._write(batch, answer)]
+        except Exception as error:
+            if len(batch) == 1:
+                raise
+            # One text may be to blame: each is tried by itself.
+            return [await self._write_alone(pending, error) for pending in batch]
+
+    async def _write_alone(self, pending: _PendingRequest, error: Exception) -> GenerationOutput | Exception:
+        if pending.abandoned or pending.streamed:
+            return error
+        try:
+            [output] = await self._write([pending])
+        except Exception as own_error:  # noqa: BLE001 its caller raises it
+            return own_error
+        return output
+
+    async def _write(
+        self, batch: list[_PendingRequest], answer: Callable[[int, GenerationOutput], None] | None = None
+    ) -> list[GenerationOutput]:
         if self._student is None:
             raise RuntimeError("the engine is closed")
-        self._metrics.batch(waited_s)
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
         has_streams = any(pending.tokens for pending in batch)
@@ -108,13 +173,17 @@ class BatchedEngine(Engine):
             if has_streams:
                 loop.call_soon_threadsafe(_distribute, batch, tokens)
 
+        def on_output(row: int, output: GenerationOutput) -> None:
+            if answer is not None:
+                loop.call_soon_threadsafe(answer, row, output)
+
         def is_abandoned(row: int) -> bool:
             return batch[row].abandoned
 
         self._last_token_at[number] = time.monotonic()
-        requests = [pending.request for pending in batch]
+        write = partial(self._student.write, [pending.request for pending in batch], on_tokens, is_abandoned, on_output)
         try:
-            return await loop.run_in_executor(self._threads, self._student.write, requests, on_tokens, is_abandoned)
+            return await loop.run_in_executor(self._threads, write)
         finally:
             del self._last_token_at[number]
 
@@ -151,11 +220,18 @@ class Ctranslate2Engine(BatchedEngine):
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
         from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-        threads = threads_of_each(replicas_per_machine(serving))
+        # One more than cores, for the express batch. The threads share the weights.
+        threads = threads_of_each(replicas_per_machine(serving)) + 1
         return Ctranslate2Student.open(card.folder, weights=serving.weights, threads=threads, workers=threads)
+
+    @staticmethod
+    def _workers(student: Student) -> int:
+        """See BatchedEngine."""
+        return max(student.workers - 1, 1)
 
 
 def _distribute(batch: list[_PendingRequest], tokens: list[int | None]) -> None:
     for pending, token in zip(batch, tokens, strict=True):
         if pending.tokens is not None and token is not None:
             pending.tokens.put_nowait(token)
+            pending.streamed = True

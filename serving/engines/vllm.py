@@ -24,7 +24,6 @@ from pipelines.students.decoding import (
     GenerationOutput,
     GenerationRequest,
     check_student_files,
-    encode_prompt,
 )
 from pipelines.students.decoding.constrained import label_walk
 from pipelines.students.decoding.engines import FACTS
@@ -38,7 +37,7 @@ from pipelines.students.decoding.vllm_settings import (
     scores_of,
 )
 from serving.engines.base import Engine, EngineUnsuitableError, replicas_per_machine
-from serving.engines.vllm_settings import engine_arguments
+from serving.engines.vllm_settings import VLLM_BATCH, engine_arguments
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
@@ -61,6 +60,7 @@ class VllmEngine(Engine):
         """
         self._engine = engine
         super().__init__(card, engine.get_tokenizer(), serving.max_new_tokens, constrained=serving.constrained)
+        self.computed = serving.max_batch_size or VLLM_BATCH
         self._eos = int(self.tokenizer.eos_token_id)
         self._numbers = itertools.count()
         self._silent_after_s = silent_after_s
@@ -127,7 +127,7 @@ class VllmEngine(Engine):
 
     async def _complete(self, request: GenerationRequest) -> tuple[GenerationOutput, Scores | None]:
         """The free answer, and the scores of the watched tokens at each step if vLLM returns them."""
-        prompt = encode_prompt(self.tokenizer, self._family, request.prompt)
+        prompt = request.encoded(self.tokenizer, self._family)
         output = None
         async for latest in self._generate([*prompt, *request.written], request, "FINAL_ONLY"):
             output = latest.outputs[0]
@@ -142,7 +142,7 @@ class VllmEngine(Engine):
 
     async def tokens(self, request: GenerationRequest) -> AsyncGenerator[int, None]:
         """See Engine."""
-        prompt = encode_prompt(self.tokenizer, self._family, request.prompt)
+        prompt = request.encoded(self.tokenizer, self._family)
         outputs = self._generate(prompt, request, "DELTA")
         try:
             async for latest in outputs:
@@ -171,6 +171,7 @@ class VllmEngine(Engine):
 
     async def close(self) -> None:
         """See Engine."""
+        await super().close()
         self._closed = True
         self._engine.shutdown()
 

@@ -12,7 +12,9 @@ from serving.model_card import StudentCard
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
 
-__all__ = ["check_cpu_attention", "engine_arguments", "sampling_parameters"]
+VLLM_BATCH = 256
+"""Texts that vLLM generates at the same time by default (its max_num_seqs)."""
+__all__ = ["VLLM_BATCH", "check_cpu_attention", "engine_arguments", "sampling_parameters"]
 
 
 def engine_arguments(card: StudentCard, serving: ServingConfig, folder: str) -> AsyncEngineArgs:
@@ -23,7 +25,7 @@ def engine_arguments(card: StudentCard, serving: ServingConfig, folder: str) -> 
         folder,
         weights=serving.weights,
         max_tokens=card.max_input_tokens + max(serving.max_new_tokens, card.max_target_tokens),
-        sequences=serving.max_batch_size,
+        sequences=serving.max_batch_size or VLLM_BATCH,
         gpu_share=1.0 / (serving.students_per_replica or 1) if serving.gpus_per_replica else None,
     )
     return AsyncEngineArgs(**arguments)

@@ -14,7 +14,7 @@ import pytest
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from serving import replica as module
-from serving.messages import Question, Reply, UnavailableError
+from serving.messages import Failed, Question, Reply, UnavailableError
 from serving.model_card import StudentCard
 from serving.replica import LoadedEngine, SharedStudents, StudentReplica
 from tests.support.fake_students import card
@@ -27,6 +27,7 @@ class CountingEngine:
     """An engine that counts its ends. Students named `unhealthy` fail the health check, `broken` ones do not start."""
 
     name = "fake"
+    computed = 4
     made: list[weakref.ref[CountingEngine]]
     closed_names: list[str]
     begun: threading.Event
@@ -48,6 +49,8 @@ class CountingEngine:
 
     async def answer(self, question: Question) -> Reply:
         assert not self.closed
+        if question.text == "bad":
+            raise ValueError("this question")
         return Reply(question.text)  # type: ignore[arg-type]
 
     async def check_health(self) -> None:
@@ -127,9 +130,11 @@ async def test_a_dropped_student_closes_once_and_is_freed(engines: type[Counting
     await shared.check_health()
 
 
-async def test_a_replica_of_one_student_closes_its_engine(engines: type[CountingEngine]) -> None:
+async def test_a_replica_answers_each_question_and_is_closed(engines: type[CountingEngine]) -> None:
     replica = StudentReplica(card("a"), ServingConfig())
-    assert (await replica.answer(Question("one"))).answer == "one"  # type: ignore[union-attr, comparison-overlap]
+    batch = await replica.answer([Question("one"), Question("bad"), Question("two")])
+    assert [getattr(outcome, "answer", outcome) for outcome in batch.outcomes] == ["one", Failed(), "two"]
+    assert batch.computed == 4
     await unload(replica)
     assert engines.closed_names == ["a"]
     del replica
@@ -203,5 +208,5 @@ async def test_a_replica_without_the_student_is_unavailable(
     """Before or after a change of the students, or if the folder now holds another student."""
     monkeypatch.setattr(module.serve, "get_multiplexed_model_id", lambda: name)
     with pytest.raises(UnavailableError):
-        await students("a", "broken").answer(Question("a"))
+        await students("a", "broken").answer([Question("a")])
     assert engines.made == []

@@ -52,6 +52,8 @@ class FakeStudent:
         self.batches: list[list[str]] = []
         self.max_tokens: list[int] = []
         self.error: Exception | None = None
+        self.bad: str | None = None
+        """A prompt whose batch fails."""
         self.is_abandoned: Callable[[int], bool] = lambda _: False
         self._may_end = threading.Event()
         self._may_end.set()
@@ -70,6 +72,7 @@ class FakeStudent:
         requests: Sequence[GenerationRequest],
         on_tokens: Callable[[list[int | None]], None],
         is_abandoned: Callable[[int], bool],
+        on_output: Callable[[int, GenerationOutput], None],
     ) -> list[GenerationOutput]:
         self.is_abandoned = is_abandoned
         self.max_tokens += [request.max_new_tokens for request in requests]
@@ -78,6 +81,8 @@ class FakeStudent:
         assert self._may_end.wait(10.0)
         if self.error:
             raise self.error
+        if self.bad in self.batches[-1]:
+            raise ValueError(self.bad)
         end = self.tokenizer.eos_token_id
         on_tokens([end] * len(requests))
         return [GenerationOutput((FIRST, end), LOG_PROBS, 3, "stop") for _ in requests]
@@ -143,7 +148,7 @@ class FakeAsyncLLM:
 
 def batched_engine(hang_after_s: float = 300.0, **settings: Any) -> tuple[TransformersEngine, FakeStudent, FakeMetrics]:
     student, metrics = FakeStudent(), FakeMetrics()
-    serving = ServingConfig(batch_wait_s=0.01, **settings)
+    serving = ServingConfig(**{"batch_wait_s": 0.01, **settings})
     engine = TransformersEngine(card("sums"), serving, student, metrics, hang_after_s=hang_after_s)  # type: ignore[arg-type]
     return engine, student, metrics
 

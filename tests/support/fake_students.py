@@ -15,7 +15,7 @@ from serving.api.api_keys import KeyRing
 from serving.api.errors import ApiError
 from serving.api.middleware import RequestMiddleware
 from serving.api.routes import Api, create_app
-from serving.messages import Piece, Question, Reply, TextRequest, TooLong
+from serving.messages import Failed, Piece, Question, Reply, TextRequest, TooLong
 from serving.model_card import StudentCard
 from serving.registry import Registry, TrafficSplit
 
@@ -71,25 +71,37 @@ class FakeStudents:
     )
     questions: list[tuple[str, list[Question]]] = field(default_factory=list)
     requests: list[tuple[str, TextRequest]] = field(default_factory=list)
+    clients: list[str] = field(default_factory=list)
+    failed: dict[str, Failed] = field(default_factory=dict)
+    """By text."""
     closed_streams: int = 0
     engines: dict[str, str] = field(default_factory=dict)
 
     def engine(self, student: StudentCard) -> str | None:
         return self.engines.get(student.id)
 
-    async def answer(self, student: StudentCard, questions: Sequence[Question]) -> list[Reply | TooLong]:
+    async def answer(
+        self, student: StudentCard, questions: Sequence[Question], client: str
+    ) -> list[Reply | TooLong | Failed]:
+        self.clients.append(client)
         self.questions.append((student.id, list(questions)))
         if self.failure:
             raise self.failure
-        return [self._reply(student.name, question) for question in questions]
+        return [self.failed.get(q.text) or self._reply(student.name, q) for q in questions]
 
-    async def write(self, student: StudentCard, requests: Sequence[TextRequest]) -> list[Piece | TooLong]:
+    async def write(
+        self, student: StudentCard, requests: Sequence[TextRequest], client: str
+    ) -> list[Piece | TooLong | Failed]:
+        self.clients.append(client)
         self.requests += [(student.id, request) for request in requests]
         if self.failure:
             raise self.failure
-        return [self._too_long(request) or Piece(self._text(request), 10, 4, "stop") for request in requests]
+        return [self.failed.get(r.text) or self._too_long(r) or Piece(self._text(r), 10, 4, "stop") for r in requests]
 
-    async def stream(self, student: StudentCard, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(
+        self, student: StudentCard, request: TextRequest, client: str
+    ) -> AsyncGenerator[Piece | TooLong | Failed, None]:
+        self.clients.append(client)
         self.requests.append((student.id, request))
         try:
             if self.failure:

@@ -31,8 +31,7 @@ from pipelines.students.content import (
 from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
-from pipelines.students.decoding.sampling import IsCancelled, OnTokens
-from pipelines.students.decoding.tokens import encode_prompt
+from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens
 from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
 
 _PROBES = (
@@ -112,6 +111,7 @@ class Ctranslate2Student(Student):
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
+        on_end: OnEnd | None = None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
         tokens: list[list[int]] = [[] for _ in requests]
         log_probs: list[list[float]] = [[] for _ in requests]
@@ -119,7 +119,7 @@ class Ctranslate2Student(Student):
         limits = [request.max_new_tokens for request in requests]
         written = [len(request.written) for request in requests]
         for rows in self._calls(requests):
-            recorder = _StepRecorder(rows, tokens, log_probs, limits, written, on_tokens, is_cancelled)
+            recorder = _StepRecorder(rows, tokens, log_probs, limits, written, on_tokens, is_cancelled, on_end)
             some = [requests[row] for row in rows]
             results = self._translate(
                 [prompts[row] for row in rows], some, recorder, target_prefix=self._prefixes(some),
@@ -138,7 +138,7 @@ class Ctranslate2Student(Student):
         found: list[Sequence[float]] = []
         for start in range(0, len(requests), size):
             rows = requests[start : start + size]
-            prompts = [encode_prompt(self.tokenizer, self.family, row.prompt) for row in rows]
+            prompts = [row.encoded(self.tokenizer, self.family) for row in rows]
             results = self._translate(
                 prompts,
                 rows,
@@ -226,10 +226,11 @@ class _StepRecorder:
         written: list[int],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
+        on_end: OnEnd | None,
     ) -> None:
         self._rows, self._tokens, self._log_probs = rows, tokens, log_probs
         self._limits, self._written = limits, written
-        self._on_tokens, self._is_cancelled = on_tokens, is_cancelled
+        self._on_tokens, self._is_cancelled, self._on_end = on_tokens, is_cancelled, on_end
 
     def __call__(self, step: Any) -> bool:
         """True ends the row: it has reached its own limit, which may be lower than that of its batch, or is cancelled."""
@@ -244,6 +245,8 @@ class _StepRecorder:
                 new[row] = step.token_id
                 self._on_tokens(new)
         reached = len(self._tokens[row]) >= self._limits[row]
+        if self._on_end is not None and (reached or step.is_last):
+            self._on_end(row, self._tokens[row], self._log_probs[row])
         return reached or (self._is_cancelled is not None and self._is_cancelled(row))
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipelines.methods import Part
 from pipelines.students.decoding.label_scores import STATEMENT, LabelSet
-from pipelines.students.decoding.tokens import tokens_within
+from pipelines.students.decoding.tokens import Family, encode_prompt, tokens_within
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,19 @@ class GenerationRequest:
     """True: the answer must be a label of the set (constrained.py). Neither sampled nor streamed."""
     written: tuple[int, ...] = ()
     """Tokens of the answer so far, which the new ones follow."""
+    ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    """Token ids of the prompt, if it has been encoded."""
+    bulk: bool = field(default=False, compare=False, repr=False)
+    """True: other requests go first."""
 
     @property
     def watched(self) -> tuple[int, ...]:
         """Tokens whose scores are needed at each step, in addition to the generated token's."""
         return self.labels.watched if self.labels else ()
+
+    def encoded(self, tokenizer: Any, family: Family) -> list[int]:
+        """Token ids of the prompt."""
+        return encode_prompt(tokenizer, family, self.prompt) if self.ids is None else list(self.ids)
 
     def with_labels(self, labels: LabelSet | None, *, constrained: bool = False) -> GenerationRequest:
         """The request with a label set. A constrained label may be longer than `max_new_tokens`."""
@@ -107,7 +115,7 @@ def after_label(request: GenerationRequest, label: GenerationOutput, eos: int, m
     max_tokens = max(max_tokens, 3)
     ended = label.ids[:-1] if label.ids[-1:] == (eos,) else label.ids
     written = (*ended[: max_tokens - 2], eos)
-    return GenerationRequest(request.prompt, max_tokens - len(written), request.sampling, written=written)
+    return replace(request, max_new_tokens=max_tokens - len(written), labels=None, constrained=False, written=written)
 
 
 def decoded(part: Part, request: GenerationRequest, output: GenerationOutput, tokenizer: Any) -> Decoded:

@@ -18,6 +18,8 @@ OnTokens = Callable[[list[int | None]], None]
 """Called after each step with the token of each row; None if the row had ended before."""
 IsCancelled = Callable[[int], bool]
 """True if the row's client has disconnected. Called after each step, in the thread that generates."""
+OnEnd = Callable[[int, list[int], list[float]], None]
+"""Called when a row ends: its number, its tokens and their log-probabilities. Other rows may take longer."""
 
 
 class Sampler:
@@ -33,13 +35,16 @@ class Sampler:
         eos: int,
         on_tokens: OnTokens | None = None,
         is_cancelled: IsCancelled | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
         self.log_probs: list[Any] = []
         """One tensor per step, (batch,)."""
         self._scores: list[Any] = []
         self._widths = [len(request.watched) for request in requests]
         self._watched: Any = _watched(requests) if any(self._widths) else None
-        self._eos, self._on_tokens, self._is_cancelled = eos, on_tokens, is_cancelled
+        self._eos, self._on_tokens, self._is_cancelled, self._on_end = eos, on_tokens, is_cancelled, on_end
+        self._tokens: list[list[int]] = [[] for _ in requests]
+        """Of each row, if `on_end` is set."""
         self._remaining = [request.max_new_tokens for request in requests]
         self._rows = [row for row, request in enumerate(requests) if request.sampling]
         self._samplings = [request.sampling for request in requests if request.sampling]
@@ -84,7 +89,7 @@ class Sampler:
 
     def _record(self, tokens: Any, log_probs: Any) -> None:
         self.log_probs.append(log_probs)
-        if self._on_tokens is None:
+        if self._on_tokens is None and self._on_end is None:
             self._remaining = [max(remaining - 1, 0) for remaining in self._remaining]
             return
         # generate() replaces tokens after a row's end with padding only later.
@@ -94,7 +99,20 @@ class Sampler:
             0 if token in (self._eos, None) else remaining - 1
             for token, remaining in zip(new, self._remaining, strict=True)
         ]
-        self._on_tokens(new)
+        if self._on_tokens is not None:
+            self._on_tokens(new)
+        if self._on_end is not None:
+            self._report_ends(new, self._on_end)
+
+    def _report_ends(self, new: list[int | None], on_end: OnEnd) -> None:
+        import torch
+
+        for row, token in enumerate(new):
+            if token is None:
+                continue
+            self._tokens[row].append(token)
+            if not self._remaining[row]:
+                on_end(row, self._tokens[row], torch.stack([step[row] for step in self.log_probs]).tolist())
 
 
 def _watched(requests: Sequence[GenerationRequest]) -> Any:

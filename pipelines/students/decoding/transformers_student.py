@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -22,7 +22,7 @@ from pipelines.students.decoding.requests import (
     after_label,
     decoded,
 )
-from pipelines.students.decoding.sampling import IsCancelled, OnTokens, Sampler
+from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens, Sampler
 from pipelines.students.decoding.tokens import Family, encode_prompt
 
 
@@ -182,17 +182,24 @@ class Student:
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None = None,
         is_cancelled: IsCancelled | None = None,
+        on_output: Callable[[int, GenerationOutput], None] | None = None,
     ) -> list[GenerationOutput]:
         """Generate a text for each request, in one padded batch.
 
         Args:
             on_tokens: receives the tokens of all rows after each step, for constrained rows those of the free answer.
             is_cancelled: ends rows early.
+            on_output: receives the output of a row without label set when it ends, before the batch ends.
         """
         if not requests:
             return []
-        prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
-        tokens, log_probs, scores = self._generate(prompts, requests, on_tokens, is_cancelled)
+        prompts = [request.encoded(self.tokenizer, self.family) for request in requests]
+
+        def on_end(row: int, tokens: list[int], log_probs: list[float]) -> None:
+            if on_output is not None and requests[row].labels is None:
+                on_output(row, self._output(requests[row], prompts[row], tokens, log_probs, None))
+
+        tokens, log_probs, scores = self._generate(prompts, requests, on_tokens, is_cancelled, on_output and on_end)
         outputs = [self._output(*row) for row in zip(requests, prompts, tokens, log_probs, scores, strict=True)]
         walks = {
             row: walk
@@ -214,7 +221,7 @@ class Student:
 
     def _next_scores(self, requests: Sequence[GenerationRequest]) -> list[Sequence[float]]:
         """Scores of the watched tokens of each request, for one step. All have equally many tokens in `written`."""
-        prompts = [encode_prompt(self.tokenizer, self.family, request.prompt) for request in requests]
+        prompts = [request.encoded(self.tokenizer, self.family) for request in requests]
         _, _, scores = self._generate(prompts, requests, None, None)
         return [row(0) for row in scores if row is not None]
 
@@ -243,6 +250,7 @@ class Student:
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
+        on_end: OnEnd | None = None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
         """Tokens, their log-probabilities and the scores of the watched tokens, for each row. Values after a row's end are meaningless.
 
@@ -250,7 +258,7 @@ class Student:
         """
         if self.family == "decoder-only":
             prompts = [[*prompt, *request.written] for prompt, request in zip(prompts, requests, strict=True)]
-            return self._generate_batch(prompts, requests, on_tokens, is_cancelled)
+            return self._generate_batch(prompts, requests, on_tokens, is_cancelled, on_end)
         found: list[Any] = [None] * len(requests)
         # The decoder takes no padding: a batch has rows with equally many written tokens.
         for length in sorted({len(request.written) for request in requests}):
@@ -260,6 +268,7 @@ class Student:
                 [requests[row] for row in rows],
                 on_tokens and _for_rows(on_tokens, rows, len(requests)),
                 is_cancelled and _of_rows(is_cancelled, rows),
+                on_end and _end_of_rows(on_end, rows),
             )
             for row, *values in zip(rows, *batch, strict=True):
                 found[row] = values
@@ -272,6 +281,7 @@ class Student:
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
+        on_end: OnEnd | None = None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
         """Values as of `_generate`, in one call of transformers. The prompts of a decoder-only model hold what is written."""
         import torch
@@ -283,7 +293,7 @@ class Student:
             rows = [[start, *request.written] for request in requests]
             written["decoder_input_ids"] = torch.tensor(rows, device=self.device)
         ids, mask = self._pad_batch(prompts)
-        sampler = Sampler(requests, self.eos, on_tokens, is_cancelled)
+        sampler = Sampler(requests, self.eos, on_tokens, is_cancelled, on_end)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
@@ -342,3 +352,7 @@ def _for_rows(on_tokens: OnTokens, rows: list[int], count: int) -> OnTokens:
 
 def _of_rows(is_cancelled: IsCancelled, rows: list[int]) -> IsCancelled:
     return lambda row: is_cancelled(rows[row])
+
+
+def _end_of_rows(on_end: OnEnd, rows: list[int]) -> OnEnd:
+    return lambda row, tokens, log_probs: on_end(rows[row], tokens, log_probs)

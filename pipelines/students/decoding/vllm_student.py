@@ -14,8 +14,7 @@ from pipelines.students.decoding.checks import check_student_files
 from pipelines.students.decoding.engines import EngineUnsuitableError
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.requests import GenerationRequest
-from pipelines.students.decoding.sampling import IsCancelled, OnTokens
-from pipelines.students.decoding.tokens import encode_prompt
+from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens
 from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
 from pipelines.students.decoding.vllm_settings import (
     check_cpu_attention,
@@ -85,6 +84,7 @@ class VllmStudent(Student):
         requests: Sequence[GenerationRequest],
         on_tokens: OnTokens | None,
         is_cancelled: IsCancelled | None,
+        on_end: OnEnd | None = None,
     ) -> tuple[list[list[int]], list[list[float]], list[Scores | None]]:
         outputs = self._llm.generate(
             [{"prompt_token_ids": [*p, *request.written]} for p, request in zip(prompts, requests, strict=True)],
@@ -103,7 +103,7 @@ class VllmStudent(Student):
     def _next_scores(self, requests: Sequence[GenerationRequest]) -> list[Sequence[float]]:
         parts = [parts_of(request) for request in requests]
         every = [part for some in parts for part in some]
-        prompts = [encode_prompt(self.tokenizer, self.family, part.prompt) for part in every]
+        prompts = [part.encoded(self.tokenizer, self.family) for part in every]
         _, _, scores = self._generate(prompts, every, None, None)
         found = iter([row(0) for row in scores if row is not None])
         return [[score for _ in some for score in next(found)] for some in parts]

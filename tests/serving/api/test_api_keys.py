@@ -328,3 +328,36 @@ def test_counts_survive_a_change_of_the_file(file: Path, clock: Clock, wall: Clo
 @pytest.mark.parametrize(("limit", "share", "passed"), [(10, 1, 10), (10, 3, 3), (2, 5, 1)])
 def test_replicas_share_a_limit(file: Path, wall: Clock, limit: int, share: int, passed: int) -> None:
     assert accepted(ring(file, share=share, requests_per_minute=limit), SHOP, 20) == passed
+
+
+async def used_up(keys: KeyRing, inputs: int, tokens: int = 0) -> str:
+    """Message of the refusal of one request; empty if it is admitted."""
+    try:
+        await keys.admit("shop", inputs)
+    except ApiError as error:
+        return f"{error.status_code} {error.code}: {error.message}"
+    await keys.spend("shop", tokens)
+    return ""
+
+
+def test_inputs_and_tokens_have_limits(file: Path) -> None:
+    """A request of more inputs than the limit takes a whole minute. A request below the limit of tokens is answered whole."""
+    keys = ring(file, inputs_per_minute=10, tokens_per_minute=1000)
+
+    async def use() -> list[str]:
+        found = [await used_up(keys, inputs) for inputs in (4, 6, 1)]
+        other = ring(file, inputs_per_minute=10, tokens_per_minute=1000)
+        found += [await used_up(other, 1, 999), await used_up(other, 1, 5000), await used_up(other, 1)]
+        return [*found, await used_up(ring(file, inputs_per_minute=10), 500), await used_up(ring(file), 10**6, 10**9)]
+
+    found = asyncio.run(use())
+    assert [bool(message) for message in found] == [False, False, True, False, False, True, False, False]
+    assert found[2].startswith("429 rate_limited: key shop allows 10 inputs per minute; try again in ")
+    assert found[5].startswith("429 rate_limited: key shop allows 1,000 tokens per minute; try again in ")
+
+
+def test_the_message_names_limit_and_share(file: Path, wall: Clock) -> None:
+    keys = ring(file, share=2, requests_per_minute=4)
+    assert accepted(keys, SHOP, 2) == 2
+    message = refusal(keys, f"Bearer {SHOP}").message
+    assert message == "key shop allows 4 requests per minute, 2 in each of 2 ingress replicas; try again in 60 s"

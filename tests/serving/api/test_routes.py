@@ -16,7 +16,7 @@ from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
 from serving.api.predict import PredictRequest
-from serving.messages import Question
+from serving.messages import Failed, Question
 from tests.support.asgi import error_of, post
 from tests.support.fake_students import PAIR_TASK, FakeStudents, app_of, card, client_of
 
@@ -100,9 +100,9 @@ def test_a_constrained_endpoint_needs_the_choices(students: FakeStudents) -> Non
     client = client_of([card("choices", task=TaskSpec("multiple-choice"))], students, ServingConfig(constrained=True))
     fields = {"question": "Where?", "choices": ["sea", "river"]}
     assert predict(client, inputs=[fields]).status_code == 200
-    refused = predict(client, inputs=[fields, "Where?"])
-    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "inputs[1]")
-    assert "names no labels to choose from" in refused.json()["error"]["message"]
+    assert "names no labels to choose from" in error_of(
+        predict(client, inputs=["Where?"]), 422, "no_label_set", "inputs[0]"
+    )
     assert client.get("/v1/models").json()["data"][0]["constrained"] is True
 
 
@@ -161,7 +161,7 @@ def test_a_body_full_of_errors_reports_few_of_them(body: dict[str, Any]) -> None
     ("body", "status", "code", "param", "message"),
     [
         *[
-            ({"model": "pairs", "inputs": [{"left": "a", "right": "b"}, given]}, 422, "invalid_field", "inputs[1]", f"field {rule}")
+            ({"model": "pairs", "inputs": [given]}, 422, "invalid_field", "inputs[0]", f"field {rule}")
             for given, rule in [
                 ({"left": "a"}, "`right` is missing or null, must be text"),
                 ({"left": "a", "right": ["b"]}, "`right` is a list, must be text"),
@@ -187,10 +187,66 @@ def test_an_impossible_request_is_refused(
     assert students.questions == []
 
 
+def test_a_bad_input_costs_only_its_own_answer(client: TestClient, students: FakeStudents) -> None:
+    """The status is that of the answered inputs. If none is answered, it is that of the first error."""
+    pair = {"left": "a", "right": "b"}
+    response = predict(client, model="pairs", inputs=[{"left": "a"}, pair, "b" * 600, "b" * 3000])
+    assert response.status_code == 200
+    body = response.json()
+    assert [prediction.get("label") for prediction in body["predictions"]] == [None, "4 - 1", None, None]
+    assert body["failed"] == 3
+    errors = [prediction.get("error") for prediction in body["predictions"]]
+    assert [error and (error["code"], error["param"]) for error in errors] == [
+        ("invalid_field", "inputs[0]"),
+        None,
+        ("input_too_long", "inputs[2]"),
+        ("input_too_long", "inputs[3]"),
+    ]
+    assert errors[3]["message"].startswith("inputs[3] has 3,000 characters, the limit is 2,048")
+    assert [question.text for _, asked in students.questions for question in asked] == ["left: a right: b", "b" * 600]
+    assert body["usage"]["prompt_tokens"] == 10
+    error_of(predict(client, model="pairs", inputs=[{"left": "a"}, "b" * 600]), 422, "invalid_field", "inputs[0]")
+    assert "failed" not in predict(client, model="pairs", inputs=[pair]).json()
+
+
+def test_an_input_that_failed_in_the_engine_has_an_error(client: TestClient, students: FakeStudents) -> None:
+    students.failed = {"a": Failed(), "b": Failed(kills=True)}
+    body = predict(client, model="sums", inputs=["a", "b", "c"]).json()
+    codes = [prediction.get("error", {}).get("code") for prediction in body["predictions"]]
+    assert codes == ["internal_error", "input_refused", None]
+    error_of(predict(client, model="sums", inputs=["b"]), 422, "input_refused", "inputs[0]")
+    error_of(predict(client, model="sums", inputs=["a"]), 500, "internal_error", "inputs[0]")
+    refused = client.post("/v1/completions", json={"model": "sums", "prompt": ["c", "b"]})
+    error_of(refused, 422, "input_refused", "prompt[1]")
+
+
+def test_large_requests_are_bulk(students: FakeStudents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are those that say so. Clients are told apart by key, or by address."""
+    client = client_of([card("sums")], students)
+    for body in ({"inputs": ["a"] * 8}, {"inputs": ["a"] * 9}, {"inputs": ["a"], "priority": "bulk"}):
+        assert predict(client, **body).status_code == 200
+    assert [questions[0].bulk for _, questions in students.questions] == [False, True, True]
+    for more in ({}, {"priority": "bulk"}):
+        chat = {"messages": [{"role": "user", "content": "a"}], **more}
+        assert client.post("/v1/chat/completions", json=chat).status_code == 200
+    assert client.post("/v1/completions", json={"prompt": ["a"] * 9}).status_code == 200
+    assert [request.bulk for _, request in students.requests] == [False, True, *[True] * 9]
+    assert set(students.clients) == {"address testclient"}
+    error_of(predict(client, inputs=["a"], priority="high"), 400, "invalid_request", "priority")
+    monkeypatch.setenv("KEYS", "team=abc")
+    keyed = client_of([card("sums")], students, ServingConfig(keys=KeysConfig(variable="KEYS", tokens_per_minute=20)))
+    statuses = [
+        keyed.post("/v1/predict", json={"inputs": ["a"]}, headers={"authorization": "Bearer abc"}).status_code
+        for _ in range(3)
+    ]
+    assert statuses == [200, 200, 429]
+    assert students.clients[-1] == "key team"
+
+
 def test_errors_of_the_students_reach_the_client(client: TestClient, students: FakeStudents) -> None:
     """A fault shows no detail."""
-    message = error_of(predict(client, model="sums", inputs=["a", "b" * 600]), 422, "input_too_long", "inputs[1]")
-    assert message == "inputs[1] has 1,234 tokens, model sums reads at most 64"
+    message = error_of(predict(client, model="sums", inputs=["b" * 600]), 422, "input_too_long", "inputs[0]")
+    assert message == "inputs[0] has 1,234 tokens, model sums reads at most 64"
     students.failure = ApiError(503, "queue_full", "the queue of model sums is full", retry_after_s=2)
     response = predict(client, model="sums", inputs=["a"])
     error_of(response, 503, "queue_full")

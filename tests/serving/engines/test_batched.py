@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.config.serving import ServingConfig
-from pipelines.students.decoding import GenerationRequest, LabelSet, Student
+from pipelines.students.decoding import GenerationOutput, GenerationRequest, LabelSet, Student
 from serving.engines.batched import TransformersEngine
 from serving.messages import Question, Reply, TextRequest
 from tests.support.fake_engines import batched_engine
@@ -49,11 +49,11 @@ async def test_a_request_cancelled_early_is_in_no_batch() -> None:
 
 
 async def test_the_student_learns_which_rows_are_abandoned() -> None:
-    engine, student, _ = batched_engine(max_batch_size=3)
+    engine, student, _ = batched_engine(max_batch_size=3, batch_wait_s=30.0)
     student.hold()
     cancelled = asyncio.ensure_future(engine.complete(REQUEST))
     stays = asyncio.ensure_future(engine.complete(REQUEST))
-    stream = engine.stream(TextRequest("4 apples", raw=False))
+    stream = engine.stream(TextRequest("4 apples", raw=False, max_tokens=4))
     await anext(stream)
     assert student.abandoned() == [False] * 3
     cancelled.cancel()
@@ -63,6 +63,33 @@ async def test_the_student_learns_which_rows_are_abandoned() -> None:
     student.release()
     await stays
     assert student.abandoned() == [True] * 3
+
+
+async def test_a_bad_text_costs_no_other_its_answer() -> None:
+    engine, student, metrics = batched_engine(max_batch_size=3)
+    student.bad = "[label] bad"
+    texts = ("[label] 4 apples", "[label] bad", "[label] 5 apples")
+    outcomes = await asyncio.gather(
+        *(engine.complete(GenerationRequest(text, 4)) for text in texts), return_exceptions=True
+    )
+    assert [isinstance(outcome, ValueError) for outcome in outcomes] == [False, True, False]
+    assert metrics.batch_sizes == [3]
+
+
+async def test_a_row_is_answered_at_its_own_end() -> None:
+    """Not when the longest text of its batch ends."""
+    tokenizer = tiny_tokenizer("encoder-decoder")
+    student = Student(
+        tiny_model("encoder-decoder", len(tokenizer)), tokenizer, method="step-by-step", max_input_tokens=64
+    )
+    ended: list[tuple[int, GenerationOutput]] = []
+    steps: list[int] = []
+    requests = [GenerationRequest("[label] 4 apples", limit) for limit in (2, 6)]
+    outputs = student.write(
+        requests, lambda _: steps.append(1), None, lambda row, output: ended.append((len(steps), output))
+    )
+    assert [output for _, output in ended] == outputs
+    assert [step for step, _ in ended] == [len(output.ids) for output in outputs]
 
 
 async def test_a_closed_engine_frees_its_student() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from serving.engines.dynamic_batching import PATIENCE, QUIET, DynamicBatcher
+from serving.engines.dynamic_batching import PATIENCE, QUIET, DynamicBatcher, Size
 
 
 class HeldBatches:
@@ -16,12 +17,14 @@ class HeldBatches:
         self.now = 1000.0
         self.batches: list[list[int]] = []
         self.waited: list[list[float]] = []
+        self.answer: list[Callable[[int, int], None]] = []
+        """Of each batch: answers an item early."""
         self._gates: list[asyncio.Event] = []
         asyncio.get_running_loop().time = lambda: self.now  # type: ignore[method-assign]
         self._batcher = DynamicBatcher(self._run, max_items=max_items, workers=workers, wait_s=wait_s)
 
-    async def submit(self, *items: int) -> list[asyncio.Task[int]]:
-        tasks = [asyncio.create_task(self._batcher.submit(item)) for item in items]
+    async def submit(self, *items: int, **size: float) -> list[asyncio.Task[int]]:
+        tasks = [asyncio.create_task(self._batcher.submit(item, Size(**size))) for item in items]
         await self.advance(0.0)
         return tasks
 
@@ -36,10 +39,11 @@ class HeldBatches:
             self._gates[batch].set()
         await self.advance(0.0)
 
-    async def _run(self, items: list[int], waited_s: list[float]) -> list[int]:
+    async def _run(self, items: list[int], waited_s: list[float], answer: Callable[[int, int], None]) -> list[int]:
         gate = asyncio.Event()
         self.batches.append(items)
         self.waited.append(waited_s)
+        self.answer.append(answer)
         self._gates.append(gate)
         await gate.wait()
         if -1 in items:
@@ -67,7 +71,7 @@ async def test_items_that_arrive_during_a_batch_form_the_next() -> None:
 
 
 async def test_workers_run_in_parallel() -> None:
-    held = HeldBatches(8, workers=2)
+    held = HeldBatches(4, workers=2)
     early = await held.submit(*range(4))
     assert held.batches == [[0]], "the first item waits for no other"
     await held.advance(0.01)
@@ -76,7 +80,7 @@ async def test_workers_run_in_parallel() -> None:
     await held.advance(1.0)
     assert len(held.batches) == 2, "both workers are busy"
     await held.end(0)
-    assert held.batches[2] == [4, 5, 6, 7], "a worker takes at most its share of max_items"
+    assert held.batches[2] == [4, 5, 6, 7], "a worker takes at most max_items"
     await held.end(1)
     await held.end(2, 3)
     assert await asyncio.gather(*early, *late) == [2 * item for item in range(12)]
@@ -140,13 +144,42 @@ async def test_a_full_batch_does_not_wait_for_answered_clients() -> None:
     assert held.batches == [[1], [2, 3]]
 
 
-async def test_more_workers_than_items_do_no_harm() -> None:
-    held = HeldBatches(1, workers=4, wait_s=0.0)
-    tasks = await held.submit(1, 2)
+async def test_a_batch_holds_items_of_like_lengths() -> None:
+    held = HeldBatches(8)
+    await held.submit(0, steps=2)
+    await held.submit(1, 2, steps=64)
+    late = await held.submit(3, read=900, steps=64)
+    await held.submit(4, steps=100)
+    await held.advance(1.0)
     await held.end(0)
+    await held.advance(1.0)
     await held.end(1)
-    assert await asyncio.gather(*tasks) == [2, 4]
-    assert held.batches == [[1], [2]]
+    await held.advance(1.0)
+    assert held.batches == [[0], [1, 2, 4], [3]]
+    await held.end(2)
+    assert await asyncio.gather(*late) == [6]
+
+
+async def test_a_short_item_does_not_wait_for_long_ones() -> None:
+    held = HeldBatches(4)
+    await held.submit(1, 2, 3, 4, steps=64)
+    await held.submit(5, steps=32)
+    short = await held.submit(6, steps=2)
+    assert held.batches == [[1, 2, 3, 4], [6]]
+    await held.submit(7, steps=2)
+    await held.end(1)
+    assert held.batches[2:] == [[7]], "the express worker takes the next one"
+    assert await asyncio.gather(*short) == [12]
+
+
+async def test_an_item_is_answered_before_its_batch_ends() -> None:
+    held = HeldBatches(2)
+    early, late = await held.submit(1, 2)
+    held.answer[0](0, 2)
+    await held.advance(0.0)
+    assert (early.done(), late.done()) == (True, False)
+    await held.end(0)
+    assert [await early, await late] == [2, 4]
 
 
 async def test_a_cancelled_item_affects_no_other() -> None:
