@@ -33,11 +33,13 @@ NEW_TOKENS = 16
 
 
 @contextmanager
-def server(arguments: list[str], ready: str, environment: dict[str, str] | None = None) -> Iterator[psutil.Process]:
-    """A server in its own process. Yields once `ready` answers; ends it by SIGTERM."""
+def server(
+    arguments: list[str], ready: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> Iterator[psutil.Process]:
+    """A server in its own process, in a working directory. Yields once `ready` answers; ends it by SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as sockets, tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=log, stderr=log,
+            [sys.executable, *arguments], stdout=log, stderr=log, cwd=folder,
             env={**os.environ, "RAY_TMPDIR": sockets, "HF_HUB_OFFLINE": "1", **(environment or {})},
         )  # fmt: skip
         try:

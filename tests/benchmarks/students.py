@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,25 @@ def t5_small_shape(folder: Path) -> Path:
     return finish(folder)
 
 
-def smollm2(folder: Path) -> Path:
-    """The embedded teacher SmolLM2-135M as a student."""
+def smollm2(folder: Path, layers: int | None = None) -> Path:
+    """The embedded teacher SmolLM2-135M as a student; its first layers, if their number is given."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from cluster.commands.embedded_teacher import embedded_teacher
 
     source = embedded_teacher()
-    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    if layers is not None:
+        model.model.layers = model.model.layers[:layers]
+        model.config.num_hidden_layers = layers
+        model.config.layer_types = None
+    model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return finish(folder)
 
 
-SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2}
+SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2, "smollm2-4-layers": partial(smollm2, layers=4)}
 
 
 def student(name: str, root: Path) -> Path:

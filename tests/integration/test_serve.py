@@ -51,15 +51,16 @@ def running(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "llama": write_student(root / "llama", "decoder-only", method="finetune", width=256),
     }
     serving = ServingConfig(
-        port=free_port(), replicas=ReplicasConfig(min=0, max=1), max_new_tokens=8, max_batch_size=8,
+        port=free_port(), replicas=ReplicasConfig(min=0, max=1), max_new_tokens=8, max_batch_size=8, target_ongoing_requests=4,
         batch_wait_s=0.05, max_queued_requests=QUEUE, request_timeout_s=240.0, access_log=True,
     )  # fmt: skip
     endpoint = serve_students({name: str(folder) for name, folder in folders.items()}, serving)
     assert endpoint.models == ("t5", "llama")
     with httpx.Client(base_url=endpoint.url, timeout=250.0) as client, ThreadPoolExecutor(4) as pool:
         sent = []
-        for name in ("t5", "t5", "llama"):
-            body = {"model": name, "inputs": [TEXTS[0]] * QUEUE}
+        # The first one fills the places, the second the queue, the third finds no room.
+        for name, inputs in (("t5", QUEUE), ("t5", QUEUE), ("t5", 1), ("llama", QUEUE)):
+            body = {"model": name, "inputs": [TEXTS[0]] * inputs, "priority": "bulk"}
             sent.append(pool.submit(client.post, "/v1/predict", json=body))
             # Two simultaneous requests could each take half of the queue, and both be refused.
             time.sleep(0.5)
@@ -83,8 +84,8 @@ def assert_nothing_serves(url: str) -> None:
 
 
 def test_students_wake_from_zero_and_a_full_queue_is_refused(running: Running) -> None:
-    assert [r.json()["model"] for r in running.woken] == ["t5", "llama"]
-    assert [len(r.json()["predictions"]) for r in running.woken] == [QUEUE, QUEUE]
+    assert [r.json()["model"] for r in running.woken] == ["t5", "t5", "llama"]
+    assert [len(r.json()["predictions"]) for r in running.woken] == [QUEUE, QUEUE, QUEUE]
     assert [r.status_code for r in running.refused] == [503]
     assert running.refused[0].json()["error"]["code"] == "queue_full"
     assert int(running.refused[0].headers["retry-after"]) >= 1
@@ -102,6 +103,25 @@ def test_the_endpoint_answers_as_the_student_does(running: Running, name: str) -
     assert confidences == pytest.approx([d.confidence for d in expected], rel=1e-3)
     assert body["usage"]["prompt_tokens"] == sum(d.prompt_tokens for d in expected)
     assert body["usage"]["completion_tokens"] == sum(d.output_tokens for d in expected)
+
+
+def test_a_bad_input_costs_only_its_own_answer(running: Running) -> None:
+    body = running.predict(model="t5", inputs=[TEXTS[0], "apples " * 200, {"input": ""}, TEXTS[0]]).json()
+    first, long, empty, last = body["predictions"]
+    assert first["label"] == last["label"]
+    assert [long["error"]["code"], empty["error"]["code"]] == ["input_too_long", "invalid_field"]
+    assert "reads at most 64" in long["error"]["message"]
+
+
+def test_small_requests_do_not_wait_for_bulk(running: Running) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        bulk = [pool.submit(running.predict, model="llama", inputs=[TEXTS[0]] * QUEUE) for _ in range(3)]
+        time.sleep(0.05)
+        small = running.predict(model="llama", inputs=[TEXTS[1]])
+        assert small.status_code == 200
+        assert not all(request.done() for request in bulk)
+        answers = [request.result() for request in bulk]
+    assert {answer.status_code for answer in answers} == {200}
 
 
 def test_rationale_on_demand(running: Running) -> None:

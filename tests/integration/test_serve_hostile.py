@@ -68,7 +68,7 @@ def test_enormous_and_strange_inputs(client: httpx.Client) -> None:
         return code(client.post("/v1/predict", json={"inputs": list(inputs)}))
 
     assert predict(*["a"] * 10_000) == (413, "too_many_inputs")
-    assert predict("a" * 200_000) == (422, "invalid_field")
+    assert predict("a" * 200_000) == (422, "input_too_long")
     assert predict("apples " * 5_000) == (422, "input_too_long")
     assert predict("") == (422, "invalid_field")
     assert predict("a\x00b") == (422, "invalid_field")
@@ -150,7 +150,7 @@ def test_corrupted_bytes_never_fail_the_server(client: httpx.Client) -> None:
 
 @pytest.mark.full
 def test_a_full_ingress_requests_a_retry(client: httpx.Client, folder: Path, settings: ServingConfig) -> None:
-    """Six requests in the ingress and six in its queue: the others are refused, except a few in transit.
+    """Eight requests in the ingress and eight in its queue: the others are refused, except a few in transit.
 
     Without a bound, all others would wait for the first ones. This test runs last because it narrows the endpoint.
     """
@@ -166,7 +166,7 @@ def test_a_full_ingress_requests_a_retry(client: httpx.Client, folder: Path, set
     wait_until(lambda: replicas() == {"RUNNING": 1}, of=replicas)
     time.sleep(1.0)  # until the proxy knows: the previous ingress had room for hundreds
     with ExitStack() as stack:
-        connections = [stack.enter_context(raw(client)) for _ in range(20)]
+        connections = [stack.enter_context(raw(client)) for _ in range(24)]
         for connection in connections:
             connection.sendall(request_head(1000) + b'{"inputs"')
         answers = [HTTPResponse(connection) for connection in connections]
