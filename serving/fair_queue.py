@@ -105,7 +105,7 @@ class FairQueue:
 
         Args:
             computed: inputs that all replicas together compute at once.
-            target: inputs at which they answer as fast as the settings want it.
+            target: inputs at which they answer as fast as the settings want.
         """
         self._computed, self._target = max(computed, 1), max(min(target, computed), 1)
 

@@ -1,6 +1,6 @@
 """Inputs that kill replicas: an input under way in two deaths, the second time alone, is refused from then on.
 
-All inputs that were under way when a replica died are suspects. Each is asked once more, one at a time, so that the next death has one
+All inputs that were under way when a replica died are suspects. Each is sent once more, one at a time, so that the next death has one
 suspect. Inputs are known by their hash.
 """
 
@@ -28,7 +28,7 @@ class Poison:
         self._alone: dict[str, asyncio.Lock] = {}
 
     def alone(self, student_id: str) -> asyncio.Lock:
-        """To be held while a suspect is asked."""
+        """To be held while a suspect is computed."""
         return self._alone.setdefault(student_id, asyncio.Lock())
 
     def refuses(self, content: str, text: str) -> bool:

@@ -220,13 +220,13 @@ class ReplicaClient:
         return outcomes
 
     async def _slice(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
-        """The outcomes of some inputs. If their replica dies, each is asked once more, alone: one of them may have killed it."""
+        """The outcomes of some inputs. If their replica dies, each is sent once more, alone: one of them may have killed it."""
         try:
             return await self._call(card, method, items)
         except RayActorError as death:
-            return [await self._ask_alone(card, method, item, death) for item in items]
+            return [await self._send_alone(card, method, item, death) for item in items]
 
-    async def _ask_alone(self, card: StudentCard, method: _Method, item: _Item, death: RayActorError) -> Any:
+    async def _send_alone(self, card: StudentCard, method: _Method, item: _Item, death: RayActorError) -> Any:
         async with self._poison.alone(card.id):
             for delay in _RETRY_DELAYS_S:
                 if self._poison.refuses(card.content, item.text):

@@ -124,7 +124,7 @@ class ReadInputs:
     """The inputs of a request."""
 
     examples: Mapping[int, Example]
-    """By place in the request: those that can be asked."""
+    """By place in the request: those that can be sent."""
     questions: Sequence[Question]
     """One per example."""
     errors: Mapping[int, ApiError]
@@ -137,7 +137,7 @@ def read_inputs(
     """Inputs as the student read them in training.
 
     Raises:
-        ApiError: 413 or 422 for the whole request, or the first error if no input can be asked.
+        ApiError: 413 or 422 for the whole request, or the first error if no input can be sent.
     """
     if len(body.inputs) > max_inputs:
         message = f"{len(body.inputs):,} inputs in one request, the limit is {max_inputs:,}"

@@ -113,15 +113,12 @@ def test_a_bad_input_costs_only_its_own_answer(running: Running) -> None:
     assert "reads at most 64" in long["error"]["message"]
 
 
-def test_small_requests_do_not_wait_for_bulk(running: Running) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        bulk = [pool.submit(running.predict, model="llama", inputs=[TEXTS[0]] * QUEUE) for _ in range(3)]
-        time.sleep(0.05)
-        small = running.predict(model="llama", inputs=[TEXTS[1]])
-        assert small.status_code == 200
-        assert not all(request.done() for request in bulk)
-        answers = [request.result() for request in bulk]
-    assert {answer.status_code for answer in answers} == {200}
+def test_bulk_refuses_no_small_request(running: Running) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        bulk = [pool.submit(running.predict, model="llama", inputs=[TEXTS[0]] * QUEUE) for _ in range(2)]
+        small = [running.predict(model="llama", inputs=[TEXTS[1]]).status_code for _ in range(20)]
+        assert [request.result().status_code for request in bulk] == [200, 200]
+    assert small == [200] * 20
 
 
 def test_rationale_on_demand(running: Running) -> None:

@@ -170,7 +170,7 @@ async def test_another_replica_answers_for_a_dead_one(handles: dict[str, FakeHan
         assert [piece async for piece in client.stream(SUMS, TEXT, "a")] == [Piece("4", 10, 1, "stop")]
 
 
-async def test_a_poison_input_is_asked_once_more(handles: dict[str, FakeHandle]) -> None:
+async def test_a_poison_input_is_sent_once_more(handles: dict[str, FakeHandle]) -> None:
     """Then it is refused. The other inputs of its request are answered."""
     deaths = iter("abcdef")
 
@@ -190,7 +190,7 @@ async def test_a_poison_input_is_asked_once_more(handles: dict[str, FakeHandle])
     assert sum("poison" in call for call in handle.calls) == 4, "a student trained again gets it again"
 
 
-async def test_a_poison_stream_is_asked_once_more(handles: dict[str, FakeHandle]) -> None:
+async def test_a_poison_stream_is_sent_once_more(handles: dict[str, FakeHandle]) -> None:
     deaths = iter("abcdef")
     handle = handles["raystill-student-sums"] = FakeHandle(lambda _: raise_or_return(dead(next(deaths))))
     client = ReplicaClient(ServingConfig())

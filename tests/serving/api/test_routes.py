@@ -203,7 +203,7 @@ def test_a_bad_input_costs_only_its_own_answer(client: TestClient, students: Fak
         ("input_too_long", "inputs[3]"),
     ]
     assert errors[3]["message"].startswith("inputs[3] has 3,000 characters, the limit is 2,048")
-    assert [question.text for _, asked in students.questions for question in asked] == ["left: a right: b", "b" * 600]
+    assert [question.text for _, sent in students.questions for question in sent] == ["left: a right: b", "b" * 600]
     assert body["usage"]["prompt_tokens"] == 10
     error_of(predict(client, model="pairs", inputs=[{"left": "a"}, "b" * 600]), 422, "invalid_field", "inputs[0]")
     assert "failed" not in predict(client, model="pairs", inputs=[pair]).json()
@@ -221,7 +221,7 @@ def test_an_input_that_failed_in_the_engine_has_an_error(client: TestClient, stu
 
 
 def test_large_requests_are_bulk(students: FakeStudents, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So are those that say so. Clients are told apart by key, or by address."""
+    """So are those that say so. A client is a key, or an address without keys."""
     client = client_of([card("sums")], students)
     for body in ({"inputs": ["a"] * 8}, {"inputs": ["a"] * 9}, {"inputs": ["a"], "priority": "bulk"}):
         assert predict(client, **body).status_code == 200
