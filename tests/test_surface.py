@@ -53,7 +53,7 @@ labelling.lease_s
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib
 teacher.vllm.enforce_eager
 student.model student.init.kind student.init.layers student.init.vocabulary student.lora.rank student.lora.alpha student.lora.dropout
-student.method student.labels
+student.method student.labels student.prompt
 student.rationales.per_row student.rationales.share student.rationales.max_words
 student.rationale_weight student.soft_weight student.temperature student.divergence
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pipelines.config.base import Section, Share
 from pipelines.methods import METHOD_KEYS, METHODS, LabelColumn, MethodName, WeightKey
 
-_ADDED = ("rationales",)
+_ADDED = ("rationales", "prompt")
 
 
 class InitConfig(Section):
@@ -60,6 +60,8 @@ class StudentConfig(Section):
     lora: LoraConfig | None = None
     """None: all weights are trained."""
     method: MethodName = "step-by-step"
+    prompt: Literal["plain", "chat"] = "plain"
+    """chat: an input is the user's turn in the tokenizer's chat template, for instruct models."""
     labels: Literal["gold", "teacher", "gold-else-teacher"] | None = None
     """Whose label is learned, for methods with rationales. Default: gold. gold-else-teacher: gold if the row has one, also for
     task-distillation."""
@@ -96,6 +98,8 @@ class StudentConfig(Section):
             raise ValueError("`lora` adapts pretrained weights; init.kind is random; remove one of them")
         if self.init.vocabulary is not None and METHODS[self.method].learns_teacher_tokens:
             raise ValueError(f"method {self.method} compares tokens with the teacher's; remove init.vocabulary")
+        if self.init.vocabulary is not None and self.prompt == "chat":
+            raise ValueError("a tokenizer of `init.vocabulary` lacks the tokens of a chat template; set prompt: plain")
         return self
 
     @property

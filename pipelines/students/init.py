@@ -18,6 +18,7 @@ from typing import Any
 
 from pipelines.config import StudentConfig
 from pipelines.errors import UserError
+from pipelines.students.chat_prompt import PromptKind, set_prompt
 from pipelines.students.decoding import check_model, model_family
 
 # Config fields of the number of layers. In decoder-only models transformers maps `num_hidden_layers` to the model's own name.
@@ -44,7 +45,7 @@ def initial_student(student: StudentConfig, seed: int, own_tokenizer: Path | Non
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = student_config(student)
-    tokenizer = student_tokenizer(str(own_tokenizer or student.model))
+    tokenizer = student_tokenizer(str(own_tokenizer or student.model), student.prompt)
     if own_tokenizer:
         config.vocab_size = vocabulary_rows(len(tokenizer))
         # Ids of the model's own special tokens may exceed the new vocabulary, or be ordinary tokens in it.
@@ -95,11 +96,11 @@ def student_config(student: StudentConfig) -> Any:
         )
 
 
-def student_tokenizer(model: str) -> Any:
+def student_tokenizer(model: str, prompt: PromptKind = "plain") -> Any:
     """Tokenizer of a model. Without a padding token of its own, the end token pads.
 
     Raises:
-        UserError: the model has no tokenizer, or the tokenizer has no end-of-sequence token.
+        UserError: the model has no tokenizer, the tokenizer has no end-of-sequence token, or its chat template is unfit.
     """
     from transformers import AutoTokenizer
 
@@ -110,6 +111,7 @@ def student_tokenizer(model: str) -> Any:
         raise UserError(f"student.model {model}", rule, "Add one to the tokenizer, or give another model.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    set_prompt(tokenizer, prompt, model)
     return tokenizer
 
 

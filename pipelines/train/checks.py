@@ -32,8 +32,11 @@ def token_settings(run: RunConfig) -> TokenSettings:
     """What to tokenise, checked against the model."""
     student, training = run.student, run.training
     config = student_config(student)
-    student_tokenizer(student.model)
     family, positions = model_family(config), max_positions(config)
+    if student.prompt == "chat" and family == "encoder-decoder":
+        rule = f"{student.model} is an encoder-decoder, and only decoder-only models read chats"
+        raise UserError("student.prompt chat", rule, "Set student.prompt: plain.")
+    student_tokenizer(student.model, student.prompt)
     limits = (training.max_input_tokens, training.max_target_tokens)
     needed = max(limits) if family == "encoder-decoder" else sum(limits)
     if positions is not None and needed > positions:
@@ -51,6 +54,7 @@ def token_settings(run: RunConfig) -> TokenSettings:
         max_input_tokens=training.max_input_tokens,
         max_target_tokens=training.max_target_tokens,
         task=task_spec(run.task, run.task_options),
+        prompt=student.prompt,
         fraction=training.fraction,
         seed=training.seed,
         rationales_per_row=student.rationales.per_row,

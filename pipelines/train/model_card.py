@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines.config import FiltersConfig, RunConfig
 from pipelines.methods import METHODS, with_rationale
+from pipelines.students.chat_prompt import KEY, PromptKind
 from pipelines.students.details import LabelsProvenance, StudentDetails, TrainingDetails, TrainingLosses
 from pipelines.train.loss_terms import TERMS
 
@@ -42,7 +43,7 @@ def model_card(
             f"- Started from `{_base_name(run.student.model)}` ({run.student.init.kind}{_layers(run)}), {details.family}, "
             f"{details.parameters:,} parameters.",
             f"- Reads up to {details.max_input_tokens:,} tokens, writes up to {details.max_target_tokens:,}.",
-            _prompt_format(details),
+            _prompt_format(details, run.student.prompt),
             "",
             "## What it learned from",
             f"- Teacher: `{_teacher(labels)}`, prompt version `{labels.prompt_version}`. "
@@ -80,9 +81,11 @@ def _layers(run: RunConfig) -> str:
     return f", {run.student.init.layers}" if run.student.init.layers else ""
 
 
-def _prompt_format(details: StudentDetails) -> str:
+def _prompt_format(details: StudentDetails, prompt: PromptKind) -> str:
     method = METHODS[details.method]
     end = "" if details.family == "encoder-decoder" else " followed by a line break"
+    if prompt == "chat":
+        end = f" as the user's turn of its chat template (texts around it: `{KEY}` in tokenizer_config.json)"
     if method.prefixed:
         return f"- Reads `[label] <input>` for the label and `[rationale] <input>` for the rationale{end}; decode greedily."
     if method.continues:

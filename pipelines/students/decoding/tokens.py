@@ -1,22 +1,35 @@
 """Prompts and targets as token ids. Training, evaluation and serving share these functions.
 
-An encoder-decoder student reads the prompt in its encoder. A decoder-only student reads the prompt and a line break, then generates
-the target and the end-of-sequence token. Special tokens inside a text are text: `<|im_end|>` in a corpus or a request ends nothing.
+An encoder-decoder student reads the prompt in its encoder. A decoder-only student reads the prompt and a line break, or the prompt inside
+its chat template. Then it generates the target and the end-of-sequence token. Special tokens inside a text are text: `<|im_end|>` in a
+corpus or a request ends nothing.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
+
+from pipelines.students.chat_prompt import chat_prompt
 
 Family = Literal["encoder-decoder", "decoder-only"]
 
 
 def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
-    """Token ids of a prompt. Decoder-only: with the final line break, and BOS if the tokenizer adds one."""
+    """Token ids of a prompt. Decoder-only: with the final line break, and BOS if the tokenizer adds one; or in its chat template."""
+    if around := chat_prompt(tokenizer):
+        before, after = _template_ids(tokenizer, around)
+        return [*before, *encode_texts(tokenizer, [prompt], add_special_tokens=False)[0], *after]
     text = prompt if family == "encoder-decoder" else prompt + "\n"
     return encode_texts(tokenizer, [text], add_special_tokens=True)[0]
+
+
+@lru_cache(maxsize=8)
+def _template_ids(tokenizer: Any, texts: tuple[str, ...]) -> list[list[int]]:
+    """Token ids of texts of a template, in which special tokens are special."""
+    return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 
 def encode_target(tokenizer: Any, text: str) -> list[int]:

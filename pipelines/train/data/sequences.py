@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.methods import METHODS, LabelColumn, Target, TeacherTokens, TrainingRow, prompt_of
+from pipelines.students.chat_prompt import PromptKind
 from pipelines.students.decoding import Family, encode_prompt, encode_target, tokens_within
 from pipelines.tasks import Task, TaskSpec
 from pipelines.train.data.collate import NO_PART, TokenSequence
@@ -51,6 +52,7 @@ class TokenSettings:
     """Share of the training rows that is used."""
     seed: int = 0
     """Selects that share, and `rationale_share`."""
+    prompt: PromptKind = "plain"
     rationales_per_row: int = 1
     rationale_share: float = 1.0
     max_rationale_words: int | None = None

@@ -21,6 +21,7 @@ from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import TOKEN_LOGPROBS
 from pipelines.storage.store import Store
+from pipelines.students.chat_prompt import PromptKind
 from pipelines.students.init import student_tokenizer
 from pipelines.tasks import Task, load_task
 from pipelines.train.data.collate import TokenSequence
@@ -100,7 +101,7 @@ def encode_table(table: pa.Table, settings: TokenSettings) -> pa.Table:
     The first sequence of a row holds its label. If that one is too long, the row is not used at all. A rationale that follows the label in
     one sequence is dropped alone. Of several rationales those that are too long take no turn.
     """
-    tokenizer, task = tokenizer_of(settings.model, settings.tokenizer), load_task(settings.task)
+    tokenizer, task = tokenizer_of(settings.model, settings.tokenizer, settings.prompt), load_task(settings.task)
     rows = [encoded for row in table.to_pylist() for encoded in _encode(row, tokenizer, settings, task)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -177,9 +178,9 @@ def _structs_by_id(ids: pa.ChunkedArray, table: pa.Table) -> pa.StructArray:
 
 
 @lru_cache(maxsize=1)
-def tokenizer_of(model: str, own: str | None) -> Any:
+def tokenizer_of(model: str, own: str | None, prompt: PromptKind = "plain") -> Any:
     """The model's tokenizer, or the student's own in a store."""
     if own is None:
-        return student_tokenizer(model)
+        return student_tokenizer(model, prompt)
     with Store(own).local_copy() as folder:
         return student_tokenizer(str(folder))

@@ -75,6 +75,13 @@ def test_token_settings_follow_from_the_run(run: Any, student: Any, terms: Any, 
     assert token_settings(run(corpus={"validation": "b.jsonl"})).validation_share == 0.0
 
 
+def test_a_chat_prompt_needs_a_template_and_a_decoder(run: Any, models: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"prompt chat: the chat template of .*: missing\. Set student.prompt: plain"):
+        token_settings(run(student={"prompt": "chat"}))
+    with pytest.raises(UserError, match="is an encoder-decoder, and only decoder-only models read chats"):
+        token_settings(run(student={"prompt": "chat", "model": models["encoder-decoder"]}))
+
+
 def test_more_tokens_than_positions_are_refused(run: Any, models: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"the sum of both is 65, .* has 64 positions"):
         token_settings(run(training={"max_input_tokens": 50, "max_target_tokens": 15}))
@@ -191,7 +198,7 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
     ):  # fmt: skip
         assert of() == of(training={name: value}), "how a student is computed does not make it another"
     assert of() == of(student={"labels": "gold"}), "gold is the default"
-    assert "rationales" not in train_identity(run(), task, labels)["student"], "as 0.1 recorded it"
+    assert not {"rationales", "prompt"} & train_identity(run(), task, labels)["student"].keys(), "as 0.1 recorded it"
     few = {"rationales": {"share": 0.5}}
     assert of(student={"method": "finetune"}) == of(student={"method": "finetune", **few}), "not read"
     different = [
@@ -199,7 +206,7 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
         *(of(training={"validate_every_steps": 3, "choose_by": by}) for by in ("label-loss", "accuracy")),
         of(corpus={"train": "x", "validation": 0.5}), of(student={"model": models["encoder-decoder"]}),
         of(student={"rationale_weight": 0.1}), of(student={"method": "finetune"}),
-        *(of(student={"rationales": one}) for one in ({"per_row": 2}, {"share": 0.5}, {"max_words": 9})),
+        of(student={"prompt": "chat"}), *(of(student={"rationales": one}) for one in ({"per_row": 2}, {"share": 0.5}, {"max_words": 9})),
         *(of(student={"method": "token-kd", "divergence": d}) for d in ("forward-kl", "reverse-kl", "jsd")),
     ]  # fmt: skip
     assert len(set(different)) == len(different)
