@@ -88,7 +88,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Batch(Generic[Outcome]):
-    """A replica's reply to one call."""
+    """A replica's reply to one call. A stream begins with an empty one."""
 
     outcomes: Sequence[Outcome | TooLong | Failed]
     """One per input, in order."""

@@ -53,9 +53,10 @@ class _Replica(ABC):
         async with self._engine() as engine:
             return Batch(await _each(engine.write, requests), self._id, engine.computed)
 
-    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
-        """See Engine."""
+    async def stream(self, request: TextRequest) -> AsyncGenerator[Batch[Piece] | Piece | TooLong, None]:
+        """An empty Batch, then the pieces; see Engine."""
         async with self._engine() as engine:
+            yield Batch((), self._id, engine.computed)
             pieces = engine.stream(request)
             try:
                 async for piece in pieces:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from pipelines.config.serving import ServingConfig
 from serving.api.errors import ApiError
@@ -28,7 +28,7 @@ STUDENT = "student"
 SHARED = "raystill-students"
 """The application of all students, if they share replicas (`students_per_replica`)."""
 _RETRY_AFTER_S = 1
-_UNAVAILABLE = (BackPressureError, DeploymentUnavailableError, RayActorError, UnavailableError)
+_UNAVAILABLE = (DeploymentUnavailableError, RayActorError, UnavailableError)
 _RETRY_DELAYS_S = (0.1, 0.5, 1.0)
 """After the death of a replica: Serve may still route calls to it."""
 _FIRST_COMPUTED = 32
@@ -131,6 +131,9 @@ class ReplicaClient:
                 try:
                     while True:
                         piece = await asyncio.wait_for(anext(pieces), max(deadline - time.monotonic(), 0.0))
+                        if isinstance(piece, Batch):
+                            self._queues[card.id].note(piece)
+                            continue
                         if not started:
                             started = True
                             await alone.aclose()

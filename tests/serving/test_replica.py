@@ -7,6 +7,8 @@ import gc
 import inspect
 import threading
 import weakref
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError
 from serving import replica as module
-from serving.messages import Failed, Question, Reply, UnavailableError
+from serving.messages import Failed, Piece, Question, Reply, TextRequest, UnavailableError
 from serving.model_card import StudentCard
 from serving.replica import LoadedEngine, SharedStudents, StudentReplica
 from tests.support.fake_students import card
@@ -52,6 +54,9 @@ class CountingEngine:
         if question.text == "bad":
             raise ValueError("this question")
         return Reply(question.text)  # type: ignore[arg-type]
+
+    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece, None]:
+        yield Piece(request.text, 3, 1, "stop")
 
     async def check_health(self) -> None:
         assert not self.closed
@@ -134,6 +139,8 @@ async def test_a_replica_answers_each_question_and_is_closed(engines: type[Count
     replica = StudentReplica(card("a"), ServingConfig())
     batch = await replica.answer([Question("one"), Question("bad"), Question("two")])
     assert [getattr(outcome, "answer", outcome) for outcome in batch.outcomes] == ["one", Failed(), "two"]
+    stream = replica.stream(TextRequest("one", raw=False))
+    assert [piece async for piece in stream] == [replace(batch, outcomes=()), Piece("one", 3, 1, "stop")]
     assert batch.computed == 4
     await unload(replica)
     assert engines.closed_names == ["a"]

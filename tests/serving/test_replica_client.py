@@ -29,6 +29,7 @@ class FakeResponse:
         self._outcome, self.cancelled = outcome, False
 
     async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        yield batch()
         yield await self._result()
 
     def __await__(self) -> Any:
