@@ -120,6 +120,8 @@ class FairQueue:
         keys = len(waiting) + (key not in waiting)
         if waiting.total() >= self._max_waiting and waiting[key] >= self._max_waiting / keys:
             raise QueueFullError
+        if not waiting:  # the priority was idle, and has saved no turns
+            self._turns[bulk] = max(self._turns.values())
         waiting[key] += len(costs)
         if not bulk:
             self._interactive_at = self._clock()
@@ -136,8 +138,6 @@ class FairQueue:
             line[turns.key] = deque()
             used = self._used.get((turns.bulk, turns.key), 0.0)
             self._used[turns.bulk, turns.key] = max(used, self._turn[turns.bulk])
-            if len(line) == 1:  # its priority was idle, and saves no turns meanwhile
-                self._turns[turns.bulk] = max(self._turns.values())
         line[turns.key].append(turns)
         self._give_turns()
 
