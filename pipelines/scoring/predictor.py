@@ -119,8 +119,9 @@ class Predictor:
         for draw, sampling in enumerate(query.draws):
             began = time.perf_counter()
             answers = student.answer(
-                texts, part, limit, sampling=sampling, labels=label_sets, constrained=query.constrained
-            )
+                texts, part, limit, sampling=sampling, labels=label_sets, constrained=query.constrained,
+                max_label_tokens=self._settings.max_new_tokens,
+            )  # fmt: skip
             seconds = (time.perf_counter() - began) / max(len(fits), 1)
             answered = dict(zip(fits, answers, strict=True))
             found += [{"row": row, "draw": draw, **_answer(answered.get(i), seconds)} for i, row in enumerate(rows)]

@@ -51,13 +51,18 @@ def examples(family: Family) -> list[Example]:
 
 @pytest.mark.parametrize("family", ["encoder-decoder", pytest.param("decoder-only", marks=pytest.mark.full)])
 def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: Family) -> None:
-    folder = str(write_student(tmp_path / "student", family, "finetune", "multiple-choice", width=256))
+    method = "label-then-rationale"  # its labels are written as those of finetune
+    folder = str(write_student(tmp_path / "student", family, method, "multiple-choice", width=256))
     rows = examples(family)
-    labels = [written_labels("finetune", TASK, example) for example in rows]
+    labels = [written_labels(method, TASK, example) for example in rows]
     source, texts = Trained(folder), [example.input for example in rows]
     with local_ray():
-        requests = [PredictRequest("s", Query(source, constrained=c), texts, labels) for c in (False, True)]
-        free, constrained = predict(requests, EvaluationConfig(max_new_tokens=6, batch_size=50))
+        requests = [
+            PredictRequest("s", Query(source, part, constrained=c), texts, labels)
+            for part in (None, "rationale")
+            for c in (False, True)
+        ]
+        free, constrained, *rationales = predict(requests, EvaluationConfig(max_new_tokens=6, batch_size=50))
     engine = {"encoder-decoder": "ctranslate2", "decoder-only": "vllm"}[family]
     assert {answer.engine for (answer,) in free.answers} == {engine}
     assert (free.answers[0][0].prompt_tokens, free.answers[0][0].too_long) == (64, False)
@@ -65,25 +70,32 @@ def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: F
     assert all(
         answer.in_set and answer.text in some for (answer,), some in zip(constrained.answers, labels, strict=True)
     )
-    served = asyncio.run(served_answers(folder, rows, labels))
-    for found, answers in zip((free, constrained), served, strict=True):
+    served = asyncio.run(served_answers(folder, rows, labels, rationales=True))
+    for found, answers in zip((free, constrained), served[:2], strict=True):
         assert [answer.text for answer in answers] == [answer.text for (answer,) in found.answers]
         assert [answer.confidence for answer in answers] == pytest.approx(
             [answer.confidence for (answer,) in found.answers], rel=1e-3
         )
+    for found, answers in zip(rationales, served[2:], strict=True):
+        same = [answer.text == scored.text for answer, (scored,) in zip(answers, found.answers, strict=True)]
+        assert sum(same) >= 0.98 * NUM_ROWS, "over 32 tokens a near tie may fall either way"
+        assert len({answer.text for answer in answers}) > NUM_ROWS // 2
 
 
 async def served_answers(
-    folder: str, rows: Sequence[Example], labels: Sequence[tuple[str, ...]], max_new_tokens: int = 6
-) -> tuple[list[Decoded], list[Decoded]]:
-    """Free and constrained answers of one engine, as a replica starts it."""
+    folder: str, rows: Sequence[Example], labels: Sequence[tuple[str, ...]], max_new_tokens: int = 6, *,
+    rationales: bool = False,
+) -> list[list[Decoded]]:  # fmt: skip
+    """Free and constrained labels of one engine, as a replica starts it; then the rationales that follow both, if wanted."""
     serving = ServingConfig(max_new_tokens=max_new_tokens, max_batch_size=16)
     with inherited(cpu_environment(serving, ["vllm"])):
         engine = start_engine(read_card("s", folder), serving, FakeMetrics())  # type: ignore[arg-type]
-    found = []
+    found: list[list[Decoded]] = []
+    follow: list[list[Decoded]] = []
     for engine._constrained in (False, True):  # instead of a second start of vLLM
-        questions = [Question(row.input, labels=some) for row, some in zip(rows, labels, strict=True)]
+        questions = [Question(row.input, rationales, some) for row, some in zip(rows, labels, strict=True)]
         replies = await asyncio.gather(*(engine.answer(question) for question in questions))
         found.append([reply.answer for reply in replies if isinstance(reply, Reply)])
+        follow.append([reply.rationale for reply in replies if isinstance(reply, Reply) and reply.rationale])
     await engine.close()
-    return found[0], found[1]
+    return [*found, *follow] if rationales else found

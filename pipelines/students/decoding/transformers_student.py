@@ -137,7 +137,7 @@ class Student:
 
     def answer(
         self, texts: Sequence[str], part: Part, max_new_tokens: int, *, sampling: Sampling | None = None,
-        labels: Sequence[tuple[str, ...]] | None = None, constrained: bool = False,
+        labels: Sequence[tuple[str, ...]] | None = None, constrained: bool = False, max_label_tokens: int | None = None,
     ) -> list[Decoded]:  # fmt: skip
         """Generate one part of the answer to each text, in one padded batch. Texts are not truncated: see `count_tokens`.
 
@@ -147,6 +147,7 @@ class Student:
             sampling: None: greedy.
             labels: closed label set of each text, from methods.written_labels.
             constrained: True: an answer with a label set is one of its labels.
+            max_label_tokens: limit for a label that the rationale follows. None: `max_new_tokens`.
 
         Raises:
             ValueError: the method does not train this part.
@@ -154,10 +155,9 @@ class Student:
         sets = [()] * len(texts) if labels is None else labels
         method = METHODS[self.method]
         follows = part == "rationale" and method.continues
+        first, limit = (method.answer, max_label_tokens or max_new_tokens) if follows else (part, max_new_tokens)
         requests = [
-            self.request(
-                text, method.answer if follows else part, max_new_tokens, sampling, some, constrained=constrained
-            )
+            self.request(text, first, limit, sampling, some, constrained=constrained)
             for text, some in zip(texts, sets, strict=True)
         ]
         outputs = self.write(requests)
