@@ -186,9 +186,9 @@ def test_prompts_are_tokenised_as_the_tokenizer_does(engine: Engine) -> None:
     for task, example in ((NLI, PAIRS[0]), (CHOICE, QUESTIONS[0])):
         plain, chat = engine.config(), engine.config(prompt="chat", system="Be brief.")
         text = PromptMaker(task, plain).render(example)
-        assert engine.teacher(task)._tokens(text) == tokenizer(text.text)["input_ids"]
+        assert engine.teacher(task)._tokens(text) == (tokenizer(text.text)["input_ids"], False)
         messages = PromptMaker(task, chat).render(example)
         whole = tokenizer.apply_chat_template(
             list(messages.messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
-        assert engine.teacher(task)._tokens(messages) == whole
+        assert engine.teacher(task)._tokens(messages) == (whole, False)
