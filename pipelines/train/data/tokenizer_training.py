@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
@@ -51,14 +51,16 @@ def train_tokenizer(labels: Store, settings: TokenSettings, size: int, target: S
 def _texts(labels: Store, settings: TokenSettings) -> Iterator[list[str]]:
     parts = LabelParts.of(labels)
     for name in parts.names("data"):
+        several = parts.rationales(name) if settings.rotates_rationales else {}
         for batch in parts.open(name).iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
-            yield [text for row in batch.to_pylist() for text in _texts_of(row, settings)]
+            rows = batch.to_pylist()
+            yield [text for row in rows for text in _texts_of(row, several.get(row["id"], [])[1:], settings)]
 
 
-def _texts_of(row: Mapping[str, str], settings: TokenSettings) -> list[str]:
-    """Empty if the row is held out, or outside the share of the rows that is used."""
+def _texts_of(row: Mapping[str, str], others: Sequence[str], settings: TokenSettings) -> list[str]:
+    """`others`: further rationales of the row. Empty if the row is held out, or outside the share of the rows that is used."""
     held_out = is_validation(row["id"], settings.validation_share)
     if held_out or not in_fraction(row["id"], settings.fraction, settings.seed):
         return []
     inputs = [f"{prefix}{row['input']}\n" for prefix in _PREFIXES]
-    return [text for text in (*inputs, row["gold"], row["label"], row["rationale"]) if text]
+    return [text for text in (*inputs, row["gold"], row["label"], row["rationale"], *others) if text]

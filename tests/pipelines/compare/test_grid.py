@@ -21,6 +21,7 @@ from pipelines.compare.grid import (
 from pipelines.compare.scheduler import parallel_cells
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
+from pipelines.methods import METHODS
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
@@ -40,6 +41,12 @@ def test_the_first_seed_and_small_fractions_come_first(tmp_path: Path) -> None:
     assert [(cell.seed, cell.fraction, cell.method) for cell in found] == [
         (seed, fraction, method) for seed in (0, 3) for fraction in (0.25, 1.0) for method in ("finetune", "step-by-step")
     ]  # fmt: skip
+
+
+def test_methods_that_learn_rationales_have_the_control(tmp_path: Path) -> None:
+    run = run_with(tmp_path, methods=list(METHODS), arms=["shuffled-rationales"], seeds=[0], fractions=[1.0])
+    controls = [cell.method for cell in cells(run, without_search(run)) if cell.treatment == "shuffled-rationales"]
+    assert controls == ["step-by-step", "label-then-rationale", "rationale-then-label"]
 
 
 def test_every_method_tries_equally_many_settings(tmp_path: Path) -> None:
