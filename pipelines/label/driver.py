@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +118,10 @@ def label_rows(
             if loop.done_before < total:
                 live.phase("starting engine")
                 progress.refresh()
-                tables = outcomes(run, spec, scan, writer, health)
-                for table in while_budget_lasts(run, writer.counts, tables):
-                    loop.take(table, progress)
+                # Closed here, after an error too: closed by the garbage collector after the end of Ray, it would start another one.
+                with closing(outcomes(run, spec, scan, writer, health)) as tables:
+                    for table in while_budget_lasts(run, writer.counts, tables):
+                        loop.take(table, progress)
         except RayError as error:
             stop: StopReasons = ray.get(health.stop_reasons.remote(), timeout=_TIMEOUT_S)
             reason = stop.unusable or stop.failed or cause_of(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -10,10 +9,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines.data.label_parts import LabelParts
 from pipelines.label.output.commits import read_commits
 from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.lease import CLAIM_BYTES, FOLDER
@@ -58,7 +57,7 @@ def on_another_machine(s3: Bucket) -> None:
     s3.put(key, json.dumps(claim).encode().ljust(CLAIM_BYTES))
 
 
-def test_a_second_driver_waits_then_resumes_without_loss(s3: Bucket, tmp_path: Path) -> None:
+def test_a_driver_that_slept_past_its_lease_adds_nothing(s3: Bucket, tmp_path: Path) -> None:
     rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
     corpus = s3.put("corpus/train.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     run = {
@@ -67,7 +66,7 @@ def test_a_second_driver_waits_then_resumes_without_loss(s3: Bucket, tmp_path: P
         "task": "arithmetic",
         "corpus": {"train": corpus},
         "teacher": {"engine": "echo", "latency_s": 2.0, "vllm": {"max_num_seqs": 8}},
-        "labelling": {"commit_rows": 32, "commit_every_s": 0.2},
+        "labelling": {"commit_rows": 32, "commit_every_s": 0.2, "lease_s": 20.0},
         "student": {"model": "none"},
     }
     file = tmp_path / "run.yaml"
@@ -81,22 +80,23 @@ def test_a_second_driver_waits_then_resumes_without_loss(s3: Bucket, tmp_path: P
         while not (len(named(s3)) >= 2 and stopped_inside_a_commit(s3, process.pid)):
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
             assert time.monotonic() < deadline
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    torn = parts(s3) - named(s3)
-    assert torn, "the kill must fall between parts and record"
-    finished = named(s3)
-    before = {name: read(s3, f"out/labels/{name}") for name in finished}
-    on_another_machine(s3)
-    fast = ["--set", "teacher.latency_s=0.01", "--set", "labelling.lease_s=4"]
-    result = raystill("label", str(file), *fast, "--json")
-    assert result.returncode == 0, result.stderr[-3000:]
-    left = [read(s3, key) for key in s3.keys(f"out/labels/{FOLDER}/")]
-    assert left == [], result.stderr[-3000:]
+        assert parts(s3) - named(s3), "it must sleep between parts and record"
+        finished = named(s3)
+        before = {name: read(s3, f"out/labels/{name}") for name in finished}
+        on_another_machine(s3)
+        fast = ["--set", "teacher.latency_s=0.01"]
+        result = raystill("label", str(file), *fast, "--json")
+        assert result.returncode == 0, result.stderr[-3000:]
+        left = [read(s3, key) for key in s3.keys(f"out/labels/{FOLDER}/")]
+        assert left == [], result.stderr[-3000:]
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.wait(timeout=120) == 1, (tmp_path / "log").read_text()[-3000:]
+        log = (tmp_path / "log").read_text()
+        assert "the lock could not be renewed" in log
+        assert "Started a local Ray instance" not in log, "nothing uses Ray after its end"
     counts = json.loads(result.stdout)["stages"][0]["counts"]
     assert (counts["read"], counts["accepted"]) == (ROWS, ROWS)
     assert {name: read(s3, f"out/labels/{name}") for name in finished} == before
-    ids = Counter(
-        i for name in parts(s3) for i in pq.read_table(io.BytesIO(read(s3, f"out/labels/{name}")))["id"].to_pylist()
-    )
+    labels = LabelParts.of(Store(s3.uri("out/labels")))
+    ids = Counter(i for name in labels.rows for i in labels.open(name).read(["id"])["id"].to_pylist())
     assert (len(ids), set(ids.values())) == (ROWS, {1})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ def in_flight(run: RunConfig) -> InFlight:
     return InFlight(rows, max(math.ceil(assigned / rows), 4), load.rows_in_engine)
 
 
-def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, health: Any) -> Iterator[pa.Table]:
+def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, health: Any) -> Generator[pa.Table]:
     """Tables of outcomes (outcomes.OUTCOME) of the rows without one, as they arrive. A block whose rows the budget skips is empty.
 
     Args:
