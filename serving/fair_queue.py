@@ -50,7 +50,8 @@ class Turns:
         """Rows that may be sent now; empty after the last one. Each row takes a place until `done`."""
         if not self.waiting:
             return range(0)
-        granted = self.granted = asyncio.get_running_loop().create_future()
+        granted: asyncio.Future[range] = asyncio.get_running_loop().create_future()
+        self.granted = granted
         self._queue.line_up(self)
         try:
             return await granted
