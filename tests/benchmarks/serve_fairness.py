@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,8 +29,6 @@ from tests.benchmarks.serve_load import server
 from tests.benchmarks.students import SHAPES, questions, student
 from tests.support.endpoints import free_port
 
-WARM_S = 2.0
-
 
 @dataclass
 class Client:
@@ -38,33 +37,34 @@ class Client:
     path: str
     bodies: list[dict[str, Any]]
     inputs: int = 1
-    pause_s: float = 0.0
     took: list[float] = field(default_factory=list)
-    """Seconds of the answers after the warm-up."""
+    """Seconds of each answer."""
     statuses: Counter[int] = field(default_factory=Counter)
 
-    async def run(self, url: str, begins: float, ends: float) -> None:
-        at = 0
-        async with httpx.AsyncClient(timeout=300.0, base_url=url) as http:
-            while (sent := time.monotonic()) < ends:
+    async def run(self, url: str, rounds: int | None) -> None:
+        """Send so many requests; None: until it is cancelled."""
+        async with httpx.AsyncClient(timeout=600.0, base_url=url) as http:
+            for at in itertools.count() if rounds is None else range(rounds):
+                sent = time.monotonic()
                 response = await http.post(self.path, json=self.bodies[at % len(self.bodies)])
-                at += 1
                 self.statuses[response.status_code] += 1
-                if response.status_code == 200 and begins <= time.monotonic() < ends:
+                if response.status_code == 200:
                     self.took.append(time.monotonic() - sent)
-                elif response.status_code != 200:
+                else:
                     await asyncio.sleep(0.1)
-                await asyncio.sleep(self.pause_s)
 
 
-def run(url: str, clients: list[Client], seconds: float) -> None:
-    """All clients at once."""
-
-    async def all_clients() -> None:
-        begins = time.monotonic() + WARM_S
-        await asyncio.gather(*(client.run(url, begins, begins + seconds) for client in clients))
-
-    asyncio.run(all_clients())
+async def run(url: str, clients: list[Client], others: list[Client], rounds: int) -> float:
+    """Seconds that the clients take for their rounds. The others send all the time, from one second before."""
+    beside = [asyncio.create_task(other.run(url, None)) for other in others]
+    await asyncio.sleep(1.0 if others else 0.0)
+    began = time.monotonic()
+    await asyncio.gather(*(client.run(url, rounds) for client in clients))
+    seconds = time.monotonic() - began
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
+    return seconds
 
 
 def predicts(texts: list[str], inputs: int, offset: int = 0) -> Client:
@@ -97,29 +97,35 @@ def summary(case: str, clients: list[Client], seconds: float) -> dict[str, Any]:
     }
 
 
-def measure(url: str, texts: list[str], seconds: float) -> list[dict[str, Any]]:
-    """All cases at one endpoint."""
+def cases(texts: list[str]) -> list[tuple[str, list[Client], list[Client], int]]:
+    """Name, measured clients, clients beside them, requests of each measured client."""
+
+    def clients(count: int, inputs: int = 1) -> list[Client]:
+        return [predicts(texts, inputs, 3 * i) for i in range(count)]
+
+    long = Client("/v1/predict", [{"inputs": [f"{i} apples " * 9_000 for i in range(40)]}])
+    return [
+        *((f"{count} clients", clients(count), [], 256 // count) for count in (8, 32, 64, 128)),
+        *(
+            (f"1 client, {inputs} inputs", clients(1, inputs), [], rounds)
+            for inputs, rounds in ((1, 16), (40, 4), (256, 1))
+        ),
+        ("4 small clients alone", clients(4), [], 12),
+        ("4 small clients beside 2 of 256 inputs", clients(4), clients(2, 256), 12),
+        ("2 tokens alone", [completions(texts, 2)], [], 16),
+        ("2 tokens beside 8 x 64 tokens", [completions(texts, 2)], [completions(texts, 64, i) for i in range(8)], 16),
+        ("1 client alone", clients(1), [], 16),
+        ("1 client beside 40 x 99,000 characters", clients(1), [long], 16),
+    ]
+
+
+def measure(url: str, texts: list[str], wanted: str) -> list[dict[str, Any]]:
+    """The cases at one endpoint whose names contain `wanted`."""
     rows = []
-
-    def case(name: str, measured: list[Client], others: list[Client], longer: float = 1.0) -> None:
-        run(url, [*measured, *others], longer * seconds)
-        rows.append(summary(name, measured, longer * seconds))
-        if others and name.endswith("256 inputs"):
-            rows.append(summary(f"{name}: these", others, longer * seconds))
-
-    for clients in (8, 32, 64, 128):
-        case(f"{clients} clients", [predicts(texts, 1, 3 * i) for i in range(clients)], [])
-    for inputs in (1, 40, 256):
-        case(f"1 client, {inputs} inputs", [predicts(texts, inputs)], [], 2.0 if inputs == 256 else 1.0)
-    small = lambda: [predicts(texts, 1, 3 * i) for i in range(4)]  # noqa: E731
-    case("4 small clients alone", small(), [])
-    case("4 small clients beside 2 of 256 inputs", small(), [predicts(texts, 256, i) for i in range(2)], 2.0)
-    time.sleep(3.0)
-    case("2 tokens alone", [completions(texts, 2)], [])
-    case("2 tokens beside 8 x 64 tokens", [completions(texts, 2)], [completions(texts, 64, 5 * i) for i in range(8)])
-    long = Client("/v1/predict", [{"inputs": [f"{i} apples " * 9_000 for i in range(40)]}], pause_s=1.0)
-    case("1 client alone", [predicts(texts, 1)], [])
-    case("1 client beside 40 x 99,000 characters", [predicts(texts, 1)], [long])
+    for name, measured, others, rounds in cases(texts):
+        if wanted in name:
+            rows.append(summary(name, measured, asyncio.run(run(url, measured, others, rounds))))
+            time.sleep(2.5)  # bulk keeps its distance from interactive requests for 2 s
     return rows
 
 
@@ -129,7 +135,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--student", choices=sorted(SHAPES), default="smollm2-4-layers")
     parser.add_argument("--code", type=Path, nargs="+", default=[Path()])
-    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--case", default="", help="only cases whose names contain it")
     options = parser.parse_args()
     folder = student(options.student, options.output.absolute())
     texts = questions(options.data, 256)
@@ -147,7 +153,7 @@ def main() -> None:
         ]
         with server(arguments, f"{url}/readyz", {"PYTHONPATH": str(code.absolute())}, folder=code):
             httpx.post(f"{url}/v1/predict", json={"inputs": texts[:1]}, timeout=300.0).raise_for_status()
-            rows += [{"code": code.absolute().name, **row} for row in measure(url, texts, options.seconds)]
+            rows += [{"code": code.absolute().name, **row} for row in measure(url, texts, options.case)]
             publish(f"serve_fairness_{options.student}", rows)
 
 
