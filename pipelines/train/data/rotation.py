@@ -6,7 +6,7 @@ epoch has one turn of each example, and the sequences that belong to every epoch
     step-by-step, 3 rationales    label (every epoch)   rationale 0   rationale 1   rationale 2
     epochs from a drawn start                           1, 4, ...     2, 5, ...     0, 3, ...
 
-So an example costs the same in every epoch, however many rationales it has.
+So an example costs about the same in every epoch, however many rationales it has.
 """
 
 from __future__ import annotations
