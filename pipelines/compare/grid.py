@@ -217,7 +217,11 @@ def run_of(run: RunConfig, cell: Cell, task: Task, labels: Manifest, budgets: Bu
         student = student.model_copy(update={student.weight_key: cell.setting.weight})
     if cell.treatment == "gold-else-teacher":
         student = student.model_copy(update={"labels": "gold-else-teacher"})
-    training: dict[str, Any] = {"seed": cell.seed, "fraction": cell.fraction, "learning_rate": cell.setting.learning_rate}
+    training: dict[str, Any] = {
+        "seed": cell.seed,
+        "fraction": cell.fraction,
+        "learning_rate": cell.setting.learning_rate,
+    }
     if cell.setting.steps is not None:
         training |= {"steps": cell.setting.steps, "epochs": None}
     elif budgets is not None:

@@ -10,7 +10,7 @@ import ray
 import requests
 from ray.util.state.exception import RayStateApiException
 
-from cluster.environment import make_ray_token, own_ray, only_given_address
+from cluster.environment import make_ray_token, only_given_address, own_ray
 from cluster.jobs.client import JobClient
 from cluster.session.connection import UnreachableError, alive_nodes, dashboard_url, ray_errors
 from pipelines.errors import UserError
