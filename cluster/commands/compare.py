@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
@@ -38,7 +39,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     work = stages_to_execute(run, ("label",))
     if work or not is_finished(run):  # no nodes are requested for a finished comparison
         work = [*work, "train", "evaluate"]
-    with ray_session(run, work, verbose=verbose):
+    with redirect_stdout(sys.stderr), ray_session(run, work, verbose=verbose):  # Ray prints warnings of nodes on stdout
         began = time.monotonic()
         labels = run_stage(run, "label")
         labelled = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
@@ -34,7 +35,7 @@ def run_command(
     check_run(run, stages)
     work = stages_to_execute(run, stages, replace=replace)
     earlier = read_earlier(baseline, load_task(task_spec(run.task, run.task_options)).name) if baseline else None
-    with ray_session(run, work, verbose=verbose):
+    with redirect_stdout(sys.stderr), ray_session(run, work, verbose=verbose):  # Ray prints warnings of nodes on stdout
         run_stages(
             run, stages, replace=replace,
             on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import redirect_stdout
 
 from cluster.planning.estimate import by_labels
 from cluster.planning.measured import labels_bytes
@@ -33,7 +34,7 @@ def calibrate(run: RunConfig, rows: int, *, verbose: bool = False) -> ReplicaThr
     with tempfile.TemporaryDirectory(prefix="raystill-calibrate-") as folder:
         trial = calibration_run(run, rows, folder)
         print(f"calibrating: labelling {rows:,} rows into a temporary folder", file=sys.stderr, flush=True)
-        with ray_session(trial, ["label"], verbose=verbose):
+        with redirect_stdout(sys.stderr), ray_session(trial, ["label"], verbose=verbose):
             manifest = label(trial)
         source = _source(run, manifest.counts["read"])
         measured = by_labels(manifest, "calibration", source, labels_bytes(Store(folder)))
