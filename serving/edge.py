@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -98,8 +98,6 @@ class LimitedProtocol(HttpToolsProtocol):
 class EdgeMiddleware:
     """Removes headers that steer Serve, and refuses those that it cannot read."""
 
-    STEERING: ClassVar[frozenset[bytes]] = frozenset(_STEERING)
-
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
@@ -110,12 +108,13 @@ class EdgeMiddleware:
             if not all(name.isascii() and value.isascii() for name, value in headers):
                 await _refuse(send, *_NOT_ASCII)
                 return
-            scope = {**scope, "headers": [header for header in headers if not self._steers(header[0])]}
+            scope = {**scope, "headers": [header for header in headers if not _steers(header[0])]}
         await self._app(scope, receive, send)
 
-    def _steers(self, name: bytes) -> bool:
-        name = name.lower().replace(b"_", b"-")  # Serve takes both
-        return name in self.STEERING or name.startswith(_STEERING_PREFIX)
+
+def _steers(name: bytes) -> bool:
+    name = name.lower().replace(b"_", b"-")  # Serve takes both
+    return name in _STEERING or name.startswith(_STEERING_PREFIX)
 
 
 def _body(status: int, code: str, message: str) -> bytes:

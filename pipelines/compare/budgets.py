@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.compare.treated_labels import label_rows
 from pipelines.config import RunConfig
 from pipelines.data.heldout import validation_share
 from pipelines.data.label_parts import LabelParts
@@ -165,7 +164,7 @@ def _epochs(
         tokens = row_tokens(LabelParts.of(Store(labels_at)), settings)
         if with_gold is None and any(cell.treatment == "gold-only" for cell in own.values()):
             with_gold = {
-                row["id"] for row in label_rows(LabelParts.of(Store(labels_at)), ["id", "gold"]) if row["gold"]
+                row["id"] for row in LabelParts.of(Store(labels_at)).read_rows("data", ["id", "gold"]) if row["gold"]
             }
         sizes = {key: _epoch(cell, tokens, with_gold or set()) for key, cell in own.items()}
         cache.write(name, json.dumps({key: asdict(size) for key, size in sizes.items()}).encode())

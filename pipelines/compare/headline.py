@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.compare.model import ComparisonReport, Difference, LabelCounts
+from pipelines.compare.model import ComparisonReport, Difference, Group, LabelCounts
 from pipelines.compare.verdicts import SAME_BUDGET, headline_difference
 from pipelines.reports.format import fraction, percent, percents, plural, points, points_range
 from pipelines.scoring.statistics import Verdict
@@ -96,10 +96,7 @@ def _common_rows_notes(report: ComparisonReport) -> Iterator[str]:
     one = headline_difference(report.differences, report.students)
     if one is None:
         return
-    groups = {
-        g.method: g for g in report.groups if (g.student, g.fraction, g.treatment) == (one.student, one.fraction, None)
-    }
-    base = groups.pop(report.baseline)
+    base, groups = _beside(report, one)
     different = [
         f"{method} {group.train_examples:,.0f}"
         for method, group in groups.items()
@@ -114,10 +111,7 @@ def _length_notes(report: ComparisonReport) -> Iterator[str]:
     one = headline_difference(report.differences, report.students)
     if one is None:
         return
-    groups = {
-        g.method: g for g in report.groups if (g.student, g.fraction, g.treatment) == (one.student, one.fraction, None)
-    }
-    base = groups.pop(report.baseline)
+    base, groups = _beside(report, one)
     if not base.steps or not base.tokens:
         return
     ratios = {method: (group.steps / base.steps, group.tokens / base.tokens) for method, group in groups.items()}
@@ -129,6 +123,14 @@ def _length_notes(report: ComparisonReport) -> Iterator[str]:
     if different:
         place = f"{one.student}, {fraction(one.fraction)} of the labels"
         yield f"Methods are not trained equally long ({place}): {'; '.join(different)}."
+
+
+def _beside(report: ComparisonReport, one: Difference) -> tuple[Group, dict[str, Group]]:
+    """(the baseline, the other methods by name) for the student and the fraction of a difference, without controls."""
+    groups = {
+        g.method: g for g in report.groups if (g.student, g.fraction, g.treatment) == (one.student, one.fraction, None)
+    }
+    return groups.pop(report.baseline), groups
 
 
 def _row_notes(labels: LabelCounts) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.compare.treated_labels import label_rows
 from pipelines.config import RunConfig
 from pipelines.data.heldout import is_validation, validation_share
 from pipelines.data.label_parts import LabelParts
@@ -57,7 +56,7 @@ def _training_rows(run: RunConfig, labels: LabelParts, *, gold: bool) -> list[_R
     share, column = validation_share(run.corpus.validation), "gold" if gold else "label"
     return [
         _Row(row["id"], row["input"], row[column])
-        for row in label_rows(labels, ["id", "input", column])
+        for row in labels.read_rows("data", ["id", "input", column])
         if not is_validation(row["id"], share)
     ]
 

@@ -14,7 +14,7 @@ Validation rows keep their rationale.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,16 +100,9 @@ def write_treated(labels: Store, manifest: Manifest, treatment: Treatment, targe
     write_manifest(target, made.model_copy(update={"details": made.details | parts}))
 
 
-def label_rows(labels: LabelParts, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Columns of all accepted rows."""
-    for name in labels.names("data"):
-        for batch in labels.open(name).iter_batches(_ROWS, columns=columns):
-            yield from batch.to_pylist()
-
-
 def gold_rows(labels: LabelParts) -> tuple[int, int]:
     """Rows with a gold label, and all rows."""
-    with_gold = sum(bool(row["gold"]) for row in label_rows(labels, ["gold"]))
+    with_gold = sum(bool(row["gold"]) for row in labels.read_rows("data", ["gold"]))
     return with_gold, labels.num_rows("data")
 
 
@@ -117,7 +110,7 @@ def _moved_rationales(labels: LabelParts, treatment: Treatment) -> _Moved:
     """By id, the id and the rationale of the next training row that has one."""
     found = [
         (fraction_bucket(row["id"], treatment.seed), row["id"], row["rationale"])
-        for row in label_rows(labels, ["id", "rationale"])
+        for row in labels.read_rows("data", ["id", "rationale"])
         if row["rationale"] and not is_validation(row["id"], treatment.validation_share)
     ]
     found.sort()

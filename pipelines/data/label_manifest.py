@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from pipelines.config import SamplingConfig
+from pipelines.storage.fingerprint import FileHash
 
 CountsJson = dict[str, int | dict[str, int]]
 """`label.output.counts.Counts` as JSON."""
@@ -109,12 +110,10 @@ class LabelCost(Cost):
     rows: int = 0
 
 
-class PartFile(BaseModel):
+class PartFile(FileHash):
     """One Parquet file of labels."""
 
     rows: int
-    bytes: int
-    sha256: str
 
 
 class LabelDetails(BaseModel):

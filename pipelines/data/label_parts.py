@@ -6,9 +6,9 @@ A lost or cut file is noticed when a stage begins, by one listing. An edited fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.data.label_manifest import LabelDetails, PartFile
 from pipelines.errors import UserError
@@ -18,6 +18,7 @@ from pipelines.storage.store import Store
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+_READ_ROWS = 8192
 _REMEDY = "Run `raystill label RUN`: it labels the rows of this file again."
 
 
@@ -103,6 +104,12 @@ class LabelParts:
         for row in file.read(RATIONALE.names).sort_by("index").to_pylist():
             found.setdefault(row["id"], []).append(row["rationale"])
         return found
+
+    def read_rows(self, folder: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Columns of all rows of a folder. Raises as `open`."""
+        for name in self.names(folder):
+            for batch in self.open(name).iter_batches(_READ_ROWS, columns=columns):
+                yield from batch.to_pylist()
 
     def damage(self, name: str) -> Damage | None:
         """Read a part. None if it is as it was written."""

@@ -80,6 +80,8 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
             store.clear(keep=LOCK)
         reopened = decision.manifest if decision.action is Action.RESUME else None
         writer = LabelWriter(store, identity, run.labelling, reopened, check_lock)
+        if notice := teacher_class(run.teacher.engine).notice(run.teacher):
+            print(f"label: {notice}", file=sys.stderr, flush=True)
         manifest = _label(run, store, identity, writer)
         _check_engine_errors(run, writer.counts)
         return manifest

@@ -24,7 +24,6 @@ from pipelines.tasks import Example
 NEAR = 0.8
 _MAX_SHARE = 0.5
 _LISTED_IDS = 100
-_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,9 @@ def _part(found: Contamination, scored: int, key: str, others: str, remedy: str)
 
 def _training_rows(labels: Store, share: float) -> Iterator[tuple[str, str]]:
     """(id, input) of the labels, without the validation split."""
-    parts = LabelParts.of(labels)
-    for name in parts.names("data"):
-        for batch in parts.open(name).iter_batches(_ROWS, columns=["id", "input"]):
-            rows = batch.to_pydict()
-            for row_id, text in zip(rows["id"], rows["input"], strict=True):
-                if not is_validation(row_id, share):
-                    yield row_id, text
+    for row in LabelParts.of(labels).read_rows("data", ["id", "input"]):
+        if not is_validation(row["id"], share):
+            yield row["id"], row["input"]
 
 
 def _by_input(examples: Sequence[Example]) -> dict[str, list[str]]:

@@ -11,9 +11,9 @@ teacher is not scored on what its filters left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.config import CorpusConfig
 from pipelines.data.heldout import has_heldout_files, is_validation, validation_share
@@ -23,7 +23,6 @@ from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task
 
-_ROWS = 8192
 _WITH_LABEL = frozenset({"disagrees_with_gold", "low_agreement", "rationale_length", "gives_label_away"})
 """Reject reasons whose `output` is a text with a label."""
 _BY_FILTER = _WITH_LABEL | {"tie", "near_duplicate"}
@@ -98,7 +97,7 @@ def teacher_answers(labels: Store, corpus: CorpusConfig, examples: Sequence[Exam
     columns = ["label", "rationale", "prompt_tokens", "output_tokens"]
     found: dict[str, TeacherAnswer] = {}
     others = 0
-    for row in _rows(labels, "data" if from_train else "heldout/data", ["id", "input", *columns]):
+    for row in LabelParts.of(labels).read_rows("data" if from_train else "heldout/data", ["id", "input", *columns]):
         if row["id"] not in by_id:
             continue
         if row["input"] == by_id[row["id"]].input:
@@ -128,7 +127,7 @@ def _rejected(
     single = manifest.details["teacher"].get("sampling", {}).get("n", 1) == 1
     found: dict[str, TeacherAnswer] = {}
     lost: set[str] = set()
-    for row in _rows(labels, "rejects", ["id", "reason", "output"]):
+    for row in LabelParts.of(labels).read_rows("rejects", ["id", "reason", "output"]):
         if row["id"] not in by_id or row["reason"] not in _BY_FILTER:
             continue
         answer = _parsed(row["output"], by_id[row["id"]], task) if single and row["reason"] in _WITH_LABEL else None
@@ -156,7 +155,7 @@ def majority_label(labels: Store, share: float, task: Task) -> Majority | None:
         share: of train that the training held out by the hash of the id.
     """
     golds, given = Counter[str](), Counter[str]()  # by text: few distinct ones, so that keys are computed once each
-    for row in _rows(labels, "data", ["id", "gold", "label"]):
+    for row in LabelParts.of(labels).read_rows("data", ["id", "gold", "label"]):
         if not is_validation(row["id"], share):
             given[row["label"]] += 1
             if row["gold"] is not None:
@@ -171,10 +170,3 @@ def majority_label(labels: Store, share: float, task: Task) -> Majority | None:
     key = min(counts, key=lambda k: (-counts[k], k))
     label = min(text for text in texts if keys[text] == key)
     return Majority(label, counts[key], texts.total(), "gold" if golds else "teacher")
-
-
-def _rows(labels: Store, folder: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    parts = LabelParts.of(labels)
-    for name in parts.names(folder):
-        for batch in parts.open(name).iter_batches(_ROWS, columns=columns):
-            yield from batch.to_pylist()

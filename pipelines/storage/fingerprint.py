@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import object_store_errors, open_filesystem
 from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS
@@ -17,6 +19,13 @@ from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS
 _SAMPLED_BYTES = 1 << 20
 _BESIDE = (MANIFEST, PROGRESS, CONTENT)
 """Files of ours in a student's folder that are no part of the model."""
+
+
+class FileHash(BaseModel):
+    """Size and content of a file of an artifact, as manifests name it."""
+
+    bytes: int
+    sha256: str
 
 
 def fingerprint(identity: Mapping[str, object]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import UserError
+from pipelines.storage.fingerprint import FileHash
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS, Store
 
@@ -25,13 +26,6 @@ _BESIDE = {MANIFEST, PROGRESS, CONTENT, CONVERTED, "README.md", "training.jsonl"
 _READ_BY_ENGINES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin")
 _CHUNK = 1 << 22
 _logger = logging.getLogger(__name__)
-
-
-class FileHash(BaseModel):
-    """One file of a student."""
-
-    bytes: int
-    sha256: str
 
 
 class _Content(BaseModel):

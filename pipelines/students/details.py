@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_serializer, model_validator
 
-from pipelines.students.content import FileHash
+from pipelines.storage.fingerprint import FileHash
 from pipelines.students.decoding import Family
 
 Losses = dict[str, int | float]

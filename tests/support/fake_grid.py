@@ -12,7 +12,6 @@ from pipelines.compare import budgets, cells, checks, stage
 from pipelines.compare.model import ComparisonReport
 from pipelines.compare.scheduler import CellJob, OnDone, OnPoll, cell_failure
 from pipelines.compare.stage import compare
-from pipelines.compare.treated_labels import label_rows
 from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import RaystillError
@@ -153,4 +152,4 @@ def _settings(run: RunConfig) -> TokenSettings:
 
 def _row_tokens(labels: LabelParts, settings: TokenSettings) -> dict[str, int]:
     tokens = ROW_TOKENS * (2 if METHODS[settings.method].writes_rationales else 1)
-    return {row["id"]: tokens for row in label_rows(labels, ["id"])}
+    return {row["id"]: tokens for row in labels.read_rows("data", ["id"])}

@@ -118,12 +118,12 @@ def read_commits(store: Store) -> Committed:
     Raises:
         UserError: the record of all commits is damaged, and its copy.
     """
-    names = [*store.files(COMMITS), *(name for name in store.files() if "/" not in name)]
+    names = _record_files(store)
     record = _read_record(store, names) or Record(last=BASE_NUMBER, commits=[])
     commits = {commit.number: commit for commit in record.commits}
     last, damaged = record.last, []
     for name in names:
-        if name != BASE and not _SINGLE.fullmatch(name):
+        if _MERGED.fullmatch(name):
             continue
         number = BASE_NUMBER if name == BASE else part_number(name)
         if name != BASE and number <= record.last:
@@ -161,22 +161,28 @@ def write_record(store: Store, commits: list[Commit], last: int) -> None:
     kept = {f"record-{last:06d}.json", f"{COMMITS}/record-{last:06d}.json"}
     for name in sorted(kept):
         store.write(name, data)
-    for name in [*store.files(COMMITS), *(name for name in store.files() if "/" not in name)]:
-        found = _MERGED.fullmatch(name) or _SINGLE.fullmatch(name)
-        if name == BASE or (found and name not in kept and int(found[found.lastindex or 1]) <= last):
+    for name in _record_files(store):
+        merged = _MERGED.fullmatch(name)
+        number = BASE_NUMBER if name == BASE else int(merged[2]) if merged else part_number(name)
+        if name not in kept and number <= last:
             store.delete(name)
 
 
 def has_record(store: Store) -> bool:
     """True if there is a record of all commits."""
-    return any(_MERGED.fullmatch(name) for name in store.files())
+    return any(_MERGED.fullmatch(name) for name in _record_files(store))
+
+
+def _record_files(store: Store) -> list[str]:
+    """Names of all records, of one commit or of many."""
+    return [name for name in store.files() if name == BASE or _MERGED.fullmatch(name) or _SINGLE.fullmatch(name)]
 
 
 def read_attempt(store: Store) -> Attempt | None:
     """What the unfinished labels in a folder were begun for. None if there are none.
 
     Raises:
-        UserError: the folder holds rows, and no file tells what they were made for.
+        UserError: the folder holds rows, and no file has the settings that they were made with.
     """
     try:
         if store.exists(ATTEMPT):
@@ -195,7 +201,7 @@ def read_attempt(store: Store) -> Attempt | None:
     if len(made_for) == 1:
         return Attempt(made_for.pop(), {})
     if any(name.startswith(tuple(f"{folder}/" for folder, _ in FOLDERS.values())) for name in names):
-        rule = f"{rule}, so that nothing tells what the {len(names):,} files beside it were made for"
+        rule = f"{rule}; no other file has the settings that the {len(names):,} files beside it were made with"
         raise UserError(store.shown(ATTEMPT), rule, f"Restore it, {_REPLACE}")
     return None
 

@@ -152,6 +152,11 @@ class Teacher(ABC):
         return
 
     @classmethod
+    def notice(cls, config: TeacherConfig) -> str | None:
+        """What the user should know of settings that work. Must not load heavy libraries."""
+        return None
+
+    @classmethod
     def model_identity(cls, config: TeacherConfig) -> str | None:
         """What identifies the model in the labels' fingerprint: by default the content of its files."""
         return model_fingerprint(config.model) if config.model else config.model

@@ -15,7 +15,6 @@ import dataclasses
 import difflib
 import itertools
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -100,12 +99,13 @@ class VllmTeacher(Teacher):
         if own:
             rule = "the run file has a key of its own for it"
             raise UserError(f"teacher.vllm.engine_args.{own[0]}", rule, f"Set {_OWN_KEYS[own[0]]}.")
-        if config.prompt == "plain" and has_chat_template(config.model or ""):
-            print(
-                f"label: {config.model} has a chat template, and teacher.prompt is plain. Set teacher.prompt: chat.",
-                file=sys.stderr,
-                flush=True,
-            )
+
+    @classmethod
+    def notice(cls, config: TeacherConfig) -> str | None:
+        """See Teacher. A run file that sets `prompt: plain` has chosen it."""
+        if "prompt" in config.model_fields_set or not has_chat_template(config.model or ""):
+            return None
+        return f"{config.model} has a chat template, and teacher.prompt is plain. Set teacher.prompt: chat, or plain."
 
     @classmethod
     def revision(cls, config: TeacherConfig) -> str | None:

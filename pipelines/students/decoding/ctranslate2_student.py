@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from pipelines.errors import UserError
+from pipelines.storage.fingerprint import FileHash
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import (
     CONVERTED,
-    FileHash,
     check_content,
     checked_copy,
     content_id,

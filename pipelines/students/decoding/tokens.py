@@ -49,7 +49,9 @@ def unwritable(tokenizer: Any, texts: Sequence[str]) -> dict[str, str]:
     """
     found = {}
     for text, ids in zip(texts, encode_texts(tokenizer, texts, add_special_tokens=False), strict=True):
-        wanted, written = _bare(text), _bare(tokenizer.decode(ids, skip_special_tokens=True))
+        # Cleaned up, text of a tokenizer that can write it would differ too.
+        decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        wanted, written = _bare(text), _bare(decoded)
         if wanted != written:
             found[text] = "".join(dict.fromkeys(char for char in wanted if char not in written))
     return found

@@ -13,7 +13,7 @@ from pipelines.compare import few_shot
 from pipelines.compare.notices import notices
 from pipelines.compare.search import chosen_settings
 from pipelines.compare.tf_idf import score_tf_idf
-from pipelines.compare.treated_labels import Treatment, label_rows, treated_manifest, write_treated
+from pipelines.compare.treated_labels import Treatment, treated_manifest, write_treated
 from pipelines.config import EvaluationConfig, RunConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
@@ -185,7 +185,8 @@ def test_failed_trials_choose_no_budget(lab: Lab) -> None:
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {
-        row["id"]: row for row in label_rows(LabelParts.of(Store(str(folder))), ["id", "gold", "label", "rationale"])
+        row["id"]: row
+        for row in LabelParts.of(Store(str(folder))).read_rows("data", ["id", "gold", "label", "rationale"])
     }
 
 

@@ -157,7 +157,7 @@ def test_labels_without_any_record_are_not_removed(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "commits")
     for file in tmp_path.glob("*.json"):
         file.unlink()
-    with pytest.raises(UserError, match="nothing tells what"):
+    with pytest.raises(UserError, match="no other file has the settings"):
         read_attempt(Store(str(tmp_path)))
     assert part_ids(tmp_path)
 

@@ -97,13 +97,12 @@ def test_engine_arguments_pass_through_and_are_checked() -> None:
         VllmTeacher.check(config(vllm={"engine_args": {"seed": 1}}))
 
 
-def test_plain_prompts_for_a_chat_model_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_prompts_for_a_chat_model_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
-    VllmTeacher.check(config(model=str(tmp_path)))
-    assert "Set teacher.prompt: chat" in capsys.readouterr().err
-    VllmTeacher.check(config(model=str(tmp_path), prompt="chat"))
-    assert capsys.readouterr().err == ""
+    assert "Set teacher.prompt: chat" in str(VllmTeacher.notice(config(model=str(tmp_path))))
+    for chosen in ("chat", "plain"):
+        assert VllmTeacher.notice(config(model=str(tmp_path), prompt=chosen)) is None
 
 
 @pytest.mark.parametrize(("opening", "ends"), [("<think>", False), ("<think> </think>", True)])
