@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from pipelines.storage.store import Store
 MAX_INPUT_TOKENS = 256
 
 
-def finish(folder: Path, method: str = "finetune") -> Path:
+def finish(folder: Path) -> Path:
     """Turn a Hugging Face folder into a finished student artifact of the arithmetic task."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
     details = {
-        "method": method,
+        "method": "finetune",
         "family": "encoder-decoder" if config.is_encoder_decoder else "decoder-only",
         "task": {"name": "arithmetic", "version": "3", "options": {}, "source": None},
         "parameters": 0,
@@ -58,25 +57,20 @@ def t5_small_shape(folder: Path) -> Path:
     return finish(folder)
 
 
-def smollm2(folder: Path, layers: int | None = None) -> Path:
-    """The embedded teacher SmolLM2-135M as a student; its first layers, if their number is given."""
+def smollm2(folder: Path) -> Path:
+    """The embedded teacher SmolLM2-135M as a student."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from cluster.commands.embedded_teacher import embedded_teacher
 
     source = embedded_teacher()
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    if layers is not None:
-        model.model.layers = model.model.layers[:layers]
-        model.config.num_hidden_layers = layers
-        model.config.layer_types = None
-    model.save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return finish(folder)
 
 
-SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2, "smollm2-4-layers": partial(smollm2, layers=4)}
+SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2}
 
 
 def student(name: str, root: Path) -> Path:
