@@ -1,0 +1,1 @@
+"""Stages as RayJobs of a KubeRay cluster."""
