@@ -15,6 +15,7 @@ from serving.api.routes import Api, create_app
 from serving.metrics import IngressMetrics
 from serving.registry_reader import EndpointStudents, RegistryReader
 from serving.replica_client import ReplicaClient
+from serving.start_watch import StartWatch
 
 
 class Ingress:
@@ -23,6 +24,7 @@ class Ingress:
     def __init__(self, serving: ServingConfig) -> None:
         self._serving = serving
         self._reader = RegistryReader(task_code=serving.task_code)
+        self._starts = StartWatch(serving, self._reader.set_starting)
         self._replicas = ReplicaClient(serving)
         self._metrics = IngressMetrics()
         self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
@@ -31,12 +33,19 @@ class Ingress:
 
     async def reconfigure(self, user_config: Mapping[str, JsonValue]) -> None:
         """Change the students or their shares while requests run; see EndpointStudents."""
-        await self._reader.load(EndpointStudents.model_validate(user_config))
+        endpoint = EndpointStudents.model_validate(user_config)
+        starting = await self._starts.starting(endpoint.students)
+        await self._reader.load(endpoint, starting)
+        self._starts.follow(endpoint.students, starting)
         self._replicas.reset()
 
     def unavailable(self) -> dict[str, str]:
         """Students whose folders this replica cannot read, with the reasons. The process that deploys the endpoint calls it."""
         return dict(self._reader.registry.unavailable)
+
+    def open_requests(self) -> dict[str, int]:
+        """Requests that wait for, or are with, the replicas of each student. The process that changes the endpoint calls it."""
+        return dict(+self._replicas.open_requests)
 
     def __serve_build_asgi_app__(self) -> RequestMiddleware:
         """Serve calls it for the HTTP application; see `serve.ingress`."""

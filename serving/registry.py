@@ -32,6 +32,8 @@ class Registry:
     """Student id -> why its folder cannot be read. It keeps its name and its share; its requests get 503."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """By student id. Missing ones are loaded here, which runs the code of a student that ships its task."""
+    starting: frozenset[str] = frozenset()
+    """Ids of students whose application does not run yet. Other versions of their name get their share meanwhile."""
     _shares: Mapping[str, Mapping[str, float]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,11 +77,19 @@ class Registry:
                 return None
             name = next(iter(names))
         if name not in self._student_ids:
-            shares = self._shares[name]
+            shares = self._shares_now(name)
             name = f"{name}@{chance.choices(list(shares), weights=list(shares.values()))[0]}"
         if name in self.unavailable:
             raise UnavailableError(name)
         return {card.id: card for card in self.cards}[name]
+
+    def _shares_now(self, name: str) -> Mapping[str, float]:
+        """Weights of the versions that run; the configured shares if none does."""
+        shares = self._shares[name]
+        running = {version: share for version, share in shares.items() if f"{name}@{version}" not in self.starting}
+        if not running:
+            return shares
+        return running if any(running.values()) else dict.fromkeys(running, 1.0)
 
     def shares(self, name: str) -> Mapping[str, float]:
         """Version -> percent of the requests for a name; empty if it has no versions."""

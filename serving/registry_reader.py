@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -49,12 +50,22 @@ class RegistryReader:
         """
         self.registry = Registry()
         self._task_code = task_code
+        self._starting: frozenset[str] = frozenset()
         self._retry: asyncio.Task[None] | None = None
         self._reads: dict[_Key, asyncio.Future[_Outcome]] = {}
         """Reads that have not finished. A folder that does not respond keeps one thread, however often it is tried."""
 
-    async def load(self, endpoint: EndpointStudents) -> None:
-        """Replace the registry. Raises UserError for an invalid split; the old registry then stays."""
+    def set_starting(self, students: frozenset[str]) -> None:
+        """Set the students whose application does not run yet."""
+        self._starting = students
+        self.registry = replace(self.registry, starting=students)
+
+    async def load(self, endpoint: EndpointStudents, starting: frozenset[str] = frozenset()) -> None:
+        """Replace the registry. Raises UserError for an invalid split; the old registry then stays.
+
+        Args:
+            starting: see `set_starting`.
+        """
         expected = endpoint.fingerprints
         unchanged = [
             card
@@ -62,7 +73,8 @@ class RegistryReader:
             if endpoint.students.get(card.id) == card.folder and card.is_expected(expected.get(card.id))
         ]
         self._reads = {key: read for key, read in self._reads.items() if not read.done()}  # finished ones are outdated
-        registry = await self._read(endpoint, unchanged)
+        registry = replace(await self._read(endpoint, unchanged), starting=starting)
+        self._starting = starting
         if self._retry is not None:  # only now: an invalid config must not stop the retries of the valid one
             self._retry.cancel()
         self.registry = registry
@@ -75,7 +87,8 @@ class RegistryReader:
                     await asyncio.wait(reads, timeout=READ_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(READ_AGAIN_S)
-                registry = await self._read(endpoint, self.registry.cards)
+                found = await self._read(endpoint, self.registry.cards)
+                registry = replace(found, starting=self._starting)
             except Exception:
                 # Nothing awaits this task. If it ended here, the students would stay unavailable for ever.
                 _logger.exception("the folders of unavailable students could not be read again")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from typing import Any, Literal
@@ -77,6 +78,8 @@ class ReplicaClient:
         self._engines: dict[str, str] = {}
         self._queues: dict[str, StudentQueue] = {}
         self._poison = Poison()
+        self.open_requests: Counter[str] = Counter()
+        """Requests in the queues and with the replicas, by student id."""
 
     def reset(self) -> None:
         """Forget handles and engines: the students have changed. Requests keep their places."""
@@ -163,12 +166,15 @@ class ReplicaClient:
             self._queues[card.id] = StudentQueue(self._serving)
         costs = [float(len(item.text)) for item in items]
         bulk = bool(items) and items[0].bulk
+        self.open_requests[card.id] += 1
         try:
             with self._queues[card.id].turns.enter(client, costs, bulk=bulk) as turns:
                 yield turns
         except QueueFullError as error:
             message = f"the queue of model {card.id} is full ({self._serving.max_queued_requests:,} inputs)"
             raise ApiError(503, "queue_full", message, retry_after_s=_RETRY_AFTER_S) from error
+        finally:
+            self.open_requests[card.id] -= 1
 
     def _handle(self, card: StudentCard) -> Any:
         # Cached: creating one queries Ray's control service.

@@ -24,6 +24,8 @@ class Phase:
     """All applications that Serve is to run."""
     waits: list[str]
     """Names of those that must run before the next step."""
+    ends: frozenset[str] = frozenset()
+    """Ids of students that the next step ends. Requests that still wait for them are answered first."""
 
 
 def is_ours(application: str) -> bool:
@@ -52,7 +54,7 @@ def phases(running: Running, wanted: Sequence[ServeApplicationSchema], gone: Col
     # The first step does not wait for the old ingress: it may be what the change repairs.
     steps = [
         Phase(list(both.values()), [name for name in new if name != APPLICATION]),
-        Phase(list(routed.values()), [APPLICATION]),
+        Phase(list(routed.values()), [APPLICATION], _students(running) - _students(new)),
     ]
     return steps if final == routed else [*steps, Phase(list(final.values()), list(new))]
 
@@ -86,6 +88,16 @@ def gone_students(running: Running) -> set[str]:
             except UserError:
                 gone.add(student_id)
     return gone
+
+
+def _students(applications: Running) -> frozenset[str]:
+    """Ids of the students that these applications serve."""
+    found: set[str] = set()
+    for name, application in applications.items():
+        if is_ours(name) and name != APPLICATION:
+            args = application.args
+            found |= set(args["students"]) if "students" in args else {args["student"]}
+    return frozenset(found)
 
 
 def _without(application: ServeApplicationSchema, gone: Collection[str]) -> ServeApplicationSchema:

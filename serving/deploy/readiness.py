@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
@@ -49,6 +50,28 @@ def wait_until_ended(applications: Collection[str], deadline: float) -> None:
         time.sleep(_POLL_S)
 
 
+def wait_until_answered(students: Collection[str], deadline: float) -> None:
+    """Wait until no ingress replica holds requests for these students, or the monotonic clock reaches the deadline.
+
+    The ingress must run without them, so that no further requests arrive.
+    """
+    while students and time.monotonic() < deadline:
+        replies = _broadcast("open_requests")
+        if not any(set(students) & set(reply) for reply in replies if isinstance(reply, dict)):
+            return
+        time.sleep(_POLL_S)
+
+
+def _broadcast(method: str) -> Sequence[Any]:
+    """The replies of all ingress replicas; an exception for one that does not answer."""
+    try:
+        ingress = serve.get_deployment_handle(INGRESS, APPLICATION)
+        replies: Sequence[Any] = ingress.broadcast(method).results(timeout_s=_BROADCAST_S, return_exceptions=True)
+    except (TimeoutError, RayError, RayServeException) as error:
+        return [error]
+    return replies
+
+
 def _check_ingress() -> None:
     """Raises StageFailedError if an ingress replica cannot read a student's folder, which its node may see differently than this one.
 
@@ -63,15 +86,9 @@ def _check_ingress() -> None:
 
 def _ingress_problem() -> str | None:
     """The problem of the ingress' replicas; None if all of them can read all students."""
-    replies: Sequence[dict[str, str] | Exception]
-    try:
-        ingress = serve.get_deployment_handle(INGRESS, APPLICATION)
-        replies = ingress.broadcast("unavailable").results(timeout_s=_BROADCAST_S, return_exceptions=True)
-    except (TimeoutError, RayError, RayServeException) as error:
-        replies = [error]
     reasons: dict[str, str] = {}
     errors = []
-    for reply in replies:
+    for reply in _broadcast("unavailable"):
         if isinstance(reply, Exception):
             errors.append(reply)
         else:

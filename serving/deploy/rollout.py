@@ -16,7 +16,7 @@ from pipelines.runtime.compat.ray import ServeController, delete_applications, s
 from serving.app import LOGGING
 from serving.deploy.address import check_port, check_running_proxy
 from serving.deploy.phases import gone_students, is_ours, phases, restored
-from serving.deploy.readiness import wait_until_ended, wait_until_running
+from serving.deploy.readiness import wait_until_answered, wait_until_ended, wait_until_running
 from serving.deploy.serve_config import APPLICATION, as_document, endpoint_config
 from serving.registry import TrafficSplit
 
@@ -84,6 +84,7 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: T
         for phase in phases(running, config.applications, gone):
             _deploy(controller, config, phase.applications)
             wait_until_running(phase.waits)
+            wait_until_answered(phase.ends, time.monotonic() + serving.request_timeout_s)
     except BaseException as error:  # also Ctrl-C
         if APPLICATION not in running:
             endpoint.discard()

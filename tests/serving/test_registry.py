@@ -59,6 +59,23 @@ def test_an_unavailable_student_keeps_name_and_share() -> None:
     assert {select(registry, "sums", seed) for seed in range(200)} == {"sums@old", "(sums@new)"}
 
 
+@pytest.mark.parametrize(
+    ("split", "starting", "found"),
+    [
+        ({"new": 50.0}, {"sums@new"}, {"sums@old"}),
+        ({"new": 100.0}, {"sums@new"}, {"sums@old"}),
+        ({"new": 50.0}, {"sums@old", "sums@new"}, {"sums@old", "sums@new"}),
+        ({"new": 50.0}, {"pairs"}, {"sums@old", "sums@new"}),
+    ],
+    ids=["others get its share", "even without a share", "none runs", "another student"],
+)
+def test_a_version_gets_requests_once_it_runs(split: dict[str, float], starting: set[str], found: set[str]) -> None:
+    registry = Registry(VERSIONS, {"sums": split}, starting=frozenset(starting))
+    assert {select(registry, "sums", seed) for seed in range(50)} == found
+    assert select(registry, "sums@new") == "sums@new", "named requests wait for it"
+    assert registry.shares("sums")["new"] == split["new"]
+
+
 def test_a_loaded_task_is_not_loaded_again() -> None:
     before = Registry(VERSIONS[:1])
     after = Registry(VERSIONS, tasks={**before.tasks, "gone": before.tasks["sums@old"]})

@@ -125,13 +125,17 @@ async def test_the_engine_that_answered_is_reported(handles: dict[str, FakeHandl
 
 async def test_a_request_is_sent_in_slices(handles: dict[str, FakeHandle]) -> None:
     """So large that a full replica has twice as many calls as its target. Outcomes keep the order of the inputs."""
-    handle = handles["raystill-student-sums"] = FakeHandle(
-        lambda texts: batch(*(TooLong(int(text), 64) for text in texts), computed=256)
-    )
-    client = ReplicaClient(ServingConfig(max_batch_size=256))
+    client, opened = ReplicaClient(ServingConfig(max_batch_size=256)), set[int]()
+
+    def answer(texts: list[str]) -> Batch[Any]:
+        opened.add(client.open_requests["sums"])
+        return batch(*(TooLong(int(text), 64) for text in texts), computed=256)
+
+    handle = handles["raystill-student-sums"] = FakeHandle(answer)
     found = await client.answer(SUMS, [Question(str(i), bulk=True) for i in range(40)], "a")
     assert [outcome.tokens for outcome in found if isinstance(outcome, TooLong)] == list(range(40))
     assert [len(call) for call in handle.calls] == [16, 16, 8]
+    assert (opened, client.open_requests["sums"]) == ({1}, 0)
 
 
 async def test_the_room_follows_the_replicas_that_answer(handles: dict[str, FakeHandle]) -> None:

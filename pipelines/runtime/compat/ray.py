@@ -139,6 +139,21 @@ def serve_controller() -> ServeController | None:
     return client
 
 
+async def application_states() -> dict[str, str]:
+    """State of each application of the running Serve, such as RUNNING, by name; empty if Serve does not run. For event loops.
+
+    Private: `serve.status` blocks its thread.
+    """
+    import ray
+
+    client: Any = serve_controller() if ray.is_initialized() else None
+    if client is None:
+        return {}
+    with private_name("ray", "ServeControllerClient._controller.get_serve_instance_details"):
+        reply = client._controller.get_serve_instance_details.remote()
+    return {name: str(details["status"].value) for name, details in (await reply)["applications"].items()}
+
+
 def delete_applications(names: Collection[str]) -> None:
     """End applications of the running Serve without waiting for their end. Does nothing for no names.
 

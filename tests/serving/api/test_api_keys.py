@@ -165,14 +165,11 @@ def test_every_hash_is_compared(file: Path, monkeypatch: pytest.MonkeyPatch, key
             for line in (SHOP, f"shop {SHOP}", f"shop sha256:{SHOP}", f"shop {HASH[:-1]}", f"shop {HASH}a")
         ],
         *[(f"shop {HASH} {limit}", "from 1 to 9999999") for limit in ("0", "-5", "1.5", "٣", "99999999", f"5 {SHOP}")],
-        *[
-            (f"{name} {HASH}", "a name has 1 to 63")
-            for name in ("-shop", 64 * "s", "sh\xf6p", "shop\x00", f"a/b={SHOP}")
-        ],
+        *[(f"{name} {HASH}", "a name has 1 to 63") for name in ("-shop", 64 * "s", "sh\xf6p", "shop\x00", f"a/b={SHOP}")],
         (f"first {HASH}", "it has the same name as keys.txt line 2"),
         (f"second {'sha256:' + 64 * 'B'}", "it has the same key as keys.txt line 2"),
     ],
-)
+)  # fmt: skip
 def test_an_invalid_line_is_named_and_not_repeated(line: str, rule: str) -> None:
     with pytest.raises(UserError, match=r"keys\.txt line 4: ") as caught:
         parse_keys(f"# keys\nfirst sha256:{64 * 'b'}\n\n{line}\n".encode(), "keys.txt")

@@ -42,6 +42,7 @@ def test_a_student_ends_after_the_ingress_has_forgotten_it() -> None:
     assert named(started.applications) == named([*old, OTHER])
     assert named(routed.applications) == named([new[0], *old[1:], OTHER])
     assert named(ended.applications) == named([*new, OTHER])
+    assert [started.ends, routed.ends, ended.ends] == [set(), {"b"}, set()], "requests for it are answered first"
 
 
 def test_shared_replicas_hold_old_and_new_students() -> None:

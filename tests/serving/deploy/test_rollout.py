@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from pipelines.errors import StageFailedError, UserError
 from serving.deploy import readiness, rollout
 from serving.deploy import rollout as module
 from serving.deploy.address import check_running_proxy
-from serving.deploy.readiness import wait_until_running
+from serving.deploy.readiness import wait_until_answered, wait_until_running
 from serving.deploy.rollout import Endpoint, serve_students
 from tests.support.serve_applications import OTHER, applications
 
@@ -105,6 +106,7 @@ def serve_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeController]
         monkeypatch.setattr(module.ray, "is_initialized", lambda: True)
         monkeypatch.setattr(module, "serve_controller", lambda: controller)
         monkeypatch.setattr(module, "wait_until_running", wait)
+        monkeypatch.setattr(module, "wait_until_answered", lambda *_: None)
         return controller
 
     return start
@@ -236,6 +238,16 @@ def test_every_ingress_replica_must_read_the_students(
         return
     with pytest.raises(StageFailedError, match=f"does not start: its ingress {problem}"):
         wait_until_running(["raystill"])
+
+
+def test_a_removed_student_answers_its_open_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = [[{"a": 2}, {"b": 1}], [{"b": 1}, {}], [RuntimeError(), {"a": 1}]]
+    monkeypatch.setattr(readiness, "_broadcast", lambda _: rounds.pop(0))
+    monkeypatch.setattr(readiness, "_POLL_S", 0.0)
+    wait_until_answered({"b"}, time.monotonic() + 60.0)
+    assert rounds == []
+    monkeypatch.setattr(readiness, "_broadcast", lambda _: [{"b": 1}])
+    wait_until_answered({"b"}, time.monotonic() + 0.05)  # a request beyond its time limit delays nothing
 
 
 def test_a_second_attempt_of_the_ingress_may_succeed(monkeypatch: pytest.MonkeyPatch) -> None:

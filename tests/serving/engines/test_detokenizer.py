@@ -44,13 +44,10 @@ def test_a_text_that_is_cut_says_so(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("stop", "left"),
     [
-        (("\n\n",), "one\ntwo"),
-        (("\nt",), "one"),
-        (("two", "one"), ""),
-        (("o\n\nth",), "one\ntw"),
+        (("\n\n",), "one\ntwo"), (("\nt",), "one"), (("two", "one"), ""), (("o\n\nth",), "one\ntw"),
         (("four",), "one\ntwo\n\nthree"),
     ],
-)
+)  # fmt: skip
 def test_nothing_of_a_stop_is_sent(tokenizer: Any, stop: tuple[str, ...], left: str) -> None:
     pieces, so_far = sent(tokenizer, "one\ntwo\n\nthree", stop)
     assert "".join(pieces) == left

@@ -65,17 +65,13 @@ def test_family_device_and_weights_select_the_engine(family: Family, settings: d
     ("family", "settings", "match"),
     [
         ("decoder-only", {"weights": "int8"}, "no engine has these weights for decoder-only students on CPUs"),
-        (
-            "decoder-only",
-            {"engine": "vllm", "weights": "int8"},
-            "vllm has no such weights.*Set one of float32, bfloat16",
-        ),
+        ("decoder-only", {"engine": "vllm", "weights": "int8"}, "vllm has no such weights.*Set one of float32, bfloat16"),
         ("decoder-only", {"engine": "ctranslate2"}, "does not run decoder-only.*one of vllm, transformers"),
         ("encoder-decoder", {"engine": "vllm"}, "does not run encoder-decoder"),
         ("encoder-decoder", {"engine": "ctranslate2", "gpus_per_replica": 1}, "CUDA"),
         ("encoder-decoder", {"gpus_per_replica": 1, "weights": "int8"}, "on GPUs. Set one of bfloat16, float32"),
     ],
-)
+)  # fmt: skip
 def test_an_impossible_engine_is_refused(family: Family, settings: dict[str, Any], match: str) -> None:
     with pytest.raises(UserError, match=match):
         engine_name(family, ServingConfig(**settings))
