@@ -31,12 +31,12 @@ def model_config(model: str | None) -> ConfigJson | None:
     return found
 
 
-def token_counter(model: str | None) -> tuple[Callable[[str], int], str]:
-    """How tokens are counted, and that in words."""
+def token_counter(model: str | None, whose: str) -> tuple[Callable[[str], int], str]:
+    """How tokens are counted, and that in words. `whose`: teacher or student."""
     file = _model_file(model, "tokenizer.json")
     if file is None:
         return (lambda text: round(len(text) / CHARACTERS_PER_TOKEN)), "an estimate of 4 characters a token"
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
-    return (lambda text: len(tokenizer.encode(text).ids)), "the teacher's tokenizer, without marks of a chat template"
+    return (lambda text: len(tokenizer.encode(text).ids)), f"the {whose}'s tokenizer, without marks of a chat template"

@@ -115,10 +115,18 @@ class TrainMemory(Part):
     total: int
 
 
+class TrainingSteps(Part):
+    """Optimizer steps of the training."""
+
+    steps: int
+    source: str
+
+
 class TrainEstimate(StageEstimate):
     """Training, with the memory of one worker."""
 
     memory: TrainMemory | None
+    steps: TrainingSteps | None = None
 
 
 class StageEstimates(Part):

@@ -31,6 +31,7 @@ from cluster.planning.model import (
     TrainMemory,
 )
 from cluster.planning.training_memory import student_shape, training_memory
+from cluster.planning.training_steps import training_steps
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
@@ -79,7 +80,7 @@ def make_plan(
     prompt_tokens = round(tokens.prompt.mean * remaining)
     stages = StageEstimates(
         label=label_estimate(run, remaining, prompt_tokens, text_bytes, throughput),
-        train=_train_estimate(run, corpus.rows["train"], reused=exists.train.reused),
+        train=_train_estimate(run, task, corpus, throughput, reused=exists.train.reused),
         evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused)
         if run.has_student
         else _NOT_PLANNED,
@@ -123,7 +124,7 @@ def _read_corpus(run: RunConfig, task: Task) -> _Corpus:
 
 def _tokens(run: RunConfig, texts: list[str], rows: int) -> Tokens:
     """Token counts of the rendered prompts, scaled to `rows` rows."""
-    count, how = token_counter(run.teacher.model)
+    count, how = token_counter(run.teacher.model, "teacher")
     lengths = [count(text) for text in texts]
     mean, sampling = statistics.mean(lengths), run.teacher.sampling
     room = run.teacher.vllm.max_model_len - sampling.max_tokens
@@ -181,10 +182,15 @@ def _detail(decision: Decision) -> str:
     return decision.reason
 
 
-def _train_estimate(run: RunConfig, rows: int, *, reused: bool) -> TrainEstimate:
+def _train_estimate(
+    run: RunConfig, task: Task, corpus: _Corpus, throughput: ReplicaThroughput, *, reused: bool
+) -> TrainEstimate:
     if not run.has_student:
         return TrainEstimate(**_NOT_PLANNED.model_dump(), memory=None)
-    return TrainEstimate(**train_estimate(run, rows, reused=reused).model_dump(), memory=_train_memory(run))
+    rows = corpus.rows["train"]
+    estimate = train_estimate(run, rows, reused=reused)
+    steps = training_steps(run, task, corpus.first, rows, throughput)
+    return TrainEstimate(**estimate.model_dump(), memory=_train_memory(run), steps=steps)
 
 
 def _train_memory(run: RunConfig) -> TrainMemory | None:

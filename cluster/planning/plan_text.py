@@ -14,9 +14,11 @@ from cluster.planning.model import (
     Plan,
     ReplicaThroughput,
     StageEstimate,
+    TrainingSteps,
     TrainMemory,
 )
 from pipelines.runtime.durations import duration
+from pipelines.train.data.step_counts import few_steps
 
 _BAR_CHARACTERS = 40
 _INDENT = " " * 12
@@ -53,6 +55,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     has_student = plan.stages.train.source != NO_STUDENT
     if has_student:
         yield _stage_line("train", plan.stages.train)
+        if plan.stages.train.steps:
+            yield from steps_lines(plan.stages.train.steps)
         if plan.stages.train.memory:
             yield from _memory_lines(plan.stages.train.memory)
         yield _stage_line("evaluate", plan.stages.evaluate)
@@ -67,6 +71,14 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     ):  # fmt: skip
         if stage == "label" or has_student:
             yield f"exists      {stage}: {found.state}; {found.detail}"
+
+
+def steps_lines(found: TrainingSteps) -> Iterator[str]:
+    """The optimizer steps of the training, with a warning if they are few."""
+    yield f"{_INDENT}{found.steps:,} optimizer steps; {found.source}"
+    few = few_steps(found.steps)
+    if few:
+        yield f"{_INDENT}warning: {few}"
 
 
 def comparison_lines(comparison: ComparisonPlan) -> Iterator[str]:

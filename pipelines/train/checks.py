@@ -19,13 +19,10 @@ from pipelines.students.decoding import model_family
 from pipelines.students.init import max_positions, student_config, student_tokenizer
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
-from pipelines.train.data.batch_plan import planned_steps
 from pipelines.train.data.sequences import TokenSettings
+from pipelines.train.data.step_counts import few_steps, planned_steps
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.loss_terms import term_weights
-
-FEW_STEPS = 300
-"""A training of fewer optimizer steps is warned of."""
 
 
 def token_settings(run: RunConfig) -> TokenSettings:
@@ -148,10 +145,8 @@ def check_counts(counts: TokenCounts, run: RunConfig, settings: TokenSettings) -
 def budget_warnings(counts: TokenCounts, training: TrainingConfig) -> list[str]:
     """What is odd about the number of steps, or about their size."""
     steps = planned_steps(counts.tokens, training.tokens_per_batch, training.epochs, training.steps)
-    found = []
-    if steps < FEW_STEPS:
-        rule = f"{steps:,} optimizer steps are few: below {FEW_STEPS} a student learns little, published results take thousands"
-        found.append(f"{rule}. Set training.steps, or lower training.tokens_per_batch")
+    few = few_steps(steps)
+    found = [few] if few else []
     if counts.tokens < training.tokens_per_batch:
         rule = f"training.tokens_per_batch {training.tokens_per_batch:,}: all {counts.train:,} examples have {counts.tokens:,} tokens"
         found.append(f"{rule}, so that every step reads all of them. Lower it")

@@ -16,7 +16,6 @@ With a rotation of rationales an epoch has one of them for each example (`rotati
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -25,30 +24,13 @@ from pipelines.students.decoding import Family
 from pipelines.train.data.lengths import Ints, Lengths, padded_tokens
 from pipelines.train.data.micro_batching import Cost, plan_micro_batches
 from pipelines.train.data.rotation import Rotation
+from pipelines.train.data.step_counts import planned_steps, steps_of_an_epoch
 
 _BANDS = 8
 """Bands of lengths that every step draws from. More bands mix better and pad more."""
 _LENGTH_NOISE = 1.05
 """Random factor on lengths before sorting. Without it a small corpus would repeat the same groups in every epoch."""
 _SAMPLED_STEPS = 200
-
-
-def steps_of_an_epoch(tokens: int, tokens_per_batch: int) -> int:
-    """Optimizer steps of one pass over training examples with so many tokens."""
-    return max(1, math.ceil(tokens / tokens_per_batch))
-
-
-def planned_steps(tokens: int, tokens_per_batch: int, epochs: float | None, steps: int | None) -> int:
-    """Optimizer steps of a training: `steps`, or those of so many epochs.
-
-    Args:
-        tokens: of one pass over the training examples.
-    """
-    if steps is not None:
-        return steps
-    if epochs is None:
-        raise ValueError("a plan needs epochs or steps")
-    return max(1, round(epochs * steps_of_an_epoch(tokens, tokens_per_batch)))
 
 
 def epoch_steps(lengths: Lengths, examples: Ints, steps: int, seed: int, epoch: int) -> list[Ints]:

@@ -14,8 +14,10 @@ from cluster.cli import main
 from cluster.planning.calibrate import calibration_run
 from cluster.planning.model import Plan
 from pipelines.config.load import load_run, parse_run
+from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.manifest import read_manifest, write_manifest
 from pipelines.storage.store import Store
+from pipelines.tasks import load_task, task_spec
 from tests.support.planned_runs import begin_labels, finish_labels, finish_student, write_run
 
 RATES = {
@@ -145,6 +147,25 @@ def test_training_time_is_scaled_from_an_earlier_one(run_file: str) -> None:
     by_steps = ("training.epochs=null", "training.steps=60")
     assert plan(run_file, *by_steps).stages.train.seconds == pytest.approx(36.0), "30 steps took 18 s"
     assert plan(run_file, "training.workers=1").stages.train.seconds is None
+
+
+def test_the_steps_of_a_training_are_estimated_from_its_rows(run_file: str) -> None:
+    task = load_task(task_spec("arithmetic", {}))
+    rows = [task.read(row) for row in train_rows(50, seed=1)]
+    prompts = sum(len(f"[label] {row.input}".split()) for row in rows)
+    labels = 50 * len("18 / 2".split())
+    # A rationale is assumed to have half of max_tokens.
+    expected = {"finetune": prompts - 50 + labels, "step-by-step": 2 * prompts + labels + 50 * 50}
+    few = ("training.tokens_per_batch=100", "training.epochs=2", "corpus.validation=0.1")
+    for method, tokens in expected.items():
+        found = plan(run_file, f"student.method={method}", *few).stages.train.steps
+        assert found is not None
+        assert found.steps == pytest.approx(2 * 0.9 * tokens / 100, rel=0.05), method
+        assert "an estimate for 2 epochs" in found.source
+    for steps, warned in ((299, True), (300, False)):
+        text = invoke(run_file, "--set", "training.epochs=null", "--set", f"training.steps={steps}").stdout
+        assert f"{steps} optimizer steps; training.steps" in text
+        assert (f"warning: {steps} optimizer steps are few" in text) == warned
 
 
 def test_plan_in_words(run_file: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.train.data.batch_plan import BatchPlan, epoch_steps, steps_of_an_epoch
+from pipelines.train.data.batch_plan import BatchPlan, epoch_steps
+from pipelines.train.data.step_counts import steps_of_an_epoch
 from pipelines.train.data.lengths import Lengths, padded_tokens
 from pipelines.train.data.micro_batching import Cost, _sort_orders, plan_micro_batches
 from pipelines.train.data.rotation import EVERY_EPOCH, Rotation
