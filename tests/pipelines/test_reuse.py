@@ -21,18 +21,13 @@ CHANGE = 'teacher.model: "a" -> "b"'
 @pytest.mark.parametrize(
     ("finished", "begun", "replace", "action", "replaces"),
     [
-        (None, None, False, Action.MAKE, False),
-        (None, None, True, Action.MAKE, False),
-        (None, MINE, False, Action.RESUME, False),
-        (None, MINE, True, Action.RESUME, False),
-        (None, OTHER, False, Action.REFUSE, False),
-        (None, OTHER, True, Action.MAKE, True),
-        (MINE, None, False, Action.REUSE, False),
-        (MINE, OTHER, True, Action.REUSE, False),
-        (OTHER, None, False, Action.REFUSE, False),
-        (OTHER, MINE, True, Action.MAKE, True),
+        (None, None, False, Action.MAKE, False), (None, None, True, Action.MAKE, False),
+        (None, MINE, False, Action.RESUME, False), (None, MINE, True, Action.RESUME, False),
+        (None, OTHER, False, Action.REFUSE, False), (None, OTHER, True, Action.MAKE, True),
+        (MINE, None, False, Action.REUSE, False), (MINE, OTHER, True, Action.REUSE, False),
+        (OTHER, None, False, Action.REFUSE, False), (OTHER, MINE, True, Action.MAKE, True),
     ],
-)
+)  # fmt: skip
 def test_decision_follows_from_manifest_and_attempt(
     tmp_path: Path, finished: Any, begun: Any, replace: bool, action: Action, replaces: bool
 ) -> None:

@@ -65,13 +65,10 @@ def test_nodes_with_problems_are_refused_and_listed_first() -> None:
 @pytest.mark.parametrize(
     ("count", "verbose", "faulty", "table"),
     [
-        (1, True, False, False),
-        (LISTED, False, False, True),
-        (LISTED + 1, False, False, False),
-        (LISTED + 1, True, False, True),
-        (LISTED + 1, False, True, True),
+        (1, True, False, False), (LISTED, False, False, True), (LISTED + 1, False, False, False),
+        (LISTED + 1, True, False, True), (LISTED + 1, False, True, True),
     ],
-)
+)  # fmt: skip
 def test_the_nodes_of_a_small_cluster_are_printed(
     count: int, verbose: bool, faulty: bool, table: bool, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

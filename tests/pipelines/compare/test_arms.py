@@ -79,11 +79,7 @@ def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("training", "compare", "message"),
     [
-        (
-            {"tokens_per_batch": 70 * ROW_TOKENS},
-            {},
-            r"tokens_per_batch 70000: .*60 rows of model finetune 1 seed 0 .*at most 60000",
-        ),
+        ({"tokens_per_batch": 70 * ROW_TOKENS}, {}, r"tokens_per_batch 70000: .*60 rows of model finetune 1 seed 0 .*at most 60000"),
         (
             {"tokens_per_batch": 30 * ROW_TOKENS},
             {"gold_fractions": [0.1, 1.0]},
@@ -91,7 +87,7 @@ def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[s
         ),
         ({}, {"equal": "epochs"}, r"compare\.equal epochs: training\.steps gives all cells equal steps"),
     ],
-)
+)  # fmt: skip
 def test_a_budget_out_of_reach_is_refused(
     lab: Lab, training: dict[str, Any], compare: dict[str, Any], message: str
 ) -> None:

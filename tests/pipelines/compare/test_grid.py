@@ -129,29 +129,13 @@ VALIDATES: dict[str, Any] = {"training": {"validate_every_steps": 5, "patience":
     [
         ({}, {"search": SEARCH}, r"compare\.search: settings are chosen on .*Set corpus\.test"),
         (VALIDATES, {}, r"training\.validate_every_steps: weights are chosen on .*Set corpus\.test"),
-        (
-            {},
-            {"methods": ["finetune"], "search": NARROW},
-            r"has only 1 different learning rates .* for 4 trials\. Widen it",
-        ),
-        (
-            {"student": OWN_WORDS},
-            {"methods": ["finetune", "token-kd"]},
-            r"compare\.methods token-kd: .*init\.vocabulary",
-        ),
-        (
-            {**VALIDATES, "corpus": FILE},
-            {"methods": ["rationale-then-label"]},
-            r"corpus\.validation.*rationale-then-label",
-        ),
-        (
-            {"corpus": FILE},
-            {"methods": ["rationale-as-input"], "search": SEARCH},
-            "the teacher does not answer the validation",
-        ),
+        ({}, {"methods": ["finetune"], "search": NARROW}, r"has only 1 different learning rates .* for 4 trials\. Widen it"),
+        ({"student": OWN_WORDS}, {"methods": ["finetune", "token-kd"]}, r"compare\.methods token-kd: .*init\.vocabulary"),
+        ({**VALIDATES, "corpus": FILE}, {"methods": ["rationale-then-label"]}, r"corpus\.validation.*rationale-then-label"),
+        ({"corpus": FILE}, {"methods": ["rationale-as-input"], "search": SEARCH}, "the teacher does not answer the validation"),
         ({}, {"students": ["a/same", "b/same"]}, "last parts of their names must differ"),
     ],
-)
+)  # fmt: skip
 def test_a_grid_without_meaning_is_refused(
     tmp_path: Path, sections: dict[str, Any], compare: dict[str, Any], message: str
 ) -> None:

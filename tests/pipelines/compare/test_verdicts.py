@@ -33,15 +33,13 @@ def difference(low: float = 0.01, high: float = 0.2, p: float = 0.02, **changes:
 @pytest.mark.parametrize(
     ("changes", "verdict", "why"),
     [
-        ({}, "better", ""),
-        ({"low": -0.2, "high": -0.01}, "worse", ""),
-        ({"low": -0.01}, "not shown", ""),
+        ({}, "better", ""), ({"low": -0.2, "high": -0.01}, "worse", ""), ({"low": -0.01}, "not shown", ""),
         ({"budget_ratio": 1.04}, "better", ""),
         ({"budget_ratio": 2.6}, "not shown", "budgets differ: 2.6 times the steps"),
         ({"budget_ratio": 0.9, "low": -0.2, "high": -0.01}, "not shown", "budgets differ: 0.9 times the steps"),
         ({"seeds": 2}, "not shown", "fewer than 3 seeds"),
     ],
-)
+)  # fmt: skip
 def test_budgets_seeds_and_the_interval_decide(changes: dict[str, Any], verdict: str, why: str) -> None:
     one = difference(**changes)
     [found] = with_verdicts([one], one, "steps")

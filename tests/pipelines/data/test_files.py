@@ -33,13 +33,11 @@ def tree(tmp_path: Path) -> Path:
     [
         ("", ["a.jsonl", "b.jsonl", "sub/c.jsonl", "sub/deep/d.jsonl"]),
         ("*.jsonl", [".hidden.jsonl", "a.jsonl", "b.jsonl"]),
-        ("[ab].jsonl", ["a.jsonl", "b.jsonl"]),
-        ("?.jsonl", ["a.jsonl", "b.jsonl"]),
-        ("*/c.jsonl", ["sub/c.jsonl"]),
+        ("[ab].jsonl", ["a.jsonl", "b.jsonl"]), ("?.jsonl", ["a.jsonl", "b.jsonl"]), ("*/c.jsonl", ["sub/c.jsonl"]),
         ("sub/**/*.jsonl", ["sub/c.jsonl", "sub/deep/d.jsonl"]),
         ("s*/**", ["sub/c.jsonl", "sub/deep/d.jsonl"]),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_globs_and_folders_name_their_files(tree: Path, pattern: str, names: list[str], scheme: str) -> None:
     if scheme and "?" in pattern:

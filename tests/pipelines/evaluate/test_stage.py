@@ -220,13 +220,9 @@ def test_a_missing_artifact_names_its_command(tmp_path: Path, missing: str, comm
             r'it was trained with task_options\.labels \["a"\], the run has not set\. Run `raystill label RUN --replace` and',
         ),
         ({"task": {**TASK, "source": "class"}}, {}, "it was trained with another version of the task file arithmetic"),
-        (
-            {},
-            {"student": {"model": "x/same", "method": "finetune"}},
-            r"it was trained with student\.method step-by-step, the",
-        ),
+        ({}, {"student": {"model": "x/same", "method": "finetune"}}, r"it was trained with student\.method step-by-step, the"),
     ],
-)
+)  # fmt: skip
 def test_a_student_of_another_task_or_run_is_refused(
     tmp_path: Path, change: dict[str, Any], sections: dict[str, Any], message: str
 ) -> None:

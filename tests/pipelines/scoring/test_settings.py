@@ -16,13 +16,11 @@ from tests.support.artifacts import label_row, write_labels
 @pytest.mark.parametrize(
     ("student", "whose"),
     [
-        ({"method": "finetune"}, "gold"),
-        ({"method": "step-by-step"}, "gold"),
+        ({"method": "finetune"}, "gold"), ({"method": "step-by-step"}, "gold"),
         ({"method": "step-by-step", "labels": "teacher"}, "teacher"),
-        ({"method": "task-distillation"}, "teacher"),
-        ({"method": "soft-label"}, "either"),
+        ({"method": "task-distillation"}, "teacher"), ({"method": "soft-label"}, "either"),
     ],
-)
+)  # fmt: skip
 def test_whose_labels_a_method_learns(student: dict[str, Any], whose: str) -> None:
     assert learned(StudentConfig(model="m", **student)) == whose
 

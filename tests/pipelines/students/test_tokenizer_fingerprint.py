@@ -29,12 +29,10 @@ def test_padding_token_and_folder_do_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "special"),
     [
-        ({**WORDS, "apple": 4, "pear": 3}, {}),
-        ({**WORDS, "plum": 5}, {}),
-        (WORDS, {"eos_token": "<s>"}),
+        ({**WORDS, "apple": 4, "pear": 3}, {}), ({**WORDS, "plum": 5}, {}), (WORDS, {"eos_token": "<s>"}),
         (WORDS, {"additional_special_tokens": ["<turn>"]}),
     ],
-)
+)  # fmt: skip
 def test_other_tokens_change_the_fingerprint(tmp_path: Path, words: dict[str, int], special: dict[str, Any]) -> None:
     assert tokenizer_fingerprint(saved(tmp_path / "a", WORDS)) != tokenizer_fingerprint(
         saved(tmp_path / "b", words, **special)

@@ -87,12 +87,10 @@ def test_unknown_options_are_refused(options: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "The answer is (c) airport.",
-        "The answer is (b) bridge.",
-        "The answer is (b) a place with water.",
+        "The answer is (c) airport.", "The answer is (b) bridge.", "The answer is (b) a place with water.",
         "The answer is beach (c).",
     ],
-)
+)  # fmt: skip
 def test_a_letter_with_another_text_is_unparsable(text: str) -> None:
     with pytest.raises(UnparsableError, match=r"choice \([bc]\) is"):
         TASK.parse(text, EXAMPLE)

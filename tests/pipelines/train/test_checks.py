@@ -149,14 +149,10 @@ UNSPLIT = {"corpus": {"train": "x", "validation": 0.0}, "training": {"validate_e
         ({}, {"widest": 161}, "training.tokens_per_micro_batch 160: it is below the 161 tokens that the longest"),
         ({"student": {"method": "soft-label"}}, {"widest": 161}, "161 tokens that the widest example has, with all"),
         ({"student": {"method": "soft-label"}}, {"compared": 0}, "none of 9 examples has a distribution over several"),
-        (
-            {"student": {"method": "rationale-as-input"}},
-            EMPTY,
-            "5 labelled examples hold nothing .* asks for rationale",
-        ),
+        ({"student": {"method": "rationale-as-input"}}, EMPTY, "5 labelled examples hold nothing .* asks for rationale"),
         ({"student": {"rationale_weight": 1.0}}, EMPTY, r"that it learns from.*lower student\.rationale_weight"),
     ],
-)
+)  # fmt: skip
 def test_unusable_token_counts_are_refused(run: Any, sections: Any, changed: Any, message: str) -> None:
     given = run(**sections)
     settings = token_settings(given)

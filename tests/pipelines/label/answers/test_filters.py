@@ -42,14 +42,10 @@ def test_filters_apply_in_the_order_of_the_schema() -> None:
 @pytest.mark.parametrize(
     ("rationale", "least", "most", "refused"),
     [
-        ("4 - 1 = 3.", 5, 5, False),
-        ("4 - 1 = 3.", 6, None, True),
-        ("4 - 1 = 3.", 0, 4, True),
-        ("", 0, None, False),
-        ("", 1, None, True),
-        ("  4 -\n\n1 ", 3, 3, False),
+        ("4 - 1 = 3.", 5, 5, False), ("4 - 1 = 3.", 6, None, True), ("4 - 1 = 3.", 0, 4, True), ("", 0, None, False),
+        ("", 1, None, True), ("  4 -\n\n1 ", 3, 3, False),
     ],
-)
+)  # fmt: skip
 def test_rationale_length_is_counted_in_words(rationale: str, least: int, most: int | None, refused: bool) -> None:
     found = reason(consensus(("3", rationale)), min_rationale_words=least, max_rationale_words=most)
     assert found == ("rationale_length" if refused else None)

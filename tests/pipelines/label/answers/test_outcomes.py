@@ -42,11 +42,19 @@ def test_an_outcome_has_the_columns_of_its_table() -> None:
         ("train", RIGHT, "stop", {}, None),
         ("train", "Let me think about apples", "stop", {}, "unparsable"),
         ("train", "Let me think about apples", "length", {}, "truncated"),
-        ("train", "The answer is 3.\n\nQ: There are", "length", {}, None),
+        *[
+            ("train", text, "length", {}, reason)
+            for text, reason in (
+                ("The answer is 3.\n\nQ: There are", None), ("The answer is (4 - 1).\nQ: And", None),
+                ("4 - 1 = 3. The answer is (4 - 1). Then", None), ("4 - 1 = 3. The answer is 12", "truncated"),
+                ("4 - 1 = 3. The answer is 12.", "truncated"), ("4 - 1 = 3. So she has", "truncated"),
+                ("So he has 4 - 1 = 3 pears.\nThen", "truncated"),
+            )
+        ],
         ("train", "The answer is 9.", "stop", {"gold": "drop-disagreeing"}, "disagrees_with_gold"),
         ("heldout", "The answer is 9.", "stop", {"gold": "drop-disagreeing"}, None),  # filters are for train rows
     ],
-)
+)  # fmt: skip
 def test_one_answer_is_accepted_or_rejected_with_its_text(
     split: DataSplit, text: str, finish: str, filters: dict[str, Any], reason: str | None
 ) -> None:
@@ -89,15 +97,12 @@ def test_all_agreeing_rationales_that_the_filters_keep() -> None:
 @pytest.mark.parametrize(
     ("texts", "finish", "wanted"),
     [
-        ([WRONG], "stop", True),
-        (["I do not know."], "stop", True),
-        (["I do not"], "length", True),
+        ([WRONG], "stop", True), (["I do not know."], "stop", True), (["I do not"], "length", True),
         ([RIGHT, WRONG], "stop", True),  # a tie
-        ([RIGHT], "stop", False),
-        ([WRONG, WRONG, RIGHT], "stop", True),
+        ([RIGHT], "stop", False), ([WRONG, WRONG, RIGHT], "stop", True),
         ([RIGHT, "I do not know."], "stop", False),  # too little agreement, but with gold
     ],
-)
+)  # fmt: skip
 def test_train_rows_without_the_gold_label_are_rationalised(texts: list[str], finish: str, wanted: bool) -> None:
     filters = FiltersConfig(gold="rationalise", min_agreement=0.7)
     generation = generated(*texts, finish=finish)
@@ -197,16 +202,3 @@ def test_token_logprobs_are_those_of_accepted_train_rows() -> None:
         {"id": "p", "token_ids": [10, 12, 14], "top_ids": top_ids, "top_logprobs": [[-0.5, -np.inf]] * 3}
     ]
     assert len(outcomes.token_logprobs_table(outcome_table(rows[3:]))) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("4 - 1 = 3. The answer is 12", "truncated"), ("4 - 1 = 3. The answer is 12.", "truncated"),
-        ("4 - 1 = 3. So she has", "truncated"),
-        ("4 - 1 = 3. The answer is (4 - 1). Then", None), ("The answer is (4 - 1).\nQ: And", None),
-        ("So he has 4 - 1 = 3 pears.\nThen", "truncated"),
-    ],
-)  # fmt: skip
-def test_an_answer_cut_within_its_statement_is_truncated(text: str, reason: str | None) -> None:
-    assert outcome("train", generated(text, finish="length")).reason == reason

@@ -76,9 +76,7 @@ def test_a_tasks_own_shots_may_stand_in_a_file(tmp_path: Path, task: str) -> Non
 @pytest.mark.parametrize(
     ("task", "line", "rule"),
     [
-        (TASK, "nonsense", "not JSON"),
-        (TASK, "[" * 100_000, "not JSON"),
-        (TASK, [], "not an object"),
+        (TASK, "nonsense", "not JSON"), (TASK, "[" * 100_000, "not JSON"), (TASK, [], "not an object"),
         (TASK, {"question": "1?"}, "not an object"),
         (TASK, {**LINE, "label": "2"}, "not an object"),
         (TASK, {**LINE, "question": ""}, "field `question` is empty"),
@@ -92,7 +90,7 @@ def test_a_tasks_own_shots_may_stand_in_a_file(tmp_path: Path, task: str) -> Non
         (CHOICE, {**CHOICE_LINE, "answer": "The answer is (c)."}, "task multiple-choice"),
     ],
     ids=lambda value: str(value)[:30],
-)
+)  # fmt: skip
 def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, task: Task, line: Any, rule: str) -> None:
     good = CHOICE_LINE if task is CHOICE else LINE
     with pytest.raises(UserError) as error:

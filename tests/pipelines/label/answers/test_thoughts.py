@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import FiltersConfig
-from pipelines.label.answers.outcomes import THOUGHT, judge, outcome_table
+from pipelines.label.answers.outcomes import THOUGHT, Outcome, judge, outcome_table
 from pipelines.label.answers.thoughts import TAGS, Split, ThoughtCutter, opens_thought
 from pipelines.label.output.parts import part_tables
 from pipelines.label.teachers.base import Generation, Sample
@@ -35,10 +35,17 @@ FORMATS: dict[str, Callable[[str, str], str]] = {
 UNENDED = ["<think>{}", "[THINK]{}", "<reasoning>{}", "<|channel|>analysis<|message|>{}", "analysisWe think. {}"]
 
 
+def written(text: str, finish: str = "stop") -> Generation:
+    return Generation((Sample(text, 9, finish),), 1)
+
+
+def judged(text: str, finish: str = "stop") -> Outcome:
+    return judge("train", APPLES, ThoughtCutter("auto").cut(written(text, finish)), ARITHMETIC, FiltersConfig())
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_label_comes_from_a_thought(form: str) -> None:
-    generation = ThoughtCutter("auto").cut(Generation((Sample(FORMATS[form](WRONG, RIGHT), 9, "stop"),), 1))
-    row = judge("train", APPLES, generation, ARITHMETIC, FiltersConfig())
+    row = judged(FORMATS[form](WRONG, RIGHT))
     assert (row.label, row.note) == ("4 - 1", THOUGHT)
     assert str(row.rationale).removeprefix("Hm. ").strip() == "4 - 1 = 3."
     assert WRONG in str(row.thoughts)
@@ -47,10 +54,8 @@ def test_no_label_comes_from_a_thought(form: str) -> None:
 @pytest.mark.parametrize("form", UNENDED)
 @pytest.mark.parametrize(("finish", "reason"), [("length", "truncated"), ("stop", "unparsable")])
 def test_a_thought_without_an_end_leaves_no_answer(form: str, finish: str, reason: str) -> None:
-    text = form.format(WRONG)
-    generation = ThoughtCutter("auto").cut(Generation((Sample(text, 9, finish),), 1))
-    row = judge("train", APPLES, generation, ARITHMETIC, FiltersConfig())
-    assert (row.reason, row.detail, row.output) == (reason, "the thoughts do not end", text)
+    row = judged(form.format(WRONG), finish)
+    assert (row.reason, row.detail, row.output) == (reason, "the thoughts do not end", form.format(WRONG))
 
 
 def test_a_cut_text_is_a_thought_if_the_opening_mark_is_implied() -> None:
@@ -64,27 +69,18 @@ def test_a_cut_text_is_a_thought_if_the_opening_mark_is_implied() -> None:
 
 
 def test_reasoning_none_cuts_nothing() -> None:
-    generation = Generation((Sample(f"<think>{WRONG}</think>{RIGHT}", 9, "stop"),), 1)
+    generation = written(f"<think>{WRONG}</think>{RIGHT}")
     assert ThoughtCutter("none").cut(generation) is generation
     assert ThoughtCutter("mistral").cut(generation) == generation
 
 
-@pytest.mark.parametrize(
-    ("prompt", "opens"),
-    [
-        ("<|im_start|>assistant\n<think>\n", True),
-        ("<think>\n\n</think>\n\n", False),
-        ("assistant\n", False),
-        ("[THINK]", True),
-    ],
-)
-def test_a_prompt_may_open_a_thought(prompt: str, opens: bool) -> None:
-    assert opens_thought(prompt) is opens
+def test_a_prompt_may_open_a_thought() -> None:
+    prompts = ("<|im_start|>assistant\n<think>\n", "<think>\n\n</think>\n\n", "assistant\n", "[THINK]")
+    assert [opens_thought(prompt) for prompt in prompts] == [True, False, False, True]
 
 
 def test_thoughts_are_a_column_only_if_kept() -> None:
-    generation = ThoughtCutter("auto").cut(Generation((Sample(f"<think>{WRONG}</think>{RIGHT}", 9, "stop"),), 1))
-    row = judge("train", APPLES, generation, ARITHMETIC, FiltersConfig())
+    row = judged(f"<think>{WRONG}</think>{RIGHT}")
     tables = dict(part_tables(outcome_table([row])))
     assert tables["data"]["thoughts"].to_pylist() == [WRONG]
     row.thoughts = None
@@ -98,21 +94,15 @@ def test_recorded_answers_keep_their_labels_behind_thoughts(test_data: Path, tas
     """1,000 texts: each answer follows, in five formats, the recorded answer to another question as its thought."""
     reader = load_task(task_spec(task))
     rows = [json.loads(line) for line in (test_data / folder / "train.jsonl").read_text().splitlines()[:400]]
-    recorded = (
-        json.loads(line) for line in (test_data / folder / "train.qwen2.5-coder-1.5b.jsonl").open(encoding="utf-8")
-    )
-    outputs = {row["id"]: row["output"] for row in recorded}
+    recorded = (test_data / folder / "train.qwen2.5-coder-1.5b.jsonl").read_text(encoding="utf-8").splitlines()
+    outputs = {row["id"]: row["output"] for row in map(json.loads, recorded)}
     examples = [reader.read({**row, "gold": row[reader.gold_field]}) for row in rows]
     cutter, kept = ThoughtCutter("auto"), 0
     for example, other in itertools.pairwise(examples):
-        wanted = judge(
-            "train", example, Generation((Sample(outputs[example.id], 9, "stop"),), 1), reader, FiltersConfig()
-        )
+        wanted = judge("train", example, written(outputs[example.id]), reader, FiltersConfig())
         for form in list(FORMATS)[:5]:
             text = FORMATS[form](outputs[other.id], outputs[example.id])
-            found = judge(
-                "train", example, cutter.cut(Generation((Sample(text, 9, "stop"),), 1)), reader, FiltersConfig()
-            )
+            found = judge("train", example, cutter.cut(written(text)), reader, FiltersConfig())
             assert (found.label, found.reason) == (wanted.label, wanted.reason), (form, text)
             kept += found.label is not None
     assert kept > 1000

@@ -21,12 +21,9 @@ def engine(**attributes: Any) -> Any:
     [
         ("fp32_partitioned_groups_flat", lambda: compat.sharded_weights(engine())),
         ("_hp_optimizer_states_linked", lambda: compat.link_moments(engine())),
-        (
-            "_lazy_init_hp_params_optimizer_state",
-            lambda: compat.link_moments(engine(_hp_optimizer_states_linked=True)),
-        ),
+        ("_lazy_init_hp_params_optimizer_state", lambda: compat.link_moments(engine(_hp_optimizer_states_linked=True))),
     ],
-)
+)  # fmt: skip
 def test_an_attribute_that_deepspeed_dropped_is_one_error(name: str, call: Callable[[], Any]) -> None:
     with pytest.raises(UserError, match=rf"deepspeed 0\.[\d.]+: it has no .*{name}, which Raystill needs"):
         call()

@@ -91,18 +91,12 @@ def test_text_without_a_statement_is_unparsable(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "The answer is " * 80_000,
-        "answer to " * 100_000,
-        "1" * 1_000_000,
-        "\n" * 500_000 + "x" + " " * 500_000,
-        "\\boxed{" * 150_000,
-        "\\frac{" * 150_000 + "The answer is \\frac{",
-        "the answer is " + "\\frac{" * 300,
-        "so the " * 150_000,
-        "\x00" * 1_000_000,
+        "The answer is " * 80_000, "answer to " * 100_000, "1" * 1_000_000, "\n" * 500_000 + "x" + " " * 500_000,
+        "\\boxed{" * 150_000, "\\frac{" * 150_000 + "The answer is \\frac{", "the answer is " + "\\frac{" * 300,
+        "so the " * 150_000, "\x00" * 1_000_000,
     ],
     ids=lambda text: repr(text[:12]),
-)
+)  # fmt: skip
 def test_hostile_text_costs_little(text: str) -> None:
     def refuse(statement: Statement) -> str:
         raise UnparsableError("no")

@@ -93,13 +93,9 @@ def test_free_labels_have_no_pattern_and_no_place() -> None:
     [
         ("It is neutral to me. The answer is Neutral.", "Neutral.", ("entailment", "neutral", "contradiction")),
         ("\n The answer: **contradiction**", "contradiction**", ("entailment", "neutral", "contradiction")),
-        (
-            "One is neutral. Not entailment, so the answer is\n\n neutral",
-            "neutral",
-            ("entailment", "neutral", "contradiction"),
-        ),
+        ("One is neutral. Not entailment, so the answer is\n\n neutral", "neutral", ("entailment", "neutral", "contradiction")),
     ],
-)
+)  # fmt: skip
 def test_place_of_a_label_is_found(text: str, stands: str, spellings: tuple[str, ...]) -> None:
     place = TASKS[0][0].label_place(text, TASKS[0][1])
     assert place is not None
