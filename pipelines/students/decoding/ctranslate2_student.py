@@ -121,11 +121,14 @@ class Ctranslate2Student(Student):
         for rows in self._calls(requests):
             recorder = _StepRecorder(rows, tokens, log_probs, limits, written, on_tokens, is_cancelled, on_end)
             some = [requests[row] for row in rows]
-            results = self._translate(
-                [prompts[row] for row in rows], some, recorder, target_prefix=self._prefixes(some),
-                max_decoding_length=max(limits[row] + written[row] for row in rows),
-                return_logits_vocab=bool(some[0].watched),
-            )  # fmt: skip
+            try:
+                results = self._translate(
+                    [prompts[row] for row in rows], some, recorder, target_prefix=self._prefixes(some),
+                    max_decoding_length=max(limits[row] + written[row] for row in rows),
+                    return_logits_vocab=bool(some[0].watched),
+                )  # fmt: skip
+            finally:
+                recorder.release()
             for row, result in zip(rows, results, strict=True):
                 if watched := requests[row].watched:
                     scores[row] = _scores_of(result, watched)
@@ -248,6 +251,14 @@ class _StepRecorder:
         if self._on_end is not None and (reached or step.is_last):
             self._on_end(row, self._tokens[row], self._log_probs[row])
         return reached or (self._is_cancelled is not None and self._is_cancelled(row))
+
+    def release(self) -> None:
+        """Drop the callbacks, whose closures hold the student.
+
+        The translator's threads keep this object for a moment after a call. If one of them dropped the student last, the translator would
+        be destroyed in its own thread, which ends the process (`std::system_error`, resource deadlock).
+        """
+        self._on_tokens = self._is_cancelled = self._on_end = None
 
 
 def _load(student: Path, model: Path, weights: str, threads: int) -> tuple[Any, Any]:

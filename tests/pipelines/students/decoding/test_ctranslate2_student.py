@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +99,26 @@ def test_rows_end_at_their_limit_or_when_cancelled(student: Ctranslate2Student) 
     queried: list[int] = []
     student.write(requests, None, lambda row: queried.append(row) or False)  # type: ignore[func-returns-value]
     assert queried.count(0) <= 3, "the translator must stop at the limit of a row"
+
+
+def test_a_thread_that_keeps_the_callback_keeps_no_student(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a thread of the translator may destroy the translator, which ends the process."""
+    kept, translate = [], Ctranslate2Student._translate
+
+    def keeping(self: Ctranslate2Student, prompts: Any, requests: Any, recorder: Any, **options: Any) -> list[Any]:
+        kept.append(recorder)
+        return translate(self, prompts, requests, recorder, **options)
+
+    monkeypatch.setattr(Ctranslate2Student, "_translate", keeping)
+    ended: list[int] = []
+    own = Ctranslate2Student.open(folder)
+    own.write(REQUESTS, print, lambda row: False, lambda row, output: ended.append(row))
+    assert sorted(ended) == list(range(len(REQUESTS)))
+    alive = weakref.ref(own)
+    del own
+    gc.collect()
+    assert kept
+    assert alive() is None
 
 
 def test_student_is_converted_once(folder: Path, student: Ctranslate2Student, monkeypatch: pytest.MonkeyPatch) -> None:
