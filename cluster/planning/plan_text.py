@@ -41,12 +41,17 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """Everything but config and prompts. Every estimate names its source."""
     rows, tokens, prompt = plan.rows, plan.tokens, plan.tokens.prompt
     unreadable = f", {rows.unreadable:,} unreadable for the task" if rows.unreadable else ""
-    yield f"rows        {rows.train:,} train, {rows.heldout:,} held out{unreadable}"
+    about = "about " if rows.sample else ""
+    yield f"rows        {about}{rows.train:,} train, {rows.heldout:,} held out{unreadable}"
+    if rows.sample:
+        error = "not known" if rows.sample.error is None else f"{rows.sample.error:.1%}"
+        yield f"{_INDENT}an estimate from a sample of {rows.sample.read:,} rows; its error is {error} (95% confidence)"
     yield (
         f"prompts     {prompt.mean:,.0f} tokens on average, {prompt.median:,} median, {prompt.p95:,} at the 95th percentile, "
         f"{prompt.max:,} at most, {prompt.total:,} in all"
     )
-    yield f"{_INDENT}counted with {tokens.counted_with}, over the first {tokens.rows_counted:,} rows"
+    which = f"{tokens.rows_counted:,} rows of the sample" if rows.sample else f"the first {tokens.rows_counted:,} rows"
+    yield f"{_INDENT}counted with {tokens.counted_with}, over {which}"
     yield from histogram_lines(tokens.histogram)
     if tokens.too_long:
         yield f"{_INDENT}{tokens.too_long:,} of them leave no room for the answer: rejected as too_long"

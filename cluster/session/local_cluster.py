@@ -23,10 +23,11 @@ from pathlib import Path
 import click
 import psutil
 
-from cluster.environment import SERVE_EDGE, cache_folder, make_ray_token, wants_token
+from cluster.environment import SERVE_EDGE, make_ray_token, wants_token
 from cluster.session.connection import UnreachableError, alive_nodes
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.compat.ray import start_command
+from pipelines.storage.cache_folder import cache_folder
 
 _START_S = 90.0
 _END_S = 30.0

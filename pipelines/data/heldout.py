@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipelines.config import CorpusConfig, RunConfig
 from pipelines.data.files import corpus_files
 from pipelines.data.reader import corpus_splits, read_split
-from pipelines.storage.fingerprint import file_fingerprint
+from pipelines.storage.fingerprint_cache import file_fingerprints
 from pipelines.tasks import Example, Task
 
 
@@ -38,7 +38,7 @@ def validation_identity(corpus: CorpusConfig) -> float | list[str]:
     """The part of `corpus.validation` that a student depends on: the share, or the fingerprints of the files."""
     if not isinstance(corpus.validation, str):
         return corpus.validation
-    return [file_fingerprint(file) for file in corpus_files(corpus.validation, "corpus.validation")]
+    return file_fingerprints(corpus_files(corpus.validation, "corpus.validation"))
 
 
 def has_heldout_files(corpus: CorpusConfig) -> bool:

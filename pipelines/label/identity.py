@@ -11,6 +11,7 @@ from pipelines.data.files import corpus_files
 from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.storage.fingerprint import file_fingerprint
+from pipelines.storage.fingerprint_cache import file_fingerprints
 from pipelines.tasks import load_task, task_spec
 
 FORMAT = 1
@@ -37,8 +38,8 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
             "parser": task.parser,
         },
         "corpus": {
-            "train": [file_fingerprint(f) for f in corpus_files(run.corpus.train, "corpus.train")],
-            "heldout": [file_fingerprint(f) for f in heldout_files(run.corpus) or []],
+            "train": file_fingerprints(corpus_files(run.corpus.train, "corpus.train")),
+            "heldout": file_fingerprints(heldout_files(run.corpus) or []),
             "fields": run.corpus.fields,
             "limit": run.corpus.limit,
         },

@@ -28,6 +28,9 @@ class Parquet(FileFormat):
         for group in range(_parquet_file(uri).num_row_groups):
             yield group, group + 1
 
+    def row_count(self, uri: str, start: int) -> int | None:
+        return int(_parquet_file(uri).metadata.num_rows)
+
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
         file = _parquet_file(uri)
         groups = range(start, file.num_row_groups if end is None else end)
@@ -52,6 +55,16 @@ class ArrowIpc(FileFormat):
             count = pa.ipc.open_file(file).num_record_batches
         for batch in range(count):
             yield batch, batch + 1
+
+    def row_count(self, uri: str, start: int) -> int | None:
+        import pyarrow as pa
+
+        if not _has_batch_index(uri):
+            return None
+        filesystem, path = open_filesystem(uri)
+        with filesystem.open_input_file(path) as file:
+            reader = pa.ipc.open_file(file)
+            return int(reader.get_batch(start).num_rows * reader.num_record_batches)
 
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
         yield from _records(_batches(uri, start, end))

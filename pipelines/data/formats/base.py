@@ -11,7 +11,8 @@ from pipelines.storage.filesystems import open_filesystem
 Columns = dict[str, Any]
 """Column -> value of one row."""
 BUFFER_BYTES = 1 << 20
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+"""Suffix -> pyarrow's name."""
 
 
 class Record(NamedTuple):
@@ -32,9 +33,15 @@ class FileFormat(Protocol):
     """Lower case, with the dot."""
     compressible: ClassVar[bool]
     """True if the whole file may be compressed, with `.gz` or `.zst` after the suffix."""
+    by_bytes: ClassVar[bool] = False
+    """True if parts of a file that is not compressed are ranges of bytes."""
 
     def cuts(self, uri: str, size: int, step: int) -> Iterator[tuple[int, int | None]]:
         """(start, end) of each part, in units of the format; end None: to the end of the file. See `formats.cuts`."""
+
+    def row_count(self, uri: str, start: int) -> int | None:
+        """Rows of the file without reading them, as far as it has parts like the one at `start`. None if only reading shows them."""
+        return None
 
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
         """The records of a part. Raises OSError or pyarrow.ArrowException if the file is damaged beyond one row."""
@@ -47,7 +54,7 @@ def location(uri: str) -> str:
 
 def compression_of(uri: str) -> str:
     """The suffix of a compressed file, or nothing."""
-    return next((suffix for suffix in _COMPRESSIONS if location(uri).endswith(suffix)), "")
+    return next((suffix for suffix in COMPRESSIONS if location(uri).endswith(suffix)), "")
 
 
 def open_bytes(uri: str) -> io.BufferedReader | io.BytesIO:
@@ -55,5 +62,5 @@ def open_bytes(uri: str) -> io.BufferedReader | io.BytesIO:
     filesystem, path = open_filesystem(uri)
     if filesystem.get_file_info(path).size == 0:
         return io.BytesIO()  # an empty .gz is no gzip file, yet it is a corpus file without rows
-    stream = filesystem.open_input_stream(path, compression=_COMPRESSIONS.get(compression_of(uri)))
+    stream = filesystem.open_input_stream(path, compression=COMPRESSIONS.get(compression_of(uri)))
     return io.BufferedReader(stream, BUFFER_BYTES)

@@ -21,6 +21,7 @@ class JsonLines(FileFormat):
     name = "JSON Lines"
     suffixes = (".jsonl", ".json", ".ndjson")
     compressible = True
+    by_bytes = True
 
     def cuts(self, uri: str, size: int, step: int) -> Iterator[tuple[int, int | None]]:
         if compression_of(uri):

@@ -43,7 +43,7 @@ def plan(run_file: str, *changes: str) -> Plan:
 
 def test_rows_and_tokens_are_counted(run_file: str) -> None:
     found = plan(run_file)
-    assert found.rows.model_dump() == {"train": 50, "heldout": 10, "unreadable": 1}
+    assert found.rows.model_dump() == {"train": 50, "heldout": 10, "unreadable": 1, "sample": None}
     tokens = found.tokens
     assert tokens.counted_with.startswith("the teacher's tokenizer")
     assert len(found.prompts) == 2
