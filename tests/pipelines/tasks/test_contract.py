@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.tasks import Answer, Example, Task, load_task, task_spec
+from pipelines.tasks.nli import LABELS
 from pipelines.tasks.registry import BUILT_IN
 from tests.support.hostile_texts import PIECES
+from tests.support.recorded_teachers import score_teacher
 
 CHARACTERS = 100_000
 
@@ -45,12 +48,7 @@ MAIL = {
 CASES = [
     Case("arithmetic", {"input": "Anne has 4 apples."}, ("4 - 1", "42"), ("four", "1 / 0", "nan", "9" * 50_000)),
     Case("multiple-choice", {"question": "Where?", "choices": CHOICES}, tuple(CHOICES), ("airport", "z")),
-    Case(
-        "nli",
-        {"premise": "P.", "hypothesis": "H."},
-        ("entailment", "neutral", "contradiction"),
-        (-1, 3, "-", "not entailment"),
-    ),
+    Case("nli", {"premise": "P.", "hypothesis": "H."}, LABELS, (-1, 3, "-", "not entailment")),
     Case("grade-school-math", {"question": "How many?"}, ("3.5", "-72"), ("many", "9" * 10_000)),
     Case("classification", {"message": "Hello."}, ("spam", "not spam", "no reply"), ("ham", "spam or not spam"), MAIL),
     Case("classification", {"input": "France"}, ("Paris", "New York"), (), {"instruction": "Name the capital."}),
@@ -136,6 +134,23 @@ def test_text_without_an_answer_is_unparsable(case: Case, text: str) -> None:
     with pytest.raises(UnparsableError) as error:
         case.task.parse(text, case.example)
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "teacher", "examples", "right", "unparsable"),
+    [
+        ("arithmetic", "svamp", "palm-540b", 800, 0.746, 1.0), ("arithmetic", "svamp", "qwen2.5-coder-1.5b", 800, 0.63, 1.0),
+        ("multiple-choice", "cqa", "palm-540b", 9741, 0.753, 0.032), ("multiple-choice", "cqa", "qwen2.5-coder-1.5b", 9741, 0.562, 0.032),
+        ("grade-school-math", "gsm8k", "qwen2.5-coder-1.5b", 7473, 0.5, 1.0),
+    ],
+)  # fmt: skip
+def test_recorded_teachers_are_read(
+    test_data: Path, name: str, folder: str, teacher: str, examples: int, right: float, unparsable: float
+) -> None:
+    score = score_teacher(load_task(task_spec(name)), test_data / folder, teacher)
+    assert score.examples == examples
+    assert score.right >= right * examples
+    assert score.unparsable < unparsable * examples
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=repr)

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -7,7 +6,6 @@ from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example
 from pipelines.tasks.parsing.choices import SEVERAL
-from tests.support.recorded_teachers import score_teacher
 
 TASK = load_task(task_spec("multiple-choice"))
 CHOICES = ("bus depot", "beach", "train station", "bridge", "bridge")
@@ -144,14 +142,5 @@ def test_equal_texts_are_the_same_answer() -> None:
 def test_shots_have_the_format_of_the_input() -> None:
     for shot in TASK.shots:
         question, *lines = shot.question.split("\n")
-        assert (
-            TASK.read({"id": "s", "question": question, "choices": [line[4:] for line in lines]}).input == shot.question
-        )
-
-
-@pytest.mark.parametrize(("teacher", "share"), [("palm-540b", 0.753), ("qwen2.5-coder-1.5b", 0.562)])
-def test_recorded_teachers_are_read(test_data: Path, teacher: str, share: float) -> None:
-    score = score_teacher(TASK, test_data / "cqa", teacher)
-    assert score.examples == 9741
-    assert score.right >= share * score.examples
-    assert score.unparsable < 0.032 * score.examples
+        read = TASK.read({"id": "s", "question": question, "choices": [line[4:] for line in lines]})
+        assert read.input == shot.question
