@@ -32,7 +32,7 @@ RAY_PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests
 # Half of a test's time is waiting or start-up on one core.
 WORKERS = $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min($(1), usable_cpus()))")
 
-.PHONY: help setup quickstart check test test-full test-gpu lint types unit integration versions wheel clean
+.PHONY: help setup quickstart check test test-full test-gpu lint types unit integration versions wheel clean k8s-teardown
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -87,6 +87,19 @@ versions: $(READY) ## list versions of the main libraries
 
 wheel: $(READY) ## build dist/raystill-*.whl
 	$(BIN)/uv build --quiet --wheel --out-dir dist
+
+NAMESPACE ?= raystill
+RAY_KINDS := rayservice,raycronjob,rayjob,raycluster
+# A drain would wait up to 330 s for successors that never come, so pods get 10 s.
+k8s-teardown: ## remove OVERLAY from Kubernetes, in an order that ends (docs/kubernetes.md)
+	@test -n "$(OVERLAY)" || { echo "k8s-teardown: name the overlay: make k8s-teardown OVERLAY=prod-gpu" >&2; exit 2; }
+	kubectl -n $(NAMESPACE) delete $(RAY_KINDS) --all --wait=false
+	kubectl -n $(NAMESPACE) delete pod -l raystill.io/node --grace-period=10
+	kubectl -n $(NAMESPACE) wait --for=delete $(RAY_KINDS) --all --timeout=120s
+	@test "$(DELETE_DATA)" = yes || { echo "k8s-teardown: Ray is gone; claims, operator and namespace stay without DELETE_DATA=yes" >&2; exit 2; }
+	kubectl delete --ignore-not-found -k k8s/overlays/$(OVERLAY)
+	helm uninstall kuberay-operator --namespace kuberay-system --ignore-not-found --wait
+	kubectl delete namespace $(NAMESPACE) --ignore-not-found --timeout=120s
 
 clean: ## remove environments and caches
 	rm -rf .venv .venv-newest .mypy_cache .ruff_cache .pytest_cache build dist

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Each schema's model, by the schema's name."""
+    from cluster.kubernetes.settings import SettingsFile
     from cluster.planning.model import Plan
     from pipelines.compare.model import ComparisonReport
     from pipelines.data.label_manifest import LabelDetails
@@ -25,6 +26,7 @@ def models() -> dict[str, type[BaseModel]]:
 
     return {
         "comparison": ComparisonReport,
+        "k8s_settings": SettingsFile,
         "label_details": LabelDetails,
         "manifest": Manifest,
         "plan": Plan,

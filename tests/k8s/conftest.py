@@ -1,7 +1,5 @@
 """KubeRay's CRDs and recorded verdicts of real servers, in the folder that RAYSTILL_KUBERAY_CRDS names. They are not shipped."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Pods that KubeRay creates for our clusters: start commands, variables, probes and submitters."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.k8s.checker import check
 from tests.k8s.checker.problem import Object
+from tests.k8s.checker.rules import walk
+from tests.k8s.checker.schemas import ray_kinds
+from tests.support.k8s.field_manager import ConflictError, Server, write_as_operator
 from tests.support.k8s.rendering import (
     EXTERNALS,
     K8S,
@@ -20,6 +26,7 @@ from tests.support.k8s.rendering import (
     PARTS,
     STANDING,
     combined,
+    each_overlay,
     needs_kustomize,
     overlay,
     with_components,
@@ -27,16 +34,16 @@ from tests.support.k8s.rendering import (
 
 BASES = ["base", "base/label", "base/train", "base/evaluate", "base/cluster", "base/students"]
 SETTINGS = ["overlays/dev-cpu/run", "overlays/dev-cpu/settings"]
-COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
-OPTIONAL = ("object-store", "kueue", "incremental-upgrade")
+COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir() if path.name != "schedule")
+OPTIONAL = ("object-store", "kueue", "incremental-upgrade", "priority", "logs", "ingress", "pull-secret")
 """Components that README.md has people add to an overlay."""
-CHOICES = [
-    pytest.param(chosen, marks=pytest.mark.full if count == 2 else (), id=", ".join(chosen) or "none")
-    for count in range(len(OPTIONAL) + 1)
-    for chosen in itertools.combinations(OPTIONAL, count)
-]
+CHOICES = [(), *((name,) for name in OPTIONAL[:-1]), OPTIONAL]
+each_choice = pytest.mark.parametrize(
+    "chosen", CHOICES, ids=lambda chosen: "all" if len(chosen) > 1 else "".join(chosen) or "none"
+)
 CRDS = Path(os.environ["RAYSTILL_KUBERAY_CRDS"]) if "RAYSTILL_KUBERAY_CRDS" in os.environ else None
 """Without KubeRay's CRDs everything but the schemas of Ray's kinds is checked."""
+Rendered = Callable[[str, tuple[str, ...]], list[Object]]
 
 
 def assert_passes(objects: Sequence[Object]) -> None:
@@ -44,21 +51,133 @@ def assert_passes(objects: Sequence[Object]) -> None:
     assert found == [], "\n".join(map(str, found))
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, tuple[str, ...]], list[Object]]:
+    """The objects of an overlay with components, each once: every job's folder renders the ConfigMap with the run file."""
+
+    @functools.cache
+    def with_chosen(name: str, chosen: tuple[str, ...]) -> list[Object]:
+        root = with_components(tmp_path_factory.mktemp("k8s"), chosen)
+        return list({json.dumps(found, sort_keys=True): found for found in overlay(name, root)}.values())
+
+    return with_chosen
+
+
 @needs_kustomize
-@pytest.mark.parametrize("chosen", CHOICES)
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_overlays_pass_with_optional_components(name: str, chosen: tuple[str, ...], tmp_path: Path) -> None:
-    root = with_components(tmp_path, chosen)
-    # Each job's folder renders the same ConfigMap with the run file.
-    objects = list({json.dumps(found, sort_keys=True): found for found in overlay(name, root)}.values())
+@each_choice
+@each_overlay
+def test_overlays_pass_with_optional_components(name: str, chosen: tuple[str, ...], rendered: Rendered) -> None:
+    objects = rendered(name, chosen)
     assert_passes(objects)
     assert len(objects) > 15
+
+
+@needs_kustomize
+@each_choice
+@each_overlay
+def test_no_later_apply_conflicts(name: str, chosen: tuple[str, ...], rendered: Rendered, crds: Path) -> None:
+    """Apply, reapply, another image, a rollback, other students: after each, the operator and Kueue write."""
+    for found in ray_objects(rendered(name, chosen)):
+        other_image = changed(found, '"image": "raystill', '"image": "other')
+        other_students = changed(found, "svamp@1", "svamp@2")
+        conflicts = later_conflicts(found, crds, found, other_image, found, other_students, found)
+        assert conflicts == [], f"{found['kind']} {found['metadata']['name']}"
+
+
+@needs_kustomize
+@pytest.mark.parametrize(
+    ("break_it", "conflict"),
+    [
+        (lambda group: group.pop("scaleStrategy"), ".spec.rayClusterConfig.workerGroupSpecs"),
+        (lambda group: group["template"]["spec"].update(tolerations=[]), ".spec.rayClusterConfig.workerGroupSpecs"),
+        (lambda group: limits(group).update(cpu="0.5"), ".spec.rayClusterConfig.workerGroupSpecs"),
+        (lambda group: limits(group).update({"nvidia.com/gpu": 1}), ".spec.rayClusterConfig.workerGroupSpecs"),
+    ],
+    ids=[
+        "no scaleStrategy, as in 0.1",
+        "an empty list",
+        "an amount that is written back as 500m",
+        "a number that is no text",
+    ],
+)
+def test_what_the_operator_rewrites_conflicts(
+    break_it: Callable[[Object], Any], conflict: str, rendered: Rendered, crds: Path
+) -> None:
+    (service,) = (o for o in copy.deepcopy(rendered("prod-gpu", ())) if o["kind"] == "RayService")
+    break_it(service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0])
+    assert later_conflicts(service, crds, service) == [f'conflict with "kuberay-operator": {conflict}']
+
+
+@needs_kustomize
+def test_only_an_autoscaled_cluster_must_be_deleted_first(rendered: Rendered, crds: Path) -> None:
+    """The autoscaler writes into the list of a RayCluster's groups. README.md has people delete the development cluster before a change."""
+    (cluster,) = (o for o in rendered("prod-gpu", ()) if o["kind"] == "RayCluster")
+    server = Server(schema_of(cluster, crds))
+    server.apply("kubectl", cluster)
+    server.update("autoscaler", lambda live: live["spec"]["workerGroupSpecs"][0].update(replicas=3))
+    with pytest.raises(ConflictError, match=r'"autoscaler": \.spec\.workerGroupSpecs$'):
+        server.apply("kubectl", cluster)
+
+
+def later_conflicts(first: Object, crds: Path, *later: Object) -> list[str]:
+    """Conflicts of the applies after the first one. Kueue releases a queued job."""
+    server, found = Server(schema_of(first, crds)), []
+    server.apply("kubectl", first)
+    for item in later:
+        server.update("kuberay-operator", write_as_operator)
+        if "kueue.x-k8s.io/queue-name" in first["metadata"].get("labels", {}):
+            server.update("kueue", lambda live: live["spec"].update(suspend=False))
+        try:
+            server.apply("kubectl", item)
+        except ConflictError as error:
+            found.append(str(error))
+    return found
+
+
+def schema_of(item: Object, crds: Path) -> Object:
+    return ray_kinds(crds)[item["apiVersion"], item["kind"]]
+
+
+def ray_objects(objects: Sequence[Object]) -> list[Object]:
+    return [found for found in objects if found["apiVersion"].startswith("ray.io/")]
+
+
+def changed(item: Object, old: str, new: str) -> Object:
+    return dict(json.loads(json.dumps(item).replace(old, new)))
+
+
+def limits(group: Object) -> Object:
+    found: Object = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return found
+
+
+@needs_kustomize
+@each_overlay
+def test_ray_objects_render_nothing_empty(name: str, rendered: Rendered) -> None:
+    for found in ray_objects(rendered(name, OPTIONAL)):
+        empty = {key for _, key, value in walk(found) if value in ({}, [], "", None)}
+        assert empty <= {"scaleStrategy", "rayStartParams"}, "KubeRay's types leave other empty fields out"
+
+
+@needs_kustomize
+def test_a_schedule_runs_the_stage_of_its_folder(tmp_path: Path) -> None:
+    components = ["overlays/prod-gpu/run", "overlays/prod-gpu/settings", "components/schedule"]
+    objects = combined(tmp_path, ["base", "base/label"], components)
+    (cron,) = ray_objects(objects)
+    assert (cron["kind"], cron["spec"]["jobTemplate"]["entrypoint"]) == (
+        "RayCronJob",
+        "raystill label /config/run.yaml",
+    )
+    found = check(objects, CRDS, EXTERNALS)
+    assert [problem for problem in found if problem.rule != "reference/selects-nothing"] == [], (
+        "other parts are left out"
+    )
 
 
 def bases_with(scratch: Path, *components: str) -> list[Object]:
     """All bases with some components, and the Serve config that an overlay adds."""
     standing = (STANDING[name] for name in components if name in STANDING)
-    objects = combined(scratch, BASES, [*(f"components/{name}" for name in (*components, *standing)), *SETTINGS])
+    objects = combined(scratch, BASES, [*SETTINGS, *(f"components/{name}" for name in (*components, *standing))])
     config = (K8S / "overlays/dev-cpu/serve-config.yaml").read_text(encoding="utf-8")
     return [
         {**found, "spec": {**found["spec"], "serveConfigV2": config}} if found["kind"] == "RayService" else found

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cluster.jobs.package import write_package
+from cluster.kubernetes.endpoint_gpus import endpoint_steps
+from cluster.kubernetes.models import read_list
+from cluster.kubernetes.settings import read_settings
 from pipelines.config.load import load_run
 from tests.support.k8s.commands import parsed_arguments, run_of
-from tests.support.k8s.rendering import K8S, ROOT, each_overlay
+from tests.support.k8s.rendering import (
+    K8S,
+    ROOT,
+    each_overlay,
+    named,
+    needs_kustomize,
+    overlay,
+    with_components,
+)
 
 PACKAGES = {"kubectl": "kustomize", "ip": "iproute2", **dict.fromkeys(("unshare", "nsenter", "setpriv"), "util-linux")}
 """Debian packages with another name than their program. util-linux is on every Debian."""
@@ -23,10 +36,10 @@ def readme() -> str:
 
 
 @each_overlay
-def test_the_loader_copies_what_run_files_name_on_volumes(name: str, readme: str) -> None:
+def test_volumes_get_what_run_files_name(name: str, readme: str) -> None:
     run = run_of(name)
-    for model in (run.teacher.model, run.student.model):
-        assert f"raystill-loader:{model}\n" in readme or f"`{model}`" in readme, model
+    listed = {f"/models/{model.name}" for model in read_list(read_settings(K8S / "overlays" / name).models, name)}
+    assert listed == {run.teacher.model, run.student.model}
     if name == "prod-gpu":
         assert f"raystill-loader:{Path(str(run.corpus.train)).parent} " in readme
         assert f"mkdir -p {Path(str(run.corpus.train)).parents[1]}\n" in readme
@@ -43,12 +56,59 @@ def test_the_submit_command_takes_its_run_file(tmp_path: Path, readme: str) -> N
 
 def test_prometheus_selects_our_monitors_and_rules(readme: str) -> None:
     """By default kube-prometheus-stack selects only objects with its release's label."""
-    for kind in ("podMonitor", "rule"):
+    for kind in ("podMonitor", "serviceMonitor", "rule"):
         assert f"--set prometheus.prometheusSpec.{kind}SelectorNilUsesHelmValues=false" in readme
 
 
 def test_the_preflight_is_a_server_side_dry_run(readme: str) -> None:
     assert re.search(r"(?m)^kubectl apply --server-side --dry-run=server -k k8s/overlays/", readme)
+
+
+def test_the_teardown_ends_ray_before_its_operator(tmp_path: Path) -> None:
+    """Ray's objects wait for the operator to remove their finalizers, and the namespace waits for them."""
+    for program in ("kubectl", "helm"):
+        tmp_path.joinpath(program).write_text(f'#!/bin/sh\necho "{program} $*" >> {tmp_path}/calls\n')
+        tmp_path.joinpath(program).chmod(0o755)
+
+    def teardown(*variables: str) -> tuple[int, list[str]]:
+        tmp_path.joinpath("calls").write_text("")
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["make", "k8s-teardown", *variables], cwd=ROOT, env=environment, capture_output=True, check=False
+        )
+        return done.returncode, tmp_path.joinpath("calls").read_text().splitlines()
+
+    assert teardown() == (2, [])
+    status, calls = teardown("OVERLAY=prod-gpu")
+    assert (status, [call.split()[3] for call in calls]) == (2, ["delete", "delete", "wait"])
+    status, calls = teardown("OVERLAY=prod-gpu", "DELETE_DATA=yes", "NAMESPACE=team-b")
+    assert status == 0
+    verbs = [
+        re.search(
+            r"rayservice,raycronjob,rayjob,raycluster|pod|-k|uninstall|namespace team-b", call.replace("-n team-b", "")
+        )
+        for call in calls
+    ]
+    ray = "rayservice,raycronjob,rayjob,raycluster"
+    assert [verb and verb[0] for verb in verbs] == [ray, "pod", ray, "-k", "uninstall", "namespace team-b"]
+    assert all("-n team-b" in call for call in calls[:3])
+
+
+@needs_kustomize
+@each_overlay
+def test_no_overlay_deletes_the_namespace(name: str) -> None:
+    assert "Namespace" not in {found["kind"] for found in overlay(name)}
+
+
+@needs_kustomize
+def test_the_runbook_says_the_gpus_of_each_change(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    stated = [(int(least), int(most)) for least, most in re.findall(r"(?m)^\| .+ \| (\d+) \| (\d+)", text)]
+    prod = named(overlay("prod-gpu"), "RayService", "raystill-students")
+    steps = [(step.least, step.most) for step in endpoint_steps(prod)]
+    objects = overlay("prod-gpu", with_components(tmp_path, ["incremental-upgrade"]))
+    incremental = endpoint_steps(named(objects, "RayService", "raystill-students"))[2]
+    assert stated == [*steps, (incremental.least, incremental.most)]
 
 
 def test_contributing_names_the_packages_that_tests_call() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from click.testing import CliRunner
 
 from cluster.cli import main
 from cluster.commands.serve import named_students
-from k8s.serve.render import CONFIG, FINGERPRINTS, overlays, rendered
-from tests.support.k8s.rendering import OVERLAYS, cluster_of, each_overlay, named, needs_kustomize, overlay
+from k8s.serve.render import CONFIG, FINGERPRINTS, overlays, rendered, write
+from pipelines.errors import UserError
+from tests.support.k8s.rendering import K8S, OVERLAYS, cluster_of, each_overlay, named, needs_kustomize, overlay
 from tests.support.tiny_students import write_student
 
 each_folder = pytest.mark.parametrize("folder", overlays(), ids=lambda folder: folder.name)
@@ -55,16 +58,52 @@ def without_fingerprints(node: Any) -> Any:
 
 
 def test_a_split_names_versions_of_one_student(tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    folder.joinpath("run").mkdir(parents=True)
-    folder.joinpath("run/run.yaml").write_bytes(overlays()[0].joinpath("run/run.yaml").read_bytes())
-    endpoint = {"students": ["a@old=/data/old/", "a@new=s3://b/new"], "split": ["new=10"], "family": "decoder-only"}
-    folder.joinpath("endpoint.yaml").write_text(yaml.safe_dump(endpoint), encoding="utf-8")
+    folder = with_students(tmp_path / "mine", "a@old=/data/old/", "a@new=s3://b/new", split=["new=10"])
     ingress, *students = yaml.safe_load(rendered(folder))["applications"]
     config = ingress["deployments"][0]["user_config"]
     assert config["students"] == {"a@old": "/data/old", "a@new": "s3://b/new"}
     assert config["split"]["a"]["new"] == 10.0
     assert [student["args"]["folder"] for student in students] == ["/data/old", "s3://b/new"]
+
+
+def with_students(folder: Path, *students: str, split: Sequence[str] = (), generation: str = "1") -> Path:
+    """An overlay with these students."""
+    for part in ("run", "settings"):
+        shutil.copytree(K8S / "overlays/prod-gpu" / part, folder / part, dirs_exist_ok=True)
+    settings = folder / "settings/settings.yaml"
+    text = settings.read_text(encoding="utf-8").replace('generation: "1"', f'generation: "{generation}"')
+    settings.write_text(text, encoding="utf-8")
+    endpoint = {"students": list(students), "split": list(split), "family": "decoder-only"}
+    folder.joinpath("endpoint.yaml").write_text(yaml.safe_dump(endpoint), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "match"),
+    [
+        (
+            ["a=/1"],
+            ["a@2=/2"],
+            "student a: a ends before a@2 runs, .*Keep the name without a version.* endpoint.generation",
+        ),
+        (["a=/1"], ["a@1=/1", "a@2=/2"], "a ends before a@1, a@2 runs"),
+        (["a@1=/1"], ["a@2=/2"], "a@1 ends before a@2 runs, .* Keep a@1 in this change"),
+        (["a@1=/1"], ["a@1=/1", "a@2=/2"], None),
+        (["a@1=/1", "a@2=/2"], ["a@2=/2"], None),
+        (["a@1=/1", "b=/b"], ["a@1=/1", "c=/c"], None),
+    ],
+)
+def test_a_name_keeps_a_running_student(before: list[str], after: list[str], match: str | None, tmp_path: Path) -> None:
+    file = write(with_students(tmp_path / "mine", *before))
+    folder, old = with_students(tmp_path / "mine", *after), file.read_text(encoding="utf-8")
+    if match is None:
+        assert write(folder).read_text(encoding="utf-8") == rendered(folder)
+        return
+    with pytest.raises(UserError, match=match):
+        write(folder)
+    assert file.read_text(encoding="utf-8") == old
+    write(with_students(folder, *after, generation="2"))  # on a second cluster
+    assert file.read_text(encoding="utf-8") == rendered(folder)
 
 
 @needs_kustomize

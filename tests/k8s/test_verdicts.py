@@ -11,13 +11,6 @@ import pytest
 from tests.k8s.checker import verdicts
 
 CHECKER = Path(__file__).parent / "checker"
-SKIPPED = {
-    (
-        "operator",
-        "75-ok-cron",
-    ): "The checker refuses RayCronJob: k8s/ has none, and KubeRay's gate for it is off by default."
-}
-"""Recorded verdicts that the checker does not reproduce, and why."""
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +20,11 @@ def recorded(crds: Path) -> list[dict[str, Any]]:
     return cases
 
 
-@pytest.mark.parametrize(("column", "count"), [("apiserver", 54), ("operator", 37), ("pods", 38)])
+@pytest.mark.parametrize(("column", "count"), [("apiserver", 54), ("operator", 38), ("pods", 38)])
 def test_verdicts_are_those_of_real_servers(
     column: str, count: int, crds: Path, recorded: list[dict[str, Any]]
 ) -> None:
-    cases = [case for case in recorded if case.get(column) and (column, case["name"]) not in SKIPPED]
+    cases = [case for case in recorded if case.get(column)]
     found = {case["name"]: verdicts(case["object"], crds).get(column) for case in cases}
     assert found == {case["name"]: case[column] for case in cases}
     assert len(cases) == count

@@ -1,7 +1,5 @@
 """All checks in order. An object that its schema refuses is not checked any further."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 An API server accepts both mistakes. The pod then waits, or the Service has no endpoint, without an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 
 from tests.k8s.checker.problem import Object, Problem, title
@@ -24,7 +22,12 @@ _BY_NAME = {
 _BY_REFERENCE = {"configMap": "ConfigMap", "configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap"}
 _BY_REFERENCE |= {"secretRef": "Secret", "secretKeyRef": "Secret"}
 """Fields whose value has a `name`."""
-_BY_LIST = {"imagePullSecrets": "Secret", "flavors": "ResourceFlavor"}
+_BY_LIST = {
+    "imagePullSecrets": "Secret",
+    "certificateRefs": "Secret",
+    "flavors": "ResourceFlavor",
+    "parentRefs": "Gateway",
+}
 _RAY_LABELS = ("ray.io/cluster", "ray.io/group", "ray.io/node-type")
 """Labels that KubeRay adds to pods."""
 

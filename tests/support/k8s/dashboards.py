@@ -18,12 +18,10 @@ _METRIC = re.compile(r"\bray_(?!io_cluster\b)[a-z_]+")  # ray_io_cluster is a la
 
 
 def panels(file: Path) -> list[dict[str, Any]]:
-    """A dashboard's panels."""
     return list(json.loads(file.read_text(encoding="utf-8"))["panels"])
 
 
 def rules() -> list[dict[str, Any]]:
-    """The alerts."""
     spec = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["spec"]
     return [rule for group in spec["groups"] for rule in group["rules"]]
 

@@ -57,12 +57,10 @@ class RayPods:
 
     @property
     def namespace(self) -> str:
-        """The namespace of all pods."""
         return str(self.owner["metadata"]["namespace"])
 
     @property
     def head_host(self) -> str:
-        """The host name of the head's Service."""
         return f"{self.cluster}-head-svc.{self.namespace}.svc.cluster.local"
 
     @property
@@ -76,7 +74,6 @@ class RayPods:
         return int(cluster_of(self.owner)["workerGroupSpecs"][0]["replicas"])
 
     def head(self) -> Object:
-        """The head's pod."""
         spec = cluster_of(self.owner)
         group = spec["headGroupSpec"]
         params = {"dashboard-host": "0.0.0.0", **group["rayStartParams"]}

@@ -46,8 +46,6 @@ def missing() -> str | None:
 
 @dataclass
 class RunningPod:
-    """A started pod."""
-
     name: str
     address: str
     manifest: Object
@@ -64,11 +62,9 @@ class RunningPod:
 
     @property
     def grace_s(self) -> float:
-        """Seconds from SIGTERM to SIGKILL."""
         return float(self.manifest["spec"]["terminationGracePeriodSeconds"])
 
     def ready(self) -> bool:
-        """The result of one readiness probe."""
         return self.probe("readinessProbe")
 
     def probe(self, name: str) -> bool:
@@ -110,7 +106,6 @@ class RunningPod:
         self.process.wait()
 
     def tail(self, characters: int = 4000) -> str:
-        """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-characters:]
 
 
@@ -141,7 +136,6 @@ class Node:
         return self._network.lan.entered()
 
     def address(self, number: int) -> str:
-        """The address of a pod."""
         return f"{self._network.lan.address.rpartition('.')[0]}.{number}"
 
     def start(self, manifest: Object, number: int) -> RunningPod:

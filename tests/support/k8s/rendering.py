@@ -17,12 +17,14 @@ import yaml
 ROOT = Path(__file__).parents[3]
 K8S = ROOT / "k8s"
 OVERLAYS = ("dev-cpu", "prod-gpu")
-PARTS = (".", "label", "train", "evaluate", "cluster", "loader")
-STANDING = {"object-store": "object-store/network", "kueue": "kueue/queues"}
+PARTS = (".", "label", "train", "evaluate", "cluster", "loader", "models")
+STANDING = {"object-store": "object-store/network", "kueue": "kueue/queues", "priority": "priority/classes"}
 """Component for `settings`, which all parts share -> component for the overlay's own list."""
+IN_SETTINGS = (*STANDING, "logs")
 CLUSTER_AT = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
 EXTERNALS = frozenset(
-    {"Secret/raystill-keys", "Secret/raystill-redis", "Secret/raystill-object-store", "GatewayClass/istio"}
+    {f"Secret/raystill-{name}" for name in ("keys", "redis", "object-store", "registry", "tls")}
+    | {"GatewayClass/istio"}
 )
 """Objects that README.md has people make, as KIND/NAME."""
 Object = dict[str, Any]
@@ -45,7 +47,6 @@ each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 @functools.cache
 def render(folder: Path) -> tuple[Object, ...]:
-    """The objects of a folder with a kustomization.yaml."""
     command = [*(_tool() or []), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -64,7 +65,7 @@ def with_components(scratch: Path, chosen: Iterable[str]) -> Path:
     for name in OVERLAYS:
         own = root / "overlays" / name
         for component in chosen:
-            _add(own / "settings" if component in STANDING else own, root / "components" / component)
+            _add(own / "settings" if component in IN_SETTINGS else own, root / "components" / component)
             if component in STANDING:
                 _add(own, root / "components" / STANDING[component])
     return root
@@ -89,7 +90,6 @@ def combined(scratch: Path, resources: Iterable[str], components: Iterable[str])
 
 
 def named(objects: Iterable[Object], kind: str, name: str) -> Object:
-    """The only object of that kind and name."""
     (found,) = (o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
     return found
 
@@ -109,12 +109,10 @@ class Group:
 
     @property
     def template(self) -> Object:
-        """The pod template."""
         return dict(self.spec["template"]) if self.role != "submitter" else self.spec
 
     @property
     def pod(self) -> Object:
-        """The pod's spec."""
         return dict(self.template["spec"])
 
     @property
@@ -130,9 +128,8 @@ def cluster_of(ray_object: Object) -> Object:
 
 
 def groups(objects: Iterable[Object]) -> Iterator[Group]:
-    """Heads, worker groups and submitters of all objects of Ray's kinds."""
     for found in objects:
-        if not found["apiVersion"].startswith("ray.io/"):
+        if not found["apiVersion"].startswith("ray.io/") or found["kind"] == "RayCronJob":
             continue
         owner, part = f"{found['kind']}/{found['metadata']['name']}", found["metadata"]["labels"]["raystill.io/part"]
         cluster = cluster_of(found)
