@@ -1,7 +1,5 @@
 """Fixtures that every test may use. Real data comes from the folder that RAYSTILL_TEST_DATA names; it is not shipped."""
 
-from __future__ import annotations
-
 import atexit
 import os
 from pathlib import Path

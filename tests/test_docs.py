@@ -1,7 +1,5 @@
 """The documentation is true: links lead somewhere, and the code of docs/extending.md runs."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Import boundaries: what a fresh process loads, and which packages may import which."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

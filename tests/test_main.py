@@ -1,7 +1,5 @@
 """`python -m tests` ends like pytest."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

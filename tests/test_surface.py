@@ -1,7 +1,5 @@
 """Commands, options, run-file keys and JSON Schemas that users rely on. Add a new one here on purpose; a lost one is a breaking change."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 import click

@@ -1,7 +1,5 @@
 """Fixtures for the commands that talk to a cluster's jobs."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.fake_job_server import FakeJobServer

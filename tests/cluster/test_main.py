@@ -1,7 +1,5 @@
 """`python -m cluster` checks Python before it imports anything else."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 import tomllib

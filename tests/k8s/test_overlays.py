@@ -1,7 +1,5 @@
 """Overlays and components pass the checker, alone and together."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import itertools

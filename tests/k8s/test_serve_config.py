@@ -1,7 +1,5 @@
 """The RayService's serveConfigV2 is what `raystill serve ... --print-config` prints, and no overlay holds an old one."""
 
-from __future__ import annotations
-
 import importlib
 import shutil
 from collections.abc import Sequence

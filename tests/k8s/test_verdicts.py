@@ -1,7 +1,5 @@
 """The checker agrees with a real API server, KubeRay's operator and Pod validation on recorded objects."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The contract of every method in the registry, and what is special to some."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipelines.config import StudentConfig

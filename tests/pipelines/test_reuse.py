@@ -1,7 +1,5 @@
 """The decision on one artifact: every state of its folder, with and without --replace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What each stage of a run would do, from what OUTPUT holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

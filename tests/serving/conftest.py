@@ -1,7 +1,5 @@
 """Async tests run on asyncio, through anyio's pytest plugin (`pytestmark = pytest.mark.anyio`)."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -1,7 +1,5 @@
 """The edge on a real uvicorn, as Serve's proxy runs it: the callback first, then a server over the application with the middlewares."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

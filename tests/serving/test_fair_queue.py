@@ -1,7 +1,5 @@
 """The ingress' queue without Ray: turns, room and limits."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 

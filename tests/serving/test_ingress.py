@@ -1,7 +1,5 @@
 """The ingress deployment without Serve."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import httpx

@@ -1,7 +1,5 @@
 """The dashboard reads metrics that the installed Ray exports."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Cards of student folders."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

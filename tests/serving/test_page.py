@@ -1,7 +1,5 @@
 """The page as a file: self-contained, accessible, and closed to markup from outside."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

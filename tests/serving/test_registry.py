@@ -1,7 +1,5 @@
 """Names, versions and traffic shares."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Reading student folders into the registry: a folder that fails or hangs affects no other student."""
 
-from __future__ import annotations
-
 import logging
 import re
 import threading

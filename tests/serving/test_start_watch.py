@@ -1,7 +1,5 @@
 """Which students run, by the states that Serve reports."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

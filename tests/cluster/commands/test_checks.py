@@ -1,7 +1,5 @@
 """What commands refuse before Ray starts: nothing is written, and the one message comes first."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`raystill evaluate RUN --baseline REPORT`: read before the stage replaces anything, written and shown after it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from contextlib import nullcontext

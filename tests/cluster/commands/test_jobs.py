@@ -1,7 +1,5 @@
 """The commands for jobs, on a stand-in for the cluster: which job is meant, what is refused, what Ctrl-C leaves."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

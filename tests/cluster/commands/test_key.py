@@ -1,7 +1,5 @@
 """`raystill key`: the key is printed once, its hash is kept."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import stat

@@ -1,7 +1,5 @@
 """What the quickstart writes and asks. The whole chain is `make quickstart`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

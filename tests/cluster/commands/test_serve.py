@@ -1,7 +1,5 @@
 """`raystill serve` around Serve itself: what is refused before anything starts, and what is printed."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -1,7 +1,5 @@
 """`raystill status`: another process reads a run's folder, while real processes live and die."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

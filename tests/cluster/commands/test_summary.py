@@ -1,7 +1,5 @@
 """The end of a command, in words and as JSON."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any

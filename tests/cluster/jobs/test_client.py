@@ -1,7 +1,5 @@
 """Jobs on a stand-in for the cluster: ids, attempts, attaching, errors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

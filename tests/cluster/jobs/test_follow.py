@@ -1,7 +1,5 @@
 """A job's log, across lost connections and restarts of the head."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import itertools

@@ -1,7 +1,5 @@
 """A job's working directory: paths that mean the same on the cluster, and files that travel."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A plan of a large corpus reads some places of it, and states its error."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The arithmetic of a plan."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`raystill plan`, as the command: its numbers, their sources, and the process that loads nothing heavy."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

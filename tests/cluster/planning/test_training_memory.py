@@ -1,7 +1,5 @@
 """The estimate of a worker's memory: parameters as transformers and peft count them, and the shards of ZeRO."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is printed and refused while nodes launch. The real autoscaler: integration/test_autoscaler.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which cluster is called, whatever the shell's variables name, and how its errors read."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`raystill up`: its nodes, whatever another cluster's variables are in the shell. A real one: integration/test_jobs.py."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether the output can be written, before anything is started."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What is checked on the nodes of a cluster, and what is refused."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from pathlib import Path

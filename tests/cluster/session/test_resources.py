@@ -1,7 +1,5 @@
 """What stages request, what nodes have room for, and what other work holds."""
 
-from __future__ import annotations
-
 import re
 from contextlib import nullcontext
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Connect to a cluster or start Ray: which errors a user sees."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

@@ -1,7 +1,5 @@
 """The controls of a grid: budgets, changed labels, TF-IDF, and what a grid says of arms that do not apply."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The grid: its cells, what a search tries, the folders of cells, and grids that are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

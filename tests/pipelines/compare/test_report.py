@@ -1,7 +1,5 @@
 """report.json of a grid: means over seeds, differences, costs, headline and notes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

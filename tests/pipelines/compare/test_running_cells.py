@@ -1,7 +1,5 @@
 """The running cells' own steps, and the progress file of a comparison."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Cells as Ray tasks: outcomes, failures and placement, with a fake Ray."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

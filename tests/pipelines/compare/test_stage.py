@@ -1,7 +1,5 @@
 """A grid from its run file to its report: what is made once, what again, and what stays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The verdict: what decides it, and how often it is wrong or blind when students are simulated."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The files that a corpus setting names: files, globs, folders, lists, saved data sets, and data sets of the hub."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

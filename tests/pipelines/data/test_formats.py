@@ -1,7 +1,5 @@
 """Files of every format, whole and damaged. A damaged row is a problem of that row, a damaged file is one error."""
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import gzip

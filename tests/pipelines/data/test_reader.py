@@ -1,7 +1,5 @@
 """From files to rows: cuts, limits, ids, columns. Rows and files that are damaged: test_formats.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Held-out files that are refused before anything is labelled."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Costs from manifests; those of a student: evaluate/costs.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The student in other weights."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

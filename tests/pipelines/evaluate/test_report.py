@@ -1,7 +1,5 @@
 """From answers to the measured parts of report.json, and their forms for readers."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

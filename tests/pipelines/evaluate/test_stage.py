@@ -1,7 +1,5 @@
 """From a run with labels and a student's manifest to its report. Students answer without Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

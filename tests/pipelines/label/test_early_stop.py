@@ -1,7 +1,5 @@
 """When the stream of outcomes ends early."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """The stage's own decisions: identity, checks before the start, the scan's rejects."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

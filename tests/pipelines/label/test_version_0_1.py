@@ -1,7 +1,5 @@
 """Labels of 0.1, finished and begun, on real artifacts (tests/integration/artifacts_0_1): read, and written with the same keys."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

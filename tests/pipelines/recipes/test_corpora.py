@@ -1,7 +1,5 @@
 """Contract of all generated corpora."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import ModuleType

@@ -1,7 +1,5 @@
 """The recipes of the paper's experiments."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Pages in a real browser: no console message, no request to another machine, readable in light and dark."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What the pages of both reports promise: untrusted text stays text, nothing is loaded, and limits of the figures are stated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Threads within a container's quota, chosen in the process that computes with them."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A missing extra is one message with the line that installs it; the extras fit pyproject.toml."""
 
-from __future__ import annotations
-
 import importlib.util
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rate, time left and what is shown, with a clock of our own."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

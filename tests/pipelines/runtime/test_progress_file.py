@@ -1,7 +1,5 @@
 """`progress.json` of any stage: what the driver writes, and what readers make of any file."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """What a comparison can show, before it runs. Simulations: tests/pipelines/compare/test_verdicts.py."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

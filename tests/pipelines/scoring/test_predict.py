@@ -1,7 +1,5 @@
 """Batches of a predictor, and what happens to batches that are lost. Real Ray: tests/integration/test_evaluate.py."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

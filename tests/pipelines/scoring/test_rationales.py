@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from pipelines.scoring.rationales import WrittenRationale, quality, rationales_read, sample_of

@@ -1,7 +1,5 @@
 """Means over seeds: by hand, and coverage of a planted truth."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Whose labels are learned, and settings as text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

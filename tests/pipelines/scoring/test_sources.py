@@ -1,7 +1,5 @@
 """Which engine and weights score a student, and which settings are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

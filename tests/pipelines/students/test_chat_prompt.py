@@ -1,7 +1,5 @@
 """The chat prompt of instruct students: the template is the template's, an input is text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

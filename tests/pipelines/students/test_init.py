@@ -1,7 +1,5 @@
 """Initial weights of a student, and refused models."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Contract of all built-in tasks."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Errors of task code as details of rejects."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipelines.data.reader import FileRange, read_split

@@ -1,7 +1,5 @@
 """What the train stage refuses, and what makes two students different."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Terms of the losses. Weights of every method: tests/pipelines/test_methods.py."""
 
-from __future__ import annotations
-
 import doctest
 
 from pipelines.train import loss_terms

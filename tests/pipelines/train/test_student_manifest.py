@@ -1,7 +1,5 @@
 """A student's manifest and card: what they take from the labels, and that both stay as version 0.1 wrote them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A target token has the same weight in the loss whatever the length of its example and the examples beside it."""
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Labels and rationales that the student's tokenizer cannot write."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """API keys: the key file, the check of a header, reloads, limits."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import hmac

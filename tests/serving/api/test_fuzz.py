@@ -1,7 +1,5 @@
 """schemathesis compares the application with its OpenAPI document: valid and invalid requests, with and without keys."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The middleware around the API: the access log with and without texts, request ids, and CORS."""
 
-from __future__ import annotations
-
 import json
 import logging
 from typing import Any

@@ -1,7 +1,5 @@
 """OpenAI's API, called by its official client and by hand. Fake students answer from a table."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The HTTP API without Ray: statuses, bodies and the OpenAPI document. Fake students answer from a table."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

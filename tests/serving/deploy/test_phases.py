@@ -1,7 +1,5 @@
 """The steps of a change: what Serve is to run, one step after the other."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Start, change and end of an endpoint, with a fake Serve."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Callable, Sequence

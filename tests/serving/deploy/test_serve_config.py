@@ -1,7 +1,5 @@
 """The Serve config of an endpoint, the applications that its args build, and what is refused before anything starts."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Padded batches over a fake student: what shares a batch, and what a batch costs."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import math

@@ -1,7 +1,5 @@
 """What every engine promises, whatever it runs on: padded batches, and vLLM. Fakes take the place of the models."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 

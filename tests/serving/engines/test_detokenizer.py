@@ -1,7 +1,5 @@
 """Tokens become text that can be sent: no half characters, nothing of a stop."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

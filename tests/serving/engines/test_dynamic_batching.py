@@ -1,7 +1,5 @@
 """Dynamic batching in virtual time: which items share a batch, and when it starts."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The registry of engines: which one a student gets, and what replaces an engine that cannot run it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock

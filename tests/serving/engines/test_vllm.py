@@ -1,7 +1,5 @@
 """vLLM's engine over a fake of it: health, labels, settings, and the death of its process."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib.util
 import math

@@ -1,7 +1,5 @@
 """Thoughts of reasoning models are cut before anything is parsed."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable

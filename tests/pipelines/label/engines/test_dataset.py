@@ -1,7 +1,5 @@
 """How much a replica has in flight."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

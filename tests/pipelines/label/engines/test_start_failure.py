@@ -1,7 +1,5 @@
 """The cause of a failed start, from errors and from what vLLM's processes print."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 

@@ -1,7 +1,5 @@
 """Damage to labels: whatever file is lost or cut, the next run labels the rows of its commit again, or names the file."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The dataset card: its content, and that no foreign text becomes Markdown, HTML or YAML in it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What labelling adds to its progress file. The file itself: tests/pipelines/runtime/test_progress_file.py."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Chat templates with and without a system turn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

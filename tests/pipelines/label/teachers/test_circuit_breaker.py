@@ -1,7 +1,5 @@
 """An outage of the endpoint costs time and no rows."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

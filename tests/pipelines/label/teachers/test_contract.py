@@ -1,7 +1,5 @@
 """The contract of every registered teacher (label/teachers/base.py)."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import get_args

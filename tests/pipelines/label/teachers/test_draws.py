@@ -1,7 +1,5 @@
 """Each row has draws of its own."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """What failures of a remote endpoint mean: retry, slow down, refuse the row, or stop."""
 
-from __future__ import annotations
-
 import asyncio
 import pickle
 import random

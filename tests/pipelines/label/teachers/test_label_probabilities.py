@@ -1,7 +1,5 @@
 """Distributions from hand-worked log-probabilities, with the embedded teacher's real tokenizer."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

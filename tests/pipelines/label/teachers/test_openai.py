@@ -1,7 +1,5 @@
 """The remote teacher against a real HTTP server on this machine: requests, answers, budget, key."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 import re

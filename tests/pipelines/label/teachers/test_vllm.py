@@ -1,7 +1,5 @@
 """The vLLM teacher around a stand-in for the engine. The real one: tests/integration/test_vllm_teacher.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """DeepSpeed's private names. On real engines: tests/integration/test_checkpoints.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Ray's private names: each is there, and each that is gone is one clear error."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import re

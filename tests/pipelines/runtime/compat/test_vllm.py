@@ -1,7 +1,5 @@
 """vLLM's private names: each is there, and each that is gone is one clear error."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Callable

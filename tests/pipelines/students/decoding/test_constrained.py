@@ -1,7 +1,5 @@
 """Constrained decoding against a plain loop that allows only tokens of the label set, in transformers and CTranslate2."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A converted student generates what the student generates, or it is refused."""
 
-from __future__ import annotations
-
 import gc
 import json
 import logging

@@ -1,7 +1,5 @@
 """Confidence of a label within a closed set: by hand, by brute force, and in both engines."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Likelihood of given texts after a prompt, against one whole forward pass for each text."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipelines.students.decoding import Family, Student

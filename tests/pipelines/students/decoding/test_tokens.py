@@ -1,7 +1,5 @@
 """Texts as tokens: special tokens inside a text, and texts that a tokenizer cannot write."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Answers and probabilities of students do not depend on the batch."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

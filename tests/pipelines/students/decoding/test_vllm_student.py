@@ -1,7 +1,5 @@
 """Students in vLLM over a fake of its engine. Real vLLM: tests/integration/test_scored_as_served.py."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import random

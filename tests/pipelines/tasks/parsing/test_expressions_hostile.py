@@ -1,7 +1,5 @@
 """The evaluator against exact arithmetic on random expressions, and against hostile texts."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

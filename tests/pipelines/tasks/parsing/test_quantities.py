@@ -1,7 +1,5 @@
 """Numbers as teachers write them: read right, or refused."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 import pytest

@@ -1,7 +1,5 @@
 """The batch plan: every example once, within its limits, the same for any number of workers."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

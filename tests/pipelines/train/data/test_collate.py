@@ -1,7 +1,5 @@
 """The layout of a micro-batch. Its losses: tests/pipelines/train/engine/test_losses.py."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 from pipelines.train.data.collate import TokenSequence, collate

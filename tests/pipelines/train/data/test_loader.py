@@ -1,7 +1,5 @@
 """The loader gives the plan's micro-batches in order, from any step."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

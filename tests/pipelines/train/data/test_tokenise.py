@@ -1,7 +1,5 @@
 """Tokenising: what each method learns from a row, which rows are held out or dropped, and that workers read what was written."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """A student's own tokenizer."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

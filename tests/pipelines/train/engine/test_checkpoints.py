@@ -1,7 +1,5 @@
 """Checkpoints are whole, and damage is found before they are read. Real engines: tests/integration/test_checkpoints.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """DeepSpeed settings of a run, and the learning rate. Engines: tests/integration/test_train.py and test_engines.py."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from typing import Any

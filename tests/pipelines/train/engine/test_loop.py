@@ -1,7 +1,5 @@
 """Failures of the training loop, and the reasons to stop early. The loop itself: tests/integration/test_train.py."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

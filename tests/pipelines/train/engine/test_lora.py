@@ -1,7 +1,5 @@
 """Adapters change nothing at first, are all that is trained, and are merged into weights that answer as before."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

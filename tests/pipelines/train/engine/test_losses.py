@@ -1,7 +1,5 @@
 """The losses against hand-worked numbers, plain torch, and a model's own forward pass one sequence at a time."""
 
-from __future__ import annotations
-
 import copy
 import math
 from pathlib import Path

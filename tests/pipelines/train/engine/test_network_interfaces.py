@@ -1,7 +1,5 @@
 """The network interface of a worker."""
 
-from __future__ import annotations
-
 import os
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """How a stopped training is reported. Ray Train itself: tests/integration/test_train.py."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Progress and warnings of workers reach the command's terminal."""
 
-from __future__ import annotations
-
 import io
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prometheus metrics of a training."""
 
-from __future__ import annotations
-
 import pytest
 
 from pipelines.train.tracking import prometheus

@@ -1,7 +1,5 @@
 """Trackers: their own tools read what they received, and a failing one never ends the training."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
