@@ -122,7 +122,7 @@ def test_runners_follow_jobs_and_read_one_secret() -> None:
 def applied_by_runners() -> Iterator[tuple[str, str]]:
     """Commands under "Run" in README.md without the comment `administrator`, as (folder of an overlay, label selector)."""
     text = (K8S / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("\n## Run\n") : text.index("\n## Upgrade\n")]
+    section = text[text.index("\n## Run\n") : text.index("\n## Troubleshooting\n")]
     commands = r"(?m)^kubectl apply --server-side -k k8s/overlays/(\S+)(?: -l (\S+))?(.*)$"
     for folder, selector, comment in re.findall(commands, section):
         if "administrator" not in comment:

@@ -11,7 +11,7 @@ from tests.k8s.checker import RULES, check
 from tests.k8s.checker.problem import Object
 from tests.k8s.checker.rules import parts, rule_problems
 from tests.support.k8s.quantities import quantity
-from tests.support.k8s.rendering import EXTERNALS, needs_kustomize, overlay, with_components
+from tests.support.k8s.rendering import EXTERNALS, combined, needs_kustomize, overlay, with_components
 
 CASES = [(rule.id, number) for rule in RULES.values() for number in range(len(rule.breaks))]
 
@@ -21,7 +21,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     """Production with its optional components. The RayService comes first, and each object once."""
     root = with_components(tmp_path_factory.mktemp("rules"), ["object-store", "kueue", "incremental-upgrade"])
     objects: list[Object] = []
-    for item in overlay("prod-gpu", root):
+    components = ["overlays/prod-gpu/run", "overlays/prod-gpu/settings", "components/schedule"]
+    scheduled = combined(tmp_path_factory.mktemp("schedule"), ["base/label"], components)
+    for item in (*overlay("prod-gpu", root), *scheduled):
         if item not in objects:
             objects.append(item)
     return sorted(objects, key=lambda item: item["kind"] != "RayService")

@@ -18,6 +18,7 @@ import pipelines.train.tracking.prometheus
 import serving.metrics
 from pipelines.label.output.counts import Counts
 from tests.support.k8s.dashboards import ALERTS, CHAIN, SERVING, metrics_read, panels, queries, rules
+from tests.support.k8s.rendering import K8S
 
 DASHBOARDS = (SERVING, CHAIN)
 _LABELS = re.compile(r"(?:by|on) \(([a-z_, ]+)\)")
@@ -69,6 +70,26 @@ def test_queries_read_node_metrics_that_ray_exports(file: Path) -> None:
     assert of_nodes <= {f"ray_{name}" for name in METRICS_GAUGES}
 
 
+def test_alerts_read_metrics_that_the_operator_exports() -> None:
+    """Source: ray-operator/controllers/ray/metrics of KubeRay 1.7, and the chart's Service for `job`."""
+    exported = {
+        "kuberay_service_info": {"namespace", "name"},
+        "kuberay_service_condition_ready": {"namespace", "name", "condition"},
+        "kuberay_cluster_info": {"namespace", "name", "owner_kind"},
+        "kuberay_cluster_condition_provisioned": {"namespace", "name", "condition"},
+        "kuberay_job_deployment_status": {"namespace", "name", "deployment_status"},
+    }
+    for query in queries(ALERTS):
+        for name, labels in re.findall(r"\b(kuberay_[a-z_]+)(?:\{([^}]*)\})?", query):
+            assert set(re.findall(r"([a-z_]+)=", labels)) <= exported[name], query
+    values = [
+        yaml.safe_load((K8S / f"platform/operator-values{part}.yaml").read_text()) for part in ("", "-monitoring")
+    ]
+    monitors = [found["metrics"]["serviceMonitor"] for found in values]
+    assert [monitor["enabled"] for monitor in monitors] == [False, True]
+    assert monitors[1]["honorLabels"], "otherwise `namespace` is the operator's"
+
+
 def test_dashboards_show_every_raystill_metric(defined: dict[str, set[str]]) -> None:
     assert plain({name for file in DASHBOARDS for name in metrics_read(file) if "raystill" in name}) == plain(
         set(defined)
@@ -92,7 +113,7 @@ def test_panels_have_places_ids_and_descriptions(file: Path) -> None:
 
 
 def test_every_alert_has_a_firing_and_a_silent_case() -> None:
-    cases = [case for group in yaml.safe_load(_FIRES.read_text())["tests"] for case in group["alert_rule_test"]]
+    cases = [case for group in yaml.safe_load(_FIRES.read_text())["tests"] for case in group.get("alert_rule_test", [])]
     for fires in (True, False):
         assert {case["alertname"] for case in cases if bool(case["exp_alerts"]) is fires} == {
             r["alert"] for r in rules()

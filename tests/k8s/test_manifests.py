@@ -126,7 +126,7 @@ def test_the_endpoint_has_gpus_for_all_replicas() -> None:
 def test_queued_jobs_have_a_fixed_size(tmp_path: Path) -> None:
     """Kueue counts the quota of a whole job before it starts."""
     settings = ["object-store", "kueue", *STANDING.values()]
-    components = [*(f"components/{name}" for name in settings), "overlays/prod-gpu/run", "overlays/prod-gpu/settings"]
+    components = ["overlays/prod-gpu/run", "overlays/prod-gpu/settings", *(f"components/{name}" for name in settings)]
     objects = combined(tmp_path, ["base/label", "base/train"], components)
     for job in (o for o in objects if o["kind"] == "RayJob"):
         assert not cluster_of(job).get("enableInTreeAutoscaling")
@@ -162,7 +162,7 @@ def test_drains_evict_no_head_during_an_upgrade() -> None:
     assert heads["selector"]["matchLabels"] == {"raystill.io/part": "students", "raystill.io/node": "head"}
     assert heads["minAvailable"] > 3
     assert budgets["raystill-students-workers"]["minAvailable"] == 1, "2 would refuse the drain of one of two"
-    assert "**Not during an upgrade**" in (K8S / "README.md").read_text(encoding="utf-8")
+    assert "**Not during an upgrade**" in (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 
 
 def test_patches_on_rays_kinds_are_json_6902() -> None:
@@ -183,6 +183,7 @@ def test_clusters_run_the_ray_of_versions_yaml(name: str) -> None:
 def test_all_files_name_the_versions_of_versions_yaml() -> None:
     files = ("constraints/cpu.txt", "constraints/gpu.txt", "pyproject.toml", "k8s/image/Dockerfile", "k8s/README.md")
     files += ("k8s/platform/operator-values.yaml", "k8s/components/gcs-ft-redis/redis.yaml")
+    files += ("k8s/components/logs/kustomization.yaml",)
     text = {name: (ROOT / name).read_text(encoding="utf-8") for name in files}
     for variant in ("cpu", "gpu"):
         assert f"\nray=={VERSIONS['ray']}\n" in text[f"constraints/{variant}.txt"]
@@ -196,6 +197,9 @@ def test_all_files_name_the_versions_of_versions_yaml() -> None:
     assert values["tag"] == f"v{VERSIONS['kuberay']}"
     assert f"image: {VERSIONS['images']['redis']}\n" in text["k8s/components/gcs-ft-redis/redis.yaml"]
     assert set(re.findall(r"--version (\S+)", text["k8s/README.md"])) == {VERSIONS["kuberay"]}
+    assert set(re.findall(r'image: "(\S+)"', text["k8s/components/logs/kustomization.yaml"])) == {
+        VERSIONS["images"]["fluent-bit"]
+    }
 
 
 def test_the_readme_names_components_overlays_and_secrets() -> None:

@@ -22,7 +22,12 @@ _BY_NAME = {
 _BY_REFERENCE = {"configMap": "ConfigMap", "configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap"}
 _BY_REFERENCE |= {"secretRef": "Secret", "secretKeyRef": "Secret"}
 """Fields whose value has a `name`."""
-_BY_LIST = {"imagePullSecrets": "Secret", "flavors": "ResourceFlavor"}
+_BY_LIST = {
+    "imagePullSecrets": "Secret",
+    "certificateRefs": "Secret",
+    "flavors": "ResourceFlavor",
+    "parentRefs": "Gateway",
+}
 _RAY_LABELS = ("ray.io/cluster", "ray.io/group", "ray.io/node-type")
 """Labels that KubeRay adds to pods."""
 

@@ -14,7 +14,12 @@ import yaml
 from tests.k8s.checker.problem import Object, Problem, title
 from tests.support.k8s.quantities import quantity
 
-CLUSTERS = {"RayCluster": "spec", "RayJob": "spec.rayClusterSpec", "RayService": "spec.rayClusterConfig"}
+CLUSTERS = {
+    "RayCluster": "spec",
+    "RayJob": "spec.rayClusterSpec",
+    "RayService": "spec.rayClusterConfig",
+    "RayCronJob": "spec.jobTemplate.rayClusterSpec",
+}
 """Path of the RayClusterSpec in each kind."""
 
 
@@ -90,6 +95,9 @@ def parts(item: Object) -> Iterator[Part]:
     kind = str(item.get("kind"))
     yield Part("object", "", item)
     yield Part(kind, "", item)
+    if kind == "RayCronJob":
+        spec = {"submissionMode": "K8sJobMode", **item["spec"]["jobTemplate"]}  # the CRD's default
+        yield Part("RayJob", "spec.jobTemplate", {"kind": "RayJob", "spec": spec})
     if kind in CLUSTERS and (cluster := at(item, CLUSTERS[kind])) is not None:
         yield Part("ray", "", item)
         yield from _cluster_parts(cluster, CLUSTERS[kind])
@@ -140,8 +148,11 @@ def pod_templates(item: Object) -> Iterator[tuple[str, Object]]:
     if kind in CLUSTERS and (cluster := at(item, CLUSTERS[kind])) is not None:
         for name, group in cluster_groups(cluster):
             yield f"{CLUSTERS[kind]}.{name}.template", group["template"]
-    if kind == "RayJob" and "submitterPodTemplate" in item["spec"]:
-        yield "spec.submitterPodTemplate", item["spec"]["submitterPodTemplate"]
+    if kind == "Job":
+        yield "spec.template", item["spec"]["template"]
+    for place in ("spec", "spec.jobTemplate"):
+        if "submitterPodTemplate" in (job := at(item, place) or {}):
+            yield f"{place}.submitterPodTemplate", job["submitterPodTemplate"]
 
 
 def _containers(spec: Object, path: str) -> Iterator[tuple[str, Object]]:

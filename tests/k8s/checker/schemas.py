@@ -33,7 +33,7 @@ def schema_problems(item: Object, crds: Path | None) -> Iterator[Problem]:
     api_version, kind = str(item.get("apiVersion")), str(item.get("kind"))
     if crds is None and api_version.startswith("ray.io/"):
         return
-    schema = {**_other_kinds(), **(_ray_kinds(crds) if crds else {})}.get((api_version, kind))
+    schema = {**_other_kinds(), **(ray_kinds(crds) if crds else {})}.get((api_version, kind))
     if schema is None:
         yield from _core_problems(json.dumps(item, sort_keys=True))
         return
@@ -58,7 +58,7 @@ def _core_problems(text: str) -> tuple[Problem, ...]:
 
 
 @cache
-def _ray_kinds(crds: Path) -> dict[tuple[str, str], Object]:
+def ray_kinds(crds: Path) -> dict[tuple[str, str], Object]:
     """Schemas of KubeRay's CRDs by apiVersion and kind. Parsing four megabytes of YAML takes seconds."""
     found: dict[tuple[str, str], Object] = {}
     for file in sorted(crds.glob("ray.io_*.yaml")):
