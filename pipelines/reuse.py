@@ -107,6 +107,11 @@ def decide(
         return Decision(Action.MAKE, reason, manifest, replaces=True)
     rule = f"its {found} {kind} {'were' if kind == 'labels' else 'was'} {reason}"
     remedy = f"Set another output, or replace it: `raystill {_STAGE[kind]} RUN --replace`."
+    if kind == "labels":
+        remedy = (
+            "Replace them: `raystill label RUN --replace` takes over the answers to unchanged prompts. "
+            "Or set another output, and this one as labelling.reuse, which does the same and keeps both."
+        )
     refusal = UserError(store.shown(), rule, remedy)
     return Decision(Action.REFUSE, reason, manifest, refusal=refusal)
 

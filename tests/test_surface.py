@@ -43,9 +43,10 @@ teacher.remote.url teacher.remote.key_variable teacher.remote.max_concurrent_req
 teacher.budget.tokens teacher.budget.money
 teacher.price.per_million_prompt_tokens teacher.price.per_million_output_tokens teacher.price.per_gpu_hour
 labelling.commit_rows labelling.commit_every_s labelling.first_rows labelling.max_reject_share labelling.max_engine_error_share
-labelling.max_task_error_share
+labelling.max_task_error_share labelling.reuse
 teacher.sampling.top_k teacher.sampling.min_p teacher.sampling.repetition_penalty teacher.sampling.stop teacher.revision
-teacher.remote.max_outage_s teacher.budget.gpu_hours
+teacher.remote.max_outage_s teacher.budget.gpu_hours teacher.price.per_million_cached_tokens
+teacher.remote.batch teacher.remote.batch_rows teacher.remote.batch_poll_s teacher.remote.batch_price
 teacher.chat_template_kwargs teacher.reasoning teacher.keep_thoughts teacher.vllm.engine_args
 labelling.lease_s
 teacher.vllm.dtype teacher.vllm.max_model_len teacher.vllm.max_num_seqs teacher.vllm.gpu_memory_utilization teacher.vllm.cpu_kv_cache_gib

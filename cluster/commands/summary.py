@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
-from pipelines.data.label_manifest import LabelCost, LabelCounts, LabelDetails, Throughput, Tokens
+from pipelines.data.label_manifest import LabelCost, LabelCounts, LabelDetails, StoredAnswers, Throughput, Tokens
 from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
@@ -43,6 +43,7 @@ class LabelSummary(StageSummary):
     """The label stage. A value that was not measured is None, and has no line."""
 
     tokens: Tokens
+    stored: StoredAnswers
     nodes: dict[str, int]
     resumed_at_rows: int
     throughput: Throughput | None
@@ -60,6 +61,8 @@ class LabelSummary(StageSummary):
         if gold := counts.gold.with_gold:
             agreeing = counts.gold.agreeing
             yield f"the teacher's label is gold in {agreeing:,} of {gold:,} ({agreeing / gold:.1%})"
+        if self.stored.rows:
+            yield f"{self.stored.rows:,} rows took over stored answers"
         if self.throughput and self.throughput.rows_per_s:
             yield from self._rates(self.throughput)
         yield from _node_lines(self.nodes)

@@ -116,7 +116,7 @@ def by_labels(manifest: Manifest, basis: Basis, source: str, data_bytes: int | N
 
 
 def label_estimate(
-    run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: ReplicaThroughput
+    run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: ReplicaThroughput, *, stored: int = 0
 ) -> LabelEstimate:
     """What labelling takes with replicas.max replicas.
 
@@ -125,8 +125,10 @@ def label_estimate(
         prompt_tokens: of all these rows.
         text_bytes: mean size of a row's input, id and gold label.
         throughput: of one replica.
+        stored: further rows, which take over stored answers.
     """
     from pipelines.label.reporting.usage import cost
+    from pipelines.label.teachers.base import TokensUsed
 
     teacher, replicas = run.teacher, run.teacher.replicas.max
     sampling = teacher.sampling
@@ -137,10 +139,11 @@ def label_estimate(
     seconds = None if working is None else working / replicas + (throughput.engine_start_s or 0.0) * (rows > 0)
     hours = None if seconds is None else seconds * replicas / 3600
     gpu_hours = None if hours is None or not teacher.gpus_per_replica else hours * teacher.gpus_per_replica
-    charged = cost(teacher.price, gpu_hours=gpu_hours or 0.0, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+    charged = cost(teacher.charged, TokensUsed(prompt_tokens, output_tokens), gpu_hours=gpu_hours or 0.0)
     assumption = f"an assumption: {OUTPUT_SHARE:.0%} of sampling.n x max_tokens"
     return LabelEstimate(
         rows=rows,
+        rows_stored=stored,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         output_tokens_per_row=per_row,

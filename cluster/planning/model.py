@@ -91,6 +91,9 @@ class LabelEstimate(Part):
     """Labelling with `replicas` replicas of the teacher. `rows` and tokens are those that are left."""
 
     rows: int
+    """Sent to the teacher."""
+    rows_stored: int = 0
+    """Rows that take over stored answers; estimated if the corpus was sampled."""
     prompt_tokens: int
     output_tokens: int
     output_tokens_per_row: float

@@ -45,6 +45,7 @@ from pipelines.status import Finished, NotBegun, StageState, run_status
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _RENDERED_ROWS = 1000
+_MOST_EXAMPLES = 1_000_000
 _NOT_PLANNED = StageEstimate(seconds=0.0, gpu_hours=None, source=NO_STUDENT)
 
 
@@ -55,6 +56,8 @@ class _Corpus:
     rows: dict[str, int] = field(default_factory=lambda: {"train": 0, "heldout": 0, "unreadable": 0})
     first: list[Example] = field(default_factory=list)
     """Of train: the first ones, or some of each place of a sample."""
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    """By split: all that were read if answers are stored, so that their rows can be counted; else as in `first`."""
     sample: RowSample | None = None
     """Of train, if it was not read as a whole."""
 
@@ -74,22 +77,25 @@ def make_plan(
         UserError: no row of the corpus can be read, or a manifest is damaged.
     """
     from pipelines.label.answers.prompts import PromptMaker, prompt_text, read_shots
+    from pipelines.label.stored.forecast import stored_files
 
     task = load_task(task_spec(run.task, run.task_options))
-    corpus = _read_corpus(run, task)
+    (exists, decision), replaceable = _existing(run), stored_files(run)
+    corpus = _read_corpus(run, task, _MOST_EXAMPLES if replaceable else _RENDERED_ROWS)
     if not corpus.first:
         raise UserError("corpus.train", "the task can read none of its rows", "Check corpus.fields.")
     maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
     texts = [prompt_text(maker.render(example)) for example in corpus.first]
     rows = corpus.rows["train"] + corpus.rows["heldout"]
     tokens = _tokens(run, texts, rows)
-    exists = _existing(run)
     throughput = calibration or known_throughput(run, task)
     remaining = exists.label.rows_retried if exists.label.reused else max(rows - exists.label.rows_finished, 0)
+    stored = min(_stored_rows(run, corpus, decision), remaining) if replaceable and not exists.label.reused else 0
+    remaining -= stored
     text_bytes = corpus.text_bytes
     prompt_tokens = round(tokens.prompt.mean * remaining)
     stages = StageEstimates(
-        label=label_estimate(run, remaining, prompt_tokens, text_bytes, throughput),
+        label=label_estimate(run, remaining, prompt_tokens, text_bytes, throughput, stored=stored),
         train=_train_estimate(run, task, corpus, throughput, reused=exists.train.reused),
         evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused)
         if run.has_student
@@ -110,20 +116,33 @@ def make_plan(
     )
 
 
+def _stored_rows(run: RunConfig, corpus: _Corpus, decision: Decision) -> int:
+    """Rows of the corpus that take over a stored answer: counted, or estimated if the corpus was sampled."""
+    from pipelines.label.stored.forecast import stored_among
+
+    replaced, stored = decision.action is Action.REFUSE or decision.replaces, 0.0
+    for name, examples in corpus.examples.items():
+        if examples:
+            stored += corpus.rows[name] * stored_among(run, examples, replaced=replaced) / len(examples)
+    return round(stored)
+
+
 def _validation_rows(run: RunConfig, corpus: _Corpus) -> int:
     """Rows that are scored if there is no file of held-out examples."""
     return round(corpus.rows["train"] * validation_share(run.corpus.validation))
 
 
-def _read_corpus(run: RunConfig, task: Task) -> _Corpus:
+def _read_corpus(run: RunConfig, task: Task, most_examples: int) -> _Corpus:
     corpus = _Corpus()
     sources = {"train": corpus_files(run.corpus.train, "corpus.train"), "heldout": heldout_files(run.corpus) or []}
     for name, files in sources.items():
-        found = corpus_rows(files, task, run.corpus.fields, limit=run.corpus.limit, examples=_RENDERED_ROWS)
+        found = corpus_rows(files, task, run.corpus.fields, limit=run.corpus.limit, examples=most_examples)
         corpus.rows[name] += found.readable
         corpus.rows["unreadable"] += found.unreadable
+        corpus.examples[name] = found.examples
         if name == "train":
-            corpus.first, corpus.sample = found.examples, found.sample
+            first = found.examples if found.sample else found.examples[:_RENDERED_ROWS]
+            corpus.first, corpus.sample = first, found.sample
     return corpus
 
 
@@ -149,8 +168,8 @@ def _tokens(run: RunConfig, texts: list[str], rows: int) -> Tokens:
     )
 
 
-def _existing(run: RunConfig) -> ExistingArtifacts:
-    """What OUTPUT holds, and what the run would do with it."""
+def _existing(run: RunConfig) -> tuple[ExistingArtifacts, Decision]:
+    """What OUTPUT holds and what the run would do with it, and the decision on the labels."""
     states, found = run_status(run).stages, decisions(run, STAGES if run.has_student else ("label",))
     label, train, evaluate = (
         Existing(
@@ -165,7 +184,7 @@ def _existing(run: RunConfig) -> ExistingArtifacts:
         rows_finished=found["label"].rows_finished,
         rows_retried=found["label"].rows_retried,
     )
-    return ExistingArtifacts(label=labels, train=train, evaluate=evaluate)
+    return ExistingArtifacts(label=labels, train=train, evaluate=evaluate), found["label"]
 
 
 def _state(state: StageState) -> str:

@@ -128,8 +128,10 @@ def _throughput_lines(found: ReplicaThroughput) -> Iterator[str]:
 
 
 def _label_lines(label: LabelEstimate) -> Iterator[str]:
+    if label.rows_stored:
+        yield f"label       {label.rows_stored:,} rows take over stored answers"
     if not label.rows:
-        yield "label       no rows are left"
+        yield "label       no rows are left for the teacher" if label.rows_stored else "label       no rows are left"
         return
     yield f"label       {label.rows:,} rows to label, {label.prompt_tokens:,} prompt tokens in all"
     per_row = f"{label.output_tokens_per_row:,.1f} per row, {label.output_assumption}"

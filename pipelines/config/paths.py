@@ -11,7 +11,7 @@ Tree = dict[str, Any]
 """A run file as YAML gives it, before validation."""
 INPUTS = (
     "task", "corpus.train", "corpus.validation", "corpus.test", "teacher.model", "teacher.outputs", "teacher.shots", "student.model",
-    "compare.students",
+    "compare.students", "labelling.reuse",
 )  # fmt: skip
 
 

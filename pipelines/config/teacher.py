@@ -88,6 +88,13 @@ class RemoteConfig(Section):
     """Fewer while the endpoint's rate limit refuses requests."""
     max_attempts: Annotated[int, Field(ge=1)] = 8
     timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
+    batch: bool = False
+    """Send all prompts through OpenAI's Batch API: answers within a day, for less. What it does not answer is sent as usual."""
+    batch_rows: Annotated[int, Field(ge=1, le=50_000)] = 50_000
+    """Requests of one batch, at most."""
+    batch_poll_s: Annotated[float, Field(gt=0.0)] = 60.0
+    batch_price: Share = 0.5
+    """What a batch costs, as a share of teacher.price."""
     max_outage_s: Annotated[float, Field(gt=0.0)] = 3600.0
     """If most requests fail, labelling pauses and probes. It fails if the endpoint stays out longer. Rows keep their attempts."""
 
@@ -107,6 +114,8 @@ class PriceConfig(Section):
     """Prices in one currency, for estimates and for `teacher.budget.money`."""
 
     per_million_prompt_tokens: Annotated[float, Field(ge=0.0)] | None = None
+    per_million_cached_tokens: Annotated[float, Field(ge=0.0)] | None = None
+    """Prompt tokens that the endpoint had in its cache. None: as other prompt tokens."""
     per_million_output_tokens: Annotated[float, Field(ge=0.0)] | None = None
     per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
 
@@ -169,6 +178,14 @@ class TeacherConfig(Section):
     """echo: mean seconds per answer."""
     latency_tail: Annotated[float, Field(gt=1.0)] | None = None
     """echo: shape of the Pareto distribution of latencies; smaller means a heavier tail. None: constant."""
+
+    @property
+    def charged(self) -> PriceConfig:
+        """The prices of this teacher's tokens: those of batches, if it sends batches."""
+        if not (self.engine == "openai" and self.remote.batch):
+            return self.price
+        tokens = {name: value for name, value in self.price if name.endswith("_tokens") and value is not None}
+        return self.price.model_copy(update={name: value * self.remote.batch_price for name, value in tokens.items()})
 
     @model_validator(mode="after")
     def _engine_has_what_it_needs(self) -> Self:
@@ -237,5 +254,8 @@ class LabellingConfig(Section):
     row never does."""
     max_engine_error_share: Share = 0.01
     """The stage fails at its end if a higher share has `engine_error`. The next `label` retries these rows."""
+    reuse: list[str] | None = None
+    """Outputs of other runs, whose stored answers to the same prompts, of the same teacher and sampling, are taken over. `--replace` takes
+    those of the labels that it replaces, too. []: no answer is taken over, and `--replace` discards them."""
     lease_s: Annotated[float, Field(ge=3.0)] = 60.0
     """Object store: how long a silent driver on another machine keeps the next one from labelling."""

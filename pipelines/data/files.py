@@ -53,7 +53,7 @@ def file_format(uri: str, key: str = "corpus") -> str:
     kind = format_of(uri)
     if kind is None:
         rule = "neither JSON Lines, CSV, Parquet nor Arrow by its name"
-        known = f"Known: {', '.join(suffixes())}; JSON Lines and CSV also with .gz or .zst."
+        known = f"Known: {', '.join(suffixes())}; JSON Lines and CSV also with .gz, .zst or .bz2."
         raise UserError(f"{key} {shown(uri)}", rule, known)
     return kind
 

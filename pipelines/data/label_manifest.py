@@ -68,6 +68,15 @@ class Tokens(BaseModel):
     output: int = 0
 
 
+class StoredAnswers(BaseModel):
+    """Rows that took over answers which were stored before."""
+
+    rows: int = 0
+    prompt_tokens: int = 0
+    """Part of `tokens`, and not charged again, as the next."""
+    output_tokens: int = 0
+
+
 class EngineUsage(BaseModel):
     """What the engines of one run did, in seconds summed over them."""
 
@@ -126,6 +135,9 @@ class LabelDetails(BaseModel):
     task: TaskVersion = TaskVersion()
     teacher: TeacherUsed = TeacherUsed()
     tokens: Tokens = Tokens()
+    cached_tokens: int = 0
+    """Prompt tokens that an endpoint had in its cache."""
+    stored: StoredAnswers = StoredAnswers()
     nodes: dict[str, int] = {}
     """Rows by the node that answered them."""
     dtypes: dict[str, int] = {}

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from pipelines.data.files import corpus_files, file_format, file_size, file_state
 from pipelines.data.formats import cuts, records
+from pipelines.data.nested import value_at
 from pipelines.errors import BadRowError, UserError
 from pipelines.storage.filesystems import shown
 from pipelines.tasks import Example, Task
@@ -109,10 +110,10 @@ def read_split(split: FileRange, task: Task, fields: Mapping[str, str]) -> Itera
     for position, (columns, raw, problem) in enumerate(found):
         row_id, example = "", None
         if columns is not None:
-            given, gold = columns.get(id_column), columns.get(gold_column)
-            if renamed:
-                columns |= {name: columns.get(column) for name, column in renamed}
             try:
+                given, gold = value_at(columns, id_column), value_at(columns, gold_column)
+                if renamed:
+                    columns |= {name: value_at(columns, column) for name, column in renamed}
                 row_id = _content_id(raw) if given is None else _checked_id(given)
                 columns["id"], columns["gold"] = row_id, gold
                 example = checked_example(task.read(columns))
@@ -131,13 +132,15 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
     Raises:
         UserError: the corpus is empty, none of these rows can be read, or a column that the task reads is in none of them.
     """
-    columns, count, problem = _probe(files)
+    columns, count, problem, nested_problems = _probe(files, fields)
     where = f"{key} {shown(files[0])}"
     if not count:
         raise UserError(where, "the corpus is empty", "Give a corpus with at least one row.")
     if not columns:
         rule = f"none of its first {count} rows can be read ({problem or 'all values are null'})"
-        raise UserError(where, rule, "Give JSON Lines with one object per line, CSV with a header, Parquet or Arrow.")
+        raise UserError(
+            where, rule, "Give JSON Lines with one object per line, an array, CSV with a header, Parquet or Arrow."
+        )
     known = ["id", "gold", *task.required, *task.optional]
     unknown = [name for name in fields if name not in known]
     if unknown:
@@ -149,7 +152,9 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
     if missing:
         there = ", ".join(sorted(columns))
         rule = f"task {task.name} reads column `{missing[0]}`, the first {count} rows have only: {there}"
-        raise UserError(where, rule, "Name its column in corpus.fields.")
+        if missing[0] in nested_problems:
+            rule = f"none of its first {count} rows has one value for `{missing[0]}` ({nested_problems[missing[0]]})"
+        raise UserError(where, rule, "Name its column in corpus.fields, nested ones as in data.question.")
 
 
 def _check_unchanged(split: FileRange) -> None:
@@ -160,16 +165,34 @@ def _check_unchanged(split: FileRange) -> None:
         raise UserError(f"corpus {shown(split.uri)}", rule, remedy)
 
 
-def _probe(files: list[str]) -> tuple[set[str], int, str]:
-    """(columns with a value, rows, first problem) of the first rows."""
+class _Probe(NamedTuple):
+    """What the first rows of a corpus have."""
+
+    columns: set[str]
+    """Columns and nested fields with a value."""
+    rows: int
+    problem: str
+    """Of the first row that cannot be read."""
+    nested_problems: dict[str, str]
+    """Nested field -> the first problem with it."""
+
+
+def _probe(files: list[str], fields: Mapping[str, str]) -> _Probe:
+    nested = [column for column in fields.values() if "." in column]
     columns: set[str] = set()
+    nested_problems: dict[str, str] = {}
     count, first_problem = 0, ""
     for split in corpus_splits(files, "train", limit=_PROBED_ROWS):
         for row, _, problem in itertools.islice(records(split.uri, split.kind), split.rows):
             count += 1
             first_problem = first_problem or problem
             columns.update(str(name) for name, value in (row or {}).items() if value is not None)
-    return columns, count, first_problem
+            for path in nested:
+                try:
+                    columns.update([path] if value_at(row or {}, path) is not None else [])
+                except BadRowError as error:
+                    nested_problems.setdefault(path, str(error))
+    return _Probe(columns, count, first_problem, nested_problems)
 
 
 def _limited(files: list[str], name: DataSplit, limit: int) -> Iterator[FileRange]:

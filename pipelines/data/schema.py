@@ -75,6 +75,35 @@ RATIONALE = pa.schema(
     metadata={"version": "1"},
 )
 
+SAMPLE = pa.struct(
+    [
+        pa.field("text", pa.string()),  # with the thoughts that it has
+        pa.field("tokens", pa.int32()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("thoughts", pa.string()),  # those that a server has returned apart from the text
+        pa.field("opened", pa.bool_()),  # the prompt ends within a thought
+        pa.field("label_probabilities", pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))),
+    ]
+)
+# labels/texts: what the teacher wrote. One row per prompt; a row of the corpus has a second one if it was rationalised.
+TEXT = pa.schema(
+    [
+        pa.field("key", pa.binary(16), nullable=False),  # hash of prompt, teacher and sampling (label/stored/keys.py)
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("dtype", pa.string()),  # that vLLM computed in
+        pa.field("samples", pa.list_(SAMPLE), nullable=False),
+    ],
+    metadata={"version": "1"},
+)
+# Arguments of pyarrow.parquet.write_table. Row groups are what a lookup reads; checksums show a damaged page when it is read.
+TEXT_PARQUET: Final = {
+    "compression": "zstd",
+    "use_dictionary": ["dtype", "samples.list.element.finish_reason"],
+    "row_group_size": 4096,
+    "write_page_checksum": True,
+}
+
 # labels/token_logprobs: the k likeliest tokens (teacher.token_logprobs) at each of the T positions of the answer whose rationale was kept.
 TOKEN_LOGPROBS = pa.schema(
     [

@@ -21,8 +21,9 @@ from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.progress_file import EngineProgress, LabelProgressFile
 from pipelines.label.reporting.usage import Work, shares
+from pipelines.label.stored.keys import AnswerKeys
 from pipelines.runtime.progress import Progress
-from pipelines.tasks import TaskSpec
+from pipelines.tasks import task_spec
 
 if TYPE_CHECKING:
     from pipelines.label.reporting.prometheus import LabelMetrics
@@ -90,16 +91,17 @@ class _Loop:
 
 def label_rows(
     run: RunConfig,
-    spec: TaskSpec,
     scan: ScanRecord,
     writer: LabelWriter,
     live: LabelProgressFile,
     failures: TaskFailures,
+    keys: AnswerKeys,
 ) -> tuple[Work, EngineUsage]:
     """Give every row without an outcome one, and commit it. Returns what that took.
 
     Args:
         failures: knows the scan's rejects.
+        keys: of the answers that are stored.
 
     Raises:
         StageFailedError: no engine starts, too many rows are rejected, or the budget is used up. Finished rows are committed.
@@ -107,7 +109,7 @@ def label_rows(
     import ray
     from ray.exceptions import RayError
 
-    total = sum(scan.rows.values())
+    spec, total = task_spec(run.task, run.task_options), sum(scan.rows.values())
     health = health_actor()
     loop = _Loop(run, writer, live, health, total, failures)
     loop.metrics.rows(loop.before, total)
@@ -119,7 +121,7 @@ def label_rows(
                 live.phase("starting engine")
                 progress.refresh()
                 # Closed here, after an error too: closed by the garbage collector after the end of Ray, it would start another one.
-                with closing(outcomes(run, spec, scan, writer, health)) as tables:
+                with closing(outcomes(run, spec, scan, writer, health, keys)) as tables:
                     for table in while_budget_lasts(run, writer.counts, tables):
                         loop.take(table, progress)
         except RayError as error:

@@ -104,12 +104,11 @@ class TaskFailures:
 
 def over_budget(run: RunConfig, counts: Counts) -> str:
     """The budget that these counts have used up, as a message; empty without a budget, or if something is left."""
-    budget, tokens = run.teacher.budget, counts.prompt_tokens + counts.output_tokens
+    budget, used = run.teacher.budget, counts.paid_tokens
+    tokens = used.prompt + used.output
     if budget.tokens is not None and tokens >= budget.tokens:
         return f"teacher.budget.tokens {budget.tokens:,} is used up ({tokens:,} tokens)"
-    spent = cost(
-        run.teacher.price, gpu_hours=0.0, prompt_tokens=counts.prompt_tokens, output_tokens=counts.output_tokens
-    )
+    spent = cost(run.teacher.charged, used)
     if budget.money is not None and spent and spent.amount >= budget.money:
         return f"teacher.budget.money {budget.money:g} is used up ({spent.basis})"
     return ""

@@ -1,6 +1,7 @@
 """The label stage. In: a corpus. Out: `OUTPUT/labels`, in these steps:
 
     scan        every row once: count rows, find unreadable rows and duplicate ids    (scan.py)
+    take over   rows whose prompt has been answered before take that answer            (stored/)
     label       examples -> teacher actors -> outcomes -> Parquet, in commits          (driver.py, engines/, answers/, output/)
     finish      dataset card and manifest, last                                        (reporting/)
 
@@ -33,6 +34,9 @@ from pipelines.label.reporting.dataset_card import dataset_card
 from pipelines.label.reporting.manifest import label_manifest
 from pipelines.label.reporting.progress_file import SCANNING, LabelProgressFile
 from pipelines.label.scan import Corpus, scan_corpus
+from pipelines.label.stored.keys import AnswerKeys
+from pipelines.label.stored.sources import check_reuse, replace_labels
+from pipelines.label.stored.take_over import drop_taken_over, take_over
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.reuse import Action, Decision, decide
 from pipelines.runtime.stage_metrics import StageGauges
@@ -51,6 +55,7 @@ def check_label(run: RunConfig) -> None:
     if heldout:
         check_columns(heldout, task, run.corpus.fields, "corpus.test")
     read_shots(run.teacher, task)
+    check_reuse(run)
     teacher_class(run.teacher.engine).check(run.teacher)
 
 
@@ -76,13 +81,12 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         if decision.reused:
             return decision.reused
         if decision.replaces:
-            check_lock()
-            store.clear(keep=LOCK)
+            replace_labels(store, check_lock, keep_answers=run.labelling.reuse != [], lock=LOCK)
         reopened = decision.manifest if decision.action is Action.RESUME else None
         writer = LabelWriter(store, identity, run.labelling, reopened, check_lock)
         if notice := teacher_class(run.teacher.engine).notice(run.teacher):
             print(f"label: {notice}", file=sys.stderr, flush=True)
-        manifest = _label(run, store, identity, writer)
+        manifest = _label(run, store, identity, writer, AnswerKeys.of_run(run, full["teacher"]["model"]))
         _check_engine_errors(run, writer.counts)
         return manifest
 
@@ -117,7 +121,7 @@ def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> tuple[D
         return Decision(Action.MAKE, error.rule, replaces=True), identity
 
 
-def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter) -> Manifest:
+def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter, keys: AnswerKeys) -> Manifest:
     spec = task_spec(run.task, run.task_options)
     began = time.monotonic()
     gauges = StageGauges(run.name, "label")
@@ -127,7 +131,8 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
         failures = TaskFailures(run.labelling)
         scan = _scan(run, spec, writer, failures)
         scan_s = time.monotonic() - began
-        work, usage = label_rows(run, spec, scan, writer, live, failures)
+        take_over(run, scan, writer, live, failures, keys)
+        work, usage = label_rows(run, scan, writer, live, failures, keys)
         live.phase("writing the manifest")
         _check_complete(scan, writer.counts)
         writer.compact()
@@ -138,6 +143,7 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
         store.write("README.md", dataset_card(run, manifest, store).encode())
         write_manifest(store, manifest)
         writer.remove_attempt()
+        drop_taken_over(run, store, writer.check_lock)
     return manifest
 
 

@@ -147,22 +147,29 @@ class Store:
             with object_store_errors(self.uri):
                 self.fs.delete_file(self.path(name))
 
-    def clear(self, keep: str | None = None) -> None:
+    def move(self, name: str, to: str) -> None:
+        """Rename a file; on an object store, copy and delete it. A kill leaves it under one name or both."""
+        with object_store_errors(self.uri):
+            if self.is_local:
+                os.makedirs(self.path(to).rpartition("/")[0], exist_ok=True)
+            self.fs.move(self.path(name), self.path(to))
+
+    def clear(self, *keep: str) -> None:
         """Remove the folder with its content. The manifest goes first, so that the artifact never looks finished.
 
         Args:
-            keep: file or folder directly in this folder that stays, with temporary files of its running writer.
+            keep: files or folders directly in this folder that stay, with temporary files of their running writer.
         """
         from pyarrow.fs import FileSelector, FileType
 
         self.delete(MANIFEST)
         with object_store_errors(self.uri):
-            if keep is None and "/" in self.root:  # a bucket itself stays
+            if not keep and "/" in self.root:  # a bucket itself stays
                 if self.exists():
                     self.fs.delete_dir(self.root)
                 return
             for entry in self.fs.get_file_info(FileSelector(self.root, allow_not_found=True)):
-                if entry.base_name == keep or entry.base_name.startswith(f".{keep}."):
+                if entry.base_name in keep or entry.base_name.startswith(tuple(f".{name}." for name in keep)):
                     continue
                 remove = self.fs.delete_dir if entry.type == FileType.Directory else self.fs.delete_file
                 remove(entry.path)

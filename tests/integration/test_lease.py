@@ -1,7 +1,5 @@
 """The lock of a labels folder on an S3 server: drivers that compete, die and sleep."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -45,7 +43,6 @@ with folder_lock(Store(sys.argv[1]), float(sys.argv[2])) as check:
 
 @contextmanager
 def driver(s3: Bucket, lease_s: float = LEASE_S) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds `labels`."""
     command = [sys.executable, "-c", DRIVER, s3.uri("labels"), str(lease_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -211,7 +208,7 @@ def test_a_folder_is_cleared_without_giving_its_lease_away(s3: Bucket) -> None:
         [claim] = s3.keys()
         store.write("data/part-000000.parquet", b"x")
         store.write("manifest.json", b"{}")
-        store.clear(keep=LOCK)
+        store.clear(LOCK)
         assert s3.keys() == [claim]
         with pytest.raises(UserError, match="another driver"), folder_lock(store, 60.0):
             pass

@@ -1,7 +1,6 @@
 """Corpora that tests write, and the run files that name them."""
 
-from __future__ import annotations
-
+import bz2
 import csv
 import gzip
 import io
@@ -19,7 +18,6 @@ from pipelines.tasks import load_task, task_spec
 
 
 def jsonl(rows: Iterable[Any]) -> bytes:
-    """The rows as JSON Lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
@@ -41,15 +39,19 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_corpus(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows in the format of the suffix, compressed if it ends in .gz or .zst."""
+    """Write rows in the format of the suffix, compressed if it ends in .gz, .zst or .bz2. `array.json` is one array."""
     if path.suffix in (".arrow", ".feather", ".parquet"):
         write_table(path, pa.Table.from_pylist(list(rows)))
         return
     content = _csv(rows) if ".csv" in path.name else jsonl(rows)
+    if path.name.startswith("array"):
+        content = json.dumps(list(rows), ensure_ascii=False, indent=1).encode()
     if path.suffix == ".gz":
         content = gzip.compress(content)
     elif path.suffix == ".zst":
         content = pa.Codec("zstd").compress(content, asbytes=True)
+    elif path.suffix == ".bz2":
+        content = bz2.compress(content)
     path.write_bytes(content)
 
 

@@ -2,8 +2,9 @@
 
 | format | suffixes | parts | raw text of a row |
 | --- | --- | --- | --- |
-| JSON Lines | .jsonl .ndjson .json, each also .gz .zst | byte ranges; compressed: the whole file | the line |
-| CSV with a header | .csv, also .gz .zst | the whole file | the row as JSON |
+| JSON Lines | .jsonl .ndjson .json, each also .gz .zst .bz2 | byte ranges; compressed: the whole file | the line |
+| JSON array of objects | .json, also .gz .zst .bz2 | the whole file | the element |
+| CSV with a header | .csv, also .gz .zst .bz2 | the whole file | the row as JSON |
 | Parquet | .parquet | row groups | the row as JSON |
 | Arrow IPC | .arrow .feather | record batches; a stream: the whole file | the row as JSON |
 

@@ -11,7 +11,7 @@ from pipelines.storage.filesystems import open_filesystem
 Columns = dict[str, Any]
 """Column -> value of one row."""
 BUFFER_BYTES = 1 << 20
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Suffix -> pyarrow's name."""
 
 
@@ -32,7 +32,7 @@ class FileFormat(Protocol):
     suffixes: ClassVar[tuple[str, ...]]
     """Lower case, with the dot."""
     compressible: ClassVar[bool]
-    """True if the whole file may be compressed, with `.gz` or `.zst` after the suffix."""
+    """True if the whole file may be compressed, with `.gz`, `.zst` or `.bz2` after the suffix."""
     by_bytes: ClassVar[bool] = False
     """True if parts of a file that is not compressed are ranges of bytes."""
 

@@ -1,4 +1,4 @@
-"""JSON Lines: one object per line, UTF-8."""
+"""JSON Lines: one object per line, UTF-8. A .json file may be one array of objects instead (json_array.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Iterator
 
-from pipelines.data.formats.base import BUFFER_BYTES, Columns, FileFormat, Record, compression_of, open_bytes
+from pipelines.data.formats.base import BUFFER_BYTES, Columns, FileFormat, Record, compression_of, location, open_bytes
+from pipelines.data.formats.json_array import array_records, is_array
 from pipelines.storage.filesystems import open_filesystem
 
 MAX_LINE_BYTES = 16 << 20
@@ -16,7 +17,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class JsonLines(FileFormat):
-    """Parts are byte ranges; a part holds the lines that begin in its range."""
+    """Parts are byte ranges; a part holds the lines that begin in its range. An array is one part."""
 
     name = "JSON Lines"
     suffixes = (".jsonl", ".json", ".ndjson")
@@ -24,13 +25,16 @@ class JsonLines(FileFormat):
     by_bytes = True
 
     def cuts(self, uri: str, size: int, step: int) -> Iterator[tuple[int, int | None]]:
-        if compression_of(uri):
+        if compression_of(uri) or _is_array(uri):
             yield 0, None
             return
         for start in range(0, size, step):
             yield start, min(start + step, size)
 
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
+        if start == 0 and end is None and _is_array(uri):
+            yield from array_records(uri, _DECODER)
+            return
         decode = _DECODER.decode
         for line in _lines(uri, start, end):
             if len(line) >= MAX_LINE_BYTES:
@@ -49,6 +53,11 @@ class JsonLines(FileFormat):
             else:
                 is_object = isinstance(row, dict)
                 yield Record(row if is_object else None, text, "" if is_object else "not a JSON object")
+
+
+def _is_array(uri: str) -> bool:
+    """True for a .json file that holds one array."""
+    return location(uri).removesuffix(compression_of(uri)).endswith(".json") and is_array(uri)
 
 
 def _no_constant(name: str) -> float:

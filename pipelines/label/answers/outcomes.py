@@ -24,10 +24,11 @@ import pyarrow.compute as pc
 from pipelines.config import FiltersConfig
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import DataSplit
-from pipelines.data.schema import LABEL, RATIONALE, TOKEN_LOGPROBS
+from pipelines.data.schema import LABEL, RATIONALE, TEXT, TOKEN_LOGPROBS
 from pipelines.errors import UnparsableError
 from pipelines.label.answers.consensus import Consensus, find_consensus
 from pipelines.label.answers.filters import agrees, kept_rationales, refuse
+from pipelines.label.stored.texts import STORED, StoredAnswer
 from pipelines.label.teachers.base import Generation, PromptRefusedError, Sample, TokenLogprobs
 from pipelines.label.teachers.label_probabilities import Distribution, mean_distribution
 from pipelines.tasks import Answer, Example, Task
@@ -48,6 +49,9 @@ OUTCOME = pa.schema(
         pa.field("dtype", pa.string()),
         pa.field("thoughts", pa.string()),
         pa.field("rationales", pa.list_(pa.string())),
+        pa.field("cached_tokens", pa.int32()),
+        pa.field("stored", pa.bool_()),
+        pa.field("texts", pa.list_(STORED)),
         pa.field("token_logprobs", pa.struct([field for field in TOKEN_LOGPROBS if field.name != "id"])),
     ]
 )
@@ -93,6 +97,12 @@ class Outcome:
     rationales: Sequence[str] | None = None
     """Of an accepted train row: all distinct rationales of the label's voters that the filters keep, if there are several. The first one is
     `rationale`."""
+    cached_tokens: int = 0
+    """Part of `prompt_tokens`: those that an endpoint had in its cache."""
+    stored: bool = False
+    """True if no teacher was queried: the answer was stored before."""
+    texts: Sequence[StoredAnswer] = ()
+    """What the teacher wrote, for labels/texts."""
     token_logprobs: TokenLogprobs | None = None
     """Of the sample whose rationale is kept: train rows accepted without a hint, with teacher.token_logprobs."""
 
@@ -227,6 +237,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
     """Outcomes as a table of OUTCOME."""
     columns = dict(zip(OUTCOME.names, zip(*map(_COLUMNS, outcomes), strict=True), strict=True)) if outcomes else {}
     columns["soft_label"] = [found and list(map(_label_entry, found)) for found in columns.get("soft_label", ())]
+    columns["texts"] = [[answer.entry() for answer in answers] for answers in columns.get("texts", ())]
     columns["token_logprobs"] = [found and _logprob_entry(found) for found in columns.get("token_logprobs", ())]
     arrays = [pa.array(columns.get(field.name, ()), field.type) for field in OUTCOME]
     return pa.table(arrays, schema=OUTCOME)
@@ -239,6 +250,14 @@ def rationales_table(outcomes: pa.Table) -> pa.Table:
     ids = chosen["id"].combine_chunks().take(pc.list_parent_indices(lists))
     indices = [index for size in pc.list_value_length(lists).to_pylist() for index in range(size)]
     return pa.table([ids, pc.list_flatten(lists), pa.array(indices, pa.int32())], schema=RATIONALE)
+
+
+def texts_table(outcomes: pa.Table) -> pa.Table:
+    """The rows of labels/texts (schema.TEXT) in a table of OUTCOME."""
+    lists = outcomes["texts"].combine_chunks()
+    rows = pc.list_parent_indices(lists)
+    key, prompt_tokens, samples = pc.list_flatten(lists).flatten()
+    return pa.table([key, outcomes["id"].take(rows), prompt_tokens, outcomes["dtype"].take(rows), samples], schema=TEXT)
 
 
 def token_logprobs_table(outcomes: pa.Table) -> pa.Table:

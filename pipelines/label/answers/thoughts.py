@@ -76,7 +76,9 @@ class ThoughtCutter:
         """The generation with the thoughts of each sample cut. Samples that their teacher has cut stay."""
         if not self._tags and not self._harmony:
             return generation
-        samples = tuple(sample if sample.raw else self.cut_sample(sample) for sample in generation.samples)
+        samples = tuple(
+            sample if sample.raw else self.cut_sample(sample, sample.opened) for sample in generation.samples
+        )
         return dataclasses.replace(generation, samples=samples)
 
     def cut_sample(self, sample: Sample, opened: bool = False) -> Sample:

@@ -22,21 +22,13 @@ from typing import Any, NoReturn
 import pyarrow as pa
 
 from pipelines.config import BudgetConfig, RunConfig
-from pipelines.data.heldout import validation_share
 from pipelines.data.reader import DataSplit
-from pipelines.label.answers.outcomes import (
-    Outcome,
-    judge,
-    outcome_table,
-    refused,
-    second_attempt,
-    wants_rationalising,
-)
-from pipelines.label.answers.prompts import PromptMaker
-from pipelines.label.answers.thoughts import ThoughtCutter
+from pipelines.label.answers.labeller import Labeller
+from pipelines.label.answers.outcomes import Outcome, outcome_table, refused
 from pipelines.label.engines.health import MAX_FAILED_STARTS, MAX_STRIKES, RowKey
 from pipelines.label.engines.shared_budget import WAIT
 from pipelines.label.engines.start_failure import StartLog, start_failure
+from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.teachers.base import (
     Access,
     BudgetExhaustedError,
@@ -51,7 +43,7 @@ from pipelines.label.teachers.budget import estimate_tokens
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.runtime.nodes import node_name
 from pipelines.tasks import Example, Shot, Task, TaskSpec, load_task
-from pipelines.tasks.failures import described, failure_detail
+from pipelines.tasks.failures import described
 
 _REPORT_EVERY_S = 2.0
 _BUDGET_POLL_S = 0.1
@@ -68,6 +60,7 @@ class TeacherSetup:
     shots: tuple[Shot, ...] | None = None
     """Those of teacher.shots; None: the task's own."""
     access: Access = field(default_factory=Access)
+    keys: AnswerKeys = field(default_factory=AnswerKeys)
 
     def start(self, task: Task) -> Teacher:
         """The run's teacher, started in this process."""
@@ -89,8 +82,7 @@ class TeacherActor:
         """`health`: handle of `health_actor`."""
         self._setup, self._config, self._health = setup, setup.run.teacher, health
         self._task = load_task(setup.spec)
-        self._prompts = PromptMaker(self._task, self._config, setup.shots)
-        self._thoughts = ThoughtCutter(self._config.reasoning)
+        self._labeller = Labeller(setup.run, self._task, setup.shots, setup.keys)
         self._teacher: Teacher | None = None
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
@@ -106,7 +98,6 @@ class TeacherActor:
             made = [outcome for outcome in outcomes if outcome is not None]
             for outcome in made:
                 outcome.node, outcome.dtype = self._node, self._dtype
-                outcome.thoughts = outcome.thoughts if self._config.keep_thoughts else None
             return outcome_table(made)
         except TeacherUnusableError as error:
             await self._health.unusable.remote(str(error))
@@ -161,7 +152,7 @@ class TeacherActor:
         """Render one prompt before weights are loaded. Raises TeacherUnusableError if the chat template refuses it."""
         for row in rows:
             try:
-                prompt = self._prompts.render(_example(row))
+                prompt = self._labeller.prompts.render(_example(row))
             except Exception:  # noqa: BLE001 - this row becomes a reject later; another one serves as well
                 continue
             self._setup.try_prompt(prompt)
@@ -183,25 +174,8 @@ class TeacherActor:
                 return await self._label(teacher, example, split)
 
     async def _label(self, teacher: Teacher, example: Example, split: DataSplit) -> Outcome | None:
-        filters, key = self._config.filters, (split, example.id)
-        try:
-            prompt = self._prompts.render(example)
-        except Exception as error:  # noqa: BLE001 - the task may be the user's code
-            return refused(split, example, PromptRefusedError("bad_input", failure_detail(error)))
-        try:
-            generation = await self._generate(teacher, prompt, key)
-        except PromptRefusedError as refusal:
-            return refused(split, example, refusal)
-        if generation is None:
-            return None
-        outcome = judge(split, example, generation, self._task, filters)
-        if not wants_rationalising(outcome, filters, validation_share(self._setup.run.corpus.validation)):
-            return outcome
-        try:
-            second = await self._generate(teacher, self._prompts.render(example, hint=True), key)
-        except PromptRefusedError:
-            return outcome
-        return second_attempt(example, outcome, second, self._task, filters) if second else None
+        key = (split, example.id)
+        return await self._labeller.label(split, example, lambda prompt: self._generate(teacher, prompt, key))
 
     async def _generate(self, teacher: Teacher, prompt: Prompt, key: RowKey) -> Generation | None:
         """The teacher's answer, None if the budget is used up."""
@@ -210,7 +184,7 @@ class TeacherActor:
                 async with self._paid(teacher, prompt) as pay:
                     generation = await teacher.answer(prompt)
                     pay(generation)
-                return self._thoughts.cut(generation)
+                return generation
             except (PromptRefusedError, TeacherUnusableError):
                 raise
             except BudgetExhaustedError as error:

@@ -28,6 +28,7 @@ from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.id_index import Keys, contains, id_keys
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.positions import Positions, rows_of
+from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.teachers.base import Access
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.tasks import Example, TaskSpec, load_task
@@ -98,7 +99,21 @@ def in_flight(run: RunConfig) -> InFlight:
     return InFlight(rows, max(math.ceil(assigned / rows), 4), load.rows_in_engine)
 
 
-def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, health: Any) -> Generator[pa.Table]:
+def open_examples(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter) -> Any:
+    """A Ray Data dataset of the examples (schema.EXAMPLE) that have no outcome now."""
+    import ray
+
+    splits, done = with_states(scan.splits), writer.state.done
+    reader = ray.put(ExampleReader(splits, spec, dict(run.corpus.fields), scan.rejected, done))
+    items = [{"index": index} for index in range(len(splits))]
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=READER_CPUS
+    )
+
+
+def outcomes(
+    run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, health: Any, keys: AnswerKeys
+) -> Generator[pa.Table]:
     """Tables of outcomes (outcomes.OUTCOME) of the rows without one, as they arrive. A block whose rows the budget skips is empty.
 
     Args:
@@ -111,13 +126,10 @@ def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWrit
     from pipelines.runtime.compat.ray import drop_block_stats
 
     teacher, sizes = run.teacher, in_flight(run)
-    used = (writer.counts.prompt_tokens, writer.counts.output_tokens)
+    used = writer.counts.paid_tokens
     access = Access(teacher_class(teacher.engine).key(teacher), used)
-    ray.get(health.fund.remote(Funds(teacher.budget, teacher.price, used, teacher.gpus_per_replica)))
-    setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access)
-    reader = ray.put(
-        ExampleReader(with_states(scan.splits), spec, dict(run.corpus.fields), scan.rejected, writer.state.done)
-    )
+    ray.get(health.fund.remote(Funds(teacher.budget, teacher.charged, used, teacher.gpus_per_replica)))
+    setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access, keys)
     context = copy.deepcopy(DataContext.get_current())
     # Ray delays calls whose results it sees no room for, and assumes this size for each until the first result is there.
     context.target_max_block_size = 4 << 20
@@ -125,12 +137,7 @@ def outcomes(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWrit
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     drop_block_stats(context)
     with DataContext.current(context):
-        items = [{"index": index} for index in range(len(scan.splits))]
-        examples = (
-            ray.data.from_items(items, override_num_blocks=len(items))
-            .map_batches(_read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=READER_CPUS)
-            .repartition(target_num_rows_per_block=sizes.rows_per_block)
-        )
+        examples = open_examples(run, spec, scan, writer).repartition(target_num_rows_per_block=sizes.rows_per_block)
         answered = examples.map_batches(
             TeacherActor,
             fn_constructor_args=(setup, health),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.config import BudgetConfig, PriceConfig
+from pipelines.label.teachers.base import TokensUsed
 from pipelines.label.teachers.budget import BudgetMeter, Reservation
 
 WAIT = "wait"
@@ -22,8 +23,7 @@ class Funds:
 
     budget: BudgetConfig
     price: PriceConfig
-    used: tuple[int, int]
-    """(prompt tokens, output tokens)."""
+    used: TokensUsed
     gpus: int
     """Of each engine."""
 

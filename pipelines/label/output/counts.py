@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.data.label_manifest import CountsJson
+from pipelines.label.teachers.base import TokensUsed
 from pipelines.tasks.failures import RAISED
 
 AGREEMENT_BINS = 10
@@ -31,6 +32,12 @@ class Counts:
     agreeing: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that an endpoint had in its cache."""
+    stored: int = 0
+    """Rows whose answer was stored before. Their tokens are part of the two counts above, and these:"""
+    stored_prompt_tokens: int = 0
+    stored_output_tokens: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     agreements: Counter[str] = field(default_factory=Counter)
     """Accepted rows by tenth of agreement: `0` is [0, 0.1), `9` is [0.9, 1]."""
@@ -63,6 +70,12 @@ class Counts:
         """Rows that no engine could answer."""
         return self.rejected["engine_error"] + self.heldout_rejected["engine_error"]
 
+    @property
+    def paid_tokens(self) -> TokensUsed:
+        """Of the answers that were not stored before."""
+        prompt, output = self.prompt_tokens - self.stored_prompt_tokens, self.output_tokens - self.stored_output_tokens
+        return TokensUsed(prompt, output, self.cached_tokens)
+
     def add(self, other: Counts) -> None:
         """Add other counts, some of which may be negative."""
         for name, value in vars(other).items():
@@ -79,6 +92,7 @@ class Counts:
         train = outcomes.filter(pc.equal(outcomes["split"], "train"))
         heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
         accepted = train.filter(pc.is_null(train["reason"]))
+        stored = outcomes.filter(pc.fill_null(outcomes["stored"], False))
         decided = outcomes.filter(pc.fill_null(pc.not_equal(outcomes["reason"], "engine_error"), True))
         # An agreement is a float32: 0.7 must not fall into [0.6, 0.7).
         tenths = pc.min_element_wise(pc.floor(pc.multiply(accepted["agreement"].cast(pa.float64()), 10.0001)), 9)
@@ -89,8 +103,12 @@ class Counts:
             heldout_rejected=_counts(heldout["reason"]),
             with_gold=len(train) - train["gold"].null_count,
             agreeing=pc.sum(train["agrees"]).as_py() or 0,
-            prompt_tokens=pc.sum(outcomes["prompt_tokens"]).as_py() or 0,
-            output_tokens=pc.sum(outcomes["output_tokens"]).as_py() or 0,
+            prompt_tokens=_total(outcomes["prompt_tokens"]),
+            output_tokens=_total(outcomes["output_tokens"]),
+            cached_tokens=_total(outcomes["cached_tokens"]),
+            stored=len(stored),
+            stored_prompt_tokens=_total(stored["prompt_tokens"]),
+            stored_output_tokens=_total(stored["output_tokens"]),
             notes=_counts(outcomes["note"]) + _task_failures(outcomes["detail"]),
             agreements=_counts(tenths.cast(pa.int32()).cast(pa.string())),
             nodes=_counts(decided["node"]),
@@ -113,6 +131,10 @@ class Counts:
 def _task_failures(details: pa.ChunkedArray) -> Counter[str]:
     count = pc.sum(pc.starts_with(details, RAISED)).as_py() or 0
     return Counter({TASK_RAISED: count} if count else {})
+
+
+def _total(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column).as_py() or 0)
 
 
 def _sum(hashes: pa.ChunkedArray) -> int:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.data.label_manifest import PartFile
-from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS_PARQUET
-from pipelines.label.answers.outcomes import rationales_table, token_logprobs_table
+from pipelines.data.schema import LABEL, REJECT, TEXT_PARQUET, TOKEN_LOGPROBS_PARQUET
+from pipelines.label.answers.outcomes import rationales_table, texts_table, token_logprobs_table
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 
@@ -24,6 +24,7 @@ FOLDERS = {
 """(split, accepted) -> folder and its schema."""
 RATIONALES_FOLDER = "rationales"
 TOKEN_LOGPROBS_FOLDER = "token_logprobs"
+TEXTS_FOLDER = "texts"
 RETRIED_FOLDER = "retried"
 """Rows with `engine_error` that a later commit replaces: their split and id. Empty once the labels are finished."""
 
@@ -55,10 +56,13 @@ def write_parts(store: Store, number: int, outcomes: pa.Table, retried: pa.Table
     for folder, table in part_tables(outcomes):
         if len(table):
             files[part_name(folder, number)] = write_part(store, part_name(folder, number), table)
-    logprobs = token_logprobs_table(outcomes)
-    if len(logprobs):
-        name = part_name(TOKEN_LOGPROBS_FOLDER, number)
-        files[name] = write_part(store, name, logprobs, **TOKEN_LOGPROBS_PARQUET)
+    for folder, table, settings in (
+        (TOKEN_LOGPROBS_FOLDER, token_logprobs_table(outcomes), TOKEN_LOGPROBS_PARQUET),
+        (TEXTS_FOLDER, texts_table(outcomes), TEXT_PARQUET),
+    ):
+        if len(table):
+            name = part_name(folder, number)
+            files[name] = write_part(store, name, table, **settings)
     if retried is not None and len(retried):
         name = part_name(RETRIED_FOLDER, number)
         files[name] = write_part(store, name, retried)

@@ -30,8 +30,16 @@ from pipelines.label.output.commits import (
 )
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.id_index import KEY_BYTES, Keys, id_keys, key_set
-from pipelines.label.output.parts import FOLDERS, RATIONALES_FOLDER, RETRIED_FOLDER, TOKEN_LOGPROBS_FOLDER, read_part
+from pipelines.label.output.parts import (
+    FOLDERS,
+    RATIONALES_FOLDER,
+    RETRIED_FOLDER,
+    TEXTS_FOLDER,
+    TOKEN_LOGPROBS_FOLDER,
+    read_part,
+)
 from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
+from pipelines.label.stored.sources import set_aside
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 
@@ -64,6 +72,11 @@ class LabelState:
     def files(self) -> dict[str, PartFile]:
         """Size and hash of each part of `parts`, if its record has them."""
         return {name: file for commit in self.commits for name, file in commit.files.items()}
+
+    def add_done(self, split: str, keys: list[Keys]) -> None:
+        """Add ids that the teacher has answered since the labels were opened."""
+        known = [self.done[split], *keys]
+        self.done[split] = key_set(iter(known), sum(map(len, known)))
 
     @property
     def retry_rows(self) -> int:
@@ -134,7 +147,7 @@ def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[
 
 
 def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], None]) -> None:
-    """Remove parts that no record names, and files that were being written when a run was killed."""
+    """Remove parts that no record names, and files that were being written when a run was killed. Their answers are kept."""
     folders = [*(folder for folder, _ in FOLDERS.values()), RATIONALES_FOLDER, TOKEN_LOGPROBS_FOLDER, RETRIED_FOLDER]
     named = state.parts
     leftovers = [name for folder in folders for name in store.files(folder) if name not in named]
@@ -143,6 +156,7 @@ def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], 
     check_lock()
     for name in set(leftovers):
         store.delete(name)
+    set_aside(store, [name for name in store.files(TEXTS_FOLDER) if name not in named], check_lock)
 
 
 def _index(store: Store, state: LabelState, split: str) -> None:

@@ -2,12 +2,13 @@
 
 One process writes, the driver, while it holds the folder's lock. It collects outcomes and commits them in groups. Commit k, in this order:
 
-    1. parts    data/part-k.parquet, rejects/part-k.parquet (held-out rows: heldout/...), rationales/part-k.parquet, and
-                token_logprobs/part-k.parquet
+    1. parts    data/part-k.parquet, rejects/part-k.parquet (held-out rows: heldout/...), rationales/part-k.parquet,
+                token_logprobs/part-k.parquet and texts/part-k.parquet
     2. record   commits/k.json: the parts with their sizes and hashes, and the counts of its rows
 
 A file becomes visible in full or not at all (`Store.write`), and a step begins when the one before it is durable. A kill before the record
-leaves parts that no record names; the next run removes them and labels their rows again. A kill after it leaves finished rows, which the
+leaves parts that no record names; the next run removes them and labels their rows again, from their texts if these are complete
+(stored/). A kill after it leaves finished rows, which the
 next run reads back (recovery.py) and skips. Every few hundred commits, one record replaces theirs.
 
 The next run retries rows with `engine_error`. A commit with new outcomes names the rows that it replaces (retries.py). Finished labels with
@@ -72,7 +73,7 @@ class LabelWriter:
             reopened: the manifest of finished labels that are resumed: rows with `engine_error`, or a damaged file.
             check_lock: raises if the lock is lost.
         """
-        self._store, self._settings, self._reopened, self.check_lock = store, settings, reopened, check_lock
+        self.store, self._settings, self._reopened, self.check_lock = store, settings, reopened, check_lock
         self._fingerprint = fingerprint(identity)
         self._buffer: list[pa.Table] = []
         self._buffered = 0
@@ -116,20 +117,20 @@ class LabelWriter:
         for split in self.state.to_retry:
             add_engine_errors(counts, split, -(pc.sum(pc.equal(retried["split"], split)).as_py() or 0))
         self.check_lock()
-        files = write_parts(self._store, self.state.next_number, outcomes, retried)
+        files = write_parts(self.store, self.state.next_number, outcomes, retried)
         self._commit(counts, files)
 
     def add_scanned(self, rejects: pa.Table) -> None:
         """Write rejects of the scan. They count together from `commit_scan` on; an interrupted scan is repeated."""
         self._scan_counts.add(Counts.of(rejects))
         self.check_lock()
-        self._scan_files |= write_parts(self._store, self.state.next_number, rejects)
+        self._scan_files |= write_parts(self.store, self.state.next_number, rejects)
         self.state.next_number += 1
 
     def commit_scan(self, scan: ScanRecord) -> None:
         """Make the scan durable, with its rejects."""
         self.check_lock()
-        write_scan(self._store, scan.rejected)
+        write_scan(self.store, scan.rejected)
         self._commit(self._scan_counts, self._scan_files, ScanSummary(scan.rows, scan.splits))
         self._scan_counts, self._scan_files = Counts(), {}
         self.state.scan = scan
@@ -138,19 +139,19 @@ class LabelWriter:
         """Remove replaced rows, and write all records as one file. Call it when every row has an outcome."""
         self.check_lock()
         before = self.state.parts
-        self.state.commits = compact(self._store, self.state.commits, self.state.next_number)
+        self.state.commits = compact(self.store, self.state.commits, self.state.next_number)
         self._write_record()
         named = self.state.parts
         self.check_lock()
         for name in before:
             if name not in named:
-                self._store.delete(name)
+                self.store.delete(name)
 
     def remove_attempt(self) -> None:
         """Remove what the manifest replaces. Call it when the manifest is written."""
         self.check_lock()
-        for name in [*self._store.files(COMMITS), ATTEMPT]:
-            self._store.delete(name)
+        for name in [*self.store.files(COMMITS), ATTEMPT]:
+            self.store.delete(name)
 
     def _take_retried(self, outcomes: pa.Table) -> npt.NDArray[np.bool_]:
         """(rows,) True for rows that replace an earlier `engine_error`."""
@@ -164,7 +165,7 @@ class LabelWriter:
         """Write the record of a commit whose parts are durable."""
         self.check_lock()
         if self._reopened:
-            self._store.delete(MANIFEST)
+            self.store.delete(MANIFEST)
             self._reopened = None
         commit = Commit(
             number=self.state.next_number,
@@ -175,7 +176,7 @@ class LabelWriter:
             tally=counts.as_json(),
             scan=scan,
         )
-        self._store.write(record_name(commit.number), commit.model_dump_json().encode())
+        self.store.write(record_name(commit.number), commit.model_dump_json().encode())
         self.state.commits.append(commit)
         self.state.counts.add(counts)
         self.state.next_number += 1
@@ -185,7 +186,7 @@ class LabelWriter:
             self._write_record()
 
     def _write_record(self) -> None:
-        write_record(self._store, self.state.commits, self.state.next_number - 1)
+        write_record(self.store, self.state.commits, self.state.next_number - 1)
         self._unrecorded = 0
 
 

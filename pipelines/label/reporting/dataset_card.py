@@ -221,6 +221,9 @@ def _agreement(details: LabelDetails) -> list[str]:
 
 def _usage(details: LabelDetails, timings_s: dict[str, float]) -> list[str]:
     lines = []
+    if details.stored.rows:
+        tokens = f"{details.stored.prompt_tokens:,} prompt and {details.stored.output_tokens:,} output tokens"
+        lines.append(f"- {details.stored.rows:,} rows took over stored answers, with {tokens}")
     rates = details.throughput
     if rates and rates.rows_per_s:
         lines.append(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipelines.config import PriceConfig, TeacherConfig
 from pipelines.data.label_manifest import Cost, LabelCost, Throughput
 from pipelines.label.output.counts import AGREEMENT_BINS, Counts
+from pipelines.label.teachers.base import TokensUsed
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,10 @@ def label_cost(work: Work, counts: Counts, teacher: TeacherConfig) -> LabelCost 
 
     Args:
         work: of this run; the result names its rows.
-        counts: of all rows, whose tokens are charged.
+        counts: of all rows. Tokens of stored answers are not charged again.
     """
     hours = gpu_hours(work, teacher) or 0.0
-    charged = cost(
-        teacher.price, gpu_hours=hours, prompt_tokens=counts.prompt_tokens, output_tokens=counts.output_tokens
-    )
+    charged = cost(teacher.charged, counts.paid_tokens, gpu_hours=hours)
     return LabelCost(amount=charged.amount, basis=charged.basis, rows=work.rows) if charged else None
 
 
@@ -73,16 +72,18 @@ def agreement_histogram(counts: Counts, teacher: TeacherConfig) -> list[int] | N
     return [counts.agreements[str(tenth)] for tenth in range(AGREEMENT_BINS)]
 
 
-def cost(price: PriceConfig, *, gpu_hours: float, prompt_tokens: float, output_tokens: float) -> Cost | None:
+def cost(price: PriceConfig, used: TokensUsed, *, gpu_hours: float = 0.0) -> Cost | None:
     """The cost by GPU-hours, if they have a price and there are any; else by tokens. None without a price."""
     if price.per_gpu_hour is not None and gpu_hours > 0:
         basis = f"{gpu_hours:.2f} GPU-hours at {price.per_gpu_hour:g}"
         return Cost(amount=gpu_hours * price.per_gpu_hour, basis=basis)
+    cached = used.cached if price.per_million_cached_tokens is not None else 0
     charged = [
         (kind, tokens / 1e6, per_million)
         for kind, tokens, per_million in (
-            ("prompt", prompt_tokens, price.per_million_prompt_tokens),
-            ("output", output_tokens, price.per_million_output_tokens),
+            ("prompt", used.prompt - cached, price.per_million_prompt_tokens),
+            ("cached prompt", cached, price.per_million_cached_tokens if cached else None),
+            ("output", used.output, price.per_million_output_tokens),
         )
         if per_million is not None
     ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,8 @@ class Sample:
     """False if the thoughts do not end: then `text` is no answer."""
     raw: str = ""
     """The text with its thoughts, if they were cut from it."""
+    opened: bool = False
+    """True if the prompt ends within a thought."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Generation:
 
     samples: tuple[Sample, ...]
     prompt_tokens: int
+    cached_tokens: int = 0
+    """Part of `prompt_tokens`: those that an endpoint had in its cache."""
 
     @property
     def output_tokens(self) -> int:
@@ -117,14 +121,26 @@ class Load:
         return cls(rows, rows + -(-rows // 4))
 
 
+class TokensUsed(NamedTuple):
+    """Tokens that were charged."""
+
+    prompt: int = 0
+    output: int = 0
+    cached: int = 0
+    """Part of `prompt`: those that an endpoint had in its cache."""
+
+
+NOTHING_USED = TokensUsed()
+
+
 @dataclass(frozen=True)
 class Access:
     """What the driver passes to every engine process."""
 
     key: SecretStr | None = None
     """From `Teacher.key`. An argument, because Ray writes an actor's environment variables to its logs."""
-    used: tuple[int, int] = (0, 0)
-    """(prompt tokens, output tokens) that earlier runs used of the budget."""
+    used: TokensUsed = NOTHING_USED
+    """What earlier runs used of the budget."""
 
 
 def row_seed(seed: int, row_id: str, start: int = 0) -> int:
@@ -145,6 +161,8 @@ class Teacher(ABC):
 
     meters_budget: ClassVar[bool] = False
     """True if the teacher keeps `teacher.budget` itself. Otherwise engines/shared_budget.py does."""
+    answers_by: ClassVar[tuple[str, ...]] = ()
+    """Fields of the example that an answer depends on beside the prompt."""
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:

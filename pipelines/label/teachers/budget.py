@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipelines.config import BudgetConfig, PriceConfig
-from pipelines.label.teachers.base import BudgetExhaustedError
+from pipelines.label.teachers.base import NOTHING_USED, BudgetExhaustedError, TokensUsed
 
 _BYTES_PER_TOKEN = 3
 """UTF-8 bytes. English has 4 to 5 per token, numbers and code about 3, Chinese 3 to 4: estimates are rather high."""
@@ -32,10 +32,10 @@ class Reservation:
 class BudgetMeter:
     """Admits requests while the budget lasts. After the first refusal it refuses all, since the stage is about to stop."""
 
-    def __init__(self, budget: BudgetConfig, price: PriceConfig, used: tuple[int, int] = (0, 0)) -> None:
-        """`used`: (prompt tokens, output tokens) of finished rows."""
+    def __init__(self, budget: BudgetConfig, price: PriceConfig, used: TokensUsed = NOTHING_USED) -> None:
+        """`used`: by finished rows."""
         self._budget, self._price = budget, price
-        self._prompt, self._output = used
+        self._prompt, self._output, self._cached = used
         self._reserved_prompt, self._reserved_output = 0, 0
         self._refusal: str | None = None
 
@@ -58,12 +58,13 @@ class BudgetMeter:
         self._reserved_output += output_tokens
         return Reservation(prompt_tokens, output_tokens)
 
-    def settle(self, reservation: Reservation, prompt_tokens: int, output_tokens: int) -> None:
-        """Replace a reservation by what the request used."""
+    def settle(self, reservation: Reservation, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> None:
+        """Replace a reservation by what the request used. `cached_tokens`: part of `prompt_tokens`."""
         self._reserved_prompt -= reservation.prompt_tokens
         self._reserved_output -= reservation.output_tokens
         self._prompt += prompt_tokens
         self._output += output_tokens
+        self._cached += cached_tokens
 
     def release(self, reservation: Reservation) -> None:
         """The request was refused and used nothing."""
@@ -87,8 +88,11 @@ class BudgetMeter:
         return None
 
     def _cost(self, prompt_tokens: int, output_tokens: int) -> float:
-        prompt, output = self._price.per_million_prompt_tokens, self._price.per_million_output_tokens
-        return (prompt_tokens * (prompt or 0.0) + output_tokens * (output or 0.0)) / 1e6
+        """Of cached tokens it is known only once a request is answered: a reservation has none."""
+        prompt, output = self._price.per_million_prompt_tokens or 0.0, self._price.per_million_output_tokens or 0.0
+        cached = self._price.per_million_cached_tokens
+        saved = self._cached * (prompt - cached) if cached is not None else 0.0
+        return (prompt_tokens * prompt + output_tokens * output - saved) / 1e6
 
 
 def estimate_tokens(texts: Iterable[str]) -> int:

@@ -34,6 +34,8 @@ def latency(config: TeacherConfig, example_id: str) -> float:
 class EchoTeacher(Teacher):
     """Answers with the gold label. Counts words as tokens."""
 
+    answers_by = ("gold", "input")
+
     def __init__(self, config: TeacherConfig, task: Task) -> None:
         self._config, self._task = config, task
         self._batch = asyncio.Semaphore(config.vllm.max_num_seqs)

@@ -13,24 +13,22 @@ runtime_env_agent.log, and `list_actors` and `list_tasks` show them.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import math
 import random
-from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import SecretStr
 
 from pipelines.config import TeacherConfig
 from pipelines.label.teachers.base import (
+    NOTHING_USED,
     Access,
     Generation,
     Load,
     Prompt,
     PromptRefusedError,
-    Sample,
     Teacher,
     TeacherUnusableError,
+    TokensUsed,
     row_seed,
     stop_strings,
 )
@@ -38,6 +36,7 @@ from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
 from pipelines.label.teachers.chat import folded
 from pipelines.label.teachers.circuit_breaker import CircuitBreaker
 from pipelines.label.teachers.http_errors import Failure, failure_of, quota_pause_s, unreadable, wait_s
+from pipelines.label.teachers.openai_replies import Reply, generation_of, read_reply
 from pipelines.label.teachers.rate_limit import AdaptiveLimit, Admission
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from pipelines.tasks import Task
@@ -51,30 +50,19 @@ Body = dict[str, Any]
 """A request, as keyword arguments of the client."""
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """The answer to one request."""
-
-    choices: tuple[tuple[str, str, str], ...]
-    """(text, finish reason, thoughts that came apart from the text)"""
-    prompt_tokens: int
-    """As charged, like `output_tokens`: of all choices."""
-    output_tokens: int
-
-
 class OpenaiTeacher(Teacher):
     """Queries an endpoint. The client belongs to the event loop of the first call."""
 
     meters_budget = True
 
     def __init__(
-        self, config: TeacherConfig, task: Task, *, key: SecretStr | None = None, used: tuple[int, int] = (0, 0)
+        self, config: TeacherConfig, task: Task, *, key: SecretStr | None = None, used: TokensUsed = NOTHING_USED
     ) -> None:
-        """`key` None: read from this process' environment. `used`: (prompt, output) tokens of finished rows, for the budget."""
+        """`key` None: read from this process' environment. `used`: by finished rows, for the budget."""
         self._config = config
         self._key = remote_key(config) if key is None else key
         self._stops = stop_strings(config, task)
-        self.meter = BudgetMeter(config.budget, config.price, used)
+        self.meter = BudgetMeter(config.budget, config.charged, used)
         self.admission = Admission(AdaptiveLimit(config.remote.max_concurrent_requests))
         self.breaker = CircuitBreaker(config.remote.url or "", config.remote.max_outage_s)
         self._chance = random.Random()
@@ -117,37 +105,31 @@ class OpenaiTeacher(Teacher):
             BudgetExhaustedError: the next request could use more than is left.
         """
         n = self._config.sampling.n
-        replies: list[_Reply] = []
-        choices: list[tuple[str, str, str]] = []
-        while len(choices) < n:
-            size = min(self._max_choices, n - len(choices))
-            starts = range(len(choices), n, size)
+        replies: list[Reply] = []
+        while (count := sum(len(reply.choices) for reply in replies)) < n:
+            size = min(self._max_choices, n - count)
+            starts = range(count, n, size)
             requests = [self._request(prompt, start, min(size, n - start)) for start in starts]
             # Await all before raising one's error: they are paid for, and no request may outlive its row.
             for reply in await asyncio.gather(*requests, return_exceptions=True):
                 if isinstance(reply, BaseException):
                     raise reply
                 replies.append(reply)
-                choices += reply.choices
-        texts = choices[:n]
-        weights = [len(text) + len(thoughts) for text, _, thoughts in texts]
-        tokens = _split(sum(r.output_tokens for r in replies), weights)
-        samples = (_sample(*choice, count) for choice, count in zip(texts, tokens, strict=True))
-        return Generation(tuple(samples), sum(r.prompt_tokens for r in replies))
+        return generation_of(replies, n)
 
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
             await self._client.close()
 
-    async def _request(self, prompt: Prompt, start: int, size: int) -> _Reply:
+    async def _request(self, prompt: Prompt, start: int, size: int) -> Reply:
         """Samples `start` to `start + size` of a prompt, or fewer if the endpoint returns fewer; with retries."""
         attempt, attempts = 0, self._config.remote.max_attempts
         while True:
             count = min(size, self._max_choices)
             body = self._body(prompt, start, count)
             result = await self._attempt(prompt, body, count)
-            if isinstance(result, _Reply):
+            if isinstance(result, Reply):
                 if len(result.choices) < count:
                     self._max_choices = min(self._max_choices, len(result.choices))
                 return result
@@ -183,7 +165,7 @@ class OpenaiTeacher(Teacher):
             return True
         return False
 
-    async def _attempt(self, prompt: Prompt, body: Body, count: int) -> _Reply | Failure:
+    async def _attempt(self, prompt: Prompt, body: Body, count: int) -> Reply | Failure:
         """One request, after it is admitted."""
         while True:
             probe = await self.breaker.admit()
@@ -193,7 +175,7 @@ class OpenaiTeacher(Teacher):
                     if self.breaker.is_open and not probe:
                         continue  # an outage began while this request waited for its place
                     result = await self._admitted(prompt, body, count, epoch)
-                    answered = isinstance(result, _Reply) or not result.outage
+                    answered = isinstance(result, Reply) or not result.outage
                     self.breaker.record(answered, probe=probe)
                     probe = False
                     return result
@@ -201,18 +183,18 @@ class OpenaiTeacher(Teacher):
                 if probe:  # cancelled, or refused for the budget
                     self.breaker.record(answered, probe=True)
 
-    async def _admitted(self, prompt: Prompt, body: Body, count: int, epoch: int) -> _Reply | Failure:
+    async def _admitted(self, prompt: Prompt, body: Body, count: int, epoch: int) -> Reply | Failure:
         """One request in its place."""
         if self._unusable:
             raise TeacherUnusableError(self._unusable)
-        reservation = self.meter.reserve(_estimate(prompt), count * self._config.sampling.max_tokens)
+        reservation = self.meter.reserve(prompt_tokens(prompt), count * self._config.sampling.max_tokens)
         try:
             result = await self._send(body, prompt)
         except BaseException:  # cancelled, or a bug: the endpoint may be at work
             self.meter.forfeit(reservation)
             raise
-        if isinstance(result, _Reply):
-            self.meter.settle(reservation, result.prompt_tokens, result.output_tokens)
+        if isinstance(result, Reply):
+            self.meter.settle(reservation, result.prompt_tokens, result.output_tokens, result.cached_tokens)
             self.admission.limit.succeeded(epoch)
             return result
         if result.may_have_cost:
@@ -225,7 +207,7 @@ class OpenaiTeacher(Teacher):
             self.admission.pause(result.retry_after_s)
         return result
 
-    async def _send(self, body: Body, prompt: Prompt) -> _Reply | Failure:
+    async def _send(self, body: Body, prompt: Prompt) -> Reply | Failure:
         import openai
 
         if self._client is None:
@@ -237,8 +219,9 @@ class OpenaiTeacher(Teacher):
             response = raw.parse()
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             return failure_of(error, self._key)
-        self.admission.pause(quota_pause_s(raw.headers, _estimate(prompt) + self._config.sampling.max_tokens))
-        return self._read(response, prompt)
+        self.admission.pause(quota_pause_s(raw.headers, prompt_tokens(prompt) + self._config.sampling.max_tokens))
+        reply = read_reply(response, chat=bool(prompt.messages), prompt_tokens=prompt_tokens(prompt))
+        return unreadable(reply, self._key) if isinstance(reply, str) else reply
 
     def _connect(self) -> Any:
         import openai
@@ -246,6 +229,12 @@ class OpenaiTeacher(Teacher):
         # The client's timeout would restart with every read; the one around the call covers the whole request.
         url, key = self._config.remote.url, self._key.get_secret_value()
         return openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=None)
+
+    def batch_request(self, prompt: Prompt) -> tuple[str, Body]:
+        """(path, body) of one request for all samples of a prompt, as a line of the Batch API has them."""
+        body = self._body(prompt, 0, self._config.sampling.n)
+        extra = body.pop("extra_body", {})
+        return ("/v1/chat/completions" if prompt.messages else "/v1/completions"), {**body, **extra}
 
     def _body(self, prompt: Prompt, start: int, count: int) -> Body:
         """The request. Fields at their default are left out, because not every endpoint knows every field."""
@@ -280,41 +269,9 @@ class OpenaiTeacher(Teacher):
             body["extra_body"] = extra
         return {name: value for name, value in body.items() if name not in self._unsupported}
 
-    def _read(self, response: Any, prompt: Prompt) -> _Reply | Failure:
-        found = getattr(response, "choices", None)
-        if not found:
-            error = getattr(response, "error", None)  # some gateways answer 200 with the failure inside
-            return unreadable(f"no choices{f', but {error}' if error else ''}", self._key)
-        texts = [(c.message.content if prompt.messages else c.text) or "" for c in found]
-        thoughts = [_apart(c.message) if prompt.messages else "" for c in found]
-        reasons = [c.finish_reason or "unknown" for c in found]
-        choices = tuple(zip(texts, reasons, thoughts, strict=True))
-        usage = getattr(response, "usage", None)
-        if usage is None:
-            return _Reply(choices, _estimate(prompt), sum(estimate_tokens([text]) for text in (*texts, *thoughts)))
-        return _Reply(choices, int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0))
 
-
-def _apart(message: Any) -> str:
-    """Thoughts that a server has parsed itself: `reasoning_content` (vLLM, DeepSeek, SGLang) or `reasoning` (OpenRouter, newer vLLM)."""
-    found = [getattr(message, name, None) for name in ("reasoning_content", "reasoning")]
-    return next((text for text in found if isinstance(text, str) and text), "")
-
-
-def _sample(text: str, reason: str, thoughts: str, tokens: int) -> Sample:
-    """A sample. If the server has cut the thoughts and nothing is left, they do not end."""
-    return Sample(text, tokens, reason, thoughts=thoughts, thoughts_end=not thoughts or bool(text.strip()))
-
-
-def _estimate(prompt: Prompt) -> int:
+def prompt_tokens(prompt: Prompt) -> int:
     """Approximate tokens of a prompt."""
     if not prompt.messages:
         return estimate_tokens([prompt.text])
     return estimate_tokens(m["content"] for m in prompt.messages) + _TOKENS_PER_MESSAGE * len(prompt.messages)
-
-
-def _split(total: int, weights: list[int]) -> list[int]:
-    """`total` in whole parts proportional to `weights`. Endpoints count the tokens of all choices together."""
-    whole = sum(weights) or 1
-    bounds = [math.floor(total * sum(weights[:i]) / whole) for i in range(len(weights))] + [total]
-    return [upper - lower for lower, upper in itertools.pairwise(bounds)]

@@ -166,7 +166,7 @@ class VllmTeacher(Teacher):
     def _sample(self, output: Any, prompt_tokens: list[int], example: Example, opened: bool) -> Sample:
         """`output`: a vllm.CompletionOutput. `opened`: the prompt ends within a thought."""
         ids, reason = list(output.token_ids), output.finish_reason or "unknown"
-        cut = self._thoughts.cut_sample(Sample(output.text, len(ids), reason), opened)
+        cut = self._thoughts.cut_sample(Sample(output.text, len(ids), reason, opened=opened), opened)
         if not self._logprobs:
             return cut
         flat, k = flat_logprobs(output.logprobs), self._config.token_logprobs

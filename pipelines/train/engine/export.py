@@ -52,7 +52,7 @@ def export_student(
             Path(folder, "deepspeed.json").write_text(settings + "\n", encoding="utf-8")
             lines = "".join(json.dumps(row) + "\n" for row in history)
             Path(folder, "training.jsonl").write_text(lines, encoding="utf-8")
-            store.clear(keep=PROGRESS)  # the driver writes it meanwhile
+            store.clear(PROGRESS)  # the driver writes it meanwhile
             store.put_folder(folder)
     worker.wait_for_all()
     return difference

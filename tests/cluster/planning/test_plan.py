@@ -12,11 +12,13 @@ from cluster.cli import main
 from cluster.planning.calibrate import calibration_run
 from cluster.planning.model import Plan
 from pipelines.config.load import load_run, parse_run
+from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.manifest import read_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
 from tests.support.planned_runs import begin_labels, finish_labels, finish_student, write_run
+from tests.support.stored_answers import write_answers
 
 RATES = {
     "throughput": {"rows": 50, "seconds": 5.0, "replicas": 2.0, "rows_per_s": 10.0, "prompt_tokens_per_s": 2000.0,
@@ -245,3 +247,16 @@ def test_deadline_is_part_of_the_plan(run_file: str) -> None:
 def test_wrong_input_is_one_message(run_file: str, options: list[str], message: str) -> None:
     result = invoke(run_file, *options)
     assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
+def test_rows_with_stored_answers_are_not_sent(run_file: str, tmp_path: Path) -> None:
+    """Ten of 50 train rows have an answer, in unfinished labels of other settings."""
+    run = load_run(run_file, ["teacher={engine: echo}"])
+    task = load_task(task_spec(run.task, run.task_options))
+    [split] = corpus_splits(corpus_files(run.corpus.train, "corpus.train"), "train")
+    rows = [row.example for row in read_split(split, task, {}) if row.example is not None]
+    write_answers(run, tmp_path / "out/labels", 0, rows[40:])
+    (tmp_path / "out/labels/attempt.json").write_text('{"fingerprint": "other", "identity": {}}')
+    found = plan(run_file, "teacher={engine: echo}").stages.label
+    assert (found.rows, found.rows_stored) == (50, 10)
+    assert "10 rows take over stored answers" in invoke(run_file, "--set", "teacher={engine: echo}").stdout

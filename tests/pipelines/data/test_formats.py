@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.formats import csv_rows, format_of, json_lines, records
+from pipelines.data.formats import csv_rows, format_of, json_array, json_lines, records
 from pipelines.data.reader import (
     MAX_RAW_CHARACTERS,
     FileRange,
@@ -48,7 +48,7 @@ def encodable(row: Row) -> Row:
 
 PARTS = {
     "c.jsonl": 1, "c.json": 1, "c.ndjson": 1, "c.jsonl.gz": 1, "c.jsonl.zst": 1, "C.JSONL.GZ": 1, "c.csv": 1, "c.csv.gz": 1,
-    "c.csv.zst": 1, "c.parquet": 4, "c.arrow": 4, "c.feather": 4, "stream.arrow": 1,
+    "c.csv.zst": 1, "c.csv.bz2": 1, "array.json": 1, "array.json.bz2": 1, "c.parquet": 4, "c.arrow": 4, "c.feather": 4, "stream.arrow": 1,
 }  # fmt: skip
 
 
@@ -143,6 +143,44 @@ def test_a_hostile_line_is_that_rows_problem(tmp_path: Path, line: bytes, proble
     assert problem in bad.problem
     assert len(bad.raw) <= MAX_RAW_CHARACTERS + 3
     assert before.example == after.example is not None
+
+
+ARRAYS = {
+    b"[]": [],
+    b' \xef\xbb\xbf[ {"input": "1?"} ]\n': None,
+    b'[{"input": "1?"}, 7, "x", {"input": "2?"}]': ["", "not a JSON object", "not a JSON object", ""],
+    b'[{"input": "1?", "input": "2?"}, {"input": "\xff"}]': ["same key twice", "not UTF-8"],
+    b'[{"input": "1?"}, {"input": NaN}, {"input": "2?"}]': ["", "NaN is not JSON", ""],
+    b'[{"input": "1?"} {"input": "2?"}]': "element 2 of its array is not JSON",
+    b'[{"input": "1?"}, {"input": ': "element 2 of its array is not JSON",
+    b'[{"input": "1?"}': "element 2 of its array is not JSON",
+    b'[{"input": "1?"},]': "element 2 of its array is not JSON",
+    b'[{"input": "1?"}] {}': "text follows its array of 1 elements",
+    b"[" * 100_000: "element 1 of its array is not JSON",
+}
+
+
+@pytest.mark.parametrize("content", ARRAYS)
+def test_a_bad_element_is_a_row_and_a_bad_array_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.json").write_bytes(content.removeprefix(b" "))
+    expected = ARRAYS[content]
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            read(tmp_path / "c.json")
+        return
+    rows = [encodable(row) for row in read(tmp_path / "c.json")]
+    problems = [""] if expected is None else expected
+    assert len(rows) == len(problems)
+    assert all(
+        problem in row.problem and bool(problem) == bool(row.problem)
+        for row, problem in zip(rows, problems, strict=True)
+    )
+
+
+def test_elements_longer_than_the_buffer_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_array, "BUFFER_BYTES", 7)
+    write_corpus(tmp_path / "array.json", ROWS)
+    assert [row.id for row in read(tmp_path / "array.json")] == [row["id"] for row in ROWS]
 
 
 def test_huge_numbers_within_the_bounds_are_text(tmp_path: Path) -> None:

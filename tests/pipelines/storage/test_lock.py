@@ -45,7 +45,7 @@ def test_clearing_a_folder_keeps_its_lock(tmp_path: Path) -> None:
     with folder_lock(store, 60.0):
         store.write("data/part-000000.parquet", b"x")
         store.write("manifest.json", b"{}")
-        store.clear(keep=LOCK)
+        store.clear(LOCK)
         assert [path.name for path in (tmp_path / "labels").iterdir()] == [LOCK]
         with pytest.raises(UserError, match="another driver"), folder_lock(store, 60.0):
             pass

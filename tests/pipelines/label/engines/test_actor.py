@@ -9,7 +9,14 @@ from pipelines.data.reader import DataSplit
 from pipelines.label.answers.outcomes import RATIONALISED, Outcome, outcome_table
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.shared_budget import Funds, SharedBudget
-from pipelines.label.teachers.base import BudgetExhaustedError, Generation, Prompt, Sample, TeacherUnusableError
+from pipelines.label.teachers.base import (
+    NOTHING_USED,
+    BudgetExhaustedError,
+    Generation,
+    Prompt,
+    Sample,
+    TeacherUnusableError,
+)
 from pipelines.tasks import Example
 from tests.support.corpora import run_config
 from tests.support.teacher_actors import FailingTeacher, HintedTeacher, LocalHealth, actor_of, block, label_apples
@@ -152,7 +159,7 @@ def test_a_budget_of_several_engines_is_kept(budget: dict[str, float], price: di
     """2,000 rows use 15 tokens each and reserve about 70. Two engines may use 20,000 tokens together, in either unit."""
     health, used = LocalHealth(), 0
     run = run_config({"engine": "echo", "budget": budget, "price": price, "sampling": {"max_tokens": 40}})
-    health.health.fund(Funds(run.teacher.budget, run.teacher.price, (0, 0), 0))
+    health.health.fund(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 0))
 
     async def label() -> list[Outcome | None]:
         actors = [actor_of(health, run) for _ in range(2)]
@@ -172,7 +179,7 @@ def test_a_budget_of_several_engines_is_kept(budget: dict[str, float], price: di
 def test_gpu_hours_are_those_of_the_engines() -> None:
     teacher = {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}}
     run = run_config(teacher)
-    budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, (0, 0), 2))
+    budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 2))
     assert budget.reserve("a", 1000.0, 1, 1) == budget.reserve("b", 700.0, 1, 1) == ""
     assert budget.reserve("b", 801.0, 1, 1) == "budget.gpu_hours 1: the engines have used 1.001"
     with pytest.raises(ValidationError, match=r"budget.gpu_hours has no effect"):

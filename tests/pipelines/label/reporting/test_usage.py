@@ -3,9 +3,11 @@ from collections import Counter
 import pytest
 
 from pipelines.config import PriceConfig, TeacherConfig
+from pipelines.config.teacher import RemoteConfig
 from pipelines.label.output.counts import Counts
 from pipelines.label.reporting import usage
 from pipelines.label.reporting.usage import Work, cost, gpu_hours, label_cost, shares, throughput
+from pipelines.label.teachers.base import TokensUsed
 
 # Two replicas on a GPU each: 20 s and 30 s of engine start, then 100 s and 90 s of work, of which 95 s and 81 s busy.
 WORK = Work(
@@ -53,11 +55,24 @@ def test_agreement_has_a_histogram_with_several_samples() -> None:
 
 def test_tokens_are_charged_if_there_are_no_gpu_hours() -> None:
     price = PriceConfig(per_million_prompt_tokens=0.5, per_million_output_tokens=2.0, per_gpu_hour=9.0)
-    charged = cost(price, gpu_hours=0.0, prompt_tokens=3e6, output_tokens=250_000)
+    charged = cost(price, TokensUsed(3_000_000, 250_000))
     assert charged is not None
     assert charged.amount == pytest.approx(2.0)
     assert charged.basis == "3.00 million prompt tokens at 0.5 + 0.25 million output tokens at 2"
-    assert cost(PriceConfig(per_gpu_hour=9.0), gpu_hours=0.0, prompt_tokens=1e6, output_tokens=1e6) is None
+    assert cost(PriceConfig(per_gpu_hour=9.0), TokensUsed(1_000_000, 1_000_000)) is None
+
+
+def test_cached_and_stored_tokens_cost_less() -> None:
+    price = PriceConfig(per_million_prompt_tokens=1.0, per_million_cached_tokens=0.25, per_million_output_tokens=2.0)
+    counts = Counts(prompt_tokens=3_000_000, cached_tokens=1_000_000, stored_prompt_tokens=1_000_000)
+    charged = label_cost(WORK, counts, teacher(gpus_per_replica=0, price=price))
+    assert charged is not None
+    assert charged.amount == pytest.approx(1.0 + 0.25)
+    assert "1.00 million cached prompt tokens at 0.25" in charged.basis
+    batches = TeacherConfig(engine="openai", model="m", remote=RemoteConfig(url="http://h/v1", batch=True), price=price)
+    half = cost(batches.charged, TokensUsed(2_000_000, 1_000_000))
+    assert half is not None
+    assert half.amount == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ import pickle
 import pytest
 
 from pipelines.config import BudgetConfig, PriceConfig
-from pipelines.label.teachers.base import BudgetExhaustedError
+from pipelines.label.teachers.base import NOTHING_USED, BudgetExhaustedError, TokensUsed
 from pipelines.label.teachers.budget import BudgetMeter, estimate_tokens
 
 
-def meter_of(tokens: int, used: tuple[int, int] = (0, 0)) -> BudgetMeter:
+def meter_of(tokens: int, used: TokensUsed = NOTHING_USED) -> BudgetMeter:
     return BudgetMeter(BudgetConfig(tokens=tokens), PriceConfig(), used)
 
 
@@ -27,7 +27,7 @@ def test_reservations_count_until_they_are_settled() -> None:
 
 def test_tokens_of_finished_rows_count() -> None:
     with pytest.raises(BudgetExhaustedError):
-        meter_of(1000, used=(600, 300)).reserve(51, 50)
+        meter_of(1000, used=TokensUsed(600, 300)).reserve(51, 50)
 
 
 def test_after_the_first_refusal_all_are_refused() -> None:

@@ -1,0 +1,147 @@
+"""Labels that take over stored answers, on Ray, with an endpoint that counts its requests."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from fastapi.responses import JSONResponse, Response
+
+from pipelines.config import RunConfig
+from pipelines.config.load import parse_run
+from pipelines.errors import UserError
+from pipelines.label.stage import label
+from pipelines.label.stored.forecast import stored_among
+from pipelines.recipes.word_problems import train_rows
+from pipelines.tasks import load_task, task_spec
+from tests.support.corpora import write_jsonl
+from tests.support.teacher_endpoint import KEY, Behaviour, Endpoint, Seen, running_endpoint
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+ROWS = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(66, seed=1))]
+TASK = """
+from pipelines.tasks import Answer
+from pipelines.tasks.arithmetic import Arithmetic
+
+class Own(Arithmetic):
+    name, parser = "own", "{parser}"
+
+    def parse(self, text, example):
+        return Answer("{label}", text)
+"""
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with running_endpoint() as running:
+        running.behaviour = says("4 - 1 = 3. The answer is (4 - 1).")
+        yield running
+
+
+def says(text: str) -> Behaviour:
+    def answer(seen: Seen, endpoint: Endpoint) -> Response:
+        choice = {"index": 0, "finish_reason": "stop", "text": text}
+        usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+        body = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        return JSONResponse(body)
+
+    return answer
+
+
+def make_run(folder: Path, endpoint: Endpoint, rows: int = 60, output: str = "out", **changes: Any) -> RunConfig:
+    teacher = {"engine": "openai", "model": "m", "remote": {"url": endpoint.url}, "sampling": {"max_tokens": 30},
+               **changes.pop("teacher", {})}  # fmt: skip
+    corpus = {"train": write_jsonl(folder / "train.jsonl", ROWS[:rows])}
+    labelling = {"max_reject_share": 1.0, **changes.pop("labelling", {})}
+    return parse_run({"name": "grown", "output": str(folder / output), "task": "arithmetic", "corpus": corpus,
+                      "teacher": teacher, "labelling": labelling, **changes})  # fmt: skip
+
+
+def sent(endpoint: Endpoint) -> list[str]:
+    """The questions since the last call."""
+    found = [seen.question for seen in endpoint.seen if seen.status == 200]
+    endpoint.seen.clear()
+    return found
+
+
+def keys(folder: Path) -> Counter[bytes]:
+    return Counter(key for part in folder.glob("*.parquet") for key in pq.read_table(part)["key"].to_pylist())
+
+
+def test_a_grown_corpus_sends_only_its_new_rows(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
+    first = label(make_run(tmp_path, endpoint))
+    assert (len(sent(endpoint)), first.details["stored"]["rows"]) == (60, 0)
+    grown = make_run(tmp_path, endpoint, rows=66)
+    task = load_task(task_spec("arithmetic"))
+    assert stored_among(grown, [task.read({"gold": None, **row}) for row in ROWS], replaced=True) == 60
+    with pytest.raises(UserError, match="takes over the answers to unchanged prompts"):
+        label(grown)
+
+    second = label(grown, replace=True)
+    questions = sent(endpoint)
+    assert [ROWS[60 + i]["input"] in questions[i] for i in range(6)].count(True) == len(questions) == 6
+    assert second.counts["read"] == 66
+    assert second.details["stored"]["rows"] == 60
+    texts = tmp_path / "out/labels/texts"
+    assert (len(keys(texts)), set(keys(texts).values())) == (66, {1})
+    assert not list((tmp_path / "out/labels/earlier").glob("*"))
+
+    filtered = make_run(tmp_path, endpoint, rows=66, teacher={"filters": {"min_rationale_words": 500}})
+    third = label(filtered, replace=True)
+    assert third.counts["rejected_by_reason"] == {"rationale_length": 66}
+    assert third.details["engines"]["engines"] == 0, "no engine starts"
+
+    other = make_run(tmp_path, endpoint, rows=66, output="other", labelling={"reuse": [str(tmp_path / "out")]})
+    assert label(other).details["stored"]["rows"] == 66
+    assert sent(endpoint) == []
+
+
+def test_a_parser_of_another_version_sends_no_row(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
+    task = tmp_path / "own_task.py"
+    for parser, expected in (("1", 60), ("2", 0)):
+        task.write_text(TASK.format(parser=parser, label=parser))
+        manifest = label(make_run(tmp_path, endpoint, task=str(task)), replace=True)
+        assert len(sent(endpoint)) == expected
+        assert manifest.details["stored"]["rows"] == 60 - expected
+        labels = pq.read_table(tmp_path / "out/labels/data")["label"].to_pylist()
+        assert labels == [parser] * 60
+
+
+def test_answers_of_another_teacher_are_kept_apart(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
+    for model, expected in (("m", 60), ("n", 60), ("m", 0), ("n", 0)):
+        manifest = label(make_run(tmp_path, endpoint, teacher={"model": model}), replace=True)
+        assert (len(sent(endpoint)), manifest.details["stored"]["rows"]) == (expected, 60 - expected)
+    assert len(keys(tmp_path / "out/labels/earlier")) == 60
+    discard = make_run(tmp_path, endpoint, teacher={"model": "m"}, labelling={"reuse": []})
+    label(discard, replace=True)
+    assert len(sent(endpoint)) == 60
+    assert not (tmp_path / "out/labels/earlier").exists()
+
+
+def test_a_lost_file_costs_no_request_if_its_texts_are_there(
+    ray_here: None, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    run = make_run(tmp_path, endpoint, labelling={"commit_rows": 20})
+    first = label(run)
+    sent(endpoint)
+    labels = tmp_path / "out/labels"
+    next((labels / "rejects").glob("*.parquet"), next((labels / "data").glob("*.parquet"), None)).unlink()  # type: ignore[union-attr]
+    again = label(run)
+    assert sent(endpoint) == []
+    assert (again.counts, again.details["content"]) == (first.counts, first.details["content"])
+    record = json.loads((labels / "manifest.json").read_text())
+    assert sum(rows for name, rows in record["details"]["parts"].items() if name.startswith("texts/")) == 60
+
+
+def test_outputs_without_texts_are_refused_at_once(tmp_path: Path, endpoint: Endpoint) -> None:
+    from pipelines.label.stage import check_label
+
+    for reuse, message in (("nowhere", "holds no stored answers"), ("out", "the output of this run")):
+        with pytest.raises(UserError, match=message):
+            check_label(make_run(tmp_path, endpoint, labelling={"reuse": [str(tmp_path / reuse)]}))
