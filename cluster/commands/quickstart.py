@@ -53,7 +53,7 @@ def prepare(output: str, recipe: str) -> Path:
     shipped = importlib.resources.files("pipelines.recipes")
     run_file = folder / "run.yaml"
     if not run_file.exists():
-        text = (shipped / f"{recipe}.yaml").read_text(encoding="utf-8").replace("FOLDER", str(folder))
+        text = (shipped / f"{recipe}.yaml").read_text(encoding="utf-8")
         corpus = next(line.split()[-1] for line in text.splitlines() if line.startswith("# corpus:"))
         with importlib.resources.as_file(shipped / "corpora" / corpus) as source:
             shutil.copytree(source, folder / "corpus", dirs_exist_ok=True)

@@ -160,10 +160,13 @@ def _moment(text: str) -> datetime:
 
 
 def status_lines(status: RunStatus, run_file: str, *, at: float) -> list[str]:
-    """A line per stage. `at`: now, in seconds since 1970."""
+    """The output's folder, then a line per stage. `at`: now, in seconds since 1970."""
     return [
-        f"{stage:9} {state.state:12} {one_line(_describe(state, stage, f'`raystill {stage} {run_file}`', at))}".rstrip()
-        for stage, state in status.stages.items()
+        f"{'output':9} {status.output}",
+        *(
+            f"{stage:9} {state.state:12} {one_line(_describe(state, stage, f'`raystill {stage} {run_file}`', at))}".rstrip()
+            for stage, state in status.stages.items()
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipelines.config import RunConfig
-from pipelines.config.paths import Tree, with_absolute_inputs
+from pipelines.config.paths import Tree, with_absolute_paths
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import check_no_credentials
 
@@ -44,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a run file, apply the overrides, and make the paths of its inputs absolute.
+    """Read a run file, apply the overrides, and make its paths absolute (paths.py).
 
     Args:
         overrides: `section.key=value`; values are YAML.
@@ -52,7 +52,9 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         UserError: the file is missing or not YAML, a key is unknown, or a value breaks its rule.
     """
-    file = Path(path)
+    file, overrides = Path(path), tuple(overrides)
+    if file.is_dir():
+        raise UserError(str(path), "a folder, must be a run file", f"Give a file in it, such as {file / 'run.yaml'}.")
     if not file.is_file():
         raise UserError(str(path), "there is no such run file", "Give the path of a YAML run file.")
     try:
@@ -63,7 +65,9 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(str(path), f"not readable as YAML ({error})", "Fix the file.") from error
     if not isinstance(tree, dict):
         raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
-    return parse_run(with_absolute_inputs(apply_overrides(tree, overrides)), origin=str(path))
+    overridden = frozenset(override.partition("=")[0].strip() for override in overrides)
+    whole = with_absolute_paths(apply_overrides(tree, overrides), file.parent, overridden)
+    return parse_run(whole, origin=str(path))
 
 
 def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:

@@ -48,7 +48,9 @@ def worker(store: Store) -> Iterator[subprocess.Popen[str]]:
 def lines(run_file: str) -> list[str]:
     result = CliRunner().invoke(main, ["status", run_file])
     assert result.exit_code == 0, result.output
-    return result.stdout.splitlines()
+    output, *stages = result.stdout.splitlines()
+    assert output == f"output    {Path(run_file).parent / 'out'}"
+    return stages
 
 
 def stages(run_file: str) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_overrides_reach_their_section(file: Path) -> None:
     ]
     run = load_run(file, overrides)
     found = (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output)
-    assert found == (1e-4, 5, 2, "elsewhere")
+    assert found == (1e-4, 5, 2, str(Path("elsewhere").absolute()))
 
 
 @pytest.mark.parametrize(
@@ -137,30 +137,59 @@ def test_shipped_recipes_are_valid(recipe: str) -> None:
     assert isinstance(load_run(RECIPES / f"{recipe}.yaml"), RunConfig)
 
 
-def test_paths_of_inputs_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of a cluster run in another folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "student").mkdir()
+def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a cluster run in another folder than the shell."""
+    conf, here = tmp_path / "conf", str(tmp_path / "conf")
+    (conf / "student").mkdir(parents=True)
     tree = changed(
         task="own.py",
         corpus={
-            "train": ["a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"],
-            "validation": 0.1,
-            "test": "~/t.csv",
+            "train": ["a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"], "validation": 0.1, "test": "~/t.csv",
         },
-        teacher={"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct", "shots": "shots.jsonl"},
+        teacher={"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct", "shots": "../shots.jsonl"},
         student={"model": "student"},
         compare={"students": ["student", "./other", "google/t5-v1_1-base"]},
-    )
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
-    run, here = load_run("run.yaml"), str(tmp_path)
+        serving={"keys": {"file": "keys.txt"}},
+    )  # fmt: skip
+    (conf / "run.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    run = load_run("conf/run.yaml")
     assert run.task == f"{here}/own.py"
     assert run.corpus.train == [f"{here}/a/*.jsonl", "s3://bucket/b.jsonl", "hf://openai/gsm8k/main:train"]
     assert (run.corpus.validation, run.corpus.test) == (0.1, str(Path.home() / "t.csv"))
-    assert (run.teacher.model, run.teacher.shots) == ("Qwen/Qwen2.5-7B-Instruct", f"{here}/shots.jsonl")
+    assert (run.teacher.model, run.teacher.shots) == ("Qwen/Qwen2.5-7B-Instruct", f"{tmp_path}/shots.jsonl")
     assert run.student.model == f"{here}/student"
     assert run.compare.students == [f"{here}/student", f"{here}/other", "google/t5-v1_1-base"]
-    assert run.output == "out"
+    assert (run.output, run.serving.keys.file) == (f"{here}/out", f"{here}/keys.txt")
+    overridden = load_run("conf/run.yaml", ["corpus={train: a.csv}", "student.model=./m"])
+    assert (overridden.corpus.train, overridden.student.model) == (f"{tmp_path}/a.csv", f"{tmp_path}/m")
+    assert overridden.output == run.output
+
+
+@pytest.mark.parametrize(
+    ("made", "key", "value"),
+    [
+        ("train.jsonl", "corpus.train", "train.jsonl"),
+        ("out/labels/x", "output", "out"),
+        ("m/config.json", "student.model", "m"),
+    ],
+)
+def test_a_path_that_only_0_1_would_find_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, key: str, value: str
+) -> None:
+    for folder in (tmp_path / made).parent, tmp_path / "conf":
+        folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / made).touch()
+    (tmp_path / "conf" / "run.yaml").write_text(yaml.safe_dump(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_run("conf/run.yaml")
+    assert (caught.value.value, f"{tmp_path}/conf/{value} does not exist" in caught.value.rule) == (
+        f"{key} {value}",
+        True,
+    )
+    assert f"{tmp_path}/{value} does, which 0.1 used" in caught.value.rule
+    load_run("conf/run.yaml", [f"{key}={value}"])
 
 
 def test_an_endpoints_model_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
