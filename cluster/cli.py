@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from cluster.commands.jobs import logs, stop, submit
+from cluster.commands.k8s import k8s
 from cluster.commands.local import down, up
 from cluster.commands.options import replace_option, run_options
 from cluster.commands.stages import run_command
@@ -278,7 +279,7 @@ def key(name: str, file: str | None, requests_per_minute: int | None, as_json: b
     make_key(name, file, requests_per_minute, as_json=as_json)
 
 
-for _command in (up, down, submit, logs, stop):
+for _command in (up, down, submit, logs, stop, k8s):
     main.add_command(_command)
 
 

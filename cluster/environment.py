@@ -4,8 +4,9 @@
 that `teacher.remote.key_variable` names (pipelines.label.teachers.openai), keys of the endpoint, in the variable that
 `serving.keys.variable` names (serving.api.api_keys), and RAYSTILL_CACHE (pipelines.storage.cache_folder).
 
-Libraries read their own: the teacher's client HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OPENAI_ORG_ID, OPENAI_PROJECT_ID and
-OPENAI_CUSTOM_HEADERS; MLflow and Weights & Biases (`training.trackers`) MLFLOW_* and WANDB_*, in the worker that reports to them.
+Libraries read their own: the clients of teachers and of Kubernetes HTTP_PROXY, HTTPS_PROXY and NO_PROXY; the former also OPENAI_ORG_ID,
+OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS; MLflow and Weights & Biases (`training.trackers`) MLFLOW_* and WANDB_*, in the worker that
+reports to them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ def ray_address() -> str | None:
 def driver_cpus() -> float:
     """RAYSTILL_DRIVER_CPUS: CPUs that this driver holds on its node. 0 unless it is a job submitted with some."""
     return float(os.environ.get(DRIVER_CPUS) or 0.0)
+
+
+def kubeconfig_files() -> str:
+    """KUBECONFIG, or kubectl's default file if it exists; several files with `:` between them. Empty: there is none."""
+    named = os.environ.get("KUBECONFIG", "")
+    default = Path.home() / ".kube" / "config"
+    return named or (str(default) if default.is_file() else "")
 
 
 def use_ray_token() -> None:

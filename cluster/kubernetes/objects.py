@@ -10,6 +10,8 @@ from pipelines.errors import UserError
 
 Object = dict[str, Any]
 GPU = "nvidia.com/gpu"
+HEAD = "head"
+"""Name of the group of a cluster's head."""
 PART = "raystill.io/part"
 OURS = "app.kubernetes.io/part-of=raystill"
 """Label of all objects that an overlay renders for people to see and delete."""
@@ -96,7 +98,7 @@ def cluster_spec(found: Object) -> Object:
 def groups(found: Object) -> Iterator[Group]:
     """The head and the worker groups of an object of Ray's kinds."""
     cluster = cluster_spec(found)
-    yield _group("head", cluster["headGroupSpec"], 1, 1)
+    yield _group(HEAD, cluster["headGroupSpec"], 1, 1)
     for group in cluster.get("workerGroupSpecs") or []:
         hosts = int(group.get("numOfHosts", 1))
         least, most = int(group.get("minReplicas", 0)), int(group.get("maxReplicas", _UNLIMITED))
@@ -128,7 +130,9 @@ def _quantity(text: object, where: str) -> float:
     try:
         return float(parse_quantity(str(text)))
     except ValueError as error:
-        raise UserError(f"{where} {text}", "it is no quantity of Kubernetes", "Write it like 500m, 8 or 64Gi.") from error
+        raise UserError(
+            f"{where} {text}", "it is no quantity of Kubernetes", "Write it like 500m, 8 or 64Gi."
+        ) from error
 
 
 def named(objects: Iterable[Object], kind: str) -> list[Object]:
