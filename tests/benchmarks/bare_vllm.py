@@ -3,8 +3,6 @@
 python -m tests.benchmarks.bare_vllm run.yaml
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

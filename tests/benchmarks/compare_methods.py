@@ -8,8 +8,6 @@ A tenth of the rest is the validation split, which selects the settings. The def
 The same command resumes a killed run. The report is OUTPUT/compare/report.html.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

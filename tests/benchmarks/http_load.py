@@ -4,8 +4,6 @@ python -m tests.benchmarks.http_load URL BODIES.jsonl --clients 32 --seconds 20
 python -m tests.benchmarks.http_load URL BODIES.jsonl --rate 40 --seconds 900
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import itertools

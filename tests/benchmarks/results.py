@@ -1,7 +1,5 @@
 """Results of a benchmark: a table on stdout and the same figures as JSON in `benchmarks-out/`."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -7,8 +7,6 @@ shows the cores that each process uses.
     python -m tests.benchmarks.serve_load DATA OUTPUT --student t5-small-shape --clients 1 8 32 64 --seconds 15
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

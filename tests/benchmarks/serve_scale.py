@@ -6,8 +6,6 @@ loading are also measured alone, in a separate process. The plot is benchmarks-o
     python -m tests.benchmarks.serve_scale OUTPUT --clients 32
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import subprocess

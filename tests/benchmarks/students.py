@@ -1,7 +1,5 @@
 """Students for serving benchmarks, and their inputs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

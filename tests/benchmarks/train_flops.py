@@ -1,7 +1,5 @@
 """FLOPs of a training's matrix products, by kind of token. Attention scores are not counted: below 1,000 tokens they are a few percent."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

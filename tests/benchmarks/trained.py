@@ -1,7 +1,5 @@
 """Replayed labels, trainings through the command, and their step times."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Fixtures of the fault tests: the embedded teacher, records of loads, network and storage."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 
@@ -31,14 +29,12 @@ def counted(record_property: Callable[[str, object], None]) -> Counted:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    """Three hosts."""
     with Network(3) as network:
         yield network
 
 
 @pytest.fixture(scope="module")
 def storage(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An S3 server on the same network."""
     with network.lan.entered(), running_server(tmp_path_factory.mktemp("s3"), network.lan.address) as server:
         yield server
 

@@ -1,7 +1,5 @@
 """The head of a cluster is lost and restarted while the endpoint answers. Its state is in the Redis of component gcs-ft-redis."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,26 +1,23 @@
 """Labelling killed at any moment: after the last rerun, each row has exactly one outcome."""
 
-from __future__ import annotations
-
 import io
 import json
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from pipelines.label.output.commits import read_commits
-from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.store import Store
-from tests.support.corpora import write_jsonl
 from tests.support.counting_task import answered, write_task
-from tests.support.label_kills import COMMAND, REVERSED, Labelling, check, check_complete
+from tests.support.label_kills import COMMAND, REVERSED, Labelling, check
+from tests.support.run_files import label_run, word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 ROWS = 800
 VLLM_ROWS = 40
@@ -28,27 +25,18 @@ BAD = {"bad_input": 3, "duplicate": 2}
 COMMIT_ROWS, BATCH = 32, 8
 IN_FLIGHT = 8 * BATCH + 2 * 16 + COMMIT_ROWS + 64
 """Rows that a kill can cost: assigned to the replica, uncommitted, or in transit."""
-ECHO = {"engine": "echo", "latency_s": 0.02, "vllm": {"max_num_seqs": BATCH}}
+ECHO = {"latency_s": 0.02, "vllm": {"max_num_seqs": BATCH}}
 
 
 def prepare(
     folder: Path, teacher: dict[str, Any], rows: int, task: str = "arithmetic", command: list[str] = COMMAND
 ) -> Labelling:
     """A run over `rows` word problems and five rows that are rejected."""
-    good = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(rows, seed=1))]
+    good = word_rows(rows)
     broken: list[dict[str, Any]] = [{"id": "b0", "input": None}, {"id": "b1", "input": 1, "label": "x"}, {"input": ""}]
-    corpus = write_jsonl(folder / "train.jsonl", [*good[:7], *broken, *good[7:], good[3], good[rows // 2]])
-    run = {
-        "name": "faults",
-        "output": str(folder / "out"),
-        "task": task,
-        "corpus": {"train": corpus},
-        "teacher": teacher,
-        "labelling": {"commit_rows": COMMIT_ROWS, "commit_every_s": 0.05},
-        "student": {"model": "none"},
-    }
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
+    corpus = [*good[:7], *broken, *good[7:], good[3], good[rows // 2]]
+    commits = {"commit_rows": COMMIT_ROWS, "commit_every_s": 0.05}
+    file = write_run_file(folder, label_run(folder, corpus, teacher, task=task, labelling=commits))
     return Labelling(file, folder / "out", command)
 
 
@@ -107,23 +95,18 @@ def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
     """These tests detect a commit with steps in the wrong order."""
     labelling = prepare(tmp_path, ECHO, ROWS, command=REVERSED)
     labelling.kill("driver", after_commits=4)
-    with pytest.raises(AssertionError):
-        finish_and_check(labelling)
+    with pytest.raises(AssertionError):  # noqa: PT012
+        labelling.finish()
+        check(labelling, ROWS, BAD)
 
 
 def named_parts(labelling: Labelling) -> dict[str, bytes]:
-    """Contents of the parts named by commits or the manifest."""
     labels = labelling.output / "labels"
     if (labels / "manifest.json").exists():
         names = json.loads((labels / "manifest.json").read_text())["details"]["parts"]
     else:
         names = [name for commit in read_commits(Store(str(labels))).commits for name in commit.parts]
     return {name: (labels / name).read_bytes() for name in names}
-
-
-def finish_and_check(labelling: Labelling) -> None:
-    labelling.finish()
-    check(labelling, ROWS, BAD)
 
 
 @pytest.mark.full
@@ -138,20 +121,10 @@ def test_twenty_rounds_of_kills_lose_and_double_no_row(tmp_path: Path) -> None:
 
 def on_vllm(folder: Path, teacher_folder: Path) -> Labelling:
     """Word problems for the embedded teacher, 4 at a time, so that a kill falls into the middle."""
-    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(VLLM_ROWS, seed=1))]
-    run = {
-        "name": "faults",
-        "output": str(folder / "out"),
-        "task": "arithmetic",
-        "corpus": {"train": write_jsonl(folder / "train.jsonl", rows)},
-        "teacher": {"engine": "vllm", "model": str(teacher_folder), "sampling": {"max_tokens": 24},
-                    "vllm": {"max_model_len": 512, "max_num_seqs": 4}},
-        "labelling": {"commit_rows": 8, "commit_every_s": 0.5},
-        "student": {"model": "none"},
-    }  # fmt: skip
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
-    return Labelling(file, folder / "out", [sys.executable, "-m", "cluster"])
+    teacher = {"engine": "vllm", "model": str(teacher_folder), "sampling": {"max_tokens": 24},
+               "vllm": {"max_model_len": 512, "max_num_seqs": 4}}  # fmt: skip
+    run = label_run(folder, word_rows(VLLM_ROWS), teacher, labelling={"commit_rows": 8, "commit_every_s": 0.5})
+    return Labelling(write_run_file(folder, run), folder / "out", [sys.executable, "-m", "cluster"])
 
 
 @pytest.mark.full
@@ -166,6 +139,8 @@ def test_each_fault_on_the_real_engine(tmp_path: Path, teacher_folder: Path) -> 
         assert kill.hit, labelling.log()
         assert kill.survived or fault != "engine", "a run must survive the kill of its engine"
         labelling.finish()
-        reasons = check_complete(labelling, {f"r{i}" for i in range(VLLM_ROWS)})
-        assert set(reasons) <= {"unparsable", "truncated"}
-        print(json.dumps({**vars(kill), "rejects": reasons}))
+        counts = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
+        assert labelling.ids() == Counter(f"r{i}" for i in range(VLLM_ROWS))
+        assert counts["read"] == counts["accepted"] + counts["rejected"] == VLLM_ROWS
+        assert set(counts["rejected_by_reason"]) <= {"unparsable", "truncated"}
+        print(json.dumps({**vars(kill), "rejects": counts["rejected_by_reason"]}))

@@ -4,8 +4,6 @@ A machine that reconnects within the head's timeout continues. Later, the head h
 and its supervisor (a kubelet; here the test) restarts it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

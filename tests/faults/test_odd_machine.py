@@ -1,7 +1,5 @@
 """Machines that differ: differences are reported before a run starts, and a driver runs on the requested machine."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

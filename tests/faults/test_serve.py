@@ -3,8 +3,6 @@
 Clients retry only if a connection breaks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

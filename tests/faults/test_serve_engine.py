@@ -1,7 +1,5 @@
 """An engine that dies without its replica, as if killed for memory, or hangs, and a replica that dies during streams."""
 
-from __future__ import annotations
-
 import json
 import signal
 import threading

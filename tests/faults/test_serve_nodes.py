@@ -1,7 +1,5 @@
 """The endpoint on two nodes under load while one is drained and removed: no request fails."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +22,6 @@ NOTICE_S = 300
 
 
 def replicas() -> dict[str, list[dict[str, Any]]]:
-    """Running replicas by application, from Serve's status."""
     controller = serve_controller()
     assert controller
     return running_replicas(controller.get_serve_details())
@@ -64,7 +61,6 @@ def alive(node_id: str) -> bool:
 
 
 def drain(address: str, node_id: str) -> None:
-    """Drain a node."""
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     node = ["--address", address, "--node-id", node_id, "--deadline-remaining-seconds", str(NOTICE_S)]
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *node, *reason]

@@ -1,34 +1,26 @@
 """Killed trainings resume with the same command, with other worker numbers, past damaged checkpoints, with equal losses."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.support.commands import COMMAND, environment
-from tests.support.label_kills import Family
+from tests.support.commands import COMMAND
+from tests.support.label_kills import Family, started, wait
+from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
 TRAINING: dict[str, Any] = {
-    "workers": 2,
-    "epochs": 4,
-    "checkpoint_every_steps": 4,
-    "keep_checkpoints": 3,
-    "learning_rate": 1e-3,
-    "zero_stage": 2,
-}
-
-
+    "workers": 2, "epochs": 4, "checkpoint_every_steps": 4, "keep_checkpoints": 3, "learning_rate": 1e-3, "zero_stage": 2,
+}  # fmt: skip
 GIVE_UP_S = 240.0
 
 
@@ -53,10 +45,8 @@ class Training:
 
     def kill(self, fault: str, when: Callable[[], bool], *settings: str) -> None:
         """Start the command and kill `driver` (it alone) or `node` (all processes at once) when `when` is true."""
-        process = self._start(settings)
-        family = Family(process.pid)
         deadline = time.monotonic() + GIVE_UP_S
-        try:
+        with self._started(settings) as (process, family):
             while not when():
                 family.look()
                 assert process.poll() is None, self.log()
@@ -64,47 +54,26 @@ class Training:
                 time.sleep(0.005)
             assert family.kill(fault)
             process.wait(GIVE_UP_S)
-        finally:
-            family.end()
 
     def finish(self, *settings: str) -> dict[str, Any]:
         """Run the command to its end. Returns the training's details in the manifest."""
-        process = self._start(settings)
-        family = Family(process.pid)
-        try:
-            while process.poll() is None:
-                family.look()
-                time.sleep(0.1)
-        finally:
-            family.end()
-        assert process.returncode == 0, self.log()
+        with self._started(settings) as (process, family):
+            assert wait(process, family) == 0, self.log()
         return dict(json.loads((self.output / "student/manifest.json").read_text())["details"]["training"])
 
     def log(self) -> str:
-        """The end of the commands' output."""
         return (self.output / "log").read_text(errors="replace")[-4000:]
 
-    def _start(self, settings: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    def _started(self, settings: tuple[str, ...]) -> AbstractContextManager[tuple[subprocess.Popen[bytes], Family]]:
         changes = [part for setting in settings for part in ("--set", setting)]
-        self.output.mkdir(parents=True, exist_ok=True)
-        with (self.output / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*COMMAND, "train", str(self.run_file), *changes],
-                stdout=log,
-                stderr=log,
-                env=environment(),
-                start_new_session=True,
-            )
+        return started([*COMMAND, "train", str(self.run_file), *changes], self.output / "log")
 
 
 def begin(tmp_path: Path) -> tuple[Training, Any]:
-    """A prepared training and its run."""
     output, model = tmp_path / "out", make_model("encoder-decoder", tmp_path / "model")
     write_labels(output, label_rows(60))
     run = make_run(output, model, training=TRAINING)
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_none=True)))
-    return Training(file, output), run
+    return Training(write_run_file(tmp_path, run), output), run
 
 
 def test_a_killed_driver_resumes_past_a_damaged_checkpoint(tmp_path: Path) -> None:

@@ -1,16 +1,12 @@
 """The chain on one GPU: a vLLM teacher, DeepSpeed over NCCL, evaluation and the endpoint use it in turn."""
 
-from __future__ import annotations
-
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +22,7 @@ import yaml
 from pipelines import recipes
 from pipelines.data.schema import LABEL
 from pipelines.students.decoding import Student
-from tests.support.commands import raystill, running
+from tests.support.commands import running, succeed, url_of
 from tests.support.endpoints import free_port, stated
 from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
@@ -85,15 +81,13 @@ def chain(gpu_memory_mib: int, tmp_path_factory: pytest.TempPathFactory) -> Chai
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(run, sort_keys=False))
     with memory_taken() as taken:
-        summary = succeed("run", file)
+        summary = stage("run", file)
     stages = {stage["stage"]: stage for stage in summary["stages"]}
     return Chain(file, folder / "out", stages, summary["report"], max(taken))
 
 
-def succeed(command: str, run_file: Path, *changes: str) -> dict[str, Any]:
-    result = raystill(command, str(run_file), "--json", *(part for change in changes for part in ("--set", change)))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return dict(json.loads(result.stdout))
+def stage(command: str, run_file: Path, *changes: str) -> dict[str, Any]:
+    return succeed(command, str(run_file), *(part for change in changes for part in ("--set", change)))
 
 
 def memory_mib(kind: str) -> int:
@@ -159,7 +153,7 @@ def test_the_student_learns_in_bf16_with_zero_2(chain: Chain) -> None:
 
 def test_the_gpu_trains_as_the_cpu_does(chain: Chain, tmp_path: Path) -> None:
     """float32 on the CPU against bf16 on the GPU: the same data in the same order, and no dropout."""
-    on_cpu = succeed(
+    on_cpu = stage(
         "train", chain.run_file, other_output(chain, tmp_path), "training.gpus_per_worker=0", "training.precision=fp32"
     )  # fmt: skip
     expected, found = (stage["training"] for stage in (on_cpu["stages"][0], chain.stages["train"]))
@@ -185,9 +179,9 @@ def test_an_encoder_decoder_student_runs_on_the_gpu(chain: Chain, tmp_path: Path
     tokenizer.save_pretrained(tmp_path / "t5")
     changes = [other_output(chain, tmp_path / "out"), f"student.model={tmp_path / 't5'}", "student.init={kind: random}"]
     with memory_taken() as training:
-        trained = succeed("train", chain.run_file, *changes)["stages"][0]["training"]
+        trained = stage("train", chain.run_file, *changes)["stages"][0]["training"]
     with memory_taken() as answering:
-        report = succeed("evaluate", chain.run_file, *changes)["report"]
+        report = stage("evaluate", chain.run_file, *changes)["report"]
     assert min(max(training), max(answering)) > CONTEXT_MIB
     parameters = json.loads((tmp_path / "out/student/manifest.json").read_text())["details"]["parameters"]
     assert trained["optimizer_bytes_per_rank"] == [pytest.approx(12 * parameters, rel=0.01)]
@@ -203,7 +197,7 @@ def test_the_endpoint_answers_from_the_gpu(chain: Chain, tmp_path: Path) -> None
     log = tmp_path / "log"
     arguments = ["serve", f"gpu={chain.out / 'student'}", "--run", str(chain.run_file), "--json"]
     with memory_taken() as taken, running(*arguments, log=log) as process:
-        url = wait_for_url(process, log)
+        url = url_of(process, log)
         body = {"inputs": [row["input"] for row in rows], "rationale": True}
         response = httpx.post(f"{url}/v1/predict", json=body, timeout=60)
         assert response.status_code == 200, response.text
@@ -213,12 +207,3 @@ def test_the_endpoint_answers_from_the_gpu(chain: Chain, tmp_path: Path) -> None
     assert [p["label"] for p in predictions] == [stated(row["student_text"]) for row in rows]
     assert all(p["rationale"] for p in predictions)
     assert max(taken) > CONTEXT_MIB
-
-
-def wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 240
-    while not (found := re.search(r'"url": "([^"]+)"', log.read_text())):
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.2)
-    return found[1]

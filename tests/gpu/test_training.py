@@ -1,7 +1,5 @@
 """Training on one GPU with NCCL, every ZeRO stage and compiled layers: losses equal those of the CPU."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

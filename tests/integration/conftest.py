@@ -1,7 +1,5 @@
 """Fixtures of the integration tests: the embedded teacher and a small run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,17 @@ def ray_here() -> Iterator[None]:
     """The Ray of this process. Tests may kill its workers, not its own processes."""
     with local_ray():
         yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from a second thread of torch. On a busy machine it made them 30 times slower."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,15 +3,9 @@
 artifacts_0_1/ holds parts of one run; its README.md says how they were made. A test copies those that it needs into its own folder.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +15,18 @@ import pytest
 import yaml
 
 from serving.model_card import read_card
-from tests.support.commands import COMMAND, environment
+from tests.support.commands import environment, raystill, running, succeed, url_of
 from tests.support.endpoints import free_port
 from tests.support.local_ray import shared_environment
 from tests.support.version_0_1 import known_to_0_1
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 FIXTURES = Path(__file__).with_name("artifacts_0_1")
 FINISHED = ("labels_finished", "student_finished", "comparison_finished")
 PRICED = ("--set", "compare.price_per_worker_hour=1.5")
 """Not part of any fingerprint. Reports are rewritten for it, from the figures of 0.1."""
-GIVE_UP_S = 360.0
+GIVE_UP_S = 120.0
 
 
 def run_with(folder: Path, *parts: str) -> Path:
@@ -42,44 +36,17 @@ def run_with(folder: Path, *parts: str) -> Path:
     return folder
 
 
-@contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command in a run's folder, on the Ray of this process. Its process group is killed at the end."""
-    without_ray = arguments[0] in ("status", "plan") or "--print-config" in arguments
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=folder,
-            env=environment() if without_ray else shared_environment(),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def raystill(folder: Path, command: str, *options: str) -> dict[str, Any]:
-    """The JSON that a command on the run file prints. The command must succeed."""
-    with started(folder, command, "run.yaml", "--json", *options) as process:
-        printed, _ = process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode == 0, (folder / "log").read_text(errors="replace")[-3000:]
-    found: dict[str, Any] = json.loads(printed)
-    return found
+def command_on(folder: Path, command: str, *options: str) -> dict[str, Any]:
+    """The JSON that a command on the run file prints. Stages use the Ray of this process."""
+    env = environment() if command in ("status", "plan") else shared_environment()
+    return succeed(command, "run.yaml", *options, env=env, cwd=folder)
 
 
 def stages_of(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """A command's summary by stage."""
     return {stage["stage"]: stage for stage in summary["stages"]}
 
 
 def read(file: Path) -> Any:
-    """The content of a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -102,13 +69,13 @@ def outcomes(labels: Path) -> list[tuple[str, str]]:
 def test_status_and_plan_know_a_finished_run_of_0_1(tmp_path: Path) -> None:
     run = run_with(tmp_path, *FINISHED)
     before = files_of(run / "out")
-    stages = raystill(run, "status")["stages"]
+    stages = command_on(run, "status")["stages"]
     assert {name: stage["state"] for name, stage in stages.items()} == dict.fromkeys(
         ("label", "train", "evaluate", "compare"), "finished"
     )
     for stage, artifact in (("label", "labels"), ("train", "student"), ("evaluate", "report"), ("compare", "compare")):
         assert stages[stage]["fingerprint"] == read(run / f"out/{artifact}/manifest.json")["fingerprint"]
-    exists = raystill(run, "plan")["exists"]
+    exists = command_on(run, "plan")["exists"]
     assert {name: found["reused"] for name, found in exists.items()} == dict.fromkeys(
         ("label", "train", "evaluate"), True
     )
@@ -117,26 +84,24 @@ def test_status_and_plan_know_a_finished_run_of_0_1(tmp_path: Path) -> None:
 
 def test_status_and_plan_know_begun_work_of_0_1(tmp_path: Path) -> None:
     labels = run_with(tmp_path / "labels", "labels_begun")
-    assert raystill(labels, "status")["stages"]["label"] == {"state": "interrupted", "rows": 85, "total": 151}
-    assert raystill(labels, "plan")["exists"]["label"]["rows_finished"] == 85
+    assert command_on(labels, "status")["stages"]["label"] == {"state": "interrupted", "rows": 85, "total": 151}
+    assert command_on(labels, "plan")["exists"]["label"]["rows_finished"] == 85
     training = run_with(tmp_path / "training", "labels_finished", "training_begun")
-    assert raystill(training, "status")["stages"]["train"] == {"state": "begun"}
+    assert command_on(training, "status")["stages"]["train"] == {"state": "begun"}
 
 
 def test_a_task_file_of_0_1_still_reads_its_labels(tmp_path: Path) -> None:
     run = run_with(tmp_path, "own_task_finished")
-    exists = raystill(run, "plan", "--set", "task=operation.py")["exists"]
+    exists = command_on(run, "plan", "--set", "task=operation.py")["exists"]
     assert exists["label"]["reused"], exists
 
 
 def test_finished_artifacts_of_0_1_are_reused(tmp_path: Path) -> None:
     run = run_with(tmp_path, *FINISHED)
-    summary = stages_of(raystill(run, "run", *PRICED))
-    assert {name: stage["reused"] for name, stage in summary.items()} == {
-        "label": True,
-        "train": True,
-        "evaluate": True,
-    }
+    summary = stages_of(command_on(run, "run", *PRICED))
+    assert {name: stage["reused"] for name, stage in summary.items()} == dict.fromkeys(
+        ("label", "train", "evaluate"), True
+    )
     now = files_of(run / "out")
     for part, artifact in (("labels_finished", "labels"), ("student_finished", "student")):
         old = written_by_0_1(part, f"out/{artifact}")
@@ -165,7 +130,7 @@ def test_begun_labels_of_0_1_are_resumed(tmp_path: Path) -> None:
     labels, whole = run / "out/labels", FIXTURES / "labels_finished/out/labels"
     committed = {name: rows for file in labels.glob("commits/*.json") for name, rows in read(file)["parts"].items()}
     before = {name: (labels / name).read_bytes() for name in committed}
-    summary = stages_of(raystill(run, "label"))["label"]
+    summary = stages_of(command_on(run, "label"))["label"]
     # 0.1 was killed inside a commit: parts that no record names do not count.
     assert summary["resumed_at_rows"] == sum(committed.values()) == 85
     assert summary["throughput"]["rows"] == 151 - 85
@@ -183,9 +148,11 @@ def test_begun_labels_of_0_1_are_resumed(tmp_path: Path) -> None:
 def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
     """Its steps follow batch plan 1, in which the weight of an example depends on its length."""
     run = run_with(tmp_path, "labels_finished", "training_begun")
-    summary = stages_of(raystill(run, "train"))["train"]
+    done = raystill("train", "run.yaml", "--json", env=shared_environment(), cwd=run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = stages_of(json.loads(done.stdout))["train"]
     assert summary["training"]["started_at_steps"] == [0]
-    assert "a training that 0.1 began; its steps follow another rule" in (run / "log").read_text()
+    assert "a training that 0.1 began; its steps follow another rule" in done.stderr
     whole = FIXTURES / "student_finished/out/student"
     assert summary["fingerprint"] != read(whole / "manifest.json")["fingerprint"]
     last, wanted = (
@@ -201,12 +168,10 @@ def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
 @pytest.mark.serve
 def test_a_student_of_0_1_gives_its_recorded_answers(tmp_path: Path) -> None:
     run = run_with(tmp_path, "student_finished")
-    port = f"serving.port={free_port()}"
-    with started(run, "serve", "sums=out/student", "--run", "run.yaml", "--set", port, "--json") as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, (run / "log").read_text(errors="replace")[-3000:]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=120.0) as client:
+    options = ("--run", "run.yaml", "--set", f"serving.port={free_port()}", "--json")
+    log = run / "log"
+    with running("serve", "sums=out/student", *options, log=log, cwd=run, env=shared_environment()) as process:
+        with httpx.Client(base_url=url_of(process, log), timeout=120.0) as client:
             for recorded in read(FIXTURES / "served/exchanges.json"):
                 check_exchange(client, recorded)
         process.send_signal(signal.SIGINT)
@@ -237,17 +202,6 @@ def test_serve_configs_equal_those_of_0_1(tmp_path: Path) -> None:
     student["args"]["fingerprint"] = content
     for application in wanted["applications"]:
         application["args"]["serving"].pop("max_batch_size", None)  # each engine has its own default now
-    options = (
-        "--run",
-        "run.yaml",
-        "--set",
-        "serving.host=0.0.0.0",
-        "--set",
-        "serving.keys=none",
-        "--print-config",
-        "--json",
-    )
-    with started(run, "serve", "sums=out/student", *options) as process:
-        printed, _ = process.communicate(timeout=GIVE_UP_S)
-    assert process.returncode == 0, (run / "log").read_text(errors="replace")[-3000:]
-    assert known_to_0_1(json.loads(printed), wanted) == wanted
+    changes = ("--set", "serving.host=0.0.0.0", "--set", "serving.keys=none")
+    printed = succeed("serve", "sums=out/student", "--run", "run.yaml", *changes, "--print-config", cwd=run)
+    assert known_to_0_1(printed, wanted) == wanted

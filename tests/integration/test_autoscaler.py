@@ -1,7 +1,5 @@
 """Stages on an autoscaled cluster: nodes start for pending work and end when idle."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket
@@ -19,12 +17,10 @@ import httpx
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from pipelines.recipes.word_problems import train_rows
-from tests.support.commands import COMMAND, environment
-from tests.support.corpora import write_jsonl
+from tests.support.commands import environment, raystill, running
 from tests.support.endpoints import free_port, wait_until
+from tests.support.run_files import label_run, word_rows, write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 from tests.support.tiny_students import TEXTS, write_student
 
@@ -49,7 +45,6 @@ class Autoscaled:
     environment: dict[str, str]
 
     def nodes(self) -> Counter[str]:
-        """Live nodes by group, without the head."""
         from ray._raylet import GcsClient
         from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
 
@@ -97,37 +92,21 @@ def _settings(address: str, groups: Mapping[str, Group], head_cpus: int, head: s
     """Configuration of the autoscaler. Defaults of a real provider are empty."""
     nodes = {
         name: {
-            "resources": {**group.resources, "object_store_memory": OBJECT_STORE_BYTES},
-            "node_config": {},
-            "min_workers": 0,
+            "resources": {**group.resources, "object_store_memory": OBJECT_STORE_BYTES}, "node_config": {}, "min_workers": 0,
             "max_workers": group.most,
         }
         for name, group in groups.items()
-    }
+    }  # fmt: skip
+    head_type = {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0}
     provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     commands = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray", "initialization")
     return {
-        "cluster_name": "fake",
-        "max_workers": sum(group.most for group in groups.values()),
-        "idle_timeout_minutes": IDLE_S / 60,
-        "upscaling_speed": 1.0,
-        "provider": {
-            "type": "external",
-            "module": provider,
-            "gcs_address": address,
-            "head_node_id": head,
-            "launch_multiple": True,
-        },
-        "head_node_type": _HEAD_GROUP,
-        "available_node_types": {
-            **nodes,
-            _HEAD_GROUP: {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
-        },
-        **{f"{name}_commands": [] for name in commands},
-        **{name: {} for name in ("docker", "auth", "file_mounts")},
-        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
-        "file_mounts_sync_continuously": False,
-    }
+        "cluster_name": "fake", "max_workers": sum(group.most for group in groups.values()), "idle_timeout_minutes": IDLE_S / 60,
+        "upscaling_speed": 1.0, "head_node_type": _HEAD_GROUP, "available_node_types": {**nodes, _HEAD_GROUP: head_type},
+        "provider": {"type": "external", "module": provider, "gcs_address": address, "head_node_id": head, "launch_multiple": True},
+        **{f"{name}_commands": [] for name in commands}, **{name: {} for name in ("docker", "auth", "file_mounts")},
+        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")}, "file_mounts_sync_continuously": False,
+    }  # fmt: skip
 
 
 def _wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
@@ -171,19 +150,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Autoscaled]:
 
 def label(cluster: Autoscaled, folder: Path, **teacher: Any) -> subprocess.CompletedProcess[str]:
     """`raystill label` with the echo teacher; each replica requests a GPU."""
-    run = {
-        "name": "elastic",
-        "output": str(folder / "out"),
-        "task": "arithmetic",
-        "corpus": {"train": write_jsonl(folder / "train.jsonl", train_rows(ROWS, seed=1))},
-        "teacher": {"engine": "echo", "latency_s": 0.01, "gpus_per_replica": 1, **teacher},
-        "student": {"model": "none"},
-    }
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
-    return subprocess.run(
-        [*COMMAND, "label", str(file)], capture_output=True, text=True, env=cluster.environment, check=False
-    )
+    run = label_run(folder, word_rows(ROWS), {"latency_s": 0.01, "gpus_per_replica": 1, **teacher})
+    return raystill("label", str(write_run_file(folder, run)), env=cluster.environment)
 
 
 def test_a_gpu_node_starts_from_zero_and_ends_when_idle(cluster: Autoscaled, tmp_path: Path) -> None:
@@ -218,21 +186,13 @@ def test_impossible_requests_are_refused_and_held_ones_awaited(tmp_path: Path) -
             assert done.returncode == 2, done.stderr[-3000:]
             assert "cannot launch nodes for the missing 3 GPUs, 3 CPUs" in done.stderr
         with holding(cluster, num_gpus=1) as holder:
-            with (tmp_path / "log").open("w") as log:
-                waiting = subprocess.Popen(
-                    [*COMMAND, "label", str(tmp_path / "run.yaml"), "--set", "teacher.replicas={min: 1, max: 1}"],
-                    stdout=log,
-                    stderr=log,
-                    env=cluster.environment,
-                )
-            try:
+            log, one = tmp_path / "log", ("--set", "teacher.replicas={min: 1, max: 1}")
+            with running("label", str(tmp_path / "run.yaml"), *one, log=log, env=cluster.environment) as waiting:
                 message = "label: waiting for other work to release 1 GPU"
-                wait_until(lambda: message in (tmp_path / "log").read_text() or waiting.poll() is not None, 90.0)
-                assert message in (tmp_path / "log").read_text()
+                wait_until(lambda: message in log.read_text() or waiting.poll() is not None, 90.0)
+                assert message in log.read_text()
                 holder.kill()
-                assert waiting.wait(timeout=120.0) == 0, (tmp_path / "log").read_text()[-3000:]
-            finally:
-                waiting.kill()
+                assert waiting.wait(timeout=120.0) == 0, log.read_text()[-3000:]
 
 
 @contextmanager
@@ -262,12 +222,8 @@ time.sleep(600)
 def test_nodes_come_for_training_workers(tmp_path: Path) -> None:
     write_labels(tmp_path, label_rows(40))
     run = make_run(tmp_path, make_model("decoder-only", tmp_path / "model"), training={"workers": 2, "epochs": 1})
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
     with autoscaled(tmp_path, {"workers": Group({"CPU": 1}, most=2)}) as cluster:
-        done = subprocess.run(
-            [*COMMAND, "train", str(file)], capture_output=True, text=True, env=cluster.environment, check=False
-        )
+        done = raystill("train", str(write_run_file(tmp_path, run)), env=cluster.environment)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "nodes: waiting for 2 CPUs of 2 x (1 CPU)" in done.stderr
         assert "nodes: 2 x (1 CPU) are ready" in done.stderr, "a node has one CPU"
@@ -285,22 +241,13 @@ def test_nodes_come_for_replicas_and_go_with_the_endpoint(tmp_path: Path) -> Non
     options = [part for key, value in settings.items() for part in ("--set", f"serving.{key}={value}")]
     with autoscaled(tmp_path, {"replicas": Group({"CPU": 2}, most=2)}) as cluster:
         log = tmp_path / "serve.log"
-        with log.open("w") as output:
-            serving = subprocess.Popen(
-                [*COMMAND, "serve", f"sums={folder}", *options],
-                stdout=output,
-                stderr=output,
-                env=cluster.environment,
-                start_new_session=True,
-            )
-        try:
+        with running("serve", f"sums={folder}", *options, log=log, env=cluster.environment) as serving:
             wait_until(lambda: "sums at http" in log.read_text() or serving.poll() is not None, 400.0)
             assert "nodes: waiting for 2 CPUs of 2 x (1 CPU)" in log.read_text()
             assert cluster.nodes() == {"replicas": 2}
             body = {"model": "sums", "inputs": [TEXTS[0]]}
             answer = httpx.post(f"http://127.0.0.1:{port}/v1/predict", json=body, timeout=60.0)
             assert answer.status_code == 200, f"{answer.text}\n{log.read_text()}"
-        finally:
             serving.send_signal(signal.SIGTERM)
             serving.wait(timeout=60.0)
         wait_until(lambda: not cluster.nodes(), IDLE_S + 60.0, of=cluster.nodes)

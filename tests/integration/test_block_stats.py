@@ -1,7 +1,5 @@
 """Block statistics in Ray Data's driver, with and without `drop_block_stats`."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Confidence of closed-set labels: equal in evaluate on Ray and in the endpoint's real engines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

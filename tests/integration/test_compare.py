@@ -1,23 +1,21 @@
 """`raystill compare` on real Ray Train and DeepSpeed with a tiny model: search, and a grid with a killed driver."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines.storage.store import MANIFEST
 from tests.support.artifacts import write_corpus
 from tests.support.commands import raystill, running
 from tests.support.label_kills import Family, sigkill
 from tests.support.local_ray import shared_environment
+from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
 GRID = {"methods": ["finetune", "step-by-step"], "seeds": [0], "fractions": [0.5, 1.0]}
 """Four cells, and one with shuffled rationales."""
@@ -46,9 +44,7 @@ def _prepare(folder: Path, model: str, **compare: Any) -> Path:
         evaluation={"max_new_tokens": 12, "engine": "transformers"},
         compare=compare,
     )  # fmt: skip
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True)))
-    return file
+    return write_run_file(folder, run)
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Rows that kill engines become rejects, all others are labelled, and the next run retries them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,12 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import RunConfig
-from pipelines.config.load import parse_run
 from pipelines.errors import StageFailedError
 from pipelines.label import stage
 from pipelines.label.stage import label
-from pipelines.recipes.word_problems import train_rows
-from tests.support.corpora import write_jsonl
+from tests.support.run_files import label_run, word_rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -48,17 +44,11 @@ class Deadly(Arithmetic):
 
 def run_with(folder: Path, share: float) -> RunConfig:
     """A corpus of ROWS rows whose middle row kills engines, and an unreadable row."""
-    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
+    rows = word_rows(ROWS)
     rows[ROWS // 2] |= {"input": "A shelf holds 6 books. How many do 7 such shelves hold?", "label": "6 * 7"}
-    return parse_run({
-        "name": "deadly",
-        "output": str(folder / "out"),
-        "task": deadly_task(folder),
-        "corpus": {"train": write_jsonl(folder / "train.jsonl", [*rows, {"id": "unreadable"}])},
-        "teacher": {"engine": "echo", "latency_s": 0.05, "vllm": {"max_num_seqs": 8}},
-        "labelling": {"max_engine_error_share": share},
-        "student": {"model": "none"},
-    })  # fmt: skip
+    teacher = {"latency_s": 0.05, "vllm": {"max_num_seqs": 8}}
+    labelling = {"max_engine_error_share": share}
+    return label_run(folder, [*rows, {"id": "unreadable"}], teacher, task=deadly_task(folder), labelling=labelling)
 
 
 def outcomes(folder: Path) -> tuple[Counter[str], list[dict[str, Any]]]:

@@ -1,10 +1,7 @@
 """The evaluate stage on real Ray with tiny students: one trained to a constant answer, and its untrained version."""
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,30 +26,20 @@ from tests.support import artifacts
 from tests.support.artifacts import label_row, write_corpus, write_labels, write_student_manifest
 from tests.support.tiny_students import tiny_model, tiny_tokenizer, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]  # includes the start of Ray
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread")]
 
 CONSTANT = "5 + 3"
 NUM = 30
 # Two thirds have the value 8; the lengths differ, so that batches by length change the order.
 GOLDS = ["8" if i % 3 else "4 - 1" for i in range(NUM)]
 INPUTS = [f"Tom has {i} pears{' and more' * (i * 7 % 5)}." for i in range(NUM)]
+ROWS: list[dict[str, Any]] = [{"id": f"h{i}", "input": INPUTS[i], "label": GOLDS[i]} for i in range(NUM)]
 
 
 def make_run(folder: Path, **sections: Any) -> RunConfig:
     """Students in transformers, which starts fastest. Other engines: test_scored_as_served.py."""
     evaluation = {"batch_size": 4, "max_new_tokens": 12, "engine": "transformers", **sections.pop("evaluation", {})}
     return artifacts.make_run(folder, evaluation=evaluation, **sections)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads. On a busy machine, threads made this 30 times slower."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _base(folder: Path) -> Path:
@@ -70,9 +57,8 @@ def _teach_constant(run: RunConfig, folder: Path) -> None:
     model, tokenizer = initial_student(run.student, run.training.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     target = encode_target(tokenizer, CONSTANT)
-    prompts = [
-        encode_prompt(tokenizer, "decoder-only", prompt_of(run.student.method, "label", text)) for text in INPUTS
-    ]
+    method = run.student.method
+    prompts = [encode_prompt(tokenizer, "decoder-only", prompt_of(method, "label", text)) for text in INPUTS]
     model.train()
     for step in range(150):
         prompt = prompts[step % NUM]
@@ -87,18 +73,8 @@ def _teach_constant(run: RunConfig, folder: Path) -> None:
 
 def _prepare(folder: Path) -> RunConfig:
     run = make_run(folder, model=str(_base(folder / "base")))
-    rows: list[dict[str, Any]] = [
-        {"id": f"h{i}", "input": text, "label": gold} for i, (text, gold) in enumerate(zip(INPUTS, GOLDS, strict=True))
-    ]
-    write_corpus(
-        folder / "test.jsonl",
-        [
-            *rows,
-            {"id": "open", "input": "No gold."},
-            {"id": "bad", "input": 7, "label": "?"},
-            {**rows[3], "label": "99"},
-        ],
-    )
+    odd = [{"id": "open", "input": "No gold."}, {"id": "bad", "input": 7, "label": "?"}, {**ROWS[3], "label": "99"}]
+    write_corpus(folder / "test.jsonl", [*ROWS, *odd])
     # The teacher is right on the first 10, wrong on the next 10 and silent on the rest. `3` leads in training.
     heldout = [label_row(f"h{i}", GOLDS[i] if i < 10 else "99", text=INPUTS[i]) for i in range(20)]
     training = [label_row(f"t{i}", "1", "3" if i < 4 else "7") for i in range(7)]
@@ -124,27 +100,18 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     versus = {c["student_vs"]: (c["better"], c["worse"]) for c in found["comparisons"]}
     assert versus["majority"] == (20, 10)
     assert versus["untrained"] == (20, 0)
+    problem = "the gold label '?' is not an arithmetic expression: unexpected '?'"
     assert found["heldout"] == {
-        "split": "test",
-        "scored": 30,
-        "without_gold": {"count": 1, "ids": ["open"]},
-        "unreadable": {
-            "count": 1,
-            "ids": ["bad"],
-            "problems": [
-                {"id": "bad", "problem": "the gold label '?' is not an arithmetic expression: unexpected '?'"}
-            ],
-        },
-        "duplicates": {"count": 1, "ids": ["h3"]},
+        "split": "test", "scored": 30, "without_gold": {"count": 1, "ids": ["open"]},
+        "unreadable": {"count": 1, "ids": ["bad"], "problems": [{"id": "bad", "problem": problem}]},
+        "duplicates": {"count": 1, "ids": ["h3"]}, "chosen_on": None,
         "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
-        "chosen_on": None,
-    }
+    }  # fmt: skip
     assert 0.0 < systems["student"]["seconds_per_example"] * NUM < systems["student"]["seconds"]
     assert (found["rationale"]["of"], found["rationale"]["examples"]) == ("student", NUM)
     assert found["votes"] is found["baseline"] is None
-    assert found["headline"].startswith(
-        "The student (123k parameters) is right on 66.7% (48.8 to 80.8%) of 30 held-out"
-    )
+    right = "The student (123k parameters) is right on 66.7% (48.8 to 80.8%) of 30 held-out"
+    assert found["headline"].startswith(right)
     assert manifest.counts["correct"] == {name: system["correct"] for name, system in systems.items()}
 
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
@@ -200,11 +167,8 @@ def test_samples_do_not_depend_on_batches_or_dead_workers(tmp_path: Path, ray_he
     marks = tmp_path / "marks"
     marks.mkdir()
     found = []
-    kinds: list[tuple[Source, dict[str, int]]] = [
-        (Deadly(untrained, marks), {"batch_size": 7, "workers": 2}),
-        (untrained, {"batch_size": 30}),
-    ]
-    for source, settings in kinds:
+    deadly: Source = Deadly(untrained, marks)
+    for source, settings in ((deadly, {"batch_size": 7, "workers": 2}), (untrained, {"batch_size": 30})):
         sampled = {"max_new_tokens": 6, "samples": {"n": 2, "temperature": 1.0}, **settings}
         evaluation = make_run(tmp_path, evaluation=sampled).evaluation
         [drawn] = predict([PredictRequest("sampled", Query(source, draws=draws_of(evaluation)), INPUTS)], evaluation)
@@ -229,49 +193,32 @@ def test_a_student_that_cannot_be_loaded_fails_the_stage(tmp_path: Path, ray_her
     weights = tmp_path / "out" / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     message = "evaluate student: failed after 0 of 30 examples .*transformers cannot load it"
+    broken = PredictRequest("student", Query(Trained(str(weights.parent), "transformers")), INPUTS)
     with pytest.raises(StageFailedError, match=message):
-        predict(
-            [PredictRequest("student", Query(Trained(str(weights.parent), "transformers")), INPUTS)], run.evaluation
-        )
+        predict([broken], run.evaluation)
     assert not (tmp_path / "out" / "report").exists()
 
 
 def test_other_weights_are_scored_beside_float32(tmp_path: Path, ray_here: None) -> None:
     student = tmp_path / "out" / "student"
     write_student(student, "encoder-decoder")
-    run = make_run(
-        tmp_path,
-        model=str(student),
-        evaluation={"max_new_tokens": 6, "engine": "auto", "weights": ["int8", "bfloat16"]},
-    )
-    rows = [
-        {"id": f"h{i}", "input": text, "label": gold} for i, (text, gold) in enumerate(zip(INPUTS, GOLDS, strict=True))
-    ]
-    write_corpus(tmp_path / "test.jsonl", rows)
+    evaluation = {"max_new_tokens": 6, "engine": "auto", "weights": ["int8", "bfloat16"]}
+    run = make_run(tmp_path, model=str(student), evaluation=evaluation)
+    write_corpus(tmp_path / "test.jsonl", ROWS)
     labels = write_labels(tmp_path / "out" / "labels", [label_row(f"t{i}", "1", "3") for i in range(4)])
     write_student_manifest(student, run, labels, family="encoder-decoder")
     evaluate(run)
     folder = tmp_path / "out" / "report"
     found = {entry["weights"]: entry for entry in json.loads((folder / "report.json").read_text())["weights"]}
-    assert {name: (entry["engine"], entry["total"]) for name, entry in found.items()} == {
-        "int8": ("ctranslate2", NUM),
-        "bfloat16": ("transformers", NUM),
-    }
+    engines = {"int8": ("ctranslate2", NUM), "bfloat16": ("transformers", NUM)}
+    assert {name: (entry["engine"], entry["total"]) for name, entry in found.items()} == engines
     predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
     int8 = Ctranslate2Student.open(student, weights="int8")
     task = load_task(task_spec(run.task, {}))
     for row in predictions[:6]:
-        read = read_answer(
-            "step-by-step",
-            int8.answer([row["input"]], "label", 6)[0].text,
-            task,
-            Example(row["id"], row["input"], None),
-        )
-        assert row["weights"][0] == {
-            "weights": "int8",
-            "label": read and read.label,
-            "right": row["weights"][0]["right"],
-        }
+        text, example = int8.answer([row["input"]], "label", 6)[0].text, Example(row["id"], row["input"], None)
+        read, scored = read_answer("step-by-step", text, task, example), row["weights"][0]
+        assert scored == {"weights": "int8", "label": read and read.label, "right": scored["right"]}
     for position, name in enumerate(("int8", "bfloat16")):
         same = [row["weights"][position]["label"] == row["student_label"] for row in predictions]
         assert found[name]["same_label"] == pytest.approx(sum(same) / NUM)

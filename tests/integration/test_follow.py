@@ -1,20 +1,18 @@
 """`raystill status --follow` beside a `run`: a second process sees each stage at work, and ends with the last one."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.support.commands import COMMAND, running
 from tests.support.corpora import write_jsonl
 from tests.support.endpoints import wait_until
+from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
 
 
 def test_follow_sees_every_stage_of_a_run(tmp_path: Path) -> None:
@@ -29,8 +27,7 @@ def test_follow_sees_every_stage_of_a_run(tmp_path: Path) -> None:
         teacher={"engine": "echo", "latency_s": 0.5, "vllm": {"max_num_seqs": 4}},
         evaluation={"engine": "transformers", "batch_size": 4, "max_new_tokens": 8},
     )  # fmt: skip
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True)))
+    file = write_run_file(tmp_path, run)
     with running("run", str(file), log=tmp_path / "log") as process:
         wait_until(
             lambda: (tmp_path / "out/labels/progress.json").exists() or process.poll() is not None, 240, every_s=0.1,

@@ -1,43 +1,18 @@
-"""GPU requests of the stages to Ray. Ray gets one declared GPU; no CUDA is used."""
-
-from __future__ import annotations
+"""Predictor pools on one GPU that is declared to Ray; no CUDA is used."""
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import EvaluationConfig
-from pipelines.config.load import parse_run
-from pipelines.label.stage import label
-from pipelines.recipes.word_problems import train_rows
 from pipelines.scoring.predict import PredictRequest, predict
 from pipelines.scoring.predictor import Query
 from pipelines.students.decoding import Student
-from tests.support.corpora import write_jsonl
 from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-ROWS = 300  # several blocks of 16 and a remainder
-
-
-def test_labelling_on_gpu_replicas_loses_and_doubles_no_row(ray_here: None, tmp_path: Path) -> None:
-    run = parse_run({
-        "name": "slots",
-        "output": str(tmp_path / "out"),
-        "task": "arithmetic",
-        "corpus": {"train": write_jsonl(tmp_path / "train.jsonl", train_rows(ROWS, seed=1))},
-        "teacher": {"engine": "echo", "gpus_per_replica": 1, "latency_s": 0.01},
-        "student": {"model": "none"},
-    })  # fmt: skip
-    counts = label(run).counts
-    assert (counts["read"], counts["accepted"]) == (ROWS, ROWS)
-    found = Counter(pq.read_table(tmp_path / "out/labels/data")["id"].to_pylist())
-    assert (len(found), set(found.values())) == (ROWS, {1})
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ of pip and uv); the Dockerfile is unchanged. uv reuses its cache. Needs about 30
 GPU variant.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -101,7 +99,6 @@ class Buildah:
         return self.run("from", "--pull-never", *_limits(), image)
 
     def size_gb(self, image: str) -> float:
-        """Unpacked size of an image."""
         (details,) = json.loads(self.run("images", "--json", image))
         number, unit = details["size"].split()
         return float(number) * {"GB": 1.0, "MB": 1e-3}[unit]
@@ -113,7 +110,6 @@ class Buildah:
             self.run("rmi", "--force", image)
 
     def inside(self, container: str, *command: str) -> str:
-        """Output of a command in a container."""
         return self.run("run", "--isolation=chroot", container, "--", *command)
 
 
@@ -127,7 +123,6 @@ def _limits() -> list[str]:
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """An image store with the base image."""
     store = Buildah(tmp_path_factory.mktemp("buildah"))
     try:
         store.make_base()
@@ -140,7 +135,6 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 @pytest.fixture(scope="module")
 def container(buildah: Buildah, record_testsuite_property: Record) -> str:
-    """A container of the CPU variant."""
     return buildah.started("cpu", record_testsuite_property)
 
 

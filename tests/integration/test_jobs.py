@@ -3,8 +3,6 @@
 The client is in another folder, and its shell has used another cluster that no longer exists.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -19,13 +17,13 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from pipelines.storage.store import Store
 from tests.support.commands import COMMAND
 from tests.support.endpoints import wait_until
 from tests.support.label_kills import sigkill, title_of
 from tests.support.object_store import Bucket
+from tests.support.run_files import label_run, write_run_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 TOKEN = "a-token-of-this-test-and-no-other"
@@ -89,28 +87,14 @@ def cluster(raystill: Raystill, image: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def address(cluster: dict[str, Any]) -> str:
-    """Address of the cluster's dashboard."""
     return str(cluster["dashboard"])
 
 
 def write_run(folder: Path, rows: int = 10, **teacher: Any) -> Path:
     """A run that labels problems with `echo` into FOLDER/out."""
-    corpus = folder / "train.jsonl"
-    corpus.write_text(
-        "".join(
-            json.dumps({"id": f"r{i}", "input": f"Tom has {i} pears and eats 1.", "label": f"{i} - 1"}) + "\n"
-            for i in range(rows)
-        )
-    )
-    run = {
-        "name": "jobs", "output": str(folder / "out"), "task": "arithmetic",
-        "corpus": {"train": str(corpus), "fields": {"gold": "label"}},
-        "teacher": {"engine": "echo", "latency_s": 0.01, "replicas": {"min": 2, "max": 2}, **teacher}, "student": {"model": "none/none"},
-        "labelling": {"commit_every_s": 1},
-    }  # fmt: skip
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
-    return file
+    problems = [{"id": f"r{i}", "input": f"Tom has {i} pears and eats 1.", "label": f"{i} - 1"} for i in range(rows)]
+    teacher = {"latency_s": 0.01, "replicas": {"min": 2, "max": 2}, **teacher}
+    return write_run_file(folder, label_run(folder, problems, teacher, labelling={"commit_every_s": 1}))
 
 
 def ids(output: Path | str) -> list[str]:
@@ -181,7 +165,6 @@ def test_a_killed_driver_is_followed_by_an_attempt_that_resumes(
 
 
 def processes(cluster: dict[str, Any]) -> list[psutil.Process]:
-    """All processes of its nodes."""
     return [child for pid, _ in cluster["nodes"] for child in psutil.Process(pid).children(recursive=True)]
 
 

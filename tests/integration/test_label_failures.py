@@ -1,7 +1,5 @@
 """One bad row costs that row; an engine that cannot start says why in the last line."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter
@@ -10,14 +8,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from pipelines.recipes.word_problems import train_rows
 from tests.support.commands import raystill
-from tests.support.corpora import write_jsonl
 from tests.support.local_ray import shared_environment
+from tests.support.run_files import label_run, word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 TASK = '''
 from pipelines.tasks.arithmetic import Arithmetic
@@ -50,23 +46,11 @@ class Fragile(Arithmetic):
 '''
 
 
-def write_run(folder: Path, rows: int, **changes: Any) -> str:
-    """A run of the echo teacher. Returns the path of its run file."""
-    corpus = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(rows, seed=1))]
-    run = {
-        "name": "failures", "output": str(folder / "out"), "task": "arithmetic",
-        "corpus": {"train": write_jsonl(folder / "train.jsonl", corpus)},
-        "teacher": {"engine": "echo"}, "student": {"model": "m"}, **changes,
-    }  # fmt: skip
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
-    return str(folder / "run.yaml")
-
-
 def test_a_raising_task_costs_its_rows_alone(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(TASK)
-    teacher = {"engine": "echo", "filters": {"drop_giveaways": True}}
-    run = write_run(tmp_path, 2000, task=str(tmp_path / "fragile.py"), teacher=teacher)
-    result = raystill("label", run, "--json", env=shared_environment())
+    teacher = {"filters": {"drop_giveaways": True}}
+    run = label_run(tmp_path, word_rows(2000), teacher, task=str(tmp_path / "fragile.py"))
+    result = raystill("label", str(write_run_file(tmp_path, run)), "--json", env=shared_environment())
     assert result.returncode == 0, result.stderr[-3000:]
     rejects = pq.read_table(tmp_path / "out/labels/rejects").to_pylist()
     raised = [row for row in rejects if row["detail"].startswith("the task raised KeyError: 'r")]
@@ -82,7 +66,8 @@ def test_a_raising_task_costs_its_rows_alone(tmp_path: Path) -> None:
 
 def test_a_task_that_raises_often_ends_the_run_with_an_example(tmp_path: Path) -> None:
     (tmp_path / "fragile.py").write_text(TASK.replace("% 1000 == number", "% 10 == 1"))
-    result = raystill("label", write_run(tmp_path, 500, task=str(tmp_path / "fragile.py")), env=shared_environment())
+    run = label_run(tmp_path, word_rows(500), task=str(tmp_path / "fragile.py"))
+    result = raystill("label", str(write_run_file(tmp_path, run)), env=shared_environment())
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "the task raised an error on 50 of 500 rows" in last
@@ -134,8 +119,8 @@ IN_CI = ("folder", "weights")
 def test_an_engine_that_cannot_start_names_the_cause(
     tmp_path: Path, teacher_folder: Path, how: str, cause: str, remedy: str
 ) -> None:
-    run = write_run(tmp_path, 8, teacher=damaged(tmp_path, how, teacher_folder))
-    result = raystill("label", run, env=shared_environment())
+    run = label_run(tmp_path, word_rows(8), damaged(tmp_path, how, teacher_folder))
+    result = raystill("label", str(write_run_file(tmp_path, run)), env=shared_environment())
     assert result.returncode in (1, 2)
     last = result.stderr.strip().splitlines()[-1]
     assert cause.lower() in last.lower(), result.stderr[-3000:]

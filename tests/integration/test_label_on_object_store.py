@@ -1,7 +1,5 @@
 """The label stage on an S3 server: a second driver is refused, and takes over after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -10,24 +8,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines.data.label_parts import LabelParts
 from pipelines.label.output.commits import read_commits
-from pipelines.recipes.word_problems import train_rows
-from pipelines.storage.lease import CLAIM_BYTES, FOLDER
+from pipelines.storage.lease import FOLDER
 from pipelines.storage.store import Store
 from tests.support.commands import raystill, running
+from tests.support.corpora import jsonl, run_config
 from tests.support.endpoints import wait_until
 from tests.support.label_kills import COMMAND
-from tests.support.object_store import Bucket
+from tests.support.object_store import Bucket, move_claims
+from tests.support.run_files import word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROWS = 600
-
-
-def read(s3: Bucket, key: str) -> bytes:
-    return bytes(s3.server.client().get_object(Bucket=s3.name, Key=key)["Body"].read())
 
 
 def parts(s3: Bucket) -> set[str]:
@@ -49,28 +43,11 @@ def stopped_inside_a_commit(s3: Bucket, pid: int) -> bool:
     return False
 
 
-def on_another_machine(s3: Bucket) -> None:
-    """Rewrite the claim as from another machine, whose processes are not visible here."""
-    [key] = s3.keys(f"out/labels/{FOLDER}/")
-    claim = json.loads(read(s3, key))
-    claim["holder"] |= {"host": "node-7", "processes": "of another machine"}
-    s3.put(key, json.dumps(claim).encode().ljust(CLAIM_BYTES))
-
-
 def test_a_driver_that_slept_past_its_lease_adds_nothing(s3: Bucket, tmp_path: Path) -> None:
-    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
-    corpus = s3.put("corpus/train.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    run = {
-        "name": "s3",
-        "output": s3.uri("out"),
-        "task": "arithmetic",
-        "corpus": {"train": corpus},
-        "teacher": {"engine": "echo", "latency_s": 2.0, "vllm": {"max_num_seqs": 8}},
-        "labelling": {"commit_rows": 32, "commit_every_s": 0.2, "lease_s": 20.0},
-        "student": {"model": "none"},
-    }
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
+    corpus = s3.put("corpus/train.jsonl", jsonl(word_rows(ROWS)))
+    teacher = {"engine": "echo", "latency_s": 2.0, "vllm": {"max_num_seqs": 8}}
+    commits = {"commit_rows": 32, "commit_every_s": 0.2, "lease_s": 20.0}
+    file = write_run_file(tmp_path, run_config(teacher, train=corpus, output=s3.uri("out"), labelling=commits))
     with running("label", str(file), log=tmp_path / "log", command=COMMAND) as process:
         wait_until(lambda: len(named(s3)) >= 1, seconds=200)
         refused = raystill("label", str(file))
@@ -82,12 +59,12 @@ def test_a_driver_that_slept_past_its_lease_adds_nothing(s3: Bucket, tmp_path: P
             assert time.monotonic() < deadline
         assert parts(s3) - named(s3), "it must sleep between parts and record"
         finished = named(s3)
-        before = {name: read(s3, f"out/labels/{name}") for name in finished}
-        on_another_machine(s3)
+        before = {name: s3.get(f"out/labels/{name}") for name in finished}
+        move_claims(s3, "out/labels")
         fast = ["--set", "teacher.latency_s=0.01"]
         result = raystill("label", str(file), *fast, "--json")
         assert result.returncode == 0, result.stderr[-3000:]
-        left = [read(s3, key) for key in s3.keys(f"out/labels/{FOLDER}/")]
+        left = [s3.get(key) for key in s3.keys(f"out/labels/{FOLDER}/")]
         assert left == [], result.stderr[-3000:]
         os.kill(process.pid, signal.SIGCONT)
         assert process.wait(timeout=120) == 1, (tmp_path / "log").read_text()[-3000:]
@@ -96,7 +73,7 @@ def test_a_driver_that_slept_past_its_lease_adds_nothing(s3: Bucket, tmp_path: P
         assert "Started a local Ray instance" not in log, "nothing uses Ray after its end"
     counts = json.loads(result.stdout)["stages"][0]["counts"]
     assert (counts["read"], counts["accepted"]) == (ROWS, ROWS)
-    assert {name: read(s3, f"out/labels/{name}") for name in finished} == before
+    assert {name: s3.get(f"out/labels/{name}") for name in finished} == before
     labels = LabelParts.of(Store(s3.uri("out/labels")))
     ids = Counter(i for name in labels.rows for i in labels.open(name).read(["id"])["id"].to_pylist())
     assert (len(ids), set(ids.values())) == (ROWS, {1})

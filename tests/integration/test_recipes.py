@@ -1,7 +1,5 @@
 """The recipes of the paper's experiment, unchanged, on a small corpus with the same columns and a tiny T5."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -84,13 +82,11 @@ def test_a_recipe_runs_on_a_small_substitute(
     report = json.loads((tmp_path / "out/compare/report.json").read_text())
     scored = len(test) or sum(is_validation(row[id_column], HELD_OUT) for row in rows)
     methods = {"finetune", "step-by-step"} if has_test else METHODS
-    assert {(group["method"], group["cells"][0]["total"]) for group in report["groups"]} == {
-        (m, scored) for m in methods
-    }
+    found = {(group["method"], group["cells"][0]["total"]) for group in report["groups"]}
+    assert found == {(method, scored) for method in methods}
     assert report["missing"] == []
-    assert (report["heldout"]["split"], report["search"] is None) == (
-        ("test", False) if has_test else ("validation", True)
-    )
+    split = ("test", False) if has_test else ("validation", True)
+    assert (report["heldout"]["split"], report["search"] is None) == split
     if recipe != "esnli":
         teacher = next(line for line in report["lines"] if line["name"] == "teacher")
         assert (teacher["correct"], teacher["total"]) == (scored, scored)

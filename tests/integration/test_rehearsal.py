@@ -4,48 +4,44 @@ Head and workers of the RayService start, pass the operator's probes and require
 the operator, drains a worker under load like a deletion, and runs the entrypoint of a RayJob.
 """
 
-from __future__ import annotations
-
 import json
+import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.support.dev_cpu import ARTIFACTS, OUTPUT, ROWS, TOKEN, USER, cluster_of, dev_cpu, run_job
+from k8s.serve.render import rendered
+from tests.support.dev_cpu import ARTIFACTS, OUTPUT, OVERLAY, ROWS, TOKEN, USER, cluster_of, dev_cpu, run_job
 from tests.support.endpoints import wait_until
 from tests.support.k8s.namespaces import Node, RunningPod, missing
 from tests.support.k8s.rendering import needs_kustomize
 from tests.support.pod_clusters import Cluster, Service, ServiceLoad, has_ended
-from tests.support.tiny_students import TEXTS
+from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.full,
-    pytest.mark.serve,
-    pytest.mark.timeout(300),
-    needs_kustomize,
+    pytest.mark.integration, pytest.mark.full, pytest.mark.serve, pytest.mark.timeout(300), needs_kustomize,
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
-]
+]  # fmt: skip
 BODY = {"model": "word-problems", "inputs": [TEXTS[0]]}
 Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the volumes and pods."""
     return tmp_path_factory.mktemp("dev-cpu")
 
 
 @pytest.fixture(scope="module")
 def node(folder: Path) -> Iterator[Node]:
-    """Network of the pods."""
     with dev_cpu(folder) as started:
         yield started
 
@@ -97,6 +93,50 @@ def test_the_rayservices_config_is_served(endpoint: Cluster, record_property: Re
         answer = httpx.post(f"http://{worker.address}:8000/v1/predict", json=BODY, timeout=60.0)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["predictions"]) == 1
+
+
+def test_a_canary_fails_no_request(endpoint: Cluster, folder: Path, record_property: Record) -> None:
+    """Each configuration is put at once, as the operator does: the first canary, all requests to it, back, and without it."""
+    write_student(folder / "data/runs/second/student", "encoder-decoder", seed=1)
+    for path in (folder / "data/runs/second").rglob("*"):
+        os.chown(path, USER, USER)
+    steps = {share: canary(folder / share.replace("=", "-"), share) for share in ("2=10", "2=100", "2=0")}
+    shipped = with_two_ingresses(endpoint.pods.owner["spec"]["serveConfigV2"])
+    endpoint.deploy(shipped)
+    service = Service([pod for pod in endpoint.workers if not pod.terminating])
+    with service.probed():
+        endpoint.wait(service.all_ready, time.monotonic(), "all workers are ready")
+        with ServiceLoad(service, endpoint.node, BODY) as load:
+            load.answered(40)
+            for share, config in steps.items():
+                before = len(load.responses)
+                endpoint.deploy(config)
+                load.answered(100)
+                found = Counter(response.json().get("model") for response in load.responses[before:])
+                record_property(f"answers at {share}", dict(found))
+                assert share == "2=0" or found["word-problems@2"] > 0
+            assert {r.json()["model"] for r in load.responses[-20:]} == {"word-problems@1"}
+            endpoint.deploy(shipped)
+            load.answered(40)
+    record_property("answered", len(load.responses))
+    record_property("longest, s", max(response.elapsed.total_seconds() for response in load.responses))
+    assert load.failed == []
+
+
+def canary(overlay: Path, share: str) -> dict[str, Any]:
+    """The Serve config of dev-cpu with a second version and its share, as k8s/serve/render.py makes it."""
+    for part in ("run", "settings"):
+        shutil.copytree(OVERLAY / part, overlay / part)
+    endpoint = yaml.safe_load((OVERLAY / "endpoint.yaml").read_text(encoding="utf-8"))
+    endpoint |= {"students": [*endpoint["students"], "word-problems@2=/data/runs/second/student"], "split": [share]}
+    (overlay / "endpoint.yaml").write_text(yaml.safe_dump(endpoint), encoding="utf-8")
+    return with_two_ingresses(rendered(overlay))
+
+
+def with_two_ingresses(text: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(text)
+    config["applications"][0]["args"]["serving"]["ingress_replicas"] = 2
+    return config
 
 
 def test_a_worker_is_drained_under_load(endpoint: Cluster, record_property: Record) -> None:

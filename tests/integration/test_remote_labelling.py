@@ -1,7 +1,5 @@
 """The label stage through a remote endpoint on this machine, and its early stops: budget, key, rejects."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +10,9 @@ import pytest
 from fastapi.responses import JSONResponse, Response
 
 from pipelines.config import RunConfig
-from pipelines.config.load import parse_run
 from pipelines.errors import StageFailedError
 from pipelines.label.stage import label
-from pipelines.recipes.word_problems import train_rows
-from tests.support.corpora import write_jsonl
+from tests.support.run_files import label_run, word_rows
 from tests.support.teacher_endpoint import KEY, Endpoint, Seen, running_endpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -43,18 +39,9 @@ def saying(text: str) -> Any:
 
 
 def make_run(folder: Path, endpoint: Endpoint, **changes: Any) -> RunConfig:
-    rows = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
-    teacher = {"engine": "openai", "model": "m", "remote": {"url": endpoint.url, "max_concurrent_requests": 4},
-               "sampling": {"max_tokens": OUTPUT_TOKENS}, **changes.pop("teacher", {})}  # fmt: skip
-    return parse_run({
-        "name": "remote",
-        "output": str(folder / "out"),
-        "task": "arithmetic",
-        "corpus": {"train": write_jsonl(folder / "train.jsonl", rows)},
-        "teacher": teacher,
-        "student": {"model": "none"},
-        **changes,
-    })  # fmt: skip
+    remote = {"url": endpoint.url, "max_concurrent_requests": 4}
+    teacher = {"engine": "openai", "model": "m", "remote": remote, "sampling": {"max_tokens": OUTPUT_TOKENS}}
+    return label_run(folder, word_rows(ROWS), {**teacher, **changes.pop("teacher", {})}, **changes)
 
 
 def questions(endpoint: Endpoint) -> Counter[str]:

@@ -1,15 +1,11 @@
 """Replicas follow the backlog, from `min` to `max`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
-from pipelines.config.load import parse_run
 from pipelines.label.stage import label
-from pipelines.recipes.word_problems import train_rows
-from tests.support.corpora import write_jsonl
+from tests.support.run_files import label_run, word_rows
 
 pytestmark = pytest.mark.integration
 
@@ -32,16 +28,8 @@ class Traced(Arithmetic):
 
 def test_a_backlog_starts_replicas_up_to_the_maximum(ray_here: None, tmp_path: Path) -> None:
     (tmp_path / "traced.py").write_text(SOURCE.format(log=str(tmp_path / "log")))
-    corpus = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(ROWS, seed=1))]
-    manifest = label(parse_run({
-        "name": "replicas",
-        "output": str(tmp_path / "out"),
-        "task": str(tmp_path / "traced.py"),
-        "corpus": {"train": write_jsonl(tmp_path / "train.jsonl", corpus)},
-        "teacher": {"engine": "echo", "latency_s": 0.05, "replicas": {"min": 1, "max": 3},
-                    "vllm": {"max_num_seqs": 4}},
-        "student": {"model": "none"},
-    }))  # fmt: skip
+    teacher = {"latency_s": 0.05, "replicas": {"min": 1, "max": 3}, "vllm": {"max_num_seqs": 4}}
+    manifest = label(label_run(tmp_path, word_rows(ROWS), teacher, task=str(tmp_path / "traced.py")))
     assert manifest.counts["accepted"] == ROWS
     pids = (tmp_path / "log").read_text().split()
     assert len(pids) == ROWS

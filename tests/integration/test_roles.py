@@ -3,10 +3,7 @@
 Sizes on disk are noted beside the results (--junit-xml).
 """
 
-from __future__ import annotations
-
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.commands import environment
+from tests.support.commands import environment, running, url_of
 from tests.support.endpoints import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(1200)]
@@ -132,21 +129,11 @@ def test_the_serve_role_answers(role: Callable[[str | None], Role]) -> None:
     serve = role("serve")
     assert serve.modules("deepspeed", "vllm", "matplotlib", "peft", "openai") == set()
     serve.has("student_finished")
-    arguments = ["serve", "sums=out/student", "--run", "run.yaml", "--set", f"serving.port={free_port()}", "--json"]
-    log = (serve.run / "log").open("wb")
-    process = subprocess.Popen(
-        [serve.python, "-m", "cluster", *arguments], stdout=subprocess.PIPE, stderr=log, text=True, cwd=serve.run,
-        env=serve.variables(), start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, (serve.run / "log").read_text(errors="replace")[-3000:]
-        body = {"inputs": ["a word"]}
-        answer = httpx.post(f"{json.loads(line)['url']}/v1/predict", json=body, timeout=120.0)
+    arguments = ("serve", "sums=out/student", "--run", "run.yaml", "--set", f"serving.port={free_port()}", "--json")
+    log, command = serve.run / "log", [str(serve.python), "-m", "cluster"]
+    with running(*arguments, log=log, command=command, env=serve.variables(), cwd=serve.run) as process:
+        url = url_of(process, log)
+        answer = httpx.post(f"{url}/v1/predict", json={"inputs": ["a word"]}, timeout=120.0)
         assert answer.status_code == 200, answer.text
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)

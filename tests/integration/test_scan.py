@@ -1,7 +1,5 @@
 """The scan on real Ray over many splits rejects the same rows as a plain loop."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,4 @@
-"""Evaluation and the endpoint's engines give the same answers, free and constrained, with real vLLM and CTranslate2."""
-
-from __future__ import annotations
+"""Evaluation and the endpoint's engines give the same answers, with real vLLM and CTranslate2, as transformers in float32."""
 
 import asyncio
 import random
@@ -12,12 +10,12 @@ import pytest
 
 from pipelines.config import EvaluationConfig
 from pipelines.config.serving import ServingConfig
-from pipelines.methods import written_labels
+from pipelines.methods import METHODS, written_labels
 from pipelines.runtime.cpus import inherited
 from pipelines.scoring.predict import PredictRequest, predict
 from pipelines.scoring.predictor import Query
 from pipelines.scoring.sources import Trained
-from pipelines.students.decoding import Decoded, Family, encode_prompt
+from pipelines.students.decoding import Decoded, Family, Student, encode_prompt
 from pipelines.tasks.base import Example
 from pipelines.tasks.multiple_choice import MultipleChoice
 from serving.engines.select import cpu_environment, start_engine
@@ -30,7 +28,7 @@ from tests.support.tiny_students import tiny_tokenizer, write_student
 pytestmark = [pytest.mark.integration, pytest.mark.vllm, pytest.mark.serve, pytest.mark.timeout(300)]
 TASK = MultipleChoice()
 WORDS = ("sea", "sea shore", "river", "a", "ab", "河", "<b>", "apples and pears", "apples", "10%")
-NUM_ROWS = 200
+NUM_ROWS, TOKENS = 200, 6
 
 
 def examples(family: Family) -> list[Example]:
@@ -62,15 +60,18 @@ def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: F
             for part in (None, "rationale")
             for c in (False, True)
         ]
-        free, constrained, *rationales = predict(requests, EvaluationConfig(max_new_tokens=6, batch_size=50))
+        free, constrained, *rationales = predict(requests, EvaluationConfig(max_new_tokens=TOKENS, batch_size=50))
     engine = {"encoder-decoder": "ctranslate2", "decoder-only": "vllm"}[family]
     assert {answer.engine for (answer,) in free.answers} == {engine}
     assert (free.answers[0][0].prompt_tokens, free.answers[0][0].too_long) == (64, False)
     assert sum(not answer.in_set for (answer,) in free.answers) > NUM_ROWS // 2
+    plain = Student.load(folder).answer(texts, METHODS[method].answer, TOKENS)
+    assert len({one.text for one in plain}) > NUM_ROWS // 2, "labels must depend on the input"
+    assert sum(one.text == answer.text for one, (answer,) in zip(plain, free.answers, strict=True)) >= NUM_ROWS - 1
     assert all(
         answer.in_set and answer.text in some for (answer,), some in zip(constrained.answers, labels, strict=True)
     )
-    served = asyncio.run(served_answers(folder, rows, labels, rationales=True))
+    served = asyncio.run(served_answers(folder, rows, labels))
     for found, answers in zip((free, constrained), served[:2], strict=True):
         assert [answer.text for answer in answers] == [answer.text for (answer,) in found.answers]
         assert [answer.confidence for answer in answers] == pytest.approx(
@@ -83,19 +84,18 @@ def test_evaluation_and_endpoint_give_the_same_answers(tmp_path: Path, family: F
 
 
 async def served_answers(
-    folder: str, rows: Sequence[Example], labels: Sequence[tuple[str, ...]], max_new_tokens: int = 6, *,
-    rationales: bool = False,
-) -> list[list[Decoded]]:  # fmt: skip
-    """Free and constrained labels of one engine, as a replica starts it; then the rationales that follow both, if wanted."""
-    serving = ServingConfig(max_new_tokens=max_new_tokens, max_batch_size=16)
+    folder: str, rows: Sequence[Example], labels: Sequence[tuple[str, ...]]
+) -> list[list[Decoded]]:
+    """Free and constrained labels of one engine, as a replica starts it; then the rationales that follow both."""
+    serving = ServingConfig(max_new_tokens=TOKENS, max_batch_size=16)
     with inherited(cpu_environment(serving, ["vllm"])):
         engine = start_engine(read_card("s", folder), serving, FakeMetrics())  # type: ignore[arg-type]
     found: list[list[Decoded]] = []
     follow: list[list[Decoded]] = []
     for engine._constrained in (False, True):  # instead of a second start of vLLM
-        questions = [Question(row.input, rationales, some) for row, some in zip(rows, labels, strict=True)]
+        questions = [Question(row.input, True, some) for row, some in zip(rows, labels, strict=True)]
         replies = await asyncio.gather(*(engine.answer(question) for question in questions))
         found.append([reply.answer for reply in replies if isinstance(reply, Reply)])
         follow.append([reply.rationale for reply in replies if isinstance(reply, Reply) and reply.rationale])
     await engine.close()
-    return [*found, *follow] if rationales else found
+    return [*found, *follow]

@@ -1,7 +1,5 @@
 """Two students, one of each family, behind a real endpoint: Ray Serve, HTTP, CTranslate2 and vLLM in the replicas."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -23,7 +21,7 @@ from tests.support.k8s.dashboards import SERVING, metrics_read
 from tests.support.metrics import Series, exported, total
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.vllm, pytest.mark.timeout(300)]
 QUEUE = 32
 
 
@@ -189,27 +187,18 @@ def test_the_official_client_completes_chats_and_streams(running: Running, name:
     whole = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", max_tokens=8)
     assert whole.choices[0].text.strip() == expected.text
     assert whole.usage is not None
-    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (
-        expected.prompt_tokens,
-        expected.output_tokens,
-    )
+    used = (whole.usage.prompt_tokens, whole.usage.completion_tokens)
+    assert used == (expected.prompt_tokens, expected.output_tokens)
     assert whole.choices[0].finish_reason == ("length" if expected.output_tokens == 8 else "stop")
-    chunks = list(
-        official.chat.completions.create(
-            model=name,
-            messages=[{"role": "user", "content": TEXTS[1]}],
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-    )
+    chat: list[Any] = [{"role": "user", "content": TEXTS[1]}]
+    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(official.chat.completions.create(model=name, messages=chat, **options))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices).strip() == expected.text
     assert len(chunks) > 3, "the stream was a single chunk"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == expected.output_tokens
-    drawn = {
-        official.completions.create(model=name, prompt=TEXTS[1], temperature=1.5).choices[0].text for _ in range(5)
-    }
-    assert len(drawn) > 1
+    drawn = [official.completions.create(model=name, prompt=TEXTS[1], temperature=1.5) for _ in range(5)]
+    assert len({one.choices[0].text for one in drawn}) > 1
     stop = whole.choices[0].text[3:5]
     cut = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", max_tokens=8, stop=[stop])
     assert cut.choices[0].text == whole.choices[0].text.partition(stop)[0]
@@ -258,13 +247,8 @@ def test_the_page_and_the_access_log(running: Running) -> None:
         return bool(lines)
 
     wait_until(logged)
-    assert len(lines) == 1
-    assert (lines[0]["route"], lines[0]["model"], lines[0]["status"], lines[0]["inputs"]) == (
-        "/v1/predict",
-        "t5",
-        200,
-        1,
-    )
+    (line,) = lines
+    assert [line[key] for key in ("route", "model", "status", "inputs")] == ["/v1/predict", "t5", 200, 1]
 
 
 def test_models_and_health(running: Running) -> None:

@@ -1,7 +1,5 @@
 """Versions of a student: traffic split, promotion and rollback under load. Also API keys and shared replicas."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter
@@ -34,12 +32,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("requests", "share"), [(60, 0.3), pytest.param(1000, 0.1, marks=pytest.mark.full)])
 def test_a_split_is_promoted_and_rolled_back_under_load(
-    ray_here: None,
-    folders: dict[str, Path],
-    requests: int,
-    share: float,
-    record_property: Callable[[str, object], None],
-) -> None:
+    ray_here: None, folders: dict[str, Path], requests: int, share: float, record_property: Callable[[str, object], None]
+) -> None:  # fmt: skip
     from serving.deploy.rollout import serve_students
 
     serving = small(max_batch_size=8)
@@ -77,6 +71,26 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
         assert shares == {"sums@old": 100.0}
 
 
+@pytest.mark.full
+def test_a_renamed_student_answers_throughout(
+    ray_here: None, folders: dict[str, Path], record_property: Callable[[str, object], None]
+) -> None:
+    """An unversioned name becomes a version, gets a second one, and loses the first, with two ingress replicas and long queues."""
+    from serving.deploy.rollout import serve_students
+
+    serving = small(ingress_replicas=2, max_batch_size=1, target_ongoing_requests=1)
+    old, new = str(folders["old"]), str(folders["new"])
+    body = {"model": "sums", "inputs": [TEXTS[0]]}
+    with endpoint_of({"sums": folders["old"]}, serving) as client, Load(str(client.base_url), body, clients=16) as load:
+        load.answered(50)
+        for students in ({"sums@1": old}, {"sums@1": old, "sums@2": new}, {"sums@2": new}, {"sums": old}):
+            serve_students(students, serving, {"sums": {"2": 50.0}} if len(students) == 2 else None)
+            load.answered(100)
+            assert load.responses[-1].json()["model"] in students
+    record_property("longest, s", max(response.elapsed.total_seconds() for response in load.responses))
+    assert load.failed == []
+
+
 def torn(folder: Path) -> Path:
     """A student with a valid card and broken weights."""
     weights = folder / "model.safetensors"
@@ -95,10 +109,7 @@ def test_versions_come_and_go_under_load(ray_here: None, folders: dict[str, Path
     broken = torn(write_student(tmp_path / "broken", "decoder-only", seed=2))
     named = {"sums@old": str(folders["old"]), "sums@new": str(folders["new"]), "sums@broken": str(broken)}
     body = {"model": "sums", "inputs": [TEXTS[0]]}
-    with (
-        endpoint_of({"sums@old": folders["old"]}, serving) as client,
-        Load(str(client.base_url), body) as load,
-    ):
+    with endpoint_of({"sums@old": folders["old"]}, serving) as client, Load(str(client.base_url), body) as load:
 
         def models() -> set[str]:
             return {r.json().get("model") for r in load.responses[-50:]}
@@ -149,26 +160,6 @@ def test_a_retrained_student_is_served_by_the_same_command(ray_here: None, tmp_p
             assert fingerprint() != before
             load.answered(20)
             assert load.responses[-1].json()["predictions"][0]["label"] != label
-        assert load.failed == []
-
-
-@pytest.mark.full
-def test_students_that_share_replicas_come_and_go_under_load(ray_here: None, folders: dict[str, Path]) -> None:
-    from serving.deploy.rollout import serve_students
-
-    serving = small(students_per_replica=2)
-    named = {name: str(folder) for name, folder in folders.items()}
-    with endpoint_of({"old": folders["old"], "new": folders["new"]}, serving) as client:
-
-        def status(name: str) -> int:
-            return client.post("/v1/predict", json={"model": name, "inputs": [TEXTS[0]]}).status_code
-
-        with Load(str(client.base_url), {"model": "old", "inputs": [TEXTS[0]]}, clients=2) as load:
-            load.answered(5)
-            assert [status("new"), status("other")] == [200, 404]
-            serve_students({"old": named["old"], "other": named["other"]}, serving)
-            load.answered(5)
-            assert [status("new"), status("other")] == [404, 200]
         assert load.failed == []
 
 
@@ -243,21 +234,25 @@ def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dic
 
 
 @pytest.mark.full
-def test_students_share_replicas_and_make_room(ray_here: None, folders: dict[str, Path]) -> None:
-    students = {"old": folders["old"], "new": folders["new"], "other": folders["other"]}
-    with endpoint_of(students, small(students_per_replica=2)) as client:
+def test_students_share_replicas_and_come_and_go_under_load(ray_here: None, folders: dict[str, Path]) -> None:
+    from serving.deploy.rollout import serve_students
+
+    serving = small(students_per_replica=2)
+    with endpoint_of(folders, serving) as client:
 
         def ask(name: str) -> httpx.Response:
             return client.post("/v1/predict", json={"model": name, "inputs": [TEXTS[0]]})
 
-        first = {name: ask(name) for name in students}
-        assert {name: r.status_code for name, r in first.items()} == dict.fromkeys(students, 200)
+        first = {name: ask(name) for name in folders}
+        assert {name: r.status_code for name, r in first.items()} == dict.fromkeys(folders, 200)
         with Load(str(client.base_url), {"model": "old", "inputs": [TEXTS[0]]}, clients=2) as load:
             load.answered(5)
             for name in ("new", "other", "new", "other"):
                 assert ask(name).json() == first[name].json()
-            load.answered(5)
+            for gone, kept in (("new", "other"), ("other", "new")):
+                serve_students({name: str(folders[name]) for name in ("old", kept)}, serving)
+                load.answered(5)
+                assert [ask(gone).status_code, ask(kept).status_code] == [404, 200]
         assert load.failed == []
-        assert {r.json()["predictions"][0]["label"] for r in load.responses} == {
-            first["old"].json()["predictions"][0]["label"]
-        }
+        label = first["old"].json()["predictions"][0]["label"]
+        assert {r.json()["predictions"][0]["label"] for r in load.responses} == {label}

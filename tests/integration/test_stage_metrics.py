@@ -1,7 +1,5 @@
 """Metrics of labelling and training as Prometheus reads them: values of the manifests, names of the dashboard."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.load import parse_run
-from pipelines.recipes.word_problems import train_rows
-from tests.support.corpora import write_jsonl
 from tests.support.endpoints import wait_until
 from tests.support.k8s.dashboards import CHAIN, SERVING, metrics_read
 from tests.support.metrics import Series, exported, total
+from tests.support.run_files import label_run, word_rows
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -29,8 +25,6 @@ NOT_HERE = {"ray_raystill_label_engine_deaths_total"} | {
 
 @dataclass
 class Labelled:
-    """Results of labelling."""
-
     details: dict[str, Any]
     seen: set[str]
     """Exported metric names."""
@@ -50,17 +44,9 @@ def labelled(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Labell
 def label(folder: Path, name: str, rows: int, **teacher: Any) -> Any:
     from pipelines.label.stage import label
 
-    return label(
-        parse_run({
-            "name": name,
-            "output": str(folder / name),
-            "task": "arithmetic",
-            "corpus": {"train": write_jsonl(folder / f"{name}.jsonl", train_rows(rows, seed=1))},
-            "teacher": {"engine": "echo", "latency_s": 0.01, "gpus_per_replica": 1, **teacher},
-            "labelling": {"max_reject_share": 1.0},
-            "student": {"model": "none"},
-        })
-    )  # fmt: skip
+    folder.joinpath(name).mkdir()
+    teacher = {"latency_s": 0.01, "gpus_per_replica": 1, **teacher}
+    return label(label_run(folder / name, word_rows(rows), teacher, name=name, labelling={"max_reject_share": 1.0}))
 
 
 @contextmanager

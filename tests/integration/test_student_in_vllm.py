@@ -1,7 +1,5 @@
 """A decoder-only student is a plain checkpoint: vLLM loads it and generates the same texts."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

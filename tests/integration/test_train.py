@@ -1,7 +1,5 @@
 """The train stage on Ray Train and real DeepSpeed, with dying workers, and its exported students."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -19,23 +17,17 @@ from tests.support.label_kills import title_of
 from tests.support.tiny_runs import label_rows
 from tests.support.trained_outputs import FAMILIES, make_outputs, run_of, tokens_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.deepspeed,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_outputs(tmp_path_factory)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models gain nothing from a second thread."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_ray_data_tokenises_what_this_process_would(ray_here, outputs, monkeypatch, tmp_path):

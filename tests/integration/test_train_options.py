@@ -1,9 +1,6 @@
 """Training options of the run file on Ray Train and real DeepSpeed, each with a tiny model."""
 
-from __future__ import annotations
-
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,9 @@ import pytest
 from pipelines.errors import StageFailedError
 from pipelines.storage.store import Store
 from pipelines.train.data.token_table import Tokens
-from tests.support.gloo_processes import run_processes
+from tests.support.corpora import write_jsonl
+from tests.support.gloo_processes import run_workers
+from tests.support.local_ray import local_ray
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
@@ -47,20 +46,11 @@ def case_run(output: Path, name: str) -> Any:
     return make_run(output, model, training={"learning_rate": 1e-2, **training}, student={"model": model, **student})
 
 
-def _train_cases(rank: int, world: int, folder: str, output: str, names: list[str]) -> None:
-    """One of `world` gloo processes: trains every case for some steps and exports its weights."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-    import torch
-    import torch.distributed as dist
-
+def _train_cases(rank: int, world: int, output: str, weights: str, names: list[str]) -> dict[str, dict[str, Any]]:
     from pipelines.students.init import initial_student
-    from pipelines.train.engine.deepspeed_engine import prepare_deepspeed
     from pipelines.train.engine.export import write_weights
     from pipelines.train.engine.worker import Worker
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    prepare_deepspeed(gpu=False)
     found = {}
     for name in names:
         run = case_run(Path(output), name)
@@ -68,22 +58,15 @@ def _train_cases(rank: int, world: int, folder: str, output: str, names: list[st
         worker = Worker(run, initial_student(run.student, 0)[0], tokens, rank, world)
         before = worker.validate()
         history = [worker.step(step)["loss"] for step in range(STEPS)]
-        difference = write_weights(worker, Store(f"{folder}/{name}"))
         found[name] = {
-            "difference": difference,
-            "before": before, "history": history, "after": worker.validate(),
-            "parameters": worker.parameters, "trained": worker.trained_parameters,
+            "before": before, "history": history, "difference": write_weights(worker, Store(f"{weights}/{name}")),
+            "after": worker.validate(), "parameters": worker.parameters, "trained": worker.trained_parameters,
         }  # fmt: skip
-    if rank == 0:
-        torch.save(found, Path(folder) / "found.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return found
 
 
 def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dict[str, Any], Path, Path]:
     """(results by case with two workers, folder of the weights by case, output folder of the labels)."""
-    import torch
-
     from pipelines.train.checks import token_settings
     from pipelines.train.data.tokenise import tokenise
 
@@ -93,8 +76,8 @@ def trained(folder: Path, models: dict[str, str], names: list[str]) -> tuple[dic
         shutil.copytree(models[family], output / family)
         settings = token_settings(case_run(output, f"plain {family}"))
         tokenise(Store(str(output / "labels")), settings, Store(f"{output}/tokens/{family}"))
-    run_processes(_train_cases, 2, 2, str(folder), str(output), names)
-    return torch.load(folder / "found.pt"), folder, output
+    found = run_workers(_train_cases, 2, str(output), str(folder), names, compilers=True)
+    return found, folder, output
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +141,9 @@ def test_an_own_tokenizer_trains_despite_a_failing_tracker(
     tiny_tokenizer("decoder-only").save_pretrained(model)
     tiny_model("decoder-only", 5000).save_pretrained(model)
     student = {"model": str(model), "init": {"kind": "random", "vocabulary": 350}}
-    limits = {
-        "max_input_tokens": 128,
-        "max_target_tokens": 64,
-        "tokens_per_batch": 2000,
-        "tokens_per_micro_batch": 2000,
-    }
-    run = make_run(tmp_path, str(model), student=student, training={"epochs": 3, **limits})
+    training = {"epochs": 3, "max_input_tokens": 128, "max_target_tokens": 64, "tokens_per_batch": 2000,
+                "tokens_per_micro_batch": 2000}  # fmt: skip
+    run = make_run(tmp_path, str(model), student=student, training=training)
     (tmp_path / "tensorboard").write_text("in the way of the event files")
     manifest = train(run)
     assert "train: tensorboard is left out from here on (NotADirectoryError" in capsys.readouterr().err
@@ -185,13 +164,10 @@ def test_a_validation_file_is_measured_and_logged(ray_here: None, models: dict[s
     from pipelines.train.stage import train
 
     write_labels(tmp_path, label_rows(40))
-    file = tmp_path / "validation.jsonl"
-    rows = [
-        {"id": row["id"], "input": row["input"], "label": row["gold"]}
-        for row in [*label_rows(15, seed=5), *label_rows(3, seed=6)]
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = {"train": "unused.jsonl", "validation": str(file)}
+    rows = [*label_rows(15, seed=5), *label_rows(3, seed=6)]
+    examples = [{"id": row["id"], "input": row["input"], "label": row["gold"]} for row in rows]
+    file = write_jsonl(tmp_path / "validation.jsonl", examples)
+    corpus = {"train": "unused.jsonl", "validation": file}
     training = {"workers": 1, "validate_every_steps": 5, "epochs": 2}
     manifest = train(make_run(tmp_path, models["decoder-only"], corpus=corpus, training=training))
     counts, found = manifest.counts, manifest.details["training"]
@@ -199,7 +175,7 @@ def test_a_validation_file_is_measured_and_logged(ray_here: None, models: dict[s
     validation = found["loss"]["validation"]
     assert set(validation["after"]) == {"label"}, "a validation file has gold labels only"
     assert validation["after"]["label"] < validation["before"]["label"]
-    assert manifest.identity["corpus"]["validation"] != str(file), "only the content of a file counts"
+    assert manifest.identity["corpus"]["validation"] != file, "only the content of a file counts"
 
     (folder,) = (tmp_path / "tensorboard").iterdir()
     events = EventAccumulator(str(folder))
@@ -251,3 +227,14 @@ def test_out_of_memory_is_one_error_with_remedies(
     for setting in ("tokens_per_micro_batch", "zero_stage (now 2)", "activation_checkpointing: true"):
         assert setting in message
     assert (tmp_path / "attempts").read_text() == "x", "another attempt would fail in the same way"
+
+
+@pytest.mark.full
+def test_a_small_cluster_trains_with_fewer_workers(models: dict[str, str], tmp_path: Path) -> None:
+    from pipelines.train.stage import train
+
+    write_labels(tmp_path, label_rows(40))
+    with local_ray(num_cpus=2):
+        training = {"workers": 4, "min_workers": 1, "epochs": 1}
+        manifest = train(make_run(tmp_path, models["decoder-only"], training=training))
+    assert manifest.details["training"]["world_size"] in (1, 2)

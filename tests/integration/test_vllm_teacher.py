@@ -1,7 +1,5 @@
 """The vLLM teacher on one real engine: constrained form, soft labels, token log-probabilities."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
@@ -37,8 +35,6 @@ QUESTIONS = [
 
 
 class Engine:
-    """One engine and its event loop."""
-
     def __init__(self, folder: Path) -> None:
         self.folder, self.runner = folder, asyncio.Runner()
         self.engine: Any = None
@@ -69,18 +65,17 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def engine(teacher_folder: Path) -> Iterator[Engine]:
-    patch = pytest.MonkeyPatch()
-    for name, value in {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "HF_HUB_OFFLINE": "1",
-    }.items():
-        patch.setenv(name, value)
-    started = Engine(teacher_folder)
-    yield started
-    started.engine.shutdown()
-    started.runner.close()
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+            "HF_HUB_OFFLINE": "1",
+        }.items():
+            patch.setenv(name, value)
+        started = Engine(teacher_folder)
+        yield started
+        started.engine.shutdown()
+        started.runner.close()
 
 
 @pytest.mark.parametrize(

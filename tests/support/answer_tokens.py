@@ -1,7 +1,5 @@
 """Answers as tokens of the embedded teacher's real tokenizer, with log-probabilities worked out by hand."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -53,14 +51,12 @@ CASES: dict[str, Case] = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """The embedded teacher's."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(embedded_teacher())
 
 
 def token(tokenizer: Any, text: str) -> int:
-    """The one token of a text."""
     ids = tokenizer(text)["input_ids"]
     assert len(ids) == 1, f"{text!r} is {tokenizer.convert_ids_to_tokens(ids)}"
     return int(ids[0])

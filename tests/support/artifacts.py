@@ -1,7 +1,5 @@
 """Artifacts as the other stages leave them, made small: a corpus, labels and a student's manifest in a folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +48,6 @@ def label_row(row_id: str, label: str, gold: str | None = None, text: str = "") 
 
 
 def reject_row(row_id: str, reason: str, output: str) -> dict[str, Any]:
-    """A row of schema.REJECT."""
     return {"id": row_id, "reason": reason, "detail": "", "output": output}
 
 

@@ -1,7 +1,5 @@
 """Requests to an ASGI application without a server, and what its error responses must look like."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Headless Chromium for tests, driven through the DevTools protocol."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import itertools
@@ -80,9 +78,8 @@ class Tab:
         self._session = browser.order("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.order(f"{domain}.enable")
-        self.order(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.order("Emulation.setDeviceMetricsOverride", **screen)
         self.open()
 
     def order(self, method: str, **params: Any) -> dict[str, Any]:
@@ -90,14 +87,12 @@ class Tab:
 
     def open(self) -> None:
         self.order("Page.navigate", url=self._url)
-        self.until(
-            "document.readyState === 'complete' && document.getElementById('headline').textContent.indexOf('Looking') < 0"
-        )
+        self.until("document.readyState === 'complete'")
+        self.until("document.getElementById('headline').textContent.indexOf('Looking') < 0")
 
     def js(self, code: str) -> Any:
-        result = self.order(
-            "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True
-        )
+        options = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
+        result = self.order("Runtime.evaluate", expression=code, **options)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
@@ -108,11 +103,25 @@ class Tab:
             time.sleep(0.03)
 
     def text(self, name: str) -> str:
-        """The visible text of an element."""
-        return str(self.js(f"document.getElementById({json.dumps(name)}).innerText"))
+        return str(self.of(name, "innerText"))
+
+    def of(self, name: str, what: str) -> Any:
+        """A property of an element."""
+        return self.js(f"document.getElementById({json.dumps(name)}).{what}")
 
     def seen(self, name: str) -> bool:
-        return bool(self.js(f"document.getElementById({json.dumps(name)}).getClientRects().length > 0"))
+        return bool(self.of(name, "getClientRects().length > 0"))
+
+    def shown(self, name: str, *, hidden: bool = False) -> None:
+        self.until(f"document.getElementById({json.dumps(name)}).hidden === {json.dumps(hidden)}")
+
+    def says(self, name: str, text: str, timeout_s: float = 20.0) -> None:
+        """Wait until the text of an element begins so."""
+        self.until(f"document.getElementById({json.dumps(name)}).textContent.startsWith({json.dumps(text)})", timeout_s)
+
+    def choose(self, name: str, value: str) -> None:
+        self.of(name, f"value = {json.dumps(value)}")
+        self.of(name, "dispatchEvent(new Event('change', { bubbles: true }))")
 
     def focus(self) -> str:
         return str(self.js("document.activeElement.id"))
@@ -126,9 +135,8 @@ class Tab:
 
     def press(self, key: str, code: int, modifiers: int = 0) -> None:
         for kind in ("rawKeyDown", "keyUp"):
-            self.order(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
-            )
+            keys = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+            self.order("Input.dispatchKeyEvent", type=kind, **keys)
 
     def ask(self) -> None:
         """Submit with Ctrl and Enter from the first field."""
@@ -144,16 +152,15 @@ class Tab:
 
     def events(self, method: str) -> list[dict[str, Any]]:
         self.order("Runtime.evaluate", expression="0")
-        return [
-            e["params"] for e in self._browser.events if e.get("sessionId") == self._session and e["method"] == method
-        ]
+        own = [event for event in self._browser.events if event.get("sessionId") == self._session]
+        return [event["params"] for event in own if event["method"] == method]
 
     def complaints(self) -> list[str]:
         """Console messages, without failed requests."""
         entries = [one["entry"] for one in self.events("Log.entryAdded")]
         messages = [e["text"] for e in entries if e["level"] in ("warning", "error") and e["source"] != "network"]
         return messages + [
-            str(one) for one in self.events("Runtime.exceptionThrown") + self.events("Runtime.consoleAPICalled")
+            str(e) for kind in ("exceptionThrown", "consoleAPICalled") for e in self.events(f"Runtime.{kind}")
         ]
 
     def requested(self) -> set[str]:

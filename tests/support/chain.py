@@ -1,7 +1,5 @@
 """A run whose corpus and artifacts are in a bucket, and its outcomes."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections import Counter
@@ -39,11 +37,9 @@ class Chain:
 
     @property
     def student(self) -> str:
-        """URI of the student."""
         return self.bucket.uri("out/student")
 
     def manifest(self, artifact: str) -> dict[str, Any]:
-        """Manifest of a finished artifact."""
         return dict(json.loads(self.bucket.get(f"out/{artifact}/manifest.json")))
 
     def is_finished(self, artifact: str) -> bool:
@@ -64,7 +60,6 @@ class Chain:
         return 0
 
     def outcomes(self) -> Counter[str]:
-        """Number of outcomes by id."""
         parts = [key for key in self.bucket.keys("out/labels/") if key.endswith(".parquet")]
         return Counter(i for part in parts for i in pq.read_table(io.BytesIO(self.bucket.get(part)))["id"].to_pylist())
 
@@ -106,7 +101,6 @@ def write_chain(
 
 
 def put_labels(folder: Path, bucket: Bucket, rows: int) -> None:
-    """Upload finished labels without labelling."""
     write_labels(folder, label_rows(rows))
     for file in sorted((folder / "labels").rglob("*")):
         if file.is_file():

@@ -1,17 +1,19 @@
 """Runs the command in its own process and Ray, in a session that can be killed as a whole."""
 
-from __future__ import annotations
-
 import atexit
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 COMMAND = [sys.executable, "-m", "cluster"]
 
@@ -34,21 +36,44 @@ def environment() -> dict[str, str]:
     }
 
 
-def raystill(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def raystill(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=env or environment(), check=False)
+    env = env or environment()
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=env, cwd=cwd, check=False)
+
+
+def succeed(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> dict[str, Any]:
+    """The JSON of a command, which must succeed."""
+    done = raystill(*arguments, "--json", env=env, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout))
 
 
 @contextmanager
-def running(*arguments: str, log: Path, command: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    *arguments: str, log: Path, command: Sequence[str] = COMMAND, env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
     """A running command. The rest of its session is killed after the block."""
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, *arguments], stdout=output, stderr=output, env=environment(), start_new_session=True
-        )
+            [*command, *arguments], stdout=output, stderr=output, env=env or environment(), cwd=cwd, start_new_session=True
+        )  # fmt: skip
     try:
         yield process
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def url_of(serving: subprocess.Popen[bytes], log: Path, seconds: float = 240.0) -> str:
+    """The address that a running `serve --json` prints into its log."""
+    deadline = time.monotonic() + seconds
+    while not (found := re.search(r'"url": "([^"]+)"', log.read_text(errors="replace"))):
+        is_late = serving.poll() is not None or time.monotonic() > deadline
+        assert not is_late, log.read_text(errors="replace")[-3000:]
+        time.sleep(0.2)
+    return found[1]

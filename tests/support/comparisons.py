@@ -1,7 +1,5 @@
 """Made-up comparison reports of any shape, deterministic in their arguments."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from statistics import fmean

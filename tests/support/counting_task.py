@@ -1,7 +1,5 @@
 """A task that logs the id of every answer that it parses, one per line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 SOURCE = '''

@@ -1,7 +1,5 @@
 """Dataset cards of labels whose texts are hostile, and how a Markdown reader sees them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

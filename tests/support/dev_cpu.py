@@ -1,7 +1,5 @@
 """The overlay dev-cpu as tests rehearse it: its clusters, its volumes with tiny models, and its jobs on a small run."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

@@ -106,7 +106,6 @@ class Load:
         return [*self.errors, *((r.status_code, r.text) for r in list(self.responses) if r.status_code != 200)]
 
     def answered(self, more: int) -> None:
-        """Wait for a number of further responses."""
         wanted = len(self.responses) + more
         wait_until(lambda: len(self.responses) >= wanted, of=lambda: f"{wanted} responses ({self.failed[:3]})")
 

@@ -1,7 +1,5 @@
 """Runs that are ready to be evaluated, or that have been."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A small server that acts as the endpoint, for the page. It answers from a table and records the questions."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +47,6 @@ def problem(status: int, code: str, message: str, **headers: str) -> Response:
 
 @dataclass
 class FakeEndpoint:
-    """The server. Tests set its answers and read the questions."""
-
     url: str = ""
     models: list[dict[str, Any]] = field(default_factory=lambda: [model()])
     answer: Any = None

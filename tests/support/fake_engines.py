@@ -3,13 +3,11 @@
 Every text has two tokens, FIRST and end-of-sequence, with the log-probabilities LOG_PROBS.
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest
@@ -23,27 +21,8 @@ FIRST = 5
 LOG_PROBS = (-0.5, -0.1)
 
 
-class Fake(Protocol):
-    """What an engine runs on."""
-
-    tokenizer: Any
-    max_tokens: list[int]
-    """Of each request."""
-    error: Exception | None
-    """Raised instead of an answer."""
-
-    def hold(self) -> None:
-        """Stop after the first token of each text."""
-
-    def release(self) -> None:
-        """Generate the rest."""
-
-    def abandoned(self) -> list[bool]:
-        """Of each request that has not ended: whether the engine has given it up."""
-
-
 class FakeStudent:
-    """A Student under a BatchedEngine."""
+    """A Student under a BatchedEngine. A held one stops after the first token of each text."""
 
     workers = 1
 
@@ -52,6 +31,7 @@ class FakeStudent:
         self.batches: list[list[str]] = []
         self.max_tokens: list[int] = []
         self.error: Exception | None = None
+        """Raised instead of an answer."""
         self.bad: str | None = None
         """A prompt whose batch fails."""
         self.is_abandoned: Callable[[int], bool] = lambda _: False
@@ -144,6 +124,10 @@ class FakeAsyncLLM:
         finally:
             if request_id in self.running:
                 self.running[request_id] = True
+
+
+Fake = FakeStudent | FakeAsyncLLM
+"""What an engine runs on."""
 
 
 def batched_engine(hang_after_s: float = 300.0, **settings: Any) -> tuple[TransformersEngine, FakeStudent, FakeMetrics]:

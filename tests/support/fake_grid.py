@@ -1,7 +1,5 @@
 """A grid without Ray and models: trainings and answers are fake, everything around them is real."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,11 +82,9 @@ class Lab:
         return compare(self.run(**sections))
 
     def report(self) -> ComparisonReport:
-        """The report of the last call."""
         return read_report(Store(str(self.path(""))), ComparisonReport)
 
     def path(self, name: str) -> Path:
-        """A file of the comparison."""
         return self.folder / "out" / "compare" / name
 
     def files(self, pattern: str) -> set[str]:

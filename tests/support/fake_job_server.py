@@ -1,7 +1,5 @@
 """Stands in for Ray's JobSubmissionClient: jobs in a dictionary, and a connection that breaks on demand."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +8,6 @@ import ray
 
 
 class FakeJobServer:
-    """Jobs of a cluster. Tests read and set its attributes."""
-
     def __init__(self) -> None:
         self._server_ray_version = ray.__version__
         self.jobs: dict[str, Any] = {}
@@ -34,7 +30,6 @@ class FakeJobServer:
         return job_id
 
     def put(self, job_id: str, status: str, metadata: dict[str, str] | None = None) -> None:
-        """Add a job."""
         self.jobs[job_id] = SimpleNamespace(
             submission_id=job_id, status=status, message=None, metadata=metadata, start_time=1000, end_time=None,
             driver_exit_code=None,

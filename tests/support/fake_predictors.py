@@ -1,7 +1,5 @@
 """Tiny students as sources of a predictor, and a stand-in for Ray Data that loses batches."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,6 @@ from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny student."""
-
     family: Family = "decoder-only"
     method: str = "step-by-step"
 
@@ -49,8 +45,6 @@ class Slow(Tiny):
 
 @dataclass(frozen=True)
 class Counted(Tiny):
-    """Records each load."""
-
     name: str = ""
     loads: list[str] | None = None
 
@@ -61,8 +55,6 @@ class Counted(Tiny):
 
 
 class Broken(Tiny):
-    """Cannot be loaded."""
-
     def load(self, device: str) -> Student:
         raise ValueError("first line\nno weights")
 

@@ -1,7 +1,5 @@
 """A stand-in for Ray that runs tasks of cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any

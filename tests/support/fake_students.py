@@ -1,7 +1,5 @@
 """The API without Ray: fake students that answer from a table, and fake deployments for the ingress."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,15 +1,11 @@
 """A vLLM engine without a model, for the teacher around it. It answers with the tokens of the prompt."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 
 class WordTokenizer:
-    """Makes each word a token."""
-
     def __init__(self) -> None:
         self._words: list[str] = []
 

@@ -1,7 +1,5 @@
 """A finished grid of two methods and two seeds on ten examples: the input of a comparison's report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipelines.compare.grid import Cell, cells, without_search

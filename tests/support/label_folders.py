@@ -1,7 +1,5 @@
 """Label folders in any state, and a process that labels."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections import Counter

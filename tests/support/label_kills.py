@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,25 +61,11 @@ class Labelling:
     command: list[str] = field(default_factory=lambda: COMMAND)
     kills: list[Kill] = field(default_factory=list)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        with (self.output.parent / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*self.command, "label", str(self.run_file)],
-                stdout=log,
-                stderr=log,
-                env=environment(),
-                start_new_session=True,
-            )
-
     def finish(self) -> float:
         """Run the command to its end. Returns its seconds. Raises AssertionError unless it exits with 0."""
         began = time.monotonic()
-        process = self.start()
-        family = Family(process.pid)
-        try:
-            code = _wait(process, family)
-        finally:
-            family.end()
+        with self._started() as (process, family):
+            code = wait(process, family)
         assert code == 0, self.log()
         return time.monotonic() - began
 
@@ -92,9 +79,7 @@ class Labelling:
             inside: also wait until a commit has written parts and no record.
         """
         began = time.monotonic()
-        process = self.start()
-        family = Family(process.pid)
-        try:
+        with self._started() as (process, family):
             while time.monotonic() - began < after_s and process.poll() is None:
                 if after_commits and self.commits() >= after_commits and (not inside or self.torn()):
                     break
@@ -108,11 +93,12 @@ class Labelling:
             if fault in ("driver", "node") and hit:
                 process.wait()
             torn = hit and self.torn()
-            code = _wait(process, family)
-        finally:
-            family.end()
+            code = wait(process, family)
         self.kills.append(Kill(fault, killed_after_s, hit, torn, survived=hit and code == 0))
         return self.kills[-1]
+
+    def _started(self) -> AbstractContextManager[tuple[subprocess.Popen[bytes], Family]]:
+        return started([*self.command, "label", str(self.run_file)], self.output.parent / "log")
 
     def commits(self) -> int:
         """Commits since the command began, that of the scan included."""
@@ -129,11 +115,9 @@ class Labelling:
         return False
 
     def log(self) -> str:
-        """The end of the commands' output."""
         return (self.output.parent / "log").read_text(errors="replace")[-4000:]
 
     def ids(self) -> Counter[str]:
-        """Number of outcomes of each train id."""
         labels = self.output / "labels"
         parts = [*labels.glob("data/*.parquet"), *labels.glob("rejects/*.parquet")]
         return Counter(i for part in parts for i in pq.read_table(part)["id"].to_pylist())
@@ -169,31 +153,30 @@ class Family:
         psutil.wait_procs([*self._seen.values(), self._driver], timeout=10)
 
 
-def check_complete(labelling: Labelling, ids: set[str]) -> dict[str, int]:
-    """Check that each of these ids, all rows of the corpus, has exactly one outcome, as in the manifest. Returns rejects by reason."""
-    counts = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
-    found = labelling.ids()
-    assert set(found) == ids
-    assert set(found.values()) == {1}
-    assert counts["read"] == counts["accepted"] + counts["rejected"] == len(ids)
-    return dict(counts["rejected_by_reason"])
+def check(labelling: Labelling, accepted: int, rejects: dict[str, int]) -> None:
+    """Check that every row has exactly one outcome. `accepted`: rows with an id of their own; `rejects`: by reason."""
+    labels = labelling.output / "labels"
+    counts = json.loads((labels / "manifest.json").read_text())["counts"]
+    assert (counts["accepted"], counts["rejected_by_reason"]) == (accepted, rejects)
+    assert counts["read"] == accepted + counts["rejected"] == sum(labelling.ids().values())
+    found = Counter(i for part in (labels / "data").glob("*") for i in pq.read_table(part)["id"].to_pylist())
+    assert (len(found), set(found.values())) == (accepted, {1})
 
 
-def check(labelling: Labelling, readable: int, counts: dict[str, int]) -> None:
-    """Check that every row has exactly one outcome. `readable`: rows with an id of their own; `counts`: rejects by reason."""
-    manifest = json.loads((labelling.output / "labels/manifest.json").read_text())["counts"]
-    assert manifest["rejected_by_reason"] == counts
-    assert manifest["accepted"] == readable
-    assert manifest["read"] == manifest["accepted"] + manifest["rejected"]
-    accepted = Counter(
-        i for p in (labelling.output / "labels/data").glob("*") for i in pq.read_table(p)["id"].to_pylist()
-    )
-    assert len(accepted) == readable
-    assert set(accepted.values()) == {1}
-    assert sum(labelling.ids().values()) == manifest["read"]
+@contextmanager
+def started(command: Sequence[str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Family]]:
+    """A command with its own Ray, and all its processes, which are killed after the block."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(), start_new_session=True)
+    family = Family(process.pid)
+    try:
+        yield process, family
+    finally:
+        family.end()
 
 
-def _wait(process: subprocess.Popen[bytes], family: Family) -> int:
+def wait(process: subprocess.Popen[bytes], family: Family) -> int:
+    """The exit code at the end of the command."""
     deadline = time.monotonic() + GIVE_UP_S
     while process.poll() is None:
         family.look()

@@ -1,7 +1,5 @@
 """Label writers over a local folder, whose lock may be lost and whose store may be killed between two calls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +28,6 @@ def open_writer(folder: Path, reopened: Manifest | None = None) -> Iterator[Labe
 
 
 def commit(writer: LabelWriter, *rows: Outcome) -> None:
-    """Commit these rows."""
     writer.add(table(*rows))
     writer.commit()
 
@@ -46,7 +43,6 @@ class Killed(BaseException):
 
 
 def killed_after(calls: int, method: str = "write") -> Callable[..., None]:
-    """A method of Store that raises Killed after some calls."""
     original, left = getattr(Store, method), [calls]
 
     def call(self: Store, *arguments: Any) -> None:
@@ -59,8 +55,6 @@ def killed_after(calls: int, method: str = "write") -> Callable[..., None]:
 
 
 class LostLock:
-    """A folder's lock that is lost after some checks."""
-
     def __init__(self, held: int) -> None:
         self.left = held
 

@@ -1,7 +1,5 @@
 """A local Ray for tests, with its own folder and ports. All tests of a process share it, since a start costs seconds."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterator

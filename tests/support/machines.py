@@ -52,7 +52,6 @@ class Machine:
     log: Path
 
     def family(self) -> list[psutil.Process]:
-        """Its running processes."""
         try:
             first = psutil.Process(self.process.pid)
             return [first, *first.children(recursive=True)]
@@ -64,7 +63,6 @@ class Machine:
         return any(title in title_of(process) for process in self.family())
 
     def kill(self) -> None:
-        """Send SIGKILL to all its processes."""
         family = self.family()
         sigkill(family)
         psutil.wait_procs(family, timeout=10)
@@ -120,7 +118,6 @@ class Machines:
 
     @property
     def address(self) -> str:
-        """Value of RAY_ADDRESS."""
         return f"{self._hosts[0].address}:{PORT}"
 
     def start(self, number: int, *, wait: bool = True, **variables: str) -> Machine:
@@ -153,7 +150,6 @@ class Machines:
         return self.machines[number]
 
     def environment(self) -> dict[str, str]:
-        """Environment of a command that uses the cluster."""
         cleared = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         return {
             **cleared, **self._variables, "RAY_ADDRESS": self.address, "COLUMNS": "160", "PYTHONPATH": str(ROOT),
@@ -161,7 +157,6 @@ class Machines:
         }  # fmt: skip
 
     def raystill(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the head to its end."""
         with self._hosts[0].entered():
             return subprocess.run(
                 [*COMMAND, *arguments],

@@ -1,7 +1,5 @@
 """Reports on made-up answers to 40 examples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pipelines.evaluate.confusion import confusion

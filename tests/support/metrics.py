@@ -1,7 +1,5 @@
 """Exported metrics: recorded without Ray, or as Prometheus reads them from Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest
@@ -55,5 +53,4 @@ def exported() -> Series:
 
 
 def total(series: Series, name: str, **labels: str) -> float:
-    """Sum of the series with this name and these labels."""
     return sum(value for n, have, value in series if n == name and labels.items() <= have.items())

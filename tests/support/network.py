@@ -61,7 +61,6 @@ class Host:
         self._set("down")
 
     def restore(self) -> None:
-        """Reconnect the host to the bridge."""
         self._set("up")
 
     def _set(self, state: str) -> None:

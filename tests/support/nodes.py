@@ -3,8 +3,6 @@
 python -m tests.support.nodes 2 8     a head without CPUs and two nodes with 8; prints the address, ends when stdin closes
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

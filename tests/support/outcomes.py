@@ -1,7 +1,5 @@
 """Outcomes of rows, as teacher actors return them."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,6 @@ def accepted(example_id: str, split: DataSplit = "train", label: str = "1", **co
 
 
 def reject(example_id: str, reason: str, split: DataSplit = "train", detail: str = "detail") -> Outcome:
-    """A rejected row."""
     return rejected(split, example_id, reason, detail, "output")
 
 
@@ -47,7 +44,6 @@ def content_of(*words: str) -> int:
 
 
 def table(*outcomes: Outcome) -> pa.Table:
-    """Outcomes as a table of OUTCOME."""
     return outcome_table(outcomes)
 
 
@@ -62,12 +58,10 @@ def generated(*texts: str, finish: str = "stop") -> Generation:
 
 
 def said(label: str, *probabilities: tuple[str, float], logprobs: TokenLogprobs | None = None) -> Sample:
-    """An answer that states this label."""
     return Sample(f"It is so. The answer is {label}.", 5, "stop", logprobs, probabilities or None)
 
 
 def outcome(split: DataSplit, generation: Generation, **filters: Any) -> Outcome:
-    """The outcome of one answer."""
     return checked(judge(split, APPLES, generation, ARITHMETIC, FiltersConfig(**filters)))
 
 

@@ -1,7 +1,5 @@
 """HTML pages as tests read them, and reports with hostile texts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -45,7 +43,6 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
     def rows(self) -> list[list[str]]:
-        """The rows of all tables."""
         return [row for table in self.tables for row in table]
 
     def shape(self) -> set[tuple[str, str]]:

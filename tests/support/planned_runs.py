@@ -1,7 +1,5 @@
 """A small run whose teacher has no weights: its run file, and artifacts that count as finished."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
@@ -74,7 +72,6 @@ def finish_labels(run: RunConfig, *, engine_errors: int = 0, **details: Any) -> 
 
 
 def begin_labels(run: RunConfig, accepted: int) -> None:
-    """Unfinished labels of this run."""
     store, identity = Store(run.output).child("labels"), label_identity(run)
     attempt = {"fingerprint": fingerprint(identity), "identity": identity}
     store.write("attempt.json", json.dumps(attempt).encode())

@@ -57,7 +57,6 @@ class Cluster:
         self.seconds[what] = round(time.monotonic() - began, 1)
 
     def tails(self) -> str:
-        """The ends of the pods' logs."""
         return "\n".join(f"--- {pod.name}\n{pod.tail()}" for pod in (self.head, *self.workers))
 
     def request(self, method: str, path: str, token: str | None = "", **arguments: Any) -> httpx.Response:
@@ -87,12 +86,10 @@ class Cluster:
 
 
 def has_ended(pod: RunningPod) -> bool:
-    """True if its process 1 has ended."""
     return pod.process.poll() is not None
 
 
 def first_replicas(application: dict[str, Any]) -> int:
-    """The number of replicas that an application starts with."""
     serving = application["args"]["serving"]
     return int(serving["replicas"]["min"] if "student" in application["args"] else serving["ingress_replicas"])
 
@@ -113,7 +110,6 @@ class Service:
         return f"http://{random.choice(found).address}:8000"
 
     def all_ready(self) -> bool:
-        """True if the last probe of every pod succeeded."""
         return all(self._ready.values())
 
     @contextmanager

@@ -1,7 +1,5 @@
 """Slow and obvious references: losses of one sequence at a time, and step-by-step training with plain torch in one process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Remote teachers over an endpoint, and prompts for them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from typing import Any

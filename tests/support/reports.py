@@ -1,7 +1,5 @@
 """A made-up report.json of `raystill evaluate` with every section."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pipelines.evaluate.model import Report
@@ -111,7 +109,6 @@ def report(**changes: Any) -> Report:
 
 
 def without(tree: dict[str, Any], name: str) -> dict[str, Any]:
-    """The report without the answers of one system."""
     nothing = dict.fromkeys(("correct", "total", "unanswered", "accuracy", "interval"))
     systems = [one | nothing | {"note": "there are none"} if one["name"] == name else one for one in tree["systems"]]
     return tree | {"systems": systems, "comparisons": [c for c in tree["comparisons"] if c["student_vs"] != name]}

@@ -1,7 +1,5 @@
 """Serve applications as serving/deploy/serve_config.py makes them, without student folders."""
 
-from __future__ import annotations
-
 from ray.serve.schema import ServeApplicationSchema
 
 OTHER = ServeApplicationSchema(name="shop", import_path="shop:app", route_prefix="/shop")

@@ -4,8 +4,6 @@ python -m tests.support.slow_commits in-order label run.yaml
 python -m tests.support.slow_commits reversed label run.yaml      the record before the parts, which every fault test must notice
 """
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -1,7 +1,5 @@
 """Tiny students that learn two answers in a test."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pipelines.methods import Part, prompt_of

@@ -1,7 +1,5 @@
 """What a teacher actor works with: teachers with one behaviour, an EngineHealth in this process, blocks."""
 
-from __future__ import annotations
-
 import asyncio
 from types import SimpleNamespace
 from typing import Any, Self
@@ -75,7 +73,6 @@ SHOTS = (Shot("1 and 1?", "1 + 1 = 2. The answer is (1 + 1)."),)
 
 
 def actor_of(health: LocalHealth | None = None, run: RunConfig | None = None) -> TeacherActor:
-    """An actor of the task `arithmetic`."""
     return TeacherActor(TeacherSetup(run or run_config(), task_spec("arithmetic"), 4, SHOTS), health)
 
 
@@ -93,7 +90,6 @@ def label_apples(
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """The resources of the cluster."""
     resources = {"CPU": 64.0}
     monkeypatch.setattr("ray.cluster_resources", lambda: resources)
     monkeypatch.setattr("pipelines.label.engines.actor.node_name", lambda: "here")

@@ -1,7 +1,5 @@
 """An OpenAI-compatible endpoint on 127.0.0.1, with real sockets, that can be made to misbehave. FastAPI under uvicorn, in a thread."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
@@ -16,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from pipelines.label.teachers import http_errors
+from tests.support.batch_endpoint import BatchState, add_batches
 
 KEY = "sk-test-7f3a9c51e2"
 
@@ -33,7 +32,6 @@ class Seen:
 
     @property
     def question(self) -> str:
-        """The prompt, or the last message."""
         return str(self.body.get("prompt") or self.body["messages"][-1]["content"])
 
 
@@ -51,6 +49,7 @@ class Endpoint:
     """Choices per answer, like endpoints that ignore `n`."""
     finish_reason: str = "stop"
     usage: bool = True
+    batch: BatchState = field(default_factory=BatchState)
     seen: list[Seen] = field(default_factory=list)
     working: int = 0
     """Requests in work."""
@@ -58,14 +57,12 @@ class Endpoint:
     disconnected: int = 0
 
     def statuses(self) -> list[int]:
-        """Of all requests."""
         return [seen.status for seen in self.seen]
 
 
 def error(
     status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """An error in OpenAI's form."""
     body = {"error": {"message": message, "type": "error", "param": None, "code": code, **more}}
     return JSONResponse(body, status, headers)
 
@@ -82,15 +79,7 @@ TRANSIENT = {
 """Failures that a later request may not meet."""
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Await a condition. Raises TimeoutError."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def normal_answer(seen: Seen, endpoint: Endpoint) -> Response:
-    """The answer of an endpoint that behaves."""
     count = min(int(seen.body.get("n", 1)), endpoint.choices_at_most)
     chat = "messages" in seen.body
     choices: list[dict[str, Any]] = []
@@ -129,7 +118,14 @@ def _app(endpoint: Endpoint) -> FastAPI:
         seen.status = response.status_code
         return response
 
+    add_batches(app, endpoint.batch, lambda path, body: _batched(endpoint, path, body))
     return app
+
+
+def _batched(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Response:
+    """The answer to a request of a batch. It is not among those that were seen."""
+    seen = Seen(path, body, time.monotonic())
+    return endpoint.behaviour(seen, endpoint) or normal_answer(seen, endpoint)
 
 
 async def _work(request: Request, endpoint: Endpoint) -> None:

@@ -1,7 +1,5 @@
 """Every registered teacher, started without a model; and a further one, as an extension would add it."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path

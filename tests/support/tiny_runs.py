@@ -1,7 +1,5 @@
 """Factories of tiny models of both families, their tokenizer, runs and labels."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tiny students with random weights and a tokenizer made for the test, in folders as the train stage writes them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Output folders with labels, a tiny model and its tokens, as tests of engines and of the train stage need them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +28,6 @@ def make_outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def run_of(output: Path, **training: Any) -> RunConfig:
-    """The run of the folder's model."""
     return make_run(output, str(output / "model"), training=training)
 
 

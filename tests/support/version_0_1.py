@@ -1,7 +1,5 @@
 """Comparing what this version writes with what 0.1 wrote."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Waits for a condition within an event loop."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ Computes in bf16 if the CPU has instructions for it, otherwise in float32.
 python -m tests.benchmarks.peers.plain_server STUDENT --port 8001 --max-new-tokens 16
 """
 
-from __future__ import annotations
-
 import argparse
 import threading
 from typing import Any

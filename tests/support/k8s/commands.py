@@ -1,7 +1,5 @@
 """Run files of overlays, and command lines as Raystill's commands parse them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

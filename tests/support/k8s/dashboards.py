@@ -1,7 +1,5 @@
 """The queries of Grafana dashboards and alerts."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

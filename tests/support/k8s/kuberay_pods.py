@@ -4,8 +4,6 @@ Source: ray-operator/controllers/ray: common/pod.go (heads, workers), common/job
 It covers the fields that tests/k8s/checker/rules.yaml allows. The autoscaler's container is left out: it needs an API server.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import shlex

@@ -1,7 +1,5 @@
 """A pod's root folder and volumes, as lines of a shell script that mounts them in its own namespace."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Kubernetes quantities: `24Gi`, `500m`, or a bare number."""
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 

@@ -1,7 +1,5 @@
 """k8s/ as Kustomize renders it, and lookups in rendered objects."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil

@@ -12,7 +12,8 @@ from fastapi.responses import Response
 from pipelines.label.teachers.base import Generation, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.http_errors import quota_pause_s, retry_after_s, wait_s
 from tests.support.remote_teacher import ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import TRANSIENT, Endpoint, Seen, error, normal_answer, until
+from tests.support.teacher_endpoint import TRANSIENT, Endpoint, Seen, error, normal_answer
+from tests.support.waiting import until
 
 
 def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
@@ -107,18 +108,14 @@ def test_cancelled_requests_close(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({}, None),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "0.5"}, 0.5),
-        ({"retry-after": "-3"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "nan"}, None),
+        ({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after": "0.5"}, 0.5), ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "soon"}, None), ({"retry-after": "nan"}, None),
         ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 80.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:55 GMT"}, 5.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:20:00 GMT"}, 0.0),
     ],
-)
+)  # fmt: skip
 def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
     now = 1445412400.0  # Wed, 21 Oct 2015 07:26:40 GMT
     assert retry_after_s(headers, now) == seconds
