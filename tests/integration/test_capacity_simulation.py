@@ -1,7 +1,5 @@
 """The capacity simulation with a few nodes, one with the real teacher."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
