@@ -127,7 +127,7 @@ def label_estimate(
         throughput: of one replica.
         stored: further rows, which take over stored answers.
     """
-    from pipelines.label.reporting.usage import cost
+    from pipelines.label.reporting.usage import teacher_cost
     from pipelines.label.teachers.base import TokensUsed
 
     teacher, replicas = run.teacher, run.teacher.replicas.max
@@ -139,7 +139,7 @@ def label_estimate(
     seconds = None if working is None else working / replicas + (throughput.engine_start_s or 0.0) * (rows > 0)
     hours = None if seconds is None else seconds * replicas / 3600
     gpu_hours = None if hours is None or not teacher.gpus_per_replica else hours * teacher.gpus_per_replica
-    charged = cost(teacher.charged, TokensUsed(prompt_tokens, output_tokens), gpu_hours=gpu_hours or 0.0)
+    charged = teacher_cost(teacher, TokensUsed(prompt_tokens, output_tokens), gpu_hours=gpu_hours or 0.0)
     assumption = f"an assumption: {OUTPUT_SHARE:.0%} of sampling.n x max_tokens"
     return LabelEstimate(
         rows=rows,

@@ -225,6 +225,8 @@ class TeacherConfig(Section):
             raise ValueError(
                 "filters.gold: rationalise has no effect with engine replay, which has one answer per example; set drop-disagreeing"
             )
+        if self.remote.batch and self.engine != "openai":
+            raise ValueError(f"remote.batch has no effect with engine {self.engine}; remove it or set engine: openai")
         if self.budget.gpu_hours is not None and not self.gpus_per_replica:
             raise ValueError(
                 "budget.gpu_hours has no effect with gpus_per_replica: 0; remove it or set gpus_per_replica"

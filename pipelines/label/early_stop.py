@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipelines.config import BudgetConfig, LabellingConfig, RunConfig
 from pipelines.errors import StageFailedError
 from pipelines.label.output.counts import TASK_RAISED, Counts
-from pipelines.label.reporting.usage import cost
+from pipelines.label.reporting.usage import teacher_cost
 from pipelines.tasks.failures import RAISED
 
 
@@ -108,7 +108,7 @@ def over_budget(run: RunConfig, counts: Counts) -> str:
     tokens = used.prompt + used.output
     if budget.tokens is not None and tokens >= budget.tokens:
         return f"teacher.budget.tokens {budget.tokens:,} is used up ({tokens:,} tokens)"
-    spent = cost(run.teacher.charged, used)
+    spent = teacher_cost(run.teacher, used)
     if budget.money is not None and spent and spent.amount >= budget.money:
         return f"teacher.budget.money {budget.money:g} is used up ({spent.basis})"
     return ""

@@ -24,6 +24,8 @@ from pipelines.data.reader import FileRange, check_columns, corpus_files, corpus
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import read_shots
+from pipelines.label.batches.records import forget_batches
+from pipelines.label.batches.run import Batches
 from pipelines.label.driver import label_rows
 from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import comparable_identity, label_identity
@@ -36,7 +38,7 @@ from pipelines.label.reporting.progress_file import SCANNING, LabelProgressFile
 from pipelines.label.scan import Corpus, scan_corpus
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.stored.sources import check_reuse, replace_labels
-from pipelines.label.stored.take_over import drop_taken_over, take_over
+from pipelines.label.stored.take_over import StoredLookup, drop_taken_over
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.reuse import Action, Decision, decide
 from pipelines.runtime.stage_metrics import StageGauges
@@ -131,7 +133,11 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
         failures = TaskFailures(run.labelling)
         scan = _scan(run, spec, writer, failures)
         scan_s = time.monotonic() - began
-        take_over(run, scan, writer, live, failures, keys)
+        lookup = StoredLookup(run, scan, writer, live, failures, keys)
+        if run.teacher.remote.batch:
+            Batches(run, writer, live).answer(lookup.take_over, lookup.missing)
+        else:
+            lookup.take_over()
         work, usage = label_rows(run, scan, writer, live, failures, keys)
         live.phase("writing the manifest")
         _check_complete(scan, writer.counts)
@@ -144,6 +150,7 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
         write_manifest(store, manifest)
         writer.remove_attempt()
         drop_taken_over(run, store, writer.check_lock)
+        forget_batches(store)
     return manifest
 
 

@@ -145,3 +145,17 @@ def test_outputs_without_texts_are_refused_at_once(tmp_path: Path, endpoint: End
     for reuse, message in (("nowhere", "holds no stored answers"), ("out", "the output of this run")):
         with pytest.raises(UserError, match=message):
             check_label(make_run(tmp_path, endpoint, labelling={"reuse": [str(tmp_path / reuse)]}))
+
+
+def test_batches_answer_all_rows_at_half_the_price(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
+    price = {"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 2.0}
+    remote = {"url": endpoint.url, "batch": True, "batch_rows": 25, "batch_poll_s": 0.1}
+    manifest = label(make_run(tmp_path, endpoint, teacher={"remote": remote, "price": price}))
+    assert (len(sent(endpoint)), len(endpoint.batch.requests()), manifest.counts["accepted"]) == (1, 59, 60)
+    assert manifest.details["stored"]["rows"] == 0, "these answers were paid for by this run"
+    assert manifest.details["cost"]["amount"] == pytest.approx(60 * (20 * 0.5 + 10 * 1.0) / 1e6)
+    assert "in batches at 50% of teacher.price" in manifest.details["cost"]["basis"]
+    assert not list((tmp_path / "out/labels/batches").glob("*"))
+    usual = make_run(tmp_path, endpoint, output="usual", labelling={"reuse": [str(tmp_path / "out")]})
+    assert label(usual).details["stored"]["rows"] == 60, "usual requests have the same keys"
+    assert sent(endpoint) == []

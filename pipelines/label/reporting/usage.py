@@ -61,7 +61,7 @@ def label_cost(work: Work, counts: Counts, teacher: TeacherConfig) -> LabelCost 
         counts: of all rows. Tokens of stored answers are not charged again.
     """
     hours = gpu_hours(work, teacher) or 0.0
-    charged = cost(teacher.charged, counts.paid_tokens, gpu_hours=hours)
+    charged = teacher_cost(teacher, counts.paid_tokens, gpu_hours=hours)
     return LabelCost(amount=charged.amount, basis=charged.basis, rows=work.rows) if charged else None
 
 
@@ -70,6 +70,14 @@ def agreement_histogram(counts: Counts, teacher: TeacherConfig) -> list[int] | N
     if teacher.sampling.n == 1:
         return None
     return [counts.agreements[str(tenth)] for tenth in range(AGREEMENT_BINS)]
+
+
+def teacher_cost(teacher: TeacherConfig, used: TokensUsed, *, gpu_hours: float = 0.0) -> Cost | None:
+    """`cost` at the teacher's prices, which are lower in batches."""
+    charged = cost(teacher.charged, used, gpu_hours=gpu_hours)
+    if charged and teacher.charged != teacher.price:
+        charged.basis += f", in batches at {teacher.remote.batch_price:.0%} of teacher.price"
+    return charged
 
 
 def cost(price: PriceConfig, used: TokensUsed, *, gpu_hours: float = 0.0) -> Cost | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +26,15 @@ from pipelines.label.reporting.progress_file import LabelProgressFile
 from pipelines.label.reporting.usage import shares
 from pipelines.label.stored.index import AnswerIndex, build_index, open_texts
 from pipelines.label.stored.keys import AnswerKeys
-from pipelines.label.stored.lookup import StoredAnswers, look_up
-from pipelines.label.stored.sources import EARLIER_FOLDER, TextFile, missing_files, text_files
+from pipelines.label.stored.lookup import MissingPrompt, StoredAnswers, find_missing, look_up, missing_prompts
+from pipelines.label.stored.sources import (
+    BATCHES_FOLDER,
+    EARLIER_FOLDER,
+    TextFile,
+    missing_files,
+    set_aside,
+    text_files,
+)
 from pipelines.runtime.progress import Progress
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
@@ -39,61 +46,105 @@ _BLOCK_BYTES = 16 << 20
 """Of examples that are looked up together."""
 
 
-def take_over(
-    run: RunConfig,
-    scan: ScanRecord,
-    writer: LabelWriter,
-    live: LabelProgressFile,
-    failures: TaskFailures,
-    keys: AnswerKeys,
-) -> None:
-    """Commit the outcomes of all rows whose answer is stored.
+class StoredLookup:
+    """The stored answers that one run may take over, while it labels."""
 
-    Raises:
-        StageFailedError: too many of these rows are rejected, or a file cannot be read any more.
-    """
-    from ray.exceptions import RayError
+    def __init__(
+        self,
+        run: RunConfig,
+        scan: ScanRecord,
+        writer: LabelWriter,
+        live: LabelProgressFile,
+        failures: TaskFailures,
+        keys: AnswerKeys,
+    ) -> None:
+        self._run, self._scan, self._writer, self._live = run, scan, writer, live
+        self._failures, self._keys, self._total = failures, keys, sum(scan.rows.values())
+        self._files: list[TextFile] = []
+        self._index: Any = None
 
-    files, total = text_files(run, writer.store), sum(scan.rows.values())
-    names = [file.shown for file in files]
-    if not files or writer.finished_rows >= total or _looked_up(writer.store) == names:
-        return
-    live.phase("looking up stored answers")
-    for name in missing_files(run):
-        _warn(f"{name}: missing")
-    index, problems = build_index(files)
-    for problem in problems:
-        _warn(f"{problem.file}: {problem.rule}")
-    first_rows, done = FirstRows(run.labelling), _Done()
-    failures.begin(total, writer.counts)
-    before = copy.deepcopy(writer.counts)
-    with Progress("reuse", total=total, unit="rows", start=writer.finished_rows, file=live) as progress:
-        try:
-            for table in _tables(run, scan, writer, files, index, keys):
-                writer.add(table)
-                done.add(table)
-                first_rows.check(table)
-                failures.check(table)
-                live.update(writer.counts)
-                progress.advance(len(table), detail=shares(writer.counts.accepted, writer.counts.rejected))
-        except RayError as error:
-            cause = cause_of(error).rstrip(".")
-            raise StageFailedError(
-                f"looking up stored answers failed: {cause}. Finished rows are kept. Run the same command to resume."
-            ) from error
-        finally:
-            writer.commit()
-    done.into(writer)
-    writer.store.write(_LOOKED_UP, json.dumps(names).encode())
-    count = writer.counts.stored - before.stored
-    left = total - writer.finished_rows
-    print(f"label: {count:,} rows take over stored answers, {left:,} are left", file=sys.stderr, flush=True)
+    def take_over(self) -> None:
+        """Commit the outcomes of all rows whose answer is stored.
+
+        Raises:
+            StageFailedError: too many of these rows are rejected, or a file cannot be read any more.
+        """
+        writer, files = self._writer, text_files(self._run, self._writer.store)
+        names = [file.shown for file in files]
+        if not files or writer.finished_rows >= self._total or _looked_up(writer.store) == names:
+            return
+        self._live.phase("looking up stored answers")
+        self._open(files)
+        before = writer.counts.stored
+        self._commit()
+        writer.store.write(_LOOKED_UP, json.dumps(names).encode())
+        count, left = writer.counts.stored - before, self._total - writer.finished_rows
+        print(f"label: {count:,} rows take over stored answers, {left:,} are left", file=sys.stderr, flush=True)
+
+    def missing(self) -> Iterator[MissingPrompt]:
+        """The prompt that each row without an outcome needs next, and that has no stored answer."""
+        if self._writer.finished_rows >= self._total:
+            return
+        if (files := text_files(self._run, self._writer.store)) != self._files or self._index is None:
+            self._open(files)
+        for table in self._tables(find_missing):
+            yield from missing_prompts(table)
+
+    def _open(self, files: list[TextFile]) -> None:
+        for name in missing_files(self._run):
+            _warn(f"{name}: missing")
+        self._index, problems = build_index(files)
+        self._files = files
+        for problem in problems:
+            _warn(f"{problem.file}: {problem.rule}")
+
+    def _commit(self) -> None:
+        from ray.exceptions import RayError
+
+        writer, first_rows, done = self._writer, FirstRows(self._run.labelling), _Done()
+        self._failures.begin(self._total, writer.counts)
+        with Progress("reuse", self._total, "rows", start=writer.finished_rows, file=self._live) as progress:
+            try:
+                for table in self._tables(look_up):
+                    writer.add(table)
+                    done.add(table)
+                    first_rows.check(table)
+                    self._failures.check(table)
+                    self._live.update(writer.counts)
+                    progress.advance(len(table), detail=shares(writer.counts.accepted, writer.counts.rejected))
+            except RayError as error:
+                cause = cause_of(error).rstrip(".")
+                raise StageFailedError(
+                    f"looking up stored answers failed: {cause}. Finished rows are kept. Run the same command to resume."
+                ) from error
+            finally:
+                writer.commit()
+        done.into(writer)
+
+    def _tables(self, function: Any) -> Iterator[pa.Table]:
+        """Tables of a function of lookup.py over all rows without an outcome."""
+        import ray
+        from ray.data import DataContext
+
+        run, spec = self._run, task_spec(self._run.task, self._run.task_options)
+        shots = read_shots(run.teacher, load_task(spec))
+        answers = ray.put(StoredAnswers(run, spec, shots, self._keys, self._files))
+        context = copy.deepcopy(DataContext.get_current())
+        context.target_max_block_size = _BLOCK_BYTES
+        with DataContext.current(context):
+            found = open_examples(run, spec, self._scan, self._writer).map_batches(
+                function, fn_args=(answers, self._index), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
+            )
+            for table in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                if len(table):
+                    yield table
 
 
 def drop_taken_over(run: RunConfig, labels: Store, check_lock: Callable[[], None]) -> None:
     """Remove the answers from EARLIER_FOLDER that the finished labels have. The others stay: they were paid for."""
     import ray
 
+    set_aside(labels, labels.files(BATCHES_FOLDER, ".parquet"), check_lock)
     earlier = labels.files(EARLIER_FOLDER, ".parquet")
     if not earlier or run.labelling.reuse == []:
         return
@@ -124,30 +175,6 @@ class _Done:
         """Add them to those that the writer knows."""
         for split, keys in self._keys.items():
             writer.state.add_done(split, keys)
-
-
-def _tables(
-    run: RunConfig,
-    scan: ScanRecord,
-    writer: LabelWriter,
-    files: Sequence[TextFile],
-    index: Any,
-    keys: AnswerKeys,
-) -> Iterator[pa.Table]:
-    import ray
-    from ray.data import DataContext
-
-    spec = task_spec(run.task, run.task_options)
-    answers = ray.put(StoredAnswers(run, spec, read_shots(run.teacher, load_task(spec)), keys, files))
-    context = copy.deepcopy(DataContext.get_current())
-    context.target_max_block_size = _BLOCK_BYTES
-    with DataContext.current(context):
-        found = open_examples(run, spec, scan, writer).map_batches(
-            look_up, fn_args=(answers, index), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
-        )
-        for table in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            if len(table):
-                yield table
 
 
 def _looked_up(labels: Store) -> list[str]:
