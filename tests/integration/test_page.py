@@ -43,16 +43,6 @@ def server() -> Iterator[FakeEndpoint]:
 
 
 @pytest.fixture
-def tab(browser: Chromium, server: FakeEndpoint) -> Iterator[Tab]:
-    """A tab at the page. Each test ends without browser errors and requests to other hosts."""
-    opened = Tab(browser, server.url)
-    yield opened
-    assert opened.complaints() == []
-    assert {url for url in opened.requested() if not url.startswith((server.url, "data:,"))} == set()
-    opened.close()
-
-
-@pytest.fixture
 def opened(browser: Chromium, server: FakeEndpoint) -> Iterator[Opened]:
     """Opens a tab at the page, once the server is as the test needs it."""
     tabs: list[Tab] = []
@@ -66,13 +56,21 @@ def opened(browser: Chromium, server: FakeEndpoint) -> Iterator[Opened]:
         tab.close()
 
 
+@pytest.fixture
+def tab(opened: Opened, server: FakeEndpoint) -> Iterator[Tab]:
+    """A tab whose test ends without browser errors and requests to other hosts."""
+    tab = opened()
+    yield tab
+    assert tab.complaints() == []
+    assert {url for url in tab.requested() if not url.startswith((server.url, "data:,"))} == set()
+
+
 def test_a_question_is_answered(tab: Tab, server: FakeEndpoint) -> None:
     headline = "svamp: a student of 248 million parameters for arithmetic, trained with step-by-step."
     assert tab.text("headline") == headline
     assert not any(map(tab.seen, ("models", "keyform", "keyused", "problem", "result", "why")))
     tab.click("example")
-    tab.ask()
-    tab.answered()
+    tab.answer()
     question = {"model": "svamp", "inputs": [{"input": tab.of("field-0", "value")}], "rationale": True}
     assert server.questions == [question]
     assert tab.focus() == "result-title"
@@ -83,14 +81,8 @@ def test_a_question_is_answered(tab: Tab, server: FakeEndpoint) -> None:
     share = "document.querySelector('#bar > span').offsetWidth / document.getElementById('bar').clientWidth"
     tab.until(f"Math.abs({share} - 0.93) < 0.02")
     about = tab.of("about", "textContent")
-    facts = (
-        "247,577,856",
-        "Qwen/Qwen3-8B, through vllm",
-        "arithmetic/2/0123456789ab",
-        "14 November 2023",
-        "encoder-decoder",
-    )
-    assert all(text in about for text in (*facts, "9f" * 32)), about
+    facts = "247,577,856|Qwen/Qwen3-8B, through vllm|arithmetic/2/0123456789ab|14 November 2023|encoder-decoder"
+    assert all(text in about for text in (*facts.split("|"), "9f" * 32)), about
 
 
 @pytest.mark.parametrize(("task", "fields"), [
@@ -103,8 +95,7 @@ def test_each_built_in_task_has_its_fields_and_an_example(
     server.models = [model(task=task, fields=fields)]
     tab = opened()
     tab.click("example")
-    tab.ask()
-    tab.answered()
+    tab.answer()
     (sent,) = server.questions[0]["inputs"]
     assert [*sent] == fields.replace("*", "").split()
     assert all(sent.values())
@@ -150,8 +141,7 @@ def test_hostile_texts_stay_texts(opened: Opened, server: FakeEndpoint) -> None:
     shape = "JSON.stringify([document.images.length, document.scripts.length, document.title])"
     for name in ("field-0", "field-1"):
         tab.write(name, HOSTILE)
-    tab.ask()
-    tab.answered()
+    tab.answer()
     assert tab.of("label", "textContent") == f"{HOSTILE} = {HOSTILE}2"
     assert [*server.questions[0]["inputs"][0]] == [HOSTILE, "__proto__"]
     server.answer = problem(422, HOSTILE, HOSTILE)
@@ -230,8 +220,7 @@ def test_each_problem_has_a_message(
 ) -> None:
     tab.click("example")
     server.answer = answer
-    tab.ask()
-    tab.answered()
+    tab.answer()
     assert (tab.focus(), tab.text("problem-title")) == ("problem-title", title)
     assert message in tab.text("problem-message")
     assert "inputs[0]" not in tab.text("problem")
@@ -263,8 +252,7 @@ def test_missing_network_list_or_student_has_a_message(opened: Opened, server: F
     assert tab.focus() == "field-0"
     tab.order("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
     tab.click("example")
-    tab.ask()
-    tab.answered()
+    tab.answer()
     assert tab.text("problem-title") == "The endpoint cannot be reached"
 
 
@@ -274,7 +262,7 @@ def test_the_page_waits_for_a_sleeping_student(tab: Tab, server: FakeEndpoint) -
     tab.ask()
     tab.says("wait", "Asking")
     tab.ask()
-    tab.says("wait", "Waking the student: ", timeout_s=4)
+    tab.until("document.getElementById('wait').textContent.startsWith('Waking the student: ')", timeout_s=4)
     assert tab.of("live", "textContent") == "Waking the student"
     tab.write("field-0", "Another question")
     tab.shown("result")
@@ -294,8 +282,7 @@ def test_the_curl_command_sends_the_same_request(tab: Tab, server: FakeEndpoint,
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     arguments = done.stdout.split("\0")[:-1]
     assert arguments[:4] == ["-sS", f"{server.url}v1/predict", "-H", "Content-Type: application/json"]
-    tab.ask()
-    tab.answered()
+    tab.answer()
     assert [arguments[4], json.loads(arguments[5])] == ["-d", server.questions[0]]
     tab.click("copy")
     tab.until("/Copied|Selected/.test(document.getElementById('shell-note').textContent)")
@@ -330,8 +317,7 @@ def test_nothing_is_wider_than_a_phone(opened: Opened, server: FakeEndpoint, wid
     tab.write("field-0", long)
     tab.write("field-1", long)
     tab.js("document.querySelector('details').open = true")
-    tab.ask()
-    tab.answered()
+    tab.answer()
     assert tab.js("document.documentElement.scrollWidth") == 360
     server.answer = problem(500, long, long)
     tab.ask()

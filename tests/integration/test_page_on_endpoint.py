@@ -20,8 +20,7 @@ def test_the_page_shows_what_the_endpoint_answers(tmp_path: Path) -> None:
             tab = Tab(browser, str(client.base_url))
             assert "a student of" in tab.text("headline")
             tab.click("example")
-            tab.ask()
-            tab.answered()
+            tab.answer()
             text = tab.js("document.getElementById('field-0').value")
             response = client.post("/v1/predict", json={"inputs": [{"input": text}], "rationale": True}).json()
             (answer,) = response["predictions"]

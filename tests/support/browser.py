@@ -115,9 +115,9 @@ class Tab:
     def shown(self, name: str, *, hidden: bool = False) -> None:
         self.until(f"document.getElementById({json.dumps(name)}).hidden === {json.dumps(hidden)}")
 
-    def says(self, name: str, text: str, timeout_s: float = 20.0) -> None:
-        """Wait until the text of an element begins so."""
-        self.until(f"document.getElementById({json.dumps(name)}).textContent.startsWith({json.dumps(text)})", timeout_s)
+    def says(self, name: str, text: str) -> None:
+        """Wait for the text of an element."""
+        self.until(f"document.getElementById({json.dumps(name)}).textContent === {json.dumps(text)}")
 
     def choose(self, name: str, value: str) -> None:
         self.of(name, f"value = {json.dumps(value)}")
@@ -142,6 +142,11 @@ class Tab:
         """Submit with Ctrl and Enter from the first field."""
         self.js("document.querySelector('#fields textarea').focus()")
         self.press("Enter", 13, modifiers=2)
+
+    def answer(self) -> None:
+        """Ask, and wait for the answer."""
+        self.ask()
+        self.answered()
 
     def answered(self) -> None:
         self.until("['result', 'problem'].some(id => !document.getElementById(id).hidden)")
