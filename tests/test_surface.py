@@ -41,7 +41,7 @@ KEYS = """
 name output task task_options
 corpus.train corpus.validation corpus.test corpus.fields corpus.limit
 teacher.engine teacher.model teacher.outputs teacher.replicas.min teacher.replicas.max teacher.gpus_per_replica
-teacher.prompt teacher.system
+teacher.prompt teacher.system teacher.pipeline_parallel teacher.resources teacher.accelerator_type teacher.vllm.lora
 teacher.sampling.n teacher.sampling.temperature teacher.sampling.top_p teacher.sampling.max_tokens teacher.sampling.seed
 teacher.shots teacher.constrained teacher.soft_labels teacher.token_logprobs
 teacher.filters.gold teacher.filters.min_agreement teacher.filters.min_rationale_words teacher.filters.max_rationale_words

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from cluster.environment import driver_cpus
 from pipelines.config import READER_CPUS, RunConfig
 from pipelines.config.serving import INGRESS_CPUS
+from pipelines.config.teacher import TeacherConfig
 from pipelines.errors import UserError
+from pipelines.label.engines.placement import replica_bundles
 
 _ROUNDING = 1e-6
 """1.0 // 0.1 is 9, and sums of fractions are not exact."""
@@ -30,13 +32,16 @@ class ResourceRequest:
     """Per actor."""
     per_node: int | None = None
     """Most actors on one node; None: no limit."""
+    custom: tuple[tuple[str, float], ...] = ()
+    """Custom resources per actor."""
     reader_cpus: float = 0
     """CPUs that must stay free: without them the actors wait forever for the rows that they work on."""
 
     @property
     def bundle(self) -> dict[str, float]:
         """Resources of one actor as Ray counts them, the scarcest first."""
-        return {kind: float(amount) for kind, amount in (("GPU", self.gpus), ("CPU", self.cpus)) if amount}
+        plain = {kind: float(amount) for kind, amount in (("GPU", self.gpus), ("CPU", self.cpus)) if amount}
+        return {**dict(self.custom), **plain}
 
     def __str__(self) -> str:
         """Such as `3 x (1 GPU, 1 CPU)`."""
@@ -51,9 +56,7 @@ class ResourceRequest:
 def stage_requests(run: RunConfig, stage: str) -> list[ResourceRequest]:
     """The least that a stage of the run needs."""
     if stage == "label":
-        teacher = run.teacher
-        key = "teacher.replicas.min x gpus_per_replica"
-        return [ResourceRequest(key, teacher.replicas.min, teacher.gpus_per_replica, reader_cpus=READER_CPUS)]
+        return _teacher_requests(run.teacher)
     if stage == "train":
         least = run.training.min_workers
         key = "training.min_workers" if least else "training.workers"
@@ -67,12 +70,32 @@ def stage_requests(run: RunConfig, stage: str) -> list[ResourceRequest]:
     ]
 
 
+def _teacher_requests(teacher: TeacherConfig) -> list[ResourceRequest]:
+    """One for the parts of a replica that are alike, since several nodes may share a replica."""
+    key, (first, *others) = "teacher.replicas.min x gpus_per_replica", replica_bundles(teacher)
+    kinds = [(first, 1), (others[0], len(others))] if others and others[0] != first else [(first, 1 + len(others))]
+    return [
+        ResourceRequest(
+            key, teacher.replicas.min * count, int(bundle.get("GPU", 0)), bundle["CPU"],
+            custom=tuple((kind, amount) for kind, amount in bundle.items() if kind not in ("GPU", "CPU")), reader_cpus=READER_CPUS,
+        )
+        for bundle, count in kinds
+    ]  # fmt: skip
+
+
 def check_resources(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> None:
     """Raise UserError if the nodes, with nothing else on them, have too few resources."""
     for kind, each in request.bundle.items():
         needed, available = request.count * each, sum(node.get(kind, 0) for node in nodes)
         if kind == "CPU":
             needed += request.reader_cpus
+        if kind in dict(request.custom) and not available:
+            have = sorted(
+                {name for node in nodes for name in node if not name.startswith(("node:", "memory", "object_store"))}
+            )
+            name = kind.removeprefix("accelerator_type:")
+            rule = f"no node has {name}, which teacher.resources or teacher.accelerator_type asks for; there are {', '.join(have)}"
+            raise UserError(request.key, rule, "Correct the name, or add such nodes.")
         if needed > available:
             remedy = "Lower it."
             if kind == "GPU" and not available:

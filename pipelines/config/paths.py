@@ -18,7 +18,7 @@ Tree = dict[str, Any]
 """A run file as YAML gives it, before validation."""
 PATHS = (
     "output", "task", "corpus.train", "corpus.validation", "corpus.test", "teacher.model", "teacher.outputs", "teacher.shots",
-    "student.model", "compare.students", "labelling.reuse", "serving.keys.file",
+    "student.model", "compare.students", "labelling.reuse", "teacher.vllm.lora", "serving.keys.file",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def is_path(value: object, key: str, folder: Path = Path()) -> bool:
         return value.startswith("file://")
     if key == "task":
         return value.endswith(".py")
-    if not key.endswith((".model", ".students")):
+    if not key.endswith((".model", ".students", ".lora")):
         return True
     return value.startswith(("/", "./", "../", "~")) or (folder / value).is_dir()
 

@@ -70,6 +70,8 @@ class EngineConfig(Section):
     """Sequences in the batch at a time. The number of prompts in flight follows from it."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     cpu_kv_cache_gib: Annotated[int, Field(ge=1)] = 1
+    lora: str | None = None
+    """Folder or hub id of a LoRA adapter, which answers instead of the model alone."""
     engine_args: dict[str, Any] = {}
     """Other arguments of vLLM's engine, such as quantization or kv_cache_dtype. Checked against vLLM's names before weights are loaded."""
     enforce_eager: bool = False
@@ -137,6 +139,12 @@ class TeacherConfig(Section):
     replicas: ReplicasConfig = ReplicasConfig()
     gpus_per_replica: Annotated[int, Field(ge=0)] = 0
     """0: CPU. Above 1: tensor parallel."""
+    pipeline_parallel: Annotated[int, Field(ge=1)] = 1
+    """vllm: the layers in this many groups, each on gpus_per_replica / pipeline_parallel GPUs, so that a replica may span nodes."""
+    resources: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    """Custom Ray resources that a replica needs on its node."""
+    accelerator_type: Annotated[str, Field(min_length=1)] | None = None
+    """Type of the GPUs, as Ray names it, such as H100 or A10G."""
     prompt: Literal["plain", "chat"] = "plain"
     """plain: few-shot text to continue. chat: the same shots as turns of the model's chat template."""
     system: str | None = None
@@ -225,6 +233,21 @@ class TeacherConfig(Section):
             raise ValueError(
                 "filters.gold: rationalise has no effect with engine replay, which has one answer per example; set drop-disagreeing"
             )
+        if self.pipeline_parallel > 1 and (self.engine != "vllm" or self.gpus_per_replica % self.pipeline_parallel):
+            rule = f"gpus_per_replica is {self.gpus_per_replica}"
+            raise ValueError(
+                f"pipeline_parallel {self.pipeline_parallel} needs engine vllm and a multiple of it as gpus_per_replica; {rule}"
+            )
+        if self.pipeline_parallel > 1 and not self.gpus_per_replica:
+            raise ValueError(f"pipeline_parallel {self.pipeline_parallel} needs GPUs; set gpus_per_replica")
+        if wrong := {"CPU", "GPU", "memory", "object_store_memory"} & set(self.resources):
+            raise ValueError(f"resources: {min(wrong)} is no custom resource; set gpus_per_replica for GPUs")
+        if self.accelerator_type and not self.gpus_per_replica:
+            raise ValueError(
+                "accelerator_type has no effect with gpus_per_replica: 0; remove it or set gpus_per_replica"
+            )
+        if self.vllm.lora and self.engine != "vllm":
+            raise ValueError(f"vllm.lora has no effect with engine {self.engine}; remove it or set engine: vllm")
         if self.remote.batch and self.engine != "openai":
             raise ValueError(f"remote.batch has no effect with engine {self.engine}; remove it or set engine: openai")
         if self.budget.gpu_hours is not None and not self.gpus_per_replica:

@@ -10,8 +10,8 @@ from pipelines.config import RunConfig, SamplingConfig, TeacherConfig
 from pipelines.data.files import corpus_files
 from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.label.teachers.registry import teacher_class
-from pipelines.storage.fingerprint import file_fingerprint
-from pipelines.storage.fingerprint_cache import file_fingerprints
+from pipelines.storage.fingerprint import file_fingerprint, model_fingerprint
+from pipelines.storage.fingerprint_cache import file_fingerprints, weights_fingerprint
 from pipelines.tasks import load_task, task_spec
 
 FORMAT = 1
@@ -63,11 +63,24 @@ def label_identity(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def comparable_identity(identity: dict[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The identity for comparison with that of labels that exist. 0.1 recorded no version of the parser, so any fits its labels."""
-    if found is None or "parser" in found.get("task", {}):
+def comparable_identity(
+    identity: dict[str, Any], found: Mapping[str, Any] | None, model: str | None = None
+) -> dict[str, Any]:
+    """The identity for comparison with that of labels that exist.
+
+    0.1 recorded no version of the parser, so any fits its labels. Of weight files over 256 MiB it read both ends only.
+
+    Args:
+        model: `teacher.model`, if it may be a folder.
+    """
+    if found is None:
         return identity
-    return {**identity, "task": {name: value for name, value in identity["task"].items() if name != "parser"}}
+    if "parser" not in found.get("task", {}):
+        identity = {**identity, "task": {name: value for name, value in identity["task"].items() if name != "parser"}}
+    recorded, teacher = found.get("teacher", {}).get("model"), identity["teacher"]
+    if model and recorded != teacher["model"] and recorded == model_fingerprint(model):
+        return {**identity, "teacher": {**teacher, "model": recorded}}
+    return identity
 
 
 _ADDED_SAMPLING = ("top_k", "min_p", "repetition_penalty", "stop")
@@ -87,6 +100,7 @@ def _chosen(teacher: TeacherConfig) -> dict[str, Any]:
         "reasoning": None if teacher.reasoning == "auto" else teacher.reasoning,
         "keep_thoughts": teacher.keep_thoughts,
         "engine_args": teacher.vllm.engine_args,
+        "lora": weights_fingerprint(teacher.vllm.lora) if teacher.vllm.lora else None,
     }
     return {key: value for key, value in settings.items() if value}
 

@@ -71,14 +71,14 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     check_label(run)
     store = Store(run.output).child("labels")
     full = label_identity(run)
-    decision, _ = _decide(store, full, replace=replace)
+    decision, _ = _decide(store, full, _model_here(run), replace=replace)
     decision.check()
     if decision.reused:
         return decision.reused
     teacher_class(run.teacher.engine).key(run.teacher)  # a missing one is reported before the scan
     with folder_lock(store, run.labelling.lease_s) as check_lock:
         # Another driver may have finished or replaced the labels since.
-        decision, identity = _decide(store, full, replace=replace)
+        decision, identity = _decide(store, full, _model_here(run), replace=replace)
         decision.check()
         if decision.reused:
             return decision.reused
@@ -95,10 +95,16 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
 
 def label_decision(run: RunConfig, *, replace: bool = False) -> Decision:
     """Whether `label` reuses, resumes, makes or refuses OUTPUT/labels. Fingerprints the corpus and the teacher's files."""
-    return _decide(Store(run.output).child("labels"), label_identity(run), replace=replace)[0]
+    return _decide(Store(run.output).child("labels"), label_identity(run), _model_here(run), replace=replace)[0]
 
 
-def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> tuple[Decision, dict[str, Any]]:
+def _model_here(run: RunConfig) -> str | None:
+    return None if run.teacher.engine == "openai" else run.teacher.model
+
+
+def _decide(
+    store: Store, identity: dict[str, Any], model: str | None, *, replace: bool
+) -> tuple[Decision, dict[str, Any]]:
     """The decision, and the identity of the labels that it leads to."""
 
     def engine_errors(manifest: Manifest) -> int:
@@ -112,7 +118,7 @@ def _decide(store: Store, identity: dict[str, Any], *, replace: bool) -> tuple[D
     try:
         attempt, manifest = read_attempt(store), read_manifest(store, "labels")
         found = manifest.identity if manifest else attempt.identity if attempt else None
-        wanted = comparable_identity(identity, found)
+        wanted = comparable_identity(identity, found, model)
         decision = decide(
             store, "labels", wanted, replace=replace, attempt=attempt, rows_to_retry=engine_errors, damage=damage
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -34,16 +34,16 @@ def fingerprint(identity: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def file_fingerprint(uri: str) -> str:
+def file_fingerprint(uri: str, *, whole: bool = False) -> str:
     """SHA-256 of a file's size and content.
 
-    Files over 256 MiB are fingerprinted by size, first and last MiB: a full read costs minutes. Edits in the middle go unnoticed.
+    Unless `whole`, files over 256 MiB are fingerprinted by size, first and last MiB. Edits in the middle then go unnoticed.
     """
     filesystem, path = open_filesystem(uri)
     with object_store_errors(uri), filesystem.open_input_file(path) as file:
         size = file.size()
         digest = hashlib.sha256(str(size).encode())
-        if size <= 256 * _SAMPLED_BYTES:
+        if whole or size <= 256 * _SAMPLED_BYTES:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)
         else:
@@ -53,20 +53,24 @@ def file_fingerprint(uri: str) -> str:
     return digest.hexdigest()
 
 
-def model_fingerprint(model: str) -> str:
+def model_fingerprint(model: str, of_files: Callable[[Sequence[str]], list[str]] | None = None) -> str:
     """Identity of a model: a hub id itself, or the fingerprint of a folder's files, independent of its path.
+
+    Args:
+        of_files: the fingerprints of files; None: `file_fingerprint` of each.
 
     Raises:
         UserError: a file of the folder is not readable.
     """
-    folder = Path(model).expanduser()
+    folder, of_files = Path(model).expanduser(), of_files or (lambda uris: [file_fingerprint(uri) for uri in uris])
     if not folder.is_dir():
         return model
     names = sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix in {".json", ".safetensors", ".model", ".jinja"}
     )
+    names = [p for p in names if p.name not in _BESIDE]
     try:
-        return fingerprint({p.name: file_fingerprint(str(p)) for p in names if p.name not in _BESIDE})
+        return fingerprint({p.name: found for p, found in zip(names, of_files([str(p) for p in names]), strict=True)})
     except PermissionError as error:
         rule = f"a file is not readable ({' '.join(str(error).split())})"
         raise UserError(model, rule, "Grant this user read access to all files of the folder.") from error

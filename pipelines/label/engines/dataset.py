@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from pipelines.data.reader import FileRange, read_split, with_states
 from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
+from pipelines.label.engines.placement import remove_groups, replica_arguments
 from pipelines.label.engines.shared_budget import Funds
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.id_index import Keys, contains, id_keys
@@ -130,6 +132,7 @@ def outcomes(
     access = Access(teacher_class(teacher.engine).key(teacher), used)
     ray.get(health.fund.remote(Funds(teacher.budget, teacher.charged, used, teacher.gpus_per_replica)))
     setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access, keys)
+    group = f"raystill-teacher-{uuid.uuid4().hex}"
     context = copy.deepcopy(DataContext.get_current())
     # Ray delays calls whose results it sees no room for, and assumes this size for each until the first result is there.
     context.target_max_block_size = 4 << 20
@@ -150,10 +153,13 @@ def outcomes(
                 max_tasks_in_flight_per_actor=sizes.blocks + 2,
                 max_concurrent_calls_per_actor=sizes.blocks,
             ),
-            num_cpus=1,
-            num_gpus=teacher.gpus_per_replica,
+            **replica_arguments(teacher, group),
         )
-        yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        try:
+            yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        finally:
+            if teacher.pipeline_parallel > 1:
+                remove_groups(group)
 
 
 def _read(batch: Any, shared: Any) -> Iterator[pa.Table]:

@@ -15,6 +15,7 @@ from pipelines.config import RunConfig
 from pipelines.label.teachers.base import Prompt, stop_strings
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.storage.fingerprint import file_fingerprint, fingerprint
+from pipelines.storage.fingerprint_cache import weights_fingerprint
 from pipelines.tasks import load_task, task_spec
 
 KEY_BYTES = 16
@@ -60,6 +61,7 @@ def answer_identity(run: RunConfig, model: str | None) -> dict[str, Any]:
     if teacher.engine == "vllm":
         revision = teacher_class("vllm").revision(teacher)
         identity |= {"revision": revision, "dtype": teacher.vllm.dtype, "engine_args": teacher.vllm.engine_args}
+        identity["lora"] = weights_fingerprint(teacher.vllm.lora) if teacher.vllm.lora else None
         identity["keeps_marks"] = teacher.reasoning != "none"  # special tokens in the text
     if teacher.constrained or teacher.soft_labels == "logprobs":
         # Then the task decides what may be written, or where the label's probability is read.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import SecretStr
 
 from pipelines.config import TeacherConfig
-from pipelines.storage.fingerprint import model_fingerprint
+from pipelines.storage.fingerprint_cache import weights_fingerprint
 from pipelines.tasks import Example, Task
 
 
@@ -177,7 +177,7 @@ class Teacher(ABC):
     @classmethod
     def model_identity(cls, config: TeacherConfig) -> str | None:
         """What identifies the model in the labels' fingerprint: by default the content of its files."""
-        return model_fingerprint(config.model) if config.model else config.model
+        return weights_fingerprint(config.model) if config.model else config.model
 
     @classmethod
     def revision(cls, config: TeacherConfig) -> str | None:

@@ -38,6 +38,7 @@ from pipelines.label.teachers.base import (
 from pipelines.label.teachers.chat import ChatTemplate, TemplateError
 from pipelines.label.teachers.hub_revision import resolved_revision
 from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
+from pipelines.label.teachers.lora import lora_rank, lora_request
 from pipelines.label.teachers.vllm_logprobs import cache_single_tokens, decoder, distribution, encoder, likeliest, top_k
 from pipelines.runtime.compat.vllm import engine_dead_error, flat_logprobs, offline_usage
 from pipelines.runtime.cpus import computes_bf16, vllm_threads
@@ -57,6 +58,9 @@ _OWN_KEYS = {
     "max_num_seqs": "teacher.vllm.max_num_seqs",
     "seed": "teacher.sampling.seed",
     "tensor_parallel_size": "teacher.gpus_per_replica",
+    "pipeline_parallel_size": "teacher.pipeline_parallel",
+    "enable_lora": "teacher.vllm.lora",
+    "lora_modules": "teacher.vllm.lora",
     "gpu_memory_utilization": "teacher.vllm.gpu_memory_utilization",
     "enforce_eager": "teacher.vllm.enforce_eager",
     "max_logprobs": "teacher.token_logprobs",
@@ -86,6 +90,7 @@ class VllmTeacher(Teacher):
             cache_single_tokens(self._tokenizer)
         self._parameters: dict[str | None, SamplingParams] = {}
         self._number = itertools.count()
+        self._adapter = {"lora_request": lora_request(config.vllm.lora)} if config.vllm.lora else {}
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:
@@ -99,6 +104,8 @@ class VllmTeacher(Teacher):
         if own:
             rule = "the run file has a key of its own for it"
             raise UserError(f"teacher.vllm.engine_args.{own[0]}", rule, f"Set {_OWN_KEYS[own[0]]}.")
+        if engine.lora:
+            lora_rank(engine.lora)
 
     @classmethod
     def notice(cls, config: TeacherConfig) -> str | None:
@@ -151,7 +158,8 @@ class VllmTeacher(Teacher):
         output = None
         try:
             parameters = self._row_sampling(pattern, prompt.example.id)
-            request = self.engine.generate({"prompt_token_ids": tokens}, parameters, f"row-{next(self._number)}")
+            name = f"row-{next(self._number)}"
+            request = self.engine.generate({"prompt_token_ids": tokens}, parameters, name, **self._adapter)
             async for latest in request:
                 output = latest
         except engine_dead_error() as error:
@@ -267,6 +275,8 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
         arguments |= {"revision": config.revision, "tokenizer_revision": config.revision}
     if logprobs:
         arguments |= {"max_logprobs": logprobs, "logprobs_mode": "raw_logprobs"}
+    if engine.lora:
+        arguments |= {"enable_lora": True, "max_lora_rank": lora_rank(engine.lora)}
     if config.constrained:
         arguments["structured_outputs_config"] = {"backend": "xgrammar"}
     if config.gpus_per_replica == 0:
@@ -279,10 +289,14 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
             "enforce_eager": True,
             "enable_chunked_prefill": False,
         }
+    # vLLM's workers are actors in the replica's placement group (engines/placement.py).
+    several = {"pipeline_parallel_size": config.pipeline_parallel, "distributed_executor_backend": "ray"}
+    spread = several if config.pipeline_parallel > 1 else {}
     return arguments | {
         "enforce_eager": engine.enforce_eager,
         "gpu_memory_utilization": engine.gpu_memory_utilization,
-        "tensor_parallel_size": config.gpus_per_replica,
+        "tensor_parallel_size": config.gpus_per_replica // config.pipeline_parallel,
+        **spread,
         **engine.engine_args,
     }
 

@@ -29,6 +29,8 @@ MIXED = [{"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 1.0}, {"CPU": 4.0}]
     [
         ({"teacher": {"engine": "echo", "replicas": {"min": 2, "max": 4}, "gpus_per_replica": 4}}, "label",
          ResourceRequest("teacher.replicas.min x gpus_per_replica", 2, 4, reader_cpus=0.5)),
+        ({"teacher": {"engine": "vllm", "model": "m", "gpus_per_replica": 16, "pipeline_parallel": 2, "accelerator_type": "H100"}}, "label",
+         ResourceRequest("teacher.replicas.min x gpus_per_replica", 16, 1, custom=(("accelerator_type:H100", 0.001),), reader_cpus=0.5)),
         ({"training": {"workers": 3, "gpus_per_worker": 1}}, "train", ResourceRequest("training.workers", 3, 1)),
         ({"training": {"workers": 3, "min_workers": 1}}, "train", ResourceRequest("training.min_workers", 1, 0)),
         ({"evaluation": {"workers": 2}}, "evaluate", ResourceRequest("evaluation.workers", 2, 0)),
@@ -40,6 +42,13 @@ MIXED = [{"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 1.0}, {"CPU": 4.0}]
 )  # fmt: skip
 def test_a_stage_requests_its_actors(sections: dict[str, Any], stage: str, request_: ResourceRequest) -> None:
     assert request_ in resources.stage_requests(run_config(**sections), stage)
+
+
+def test_a_resource_that_no_node_has_is_named() -> None:
+    [request_] = resources.stage_requests(run_config({"engine": "echo", "resources": {"big-disk": 1.0}}), "label")
+    with pytest.raises(UserError, match=r"no node has big-disk, .*; there are CPU, GPU"):
+        check_resources(request_, [CPU_NODE, GPU_NODE])
+    check_resources(request_, [{**CPU_NODE, "big-disk": 1.0}])
 
 
 @pytest.mark.parametrize(

@@ -118,14 +118,12 @@ def test_a_full_queue_is_waited_for_and_other_refusals_are_named(tmp_path: Path,
     answer(folder, endpoint)
     assert len(folder.answered()) == 13
     endpoint.batch.room = 0
-    with pytest.raises(
-        StageFailedError, match=r"refuses batch .* too many tokens in the queue.*Lower teacher.remote.batch_rows"
-    ):
+    rule = r"refuses batch .* too many tokens in the queue.*Lower teacher.remote.batch_rows"
+    with pytest.raises(StageFailedError, match=rule):
         answer(Folder(tmp_path / "other", 9), endpoint)
     endpoint.batch.room, endpoint.batch.broken = 9, frozenset(range(3))
-    with pytest.raises(
-        StageFailedError, match=r"3 of 4 requests of batch .* failed, the first with: content is refused"
-    ):
+    rule = r"3 of 4 requests of batch .* failed, the first with: content is refused"
+    with pytest.raises(StageFailedError, match=rule):
         answer(Folder(tmp_path / "third", 9), endpoint)
 
 

@@ -13,6 +13,7 @@ from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import comparable_identity, label_identity
 from pipelines.label.output.commits import ScanRecord
 from pipelines.label.stage import check_label
+from pipelines.storage.fingerprint import model_fingerprint
 from pipelines.tasks import task_spec
 from tests.support.corpora import run_config, word_problem_rows, write_jsonl
 from tests.support.outcomes import reject, table
@@ -86,3 +87,19 @@ def test_another_parser_makes_other_labels_except_of_0_1(tmp_path: Path) -> None
     assert comparable_identity(identity, of_0_1) == of_0_1
     older = {**identity, "task": {**task, "parser": "1"}}
     assert comparable_identity(identity, older) == comparable_identity(identity, None) == identity
+
+
+def test_any_changed_weight_makes_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that recorded both ends of large files stay valid."""
+    monkeypatch.setattr("pipelines.storage.fingerprint._SAMPLED_BYTES", 16)  # 4 KiB are a large file
+    monkeypatch.setenv("RAYSTILL_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "model/model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(bytes(9000))
+    one = run(tmp_path, {"engine": "vllm", "model": str(weights.parent)})
+    before, sampled = label_identity(one), model_fingerprint(str(weights.parent))
+    earlier = {**before, "teacher": {**before["teacher"], "model": sampled}}
+    assert comparable_identity(before, earlier, one.teacher.model) == earlier
+    weights.write_bytes(bytes(4500) + b"x" + bytes(4499))
+    assert model_fingerprint(str(weights.parent)) == sampled
+    assert label_identity(one)["teacher"]["model"] != before["teacher"]["model"]

@@ -8,6 +8,7 @@ import pytest
 from pipelines.config import TeacherConfig
 from pipelines.errors import UserError
 from pipelines.label.engines.actor import TeacherSetup
+from pipelines.label.engines.placement import replica_arguments, replica_bundles
 from pipelines.label.teachers import vllm
 from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.vllm import VllmTeacher, check_engine_args, engine_arguments
@@ -72,15 +73,8 @@ def test_requests_follow_the_run_file(prompt: str, stops: list[str]) -> None:
 
 def test_further_sampling_settings_reach_the_engine() -> None:
     engine = FakeEngine()
-    sampling = {
-        "temperature": 0.7,
-        "top_k": 20,
-        "min_p": 0.1,
-        "repetition_penalty": 1.1,
-        "stop": ["END"],
-        "seed": None,
-        "max_tokens": 4,
-    }
+    further = {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ["END"], "seed": None}
+    sampling = {"temperature": 0.7, "max_tokens": 4, **further}
     answers(VllmTeacher(config(sampling=sampling), TASK, engine), word_problems(1))
     [found] = engine.parameters
     assert (found.top_k, found.min_p, found.repetition_penalty, found.stop, found.seed) == (20, 0.1, 1.1, ["END"], None)
@@ -113,3 +107,31 @@ def test_a_template_that_opens_a_thought_is_seen(opening: str, ends: bool, monke
     assert isinstance(found, Generation)
     assert found.samples[0].thoughts_end is ends
     assert ("(9 + 9)" in found.samples[0].text) is ends
+
+
+def test_replicas_may_span_nodes_and_need_resources() -> None:
+    several = config(gpus_per_replica=16, pipeline_parallel=2, accelerator_type="H100", resources={"rack": 1.0})
+    expected = {"tensor_parallel_size": 8, "pipeline_parallel_size": 2, "distributed_executor_backend": "ray"}
+    assert engine_arguments(several).items() >= expected.items()
+    first, *others = replica_bundles(several)
+    assert first == {"GPU": 1.0, "CPU": 1.0, "rack": 1.0, "accelerator_type:H100": 0.001}
+    assert others == [{"GPU": 1.0, "CPU": 1.0, "accelerator_type:H100": 0.001}] * 15
+    arguments = replica_arguments(several, "group")
+    assert (arguments["num_gpus"], arguments["ray_remote_args_fn"].args[0]) == (0, [first, *others])
+    one = config(gpus_per_replica=8, accelerator_type="H100", resources={"rack": 1.0})
+    expected = {"num_cpus": 1, "num_gpus": 8, "resources": {"rack": 1.0}, "accelerator_type": "H100"}
+    assert replica_arguments(one, "group") == expected
+    assert "distributed_executor_backend" not in engine_arguments(one)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "rank"), [('{"r": 8}', 8), ('{"r": 20}', 32), ('{"r": 999}', None), ('{"r": "x"}', None), ("{", None)]
+)
+def test_an_adapter_answers_with_the_rank_that_it_has(tmp_path: Path, adapter: str, rank: int | None) -> None:
+    (tmp_path / "adapter_config.json").write_text(adapter)
+    settings = config(vllm={"lora": str(tmp_path)})
+    if rank is None:
+        with pytest.raises(UserError, match=r"teacher.vllm.lora"):
+            engine_arguments(settings)
+        return
+    assert engine_arguments(settings).items() >= {"enable_lora": True, "max_lora_rank": rank}.items()
