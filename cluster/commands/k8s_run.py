@@ -11,9 +11,10 @@ import click
 
 from cluster.jobs.job import DetachedError, JobFailedError
 from cluster.kubernetes.api import Api, connect
-from cluster.kubernetes.checks import check_gpus, check_place, check_references, check_rights, dry_run
+from cluster.kubernetes.checks import check_gpus, check_place, check_references, check_rights, check_students, dry_run
 from cluster.kubernetes.follow import follow
 from cluster.kubernetes.job import StageJob, stage_job
+from cluster.kubernetes.objects import Object
 from cluster.kubernetes.overlay import find_overlay, render, stage_objects
 from cluster.kubernetes.state import JobState
 from cluster.kubernetes.submit import find_running, submit
@@ -67,9 +68,9 @@ def print_plan(
     folder = find_overlay(overlay)
     run = load_run(run_file, overrides)
     check_run(run, COMMANDS[stage], Needs.RUN_FILE)
-    jobs = _jobs(run, stage, folder)
-    api = None if offline else _checked(context, jobs, folder)
-    gpus = [*(stage_step(run, job) for job in jobs), *endpoint_gpus(render(folder))]
+    jobs, shared = _jobs(run, stage, folder), render(folder)
+    api = None if offline else _checked(context, jobs, folder, shared)
+    gpus = [*(stage_step(run, job) for job in jobs), *endpoint_gpus(shared)]
     plan = KubernetesPlan(overlay=str(folder), run=run.name, jobs=[planned_job(api, job) for job in jobs], gpus=gpus)
     print(plan.model_dump_json(indent=2) if as_json else "\n".join(plan_lines(plan)))
 
@@ -84,7 +85,7 @@ def _jobs(run: RunConfig, stage: str, folder: Path, *, replace: bool = False) ->
     return jobs
 
 
-def _checked(context: str | None, jobs: list[StageJob], folder: Path) -> Api:
+def _checked(context: str | None, jobs: list[StageJob], folder: Path, shared: list[Object]) -> Api:
     api = connect(context)
     check_rights(api, "plan", jobs[0].namespace)
     check_place(api, jobs[0].namespace)
@@ -92,6 +93,7 @@ def _checked(context: str | None, jobs: list[StageJob], folder: Path) -> Api:
         if find_running(api, job) is None:
             check_references(api, job.rayjob, folder, job.overlay_map)
             dry_run(api, job)
+    check_students(api, shared)
     return api
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,26 +230,44 @@ def connect(context: str | None = None) -> Api:
     configuration, files = client.Configuration(), kubeconfig_files()
     if files and not any(Path(file).expanduser().is_file() for file in files.split(os.pathsep)):
         raise UserError(f"KUBECONFIG {files}", "there is no such file", "Correct it, or unset it for ~/.kube/config.")
+    if not files and context:
+        raise UserError(f"--context {context}", "there is no kubeconfig to find it in", "Set KUBECONFIG.")
     configuration.retries = False  # a request that creates is not repeated; what polls tries again
     try:
-        if files:
-            config.load_kube_config(files, context, configuration, persist_config=False)
-        elif context:
-            raise UserError(f"--context {context}", "there is no kubeconfig to find it in", "Set KUBECONFIG.")
-        else:
+        if not files:
             config.load_incluster_config(configuration)
-    except UserError:
-        raise
+            return Api(client.ApiClient(configuration))
+        with tempfile.TemporaryDirectory(prefix="raystill-") as scratch:
+            config.load_kube_config(files, context, configuration, persist_config=False, temp_file_path=scratch)
+            connected = client.ApiClient(configuration)
+            _load_certificates(connected)
     except Exception as error:  # noqa: BLE001 - whatever its loader raises for a malformed file
         if not files:
             remedy = "Set KUBECONFIG, or put one at ~/.kube/config."
             raise UserError("kubeconfig", "there is none, and this process runs in no pod", remedy) from None
         what = f"its context {context} or what that names" if context else "its current context or what that names"
         rule = f"{what} is missing or malformed ({type(error).__name__})"
-        raise UserError(
-            f"kubeconfig {files}", rule, "Compare `kubectl config view`; `kubectl config get-contexts` lists them."
-        ) from None
-    return Api(client.ApiClient(configuration))
+        remedy = "Compare `kubectl config view`; `kubectl config get-contexts` lists them."
+        raise UserError(f"kubeconfig {files}", rule, remedy) from None
+    return Api(connected)
+
+
+def _load_certificates(client: Any) -> None:
+    """Read the kubeconfig's certificates now: their temporary files do not outlive the call of `connect`."""
+    from urllib3.util.ssl_ import create_urllib3_context
+
+    settings = client.configuration
+    tls = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE)
+    if settings.ssl_ca_cert:
+        tls.load_verify_locations(settings.ssl_ca_cert)
+    else:
+        tls.load_default_certs()
+    if settings.cert_file:
+        tls.load_cert_chain(settings.cert_file, settings.key_file)
+    options = client.rest_client.pool_manager.connection_pool_kw
+    for name in ("ca_certs", "ca_cert_data", "cert_file", "key_file"):
+        options.pop(name, None)
+    options["ssl_context"] = tls
 
 
 def _lines(response: Any) -> Iterator[str]:

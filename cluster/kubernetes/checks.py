@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from cluster.kubernetes.api import Api, ApiError
 from cluster.kubernetes.job import StageJob
@@ -27,10 +28,13 @@ from cluster.kubernetes.objects import (
     SECRET,
     Kind,
     Object,
+    cluster_spec,
     groups,
+    name_of,
+    named,
     pod_templates,
     titled,
-)  # fmt: skip
+)
 from cluster.kubernetes.overlay import render
 from cluster.session.resources import amounts, check_resources, stage_requests
 from pipelines.config import RunConfig
@@ -62,7 +66,7 @@ RIGHTS: dict[str, tuple[Right, ...]] = {
         Right("create", RAYJOB), Right("delete", RAYJOB), Right("create", CONFIG_MAP), Right("patch", CONFIG_MAP),
         Right("delete", CONFIG_MAP), *_FOLLOW,
     ),
-    "plan": (Right("get", RAYJOB), Right("create", RAYJOB), Right("create", CONFIG_MAP)),
+    "plan": (*(Right("get", kind) for kind in (RAYJOB, RAYSERVICE)), *(Right("create", kind) for kind in (RAYJOB, CONFIG_MAP))),
     "status": (Right("list", RAYJOB), Right("list", RAYSERVICE), *_FOLLOW[1:]),
     "logs": (*_FOLLOW, Right("list", RAYJOB)),
     "stop": (Right("get", RAYJOB), Right("list", RAYJOB), Right("delete", RAYJOB), Right("list", RAYCLUSTER)),
@@ -102,15 +106,15 @@ def check_place(api: Api, namespace: str) -> None:
 
 def missing_namespace(namespace: str) -> UserError:
     """The error for a namespace that does not exist."""
-    remedy = f"Create it (`kubectl create namespace {namespace}`; k8s/README.md, Install), or correct the overlay's namespace."
+    remedy = (
+        "Create it (k8s/README.md, Install; docs/kubernetes.md, A second team), or correct the overlay's namespace."
+    )
     return UserError(f"namespace {namespace}", "it does not exist", remedy)
 
 
 def ending_namespace(namespace: str) -> UserError:
     """The error for a namespace that takes no new objects."""
-    remedy = (
-        f"Wait for its end: `kubectl wait --for=delete namespace/{namespace}`. If it hangs: k8s/README.md, Teardown."
-    )
+    remedy = f"Wait for its end: `kubectl wait --for=delete namespace/{namespace}`. If it hangs: docs/kubernetes.md, Teardown."
     return UserError(f"namespace {namespace}", "it is being deleted and takes no new objects", remedy)
 
 
@@ -248,6 +252,25 @@ def refusal(error: ApiError, kind: Kind, job: StageJob) -> UserError | ApiError:
             f"{kind.name} {job.name}", f"the API server refuses it: {error.message}", "Correct the overlay."
         )
     return error
+
+
+def check_students(api: Api, objects: Sequence[Object]) -> None:
+    """Raise UserError if applying the overlay's endpoint would leave a name without a running student.
+
+    Another generation of the endpoint starts a second cluster, and so may change every name.
+    """
+    from serving.deploy.versions import check_names_stay, students_of
+
+    for new in named(objects, RAYSERVICE.name):
+        old = api.get(RAYSERVICE, new["metadata"]["namespace"], name_of(new))
+        if old is not None and _generation(old) == _generation(new):
+            before, after = (students_of(yaml.safe_load(one["spec"]["serveConfigV2"]) or {}) for one in (old, new))
+            check_names_stay(before, after)
+
+
+def _generation(service: Object) -> object:
+    template = cluster_spec(service)["headGroupSpec"]["template"]
+    return (template.get("metadata", {}).get("annotations") or {}).get("raystill.io/generation")
 
 
 def _listed(fields: Iterable[str]) -> str:

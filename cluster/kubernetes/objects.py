@@ -13,6 +13,8 @@ GPU = "nvidia.com/gpu"
 HEAD = "head"
 """Name of the group of a cluster's head."""
 PART = "raystill.io/part"
+NODE = "raystill.io/node"
+"""A label of every pod: head, worker or submitter."""
 OURS = "app.kubernetes.io/part-of=raystill"
 """Label of all objects that an overlay renders for people to see and delete."""
 _UNLIMITED = 2**31 - 1
@@ -48,6 +50,7 @@ class Kind:
 RAYJOB = Kind("ray.io/v1", "RayJob", "rayjobs")
 RAYSERVICE = Kind("ray.io/v1", "RayService", "rayservices")
 RAYCLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
+RAYCRONJOB = Kind("ray.io/v1", "RayCronJob", "raycronjobs")
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")

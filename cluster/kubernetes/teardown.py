@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from cluster.kubernetes.api import Api, ApiError
 from cluster.kubernetes.objects import (
     CLAIM,
+    NODE,
     OURS,
     POD,
     RAYCLUSTER,
+    RAYCRONJOB,
     RAYJOB,
     RAYSERVICE,
     Kind,
@@ -27,8 +29,8 @@ from cluster.kubernetes.submit import POLL_S, delete_job
 from pipelines.errors import StageFailedError
 from pipelines.runtime.durations import duration
 
-RAY = (RAYJOB, RAYSERVICE, RAYCLUSTER)
-"""In this order: a job or a service would start a deleted cluster again."""
+RAY = (RAYCRONJOB, RAYJOB, RAYSERVICE, RAYCLUSTER)
+"""In this order: a schedule starts jobs, and a job or a service starts a deleted cluster again."""
 _STOPPED_S = 420.0
 """Longer than the grace period of any of our pods, 330 s."""
 
@@ -71,19 +73,16 @@ def take_down(
     Raises:
         StageFailedError: Ray's objects do not end; nothing else is deleted.
     """
-    deleted = []
-    for kind in RAY:
-        for found in api.list(kind, namespace, labels=OURS):
+    deleted, rays = [], [kind for kind in RAY if api.kind(kind.api_version, kind.name)]
+    for kind in rays:
+        for found in _listed(api, kind, namespace):
             api.delete(kind, namespace, name_of(found))
             deleted.append(f"{kind.name}/{name_of(found)}")
     say(f"waiting for the end of {', '.join(deleted) or 'pods'}")
 
     def left() -> list[str]:
-        rays = [
-            found for kind in RAY for found in api.list(kind, namespace, labels=OURS if kind is not RAYCLUSTER else "")
-        ]
-        pods = api.list(POD, namespace, labels="ray.io/node-type")
-        return [*map(_left, rays), *map(_left, pods)]
+        objects = [found for kind in rays for found in _listed(api, kind, namespace)]
+        return [*map(_left, objects), *map(_left, api.list(POD, namespace, labels=NODE))]
 
     _wait(left, namespace, _STOPPED_S)
     kept = []
@@ -97,6 +96,17 @@ def take_down(
         elif _delete(api, known, found):
             deleted.append(titled(found))
     return Removed(tuple(deleted), tuple(kept))
+
+
+def _listed(api: Api, kind: Kind, namespace: str) -> list[Object]:
+    """Raystill's objects of a kind. The operator gives the clusters that it makes none of our labels, but to their pods."""
+    if kind is not RAYCLUSTER:
+        return api.list(kind, namespace, labels=OURS)
+    return [found for found in api.list(kind, namespace) if NODE in _pod_labels(found)]
+
+
+def _pod_labels(cluster: Object) -> Object:
+    return dict(cluster["spec"]["headGroupSpec"]["template"].get("metadata", {}).get("labels") or {})
 
 
 def _in_order(objects: Iterable[Object]) -> list[Object]:

@@ -1,4 +1,4 @@
-"""What the operator, the scheduler and the kubelets write while a job starts and ends, in their words."""
+"""What operator, scheduler and kubelets write while a job starts and ends, in their words."""
 
 from typing import Any
 
@@ -6,81 +6,59 @@ from tests.support.fake_kubernetes import FakeKubernetes, Scene
 
 CLUSTER = "raystill-word-problems-label-abcde"
 NO_GPU = (
-    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/3 nodes are available: "
-    "3 No preemption victims found for incoming pod."
+    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No victims found."
 )
-QUOTA = (
-    'failed to create worker Pod: pods "w-1" is forbidden: exceeded quota: team, requested: requests.nvidia.com/gpu=1, '
-    "used: requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"
-)
-NOT_FOUND = (
-    'Back-off pulling image "registry.example.com/raystill:1": ErrImagePull: rpc error: code = NotFound desc = failed to pull and unpack '
-    'image "registry.example.com/raystill:1": failed to resolve reference "registry.example.com/raystill:1": not found'
-)
-TIMED_OUT = 'failed to pull image "registry.example.com/raystill:1": dial tcp 10.0.0.9:443: i/o timeout'
+QUOTA = 'pods "w-1" is forbidden: exceeded quota: team, requested: requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=4'
+NOT_FOUND = 'Back-off pulling image "registry.example.com/raystill:1": failed to resolve reference: not found'
+TIMED_OUT = "failed to pull image: dial tcp 10.0.0.9:443: i/o timeout"
 
 
-def phase(deployment: str, job: str = "", *, message: str = "", reason: str = "", failed: int = 0) -> Scene:
+def phase(deployment: str, job: str = "", message: str = "", reason: str = "") -> Scene:
     """KubeRay's status of the job."""
-    status: dict[str, Any] = {
-        "jobDeploymentStatus": deployment, "jobStatus": job, "rayClusterName": CLUSTER, "message": message, "reason": reason,
-        "failed": failed, "startTime": "2026-12-01T10:00:00Z", "jobId": "raystill-abcde",
-    }  # fmt: skip
-
-    def scene(server: FakeKubernetes) -> None:
-        server.newest("rayjobs")["status"] = status
-
-    return scene
+    status = {"jobDeploymentStatus": deployment, "jobStatus": job, "rayClusterName": CLUSTER}
+    return lambda server: server.all("rayjobs")[-1].update(status={**status, "message": message, "reason": reason})
 
 
-def cluster(*, wanted: int = 1, ready: int = 0, failure: str = "") -> Scene:
-    """The status of its RayCluster."""
-    conditions = (
-        [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateWorkerPod", "message": failure}]
-        if failure
-        else []
-    )
+def cluster(wanted: int = 1, ready: int = 0, failure: str = "") -> Scene:
+    """Its RayCluster."""
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateWorkerPod", "message": failure}
+    conditions = [condition] if failure else []
     status = {"desiredWorkerReplicas": wanted, "readyWorkerReplicas": ready, "conditions": conditions}
-    return lambda server: void(server.put("rayclusters", {"metadata": {"name": CLUSTER}, "status": status}))
+    head = {"template": {"metadata": {"labels": {"raystill.io/node": "head"}}}}
+    found = {"metadata": {"name": CLUSTER}, "spec": {"headGroupSpec": head}, "status": status}
+    return lambda server: void(server.put("rayclusters", found))
 
 
-def pod(
-    who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = None, phase: str = "Pending", name: str = ""
-) -> Scene:
-    """A pod of the cluster, or the submitter of the job."""
-    labels = {"ray.io/cluster": CLUSTER, "ray.io/node-type": who}
+def pod(who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = None, name: str = "") -> Scene:
+    """A pod of the cluster, or the job's submitter. It runs, unless it says why not."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}
-    state = {"waiting": dict(zip(("reason", "message"), waiting, strict=True))} if waiting else {"running": {}}
+    state: dict[str, Any] = {"waiting": {"reason": waiting[0], "message": waiting[1]}} if waiting else {"running": {}}
     status = {
-        "phase": phase,
+        "phase": "Pending" if unscheduled or waiting else "Running",
         "conditions": [condition] if unscheduled else [],
-        "containerStatuses": []
-        if unscheduled
-        else [{"name": "ray", "image": "registry.example.com/raystill:1", "state": state}],
+        "containerStatuses": [] if unscheduled else [{"image": "registry.example.com/raystill:1", "state": state}],
     }
 
     def scene(server: FakeKubernetes) -> None:
-        own = {"job-name": server.newest("rayjobs")["metadata"]["name"]} if who == "submitter" else labels
-        server.put("pods", {"metadata": {"name": name or f"{who}-1", "labels": own}, "status": status})
+        job = server.all("rayjobs")[-1]["metadata"]["name"]
+        of_cluster = {"ray.io/cluster": CLUSTER, "ray.io/node-type": who, "raystill.io/node": who}
+        labels = {"job-name": job} if who == "submitter" else of_cluster
+        server.put("pods", {"metadata": {"name": name or f"{who}-1", "labels": labels}, "status": status})
 
     return scene
 
 
-def event(name: str, reason: str, message: str) -> Scene:
-    """A warning about an object; an empty name means the job."""
-
-    def scene(server: FakeKubernetes) -> None:
-        of = name or server.newest("rayjobs")["metadata"]["name"]
-        found = {"metadata": {"name": f"{of}.{reason}"}, "type": "Warning", "reason": reason, "message": message}
-        server.put("events", found | {"involvedObject": {"name": of}, "lastTimestamp": "2026-12-01T10:00:01Z"})
-
-    return scene
+def mount_failure(message: str) -> Scene:
+    """A warning about the head's pod."""
+    event = {"type": "Warning", "reason": "FailedMount", "message": message, "involvedObject": {"name": "head-1"}}
+    return lambda server: void(server.put("events", {"metadata": {"name": "head-1.1"}, **event}))
 
 
 def log(*lines: str) -> Scene:
-    """More of the submitter's log."""
+    """The job runs, and its submitter writes."""
 
     def scene(server: FakeKubernetes) -> None:
+        together(phase("Running", "RUNNING"), cluster(ready=1), pod("submitter"))(server)
         known = server.logs.setdefault("submitter-1", [])
         known += [f"2026-12-01T10:00:05.{len(known) + number:09d}Z {line}" for number, line in enumerate(lines)]
 
@@ -89,12 +67,7 @@ def log(*lines: str) -> Scene:
 
 def together(*scenes: Scene) -> Scene:
     """Several at once."""
-
-    def scene(server: FakeKubernetes) -> None:
-        for one in scenes:
-            one(server)
-
-    return scene
+    return lambda server: void([scene(server) for scene in scenes])
 
 
 def void(value: object) -> None:

@@ -6,44 +6,45 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
+from cluster.cli import main
 from cluster.kubernetes import follow, overlay, submit, teardown
-from tests.support.fake_kubernetes import FakeKubernetes, Object, serving
-from tests.support.k8s.rendering import render
+from tests.support.fake_kubernetes import FakeKubernetes, serving
+from tests.support.k8s.rendering import K8S, render
 
 TOKEN = "kubeconfig-token-that-nothing-may-show"
+DEV = str(K8S / "overlays" / "dev-cpu")
+RUN_FILE = f"{DEV}/run/run.yaml"
 
 
-def write_kubeconfig(file: Path, url: str) -> Path:
-    tree = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "here",
-        "clusters": [{"name": "here", "cluster": {"server": url}}],
-        "users": [{"name": "ann", "user": {"token": TOKEN}}],
-        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "ann", "namespace": "other"}}],
-    }  # fmt: skip
-    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+def k8s(command: str, *arguments: str) -> Result:
+    return CliRunner(catch_exceptions=False).invoke(main, ["k8s", command, *arguments])
+
+
+def run(*arguments: str, stage: str = "label") -> Result:
+    return k8s("run", RUN_FILE, "--overlay", DEV, "--stage", stage, *arguments)
+
+
+def write_kubeconfig(file: Path, url: str, user: object) -> Path:
+    context = {"name": "here", "context": {"cluster": "here", "user": "ann"}}
+    tree = {"current-context": "here", "contexts": [context], "users": [user]}
+    file.write_text(yaml.safe_dump({**tree, "clusters": [{"name": "here", "cluster": {"server": url}}]}))
     return file
-
-
-def rendered(folder: Path) -> list[Object]:
-    """As `overlay.render`, but each folder once for all tests."""
-    return copy.deepcopy(list(render(folder)))
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
-    """With the shared objects of an overlay, as an administrator applies them. The clock of the command runs fast."""
+    """With the objects that an administrator applies. The commands do not sleep, and render each folder once."""
     state = FakeKubernetes()
-    for plural, names in {
-        "serviceaccounts": ("raystill-head", "raystill-node", "raystill-submitter"),
-        "persistentvolumeclaims": ("raystill-models", "raystill-data"),
-    }.items():
-        for name in names:
-            state.put(plural, {"metadata": {"name": name}})
+    for plural, names in {"serviceaccounts": "head node submitter", "persistentvolumeclaims": "models data"}.items():
+        for name in names.split():
+            state.put(plural, {"metadata": {"name": f"raystill-{name}"}})
     for module in (follow, submit, teardown):
         monkeypatch.setattr(module, "POLL_S", 0.01)
     monkeypatch.setattr(follow, "_HOPELESS_S", 0.05)
-    monkeypatch.setattr(overlay, "render", rendered)
+    monkeypatch.setattr(overlay, "render", lambda folder: copy.deepcopy(list(render(folder))))
     with serving(state) as url:
-        monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", url)))
+        user = {"name": "ann", "user": {"token": TOKEN}}
+        monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", url, user)))
         yield state
