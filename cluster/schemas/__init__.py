@@ -16,7 +16,6 @@ FOLDER = Path(__file__).parent
 def models() -> dict[str, type[BaseModel]]:
     """Each schema's model, by the schema's name."""
     from cluster.kubernetes.plan import KubernetesPlan
-    from cluster.init.summary import InitSummary
     from cluster.kubernetes.settings import SettingsFile
     from cluster.kubernetes.state import JobState
     from cluster.planning.model import Plan
@@ -31,7 +30,6 @@ def models() -> dict[str, type[BaseModel]]:
         "comparison": ComparisonReport,
         "k8s_job": JobState,
         "k8s_plan": KubernetesPlan,
-        "init": InitSummary,
         "k8s_settings": SettingsFile,
         "label_details": LabelDetails,
         "manifest": Manifest,
