@@ -7,25 +7,20 @@ In: the value of `corpus.train`, `corpus.validation` or `corpus.test`, or a list
     data/                           a folder: the data files below it, sorted, except names that begin with `.` or `_`
     saved/  saved/train             a folder of `datasets.Dataset.save_to_disk`; a saved DatasetDict needs the split
     s3://bucket/data/*.jsonl?region=eu-west-1        any of these on an object store (storage/filesystems.py)
-    hf://OWNER/NAME:train  hf://OWNER/NAME/CONFIG:train  hf:///local/folder:train
-                                    a data set of the hub, which `datasets` loads into its cache on this machine
-
-Code of a data set never runs. Other machines see the cache only if HF_HOME is on a disk that they share.
+    hf://OWNER/NAME:train           a data set of the hub (hub.py)
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
-import re
 from typing import Any
 
 from pipelines.data.formats import format_of, suffixes
+from pipelines.data.hub import HUB, hub_files
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import ancestor, join, object_store_errors, open_filesystem, shown
 
-_HUB = "hf://"
-_HUB_FORM = re.compile(r"hf://(?P<name>/.+|[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?:(?P<split>\w[\w.-]*)")
 _SAVED, _SAVED_DICT = "state.json", "dataset_dict.json"
 _NO_DATA = {_SAVED, _SAVED_DICT, "dataset_info.json", "dataset_infos.json"}
 
@@ -76,8 +71,8 @@ def file_state(uri: str) -> str:
 def _expand(pattern: str, key: str) -> list[str]:
     from pyarrow.fs import FileType
 
-    if pattern.startswith(_HUB):
-        return _hub_files(pattern, key)
+    if pattern.startswith(HUB):
+        return hub_files(pattern, key)
     segments = _segments(pattern)
     wild = next((i for i, segment in enumerate(segments) if any(c in segment for c in "*?[")), None)
     with object_store_errors(pattern):
@@ -163,22 +158,3 @@ def _read_json(folder: str, name: str, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{key} {shown(uri)}", f"not JSON ({error})", "Save the data set again.") from error
     return content if isinstance(content, dict) else {}
-
-
-def _hub_files(uri: str, key: str) -> list[str]:
-    """Load one split through `datasets`, and name the Arrow files of its cache."""
-    where = f"{key} {uri}"
-    form = _HUB_FORM.fullmatch(uri)
-    if form is None:
-        raise UserError(where, "not hf://OWNER/NAME[/CONFIG]:SPLIT", "Write for example hf://openai/gsm8k/main:train.")
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(where, "the package `datasets` is not installed", "Install raystill[hub].") from error
-    try:
-        loaded = datasets.load_dataset(form["name"], form["config"], split=form["split"])
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        rule = f"`datasets` cannot load it ({' '.join(str(error).split())[:300]})"
-        remedy = "Check name, config, split and the way to the hub; or save it to disk and name the folder."
-        raise UserError(where, rule, remedy) from error
-    return [str(file["filename"]) for file in loaded.cache_files]

@@ -122,8 +122,10 @@ def _keys_of(file: TextFile, columns: list[str]) -> Halves:
 
 
 def _merged(*parts: AnswerIndex) -> AnswerIndex:
-    halves, first = np.unique(np.concatenate([part.halves for part in parts]), return_index=True)
-    return AnswerIndex(halves, np.concatenate([part.places for part in parts])[first])
+    all_halves = np.concatenate([np.empty(0, np.uint64), *(part.halves for part in parts)])
+    places = np.concatenate([np.empty(0, np.int64), *(part.places for part in parts)])
+    halves, first = np.unique(all_halves, return_index=True)
+    return AnswerIndex(halves, places[first])
 
 
 def _halves(keys: bytes) -> Halves:

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipelines.data.reader import check_columns, corpus_files
 from pipelines.errors import UserError
+from pipelines.storage.fingerprint import file_fingerprint
 from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import corpus_ids, word_problem_rows, write_jsonl
 
@@ -137,6 +140,29 @@ def test_code_in_a_dataset_never_runs(hub_folder: Path) -> None:
     assert not ran.exists()
     with pytest.raises(UserError, match="`datasets` cannot load it"):
         corpus_files(f"hf://{hub_folder}:validation", KEY)
+
+
+def test_files_of_a_revision_are_named_by_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is a folder here; what it serves was not tried."""
+    commit = "a1" * 20
+    folder = tmp_path / f"datasets/owner/name@{commit}/data"
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "train.jsonl", ROWS)
+    files = {"train": [f"hf://datasets/owner/name@{commit}/data/train.jsonl"], "test": ["https://host/test.jsonl"]}
+    builder = SimpleNamespace(config=SimpleNamespace(data_files=files))
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha=commit))
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, revision: builder if revision == commit else None)
+    local = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+    monkeypatch.setattr("pipelines.storage.filesystems._opened", lambda uri: (local, uri.removeprefix("hf://")))
+    named = "hf://owner/name:train@refs/pr/1"
+    assert corpus_files(named, KEY) == files["train"]
+    assert corpus_ids(named) == [row["id"] for row in ROWS]
+    assert file_fingerprint(files["train"][0]) == file_fingerprint(corpus_files(files["train"][0], KEY)[0])
+    for split, rule in (("dev", "it has no split dev.*train, test"), ("test", "not in the data set's own repository")):
+        with pytest.raises(UserError, match=rule):
+            corpus_files(f"hf://owner/name:{split}@main", KEY)
+    with pytest.raises(UserError, match="has no revision"):
+        corpus_files("hf:///a/folder:train@main", KEY)
 
 
 @pytest.mark.parametrize(
