@@ -56,14 +56,6 @@ def endpoint_steps(service: Object) -> list[Step]:
     ]
 
 
-def pods_too_few(service: Object) -> bool:
-    """True if the workers' maximum has no room for the first replicas of one more version."""
-    workers = next(group for group in groups(service) if group.name != "head")
-    students = _students(service)
-    least = sum(one for one, _ in students) + max((one for one, _ in students), default=0)
-    return least > workers.most * workers.gpus
-
-
 def _students(service: Object) -> list[tuple[int, int]]:
     """GPUs of each student's replicas: at least, at most."""
     config: dict[str, Any] = yaml.safe_load(service["spec"]["serveConfigV2"]) or {}

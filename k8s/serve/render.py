@@ -64,15 +64,28 @@ def write(overlay: Path) -> Path:
     """Write an overlay's serve-config.yaml.
 
     Raises:
-        UserError: as `rendered`, or requests would fail between the old configuration and the new one.
+        UserError: as `rendered`, the workers have too few GPUs, or requests would fail between the old configuration and the new one.
     """
     file, text = overlay / CONFIG, rendered(overlay)
+    _check_room(overlay, yaml.safe_load(text))
     if file.exists() and _generation(overlay) in (before := file.read_text(encoding="utf-8")):
         # Another generation starts a second cluster. The first one keeps its configuration.
         old, new = (students_of(yaml.safe_load(config)) for config in (before, text))
         check_names_stay(old, new)
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def _check_room(overlay: Path, config: dict[str, Any]) -> None:
+    """Raises UserError if the first replicas of all students never fit the workers: a new version would wait for ever."""
+    settings = read_settings(overlay)
+    students = [app["args"]["serving"] for app in config["applications"] if app["import_path"] != "serving.app:ingress"]
+    needed = sum(serving["replicas"]["min"] * serving["gpus_per_replica"] for serving in students)
+    if needed > (room := settings.endpoint.max * int(settings.worker.gpus)):
+        rule = f"the first replicas of {len(students)} students need {needed} GPUs, and endpoint.max x worker.gpus has {room}"
+        raise UserError(
+            str(overlay / "endpoint.yaml"), rule, "Raise endpoint.max in settings.yaml, or remove a version."
+        )
 
 
 def _generation(overlay: Path) -> str:

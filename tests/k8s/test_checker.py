@@ -10,7 +10,6 @@ import pytest
 from tests.k8s.checker import RULES, check
 from tests.k8s.checker.problem import Object
 from tests.k8s.checker.rules import parts, rule_problems
-from tests.support.k8s.quantities import quantity
 from tests.support.k8s.rendering import EXTERNALS, combined, needs_kustomize, overlay, with_components
 
 CASES = [(rule.id, number) for rule in RULES.values() for number in range(len(rule.breaks))]
@@ -100,14 +99,3 @@ def change(node: Any, path: str, value: Any) -> None:
         node.append(value)
     else:
         node[keys[-1]] = value
-
-
-@pytest.mark.parametrize(("text", "number"), [("24Gi", 24 * 2**30), ("500m", 0.5), ("2", 2), (2, 2), ("1.5k", 1500)])
-def test_quantities_have_binary_and_decimal_suffixes(text: str | int, number: float) -> None:
-    assert float(quantity(text)) == number
-
-
-@pytest.mark.parametrize("text", ["24GB", "-1", "", "Gi"])
-def test_other_texts_are_no_quantities(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a quantity"):
-        quantity(text)

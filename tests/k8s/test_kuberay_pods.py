@@ -73,22 +73,6 @@ def test_head_and_worker_get_token_and_addresses() -> None:
     assert {"name": "RAY_AUTH_TOKEN", "valueFrom": token} in waiting["env"]
 
 
-def test_a_variable_of_the_manifest_is_never_replaced() -> None:
-    service = students("dev-cpu").owner
-    own = {"name": "RAY_SERVE_KV_TIMEOUT_S", "value": "9"}
-    service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"].append(own)
-    names = [entry["name"] for entry in RayPods(service).head()["spec"]["containers"][0]["env"]]
-    assert names.count("RAY_SERVE_KV_TIMEOUT_S") == 1
-    assert variables(RayPods(service).head())["RAY_SERVE_KV_TIMEOUT_S"] == "9"
-
-
-def test_head_and_workers_get_fault_tolerance_variables() -> None:
-    head, worker = variables(students("prod-gpu").head()), variables(students("prod-gpu").worker())
-    assert head["RAY_REDIS_ADDRESS"].startswith("raystill-redis")
-    assert head["REDIS_PASSWORD"] == {"secretKeyRef": {"name": "raystill-redis", "key": "password"}}
-    assert worker["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
-
-
 def test_a_service_worker_is_ready_when_its_proxy_is() -> None:
     pods = students("dev-cpu")
     health = {"path": "/api/healthz", "port": 52365}
@@ -101,15 +85,3 @@ def test_a_service_worker_is_ready_when_its_proxy_is() -> None:
     )
     (job,) = (o for o in render(K8S / "overlays" / "dev-cpu" / "label") if o["kind"] == "RayJob")
     assert RayPods(job).worker()["spec"]["containers"][0]["readinessProbe"]["httpGet"] == health
-
-
-def test_a_submitter_submits_once_and_follows() -> None:
-    (job,) = (o for o in render(K8S / "overlays" / "dev-cpu" / "train") if o["kind"] == "RayJob")
-    pod = RayPods(job).submitter()
-    (script,) = pod["spec"]["containers"][0]["args"]
-    job_id, address = "raystill-train-x7k2p", f"--address http://{HEAD.replace('students', 'train')}:8265"
-    assert script.endswith(
-        f"if ! ray job status {address} {job_id} >/dev/null 2>&1 ; then ray job submit {address} --no-wait "
-        f"--submission-id {job_id} -- raystill train /config/run.yaml ; fi ; ray job logs {address} --follow {job_id}"
-    )
-    assert variables(pod)["RAY_AUTH_MODE"] == "token"

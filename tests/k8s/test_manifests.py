@@ -14,7 +14,6 @@ import yaml
 from pipelines.config import RunConfig
 from pipelines.config.load import parse_run
 from tests.support.k8s.commands import parsed_arguments, run_of
-from tests.support.k8s.dashboards import CHAIN, SERVING
 from tests.support.k8s.rendering import (
     EXTERNALS,
     K8S,
@@ -208,11 +207,3 @@ def test_the_readme_names_components_overlays_and_secrets() -> None:
         assert f"`{folder.name}`" in text, folder
     for kind, _, secret in (name.partition("/") for name in EXTERNALS):
         assert kind != "Secret" or secret in text, secret
-
-
-@needs_kustomize
-@pytest.mark.parametrize("file", [SERVING, CHAIN], ids=lambda file: file.stem)
-def test_dashboards_are_config_maps_for_grafana(file: Path) -> None:
-    found = named(overlay("prod-gpu"), "ConfigMap", f"raystill-{file.stem}")
-    assert found["data"][file.name] == file.read_text(encoding="utf-8")
-    assert found["metadata"]["labels"] == {"grafana_dashboard": "1"}

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -187,15 +186,6 @@ def bases_with(scratch: Path, *components: str) -> list[Object]:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_components_pass_on_all_bases(component: str, tmp_path: Path) -> None:
     assert_passes(bases_with(tmp_path, component))
-
-
-@needs_kustomize
-@pytest.mark.full
-def test_pairs_of_components_pass_on_all_bases(tmp_path: Path) -> None:
-    for number, (first, second) in enumerate(itertools.combinations(COMPONENTS, 2)):
-        scratch = tmp_path / str(number)
-        scratch.mkdir()
-        assert_passes(bases_with(scratch, first, second))
 
 
 def test_the_argo_cd_application_passes() -> None:

@@ -102,6 +102,7 @@ def test_the_runbook_says_the_gpus_of_each_change(tmp_path: Path) -> None:
     objects = overlay("prod-gpu", with_components(tmp_path, ["incremental-upgrade"]))
     incremental = endpoint_steps(named(objects, "RayService", "raystill-students"))[2]
     assert stated == [*steps, (incremental.least, incremental.most)]
+    assert {step.most for step in endpoint_steps(named(overlay("dev-cpu"), "RayService", "raystill-students"))} == {0}
 
 
 def test_contributing_names_the_packages_that_tests_call() -> None:

@@ -104,6 +104,13 @@ def test_a_name_keeps_a_running_student(before: list[str], after: list[str], mat
     assert file.read_text(encoding="utf-8") == rendered(folder)
 
 
+def test_versions_that_never_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"first replicas of 3 students need 6 GPUs, and endpoint.max x worker.gpus has 4\. Raise"
+    ):
+        write(with_students(tmp_path / "mine", "a@1=/1", "a@2=/2", "b=/b"))
+
+
 @needs_kustomize
 @each_overlay
 def test_the_rayservice_has_the_config(name: str) -> None:

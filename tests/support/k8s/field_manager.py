@@ -2,14 +2,14 @@
 
 A model of kubernetes-sigs/structured-merge-diff (merge/update.go, typed/compare.go) for custom resources: managers own leaf fields, a list
 without x-kubernetes-list-type is one leaf, and an apply conflicts if it changes a leaf that another manager owns. Defaults of the CRD are
-set after each write, so a live object differs from the manifest that made it.
+set after each write, so a live object differs from the manifest that made it. The order of list entries is not modelled.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,21 +183,14 @@ def _set_defaults(value: Any, schema: Object) -> None:
 
 
 def _remove(value: Any, path: Path) -> None:
-    for parent in _parents(value, path[:-1]):
-        if isinstance(parent, dict):
-            parent.pop(path[-1], None)
-        elif isinstance(path[-1], tuple):
-            parent[:] = [entry for entry in parent if not _is(entry, path[-1])]
-
-
-def _parents(value: Any, path: Path) -> Iterator[Any]:
-    for step in path:
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list):
-            value = next((entry for entry in value if _is(entry, step)), None)
-    if value is not None:
-        yield value
+    *above, last = path
+    for step in above:
+        inside = [value.get(step)] if isinstance(value, dict) else [e for e in value or () if _is(e, step)]
+        value = inside[0] if inside else None
+    if isinstance(value, dict):
+        value.pop(last, None)
+    elif value:
+        value[:] = [entry for entry in value if not _is(entry, last)]
 
 
 def _is(entry: Any, step: Any) -> bool:

@@ -10,10 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.kubernetes.endpoint_gpus import endpoint_steps, pods_too_few
-from cluster.kubernetes.settings import FILE, Settings, SettingsFile, read_settings
+from cluster.kubernetes.settings import FILE, SettingsFile, read_settings
 from pipelines.errors import UserError
-from tests.support.k8s.rendering import K8S, Object, each_overlay, named, needs_kustomize, overlay, with_components
+from tests.support.k8s.rendering import K8S, each_overlay, named, needs_kustomize, overlay, with_components
 
 
 def edited(tmp_path: Path, name: str, old: str, new: str) -> Path:
@@ -98,25 +97,3 @@ def test_the_json_schema_agrees(name: str) -> None:
     tree["spec"]["worker"]["cpu"] = "0.5"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(tree, schema)
-    assert Settings.model_validate(tree["spec"] | {"worker": {**tree["spec"]["worker"], "cpu": "1"}})
-
-
-@needs_kustomize
-def test_a_change_of_the_endpoint_says_its_gpus(tmp_path: Path) -> None:
-    service: Object = named(overlay("prod-gpu"), "RayService", "raystill-students")
-    steps = {step.name: (step.least, step.most) for step in endpoint_steps(service)}
-    assert steps == {
-        "now": (2, 4),
-        "one more version": (4, 4),
-        "another image or generation": (4, 8),
-        "a rollback within 180 s of its end": (6, 12),
-    }
-    assert not pods_too_few(service)
-    incremental = named(
-        overlay("prod-gpu", with_components(tmp_path, ["incremental-upgrade"])), "RayService", "raystill-students"
-    )
-    assert [(s.least, s.most) for s in endpoint_steps(incremental)] == [(2, 4), (4, 4), (3, 6), (3, 6)]
-    incremental["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["maxReplicas"] = 3
-    assert pods_too_few(incremental)
-    cpu = named(overlay("dev-cpu"), "RayService", "raystill-students")
-    assert {step.most for step in endpoint_steps(cpu)} == {0}
