@@ -29,6 +29,9 @@ UNIT := not integration and not gpu and not full
 # One thread per process: the small tensors of tests gain nothing from more, and threads wait on busy cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RAY_PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m tests
+# A worker that dies ends the run, with the name of its test. pytest-xdist would run that test again and wait forever once it has killed
+# every worker. The session timeout stops the run between two tests; tests/support/run_limits.py ends tests that hang.
+PARALLEL := --dist loadfile --max-worker-restart 0
 # Half of a test's time is waiting or start-up on one core.
 WORKERS = $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min($(1), usable_cpus()))")
 
@@ -71,10 +74,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY) ## tests without Ray, files in parallel
-	$(PYTEST) -m "$(UNIT)" --dist loadfile --numprocesses $(call WORKERS,8)
+	$(PYTEST) -m "$(UNIT)" --session-timeout 1200 $(PARALLEL) --numprocesses $(call WORKERS,8)
 
 integration: $(READY) ## tests on real vLLM, DeepSpeed and Serve
-	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 400 --dist loadfile --numprocesses $(call WORKERS,2)
+	$(RAY_PYTEST) -m "integration and not gpu and not full" --timeout 300 --session-timeout 2400 $(PARALLEL) --numprocesses $(call WORKERS,2)
 
 test-full: $(READY) ## tests too long for CI
 	$(RAY_PYTEST) -m "full and not gpu" --timeout 1800

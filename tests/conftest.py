@@ -9,6 +9,7 @@ import pytest
 from tests.support.object_store import s3, s3_server
 
 __all__ = ["s3", "s3_server"]
+pytest_plugins = ["tests.support.run_limits"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The last handler, since it is the first one registered. tests/__main__.py says why no destructors may run after Ray.
