@@ -259,11 +259,11 @@ def check_students(api: Api, objects: Sequence[Object]) -> None:
 
     Another generation of the endpoint starts a second cluster, and so may change every name.
     """
-    from serving.deploy.versions import check_names_stay, students_of
-
     for new in named(objects, RAYSERVICE.name):
         old = api.get(RAYSERVICE, new["metadata"]["namespace"], name_of(new))
         if old is not None and _generation(old) == _generation(new):
+            from serving.deploy.versions import check_names_stay, students_of
+
             before, after = (students_of(yaml.safe_load(one["spec"]["serveConfigV2"]) or {}) for one in (old, new))
             check_names_stay(before, after)
 
