@@ -58,6 +58,27 @@ def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_j
 
 
 @main.command()
+@click.argument("corpus", metavar="CORPUS", required=False)
+@click.option("--output", metavar="FILE", help="The run file to write.  [default: NAME.yaml, after the corpus]")
+@click.option("--task", "own_task", is_flag=True, help="Write a task file and its test, too; without CORPUS, only these.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object on stdout.")
+def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) -> None:
+    """Write a run file for your corpus.
+
+    Looks at format, encoding, columns, gold labels and ids, guesses the task, and writes a commented run file for a small teacher. It
+    overwrites nothing. CORPUS is a file, folder, glob or URI.
+
+    \b
+    Examples:
+      raystill init tickets.csv
+      raystill init 'data/*.jsonl' --output mail.yaml --task
+    """
+    from cluster.commands.init import run_init
+
+    run_init(corpus, output, own_task=own_task, as_json=as_json)
+
+
+@main.command()
 @click.argument("run_file", metavar="RUN")
 @click.option("--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="Rendered prompts to print.")
 @click.option(

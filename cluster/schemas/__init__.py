@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Each schema's model, by the schema's name."""
+    from cluster.init.summary import InitSummary
     from cluster.kubernetes.plan import KubernetesPlan
     from cluster.kubernetes.settings import SettingsFile
     from cluster.kubernetes.state import JobState
@@ -28,6 +29,7 @@ def models() -> dict[str, type[BaseModel]]:
 
     return {
         "comparison": ComparisonReport,
+        "init": InitSummary,
         "k8s_job": JobState,
         "k8s_plan": KubernetesPlan,
         "k8s_settings": SettingsFile,

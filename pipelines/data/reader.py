@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from pipelines.data.files import corpus_files, file_format, file_size, file_state
 from pipelines.data.formats import cuts, records
+from pipelines.data.formats.text_encoding import conversion
 from pipelines.data.nested import value_at
 from pipelines.errors import BadRowError, UserError
 from pipelines.storage.filesystems import shown
@@ -138,9 +139,8 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
         raise UserError(where, "the corpus is empty", "Give a corpus with at least one row.")
     if not columns:
         rule = f"none of its first {count} rows can be read ({problem or 'all values are null'})"
-        raise UserError(
-            where, rule, "Give JSON Lines with one object per line, an array, CSV with a header, Parquet or Arrow."
-        )
+        remedy = "Give JSON Lines with one object per line, an array, CSV with a header, Parquet or Arrow."
+        raise UserError(where, rule, _conversion(files[0]) or remedy)
     known = ["id", "gold", *task.required, *task.optional]
     unknown = [name for name in fields if name not in known]
     if unknown:
@@ -155,6 +155,13 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
         if missing[0] in nested_problems:
             rule = f"none of its first {count} rows has one value for `{missing[0]}` ({nested_problems[missing[0]]})"
         raise UserError(where, rule, "Name its column in corpus.fields, nested ones as in data.question.")
+
+
+def _conversion(uri: str) -> str:
+    """How to convert a text file that is not UTF-8. Empty for other files."""
+    kind = file_format(uri)
+    found = conversion(uri, reads_utf_16=kind == "csv") if kind in ("csv", "jsonl") else None
+    return f"{found}." if found else ""
 
 
 def _check_unchanged(split: FileRange) -> None:

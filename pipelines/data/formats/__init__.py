@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | JSON Lines | .jsonl .ndjson .json, each also .gz .zst .bz2 | byte ranges; compressed: the whole file | the line |
 | JSON array of objects | .json, also .gz .zst .bz2 | the whole file | the element |
-| CSV with a header | .csv, also .gz .zst .bz2 | the whole file | the row as JSON |
+| CSV with a header; its first lines show separator and encoding | .csv .tsv, also .gz .zst .bz2 | the whole file | the row as JSON |
 | Parquet | .parquet | row groups | the row as JSON |
 | Arrow IPC | .arrow .feather | record batches; a stream: the whole file | the row as JSON |
 
@@ -75,6 +75,6 @@ def _file_errors(uri: str, name: str) -> Iterator[None]:
             yield
     except FileNotFoundError as error:
         raise UserError(shown(uri), "there is no such file any more", "Restore it, or name another corpus.") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Unicode: the name of a Parquet column
         rule = f"not readable as {name} ({' '.join(str(error).split())[:200]})"
         raise UserError(shown(uri), rule, "Repair or remove the file.") from error

@@ -1,4 +1,4 @@
-"""CSV with a header (RFC 4180), UTF-8. An empty value is a null."""
+"""CSV with a header (RFC 4180). csv_dialect.py finds separator and encoding. An empty value is a null."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from pipelines.data.formats.base import Columns, FileFormat, Record, open_bytes
+from pipelines.data.formats.csv_dialect import csv_dialect
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import shown
 
@@ -20,7 +21,7 @@ class Csv(FileFormat):
     """A file is one part: where a row begins shows only when all before it has been read."""
 
     name = "CSV"
-    suffixes = (".csv",)
+    suffixes = (".csv", ".tsv")
     compressible = True
 
     def cuts(self, uri: str, size: int, step: int) -> Iterator[tuple[int, int | None]]:
@@ -28,9 +29,13 @@ class Csv(FileFormat):
 
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
         csv.field_size_limit(MAX_FIELD_CHARACTERS)  # a setting of the whole process
-        with open_bytes(uri) as stream, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
+        dialect = csv_dialect(uri)
+        with (
+            open_bytes(uri) as stream,
+            io.TextIOWrapper(stream, dialect.encoding, "surrogateescape", newline="") as text,
+        ):
             lines = _Lines(text)
-            rows = csv.reader(lines, strict=True)
+            rows = csv.reader(lines, delimiter=dialect.separator, skipinitialspace=dialect.spaces, strict=True)
             header = _header(uri, rows)
             while header:
                 lines.begin_row()

@@ -1,0 +1,166 @@
+"""The text of a run file for a corpus: every key that a first run needs, each with a comment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import yaml
+
+from cluster.init.guess import Guess
+
+_CHARACTERS_PER_TOKEN = 3
+"""A careful estimate: English has about 4."""
+_ANSWER_TOKENS = 64
+_TARGET_TOKENS = 128
+_WIDTH = 36
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What the run file says."""
+
+    name: str
+    corpus: str
+    """Path relative to the run file, or a URI."""
+    guess: Guess
+    teacher: str
+    teacher_note: str
+    with_gold: int
+    without_gold: int
+    validation: float | str
+    test: str | None = None
+    instruction: str = ""
+    examples: Sequence[Mapping[str, str]] = field(default_factory=list)
+    task_file: str | None = None
+    """Path of an own task file, which then has labels and examples."""
+
+    def text(self) -> str:
+        """The YAML text."""
+        training = _TRAINING.format(
+            batch=self._batch(), input_tokens=self._input_tokens(), target_tokens=_TARGET_TOKENS
+        )
+        return "".join((self._head(), self._task(), self._corpus(), self._teacher(), self._student(), training, _REST))
+
+    def _head(self) -> str:
+        return (
+            f"# Made by `raystill init`. Paths are relative to this file.\n"
+            f"# Look first: raystill plan {self.name}.yaml. Then try 20 rows: raystill label {self.name}.yaml "
+            f"--set corpus.limit=20 --set output=runs/try\n"
+            f"{_line('name: ' + flow(self.name), 'of the run')}"
+            f"{_line(f'output: runs/{self.name}', 'labels/, student/ and report/ appear here')}"
+        )
+
+    def _task(self) -> str:
+        guess = self.guess
+        if self.task_file is not None:
+            return _line(f"task: {flow(self.task_file)}", "your own task: prompt, labels, parser")
+        lines = _line(f"task: {guess.task}", "see the table of tasks in README.md")
+        if guess.task != "classification":
+            return lines
+        lines += "task_options:\n"
+        lines += (
+            f"  instruction: {flow(self.instruction)}   # say in your words what is asked, and what each label means\n"
+        )
+        if guess.labels:
+            lines += f"  labels: {flow(guess.labels)}\n"
+        if not self.examples:
+            lines += (
+                "  # Without examples a teacher rarely answers in the expected form. Fill in two or more:\n"
+                "  # examples:\n"
+                '  #   - {input: "a text of the corpus", rationale: "Why it has this label.", label: "its label"}\n'
+            )
+            return lines
+        lines += "  # The rationales only quote the text. Replace them by real reasons: the student learns to write such ones.\n"
+        lines += "  examples:\n"
+        for example in self.examples:
+            lines += f"    - {flow(dict(example))}\n"
+        return lines
+
+    def _corpus(self) -> str:
+        lines = f"corpus:\n  train: {flow(self.corpus)}\n"
+        share = "held out of train by hash of the id, and scored" if self.test is None else "held out of train: watched"
+        lines += _line(
+            f"  validation: {flow(self.validation)}", "a file" if isinstance(self.validation, str) else share
+        )
+        if self.test is not None:
+            lines += _line(f"  test: {flow(self.test)}", "scored, never trained on")
+        return lines + _line(f"  fields: {flow(self.guess.fields)}", "the task's name of a field: this corpus' column")
+
+    def _teacher(self) -> str:
+        return (
+            "teacher:\n"
+            "  engine: vllm\n"
+            f"{_line(f'  model: {flow(self.teacher)}', self.teacher_note)}"
+            f"{_line('  prompt: plain', 'chat, for an instruct model of some size')}"
+            f"{_line('  gpus_per_replica: 0', '1 on a machine with GPUs')}"
+            f"{_line('  replicas: {min: 1, max: 1}', 'of the teacher')}"
+            f"  sampling: {{n: 1, temperature: 0.0, max_tokens: {self._answer_tokens()}, seed: 0}}\n"
+            f"{_line('  filters: {gold: keep}', 'drop-disagreeing keeps only rows whose label is gold')}"
+            f"  vllm: {{max_model_len: {self._model_len()}, max_num_seqs: 32}}\n"
+        )
+
+    def _student(self) -> str:
+        labels, why = "gold", "all rows have a gold label"
+        if not self.with_gold:
+            labels, why = "teacher", "no row has a gold label"
+        elif self.without_gold:
+            labels, why = "gold-else-teacher", "people labelled some rows, the teacher the others"
+        return (
+            "student:\n"
+            f"{_line(f'  model: {flow(self.teacher)}', 'hub id or folder, such as google/t5-v1_1-small')}"
+            f"{_line('  init: {kind: first-layers, layers: 8}', 'remove this line for a pretrained student')}"
+            "  method: step-by-step\n"
+            f"{_line(f'  labels: {labels}', why)}"
+            "  rationale_weight: 0.5\n"
+        )
+
+    def _answer_tokens(self) -> int:
+        longest = max((len(one["label"]) + len(one["rationale"]) for one in self.examples), default=0)
+        return max(_ANSWER_TOKENS, _rounded(longest / _CHARACTERS_PER_TOKEN * 1.5, 32))
+
+    def _input_tokens(self) -> int:
+        longest = self.guess.input.longest if self.guess.input else 0
+        return min(max(256, _rounded(longest / _CHARACTERS_PER_TOKEN, 128)), 1024)
+
+    def _batch(self) -> int:
+        return max(1024, 2 * (self._input_tokens() + _TARGET_TOKENS))
+
+    def _model_len(self) -> int:
+        shots = sum(len(flow(dict(example))) for example in self.examples) + len(self.instruction)
+        shots += sum(map(len, self.guess.labels or []))
+        own = 2400 if self.guess.task != "classification" else 0  # the examples of the built-in task
+        tokens = (shots + own) / _CHARACTERS_PER_TOKEN + self._input_tokens() + self._answer_tokens()
+        return min(max(1024, _rounded(tokens, 512)), 8192)
+
+
+_TRAINING = """training:
+  workers: 1
+  gpus_per_worker: 0                # 1 on a machine with GPUs
+  zero_stage: 0
+  precision: fp32                   # bf16 on GPUs
+  epochs: 3
+  tokens_per_batch: {batch}
+  tokens_per_micro_batch: {batch}
+  learning_rate: 1.0e-3
+  max_input_tokens: {input_tokens:<14}  # longer inputs are not learned
+  max_target_tokens: {target_tokens}
+"""
+_REST = """evaluation: {batch_size: 32, max_new_tokens: 32}
+serving: {replicas: {min: 1, max: 2}}
+"""
+
+
+def flow(value: object) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("...\n").strip()
+
+
+def _line(text: str, comment: str) -> str:
+    return f"{text:{_WIDTH - 2}}  # {comment}\n"
+
+
+def _rounded(value: float, step: int) -> int:
+    return math.ceil(value / step) * step
