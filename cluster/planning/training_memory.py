@@ -1,6 +1,6 @@
 """A rough estimate of the memory that training takes per worker, from the student's config.json. Pure.
 
-    weights      2 bytes each in bf16, 4 in fp32; ZeRO 3 shards them
+    weights      2 bytes each in bf16 on GPUs, 4 in fp32 and on CPUs; ZeRO 3 shards them
     gradients    the same for trained weights; ZeRO 2 and 3 shard them, in float32
     optimizer    per trained weight 8 bytes for Adam's moments, and 4 for a copy in float32 if needed; ZeRO 1 to 3 shard it
     activations  34 bytes x hidden size per token and layer in bf16, twice that in fp32 (Korthikanti et al. 2022, "Reducing Activation
@@ -101,8 +101,10 @@ class Memory:
 def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | None = None) -> Memory:
     """The estimate of the module's docstring."""
     trained = shape.parameters if lora is None else lora.rank * shape.linear
-    size, stage, workers = _BYTES[training.precision], training.zero_stage, training.workers
-    one_copy = stage == 0 and training.precision == "fp32"  # the optimizer updates the weights in place
+    # On CPUs only matrix products are in bf16. What they keep is less than estimated here.
+    whole_bf16 = training.precision != "fp32" and training.gpus_per_worker > 0
+    size, stage, workers = _BYTES["bf16" if whole_bf16 else "fp32"], training.zero_stage, training.workers
+    one_copy = stage == 0 and not whole_bf16  # the optimizer updates the weights in place
     shards = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
     in_memory = {"none": (1, 1), "optimizer": (1, 0), "parameters": (0, 0)}[training.offload]
     tokens = training.tokens_per_micro_batch

@@ -14,12 +14,16 @@ class TrainingConfig(Section):
     """How the student is trained. Sizes that follow from these keys are derived."""
 
     workers: Annotated[int, Field(ge=1)] = 2
+    """Default: 2; but 1 on CPUs, with `placement: pack` and without min_workers, because one worker uses all cores of its node."""
     gpus_per_worker: Literal[0, 1] = 0
     placement: Literal["pack", "spread"] = "pack"
     """pack: on few nodes, since workers of one node communicate fastest. spread: on many, for the memory and cores of each. On CPUs a
     worker can use all cores of its node."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    precision: Literal["bf16", "fp32"] = "bf16"
+    """Default: 2; 0 for one worker without offload, which has nobody to share with."""
+    precision: Literal["auto", "bf16", "fp32"] = "bf16"
+    """auto: bf16 if the hardware of all workers computes in it, else fp32. On CPUs bf16 is that of matrix products, and weights stay
+    float32."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the training examples, by hash of id and seed. A smaller share is part of a larger one."""
     epochs: Annotated[float, Field(gt=0.0)] | None = 3
@@ -73,6 +77,16 @@ class TrainingConfig(Section):
         if isinstance(data, Mapping) and data.get("steps") is not None and "epochs" not in data:
             return {**data, "epochs": None}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_worker_on_a_cpu(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        spread = data.get("gpus_per_worker") or data.get("min_workers") or data.get("placement") == "spread"
+        workers = data.get("workers", cls.model_fields["workers"].default if spread else 1)
+        alone = workers == 1 and data.get("offload", "none") == "none"
+        return {"zero_stage": 0 if alone else cls.model_fields["zero_stage"].default, **data, "workers": workers}
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

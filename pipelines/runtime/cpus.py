@@ -15,6 +15,7 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 """In a container, its own group."""
 _UNLIMITED = ("max", "-1")
+_BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 _ENVIRONMENT = threading.RLock()
 
 
@@ -45,6 +46,14 @@ def computes_bf16() -> bool:
 
     # Private: torch.cpu.get_capabilities lists instructions, not what oneDNN makes of them.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_bf16_instructions() -> bool:
+    """True if this CPU multiplies bfloat16 in hardware, several times as fast as float32 (AMX), or twice (AVX-512 BF16, Arm)."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return computes_bf16() and any(able.get(name) for name in _BF16_INSTRUCTIONS)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def student_details(
         training=TrainingDetails(
             world_size=result.world_sizes[-1],
             zero_stage=training.zero_stage,
-            precision=training.precision,
+            precision=result.precision,
             optimizer_bytes_per_rank=result.optimizer_bytes_per_rank,
             peak_memory_bytes_per_rank=result.peak_memory_bytes_per_rank,
             steps=result.steps,

@@ -213,7 +213,7 @@ def test_students_open_without_this_project_and_answer_the_same(students, output
     )
     answers, ours = json.loads(run.stdout.strip().splitlines()[-1])
     assert ours == []
-    assert [answers[family]["dtype"] for family in FAMILIES] == ["torch.bfloat16", "torch.float32"]
+    assert {answers[family]["dtype"] for family in FAMILIES} == {"torch.float32"}, "also after bf16 on a CPU"
     for family in FAMILIES:
         assert answers[family]["keys"] == []
         here = Student.load(folders[family]).answer(inputs, "label", 8)

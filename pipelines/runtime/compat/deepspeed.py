@@ -22,6 +22,17 @@ def disable_compiled_collective() -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def skip_reduction(engine: DeepSpeedEngine) -> None:
+    """Make an engine of one worker without ZeRO leave gradients as they are.
+
+    Private: it copies all of them into one buffer, sums that over its one worker, and copies it back.
+    """
+    with private_name("deepspeed", "DeepSpeedEngine.enable_backward_allreduce"):
+        reduces = engine.enable_backward_allreduce
+    if reduces:
+        engine.enable_backward_allreduce = False
+
+
 def sharded_weights(engine: DeepSpeedEngine) -> list[Tensor]:
     """This worker's float32 weights under ZeRO stage 3, one flat tensor per group of parameters.
 

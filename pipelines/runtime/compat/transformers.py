@@ -17,3 +17,12 @@ def layer_classes(model: PreTrainedModel) -> frozenset[str]:
     """
     with private_name("transformers", "PreTrainedModel._no_split_modules"):
         return frozenset(model._no_split_modules or ())
+
+
+def attention_implementation(model: PreTrainedModel) -> str:
+    """Name of the attention function that a model calls.
+
+    Private: `set_attn_implementation` sets it, and nothing public returns it.
+    """
+    with private_name("transformers", "PreTrainedConfig._attn_implementation"):
+        return str(model.config._attn_implementation)

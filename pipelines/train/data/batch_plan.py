@@ -22,7 +22,7 @@ import numpy as np
 
 from pipelines.students.decoding import Family
 from pipelines.train.data.lengths import Ints, Lengths, padded_tokens
-from pipelines.train.data.micro_batching import Cost, plan_micro_batches
+from pipelines.train.data.micro_batching import Cost, pack_micro_batches, plan_micro_batches
 from pipelines.train.data.rotation import Rotation
 from pipelines.train.data.step_counts import planned_steps, steps_of_an_epoch
 
@@ -69,13 +69,15 @@ class BatchPlan:
     def __init__(
         self, lengths: Lengths, examples: Ints, *, family: Family, workers: int, tokens_per_batch: int,
         tokens_per_micro_batch: int, seed: int, cost: Cost, epochs: float | None = None, steps: int | None = None,
-        rotation: Rotation | None = None,
+        rotation: Rotation | None = None, packed: bool = False,
     ) -> None:  # fmt: skip
         """
         Args:
             lengths: of all sequences, in every epoch or not.
             rotation: None: every epoch has all sequences.
+            packed: the sequences of a micro-batch are read as one row without padding.
         """
+        self.packed = packed
         self.lengths, self.examples, self.family, self.workers = lengths, examples, family, workers
         self._tokens_per_micro_batch = tokens_per_micro_batch
         self._seed, self._cost, self._rotation = seed, cost, rotation
@@ -98,7 +100,10 @@ class BatchPlan:
     def micro_batches(self, examples: Ints, epoch: int = 0) -> list[list[Ints]]:
         """Any examples, with their sequences of an epoch, split like those of a step."""
         limit, (lengths, numbers) = self._tokens_per_micro_batch, self._view(epoch)
-        parts = plan_micro_batches(lengths, examples, self.workers, limit, self.family, self._cost)
+        if self.packed:
+            parts = pack_micro_batches(lengths, examples, self.workers, limit)
+        else:
+            parts = plan_micro_batches(lengths, examples, self.workers, limit, self.family, self._cost)
         return parts if numbers is None else [[numbers[part] for part in worker] for worker in parts]
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
@@ -113,6 +118,8 @@ class BatchPlan:
 
     def padding_share(self, first: int, last: int) -> float:
         """Padding as a share of the tokens in the micro-batches of some steps. Of many steps, 200 are sampled evenly."""
+        if self.packed:
+            return 0.0
         steps = np.unique(np.linspace(first, last - 1, min(max(last - first, 0), _SAMPLED_STEPS)).astype(np.int64))
         parts = [part for step in steps.tolist() for worker in self.step(step) for part in worker]
         padded = sum(padded_tokens(self.lengths, part, self.family) for part in parts)

@@ -33,11 +33,13 @@ class _StepDataset:
     def __getitem__(self, step: int) -> list[MicroBatch]:
         return [self.micro_batch(sequences) for sequences in self.plan.step(step)[self.rank]]
 
-    def micro_batch(self, sequences: Ints) -> MicroBatch:
+    def micro_batch(self, sequences: Ints, *, packed: bool | None = None) -> MicroBatch:
         import torch
 
         tokens = [self.tokens.sequence(s) for s in sequences]
-        return collate(tokens, family=self.plan.family, pad=self.pad, start=self.start).map(torch.from_numpy)
+        packed = self.plan.packed if packed is None else packed
+        batch = collate(tokens, family=self.plan.family, pad=self.pad, start=self.start, packed=packed)
+        return batch.map(torch.from_numpy)
 
 
 class Loader:
@@ -60,9 +62,9 @@ class Loader:
         self.waited_s += time.monotonic() - began
         return batches
 
-    def micro_batch(self, sequences: Ints) -> MicroBatch:
-        """One micro-batch of given sequences, outside of the plan."""
-        return self._dataset.micro_batch(sequences)
+    def micro_batch(self, sequences: Ints, *, packed: bool | None = None) -> MicroBatch:
+        """One micro-batch of given sequences, outside of the plan, and packed like those of the plan by default."""
+        return self._dataset.micro_batch(sequences, packed=packed)
 
     def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         import torch

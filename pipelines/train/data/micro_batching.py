@@ -10,8 +10,9 @@ An encoder-decoder pads prompts and targets separately, so that no single order 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,9 +59,7 @@ def plan_micro_batches(
     if not len(first):
         return [[first] for _ in range(workers)]
     rows, longest, target = lengths.widths(first, end, family)
-    largest = int((rows * longest).max())
-    if largest > limit:
-        raise ValueError(f"{largest} padded tokens that stay together are above the limit {limit}")
+    _check_limit(int((rows * longest).max()), limit)
     prompt, target = (longest - target, target) if family == "encoder-decoder" else (longest, 0 * target)
     room = limit * workers
     while True:
@@ -73,6 +72,42 @@ def plan_micro_batches(
         if all(padded_tokens(lengths, part, family) <= limit for parts in rounds for part in parts):
             return _assign(lengths, rounds, workers)
         room = room * 9 // 10  # the parts of a round have equal work, but not equal size with padding
+
+
+def pack_micro_batches(lengths: Lengths, examples: Ints, workers: int, limit: int) -> list[list[Ints]]:
+    """As `plan_micro_batches` for packed sequences: as few micro-batches as have room, of about equally many tokens, without padding.
+
+    The longest sequence comes first, and each goes to the emptiest micro-batch. So each has short and long sequences, with targets in
+    proportion, and all workers have the same work.
+    """
+    first, end = lengths.units(examples)
+    if not len(first):
+        return [[first] for _ in range(workers)]
+    sizes = lengths.sums(first, end)
+    _check_limit(int(sizes.max()), limit)
+    order, rounds = np.lexsort((first, -sizes)), -(-int(sizes.sum()) // (limit * workers))
+    while True:
+        part, largest = _dealt(sizes[order].tolist(), rounds * workers)
+        if largest <= limit:
+            break
+        rounds += 1
+    members = [order[part == number] for number in range(rounds * workers)]
+    packed = [ranges(first[units], end[units]) for units in members]
+    return [packed[worker::workers] for worker in range(workers)]
+
+
+def _dealt(sizes: Sequence[int], parts: int) -> tuple[Ints, int]:
+    """Each size, from the largest on, given to the part with the smallest sum: the part of each, and the largest sum."""
+    sums, found = [(0, part) for part in range(parts)], np.empty(len(sizes), dtype=np.int64)
+    for number, size in enumerate(sizes):
+        total, found[number] = sums[0]
+        heapq.heapreplace(sums, (total + size, int(found[number])))
+    return found, max(total for total, _ in sums)
+
+
+def _check_limit(largest: int, limit: int) -> None:
+    if largest > limit:
+        raise ValueError(f"{largest} padded tokens that stay together are above the limit {limit}")
 
 
 def _assign(lengths: Lengths, rounds: list[list[Ints]], workers: int) -> list[list[Ints]]:

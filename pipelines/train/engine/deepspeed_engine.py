@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import StageFailedError
-from pipelines.runtime.compat.deepspeed import disable_compiled_collective
+from pipelines.runtime.compat.deepspeed import disable_compiled_collective, skip_reduction
 from pipelines.runtime.compat.transformers import layer_classes
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": training.gradient_clipping,
+        # Without ZeRO and its own weights DeepSpeed clips and does not report the norm: the worker does both (`clip_gradients`).
+        "gradient_clipping": 0.0 if clips_itself(training) else training.gradient_clipping,
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -56,11 +57,24 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
         },
         # With offload, DeepSpeed insists on its own Adam otherwise, which needs a compiler on every worker.
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": training.precision == "bf16"},
+        "bf16": {"enabled": training.precision == "bf16" and not casts_products(training)},
         **({"data_types": {"grad_accum_dtype": "fp32"}} if accumulates_in_float32(training) else {}),
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def casts_products(training: TrainingConfig) -> bool:
+    """True if weights, gradients and sums stay float32, and matrix products alone compute in bf16 (torch.autocast).
+
+    So on CPUs, whose vector units compute float32 faster than bf16, and which then need no second copy of the weights.
+    """
+    return training.precision == "bf16" and not training.gpus_per_worker
+
+
+def clips_itself(training: TrainingConfig) -> bool:
+    """True if DeepSpeed's optimizer is torch's own on the model's own float32 weights."""
+    return training.zero_stage == 0 and (training.precision == "fp32" or casts_products(training))
 
 
 def accumulates_in_float32(training: TrainingConfig) -> bool:
@@ -68,7 +82,7 @@ def accumulates_in_float32(training: TrainingConfig) -> bool:
 
     DeepSpeed does it with ZeRO 2 and 3 alone: without ZeRO it refuses, and for ZeRO 1 it takes an optimizer without whole moments.
     """
-    return training.precision == "bf16" and training.zero_stage >= 2
+    return training.precision == "bf16" and training.zero_stage >= 2 and not casts_products(training)
 
 
 def _offload(training: TrainingConfig) -> dict[str, dict[str, str | bool]]:
@@ -114,7 +128,20 @@ def make_engine(module: Module, training: TrainingConfig) -> DeepSpeedEngine:
     )
     if training.zero_stage == 0:
         engine.optimizer.state.clear()  # a step at creation must not count in Adam's bias correction
+        if engine.world_size == 1:
+            skip_reduction(engine)
     return engine
+
+
+def clip_gradients(engine: DeepSpeedEngine, largest: float) -> float:
+    """Scale the gradients of a step down to the norm `largest` if theirs is larger. Returns their norm."""
+    import torch
+
+    parameters = [p for p in engine.module.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    if norm > largest:  # otherwise torch would multiply all gradients by 1
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return float(norm)
 
 
 def compile_layers(model: PreTrainedModel) -> None:

@@ -53,4 +53,4 @@ def _logits(model: Any, probe: MicroBatch) -> Tensor:
 
     with torch.no_grad():
         logits = model(**probe.inputs, use_cache=False).logits
-    return logits[probe.rows, probe.columns]
+    return logits.flatten(0, 1)[probe.positions]

@@ -46,6 +46,7 @@ class TrainingJob:
 class TrainingResult:
     """What worker 0 returns when the student is exported. Fields as in `TrainingDetails`."""
 
+    precision: str
     steps: int
     planned_steps: int
     tokens: int

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.config import TrainingConfig
 from pipelines.errors import StageFailedError
 from pipelines.methods import METHODS
-from pipelines.runtime.cpus import computes_bf16, usable_cpus
+from pipelines.runtime.cpus import computes_bf16, has_bf16_instructions, usable_cpus
 from pipelines.runtime.nodes import node_name
 from pipelines.storage.store import Store
 from pipelines.students.details import ValidationLosses
@@ -59,7 +59,7 @@ def _train(job: TrainingJob, cache: Path, rank: int, world: int) -> TrainingResu
     from pipelines.students.init import initial_student
     from pipelines.train.engine.export import export_student
 
-    run = job.run
+    run = job.run.model_copy(update={"training": with_precision(job.run.training)})
     if rank == 0:
         _warn_of_slow_bf16(run.training, warn_through(job.progress))
     own_tokenizer = nullcontext() if job.tokenizer is None else Store(job.tokenizer).local_copy()
@@ -91,6 +91,7 @@ def _train(job: TrainingJob, cache: Path, rank: int, world: int) -> TrainingResu
 def _result(worker: Worker, state: TrainingState) -> TrainingResult:
     """What the training achieved. Every worker must call it: some values are gathered from all."""
     return TrainingResult(
+        precision=worker.run.training.precision,
         steps=state.step,
         planned_steps=worker.plan.steps,
         tokens=worker.plan.tokens(0, state.step),
@@ -121,6 +122,19 @@ def _share_cores(workers_here: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, usable_cpus() // workers_here))
+
+
+def with_precision(training: TrainingConfig) -> TrainingConfig:
+    """The settings with what `precision: auto` stands for. Every worker must call it, since bf16 needs instructions on all of them."""
+    import torch
+
+    if training.precision != "auto":
+        return training
+    gpu = training.gpus_per_worker > 0
+    able = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else has_bf16_instructions()
+    all_able = torch.tensor(int(able), device="cuda" if gpu else "cpu")
+    torch.distributed.all_reduce(all_able, torch.distributed.ReduceOp.MIN)
+    return training.model_copy(update={"precision": "bf16" if all_able.item() else "fp32"})
 
 
 def _warn_of_slow_bf16(training: TrainingConfig, warn: Callable[[str], None]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.train.data.collate import Segments
 from pipelines.train.loss_terms import PARTS
 
 _CHUNK_ELEMENTS = {False: 1 << 18, True: 1 << 27}
@@ -150,37 +151,45 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: Any, *, temperature: float = 1.0, divergence: str = "forward-kl", accuracy: bool = False
+        self,
+        model: Any,
+        *,
+        temperature: float = 1.0,
+        divergence: str = "forward-kl",
+        accuracy: bool = False,
+        cast: bool = False,
     ) -> None:
+        """`cast`: compute matrix products in bf16, and all else in the precision of the weights."""
         super().__init__()
         self.model = model
-        self._temperature, self._divergence, self._accuracy = temperature, divergence, accuracy
-        self._rows: Tensor | None = None
-        self._columns: Tensor | None = None
+        self._temperature, self._divergence, self._accuracy, self._cast = temperature, divergence, accuracy, cast
+        self._positions: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._select)
 
     def forward(
-        self, inputs: dict[str, Tensor], rows: Tensor, columns: Tensor, targets: Tensor, parts: Tensor, scales: Tensor,
+        self, inputs: dict[str, Tensor], rows: Tensor, positions: Tensor, targets: Tensor, parts: Tensor, scales: Tensor,
         groups: Tensor | None = None, probabilities: Tensor | None = None, top_ids: Tensor | None = None,
-        top_logprobs: Tensor | None = None,
+        top_logprobs: Tensor | None = None, segments: Segments | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The loss of one micro-batch.
 
         Args:
-            inputs, rows, columns, targets, parts, groups, probabilities, top_ids, top_logprobs: see `MicroBatch`.
+            inputs, rows, positions, targets, parts, groups, probabilities, top_ids, top_logprobs, segments: see `MicroBatch`.
             scales: (5,) float32, the factor of each of loss_terms.TERMS.
 
         Returns:
             The scaled sum of all terms; and (2, 5) float64 without gradient: the sum of each term in nats, and its count. With
             `accuracy`, outside of training, a sixth column: label sequences that greedy decoding writes exactly, and all of them.
         """
-        self._rows, self._columns = rows, columns
+        self._positions = positions
+        packing = {} if segments is None else {"segments": segments}
         try:
-            logits = self.model(**inputs, use_cache=False).logits
+            with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._cast):
+                logits = self.model(**inputs, **packing, use_cache=False).logits
         finally:
-            self._rows = self._columns = None
+            self._positions = None
         if logits.dim() == 3:  # the head is not called as a module
-            logits = logits[rows, columns]
+            logits = logits.flatten(0, 1).index_select(0, positions)
         ids = targets[:, None] if top_ids is None else torch.cat([targets[:, None], top_ids.clamp_min(0)], dim=1)
         log_probs = _LogProbs.apply(logits, ids)
         sums, counts = part_sums(-log_probs[:, 0], parts)
@@ -204,4 +213,6 @@ class StudentLoss(nn.Module):  # type: ignore[misc]
     def _select(self, head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Hidden states (R, L, H) -> those that predict a target token (N, H)."""
         hidden = arguments[0]
-        return (hidden[self._rows, self._columns], *arguments[1:]) if self._rows is not None else None
+        if self._positions is None:
+            return None
+        return (hidden.flatten(0, 1).index_select(0, self._positions), *arguments[1:])

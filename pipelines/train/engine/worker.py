@@ -54,13 +54,13 @@ def memory_errors(training: TrainingConfig) -> Iterator[None]:
         ) from error
 
 
-def make_plan(tokens: Tokens, run: RunConfig, family: Family, workers: int) -> BatchPlan:
+def make_plan(tokens: Tokens, run: RunConfig, family: Family, workers: int, *, packed: bool = False) -> BatchPlan:
     """The batch plan of a run."""
     training = run.training
     return BatchPlan(
         tokens.lengths, tokens.train, family=family, workers=workers, epochs=training.epochs, steps=training.steps, seed=training.seed,
         tokens_per_batch=training.tokens_per_batch, tokens_per_micro_batch=training.tokens_per_micro_batch,
-        cost=COSTS[training.gpus_per_worker > 0], rotation=tokens.rotation if tokens.rotation.rotates else None,
+        cost=COSTS[training.gpus_per_worker > 0], rotation=tokens.rotation if tokens.rotation.rotates else None, packed=packed,
     )  # fmt: skip
 
 
@@ -73,14 +73,17 @@ class Worker:
     """One worker's engine and its part of the plan."""
 
     def __init__(self, run: RunConfig, model: PreTrainedModel, tokens: Tokens, rank: int, world: int) -> None:
-        from pipelines.train.engine.deepspeed_engine import compile_layers, make_engine
+        from pipelines.train.engine.deepspeed_engine import casts_products, compile_layers, make_engine
         from pipelines.train.engine.lora import add_adapters
         from pipelines.train.engine.losses import StudentLoss
+        from pipelines.train.engine.packed_attention import pack
 
         self.run, self.tokens, self.rank, self.world = run, tokens, rank, world
         training, student = run.training, run.student
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.plan = make_plan(tokens, run, model_family(model.config), world)
+        # On a GPU an attention for each sequence would be too many small kernels. Compiled layers would be compiled for each length.
+        packed = not training.gpus_per_worker and not training.compile and pack(model)
+        self.plan = make_plan(tokens, run, model_family(model.config), world, packed=packed)
         pad, start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
         self.loader = Loader(self.plan, tokens, rank, pad=pad, start=start, gpu=training.gpus_per_worker > 0)
         if student.lora is not None:
@@ -96,14 +99,22 @@ class Worker:
         self._scales = [scale * world for scale in step_scales(self.weights, mean_counts(tokens, self.plan))]
         accuracy = training.choose_by == "accuracy"
         self._measured = (*TERMS, "accuracy") if accuracy else TERMS
-        loss = StudentLoss(model, temperature=student.temperature, divergence=student.divergence, accuracy=accuracy)
+        loss = StudentLoss(
+            model, temperature=student.temperature, divergence=student.divergence, accuracy=accuracy,
+            cast=casts_products(training),
+        )  # fmt: skip
         self.engine = make_engine(loss, training)
 
     def step(self, step: int) -> Losses:
         """One optimizer step. Returns loss, terms, gradient norm if known, and learning rate, over all workers."""
         import torch
 
-        from pipelines.train.engine.deepspeed_engine import learning_rate, set_learning_rate
+        from pipelines.train.engine.deepspeed_engine import (
+            clip_gradients,
+            clips_itself,
+            learning_rate,
+            set_learning_rate,
+        )
 
         training, engine = self.run.training, self.engine
         # The same dropout after a resume, and different dropout on each worker.
@@ -114,15 +125,18 @@ class Worker:
         engine.train()
         batches = self.loader.step(step)
         sums = torch.zeros(2, len(TERMS), dtype=torch.float64, device=engine.device)
+        norm = None
         for index, batch in enumerate(batches):
-            engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            last = index == len(batches) - 1
+            engine.set_gradient_accumulation_boundary(last)
             loss, batch_sums = self._forward(batch, scales)
             engine.backward(loss)
+            if last and clips_itself(training):
+                norm = clip_gradients(engine, training.gradient_clipping)
             engine.step()
             sums += batch_sums
-        norm = engine.get_global_grad_norm()  # None without ZeRO: torch clips and does not report the norm
         means = self._means(sums, TERMS)
-        measured = means if norm is None else {**means, "gradient_norm": float(norm)}
+        measured = {**means, "gradient_norm": float(engine.get_global_grad_norm() if norm is None else norm)}
         if not all(math.isfinite(value) for value in measured.values()):
             values = ", ".join(f"{name} {value:.3g}" for name, value in measured.items())
             remedy = "Lower training.learning_rate, set precision: fp32, or look at the examples"
@@ -136,9 +150,9 @@ class Worker:
         return f"Its examples: {', '.join(ids[:_MAX_NAMED_EXAMPLES])}{more}"
 
     def probe(self) -> MicroBatch:
-        """The sequences of two examples, of the validation split if there is one, on the CPU."""
+        """The sequences of two examples, of the validation split if there is one, padded, on the CPU."""
         examples = self.tokens.validation if len(self.tokens.validation) else self.tokens.train
-        return self.loader.micro_batch(self.tokens.lengths.of(examples[:2]))
+        return self.loader.micro_batch(self.tokens.lengths.of(examples[:2]), packed=False)
 
     def wait_for_all(self) -> None:
         """Wait until every worker is here."""

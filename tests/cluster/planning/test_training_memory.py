@@ -15,13 +15,8 @@ FIRST_LAYER = StudentConfig.model_validate({"model": "m", "init": {"kind": "firs
 def configs() -> list[Any]:
     from transformers import LlamaConfig, T5Config
 
-    llama = {
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "vocab_size": 500,
-    }
+    llama = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
+    llama |= {"vocab_size": 500}
     t5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vocab_size": 500}
     return [
         LlamaConfig(**llama, num_key_value_heads=2, tie_word_embeddings=True),
@@ -46,8 +41,8 @@ def test_parameters_are_those_of_the_libraries(which: int, layers: int) -> None:
     assert shape.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.01)
     add_adapters(model, LoraConfig(rank=3), seed=0)
     assert 3 * shape.linear == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    memory = training_memory(shape, TrainingConfig(workers=1), LoraConfig(rank=3))
-    assert (memory.gradients, memory.optimizer) == (4 * 3 * shape.linear, 12 * 3 * shape.linear)
+    memory = training_memory(shape, TrainingConfig(gpus_per_worker=1), LoraConfig(rank=3))
+    assert (memory.gradients, memory.optimizer) == (2 * 3 * shape.linear, 6 * 3 * shape.linear)
     assert memory.weights == 2 * shape.parameters
 
 
@@ -65,7 +60,7 @@ def test_zero_stages_shard_their_parts() -> None:
     shape = Shape(parameters=1000, layers=2, hidden=8, vocabulary=100)
 
     def of(**training: Any) -> Memory:
-        return training_memory(shape, TrainingConfig(workers=2, **training))
+        return training_memory(shape, TrainingConfig(**{"workers": 2, "gpus_per_worker": 1, **training}))
 
     kinds = ("weights", "gradients", "optimizer")
     sizes = {stage: tuple(getattr(of(zero_stage=stage), kind) for kind in kinds) for stage in range(4)}
@@ -73,10 +68,10 @@ def test_zero_stages_shard_their_parts() -> None:
     assert sizes == {0: (2000, 2000, 12000), 1: (2000, 2000, 6000), 2: (2000, 2000, 6000), 3: (1000, 2000, 6000)}
     assert of(zero_stage=0, precision="fp32").optimizer == 8000, "the weights are the optimizer's own"
     assert of(zero_stage=3, offload="parameters").weights == of(zero_stage=2, offload="optimizer").optimizer == 0
-    assert of(precision="fp32").activations == 2 * of().activations
+    assert of(precision="fp32").activations == of(gpus_per_worker=0).activations == 2 * of().activations
     assert of(activation_checkpointing=True).activations < of().activations
     assert of().total == sum(vars(of()).values())
-    assert training_memory(replace(shape, vocabulary=200), TrainingConfig()).logits == 2 * of().logits
+    assert training_memory(replace(shape, vocabulary=200), TrainingConfig(gpus_per_worker=1)).logits == 2 * of().logits
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), [(2, 1), (1, 2)])
@@ -103,13 +98,8 @@ def test_t5_keeps_its_attention_matrices(encoder: int, decoder: int) -> None:
         loss = model(**ones, use_cache=False).logits.sum()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     measured = sum(size for at, size in kept.items() if at not in weights)
-    training = TrainingConfig(
-        workers=1,
-        precision="fp32",
-        max_input_tokens=longest,
-        max_target_tokens=target,
-        tokens_per_micro_batch=longest + target,
-    )
+    sizes = {"max_input_tokens": longest, "max_target_tokens": target, "tokens_per_micro_batch": longest + target}
+    training = TrainingConfig(workers=1, precision="fp32", **sizes)
     shape = student_shape(config.to_dict(), STUDENT)
     assert shape is not None
     estimate = training_memory(shape, training)

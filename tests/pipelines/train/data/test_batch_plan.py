@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pipelines.train.data.batch_plan import BatchPlan, epoch_steps
-from pipelines.train.data.step_counts import steps_of_an_epoch
 from pipelines.train.data.lengths import Lengths, padded_tokens
-from pipelines.train.data.micro_batching import Cost, _sort_orders, plan_micro_batches
+from pipelines.train.data.micro_batching import Cost, _sort_orders, pack_micro_batches, plan_micro_batches
 from pipelines.train.data.rotation import EVERY_EPOCH, Rotation
+from pipelines.train.data.step_counts import steps_of_an_epoch
 from tests.support.tiny_runs import lengths_of_pairs, random_lengths
 
 FAMILIES = ["decoder-only", "encoder-decoder"]
@@ -154,6 +154,21 @@ def test_micro_batches_fit_and_are_as_many_on_each_worker(family: Any, workers: 
     assert flat(planned) == list(range(len(lengths.real)))
     assert len({len(worker) for worker in planned}) == 1
     assert max(padded_tokens(lengths, np.array(b, int), family) for worker in planned for b in worker) <= limit
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_packed_micro_batches_are_few_and_of_equal_size(workers: int, grouped: bool) -> None:
+    lengths = random_lengths(90, grouped=grouped)
+    packed = pack_micro_batches(lengths, np.arange(90), workers, 400)
+    assert flat([[batch.tolist() for batch in worker] for worker in packed]) == list(range(len(lengths.real)))
+    sizes = [[int(lengths.real[batch].sum()) for batch in worker] for worker in packed]
+    (rounds,) = {len(worker) for worker in sizes}
+    assert rounds <= 1.1 * int(lengths.real.sum()) / (400 * workers) + 1
+    assert 0.9 * max(map(max, sizes)) <= min(map(min, sizes)) <= max(map(max, sizes)) <= 400
+    plan = make_plan(lengths, np.arange(90), packed=True, tokens_per_micro_batch=400)
+    assert len(plan.step(0)[0]) == 1
+    assert plan.padding_share(0, plan.steps) == 0.0
 
 
 @pytest.mark.parametrize("workers", [2, 4])

@@ -11,7 +11,7 @@ def test_decoder_only_rows_are_prompt_and_target() -> None:
     batch = collate(TWO, family="decoder-only", pad=0, start=None)
     assert {name: array.tolist() for name, array in batch.inputs.items()} == {"input_ids": [[7, 8, 3], [5, 4, 6]]}
     assert batch.rows.tolist() == [0, 0, 1, 1, 1]
-    assert batch.columns.tolist() == [1, 2, 0, 1, 2], "the position before a target token predicts it"
+    assert batch.positions.tolist() == [1, 2, 3, 4, 5], "the position before a target token predicts it"
     assert batch.targets.tolist() == [3, 1, 4, 6, 1]
     assert batch.parts.tolist() == [0, 0, 1, 1, 1]
 
@@ -32,4 +32,4 @@ def test_encoder_and_decoder_are_padded_separately() -> None:
     assert batch.inputs["input_ids"].tolist() == [[7, 8], [5, 0]]
     assert batch.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert batch.inputs["decoder_input_ids"].tolist() == [[9, 3, 0], [9, 4, 6]]
-    assert (batch.rows.tolist(), batch.columns.tolist()) == ([0, 0, 1, 1, 1], [0, 1, 0, 1, 2])
+    assert (batch.rows.tolist(), batch.positions.tolist()) == ([0, 0, 1, 1, 1], [0, 1, 3, 4, 5])

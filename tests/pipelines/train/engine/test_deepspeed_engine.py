@@ -13,14 +13,18 @@ from pipelines.train.engine.deepspeed_engine import compile_layers, deepspeed_co
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_settings_follow_from_the_run(stage: Any, precision: Any) -> None:
-    training = TrainingConfig(zero_stage=stage, precision=precision, gradient_clipping=0.7, weight_decay=0.2)
-    settings = deepspeed_config(training)
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_settings_follow_from_the_run(stage: Any, precision: Any, gpus: Any) -> None:
+    training = TrainingConfig(
+        zero_stage=stage, precision=precision, gpus_per_worker=gpus, gradient_clipping=0.7, weight_decay=0.2
+    )
+    settings, whole_bf16 = deepspeed_config(training), precision == "bf16" and gpus == 1
     adam = settings["optimizer"]["params"]
-    assert (settings["zero_optimization"]["stage"], settings["gradient_clipping"]) == (stage, 0.7)
-    assert (settings["bf16"], "fp16" in settings) == ({"enabled": precision == "bf16"}, False)
+    assert settings["zero_optimization"]["stage"] == stage
+    assert settings["gradient_clipping"] == (0.7 if stage or whole_bf16 else 0.0), "the worker clips and has the norm"
+    assert (settings["bf16"], "fp16" in settings) == ({"enabled": whole_bf16}, False)
     accumulated = settings.get("data_types", {}).get("grad_accum_dtype")
-    assert accumulated == ("fp32" if precision == "bf16" and stage >= 2 else None)
+    assert accumulated == ("fp32" if whole_bf16 and stage >= 2 else None)
     assert (adam["weight_decay"], adam["torch_adam"]) == (0.2, True)
     assert json.loads(json.dumps(settings)) == settings
 

@@ -106,7 +106,7 @@ def test_out_of_memory_ends_the_next_attempt(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(WorkerOutOfMemoryError) as caught:
         train_loop({"job": job})
     assert reasons == [str(caught.value)]
-    for setting in ("tokens_per_micro_batch", "zero_stage (now 2)", "activation_checkpointing: true"):
+    for setting in ("tokens_per_micro_batch", "zero_stage (now 0)", "activation_checkpointing: true"):
         assert setting in reasons[0]
     monkeypatch.delattr(loop, "_train")
     assert train_loop({"job": job}) == TrainingFailure(reasons[0]), "another attempt would fail in the same way"
@@ -124,3 +124,13 @@ def test_bf16_on_a_cpu_without_it_is_a_warning(
     training = TrainingConfig(precision=precision, gpus_per_worker=gpus, workers=1)
     loop._warn_of_slow_bf16(training, warn_through(None))
     assert ("CPU of 10.0.0.1 (abcdef12)" in capsys.readouterr().err) == warns
+
+
+@pytest.mark.parametrize(("others", "chosen"), [(1, "bf16"), (0, "fp32")])
+def test_auto_precision_is_one_that_every_worker_computes_in(
+    others: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda able, operation: able.mul_(others))
+    assert loop.with_precision(TrainingConfig(precision="auto")).precision == chosen
+    assert loop.with_precision(TrainingConfig(precision="fp32")).precision == "fp32"

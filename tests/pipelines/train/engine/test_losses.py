@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from pipelines.train.engine import losses  # noqa: E402
 from pipelines.train.engine.losses import StudentLoss, part_sums, soft_label_losses, token_divergences  # noqa: E402
+from pipelines.train.engine.packed_attention import pack  # noqa: E402
 from tests.support.reference_training import assert_same_gradients, loss_of, model_and_sequences, token_losses  # noqa: E402
 
 KINDS = ["forward-kl", "reverse-kl", "jsd"]
@@ -104,11 +105,13 @@ def test_certain_teachers_give_finite_losses(kind: str, teacher: list[float]) ->
     assert torch.isfinite(student.grad).all()
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_padded_forward_equals_single_sequences(family: Any, tmp_path: Path) -> None:
+def test_a_micro_batch_equals_single_sequences(family: Any, packed: bool, tmp_path: Path) -> None:
     model, sequences = model_and_sequences(family, tmp_path)
     reference = copy.deepcopy(model)
-    batch = collate(sequences, family=family, pad=0, start=0)
+    assert not packed or pack(model)
+    batch = collate(sequences, family=family, pad=0, start=0, packed=packed)
     counts = [float(sum(len(s.target) for s in sequences[part::2])) for part in (0, 1)]
     scales = step_scales({"label": 0.7, "rationale": 0.3}, {"label": counts[0], "rationale": counts[1]})
     loss, found = loss_of(StudentLoss(model), batch, scales)
