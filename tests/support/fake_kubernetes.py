@@ -1,14 +1,16 @@
 """A small API server over HTTP: objects in memory, answers in the shape of kube-apiserver 1.36. Scenes stand in for operator and nodes."""
 
 import json
+import logging
 import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+
+from werkzeug import Request, Response
+from werkzeug.serving import make_server
 
 Object = dict[str, Any]
 Scene = Callable[["FakeKubernetes"], object]
@@ -59,12 +61,11 @@ class FakeKubernetes:
         """Objects of these kinds, the newest last."""
         return [found for (kind, _, _), found in self.objects.items() if kind in plurals]
 
-    def answer(self, method: str, path: str, query: dict[str, str], body: Object, accept: str) -> Any:
-        """The body of an answer: an object, or the lines of a log."""
-        (parts,) = _PATH.findall(path)
-        version, namespace, plural, name, sub = parts
+    def answer(self, method: str, path: str, query: dict[str, str], body: Object) -> Any:
+        """An object, or the lines of a log."""
         if "*" in self.refused:
             raise self.refused["*"]
+        ((version, namespace, plural, name, sub),) = _PATH.findall(path)
         if not plural:
             return self._discovery(version)
         verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "get" if name else "list")
@@ -75,10 +76,10 @@ class FakeKubernetes:
         if (verb, f"{plural}/{sub}".rstrip("/")) in self.denied:
             raise RefusalError(403, "Forbidden", f'{plural} "{name}" is forbidden: User "ann" cannot {verb} resource')
         if method != "GET":
-            dry_run = " dry-run" if query.get("dryRun") else ""
-            self.changes.append(f"{method} {plural} {name or body['metadata'].get('name', '')}{dry_run}")
+            wanted = name or body["metadata"].get("name", "")
+            self.changes.append(f"{method} {plural} {wanted}{' dry-run' if 'dryRun' in query else ''}")
         if method == "POST":
-            return self._create(plural, namespace, body, dry_run=bool(query.get("dryRun")))
+            return self._create(plural, namespace, body, dry_run="dryRun" in query)
         if not name:
             return {"kind": "List", "metadata": {}, "items": self._selected(plural, namespace, query)}
         if sub == "log":
@@ -92,7 +93,7 @@ class FakeKubernetes:
             self._delete(plural, found, body)
         elif plural == "rayjobs" and self.scenes:
             self.scenes.pop(0)(self)
-        return {"metadata": found["metadata"]} if "PartialObjectMetadata" in accept else found
+        return found
 
     def _discovery(self, version: str) -> Object:
         if version not in KINDS or version in self.refused:
@@ -101,9 +102,8 @@ class FakeKubernetes:
         return {"kind": "APIResourceList", "groupVersion": version, "resources": listed}
 
     def _create(self, plural: str, namespace: str, body: Object, *, dry_run: bool) -> Object:
-        home = self.objects.get(("namespaces", "", namespace))
         name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{self._made:05d}"
-        if home is None:
+        if (home := self.objects.get(("namespaces", "", namespace))) is None:
             raise RefusalError(404, "NotFound", f'namespaces "{namespace}" not found')
         if "deletionTimestamp" in home["metadata"]:
             why = f"unable to create new content in namespace {namespace} because it is being terminated"
@@ -118,10 +118,13 @@ class FakeKubernetes:
         return created if dry_run else self.put(plural, created, namespace)
 
     def _selected(self, plural: str, namespace: str, query: dict[str, str]) -> list[Object]:
-        labels = [f"metadata|labels|{part}" for part in query.get("labelSelector", "").split(",") if part]
-        fields = [part.replace(".", "|") for part in query.get("fieldSelector", "").split(",") if part]
-        home = [found for (kind, at, _), found in self.objects.items() if (kind, at) == (plural, namespace)]
-        return [found for found in home if all(_matches(found, selector) for selector in labels + fields)]
+        labels, fields = (query.get(key, "").split(",") for key in ("labelSelector", "fieldSelector"))
+        found = [one for (kind, at, _), one in self.objects.items() if (kind, at) == (plural, namespace)]
+        for key, equals, value in (part.partition("=") for part in labels if part):
+            has = [(one, one["metadata"].get("labels", {})) for one in found]
+            found = [one for one, own in has if key in own and (own[key] == value or not equals)]
+        of = [part.partition("=")[2] for part in fields if part.startswith("involvedObject.name=")]
+        return [one for one in found if not of or one["involvedObject"]["name"] in of]
 
     def _delete(self, plural: str, found: Object, options: Object) -> None:
         metadata = found["metadata"]
@@ -137,44 +140,22 @@ class FakeKubernetes:
                 self._delete(kind, other, {})
 
 
-def _matches(found: Object, selector: str) -> bool:
-    """`selector`: `metadata|labels|NAME=VALUE`; without a value, any."""
-    path, equals, wanted = selector.partition("=")
-    value: Any = found
-    for part in path.split("|"):
-        value = (value or {}).get(part)
-    return value == wanted if equals else value is not None
-
-
 @contextmanager
 def serving(state: FakeKubernetes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve the state at a URL of this machine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
+    @Request.application
+    def application(request: Request) -> Response:
+        state.requests.append((request.path, dict(request.headers)))
+        try:
+            body = json.loads(request.get_data() or b"{}")
+            found, code = state.answer(request.method, request.path, request.args.to_dict(), body), 200
+        except RefusalError as refusal:
+            found, code = refusal.status, refusal.status["code"]
+        return Response("".join(f"{line}\n" for line in found) if isinstance(found, list) else json.dumps(found), code)
 
-        def _answer(self) -> None:
-            url, accept = urlsplit(self.path), self.headers.get("Accept", "")
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-            state.requests.append((self.path, dict(self.headers)))
-            try:
-                found, code = state.answer(self.command, url.path, dict(parse_qsl(url.query)), body, accept), 200
-            except RefusalError as refusal:
-                found, code = refusal.status, refusal.status["code"]
-            text = "".join(f"{line}\n" for line in found) if isinstance(found, list) else json.dumps(found)
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 - names of http.server
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, application, threaded=True, ssl_context=tls)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"

@@ -14,44 +14,37 @@ TIMED_OUT = "failed to pull image: dial tcp 10.0.0.9:443: i/o timeout"
 
 
 def phase(deployment: str, job: str = "", message: str = "", reason: str = "") -> Scene:
-    """KubeRay's status of the job."""
     status = {"jobDeploymentStatus": deployment, "jobStatus": job, "rayClusterName": CLUSTER}
     return lambda server: server.all("rayjobs")[-1].update(status={**status, "message": message, "reason": reason})
 
 
 def cluster(wanted: int = 1, ready: int = 0, failure: str = "") -> Scene:
-    """Its RayCluster."""
     condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateWorkerPod", "message": failure}
-    conditions = [condition] if failure else []
-    status = {"desiredWorkerReplicas": wanted, "readyWorkerReplicas": ready, "conditions": conditions}
-    head = {"template": {"metadata": {"labels": {"raystill.io/node": "head"}}}}
-    found = {"metadata": {"name": CLUSTER}, "spec": {"headGroupSpec": head}, "status": status}
-    return lambda server: void(server.put("rayclusters", found))
+    status = {"desiredWorkerReplicas": wanted, "readyWorkerReplicas": ready, "conditions": [condition] * bool(failure)}
+    spec = {"headGroupSpec": {"template": {"metadata": {"labels": {"raystill.io/node": "head"}}}}}
+    return lambda server: server.put("rayclusters", {"metadata": {"name": CLUSTER}, "spec": spec, "status": status})
 
 
 def pod(who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = None, name: str = "") -> Scene:
-    """A pod of the cluster, or the job's submitter. It runs, unless it says why not."""
+    """It runs, unless it says why not."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}
     state: dict[str, Any] = {"waiting": {"reason": waiting[0], "message": waiting[1]}} if waiting else {"running": {}}
-    status = {
-        "phase": "Pending" if unscheduled or waiting else "Running",
-        "conditions": [condition] if unscheduled else [],
-        "containerStatuses": [] if unscheduled else [{"image": "registry.example.com/raystill:1", "state": state}],
-    }
+    container = {"image": "registry.example.com/raystill:1", "state": state}
+    status: dict[str, Any] = {"conditions": [condition]} if unscheduled else {"containerStatuses": [container]}
+    status |= {"phase": "Pending" if unscheduled or waiting else "Running"}
 
     def scene(server: FakeKubernetes) -> None:
-        job = server.all("rayjobs")[-1]["metadata"]["name"]
         of_cluster = {"ray.io/cluster": CLUSTER, "ray.io/node-type": who, "raystill.io/node": who}
-        labels = {"job-name": job} if who == "submitter" else of_cluster
-        server.put("pods", {"metadata": {"name": name or f"{who}-1", "labels": labels}, "status": status})
+        of_job = {"job-name": server.all("rayjobs")[-1]["metadata"]["name"]}
+        metadata = {"name": name or f"{who}-1", "labels": of_job if who == "submitter" else of_cluster}
+        server.put("pods", {"metadata": metadata, "status": status})
 
     return scene
 
 
 def mount_failure(message: str) -> Scene:
-    """A warning about the head's pod."""
     event = {"type": "Warning", "reason": "FailedMount", "message": message, "involvedObject": {"name": "head-1"}}
-    return lambda server: void(server.put("events", {"metadata": {"name": "head-1.1"}, **event}))
+    return lambda server: server.put("events", {"metadata": {"name": "head-1.1"}, **event})
 
 
 def log(*lines: str) -> Scene:
@@ -66,9 +59,4 @@ def log(*lines: str) -> Scene:
 
 
 def together(*scenes: Scene) -> Scene:
-    """Several at once."""
-    return lambda server: void([scene(server) for scene in scenes])
-
-
-def void(value: object) -> None:
-    """Drop a value."""
+    return lambda server: [scene(server) for scene in scenes]

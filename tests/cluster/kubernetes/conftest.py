@@ -26,10 +26,11 @@ def run(*arguments: str, stage: str = "label") -> Result:
     return k8s("run", RUN_FILE, "--overlay", DEV, "--stage", stage, *arguments)
 
 
-def write_kubeconfig(file: Path, url: str, user: object) -> Path:
+def write_kubeconfig(file: Path, url: str, user: object, cluster: dict[str, str] = {}) -> Path:  # noqa: B006
     context = {"name": "here", "context": {"cluster": "here", "user": "ann"}}
-    tree = {"current-context": "here", "contexts": [context], "users": [user]}
-    file.write_text(yaml.safe_dump({**tree, "clusters": [{"name": "here", "cluster": {"server": url}}]}))
+    clusters = [{"name": "here", "cluster": {"server": url, **cluster}}]
+    tree = {"current-context": "here", "contexts": [context], "users": [user], "clusters": clusters}
+    file.write_text(yaml.safe_dump(tree))
     return file
 
 
@@ -40,9 +41,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube
     for plural, names in {"serviceaccounts": "head node submitter", "persistentvolumeclaims": "models data"}.items():
         for name in names.split():
             state.put(plural, {"metadata": {"name": f"raystill-{name}"}})
-    for module in (follow, submit, teardown):
+    for module, names in ((follow, "_HOPELESS_S _NO_OPERATOR_S"), (submit, "_DELETED_S"), (teardown, "_STOPPED_S")):
         monkeypatch.setattr(module, "POLL_S", 0.01)
-    monkeypatch.setattr(follow, "_HOPELESS_S", 0.05)
+        for name in names.split():
+            monkeypatch.setattr(module, name, 0.05)
     monkeypatch.setattr(overlay, "render", lambda folder: copy.deepcopy(list(render(folder))))
     with serving(state) as url:
         user = {"name": "ann", "user": {"token": TOKEN}}

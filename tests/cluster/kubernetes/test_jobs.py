@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from cluster.kubernetes import submit, teardown
 from tests.cluster.kubernetes.conftest import DEV, RUN_FILE, k8s, run
-from tests.cluster.kubernetes.test_run import ENDS, nothing
+from tests.cluster.kubernetes.test_run import ENDS, NOTHING
 from tests.support import kubernetes_scenes as scenes
 from tests.support.fake_kubernetes import FakeKubernetes
 from tests.support.k8s.rendering import K8S, needs_kustomize
@@ -36,12 +35,14 @@ def test_status_says_what_each_job_waits_for(server: FakeKubernetes) -> None:
     assert found["job"] in k8s("status").stdout
 
 
-def test_logs_are_printed_once_or_followed_to_the_end(job: str, server: FakeKubernetes) -> None:
+def test_logs_are_printed_or_followed_and_stop_deletes(job: str, server: FakeKubernetes) -> None:
     assert k8s("logs", job).stdout == "label: 1/2 rows\n"
-    server.scenes = [nothing, scenes.log("label: 2/2 rows"), ENDS]
+    server.scenes = [NOTHING, scenes.log("label: 2/2 rows"), ENDS]
     followed = k8s("logs", *LABEL, "-f", "--json")
     assert (followed.exit_code, json.loads(followed.stdout)["status"]) == (0, "succeeded")
     assert followed.stderr.endswith("label: 1/2 rows\nlabel: 2/2 rows\n")
+    assert k8s("stop", job).stdout == f"{job}: deleted\n"
+    assert not server.all("rayjobs", "configmaps", "pods")
 
 
 def test_a_job_that_is_unknown_or_has_no_log_is_said_so(server: FakeKubernetes) -> None:
@@ -57,16 +58,7 @@ def test_a_job_that_is_unknown_or_has_no_log_is_said_so(server: FakeKubernetes) 
             assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr
 
 
-def test_stop_deletes_the_job_with_its_pods(job: str, server: FakeKubernetes) -> None:
-    assert k8s("stop", job).stdout == f"{job}: deleted\n"
-    assert not server.all("rayjobs", "configmaps", "pods")
-
-
-def test_finalizers_that_nobody_removes_are_named(
-    job: str, server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(teardown, "_STOPPED_S", 0.05)
-    monkeypatch.setattr(submit, "_DELETED_S", 0.05)
+def test_finalizers_that_nobody_removes_are_named(job: str, server: FakeKubernetes) -> None:
     server.operator_runs = False
     ENDS(server)
     assert "finalizers left: ray.io/rayjob-finalizer. The operator removes them" in run().stderr

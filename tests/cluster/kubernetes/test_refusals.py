@@ -8,7 +8,6 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cluster.kubernetes import overlay
 from cluster.kubernetes.api import connect
@@ -139,21 +138,18 @@ def test_no_kubeconfig_no_server_and_a_malformed_kubeconfig(tmp_path: Path, monk
 
 
 def test_certificates_of_the_kubeconfig_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, certificate = tmp_path / "key", tmp_path / "certificate"
-    options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=h", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(["openssl", "req", *options, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
-    tls.load_cert_chain(certificate, key)
+    pair = [str(tmp_path / name) for name in ("cert", "key")]
+    options = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=h", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", "-x509", *options, "-out", pair[0], "-keyout", pair[1]], check=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pair[0])
+    tls.load_cert_chain(*pair)
     tls.verify_mode = ssl.CERT_REQUIRED
-    data = {name: b64encode(file.read_bytes()).decode() for name, file in (("key", key), ("certificate", certificate))}
-    user = {"client-certificate-data": data["certificate"], "client-key-data": data["key"]}
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch := tmp_path / "scratch"))
-    scratch.mkdir()
+    cert, key = (b64encode(Path(file).read_bytes()).decode() for file in pair)
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     with serving(FakeKubernetes(), tls) as url:
-        file = write_kubeconfig(tmp_path / "config", url, {"name": "ann", "user": user})
-        tree = yaml.safe_load(file.read_text())
-        tree["clusters"][0]["cluster"]["certificate-authority-data"] = data["certificate"]
-        file.write_text(yaml.safe_dump(tree))
+        user = {"name": "ann", "user": {"client-certificate-data": cert, "client-key-data": key}}
+        file = write_kubeconfig(tmp_path / "config", url, user, {"certificate-authority-data": cert})
         monkeypatch.setenv("KUBECONFIG", str(file))
         api = connect()
         assert not list(scratch.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,19 +13,13 @@ from tests.support.fake_kubernetes import FakeKubernetes
 from tests.support.k8s.rendering import needs_kustomize
 
 pytestmark = needs_kustomize
-FAILED = (
-    "Job entrypoint command failed with exit code {}, last available logs (truncated to 20,000 chars):\nteacher: ..."
-)
-ENDS = scenes.phase("Complete", "SUCCEEDED")
-
-
-def nothing(server: FakeKubernetes) -> None:
-    pass
+FAILED = "Job entrypoint command failed with exit code {}, last available logs (truncated to 20,000 chars):\nlabel: ..."
+ENDS, NOTHING = scenes.phase("Complete", "SUCCEEDED"), scenes.together()
 
 
 def test_from_the_job_to_its_labels_with_each_reason_to_wait(server: FakeKubernetes) -> None:
     server.scenes = [
-        nothing,
+        NOTHING,
         scenes.phase("Initializing"),
         scenes.cluster(failure=scenes.QUOTA),
         scenes.together(scenes.cluster(), scenes.pod("head", waiting=("ErrImagePull", scenes.TIMED_OUT))),
@@ -58,7 +53,7 @@ def test_from_the_job_to_its_labels_with_each_reason_to_wait(server: FakeKuberne
 def test_a_running_job_is_attached_to_and_an_ended_one_replaced(server: FakeKubernetes) -> None:
     assert "created RayJob" in run("--no-wait").stderr
     first = server.all("rayjobs")[0]["metadata"]
-    server.scenes = [nothing, scenes.log("1/2"), ENDS]
+    server.scenes = [NOTHING, scenes.log("1/2"), ENDS]
     again = run()
     assert ("attached to" in again.stderr, again.exit_code, again.stdout) == (True, 0, "1/2\n")
     assert server.changes.count(f"POST rayjobs {first['name']}") == 1
@@ -109,43 +104,28 @@ def test_stages_run_in_sequence_up_to_the_first_failure(server: FakeKubernetes) 
         (scenes.pod("head", waiting=("ImagePullBackOff", scenes.NOT_FOUND)), "cannot be pulled: Back-off pulling"),
         (scenes.pod("worker", waiting=("CreateContainerConfigError", 'secret "keys" not found')), "secret keys, which"),
         (scenes.pod("head", unscheduled='persistentvolumeclaim "data" not found'), "persistentvolumeclaim data, which"),
-        (nothing, "the operator, which has not seen it. Check that the operator runs"),
+        (NOTHING, "the operator, which has not seen it. Check that the operator runs"),
     ],
 )
-def test_what_waiting_does_not_heal_ends_command_and_job(
-    found: scenes.Scene, message: str, server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follow, "_NO_OPERATOR_S", 0.05)
-    server.scenes = [scenes.together(scenes.phase("Initializing"), scenes.cluster(), found)] if found != nothing else []
+def test_what_waiting_does_not_heal_ends_the_job(found: scenes.Scene, message: str, server: FakeKubernetes) -> None:
+    server.scenes = [scenes.together(scenes.phase("Initializing"), scenes.cluster(), found)] if found != NOTHING else []
     done = run()
-    assert (done.exit_code, message in done.stderr, "The job is deleted." in done.stderr) == (2, True, True), (
-        done.stderr
-    )
+    assert (done.exit_code, message in done.stderr, "The job is deleted." in done.stderr) == (2, True, True)
     assert not server.all("rayjobs", "configmaps")
 
 
-def test_ctrl_c_leaves_the_job_and_says_how_to_follow_it(
-    server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(api: object, job: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(follow, "submitter", interrupt)
+def test_ctrl_c_leaves_the_job(server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "submitter", Mock(side_effect=KeyboardInterrupt))
     done = run()
     name = server.all("rayjobs")[0]["metadata"]["name"]
     assert done.exit_code == 130
     assert f"`raystill k8s logs {name} -n raystill -f`. Stop it: `raystill k8s stop {name} -n raystill`" in done.stderr
 
 
-def test_a_cut_connection_repeats_no_line_of_the_log(server: FakeKubernetes) -> None:
-    server.scenes = [scenes.log("a", "b"), scenes.log("c"), scenes.log("d", "e"), ENDS]
-    assert run().stdout == "a\nb\nc\nd\ne\n"
-
-
 def test_no_output_and_no_object_has_the_credentials(server: FakeKubernetes, tmp_path: Path) -> None:
     before = (tmp_path / "kubeconfig").read_bytes()
     server.scenes = [scenes.log("line"), ENDS]
     done = [run("--json"), k8s("status"), run("--set", "teacher.replicas.min=99")]
-    assert {headers["authorization"] for _, headers in server.requests} == {f"Bearer {TOKEN}"}
+    assert {headers["Authorization"] for _, headers in server.requests} == {f"Bearer {TOKEN}"}
     assert TOKEN not in "".join(one.output for one in done) + json.dumps(server.all("rayjobs", "configmaps"))
     assert (tmp_path / "kubeconfig").read_bytes() == before
