@@ -1,7 +1,7 @@
 """Reference for training: step-by-step distillation with transformers' trainer, two forward passes a step, padded batches. Prints JSON.
 
 Follows Hsieh et al. 2023: each example is tokenised twice, labels and rationales are padded to the longest of their batch, and the
-loss is the weighted sum of both passes. On a GPU it uses bf16, a fused optimizer and data loading workers.
+loss is the weighted sum of both passes. bf16 is torch.autocast; the optimizer is fused. On a GPU it has data loading workers.
 
     python -m tests.benchmarks.reference_trainer MODEL ROWS.jsonl --batch 64 --steps 60     rows: {"input", "label", "rationale"}
 """
@@ -27,6 +27,8 @@ from transformers import (
     Seq2SeqTrainingArguments,
     TrainerCallback,
 )
+
+from tests.benchmarks.trained import LEARNING_RATE
 
 PARTS = ("label", "rationale")
 IGNORED = -100
@@ -93,7 +95,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--skip", type=int, default=5, help="untimed steps at the start")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     options = parser.parse_args()
     config = AutoConfig.from_pretrained(options.model)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -108,7 +111,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = Seq2SeqTrainingArguments(
             output_dir=folder, per_device_train_batch_size=options.batch, max_steps=options.steps, report_to=[],
-            learning_rate=options.learning_rate, bf16=gpu, optim="adamw_torch_fused", save_strategy="no", logging_steps=1,
+            learning_rate=options.learning_rate, bf16=options.precision == "bf16",
+            optim="adamw_torch_fused", save_strategy="no", logging_steps=1,
             remove_unused_columns=False, dataloader_num_workers=4 if gpu else 0, disable_tqdm=True, use_cpu=not gpu, seed=0,
         )  # fmt: skip
         trainer = TwoTasks(

@@ -1,7 +1,8 @@
-"""Training speed: unpadded tokens/s of `raystill train` against the reference trainer, with the same model, data and precision.
+"""Training speed: unpadded tokens/s of `raystill train` against the reference trainer, same model and data, each in its best setting.
 
 Two regimes: as many examples per step as the reference, and a token budget per step. Results are medians of alternating pairs. Labels
-are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k. MFU: train_flops.py / peak FLOPS.
+are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k. Losses are means of the last steps, after as many examples.
+On CPUs the reference takes the faster of bf16 and fp32, and we `precision: auto`. MFU: train_flops.py / peak FLOPS.
 
     python -m tests.benchmarks.train_speed DATA                                    small models on CPUs
     python -m tests.benchmarks.train_speed DATA --gpu --model FOLDER --model FOLDER --rows 6000 --batch 64 --steps 60 \
@@ -15,26 +16,45 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tests.benchmarks.results import median, publish
+from tests.benchmarks.students import smollm2
 from tests.benchmarks.train_flops import training_flops
-from tests.benchmarks.trained import command, labels_of, recorded, reference_rows, save_shapes, stage, steps_of
+from tests.benchmarks.trained import LEARNING_RATE, command, labels_of, recorded, reference_rows, stage, steps_of
+
+_VOCABULARY = 32_000
+_LAST_STEPS = 5
 
 
-def small_models(folder: Path) -> dict[str, str]:
-    """A T5 and a Llama with random weights and the embedded teacher's tokenizer. On a CPU, large models take minutes per step."""
+def small_models(folder: Path, texts: list[str]) -> dict[str, str]:
+    """A T5 of random weights with a tokenizer of the texts, and the embedded teacher's first layers. Larger ones take minutes per step."""
+    from transformers import AutoTokenizer, T5Config
+
     from cluster.commands.embedded_teacher import embedded_teacher
 
-    t5 = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 4}
-    llama = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6}
-    return dict(zip(("t5 shape", "llama shape"), save_shapes(folder, str(embedded_teacher()), t5, llama), strict=True))
+    tokenizer = AutoTokenizer.from_pretrained(embedded_teacher()).train_new_from_iterator(texts, _VOCABULARY)
+    T5Config(
+        vocab_size=_VOCABULARY, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6, feed_forward_proj="gated-gelu",
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder / "t5")  # fmt: skip
+    tokenizer.save_pretrained(folder / "t5")
+    return {"T5, d 512": str(folder / "t5"), "SmolLM2, 6 layers": str(smollm2(folder / "llama", layers=6))}
 
 
 def reference(model: str, rows: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The reference in its best precision."""
     arguments = ["tests.benchmarks.reference_trainer", model, str(rows), "--batch", str(options.batch),
-                 "--steps", str(options.steps)]  # fmt: skip
-    return dict(json.loads(command(arguments).strip().splitlines()[-1]))
+                 "--steps", str(options.steps), "--precision"]  # fmt: skip
+    found = {
+        precision: dict(json.loads(command([*arguments, precision]).strip().splitlines()[-1]))
+        | {"precision": precision}
+        for precision in options.reference_precisions
+    }
+    best = max(found, key=lambda precision: found[precision]["tokens_per_s"])
+    options.reference_precisions = [best]
+    return found[best]
 
 
 def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batch: int, steps: int) -> dict[str, Any]:
@@ -46,15 +66,16 @@ def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batc
         **labelled,
         "student": {"model": model, "init": {"kind": "random" if random else "pretrained"}},
         "training": {
-            "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 1 if options.gpu else 0,
-            "precision": "bf16" if options.gpu else "fp32", "tokens_per_batch": batch, "compile": options.compile,
+            "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 1 if options.gpu else 0, "precision": "auto",
+            "tokens_per_batch": batch, "compile": options.compile, "learning_rate": LEARNING_RATE,
             "tokens_per_micro_batch": min(2 * batch, options.micro),
             "epochs": steps * options.batch / labels["counts"]["accepted"], "max_input_tokens": 512, "max_target_tokens": 512,
         },
     }  # fmt: skip
     training = stage("train", run, output)["details"]["training"]
-    shares = {key: training[key] for key in ("padding_share", "data_wait_share")}
-    return {**steps_of(output), **shares}
+    shares = {key: training[key] for key in ("padding_share", "data_wait_share", "precision")}
+    lines = (output / "student/training.jsonl").read_text().splitlines()
+    return {**steps_of(output), **shares, "losses": [json.loads(line)["loss"] for line in lines]}
 
 
 def main() -> None:
@@ -72,14 +93,17 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--peak-tflops", type=float, help="of the GPU; adds MFU to the table")
     options = parser.parse_args()
+    options.reference_precisions = ["bf16"] if options.gpu else ["bf16", "fp32"]
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = {Path(m).name: m for m in options.model} if options.model else small_models(folder)
         for key in options.dataset or ("cqa", "gsm8k"):
             labelled = labels_of(recorded(options.data)[key], options.rows, folder / key)
             rows = folder / f"{key}.jsonl"
             reference_rows(folder / key, rows)
+            models = {Path(m).name: m for m in options.model or ()} or small_models(
+                folder / f"{key} models", _texts(rows)
+            )
             for shape, model in models.items():
                 for pair in range(options.pairs):
                     table.append(
@@ -94,6 +118,10 @@ def main() -> None:
     publish("train_speed", table, **medians)
 
 
+def _texts(rows: Path) -> list[str]:
+    return [text for line in rows.read_text().splitlines() for text in json.loads(line).values()]
+
+
 def _pair(model: str, labelled: dict[str, Any], rows: Path, options: argparse.Namespace) -> dict[str, Any]:
     theirs = reference(model, rows, options)
     same_batch = round(theirs["tokens_per_example"] * options.batch)
@@ -104,7 +132,9 @@ def _pair(model: str, labelled: dict[str, Any], rows: Path, options: argparse.Na
         "same step ratio": same["tokens_per_s"] / theirs["tokens_per_s"],
         "budget ratio": budget["tokens_per_s"] / theirs["tokens_per_s"],
         "reference step s": theirs["step_s"], "same step s": same["step_s"], "padding": budget["padding_share"],
-        "data wait": max(same["data_wait_share"], budget["data_wait_share"]),
+        "data wait": max(same["data_wait_share"], budget["data_wait_share"]), "reference precision": theirs["precision"],
+        "precision": same["precision"], "reference loss": fmean(theirs["losses"][-_LAST_STEPS:]),
+        "same step loss": fmean(same["losses"][-_LAST_STEPS:]),
     }  # fmt: skip
     if options.peak_tflops:
         targets = theirs["target_tokens_per_example"]

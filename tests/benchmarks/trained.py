@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+LEARNING_RATE = 1e-4
 SKIPPED_STEPS = 5
 """Untimed steps at the start, also of the reference."""
 
@@ -37,24 +38,6 @@ def recorded(data: Path) -> dict[str, Dataset]:
         ),
         "svamp": Dataset("svamp", "arithmetic", data / "svamp/train.jsonl", data / "svamp/train.palm-540b.jsonl"),
     }
-
-
-def save_shapes(folder: Path, teacher: str, t5: Mapping[str, Any], llama: Mapping[str, Any]) -> list[str]:
-    """Folders of a T5 and a Llama with the teacher's tokenizer and without weights, for random initialisation."""
-    from transformers import AutoTokenizer, LlamaConfig, T5Config
-
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
-    pad = tokenizer.pad_token_id
-    common = {"vocab_size": len(tokenizer), "pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id}
-    configs = {
-        "t5": T5Config(num_heads=4, feed_forward_proj="gated-gelu", decoder_start_token_id=pad, **common, **t5),
-        "llama": LlamaConfig(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
-                             tie_word_embeddings=True, **common, **llama),
-    }  # fmt: skip
-    for name, config in configs.items():
-        config.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return [str(folder / name) for name in configs]
 
 
 def command(arguments: Iterable[str], environment: Mapping[str, str] | None = None) -> str:

@@ -131,7 +131,7 @@ def collate(
     heads = np.repeat(count - np.array([s.tail for s in sequences], dtype=np.int64), count)
     parts = np.where(within < heads, parts, _RATIONALE)
     groups, top = _groups(sequences), _top_tokens(sequences, count)
-    return MicroBatch(inputs, rows, positions, flat, parts, *groups, *top, segments)
+    return MicroBatch(inputs, rows, positions, flat, parts, *groups, *top, segments=segments)
 
 
 def _decoder_inputs(
