@@ -1,21 +1,23 @@
-"""A test run that always ends: hooks for tests that hang in C code, and for workers of pytest-xdist that die.
-
-pytest-timeout raises an error in the main thread, which Python code notices and a hanging call of a library does not.
-"""
+"""A test run that always ends: hooks for tests that hang in calls of libraries, and for workers of pytest-xdist that die."""
 
 import faulthandler
 import os
+import signal
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
 import psutil
 import pytest
+from pytest_timeout import is_debugging
 
 GRACE_S = 60.0
 """From the timeout of a test to the end of its process."""
 TEARDOWN_S = 300.0
 GIVE_UP_S = 20.0
+LATE = pytest.StashKey[float]()
+"""The timeout of an interrupted test."""
 _stderr: list[int] = []
 
 
@@ -29,14 +31,52 @@ def end_process_after(seconds: float) -> None:
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
-def pytest_timeout_set_timer(settings: Any) -> None:
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """Interrupt a late test as Ctrl-C does. Calls of Ray drop every other error of a signal handler, and keep waiting."""
+
+    def interrupt(*_: object) -> None:
+        if not is_debugging():
+            item.stash[LATE] = settings.timeout
+            faulthandler.dump_traceback(file=_stderr[-1])
+            raise KeyboardInterrupt
+
     end_process_after(settings.timeout + GRACE_S)
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+    return True
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_teardown() -> None:
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_cancel_timer() -> bool:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return True
+
+
+def phase(item: pytest.Item) -> Generator[None, object, object]:
+    """A phase of a test, which fails if it is interrupted."""
+    try:
+        return (yield)
+    except KeyboardInterrupt:
+        if LATE not in item.stash:
+            raise
+        return pytest.fail(f"Timeout (>{item.stash[LATE]:g} s). Its stacks are above, in the output of the run.")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from phase(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from phase(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """A failure has cancelled all timers, and the fixtures may hang like their test."""
     end_process_after(TEARDOWN_S)
+    return (yield from phase(item))
 
 
 @pytest.hookimpl(trylast=True)
