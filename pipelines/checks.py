@@ -54,6 +54,13 @@ def check_run(run: RunConfig, stages: Iterable[CheckedStage], needs: Needs = Nee
             entry.check(run)
 
 
+def warnings(run: RunConfig, stages: Iterable[CheckedStage]) -> list[str]:
+    """What a command that passed its checks still says before it starts: of the corpus, if it is labelled."""
+    from pipelines.corpus_checks import corpus_warnings
+
+    return list(corpus_warnings(run)) if "label" in stages else []
+
+
 def _label_packages(run: RunConfig) -> None:
     require_extra("label")
     if run.teacher.engine == "vllm":
@@ -117,6 +124,49 @@ def _grid(run: RunConfig) -> None:
     check_compare(run)
 
 
+def _gold(run: RunConfig) -> None:
+    from pipelines.corpus_checks import check_gold
+
+    check_gold(run)
+
+
+def _grid_gold(run: RunConfig) -> None:
+    from pipelines.corpus_checks import check_grid_gold
+
+    check_grid_gold(run)
+
+
+def _scored(run: RunConfig) -> None:
+    from pipelines.corpus_checks import check_scored
+
+    check_scored(run)
+
+
+def _reachable(run: RunConfig) -> None:
+    """Refuse a remote teacher whose endpoint does not answer, or a model that this machine cannot get."""
+    from pipelines.label.teachers.reach import check_reachable
+    from pipelines.students.decoding.hub_models import check_available
+
+    if run.teacher.engine == "openai":
+        check_reachable(run.teacher)
+    elif run.teacher.engine == "vllm":
+        check_available(run.teacher.model or "", "teacher.model")
+
+
+def _hub_students(run: RunConfig) -> None:
+    from pipelines.students.decoding.hub_models import check_available
+
+    check_available(run.student.model, "student.model")
+
+
+def _hub_grid(run: RunConfig) -> None:
+    from pipelines.compare.grid import students_of
+    from pipelines.students.decoding.hub_models import check_available
+
+    for model in students_of(run):
+        check_available(model, "compare.students")
+
+
 def _constrained(run: RunConfig) -> None:
     """Refuse `evaluation.constrained` for free labels before anything is labelled."""
     from pipelines.students.decoding.constrained import check_constrained
@@ -161,10 +211,16 @@ CHECKS: tuple[Check, ...] = (
     Check(_constrained, lambda stages: bool({"evaluate", "compare"} & stages), Needs.INPUTS),
     Check(_grid, lambda stages: "compare" in stages, Needs.INPUTS),
     Check(_label, lambda stages: "label" in stages, Needs.INPUTS),
+    Check(_gold, lambda stages: {"label", "train"} <= stages, Needs.INPUTS),
+    Check(_grid_gold, lambda stages: {"label", "compare"} <= stages, Needs.INPUTS),
+    Check(_scored, lambda stages: "label" in stages and bool({"evaluate", "compare"} & stages), Needs.MACHINE),
     Check(_credentials, lambda stages: "label" in stages, Needs.MACHINE),
     Check(_student_model, lambda stages: "train" in stages, Needs.INPUTS),
     Check(_trackers, lambda stages: bool({"train", "compare"} & stages), Needs.MACHINE),
     Check(_labels, lambda stages: "train" in stages and "label" not in stages, Needs.INPUTS),
     Check(_student, lambda stages: "evaluate" in stages and "train" not in stages, Needs.INPUTS),
+    Check(_hub_students, lambda stages: "train" in stages, Needs.MACHINE),
+    Check(_hub_grid, lambda stages: "compare" in stages, Needs.MACHINE),
     Check(_heldout_apart, lambda stages: "label" in stages and bool({"evaluate", "compare"} & stages), Needs.INPUTS),
+    Check(_reachable, lambda stages: "label" in stages, Needs.MACHINE),  # last: it may take seconds
 )

@@ -27,7 +27,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from cluster.commands.stages import stages_to_execute
     from cluster.commands.summary import print_summary, stage_summary
     from cluster.session.start import ray_session
-    from pipelines.checks import COMMANDS, check_run
+    from pipelines.checks import COMMANDS, check_run, warnings
     from pipelines.compare.model import ComparisonReport
     from pipelines.compare.stage import compare, is_finished
     from pipelines.run import run_stage
@@ -36,6 +36,8 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     run = load_run(run_file, overrides)
     click.echo(f"{run.name}: compare -> {shown(run.output)}", err=True)
     check_run(run, COMMANDS["compare"])
+    for warning in warnings(run, COMMANDS["compare"]):
+        click.echo(f"warning: {warning}", err=True)
     work = stages_to_execute(run, ("label",))
     if work or not is_finished(run):  # no nodes are requested for a finished comparison
         work = [*work, "train", "evaluate"]

@@ -22,7 +22,7 @@ def run_command(
     """Execute stages in sequence on one Ray, and print their summaries. Raises RaystillError."""
     from cluster.commands.summary import StageSummary, print_summary, stage_summary
     from cluster.session.start import ray_session
-    from pipelines.checks import check_run
+    from pipelines.checks import check_run, warnings
     from pipelines.config.load import load_run
     from pipelines.evaluate.previous_report import read_earlier
     from pipelines.run import run_stages
@@ -33,6 +33,8 @@ def run_command(
     summaries: list[StageSummary] = []
     click.echo(f"{run.name}: {', '.join(stages)} -> {shown(run.output)}", err=True)
     check_run(run, stages)
+    for warning in warnings(run, stages):
+        click.echo(f"warning: {warning}", err=True)
     work = stages_to_execute(run, stages, replace=replace)
     earlier = read_earlier(baseline, load_task(task_spec(run.task, run.task_options)).name) if baseline else None
     with redirect_stdout(sys.stderr), ray_session(run, work, verbose=verbose):  # Ray prints warnings of nodes on stdout

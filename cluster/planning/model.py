@@ -37,6 +37,20 @@ class Rows(Part):
     """None: the train rows were counted."""
 
 
+class CorpusRows(Part):
+    """What the first 20,000 rows of `corpus.train` are."""
+
+    checked: int
+    with_gold: int
+    labels: dict[str, int]
+    """Gold label -> rows, of the most frequent ones."""
+    repeated_ids: int
+    unreadable: dict[str, int]
+    """Problem -> rows."""
+    warnings: list[str]
+    """What the labels would suffer from."""
+
+
 class PromptTokens(Part):
     """Tokens of a prompt, over the rows that were counted; `total` over all rows."""
 
@@ -221,3 +235,4 @@ class Plan(Part):
     capacity: Capacity | None
     exists: ExistingArtifacts
     comparison: ComparisonPlan | None = None
+    corpus: CorpusRows | None = None

@@ -19,6 +19,7 @@ from cluster.planning.local_models import model_config, token_counter
 from cluster.planning.measured import evaluate_estimate, known_throughput, train_estimate
 from cluster.planning.model import (
     NO_STUDENT,
+    CorpusRows,
     Existing,
     ExistingArtifacts,
     ExistingLabels,
@@ -36,6 +37,7 @@ from cluster.planning.model import (
 from cluster.planning.training_memory import student_shape, training_memory
 from cluster.planning.training_steps import training_steps
 from pipelines.config import RunConfig
+from pipelines.corpus_checks import corpus_survey, corpus_warnings
 from pipelines.data.heldout import heldout_files, validation_share
 from pipelines.data.reader import corpus_files
 from pipelines.errors import UserError
@@ -45,6 +47,7 @@ from pipelines.status import Finished, NotBegun, StageState, run_status
 from pipelines.tasks import Example, Task, load_task, task_spec
 
 _RENDERED_ROWS = 1000
+_LABELS = 100
 _MOST_EXAMPLES = 1_000_000
 _NOT_PLANNED = StageEstimate(seconds=0.0, gpu_hours=None, source=NO_STUDENT)
 
@@ -110,6 +113,7 @@ def make_plan(
         stages=stages,
         capacity=None if deadline_s is None else capacity(run, stages, text_bytes, throughput, deadline_s),
         exists=exists,
+        corpus=_corpus_rows(run),
         comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus))
         if run.has_student
         else None,
@@ -125,6 +129,18 @@ def _stored_rows(run: RunConfig, corpus: _Corpus, decision: Decision) -> int:
         if examples:
             stored += corpus.rows[name] * stored_among(run, examples, replaced=replaced) / len(examples)
     return round(stored)
+
+
+def _corpus_rows(run: RunConfig) -> CorpusRows:
+    found = corpus_survey(run)
+    return CorpusRows(
+        checked=found.rows,
+        with_gold=found.with_gold,
+        labels=dict(found.labels.most_common(_LABELS)),
+        repeated_ids=found.repeated.rows,
+        unreadable={problem: rows.rows for problem, rows in found.unreadable.items()},
+        warnings=list(corpus_warnings(run)),
+    )
 
 
 def _validation_rows(run: RunConfig, corpus: _Corpus) -> int:

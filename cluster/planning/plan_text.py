@@ -9,6 +9,7 @@ from cluster.planning.model import (
     NO_STUDENT,
     Capacity,
     ComparisonPlan,
+    CorpusRows,
     Histogram,
     LabelEstimate,
     Plan,
@@ -17,10 +18,12 @@ from cluster.planning.model import (
     TrainingSteps,
     TrainMemory,
 )
+from pipelines.reports.format import one_line
 from pipelines.runtime.durations import duration
 from pipelines.train.data.step_counts import few_steps
 
 _BAR_CHARACTERS = 40
+_LABELS_SHOWN = 6
 _INDENT = " " * 12
 
 
@@ -46,6 +49,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     if rows.sample:
         error = "not known" if rows.sample.error is None else f"{rows.sample.error:.1%}"
         yield f"{_INDENT}an estimate from a sample of {rows.sample.read:,} rows; its error is {error} (95% confidence)"
+    if plan.corpus:
+        yield from _corpus_lines(plan.corpus)
     yield (
         f"prompts     {prompt.mean:,.0f} tokens on average, {prompt.median:,} median, {prompt.p95:,} at the 95th percentile, "
         f"{prompt.max:,} at most, {prompt.total:,} in all"
@@ -76,6 +81,20 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     ):  # fmt: skip
         if stage == "label" or has_student:
             yield f"exists      {stage}: {found.state}; {found.detail}"
+
+
+def _corpus_lines(corpus: CorpusRows) -> Iterator[str]:
+    """Gold labels and warnings."""
+    if corpus.with_gold:
+        common = ", ".join(
+            f"{one_line(label)} {count:,}" for label, count in list(corpus.labels.items())[:_LABELS_SHOWN]
+        )
+        more = ", ..." if len(corpus.labels) > _LABELS_SHOWN else ""
+        yield f"gold        {corpus.with_gold:,} of {corpus.checked:,} rows have a label: {common}{more}"
+    else:
+        yield f"gold        none of {corpus.checked:,} rows has a label"
+    for warning in corpus.warnings:
+        yield f"{_INDENT}warning: {one_line(warning)}"
 
 
 def steps_lines(found: TrainingSteps) -> Iterator[str]:

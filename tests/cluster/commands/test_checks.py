@@ -20,6 +20,11 @@ TOKEN_KD = {
 }
 
 
+HALF_GOLD = {"corpus": {"train": "half.jsonl"}}
+NO_GOLD = {"corpus": {"train": "none.jsonl", "validation": 0.0}}
+CLOSED = "http://127.0.0.1:9/v1"
+
+
 class StartedError(Exception):
     """Ray would have been started, with nodes for the stages in `args`."""
 
@@ -30,6 +35,13 @@ def ray_session(monkeypatch: pytest.MonkeyPatch) -> None:
         raise StartedError(*stages)
 
     monkeypatch.setattr("cluster.session.start.ray_session", started)
+
+
+def tiny_folder(folder: Path) -> Path:
+    """A folder that passes for a model."""
+    (folder / "m").mkdir(exist_ok=True)
+    (folder / "m" / "config.json").write_text("{}")
+    return folder / "m"
 
 
 def write_run(folder: Path, shared: int = 0, **sections: Any) -> str:
@@ -43,6 +55,10 @@ def write_run(folder: Path, shared: int = 0, **sections: Any) -> str:
             "train": write_jsonl(folder / "train.jsonl", train), "test": write_jsonl(folder / "test.jsonl", test), "validation": 0.0,
         },
     }  # fmt: skip
+    for name, share in (("half", 2), ("none", 0)):
+        write_jsonl(
+            folder / f"{name}.jsonl", [row if i < share else {**row, "label": None} for i, row in enumerate(train)]
+        )
     (folder / "run.yaml").write_text(yaml.safe_dump({**run, **sections}))
     return str(folder / "run.yaml")
 
@@ -55,6 +71,44 @@ def test_a_run_that_cannot_end_well_never_begins(
     done = CliRunner().invoke(main, [command, write_run(tmp_path, shared, **sections)])
     assert (done.exit_code, message in done.output) == (2, True), done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("commands", "sections", "message"),
+    [
+        ("run plan", HALF_GOLD, "student.labels gold: it learns gold labels, and 3 of the 5 rows have none"),
+        ("compare", HALF_GOLD, "compare.methods finetune: it learns gold labels, and 3 of the 5 rows have none"),
+        ("run", {**NO_GOLD, "student": {"model": "m", "labels": "teacher"}}, "none of its rows has a gold label, and evaluation"),
+        ("run label", {"teacher": {"engine": "openai", "model": "m", "remote": {"url": CLOSED}}}, "takes no connection"),
+        ("run label", {"teacher": {"engine": "vllm", "model": "a/b"}}, "teacher.model a/b: it is not in the hub's cache"),
+        ("run", {"student": {"model": "a/b"}}, "student.model a/b: it is not in the hub's cache"),
+        ("compare", {"compare": {"students": ["a/b"]}}, "compare.students a/b: it is not in the hub's cache"),
+    ],
+)  # fmt: skip
+def test_what_a_stage_lacks_is_refused_before_labelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: str, sections: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    run_file = write_run(tmp_path, **({"student": {"model": str(tiny_folder(tmp_path))}} | sections))
+    for command in commands.split():
+        done = CliRunner().invoke(main, [command, run_file])
+        assert (done.exit_code, message in done.output) == (2, True), done.output
+
+
+def test_the_corpus_is_warned_of_before_it_is_labelled(tmp_path: Path) -> None:
+    rows = [{"id": "a", "input": f"{i}", "label": "x"} for i in range(30)]
+    corpus = write_jsonl(tmp_path / "c.jsonl", [*rows, {"id": "b", "input": None}])
+    run_file = write_run(tmp_path, task="classification", corpus={"train": corpus})
+    warnings = [
+        "1 of 31 rows cannot be read: field `input` is missing or null, must be text (first: c.jsonl, row 31)",
+        "29 of 31 rows repeat an earlier id (first: c.jsonl, row 2)",
+        "30 of 30 gold labels are 'x'",
+        "task classification has neither task_options.instruction nor examples",
+    ]
+    for command in ("plan", "label"):
+        done = CliRunner().invoke(main, [command, run_file])
+        assert all(f"warning: {warning}" in done.output for warning in warnings), done.output
 
 
 @pytest.mark.parametrize(("command", "shared"), [("run", 2), ("compare", 2), ("label", 4)])
