@@ -1,7 +1,5 @@
 """Folders with stored answers, and their lookup in this process, without Ray."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from pipelines.label.stored.index import AnswerIndex, Problem, _merged, _read_ke
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.stored.lookup import StoredAnswers
 from pipelines.label.stored.sources import TextFile
-from pipelines.label.teachers.base import Access
+from pipelines.label.teachers.base import Access, Teacher
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, load_task, task_spec
@@ -34,11 +32,13 @@ def keys_of(run: RunConfig) -> AnswerKeys:
     return AnswerKeys.of_run(run, run.teacher.model)
 
 
-def write_answers(run: RunConfig, folder: Path, number: int, rows: Sequence[Example]) -> TextFile:
-    """Label the rows with the run's teacher, as one commit. Returns the file of their texts."""
+def write_answers(
+    run: RunConfig, folder: Path, number: int, rows: Sequence[Example], teacher: Teacher | None = None
+) -> TextFile:
+    """Label the rows with a teacher, by default the run's, as one commit. Returns the file of their texts."""
     task, store = load_task(task_spec(run.task)), Store(str(folder))
     labeller = Labeller(run, task, None, keys_of(run))
-    teacher = teacher_class(run.teacher.engine).start(run.teacher, task, Access())
+    teacher = teacher or teacher_class(run.teacher.engine).start(run.teacher, task, Access())
 
     async def label() -> list[Any]:
         return [await labeller.label("train", row, teacher.answer) for row in rows]
@@ -55,10 +55,8 @@ def index_of(*files: TextFile) -> tuple[AnswerIndex, list[Problem]]:
 
 def taken_over(run: RunConfig, rows: Sequence[Example], *files: TextFile) -> pa.Table:
     """The outcomes of those rows that take over an answer."""
-    table = [
-        {"split": "train", "id": row.id, "input": row.input, "gold": row.gold, "choices": list(row.choices)}
-        for row in rows
-    ]
+    fields = ("id", "input", "gold", "choices")
+    block = [{"split": "train", **{name: getattr(row, name) for name in fields}} for row in rows]
     answers = StoredAnswers(run, task_spec(run.task), None, keys_of(run), files)
-    found = list(answers.outcomes(pa.Table.from_pylist(table, schema=EXAMPLE), index_of(*files)[0], "here"))
-    return pa.concat_tables(found) if found else outcome_table([])
+    found = list(answers.outcomes(pa.Table.from_pylist(block, schema=EXAMPLE), index_of(*files)[0], "here"))
+    return pa.concat_tables([outcome_table([]), *found])
