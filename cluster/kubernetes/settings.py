@@ -74,6 +74,8 @@ class Settings(_Part):
     """Used with the component gcs-ft-redis."""
     head: HeadSize
     worker: WorkerSize
+    teacher: WorkerSize
+    """Of the folder teacher, whose pods hold one model over several nodes."""
     label: ReplicasConfig
     """Worker pods of the label job: room for teacher.replicas."""
     train: _Count

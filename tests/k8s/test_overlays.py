@@ -26,6 +26,7 @@ from tests.support.k8s.rendering import (
     each_overlay,
     needs_kustomize,
     overlay,
+    render,
     with_components,
 )
 
@@ -188,6 +189,18 @@ def test_components_pass_on_all_bases(component: str, tmp_path: Path) -> None:
     assert_passes(bases_with(tmp_path, component))
 
 
+@needs_kustomize
+def test_a_teacher_over_two_nodes_has_gpus_for_its_model() -> None:
+    objects = [*overlay("prod-gpu"), *render(K8S / "overlays/prod-gpu/teacher")]
+    assert_passes(list({json.dumps(found, sort_keys=True): found for found in objects}.values()))
+    (service,) = (o for o in objects if o["metadata"]["name"] == "raystill-teacher")
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    engine = application["args"]["llm_configs"][0]["engine_kwargs"]
+    gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+    assert (engine["tensor_parallel_size"], engine["pipeline_parallel_size"]) == (gpus, group["replicas"])
+
+
 def test_the_argo_cd_application_passes() -> None:
     assert_passes([yaml.safe_load((K8S / "platform/argocd-app.yaml").read_text(encoding="utf-8"))])
 
@@ -199,4 +212,5 @@ def test_every_folder_with_a_kustomization_is_tested() -> None:
         for file in (K8S / "overlays").rglob("kustomization.yaml")
     }
     roots = {file.parent for file, kind in kinds.items() if kind == "Kustomization"}
-    assert roots == {K8S / "overlays" / name / part for name in OVERLAYS for part in PARTS}
+    shipped = {K8S / "overlays" / name / part for name in OVERLAYS for part in PARTS}
+    assert roots == {*shipped, K8S / "overlays/prod-gpu/teacher"}
