@@ -130,8 +130,11 @@ def collate(
     parts = np.repeat(np.array([s.part for s in sequences], dtype=np.int64), count)
     heads = np.repeat(count - np.array([s.tail for s in sequences], dtype=np.int64), count)
     parts = np.where(within < heads, parts, _RATIONALE)
-    groups, top = _groups(sequences), _top_tokens(sequences, count)
-    return MicroBatch(inputs, rows, positions, flat, parts, *groups, *top, segments=segments)
+    groups, probabilities = _groups(sequences)
+    top_ids, top_logprobs = _top_tokens(sequences, count)
+    return MicroBatch(
+        inputs, rows, positions, flat, parts, groups, probabilities, top_ids, top_logprobs, segments
+    )  # fmt: skip
 
 
 def _decoder_inputs(
