@@ -1,6 +1,4 @@
-"""OpenAI's Batch API, over an endpoint on this machine: what is sent, what a kill and a failure leave. Lookups have no Ray here."""
-
-from __future__ import annotations
+"""OpenAI's Batch API, over an endpoint on this machine: what is sent, and what kills, failures and refusals leave."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ import pytest
 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.batches.answers import Answers
-from pipelines.label.batches.records import Batch, read_batches
+from pipelines.label.batches.records import read_batches
 from pipelines.label.batches.run import Batches
 from pipelines.label.output.counts import Counts
 from pipelines.label.stored.lookup import MissingPrompt
@@ -26,9 +24,7 @@ __all__ = ["endpoint"]
 
 
 class Folder:
-    """A labels folder and its rows' prompts, in place of the writer and the lookup."""
-
-    finished_rows = 0
+    """A labels folder with its rows: stands for the writer, the progress file and the lookup, without Ray."""
 
     def __init__(self, path: Path, rows: int, chat: bool = False) -> None:
         self.store, self._rows, self._chat = Store(str(path)), rows, chat
@@ -41,42 +37,39 @@ class Folder:
 
     def phase(self, name: str) -> None: ...
 
+    def texts(self) -> dict[bytes, dict[str, Any]]:
+        parts = [pq.read_table(self.store.path(name)) for name in self.store.files("batches", ".parquet")]
+        return {row["key"]: row for part in parts for row in part.to_pylist()}
+
     def answered(self) -> set[bytes]:
-        names = self.store.files("batches", ".parquet")
-        return {key for name in names for key in pq.read_table(self.store.path(name))["key"].to_pylist()}
+        return set(self.texts())
 
     def missing(self) -> Iterator[MissingPrompt]:
-        for number in range(self._rows):
-            key = number.to_bytes(16, "big")
-            if key not in self.answered():
-                yield MissingPrompt(key, prompt(f"row {number}", self._chat))
+        for key in {number.to_bytes(16, "big") for number in range(self._rows)} - self.answered():
+            yield MissingPrompt(key, prompt(f"row {key[-1]}", self._chat))
 
 
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+def answer(folder: Folder, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, **teacher: Any) -> set[bytes]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-def answer(folder: Folder, endpoint: Endpoint, **teacher: Any) -> None:
-    remote = {"url": endpoint.url, "batch": True, "batch_rows": 4, "batch_poll_s": 0.01, **teacher.pop("remote", {})}
+    remote = {"url": endpoint.url, "batch": True, "batch_rows": 4, "batch_poll_s": 0.01}
     run = run_config({"engine": "openai", "model": "m", "remote": remote, "sampling": {"max_tokens": 30}, **teacher})
     Batches(run, folder, folder).answer(lambda: None, folder.missing)  # type: ignore[arg-type]
+    return folder.answered()
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_every_prompt_is_sent_once_and_answered(tmp_path: Path, endpoint: Endpoint, chat: bool) -> None:
-    folder = Folder(tmp_path, 10, chat)
-    answer(folder, endpoint, prompt="chat" if chat else "plain", sampling={"n": 2, "temperature": 1.0, "top_k": 5})
-    assert len(folder.answered()) == 10
+def test_every_prompt_is_sent_once_and_answered(
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, chat: bool
+) -> None:
+    folder, sampling = Folder(tmp_path, 10, chat), {"n": 2, "temperature": 1.0, "top_k": 5}
+    assert len(answer(folder, endpoint, monkeypatch, prompt="chat" if chat else "plain", sampling=sampling)) == 10
     requests = endpoint.batch.requests()
     assert len(endpoint.seen) == 1, "the first prompt is a usual request"
     assert len(requests) == len({request["custom_id"] for request in requests}) == 9
     assert len(endpoint.batch.batches) == 3
-    body = requests[0]["body"]
-    assert (body["n"], body["top_k"], body["max_tokens"]) == (2, 5, 256)
+    assert requests[0]["body"].items() >= {"n": 2, "top_k": 5, "max_tokens": 256}.items()
     assert requests[0]["url"] == ("/v1/chat/completions" if chat else "/v1/completions")
-    rows = [row for part in (tmp_path / "batches").glob("*.parquet") for row in pq.read_table(part).to_pylist()]
-    [row] = [row for row in rows if row["key"][-1] == 7]
+    row = folder.texts()[(7).to_bytes(16, "big")]
     assert [sample["text"][:8] for sample in row["samples"]] == ["answer 0", "answer 1"]
     assert (row["prompt_tokens"], sum(sample["tokens"] for sample in row["samples"])) == (20, 20)
     assert KEY not in "".join(path.read_text() for path in (tmp_path / "batches").glob("*.json"))
@@ -91,68 +84,54 @@ def test_a_kill_at_any_write_sends_no_prompt_twice(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write", killed_after(calls))
         with pytest.raises(Killed):
-            answer(folder, endpoint)
-    answer(folder, endpoint)
-    assert len(folder.answered()) == 8
+            answer(folder, endpoint, monkeypatch)
+    assert len(answer(folder, endpoint, monkeypatch)) == 8
     sent = [request["custom_id"] for request in endpoint.batch.requests()]
     assert len(sent) == len(set(sent)) <= 7
 
 
-def test_expired_batches_are_sent_again_and_failed_requests_not(tmp_path: Path, endpoint: Endpoint) -> None:
-    folder, endpoint.batch.answered_share = Folder(tmp_path, 9), 0.5
-    answer(folder, endpoint)
-    assert len(folder.answered()) == 9
-    endpoint.batch.answered_share = 0.0
-    with pytest.raises(StageFailedError, match="has answered no request"):
-        answer(Folder(tmp_path / "none", 9), endpoint)
+def test_expired_requests_are_sent_again_and_failed_ones_not(
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.batch.answered_share = 0.5
+    assert len(answer(Folder(tmp_path / "half", 9), endpoint, monkeypatch)) == 9
     endpoint.batch.broken, endpoint.batch.answered_share = frozenset({1}), 1.0
-    folder = Folder(tmp_path / "other", 9)
-    answer(folder, endpoint)
-    assert len(folder.answered()) == 7, "one of each batch is left to usual requests"
-    assert {batch.failed for batch in read_batches(folder.store)} == {0, 1}
-    assert {batch.problem for batch in read_batches(folder.store)} == {"", "content is refused"}
+    folder = Folder(tmp_path / "broken", 9)
+    assert len(answer(folder, endpoint, monkeypatch)) == 7, "one of each batch is left to usual requests"
+    assert {(batch.failed, batch.problem) for batch in read_batches(folder.store)} == {
+        (0, ""),
+        (1, "content is refused"),
+    }
+    assert 1 < len(answer(Folder(tmp_path / "budget", 9), endpoint, monkeypatch, budget={"tokens": 160})) < 9
+    endpoint.batch.room = 1
+    assert len(answer(Folder(tmp_path / "queue", 13), endpoint, monkeypatch)) == 10, "a full queue is awaited"
 
 
-def test_a_full_queue_is_waited_for_and_other_refusals_are_named(tmp_path: Path, endpoint: Endpoint) -> None:
-    folder, endpoint.batch.room = Folder(tmp_path, 13), 1
-    answer(folder, endpoint)
-    assert len(folder.answered()) == 13
-    endpoint.batch.room = 0
-    rule = r"refuses batch .* too many tokens in the queue.*Lower teacher.remote.batch_rows"
-    with pytest.raises(StageFailedError, match=rule):
-        answer(Folder(tmp_path / "other", 9), endpoint)
-    endpoint.batch.room, endpoint.batch.broken = 9, frozenset(range(3))
-    rule = r"3 of 4 requests of batch .* failed, the first with: content is refused"
-    with pytest.raises(StageFailedError, match=rule):
-        answer(Folder(tmp_path / "third", 9), endpoint)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answered_share": 0.0}, "has answered no request"),
+        ({"room": 0}, r"refuses batch .* too many tokens in the queue.*Lower teacher.remote.batch_rows"),
+        ({"broken": frozenset(range(3))}, r"3 of 4 requests of batch .* failed, the first with: content is refused"),
+    ],
+)
+def test_an_endpoint_that_answers_no_batch_is_named(
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    vars(endpoint.batch).update(changes)
+    with pytest.raises(StageFailedError, match=message):
+        answer(Folder(tmp_path, 9), endpoint, monkeypatch)
 
 
-def test_a_budget_limits_what_is_sent(tmp_path: Path, endpoint: Endpoint) -> None:
-    folder = Folder(tmp_path, 9)
-    answer(folder, endpoint, budget={"tokens": 160})
-    assert 1 < len(folder.answered()) < 9
-
-
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+def test_hostile_lines_are_skipped_or_fail_their_request(tmp_path: Path) -> None:
+    answers, body = Answers(1), {"choices": [{"text": "t", "finish_reason": "stop"}]}
+    answers.read(["", "[]", "{}", '{"custom_id": 7}', '{"custom_id": "zz"}', "[" * 100_000])
+    assert (answers.generations, answers.failed) == ({}, {})
+    found: list[Any] = [None, {}, {"status_code": 200}, {"status_code": 200, "body": {"choices": 7}}, {"status_code": 200, "body": {}},
+                        {"status_code": 500, "body": body}, {"status_code": 200, "body": body}]  # fmt: skip
+    answers.read(json.dumps({"custom_id": f"{i:032x}", "response": r}) for i, r in enumerate(found))
+    assert (len(answers.failed), answers.table().num_rows) == (6, 1)
     (tmp_path / "batches").mkdir()
     (tmp_path / "batches/x.json").write_text("{")
     with pytest.raises(UserError, match=r"batches/x.json: not the record of a batch"):
         read_batches(Store(str(tmp_path)))
-
-
-@pytest.mark.parametrize("line", ["", "[]", "{}", '{"custom_id": 7}', '{"custom_id": "zz"}', "[" * 100_000])
-def test_lines_without_a_key_are_skipped(line: str) -> None:
-    answers = Answers(1)
-    answers.read([line])
-    assert (answers.generations, answers.failed) == ({}, {})
-
-
-def test_hostile_answers_are_failures_of_their_request() -> None:
-    answers, body = Answers(1), {"choices": [{"text": "t", "finish_reason": "stop"}]}
-    found: list[Any] = [None, {}, {"status_code": 200}, {"status_code": 200, "body": {"choices": 7}}, {"status_code": 200, "body": {}},
-                        {"status_code": 500, "body": body}, {"status_code": 200, "body": body}]  # fmt: skip
-    answers.read(json.dumps({"custom_id": f"{i:032x}", "response": r}) for i, r in enumerate(found))
-    assert len(answers.failed) == 6
-    assert [generation.samples[0].text for generation in answers.generations.values()] == ["t"]
-    assert answers.table().num_rows == 1
-    assert Batch(requests=1).name != Batch(requests=1).name
