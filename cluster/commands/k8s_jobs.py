@@ -11,7 +11,7 @@ from cluster.kubernetes.api import Api, connect
 from cluster.kubernetes.checks import Right, check_rights
 from cluster.kubernetes.follow import follow, print_log, with_reasons
 from cluster.kubernetes.job import job_name
-from cluster.kubernetes.objects import OURS, RAYJOB, RAYSERVICE, name_of
+from cluster.kubernetes.objects import CLAIM, OURS, RAYJOB, RAYSERVICE, name_of
 from cluster.kubernetes.overlay import find_overlay, render
 from cluster.kubernetes.state import JobState
 from cluster.kubernetes.teardown import stop, take_down
@@ -92,7 +92,9 @@ def take_overlay_down(overlay: str, context: str | None, *, claims: bool, as_jso
         raise UserError(f"overlay {folder}", rule, "Set `namespace:` in its kustomization.yaml.")
     (namespace,) = namespaces
     api = connect(context)
-    kinds = {kind for found in objects if (kind := api.kind(found["apiVersion"], found["kind"]))}
+    kinds = {kind for found in objects if (kind := api.kind(found["apiVersion"], found["kind"])) and kind.namespaced}
+    if not claims:
+        kinds.discard(CLAIM)
     check_rights(api, "down", namespace, [Right("delete", kind) for kind in sorted(kinds, key=str)])
     removed = take_down(api, objects, namespace, claims=claims, say=lambda line: click.echo(line, err=True))
     if as_json:

@@ -21,6 +21,7 @@ from cluster.kubernetes.submit import find_running, submit
 from pipelines.checks import COMMANDS, Needs, check_run
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run
+from pipelines.errors import UserError
 
 
 def run_stages(
@@ -32,6 +33,9 @@ def run_stages(
         UserError: a check fails. Nothing is created, or what was created is deleted.
         JobFailedError: a job ended without its artifact.
     """
+    if not wait and len(COMMANDS[stage]) > 1:
+        rule = "each stage needs the end of the previous one"
+        raise UserError(f"--no-wait with --stage {stage}", rule, "Leave --no-wait out, or name one stage.")
     folder = find_overlay(overlay)
     run = load_run(run_file, overrides)
     check_run(run, COMMANDS[stage], Needs.RUN_FILE)

@@ -38,7 +38,7 @@ class ApiError(RaystillError):
         self.code, self.reason, self.message, self.causes = code, reason, message, causes
 
     def __str__(self) -> str:
-        return f"The API server refuses it ({self.code} {self.reason}): {self.message}"
+        return f"The API server refuses it ({self.code} {self.reason}): {self.message.rstrip('.')}."
 
 
 class Api:

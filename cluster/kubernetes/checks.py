@@ -69,8 +69,8 @@ RIGHTS: dict[str, tuple[Right, ...]] = {
     "plan": (*(Right("get", kind) for kind in (RAYJOB, RAYSERVICE)), *(Right("create", kind) for kind in (RAYJOB, CONFIG_MAP))),
     "status": (Right("list", RAYJOB), Right("list", RAYSERVICE), *_FOLLOW[1:]),
     "logs": (*_FOLLOW, Right("list", RAYJOB)),
-    "stop": (Right("get", RAYJOB), Right("list", RAYJOB), Right("delete", RAYJOB), Right("list", RAYCLUSTER)),
-    "down": tuple(Right(verb, kind) for verb in ("list", "delete") for kind in (RAYJOB, RAYSERVICE, RAYCLUSTER)),
+    "stop": (*(Right(verb, RAYJOB) for verb in ("get", "list", "delete")), Right("list", POD)),
+    "down": (*(Right(verb, kind) for kind in (RAYJOB, RAYSERVICE, RAYCLUSTER) for verb in ("list", "delete")), Right("list", POD)),
 }  # fmt: skip
 """What each command does."""
 

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
-from cluster.jobs.job import DetachedError
+from cluster.jobs.job import DetachedError, JobFailedError
 from cluster.kubernetes.api import Api, ApiError
 from cluster.kubernetes.objects import POD, RAYJOB, Object, name_of
-from cluster.kubernetes.state import JobState
+from cluster.kubernetes.state import RETRYING, JobState
 from cluster.kubernetes.submit import POLL_S, take_back
 from cluster.kubernetes.waiting import Reason, reasons
 from cluster.session.connection import UnreachableError
@@ -23,6 +23,7 @@ _UNREACHABLE_S = 300.0
 _HOPELESS_S = 30.0
 """A cause that waiting does not remove must last this long: objects can be created in any order."""
 _NO_OPERATOR_S = 120.0
+USER_ERROR = UserError.exit_code
 _LOGGED = ("Running", "Succeeded", "Failed")
 """Phases of a pod that has a log."""
 
@@ -85,6 +86,7 @@ def follow(api: Api, job: JobState, out: TextIO, *, new: bool = False) -> JobSta
 
     Raises:
         UserError: it cannot start; the message says what to do.
+        JobFailedError: its input is wrong; another attempt would fail in the same way.
         StageFailedError: it was deleted meanwhile, or the API server is unreachable for five minutes.
     """
     log, line, hopeless = _Log(out), _Line(job.stage), _Hopeless()
@@ -95,6 +97,11 @@ def follow(api: Api, job: JobState, out: TextIO, *, new: bool = False) -> JobSta
             _copy(api, log, pod, to_end=not job.has_ended)
         if job.has_ended:
             return job
+        if new and job.phase == RETRYING and job.exit_code == USER_ERROR:
+            take_back(api, job)
+            raise JobFailedError(
+                f"{job.job} failed ({job.reason}): its input is wrong. It is deleted, not retried.", USER_ERROR
+            )
         found = _reasons(api, job)
         line.show(found)
         if remedy := hopeless.remedy(job, found):
@@ -139,21 +146,22 @@ def _give_up(api: Api, job: JobState, found: list[Reason], remedy: str, *, new: 
 def poll(api: Api, job: JobState) -> JobState:
     """The job's present state. Waits for an unreachable API server; raises StageFailedError after five minutes."""
     until, printed = time.monotonic() + _UNREACHABLE_S, False
+    later = f"{job.job} may still run; follow it with `raystill k8s logs {job.job} -n {job.namespace} -f`."
     while True:
         try:
             found = api.get(RAYJOB, job.namespace, job.job)
         except UnreachableError as error:
             if time.monotonic() >= until:
-                raise StageFailedError(
-                    f"{error.value}: {error.rule}, for {duration(_UNREACHABLE_S)}. {job.job} may still run; follow it with "
-                    f"`raystill k8s logs {job.job} -n {job.namespace} -f`."
-                ) from error
+                text = f"{error.value}: {error.rule}, for {duration(_UNREACHABLE_S)}. {later}"
+                raise StageFailedError(text) from error
             if not printed:
                 text = f"{error.value}: {error.rule}; retrying for {duration(_UNREACHABLE_S)}, the job may still run"
                 print(text, file=sys.stderr, flush=True)
             printed = True
             time.sleep(POLL_S)
             continue
+        except (UserError, ApiError) as error:  # the credentials have expired, or a right was withdrawn
+            raise StageFailedError(f"{error} {later}") from error
         if found is None or found["metadata"].get("uid") != job.uid:
             raise StageFailedError(
                 f"{job.job} was deleted by another process. Its finished work stays; run again to resume."

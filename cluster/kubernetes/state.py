@@ -13,6 +13,8 @@ from cluster.kubernetes.objects import PART, Object, annotation, name_of
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """Ray's words for a driver that ended by itself."""
 _ENDED = ("Complete", "Failed", "ValidationFailed")
+RETRYING = "Retrying"
+"""The phase in which KubeRay ends the cluster of a failed attempt, before it starts another one."""
 _SHOWN = 500
 
 Status = Literal["pending", "running", "succeeded", "failed", "stopped"]
@@ -30,7 +32,7 @@ class JobState(BaseModel):
     output: str
     status: Status
     exit_code: int | None
-    """Of the driver; None if it has not ended by itself."""
+    """Of the driver, or of its last attempt; None if it has not ended by itself."""
     message: str
     failed_attempts: int
     created: str
@@ -58,7 +60,7 @@ class JobState(BaseModel):
         return cls(
             job=name_of(found), namespace=metadata.get("namespace", "default"), run=annotation(found, RUN),
             stage=(metadata.get("labels") or {}).get(PART, ""), output=annotation(found, OUTPUT), status=state,
-            exit_code=0 if state == "succeeded" else int(code[1]) if code and phase in _ENDED else None,
+            exit_code=0 if state == "succeeded" else int(code[1]) if code and phase in (*_ENDED, RETRYING) else None,
             message=reason[:_SHOWN], failed_attempts=int(status.get("failed") or 0),
             created=metadata.get("creationTimestamp", ""), started=status.get("startTime"), ended=status.get("endTime"),
             cluster=status.get("rayClusterName", ""), phase=phase, suspended=bool(found["spec"].get("suspend")),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cluster.kubernetes.api import Api
 from cluster.kubernetes.objects import EVENT, POD, RAYCLUSTER, Object, name_of
-from cluster.kubernetes.state import JobState
+from cluster.kubernetes.state import RETRYING, JobState
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable", "InvalidImageName")
 _WRONG_IMAGE = re.compile(
@@ -43,7 +43,7 @@ def reasons(api: Api, job: JobState) -> list[Reason]:
     events = _events(api, job.namespace, f"involvedObject.name={job.job}")
     if not job.phase or job.phase.startswith("Suspend"):
         return [_before_its_cluster(api, job, events)]
-    if job.phase == "Retrying":
+    if job.phase == RETRYING:
         return [Reason(f"a new cluster: attempt {job.failed_attempts} failed ({job.reason})")]
     cluster = api.get(RAYCLUSTER, job.namespace, job.cluster) if job.cluster else None
     # A quota can stop the submitter alone. Kubernetes' controller of Jobs reports that as an event of the Job, which has the job's name.

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from cluster.kubernetes.checks import RIGHTS
 from tests.cluster.kubernetes.conftest import DEV, RUN_FILE, k8s, run
 from tests.cluster.kubernetes.test_run import ENDS, NOTHING
 from tests.support import kubernetes_scenes as scenes
 from tests.support.fake_kubernetes import FakeKubernetes
-from tests.support.k8s.rendering import K8S, needs_kustomize
+from tests.support.k8s.rendering import K8S, needs_kustomize, overlay
 
 pytestmark = needs_kustomize
 ENDPOINT = {"metadata": {"name": "raystill-students", "labels": {"app.kubernetes.io/part-of": "raystill"}}}
@@ -98,3 +99,13 @@ def test_plan_says_the_gpus_of_each_step() -> None:
     steps = {step["step"]: (step["least"], step["most"], step["used"]) for step in plan["gpus"]}
     assert (steps["label"], steps["train"]) == ((1, 4, 2), (2, 2, 2))
     assert steps["endpoint, another image or generation"] == (4, 8, None)
+
+
+def test_the_runners_role_has_the_rights_that_the_commands_need() -> None:
+    (rules,) = (found["rules"] for found in overlay("dev-cpu") if found["metadata"]["name"] == "raystill-runner")
+    granted = {
+        (verb, group, resource)
+        for rule in rules for group in rule["apiGroups"] for resource in rule["resources"] for verb in rule["verbs"]
+    }  # fmt: skip
+    needed = [right for command in ("run", "plan", "status", "logs", "stop") for right in RIGHTS[command]]
+    assert {(one.verb, one.kind.group, f"{one.kind.plural}/{one.subresource}".rstrip("/")) for one in needed} <= granted

@@ -90,10 +90,18 @@ def test_the_exit_code_is_that_of_the_driver(code: int, server: FakeKubernetes) 
     assert "label: refused" in done.stderr
 
 
+def test_wrong_input_is_not_retried(server: FakeKubernetes) -> None:
+    server.scenes = [scenes.log("label: refused"), scenes.phase("Retrying", "FAILED", FAILED.format(2), "AppFailed")]
+    done = run()
+    assert (done.exit_code, "its input is wrong. It is deleted, not retried." in done.stderr) == (2, True)
+    assert not server.all("rayjobs", "configmaps")
+
+
 def test_stages_run_in_sequence_up_to_the_first_failure(server: FakeKubernetes) -> None:
     server.scenes = [ENDS, scenes.phase("Failed", message="it ran into its deadline", reason="DeadlineExceeded")]
     done = run("--json", stage="run")
     ended = [(job["stage"], job["status"]) for job in json.loads(done.stdout)["jobs"]]
+    assert "each stage needs the end" in run("--no-wait", stage="run").stderr
     assert (done.exit_code, ended) == (1, [("label", "succeeded"), ("train", "failed")])
     assert "failed (DeadlineExceeded it ran into its deadline). Run the same command to resume." in done.stderr
 
