@@ -100,12 +100,14 @@ class RayPods:
         return pod
 
     def submitter(self) -> Object:
-        """The pod that submits a RayJob's entrypoint to the head. It waits with wget; KubeRay 1.7.0 waits with Python."""
+        """The pod that submits a RayJob's entrypoint to the head."""
         template = copy.deepcopy(self.owner["spec"]["submitterPodTemplate"])
         container = template["spec"]["containers"][0]
         host = f"{self.head_host}:{DASHBOARD_PORT}"
         address = f"http://{host}"
-        healthy = _WGET.format(timeout=10, host=self.head_host, port=DASHBOARD_PORT, path="api/gcs_healthz")
+        url = f"{address}/api/gcs_healthz"
+        reply = f"urllib.request.urlopen('{url}', timeout=10).read()"
+        healthy = f"python -c \"import urllib.request; exit(0 if b'success' in {reply} else 1)\""
         container["command"] = ["/bin/bash", "-ce", "--"]
         waiting = f'echo "Waiting for Ray Dashboard GCS to become healthy at {address} ..."'
         job, entrypoint = f"--address {address}", self.owner["spec"]["entrypoint"].strip()
