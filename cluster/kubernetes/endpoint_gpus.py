@@ -23,7 +23,7 @@ class Step:
 
 
 def endpoint_steps(service: Object) -> list[Step]:
-    """The endpoint as it is, then the changes that need more.
+    """The endpoint without a change, then the changes that need more.
 
     A pod holds its GPUs whether replicas use them or not. Every version of a student starts its own `replicas.min`.
     """

@@ -41,7 +41,7 @@ class Model(Section):
 
 
 def read_list(text: str, origin: str) -> list[Model]:
-    """The models of a list. Raises UserError if it is none, or names a folder twice."""
+    """The models of a list. Raises UserError if an entry breaks a rule, or two have one name."""
     remedy = "Write a list of {name: ..., source: ..., revision: ..., sha256: ...}."
     try:
         models = TypeAdapter(list[Model]).validate_python(yaml.safe_load(text) or [])
