@@ -8,22 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "vllm", "deepspeed", "openai", "ray.data", "ray.train")
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "ctranslate2", "openai", "ray.data", "ray.train")
 STAGES = ("pipelines.label", "pipelines.train", "pipelines.evaluate")
 ABOVE_STAGES = ("pipelines.compare", "pipelines.run", "pipelines.checks", "pipelines.status", "cluster", "serving")
 SHARED = (
-    "config",
-    "data",
-    "reports",
-    "runtime",
-    "scoring",
-    "storage",
-    "students",
-    "tasks",
-    "errors.py",
-    "methods.py",
-    "reuse.py",
-)
+    "config", "data", "reports", "runtime", "scoring", "storage", "students", "tasks", "errors.py", "methods.py", "reuse.py",
+)  # fmt: skip
 
 
 def loaded(code: str, modules: tuple[str, ...]) -> str:
@@ -33,8 +23,9 @@ def loaded(code: str, modules: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["cluster.cli", "serving.app", "pipelines.config", "pipelines.tasks", "pipelines.label.stage", "pipelines.train.stage",
-               "pipelines.evaluate.stage", "pipelines.compare.stage", "pipelines.label.teachers.openai", "cluster.planning.plan"],
+    "module", ["cluster.cli", "serving.app, serving.deploy.rollout, serving.deploy.serve_config", "pipelines.config", "pipelines.tasks",
+               "pipelines.label.stage", "pipelines.train.stage", "pipelines.evaluate.stage", "pipelines.compare.stage",
+               "pipelines.label.teachers.openai", "cluster.planning.plan"],
 )  # fmt: skip
 def test_module_loads_nothing_heavy(module: str) -> None:
     assert loaded(f"import {module}", HEAVY) == "[]"

@@ -82,12 +82,8 @@ def test_a_report_survives_another_wording(run_file: str, unreadable: int, expec
     finish_labels(run)
     finish_student(run)
     old = finish_report(run)
-    identity = {**old.identity, "unreadable": "of other messages"}
-    changed = {
-        "identity": identity,
-        "fingerprint": fingerprint(identity),
-        "counts": {**old.counts, "unreadable": unreadable},
-    }
+    identity, counts = {**old.identity, "unreadable": "of other messages"}, {**old.counts, "unreadable": unreadable}
+    changed = {"identity": identity, "fingerprint": fingerprint(identity), "counts": counts}
     write_manifest(Store(run.output).child("report"), old.model_copy(update=changed))
     assert actions(run, ("evaluate",)) == expected
 
@@ -98,10 +94,8 @@ def test_retried_rows_leave_the_student_open(run_file: str) -> None:
     finish_student(run)
     found = decisions(run)
     assert actions(run) == ["resume", "make", "make"]
-    assert (found["label"].rows_retried, found["train"].reason) == (
-        3,
-        "reused unless the retried rows change the labels",
-    )
+    assert found["label"].rows_retried == 3
+    assert found["train"].reason == "reused unless the retried rows change the labels"
 
 
 def test_unfinished_labels_resume_only_with_their_settings(run_file: str) -> None:

@@ -82,11 +82,8 @@ def test_training_in_words() -> None:
 
 def test_json_keeps_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     run = run_config()
-    summaries = [
-        stage_summary(run, "label", manifest(**MEASURED), 0.1),
-        stage_summary(run, "train", manifest(training=TRAINING), 0.1),
-    ]
-    print_summary(summaries, as_json=True, extra={"report": {}})
+    made = {"label": manifest(**MEASURED), "train": manifest(training=TRAINING)}
+    print_summary([stage_summary(run, s, m, 0.1) for s, m in made.items()], as_json=True, extra={"report": {}})
     found = json.loads(capsys.readouterr().out)
     label, train = found["stages"]
     assert {key: label[key] for key in MEASURED} == MEASURED

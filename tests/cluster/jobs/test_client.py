@@ -78,19 +78,12 @@ def test_only_a_job_with_the_same_settings_is_attached_to(
     server: FakeJobServer, changes: dict[str, Any], attaches: bool
 ) -> None:
     client = JobClient("http://head")
-    arguments: dict[str, Any] = {
-        "run": RUN,
-        "stage": "label",
-        "driver": Driver(environment=ENVIRONMENT),
-        "arguments": [],
-    }
+    arguments: dict[str, Any] = {"run": RUN, "stage": "label", "driver": Driver(environment=ENVIRONMENT)}
     client.submit(**arguments)
     if attaches:
         assert client.submit(**(arguments | changes))[1] is False
         return
-    follow_or_stop = (
-        f"job {NAME}: it runs with other settings or code.*logs {NAME} --address http://head -f.*raystill stop"
-    )
+    follow_or_stop = f"{NAME}: it runs with other settings or code.*logs {NAME} --address http://head -f.*raystill stop"
     with pytest.raises(UserError, match=follow_or_stop):
         client.submit(**(arguments | changes))
 
@@ -135,9 +128,8 @@ def test_other_jobs_of_the_cluster_are_ignored(server: FakeJobServer) -> None:
 def test_a_driver_that_fits_on_no_node_is_a_problem(
     server: FakeJobServer, monkeypatch: pytest.MonkeyPatch, driver: Driver, problem: str | None
 ) -> None:
-    nodes = [
-        SimpleNamespace(resources_total=total) for total in ({"CPU": 8.0, "head": 1.0}, {"CPU": 64.0, "GPU": 8.0}, {})
-    ]
+    totals: list[dict[str, float]] = [{"CPU": 8.0, "head": 1.0}, {"CPU": 64.0, "GPU": 8.0}, {}]
+    nodes = [SimpleNamespace(resources_total=total) for total in totals]
     monkeypatch.setattr("cluster.jobs.client.alive_nodes", lambda _: nodes)
     found = JobClient("http://head").placement_problem(driver)
     assert found is None if problem is None else problem in str(found)

@@ -31,15 +31,10 @@ def running(server: FakeJobServer) -> FakeJobServer:
     return server
 
 
-@pytest.mark.parametrize(
-    "breaks",
-    [
-        [],
-        [CUT],
-        [CUT, aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()],
-        [NO_HANDSHAKE, ConnectionResetError()],
-    ],
-)
+DROPPED = [CUT, aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()]
+
+
+@pytest.mark.parametrize("breaks", [[], [CUT], DROPPED, [NO_HANDSHAKE, ConnectionResetError()]])
 @pytest.mark.parametrize("unreachable", [[], [REFUSED, REFUSED], [SERVER_ERROR], [PROXY_404]])
 def test_a_log_is_copied_once_across_lost_connections(
     running: FakeJobServer, breaks: list[Exception], unreachable: list[Exception], capsys: pytest.CaptureFixture[str]
@@ -69,25 +64,21 @@ def test_a_silent_connection_is_replaced(running: FakeJobServer, monkeypatch: py
     assert (out.getvalue(), len(requests_made)) == (running.log, 2)
 
 
-def test_an_unreachable_cluster_is_given_up_with_a_remedy(
-    running: FakeJobServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_cluster_is_given_up(running: FakeJobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a remedy."""
     monkeypatch.setattr("cluster.jobs.follow._UNREACHABLE_S", 0.05)
     running.tail_errors, running.info_errors = [CUT], itertools.repeat(REFUSED)
     with pytest.raises(StageFailedError, match=f"no Ray answers there, for .*`raystill logs {NAME} --address"):
         follow(JobClient("http://head"), NAME, io.StringIO())
 
 
-def test_a_job_whose_log_is_lost_with_its_node_is_followed(running: FakeJobServer) -> None:
-    running.jobs[NAME].status = "FAILED"
-    running.tail_errors, running.log_is_lost = [NO_HANDSHAKE], True
-    assert follow(JobClient("http://head"), NAME, io.StringIO()).status == "FAILED"
-
-
-def test_a_job_that_a_restarted_head_forgot_has_failed(running: FakeJobServer) -> None:
+def test_a_job_whose_log_or_head_is_lost_is_followed(running: FakeJobServer) -> None:
     running.tail_errors, running.info_errors = [CUT], iter([UNKNOWN])
     ended = follow(JobClient("http://head"), NAME, io.StringIO())
     assert (ended.status, ended.reason) == ("FAILED", "its cluster has restarted and no longer knows it")
+    running.jobs[NAME].status = "FAILED"
+    running.tail_errors, running.log_is_lost = [NO_HANDSHAKE], True
+    assert follow(JobClient("http://head"), NAME, io.StringIO()).status == "FAILED"
 
 
 def test_a_closed_output_ends_the_command_and_not_the_job(running: FakeJobServer) -> None:

@@ -113,9 +113,8 @@ def test_a_wait_ends_at_its_limit_with_the_reason(cluster: Cluster) -> None:
 def test_nodes_that_can_never_come_are_refused(cluster: Cluster, check: Callable[[ResourceRequest], None]) -> None:
     cluster.states = [state(seen_version=6), INFEASIBLE]
     cluster.nodes, cluster.free = [{"GPU": 1.0, "CPU": 4.0}], {"GPU": 1.0, "CPU": 4.0}
-    with pytest.raises(
-        UserError, match=r"cannot launch nodes for the missing 2 GPUs, 2 CPUs.* raise the cluster's maxR"
-    ):
+    rule = r"cannot launch nodes for the missing 2 GPUs, 2 CPUs.* raise the cluster's maxR"
+    with pytest.raises(UserError, match=rule):
         check(REQUEST)
 
 

@@ -93,14 +93,6 @@ def test_a_method_without_a_choice_of_labels_drops_it(tmp_path: Path) -> None:
     assert run.student.with_method("rationale-then-label", "other/model").labels == "teacher"
 
 
-def test_gold_labels_are_filled_up_with_the_teachers(tmp_path: Path) -> None:
-    for method in ("task-distillation", "step-by-step"):
-        student = {"method": method, "labels": "gold-else-teacher"}
-        assert make_run(tmp_path, "some/model", student=student).student.label_column == "either"
-    with pytest.raises(UserError, match="has no effect with method finetune, which learns gold labels"):
-        make_run(tmp_path, "some/model", student={"method": "finetune", "labels": "gold-else-teacher"})
-
-
 @pytest.mark.parametrize(
     ("training", "nodes", "expected"),
     [

@@ -16,16 +16,8 @@ EFFECT = 0.06
 
 def difference(low: float = 0.01, high: float = 0.2, p: float = 0.02, **changes: Any) -> Difference:
     place = {"student": "small", "method": "step-by-step", "fraction": 1.0, "accuracy": 0.6, "baseline_accuracy": 0.5}
-    made = {
-        **place,
-        "difference": 0.1,
-        "interval": (low, high),
-        "seeds": 3,
-        "p_value": p,
-        "budget_ratio": 1.0,
-        **changes,
-    }
-    return Difference.model_validate(made)
+    found = {"difference": 0.1, "interval": (low, high), "seeds": 3, "p_value": p, "budget_ratio": 1.0}
+    return Difference.model_validate({**place, **found, **changes})
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,8 @@ def test_unreadable_answers_are_refused(tmp_path: Path, how: str) -> None:
         file.write_bytes(file.read_bytes()[:-50])
     else:
         pq.write_table(pq.read_table(file).drop_columns(["gold"]), file)
-    with pytest.raises(
-        UserError, match=r"--baseline .*before: its predictions\.parquet cannot be read \(.*remove the file"
-    ):
+    rule = r"--baseline .*before: its predictions\.parquet cannot be read \(.*remove the file"
+    with pytest.raises(UserError, match=rule):
         read_earlier(str(tmp_path / "before"), "arithmetic")
 
 
@@ -113,13 +112,8 @@ def test_only_a_report_of_the_task_can_be_compared(tmp_path: Path) -> None:
         read_earlier(str(tmp_path / "before"), "nli")
     with pytest.raises(UserError, match=r"--baseline .*nothing: there is no report\.json"):
         read_earlier(str(tmp_path / "nothing"), "arithmetic")
-    without_student = report_tree() | {"systems": []}
-    for text in (
-        "[]",
-        "{",
-        json.dumps({"format": 1, "run": "a comparison", "groups": []}),
-        json.dumps(without_student),
-    ):
+    foreign = ({"format": 1, "run": "a comparison", "groups": []}, report_tree() | {"systems": []})
+    for text in ("[]", "{", *map(json.dumps, foreign)):
         (tmp_path / "before" / "report.json").write_text(text)
         with pytest.raises(UserError, match=r"its report\.json is not a report of `raystill evaluate`"):
             read_earlier(str(tmp_path / "before"), "arithmetic")

@@ -282,9 +282,8 @@ def test_a_damaged_finished_report_is_refused(tmp_path: Path, inputs: list[str])
 
 def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
     run = prepared(tmp_path, rows=ROWS[1:])
-    with pytest.raises(
-        UserError, match=r"corpus\.test: none of its 2 rows has a gold label.*\(h3: the gold label '!' is no"
-    ):
+    rule = r"corpus\.test: none of its 2 rows has a gold label.*\(h3: the gold label '!' is no"
+    with pytest.raises(UserError, match=rule):
         evaluate(run)
     assert not (tmp_path / "out" / "report").exists()
 

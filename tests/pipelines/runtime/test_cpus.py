@@ -109,12 +109,8 @@ class RecordingEngine:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.threads = ""
-        for name in (
-            "OMP_NUM_THREADS",
-            "VLLM_CPU_OMP_THREADS_BIND",
-            "VLLM_CPU_NUM_OF_RESERVED_CPU",
-            "VLLM_CPU_KVCACHE_SPACE",
-        ):
+        of_vllm = ("OMP_THREADS_BIND", "NUM_OF_RESERVED_CPU", "KVCACHE_SPACE")
+        for name in ("OMP_NUM_THREADS", *(f"VLLM_CPU_{name}" for name in of_vllm)):
             patch.setenv(name, "of the driver")
 
     def start(self, *_: Any) -> None:

@@ -11,36 +11,40 @@ from rich.console import Console
 from pipelines.runtime.progress import Progress, RecentRate
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.storage.store import Store
-
-
-class FakeClock:
-    """Time that passes only when a test sets it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> Clock:
+    return Clock(1000.0)
 
 
-def test_the_rate_forgets_a_slow_beginning(clock: FakeClock) -> None:
-    rate = RecentRate(0, clock)
-    clock.now += 300  # the engine starts
-    done = 0
-    for _ in range(90):
-        clock.now += 1
-        done += 10
-        rate.note(done)
-    assert rate.per_s == pytest.approx(10, rel=0.02)
-    assert rate.seconds_left(1900) == pytest.approx(100, rel=0.02)
+STARTED = [(1, 100 * second) for second in range(1, 31)]
 
 
-def test_the_start_of_an_engine_does_not_count(clock: FakeClock) -> None:
+@pytest.mark.parametrize(
+    ("start", "notes", "per_s", "seconds_left"),
+    [
+        (0, [(300, None), *((1, 10 * second) for second in range(1, 91))], 10, 910),  # the engine starts slowly
+        (500, [(10, 520)], 2, 4740),  # within a minute, from the start; 500 were done by an earlier run
+        (0, [*STARTED, (30, None)], 50, 140), (0, [*STARTED, (90, None)], 0, None),  # the work stopped
+        (0, [(10, 1000), (10, 400)], 0, None), (0, [(10, 1000), (10, 400), (10, 500)], 10, 950),  # a checkpoint resumed
+    ],
+)  # fmt: skip
+def test_the_rate_is_that_of_the_last_minute(
+    clock: Clock, start: int, notes: list[tuple[int, int | None]], per_s: float, seconds_left: float | None
+) -> None:
+    """A note is made some seconds after the one before; without a count, only time passes."""
+    rate = RecentRate(start, clock)
+    for seconds, done in notes:
+        clock.now += seconds
+        if done is not None:
+            rate.note(done)
+    assert rate.per_s == pytest.approx(per_s, rel=0.05)
+    assert rate.seconds_left(10_000) == (seconds_left and pytest.approx(seconds_left, rel=0.05))
+
+
+def test_the_start_of_an_engine_does_not_count(clock: Clock) -> None:
     rate = RecentRate(500, clock)
     clock.now += 90
     ready = clock.now
@@ -50,26 +54,7 @@ def test_the_start_of_an_engine_does_not_count(clock: FakeClock) -> None:
     assert rate.per_s == pytest.approx(4)
 
 
-def test_within_a_minute_the_rate_counts_from_the_start(clock: FakeClock) -> None:
-    rate = RecentRate(500, clock)  # 500 were done by an earlier run
-    clock.now += 10
-    rate.note(520)
-    assert rate.per_s == pytest.approx(2)
-
-
-def test_the_rate_of_work_that_stopped_falls_to_zero(clock: FakeClock) -> None:
-    rate = RecentRate(0, clock)
-    for second in range(1, 31):
-        clock.now += 1
-        rate.note(second * 100)
-    clock.now += 30
-    assert rate.per_s == pytest.approx(50, rel=0.05)
-    clock.now += 60
-    assert rate.per_s == 0
-    assert rate.seconds_left(10_000) is None
-
-
-def test_many_notes_keep_few_marks(clock: FakeClock) -> None:
+def test_many_notes_keep_few_marks(clock: Clock) -> None:
     rate = RecentRate(0, clock)
     for done in range(100_000):
         clock.now += 0.01
@@ -79,21 +64,7 @@ def test_many_notes_keep_few_marks(clock: FakeClock) -> None:
     assert rate.per_s == pytest.approx(100, rel=0.03)
 
 
-def test_a_resumed_checkpoint_gives_no_negative_rate(clock: FakeClock) -> None:
-    rate = RecentRate(0, clock)
-    clock.now += 10
-    rate.note(1000)
-    clock.now += 10
-    rate.note(400)
-    assert rate.per_s == 0
-    clock.now += 10
-    rate.note(500)
-    assert rate.per_s == pytest.approx(10)
-
-
-def test_outside_a_terminal_a_line_appears_every_ten_seconds(
-    clock: FakeClock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_outside_a_terminal_a_line_appears_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("label", total=2000, unit="rows", clock=clock, console=Console(file=io.StringIO())) as progress:
         for _ in range(25):
             clock.now += 1
@@ -104,7 +75,7 @@ def test_outside_a_terminal_a_line_appears_every_ten_seconds(
     ]
 
 
-def test_lines_are_json_with_figures_if_ray_logs_json(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_json_with_figures_if_ray_logs_json(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     from ray._common.formatters import JSONFormatter
 
     written, root = io.StringIO(), logging.getLogger()
@@ -126,7 +97,7 @@ def test_lines_are_json_with_figures_if_ray_logs_json(clock: FakeClock, capsys: 
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_shows_a_bar_with_rate_and_time_left(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_shows_a_bar_with_rate_and_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160)
     with Progress("label", total=100, unit="rows", clock=clock, console=console) as progress:
@@ -138,7 +109,7 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left(clock: FakeClock, capsys
     assert capsys.readouterr().err == ""
 
 
-def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("search", 8, "cells", start=2, clock=clock, window_s=float("inf")) as progress:
         clock.now += 240
         progress.advance(1)
@@ -149,7 +120,7 @@ def test_slow_work_has_a_rate_by_the_hour_and_a_time_left(clock: FakeClock, caps
 
 
 def test_a_phase_stands_for_the_rate_until_work_is_done(
-    tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     live = ProgressFile(Store(str(tmp_path)), "label", "rows", clock=clock)
     with Progress("label", 1000, "rows", start=100, clock=clock, file=live) as progress:
@@ -168,7 +139,7 @@ def test_a_phase_stands_for_the_rate_until_work_is_done(
     ]
 
 
-def test_no_rate_is_shown_before_anything_is_done(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rate_is_shown_before_anything_is_done(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """`0.0 cells/s` would look like stopped work."""
     with Progress("cells", 8, "cells", clock=clock, window_s=float("inf")) as progress:
         clock.now += 600
@@ -176,7 +147,7 @@ def test_no_rate_is_shown_before_anything_is_done(clock: FakeClock, capsys: pyte
     assert capsys.readouterr().err == "cells: 0/8 cells, t5 finetune 1 seed 0 (step 3/9)\n"
 
 
-def test_a_known_total_restarts_the_rate(clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_known_total_restarts_the_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("train", None, "tokens", clock=clock) as progress:
         clock.now += 90
         progress.restart(900, 100)

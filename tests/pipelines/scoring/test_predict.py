@@ -156,19 +156,17 @@ def test_lost_batches_are_answered_by_another_pool(monkeypatch: pytest.MonkeyPat
         assert predictions.seconds >= 0.0
 
 
-def test_an_input_that_kills_every_worker_fails_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray_data = FakeRayData(monkeypatch, {(0, 0): 99})
-    with pytest.raises(
-        StageFailedError, match=r"evaluate student: failed after 1 of 2 examples \(each time, the workers died"
-    ):
-        predict([PredictRequest("student", Query(Tiny()), ["long", "s"])], SETTINGS)
-    assert ray_data.passes == [[(0, 0), (0, 1)], [(0, 0)], [(0, 0)], [(0, 0)]]
-
-
-def test_an_exception_ends_the_stage_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray_data = FakeRayData(monkeypatch, {})
-    with pytest.raises(
-        StageFailedError, match=r"student: failed after 0 of 4 examples \(ValueError: no weights\)\. Run"
-    ):
-        predict([PredictRequest("student", Query(Broken()), TEXTS)], SETTINGS)
-    assert len(ray_data.passes) == 1
+@pytest.mark.parametrize(
+    ("source", "dies", "rule", "passes"),
+    [
+        (Tiny(), 99, r"1 of 2 examples \(each time, the workers died", [[(0, 0), (0, 1)], [(0, 0)], [(0, 0)], [(0, 0)]]),
+        (Broken(), 0, r"0 of 2 examples \(ValueError: no weights\)\. Run", [[(0, 0), (0, 1)]]),  # at once
+    ],
+)  # fmt: skip
+def test_an_input_that_kills_or_raises_fails_the_stage(
+    monkeypatch: pytest.MonkeyPatch, source: Tiny, dies: int, rule: str, passes: list[list[tuple[int, int]]]
+) -> None:
+    ray_data = FakeRayData(monkeypatch, {(0, 0): dies})
+    with pytest.raises(StageFailedError, match=f"evaluate student: failed after {rule}"):
+        predict([PredictRequest("student", Query(source), ["long", "s"])], SETTINGS)
+    assert ray_data.passes == passes

@@ -17,6 +17,7 @@ from tests.support.artifacts import label_row, write_labels
         ({"method": "finetune"}, "gold"), ({"method": "step-by-step"}, "gold"),
         ({"method": "step-by-step", "labels": "teacher"}, "teacher"),
         ({"method": "task-distillation"}, "teacher"), ({"method": "soft-label"}, "either"),
+        *(({"method": method, "labels": "gold-else-teacher"}, "either") for method in ("task-distillation", "step-by-step")),
     ],
 )  # fmt: skip
 def test_whose_labels_a_method_learns(student: dict[str, Any], whose: str) -> None:

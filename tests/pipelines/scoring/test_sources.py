@@ -43,12 +43,7 @@ def run_of(folder: Path, evaluation: dict[str, Any], serving: dict[str, Any], me
     ],
 )
 def test_a_student_is_scored_as_it_is_served(
-    tmp_path: Path,
-    family: Family,
-    evaluation: dict[str, Any],
-    serving: dict[str, Any],
-    engines: list[str],
-    weights: str,
+    tmp_path: Path, family: Family, evaluation: Any, serving: Any, engines: list[str], weights: str
 ) -> None:
     run = run_of(tmp_path, evaluation, serving)
     check_engine(run, family)

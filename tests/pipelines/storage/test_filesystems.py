@@ -2,6 +2,7 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import ancestor, join, open_filesystem, shown
+from pipelines.storage.store import Store
 
 
 @pytest.mark.parametrize(
@@ -19,9 +20,10 @@ from pipelines.storage.filesystems import ancestor, join, open_filesystem, shown
     ],
 )
 def test_an_impossible_uri_is_refused(uri: str, rule: str) -> None:
-    with pytest.raises(UserError, match=rule) as refused:
-        open_filesystem(uri)
-    assert "hidden" not in str(refused.value)
+    for opens in (open_filesystem, Store):
+        with pytest.raises(UserError, match=rule) as refused:
+            opens(uri)
+        assert "hidden" not in str(refused.value)
 
 
 def test_paths_keep_the_query_part_and_lose_credentials() -> None:

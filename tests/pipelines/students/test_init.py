@@ -11,7 +11,7 @@ import pytest
 from pipelines.config import StudentConfig
 from pipelines.errors import UserError
 from pipelines.students.decoding import Family
-from pipelines.students.init import initial_student, max_positions, student_config, student_tokenizer
+from pipelines.students.init import initial_student, max_positions, student_config
 from tests.support.tiny_runs import make_model
 
 torch = pytest.importorskip("torch")
@@ -47,13 +47,14 @@ def edit(path: Path, **changed: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
-def test_pretrained_student_has_the_stored_weights(folder: Path) -> None:
+def test_pretrained_student_has_the_stored_weights(folder: Path, family: Family) -> None:
     model, tokenizer = initial_student(student(folder), seed=0)
     stored, found = load_file(folder / "model.safetensors"), weights(model)
     for name, tensor in stored.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
     assert model.generation_config.do_sample is False
+    assert max_positions(student_config(student(folder))) == (64 if family == "decoder-only" else None)
 
 
 def test_first_layers_keep_all_but_the_later_layers(folder: Path, family: Family) -> None:
@@ -71,13 +72,14 @@ def test_first_layers_keep_all_but_the_later_layers(folder: Path, family: Family
     cut(**inputs(family))
 
 
-def test_random_weights_follow_the_seed_alone(folder: Path) -> None:
+def test_random_weights_follow_the_seed_alone(folder: Path, copy: Path) -> None:
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
     first, _ = initial_student(student(folder, kind="random"), seed=1)
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random state must not change"
     torch.manual_seed(456)
-    same, _ = initial_student(student(folder, kind="random"), seed=1)
+    (copy / "model.safetensors").unlink()  # it reads no weights
+    same, _ = initial_student(student(copy, kind="random"), seed=1)
     other, _ = initial_student(student(folder, kind="random"), seed=2)
     pretrained, _ = initial_student(student(folder), seed=1)
     weight = first.get_input_embeddings().weight
@@ -105,12 +107,6 @@ def test_end_token_pads_if_there_is_no_padding_token(copy: Path) -> None:
     assert model.config.pad_token_id == model.generation_config.pad_token_id == 1
 
 
-def test_tokenizer_without_end_token_is_refused(copy: Path) -> None:
-    edit(copy / "tokenizer_config.json", eos_token=None)
-    with pytest.raises(UserError, match="no end-of-sequence token"):
-        student_tokenizer(str(copy))
-
-
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
@@ -126,6 +122,7 @@ def without_one_weight(folder: Path) -> None:
     ("damage", "init", "message"),
     [
         (lambda folder: None, {"kind": "first-layers", "layers": 5}, r"student.init.layers 5: .* has 4 layers"),
+        (lambda folder: edit(folder / "tokenizer_config.json", eos_token=None), {}, "no end-of-sequence token"),
         (shutil.rmtree, {}, "the folder does not exist"),
         (pickled, {}, "pickled"),
         (lambda folder: (folder / "model.safetensors").unlink(), {}, "it cannot be opened"),
@@ -139,15 +136,6 @@ def test_unsuitable_model_is_refused(
     damage(copy)
     with pytest.raises(UserError, match=message):
         initial_student(student(copy, **init), seed=0)
-
-
-def test_random_student_needs_no_weights(copy: Path) -> None:
-    (copy / "model.safetensors").unlink()
-    initial_student(student(copy, kind="random"), seed=0)
-
-
-def test_only_decoder_only_models_limit_positions(folder: Path, family: Family) -> None:
-    assert max_positions(student_config(student(folder))) == (64 if family == "decoder-only" else None)
 
 
 def inputs(family: Family) -> dict[str, Any]:

@@ -19,18 +19,15 @@ def _task(options: Mapping[str, object] = OPTIONS) -> Task:
     return load_task(task_spec("classification", dict(options)))
 
 
-def test_options_define_the_prompt() -> None:
+def test_options_define_the_prompt_and_the_input_field() -> None:
     task = _task()
     assert task.labels == ("spam", "not spam", "no reply")
     assert task.instruction == "What kind of message is this? Labels: spam, not spam, no reply."
     assert [(s.question, s.answer) for s in task.shots] == [("Win now!", "It promises a prize. The answer is spam.")]
     assert task.required == ("message",)
     assert load_task(task_spec("classification")).required == ("input",)
-
-
-def test_input_field_names_the_input() -> None:
     row = {"id": "m", "message": " Hello. ", "input": "other"}
-    assert _task().read({**row, "gold": "Not Spam"}) == Example("m", "Hello.", "not spam")
+    assert task.read({**row, "gold": "Not Spam"}) == Example("m", "Hello.", "not spam")
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,10 @@ Ints = npt.NDArray[np.int64]
 
 def tokens_of(prompts: Ints, targets: list[list[int]], folder: Path) -> Tokens:
     """A token table with one label sequence for each prompt length."""
-    empty: dict[str, Any] = {"probability": None, "top_ids": [], "top_logprobs": [], "top_positions": 0}
+    fixed = {"validation": False, "dropped": None, "part": 0, "tail": 0, "turn": -1, "probability": None,
+             "top_ids": [], "top_logprobs": [], "top_positions": 0}  # fmt: skip
     rows = [
-        {
-            "id": f"{i:05d}",
-            "validation": False,
-            "dropped": None,
-            "part": 0,
-            "tail": 0,
-            "turn": -1,
-            "prompt": [0] * n,
-            "target": target,
-            **empty,
-        }
+        {"id": f"{i:05d}", "prompt": [0] * n, "target": target, **fixed}
         for i, (n, target) in enumerate(zip(prompts.tolist(), targets, strict=True))
     ]
     write_tokens([pa.Table.from_pylist(rows, schema=SCHEMA)], Store(str(folder)), "decoder-only", grouped=False)

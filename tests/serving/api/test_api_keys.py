@@ -15,16 +15,7 @@ from pipelines.config.serving import KeysConfig
 from pipelines.errors import UserError
 from serving.api.api_keys import MAX_FILE_BYTES, KeyRing, key_line, new_key, parse_keys, parse_pairs
 from serving.api.errors import ApiError
-
-
-class Clock:
-    """A clock that moves only when it is set."""
-
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def ring(file: Path | None = None, clock: Clock | None = None, share: int = 1, **config: Any) -> KeyRing:
@@ -320,9 +311,13 @@ def test_counts_survive_a_change_of_the_file(file: Path, clock: Clock, wall: Clo
     assert accepted(keys, SHOP, 3) == 1
 
 
-@pytest.mark.parametrize(("limit", "share", "passed"), [(10, 1, 10), (10, 3, 3), (2, 5, 1)])
+@pytest.mark.parametrize(("limit", "share", "passed"), [(10, 1, 10), (10, 3, 3), (2, 5, 1), (4, 2, 2)])
 def test_replicas_share_a_limit(file: Path, wall: Clock, limit: int, share: int, passed: int) -> None:
-    assert accepted(ring(file, share=share, requests_per_minute=limit), SHOP, 20) == passed
+    keys = ring(file, share=share, requests_per_minute=limit)
+    assert accepted(keys, SHOP, 20) == passed
+    each = f", {passed} in each of {share} ingress replicas" if share > 1 else ""
+    rule = f"key shop allows {limit} requests per minute{each}; try again in 60 s"
+    assert refusal(keys, f"Bearer {SHOP}").message == rule
 
 
 async def used_up(keys: KeyRing, inputs: int, tokens: int = 0) -> str:
@@ -349,10 +344,3 @@ def test_inputs_and_tokens_have_limits(file: Path) -> None:
     assert [bool(message) for message in found] == [False, False, True, False, False, True, False, False]
     assert found[2].startswith("429 rate_limited: key shop allows 10 inputs per minute; try again in ")
     assert found[5].startswith("429 rate_limited: key shop allows 1,000 tokens per minute; try again in ")
-
-
-def test_the_message_names_limit_and_share(file: Path, wall: Clock) -> None:
-    keys = ring(file, share=2, requests_per_minute=4)
-    assert accepted(keys, SHOP, 2) == 2
-    message = refusal(keys, f"Bearer {SHOP}").message
-    assert message == "key shop allows 4 requests per minute, 2 in each of 2 ingress replicas; try again in 60 s"

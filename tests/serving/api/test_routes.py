@@ -75,11 +75,8 @@ def test_a_requested_rationale_counts_in_usage(client: TestClient, students: Fak
 
 def test_a_question_carries_its_closed_label_set(students: FakeStudents) -> None:
     choice = TaskSpec("multiple-choice")
-    cards = [
-        card("choices", task=choice),
-        card("texts", task=choice, method="rationale-then-label"),
-        card("nli", task=TaskSpec("nli")),
-    ]
+    cards = [card("choices", task=choice), card("texts", task=choice, method="rationale-then-label")]
+    cards.append(card("nli", task=TaskSpec("nli")))
     client = client_of(cards, students, SETTINGS)
     assert predict(client_of(cards[2:], students), inputs=["a"]).json()["model"] == "nli", "the only one needs no name"
     students.questions.clear()
@@ -194,12 +191,9 @@ def test_a_bad_input_costs_only_its_own_answer(client: TestClient, students: Fak
     assert [prediction.get("label") for prediction in body["predictions"]] == [None, "4 - 1", None, None]
     assert body["failed"] == 3
     errors = [prediction.get("error") for prediction in body["predictions"]]
-    assert [error and (error["code"], error["param"]) for error in errors] == [
-        ("invalid_field", "inputs[0]"),
-        None,
-        ("input_too_long", "inputs[2]"),
-        ("input_too_long", "inputs[3]"),
-    ]
+    too_long = [("input_too_long", f"inputs[{number}]") for number in (2, 3)]
+    found = [error and (error["code"], error["param"]) for error in errors]
+    assert found == [("invalid_field", "inputs[0]"), None, *too_long]
     assert errors[3]["message"].startswith("inputs[3] has 3,000 characters, the limit is 2,048")
     assert [question.text for _, sent in students.questions for question in sent] == ["left: a right: b", "b" * 600]
     assert body["usage"]["prompt_tokens"] == 10
@@ -233,11 +227,8 @@ def test_large_requests_are_bulk(students: FakeStudents, monkeypatch: pytest.Mon
     error_of(predict(client, inputs=["a"], priority="high"), 400, "invalid_request", "priority")
     monkeypatch.setenv("KEYS", "team=abc")
     keyed = client_of([card("sums")], students, ServingConfig(keys=KeysConfig(variable="KEYS", tokens_per_minute=20)))
-    statuses = [
-        keyed.post("/v1/predict", json={"inputs": ["a"]}, headers={"authorization": "Bearer abc"}).status_code
-        for _ in range(3)
-    ]
-    assert statuses == [200, 200, 429]
+    keyed.headers["authorization"] = "Bearer abc"
+    assert [predict(keyed, inputs=["a"]).status_code for _ in range(3)] == [200, 200, 429]
     assert students.clients[-1] == "key team"
 
 
@@ -334,9 +325,8 @@ def test_openapi_describes_requests_and_answers(client: TestClient) -> None:
     schemas = document["components"]["schemas"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(schemas)
-    assert (
-        "each token's probability is renormalised" in schemas["Prediction"]["properties"]["confidence"]["description"]
-    )
+    confidence = schemas["Prediction"]["properties"]["confidence"]["description"]
+    assert "each token's probability is renormalised" in confidence
     for path, request, answer in [
         ("predict", "PredictRequest", "PredictResponse"),
         ("completions", "CompletionRequest", "Completion"),

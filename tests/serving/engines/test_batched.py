@@ -74,12 +74,14 @@ async def test_a_bad_text_costs_no_other_its_answer() -> None:
     assert metrics.batch_sizes == [3]
 
 
+def tiny(method: str = "step-by-step") -> Student:
+    tokenizer = tiny_tokenizer("encoder-decoder")
+    return Student(tiny_model("encoder-decoder", len(tokenizer)), tokenizer, method=method, max_input_tokens=64)
+
+
 async def test_a_row_is_answered_at_its_own_end() -> None:
     """Not when the longest text of its batch ends."""
-    tokenizer = tiny_tokenizer("encoder-decoder")
-    student = Student(
-        tiny_model("encoder-decoder", len(tokenizer)), tokenizer, method="step-by-step", max_input_tokens=64
-    )
+    student = tiny()
     ended: list[tuple[int, GenerationOutput]] = []
     steps: list[int] = []
     requests = [GenerationRequest("[label] 4 apples", limit) for limit in (2, 6)]
@@ -103,9 +105,8 @@ async def test_a_closed_engine_frees_its_student() -> None:
 
 
 async def test_a_rationale_continues_after_its_label() -> None:
-    tokenizer = tiny_tokenizer("encoder-decoder")
-    model, method = tiny_model("encoder-decoder", len(tokenizer)), "label-then-rationale"
-    student = Student(model, tokenizer, method=method, max_input_tokens=64)
+    method = "label-then-rationale"
+    student = tiny(method)
     engine = TransformersEngine(card("sums", method), ServingConfig(max_new_tokens=3), student, FakeMetrics())  # type: ignore[arg-type]
     alone, both = [await engine.answer(Question("4 apples", rationale=wanted)) for wanted in (False, True)]
     assert isinstance(alone, Reply)
@@ -114,15 +115,12 @@ async def test_a_rationale_continues_after_its_label() -> None:
     (label,) = student.write([GenerationRequest("4 apples", 3)])
     (follows,) = student.write([GenerationRequest("4 apples", 28, written=(*label.ids, student.eos))])
     assert both.rationale is not None
-    assert (both.rationale.text, both.rationale.output_tokens) == (follows.text(tokenizer).strip(), 28)
+    assert (both.rationale.text, both.rationale.output_tokens) == (follows.text(student.tokenizer).strip(), 28)
 
 
 async def test_confidences_are_those_of_evaluate() -> None:
     """The label's within its closed set; a rationale's plain product."""
-    tokenizer = tiny_tokenizer("encoder-decoder")
-    student = Student(
-        tiny_model("encoder-decoder", len(tokenizer)), tokenizer, method="step-by-step", max_input_tokens=64
-    )
+    student = tiny()
     (before,) = student.write([student.request("4 apples", "label", 3)])
     # The set holds whatever the student writes: it ends with the end token only by chance.
     labels = LabelSet((before.ids, (before.ids[0], 7, 8), (9,)))

@@ -43,14 +43,12 @@ async def test_a_stream_sends_the_text_of_write(made: tuple[Engine, Fake]) -> No
     whole = await engine.write(TEXT)
     pieces = [piece async for piece in engine.stream(TEXT)]
     assert isinstance(whole, Piece)
-    assert all(isinstance(piece, Piece) for piece in pieces)
-    assert (
-        "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == whole.text == fake.tokenizer.decode([5])
-    )
-    last = pieces[-1]
-    assert isinstance(last, Piece)
-    assert (last.finish_reason, last.engine, last.output_tokens) == ("stop", engine.name, 2)
-    assert (whole.finish_reason, whole.engine, whole.output_tokens) == ("stop", engine.name, 2)
+    texts = [piece.text for piece in pieces if isinstance(piece, Piece)]
+    assert len(texts) == len(pieces)
+    assert "".join(texts) == whole.text == fake.tokenizer.decode([5])
+    for last in (pieces[-1], whole):
+        assert isinstance(last, Piece)
+        assert (last.finish_reason, last.engine, last.output_tokens) == ("stop", engine.name, 2)
 
 
 async def test_a_stream_sends_each_piece_at_once(made: tuple[Engine, Fake]) -> None:

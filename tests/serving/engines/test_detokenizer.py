@@ -25,18 +25,13 @@ def sent(tokenizer: Any, text: str, stop: tuple[str, ...] = (), *, ended: bool =
 
 
 @pytest.mark.parametrize("text", ["4 apples and 2 pears", "Ünïcödé → 中文 🙂!", "a", " leading", "trailing \n"])
-def test_pieces_are_the_text_and_no_half_characters(tokenizer: Any, text: str) -> None:
-    pieces, so_far = sent(tokenizer, text)
+@pytest.mark.parametrize(("ended", "reason"), [(True, "stop"), (False, "length")])
+def test_pieces_are_the_text_and_no_half_characters(tokenizer: Any, text: str, ended: bool, reason: str) -> None:
+    pieces, so_far = sent(tokenizer, text, ended=ended)
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
-    assert so_far.finish_reason == "stop"
-    assert so_far.num_tokens == len(tokenizer(text)["input_ids"]) + 1
-
-
-def test_a_text_that_is_cut_says_so(tokenizer: Any) -> None:
-    pieces, so_far = sent(tokenizer, "4 apples", ended=False)
-    assert "".join(pieces) == "4 apples"
-    assert so_far.finish_reason == "length"
+    assert so_far.finish_reason == reason
+    assert so_far.num_tokens == len(tokenizer(text)["input_ids"]) + ended
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,10 @@ async def test_only_a_batch_with_room_waits() -> None:
     assert len(held.batches) == 1
     await held.advance(0.02)
     assert held.batches == [[1, 2], [3]]
+    await held.submit(4, 5)
+    await held.advance(1.0)
+    await held.end(1)
+    assert held.batches[2:] == [[4, 5]], "nor does it wait for the client that was answered"
 
 
 async def test_a_batch_waits_for_clients_that_come_back() -> None:
@@ -131,15 +135,6 @@ async def test_the_wait_for_answered_clients_is_limited(every_s: float | None, s
         if every_s and round((held.now - ended) / every_s, 6).is_integer():
             waiting += await held.submit(51)
     assert held.now >= ended + starts_after - 1e-6
-
-
-async def test_a_full_batch_does_not_wait_for_answered_clients() -> None:
-    held = HeldBatches(2, wait_s=0.0)
-    await held.submit(1)
-    await held.submit(2, 3)
-    await held.advance(1.0)
-    await held.end(0)
-    assert held.batches == [[1], [2, 3]]
 
 
 async def test_a_batch_holds_items_of_like_lengths() -> None:

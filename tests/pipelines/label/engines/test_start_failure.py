@@ -21,9 +21,8 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
 
 
 def test_the_cause_is_read_from_the_engines_output() -> None:
-    assert (
-        printed_cause(PRINTED) == "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"
-    )
+    cause = "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"
+    assert printed_cause(PRINTED) == cause
     found = start_failure(POINTER, PRINTED)
     assert "HeaderTooLarge. The weights of teacher.model are damaged" in found
     assert "Engine core initialization failed" in start_failure(POINTER, "nothing to see")

@@ -16,11 +16,7 @@ def test_the_card_says_how_the_labels_were_made(tmp_path: Path) -> None:
         tmp_path, ["Is it good?"], sampling={"n": 5, "temperature": 0.7},
         filters={"min_agreement": 0.4, "gold": "drop-disagreeing", "max_rationale_words": 80}, token_logprobs=5,
     )  # fmt: skip
-    manifest, store = labels_of(
-        tmp_path,
-        [f"text {i}" for i in range(14)],
-        **FIGURES,
-    )
+    manifest, store = labels_of(tmp_path, [f"text {i}" for i in range(14)], **FIGURES)
     card = body(dataset_card(run, manifest, store))
     for line in LINES:
         assert line in card, line

@@ -50,12 +50,9 @@ def test_labels_whose_characters_are_several_tokens(tokenizer: Any) -> None:
 
 def test_an_answer_without_a_label_place_has_no_distribution(tokenizer: Any) -> None:
     tokens = answer(tokenizer, NEUTRAL, {})
-    for text in (
-        " It is so. The answer is maybe.",
-        "no idea",
-        " It is so. The answer is contradiction.",
-        "x" * 99 + ". The answer is neutral.",
-    ):
+    for label in ("maybe", "contradiction"):
+        assert distribution(f" It is so. The answer is {label}.", tokens, NLI, EXAMPLE) is None
+    for text in ("no idea", "x" * 99 + ". The answer is neutral."):
         assert distribution(text, tokens, NLI, EXAMPLE) is None
 
 

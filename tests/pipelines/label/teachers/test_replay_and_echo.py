@@ -14,11 +14,8 @@ from pipelines.tasks import Example, load_task, task_spec
 from tests.support.teachers import answers, word_problems
 
 GOLD = [
-    ("arithmetic", "7 - 2", ()),
-    ("multiple-choice", "bank", ("bank", "park")),
-    ("nli", "neutral", ()),
-    ("grade-school-math", "72", ()),
-]
+    ("arithmetic", "7 - 2", ()), ("multiple-choice", "bank", ("bank", "park")), ("nli", "neutral", ()), ("grade-school-math", "72", ()),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "gold", "choices"), GOLD)

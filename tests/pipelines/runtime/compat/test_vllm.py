@@ -22,9 +22,8 @@ MODULES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_that_vllm_dropped_is_one_clear_error(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # importing it fails
-    with pytest.raises(
-        UserError, match=rf"vllm(-cpu)? [\d.]+: it has no {module}.*, which Raystill needs\. Install the"
-    ):
+    rule = rf"vllm(-cpu)? [\d.]+: it has no {module}.*, which Raystill needs\. Install the"
+    with pytest.raises(UserError, match=rule):
         MODULES[module]()
 
 

@@ -32,32 +32,25 @@ def student(folder: Path) -> Ctranslate2Student:
     return Ctranslate2Student.open(folder)
 
 
-def test_greedy_texts_and_probabilities_equal_the_student(folder: Path, student: Ctranslate2Student) -> None:
+@pytest.mark.parametrize("continues", [False, True])
+def test_greedy_texts_equal_the_student(folder: Path, student: Ctranslate2Student, continues: bool) -> None:
+    """An end-of-sequence token in what is written ends nothing."""
+    written = [(), (20, student.eos), (9, 5, student.eos), (7,), (8, student.eos)]
+    requests = REQUESTS
+    if continues:
+        requests = [GenerationRequest(text, 6 + i, written=written[i]) for i, text in enumerate(TEXTS)]
     steps: list[list[int | None]] = []
-    expected = Student.load(folder).write(REQUESTS)
-    found = student.write(REQUESTS, steps.append)
+    expected = Student.load(folder).write(requests)
+    found = student.write(requests, steps.append)
     assert [w.ids for w in found] == [w.ids for w in expected]
     assert [w.finish_reason for w in found] == [w.finish_reason for w in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.log_probs == pytest.approx(other.log_probs, abs=1e-3)
         assert one.prompt_tokens == other.prompt_tokens
-    by_row = [tuple(step[row] for step in steps if step[row] is not None) for row in range(len(REQUESTS))]
+    by_row = [tuple(step[row] for step in steps if step[row] is not None) for row in range(len(requests))]
     assert by_row == [output.ids for output in found]
-    assert [d.text for d in student.answer(TEXTS, "label", 8)] == [
-        d.text for d in Student.load(folder).answer(TEXTS, "label", 8)
-    ]
-
-
-def test_texts_continue_what_is_written(folder: Path, student: Ctranslate2Student) -> None:
-    """An end-of-sequence token in what is written ends nothing."""
-    written = [(), (20, student.eos), (9, 5, student.eos), (7,), (8, student.eos)]
-    requests = [GenerationRequest(text, 6 + i, written=written[i]) for i, text in enumerate(TEXTS)]
-    steps: list[list[int | None]] = []
-    found, expected = student.write(requests, steps.append), Student.load(folder).write(requests)
-    assert [output.ids for output in found] == [output.ids for output in expected]
-    assert [tuple(step[i] for step in steps if step[i] is not None) for i in range(len(TEXTS))] == [
-        output.ids for output in found
-    ]
+    whole, converted = Student.load(folder).answer(TEXTS, "label", 8), student.answer(TEXTS, "label", 8)
+    assert [decoded.text for decoded in converted] == [decoded.text for decoded in whole]
 
 
 def test_drawn_texts_have_the_probabilities_of_the_student(folder: Path, student: Ctranslate2Student) -> None:

@@ -35,9 +35,7 @@ def test_likelihoods_equal_those_of_whole_forward_passes(family: Family) -> None
     found = rank_texts(student, PROMPTS, TEXTS)
     for prompt, texts, likelihoods in zip(PROMPTS, TEXTS, found, strict=True):
         assert likelihoods == pytest.approx([whole(student, prompt, text) for text in texts], abs=1e-4)
-    assert rank_texts(student, PROMPTS[:1], TEXTS[:1])[0] == pytest.approx(found[0], abs=1e-4), (
-        "alone and beside others"
-    )
+    assert rank_texts(student, PROMPTS[:1], TEXTS[:1])[0] == pytest.approx(found[0], abs=1e-4), "alone as beside others"
     assert rank_texts(student, [], []) == []
 
 

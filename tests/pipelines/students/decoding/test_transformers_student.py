@@ -12,13 +12,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.errors import UserError
 from pipelines.methods import prompt_of
 from pipelines.storage.store import MANIFEST
-from pipelines.students.decoding import (
-    Family,
-    GenerationRequest,
-    Sampling,
-    Student,
-    encode_prompt,
-)
+from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student, encode_prompt
 from pipelines.students.decoding.sampling import Sampler
 from tests.support.taught_students import student_of
 from tests.support.tiny_students import TEXTS, write_student
@@ -109,33 +103,30 @@ def test_drawn_answers_follow_seed_and_text_not_the_batch(student: Student) -> N
     assert [a.confidence for a in cold] == pytest.approx([b.confidence for b in greedy], rel=1e-3)
 
 
-def test_tokens_are_drawn_by_their_probability() -> None:
+@pytest.mark.parametrize(
+    ("probabilities", "sampling", "expected"),
+    [
+        # Squared and normalised at temperature 0.5.
+        ([0.4, 0.3, 0.2, 0.0, 0.1], Sampling(0.5), [0.16 / 0.3, 0.3, 0.04 / 0.3, 0.0, 0.01 / 0.3]),
+        # Of 0.5, 0.3, 0.15 and 0.05 the first two reach 0.6. They are drawn 5 : 3.
+        ([0.15, 0.5, 0.05, 0.3], Sampling(1.0, top_p=0.6), [0.0, 0.625, 0.0, 0.375]),
+        ([0.15, 0.5, 0.05, 0.3], Sampling(1.0, top_p=1e-9), [0.0, 1.0, 0.0, 0.0]),
+    ],
+)
+def test_tokens_are_drawn_by_probability_and_top_p(
+    probabilities: list[float], sampling: Sampling, expected: list[float]
+) -> None:
     import torch
 
-    logits = torch.tensor([3.0, 2.5, 1.0, -torch.inf, 0.0])
-    rows = 4000
+    logits, rows = torch.tensor(probabilities).log(), 4000
     steps: list[list[int | None]] = []
-    sampler = Sampler([GenerationRequest(f"text {row}", 1, Sampling(0.5)) for row in range(rows)], -1, steps.append)
+    sampler = Sampler([GenerationRequest(f"text {row}", 1, sampling) for row in range(rows)], -1, steps.append)
     tokens = sampler(None, logits.repeat(rows, 1)).argmax(dim=-1)
     assert steps == [tokens.tolist()]
-    expected = (logits / 0.5).softmax(dim=-1)
-    shares = tokens.bincount(minlength=5) / rows
-    assert shares.tolist() == pytest.approx(expected.tolist(), abs=4 * 0.5 / math.sqrt(rows))
-    assert shares[3] == 0.0
+    shares = (tokens.bincount(minlength=len(expected)) / rows).tolist()
+    assert shares == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(rows))
+    assert not any(share for share, wanted in zip(shares, expected, strict=True) if wanted == 0.0)
     assert sampler.log_probs[0].tolist() == pytest.approx(logits.log_softmax(dim=-1)[tokens].tolist())
-
-
-def test_top_p_keeps_the_likeliest_tokens() -> None:
-    """Of 0.5, 0.3, 0.15 and 0.05 the first two reach 0.6. They are drawn 5 : 3."""
-    import torch
-
-    logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
-    rows = 4000
-    sampler = Sampler([GenerationRequest(f"text {row}", 1, Sampling(1.0, top_p=0.6)) for row in range(rows)], -1)
-    shares = sampler(None, logits.repeat(rows, 1)).argmax(dim=-1).bincount(minlength=4) / rows
-    assert shares.tolist() == pytest.approx([0.0, 0.625, 0.0, 0.375], abs=4 * 0.5 / math.sqrt(rows))
-    likeliest = Sampler([GenerationRequest("a", 1, Sampling(1.0, top_p=1e-9))], -1)
-    assert likeliest(None, logits[None]).argmax() == 1
 
 
 def test_requests_of_a_batch_keep_their_limits_and_seeds(student: Student) -> None:

@@ -13,10 +13,9 @@ __all__ = ["recorded"]
 @pytest.mark.parametrize("gpus", [4, 0])
 def test_steps_export_losses_tokens_and_gpu_seconds(recorded: Recorded, gpus: int) -> None:
     metrics = TrainMetrics("svamp", gpus)
+    speed = {"gradient_norm": 9.0, "tokens_per_s": 500.0, "step_s": 2.0}
     for step in (1, 2):
-        metrics.log(
-            step, {"loss": 3.0 / step, "label": 2.0, "gradient_norm": 9.0, "tokens_per_s": 500.0, "step_s": 2.0}
-        )
+        metrics.log(step, {"loss": 3.0 / step, "label": 2.0, **speed})
     metrics.log(2, {"validation/objective": 1.5, "validation/label": 1.25})
     metrics.close(finished=False)
     gpu_seconds = {("raystill_gpu_seconds", "svamp", "train"): 16.0} if gpus else {}
