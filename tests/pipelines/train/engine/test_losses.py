@@ -105,12 +105,14 @@ def test_certain_teachers_give_finite_losses(kind: str, teacher: list[float]) ->
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("packed", "recomputed"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_micro_batch_equals_single_sequences(family: Any, packed: bool, tmp_path: Path) -> None:
+def test_a_micro_batch_equals_single_sequences(family: Any, packed: bool, recomputed: bool, tmp_path: Path) -> None:
     model, sequences = model_and_sequences(family, tmp_path)
     reference = copy.deepcopy(model)
     assert not packed or pack(model)
+    if recomputed:
+        model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     batch = collate(sequences, family=family, pad=0, start=0, packed=packed)
     counts = [float(sum(len(s.target) for s in sequences[part::2])) for part in (0, 1)]
     scales = step_scales({"label": 0.7, "rationale": 0.3}, {"label": counts[0], "rationale": counts[1]})
