@@ -33,7 +33,7 @@ class TrainingConfig(Section):
     tokens_per_batch: Annotated[int, Field(ge=1)] = 16384
     """Real (unpadded) tokens of both tasks, over all workers, of a mean optimizer step."""
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
-    """Padded tokens of one worker's micro-batch. Accumulation steps follow from it."""
+    """Tokens of one worker's micro-batch with padding. Accumulation steps follow from it. Packed ones may exceed it by a tenth."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
     warmup: Share = 0.05
     """Share of the steps over which the learning rate rises."""
