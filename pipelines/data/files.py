@@ -20,6 +20,7 @@ from pipelines.data.formats import format_of, suffixes
 from pipelines.data.hub import HUB, hub_files
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import ancestor, join, object_store_errors, open_filesystem, shown
+from pipelines.storage.fingerprint import file_fingerprint, folder_sizes
 
 _SAVED, _SAVED_DICT = "state.json", "dataset_dict.json"
 _NO_DATA = {_SAVED, _SAVED_DICT, "dataset_info.json", "dataset_infos.json"}
@@ -47,25 +48,33 @@ def file_format(uri: str, key: str = "corpus") -> str:
     """The format of a file, by its name. Raises UserError for an unknown suffix."""
     kind = format_of(uri)
     if kind is None:
-        rule = "neither JSON Lines, CSV, Parquet nor Arrow by its name"
+        rule = "neither JSON Lines, CSV, Parquet, Arrow nor Lance by its name"
         known = f"Known: {', '.join(suffixes())}; JSON Lines and CSV also with .gz, .zst or .bz2."
         raise UserError(f"{key} {shown(uri)}", rule, known)
     return kind
 
 
 def file_size(uri: str) -> int:
-    """Bytes of a file; 0 if it does not exist."""
+    """Bytes of a file, or of the files in a folder that is one data set; 0 if it does not exist."""
     filesystem, path = open_filesystem(uri)
     with object_store_errors(uri):
-        return int(filesystem.get_file_info(path).size or 0)
+        size = filesystem.get_file_info(path).size
+    return int(size or 0) if not _is_folder_format(uri) else sum(folder_sizes(uri).values())
 
 
 def file_state(uri: str) -> str:
     """Size and time of the last change of a file: another one if the file is written again."""
+    if _is_folder_format(uri):
+        return file_fingerprint(uri)
     filesystem, path = open_filesystem(uri)
     with object_store_errors(uri):
         info = filesystem.get_file_info(path)
     return f"{info.size} bytes, {info.mtime_ns}"
+
+
+def _is_folder_format(uri: str) -> bool:
+    """True if the name is that of a data set which is a folder, and opens as one file."""
+    return format_of(uri) == "lance"
 
 
 def _expand(pattern: str, key: str) -> list[str]:
@@ -82,7 +91,8 @@ def _expand(pattern: str, key: str) -> list[str]:
             if kind == FileType.NotFound:
                 rule = "there is no such file or folder"
                 raise UserError(f"{key} {shown(pattern)}", rule, "Name an existing corpus.")
-            return [pattern] if kind == FileType.File else _folder_files(pattern, key)
+            is_one = kind == FileType.File or _is_folder_format(pattern)
+            return [pattern] if is_one else _folder_files(pattern, key)
         below = "/".join(segments[wild:])
         folder = ancestor(pattern, len(segments) - wild)
         deep = wild < len(segments) - 1
@@ -134,7 +144,7 @@ def _folder_files(folder: str, key: str) -> list[str]:
 
 def _is_data(name: str) -> bool:
     hidden = any(part.startswith((".", "_")) for part in name.split("/"))
-    return not hidden and format_of(name) is not None and name.rpartition("/")[2] not in _NO_DATA
+    return not hidden and format_of(name) not in (None, "lance") and name.rpartition("/")[2] not in _NO_DATA
 
 
 def _saved_files(folder: str, key: str) -> list[str]:

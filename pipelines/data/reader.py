@@ -145,7 +145,8 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
     unknown = [name for name in fields if name not in known]
     if unknown:
         rule = f"task {task.name} reads no such field"
-        raise UserError(f"corpus.fields.{unknown[0]}", rule, f"It reads: {', '.join(known)}.")
+        hint = "The label of a person is the field `gold`. " if unknown[0] == "label" else ""
+        raise UserError(f"corpus.fields.{unknown[0]}", rule, f"{hint}It reads: {', '.join(known)}.")
     missing = [fields.get(name, name) for name in task.required if fields.get(name, name) not in columns]
     if "gold" in fields and fields["gold"] not in columns:
         missing.append(fields["gold"])

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import object_store_errors, open_filesystem
-from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS
+from pipelines.storage.store import CONTENT, MANIFEST, PROGRESS, Store
 
 _SAMPLED_BYTES = 1 << 20
 _COMMITTED = re.compile(r"hf://datasets/[^@]+@[0-9a-f]{40}/.")
@@ -38,13 +38,15 @@ def fingerprint(identity: Mapping[str, object]) -> str:
 
 
 def file_fingerprint(uri: str, *, whole: bool = False) -> str:
-    """SHA-256 of a file's size and content.
+    """SHA-256 of a file's size and content; of a folder that is one data set, of the names and sizes of its files, which are never edited.
 
     Unless `whole`, files over 256 MiB are fingerprinted by size, first and last MiB. Edits in the middle then go unnoticed.
     """
     if _COMMITTED.match(uri):  # nothing else can stand behind this name
         return hashlib.sha256(uri.encode()).hexdigest()
     filesystem, path = open_filesystem(uri)
+    if filesystem.get_file_info(path).type.name == "Directory":
+        return fingerprint(folder_sizes(uri))
     with object_store_errors(uri), filesystem.open_input_file(path) as file:
         size = file.size()
         digest = hashlib.sha256(str(size).encode())
@@ -56,6 +58,11 @@ def file_fingerprint(uri: str, *, whole: bool = False) -> str:
             file.seek(size - _SAMPLED_BYTES)
             digest.update(file.read(_SAMPLED_BYTES))
     return digest.hexdigest()
+
+
+def folder_sizes(uri: str) -> dict[str, int]:
+    """Bytes of each file below a folder, by its name."""
+    return Store(uri).sizes()
 
 
 def model_fingerprint(model: str, of_files: Callable[[Sequence[str]], list[str]] | None = None) -> str:

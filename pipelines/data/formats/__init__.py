@@ -6,6 +6,7 @@
 | JSON array of objects | .json, also .gz .zst .bz2 | the whole file | the element |
 | CSV with a header; its first lines show separator and encoding | .csv .tsv, also .gz .zst .bz2 | the whole file | the row as JSON |
 | Parquet | .parquet | row groups | the row as JSON |
+| Lance | .lance, a folder | fragments | the row as JSON |
 | Arrow IPC | .arrow .feather | record batches; a stream: the whole file | the row as JSON |
 
 A row that cannot be read becomes a record with a problem. A file that cannot be read at all, such as a truncated .gz, raises a UserError
@@ -21,12 +22,19 @@ from pipelines.data.formats.arrow_tables import ArrowIpc, Parquet
 from pipelines.data.formats.base import FileFormat, Record, compression_of, location
 from pipelines.data.formats.csv_rows import Csv
 from pipelines.data.formats.json_lines import JsonLines
+from pipelines.data.formats.lance_table import Lance
 from pipelines.errors import UserError
 from pipelines.storage.filesystems import object_store_errors, shown
 
 __all__ = ["FORMATS", "FileFormat", "Record", "cuts", "format_of", "records", "suffixes"]
 
-FORMATS: dict[str, FileFormat] = {"jsonl": JsonLines(), "csv": Csv(), "parquet": Parquet(), "arrow": ArrowIpc()}
+FORMATS: dict[str, FileFormat] = {
+    "jsonl": JsonLines(),
+    "csv": Csv(),
+    "parquet": Parquet(),
+    "arrow": ArrowIpc(),
+    "lance": Lance(),
+}
 
 
 def suffixes() -> list[str]:

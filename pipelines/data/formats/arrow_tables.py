@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipelines.data.formats.base import Columns, FileFormat, Record
@@ -34,7 +34,7 @@ class Parquet(FileFormat):
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
         file = _parquet_file(uri)
         groups = range(start, file.num_row_groups if end is None else end)
-        yield from _records(file.iter_batches(row_groups=list(groups), batch_size=_BATCH_ROWS))
+        yield from table_records(file.iter_batches(row_groups=list(groups), batch_size=_BATCH_ROWS))
 
 
 class ArrowIpc(FileFormat):
@@ -67,7 +67,7 @@ class ArrowIpc(FileFormat):
             return int(reader.get_batch(start).num_rows * reader.num_record_batches)
 
     def records(self, uri: str, start: int, end: int | None) -> Iterator[Record]:
-        yield from _records(_batches(uri, start, end))
+        yield from table_records(_batches(uri, start, end))
 
 
 def _parquet_file(uri: str) -> pq.ParquetFile:
@@ -118,7 +118,8 @@ def _validated(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def _records(batches: Iterator[pa.RecordBatch]) -> Iterator[Record]:
+def table_records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+    """The rows of batches."""
     for batch in batches:
         for begin in range(0, len(batch), _BATCH_ROWS):
             for row in _rows(batch.slice(begin, _BATCH_ROWS)):

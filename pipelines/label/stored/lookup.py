@@ -1,7 +1,7 @@
 """Rows that take over stored answers. In: blocks of examples. Out: outcomes of the rows whose prompt has been answered before.
 
 A worker finds the places of some thousand examples' answers in the index, and reads these row groups once, in the order of the files. A
-corpus in the order of the earlier one thus reads each file about once. In another order, it reads them once per `_EXAMPLES_AT_A_TIME` rows.
+corpus in the order of the earlier one thus reads each file about once. In another order, it reads them once per `EXAMPLES_AT_A_TIME` rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines.label.teachers.base import Generation, Prompt
 from pipelines.runtime.nodes import node_name
 from pipelines.tasks import Example, Shot, TaskSpec, load_task
 
-_EXAMPLES_AT_A_TIME = 16_384
+EXAMPLES_AT_A_TIME = 16_384
 _ROWS_PER_BLOCK = 1024
 _T = TypeVar("_T")
 
@@ -98,7 +98,7 @@ class StoredAnswers:
         """For each example its outcome, or the prompt that has no answer."""
         labeller = Labeller(self.run, load_task(self.spec), self.shots, self.keys)
         rows = ((row["split"], _example(row)) for row in block.to_pylist())
-        for some in _batched(rows, _EXAMPLES_AT_A_TIME):
+        for some in _batched(rows, EXAMPLES_AT_A_TIME):
             prompts = [prompt for split, example in some for prompt in self._prompts(labeller, split, example)]
             answers = self._read([self.keys.of(prompt) for prompt in prompts], index)
             for split, example in some:

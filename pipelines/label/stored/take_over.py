@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +25,14 @@ from pipelines.label.reporting.progress_file import LabelProgressFile
 from pipelines.label.reporting.usage import shares
 from pipelines.label.stored.index import AnswerIndex, build_index, open_texts
 from pipelines.label.stored.keys import AnswerKeys
-from pipelines.label.stored.lookup import MissingPrompt, StoredAnswers, find_missing, look_up, missing_prompts
+from pipelines.label.stored.lookup import (
+    EXAMPLES_AT_A_TIME,
+    MissingPrompt,
+    StoredAnswers,
+    find_missing,
+    look_up,
+    missing_prompts,
+)
 from pipelines.label.stored.sources import (
     BATCHES_FOLDER,
     EARLIER_FOLDER,
@@ -42,8 +48,6 @@ from pipelines.tasks import load_task, task_spec
 
 _LOOKED_UP = f"{COMMITS}/looked-up.json"
 """Names of the files that a killed run had looked up in full."""
-_BLOCK_BYTES = 16 << 20
-"""Of examples that are looked up together."""
 
 
 class StoredLookup:
@@ -124,20 +128,20 @@ class StoredLookup:
     def _tables(self, function: Any) -> Iterator[pa.Table]:
         """Tables of a function of lookup.py over all rows without an outcome."""
         import ray
-        from ray.data import DataContext
 
         run, spec = self._run, task_spec(self._run.task, self._run.task_options)
         shots = read_shots(run.teacher, load_task(spec))
         answers = ray.put(StoredAnswers(run, spec, shots, self._keys, self._files))
-        context = copy.deepcopy(DataContext.get_current())
-        context.target_max_block_size = _BLOCK_BYTES
-        with DataContext.current(context):
-            found = open_examples(run, spec, self._scan, self._writer).map_batches(
-                function, fn_args=(answers, self._index), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
-            )
-            for table in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                if len(table):
-                    yield table
+        found = open_examples(run, spec, self._scan, self._writer).map_batches(
+            function,
+            fn_args=(answers, self._index),
+            batch_size=EXAMPLES_AT_A_TIME,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS,
+        )
+        for table in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            if len(table):
+                yield table
 
 
 def drop_taken_over(run: RunConfig, labels: Store, check_lock: Callable[[], None]) -> None:

@@ -220,6 +220,7 @@ def test_a_comparison_has_a_budget_and_a_detectable_difference(run_file: str) ->
 def test_calibration_asks_the_first_training_rows_alone(run_file: str, tmp_path: Path) -> None:
     run = load_run(run_file)
     trial = calibration_run(run, 7, str(tmp_path / "elsewhere"))
+    assert (trial.labelling.reuse, trial.teacher.remote.batch) == ([], False), "it measures the teacher"
     assert (trial.corpus.limit, trial.corpus.test, trial.corpus.validation) == (7, None, 0.0)
     assert trial.output == str(tmp_path / "elsewhere")
     assert trial.teacher.sampling == run.teacher.sampling

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.data.files import file_state
 from pipelines.data.formats import csv_rows, format_of, json_array, json_lines, records
 from pipelines.data.reader import (
     MAX_RAW_CHARACTERS,
@@ -25,6 +26,7 @@ from pipelines.data.reader import (
     read_split,
 )
 from pipelines.errors import UserError
+from pipelines.storage.fingerprint import file_fingerprint
 from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import jsonl, word_problem_rows, write_corpus, write_table
 
@@ -66,6 +68,21 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 def test_feather_files_of_pyarrow_are_read(tmp_path: Path) -> None:
     feather.write_feather(pa.Table.from_pylist(ROWS), str(tmp_path / "c.feather"), chunksize=30)
     assert [row.id for row in read(tmp_path / "c.feather")] == [row["id"] for row in ROWS]
+
+
+def test_a_lance_folder_is_one_data_set(tmp_path: Path) -> None:
+    lance, named = pytest.importorskip("lance"), str(tmp_path / "c.lance")
+    lance.write_dataset(pa.Table.from_pylist(ROWS[:60]), named, max_rows_per_file=30)
+    assert [row.id for row in read(named)] == [row["id"] for row in ROWS[:60]]
+    before, parts = (file_fingerprint(named), file_state(named)), corpus_splits([named], "train")
+    assert [(part.start, part.end) for part in parts] == [(0, 1), (1, 2)]
+    lance.write_dataset(pa.Table.from_pylist(ROWS[60:70]), named, mode="append")
+    assert len(read(named)) == 70
+    assert before[0] != file_fingerprint(named)
+    assert before[1] != file_state(named)
+    (tmp_path / "no.lance").mkdir()
+    with pytest.raises(UserError, match="not readable as Lance"):
+        read(tmp_path / "no.lance")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.parquet.gz", None), ("a.txt", None), ("a", None), ("a.gz", None),
