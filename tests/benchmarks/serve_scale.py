@@ -1,7 +1,7 @@
 """Autoscaling of the endpoint: replicas and latencies over steps of 0, 1, N, 1 and 0 clients, and the cold start by phase.
 
 The phases of the first response: the autoscaler requests a replica, the replica loads the student, the student answers. Imports and
-loading are also measured alone, in a separate process. The plot is benchmarks-out/serve_scale.png.
+loading are also measured alone, in a separate process.
 
     python -m tests.benchmarks.serve_scale OUTPUT --clients 32
 """

@@ -1,6 +1,5 @@
 """The remote teacher against vLLM's OpenAI server, and its errors and key on Ray."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -18,16 +17,15 @@ from pipelines.config import TeacherConfig
 from pipelines.errors import UnparsableError
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.base import Generation, Prompt, PromptRefusedError, TeacherUnusableError
-from pipelines.label.teachers.openai import OpenaiTeacher
 from pipelines.recipes.word_problems import train_rows
-from pipelines.tasks import Example, load_task, task_spec
+from pipelines.tasks import Example
 from tests.support.commands import environment, running
 from tests.support.endpoints import free_port, wait_until
 from tests.support.local_ray import local_ray
+from tests.support.remote_teacher import TASK, ask, teacher_of
 
 pytestmark = pytest.mark.integration
 KEY = "sk-integration-5d20c7"
-TASK = load_task(task_spec("arithmetic", {}))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
     log = tmp_path_factory.mktemp("vllm") / "log"
     with running(*settings, log=log, command=command, env=environment() | on_cpu) as process:
-        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}/health", process, log), 300.0, of=log.read_text)
+        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}/health", process, log), 240.0, of=log.read_text)
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -58,14 +56,7 @@ def teacher_config(url: str, **changes: Any) -> TeacherConfig:
 
 
 def answers(config: TeacherConfig, prompts: list[Prompt], key: str = KEY) -> list[Generation | BaseException]:
-    async def all_of_them() -> list[Generation | BaseException]:
-        teacher = OpenaiTeacher(config, TASK, key=SecretStr(key))
-        try:
-            return await asyncio.gather(*(teacher.answer(prompt) for prompt in prompts), return_exceptions=True)
-        finally:
-            await teacher.aclose()
-
-    return asyncio.run(all_of_them())
+    return ask(teacher_of(config, key=SecretStr(key)), *prompts)
 
 
 def word_problems(config: TeacherConfig, count: int) -> list[Prompt]:
