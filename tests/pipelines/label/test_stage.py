@@ -103,3 +103,16 @@ def test_any_changed_weight_makes_other_labels(tmp_path: Path, monkeypatch: pyte
     weights.write_bytes(bytes(4500) + b"x" + bytes(4499))
     assert model_fingerprint(str(weights.parent)) == sampled
     assert label_identity(one)["teacher"]["model"] != before["teacher"]["model"]
+
+
+@pytest.mark.parametrize(
+    ("reuse", "message"), [("nowhere", "holds no stored answers"), ("out", "the output of this run")]
+)
+def test_outputs_without_texts_are_refused_at_once(tmp_path: Path, reuse: str, message: str) -> None:
+    tree = {
+        **run(tmp_path).model_dump(),
+        "output": str(tmp_path / "out"),
+        "labelling": {"reuse": [str(tmp_path / reuse)]},
+    }
+    with pytest.raises(UserError, match=message):
+        check_label(RunConfig.model_validate(tree))
