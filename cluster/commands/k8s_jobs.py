@@ -60,10 +60,10 @@ def print_logs(
             state = follow(api, state, out)
     else:
         print_log(api, state, out)
-    if as_json:
-        print_json(with_reasons(api, state).model_dump(mode="json"))
     if to_end:
         check_succeeded(state)
+    if as_json:
+        print_json(with_reasons(api, state).model_dump(mode="json"))
 
 
 def stop_job(

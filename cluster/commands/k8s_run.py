@@ -58,9 +58,12 @@ def run_stages(
         ended.append(state)
         if not wait or state.status != "succeeded":
             break
-    _print_summary(ended, as_json=as_json)
+    for state in ended:
+        click.echo(f"{state.job}: {state.status}, output {state.output}", err=True)
     if ended[-1].has_ended:
         check_succeeded(ended[-1], " Run the same command to resume.")
+    if as_json:
+        print_json({"jobs": [state.model_dump(mode="json") for state in ended]})
 
 
 def print_plan(
@@ -116,14 +119,6 @@ def check_succeeded(job: JobState, remedy: str = "") -> None:
     """Raise JobFailedError, with the driver's exit code, for a job that has not succeeded."""
     if job.status != "succeeded":
         raise JobFailedError(f"{job.job} {job.status} ({job.reason}).{remedy}", job.exit_code or 1)
-
-
-def _print_summary(jobs: list[JobState], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"jobs": [job.model_dump(mode="json") for job in jobs]})
-        return
-    for job in jobs:
-        click.echo(f"{job.job}: {job.status}, output {job.output}", err=True)
 
 
 def print_json(value: object) -> None:
