@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.environment import kubeconfig_files
-from cluster.kubernetes.objects import REVIEW, Kind, Object
+from cluster.kubernetes.objects import POD, REVIEW, Kind, Object, name_of
 from cluster.session.connection import UnreachableError
 from pipelines.errors import RaystillError, UserError, last_line
 
@@ -136,13 +136,16 @@ class Api:
             }
         return self._kinds[api_version].get(name)
 
-    def log(self, namespace: str, pod: str, *, since: str = "", follow: bool = False) -> Iterator[str]:
-        """The lines of a pod's log, each behind its time. `since`: the time of a line; lines of its second come again.
+    def log(self, pod: Object, *, since: str = "", follow: bool = False) -> Iterator[str]:
+        """The lines of the log of a pod's first container, each behind its time.
+
+        `since`: the time of a line, which comes again.
 
         With `follow`, ends with the pod, or after 20 s without a line.
         """
-        query = {"timestamps": "true", "follow": "true" if follow else "", "sinceTime": since}
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        container = str(pod["spec"]["containers"][0]["name"])  # a mesh may have injected others
+        query = {"container": container, "timestamps": "true", "follow": "true" if follow else "", "sinceTime": since}
+        path = POD.path(pod["metadata"]["namespace"], name_of(pod)) + "/log"
         with self._errors(), self._send("GET", path, query=query, read_s=_SILENT_S if follow else _READ_S) as response:
             yield from _lines(response)
 

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from cluster.jobs.job import DetachedError, JobFailedError
 from cluster.kubernetes.api import Api, ApiError
-from cluster.kubernetes.objects import POD, RAYJOB, Object, name_of
+from cluster.kubernetes.objects import POD, RAYJOB, Object
 from cluster.kubernetes.state import RETRYING, JobState
 from cluster.kubernetes.submit import POLL_S, take_back
 from cluster.kubernetes.waiting import Reason, reasons
@@ -44,7 +44,7 @@ class _Log:
         if pod["metadata"]["uid"] != self.pod:
             self.pod, self.last, self.lines_at_last = pod["metadata"]["uid"], "", 0
         skip = self.lines_at_last
-        for line in api.log(pod["metadata"]["namespace"], name_of(pod), since=self.last, follow=to_end):
+        for line in api.log(pod, since=self.last, follow=to_end):
             moment, _, text = line.partition(" ")
             if moment < self.last:
                 continue

@@ -37,7 +37,7 @@ def pod(who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = No
         of_cluster = {"ray.io/cluster": CLUSTER, "ray.io/node-type": who, "raystill.io/node": who}
         of_job = {"job-name": server.all("rayjobs")[-1]["metadata"]["name"]}
         metadata = {"name": name or f"{who}-1", "labels": of_job if who == "submitter" else of_cluster}
-        server.put("pods", {"metadata": metadata, "status": status})
+        server.put("pods", {"metadata": metadata, "spec": {"containers": [{"name": "ray"}]}, "status": status})
 
     return scene
 
