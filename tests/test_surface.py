@@ -51,7 +51,7 @@ teacher.remote.url teacher.remote.key_variable teacher.remote.max_concurrent_req
 teacher.budget.tokens teacher.budget.money
 teacher.price.per_million_prompt_tokens teacher.price.per_million_output_tokens teacher.price.per_gpu_hour
 labelling.commit_rows labelling.commit_every_s labelling.first_rows labelling.max_reject_share labelling.max_engine_error_share
-labelling.max_task_error_share labelling.reuse
+labelling.max_task_error_share labelling.reuse labelling.shards
 teacher.sampling.top_k teacher.sampling.min_p teacher.sampling.repetition_penalty teacher.sampling.stop teacher.revision
 teacher.remote.max_outage_s teacher.budget.gpu_hours teacher.price.per_million_cached_tokens
 teacher.remote.batch teacher.remote.batch_rows teacher.remote.batch_poll_s teacher.remote.batch_price

@@ -50,7 +50,7 @@ def calibration_run(run: RunConfig, rows: int, folder: str) -> RunConfig:
     tree["corpus"] |= {"limit": rows, "test": None, "validation": 0.0}
     tree["teacher"]["replicas"] = {"min": 1, "max": 1}
     tree["teacher"]["remote"]["batch"] = False
-    tree["labelling"] |= {"reuse": [], "max_reject_share": 1.0, "max_engine_error_share": 1.0}
+    tree["labelling"] |= {"reuse": [], "max_reject_share": 1.0, "max_engine_error_share": 1.0, "shards": 1}
     return parse_run(tree, "calibration")
 
 

@@ -188,7 +188,7 @@ def capacity_lines(found: Capacity) -> Iterator[str]:
     yield f"{_INDENT}assumes that rates of replicas add up, each with {same}"
     if found.rows_per_s and found.rows_per_s > found.driver_rows_per_s:
         known = f"one driver is known to keep up with {found.driver_rows_per_s:,.0f}"
-        yield f"{_INDENT}that is {found.rows_per_s:,.0f} rows/s, and {known}: split the corpus into several runs"
+        yield f"{_INDENT}that is {found.rows_per_s:,.0f} rows/s, and {known}: set labelling.shards"
     if found.other_s:
         yield f"{_INDENT}{duration(found.other_s)} of the deadline are for training and evaluation"
     if found.left_out:

@@ -56,7 +56,8 @@ class ResourceRequest:
 def stage_requests(run: RunConfig, stage: str) -> list[ResourceRequest]:
     """The least that a stage of the run needs."""
     if stage == "label":
-        return _teacher_requests(run.teacher)
+        requests, shards = _teacher_requests(run.teacher), run.labelling.shards
+        return requests if shards == 1 else [*requests, ResourceRequest("labelling.shards", shards, 0)]
     if stage == "train":
         least = run.training.min_workers
         key = "training.min_workers" if least else "training.workers"

@@ -270,6 +270,8 @@ class LabellingConfig(Section):
     """Commit after this many rows with an outcome,"""
     commit_every_s: Annotated[float, Field(gt=0.0)] = 5.0
     """or after this many seconds. A kill loses no more than that and the rows in flight."""
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
+    """Drivers that share the corpus, each an actor with its part of the replicas. One keeps up with some thousand rows per second."""
     first_rows: Annotated[int, Field(ge=1)] = 200
     """After this many answered rows the share of rejects is checked."""
     max_reject_share: Share = 0.9

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,22 @@ import pyarrow as pa
 
 from pipelines.config import RunConfig
 from pipelines.data.label_manifest import EngineUsage
+from pipelines.data.reader import FileRange
 from pipelines.errors import StageFailedError
 from pipelines.label.early_stop import FirstRows, TaskFailures, over_budget, while_budget_lasts
+from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.causes import cause_of
-from pipelines.label.engines.dataset import outcomes
+from pipelines.label.engines.dataset import outcomes, teacher_setup, together
 from pipelines.label.engines.health import StopReasons, health_actor
-from pipelines.label.output.commits import ScanRecord
+from pipelines.label.output.counts import TASK_RAISED
 from pipelines.label.output.writer import LabelWriter
+from pipelines.label.output.written import WrittenParts
 from pipelines.label.reporting.progress_file import EngineProgress, LabelProgressFile
 from pipelines.label.reporting.usage import Work, shares
+from pipelines.label.running_scan import RunningScan, running_scan
+from pipelines.label.shards import Shards, ShardSetup, word
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.runtime.progress import Progress
-from pipelines.tasks import task_spec
 
 if TYPE_CHECKING:
     from pipelines.label.reporting.prometheus import LabelMetrics
@@ -41,38 +46,52 @@ class _Loop:
         writer: LabelWriter,
         live: LabelProgressFile,
         health: Any,
-        total: int,
         failures: TaskFailures,
     ) -> None:
         from pipelines.label.reporting.prometheus import LabelMetrics
 
         self.began = self.last_outcome = time.monotonic()
+        self.scan_s = 0.0
         self.ready: float | None = None
         """When the first engine was ready; None before the first outcome."""
         self.before, self.done_before = copy.deepcopy(writer.counts), writer.finished_rows
         self.metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, self.before)
-        self._writer, self._live, self._health, self._total = writer, live, health, total
+        self._writer, self._live, self._health = writer, live, health
         self._first_rows, self._task_failures = FirstRows(run.labelling), failures
-        failures.begin(total, writer.counts)
 
-    def take(self, table: pa.Table, progress: Progress) -> None:
+    def take(self, table: pa.Table, progress: Progress, scan: RunningScan) -> None:
         """Pass on a table of outcomes. Raises StageFailedError if too many rows are rejected (early_stop.py)."""
+        scan.poll()
         self._writer.add(table)
         self._first_rows.check(table)
-        self._task_failures.check(table)
+        self._task_failures.check(table, scan.total)
+        self._advance(len(table), progress, scan)
+
+    def take_written(self, written: WrittenParts, progress: Progress, scan: RunningScan) -> None:
+        """Pass on what a shard has written."""
+        self._writer.add_written(written)
+        self._task_failures.count(written.counts.notes[TASK_RAISED], scan.total)
+        self._advance(written.counts.done + written.retried, progress, scan)
+
+    def _advance(self, rows: int, progress: Progress, scan: RunningScan) -> None:
         self.last_outcome = time.monotonic()
         if self.ready is None:  # rates are those of engines at work, without their start
             self.ready = _ready_at(self._health, self.began)
             progress.begin(self.ready)
+        progress.total = scan.total
+        self.show(scan.total)
         counts = self._writer.counts
-        self.metrics.rows(counts, self._total)
-        self._live.update(counts)
-        progress.advance(len(table), detail=shares(counts.accepted, counts.rejected))
+        progress.advance(rows, detail=shares(counts.accepted, counts.rejected))
 
-    def finish(self) -> None:
+    def show(self, total: int | None) -> None:
+        """Pass on the counts of the committed rows. `total`: rows of the corpus, if they are known."""
+        self.metrics.rows(self._writer.counts, total or 0)
+        self._live.update(self._writer.counts)
+
+    def finish(self, total: int | None) -> None:
         """Commit what is left, also after an error."""
         self._writer.commit()
-        self.metrics.rows(self._writer.counts, self._total)
+        self.show(total)
 
     def work(self, usage: EngineUsage) -> Work:
         """What this run took."""
@@ -83,6 +102,7 @@ class _Loop:
             output_tokens=counts.output_tokens - self.before.output_tokens,
             seconds=self.last_outcome - ready,
             engine_start_s=ready - self.began,
+            scan_s=self.scan_s,
             start_s=usage.start_s,
             up_s=usage.up_s,
             busy_s=usage.busy_s,
@@ -91,7 +111,7 @@ class _Loop:
 
 def label_rows(
     run: RunConfig,
-    scan: ScanRecord,
+    ranges: Sequence[FileRange],
     writer: LabelWriter,
     live: LabelProgressFile,
     failures: TaskFailures,
@@ -100,49 +120,92 @@ def label_rows(
     """Give every row without an outcome one, and commit it. Returns what that took.
 
     Args:
-        failures: knows the scan's rejects.
+        ranges: of the corpus.
         keys: of the answers that are stored.
 
     Raises:
+        UserError: a file of the corpus cannot be read.
         StageFailedError: no engine starts, too many rows are rejected, or the budget is used up. Finished rows are committed.
     """
     import ray
-    from ray.exceptions import RayError
 
-    spec, total = task_spec(run.task, run.task_options), sum(scan.rows.values())
     health = health_actor()
-    loop = _Loop(run, writer, live, health, total, failures)
-    loop.metrics.rows(loop.before, total)
+    loop = _Loop(run, writer, live, health, failures)
+    loop.show(writer.total)
     live.begin(loop.done_before, partial(_engine_progress, health, loop.metrics))
-    live.update(loop.before)
-    with Progress("label", total=total, unit="rows", start=loop.done_before, file=live) as progress:
+    with Progress("label", total=writer.total, unit="rows", start=loop.done_before, file=live) as progress:
         try:
-            if loop.done_before < total:
+            if not writer.is_complete:
                 live.phase("starting engine")
                 progress.refresh()
-                # Closed here, after an error too: closed by the garbage collector after the end of Ray, it would start another one.
-                with closing(outcomes(run, spec, scan, writer, health, keys)) as tables:
-                    for table in while_budget_lasts(run, writer.counts, tables):
-                        loop.take(table, progress)
-        except RayError as error:
-            stop: StopReasons = ray.get(health.stop_reasons.remote(), timeout=_TIMEOUT_S)
-            reason = stop.unusable or stop.failed or cause_of(error)
-            raise StageFailedError(
-                f"labelling failed: {reason.rstrip('.')}. {_KEPT} Run the same command to resume."
-            ) from error
+                with running_scan(run, ranges, writer, failures) as scan:
+                    setup = teacher_setup(run, writer.counts.paid_tokens, health, keys)
+                    label_all = _label_scanned if run.labelling.shards == 1 else _label_in_shards
+                    label_all(setup, writer, health, scan, loop, progress)
+                    loop.scan_s = scan.seconds
         finally:
-            loop.finish()
-    _check_budget(run, writer, total, ray.get(health.stop_reasons.remote()))
+            loop.finish(writer.total)
+    _check_budget(run, writer, ray.get(health.stop_reasons.remote()))
     usage: EngineUsage = ray.get(health.usage.remote())
     loop.metrics.engines(usage)
     return loop.work(usage), usage
 
 
-def _check_budget(run: RunConfig, writer: LabelWriter, total: int, stop: StopReasons) -> None:
-    left = total - writer.finished_rows
+def _label_scanned(
+    setup: TeacherSetup, writer: LabelWriter, health: Any, scan: RunningScan, loop: _Loop, progress: Progress
+) -> None:
+    """Label with one dataset, in this process."""
+    replicas, tickets = setup.run.teacher.replicas, range(scan.tickets)
+    with _causes(scan, health):
+        # Closed here, after an error too: closed by the garbage collector after the end of Ray, it would start another one.
+        with closing(outcomes(setup, replicas, scan.reader, tickets, health)) as tables:
+            for table in together(while_budget_lasts(setup.run, writer.counts, tables)):
+                loop.take(table, progress, scan)
+        scan.finish()
+
+
+def _label_in_shards(
+    setup: TeacherSetup, writer: LabelWriter, health: Any, scan: RunningScan, loop: _Loop, progress: Progress
+) -> None:
+    """Label with several datasets, each in an actor (shards.py)."""
+    state = writer.state
+    common = ShardSetup(
+        writer.store, setup, scan.reader, scan.tickets, health, writer.counts, state.to_retry, state.next_number, word()
+    )
+    with _causes(scan, health), closing(Shards(common, setup.run.labelling.shards)) as shards:
+        for written in shards.results():
+            scan.poll()
+            if written is not None:
+                loop.take_written(written, progress, scan)
+        scan.finish()
+
+
+@contextmanager
+def _causes(scan: RunningScan, health: Any) -> Iterator[None]:
+    """Turn an error of Ray into the cause that an actor has reported."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        with suppress(RayError):
+            scan.finish()  # raises a UserError if a reader has named a damaged file
+        stop: StopReasons = ray.get(health.stop_reasons.remote(), timeout=_TIMEOUT_S)
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, StageFailedError):  # of a shard
+            raise cause from error
+        reason = stop.unusable or stop.failed or cause_of(error)
+        raise StageFailedError(
+            f"labelling failed: {reason.rstrip('.')}. {_KEPT} Run the same command to resume."
+        ) from error
+
+
+def _check_budget(run: RunConfig, writer: LabelWriter, stop: StopReasons) -> None:
     used_up = stop.budget or over_budget(run, writer.counts)
-    if left and used_up:
-        rule = f"{used_up}; {left:,} rows have no label yet. {_KEPT}"
+    if used_up and not writer.is_complete:
+        left = "the other" if writer.total is None else f"{writer.total - writer.finished_rows:,}"
+        rule = f"{used_up}; {left} rows have no label yet. {_KEPT}"
         raise StageFailedError(f"{rule} Raise teacher.budget and run the same command to resume.")
 
 

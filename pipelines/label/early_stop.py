@@ -64,40 +64,35 @@ class FirstRows:
 class TaskFailures:
     """Fails a run whose task raises on more rows than labelling.max_task_error_share allows. One row is always allowed."""
 
-    def __init__(self, settings: LabellingConfig) -> None:
-        self._share, self._total, self._failed, self._example = settings.max_task_error_share, 0, 0, ""
+    def __init__(self, settings: LabellingConfig, counts: Counts) -> None:
+        """`counts`: of the rows that have an outcome."""
+        self._share, self._failed, self._example = settings.max_task_error_share, counts.notes[TASK_RAISED], ""
 
-    def scanned(self, rejects: pa.Table) -> None:
-        """Remember an example of the scan's rejects. `begin` counts them."""
-        self._note(rejects)
-
-    def begin(self, total: int, counts: Counts) -> None:
-        """Start with the rows that have an outcome. Raises StageFailedError if too many of them failed.
+    def check(self, outcomes: pa.Table, total: int | None) -> None:
+        """Count these outcomes. Raises StageFailedError once the rows so far exceed what is allowed of all rows.
 
         Args:
-            total: rows of the corpus, held-out rows included.
+            total: rows of the corpus, held-out rows included. None: not known yet.
         """
-        self._total, self._failed = total, counts.notes[TASK_RAISED]
-        self._decide()
-
-    def check(self, outcomes: pa.Table) -> None:
-        """Count these outcomes. Raises StageFailedError once the rows so far exceed what is allowed of all rows."""
-        self._failed += self._note(outcomes)
-        self._decide()
-
-    def _note(self, outcomes: pa.Table) -> int:
         failed = outcomes.filter(pc.fill_null(pc.starts_with(outcomes["detail"], RAISED), False))
         if len(failed) and not self._example:
             row = failed.select(["id", "detail"]).slice(0, 1).to_pylist()[0]
             self._example = f"For example row {row['id']}: {row['detail']}."
-        return len(failed)
+        self.count(len(failed), total)
 
-    def _decide(self) -> None:
-        if self._failed <= max(self._share * self._total, 1):
+    def count(self, failed: int, total: int | None) -> None:
+        """Count rows on which the task raised. Raises as `check`."""
+        self._failed += failed
+        if total is not None:
+            self.decide(total)
+
+    def decide(self, total: int) -> None:
+        """Raise StageFailedError if too many of all rows failed."""
+        if self._failed <= max(self._share * total, 1):
             return
         example = self._example or "The rejects have the error of each row."
         raise StageFailedError(
-            f"the task raised an error on {self._failed:,} of {self._total:,} rows; labelling.max_task_error_share is {self._share}. "
+            f"the task raised an error on {self._failed:,} of {total:,} rows; labelling.max_task_error_share is {self._share}. "
             f"{example} Correct the task file. To keep these rows as rejects, add --set labelling.max_task_error_share=1."
         )
 

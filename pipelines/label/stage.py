@@ -1,8 +1,8 @@
 """The label stage. In: a corpus. Out: `OUTPUT/labels`, in these steps:
 
-    scan        every row once: count rows, find unreadable rows and duplicate ids    (scan.py)
     take over   rows whose prompt has been answered before take that answer            (stored/)
     label       examples -> teacher actors -> outcomes -> Parquet, in commits          (driver.py, engines/, answers/, output/)
+    scan        meanwhile, in corpus order: unreadable rows and repeated ids           (reading.py, scan.py, running_scan.py)
     finish      dataset card and manifest, last                                        (reporting/)
 
 Held-out rows (`corpus.test`, or validation files) go the same way into `labels/heldout`; reports compare students with these answers.
@@ -11,16 +11,13 @@ Held-out rows (`corpus.test`, or validation files) go the same way into `labels/
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
-
-import pyarrow as pa
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_files
 from pipelines.data.label_manifest import LabelDetails
 from pipelines.data.label_parts import damaged_part
-from pipelines.data.reader import FileRange, check_columns, corpus_files, corpus_splits
+from pipelines.data.reader import DataSplit, check_columns, corpus_files
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.label_set_checks import check_closed_labels
 from pipelines.label.answers.prompts import read_shots
@@ -29,13 +26,14 @@ from pipelines.label.batches.run import Batches
 from pipelines.label.driver import label_rows
 from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import comparable_identity, label_identity
-from pipelines.label.output.commits import ScanRecord, read_attempt
+from pipelines.label.output.commits import read_attempt
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.dataset_card import dataset_card
 from pipelines.label.reporting.manifest import label_manifest
-from pipelines.label.reporting.progress_file import SCANNING, LabelProgressFile
-from pipelines.label.scan import Corpus, scan_corpus
+from pipelines.label.reporting.progress_file import LabelProgressFile
+from pipelines.label.running_scan import corpus_ranges
+from pipelines.label.shards import check_shards
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.stored.sources import check_reuse, replace_labels
 from pipelines.label.stored.take_over import StoredLookup, drop_taken_over
@@ -45,7 +43,7 @@ from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.storage.lock import LOCK, folder_lock
 from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
 from pipelines.storage.store import Store
-from pipelines.tasks import TaskSpec, load_task, task_spec
+from pipelines.tasks import load_task, task_spec
 
 
 def check_label(run: RunConfig) -> None:
@@ -58,6 +56,7 @@ def check_label(run: RunConfig) -> None:
         check_columns(heldout, task, run.corpus.fields, "corpus.test")
     read_shots(run.teacher, task)
     check_reuse(run)
+    check_shards(run)
     teacher_class(run.teacher.engine).check(run.teacher)
 
 
@@ -130,27 +129,20 @@ def _decide(
 
 
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter, keys: AnswerKeys) -> Manifest:
-    spec = task_spec(run.task, run.task_options)
-    began = time.monotonic()
     gauges = StageGauges(run.name, "label")
     with LabelProgressFile(store, "label", "rows", check_lock=writer.check_lock, gauges=gauges) as live:
-        live.phase(SCANNING)
         resumed_at_rows = writer.finished_rows
-        failures = TaskFailures(run.labelling)
-        scan = _scan(run, spec, writer, failures)
-        scan_s = time.monotonic() - began
-        lookup = StoredLookup(run, scan, writer, live, failures, keys)
+        failures, ranges = TaskFailures(run.labelling, writer.counts), corpus_ranges(run)
+        lookup = StoredLookup(run, ranges, writer, live, failures, keys)
         if run.teacher.remote.batch:
             Batches(run, writer, live).answer(lookup.take_over, lookup.missing)
         else:
             lookup.take_over()
-        work, usage = label_rows(run, scan, writer, live, failures, keys)
+        work, usage = label_rows(run, ranges, writer, live, failures, keys)
         live.phase("writing the manifest")
-        _check_complete(scan, writer.counts)
+        rows = _rows_read(writer)
         writer.compact()
-        manifest = label_manifest(
-            run, identity, scan, writer.state, work, usage, resumed_at_rows=resumed_at_rows, scan_s=scan_s
-        )
+        manifest = label_manifest(run, identity, rows, writer.state, work, usage, resumed_at_rows=resumed_at_rows)
         writer.check_lock()
         store.write("README.md", dataset_card(run, manifest, store).encode())
         write_manifest(store, manifest)
@@ -160,40 +152,16 @@ def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: Label
     return manifest
 
 
-def _scan(run: RunConfig, spec: TaskSpec, writer: LabelWriter, failures: TaskFailures) -> ScanRecord:
-    """The scan that an earlier run committed, or a new one."""
-    if writer.state.scan is not None:
-        return writer.state.scan
-    corpus = Corpus(_splits(run), spec, run.corpus.fields, run.teacher.filters.near_duplicates)
-    if writer.state.scan_counted:
-        return scan_corpus(corpus, lambda rejects: None)
-
-    def add(rejects: pa.Table) -> None:
-        failures.scanned(rejects)
-        writer.add_scanned(rejects)
-
-    scan = scan_corpus(corpus, add)
-    writer.commit_scan(scan)
-    return scan
-
-
-def _splits(run: RunConfig) -> list[FileRange]:
-    readers = 4 * run.teacher.replicas.max
-    train = corpus_files(run.corpus.train, "corpus.train")
-    heldout = heldout_files(run.corpus) or []
-    return [
-        *corpus_splits(train, "train", parallelism=readers, limit=run.corpus.limit),
-        *corpus_splits(heldout, "heldout", parallelism=readers, limit=run.corpus.limit),
-    ]
-
-
-def _check_complete(scan: ScanRecord, counts: Counts) -> None:
-    if (counts.train, counts.heldout) != (scan.rows["train"], scan.rows["heldout"]):
+def _rows_read(writer: LabelWriter) -> dict[DataSplit, int]:
+    """Rows of the corpus. Raises StageFailedError unless each has an outcome."""
+    rows, counts = writer.state.corpus_rows, writer.counts
+    if rows is None or (counts.train, counts.heldout) != (rows["train"], rows["heldout"]):
+        read = "not all rows" if rows is None else f"{rows['train']} train and {rows['heldout']} held-out rows"
         raise StageFailedError(
-            f"rows do not add up: {scan.rows['train']} train and {scan.rows['heldout']} held-out rows were read, "
-            f"{counts.train} and {counts.heldout} have an outcome. No manifest was written. "
-            "Run `raystill label RUN --check`, and report this."
+            f"rows do not add up: {read} were read, {counts.train} and {counts.heldout} have an outcome. "
+            "No manifest was written. Run `raystill label RUN --check`, and report this."
         )
+    return rows
 
 
 def _check_engine_errors(run: RunConfig, counts: Counts) -> None:

@@ -1,6 +1,5 @@
 """Labelling killed at any moment: after the last rerun, each row has exactly one outcome."""
 
-import io
 import json
 import random
 import sys
@@ -8,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipelines.label.output.commits import read_commits
@@ -23,28 +21,34 @@ ROWS = 800
 VLLM_ROWS = 40
 BAD = {"bad_input": 3, "duplicate": 2}
 COMMIT_ROWS, BATCH = 32, 8
-IN_FLIGHT = 8 * BATCH + 2 * 16 + COMMIT_ROWS + 64
-"""Rows that a kill can cost: assigned to the replica, uncommitted, or in transit."""
+IN_FLIGHT = 8 * BATCH + 2 * 16 + 2 * COMMIT_ROWS + 160
+"""Rows that a kill can cost: assigned to the replica, in one of two commits, or in transit for 0.2 s."""
 ECHO = {"latency_s": 0.02, "vllm": {"max_num_seqs": BATCH}}
 
 
 def prepare(
-    folder: Path, teacher: dict[str, Any], rows: int, task: str = "arithmetic", command: list[str] = COMMAND
+    folder: Path,
+    teacher: dict[str, Any],
+    rows: int,
+    task: str = "arithmetic",
+    command: list[str] = COMMAND,
+    shards: int = 1,
 ) -> Labelling:
     """A run over `rows` word problems and five rows that are rejected."""
     good = word_rows(rows)
     broken: list[dict[str, Any]] = [{"id": "b0", "input": None}, {"id": "b1", "input": 1, "label": "x"}, {"input": ""}]
     corpus = [*good[:7], *broken, *good[7:], good[3], good[rows // 2]]
-    commits = {"commit_rows": COMMIT_ROWS, "commit_every_s": 0.05}
-    file = write_run_file(folder, label_run(folder, corpus, teacher, task=task, labelling=commits))
+    settings = {"commit_rows": COMMIT_ROWS, "commit_every_s": 0.05, "shards": shards}
+    teacher = {**teacher, "replicas": {"min": shards, "max": shards}}
+    file = write_run_file(folder, label_run(folder, corpus, teacher, task=task, labelling=settings))
     return Labelling(file, folder / "out", command)
 
 
-def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[dict[str, Any]]:
+def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2, shards: int = 1) -> list[dict[str, Any]]:
     """One round per fault on `echo`: kills at uniform moments of a run, then a rerun with checks."""
     draw = random.Random(seed)
     (folder / "whole").mkdir()
-    whole = prepare(folder / "whole", ECHO, ROWS)
+    whole = prepare(folder / "whole", ECHO, ROWS, shards=shards)
     duration = whole.finish()
     check(whole, ROWS, BAD)
     table = []
@@ -52,14 +56,14 @@ def rounds(folder: Path, faults: list[str], seed: int, kills: int = 2) -> list[d
         here = folder / f"round-{number}"
         here.mkdir()
         task, log = write_task(here)
-        labelling = prepare(here, ECHO, ROWS, str(task))
+        labelling = prepare(here, ECHO, ROWS, str(task), shards=shards)
         for _ in range(kills):
             labelling.kill(fault, draw.uniform(0.0, duration))
         labelling.finish()
         check(labelling, ROWS, BAD)
         again = answered(log) - ROWS
         hits = sum(kill.hit for kill in labelling.kills)
-        assert again <= hits * IN_FLIGHT, f"{again} rows were labelled again after {hits} kills"
+        assert again <= hits * shards * IN_FLIGHT, f"{again} rows were labelled again after {hits} kills"
         table.append({"fault": fault, "kills": [vars(kill) for kill in labelling.kills], "labelled_again": again})
         print(json.dumps(table[-1]))
     return table
@@ -79,15 +83,26 @@ def test_a_driver_killed_inside_a_commit_keeps_what_is_finished(tmp_path: Path) 
     task, log = write_task(tmp_path)
     labelling = prepare(tmp_path, ECHO, ROWS, str(task))
     assert labelling.kill("driver", after_commits=4, inside=True).torn
-    finished = named_parts(labelling)
-    rows = sum(pq.read_metadata(io.BytesIO(part)).num_rows for part in finished.values())
+    rows = sum(commit.counts.done for commit in read_commits(Store(str(labelling.output / "labels"))).commits)
     assert 0 < rows < ROWS
     labelling.finish()
     check(labelling, ROWS, BAD)
-    assert {name: named_parts(labelling)[name] for name in finished} == finished, "a finished part changed"
     manifest = json.loads((labelling.output / "labels/manifest.json").read_text())
     assert manifest["details"]["resumed_at_rows"] == rows
     assert answered(log) - ROWS <= IN_FLIGHT
+
+
+def test_a_dead_shard_or_driver_loses_and_doubles_no_row(tmp_path: Path) -> None:
+    """Three shards, killed twice before the last run. A dead shard ends the run."""
+    task, log = write_task(tmp_path)
+    labelling = prepare(tmp_path, ECHO, ROWS, str(task), shards=3)
+    for fault, commits in (("shard", 4), ("driver", 9)):
+        kill = labelling.kill(fault, after_commits=commits)
+        assert (kill.hit, kill.survived) == (True, False), labelling.log()
+    assert "Run the same command to resume" in labelling.log()
+    labelling.finish()
+    check(labelling, ROWS, BAD)
+    assert answered(log) - ROWS <= 2 * 3 * IN_FLIGHT
 
 
 @pytest.mark.full
@@ -100,13 +115,12 @@ def test_a_record_before_its_parts_is_detected(tmp_path: Path) -> None:
         check(labelling, ROWS, BAD)
 
 
-def named_parts(labelling: Labelling) -> dict[str, bytes]:
-    labels = labelling.output / "labels"
-    if (labels / "manifest.json").exists():
-        names = json.loads((labels / "manifest.json").read_text())["details"]["parts"]
-    else:
-        names = [name for commit in read_commits(Store(str(labels))).commits for name in commit.parts]
-    return {name: (labels / name).read_bytes() for name in names}
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_kills_at_any_moment_with_four_shards(tmp_path: Path) -> None:
+    kinds = ["shard", "driver", "actor", "reader", "node"]
+    table = rounds(tmp_path, [kinds[i % len(kinds)] for i in range(10)], seed=5, shards=4)
+    assert {kill["fault"] for row in table for kill in row["kills"] if kill["hit"]} == set(kinds)
 
 
 @pytest.mark.full

@@ -1,7 +1,7 @@
 """Kills `raystill label` at a chosen moment, runs it again, and counts the outcomes.
 
-Faults, each a SIGKILL: `driver` (the command), `actor` (a teacher actor), `engine` (vLLM's engine core), `reader` (a worker that reads),
-`raylet`, `gcs`, and `node` (all processes at once, like a lost machine).
+Faults, each a SIGKILL: `driver` (the command), `shard` (an actor of labelling.shards), `actor` (a teacher actor), `engine` (vLLM's engine
+core), `reader` (a worker that reads), `raylet`, `gcs`, and `node` (all processes at once, like a lost machine).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ COMMAND = [sys.executable, "-m", "tests.support.slow_commits", "in-order"]
 REVERSED = [sys.executable, "-m", "tests.support.slow_commits", "reversed"]
 TITLES = {
     "actor": ("TeacherActor",),
+    "shard": ("ray::Shard",),
     "engine": ("VLLM::EngineCore", "EngineCore"),
     "reader": ("ray::MapBatches(_", "ray::StreamingRepartition"),
     "raylet": ("raylet/raylet",),

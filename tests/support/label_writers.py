@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import LabellingConfig
 from pipelines.errors import StageFailedError
 from pipelines.label.answers.outcomes import Outcome
-from pipelines.label.output.id_index import contains, id_keys
+from pipelines.label.output.id_index import id_keys
+from pipelines.label.output.recovery import finished_keys
 from pipelines.label.output.writer import LabelWriter
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, write_manifest
@@ -34,8 +36,8 @@ def commit(writer: LabelWriter, *rows: Outcome) -> None:
 
 def is_done(writer: LabelWriter, *ids: str) -> list[bool]:
     """True for each train id that the teacher answered."""
-    found: list[bool] = contains(writer.state.done["train"], id_keys(ids)).tolist()
-    return found
+    done = [keys.tolist() for split, keys in finished_keys(writer.store, writer.state) if split == "train"]
+    return [key in chain.from_iterable(done) for key in id_keys(ids).tolist()]
 
 
 class Killed(BaseException):

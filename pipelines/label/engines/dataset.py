@@ -12,33 +12,33 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.config import READER_CPUS, RunConfig
-from pipelines.data.reader import FileRange, read_split, with_states
+from pipelines.config.base import ReplicasConfig
 from pipelines.data.schema import EXAMPLE
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
 from pipelines.label.engines.placement import remove_groups, replica_arguments
 from pipelines.label.engines.shared_budget import Funds
-from pipelines.label.output.commits import ScanRecord
-from pipelines.label.output.id_index import Keys, contains, id_keys
-from pipelines.label.output.writer import LabelWriter
-from pipelines.label.positions import Positions, rows_of
+from pipelines.label.reading import ExampleReader
+from pipelines.label.scan import MAX_READERS
 from pipelines.label.stored.keys import AnswerKeys
-from pipelines.label.teachers.base import Access
+from pipelines.label.teachers.base import Access, TokensUsed
 from pipelines.label.teachers.registry import teacher_class
-from pipelines.tasks import Example, TaskSpec, load_task
+from pipelines.tasks import load_task, task_spec
 
 _MIN_ROWS_PER_BLOCK, _MAX_ROWS_PER_BLOCK = 16, 64
 _ROWS_PER_INSTANT_BLOCK = 1024
 _ASSIGNED_BATCHES = 8
-_READ_ROWS = 1024
+_TOGETHER_S = 0.2
+_TOGETHER_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -48,47 +48,6 @@ class InFlight:
     rows_per_block: int
     blocks: int
     rows_in_engine: int
-
-
-@dataclass(frozen=True)
-class ExampleReader:
-    """What a worker needs to read the examples of a file range."""
-
-    splits: list[FileRange]
-    spec: TaskSpec
-    fields: Mapping[str, str]
-    """`corpus.fields`."""
-    rejected: Positions
-    """By the scan."""
-    done: Mapping[str, Keys]
-    """Ids with an outcome, by split."""
-
-    def blocks(self, index: int) -> Iterator[pa.Table]:
-        """Blocks (schema.EXAMPLE) of the examples of one file range that have no outcome yet."""
-        split = self.splits[index]
-        rejected = rows_of(self.rejected, index)
-        block: list[Example] = []
-        for row in read_split(split, load_task(self.spec), self.fields):
-            if row.position in rejected or row.example is None:
-                continue
-            block.append(row.example)
-            if len(block) == _READ_ROWS:
-                yield self._table(split.name, block)
-                block = []
-        yield self._table(split.name, block)
-
-    def _table(self, name: str, block: list[Example]) -> pa.Table:
-        finished = contains(self.done[name], id_keys(example.id for example in block))
-        columns: list[Iterable[Any]] = [
-            [name] * len(block),
-            [example.id for example in block],
-            [example.input for example in block],
-            [example.gold for example in block],
-            [example.choices for example in block],
-        ]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, EXAMPLE, strict=True)]
-        table = pa.table(arrays, schema=EXAMPLE)
-        return table.filter(pa.array(~finished)) if finished.any() else table
 
 
 def in_flight(run: RunConfig) -> InFlight:
@@ -101,37 +60,66 @@ def in_flight(run: RunConfig) -> InFlight:
     return InFlight(rows, max(math.ceil(assigned / rows), 4), load.rows_in_engine)
 
 
-def open_examples(run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter) -> Any:
-    """A Ray Data dataset of the examples (schema.EXAMPLE) that have no outcome now."""
-    import ray
+def open_examples(reader: Any, tickets: Sequence[int]) -> Any:
+    """A Ray Data dataset of the examples (schema.EXAMPLE) that have no outcome now.
 
-    splits, done = with_states(scan.splits), writer.state.done
-    reader = ray.put(ExampleReader(splits, spec, dict(run.corpus.fields), scan.rejected, done))
-    items = [{"index": index} for index in range(len(splits))]
+    Args:
+        reader: reference of a reading.ExampleReader.
+        tickets: of its calls.
+    """
+    import ray
+    from ray.data import TaskPoolStrategy
+
+    items = [{"ticket": ticket} for ticket in tickets]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _read, fn_args=(reader,), batch_size=1, batch_format="numpy", num_cpus=READER_CPUS
+        _read,
+        fn_args=(reader,),
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=READER_CPUS,
+        compute=TaskPoolStrategy(_readers()),
     )
 
 
+def _readers() -> int:
+    """Readers at the same time. Each waits for the earlier ranges and keeps its process meanwhile, so a small machine has few."""
+    import ray
+
+    return min(max(int(ray.cluster_resources().get("CPU", 0)) // 4, 2), MAX_READERS)
+
+
+def teacher_setup(run: RunConfig, used: TokensUsed, health: Any, keys: AnswerKeys) -> TeacherSetup:
+    """What this run's teacher actors are made from. Also sets the budget that they share.
+
+    Args:
+        used: of the budget by earlier runs.
+        health: handle of `health_actor`.
+    """
+    import ray
+
+    teacher, spec = run.teacher, task_spec(run.task, run.task_options)
+    access = Access(teacher_class(teacher.engine).key(teacher), used)
+    ray.get(health.fund.remote(Funds(teacher.budget, teacher.charged, used, teacher.gpus_per_replica)))
+    shots = read_shots(teacher, load_task(spec))
+    return TeacherSetup(run, spec, in_flight(run).rows_in_engine, shots, access, keys)
+
+
 def outcomes(
-    run: RunConfig, spec: TaskSpec, scan: ScanRecord, writer: LabelWriter, health: Any, keys: AnswerKeys
+    setup: TeacherSetup, replicas: ReplicasConfig, reader: Any, tickets: Sequence[int], health: Any
 ) -> Generator[pa.Table]:
     """Tables of outcomes (outcomes.OUTCOME) of the rows without one, as they arrive. A block whose rows the budget skips is empty.
 
     Args:
-        writer: knows which rows have an outcome.
+        replicas: of the teacher, for this dataset alone.
+        reader: reference of a reading.ExampleReader.
+        tickets: of its readers.
         health: handle of `health_actor`.
     """
-    import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     from pipelines.runtime.compat.ray import drop_block_stats
 
-    teacher, sizes = run.teacher, in_flight(run)
-    used = writer.counts.paid_tokens
-    access = Access(teacher_class(teacher.engine).key(teacher), used)
-    ray.get(health.fund.remote(Funds(teacher.budget, teacher.charged, used, teacher.gpus_per_replica)))
-    setup = TeacherSetup(run, spec, sizes.rows_in_engine, read_shots(teacher, load_task(spec)), access, keys)
+    teacher, sizes = setup.run.teacher, in_flight(setup.run)
     group = f"raystill-teacher-{uuid.uuid4().hex}"
     context = copy.deepcopy(DataContext.get_current())
     # Ray delays calls whose results it sees no room for, and assumes this size for each until the first result is there.
@@ -140,7 +128,7 @@ def outcomes(
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     drop_block_stats(context)
     with DataContext.current(context):
-        examples = open_examples(run, spec, scan, writer).repartition(target_num_rows_per_block=sizes.rows_per_block)
+        examples = open_examples(reader, tickets).repartition(target_num_rows_per_block=sizes.rows_per_block)
         answered = examples.map_batches(
             TeacherActor,
             fn_constructor_args=(setup, health),
@@ -148,8 +136,8 @@ def outcomes(
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ActorPoolStrategy(
-                min_size=teacher.replicas.min,
-                max_size=teacher.replicas.max,
+                min_size=replicas.min,
+                max_size=replicas.max,
                 max_tasks_in_flight_per_actor=sizes.blocks + 2,
                 max_concurrent_calls_per_actor=sizes.blocks,
             ),
@@ -162,10 +150,23 @@ def outcomes(
                 remove_groups(group)
 
 
+def together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of tables that arrive fast, as fewer tables. Counting and reporting take the driver as long for one row as for thousands."""
+    waiting: list[pa.Table] = []
+    last = -math.inf
+    for table in tables:
+        waiting.append(table)
+        if time.monotonic() - last >= _TOGETHER_S or sum(map(len, waiting)) >= _TOGETHER_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting, last = [], time.monotonic()
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
 def _read(batch: Any, shared: Any) -> Iterator[pa.Table]:
-    """`batch`: the index of one file range. `shared`: the ExampleReader, or a reference to it."""
+    """`batch`: one ticket. `shared`: the ExampleReader, or a reference to it."""
     import ray
 
     reader: ExampleReader = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
     yield EXAMPLE.empty_table()
-    yield from reader.blocks(int(batch["index"][0]))
+    yield from reader.blocks(int(batch["ticket"][0]))

@@ -1,7 +1,6 @@
 """What stands beside the parts of labels: the attempt, the commit records, and the scan.
 
     attempt.json             the identity of the labels that are being made; written first
-    commits/scan.npy         positions of the scan's rejects
     commits/k.json           the k-th commit
     record-k.json            all commits up to the k-th as one file, which replaces theirs. It stays beside the manifest, so that
                              damage costs the rows of one commit
@@ -14,28 +13,24 @@ driver before it sleeps through the loss of its lease, and then writes one more 
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from pipelines.data.label_manifest import CountsJson, LabelDetails, PartFile
 from pipelines.data.reader import DataSplit, FileRange
 from pipelines.errors import UserError
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.parts import FOLDERS
-from pipelines.label.positions import Positions
+from pipelines.label.output.parts import FOLDERS, in_parallel
 from pipelines.reuse import Attempt
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import MANIFEST, Store
 
 ATTEMPT = "attempt.json"
 COMMITS = "commits"
-SCAN_FILE = f"{COMMITS}/scan.npy"
 BASE = f"{COMMITS}/base.json"
 _MERGED = re.compile(r"(commits/)?record-(\d+)\.json")
 _SINGLE = re.compile(r"commits/(\d+)\.json")
@@ -44,21 +39,23 @@ BASE_NUMBER = -1
 _REPLACE = "or label everything again: `raystill label RUN --replace`."
 
 
+class PieceName(NamedTuple):
+    """Some rows of a file range (label/scan.py)."""
+
+    range: int
+    """Index of the range in the corpus."""
+    number: int
+    """Of the piece in its range."""
+
+
 @dataclass(frozen=True)
 class ScanSummary:
-    """The scan in a commit record. Its rejects are in SCAN_FILE."""
+    """In the record that ends the scan of the corpus."""
 
     rows: dict[DataSplit, int]
     """Rows read."""
-    splits: list[FileRange]
-
-
-@dataclass(frozen=True)
-class ScanRecord(ScanSummary):
-    """Everything that a later run needs of a scan."""
-
-    rejected: Positions
-    """Sorted positions of the rejects."""
+    splits: list[FileRange] = field(default_factory=list)
+    """Written by versions that scanned the whole corpus before the first label: then this commit has all rejects of the scan."""
 
 
 class Commit(BaseModel):
@@ -77,6 +74,8 @@ class Commit(BaseModel):
     """`Counts` of its rows; a retried row counts as -1 `engine_error`."""
     removed: list[str] = []
     """Parts that it removes. Written by 0.1 only."""
+    scanned: list[PieceName] = []
+    """Pieces of the corpus whose rejects that need no teacher are all in this commit."""
     scan: ScanSummary | None = None
     """In the record that ends the scan."""
 
@@ -122,15 +121,13 @@ def read_commits(store: Store) -> Committed:
     record = _read_record(store, names) or Record(last=BASE_NUMBER, commits=[])
     commits = {commit.number: commit for commit in record.commits}
     last, damaged = record.last, []
-    for name in names:
-        if _MERGED.fullmatch(name):
-            continue
+    # One that the record covers is of a driver that lost its lease, or of one that ended before it removed it.
+    single = [name for name in names if name == BASE or (_SINGLE.fullmatch(name) and part_number(name) > record.last)]
+    for name, data in zip(single, in_parallel(store.read, single), strict=True):
         number = BASE_NUMBER if name == BASE else part_number(name)
-        if name != BASE and number <= record.last:
-            continue  # of a driver that lost its lease, or of one that ended before it removed what its record covers
         last = max(last, number)
         try:
-            commit = Commit.model_validate_json(store.read(name))
+            commit = Commit.model_validate_json(data)
         except ValidationError:
             damaged.append(name)
         else:
@@ -204,22 +201,6 @@ def read_attempt(store: Store) -> Attempt | None:
         rule = f"{rule}; no other file has the settings that the {len(names):,} files beside it were made with"
         raise UserError(store.shown(ATTEMPT), rule, f"Restore it, {_REPLACE}")
     return None
-
-
-def write_scan(store: Store, rejected: Positions) -> None:
-    """Write the positions of a scan's rejects."""
-    buffer = io.BytesIO()
-    np.save(buffer, rejected, allow_pickle=False)
-    store.write(SCAN_FILE, buffer.getvalue())
-
-
-def read_scan(store: Store, summary: ScanSummary) -> ScanRecord | None:
-    """The committed scan. None if SCAN_FILE is missing or damaged."""
-    try:
-        rejected = np.load(io.BytesIO(store.read(SCAN_FILE)), allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return ScanRecord(summary.rows, summary.splits, rejected)
 
 
 def record_name(number: int) -> str:

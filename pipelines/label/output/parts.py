@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.data.label_manifest import PartFile
+from pipelines.data.reader import DataSplit
 from pipelines.data.schema import LABEL, REJECT, TEXT_PARQUET, TOKEN_LOGPROBS_PARQUET
 from pipelines.label.answers.outcomes import rationales_table, texts_table, token_logprobs_table
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 
-FOLDERS = {
+In = TypeVar("In")
+Out = TypeVar("Out")
+_REQUESTS = 16
+FOLDERS: dict[tuple[DataSplit, bool], tuple[str, pa.Schema]] = {
     ("train", True): ("data", LABEL),
     ("train", False): ("rejects", REJECT),
     ("heldout", True): ("heldout/data", LABEL),
@@ -29,9 +36,17 @@ RETRIED_FOLDER = "retried"
 """Rows with `engine_error` that a later commit replaces: their split and id. Empty once the labels are finished."""
 
 
-def part_name(folder: str, number: int) -> str:
-    """The part of commit `number` in a folder."""
-    return f"{folder}/part-{number:06d}.parquet"
+_SETTINGS: dict[str, dict[str, Any]] = {TOKEN_LOGPROBS_FOLDER: TOKEN_LOGPROBS_PARQUET, TEXTS_FOLDER: TEXT_PARQUET}
+
+
+def parquet_settings(folder: str) -> dict[str, Any]:
+    """How the parts of a folder are written: arguments of `pyarrow.parquet.write_table` beside those of storage.parquet."""
+    return dict(_SETTINGS.get(folder, {}))
+
+
+def part_name(folder: str, number: int, ending: object = "") -> str:
+    """The part `number` of a folder. `commits.part_number` reads the number back, whatever the ending."""
+    return f"{folder}/part-{number:06d}{f'.{ending}' if ending else ''}.parquet"
 
 
 def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -46,26 +61,26 @@ def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield folder, pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
 
 
-def write_parts(store: Store, number: int, outcomes: pa.Table, retried: pa.Table | None = None) -> dict[str, PartFile]:
+def write_parts(
+    store: Store, number: int, outcomes: pa.Table, retried: pa.Table | None = None, ending: str = ""
+) -> dict[str, PartFile]:
     """Write the parts of one commit. Returns them by name.
 
     Args:
         retried: (split, id) of rows whose earlier `engine_error` these outcomes replace.
+        ending: of the names of the parts.
     """
+    tables = [
+        *part_tables(outcomes),
+        (TOKEN_LOGPROBS_FOLDER, token_logprobs_table(outcomes)),
+        (TEXTS_FOLDER, texts_table(outcomes)),
+        *([] if retried is None else [(RETRIED_FOLDER, retried)]),
+    ]
     files = {}
-    for folder, table in part_tables(outcomes):
+    for folder, table in tables:
         if len(table):
-            files[part_name(folder, number)] = write_part(store, part_name(folder, number), table)
-    for folder, table, settings in (
-        (TOKEN_LOGPROBS_FOLDER, token_logprobs_table(outcomes), TOKEN_LOGPROBS_PARQUET),
-        (TEXTS_FOLDER, texts_table(outcomes), TEXT_PARQUET),
-    ):
-        if len(table):
-            name = part_name(folder, number)
-            files[name] = write_part(store, name, table, **settings)
-    if retried is not None and len(retried):
-        name = part_name(RETRIED_FOLDER, number)
-        files[name] = write_part(store, name, retried)
+            name = part_name(folder, number, ending)
+            files[name] = write_part(store, name, table, **parquet_settings(folder))
     return files
 
 
@@ -74,6 +89,18 @@ def write_part(store: Store, name: str, table: pa.Table, **settings: object) -> 
     data = parquet_bytes(table, **settings)
     store.write(name, data)
     return PartFile(rows=len(table), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def in_parallel(call: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """Results of a call that waits for the store, in order. Some are made ahead, so that memory stays small."""
+    waiting: deque[Future[Out]] = deque()
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) > 2 * _REQUESTS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_part(store: Store, name: str, columns: list[str]) -> pa.Table:

@@ -7,43 +7,39 @@ labelled again. Files that no commit names are removed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.data.label_manifest import PartFile
 from pipelines.data.label_parts import damaged_part
+from pipelines.data.reader import DataSplit
 from pipelines.errors import UserError
 from pipelines.label.output.commits import (
     BASE_NUMBER,
     COMMITS,
     Commit,
-    ScanRecord,
+    PieceName,
     has_record,
     part_number,
     read_commits,
-    read_scan,
     write_record,
 )
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.id_index import KEY_BYTES, Keys, id_keys, key_set
+from pipelines.label.output.id_index import Keys
+from pipelines.label.output.key_files import DONE, FAILED, NO_ROWS, RETRIED, SPLITS, KeyRows, committed_keys, keys_of
 from pipelines.label.output.parts import (
     FOLDERS,
     RATIONALES_FOLDER,
     RETRIED_FOLDER,
     TEXTS_FOLDER,
     TOKEN_LOGPROBS_FOLDER,
-    read_part,
 )
 from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
 from pipelines.label.stored.sources import set_aside
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
-
-_SCAN_REASONS = ("bad_input", "duplicate", "near_duplicate")
 
 
 @dataclass
@@ -54,14 +50,14 @@ class LabelState:
     counts: Counts = field(default_factory=Counts)
     next_number: int = 0
     """Of the next commit."""
-    scan: ScanRecord | None = None
-    """The committed scan, if there is one."""
+    corpus_rows: dict[DataSplit, int] | None = None
+    """Rows of the corpus. None until a scan has read all of it."""
     scan_counted: bool = False
-    """True if the counts include the scan's rejects although `scan` is None."""
-    done: dict[str, Keys] = field(default_factory=dict)
-    """By split the ids of rows that the teacher answered."""
-    to_retry: dict[str, ToRetry] = field(default_factory=dict)
+    """True if the counts include all rejects of the scan: versions with another scan have committed them."""
+    to_retry: dict[DataSplit, ToRetry] = field(default_factory=dict)
     """By split the ids of rows with `engine_error`."""
+    retried_by_shards: int = 0
+    """How many of them shards have answered since, each from its own copy of `to_retry`."""
 
     @property
     def parts(self) -> dict[str, int]:
@@ -73,15 +69,15 @@ class LabelState:
         """Size and hash of each part of `parts`, if its record has them."""
         return {name: file for commit in self.commits for name, file in commit.files.items()}
 
-    def add_done(self, split: str, keys: list[Keys]) -> None:
-        """Add ids that the teacher has answered since the labels were opened."""
-        known = [self.done[split], *keys]
-        self.done[split] = key_set(iter(known), sum(map(len, known)))
+    @property
+    def scanned(self) -> frozenset[PieceName] | None:
+        """Pieces of the corpus whose rejects are committed. None: all."""
+        return None if self.scan_counted else frozenset(piece for commit in self.commits for piece in commit.scanned)
 
     @property
     def retry_rows(self) -> int:
         """Rows to retry."""
-        return sum(map(len, self.to_retry.values()))
+        return sum(map(len, self.to_retry.values())) - self.retried_by_shards
 
 
 def recover(
@@ -110,16 +106,15 @@ def recover(
     for commit in state.commits:
         state.counts.add(commit.counts)
         if commit.scan:
-            state.scan = read_scan(store, commit.scan)
-            state.scan_counted = state.scan is None
+            state.corpus_rows = commit.scan.rows
+            state.scan_counted |= bool(commit.scan.splits)
         state.scan_counted |= commit.number == BASE_NUMBER
     _remove_leftovers(store, state, check_lock)
     if resumes:
         # Dropped commits stay dropped, and one number is left to a driver that lost its lease and has not noticed yet.
         write_record(store, state.commits, state.next_number)
         state.next_number += 1
-    for split in ("train", "heldout"):
-        _index(store, state, split)
+    _index(store, state)
     return state
 
 
@@ -159,32 +154,21 @@ def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], 
     set_aside(store, [name for name in store.files(TEXTS_FOLDER) if name not in named], check_lock)
 
 
-def _index(store: Store, state: LabelState, split: str) -> None:
-    """Find the ids that the teacher answered, and the rows to retry."""
-    parts = state.parts
-    retried = Retried(store, [name for name in parts if name.startswith(f"{RETRIED_FOLDER}/")], split)
-    accepted, rejects = (f"{FOLDERS[split, is_accepted][0]}/" for is_accepted in (True, False))
-    done, waiting, replaced = [], [np.empty(0, f"S{KEY_BYTES}")], 0
-    for name in sorted(parts):
-        if name.startswith(accepted):
-            done.append(id_keys(read_part(store, name, ["id"])["id"].to_pylist()))
-        elif name.startswith(rejects):
-            rows = read_part(store, name, ["id", "reason"])
-            done.append(_keys(rows, pc.invert(pc.is_in(rows["reason"], pa.array([*_SCAN_REASONS, "engine_error"])))))
-            failed = _keys(rows, pc.equal(rows["reason"], "engine_error"))
-            is_replaced = retried.replaces(failed, part_number(name))
-            replaced += int(is_replaced.sum())
-            waiting.append(failed[~is_replaced])
-    state.done[split] = key_set(iter(done), sum(map(len, done)))
-    state.to_retry[split] = ToRetry(np.concatenate(waiting))
-    # Retries of rows whose own commit was damaged and dropped: nothing is there to subtract from.
-    add_engine_errors(state.counts, split, retried.total - replaced)
+def finished_keys(store: Store, state: LabelState) -> Iterator[tuple[DataSplit, Keys]]:
+    """The ids of rows that the teacher answered, some thousand at a time, by data split. Rows to retry are not among them."""
+    for split, _, rows in committed_keys(store, state.commits, [DONE]):
+        yield split, keys_of(rows)
 
 
-def _keys(rows: pa.Table, mask: pa.ChunkedArray) -> Keys:
-    """Hashes of the ids of some rows.
-
-    Rejects of the scan are in no index: the dataset skips them by position, and a `duplicate` or an unreadable row may have the id of a
-    row that still needs a label.
-    """
-    return id_keys(rows.filter(mask)["id"].to_pylist())
+def _index(store: Store, state: LabelState) -> None:
+    """Find the rows to retry."""
+    found: dict[tuple[DataSplit, int], list[KeyRows]] = {}
+    for split, kind, rows in committed_keys(store, state.commits, [FAILED, RETRIED]):
+        found.setdefault((split, kind), []).append(rows)
+    for split in SPLITS:
+        retried = Retried.of(found.get((split, RETRIED), []))
+        failed = np.concatenate([NO_ROWS, *found.get((split, FAILED), [])])
+        is_replaced = retried.replaces(keys_of(failed), failed["commit"])
+        state.to_retry[split] = ToRetry(keys_of(failed[~is_replaced]))
+        # Retries of rows whose own commit was damaged and dropped: nothing is there to subtract from.
+        add_engine_errors(state.counts, split, retried.total - int(is_replaced.sum()))

@@ -1,22 +1,25 @@
 """Rows with `engine_error` that later commits answer.
 
-A commit that answers them writes their ids into `retried/part-k.parquet`. From then on, the rejects of these ids in parts before k do not
+A commit that answers them writes their ids into `retried/part-k.parquet`. From then on, the rejects of these ids in earlier commits do not
 count. `compact` rewrites each part with such rejects once, when the labels are complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.data.reader import DataSplit
 from pipelines.data.schema import REJECT
 from pipelines.label.output.commits import Commit, part_number
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.id_index import KEY_BYTES, Keys, id_keys
+from pipelines.label.output.id_index import Keys, id_keys
+from pipelines.label.output.key_files import NO_ROWS, RETRIED, SPLITS, KeyRows, committed_keys, keys_of
 from pipelines.label.output.parts import FOLDERS, RETRIED_FOLDER, part_name, read_part, write_part
 from pipelines.storage.store import Store
 
@@ -26,30 +29,35 @@ _Mask = npt.NDArray[np.bool_]
 class Retried:
     """For each id that was retried, the last commit that answered it. Of one split."""
 
-    def __init__(self, store: Store, names: Iterable[str], split: str) -> None:
+    def __init__(self, keys: Keys, commits: npt.NDArray[np.int64]) -> None:
         """
         Args:
-            names: the parts of RETRIED_FOLDER.
+            keys: of the retried rows of all commits.
+            commits: (len(keys),) their numbers.
         """
-        keys, numbers = [np.empty(0, f"S{KEY_BYTES}")], [np.empty(0, np.int64)]
-        for name in names:
-            rows = read_part(store, name, ["split", "id"])
-            keys.append(id_keys(rows.filter(pc.equal(rows["split"], split))["id"].to_pylist()))
-            numbers.append(np.full(len(keys[-1]), part_number(name)))
-        all_keys, all_numbers = np.concatenate(keys), np.concatenate(numbers)
-        order = np.lexsort((all_numbers, all_keys))
+        order = np.lexsort((commits, keys))
         self.total = len(order)
         """Retries of all commits."""
-        all_keys, all_numbers = all_keys[order], all_numbers[order]
-        last = np.append(all_keys[1:] != all_keys[:-1], [True] * bool(self.total)).astype(bool)
-        self._keys, self._numbers = all_keys[last], all_numbers[last]
+        keys, commits = keys[order], commits[order]
+        last = np.append(keys[1:] != keys[:-1], [True] * bool(self.total)).astype(bool)
+        self._keys, self._commits = keys[last], commits[last]
 
-    def replaces(self, keys: Keys, number: int) -> _Mask:
-        """(n,) True for the ids with `engine_error` in commit `number` that a later commit answered."""
+    @classmethod
+    def of(cls, rows: Sequence[KeyRows]) -> Self:
+        """Of rows of the kind RETRIED, of one split."""
+        found = np.concatenate([NO_ROWS, *rows])
+        return cls(keys_of(found), found["commit"])
+
+    def replaces(self, keys: Keys, commits: npt.NDArray[np.int64] | int) -> _Mask:
+        """(n,) True for the ids with `engine_error` that a commit after theirs answered.
+
+        Args:
+            commits: the number of each id's commit, or of all.
+        """
         if not len(self._keys):
             return np.zeros(len(keys), dtype=bool)
         places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        found: _Mask = (self._keys[places] == keys) & (self._numbers[places] > number)
+        found: _Mask = (self._keys[places] == keys) & (self._commits[places] > commits)
         return found
 
 
@@ -85,14 +93,15 @@ def compact(store: Store, commits: list[Commit], number: int) -> list[Commit]:
     stones = [name for commit in commits for name in commit.parts if name.startswith(f"{RETRIED_FOLDER}/")]
     if not stones:
         return commits
-    for split in ("train", "heldout"):
-        retried = Retried(store, stones, split)
+    rows = list(committed_keys(store, commits, [RETRIED]))
+    for split in SPLITS:
+        retried = Retried.of([found for name, _, found in rows if name == split])
         if retried.total:
             commits = [_without_replaced(store, commit, retried, split, number) for commit in commits]
     return [_without(commit, [name for name in commit.parts if name in stones]) for commit in commits]
 
 
-def _without_replaced(store: Store, commit: Commit, retried: Retried, split: str, number: int) -> Commit:
+def _without_replaced(store: Store, commit: Commit, retried: Retried, split: DataSplit, number: int) -> Commit:
     folder = FOLDERS[split, False][0]
     removed = 0
     for name in [name for name in commit.parts if name.startswith(f"{folder}/")]:
@@ -105,7 +114,7 @@ def _without_replaced(store: Store, commit: Commit, retried: Retried, split: str
         commit = _without(commit, [name])
         kept = read_part(store, name, REJECT.names).filter(pa.array(~replaced))
         if len(kept):
-            new = f"{part_name(folder, part_number(name)).removesuffix('.parquet')}.{number}.parquet"
+            new = part_name(folder, part_number(name), number)
             file = write_part(store, new, kept)
             commit.parts[new], commit.files[new] = file.rows, file
     retries = _retries_of(store, commit, split)

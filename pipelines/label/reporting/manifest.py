@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config import RunConfig
@@ -16,8 +17,8 @@ from pipelines.data.label_manifest import (
     TeacherUsed,
     Tokens,
 )
+from pipelines.data.reader import DataSplit
 from pipelines.label.answers.prompts import PromptMaker, read_shots
-from pipelines.label.output.commits import ScanRecord
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.recovery import LabelState
 from pipelines.label.reporting.usage import Work, agreement_histogram, gpu_hours, label_cost, throughput
@@ -28,15 +29,15 @@ from pipelines.tasks import load_task, task_spec
 
 
 def label_manifest(
-    run: RunConfig, identity: dict[str, Any], scan: ScanRecord, state: LabelState, work: Work, usage: EngineUsage, *,
-    resumed_at_rows: int, scan_s: float,
+    run: RunConfig, identity: dict[str, Any], rows: Mapping[DataSplit, int], state: LabelState, work: Work, usage: EngineUsage, *,
+    resumed_at_rows: int,
 ) -> Manifest:  # fmt: skip
     """The manifest of finished labels.
 
     Args:
+        rows: of the corpus.
         work, usage: of this run alone.
         resumed_at_rows: rows that earlier runs had finished.
-        scan_s: seconds of the scan.
     """
     details = _details(run, state, work, usage)
     details.resumed_at_rows = resumed_at_rows
@@ -44,21 +45,21 @@ def label_manifest(
         "labels",
         identity,
         config=run.model_dump(),
-        counts=_counts(scan, state.counts).model_dump(),
-        timings_s={"scan": scan_s, "engine_start": work.engine_start_s, "label": work.seconds},
+        counts=_counts(rows, state.counts).model_dump(),
+        timings_s={"scan": work.scan_s, "engine_start": work.engine_start_s, "label": work.seconds},
         details=details.model_dump(),
         provenance={},
     )
 
 
-def _counts(scan: ScanRecord, counts: Counts) -> LabelCounts:
+def _counts(rows: Mapping[DataSplit, int], counts: Counts) -> LabelCounts:
     return LabelCounts(
-        read=scan.rows["train"],
+        read=rows["train"],
         accepted=counts.accepted,
         rejected=counts.rejected.total(),
         rejected_by_reason=_sorted(+counts.rejected),
         heldout=HeldoutCounts(
-            read=scan.rows["heldout"],
+            read=rows["heldout"],
             answered=counts.heldout_answered,
             unanswered=counts.heldout_rejected.total(),
             unanswered_by_reason=_sorted(+counts.heldout_rejected),

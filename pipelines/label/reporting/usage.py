@@ -23,6 +23,8 @@ class Work:
     """Wall time from the first engine's readiness to the last outcome."""
     engine_start_s: float = 0.0
     """Wall time until the first engine was ready."""
+    scan_s: float = 0.0
+    """Wall time until the whole corpus was read, while it was labelled. 0 if it was not read again."""
     start_s: float = 0.0
     """Summed over engines, as are the next two: from its start to its readiness."""
     up_s: float = 0.0

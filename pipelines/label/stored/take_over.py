@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.config import READER_CPUS, RunConfig
+from pipelines.data.reader import FileRange
 from pipelines.data.schema import TEXT_PARQUET
 from pipelines.errors import StageFailedError
 from pipelines.label.answers.prompts import read_shots
 from pipelines.label.early_stop import FirstRows, TaskFailures
 from pipelines.label.engines.causes import cause_of
 from pipelines.label.engines.dataset import open_examples
-from pipelines.label.output.commits import COMMITS, ScanRecord
-from pipelines.label.output.id_index import Keys, id_keys
+from pipelines.label.output.commits import COMMITS
 from pipelines.label.output.parts import TEXTS_FOLDER
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.progress_file import LabelProgressFile
 from pipelines.label.reporting.usage import shares
+from pipelines.label.running_scan import RunningScan, running_scan
 from pipelines.label.stored.index import AnswerIndex, build_index, open_texts
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.stored.lookup import (
@@ -56,14 +57,15 @@ class StoredLookup:
     def __init__(
         self,
         run: RunConfig,
-        scan: ScanRecord,
+        ranges: Sequence[FileRange],
         writer: LabelWriter,
         live: LabelProgressFile,
         failures: TaskFailures,
         keys: AnswerKeys,
     ) -> None:
-        self._run, self._scan, self._writer, self._live = run, scan, writer, live
-        self._failures, self._keys, self._total = failures, keys, sum(scan.rows.values())
+        """`ranges`: of the corpus."""
+        self._run, self._ranges, self._writer, self._live = run, ranges, writer, live
+        self._failures, self._keys = failures, keys
         self._files: list[TextFile] = []
         self._index: Any = None
 
@@ -71,28 +73,31 @@ class StoredLookup:
         """Commit the outcomes of all rows whose answer is stored.
 
         Raises:
+            UserError: a file of the corpus cannot be read.
             StageFailedError: too many of these rows are rejected, or a file cannot be read any more.
         """
         writer, files = self._writer, text_files(self._run, self._writer.store)
         names = [file.shown for file in files]
-        if not files or writer.finished_rows >= self._total or _looked_up(writer.store) == names:
+        if not files or writer.is_complete or _looked_up(writer.store) == names:
             return
         self._live.phase("looking up stored answers")
         self._open(files)
         before = writer.counts.stored
         self._commit()
         writer.store.write(_LOOKED_UP, json.dumps(names).encode())
-        count, left = writer.counts.stored - before, self._total - writer.finished_rows
+        count, left = writer.counts.stored - before, (writer.total or 0) - writer.finished_rows
         print(f"label: {count:,} rows take over stored answers, {left:,} are left", file=sys.stderr, flush=True)
 
     def missing(self) -> Iterator[MissingPrompt]:
-        """The prompt that each row without an outcome needs next, and that has no stored answer."""
-        if self._writer.finished_rows >= self._total:
+        """The prompt that each row without an outcome needs next, and that has no stored answer. Raises as `take_over`."""
+        if self._writer.is_complete:
             return
         if (files := text_files(self._run, self._writer.store)) != self._files or self._index is None:
             self._open(files)
-        for table in self._tables(find_missing):
-            yield from missing_prompts(table)
+        with self._reading() as scan:
+            for table in self._tables(scan, find_missing):
+                scan.poll()
+                yield from missing_prompts(table)
 
     def _open(self, files: list[TextFile]) -> None:
         for name in missing_files(self._run):
@@ -103,36 +108,46 @@ class StoredLookup:
             _warn(f"{problem.file}: {problem.rule}")
 
     def _commit(self) -> None:
+        writer, first_rows = self._writer, FirstRows(self._run.labelling)
+        with Progress("reuse", writer.total, "rows", start=writer.finished_rows, file=self._live) as progress:
+            try:
+                with self._reading() as scan:
+                    for table in self._tables(scan, look_up):
+                        scan.poll()
+                        writer.add(table)
+                        first_rows.check(table)
+                        self._failures.check(table, scan.total)
+                        self._live.update(writer.counts)
+                        progress.total = scan.total
+                        progress.advance(len(table), detail=shares(writer.counts.accepted, writer.counts.rejected))
+            finally:
+                writer.commit()
+
+    @contextmanager
+    def _reading(self) -> Iterator[RunningScan]:
+        """A scan of the corpus, whose rejects are committed at the end of the block."""
         from ray.exceptions import RayError
 
-        writer, first_rows, done = self._writer, FirstRows(self._run.labelling), _Done()
-        self._failures.begin(self._total, writer.counts)
-        with Progress("reuse", self._total, "rows", start=writer.finished_rows, file=self._live) as progress:
+        with running_scan(self._run, self._ranges, self._writer, self._failures) as scan:
             try:
-                for table in self._tables(look_up):
-                    writer.add(table)
-                    done.add(table)
-                    first_rows.check(table)
-                    self._failures.check(table)
-                    self._live.update(writer.counts)
-                    progress.advance(len(table), detail=shares(writer.counts.accepted, writer.counts.rejected))
+                yield scan
             except RayError as error:
+                with suppress(RayError):
+                    scan.finish()  # raises a UserError if a reader has named a damaged file
                 cause = cause_of(error).rstrip(".")
                 raise StageFailedError(
                     f"looking up stored answers failed: {cause}. Finished rows are kept. Run the same command to resume."
                 ) from error
-            finally:
-                writer.commit()
-        done.into(writer)
+            scan.finish()
 
-    def _tables(self, function: Any) -> Iterator[pa.Table]:
+    def _tables(self, scan: RunningScan, function: Any) -> Iterator[pa.Table]:
         """Tables of a function of lookup.py over all rows without an outcome."""
         import ray
 
         run, spec = self._run, task_spec(self._run.task, self._run.task_options)
         shots = read_shots(run.teacher, load_task(spec))
         answers = ray.put(StoredAnswers(run, spec, shots, self._keys, self._files))
-        found = open_examples(run, spec, self._scan, self._writer).map_batches(
+        found = open_examples(scan.reader, range(scan.tickets)).map_batches(
             function,
             fn_args=(answers, self._index),
             batch_size=EXAMPLES_AT_A_TIME,
@@ -161,24 +176,6 @@ def drop_taken_over(run: RunConfig, labels: Store, check_lock: Callable[[], None
         if left == 0:
             check_lock()
             labels.delete(name)
-
-
-class _Done:
-    """The ids of rows that took over an answer."""
-
-    def __init__(self) -> None:
-        self._keys: dict[str, list[Keys]] = {"train": [], "heldout": []}
-
-    def add(self, outcomes: pa.Table) -> None:
-        """Rows of a table of outcomes."""
-        for split, keys in self._keys.items():
-            ids = outcomes.filter(pc.equal(outcomes["split"], split))["id"]
-            keys.append(id_keys(ids.to_pylist()))
-
-    def into(self, writer: LabelWriter) -> None:
-        """Add them to those that the writer knows."""
-        for split, keys in self._keys.items():
-            writer.state.add_done(split, keys)
 
 
 def _looked_up(labels: Store) -> list[str]:

@@ -35,16 +35,18 @@ def test_mostly_rejected_first_rows_fail_the_run(rejected: int, fails: bool) -> 
 
 @pytest.mark.parametrize(("failed", "fails"), [(1, False), (2, False), (3, True)])
 def test_a_task_may_raise_on_its_share_of_all_rows(failed: int, fails: bool) -> None:
-    failures = TaskFailures(LabellingConfig(max_task_error_share=0.02))
-    failures.begin(100, Counts())
+    failures = TaskFailures(LabellingConfig(max_task_error_share=0.02), Counts())
     rows = [reject(f"r{i}", "unparsable", detail="the task raised KeyError: 'x'") for i in range(failed)]
     rule = "on 3 of 100 rows.*For example row r0: the task raised KeyError: 'x'.*max_task_error_share=1"
     with pytest.raises(StageFailedError, match=rule) if fails else nullcontext():
-        failures.check(table(*rows, reject("u", "unparsable"), accepted("a")))
+        failures.check(table(*rows, reject("u", "unparsable"), accepted("a")), 100)
 
 
 def test_failures_of_the_scan_and_of_earlier_runs_count() -> None:
     rows = table(*(reject(f"r{i}", "bad_input", detail="the task raised KeyError: 'x'") for i in range(2)))
     with pytest.raises(StageFailedError, match="on 2 of 9 rows"):
-        TaskFailures(LabellingConfig()).begin(9, Counts.of(rows))
-    TaskFailures(LabellingConfig()).begin(9, Counts.of(rows.slice(1)))
+        TaskFailures(LabellingConfig(), Counts.of(rows)).decide(9)
+    failures = TaskFailures(LabellingConfig(), Counts.of(rows.slice(1)))
+    failures.check(rows.slice(1), None)  # it is not known yet how many rows there are
+    with pytest.raises(StageFailedError, match="on 2 of 9 rows"):
+        failures.decide(9)

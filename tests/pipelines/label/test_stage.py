@@ -3,20 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from pipelines.config import LabellingConfig, RunConfig
+from pipelines.config import RunConfig
 from pipelines.errors import UserError
-from pipelines.label import stage
-from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import comparable_identity, label_identity
-from pipelines.label.output.commits import ScanRecord
 from pipelines.label.stage import check_label
 from pipelines.storage.fingerprint import model_fingerprint
-from pipelines.tasks import task_spec
 from tests.support.corpora import run_config, word_problem_rows, write_jsonl
-from tests.support.outcomes import reject, table
 
 LINE = {"question": "1 and 1?", "answer": "1 + 1 = 2. The answer is (1 + 1)."}
 
@@ -55,28 +49,6 @@ def test_an_endpoints_model_is_a_name_and_no_folder(
     Path("a folder here").mkdir()
     teacher = {"engine": engine, "model": model, "remote": {"url": "http://127.0.0.1/v1"}}
     assert label_identity(run(tmp_path, teacher))["teacher"]["model"] == model
-
-
-@pytest.mark.parametrize("counted", [False, True])
-def test_the_rejects_of_a_scan_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: bool) -> None:
-    """Labels that were finished once have them, also if their rows with `engine_error` are retried."""
-    taken: list[Any] = []
-    duplicate, failures = table(reject("a", "duplicate")), TaskFailures(LabellingConfig())
-    scan = ScanRecord({"train": 3}, [], np.empty(0, np.int64))
-
-    class Writer:
-        class state:  # noqa: N801
-            scan, scan_counted = None, counted
-
-        add_scanned = commit_scan = staticmethod(taken.append)
-
-    def scan_corpus(corpus: object, on_rejects: Any) -> ScanRecord:
-        on_rejects(duplicate)
-        return scan
-
-    monkeypatch.setattr(stage, "scan_corpus", scan_corpus)
-    assert stage._scan(run(tmp_path), task_spec("arithmetic"), Writer(), failures) is scan  # type: ignore[arg-type]
-    assert taken == ([] if counted else [duplicate, scan])
 
 
 def test_another_parser_makes_other_labels_except_of_0_1(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pipelines.config.load import load_run
 from pipelines.data.label_manifest import EngineUsage, LabelCounts, LabelDetails
 from pipelines.label.identity import comparable_identity, label_identity
 from pipelines.label.output.commits import Commit, read_attempt
+from pipelines.label.output.recovery import finished_keys
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.manifest import label_manifest
 from pipelines.label.reporting.progress_file import LabelProgress, committed_rows
@@ -51,13 +52,15 @@ def test_begun_labels_are_resumed_and_finished_as_before(tmp_path: Path, monkeyp
     assert fingerprint(identity) == attempt.fingerprint == MANIFEST["fingerprint"]
     expected = committed_rows(store)
     writer = LabelWriter(store, identity, LabellingConfig())
-    scan = writer.state.scan
-    assert scan is not None
-    assert sum(scan.rows.values()) == expected.total
-    answered = sum(map(len, writer.state.done.values()))
-    assert writer.finished_rows == expected.rows == answered + len(scan.rejected)
+    assert writer.total == expected.total
+    assert writer.state.scanned is None, "the rejects of the scan are all committed"
+    assert writer.state.corpus_rows is not None
+    answered = sum(len(keys) for _, keys in finished_keys(store, writer.state))
+    rejected = writer.counts.rejected + writer.counts.heldout_rejected
+    scanned = sum(rejected[reason] for reason in ("bad_input", "duplicate", "near_duplicate"))
+    assert writer.finished_rows == expected.rows == answered + scanned
     usage = EngineUsage(engines=1, start_s=1.0, up_s=2.0, busy_s=1.5, deaths=0, ready_for_s=2.0)
-    manifest = label_manifest(run, identity, scan, writer.state, Work(), usage, resumed_at_rows=85, scan_s=0.5)
+    manifest = label_manifest(run, identity, writer.state.corpus_rows, writer.state, Work(), usage, resumed_at_rows=85)
     for part in ("counts", "details", "timings_s"):
         assert set(MANIFEST[part]) <= set(getattr(manifest, part))
     for part in ("tally", "throughput", "engines", "teacher", "tokens"):

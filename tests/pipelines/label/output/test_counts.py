@@ -1,7 +1,6 @@
 import json
 
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.id_index import contains, id_keys, key_set
 from tests.support.outcomes import accepted, content_of, reject, table
 
 
@@ -37,11 +36,3 @@ def test_a_row_counts_for_the_node_that_decided_it() -> None:
     counts.add(Counts.of(table(accepted("c", node="y", dtype="float32"))))
     counts.add(Counts.of(table(accepted("d", node="z", dtype="bfloat16"))))
     assert (counts.nodes, counts.dtypes) == ({"x": 1, "y": 2, "z": 1}, {"float32": 1, "bfloat16": 1})
-
-
-def test_the_index_finds_exactly_its_ids() -> None:
-    index = key_set(iter([id_keys([f"id-{i}" for i in range(0, 2000, 2)])]), 1000)
-    assert index.nbytes == 16 * 1000
-    found = contains(index, id_keys([f"id-{i}" for i in range(2000)]))
-    assert found.tolist() == [i % 2 == 0 for i in range(2000)]
-    assert not contains(index[:0], id_keys(["a"])).any()

@@ -4,16 +4,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipelines.data.label_manifest import LabelDetails
 from pipelines.data.label_parts import LabelParts, damaged_part
-from pipelines.data.reader import FileRange
 from pipelines.errors import UserError
+from pipelines.label.output import key_files, merging
 from pipelines.label.output import writer as writer_module
 from pipelines.label.output.check import set_damaged_aside
-from pipelines.label.output.commits import ScanRecord, committed_counts, read_attempt
+from pipelines.label.output.commits import PieceName, committed_counts, read_attempt
+from pipelines.label.output.parts import read_part
 from pipelines.label.output.writer import LabelWriter
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
@@ -22,7 +22,7 @@ from tests.support.label_writers import IDENTITY, SETTINGS, commit, is_done, ope
 from tests.support.outcomes import accepted, part_ids, reject, table
 
 ROWS = 12
-SCAN = ScanRecord({"train": ROWS + 1}, [FileRange("train", "u", "jsonl", 0, 9)], np.array([12]))
+PIECE = PieceName(0, 0)
 PER_COMMIT = 3
 
 
@@ -34,21 +34,25 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 def begin(folder: Path) -> None:
     """Labels with a scan and three commits; the second one has rows with `engine_error`, which the third retries."""
     with open_writer(folder) as writer:
-        writer.add_scanned(table(reject("d", "duplicate")))
-        writer.commit_scan(SCAN)
+        scan(writer)
         commit(writer, accepted("r0"), accepted("r1"), reject("r2", "tie"))
         commit(writer, reject("r3", "engine_error"), reject("r4", "engine_error"), accepted("r5"))
     with open_writer(folder) as writer:
         commit(writer, accepted("r3"), accepted("r6"), reject("r4", "engine_error"))
 
 
+def scan(writer: LabelWriter) -> None:
+    """What a scan of the corpus adds, as far as it is not committed."""
+    if writer.state.scanned is not None and PIECE not in writer.state.scanned:
+        writer.add_scanned([PIECE], [table(reject("d", "duplicate"))])
+    writer.finish_scan({"train": ROWS + 1, "heldout": 0})
+
+
 def finish(folder: Path) -> tuple[list[str], LabelWriter]:
     """Label what is left. Returns the ids that were labelled."""
     store = Store(str(folder))
     with open_writer(folder, read_manifest(store, "labels")) as writer:
-        if writer.state.scan is None and not writer.state.scan_counted:
-            writer.add_scanned(table(reject("d", "duplicate")))
-            writer.commit_scan(SCAN)
+        scan(writer)
         ids = [f"r{i}" for i in range(ROWS)]
         left = [name for name, done in zip(ids, is_done(writer, *ids), strict=True) if not done]
         for start in range(0, len(left), PER_COMMIT):
@@ -109,7 +113,10 @@ def test_any_damage_to_begun_labels_costs_one_commit(tmp_path: Path) -> None:
         assert_exact(folder, writer)
 
 
-def test_any_damage_to_finished_labels_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_damage_to_finished_labels_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "PART_BYTES", 1)
     begin(tmp_path / "done")
     _, writer = finish(tmp_path / "done")
     assert_exact(tmp_path / "done", writer)
@@ -132,7 +139,8 @@ def test_any_damage_to_finished_labels_is_found(tmp_path: Path, capsys: pytest.C
         assert_exact(folder, writer)
 
 
-def test_an_edited_part_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+def test_an_edited_part_is_noticed_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "PART_BYTES", 1)
     begin(tmp_path)
     finish(tmp_path)
     store = Store(str(tmp_path))
@@ -165,8 +173,21 @@ def test_records_are_merged_and_resume_reads_few_files(tmp_path: Path, monkeypat
     with open_writer(tmp_path) as writer:
         for i in range(7):
             commit(writer, accepted(f"r{i}"))
-    assert sorted(path.name for path in (tmp_path / "commits").iterdir()) == ["000006.json", "record-000005.json"]
+    keys = ["keys-000000-000002.bin", "keys-000003-000005.bin"]
+    assert sorted(path.name for path in (tmp_path / "commits").iterdir()) == [
+        "000006.json",
+        *keys,
+        "record-000005.json",
+    ]
+    read: list[str] = []
+    monkeypatch.setattr(
+        key_files, "read_part", lambda store, name, columns: read.append(name) or read_part(store, name, columns)
+    )
     with open_writer(tmp_path) as writer:
+        assert is_done(writer, "r0", "r6", "x") == [True, True, False]
+        assert read == ["data/part-000006.parquet"]
+        (tmp_path / "commits" / keys[0]).write_bytes(b"damaged")
+        assert is_done(writer, "r0", "r6", "x") == [True, True, False]
         assert (writer.counts.accepted, len(writer.state.commits), writer.state.next_number) == (7, 7, 8)
     counts, total = committed_counts(Store(str(tmp_path)))
     assert (counts.accepted, total) == (7, None)

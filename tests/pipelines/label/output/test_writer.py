@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.data.reader import FileRange
+from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import LABEL, REJECT, TOKEN_LOGPROBS
 from pipelines.errors import StageFailedError
-from pipelines.label.output.commits import ScanRecord
+from pipelines.label.output import merging
+from pipelines.label.output.commits import PieceName
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.teachers.base import TokenLogprobs
 from pipelines.storage.manifest import read_manifest
@@ -89,21 +90,19 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     assert part_ids(tmp_path, "rejects") == sorted(row.id for row in rows if row.reason)
 
 
-def test_rejects_of_a_scan_count_when_it_is_complete(tmp_path: Path) -> None:
-    scanned = table(reject("a", "duplicate"), reject("b", "bad_input"))
-    splits = [FileRange("train", "u", "jsonl", 0, 9)]
+def test_rejects_of_the_scan_are_committed_with_their_piece(tmp_path: Path) -> None:
+    one, two = PieceName(0, 0), PieceName(0, 1)
     with open_writer(tmp_path) as writer:
-        writer.add_scanned(scanned)
+        writer.add_scanned([one], [table(reject("a", "duplicate"))])
     with open_writer(tmp_path) as writer:
-        assert part_ids(tmp_path, "rejects") == []  # the scan was interrupted
-        assert writer.state.scan is None
-        writer.add_scanned(scanned.slice(0, 1))
-        writer.add_scanned(scanned.slice(1))
-        writer.commit_scan(ScanRecord({"train": 3}, splits, np.array([1, 2])))
+        assert part_ids(tmp_path, "rejects") == []  # killed before the commit
+        assert (writer.state.scanned, writer.total) == (frozenset(), None)
+        writer.add_scanned([one], [table(reject("a", "duplicate"))])
+        commit(writer, accepted("c"))
+        writer.add_scanned([two], [table(reject("b", "bad_input"))])
+        writer.finish_scan({"train": 3, "heldout": 0})
     with open_writer(tmp_path) as writer:
-        scan = writer.state.scan
-        assert scan is not None
-        assert (scan.rows, scan.splits, scan.rejected.tolist()) == ({"train": 3}, splits, [1, 2])
+        assert (writer.state.scanned, writer.total, writer.is_complete) == (frozenset([one, two]), 3, True)
         assert writer.counts.rejected == {"duplicate": 1, "bad_input": 1}
         assert part_ids(tmp_path, "rejects") == ["a", "b"]
         assert is_done(writer, "a", "b") == [False, False], "a good row may have the same id"
@@ -173,10 +172,28 @@ def test_a_lost_lock_ends_the_work_at_its_next_step(tmp_path: Path, held: int) -
     assert set(store.files()) == {"data/part-000007.parquet", *filter(None, done)}
 
 
-def test_a_scan_without_the_lock_leaves_another_drivers(tmp_path: Path) -> None:
-    store, lock = Store(str(tmp_path)), LostLock(2)
-    writer = LabelWriter(store, label_writers.IDENTITY, label_writers.SETTINGS, check_lock=lock)
-    store.write("commits/scan.npy", b"another driver's")
-    with pytest.raises(StageFailedError, match="lost"):
-        writer.commit_scan(ScanRecord({"train": 1}, [], np.empty((0,), np.int64)))
-    assert store.read("commits/scan.npy") == b"another driver's"
+def test_complete_labels_are_merged_into_few_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that some parts lack is null in their rows. Each merged part has the hash that its record names."""
+    monkeypatch.setattr(merging, "_ROW_GROUP_ROWS", 4)
+    store = Store(str(tmp_path))
+    with open_writer(tmp_path) as writer:
+        for i in range(4):
+            several = [accepted(f"r{i}-{j}", rationales=[f"r{i}", "s"]) for j in range(3)]
+            commit(writer, *several, reject(f"t{i}", "tie"), accepted(f"k{i}", thoughts="hm" if i == 2 else None))
+        before = writer.counts
+        writer.compact()
+        parts = LabelParts(store, writer.state.parts, writer.state.files)
+    assert sorted(store.files("", ".parquet")) == sorted(parts.rows), "no old part stays"
+    assert [len(parts.names(folder)) for folder in ("data", "rejects", "rationales")] == [1, 1, 1]
+    assert [parts.damage(name) for name in parts.rows] == [None] * len(parts.rows)
+    [name] = parts.names("data")
+    file = parts.open(name)
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    assert [group.num_rows for group in groups] == [4, 4, 4, 4]
+    assert groups[0].column(0).statistics.min == "k0"
+    assert groups[0].column(0).compression == "ZSTD"
+    assert [row["thoughts"] for row in file.read().to_pylist() if row["id"].startswith("k")] == [None, None, "hm", None]
+    assert parts.rationales(name)["r3-2"] == ["r3", "s"]
+    with open_writer(tmp_path) as writer:
+        assert (writer.counts, len(writer.state.commits)) == (before, 1)
+        assert is_done(writer, "r3-2", "t0", "x") == [True, True, False]
