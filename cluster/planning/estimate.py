@@ -183,7 +183,8 @@ def _storage(
         labels, how = rows * (text_bytes + answer * CHARACTERS_PER_TOKEN + numbers), "before compression"
     top = run.teacher.token_logprobs
     logprobs = None if top is None else round(rows * answer * (top * _LOGPROB_BYTES + _NUMBER_BYTES))
-    return LabelStorage(labels=round(labels), labels_how=how, token_logprobs=logprobs)
+    texts = round(rows * output_tokens * CHARACTERS_PER_TOKEN)
+    return LabelStorage(labels=round(labels), labels_how=how, texts=texts, token_logprobs=logprobs)
 
 
 def histogram(lengths: Sequence[int], bins: int = 12) -> Histogram:

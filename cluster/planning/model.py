@@ -98,6 +98,8 @@ class LabelStorage(Part):
 
     labels: int
     labels_how: str
+    texts: int = 0
+    """The raw text of all samples, before compression."""
     token_logprobs: int | None
 
 

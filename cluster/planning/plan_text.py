@@ -169,6 +169,7 @@ def _label_lines(label: LabelEstimate) -> Iterator[str]:
         yield f"{_INDENT}cost {label.cost.amount:,.2f}: {label.cost.basis}"
     storage = label.storage_bytes
     yield f"{_INDENT}storage {size(storage.labels)} of labels, {storage.labels_how}"
+    yield f"{_INDENT}storage {size(storage.texts)} of texts, before compression"
     if storage.token_logprobs is not None:
         yield f"{_INDENT}storage {size(storage.token_logprobs)} of token_logprobs, before compression"
 

@@ -111,7 +111,8 @@ def test_unmeasured_rows_assume_half_of_max_tokens() -> None:
     assert (found.gpu_hours, found.cost, found.replica_hours) == (None, None, pytest.approx(200 / 3600))
     # One of four answers is kept: 50 tokens, 4 bytes of text each; a row has four numbers of 4 bytes.
     labels, logprobs = 1000 * (200 + 50 * 4 + 4 * 4), 1000 * 50 * (5 * 8 + 4)
-    assert found.storage_bytes == LabelStorage(labels=labels, labels_how="before compression", token_logprobs=logprobs)
+    expected = LabelStorage(labels=labels, labels_how="before compression", texts=800_000, token_logprobs=logprobs)
+    assert found.storage_bytes == expected
 
 
 def test_unknown_time_still_has_tokens_and_their_price() -> None:
