@@ -86,7 +86,9 @@ def make_plan(
     (exists, decision), replaceable = _existing(run), stored_files(run)
     corpus = _read_corpus(run, task, _MOST_EXAMPLES if replaceable else _RENDERED_ROWS)
     if not corpus.first:
-        raise UserError("corpus.train", "the task can read none of its rows", "Check corpus.fields.")
+        problem, found = next(iter(corpus_survey(run).unreadable.items()))
+        rule = f"the task can read none of its rows: {problem} (first: {found.first})"
+        raise UserError("corpus.train", rule, "Check corpus.fields, or the task file.")
     maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
     texts = [prompt_text(maker.render(example)) for example in corpus.first]
     rows = corpus.rows["train"] + corpus.rows["heldout"]

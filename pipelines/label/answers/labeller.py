@@ -1,4 +1,4 @@
-"""What is done to a row, whoever answers: render its prompt, cut thoughts, judge the answer, and rationalise if the run wants that."""
+"""A row and its answers, of a teacher or stored before: render the prompt, cut thoughts, judge, and rationalise if the run wants that."""
 
 from __future__ import annotations
 
