@@ -10,9 +10,9 @@ from typing import TextIO
 from cluster.jobs.job import DetachedError, JobFailedError
 from cluster.kubernetes.api import Api, ApiError
 from cluster.kubernetes.objects import POD, RAYJOB, Object
-from cluster.kubernetes.state import RETRYING, JobState
+from cluster.kubernetes.state import REFUSED, RETRYING, JobState
 from cluster.kubernetes.submit import POLL_S, take_back
-from cluster.kubernetes.waiting import Reason, reasons
+from cluster.kubernetes.waiting import CORRECT_OVERLAY, Reason, reasons
 from cluster.session.connection import UnreachableError
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.durations import duration
@@ -95,6 +95,13 @@ def follow(api: Api, job: JobState, out: TextIO, *, new: bool = False) -> JobSta
         pod = submitter(api, job)
         if pod is not None and pod["status"].get("phase") in _LOGGED:
             _copy(api, log, pod, to_end=not job.has_ended)
+        if new and job.phase == REFUSED:
+            take_back(api, job)
+            raise UserError(
+                f"job {job.job}",
+                f"KubeRay's operator refuses it ({job.reason})",
+                f"{CORRECT_OVERLAY} The job is deleted.",
+            )
         if job.has_ended:
             return job
         if new and job.phase == RETRYING and job.exit_code == USER_ERROR:

@@ -45,7 +45,7 @@ class StageJob:
     """Without a name: the API server appends one to `generateName`, so that no two attempts share it."""
     rayjob: Object
     overlay_map: str
-    """The name of the overlay's ConfigMap in the job, in whose place the job's own is put."""
+    """Name of the overlay's ConfigMap in the job. The job's own replaces it."""
 
     @property
     def name(self) -> str:

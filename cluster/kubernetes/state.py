@@ -12,7 +12,9 @@ from cluster.kubernetes.objects import PART, Object, annotation, name_of
 
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """Ray's words for a driver that ended by itself."""
-_ENDED = ("Complete", "Failed", "ValidationFailed")
+REFUSED = "ValidationFailed"
+"""The phase of a job that the operator does not start."""
+_ENDED = ("Complete", "Failed", REFUSED)
 RETRYING = "Retrying"
 """The phase in which KubeRay ends the cluster of a failed attempt, before it starts another one."""
 _SHOWN = 500

@@ -22,7 +22,7 @@ _MISSING = re.compile(
 _SHORT = re.compile(r"Insufficient ([\w./-]*\w)")
 _STARTING = ("ContainerCreating", "PodInitializing")
 _CHARACTERS = 300
-_KUEUE = "kueue.x-k8s.io/queue-name"
+CORRECT_OVERLAY = "Correct the overlay, or upgrade the operator if it is older than the manifests."
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,19 @@ def reasons(api: Api, job: JobState) -> list[Reason]:
     if job.phase == RETRYING:
         return [Reason(f"a new cluster: attempt {job.failed_attempts} failed ({job.reason})")]
     cluster = api.get(RAYCLUSTER, job.namespace, job.cluster) if job.cluster else None
-    # A quota can stop the submitter alone. Kubernetes' controller of Jobs reports that as an event of the Job, which has the job's name.
-    found = [*_refused_pods(cluster), *(_quota("submitter", text) for text in events[-1:] if "exceeded quota" in text)]
     pods = [pod for labels in job.pod_selectors for pod in api.list(POD, job.namespace, labels=labels)]
+    found = _refused_pods(cluster)
     found += [reason for pod in pods if (reason := pod_reason(pod, _mount_problem(api, job.namespace, pod)))]
+    if not any(_kind(pod) == "submitter" for pod in pods):
+        # A quota can stop it alone. Kubernetes' controller of Jobs reports that as an event of the Job, which has the job's name.
+        found += [_quota("submitter", text) for text in events[-1:] if "exceeded quota" in text]
     return _counted(found) or _not_ready(cluster, job)
 
 
 def _before_its_cluster(api: Api, job: JobState, events: Sequence[str]) -> Reason:
     """No pod exists: the operator or a queue holds the job."""
     if refused := [text for text in events if " is invalid: " in text]:
-        rule = f"the operator, which refuses it: {refused[-1]}"
-        return Reason(rule, "Correct the overlay, or upgrade the operator if it is older than its manifests.")
+        return Reason(f"the operator, which refuses it: {_short(refused[-1])}", CORRECT_OVERLAY)
     if job.suspended:
         workloads = _events(api, job.namespace, "involvedObject.kind=Workload", f"rayjob-{job.job}-")
         return Reason(f"its queue: {workloads[-1] if workloads else 'Kueue has not admitted it'}")
@@ -86,7 +87,7 @@ def _quota(who: str, message: str) -> Reason:
 
 def pod_reason(pod: Object, mount_problem: str = "") -> Reason | None:
     """Why a pod does not run; None if it runs or has ended well."""
-    who = (pod["metadata"].get("labels") or {}).get("ray.io/node-type", "submitter")
+    who = _kind(pod)
     status = pod.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -98,11 +99,14 @@ def pod_reason(pod: Object, mount_problem: str = "") -> Reason | None:
                 who, container, str(waiting.get("reason", "")), str(waiting.get("message", "")), mount_problem
             )
     if status.get("phase") == "Failed":
-        reason = status.get("reason") or _end(containers) or "no reason"
-        return Reason(
-            f"a pod that failed ({reason}: {_short(str(status.get('message', '')))})".replace(": )", ")"), who=who
-        )
+        reason = ": ".join(filter(None, (status.get("reason") or _end(containers), _short(status.get("message", "")))))
+        return Reason(f"another pod, since one failed ({reason or 'no reason'})", who=who)
     return None
+
+
+def _kind(pod: Object) -> str:
+    """Head, worker or submitter."""
+    return str((pod["metadata"].get("labels") or {}).get("ray.io/node-type", "submitter"))
 
 
 def _unscheduled(who: str, message: str) -> Reason:

@@ -25,13 +25,16 @@ def cluster(wanted: int = 1, ready: int = 0, failure: str = "") -> Scene:
     return lambda server: server.put("rayclusters", {"metadata": {"name": CLUSTER}, "spec": spec, "status": status})
 
 
-def pod(who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = None, name: str = "") -> Scene:
+def pod(
+    who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = None, name: str = "", ended: Any = None
+) -> Scene:
     """It runs, unless it says why not."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unscheduled}
     state: dict[str, Any] = {"waiting": {"reason": waiting[0], "message": waiting[1]}} if waiting else {"running": {}}
     container = {"image": "registry.example.com/raystill:1", "state": state}
     status: dict[str, Any] = {"conditions": [condition]} if unscheduled else {"containerStatuses": [container]}
     status |= {"phase": "Pending" if unscheduled or waiting else "Running"}
+    container["lastState"] = {"terminated": ended}
 
     def scene(server: FakeKubernetes) -> None:
         of_cluster = {"ray.io/cluster": CLUSTER, "ray.io/node-type": who, "raystill.io/node": who}
@@ -42,9 +45,14 @@ def pod(who: str, *, unscheduled: str = "", waiting: tuple[str, str] | None = No
     return scene
 
 
-def mount_failure(message: str) -> Scene:
-    event = {"type": "Warning", "reason": "FailedMount", "message": message, "involvedObject": {"name": "head-1"}}
-    return lambda server: server.put("events", {"metadata": {"name": "head-1.1"}, **event})
+def warning(message: str, name: str = "", kind: str = "Pod") -> Scene:
+    """Without a name: about the job."""
+
+    def scene(server: FakeKubernetes) -> None:
+        of = {"kind": kind, "name": name or server.all("rayjobs")[-1]["metadata"]["name"]}
+        server.put("events", {"metadata": {"name": f"{name}.1"}, "involvedObject": of, "message": message})
+
+    return scene
 
 
 def log(*lines: str) -> Scene:

@@ -6,13 +6,14 @@ import pytest
 
 from cluster.kubernetes.checks import RIGHTS
 from tests.cluster.kubernetes.conftest import DEV, RUN_FILE, k8s, run
-from tests.cluster.kubernetes.test_run import ENDS, NOTHING
+from tests.cluster.kubernetes.test_run import ENDS, FAILED, NOTHING
 from tests.support import kubernetes_scenes as scenes
-from tests.support.fake_kubernetes import FakeKubernetes
+from tests.support.fake_kubernetes import FakeKubernetes, Scene
 from tests.support.k8s.rendering import K8S, needs_kustomize, overlay
 
 pytestmark = needs_kustomize
 ENDPOINT = {"metadata": {"name": "raystill-students", "labels": {"app.kubernetes.io/part-of": "raystill"}}}
+STARTS, OOM = scenes.phase("Initializing"), {"reason": "OOMKilled", "exitCode": 137}
 LABEL = [RUN_FILE, "--stage", "label"]
 
 
@@ -24,14 +25,35 @@ def job(server: FakeKubernetes) -> str:
     return str(server.all("rayjobs")[0]["metadata"]["name"])
 
 
-def test_status_says_what_each_job_waits_for(server: FakeKubernetes) -> None:
+def suspended(server: FakeKubernetes) -> None:
+    job = server.all("rayjobs")[0]
+    job["spec"]["suspend"] = True
+    scenes.warning("insufficient quota for nvidia.com/gpu", f"rayjob-{job['metadata']['name']}-1", "Workload")(server)
+
+
+@pytest.mark.parametrize(
+    ("scene", "reason"),
+    [
+        (suspended, "its queue: insufficient quota for nvidia.com/gpu"),
+        (
+            scenes.warning("The RayJob spec is invalid: x"),
+            "the operator, which refuses it: The RayJob spec is invalid: x",
+        ),
+        (scenes.phase("Retrying", message=FAILED.format(1)), "a new cluster: attempt 0 failed (exit code 1)"),
+        (scenes.together(STARTS, scenes.warning(scenes.QUOTA)), "its quota: exceeded quota: team"),
+        (scenes.together(STARTS, scenes.pod("head", waiting=("CrashLoopBackOff", ""), ended=OOM)), "again (OOMKilled)"),
+        (scenes.together(STARTS, scenes.pod("head", waiting=("PodInitializing", ""))), "its start: an image is pulled"),
+        (scenes.together(STARTS, scenes.pod("worker", unscheduled=scenes.NO_GPU)), "nvidia.com/gpu: 0/3 nodes are"),
+    ],
+)
+def test_status_says_what_a_job_waits_for(scene: Scene, reason: str, server: FakeKubernetes) -> None:
     run("--no-wait")
-    scenes.together(scenes.phase("Initializing"), scenes.pod("worker", unscheduled=scenes.NO_GPU))(server)
+    scene(server)
     server.put("rayservices", {**ENDPOINT, "status": {"serviceStatus": "Running"}})
     shown = json.loads(k8s("status", "--json").stdout)
     (found,) = shown["jobs"]
     assert (found["stage"], found["status"], found["run"]) == ("label", "pending", "word-problems")
-    assert found["waiting_for"] == ["nvidia.com/gpu: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu (1 worker)"]
+    assert reason in "; ".join(found["waiting_for"])
     assert shown["endpoints"] == {"raystill-students": "Running"}
     assert found["job"] in k8s("status").stdout
 

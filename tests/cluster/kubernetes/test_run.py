@@ -26,7 +26,7 @@ def test_from_the_job_to_its_labels_with_each_reason_to_wait(server: FakeKuberne
         scenes.phase("Initializing"),
         scenes.cluster(failure=scenes.QUOTA),
         scenes.together(scenes.cluster(), scenes.pod("head", waiting=("ErrImagePull", scenes.TIMED_OUT))),
-        scenes.together(scenes.pod("head", waiting=("ContainerCreating", "")), scenes.mount_failure("rpc error")),
+        scenes.together(scenes.pod("head", waiting=("ContainerCreating", "")), scenes.warning("rpc error", "head-1")),
         scenes.together(scenes.pod("head"), *(scenes.pod("worker", name=n, unscheduled=scenes.NO_GPU) for n in "ab")),
         scenes.together(*(scenes.pod("worker", name=name) for name in "ab"), scenes.cluster(wanted=2, ready=1)),
         scenes.cluster(wanted=2, ready=2),
@@ -125,6 +125,10 @@ def test_stages_run_in_sequence_up_to_the_first_failure(server: FakeKubernetes) 
         (scenes.pod("head", waiting=("ImagePullBackOff", scenes.NOT_FOUND)), "cannot be pulled: Back-off pulling"),
         (scenes.pod("worker", waiting=("CreateContainerConfigError", 'secret "keys" not found')), "secret keys, which"),
         (scenes.pod("head", unscheduled='persistentvolumeclaim "data" not found'), "persistentvolumeclaim data, which"),
+        (
+            scenes.phase("ValidationFailed", message="SidecarMode"),
+            "KubeRay's operator refuses it (SidecarMode). Correct",
+        ),
         (NOTHING, "the operator, which has not seen it. Check that the operator runs"),
     ],
 )
