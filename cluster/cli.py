@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -13,19 +14,53 @@ from cluster.commands.local import down, up
 from cluster.commands.options import replace_option, run_options
 from cluster.commands.stages import run_command
 
+if TYPE_CHECKING:
+    from cluster.commands.errors import ErrorDetail
+
 
 class _Group(click.Group):
-    """Reports a RaystillError as one message with its exit code."""
+    """Ends a command that does not succeed with one message and its exit code (cluster/commands/errors.py)."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Also reports what click refuses as JSON."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(arguments, *others, standalone_mode=False, **extra)
+        try:
+            code = super().main(arguments, *others, standalone_mode=False, obj=_as_json(arguments), **extra)
+        except click.ClickException as error:
+            error.show()
+            if _as_json(arguments):
+                from cluster.commands.errors import of_usage
+
+                _print_error(of_usage(error.format_message(), error.exit_code))
+            sys.exit(error.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         from pipelines.errors import RaystillError
 
+        as_json = bool(ctx.obj)
         try:
             return super().invoke(ctx)
         except RaystillError as error:
-            _fail(str(error), error.exit_code)
+            from cluster.commands.errors import of_raystill
+
+            _fail(of_raystill(error), as_json=as_json)
         except KeyboardInterrupt:
-            _fail("Interrupted. Finished work is kept; run the same command to resume.", 130)
+            from cluster.commands.errors import of_interrupt
+
+            _fail(of_interrupt(ctx.invoked_subcommand), as_json=as_json)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from cluster.commands.errors import explained, of_bug, of_raystill
+
+            if known := explained(error, ctx.invoked_subcommand):
+                _fail(of_raystill(known), as_json=as_json)
+            if as_json:
+                _print_error(of_bug(error))
+            raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -60,7 +95,9 @@ def quickstart(output: str | None, recipe: str, overrides: tuple[str, ...], as_j
 @main.command()
 @click.argument("corpus", metavar="CORPUS", required=False)
 @click.option("--output", metavar="FILE", help="The run file to write.  [default: NAME.yaml, after the corpus]")
-@click.option("--task", "own_task", is_flag=True, help="Write a task file and its test, too; without CORPUS, only these.")
+@click.option(
+    "--task", "own_task", is_flag=True, help="Write a task file and its test, too; without CORPUS, only these."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object on stdout.")
 def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) -> None:
     """Write a run file for your corpus.
@@ -304,6 +341,18 @@ for _command in (up, down, submit, logs, stop, k8s):
     main.add_command(_command)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"raystill: {message}", err=True)
-    sys.exit(code)
+def _as_json(arguments: Sequence[str]) -> bool:
+    return "--json" in arguments
+
+
+def _fail(error: ErrorDetail, *, as_json: bool) -> NoReturn:
+    click.echo(f"raystill: {error.message}", err=True)
+    if as_json:
+        _print_error(error)
+    sys.exit(error.exit_code)
+
+
+def _print_error(error: ErrorDetail) -> None:
+    from cluster.commands.errors import CommandError
+
+    click.echo(CommandError(error=error).model_dump_json(indent=2))

@@ -111,7 +111,10 @@ def submit(
 @_stage_option
 @set_option
 @click.option("-f", "--follow", "to_end", is_flag=True, help="Follow until the job ends; exit with its exit code.")
-def logs(job: str, address: str, stage: str | None, overrides: tuple[str, ...], to_end: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the job as one JSON object on stdout, its log on stderr.")
+def logs(
+    job: str, address: str, stage: str | None, overrides: tuple[str, ...], to_end: bool, as_json: bool
+) -> None:  # fmt: skip
     """Print a job's log.
 
     JOB is a job's id, or a run file with --stage and the --set of its output.
@@ -126,13 +129,16 @@ def logs(job: str, address: str, stage: str | None, overrides: tuple[str, ...], 
 
     client = JobClient(address)
     job_id = _job_id(client, job, stage, overrides)
-    if not to_end:
-        client.job(job_id)
-        click.echo(client.logs(job_id), nl=False)
-        return
-    with _detach_on_interrupt(client, job_id):
-        ended = follow(client, job_id, sys.stdout)
-    _check_succeeded(ended)
+    if to_end:
+        with _detach_on_interrupt(client, job_id):
+            found = follow(client, job_id, sys.stderr if as_json else sys.stdout)
+    else:
+        found = client.job(job_id)
+        click.echo(client.logs(job_id), nl=False, err=as_json)
+    if to_end:
+        _check_succeeded(found)
+    if as_json:
+        _print_json(_job_json(found))
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 
@@ -25,7 +27,8 @@ def up(nodes: int, cpus: int, as_json: bool) -> None:
 
 
 @click.command()
-def down() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print whether a cluster was stopped as one JSON object.")
+def down(as_json: bool) -> None:
     """Stop the cluster that `raystill up` started.
 
     \b
@@ -34,4 +37,8 @@ def down() -> None:
     """
     from cluster.session.local_cluster import down as stop_cluster
 
-    click.echo("stopped" if stop_cluster() else "no cluster is running")
+    stopped = stop_cluster()
+    if as_json:
+        click.echo(json.dumps({"stopped": stopped}))
+        return
+    click.echo("stopped" if stopped else "no cluster is running")

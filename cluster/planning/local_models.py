@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.planning.estimate import CHARACTERS_PER_TOKEN, ConfigJson
+from pipelines.errors import UserError
 
 
 def _model_file(model: str | None, name: str) -> Path | None:
@@ -38,5 +39,9 @@ def token_counter(model: str | None, whose: str) -> tuple[Callable[[str], int], 
         return (lambda text: round(len(text) / CHARACTERS_PER_TOKEN)), "an estimate of 4 characters a token"
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        rule = f"it is no tokenizer ({' '.join(str(error).split())[:200]})"
+        raise UserError(str(file), rule, f"Download or export the {whose} again.") from error
     return (lambda text: len(tokenizer.encode(text).ids)), f"the {whose}'s tokenizer, without marks of a chat template"

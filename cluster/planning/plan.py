@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cluster.planning.capacity import capacity
 from cluster.planning.comparison import comparison_plan
@@ -45,6 +46,10 @@ from pipelines.reuse import Action, Decision
 from pipelines.run import STAGES, decisions
 from pipelines.status import Finished, NotBegun, StageState, run_status
 from pipelines.tasks import Example, Task, load_task, task_spec
+from pipelines.tasks.failures import failure_detail
+
+if TYPE_CHECKING:
+    from pipelines.label.answers.prompts import PromptMaker
 
 _RENDERED_ROWS = 1000
 _LABELS = 100
@@ -79,7 +84,7 @@ def make_plan(
     Raises:
         UserError: no row of the corpus can be read, or a manifest is damaged.
     """
-    from pipelines.label.answers.prompts import PromptMaker, prompt_text, read_shots
+    from pipelines.label.answers.prompts import PromptMaker, read_shots
     from pipelines.label.stored.forecast import stored_files
 
     task = load_task(task_spec(run.task, run.task_options))
@@ -90,7 +95,7 @@ def make_plan(
         rule = f"the task can read none of its rows: {problem} (first: {found.first})"
         raise UserError("corpus.train", rule, "Check corpus.fields, or the task file.")
     maker = PromptMaker(task, run.teacher, read_shots(run.teacher, task))
-    texts = [prompt_text(maker.render(example)) for example in corpus.first]
+    texts = [_rendered(maker, example, run.task) for example in corpus.first]
     rows = corpus.rows["train"] + corpus.rows["heldout"]
     tokens = _tokens(run, texts, rows)
     throughput = calibration or known_throughput(run, task)
@@ -131,6 +136,17 @@ def _stored_rows(run: RunConfig, corpus: _Corpus, decision: Decision) -> int:
         if examples:
             stored += corpus.rows[name] * stored_among(run, examples, replaced=replaced) / len(examples)
     return round(stored)
+
+
+def _rendered(maker: PromptMaker, example: Example, task: str) -> str:
+    from pipelines.label.answers.prompts import prompt_text
+
+    try:
+        return prompt_text(maker.render(example))
+    except UserError:
+        raise
+    except Exception as error:  # the task may be the user's code
+        raise UserError(f"task {task}", f"{failure_detail(error)} on row {example.id}", "Correct the file.") from error
 
 
 def _corpus_rows(run: RunConfig) -> CorpusRows:

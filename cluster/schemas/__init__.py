@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Each schema's model, by the schema's name."""
+    from cluster.commands.errors import CommandError
     from cluster.init.summary import InitSummary
     from cluster.kubernetes.plan import KubernetesPlan
     from cluster.kubernetes.settings import SettingsFile
@@ -29,6 +30,7 @@ def models() -> dict[str, type[BaseModel]]:
 
     return {
         "comparison": ComparisonReport,
+        "error": CommandError,
         "init": InitSummary,
         "k8s_job": JobState,
         "k8s_plan": KubernetesPlan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines.config.base import Section, Share
 
@@ -22,3 +22,12 @@ class CorpusConfig(Section):
     """The task's name of a field -> this corpus' column. Default: the same name."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Read only the first N rows of each file set, for a trial."""
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _share_or_file(cls, value: object) -> object:
+        if not isinstance(value, str) and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1
+        ):
+            raise ValueError("must be a share from 0 to 1, such as 0.1, or a file")
+        return value

@@ -57,17 +57,37 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(str(path), "a folder, must be a run file", f"Give a file in it, such as {file / 'run.yaml'}.")
     if not file.is_file():
         raise UserError(str(path), "there is no such run file", "Give the path of a YAML run file.")
-    try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except _DuplicateKeyError as error:
-        raise UserError(str(path), str(error), "Keep one of them.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"not readable as YAML ({error})", "Fix the file.") from error
+    tree = _read_yaml(file)
     if not isinstance(tree, dict):
         raise UserError(str(path), "a run file is a mapping of sections", "Begin with `name: ...`, `output: ...`.")
     overridden = frozenset(override.partition("=")[0].strip() for override in overrides)
     whole = with_absolute_paths(apply_overrides(tree, overrides), file.parent, overridden)
     return parse_run(whole, origin=str(path))
+
+
+def _read_yaml(file: Path) -> object:
+    try:
+        tree: object = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        _check_no_cycle(tree)
+    except _DuplicateKeyError as error:
+        raise UserError(str(file), str(error), "Keep one of them.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(str(file), f"not UTF-8 (byte {error.start})", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(str(file), f"it cannot be read ({error.strerror})", "Change its permissions.") from error
+    except RecursionError as error:
+        raise UserError(str(file), "nested too deeply, or in itself", "Write the values out.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        rule = f"not readable as YAML ({' '.join(str(error).split())[:_YAML_CHARACTERS]})"
+        raise UserError(str(file), rule, "Fix the file.") from error
+    return tree
+
+
+def _check_no_cycle(value: object) -> None:
+    """Raise RecursionError if a value contains itself."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for item in items:
+        _check_no_cycle(item)
 
 
 def apply_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:
@@ -108,8 +128,11 @@ def _apply(tree: Tree, override: str) -> None:
         value = yaml.load(text, _Loader)
     except _DuplicateKeyError as error:
         raise UserError(f"--set {override}", str(error), "Keep one of them.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}", "the value is not YAML", "Quote it.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if not text.startswith("*"):  # a glob, such as corpus.train=*.csv, which YAML takes for an alias
+            remedy = f"Put a text into quotes of YAML: --set '{key}=\"...\"'."
+            raise UserError(f"--set {override}", "the value is not YAML", remedy) from error
+        value = text
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})
@@ -119,6 +142,7 @@ def _apply(tree: Tree, override: str) -> None:
     node[parts[-1]] = value
 
 
+_YAML_CHARACTERS = 300
 _TRIED = re.compile(r"(constrained-|function-|list\[|dict\[)|(str|int|float|bool)$")
 """What pydantic appends to a key of several types: the type that it tried."""
 

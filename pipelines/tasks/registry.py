@@ -7,11 +7,15 @@ so that workers without access to the file run the same task.
 from __future__ import annotations
 
 import importlib
+import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.tasks.base import Task, TaskSpec
+from pipelines.tasks.base import Shot, Task, TaskSpec
+from pipelines.tasks.failures import described
 
 BUILT_IN = {
     "arithmetic": "pipelines.tasks.arithmetic:Arithmetic",
@@ -32,7 +36,10 @@ def task_spec(name: str, options: dict[str, object] | None = None) -> TaskSpec:
         raise UserError(f"task {name}", rule, "Name one of these, or the path of a task file (*.py).")
     if not path.is_file():
         raise UserError(f"task {name}", "the file does not exist", "Give the path of an existing task file.")
-    return TaskSpec(name, dict(options or {}), path.read_text(encoding="utf-8"))
+    try:
+        return TaskSpec(name, dict(options or {}), path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"task {name}", f"not UTF-8 (byte {error.start})", "Save the file as UTF-8.") from error
 
 
 def load_task(spec: TaskSpec) -> Task:
@@ -48,14 +55,56 @@ def load_task(spec: TaskSpec) -> Task:
         module_name, _, class_name = BUILT_IN[spec.name].partition(":")
         built_in: type[Task] = getattr(importlib.import_module(module_name), class_name)
         return built_in(spec.options)
-    task = _task_class(spec.name, spec.source)
+    kind = _task_class(spec.name, spec.source)
     try:
-        return task(spec.options)
+        task = kind(spec.options)
     except UserError:
         raise
     except Exception as error:
-        rule = f"{task.__name__} does not accept its options ({type(error).__name__}: {error})"
+        rule = f"{kind.__name__} does not accept its options ({_failure(error, spec.name)})"
         raise UserError(f"task {spec.name}", rule, "Correct the file or task_options.") from error
+    _check_attributes(task, spec.name)
+    return task
+
+
+def _check_attributes(task: Task, name: str) -> None:
+    """Raise UserError unless a user's task has the attributes that every task has."""
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "name": (_is_text, "a text"),
+        "version": (_is_text, "a text, such as '1'"),
+        "parser": (_is_text, "a text, such as '1'"),
+        "required": (_are_texts, "a tuple of field names"),
+        "labels": (lambda value: value is None or _are_texts(value), "a tuple of texts, or None"),
+        "instruction": (lambda value: isinstance(value, str), "a text"),
+        "shots": (lambda value: _are(value, Shot), "a tuple of Shot(question, answer)"),
+    }
+    for attribute, (is_valid, wanted) in rules.items():
+        try:
+            value = getattr(task, attribute)
+        except Exception as error:
+            problem = "is missing" if isinstance(error, AttributeError) else f"fails ({_failure(error, name)})"
+            raise UserError(f"task {name}", f"`{attribute}` {problem}", f"Set it: {wanted}.") from error
+        if not is_valid(value):
+            rule = f"`{attribute}` is {value!r:.80}, must be {wanted}"
+            raise UserError(f"task {name}", rule, "Correct the file.")
+
+
+def _failure(error: BaseException, name: str) -> str:
+    """An error of the task file, with its line unless the error is of the file as a whole."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return described(error) if frames and frames[-1].filename == name else f"{type(error).__name__}: {error}"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are(value: object, kind: type) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(one, kind) for one in value)
+
+
+def _are_texts(value: object) -> bool:
+    return _are(value, str)
 
 
 def _task_class(name: str, source: str) -> type[Task]:
@@ -63,8 +112,12 @@ def _task_class(name: str, source: str) -> type[Task]:
     module = types.ModuleType("raystill_user_task")
     try:
         exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102 - the user's own file, named by path
-    except Exception as error:
-        rule = f"the file fails ({type(error).__name__}: {error})"
+    except ImportError as error:
+        rule = f"the file fails ({_failure(error, name)})"
+        remedy = "Install the module on all nodes. Workers get the task file alone, no module beside it."
+        raise UserError(f"task {name}", rule, remedy) from error
+    except (Exception, SystemExit) as error:
+        rule = f"the file fails ({_failure(error, name)})"
         raise UserError(f"task {name}", rule, "Correct the file.") from error
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Task)]
     own = [value for value in classes if value.__module__ == module.__name__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypedDict
@@ -38,7 +39,7 @@ def check_model(model: str, key: str) -> None:
         key: run file key, for messages.
 
     Raises:
-        UserError: the path does not exist, or the folder lacks config.json or holds pickled weights only.
+        UserError: the path does not exist, the folder lacks a readable config.json, or it holds pickled weights only.
     """
     path = Path(model).expanduser()
     if not path.exists():
@@ -47,6 +48,14 @@ def check_model(model: str, key: str) -> None:
         return
     if not (path / "config.json").is_file():
         raise UserError(f"{key} {model}", "the folder has no config.json", "Give a Hugging Face model folder.")
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+    except ValueError as error:
+        rule = f"its config.json is not JSON ({error})"
+        raise UserError(f"{key} {model}", rule, "Download or export the model again.") from error
+    if not isinstance(config, dict):
+        rule = "its config.json is no object of settings"
+        raise UserError(f"{key} {model}", rule, "Download or export the model again.")
     if any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
         rule = "its weights are pickled (*.bin), which can run code when loaded"
         raise UserError(f"{key} {model}", rule, "Convert them to safetensors.")

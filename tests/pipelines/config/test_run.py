@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
         (changed(studnt={}), "unknown key `studnt` (did you mean `student`?"),
         (changed(training={"epoch": 1}), "unknown key `training.epoch` (did you mean `epochs`?"),
         (changed(student={"model": "m", "lora": {"rnk": 8}}), "unknown key `student.lora.rnk` (did you mean `rank`?"),
-        (changed(corpus={"train": "c.jsonl", "validation": 5}), "`corpus.validation`: Input should be a valid string (it is 5)"),
+        (changed(corpus={"train": "c.jsonl", "validation": 5}), "`corpus.validation`: must be a share from 0 to 1, such as 0.1, or a file"),
         (changed(teacher={"engine": "echo", "constrained": 7}), "`teacher.constrained`: Input should be a valid boolean"),
         (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
         (changed(training={"workers": 0}), "`training.workers`: Input should be greater than or equal to 1 (it is 0)"),
