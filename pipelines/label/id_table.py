@@ -27,7 +27,7 @@ _PART_BITS = 6
 _FIRST_CAPACITY = 1 << 10
 _MAX_LOAD = 0.6
 _WAITS = np.uint64(1)
-"""Bit of an entry that was added by `finish`, and that no row has asked for."""
+"""Bit of an entry that was added by `finish`, and that no row has used yet."""
 _USED = np.uint64(2)
 """Bit of every entry. An empty slot is 0."""
 _Entries = npt.NDArray[np.uint64]

@@ -1,6 +1,6 @@
-"""Readers of a corpus that is labelled: a file range -> the examples that the teacher is asked, and the rejects that need no teacher.
+"""Readers of a corpus that is labelled: a file range -> the examples to query, and the rejects that need no teacher.
 
-A reader reads ahead up to 16 MiB, which is a whole range unless the file cannot be cut. Then it asks the scan (scan.py) about these rows.
+A reader reads ahead up to 16 MiB, which is a whole range unless the file cannot be cut. Then it sends their ids to the scan (scan.py).
 So ranges are parsed in parallel, although they are decided in corpus order.
 """
 
@@ -20,7 +20,7 @@ from pipelines.label.answers.outcomes import Outcome, outcome_table, rejected
 from pipelines.label.id_table import FIRST, REPEATED
 from pipelines.label.output.commits import PieceName
 from pipelines.label.output.id_index import id_keys
-from pipelines.label.scan import NEAR, PIECE_ROWS, AskedPiece, Decision
+from pipelines.label.scan import NEAR, PIECE_ROWS, Decision, PieceRows
 from pipelines.storage.filesystems import shown
 from pipelines.tasks import Example, TaskSpec, load_task
 from pipelines.tasks.failures import described
@@ -36,7 +36,7 @@ class Scan(Protocol):
     def deal(self, ticket: int, number: int) -> int | None:
         """CorpusScan.deal."""
 
-    def decide(self, pieces: Sequence[AskedPiece]) -> list[Decision]:
+    def decide(self, pieces: Sequence[PieceRows]) -> list[Decision]:
         """CorpusScan.decide."""
 
     def report(self, name: PieceName, split: str, rows: int, is_last: bool, rejects: pa.Table | None) -> None:
@@ -58,7 +58,7 @@ class RemoteScan:
         found: int | None = ray.get(self.actor.deal.remote(ticket, number))
         return found
 
-    def decide(self, pieces: Sequence[AskedPiece]) -> list[Decision]:
+    def decide(self, pieces: Sequence[PieceRows]) -> list[Decision]:
         import ray
 
         found: list[Decision] = ray.get(
@@ -150,7 +150,7 @@ class ExampleReader:
         yield piece
 
     def _decided(self, index: int, pieces: list[_Piece]) -> Iterator[pa.Table]:
-        decisions = self.scan.decide([self._asked(index, piece) for piece in pieces])
+        decisions = self.scan.decide([self._piece_rows(index, piece) for piece in pieces])
         name = self.splits[index].name
         for piece, decision in zip(pieces, decisions, strict=True):
             readable = [row for row in piece.rows if row.example is not None]
@@ -158,12 +158,14 @@ class ExampleReader:
                 None if decision.is_committed else outcome_table(list(_rejects(name, piece.rows, readable, decision)))
             )
             self.scan.report(PieceName(index, piece.number), name, len(piece.rows), piece.is_last, rejects)
-            asked = [row.example for row, code in zip(readable, decision.codes.tolist(), strict=True) if code == FIRST]
-            yield example_table(name, [example for example in asked if example is not None])
+            queried = [
+                row.example for row, code in zip(readable, decision.codes.tolist(), strict=True) if code == FIRST
+            ]
+            yield example_table(name, [example for example in queried if example is not None])
 
-    def _asked(self, index: int, piece: _Piece) -> AskedPiece:
+    def _piece_rows(self, index: int, piece: _Piece) -> PieceRows:
         split, examples = self.splits[index].name, [row.example for row in piece.rows if row.example is not None]
-        found = AskedPiece(
+        found = PieceRows(
             PieceName(index, piece.number), split, len(piece.rows), piece.is_last, id_keys(one.id for one in examples)
         )
         if self.near_duplicates and split == "train":

@@ -55,8 +55,8 @@ class RunningScan:
         """Rows of the corpus, an estimate until it is read. None: not known yet."""
         self.seconds = 0.0
         """Until the corpus was read. 0: it is not read yet."""
-        self._asked: Any = self._actor.take.remote()
-        self._began_s = self._asked_s = time.monotonic()
+        self._requested: Any = self._actor.take.remote()
+        self._began_s = self._requested_s = time.monotonic()
 
     def poll(self) -> None:
         """Take what the scan has reported. Does not wait for it.
@@ -67,16 +67,16 @@ class RunningScan:
         """
         import ray
 
-        if time.monotonic() - self._asked_s < _POLL_EVERY_S or not ray.wait([self._asked], timeout=0)[0]:
+        if time.monotonic() - self._requested_s < _POLL_EVERY_S or not ray.wait([self._requested], timeout=0)[0]:
             return
-        self._take(ray.get(self._asked))
-        self._asked, self._asked_s = self._actor.take.remote(), time.monotonic()
+        self._take(ray.get(self._requested))
+        self._requested, self._requested_s = self._actor.take.remote(), time.monotonic()
 
     def finish(self) -> None:
         """Take all that has been reported. Raises as `poll`."""
         import ray
 
-        for report in ray.get([self._asked, self._actor.take.remote()]):
+        for report in ray.get([self._requested, self._actor.take.remote()]):
             self._take(report)
         if self.total is not None:
             self._failures.decide(self.total)

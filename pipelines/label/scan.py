@@ -43,7 +43,7 @@ NEAR = 3
 """Code of a near duplicate, beside those of id_table."""
 
 
-class AskedPiece(NamedTuple):
+class PieceRows(NamedTuple):
     """What a reader sends."""
 
     name: PieceName
@@ -125,7 +125,7 @@ class CorpusScan:
         """Add ids that earlier runs have labelled, before the first row is read."""
         self._ids[split].finish(keys)
 
-    async def decide(self, pieces: Sequence[AskedPiece]) -> list[Decision]:
+    async def decide(self, pieces: Sequence[PieceRows]) -> list[Decision]:
         """Decide on consecutive pieces of a range, after all earlier pieces of the corpus."""
         decisions = []
         for piece in pieces:
@@ -162,7 +162,7 @@ class CorpusScan:
         self._report = ScanReport(rows=dict(found.rows), damage=found.damage)
         return found
 
-    async def _wait_for(self, piece: AskedPiece) -> None:
+    async def _wait_for(self, piece: PieceRows) -> None:
         """Decide on a piece when it is its turn, unless it is decided."""
 
         def is_due() -> bool:
@@ -174,7 +174,7 @@ class CorpusScan:
                 self._decide(piece)
                 self._turn.notify_all()
 
-    def _decide(self, piece: AskedPiece) -> None:
+    def _decide(self, piece: PieceRows) -> None:
         codes, repeats = self._ids[piece.split].take(piece.keys), dict[int, str]()
         if self._near is not None and piece.split == "train":
             repeats = self._near_duplicates(piece, codes)
@@ -184,7 +184,7 @@ class CorpusScan:
         file_range, number = piece.name
         self._next = PieceName(file_range + 1, 0) if piece.is_last else PieceName(file_range, number + 1)
 
-    def _near_duplicates(self, piece: AskedPiece, codes: Codes) -> dict[int, str]:
+    def _near_duplicates(self, piece: PieceRows, codes: Codes) -> dict[int, str]:
         assert self._near is not None
         repeats = {}
         for row, (code, row_id, signature) in enumerate(zip(codes, piece.ids, piece.signatures, strict=True)):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pipelines.label.id_table import FINISHED, FIRST, REPEATED, IdTable
 
 from pipelines.data import reader as reader_module
 from pipelines.data.near_duplicates import NearDuplicates, signature
@@ -20,10 +19,11 @@ from pipelines.data.reader import FileRange, corpus_files, corpus_splits
 from pipelines.errors import UserError
 from pipelines.label import reading
 from pipelines.label import scan as scan_module
+from pipelines.label.id_table import FINISHED, FIRST, REPEATED, IdTable
 from pipelines.label.output.commits import PieceName
 from pipelines.label.output.id_index import id_keys
 from pipelines.label.reading import ExampleReader
-from pipelines.label.scan import AskedPiece, CorpusScan, Decision
+from pipelines.label.scan import CorpusScan, Decision, PieceRows
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import task_spec
 from tests.support.corpora import write_jsonl
@@ -41,7 +41,7 @@ class LocalScan:
         self.deal, self.finish, self.report = self.scan.deal, self.scan.finish, self.scan.report
         self.damaged, self.take = self.scan.damaged, self.scan.take
 
-    def decide(self, pieces: Sequence[AskedPiece]) -> list[Decision]:
+    def decide(self, pieces: Sequence[PieceRows]) -> list[Decision]:
         return asyncio.run_coroutine_threadsafe(self.scan.decide(pieces), self._loop).result(60)
 
 
@@ -74,7 +74,7 @@ def expected(rows: list[dict[str, Any]], threshold: float | None) -> dict[str, l
 
 @pytest.fixture
 def splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[FileRange]:
-    """Six ranges, each of several pieces, of which two are asked for together."""
+    """Six ranges, each of several pieces, of which some are decided together."""
     monkeypatch.setattr(reader_module, "_MIN_RANGE_BYTES", 35_000)
     monkeypatch.setattr(reading, "PIECE_ROWS", 100)
     monkeypatch.setattr(reading, "_AHEAD_CHARACTERS", 40_000)
@@ -101,19 +101,19 @@ def read(
 @pytest.mark.parametrize("threshold", [None, 0.9])
 def test_the_scan_rejects_what_a_loop_would(splits: list[FileRange], threshold: float | None) -> None:
     rows = rows_with_trouble()
-    asked, report = read(splits, threshold)
+    queried, report = read(splits, threshold)
     wanted = expected(rows, threshold)
     rejects = pa.concat_tables(report.rejects).to_pylist()
     assert {reason: sorted(r["id"] for r in rejects if r["reason"] == reason) for reason in wanted} == wanted
     assert len(rejects) == sum(map(len, wanted.values()))
     assert (report.is_complete, report.total, report.rows["train"]) == (True, len(rows), len(rows))
-    assert len(asked) == len(set(asked)) == len(rows) - len(rejects)
+    assert len(queried) == len(set(queried)) == len(rows) - len(rejects)
     # The next run: two pieces are committed, and some rows are labelled.
     first = frozenset(sorted(report.pieces)[:2])
-    again, second = read(splits, threshold, first, asked[:700])
-    assert sorted(again) == sorted(asked[700:])
+    again, second = read(splits, threshold, first, queried[:700])
+    assert sorted(again) == sorted(queried[700:])
     assert sorted([*second.pieces, *first]) == sorted(report.pieces)
-    assert read(splits, threshold, None, asked)[1].rejects == []
+    assert read(splits, threshold, None, queried)[1].rejects == []
 
 
 def test_a_damaged_file_is_named_by_the_scan(tmp_path: Path) -> None:
