@@ -51,7 +51,7 @@ def written(folder: Path, changes: dict[str, Any], files: dict[str, str | bytes]
 @pytest.mark.parametrize(
     ("changes", "files", "message"),
     [
-        ({"corpus": {"train": "c.jsonl", "validation": 20}}, {}, "`corpus.validation`: must be a share from 0 to 1, such as 0.1, or a file (it is"),
+        ({"corpus": {"train": "c.jsonl", "validation": 20}}, {}, "`corpus.validation`: must be a share from 0 to 1"),
         ({}, {"run.yaml": "name: a".encode("utf-16")}, "run.yaml: not UTF-8 (byte 0). Save it as UTF-8."),
         ({}, {"run.yaml": "a: &a [*a]"}, "nested too deeply, or in itself"),
         ({}, {"run.yaml": "a: " + "[" * 5000}, "nested too deeply, or in itself"),

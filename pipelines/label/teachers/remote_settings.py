@@ -28,11 +28,18 @@ def remote_key(config: TeacherConfig) -> SecretStr:
     return SecretStr(key)
 
 
+def _has_valid_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
 def check_remote(config: TeacherConfig) -> None:
     """Check URL, connections and budget before anything is sent. Raises UserError. A plan needs no key: `remote_key` checks it."""
     url = config.remote.url or ""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if parts.scheme not in ("http", "https") or not parts.netloc or not _has_valid_port(url):
         remedy = "Give the base URL, such as https://host/v1."
         raise UserError(f"teacher.remote.url {url}", "not an http or https URL", remedy)
     if parts.username or parts.password:
