@@ -52,7 +52,7 @@ def pytest_timeout_cancel_timer() -> bool:
     return True
 
 
-def phase(item: pytest.Item) -> Generator[None, object, object]:
+def failing(item: pytest.Item) -> Generator[None, object, object]:
     """A phase of a test, which fails if it is interrupted."""
     try:
         return (yield)
@@ -63,20 +63,25 @@ def phase(item: pytest.Item) -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    return (yield from phase(item))
+def pytest_fixture_setup(fixturedef: Any, request: Any) -> Generator[None, object, object]:
+    """The next tests of an interrupted fixture fail at once, with its message."""
+    try:
+        return (yield from failing(request._pyfuncitem))
+    except pytest.fail.Exception as error:
+        fixturedef.cached_result = (None, fixturedef.cache_key(request), (error, error.__traceback__))
+        raise
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    return (yield from phase(item))
+    return (yield from failing(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """A failure has cancelled all timers, and the fixtures may hang like their test."""
     end_process_after(TEARDOWN_S)
-    return (yield from phase(item))
+    return (yield from failing(item))
 
 
 @pytest.hookimpl(trylast=True)
