@@ -1,5 +1,6 @@
 """Wrong input of `raystill k8s`: one message with the remedy, exit 2, and nothing created."""
 
+import shutil
 import socket
 import ssl
 import subprocess
@@ -138,6 +139,7 @@ def test_no_kubeconfig_no_server_and_a_malformed_kubeconfig(tmp_path: Path, monk
     assert (refused.exit_code, "malformed" in refused.stderr, TOKEN in refused.output) == (2, True, False)
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 def test_certificates_of_the_kubeconfig_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = [str(tmp_path / name) for name in ("cert", "key")]
     options = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=h", "-addext", "subjectAltName=IP:127.0.0.1"]
