@@ -102,7 +102,7 @@ def make_run(output: Path, model: str, **sections: dict[str, Any]) -> RunConfig:
         "teacher": {"engine": "echo"},
         "student": {"model": model},
         "training": {
-            "precision": "fp32", "epochs": 2, "tokens_per_batch": 400, "tokens_per_micro_batch": 160, "learning_rate": 1e-2,
+            "workers": 2, "precision": "fp32", "epochs": 2, "tokens_per_batch": 400, "tokens_per_micro_batch": 160, "learning_rate": 1e-2,
             "max_input_tokens": 40, "max_target_tokens": 20,
         },
     }  # fmt: skip
