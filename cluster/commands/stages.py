@@ -37,11 +37,19 @@ def run_command(
         click.echo(f"warning: {warning}", err=True)
     work = stages_to_execute(run, stages, replace=replace)
     earlier = read_earlier(baseline, load_task(task_spec(run.task, run.task_options)).name) if baseline else None
-    with redirect_stdout(sys.stderr), ray_session(run, work, verbose=verbose):  # Ray prints warnings of nodes on stdout
-        run_stages(
-            run, stages, replace=replace,
-            on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
-        )  # fmt: skip
+    try:
+        with (
+            redirect_stdout(sys.stderr),
+            ray_session(run, work, verbose=verbose),
+        ):  # Ray prints warnings of nodes on stdout
+            run_stages(
+                run, stages, replace=replace,
+                on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
+            )  # fmt: skip
+    except Exception:
+        if summaries and not as_json:  # what is finished shows why a later stage refuses it
+            print_summary(summaries, as_json=False)
+        raise
     if earlier:
         from pipelines.evaluate.stage import compare_with
 

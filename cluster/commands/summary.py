@@ -11,13 +11,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.config import RunConfig
+from pipelines.data.label_distribution import LabelDistribution, label_distribution
 from pipelines.data.label_manifest import LabelCost, LabelCounts, LabelDetails, StoredAnswers, Throughput, Tokens
+from pipelines.reports.format import one_line
 from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.students.details import TrainingDetails
 
 _BAR_CHARACTERS = 30
+_LABELS_SHOWN = 6
 _NODES_SHOWN = 8
 
 
@@ -51,9 +55,11 @@ class LabelSummary(StageSummary):
     gpu_hours: float | None
     cost: LabelCost | None
     timings_s: dict[str, float]
+    distribution: LabelDistribution | None = None
+    """None: free labels, or files that cannot be read."""
 
     def lines(self) -> Iterator[str]:
-        """Counts and rejects; rates, with the engine's start apart; agreement; cost."""
+        """Counts and rejects; labels; rates, with the engine's start apart; agreement; cost."""
         counts = LabelCounts.model_validate(self.counts)
         yield f"{counts.read:,} read = {counts.accepted:,} accepted + {counts.rejected:,} rejected"
         for reason, count in sorted(counts.rejected_by_reason.items(), key=lambda item: -item[1]):
@@ -61,6 +67,8 @@ class LabelSummary(StageSummary):
         if gold := counts.gold.with_gold:
             agreeing = counts.gold.agreeing
             yield f"the teacher's label is gold in {agreeing:,} of {gold:,} ({agreeing / gold:.1%})"
+        if self.distribution:
+            yield from distribution_lines(self.distribution)
         if self.stored.rows:
             yield f"{self.stored.rows:,} rows took over stored answers"
         if self.throughput and self.throughput.rows_per_s:
@@ -123,7 +131,8 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
     if stage == "label":
         details = LabelDetails.model_validate(manifest.details)
         measured = details.model_dump(include=set(LabelSummary.model_fields))
-        return LabelSummary(**summary.model_dump(), **measured, timings_s=manifest.timings_s)
+        distribution = _distribution(Store(run.output).child("labels"), details.parts)
+        return LabelSummary(**summary.model_dump(), **measured, timings_s=manifest.timings_s, distribution=distribution)
     if stage == "train":
         training = TrainingDetails.model_validate(manifest.details["training"])
         return TrainSummary(
@@ -148,6 +157,25 @@ def print_summary(summaries: Sequence[StageSummary], *, as_json: bool, extra: Ma
         time = duration(summary.seconds) + (" (reused)" if summary.reused else "")
         table.add_row(summary.stage, time, summary.artifact, "\n".join(summary.lines()))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _distribution(labels: Store, parts: Mapping[str, int]) -> LabelDistribution | None:
+    import pyarrow as pa
+
+    try:
+        return label_distribution(labels, parts)
+    except (OSError, pa.ArrowException):
+        return None  # the next stage refuses damaged files by their name
+
+
+def distribution_lines(found: LabelDistribution) -> Iterator[str]:
+    """The most frequent labels on one line, and the warning."""
+    common = list(found.labels.items())[:_LABELS_SHOWN]
+    shown_labels = ", ".join(f"{one_line(label)} {count:,} ({count / found.rows:.0%})" for label, count in common)
+    more = f", and {found.distinct - len(common):,} more" if found.distinct > len(common) else ""
+    yield f"labels: {shown_labels}{more}"
+    if found.warning:
+        yield f"warning: {one_line(found.warning)}"
 
 
 def agreement_lines(bins: Sequence[int]) -> Iterator[str]:

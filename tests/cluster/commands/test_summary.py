@@ -2,8 +2,11 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.commands.summary import print_summary, stage_summary
@@ -58,6 +61,28 @@ def test_labels_in_words() -> None:
         "estimated cost 1.00: 0.25 GPU-hours at 4",
     ]
     assert lines("label")[-1] == "the teacher's label is gold in 9 of 10 (90.0%)", "what was not measured has no line"
+
+
+@pytest.mark.parametrize(
+    ("labels", "gold", "line", "warned"),
+    [
+        (["a"] * 19 + ["b"], ["a", "b"] * 10, "labels: a 19 (95%), b 1 (5%)", "19 of 20 rows the label 'a', and people gave it to 10"),
+        (["a"] * 19 + ["b"], [None] * 20, "labels: a 19 (95%), b 1 (5%)", "19 of 20 rows the label 'a'. Look"),
+        (["a"] * 19 + ["b"], ["a"] * 18 + ["b"] * 2, "labels: a 19 (95%), b 1 (5%)", ""),
+        (["a"] * 10, [None] * 10, "labels: a 10 (100%)", ""),
+        ([str(i) for i in range(101)], [None] * 101, "", ""),
+    ],
+)  # fmt: skip
+def test_collapsed_labels_are_warned_of(
+    tmp_path: Path, labels: list[str], gold: list[str | None], line: str, warned: str
+) -> None:
+    (tmp_path / "labels" / "data").mkdir(parents=True)
+    pq.write_table(pa.table({"label": labels, "gold": gold}), tmp_path / "labels" / "data" / "p.parquet")
+    run, made = run_config(output=str(tmp_path)), manifest(parts={"data/p.parquet": len(labels)})
+    found = list(stage_summary(run, "label", made, 70.0).lines())
+    assert [text for text in found if text.startswith("labels: ")] == ([line] if line else [])
+    warnings = [text for text in found if text.startswith("warning: ")]
+    assert [warned in text for text in warnings] == ([True] if warned else [])
 
 
 def test_rows_by_node_in_words() -> None:
