@@ -39,7 +39,7 @@ async def test_new_students_are_watched_until_they_run(serve_says: Callable[...,
     serve_says({"a@1": "RUNNING"})
     assert await watch.starting(["a@1"]) == set()
     watch.follow(["a@1"], frozenset())
-    serve_says({"a@1": "RUNNING", "a@2": "DEPLOYING"}, RayError("the controller restarts"), {"a@2": "RUNNING"})
+    serve_says({"a@1": "RUNNING", "a@2": "DEPLOYING"}, RayError("the controller restarts"), {}, {"a@2": "RUNNING"})
     starting = await watch.starting(["a@1", "a@2", "a@3"])
     assert starting == {"a@2", "a@3"}
     watch.follow(["a@1", "a@2", "a@3"], starting)

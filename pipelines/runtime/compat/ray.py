@@ -139,19 +139,21 @@ def serve_controller() -> ServeController | None:
     return client
 
 
-async def application_states() -> dict[str, str]:
-    """State of each application of the running Serve, such as RUNNING, by name; empty if Serve does not run. For event loops.
+async def application_states() -> dict[str, str] | None:
+    """State of each application of the running Serve, such as RUNNING, by name; None if Serve does not run. For event loops.
 
     Private: `serve.status` blocks its thread.
     """
     import ray
+    from ray.serve.schema import ApplicationStatus
 
     client: Any = serve_controller() if ray.is_initialized() else None
     if client is None:
-        return {}
+        return None
     with private_name("ray", "ServeControllerClient._controller.get_serve_instance_details"):
         reply = client._controller.get_serve_instance_details.remote()
-    return {name: str(details["status"].value) for name, details in (await reply)["applications"].items()}
+    applications = (await reply)["applications"]
+    return {name: ApplicationStatus(details["status"]).value for name, details in applications.items()}
 
 
 def delete_applications(names: Collection[str]) -> None:
