@@ -41,6 +41,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import UserError
 
 _UNKNOWN_FIELD = re.compile(r'unknown field "([^"]+)"')
+_UNLIMITED = 1e9
 _NODES = 10_000
 """Enough for any request; a group without maxReplicas has no limit."""
 CRDS = "kubectl apply --server-side -k 'github.com/ray-project/kuberay/ray-operator/config/crd?ref=v1.7.0'"
@@ -121,12 +122,17 @@ def ending_namespace(namespace: str) -> UserError:
 def check_gpus(run: RunConfig, stage: str, rayjob: Object, overlay: Path) -> None:
     """Raise UserError if the worker groups, at their largest, have no room for what the stage needs."""
     workers = [group for group in groups(rayjob) if group.name != HEAD]
-    nodes = [{"CPU": group.cpus, "GPU": group.gpus} for group in workers for _ in range(min(group.most, _NODES))]
+    requests = stage_requests(run, stage)
+    # Which nodes have custom resources and types of GPUs, only Ray knows.
+    unknown = {kind: _UNLIMITED for request in requests for kind in request.bundle if kind not in ("CPU", "GPU")}
+    nodes = [
+        {"CPU": group.cpus, "GPU": group.gpus, **unknown} for group in workers for _ in range(min(group.most, _NODES))
+    ]
     sizes = ", ".join(
         f"{group.name}: at most {group.most:,} of ({amounts({'GPU': group.gpus, 'CPU': group.cpus})})"
         for group in workers
     )
-    for request in stage_requests(run, stage):
+    for request in requests:
         try:
             check_resources(request, nodes)
         except UserError as error:

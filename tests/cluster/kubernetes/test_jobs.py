@@ -116,7 +116,16 @@ def test_plan_makes_the_checks_and_creates_nothing(server: FakeKubernetes) -> No
 
 def test_plan_says_the_gpus_of_each_step() -> None:
     prod = str(K8S / "overlays" / "prod-gpu")
-    options = ["--overlay", prod, "--offline", "--json", "--set", "teacher.replicas.max=2"]
+    options = [
+        "--overlay",
+        prod,
+        "--offline",
+        "--json",
+        "--set",
+        "teacher.replicas.max=2",
+        "--set",
+        "teacher.resources={a: 1}",
+    ]
     plan = json.loads(k8s("plan", f"{prod}/run/run.yaml", *options).stdout)
     steps = {step["step"]: (step["least"], step["most"], step["used"]) for step in plan["gpus"]}
     assert (steps["label"], steps["train"]) == ((1, 4, 2), (2, 2, 2))
