@@ -133,18 +133,26 @@ def _copy(uri: str, partial: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Download all models of the list. Returns the exit code: 2 for invalid input, 1 if a download failed."""
+    """Download all models of the list. Returns the exit code: 2 if a model is refused, 1 if a download failed."""
     file, folder = Path(arguments[0]), Path(arguments[1])
     try:
         models = read_list(file.read_text(encoding="utf-8"), str(file))
-        for model in models:
-            print(f"{model.name}: {model.source} {model.revision or ''}".rstrip(), flush=True)
-            print(f"{folder / model.name}: sha256 {download(model, folder)}", flush=True)
-    except RaystillError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    return max([_downloaded(model, folder) for model in models], default=0)
+
+
+def _downloaded(model: Model, folder: Path) -> int:
+    """The exit code of one model. The others are downloaded in any case."""
+    print(f"{model.name}: {model.source} {model.revision or ''}".rstrip(), flush=True)
+    try:
+        print(f"{folder / model.name}: sha256 {download(model, folder)}", flush=True)
+    except RaystillError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
     except Exception as error:  # noqa: BLE001 network, disk and hub have many; the Job repeats, and the download resumes
-        print(f"error: {type(error).__name__}: {last_line(error)}", file=sys.stderr)
+        print(f"error: {model.name}: {type(error).__name__}: {last_line(error)}", file=sys.stderr, flush=True)
         return 1
     return 0
 

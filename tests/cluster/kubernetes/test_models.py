@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,18 @@ def test_wrong_content_leaves_no_model(source: Path, tmp_path: Path, capsys: pyt
     listed.write_text(f"- {{name: tiny, source: '{source.as_uri()}', sha256: '{'0' * 64}'}}\n")
     assert main([str(listed), str(tmp_path)]) == 2
     assert f"have the checksum {checksum(source)}, and {'0' * 64} is expected" in capsys.readouterr().err
-    (source / "model.safetensors").unlink()
+    other = source.rename(source.with_name("other"))
+    shutil.copytree(other, source, ignore=shutil.ignore_patterns("*.safetensors"))
     listed.write_text(f"- {{name: tiny, source: '{source.as_uri()}'}}\n")
     assert main([str(listed), str(tmp_path)]) == 2
     assert "it has no *.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "tiny").exists()
-    listed.write_text(f"- {{name: tiny, source: '{(tmp_path / 'nothing').as_uri()}'}}\n")
+    listed.write_text(
+        f"- {{name: tiny, source: '{(tmp_path / 'nothing').as_uri()}'}}\n- {{name: up, source: '{other.as_uri()}'}}\n"
+    )
     assert main([str(listed), str(tmp_path)]) == 2
     assert "the folder is empty or does not exist" in capsys.readouterr().err
+    assert (tmp_path / "up" / "model.safetensors").exists(), "one refused model keeps no other"
 
 
 def test_the_hub_is_called_with_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
