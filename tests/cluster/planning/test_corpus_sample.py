@@ -34,6 +34,7 @@ def json_lines(rows: Lines) -> bytes:
 WRITERS: dict[str, Callable[[Path, Lines], object]] = {
     "jsonl": lambda path, rows: path.write_bytes(json_lines(rows)),
     "jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(json_lines(rows), 1)),
+    "json": lambda path, rows: path.write_text(json.dumps(rows)),
     "csv": write_csv,
     "parquet": lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3000),
     "arrow": lambda path, rows: pa.feather.write_feather(pa.Table.from_pylist(rows), path, chunksize=1000),
