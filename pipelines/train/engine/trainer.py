@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 
+_KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+"""glibc keeps memory that is freed. Otherwise it returns large tensors to the kernel, which clears their pages before each new use: a sixth
+of a CPU step's time. They take effect only when a process starts (mallopt(3))."""
+
+
 def run_training(job: TrainingJob) -> TrainingResult:
     """Train, or resume from the last checkpoint in the job's work folder.
 
@@ -52,6 +57,7 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             storage_filesystem=None if work.is_local else work.fs,
             failure_config=FailureConfig(max_failures=training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints),
+            worker_runtime_env={} if training.gpus_per_worker else {"env_vars": _KEPT_MEMORY},
         ),
     )
 
