@@ -126,7 +126,7 @@ class _Hopeless:
         """What to do instead of waiting; empty: wait."""
         now, remedies = time.monotonic(), [reason.remedy for reason in found if reason.remedy]
         unseen = not job.phase and not job.suspended and not job.deleting
-        if not remedies and not unseen:
+        if job.status == "running" or not (remedies or unseen):  # other pods do the work
             self._since_s = None
             return ""
         if self._since_s is None:

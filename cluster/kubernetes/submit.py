@@ -9,6 +9,7 @@ from cluster.kubernetes.checks import refusal
 from cluster.kubernetes.job import StageJob
 from cluster.kubernetes.objects import CONFIG_MAP, RAYJOB, Object, name_of
 from cluster.kubernetes.state import JobState
+from cluster.session.connection import UnreachableError
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.durations import duration
 
@@ -87,6 +88,9 @@ def _create(api: Api, job: StageJob) -> Object | None:
         created = api.create(RAYJOB, job.namespace, job.mounting(name))
         _hand_over(api, job, name, created)
         complete = True
+    except UnreachableError:
+        complete = True  # the job may exist, and needs its ConfigMap
+        raise
     except ApiError as error:
         if error.reason != "AlreadyExists":
             raise refusal(error, RAYJOB, job) from error

@@ -139,6 +139,12 @@ def test_what_waiting_does_not_heal_ends_the_job(found: scenes.Scene, message: s
     assert not server.all("rayjobs", "configmaps")
 
 
+def test_a_job_that_runs_is_never_given_up(server: FakeKubernetes) -> None:
+    late = scenes.pod("worker", waiting=("ImagePullBackOff", scenes.NOT_FOUND))
+    server.scenes = [scenes.log("1/2"), *[late] * 20, ENDS]
+    assert run().exit_code == 0
+
+
 def test_ctrl_c_leaves_the_job(server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "submitter", Mock(side_effect=KeyboardInterrupt))
     done = run()
