@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 class _Group(click.Group):
     """Ends a command that does not succeed with one message and its exit code (cluster/commands/errors.py)."""
 
-    def main(self, args: Sequence[str] | None = None, *others: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+        standalone_mode: bool = True, **extra: Any,
+    ) -> Any:  # fmt: skip
         """Also reports what click refuses as JSON."""
         arguments = list(sys.argv[1:] if args is None else args)
+        extra = {"args": arguments, "prog_name": prog_name, "complete_var": complete_var, **extra}
         if not standalone_mode:
-            return super().main(arguments, *others, standalone_mode=False, **extra)
+            return super().main(standalone_mode=False, **extra)
         try:
-            code = super().main(arguments, *others, standalone_mode=False, obj=_as_json(arguments), **extra)
+            code = super().main(standalone_mode=False, obj=_as_json(arguments), **extra)
         except click.ClickException as error:
             error.show()
             if _as_json(arguments):

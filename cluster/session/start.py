@@ -87,8 +87,29 @@ def _start(address: str | None, verbose: bool) -> None:
         return
     # Ray's CPUs are slots, not cores. Driver, readers and actors need one each; with too few, a pipeline waits forever.
     slots = max(_MIN_SLOTS, _SLOTS_PER_CPU * int(machine_resources()["CPU"]))
-    with own_ray():  # Ray's processes inherit the environment
+    with own_ray(), _start_errors():  # Ray's processes inherit the environment
         ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
+
+
+@contextmanager
+def _start_errors() -> Iterator[None]:
+    """What keeps a Ray on this machine from starting. Ray raises no class of its own for it.
+
+    Raises:
+        StageFailedError: the machine is too busy.
+        UserError: Ray's folder is no place for sockets.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if "timed out during startup" in text:
+            rule = "Ray did not start in time: this machine is too busy, or its memory is used up"
+            raise StageFailedError(f"{rule}. Run the same command again when it has room.") from error
+        if "AF_UNIX path length" in text:
+            rule = f"too long for Ray's sockets ({last_line(error)})"
+            raise UserError("RAY_TMPDIR or TMPDIR", rule, "Set RAY_TMPDIR to a short path, such as /tmp/r.") from error
+        raise
 
 
 def _check_token(address: str) -> None:

@@ -7,7 +7,7 @@ import ray
 
 from cluster.session import start
 from cluster.session.connection import UnreachableError
-from pipelines.errors import UserError
+from pipelines.errors import StageFailedError, UserError
 
 
 def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +20,25 @@ def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.
     with socket.create_server(("127.0.0.1", 0)) as head:
         for address in (f"127.0.0.1:{head.getsockname()[1]}", "auto", "ray://head:10001"):
             start._start(address, False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (Exception("The current node timed out during startup."), StageFailedError, "Ray did not start in time"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes"), UserError, "Set RAY_TMPDIR to a short path"),
+        (ValueError("x"), ValueError, "x"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[Exception], message: str
+) -> None:
+    def init(**_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(expected, match=message):
+        start._start(None, verbose=False)
 
 
 def test_a_dashboards_url_is_no_address_of_a_head() -> None:
