@@ -14,6 +14,11 @@ from pipelines.label.teachers.base import TokensUsed
 from pipelines.tasks.failures import RAISED
 
 AGREEMENT_BINS = 10
+_COUNTED = [
+    "split", "gold", "agreement", "prompt_tokens", "output_tokens", "cached_tokens", "stored", "reason", "detail", "agrees", "note",
+    "content", "node", "dtype",
+]  # fmt: skip
+"""Columns of outcomes.OUTCOME."""
 TASK_RAISED = "the task raised an error: rejected"
 """Note of rows on which the task's code raised an unexpected error."""
 
@@ -89,6 +94,7 @@ class Counts:
     @classmethod
     def of(cls, outcomes: pa.Table) -> Self:
         """Counts of a table of outcomes (outcomes.OUTCOME)."""
+        outcomes = outcomes.select(_COUNTED).combine_chunks()
         train = outcomes.filter(pc.equal(outcomes["split"], "train"))
         heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
         accepted = train.filter(pc.is_null(train["reason"]))

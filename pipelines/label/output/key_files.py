@@ -54,6 +54,7 @@ def key_rows(number: int, outcomes: pa.Table, retried: pa.Table) -> KeyRows:
     Rejects of the scan have no row: readers skip them by their piece, and a `duplicate` or an unreadable row may have the id of a row
     that still needs a label.
     """
+    outcomes = outcomes.select(["split", "id", "reason"]).combine_chunks()
     reason = outcomes["reason"]
     failed = pc.fill_null(pc.equal(reason, "engine_error"), False)
     scanned = pc.is_in(reason, pa.array(_SCAN_REASONS))

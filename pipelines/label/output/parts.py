@@ -52,10 +52,13 @@ def part_name(folder: str, number: int, ending: object = "") -> str:
 def part_tables(outcomes: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """(folder, rows) of a table of outcomes, without the log-probabilities. Tables may be empty."""
     yield RATIONALES_FOLDER, rationales_table(outcomes)
+    names = ["split", *dict.fromkeys([*LABEL.names, *REJECT.names]), "thoughts"]
+    # Blocks have 64 rows or fewer, and a filter takes as long for one as for thousands of rows.
+    outcomes = outcomes.select(names).combine_chunks()
     accepted = pc.is_null(outcomes["reason"])
     for (split, is_accepted), (folder, schema) in FOLDERS.items():
         chosen = pc.and_(pc.equal(outcomes["split"], split), accepted if is_accepted else pc.invert(accepted))
-        rows = outcomes.filter(chosen)
+        rows = outcomes.select([*schema.names, "thoughts"]).filter(chosen)
         if is_accepted and rows["thoughts"].null_count < len(rows):  # teacher.keep_thoughts
             schema = schema.append(pa.field("thoughts", pa.string()))
         yield folder, pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
