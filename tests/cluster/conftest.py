@@ -1,5 +1,3 @@
-"""Fixtures for the commands that talk to a cluster's jobs."""
-
 import pytest
 
 from tests.support.fake_job_server import FakeJobServer

@@ -1,5 +1,3 @@
-"""The ingress deployment without Serve."""
-
 from pathlib import Path
 
 import httpx

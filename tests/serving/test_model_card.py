@@ -1,5 +1,3 @@
-"""Cards of student folders."""
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Names, versions and traffic shares."""
-
 import random
 from collections import Counter
 

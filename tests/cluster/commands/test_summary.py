@@ -1,5 +1,3 @@
-"""The end of a command, in words and as JSON."""
-
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

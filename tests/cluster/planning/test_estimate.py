@@ -1,5 +1,3 @@
-"""The arithmetic of a plan."""
-
 import itertools
 from typing import Any
 

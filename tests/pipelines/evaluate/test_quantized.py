@@ -1,5 +1,3 @@
-"""The student in other weights."""
-
 from dataclasses import replace
 
 import pytest

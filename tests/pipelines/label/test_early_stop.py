@@ -1,5 +1,3 @@
-"""When the stream of outcomes ends early."""
-
 from contextlib import nullcontext
 
 import pyarrow as pa

@@ -1,5 +1,3 @@
-"""Contract of all generated corpora."""
-
 import json
 from pathlib import Path
 from types import ModuleType

@@ -1,5 +1,3 @@
-"""The recipes of the paper's experiments."""
-
 from pathlib import Path
 
 import pytest

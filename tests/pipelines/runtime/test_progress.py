@@ -1,5 +1,3 @@
-"""Rate, time left and what is shown, with a clock of our own."""
-
 import io
 import json
 import logging

@@ -1,5 +1,3 @@
-"""Whose labels are learned, and settings as text."""
-
 from pathlib import Path
 from typing import Any
 

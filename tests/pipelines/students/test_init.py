@@ -1,5 +1,3 @@
-"""Initial weights of a student, and refused models."""
-
 import json
 import shutil
 from collections.abc import Callable

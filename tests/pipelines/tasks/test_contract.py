@@ -1,5 +1,3 @@
-"""Contract of all built-in tasks."""
-
 import contextlib
 import time
 from dataclasses import dataclass, field

@@ -1,5 +1,3 @@
-"""Errors of task code as details of rejects."""
-
 import pytest
 
 from pipelines.data.reader import FileRange, read_split

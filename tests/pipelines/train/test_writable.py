@@ -1,5 +1,3 @@
-"""Labels and rationales that the student's tokenizer cannot write."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""How much a replica has in flight."""
-
 import math
 
 import pytest

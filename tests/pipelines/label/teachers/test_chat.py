@@ -1,5 +1,3 @@
-"""Chat templates with and without a system turn."""
-
 from typing import Any
 
 import pytest

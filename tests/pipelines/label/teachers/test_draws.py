@@ -1,5 +1,3 @@
-"""Each row has draws of its own."""
-
 import math
 import random
 from collections import Counter

@@ -1,5 +1,3 @@
-"""Teachers without a model."""
-
 from pathlib import Path
 
 import pytest

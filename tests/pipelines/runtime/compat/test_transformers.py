@@ -1,5 +1,3 @@
-"""transformers' private names."""
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,5 +1,3 @@
-"""A student's own tokenizer."""
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

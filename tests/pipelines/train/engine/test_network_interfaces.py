@@ -1,5 +1,3 @@
-"""The network interface of a worker."""
-
 import os
 from types import SimpleNamespace
 

@@ -1,5 +1,3 @@
-"""Prometheus metrics of a training."""
-
 import pytest
 
 from pipelines.train.tracking import prometheus
