@@ -58,6 +58,7 @@ class _Loop:
         self.metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, self.before)
         self._writer, self._live, self._health = writer, live, health
         self._first_rows, self._task_failures = FirstRows(run.labelling), failures
+        self._rejected = 0
 
     def take(self, table: pa.Table, progress: Progress, scan: RunningScan) -> None:
         """Pass on a table of outcomes. Raises StageFailedError if too many rows are rejected (early_stop.py)."""
@@ -78,8 +79,13 @@ class _Loop:
         if self.ready is None:  # rates are those of engines at work, without their start
             self.ready = _ready_at(self._health, self.began)
             progress.begin(self.ready)
-        progress.total = scan.total
         self.show(scan.total)
+        self.count(rows, progress, scan)
+
+    def count(self, rows: int, progress: Progress, scan: RunningScan) -> None:
+        """Count rows with an outcome, and the rejects of the scan since the last call."""
+        rows += scan.rejected - self._rejected
+        progress.total, self._rejected = scan.total, scan.rejected
         counts = self._writer.counts
         progress.advance(rows, detail=shares(counts.accepted, counts.rejected))
 
@@ -162,6 +168,7 @@ def _label_scanned(
             for table in together(while_budget_lasts(setup.run, writer.counts, tables)):
                 loop.take(table, progress, scan)
         scan.finish()
+    loop.count(0, progress, scan)
 
 
 def _label_in_shards(
@@ -178,6 +185,7 @@ def _label_in_shards(
             if written is not None:
                 loop.take_written(written, progress, scan)
         scan.finish()
+    loop.count(0, progress, scan)
 
 
 @contextmanager

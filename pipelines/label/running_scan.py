@@ -53,6 +53,8 @@ class RunningScan:
         self.tickets = reader.tickets
         self.total = sum(state.corpus_rows.values()) if state.corpus_rows else None
         """Rows of the corpus, an estimate until it is read. None: not known yet."""
+        self.rejected = 0
+        """Rows whose rejects were taken."""
         self.seconds = 0.0
         """Until the corpus was read. 0: it is not read yet."""
         self._requested: Any = self._actor.take.remote()
@@ -84,6 +86,7 @@ class RunningScan:
     def _take(self, report: ScanReport) -> None:
         self._writer.add_scanned(report.pieces, report.rejects)
         self.total = self.total if report.total is None else report.total
+        self.rejected += sum(map(len, report.rejects))
         for rejects in report.rejects:
             self._failures.check(rejects, self.total)
         if report.damage is not None:

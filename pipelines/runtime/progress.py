@@ -147,7 +147,9 @@ class Progress:
         with self._lock:
             if self._bar:
                 rate, left = self._rate(), self._left()
-                self._bar.update(self._task, completed=self.done, rate=rate, left=left, detail=self._detail)
+                self._bar.update(
+                    self._task, total=self.total, completed=self.done, rate=rate, left=left, detail=self._detail
+                )
             elif self._clock() - self._last_line >= _LINE_EVERY_S:
                 self._last_line = self._clock()
                 if _log.isEnabledFor(logging.INFO):
