@@ -94,7 +94,8 @@ def pack_micro_batches(lengths: Lengths, examples: Ints, workers: int, limit: in
         if largest <= room:
             break
         rounds += 1
-    members = [order[part == number] for number in range(rounds * workers)]
+    by_part = np.argsort(part, kind="stable")
+    members = np.split(order[by_part], np.searchsorted(part[by_part], np.arange(1, rounds * workers)))
     packed = [ranges(first[units], end[units]) for units in members]
     return [packed[worker::workers] for worker in range(workers)]
 

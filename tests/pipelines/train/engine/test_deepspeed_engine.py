@@ -2,13 +2,14 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import StageFailedError
-from pipelines.train.engine.deepspeed_engine import compile_layers, deepspeed_config, learning_rate
+from pipelines.train.engine.deepspeed_engine import clip_gradients, compile_layers, deepspeed_config, learning_rate
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -27,6 +28,20 @@ def test_settings_follow_from_the_run(stage: Any, precision: Any, gpus: Any) -> 
     assert accumulated == ("fp32" if whole_bf16 and stage >= 2 else None)
     assert (adam["weight_decay"], adam["torch_adam"]) == (0.2, True)
     assert json.loads(json.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize("largest", [0.5, 50.0])
+def test_gradients_are_clipped_by_their_whole_norm(largest: float) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module, other = torch.nn.Linear(3, 5), torch.nn.Linear(3, 5)
+    other.load_state_dict(module.state_dict())
+    for one in (module, other):
+        one(torch.ones(4, 3)).sum().backward()
+    expected = torch.nn.utils.clip_grad_norm_(other.parameters(), largest)
+    assert clip_gradients(SimpleNamespace(module=module), largest) == pytest.approx(float(expected))
+    for mine, theirs in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
 
 
 @pytest.mark.parametrize(
