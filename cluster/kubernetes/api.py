@@ -25,6 +25,7 @@ _CONNECT_S, _READ_S = 10, 30
 _SILENT_S = 20
 """A log that is silent for so long is left, to look at the job."""
 _PAGE = 500
+_FOREIGN = "something else does: its answer is no object of Kubernetes"
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Returns an object without its content: a Secret's values never reach this process."""
@@ -117,7 +118,7 @@ class Api:
             "subresource": subresource,
         }
         body = {"apiVersion": REVIEW.api_version, "kind": REVIEW.name, "spec": {"resourceAttributes": attributes}}
-        return bool(self._json("POST", REVIEW.path(""), body=body)["status"]["allowed"])
+        return bool(self._json("POST", REVIEW.path(""), body=body)["status"].get("allowed"))
 
     def kind(self, api_version: str, name: str) -> Kind | None:
         """A kind that the server knows; None if it does not."""
@@ -157,8 +158,10 @@ class Api:
             self._errors(),
             self._send(method, path, query=query, body=body, accept=accept, content=content) as response,
         ):
-            found: Object = json.loads(response.read())
-            return found
+            found = json.loads(response.read())
+        if not isinstance(found, dict) or "kind" not in found:
+            raise self._silent(_FOREIGN)
+        return found
 
     @contextmanager
     def _send(
@@ -189,7 +192,9 @@ class Api:
             yield
         except ApiException as error:  # the client's own, as for a certificate that does not fit
             raise self._silent(str(error.reason)) from error
-        except (HTTPError, OSError, json.JSONDecodeError) as error:
+        except json.JSONDecodeError as error:
+            raise self._silent(_FOREIGN) from error
+        except (HTTPError, OSError) as error:
             raise self._silent(last_line(error)) from error
 
     def _silent(self, reason: str) -> UnreachableError:

@@ -84,7 +84,8 @@ def check_rights(api: Api, command: str, namespace: str, more: Sequence[Right] =
         if not api.may(right.verb, right.kind, namespace, right.subresource)
     ]:
         rule = f"`raystill k8s {command}` needs rights in namespace {namespace} that you lack: {', '.join(map(str, missing))}"
-        remedy = f"Ask an administrator for them: `kubectl -n {namespace} create rolebinding NAME --role=raystill-runner --user=YOU`."
+        binding = f"`kubectl -n {namespace} create rolebinding NAME --role=raystill-runner --user=YOU`"
+        remedy = "It is an administrator's." if command == "down" else f"Ask an administrator for them: {binding}."
         raise UserError("rights", rule, remedy)
 
 

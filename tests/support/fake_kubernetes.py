@@ -93,7 +93,7 @@ class FakeKubernetes:
             self._delete(plural, found, body)
         elif plural == "rayjobs" and self.scenes:
             self.scenes.pop(0)(self)
-        return found
+        return {"kind": "Status" if method == "DELETE" else plural, **found}
 
     def _discovery(self, version: str) -> Object:
         if version not in KINDS or version in self.refused:

@@ -5,10 +5,13 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from werkzeug import Response
+from werkzeug.serving import make_server
 
 from cluster.kubernetes import overlay
 from cluster.kubernetes.api import connect
@@ -131,8 +134,13 @@ def test_no_kubeconfig_no_server_and_a_malformed_kubeconfig(tmp_path: Path, monk
     with socket.socket() as closed:  # bound and not listening: connections are refused
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        write_kubeconfig(tmp_path / "config", url, {"name": "ann", "user": {"token": TOKEN}})
+        write_kubeconfig(tmp_path / "config", url, user := {"name": "ann", "user": {"token": TOKEN}})
         assert f"cluster {url}: the API server does not answer" in k8s("status").stderr
+    foreign = make_server("127.0.0.1", 0, Response("<html>"))
+    threading.Thread(target=foreign.handle_request, daemon=True).start()
+    write_kubeconfig(tmp_path / "config", f"http://127.0.0.1:{foreign.server_port}", user)
+    assert "its answer is no object of Kubernetes" in k8s("status").stderr
+    foreign.server_close()
     assert "its context other or what that names is missing" in k8s("status", "--context", "other").stderr
     write_kubeconfig(tmp_path / "config", url, {"name": "ann", "token": TOKEN})  # the client's message has the user
     refused = k8s("status")
