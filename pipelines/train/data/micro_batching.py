@@ -93,7 +93,7 @@ def pack_micro_batches(lengths: Lengths, examples: Ints, workers: int, limit: in
         part, largest = _dealt(sizes[order].tolist(), rounds * workers)
         if largest <= room:
             break
-        rounds += 1
+        rounds += 1 + rounds // 100
     by_part = np.argsort(part, kind="stable")
     members = np.split(order[by_part], np.searchsorted(part[by_part], np.arange(1, rounds * workers)))
     packed = [ranges(first[units], end[units]) for units in members]
