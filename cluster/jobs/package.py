@@ -23,7 +23,7 @@ from pipelines.errors import UserError
 RUN_FILE = "run.yaml"
 _FILES = "files"
 _LISTED = 5
-_COPIED = ("task", "teacher.shots")
+COPIED = ("task", "teacher.shots")
 """Keys whose files are part of what runs, and small."""
 _KEPT = (
     "output", "corpus.train", "corpus.validation", "corpus.test", "teacher.model", "teacher.outputs", "student.model",
@@ -64,7 +64,7 @@ def write_package(run: RunConfig, folder: Path, *, shared: Sequence[str], same_m
     """
     # Only what is set: the image's version may not know every key, and has its own defaults.
     tree = run.model_dump(mode="json", exclude_unset=True)
-    for key in _COPIED:
+    for key in COPIED:
         value = get(tree, key)
         if is_path(value, key):
             put(tree, key, _copy(Path(absolute(value)), folder, f"{key} {value}"))

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cluster.jobs.package import RUN_FILE, write_package
+from cluster.jobs.package import COPIED, RUN_FILE, write_package
 from cluster.kubernetes.objects import Object, cluster_spec, pod_templates
 from cluster.kubernetes.overlay import RUN_KEY, StageObjects
 from pipelines.config import RunConfig
@@ -119,7 +119,7 @@ def _files(run: RunConfig, found: StageObjects) -> dict[str, str]:
             raise UserError(error.value, error.rule, remedy) from error
         tree: dict[str, Any] = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
         data = {}
-        for key in ("task", "teacher.shots"):
+        for key in COPIED:
             value = get(tree, key)
             if isinstance(value, str) and (folder / value).is_file():
                 name = Path(value).name
