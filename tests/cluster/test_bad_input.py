@@ -42,17 +42,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def written(folder: Path, changes: dict[str, Any], files: dict[str, str | bytes]) -> None:
-    (folder / "run.yaml").write_text(yaml.safe_dump(RUN | changes))
-    for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
 @pytest.mark.parametrize(
     ("changes", "files", "message"),
     [
         ({"corpus": {"train": "c.jsonl", "validation": 20}}, {}, "`corpus.validation`: must be a share from 0 to 1"),
         ({}, {"run.yaml": "name: a".encode("utf-16")}, "run.yaml: not UTF-8 (byte 0). Save it as UTF-8."),
+        ({}, {"run.yaml": "- a"}, "a run file is a mapping of sections"),
+        ({}, {"run.yaml": "a: ["}, "not readable as YAML"),
         ({}, {"run.yaml": "a: &a [*a]"}, "nested too deeply, or in itself"),
         ({}, {"run.yaml": "a: " + "[" * 5000}, "nested too deeply, or in itself"),
         ({}, {"run.yaml": "a: " + "9" * 5000}, "not readable as YAML (Exceeds the limit"),
@@ -63,12 +59,23 @@ def written(folder: Path, changes: dict[str, Any], files: dict[str, str | bytes]
         (JSONL, {"d.jsonl": '{"input": "x", "input": "y"}'}, "not JSON (an object has the same key twice)"),
         (CSV, {"c.csv": HEADER.replace("o", "ö").encode("latin-1")}, "Convert it: iconv -f cp1252 -t utf-8 c.csv"),
         (CSV, {"c.csv": "id,input,input\n"}, "two columns are called `input`"),
+        (CSV, {"c.csv": '"id\n1\n'}, "its header is not CSV"),
+        (CSV, {"c.csv": ""}, "the corpus is empty"),
+        ({"corpus": {"train": "c.jsonl", "fields": {"gold": "answer"}}}, {}, "reads column `answer`"),
+        ({"corpus": {"train": "c.jsonl", "fields": {"premise": "p"}}}, {}, "reads no such field"),
+        (JSONL, {"d.jsonl": "[]"}, "none of its first 1 rows can be read (not a JSON object)"),
         (CSV, {"c.csv": "1,hey,a\n2,hoy,b\n"}, "reads column `input`, the first 1 rows have only: 1, a, hey"),
         (CSV, {"c.csv": HEADER + "2,hey,zz\n"}, "warning: 1 of 2 rows cannot be read: the gold label: 'zz' is not one of a, b"),
         (CSV, {"c.csv": HEADER + '2,"hey,b\n'}, "warning: 1 of 2 rows cannot be read: not CSV (unexpected end of data)"),
         (CSV, {"c.csv": HEADER + "2,hey\n"}, "warning: 1 of 2 rows cannot be read: fewer values than the header"),
         (CSV, {"c.csv": HEADER + "2,,a\n"}, "warning: 1 of 2 rows cannot be read: field `input` is missing or null"),
         (CSV, {"c.csv": HEADER + f"2,{'x' * 1_000_000},a\n"}, "warning: 1 of 2 rows cannot be read: field `input` has 1,000,000"),
+        ({"task": "alchemy"}, {}, "unknown task"),
+        ({"task": "gone.py"}, {}, "the file does not exist"),
+        (OWN, {"t.py": "x = 1"}, "it defines 0 subclasses of Task, must be one"),
+        (OWN, {"t.py": TASK + "class Other(T): pass"}, "it defines 2 subclasses of Task, must be one"),
+        (OWN, {"t.py": TASK + "    def __init__(self, options): options['size']"}, "T does not accept its options (KeyError: 'size'"),
+        (OWN, {"t.py": "1 / 0"}, "the file fails (ZeroDivisionError: division by zero (t.py, line 1, in <module>))"),
         (OWN, {"t.py": "class ("}, "the file fails (SyntaxError: invalid syntax (t.py, line 1)). Correct the file."),
         (OWN, {"t.py": "import beside"}, "No module named 'beside' (t.py, line 1, in <module>)). Install the module on all nodes."),
         (OWN, {"t.py": "raise SystemExit(3)"}, "the file fails (SystemExit: 3 (t.py, line 1, in <module>))"),
@@ -87,7 +94,8 @@ def written(folder: Path, changes: dict[str, Any], files: dict[str, str | bytes]
 def test_wrong_input_is_one_message(
     folder: Path, changes: dict[str, Any], files: dict[str, str | bytes], message: str
 ) -> None:
-    written(folder, changes, files)
+    for name, content in {"run.yaml": yaml.safe_dump(RUN | changes), **files}.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     done = CliRunner().invoke(main, ["plan", "run.yaml", "--prompts", "0"])
     assert message.replace("DIR", str(folder)) in done.output, done.output
     assert (done.exit_code, "Traceback" in done.output) == (0 if message.startswith("warning") else 2, False)
@@ -119,8 +127,7 @@ def test_an_error_is_one_json_object(
     assert error.message.startswith(message)
 
 
-@pytest.mark.parametrize("arguments", [["plan"], ["plan", "--nope", "x"], ["nope"], ["k8s", "nope"]])
-def test_wrong_arguments_are_json_too(arguments: list[str]) -> None:
-    done = CliRunner().invoke(main, [*arguments, "--json"])
-    assert (done.exit_code, json.loads(done.stdout)["error"]["type"]) == (2, "input")
-    assert "Usage: " in done.stderr
+@pytest.mark.parametrize("arguments", ["plan", "plan --nope x", "nope", "k8s nope"])
+def test_wrong_arguments_are_json_too(arguments: str) -> None:
+    done = CliRunner().invoke(main, [*arguments.split(), "--json"])
+    assert (done.exit_code, json.loads(done.stdout)["error"]["type"], "Usage: " in done.stderr) == (2, "input", True)

@@ -37,13 +37,6 @@ def ray_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.session.start.ray_session", started)
 
 
-def tiny_folder(folder: Path) -> Path:
-    """A folder that passes for a model."""
-    (folder / "m").mkdir(exist_ok=True)
-    (folder / "m" / "config.json").write_text("{}")
-    return folder / "m"
-
-
 def write_run(folder: Path, shared: int = 0, **sections: Any) -> str:
     """A run whose test set shares `shared` of its five inputs with train."""
     train = [{"id": f"t{i}", "input": f"question {i}", "label": "3"} for i in range(5)]
@@ -90,7 +83,9 @@ def test_what_a_stage_lacks_is_refused_before_labelling(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("OPENAI_API_KEY", "any")
-    run_file = write_run(tmp_path, **({"student": {"model": str(tiny_folder(tmp_path))}} | sections))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    run_file = write_run(tmp_path, **({"student": {"model": "./m"}} | sections))
     for command in commands.split():
         done = CliRunner().invoke(main, [command, run_file])
         assert (done.exit_code, message in done.output) == (2, True), done.output

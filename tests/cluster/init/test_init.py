@@ -25,10 +25,8 @@ from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import load_task, task_spec
 
 QUEUES = ("Billing", "Late Delivery", "Other")
-TICKETS = [
-    {"Ticket ID": f"T{i}", "Message": f"Hello; my order {i} from Zürich, is it here?", "Queue": QUEUES[i % 3]}
-    for i in range(60)
-]
+MESSAGE = "Hello; my order {} from Zürich, is it here?"
+TICKETS = [{"Ticket ID": f"T{i}", "Message": MESSAGE.format(i), "Queue": QUEUES[i % 3]} for i in range(60)]
 
 
 def table(rows: list[dict[str, Any]], separator: str = ",", encoding: str = "utf-8") -> bytes:
@@ -43,36 +41,30 @@ def lines(rows: list[Any]) -> bytes:
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    pq.write_table(pa.Table.from_pylist(rows), sink := pa.BufferOutputStream())
     return sink.getvalue().to_pybytes()
 
 
-NESTED = [
-    {"meta": {"id": row["Ticket ID"]}, "data": {"text": row["Message"], "queue": row["Queue"]}} for row in TICKETS
-]
-CHAT = [
-    {"messages": [{"role": "user", "content": row["Message"]}, {"role": "assistant", "content": row["Queue"]}]}
-    for row in TICKETS
-]
-HALF = [{**row, "Queue": row["Queue"] if i % 2 else ""} for i, row in enumerate(TICKETS)]
-UNLABELLED = [{"text": row["Message"]} for row in TICKETS]
-PARTLY_LATIN = [
-    {**row, "Message": str(row["Message"]).replace("ü", "ü" if i % 9 == 8 else "u")} for i, row in enumerate(TICKETS)
-]
-SPELLED = [{**row, "Queue": "late  delivery." if i == 1 else row["Queue"]} for i, row in enumerate(TICKETS)]
-PAIRS = [
-    {"sentence1": f"A man rides {i}", "sentence2": "He is out", "gold_label": ("neutral", "entailment")[i % 2]}
-    for i in range(60)
-]
-CHOICES = [
-    {"question": f"Which is {i}?", "choices": {"label": ["A", "B"], "text": ["red", f"c{i}"]}, "answerKey": "AB"[i % 2]}
-    for i in range(60)
-]
-SUMS = [
-    {"question": f"Anne has {i} apples and gets {i} more apples. How many?", "answer": f"So\n#### {2 * i}"}
-    for i in range(60)
-]
+def each(make: Callable[[int, dict[str, str]], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [make(i, row) for i, row in enumerate(TICKETS)]
+
+
+def turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+# fmt: off
+NESTED = each(lambda i, row: {"meta": {"id": i}, "data": {"text": row["Message"], "queue": row["Queue"]}})
+CHAT = each(lambda i, row: {"messages": [turn("user", row["Message"]), turn("assistant", row["Queue"])]})
+HALF = each(lambda i, row: {**row, "Queue": row["Queue"] if i % 2 else ""})
+UNLABELLED = each(lambda i, row: {"text": row["Message"]})
+PARTLY_LATIN = each(lambda i, row: row | {"Message": row["Message"].replace("ü", "ü" if i % 9 == 8 else "u")})
+SPELLED = each(lambda i, row: row | {"Queue": "late  delivery." if i == 1 else row["Queue"]})
+NUMBERS = each(lambda i, row: row | {"Queue": i % 3})
+PAIRS = each(lambda i, row: {"sentence1": f"A {i}", "sentence2": "He", "gold_label": ("neutral", "entailment")[i % 2]})
+CHOICES = each(lambda i, row: {"question": f"{i}?", "choices": {"text": ["red", f"c{i}"]}, "answerKey": "AB"[i % 2]})
+SUMS = each(lambda i, row: {"question": f"Anne has {i} apples and gets {i} more apples. How many?", "answer": f"#### {2 * i}"})
+# fmt: on
 TICKET_FIELDS = {"id": "Ticket ID", "input": "Message", "gold": "Queue"}
 CLOSED = ("classification", TICKET_FIELDS, "gold")
 OF_NESTED = ("classification", {"id": "meta.id", "input": "data.text", "gold": "data.queue"}, "gold")
@@ -121,7 +113,7 @@ def init(*arguments: str) -> InitSummary:
         ("a.csv", table(TICKETS[:3]), CLOSED, "CSV", "3 rows are few"),
         ("a.csv", table([*TICKETS, *TICKETS[:5]]), CLOSED, "CSV", "5 rows repeat the id of an earlier row (first: a.csv, row 61)"),
         ("a.csv", table(SPELLED), CLOSED, "CSV", "differ only in case"),
-        ("a.csv", table([{**row, "Queue": i % 3} for i, row in enumerate(TICKETS)]), CLOSED, "CSV", "the labels are numbers"),
+        ("a.csv", table(NUMBERS), CLOSED, "CSV", "the labels are numbers"),
         ("a.jsonl", lines([*TICKETS, "x"]), CLOSED, "JSON Lines", "1 rows cannot be read: not a JSON object (first: a.jsonl, row 61)"),
         ("a.jsonl", lines(PAIRS), OF_PAIRS, "JSON Lines", ""),
         ("a.jsonl", lines(CHOICES), OF_CHOICES, "JSON Lines", ""),
@@ -178,20 +170,16 @@ def test_the_task_file_passes_its_test(folder: Path, corpus: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("content", "message"),
     [
-        (lambda file: file.write_bytes(b""), "the corpus is empty"),
-        (lambda file: file.write_bytes(b"a,b\n1\n2\n"), "none of its rows can be read (fewer values than the header"),
-        (
-            lambda file: file.write_bytes(table(TICKETS, ";", "cp1252")),
-            "Convert it: iconv -f cp1252 -t utf-8 a.csv > utf8-a.csv.",
-        ),
-        (lambda file: None, "there is no such file or folder"),
-        (lambda file: file.mkdir(), "it names no files"),
+        (b"", "the corpus is empty"),
+        (b"a,b\n1\n2\n", "none of its rows can be read (fewer values than the header"),
+        (table(TICKETS, ";", "cp1252"), "Convert it: iconv -f cp1252 -t utf-8 a.csv > utf8-a.csv."),
+        (None, "there is no such file or folder"),
     ],
 )
-def test_a_corpus_without_rows_is_one_message(folder: Path, write: Callable[[Path], Any], message: str) -> None:
-    write(folder / "a.csv")
+def test_a_corpus_without_rows_is_one_message(folder: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (folder / "a.csv").write_bytes(content)
     done = CliRunner().invoke(main, ["init", "a.csv"])
-    assert (done.exit_code, message in done.output) == (2, True), done.output
-    assert not (folder / "a.yaml").exists()
+    assert (done.exit_code, message in done.output, (folder / "a.yaml").exists()) == (2, True, False), done.output

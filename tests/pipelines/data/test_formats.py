@@ -300,16 +300,6 @@ def test_a_csv_field_may_hold_line_breaks_and_quotes(tmp_path: Path) -> None:
     assert [row.example.input for row in read(path) if row.example] == ['Anne has 4,\n"four".', "Ben has 5."]
 
 
-@pytest.mark.parametrize(
-    ("header", "rule"),
-    [(b"id,input,input\n1,a,b\n", "two columns are called `input`"), (b'"id\n1\n', "header is not CSV")],
-)
-def test_a_bad_csv_header_is_one_error(tmp_path: Path, header: bytes, rule: str) -> None:
-    (tmp_path / "c.csv").write_bytes(header)
-    with pytest.raises(UserError, match=rule):
-        read(tmp_path / "c.csv")
-
-
 COLUMNS: dict[str, tuple[pa.Array, str]] = {
     "binary": (pa.array([b"x", b"Anne"], pa.binary()), "a bytes"),
     "timestamp": (pa.array([1, 2], pa.timestamp("ns")), "must be text"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines.data import reader
-from pipelines.data.reader import check_columns, corpus_splits, read_split, with_states
+from pipelines.data.reader import corpus_splits, read_split, with_states
 from pipelines.errors import UserError
 from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import word_problem_rows, write_jsonl
@@ -57,19 +57,3 @@ def test_fields_rename_columns(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "c.jsonl", [{"key": 5, "text": "Anne has 4.", "answer": "4"}])
     (row,) = read_split(corpus_splits([file], "train")[0], TASK, {"id": "key", "input": "text", "gold": "answer"})
     assert (row.id, row.example and row.example.gold) == ("5", "4")
-
-
-@pytest.mark.parametrize(
-    ("rows", "fields", "message"),
-    [
-        ([], {}, "the corpus is empty"),
-        ([{"id": 1, "text": "x"}], {}, "reads column `input`, the first 1 rows have only: id, text"),
-        ([{"id": 1, "input": "x"}], {"gold": "answer"}, "reads column `answer`"),
-        ([{"id": 1, "input": "x"}], {"premise": "p"}, "reads no such field"),
-        ([["[", {"id": 1}, "]"]], {}, "none of its first 1 rows can be read (not a JSON object)"),
-    ],
-)
-def test_a_corpus_without_what_the_task_reads_is_refused(tmp_path: Path, rows: Any, fields: Any, message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        check_columns([write_jsonl(tmp_path / "c.jsonl", rows)], TASK, fields, "corpus.train")
-    assert message in str(caught.value)
