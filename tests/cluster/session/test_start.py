@@ -1,13 +1,14 @@
 """Connect to a cluster or start Ray: which errors a user sees."""
 
 import socket
+from unittest.mock import Mock
 
 import pytest
 import ray
 
 from cluster.session import start
 from cluster.session.connection import UnreachableError
-from pipelines.errors import StageFailedError, UserError
+from pipelines.errors import RaystillError, UserError
 
 
 def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,21 +24,12 @@ def test_a_head_that_does_not_listen_is_given_up_in_seconds(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("raised", "expected", "message"),
-    [
-        (Exception("The current node timed out during startup."), StageFailedError, "Ray did not start in time"),
-        (OSError("AF_UNIX path length cannot exceed 107 bytes"), UserError, "Set RAY_TMPDIR to a short path"),
-        (ValueError("x"), ValueError, "x"),
-    ],
+    ("raised", "message"),
+    [("The current node timed out during startup.", "did not start in time"), ("AF_UNIX path length", "a short path")],
 )
-def test_a_ray_that_does_not_start_is_one_message(
-    monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[Exception], message: str
-) -> None:
-    def init(**_: object) -> None:
-        raise raised
-
-    monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(expected, match=message):
+def test_a_ray_that_does_not_start_is_one_message(monkeypatch: pytest.MonkeyPatch, raised: str, message: str) -> None:
+    monkeypatch.setattr(ray, "init", Mock(side_effect=Exception(raised)))
+    with pytest.raises(RaystillError, match=message):
         start._start(None, verbose=False)
 
 
