@@ -7,7 +7,7 @@ labelled again. Files that no commit names are removed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,15 +119,17 @@ def recover(
 
 
 def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[Commit]:
-    """The commits without lost or cut parts. Extends and reports `damaged`."""
+    """The commits without lost or cut parts. Extends and reports `damaged`. Lost texts cost no label: their commits stay, without them."""
     sizes = store.sizes()
     removed = {name for commit in commits for name in commit.removed}
+    removed |= _lost_texts(store, commits, sizes)
     kept, rows = [], 0
     for commit in commits:
         parts = {name: count for name, count in commit.parts.items() if name not in removed}
+        files = {name: file for name, file in commit.files.items() if name in parts}
         found = damaged_part(parts, commit.files, sizes)
         if found is None:
-            kept.append(commit.model_copy(update={"parts": parts, "removed": []}))
+            kept.append(commit.model_copy(update={"parts": parts, "files": files, "removed": []}))
             continue
         if commit.number == BASE_NUMBER or commit.removed:
             remedy = "Restore it, or label everything again: `raystill label RUN --replace`."
@@ -139,6 +141,20 @@ def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[
         print(f"label: missing or damaged in {store.shown()}: {files}. Their rows are labelled again"
               f"{f' ({rows:,})' if rows else ''}.", file=sys.stderr, flush=True)  # fmt: skip
     return kept
+
+
+def _lost_texts(store: Store, commits: list[Commit], sizes: Mapping[str, int]) -> set[str]:
+    lost = {
+        name
+        for commit in commits
+        for name, count in commit.parts.items()
+        if name.startswith(f"{TEXTS_FOLDER}/") and damaged_part({name: count}, commit.files, sizes)
+    }
+    if lost:
+        files = ", ".join(sorted(lost)[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        rule = f"missing or damaged in {store.shown()}: {files}. Their rows stay labelled, their answers are not stored any more"
+        print(f"label: {rule}.", file=sys.stderr, flush=True)
+    return lost
 
 
 def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], None]) -> None:

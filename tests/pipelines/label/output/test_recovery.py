@@ -15,11 +15,12 @@ from pipelines.label.output.check import set_damaged_aside
 from pipelines.label.output.commits import PieceName, committed_counts, read_attempt
 from pipelines.label.output.parts import read_part
 from pipelines.label.output.writer import LabelWriter
+from pipelines.label.stored.texts import StoredAnswer
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
 from tests.support.label_writers import IDENTITY, SETTINGS, commit, is_done, open_writer
-from tests.support.outcomes import accepted, part_ids, reject, table
+from tests.support.outcomes import accepted, generated, part_ids, reject, table
 
 ROWS = 12
 PIECE = PieceName(0, 0)
@@ -209,3 +210,15 @@ def test_a_commit_after_the_loss_of_a_lease_counts_nowhere(tmp_path: Path) -> No
 def test_labels_of_0_1_name_the_file_that_is_lost() -> None:
     found = damaged_part({"data/part-000000.parquet": 5}, {}, {})
     assert found == ("data/part-000000.parquet", "missing; it had 5 rows")
+
+
+@pytest.mark.parametrize("how", ["lost", "cut"])
+def test_lost_texts_cost_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    with open_writer(tmp_path) as writer:
+        commit(writer, accepted("a", texts=[StoredAnswer(b"k" * 16, generated("4"))]))
+    [part] = (tmp_path / "texts").glob("*.parquet")
+    damage(part, how)
+    with open_writer(tmp_path) as writer:
+        assert (writer.counts.accepted, list(writer.state.parts)) == (1, ["data/part-000000.parquet"])
+    assert "their answers are not stored any more" in capsys.readouterr().err
+    assert part_ids(tmp_path) == ["a"]
