@@ -126,10 +126,10 @@ def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[
     kept, rows = [], 0
     for commit in commits:
         parts = {name: count for name, count in commit.parts.items() if name not in removed}
-        files = {name: file for name, file in commit.files.items() if name in parts}
+        kept_files = {name: file for name, file in commit.files.items() if name in parts}
         found = damaged_part(parts, commit.files, sizes)
         if found is None:
-            kept.append(commit.model_copy(update={"parts": parts, "files": files, "removed": []}))
+            kept.append(commit.model_copy(update={"parts": parts, "files": kept_files, "removed": []}))
             continue
         if commit.number == BASE_NUMBER or commit.removed:
             remedy = "Restore it, or label everything again: `raystill label RUN --replace`."
