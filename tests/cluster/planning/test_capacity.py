@@ -24,16 +24,10 @@ TEN_ROWS_PER_S = per_replica(10.0)
 
 
 def answer(
-    rows: int,
-    deadline_s: float,
-    throughput: ReplicaThroughput = TEN_ROWS_PER_S,
-    *,
-    train: float | None = None,
-    **teacher: Any,
+    rows: int, deadline_s: float, throughput: ReplicaThroughput = TEN_ROWS_PER_S, *, train: Any = None, **teacher: Any
 ) -> Capacity:
-    run = run_config(
-        {"engine": "vllm", "model": "some/model", "gpus_per_replica": 2, "replicas": {"min": 1, "max": 3}, **teacher}
-    )
+    vllm = {"engine": "vllm", "model": "some/model", "gpus_per_replica": 2, "replicas": {"min": 1, "max": 3}}
+    run = run_config({**vllm, **teacher})
     stages = StageEstimates(
         label=label_estimate(run, rows, 200 * rows, 100.0, throughput),
         train=TrainEstimate(seconds=train, gpu_hours=None, source="", memory=None),

@@ -64,9 +64,8 @@ def test_cells_have_equal_budgets(
 def test_fractions_have_the_same_steps(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.compare(training={"steps": None, "epochs": 2}, compare={"fractions": [0.25, 1.0]})
     assert {steps for _, steps, _ in budgets(lab)} == {120}
-    rule = (
-        "All cells take 120 optimizer steps: 2 epochs of step-by-step, which has most tokens, with 100% of the labels."
-    )
+    longest = "2 epochs of step-by-step, which has most tokens, with 100% of the labels"
+    rule = f"All cells take 120 optimizer steps: {longest}."
     assert lab.report().budget == rule
     assert (lab.report().settings.training.steps, lab.report().settings.training.epochs) == (120, None)
     printed = capsys.readouterr().err
@@ -128,10 +127,9 @@ def test_shares_of_gold_meet_the_teachers_labels(lab: Lab) -> None:
     treated = [run for run in lab.trained if run.student.labels == "gold-else-teacher"]
     assert {run.student.method for run in treated} == {"task-distillation", "step-by-step"}
     found = {(one.title, one.versus) for one in lab.report().differences if one.gold_fraction == 0.25}
-    alone = "finetune, 25% of the gold labels"
-    assert found == {
-        (f"{m}, 25% of the gold labels, else the teacher's", alone) for m in ("task-distillation", "step-by-step")
-    }
+    share = "25% of the gold labels"
+    others = (f"{method}, {share}, else the teacher's" for method in ("task-distillation", "step-by-step"))
+    assert found == {(other, f"finetune, {share}") for other in others}
     assert "Accuracy by amount of gold labels" in lab.path("report.html").read_text()
     assert lab.compare(compare={"gold_fractions": [0.25, 1.0], "seeds": [0, 1, 2]}) == made
     assert lab.trained == []
@@ -155,10 +153,8 @@ def test_a_search_over_steps_keeps_budgets_equal(lab: Lab) -> None:
     lab.compare(corpus={**lab.corpus, "validation": 0.4}, compare={"search": SEARCH})
     search = lab.report().search
     assert search is not None
-    assert [(one.method, one.steps) for one in search.settings if one.chosen] == [
-        ("finetune", 60),
-        ("step-by-step", 60),
-    ]
+    chosen = {one.method: one.steps for one in search.settings if one.chosen}
+    assert chosen == {"finetune": 60, "step-by-step": 60}
     assert {group.steps for group in lab.report().groups} == {60}
     assert "Common steps, learning rate and loss weight were chosen" in lab.path("report.html").read_text()
 
@@ -178,10 +174,8 @@ def test_failed_trials_choose_no_budget(lab: Lab) -> None:
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        row["id"]: row
-        for row in LabelParts.of(Store(str(folder))).read_rows("data", ["id", "gold", "label", "rationale"])
-    }
+    rows = LabelParts.of(Store(str(folder))).read_rows("data", ["id", "gold", "label", "rationale"])
+    return {row["id"]: row for row in rows}
 
 
 def treat(folder: Path, kind: Any, share: float | None = None, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -192,19 +186,16 @@ def treat(folder: Path, kind: Any, share: float | None = None, seed: int = 0) ->
 
 
 def write(folder: Path, rows: int = 200) -> dict[str, dict[str, Any]]:
-    made = [
-        {**label_row(f"r{i}", f"{i % 3}", f"{i % 4}"), "rationale": f"because {i}" if i % 10 else ""}
-        for i in range(rows)
-    ]
+    why = [f"because {i}" if i % 10 else "" for i in range(rows)]
+    made = [{**label_row(f"r{i}", f"{i % 3}", f"{i % 4}"), "rationale": text} for i, text in enumerate(why)]
     write_labels(folder / "labels", made)
     return rows_of(folder / "labels")
 
 
 def test_rationales_move_among_training_rows(tmp_path: Path) -> None:
     before, after = write(tmp_path), treat(tmp_path, "shuffled-rationales")
-    assert {row: (one["gold"], one["label"]) for row, one in before.items()} == {
-        row: (one["gold"], one["label"]) for row, one in after.items()
-    }
+    labels = [{row: (one["gold"], one["label"]) for row, one in rows.items()} for rows in (before, after)]
+    assert labels[0] == labels[1]
     assert sorted(one["rationale"] for one in after.values()) == sorted(one["rationale"] for one in before.values())
     for row, one in before.items():
         stays = is_validation(row, 0.2) or not one["rationale"]
@@ -222,12 +213,9 @@ def test_all_rationales_of_a_row_move_together(tmp_path: Path) -> None:
     names = LabelParts.of(store).names("data")
     (tmp_path / "labels/rationales").mkdir()
     for name in names:
-        ids = [
-            row["id"] for row in pq.read_table(tmp_path / "labels" / name).to_pylist() if rows[row["id"]]["rationale"]
-        ]
-        texts = [
-            {"id": i, "rationale": f"{rows[i]['rationale']}{'.' * k}", "index": k} for i in ids[::2] for k in (0, 1)
-        ]
+        ids = [i for i in pq.read_table(tmp_path / "labels" / name)["id"].to_pylist() if rows[i]["rationale"]]
+        both = [(i, k) for i in ids[::2] for k in (0, 1)]
+        texts = [{"id": i, "rationale": f"{rows[i]['rationale']}{'.' * k}", "index": k} for i, k in both]
         pq.write_table(pa.Table.from_pylist(texts, schema=RATIONALE), tmp_path / "labels/rationales" / Path(name).name)
     name_parts(tmp_path / "labels")
 
@@ -258,13 +246,9 @@ def test_gold_is_kept_for_a_share(tmp_path: Path) -> None:
 def test_treatments_have_their_own_fingerprints(tmp_path: Path) -> None:
     write(tmp_path, 4)
     labels = require_manifest(Store(str(tmp_path / "labels")), "labels", "")
-    kinds = [
-        ("shuffled-rationales", None, 0),
-        ("shuffled-rationales", None, 1),
-        ("gold-only", 0.5, 0),
-        ("gold-only", 0.6, 0),
-    ]
-    made = {treated_manifest(labels, Treatment(kind, seed, 0.2, share)).fingerprint for kind, share, seed in kinds}  # type: ignore[arg-type]
+    shuffled = [Treatment("shuffled-rationales", seed, 0.2, None) for seed in (0, 1)]
+    shares = [Treatment("gold-only", 0, 0.2, share) for share in (0.5, 0.6)]
+    made = {treated_manifest(labels, treatment).fingerprint for treatment in (*shuffled, *shares)}
     assert len(made | {labels.fingerprint}) == 5
 
 

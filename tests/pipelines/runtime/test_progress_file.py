@@ -122,16 +122,14 @@ def content(**changed: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"", b" " * 4096, b"{oops", b"[]", b"{}", b"\xff\xfe", content()[:-9], content(format=2), content(stage="dance"),
+    [None, b"", b" " * 4096, b"{oops", b"[]", b"{}", b"\xff\xfe", content()[:-9], content(format=2), content(stage="dance"),
      content(started="yesterday"), content(per_second=float("nan")), content(seconds_left=float("inf")), content(done="many")],
 )  # fmt: skip
-def test_a_damaged_file_is_none(store: Store, damaged: bytes) -> None:
-    store.write(PROGRESS, damaged)
-    assert read_progress(store, StageProgress) is None
-
-
-def test_a_folder_of_that_name_is_none(store: Store) -> None:
-    os.makedirs(store.path(PROGRESS))
+def test_a_damaged_file_or_a_folder_is_none(store: Store, damaged: bytes | None) -> None:
+    if damaged is None:
+        os.makedirs(store.path(PROGRESS))
+    else:
+        store.write(PROGRESS, damaged)
     assert read_progress(store, StageProgress) is None
 
 

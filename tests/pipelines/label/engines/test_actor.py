@@ -98,15 +98,11 @@ def test_a_raising_task_rejects_its_row(method: str, monkeypatch: pytest.MonkeyP
         raise IndexError("list index out of range")
 
     monkeypatch.setattr(f"pipelines.tasks.arithmetic.Arithmetic.{method}", fail, raising=False)
-    row = label_apples(
-        HintedTeacher(), "train", "rationalise" if method == "key" else "keep", filters={"drop_giveaways": True}
-    )
+    gold = "rationalise" if method == "key" else "keep"
+    row = label_apples(HintedTeacher(), "train", gold, filters={"drop_giveaways": True})
     assert row.reason == ("bad_input" if method == "question" else "unparsable")
-    assert (
-        str(row.detail)
-        .removeprefix("with the gold label as a hint: ")
-        .startswith("the task raised IndexError: list index")
-    )
+    detail = str(row.detail).removeprefix("with the gold label as a hint: ")
+    assert detail.startswith("the task raised IndexError: list index")
     assert "test_actor.py" in str(row.detail)
     assert outcome_table([row]).num_rows == 1
 
@@ -163,12 +159,8 @@ def test_a_budget_of_several_engines_is_kept(budget: dict[str, float], price: di
 
     async def label() -> list[Outcome | None]:
         actors = [actor_of(health, run) for _ in range(2)]
-        rows = (
-            actor._label(FrugalTeacher(), Example(f"r{i}", "4 - 1?", "4 - 1"), "train")
-            for i in range(1000)
-            for actor in actors
-        )
-        return await asyncio.gather(*rows)
+        examples = [Example(f"r{i}", "4 - 1?", "4 - 1") for i in range(1000)]
+        return await asyncio.gather(*(a._label(FrugalTeacher(), e, "train") for e in examples for a in actors))
 
     found = asyncio.run(label())
     used = sum((row.prompt_tokens or 0) + (row.output_tokens or 0) for row in found if row is not None)

@@ -84,13 +84,11 @@ def test_written_labels_depend_on_method_and_task() -> None:
     choices = Example("c", "Where?\n(a) river\n(b) sea", None, ("river", "sea", "River."))
     for method in METHODS:
         is_text = method in ("rationale-then-label", "token-kd")
-        of_pairs, of_choices = (
-            written_labels(method, NaturalLanguageInference(), EXAMPLE),
-            written_labels(method, MultipleChoice(), choices),
-        )
+        of_pairs = written_labels(method, NaturalLanguageInference(), EXAMPLE)
         assert of_pairs[1] == ("It is so. The answer is neutral." if is_text else "neutral")
         stated = ("(a) river", "(b) sea") if method == "token-kd" else ("river", "sea")
-        assert of_choices == (tuple(f"It is so. So the answer is {s}." for s in stated) if is_text else stated)
+        expected = tuple(f"It is so. So the answer is {s}." for s in stated) if is_text else stated
+        assert written_labels(method, MultipleChoice(), choices) == expected
         assert written_labels(method, Arithmetic(), EXAMPLE) == written_labels(method, Classification(), EXAMPLE) == ()
 
 
@@ -113,12 +111,8 @@ def test_label_set_holds_the_training_targets(family: Family) -> None:
     assert found == LabelSet(tuple(tuple(encode_target(tokenizer, label)) for label in LABELS))
     assert found.watched
     choices = Example("c", "What?", None, ("the answer is 4", "4", "trail (b)"))
-    tasks: list[tuple[Task, Example]] = [
-        (MAIL, EXAMPLE),
-        (NaturalLanguageInference(), EXAMPLE),
-        (MultipleChoice(), choices),
-    ]
-    for task, example in tasks:
+    pairs: list[tuple[Task, Example]] = [(MAIL, EXAMPLE), (NaturalLanguageInference(), EXAMPLE)]
+    for task, example in [*pairs, (MultipleChoice(), choices)]:
         texts = label_set(tokenizer, "text", written_labels("rationale-then-label", task, example))
         assert texts is not None
         assert texts.at_end
