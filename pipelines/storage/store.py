@@ -23,7 +23,8 @@ PROGRESS = "progress.json"
 """Written while a stage works on the folder, and no part of its artifact."""
 CONTENT = "content.json"
 """Hashes of a student of 0.1 (students/content.py), written when it is first loaded."""
-_UNFINISHED = ".tmp"
+UNFINISHED = ".tmp"
+"""End of the name of a file that is being written to a local disk."""
 
 
 class Store:
@@ -58,25 +59,27 @@ class Store:
         with object_store_errors(self.uri):
             return bool(self.fs.get_file_info(self.path(name)).type != FileType.NotFound)
 
-    def files(self, folder: str = "", suffix: str = "") -> list[str]:
-        """Names of the files below a folder, sorted, without unfinished ones. Empty if the folder does not exist."""
-        return [name for name in self._names(folder) if name.endswith(suffix) and not name.endswith(_UNFINISHED)]
+    def files(self, folder: str = "", suffix: str = "", *, recursive: bool = True) -> list[str]:
+        """Names of the files below a folder, sorted, without unfinished ones. Empty if the folder does not exist.
+
+        Args:
+            recursive: False lists the folder alone. An object store lists 1,000 names per request.
+        """
+        names = self.sizes(folder, recursive=recursive)
+        return [name for name in names if name.endswith(suffix) and not name.endswith(UNFINISHED)]
 
     def unfinished(self, folder: str = "") -> list[str]:
         """Names of temporary files of running or killed writers. Empty on an object store, which does not list them."""
-        return [name for name in self._names(folder) if name.endswith(_UNFINISHED)] if self.is_local else []
+        return [name for name in self.sizes(folder) if name.endswith(UNFINISHED)] if self.is_local else []
 
-    def sizes(self, folder: str = "") -> dict[str, int]:
+    def sizes(self, folder: str = "", *, recursive: bool = True) -> dict[str, int]:
         """Bytes of each file below a folder, by name, sorted. Empty if the folder does not exist."""
         from pyarrow.fs import FileSelector, FileType
 
-        selector = FileSelector(self.path(folder), recursive=True, allow_not_found=True)
+        selector = FileSelector(self.path(folder), recursive=recursive, allow_not_found=True)
         with object_store_errors(self.uri):
             found = [info for info in self.fs.get_file_info(selector) if info.type == FileType.File]
         return dict(sorted((info.path.removeprefix(self.root).lstrip("/"), info.size) for info in found))
-
-    def _names(self, folder: str) -> list[str]:
-        return list(self.sizes(folder))
 
     def read(self, name: str) -> bytes:
         """Content of a file. Raises FileNotFoundError if the file does not exist."""
@@ -106,7 +109,7 @@ class Store:
                 return
             folder, _, last = path.rpartition("/")
             os.makedirs(folder, exist_ok=True)
-            temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{_UNFINISHED}"
+            temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{UNFINISHED}"
             try:
                 with open(temporary, "wb") as file:
                     yield file

@@ -172,7 +172,8 @@ def has_record(store: Store) -> bool:
 
 def _record_files(store: Store) -> list[str]:
     """Names of all records, of one commit or of many."""
-    return [name for name in store.files() if name == BASE or _MERGED.fullmatch(name) or _SINGLE.fullmatch(name)]
+    names = [*store.files(recursive=False), *store.files(COMMITS)]
+    return [name for name in names if name == BASE or _MERGED.fullmatch(name) or _SINGLE.fullmatch(name)]
 
 
 def read_attempt(store: Store) -> Attempt | None:

@@ -39,7 +39,7 @@ from pipelines.label.output.parts import (
 from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
 from pipelines.label.stored.sources import set_aside
 from pipelines.storage.manifest import Manifest
-from pipelines.storage.store import Store
+from pipelines.storage.store import UNFINISHED, Store
 
 
 @dataclass
@@ -101,7 +101,8 @@ def recover(
     else:
         committed = read_commits(store)
         commits, last, damaged = committed.commits, committed.last, committed.damaged
-    state = LabelState(_undamaged(store, commits, damaged))
+    sizes = store.sizes()
+    state = LabelState(_undamaged(store, sizes, commits, damaged))
     state.next_number = 1 + max([last, *map(part_number, state.parts)])
     for commit in state.commits:
         state.counts.add(commit.counts)
@@ -109,7 +110,7 @@ def recover(
             state.corpus_rows = commit.scan.rows
             state.scan_counted |= bool(commit.scan.splits)
         state.scan_counted |= commit.number == BASE_NUMBER
-    _remove_leftovers(store, state, check_lock)
+    _remove_leftovers(store, sizes, state, check_lock)
     if resumes:
         # Dropped commits stay dropped, and one number is left to a driver that lost its lease and has not noticed yet.
         write_record(store, state.commits, state.next_number)
@@ -118,9 +119,8 @@ def recover(
     return state
 
 
-def _undamaged(store: Store, commits: list[Commit], damaged: list[str]) -> list[Commit]:
+def _undamaged(store: Store, sizes: Mapping[str, int], commits: list[Commit], damaged: list[str]) -> list[Commit]:
     """The commits without lost or cut parts. Extends and reports `damaged`. Lost texts cost no label: their commits stay, without them."""
-    sizes = store.sizes()
     removed = {name for commit in commits for name in commit.removed}
     removed |= _lost_texts(store, commits, sizes)
     kept, rows = [], 0
@@ -157,17 +157,22 @@ def _lost_texts(store: Store, commits: list[Commit], sizes: Mapping[str, int]) -
     return lost
 
 
-def _remove_leftovers(store: Store, state: LabelState, check_lock: Callable[[], None]) -> None:
+def _remove_leftovers(
+    store: Store, sizes: Mapping[str, int], state: LabelState, check_lock: Callable[[], None]
+) -> None:
     """Remove parts that no record names, and files that were being written when a run was killed. Their answers are kept."""
     folders = [*(folder for folder, _ in FOLDERS.values()), RATIONALES_FOLDER, TOKEN_LOGPROBS_FOLDER, RETRIED_FOLDER]
     named = state.parts
-    leftovers = [name for folder in folders for name in store.files(folder) if name not in named]
-    leftovers += store.unfinished()
+    unnamed = [name for name in sizes if name not in named]
+    leftovers = [
+        name for name in unnamed if name.endswith(UNFINISHED) or name.startswith(tuple(f"{f}/" for f in folders))
+    ]
     # After the records are read: a driver that slept since would remove what its successor has committed.
     check_lock()
-    for name in set(leftovers):
+    for name in leftovers:
         store.delete(name)
-    set_aside(store, [name for name in store.files(TEXTS_FOLDER) if name not in named], check_lock)
+    texts = [name for name in unnamed if name.startswith(f"{TEXTS_FOLDER}/") and name not in leftovers]
+    set_aside(store, texts, check_lock)
 
 
 def finished_keys(store: Store, state: LabelState) -> Iterator[tuple[DataSplit, Keys]]:
