@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.reports.format import one_line
+
 _LABELS_SHOWN = 8
 
 
@@ -58,9 +60,12 @@ class InitSummary(BaseModel):
         yield f"  task       {self.task}"
         share = self.with_gold / max(self.rows, 1)
         if self.distinct_labels and not self.labels:
-            yield f"  labels     {self.with_gold:,} rows have one ({share:.1%}), {self.distinct_labels:,} different ones"
+            different = "all the same" if self.distinct_labels == 1 else f"{self.distinct_labels:,} different ones"
+            yield f"  labels     {self.with_gold:,} rows have one ({share:.1%}), {different}"
         if self.labels:
-            shown = ", ".join(f"{label} {count:,}" for label, count in list(self.labels.items())[:_LABELS_SHOWN])
+            shown = ", ".join(
+                f"{one_line(label)} {count:,}" for label, count in list(self.labels.items())[:_LABELS_SHOWN]
+            )
             others = len(self.labels) - _LABELS_SHOWN
             yield f"  labels     {self.with_gold:,} rows have one ({share:.1%}): {shown}{f', and {others} more' if others > 0 else ''}"
         for warning in self.warnings:

@@ -46,8 +46,8 @@ def _gold(guess: Guess, found: Survey) -> Iterator[str]:
     if labels and all(label.lstrip("-").isdigit() for label in labels):
         yield "the labels are numbers: say in task_options.instruction what each means, or give a task of your own (--task)"
     top = found.labels.most_common(1)
-    if guess.labels and top and top[0][1] > _SKEWED * found.with_gold:
+    if top and top[0][1] > _SKEWED * found.with_gold:
         yield f"{top[0][1] / found.with_gold:.0%} of the gold labels are {top[0][0]!r}: accuracy alone will say little"
     rare = [label for label in labels if found.labels[label] == 1]
     if rare:
-        yield f"{len(rare)} labels have one row, such as {rare[0]!r}"
+        yield f"labels with a single row: {len(rare)}, such as {rare[0]!r}"

@@ -133,7 +133,7 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
     Raises:
         UserError: the corpus is empty, none of these rows can be read, or a column that the task reads is in none of them.
     """
-    columns, count, problem, nested_problems = _probe(files, fields)
+    columns, named, count, problem, nested_problems = _probe(files, fields)
     where = f"{key} {shown(files[0])}"
     if not count:
         raise UserError(where, "the corpus is empty", "Give a corpus with at least one row.")
@@ -148,7 +148,7 @@ def check_columns(files: list[str], task: Task, fields: Mapping[str, str], key: 
         hint = "The label of a person is the field `gold`. " if unknown[0] == "label" else ""
         raise UserError(f"corpus.fields.{unknown[0]}", rule, f"{hint}It reads: {', '.join(known)}.")
     missing = [fields.get(name, name) for name in task.required if fields.get(name, name) not in columns]
-    if "gold" in fields and fields["gold"] not in columns:
+    if "gold" in fields and fields["gold"] not in columns | named:  # rows with a gold label may come later
         missing.append(fields["gold"])
     if missing:
         there = ", ".join(sorted(columns))
@@ -178,6 +178,8 @@ class _Probe(NamedTuple):
 
     columns: set[str]
     """Columns and nested fields with a value."""
+    named: set[str]
+    """Columns, also those without a value."""
     rows: int
     problem: str
     """Of the first row that cannot be read."""
@@ -188,19 +190,21 @@ class _Probe(NamedTuple):
 def _probe(files: list[str], fields: Mapping[str, str]) -> _Probe:
     nested = [column for column in fields.values() if "." in column]
     columns: set[str] = set()
+    named: set[str] = set()
     nested_problems: dict[str, str] = {}
     count, first_problem = 0, ""
     for split in corpus_splits(files, "train", limit=_PROBED_ROWS):
         for row, _, problem in itertools.islice(records(split.uri, split.kind), split.rows):
             count += 1
             first_problem = first_problem or problem
+            named.update(map(str, row or {}))
             columns.update(str(name) for name, value in (row or {}).items() if value is not None)
             for path in nested:
                 try:
                     columns.update([path] if value_at(row or {}, path) is not None else [])
                 except BadRowError as error:
                     nested_problems.setdefault(path, str(error))
-    return _Probe(columns, count, first_problem, nested_problems)
+    return _Probe(columns, named, count, first_problem, nested_problems)
 
 
 def _limited(files: list[str], name: DataSplit, limit: int) -> Iterator[FileRange]:

@@ -48,7 +48,7 @@ def csv_dialect(uri: str) -> CsvDialect:
     tabs_first = location(uri).removesuffix(compression_of(uri)).endswith(".tsv")
     order = ("\t", ",", ";", "|") if tabs_first else SEPARATORS
     widths = {separator: _columns(text, separator) for separator in order}
-    separator = order[0] if widths[order[0]] > 1 else max(order, key=lambda one: widths[one])
+    separator = max(order, key=lambda one: widths[one])  # of equals the first
     if widths[separator] <= 1:
         separator = order[0]
     return CsvDialect(encoding, separator, _has_spaces(text, separator))
@@ -56,7 +56,7 @@ def csv_dialect(uri: str) -> CsvDialect:
 
 def _columns(text: str, separator: str) -> int:
     """Columns of the header if the next rows have as many, else 0."""
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header, *others = itertools.islice(filter(None, rows), _COMPARED_ROWS)
     except (ValueError, csv.Error):

@@ -64,7 +64,10 @@ NUMBERS = each(lambda i, row: row | {"Queue": i % 3})
 PAIRS = each(lambda i, row: {"sentence1": f"A {i}", "sentence2": "He", "gold_label": ("neutral", "entailment")[i % 2]})
 CHOICES = each(lambda i, row: {"question": f"{i}?", "choices": {"text": ["red", f"c{i}"]}, "answerKey": "AB"[i % 2]})
 SUMS = each(lambda i, row: {"question": f"Anne has {i} apples and gets {i} more apples. How many?", "answer": f"#### {2 * i}"})
+QUOTED = b'"id";"the, text";"label"\n' + b'7;"A; text, long";"a"\n8;"A, text; long";"b"\n' * 30
+LATE = [{"Ticket ID": f"U{i}", "Message": f"Message number {i}", "Queue": None} for i in range(160)] + TICKETS
 # fmt: on
+OF_QUOTED = ("classification", {"input": "the, text", "gold": "label"}, "gold")
 TICKET_FIELDS = {"id": "Ticket ID", "input": "Message", "gold": "Queue"}
 CLOSED = ("classification", TICKET_FIELDS, "gold")
 OF_NESTED = ("classification", {"id": "meta.id", "input": "data.text", "gold": "data.queue"}, "gold")
@@ -97,6 +100,8 @@ def init(*arguments: str) -> InitSummary:
     [
         ("a.csv", table(TICKETS), CLOSED, "CSV, separator `,`, UTF-8", ""),
         ("a.csv", table(TICKETS, ";"), CLOSED, "CSV, separator `;`, UTF-8", ""),
+        ("a.csv", QUOTED, OF_QUOTED, "CSV, separator `;`", "58 rows equal an earlier row"),
+        ("a.jsonl", lines(LATE), ("classification", {}, "gold-else-teacher"), "JSON Lines", "160 rows have no gold label"),
         ("a.csv", table(TICKETS, "|", "utf-8-sig"), CLOSED, "CSV, separator `|`, UTF-8", ""),
         ("a.csv", table(TICKETS, "\t", "utf-16"), CLOSED, "CSV, separator tab, UTF-16", ""),
         ("a.csv", table(TICKETS, ";", "utf-16-le"), CLOSED, "CSV, separator `;`, UTF-16-LE", ""),
