@@ -64,7 +64,7 @@ NUMBERS = each(lambda i, row: row | {"Queue": i % 3})
 PAIRS = each(lambda i, row: {"sentence1": f"A {i}", "sentence2": "He", "gold_label": ("neutral", "entailment")[i % 2]})
 CHOICES = each(lambda i, row: {"question": f"{i}?", "choices": {"text": ["red", f"c{i}"]}, "answerKey": "AB"[i % 2]})
 SUMS = each(lambda i, row: {"question": f"Anne has {i} apples and gets {i} more apples. How many?", "answer": f"#### {2 * i}"})
-QUOTED = b'"id";"the, text";"label"\n' + b'7;"A; text, long";"a"\n8;"A, text; long";"b"\n' * 30
+QUOTED = b'"id";"the, text";"label"\n' + b'7;"Some; text, longer";"a"\n8;"Some, text; longer";"b"\n' * 30
 LATE = [{"Ticket ID": f"U{i}", "Message": f"Message number {i}", "Queue": None} for i in range(160)] + TICKETS
 # fmt: on
 OF_QUOTED = ("classification", {"input": "the, text", "gold": "label"}, "gold")
