@@ -10,6 +10,7 @@ If a shard dies, the run ends. The next one removes its parts without a commit, 
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ class Shard:
 
     def __init__(self, setup: ShardSetup, index: int, replicas: ReplicasConfig) -> None:
         self._setup, self._index, self._replicas = setup, index, replicas
+        self._to_retry = copy.deepcopy(setup.to_retry)  # Ray passes arrays that cannot be written to
 
     def label(self) -> Iterator[WrittenParts]:
         """What was written, some thousand rows at a time. Raises StageFailedError as the driver's loop does."""
@@ -70,7 +72,7 @@ class Shard:
         with closing(outcomes(setup.teacher, self._replicas, setup.reader, tickets, setup.health)) as tables:
             for table in self._commits(together(while_budget_lasts(run, setup.used, tables)), first_rows):
                 ending = f"{setup.word}{self._index}"
-                retried = take_retried(table, setup.to_retry)
+                retried = take_retried(table, self._to_retry)
                 yield write_outcomes(setup.store, number, table, retried, ending=ending)
                 number += 1
 
