@@ -1,6 +1,6 @@
 """k8s/image/Dockerfile, built without Docker on a local base image, and pods of dev-cpu that run it.
 
-The base is a minimal Debian 13 with this machine's Python, so no image is pulled. It gets this machine's package index and certificates (settings
+The base is a minimal Debian 13 with the Python of this machine, so no image is pulled. It gets its package index and certificates (settings
 of pip and uv); the Dockerfile is unchanged. uv reuses its cache. Needs about 30 GB of disk and a few minutes, and more of both for the
 GPU variant.
 """
@@ -71,11 +71,12 @@ class Buildah:
         packages = f"--include=ca-certificates,{PYTHON_NEEDS}"
         command = ["mmdebstrap", "--quiet", "--variant=minbase", packages, DEBIAN, str(archive), mirror]
         subprocess.run(command, check=True, timeout=600)
-        container = self.run("from", "scratch")
+        container = self.run("from", *_limits(), "scratch")
         self.run("add", "--quiet", container, str(archive), "/")
         self.run("copy", "--quiet", container, str(CERTIFICATES), str(CERTIFICATES))
         for part in ("bin", "include", "lib"):  # where python:3.12-slim-trixie has it
             self.run("copy", "--quiet", container, f"{sys.base_prefix}/{part}", f"/usr/local/{part}")
+        self.run("run", "--isolation=chroot", container, "--", "ldconfig")
         for name in TRUST:
             self.run("config", "--env", f"{name}={CERTIFICATES}", container)
         self.run("commit", "--quiet", "--rm", container, "base:1")
