@@ -1,6 +1,8 @@
 """Batches of a predictor, and what happens to batches that are lost. Real Ray: tests/integration/test_evaluate.py."""
 
+import logging
 import math
+import time
 
 import pytest
 
@@ -138,6 +140,19 @@ def test_batches_hold_every_input_once_longest_first() -> None:
     assert tables[1]["label_sets"] == [["label 4"], []]
 
 
+@pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, False), (logging.INFO, True)])
+def test_lost_batches_have_tracebacks_only_if_ray_logs(level: int, shown: bool) -> None:
+    log = logging.getLogger("ray.data")
+    before = log.level
+    log.setLevel(level)
+    try:
+        with module._without_tracebacks():
+            assert log.isEnabledFor(logging.ERROR) is shown
+        assert log.level == level
+    finally:
+        log.setLevel(before)
+
+
 SETTINGS = EvaluationConfig(batch_size=1, max_new_tokens=2)
 
 
@@ -148,12 +163,13 @@ def test_lost_batches_are_answered_by_another_pool(monkeypatch: pytest.MonkeyPat
         PredictRequest("one", Query(Tiny()), texts),
         PredictRequest("two", Query(Tiny("encoder-decoder")), texts),
     ]
+    began = time.monotonic()
     found = predict(requests, SETTINGS)
+    assert 0.0 < sum(predictions.seconds for predictions in found) < time.monotonic() - began + 0.01
     assert ray_data.passes[1:] == [[(0, 1), (1, 3)], [(0, 1)], [(0, 1)]]
     for request, predictions in zip(requests, found, strict=True):
         student = request.query.source.load("cpu")
         assert [one.text for (one,) in predictions.answers] == [d.text for d in student.answer(texts, "label", 2)]
-        assert predictions.seconds >= 0.0
 
 
 @pytest.mark.parametrize(
