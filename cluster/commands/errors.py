@@ -77,7 +77,7 @@ def of_bug(error: BaseException) -> ErrorDetail:
 
 
 def explained(error: BaseException, command: str | None) -> RaystillError | None:
-    """What the machine refused, also inside of a worker. None if the error is none of these."""
+    """What the machine refused, also inside of a worker. None for other errors."""
     resume = _RESUME if command in _RESUMED else "Run the command again."
     for one in _chain(error):
         code, name = getattr(one, "errno", None), getattr(one, "filename", None)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,13 +21,14 @@ from pipelines.data.files import corpus_files, file_format
 from pipelines.data.formats import FORMATS
 from pipelines.data.formats.csv_dialect import csv_dialect
 from pipelines.data.formats.json_array import is_array
-from pipelines.data.survey import survey
+from pipelines.data.survey import Survey, survey
 from pipelines.errors import RaystillError, UserError
 from pipelines.storage.filesystems import shown
 from pipelines.tasks import load_task, task_spec
 
 _HUB_TEACHER = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_VALIDATION = 0.1
+_VALIDATION, _VALIDATION_OF_FEW = 0.1, 0.2
+_FEW_ROWS = 50
 
 
 def run_init(corpus: str | None, output: str | None, *, own_task: bool, as_json: bool) -> None:
@@ -42,58 +42,79 @@ def run_init(corpus: str | None, output: str | None, *, own_task: bool, as_json:
             raise UserError("CORPUS", "it is missing", "Name a file, folder, glob or URI; or give --task alone.")
         _write_task(Path(output or "task.py"), "own-task", None, [], as_json=as_json)
         return
-    files, test = _without_test(corpus_files(_absolute(corpus), "CORPUS"))
     name = _name(corpus)
     target = Path(output or f"{name}.yaml")
     task_file = target.with_name(f"{target.stem}_task.py".replace("-", "_")) if own_task else None
     _check_free(target, *([task_file, _test_file(task_file)] if task_file else []))
+    found = _find(corpus, own_task=own_task)
+    teacher, note, problem = _teacher()
+    run_file = RunFile(
+        name=name,
+        corpus=_relative(_train_part(corpus, found.files, found.test), target),
+        guess=found.guess,
+        teacher=teacher,
+        teacher_note=note,
+        with_gold=found.rows.with_gold,
+        without_gold=found.rows.without_gold,
+        validation=found.validation,
+        test=_relative(found.test, target) if found.test else None,
+        instruction=instruction(found.guess),
+        examples=found.shots,
+        task_file=task_file.name if task_file else None,
+    )
+    written = _write_task_files(task_file, name, found.guess, found.shots) if task_file else []
+    _write_new(target, run_file.text())
+    estimate, refusal = _estimate(target)
+    summary = _summary(corpus, found).model_copy(update={"estimate": estimate, "written": [*written, str(target)]})
+    more = [*([problem] if problem else []), *refusal]
+    _print(summary.model_copy(update={"warnings": [*summary.warnings, *more]}), target, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a corpus holds."""
+
+    files: list[str]
+    test: str | None
+    look: CorpusLook
+    guess: Guess
+    rows: Survey
+    validation: float
+    shots: list[dict[str, str]]
+
+
+def _find(corpus: str, *, own_task: bool) -> _Found:
+    files, test = _without_test(corpus_files(_absolute(corpus), "CORPUS"))
     look = look_at(files)
     if not look.rows:
         raise UserError(shown(corpus), "the corpus is empty", "Give a corpus with at least one row.")
     guess = guess_task(files, look, shown(corpus), own_task=own_task)
-    found = survey(files, load_task(task_spec(guess.task, guess.options)), guess.fields)
-    validation = _VALIDATION if found.readable >= 50 else 0.2
+    rows = survey(files, load_task(task_spec(guess.task, guess.options)), guess.fields)
+    validation = _VALIDATION if rows.readable >= _FEW_ROWS else _VALIDATION_OF_FEW
     shots = examples(files, guess, validation) if guess.task == "classification" else []
-    teacher, note, problem = _teacher()
-    run_file = RunFile(
-        name=name,
-        corpus=_relative(_train_part(corpus, files, test), target),
-        guess=guess,
-        teacher=teacher,
-        teacher_note=note,
-        with_gold=found.with_gold,
-        without_gold=found.without_gold,
-        validation=validation,
-        test=_relative(test, target) if test else None,
-        instruction=instruction(guess),
-        examples=shots,
-        task_file=task_file.name if task_file else None,
-    )
-    written = []
-    if task_file:
-        written += _write_task_files(task_file, name, guess, shots)
-    _write_new(target, run_file.text())
-    warnings = [*encoding_warnings(files), *corpus_warnings(guess, look, found, shots), *([problem] if problem else [])]
-    estimate, refusal = _estimate(target)
-    summary = InitSummary(
+    return _Found(files, test, look, guess, rows, validation, shots)
+
+
+def _summary(corpus: str, found: _Found) -> InitSummary:
+    look, guess, rows = found.look, found.guess, found.rows
+    return InitSummary(
         corpus=shown(corpus),
-        files=len(files),
-        format=_format(files),
+        files=len(found.files),
+        format=_format(found.files),
         rows=look.rows,
         whole=look.whole,
-        task=task_file.name if task_file else guess.task,
+        task=guess.task,
         fields=[_column(field, column, look) for field, column in guess.fields.items()],
         other_columns=[column for column in look.columns if column not in guess.fields.values()],
-        with_gold=found.with_gold,
-        labels=dict(found.labels.most_common()) if guess.labels or guess.task == "nli" else {},
-        distinct_labels=len(found.labels),
-        repeated_ids=found.repeated.rows,
-        unreadable=found.rows - found.readable,
-        warnings=[*warnings, *refusal],
-        estimate=estimate,
-        written=[*written, str(target)],
+        with_gold=rows.with_gold,
+        labels=dict(rows.labels.most_common()) if guess.labels or guess.task == "nli" else {},
+        distinct_labels=len(rows.labels),
+        repeated_ids=rows.repeated.rows,
+        unreadable=rows.rows - rows.readable,
+        warnings=[*encoding_warnings(found.files), *corpus_warnings(guess, look, rows, found.shots)],
+        estimate=None,
+        written=[],
     )
-    _print(summary, target, as_json=as_json)
 
 
 def _print(summary: InitSummary, target: Path, *, as_json: bool) -> None:
@@ -201,16 +222,12 @@ def _check_free(*paths: Path) -> None:
 
 def _write_new(path: Path, text: str) -> None:
     """Write a file that must not exist."""
-    _check_free(path)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         _check_free(path)
     except OSError as error:
-        with suppress(OSError):
-            if isinstance(error, OSError) and path.is_file() and os.path.getsize(path) == 0:
-                path.unlink()
         raise UserError(str(path), f"it cannot be written ({error.strerror})", "Set --output FILE.") from error
 
 
@@ -219,9 +236,9 @@ def _test_file(task_file: Path) -> Path:
 
 
 def _write_task_files(task_file: Path, name: str, guess: Guess | None, shots: Sequence[dict[str, str]]) -> list[str]:
-    asked = instruction(guess) if guess else "Is the guest content?"
+    question = instruction(guess) if guess else "Is the guest content?"
     test_file = _test_file(task_file)
-    _write_new(task_file, task_text(name, asked, guess.labels if guess else None, shots))
+    _write_new(task_file, task_text(name, question, guess.labels if guess else None, shots))
     _write_new(test_file, test_of_task(task_file.name, test_file.name))
     return [str(task_file), str(test_file)]
 

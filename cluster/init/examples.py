@@ -21,16 +21,16 @@ _ANSWERS = {"answer", "output", "response", "completion", "assistant", "solution
 
 def instruction(guess: Guess) -> str:
     """The question that the gold column answers, in words made from the columns' names."""
-    asked = guess.gold.plain_name.replace("_", " ") if guess.gold else "topic"
+    wanted = guess.gold.plain_name.replace("_", " ") if guess.gold else "topic"
     text = guess.input.plain_name.replace("_", " ") if guess.input else "text"
     if text in ("input", "user", "x"):
         text = "text"
     if guess.labels:
-        asked = "label" if asked.replace(" ", "_") in _VAGUE | _ANSWERS else asked
-        return f"Which {asked} fits this {text}? Give the reason, then the {asked}."
-    if guess.gold and asked in _ANSWERS:
+        wanted = "label" if wanted.replace(" ", "_") in _VAGUE | _ANSWERS else wanted
+        return f"Which {wanted} fits this {text}? Give the reason, then the {wanted}."
+    if guess.gold and wanted in _ANSWERS:
         return f'Answer the {text}. Give the reason, then write "The answer is ...".'
-    return f'What is the {asked} of this {text}? Give the reason, then write "The answer is ...".'
+    return f'What is the {wanted} of this {text}? Give the reason, then write "The answer is ...".'
 
 
 def examples(files: Sequence[str], guess: Guess, share: float) -> list[dict[str, str]]:

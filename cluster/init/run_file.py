@@ -61,7 +61,7 @@ class RunFile:
             return lines
         lines += "task_options:\n"
         lines += (
-            f"  instruction: {flow(self.instruction)}   # say in your words what is asked, and what each label means\n"
+            f"  instruction: {flow(self.instruction)}   # put the question in your words, with what each label means\n"
         )
         if guess.labels:
             lines += f"  labels: {flow(guess.labels)}\n"

@@ -22,7 +22,7 @@ class OwnTask(Task):
     )
 
     def read(self, row):
-        """A row of the corpus -> Example. `row` has the fields of `required`, and id and gold (None if there is none)."""
+        """A row of the corpus -> Example. `row` has the fields of `required`, id, and gold (None without a gold label)."""
         text, gold = row["input"], row["gold"]
         if not isinstance(text, str) or not text.strip():
             raise BadRowError("field `input` must be text that is not empty")
@@ -104,8 +104,8 @@ def task_text(name: str, instruction: str, labels: Sequence[str] | None, example
         f"        Shot({one['input']!r}, {answer!r})," for one, answer in zip(examples, answers, strict=True)
     )
     known = None if labels is None else tuple(labels)
-    asked = instruction if labels is None else f"{instruction} Labels: {', '.join(labels)}."
-    return _TASK.format(name=name, labels=repr(known), instruction=asked, shots=shots)
+    question = instruction if labels is None else f"{instruction} Labels: {', '.join(labels)}."
+    return _TASK.format(name=name, labels=repr(known), instruction=question, shots=shots)
 
 
 def test_of_task(task_name: str, test_name: str) -> str:

@@ -21,10 +21,11 @@ def corpus_warnings(guess: Guess, look: CorpusLook, found: Survey, shots: Sequen
     if found.rows < _FEW_ROWS:
         yield f"{found.rows:,} rows are few: a student needs hundreds"
     for problem, rows in sorted(found.unreadable.items(), key=lambda item: -item[1].rows)[:_LISTED]:
-        yield f"{rows.rows:,} rows cannot be read: {problem} (first: {rows.first}). They will be rejected as bad_input"
+        of = f"{rows.rows:,} of {found.rows:,} rows"
+        yield f"{of} cannot be read: {problem} (first: {rows.first}). They will be rejected as bad_input"
     if found.repeated.rows:
         what = "repeat the id of an earlier row" if "id" in guess.fields else "equal an earlier row"
-        yield f"{found.repeated.rows:,} rows {what} (first: {found.repeated.first}). Only the first of them counts"
+        yield f"{found.repeated.rows:,} of {found.rows:,} rows {what} (first: {found.repeated.first}). Only the first of them counts"
     yield from _gold(guess, found)
     if guess.task == "classification" and not shots:
         yield (
