@@ -125,27 +125,27 @@ class ExampleReader:
 
     def _range(self, index: int) -> Iterator[pa.Table]:
         pieces: list[_Piece] = []
+        for piece in self._pieces(index):
+            pieces.append(piece)
+            if piece.is_last or sum(one.characters for one in pieces) >= _AHEAD_CHARACTERS:
+                yield from self._decided(index, pieces)
+                pieces = []
+
+    def _pieces(self, index: int) -> Iterator[_Piece]:
+        """The pieces of a range. Names a file that cannot be read to the scan; errors of the scan itself are not the file's."""
+        piece = _Piece(0)
         try:
-            for piece in self._pieces(index):
-                pieces.append(piece)
-                if piece.is_last or sum(one.characters for one in pieces) >= _AHEAD_CHARACTERS:
-                    yield from self._decided(index, pieces)
-                    pieces = []
+            for row in read_split(self.splits[index], load_task(self.spec), self.fields):
+                piece.add(row)
+                if len(piece.rows) == PIECE_ROWS:
+                    yield piece
+                    piece = _Piece(piece.number + 1)
         except UserError as error:
             self.scan.damaged(error.value, error.rule, error.remedy)
             raise
         except Exception as error:
-            uri = shown(self.splits[index].uri)
-            self.scan.damaged(uri, described(error), "Repair or remove the file.")
+            self.scan.damaged(shown(self.splits[index].uri), described(error), "Repair or remove the file.")
             raise
-
-    def _pieces(self, index: int) -> Iterator[_Piece]:
-        piece = _Piece(0)
-        for row in read_split(self.splits[index], load_task(self.spec), self.fields):
-            piece.add(row)
-            if len(piece.rows) == PIECE_ROWS:
-                yield piece
-                piece = _Piece(piece.number + 1)
         piece.is_last = True
         yield piece
 

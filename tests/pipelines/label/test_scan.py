@@ -141,3 +141,11 @@ def test_an_id_table_grows_and_keeps_every_id() -> None:
             seen.add(number)
         assert table.take(id_keys(map(str, some))).tolist() == wanted
     assert len(table) == len(seen | known)
+
+
+def test_an_error_of_the_scan_is_not_the_files(splits: list[FileRange], monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = LocalScan(splits, None, None)
+    monkeypatch.setattr(scan, "decide", lambda pieces: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(ExampleReader(splits, task_spec("arithmetic", {}), {}, scan).blocks(0))
+    assert scan.take().damage is None
