@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipelines.errors import StageFailedError
 from pipelines.runtime.compat.transformers import attention_implementation
 from pipelines.students.decoding import model_family
 from pipelines.train.data.collate import Segments, TokenSequence, collate
@@ -110,6 +111,17 @@ def pack(model: PreTrainedModel) -> bool:
     for hook in hooks:
         hook.remove()
     return False
+
+
+def check_padding(model: PreTrainedModel) -> None:
+    """Raise StageFailedError if texts that are padded together change each other's logits (UMT5 in transformers 5.19)."""
+    expected = torch.cat([_logits(model, [sequence], packed=False) for sequence in _TRIED])
+    difference = float((_logits(model, _TRIED, packed=False) - expected).abs().max())
+    if difference > _TOLERANCE * float(expected.abs().max()):
+        rule = f"{type(model).__name__} computes other logits for a text that is padded beside a longer one"
+        raise StageFailedError(
+            f"student.model: {rule}, by up to {difference:.2g}. Give a student of another architecture"
+        )
 
 
 def _logits(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, packed: bool) -> Tensor:

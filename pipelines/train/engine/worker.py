@@ -76,13 +76,15 @@ class Worker:
         from pipelines.train.engine.deepspeed_engine import casts_products, compile_layers, make_engine
         from pipelines.train.engine.lora import add_adapters
         from pipelines.train.engine.losses import StudentLoss
-        from pipelines.train.engine.packed_attention import pack
+        from pipelines.train.engine.packed_attention import check_padding, pack
 
         self.run, self.tokens, self.rank, self.world = run, tokens, rank, world
         training, student = run.training, run.student
         self.parameters = sum(p.numel() for p in model.parameters())
         # On a GPU an attention for each sequence would be too many small kernels. Compiled layers would be compiled for each length.
         packed = not training.gpus_per_worker and not training.compile and pack(model)
+        if not packed:
+            check_padding(model)
         self.plan = make_plan(tokens, run, model_family(model.config), world, packed=packed)
         pad, start = model.config.pad_token_id, getattr(model.config, "decoder_start_token_id", None)
         self.loader = Loader(self.plan, tokens, rank, pad=pad, start=start, gpu=training.gpus_per_worker > 0)

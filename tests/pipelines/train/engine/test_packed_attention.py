@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.errors import StageFailedError
 from pipelines.train.data.collate import TokenSequence, collate
 from tests.support.reference_training import model_and_sequences
 
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 import transformers  # noqa: E402
 
-from pipelines.train.engine.packed_attention import pack  # noqa: E402
+from pipelines.train.engine.packed_attention import check_padding, pack  # noqa: E402
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 
@@ -76,4 +77,18 @@ def test_other_architectures_stay_padded_and_unchanged(make: Any) -> None:
     sequences = [TokenSequence([3, 4, 5], [6, 7], 0)]
     before = logits(model.eval(), sequences, family, packed=False)
     assert not pack(model)
+    check_padding(model)
     torch.testing.assert_close(logits(model, sequences, family, packed=False), before, rtol=0, atol=0)
+
+
+def test_a_model_that_mixes_padded_texts_is_refused() -> None:
+    torch.manual_seed(0)
+    config = transformers.UMT5Config(
+        d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=40, decoder_start_token_id=0
+    )
+    model = transformers.UMT5ForConditionalGeneration(config).eval()
+    assert not pack(model)
+    with pytest.raises(
+        StageFailedError, match="UMT5ForConditionalGeneration computes other logits for a text that is padded"
+    ):
+        check_padding(model)
