@@ -359,4 +359,4 @@ def _fail(error: ErrorDetail, *, as_json: bool) -> NoReturn:
 def _print_error(error: ErrorDetail) -> None:
     from cluster.commands.errors import CommandError
 
-    click.echo(CommandError(error=error).model_dump_json(indent=2))
+    click.echo(CommandError(error=error).model_dump_json())  # one line, also after the lines of --follow

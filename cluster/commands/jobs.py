@@ -99,10 +99,10 @@ def submit(
             break
         if attempt <= retries:
             click.echo(f"{job.id} failed ({job.reason}); attempt {attempt + 1} of {retries + 1}", err=True)
-    if as_json:
-        _print_json(_job_json(job))
     if job.ended:
         _check_succeeded(job, " Run the same command to resume.")
+    if as_json:
+        _print_json(_job_json(job))
 
 
 @click.command()

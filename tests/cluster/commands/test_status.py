@@ -216,8 +216,9 @@ def test_follow_ends_with_the_work(run_file: str, store: Store, worker: subproce
         assert json.loads(follower.stdout.readline())["stages"]["label"]["state"] == "running"
         worker.kill()
         worker.wait()
-        *_, last = follower.stdout
+        *_, last, error = follower.stdout
         assert json.loads(last)["stages"]["label"]["state"] == "interrupted"
+        assert json.loads(error)["error"]["type"] == "failed"
         assert f"Run `raystill label {run_file}` to resume" in follower.stderr.read()
         assert follower.wait(timeout=30) == 1
     finish_artifact(store, "labels")
