@@ -14,7 +14,7 @@
 A range is cut into pieces of PIECE_ROWS rows. A commit names its pieces, so that a later run does not reject their rows twice. A reader
 that Ray starts again gets the same answers.
 
-Memory: 16 bytes per id in the page cache (id_table.py), a quarter of a byte per row, and the rejects until the driver takes them.
+Memory: 26 to 43 bytes per id in temporary files (id_table.py), a quarter of a byte per row, and the rejects until the driver takes them.
 Signatures of near duplicates take some KB per row (data/near_duplicates.py).
 """
 

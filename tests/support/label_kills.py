@@ -102,7 +102,7 @@ class Labelling:
         return started([*self.command, "label", str(self.run_file)], self.output.parent / "log")
 
     def commits(self) -> int:
-        """Commits since the command began, that of the scan included."""
+        """Commit records that no record of all commits covers."""
         return len(list((self.output / "labels").glob("commits/[0-9]*.json")))
 
     def torn(self) -> bool:
