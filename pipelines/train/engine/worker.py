@@ -82,7 +82,8 @@ class Worker:
         training, student = run.training, run.student
         self.parameters = sum(p.numel() for p in model.parameters())
         # On a GPU an attention for each sequence would be too many small kernels. Compiled layers would be compiled for each length.
-        packed = not training.gpus_per_worker and not training.compile and pack(model)
+        # ZeRO 3 gathers weights by the tensors that a layer returns, and packed T5 layers of two workers return different numbers.
+        packed = not (training.gpus_per_worker or training.compile or training.zero_stage == 3) and pack(model)
         if not packed:
             check_padding(model)
         self.plan = make_plan(tokens, run, model_family(model.config), world, packed=packed)
