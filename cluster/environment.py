@@ -36,7 +36,7 @@ def driver_cpus() -> float:
 
 
 def kubeconfig_files() -> str:
-    """KUBECONFIG, or kubectl's default file if it exists; several files with `:` between them. Empty: there is none."""
+    """KUBECONFIG, or kubectl's default file if it exists; several files with `:` between them. Empty if no such file exists."""
     named = os.environ.get("KUBECONFIG", "")
     default = Path.home() / ".kube" / "config"
     return named or (str(default) if default.is_file() else "")

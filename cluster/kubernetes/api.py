@@ -252,7 +252,7 @@ def connect(context: str | None = None) -> Api:
     except Exception as error:  # noqa: BLE001 - whatever its loader raises for a malformed file
         if not files:
             remedy = "Set KUBECONFIG, or put one at ~/.kube/config."
-            raise UserError("kubeconfig", "there is none, and this process runs in no pod", remedy) from None
+            raise UserError("kubeconfig", "no such file exists, and this process runs in no pod", remedy) from None
         what = f"its context {context} or what that names" if context else "its current context or what that names"
         rule = f"{what} is missing or malformed ({type(error).__name__})"
         remedy = "Compare `kubectl config view`; `kubectl config get-contexts` lists them."

@@ -177,7 +177,7 @@ def poll(api: Api, job: JobState) -> JobState:
 
 
 def submitter(api: Api, job: JobState) -> Object | None:
-    """The newest pod that submits the job and prints its log; None if there is none, or the server is unreachable."""
+    """The newest pod that submits the job and prints its log; None if no such pod exists, or the server is unreachable."""
     try:
         pods = api.list(POD, job.namespace, labels=f"job-name={job.job}")
     except (UnreachableError, ApiError):
@@ -202,7 +202,7 @@ def _copy(api: Api, log: _Log, pod: Object, *, to_end: bool) -> None:
     try:
         log.copy(api, pod, to_end=to_end)
     except (UnreachableError, ApiError) as error:
-        # A cut connection, or a node that does not answer: the next round resumes at the last line. After the end there is none.
+        # A cut connection, or a node that does not answer: the next round resumes at the last line. After the end no line follows.
         if not to_end:
             print(f"warning: the rest of the log cannot be read ({error})", file=sys.stderr, flush=True)
 

@@ -38,7 +38,7 @@ class StageObjects:
 
 
 def find_overlay(text: str) -> Path:
-    """The folder of an overlay: a path, or the name of a folder in k8s/overlays. Raises UserError if there is none."""
+    """The folder of an overlay: a path, or the name of a folder in k8s/overlays. Raises UserError if it does not exist."""
     for folder in (Path(text), _SHIPPED / text):
         if (folder / "kustomization.yaml").is_file():
             return folder
