@@ -128,7 +128,7 @@ def test_plan_refuses_to_rename_a_student(students: str, generation: str, code: 
 def test_no_kubeconfig_no_server_and_a_malformed_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert "kubeconfig: there is none, and this process runs in no pod. Set KUBECONFIG" in k8s("status").stderr
+    assert "kubeconfig: no such file exists, and this process runs in no pod. Set KUBECONFIG" in k8s("status").stderr
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     assert "there is no such file" in k8s("status").stderr
     with socket.socket() as closed:  # bound and not listening: connections are refused
