@@ -71,6 +71,7 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
         assert shares == {"sums@old": 100.0}
 
 
+@pytest.mark.full
 def test_a_renamed_student_answers_throughout(
     ray_here: None, folders: dict[str, Path], record_property: Callable[[str, object], None]
 ) -> None:
