@@ -13,7 +13,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.runtime.compat.ray import application_states
 from serving.replica_client import SHARED, application_of
 
-_FIRST_POLL_S, _LAST_POLL_S = 0.2, 5.0
+_FIRST_POLL_S, _LAST_POLL_S = 0.2, 1.0
 _TIMEOUT_S = 5.0
 _logger = logging.getLogger(__name__)
 

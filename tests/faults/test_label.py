@@ -92,17 +92,18 @@ def test_a_driver_killed_inside_a_commit_keeps_what_is_finished(tmp_path: Path) 
     assert answered(log) - ROWS <= IN_FLIGHT
 
 
+@pytest.mark.full
 def test_a_dead_shard_or_driver_loses_and_doubles_no_row(tmp_path: Path) -> None:
-    """Three shards, killed twice before the last run. A dead shard ends the run."""
+    """Two shards, killed twice before the last run. A dead shard ends the run."""
     task, log = write_task(tmp_path)
-    labelling = prepare(tmp_path, ECHO, ROWS, str(task), shards=3)
-    for fault, commits in (("shard", 4), ("driver", 9)):
+    labelling = prepare(tmp_path, ECHO, ROWS, str(task), shards=2)
+    for fault, commits in (("shard", 2), ("driver", 4)):
         kill = labelling.kill(fault, after_commits=commits)
         assert (kill.hit, kill.survived) == (True, False), labelling.log()
     assert "Run the same command to resume" in labelling.log()
     labelling.finish()
     check(labelling, ROWS, BAD)
-    assert answered(log) - ROWS <= 2 * 3 * IN_FLIGHT
+    assert answered(log) - ROWS <= 2 * 2 * IN_FLIGHT
 
 
 @pytest.mark.full

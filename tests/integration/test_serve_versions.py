@@ -46,6 +46,10 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
             answer = client.post("/v1/predict", json={**body, "model": f"sums@{version}"}).json()
             labels[f"sums@{version}"] = (answer["model"], answer["predictions"][0]["label"])
         assert labels["sums@old"][1] != labels["sums@new"][1]
+        # A version gets its share once the ingress has seen that it runs.
+        wait_until(
+            lambda: {client.post("/v1/predict", json=body).json()["model"] for _ in range(20)} == set(labels), 30.0
+        )
         with Load(str(client.base_url), body) as load:
             load.answered(requests)
             found = Counter(r.json()["model"] for r in load.responses)
