@@ -15,7 +15,7 @@ from tests.support.counting_task import answered, write_task
 from tests.support.label_kills import COMMAND, REVERSED, Labelling, check
 from tests.support.run_files import label_run, word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROWS = 800
 VLLM_ROWS = 40

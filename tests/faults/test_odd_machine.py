@@ -14,7 +14,7 @@ from tests.support.network import Network, missing
 from tests.support.object_store import Server
 
 pytestmark = [
-    pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(300),
+    pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(600),
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]  # fmt: skip
 CLOCK_S = -90

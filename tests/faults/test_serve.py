@@ -13,7 +13,7 @@ from tests.support.endpoints import Counted, Load, endpoint_of, kill, processes,
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(600)]
 BODY = {"model": "sums", "inputs": [TEXTS[0]]}
 
 

@@ -21,7 +21,7 @@ from tests.support.endpoints import free_port
 from tests.support.local_ray import shared_environment
 from tests.support.version_0_1 import known_to_0_1
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 FIXTURES = Path(__file__).with_name("artifacts_0_1")
 FINISHED = ("labels_finished", "student_finished", "comparison_finished")

@@ -177,7 +177,7 @@ def test_more_gpus_than_the_cluster_can_have_are_refused(cluster: Autoscaled, tm
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_impossible_requests_are_refused_and_held_ones_awaited(tmp_path: Path) -> None:
     """Another driver on the cluster holds CPUs, then all GPUs."""
     with autoscaled(tmp_path, {"gpu": Group({"CPU": 4, "GPU": 1}, most=1)}, head_cpus=4) as cluster:

@@ -14,7 +14,7 @@ from pipelines.label import stage
 from pipelines.label.stage import label
 from tests.support.run_files import label_run, word_rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROWS = 80
 

@@ -26,7 +26,7 @@ from tests.support import artifacts
 from tests.support.artifacts import label_row, write_corpus, write_labels, write_student_manifest
 from tests.support.tiny_students import tiny_model, tiny_tokenizer, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread")]
 
 CONSTANT = "5 + 3"
 NUM = 30

@@ -12,7 +12,7 @@ from tests.support.endpoints import wait_until
 from tests.support.run_files import write_run_file
 from tests.support.tiny_runs import label_rows, make_model, make_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
 
 
 def test_follow_sees_every_stage_of_a_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipelines.scoring.predictor import Query
 from pipelines.students.decoding import Student
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.support.label_kills import sigkill, title_of
 from tests.support.object_store import Bucket
 from tests.support.run_files import label_run, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 TOKEN = "a-token-of-this-test-and-no-other"
 GONE = "127.0.0.1:9"
 CHECKOUT = Path(__file__).parents[2]

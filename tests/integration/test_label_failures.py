@@ -13,7 +13,7 @@ from tests.support.commands import raystill
 from tests.support.local_ray import shared_environment
 from tests.support.run_files import label_run, word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 TASK = '''
 from pipelines.tasks.arithmetic import Arithmetic

@@ -23,7 +23,7 @@ from tests.support.label_kills import COMMAND
 from tests.support.object_store import Bucket, move_claims
 from tests.support.run_files import word_rows, write_run_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROWS = 600
 
 

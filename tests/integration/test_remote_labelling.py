@@ -15,7 +15,7 @@ from pipelines.label.stage import label
 from tests.support.run_files import label_run, word_rows
 from tests.support.teacher_endpoint import KEY, Endpoint, Seen, running_endpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROWS, PROMPT_TOKENS, OUTPUT_TOKENS = 60, 20, 10
 
 

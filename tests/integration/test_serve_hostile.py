@@ -19,7 +19,7 @@ from tests.support.endpoints import endpoint_of, small, wait_until
 from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
-pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(600)]
 PATHS = ("/v1/predict", "/v1/completions", "/v1/chat/completions")
 
 

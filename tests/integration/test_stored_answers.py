@@ -22,7 +22,7 @@ from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import write_jsonl
 from tests.support.teacher_endpoint import KEY, Behaviour, Endpoint, Seen, running_endpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROWS = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(66, seed=1))]
 TASK = """
 from pipelines.tasks import Answer

@@ -20,7 +20,7 @@ from tests.support.trained_outputs import FAMILIES, make_outputs, run_of, tokens
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.deepspeed,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.usefixtures("one_thread"),
 ]
 
