@@ -200,7 +200,7 @@ def _teacher() -> tuple[str, str, str | None]:
 
 
 def _estimate(target: Path) -> tuple[str | None, list[str]]:
-    """The plan of the new run file in one line, and why there is none."""
+    """(the plan of the new run file in one line, no problems), or (None, why it cannot be planned)."""
     from cluster.planning.plan import make_plan
     from pipelines.config.load import load_run
     from pipelines.runtime.durations import duration

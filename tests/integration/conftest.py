@@ -10,6 +10,7 @@ from pipelines.recipes.word_problems import test_rows as heldout_rows
 from pipelines.recipes.word_problems import train_rows
 from tests.support.corpora import write_jsonl
 from tests.support.local_ray import local_ray
+from tests.support.teacher_endpoint import KEY, Endpoint, running_endpoint, saying
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,12 @@ def run_file(tmp_path: Path, teacher_folder: Path) -> Path:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(run, sort_keys=False))
     return file
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """A remote teacher whose answers to arithmetic are right in form."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with running_endpoint() as running:
+        running.behaviour = saying("4 - 1 = 3. The answer is (4 - 1).")
+        yield running

@@ -2,40 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.responses import JSONResponse, Response
 
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
 from pipelines.label.stage import label
 from tests.support.run_files import label_run, word_rows
-from tests.support.teacher_endpoint import KEY, Endpoint, Seen, running_endpoint
+from tests.support.teacher_endpoint import KEY, Endpoint, saying
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROWS, PROMPT_TOKENS, OUTPUT_TOKENS = 60, 20, 10
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with running_endpoint() as running:
-        running.behaviour = saying("4 - 1 = 3. The answer is (4 - 1).")
-        yield running
-
-
-def saying(text: str) -> Any:
-    def answer(seen: Seen, endpoint: Endpoint) -> Response:
-        usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": OUTPUT_TOKENS, "total_tokens": 30}
-        choice = {"index": 0, "finish_reason": "stop", "text": text}
-        return JSONResponse(
-            {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-        )
-
-    return answer
 
 
 def make_run(folder: Path, endpoint: Endpoint, **changes: Any) -> RunConfig:

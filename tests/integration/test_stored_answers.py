@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from fastapi.responses import JSONResponse, Response
 
 from pipelines.config import RunConfig
 from pipelines.config.load import parse_run
@@ -20,7 +18,7 @@ from pipelines.label.stored.forecast import stored_among
 from pipelines.recipes.word_problems import train_rows
 from pipelines.tasks import load_task, task_spec
 from tests.support.corpora import write_jsonl
-from tests.support.teacher_endpoint import KEY, Behaviour, Endpoint, Seen, running_endpoint
+from tests.support.teacher_endpoint import Endpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROWS = [{**row, "id": f"r{i}"} for i, row in enumerate(train_rows(66, seed=1))]
@@ -34,24 +32,6 @@ class Own(Arithmetic):
     def parse(self, text, example):
         return Answer("{label}", text)
 """
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with running_endpoint() as running:
-        running.behaviour = says("4 - 1 = 3. The answer is (4 - 1).")
-        yield running
-
-
-def says(text: str) -> Behaviour:
-    def answer(seen: Seen, endpoint: Endpoint) -> Response:
-        choice = {"index": 0, "finish_reason": "stop", "text": text}
-        usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
-        body = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-        return JSONResponse(body)
-
-    return answer
 
 
 def make_run(folder: Path, endpoint: Endpoint, rows: int = 60, output: str = "out", **changes: Any) -> RunConfig:

@@ -134,23 +134,24 @@ FAILS_WHEN_MADE = f"{PAIR_TASK}\n    def __init__(self, options=None):\n        
         ({"name": "of-tomorrow"}, "task of-tomorrow: ", False),
         ({"name": "pair.py", "source": FAILS_WHEN_MADE}, r"task pair.py: .*\(KeyError: 'labels' ", False),
         ({"name": "pair.py", "source": "raise SystemExit(1)"}, r"task pair.py: the file fails \(SystemExit: 1 ", False),
-        (None, r"b: its folder cannot be read \(OSError: bucket 'c'\)", False),
+        (OSError("bucket 'c'"), r"b: its folder cannot be read \(OSError: bucket 'c'\)", False),
+        (SystemError("of ours"), r"b: its folder cannot be read \(SystemError: of ours\)", True),
     ],
 )
 async def test_a_failing_student_affects_no_other(
     folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
-    task: dict[str, Any] | None, reason: str, is_bug: bool,
+    task: dict[str, Any] | Exception, reason: str, is_bug: bool,
 ) -> None:  # fmt: skip
-    """Its task may be unknown or fail, and so may the object store."""
+    """Its task may be unknown or fail, and so may the object store. Only a bug has a traceback."""
     read = module.read_card
 
     def read_card(student_id: str, place: str, **options: Any) -> StudentCard:
-        if place == "s3://c/b":
-            raise OSError("bucket 'c'")
+        if place == "s3://c/b" and isinstance(task, Exception):
+            raise task
         return read(student_id, place, **options)
 
     monkeypatch.setattr(module, "read_card", read_card)
-    place = copy_with_details(Path(folder), tmp_path / "b", task=task) if task else "s3://c/b"
+    place = copy_with_details(Path(folder), tmp_path / "b", task=task) if isinstance(task, dict) else "s3://c/b"
     reader = await loaded(endpoint(a=folder, b=place), task_code=True)
     assert re.match(reason, unavailable(reader)["b"])
     assert available(reader) == ["a"]

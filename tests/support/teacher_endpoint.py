@@ -93,6 +93,18 @@ def normal_answer(seen: Seen, endpoint: Endpoint) -> Response:
     return JSONResponse(body)
 
 
+def saying(text: str) -> Behaviour:
+    """Every answer is `text`, for 20 tokens of prompt and 10 of output."""
+
+    def answer(seen: Seen, endpoint: Endpoint) -> Response:
+        usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+        choice = {"index": 0, "finish_reason": "stop", "text": text}
+        body = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        return JSONResponse(body)
+
+    return answer
+
+
 def _app(endpoint: Endpoint) -> FastAPI:
     app = FastAPI()
 
