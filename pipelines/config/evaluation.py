@@ -22,6 +22,7 @@ class EvaluationConfig(Section):
     """How held-out examples are answered."""
 
     batch_size: Annotated[int, Field(ge=1)] = 64
+    """Inputs that a worker answers at the same time."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=1)] = 1
     gpus_per_worker: Literal[0, 1] = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import sys
 import time
 import uuid
@@ -88,7 +89,7 @@ def draws_of(settings: EvaluationConfig) -> tuple[Sampling | None, ...]:
 def predict(
     requests: Sequence[PredictRequest], settings: EvaluationConfig, live: ProgressFile | None = None
 ) -> list[Predictions]:
-    """Answer all requests, `settings.batch_size` inputs at a time. Ray is running.
+    """Answer all requests. Ray is running.
 
     Args:
         live: progress file of the stage.
@@ -99,7 +100,7 @@ def predict(
     import ray
 
     collected = _Collected(requests)
-    batches = _batches(requests, settings.batch_size)
+    batches = _batches(requests, settings)
     queries = [request.query for request in requests]
     if live:
         live.phase("starting workers")
@@ -179,6 +180,14 @@ class _Collected:
         return made
 
 
+def _inputs_per_batch(inputs: int, settings: EvaluationConfig) -> int:
+    """One to eight times `batch_size`, and at least four batches per worker if there are that many.
+
+    An engine that fills its free places at once stands half empty at each batch's end: the fewer ends, the better.
+    """
+    return min(max(math.ceil(inputs / (4 * settings.workers)), settings.batch_size), 8 * settings.batch_size)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Inputs of one request that are answered together."""
@@ -190,10 +199,11 @@ class _Batch:
     """One row of BATCH."""
 
 
-def _batches(requests: Sequence[PredictRequest], batch_size: int) -> list[_Batch]:
+def _batches(requests: Sequence[PredictRequest], settings: EvaluationConfig) -> list[_Batch]:
     """Batches in the order of the requests. Within a request the longest inputs come first: little padding, early memory errors."""
     batches = []
     for number, request in enumerate(requests):
+        batch_size = _inputs_per_batch(len(request.inputs), settings)
         label_sets = request.label_sets or [()] * len(request.inputs)
         order = sorted(range(len(request.inputs)), key=lambda row: (-len(request.inputs[row]), row))
         for start in range(0, len(order), batch_size):

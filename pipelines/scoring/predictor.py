@@ -98,7 +98,7 @@ class Predictor:
         return pa.Table.from_pylist([{"request": row["request"], **answer} for answer in answers], schema=ANSWER)
 
     def _answers(self, query: Query, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """The answers to a batch: one padded batch per draw."""
+        """The answers to a batch. Engines that do not schedule get `batch_size` inputs at a time."""
         student = self._student(query)
         found = _ranked(student, query.ranking, batch) if query.ranking else self._written(student, query, batch)
         return [{**answer, "engine": student.engine, "weights": student.weights} for answer in found]
@@ -115,13 +115,16 @@ class Predictor:
         inputs, rows = batch["inputs"], batch["rows"]
         fits = [i for i, text in enumerate(inputs) if student.count_tokens(text, part) <= student.max_input_tokens]
         texts, label_sets = [inputs[i] for i in fits], [tuple(batch["label_sets"][i]) for i in fits]
+        size = len(fits) if student.schedules else self._settings.batch_size
         found = []
         for draw, sampling in enumerate(query.draws):
-            began = time.perf_counter()
-            answers = student.answer(
-                texts, part, limit, sampling=sampling, labels=label_sets, constrained=query.constrained,
-                max_label_tokens=self._settings.max_new_tokens,
-            )  # fmt: skip
+            began, answers = time.perf_counter(), list[Decoded]()
+            for start in range(0, len(fits), size):
+                some = slice(start, start + size)
+                answers += student.answer(
+                    texts[some], part, limit, sampling=sampling, labels=label_sets[some], constrained=query.constrained,
+                    max_label_tokens=self._settings.max_new_tokens,
+                )  # fmt: skip
             seconds = (time.perf_counter() - began) / max(len(fits), 1)
             answered = dict(zip(fits, answers, strict=True))
             found += [{"row": row, "draw": draw, **_answer(answered.get(i), seconds)} for i, row in enumerate(rows)]

@@ -85,7 +85,7 @@ def answer(
     """The answers of one predictor, which gets each query with the same inputs."""
     predictor = Predictor(queries, settings)
     requests = [PredictRequest("made", query, texts, [labels] * len(texts)) for query in queries]
-    batches = predict._batches(requests, len(texts))
+    batches = predict._batches(requests, EvaluationConfig(batch_size=len(texts)))
     return [row for batch in batches for row in predictor(batch.table).to_pylist()]
 
 

@@ -88,6 +88,8 @@ class Student:
     """Name of the engine that computes."""
     weights: str
     """float32, bfloat16 or int8."""
+    schedules: bool = False
+    """True: `write` takes any number of requests, and the engine fills each free place at once."""
     returns_scores: bool = True
     """False: the engine cannot decode constrained."""
 

@@ -34,6 +34,7 @@ class VllmStudent(Student):
     """A student in an engine with its own process, which ends with this object. Reports no tokens and cancels no rows."""
 
     engine = "vllm"
+    schedules = True
 
     def __init__(self, llm: Any, weights: str, **limits: Unpack[StudentLimits]) -> None:
         """

@@ -10,7 +10,7 @@ from pipelines.config import EvaluationConfig
 from pipelines.errors import StageFailedError
 from pipelines.scoring import predict as module
 from pipelines.scoring.predict import PredictRequest, predict
-from pipelines.scoring.predictor import Query, Ranking
+from pipelines.scoring.predictor import Predictor, Query, Ranking
 from pipelines.students.decoding import Family, GenerationRequest, Sampling, Student
 from pipelines.students.decoding.label_scores import label_set
 from pipelines.students.decoding.ranking import rank_texts
@@ -134,10 +134,31 @@ def test_batches_hold_every_input_once_longest_first() -> None:
     inputs = ["a" * length for length in (3, 9, 1, 9, 5)]
     labels = [(f"label {row}",) if row else () for row in range(5)]
     requests = [PredictRequest("one", Query(Tiny()), inputs, labels), PredictRequest("two", Query(Tiny()), ["b"])]
-    tables = [batch.table.to_pylist()[0] for batch in module._batches(requests, 2)]
+    tables = [batch.table.to_pylist()[0] for batch in module._batches(requests, EvaluationConfig(batch_size=2))]
     assert [(t["request"], t["rows"]) for t in tables] == [(0, [1, 3]), (0, [4, 0]), (0, [2]), (1, [0])]
     assert tables[1]["inputs"] == ["a" * 5, "a" * 3]
     assert tables[1]["label_sets"] == [["label 4"], []]
+
+
+@pytest.mark.parametrize(("inputs", "workers", "rows"), [(8, 1, 2), (40, 1, 10), (40, 2, 5), (400, 1, 16)])
+def test_many_inputs_come_in_batches_of_several(inputs: int, workers: int, rows: int) -> None:
+    request = PredictRequest("one", Query(Tiny()), ["a"] * inputs)
+    batches = module._batches([request], EvaluationConfig(batch_size=2, workers=workers))
+    assert {len(batch.rows) for batch in batches} == {rows}
+
+
+@pytest.mark.parametrize(("schedules", "sizes"), [(False, [2, 1]), (True, [3])])
+def test_engines_that_schedule_get_all_inputs_at_once(
+    schedules: bool, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    write = Student.write
+    monkeypatch.setattr(Student, "write", lambda self, some: asked.append(len(some)) or write(self, some))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Student, "schedules", schedules)
+    settings = EvaluationConfig(batch_size=2, max_new_tokens=2)
+    [batch] = module._batches([PredictRequest("one", Query(Tiny()), ["a", "b", "c"])], EvaluationConfig(batch_size=3))
+    Predictor([Query(Tiny())], settings)(batch.table)
+    assert asked[1:] == sizes, "the first is the warm-up"
 
 
 @pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, False), (logging.INFO, True)])
