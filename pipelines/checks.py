@@ -1,4 +1,5 @@
-"""What is checked before Ray starts: one ordered list for every command. Each check raises UserError and writes nothing.
+"""What is checked before Ray starts: one ordered list for every command. Each check raises UserError and writes nothing,
+except that the embedded teacher is downloaded into the cache.
 
 The stages repeat the checks of their own input, since they also run as library calls.
 """
@@ -69,6 +70,15 @@ def _label_packages(run: RunConfig) -> None:
 
 def _train_packages(run: RunConfig) -> None:
     require_extra("train")
+
+
+def _embedded_model(run: RunConfig) -> None:
+    """Download the embedded teacher if the run names it."""
+    from pipelines.storage.cache_folder import embedded_model_folder
+    from pipelines.students.embedded_teacher import embedded_teacher
+
+    if str(embedded_model_folder()) in (run.teacher.model, run.student.model, *(run.compare.students or ())):
+        embedded_teacher()
 
 
 def _token_logprobs(run: RunConfig) -> None:
@@ -208,6 +218,7 @@ CHECKS: tuple[Check, ...] = (
     Check(_token_logprobs, lambda stages: {"label", "train"} <= stages, Needs.RUN_FILE),
     Check(_grid_token_logprobs, lambda stages: "compare" in stages, Needs.RUN_FILE),
     Check(_validation, lambda stages: "train" in stages, Needs.RUN_FILE),
+    Check(_embedded_model, lambda stages: True, Needs.INPUTS),
     Check(_constrained, lambda stages: bool({"evaluate", "compare"} & stages), Needs.INPUTS),
     Check(_grid, lambda stages: "compare" in stages, Needs.INPUTS),
     Check(_label, lambda stages: "label" in stages, Needs.INPUTS),

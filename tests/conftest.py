@@ -30,6 +30,6 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def teacher_folder() -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face folder; downloaded into the cache on first use."""
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     return embedded_teacher()

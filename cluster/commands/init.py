@@ -183,10 +183,11 @@ def _format(files: Sequence[str]) -> str:
 
 def _teacher() -> tuple[str, str, str | None]:
     """Model of the teacher, its comment, and why it is not the embedded one."""
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.config.paths import EMBEDDED
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     try:
-        folder = str(embedded_teacher())
+        embedded_teacher()
     except (RaystillError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         return (
@@ -194,9 +195,7 @@ def _teacher() -> tuple[str, str, str | None]:
             "any hub id or folder",
             f"the embedded teacher is unavailable ({reason}); set teacher.model",
         )
-    home = str(Path.home())
-    shorter = "~" + folder.removeprefix(home) if folder.startswith(f"{home}/") else folder
-    return shorter, "a small one that needs no hub; any hub id or folder", None
+    return EMBEDDED, "a small one that needs no hub; any hub id or folder", None
 
 
 def _estimate(target: Path) -> tuple[str | None, list[str]]:

@@ -72,7 +72,7 @@ def check_task(run: RunConfig, run_file: Path) -> None:
 
 def link_teacher(folder: Path) -> None:
     """Link FOLDER/teacher to the embedded teacher in the cache."""
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     link, target = folder / "teacher", embedded_teacher().absolute()
     if not link.exists():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
+from pipelines.storage.cache_folder import embedded_model_folder
 
 Tree = dict[str, Any]
 """A run file as YAML gives it, before validation."""
@@ -22,6 +23,8 @@ PATHS = (
 )  # fmt: skip
 
 
+EMBEDDED = "embedded"
+"""A model's name in a run file: the embedded teacher, which the first command that needs it downloads."""
 _ARTIFACTS = ("labels", "student", "report", "compare")
 
 
@@ -91,6 +94,8 @@ def put(tree: Tree, key: str, value: object) -> None:
 
 def _absolute(value: object, key: str, folder: Path) -> object:
     here = Path.cwd()
+    if value == EMBEDDED and key.endswith((".model", ".students")) and not (folder / EMBEDDED).is_dir():
+        return str(embedded_model_folder())
     if not is_path(value, key, folder):
         # A hub id has the form of a relative folder.
         if is_path(value, key, here) and "://" not in str(value):

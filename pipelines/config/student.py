@@ -55,7 +55,7 @@ class StudentConfig(Section):
     """What is trained, and how."""
 
     model: str
-    """Hub id or folder."""
+    """Hub id or folder; `embedded`: SmolLM2-135M-Instruct."""
     init: InitConfig = InitConfig()
     lora: LoraConfig | None = None
     """None: all weights are trained."""

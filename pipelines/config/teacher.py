@@ -131,7 +131,7 @@ class TeacherConfig(Section):
 
     engine: Literal["vllm", "openai", "replay", "echo"]
     model: str | None = None
-    """Hub id or folder. openai: the endpoint's name of the model."""
+    """Hub id or folder; `embedded`: SmolLM2-135M-Instruct, which needs no hub. openai: the endpoint's name of the model."""
     revision: str | None = None
     """Of a hub id: branch, tag or commit. Resolved to a commit, which the labels record."""
     outputs: str | None = None

@@ -12,3 +12,8 @@ def cache_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raystill"
+
+
+def embedded_model_folder() -> Path:
+    """Where the embedded teacher is kept: what `model: embedded` of a run file names."""
+    return cache_folder() / "SmolLM2-135M-Instruct"

@@ -41,7 +41,7 @@ def carve(dataset: Dataset, rows: int | None, folder: Path) -> dict[str, Path]:
 
 def main() -> None:
     from cluster.commands.compare import run_comparison
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)

@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 def run_file(folder: Path, options: argparse.Namespace) -> Path:
     model = options.model
     if model is None:
-        from cluster.commands.embedded_teacher import embedded_teacher
+        from pipelines.students.embedded_teacher import embedded_teacher
 
         model = str(embedded_teacher())
     corpus = options.corpus

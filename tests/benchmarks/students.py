@@ -37,7 +37,7 @@ def t5_small_shape(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_teacher())
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def smollm2(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     source = embedded_teacher()
     AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)

@@ -32,7 +32,7 @@ def small_models(folder: Path, texts: list[str]) -> dict[str, str]:
     """A T5 of random weights with a tokenizer of the texts, and the embedded teacher's first layers. Larger ones take minutes per step."""
     from transformers import AutoTokenizer, T5Config
 
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_teacher()).train_new_from_iterator(texts, _VOCABULARY)
     T5Config(

