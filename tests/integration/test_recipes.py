@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.students.embedded_teacher import embedded_teacher
 from pipelines.data.heldout import is_validation
 from pipelines.recipes.nli_pairs import train_rows as nli_rows
+from pipelines.students.embedded_teacher import embedded_teacher
 from tests.support.artifacts import write_corpus
 from tests.support.commands import raystill
 from tests.support.tiny_runs import label_rows, make_model

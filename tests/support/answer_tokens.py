@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.students.embedded_teacher import embedded_teacher
 from pipelines.label.teachers.label_probabilities import AnswerTokens
 from pipelines.label.teachers.vllm_logprobs import decoder
+from pipelines.students.embedded_teacher import embedded_teacher
 from pipelines.tasks import Example
 
 NEUTRAL = [" It", " is", " so", ".", " The", " answer", " is", " neutral", "."]
