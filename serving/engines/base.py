@@ -6,8 +6,9 @@ A new engine is a subclass and one entry in serving/engines/select.py.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -24,6 +25,8 @@ from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
+_PROBE = "Anne has 4 apples and gives Peter 2. How many apples has she left?"
+
 
 class Engine(ABC):
     """A loaded student. Many callers may await its methods at once; cancelling a call does not affect the others."""
@@ -36,6 +39,9 @@ class Engine(ABC):
     """True if the same seed gives the same sampled text again."""
 
     def __init__(self, card: StudentCard, tokenizer: Any, max_new_tokens: int, *, constrained: bool = False) -> None:
+        self._student_id = card.id
+        self._proven = False
+        """True after an answer with probabilities."""
         self._method = card.method
         self._spec = METHODS[card.method]
         self._family: Family = card.family
@@ -80,8 +86,29 @@ class Engine(ABC):
         """The tokens of one text as they are generated, end-of-sequence token included."""
 
     @abstractmethod
-    async def check_health(self) -> None:
+    async def _check_alive(self) -> None:
         """Raises RuntimeError if the engine is dead or hangs."""
+
+    async def check_health(self) -> None:
+        """Raises RuntimeError if the engine is dead or hangs, or if the student's probabilities are no numbers.
+
+        The first check asks for a token, before Serve sends requests: engines load damaged weights, too.
+        """
+        if not self._proven:
+            self._check_numbers((await self._first_token()).log_probs)
+            self._proven = True
+        await self._check_alive()
+
+    async def _first_token(self) -> GenerationOutput:
+        part = self._spec.answer
+        return await self.complete(GenerationRequest(prompt_of(self._method, part, _PROBE), 1))
+
+    def _check_numbers(self, log_probs: Sequence[float]) -> None:
+        if not log_probs or not all(map(math.isfinite, log_probs)):
+            found = ", ".join(map(str, log_probs)) or "missing"
+            rule = f"the log-probabilities of its answer must be numbers, and are {found}"
+            remedy = "Its weights are damaged: restore them, or train it again."
+            raise RuntimeError(f"student {self._student_id}: {rule}. {remedy}")
 
     async def close(self) -> None:
         """Free what the end of the process would not free."""
@@ -105,6 +132,7 @@ class Engine(ABC):
             for request, part in zip(requests, parts, strict=True)
         ]
         outputs = await asyncio.gather(*(self.complete(request) for request in with_labels))
+        self._check_numbers([number for output in outputs for number in output.log_probs] or [0.0])
         answers = [decoded(*of, self.tokenizer) for of in zip(parts, with_labels, outputs, strict=True)]
         if self._spec.continues and question.rationale:
             follows = after_label(with_labels[0], outputs[0], int(self.tokenizer.eos_token_id), self._max_text_tokens)

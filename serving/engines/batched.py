@@ -124,7 +124,7 @@ class BatchedEngine(Engine):
             pending.abandoned = True
             task.cancel()
 
-    async def check_health(self) -> None:
+    async def _check_alive(self) -> None:
         """See Engine."""
         if self._last_token_at and time.monotonic() - min(self._last_token_at.values()) > self._hang_after_s:
             raise RuntimeError(f"the engine has generated no token for {self._hang_after_s:g} s")

@@ -151,10 +151,8 @@ class VllmEngine(Engine):
         finally:
             await outputs.aclose()
 
-    async def check_health(self) -> None:
-        """See Engine. The first check asks for a token before Serve sends requests: vLLM also starts with models it cannot compute."""
-        if not self._has_generated:
-            await self._generate_first_token()
+    async def _check_alive(self) -> None:
+        """See Engine."""
         with self._exit_if_dead():
             await self._engine.check_health()
         if self._silent_since is None or time.monotonic() - self._silent_since < self._silent_after_s:
@@ -175,11 +173,11 @@ class VllmEngine(Engine):
         self._closed = True
         self._engine.shutdown()
 
-    async def _generate_first_token(self) -> None:
-        """Raises RuntimeError if the engine fails, or takes more than two minutes: neither Serve nor vLLM would notice."""
+    async def _first_token(self) -> GenerationOutput:
+        """See Engine. Raises RuntimeError if that fails, or takes more than two minutes: vLLM starts with models it cannot compute."""
         try:
             async with asyncio.timeout(_FIRST_TOKEN_S):
-                await self._probe()
+                return await super()._first_token()
         except Exception as error:
             failure = f"fails at its first token ({type(error).__name__}: {error})"
             if isinstance(error, TimeoutError):

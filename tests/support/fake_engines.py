@@ -30,6 +30,7 @@ class FakeStudent:
         self.tokenizer = tiny_tokenizer("encoder-decoder")
         self.batches: list[list[str]] = []
         self.max_tokens: list[int] = []
+        self.log_probs: tuple[float, ...] = LOG_PROBS
         self.error: Exception | None = None
         """Raised instead of an answer."""
         self.bad: str | None = None
@@ -65,7 +66,7 @@ class FakeStudent:
             raise ValueError(self.bad)
         end = self.tokenizer.eos_token_id
         on_tokens([end] * len(requests))
-        return [GenerationOutput((FIRST, end), LOG_PROBS, 3, "stop") for _ in requests]
+        return [GenerationOutput((FIRST, end), self.log_probs, 3, "stop") for _ in requests]
 
 
 class FakeAsyncLLM:
@@ -75,6 +76,7 @@ class FakeAsyncLLM:
         self.tokenizer = tiny_tokenizer("decoder-only")
         self.prompts: list[list[int]] = []
         self.max_tokens: list[int] = []
+        self.log_probs: tuple[float, ...] = LOG_PROBS
         self.parameters: Any = None
         self.error: Exception | None = None
         self.running: dict[str, bool] = {}
@@ -107,7 +109,8 @@ class FakeAsyncLLM:
         self.parameters = parameters
         self.running[request_id] = True  # until it ends by itself
         end = self.tokenizer.eos_token_id
-        log_probs = [{FIRST: SimpleNamespace(logprob=LOG_PROBS[0])}, {end: SimpleNamespace(logprob=LOG_PROBS[1])}]
+        first, last = self.log_probs
+        log_probs = [{FIRST: SimpleNamespace(logprob=first)}, {end: SimpleNamespace(logprob=last)}]
         for at in log_probs:
             at |= {t: SimpleNamespace(logprob=-2.0) for t in parameters.logprob_token_ids or () if t not in at}
         self.running[request_id] = False

@@ -142,6 +142,19 @@ async def test_the_health_check_finds_a_hang(made: tuple[Engine, Fake]) -> None:
     await engine.check_health()
 
 
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
+async def test_damaged_weights_start_no_replica(made: tuple[Engine, Fake], number: float) -> None:
+    """Serve asks for the health before it sends requests. What fails later costs its own input."""
+    engine, fake = made
+    fake.log_probs = (number, -0.1)
+    with pytest.raises(RuntimeError, match=f"student sums: .* must be numbers, and are {number}.* weights are damaged"):
+        await engine.check_health()
+    with pytest.raises(RuntimeError, match="must be numbers"):
+        await engine.answer(Question("4 apples"))
+    fake.log_probs = LOG_PROBS
+    await engine.check_health()
+
+
 async def test_close_may_be_called_twice(made: tuple[Engine, Fake]) -> None:
     engine, _ = made
     await engine.complete(REQUEST)
