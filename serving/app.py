@@ -16,8 +16,9 @@ from pydantic import Field, JsonValue, ValidationError
 from ray import serve
 
 from pipelines.config.base import Section
-from pipelines.config.serving import INGRESS_CPUS, ServingConfig
+from pipelines.config.serving import INGRESS_CPUS, AutoscalingDelays, ServingConfig
 from pipelines.errors import UserError
+from serving.api.key_limits import LimitCounter
 from serving.engines.select import cpu_environment, engine_name
 from serving.engines.vllm_settings import VLLM_BATCH
 from serving.ingress import Ingress
@@ -28,6 +29,8 @@ from serving.replica_client import STUDENT
 _DRAIN_S = 30.0
 _RETRY_AFTER_S = 1
 _UNLIMITED = 100_000
+_REPORT_S = (0.5, 10.0)
+"""Least and greatest seconds between two reports of load."""
 # Serve's own logs have no line per request: they neither grow with traffic nor hold what users send.
 LOGGING = {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False}
 _Arguments = TypeVar("_Arguments", bound=Section)
@@ -79,7 +82,12 @@ def ingress(args: Mapping[str, JsonValue]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LOGGING,
     )(serve.ingress()(Ingress))
-    return deployment.bind(serving)
+    if serving.ingress_replicas == 1 or not (serving.keys.file or serving.keys.variable):
+        return deployment.bind(serving)
+    counter = serve.deployment(
+        name="key-limits", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_UNLIMITED, logging_config=LOGGING
+    )(LimitCounter)
+    return deployment.bind(serving, counter.bind())
 
 
 def student(args: Mapping[str, JsonValue]) -> serve.Application:
@@ -119,6 +127,7 @@ def _deployment(replica: type, serving: ServingConfig, *engines: str) -> serve.D
         max_ongoing_requests=_UNLIMITED,
         max_queued_requests=-1,
         autoscaling_config={
+            **_intervals(serving.delays),
             "min_replicas": serving.replicas.min,
             "max_replicas": serving.replicas.max,
             "target_ongoing_requests": serving.target_ongoing_requests,
@@ -130,6 +139,16 @@ def _deployment(replica: type, serving: ServingConfig, *engines: str) -> serve.D
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LOGGING,
     )(replica)
+
+
+def _intervals(delays: AutoscalingDelays) -> dict[str, float]:
+    """How often load is reported, and over which time Serve averages it: so short that the delays decide, not these.
+
+    Serve's own are 10 s and 30 s.
+    """
+    shortest_s = min(delays.up_s, delays.down_s, delays.to_zero_s)
+    report_s = min(max(shortest_s / 4, _REPORT_S[0]), _REPORT_S[1])
+    return {"metrics_interval_s": report_s, "look_back_period_s": 2 * report_s}
 
 
 def _parsed(section: type[_Arguments], args: Mapping[str, JsonValue]) -> _Arguments:

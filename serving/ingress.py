@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import JsonValue
 
 from pipelines.config.serving import ServingConfig
 from serving.api.api_keys import KeyRing
+from serving.api.key_limits import SharedLimits
 from serving.api.middleware import ACCESS_LOG, RequestMiddleware
 from serving.api.routes import Api, create_app
 from serving.metrics import IngressMetrics
@@ -21,13 +23,17 @@ from serving.start_watch import StartWatch
 class Ingress:
     """The class that Serve deploys. Serve sends its students through `reconfigure`."""
 
-    def __init__(self, serving: ServingConfig) -> None:
+    def __init__(self, serving: ServingConfig, counter: Any = None) -> None:
+        """
+        Args:
+            counter: handle of the LimitCounter of all ingress replicas. None: the only replica counts itself.
+        """
         self._serving = serving
         self._reader = RegistryReader(task_code=serving.task_code)
         self._starts = StartWatch(serving, self._reader.set_starting)
         self._replicas = ReplicaClient(serving)
         self._metrics = IngressMetrics()
-        self._keys = KeyRing(serving.keys, share=serving.ingress_replicas)
+        self._keys = KeyRing(serving.keys, None if counter is None else SharedLimits(counter, serving.ingress_replicas))
         if serving.access_log:
             _log_to_stdout(ACCESS_LOG)
 

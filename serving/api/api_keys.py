@@ -11,16 +11,14 @@ A change of the file takes effect within about a second, without a restart. A re
 or unreadable changes nothing and is logged once, so that a file that is only half written locks nobody out. An EMPTY file revokes all keys.
 If you edit the file by hand, write a new file and rename it, as `raystill key` does: a file that is cut between two lines looks complete.
 
-Limits count the last 60 seconds by key name, in the memory of each ingress replica; each of N replicas allows 1/N. Counts survive a change
-of the file. A key with a new limit starts a new minute.
+Limits count the last 60 seconds by key name (key_limits.py). Counts survive a change of the file. A key with a new limit starts a new
+minute.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
-import math
 import os
 import re
 import secrets
@@ -29,13 +27,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
-
 from pipelines.config.serving import KeysConfig
 from pipelines.errors import UserError
 from serving.api.errors import ApiError
+from serving.api.key_limits import KeyLimits, LimitCounter, Unit
 
 MAX_FILE_BYTES = 1 << 20
 NAME_RULE = "a name has 1 to 63 letters, digits, `.`, `_` and `-`, and starts with a letter or a digit"
@@ -138,20 +133,20 @@ def distinct(keys: Iterable[Key]) -> list[Key]:
 class KeyRing:
     """The valid keys, and how often each was used in the last minute."""
 
-    def __init__(self, config: KeysConfig, *, share: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: KeysConfig, limits: KeyLimits | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """
         Args:
-            share: number of ingress replicas among which a key's requests are spread.
+            limits: counts uses. None: in this process.
 
         Raises:
             UserError: the file or the variable is missing or invalid.
         """
-        self._config, self._share, self._clock = config, share, clock
-        self._requests = MovingWindowRateLimiter(MemoryStorage())
-        # The moving window keeps an entry for each unit: too many for tokens.
-        self._sums = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._config, self._clock = config, clock
+        self._limits = LimitCounter() if limits is None else limits
         self._from_variable = [] if config.variable is None else _read_variable(config.variable)
-        self._keys = self._from_variable
+        self._keys = _by_digest(self._from_variable)
         self._stamp: _Stamp | None = None
         self._logged_problem = ""
         self._reload_at = clock() + _RELOAD_EVERY_S
@@ -179,62 +174,33 @@ class KeyRing:
         key = self._find(presented)
         if key is None:
             raise ApiError(401, "invalid_key", f"this key is unknown or revoked. {_REMEDY}, or ask for a new one")
-        await self._count(key)
+        limit = key.requests_per_minute or self._config.requests_per_minute
+        await self._count("requests", key.name, limit, 1)
         return key.name
 
     def _find(self, presented: str) -> Key | None:
-        if not _KEY.fullmatch(presented):
-            return None
-        digest, found = _digest(presented), None
-        # All are compared, in constant time: the duration shows neither which key it is nor how close a guess is.
-        for key in self._keys:
-            if hmac.compare_digest(digest, key.digest):
-                found = key
-        return found
+        # By digest: the time that this takes shows nothing of a key that hashes of guesses would not show.
+        return self._keys.get(_digest(presented)) if _KEY.fullmatch(presented) else None
 
     async def admit(self, name: str | None, inputs: int) -> None:
         """Count the inputs of a request. Raises ApiError 429 `rate_limited` if the key's inputs or tokens are used up."""
-        if name is None:
-            return
-        if limit := self._config.tokens_per_minute:
-            item = self._item(limit)
-            if not await self._sums.test(item, "tokens", name):
-                raise await self._limited(self._sums, item, "tokens", name, limit)
-        if limit := self._config.inputs_per_minute:
-            item = self._item(limit)
+        if name is not None:
+            await self._count("tokens", name, self._config.tokens_per_minute, 0)
             # A request with more inputs than the limit takes a whole minute.
-            if not await self._sums.hit(item, "inputs", name, cost=min(inputs, item.amount)):
-                raise await self._limited(self._sums, item, "inputs", name, limit)
+            await self._count("inputs", name, self._config.inputs_per_minute, inputs)
 
     async def spend(self, name: str | None, tokens: int) -> None:
         """Count the tokens of an answer, read and generated."""
-        if name is None or not (limit := self._config.tokens_per_minute) or not tokens:
-            return
-        item = self._item(limit)
-        left = (await self._sums.get_window_stats(item, "tokens", name)).remaining
-        if left > 0:
-            await self._sums.hit(item, "tokens", name, cost=min(tokens, left))
+        if name is not None and tokens and (limit := self._config.tokens_per_minute):
+            await self._limits.spend("tokens", name, limit, tokens)
 
-    async def _count(self, key: Key) -> None:
-        limit = key.requests_per_minute or self._config.requests_per_minute
+    async def _count(self, unit: Unit, name: str, limit: int | None, cost: int) -> None:
         if limit is None:
             return
-        item = self._item(limit)
-        if not await self._requests.hit(item, key.name):
-            raise await self._limited(self._requests, item, "requests", key.name, limit)
-
-    def _item(self, limit: int) -> RateLimitItemPerMinute:
-        return RateLimitItemPerMinute(max(1, limit // self._share))
-
-    async def _limited(
-        self, limiter: RateLimiter, item: RateLimitItemPerMinute, unit: str, name: str, limit: int
-    ) -> ApiError:
-        identifiers = (name,) if unit == "requests" else (unit, name)
-        window = await limiter.get_window_stats(item, *identifiers)
-        seconds = max(1, math.ceil(window.reset_time - time.time()))
-        here = f", {item.amount:,} in each of {self._share} ingress replicas" if self._share > 1 else ""
-        message = f"key {name} allows {limit:,} {unit} per minute{here}; try again in {seconds} s"
-        return ApiError(429, "rate_limited", message, retry_after_s=seconds)
+        seconds = await self._limits.count(unit, name, limit, cost)
+        if seconds is not None:
+            message = f"key {name} allows {limit:,} {unit} per minute; try again in {seconds} s"
+            raise ApiError(429, "rate_limited", message, retry_after_s=seconds)
 
     def _reload(self) -> None:
         """Read the file again if it has changed."""
@@ -252,7 +218,7 @@ class KeyRing:
                 self._logged_problem = str(error)
                 _logger.error("%s The keys from before stay valid.", error)
 
-    def _read(self, file: str) -> tuple[_Stamp, list[Key]]:
+    def _read(self, file: str) -> tuple[_Stamp, dict[bytes, Key]]:
         # The stamp first: a change during the read then shows at the next reload.
         stamp = _stamp(file)
         try:
@@ -260,7 +226,7 @@ class KeyRing:
                 content = stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise _unreadable(file, str(error.strerror)) from error
-        return stamp, distinct([*self._from_variable, *parse_keys(content, file)])
+        return stamp, _by_digest(distinct([*self._from_variable, *parse_keys(content, file)]))
 
 
 def _stamp(file: str) -> _Stamp:
@@ -285,6 +251,10 @@ def _read_variable(variable: str) -> list[Key]:
         rule = "serving.keys.variable names it, and it is empty or not set"
         raise UserError(f"environment variable {variable}", rule, "Set it to NAME=KEY,NAME=KEY for the ingress.")
     return parse_pairs(text, variable)
+
+
+def _by_digest(keys: Iterable[Key]) -> dict[bytes, Key]:
+    return {key.digest: key for key in keys}
 
 
 def _digest(key: str) -> bytes:

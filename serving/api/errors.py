@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
@@ -26,6 +27,7 @@ from starlette.exceptions import HTTPException
 from serving.api.request_context import request_context
 from serving.messages import Failed, TooLong
 
+_JITTER_S = 5
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -53,7 +55,8 @@ class ApiError(HTTPException):
     ) -> None:
         headers = {}
         if retry_after_s is not None:
-            headers["Retry-After"] = str(retry_after_s)
+            # Clients that were refused together shall not come back together.
+            headers["Retry-After"] = str(retry_after_s + random.randint(0, min(retry_after_s, _JITTER_S)))
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         super().__init__(status, message, headers)

@@ -239,7 +239,7 @@ def test_errors_of_the_students_reach_the_client(client: TestClient, students: F
     students.failure = ApiError(503, "queue_full", "the queue of model sums is full", retry_after_s=2)
     response = predict(client, model="sums", inputs=["a"])
     error_of(response, 503, "queue_full")
-    assert response.headers["retry-after"] == "2"
+    assert 2 <= int(response.headers["retry-after"]) <= 4
     students.failure = RuntimeError("secret detail")
     assert "secret" not in error_of(predict(client, model="sums", inputs=["a"]), 500, "internal_error")
 

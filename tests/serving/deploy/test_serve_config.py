@@ -135,11 +135,12 @@ def built(folder: str, **settings: Any) -> tuple[Any, Any]:
 def test_args_set_scaling_queues_and_drain(folder: str) -> None:
     ingress, student = built(
         folder, replicas=ReplicasConfig(min=0, max=2), target_ongoing_requests=5, max_queued_requests=7, ingress_replicas=2,
-        delays=AutoscalingDelays(up_s=1.0, down_s=2.0, to_zero_s=3.0), request_timeout_s=77.0, max_batch_size=4,
+        delays=AutoscalingDelays(up_s=4.0, down_s=5.0, to_zero_s=6.0), request_timeout_s=77.0, max_batch_size=4,
     )  # fmt: skip
     scaling = student._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 2, 5)
-    assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.downscale_to_zero_delay_s) == (1.0, 2.0, 3.0)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.downscale_to_zero_delay_s) == (4.0, 5.0, 6.0)
+    assert (scaling.metrics_interval_s, scaling.look_back_period_s) == (1.0, 2.0), "shorter than the delays"
     assert student._deployment_config.graceful_shutdown_timeout_s == 77.0, "it answers its requests before it ends"
     # The ingress queues: the router refuses and delays nothing that was admitted.
     assert (student.max_queued_requests, student.max_ongoing_requests) == (-1, 100_000)
@@ -149,6 +150,12 @@ def test_args_set_scaling_queues_and_drain(folder: str) -> None:
     # A full ingress answers 503. An unlimited queue would hold requests until they time out.
     assert ingress.max_ongoing_requests == ingress.max_queued_requests == 4 * (7 + 2 * 5)
     assert (ingress.backpressure_config.status_code, ingress.backpressure_config.retry_after_s) == (503, 1)
+
+
+def test_several_ingress_replicas_have_one_counter(folder: str) -> None:
+    for replicas, keys, counters in ((1, {"file": "keys"}, 0), (2, {}, 0), (2, {"file": "keys"}, 1)):
+        ingress, _ = built(folder, ingress_replicas=replicas, keys=KeysConfig(**keys))
+        assert len(ingress.init_args[1:]) == counters
 
 
 @pytest.mark.parametrize("limit", [None, 1])
