@@ -62,8 +62,10 @@ class _Group(click.Group):
 
             if known := explained(error, ctx.invoked_subcommand):
                 _fail(of_raystill(known), as_json=as_json)
+            bug = of_bug(error)
             if as_json:
-                _print_error(of_bug(error))
+                _print_error(bug)
+            _print_log(bug)
             raise
 
 
@@ -351,9 +353,15 @@ def _as_json(arguments: Sequence[str]) -> bool:
 
 def _fail(error: ErrorDetail, *, as_json: bool) -> NoReturn:
     click.echo(f"raystill: {error.message}", err=True)
+    _print_log(error)
     if as_json:
         _print_error(error)
     sys.exit(error.exit_code)
+
+
+def _print_log(error: ErrorDetail) -> None:
+    if error.log:
+        click.echo(f"log: {error.log}", err=True)
 
 
 def _print_error(error: ErrorDetail) -> None:

@@ -21,6 +21,8 @@ DRIVER_CPUS = "RAYSTILL_DRIVER_CPUS"
 """Set by `raystill submit --driver-cpus`: CPUs that Ray reserves for the job's driver on its node."""
 SERVE_EDGE = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.edge:middlewares"}
 """For Ray's processes: Serve's proxy limits what strangers may send."""
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for the entrypoint of a job."""
 _NO_SERVER = "http://127.0.0.1:9"
 """The port of the discard protocol, on which nothing listens."""
 
@@ -33,6 +35,11 @@ def ray_address() -> str | None:
 def driver_cpus() -> float:
     """RAYSTILL_DRIVER_CPUS: CPUs that this driver holds on its node. 0 unless it is a job submitted with some."""
     return float(os.environ.get(DRIVER_CPUS) or 0.0)
+
+
+def is_ray_job() -> bool:
+    """True if this process is the driver of a job, whose output is the job's log."""
+    return _JOB_CONFIG in os.environ
 
 
 def kubeconfig_files() -> str:

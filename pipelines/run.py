@@ -36,11 +36,13 @@ def run_stages(
     stages: Sequence[Stage] = STAGES,
     *,
     replace: bool = False,
+    on_begin: Callable[[Stage], None] = lambda stage: None,
     on_finish: Callable[[Stage, Manifest, float], None] = lambda stage, manifest, seconds: None,
 ) -> list[Manifest]:
     """Make the artifacts of several stages in sequence. `on_finish` gets each manifest and the seconds that its stage took."""
     manifests = []
     for stage in stages:
+        on_begin(stage)
         began = time.monotonic()
         manifest = run_stage(run, stage, replace=replace)
         on_finish(stage, manifest, time.monotonic() - began)

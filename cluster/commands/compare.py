@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
 
 from pipelines.config.load import load_run
+from pipelines.runtime.terminal import say
 from pipelines.storage.filesystems import shown
 from pipelines.storage.store import Store
 
@@ -26,6 +26,7 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     """
     from cluster.commands.stages import stages_to_execute
     from cluster.commands.summary import print_summary, stage_summary
+    from cluster.session.command_log import command_log
     from cluster.session.start import ray_session
     from pipelines.checks import COMMANDS, check_run, warnings
     from pipelines.compare.model import ComparisonReport
@@ -34,18 +35,19 @@ def run_comparison(run_file: str, overrides: tuple[str, ...], *, as_json: bool, 
     from pipelines.scoring.model import read_report
 
     run = load_run(run_file, overrides)
-    click.echo(f"{run.name}: compare -> {shown(run.output)}", err=True)
-    check_run(run, COMMANDS["compare"])
-    for warning in warnings(run, COMMANDS["compare"]):
-        click.echo(f"warning: {warning}", err=True)
-    work = stages_to_execute(run, ("label",))
-    if work or not is_finished(run):  # no nodes are requested for a finished comparison
-        work = [*work, "train", "evaluate"]
-    with redirect_stdout(sys.stderr), ray_session(run, work, verbose=verbose):  # Ray prints warnings of nodes on stdout
-        began = time.monotonic()
-        labels = run_stage(run, "label")
-        labelled = time.monotonic()
-        manifest = compare(run)
+    with command_log("compare", verbose=verbose):
+        say(f"{run.name}: compare -> {shown(run.output)}")
+        check_run(run, COMMANDS["compare"])
+        for warning in warnings(run, COMMANDS["compare"]):
+            say(f"warning: {warning}")
+        work = stages_to_execute(run, ("label",))
+        if work or not is_finished(run):  # no nodes are requested for a finished comparison
+            work = [*work, "train", "evaluate"]
+        with ray_session(run, work, verbose=verbose):
+            began = time.monotonic()
+            labels = run_stage(run, "label")
+            labelled = time.monotonic()
+            manifest = compare(run)
     summaries = [
         stage_summary(run, "label", labels, labelled - began),
         stage_summary(run, "compare", manifest, time.monotonic() - labelled),

@@ -1,13 +1,14 @@
 """How a command ends that does not succeed: one message on stderr and, with --json, one object on stdout.
 
-    {"error": {"type": "input", "exit_code": 2, "message": "corpus.train a.csv: ...", "value": "...", "rule": "...", "remedy": "..."}}
+    {"error": {"type": "input", "exit_code": 2, "message": "corpus.train a.csv: ...", "value": "...", "rule": "...", "remedy": "...",
+               "log": null}}
 
 | exit code | type | the command |
 | --- | --- | --- |
 | 1 | failed | failed; it says how to resume |
 | 1 | bug | met an error that it does not know; the traceback is on stderr |
 | 2 | input | refuses its input |
-| 130 | interrupted | was interrupted with Ctrl-C |
+| 130 | interrupted | was interrupted with Ctrl-C or SIGTERM |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.errors import RaystillError, StageFailedError, UserError, last_line
+from pipelines.runtime.terminal import last_log
 
 ErrorType = Literal["failed", "bug", "input", "interrupted"]
 _RESUMED = ("label", "train", "evaluate", "run", "compare", "quickstart")
@@ -40,6 +42,8 @@ class ErrorDetail(BaseModel):
     """Of type input, as the next two: the value that is refused, such as a key of the run file."""
     rule: str | None = None
     remedy: str | None = None
+    log: str | None = None
+    """Of type failed or bug: the file with what libraries have printed."""
 
 
 class CommandError(BaseModel):
@@ -56,11 +60,12 @@ def of_raystill(error: RaystillError) -> ErrorDetail:
         parts = {"value": error.value, "rule": error.rule, "remedy": error.remedy}
         return ErrorDetail(type="input", exit_code=error.exit_code, message=str(error), **parts)
     kind: ErrorType = "input" if error.exit_code == UserError.exit_code else "failed"
-    return ErrorDetail(type=kind, exit_code=error.exit_code, message=str(error))
+    log = last_log() if kind == "failed" else None
+    return ErrorDetail(type=kind, exit_code=error.exit_code, message=str(error), log=log)
 
 
 def of_interrupt(command: str | None) -> ErrorDetail:
-    """Ctrl-C. Only stages have work that a second command resumes."""
+    """Ctrl-C or SIGTERM. Only stages have work that a second command resumes."""
     message = f"Interrupted. {_RESUME}" if command in _RESUMED else "Interrupted."
     return ErrorDetail(type="interrupted", exit_code=130, message=message)
 
@@ -73,7 +78,8 @@ def of_usage(message: str, exit_code: int) -> ErrorDetail:
 def of_bug(error: BaseException) -> ErrorDetail:
     """An error that nothing foresees."""
     message = f"{type(error).__name__}: {last_line(error)}. This is a bug; the traceback is on stderr."
-    return ErrorDetail(type="bug", exit_code=1, message=message)
+    log = last_log()
+    return ErrorDetail(type="bug", exit_code=1, message=message, log=log)
 
 
 def explained(error: BaseException, command: str | None) -> RaystillError | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pipelines.config import RunConfig
 from pipelines.config.load import apply_overrides, load_run, parse_run
 from pipelines.errors import UserError
 from pipelines.runtime.extras import require_extra
+from pipelines.runtime.terminal import out, say
 
 if TYPE_CHECKING:
     from serving.deploy.rollout import Endpoint
@@ -79,6 +79,7 @@ def run_endpoint(
     """The command; see `raystill serve --help`."""
     require_extra("serve")
     from cluster.environment import ray_address
+    from cluster.session.command_log import command_log
     from serving.api.api_keys import KeyRing
     from serving.deploy.serve_config import as_document, endpoint_config, with_absolute_file
 
@@ -95,7 +96,8 @@ def run_endpoint(
     if ray_address() is None:  # on a cluster, the ingress may have other files and variables than this machine
         KeyRing(with_absolute_file(run.serving.keys))
     serve = _serve_detached if detach else _serve_until_signal
-    serve(run, students, shares, Output(as_json, verbose))
+    with command_log("serve", verbose=verbose):
+        serve(run, students, shares, Output(as_json, verbose))
 
 
 def _serve_detached(
@@ -132,8 +134,7 @@ def _serve_until_signal(
             stop.wait()
             for number, handler in before.items():
                 signal.signal(number, handler)
-            line = f"draining for at most {endpoint.drain_s:g} s; Ctrl-C stops it at once"
-            print(line, file=sys.stderr, flush=True)
+            say(f"draining for at most {endpoint.drain_s:g} s; Ctrl-C stops it at once")
         finally:
             endpoint.shutdown(ray_ends=ray_address() is None)
 
@@ -141,12 +142,14 @@ def _serve_until_signal(
 def _print_endpoint(endpoint: Endpoint, output: Output, *, stop: str) -> None:
     metrics = _metrics_url()
     if output.as_json:
-        print(json.dumps({"url": endpoint.url, "students": list(endpoint.models), "metrics": metrics}), flush=True)
-        return
-    print(f"{', '.join(endpoint.models)} at {endpoint.url}. {stop}. Try it in a browser there, or:", flush=True)
-    print(f"  curl -s {endpoint.url}/v1/models", flush=True)
-    if metrics:
-        print(f"  metrics {metrics}", flush=True)
+        lines = [json.dumps({"url": endpoint.url, "students": list(endpoint.models), "metrics": metrics})]
+    else:
+        lines = [
+            f"{', '.join(endpoint.models)} at {endpoint.url}. {stop}. Try it in a browser there, or:",
+            f"  curl -s {endpoint.url}/v1/models",
+            *([f"  metrics {metrics}"] if metrics else []),
+        ]
+    print("\n".join(lines), file=out(), flush=True)
 
 
 def _metrics_url() -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
@@ -20,44 +19,51 @@ def run_command(
     baseline: str | None = None,
 ) -> None:  # fmt: skip
     """Execute stages in sequence on one Ray, and print their summaries. Raises RaystillError."""
-    from cluster.commands.summary import StageSummary, print_summary, stage_summary
+    from cluster.commands.staged import StagedRun
+    from cluster.commands.summary import print_summary
+    from cluster.session.command_log import command_log
     from cluster.session.start import ray_session
-    from pipelines.checks import check_run, warnings
     from pipelines.config.load import load_run
     from pipelines.evaluate.previous_report import read_earlier
-    from pipelines.run import run_stages
-    from pipelines.storage.filesystems import shown
     from pipelines.tasks import load_task, task_spec
 
     run = load_run(run_file, overrides)
-    summaries: list[StageSummary] = []
-    click.echo(f"{run.name}: {', '.join(stages)} -> {shown(run.output)}", err=True)
+    staged = StagedRun(run, stages)
+    try:
+        with command_log(stages[0] if len(stages) == 1 else "run", verbose=verbose):
+            _check(run, stages)
+            work = stages_to_execute(run, stages, replace=replace)
+            earlier = (
+                read_earlier(baseline, load_task(task_spec(run.task, run.task_options)).name) if baseline else None
+            )
+            with staged.shown(), ray_session(run, work, verbose=verbose):
+                staged.run(stages, replace=replace)
+            if earlier:
+                from pipelines.evaluate.stage import compare_with
+
+                compare_with(run, earlier)
+    except Exception:
+        if staged.summaries and not as_json:  # what is finished shows why a later stage refuses it
+            print_summary(staged.summaries, as_json=False)
+        raise
+    report = read_report(run) if "evaluate" in stages else None
+    print_summary(
+        staged.summaries, as_json=as_json, extra={"report": report.model_dump(mode="json")} if report else None
+    )
+    if report and not as_json:
+        print_report(run, report)
+
+
+def _check(run: RunConfig, stages: Sequence[Stage]) -> None:
+    """Say what begins, and what of its input is wrong or odd. Raises UserError."""
+    from pipelines.checks import check_run, warnings
+    from pipelines.runtime.terminal import say
+    from pipelines.storage.filesystems import shown
+
+    say(f"{run.name}: {', '.join(stages)} -> {shown(run.output)}")
     check_run(run, stages)
     for warning in warnings(run, stages):
-        click.echo(f"warning: {warning}", err=True)
-    work = stages_to_execute(run, stages, replace=replace)
-    earlier = read_earlier(baseline, load_task(task_spec(run.task, run.task_options)).name) if baseline else None
-    try:
-        with (
-            redirect_stdout(sys.stderr),
-            ray_session(run, work, verbose=verbose),
-        ):  # Ray prints warnings of nodes on stdout
-            run_stages(
-                run, stages, replace=replace,
-                on_finish=lambda stage, manifest, seconds: summaries.append(stage_summary(run, stage, manifest, seconds)),
-            )  # fmt: skip
-    except Exception:
-        if summaries and not as_json:  # what is finished shows why a later stage refuses it
-            print_summary(summaries, as_json=False)
-        raise
-    if earlier:
-        from pipelines.evaluate.stage import compare_with
-
-        compare_with(run, earlier)
-    report = read_report(run) if "evaluate" in stages else None
-    print_summary(summaries, as_json=as_json, extra={"report": report.model_dump(mode="json")} if report else None)
-    if report and not as_json:
-        print_report(report)
+        say(f"warning: {warning}")
 
 
 def check_label_files(run_file: str, overrides: tuple[str, ...]) -> None:
@@ -97,10 +103,12 @@ def read_report(run: RunConfig) -> Report:
     return read_report(Store(run.output).child("report"), Report)
 
 
-def print_report(report: Report) -> None:
-    """Print the accuracy table on stdout."""
+def print_report(run: RunConfig, report: Report) -> None:
+    """Print the accuracy table on stdout, what it says in one sentence, and where its page is."""
     from rich.console import Console
 
     from pipelines.evaluate.terminal_table import report_table
+    from pipelines.storage.filesystems import join, shown
 
     Console(width=None if sys.stdout.isatty() else 120).print(report_table(report))
+    print(f"{report.headline}\nreport: {shown(join(run.output, 'report/report.html'))}")

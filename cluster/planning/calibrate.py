@@ -5,9 +5,7 @@ The label stage itself does it, into a temporary folder, with one replica. The e
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from contextlib import redirect_stdout
 
 from cluster.planning.estimate import by_labels
 from cluster.planning.measured import labels_bytes
@@ -16,6 +14,7 @@ from pipelines.config import RunConfig
 from pipelines.config.load import parse_run
 from pipelines.errors import StageFailedError
 from pipelines.runtime.cpus import usable_cpus
+from pipelines.runtime.terminal import say
 from pipelines.storage.store import Store
 
 _FULL_BATCHES = 4
@@ -28,13 +27,14 @@ def calibrate(run: RunConfig, rows: int, *, verbose: bool = False) -> ReplicaThr
         UserError: as labelling does.
         StageFailedError: no row was answered.
     """
+    from cluster.session.command_log import command_log
     from cluster.session.start import ray_session
     from pipelines.label.stage import label
 
     with tempfile.TemporaryDirectory(prefix="raystill-calibrate-") as folder:
         trial = calibration_run(run, rows, folder)
-        print(f"calibrating: labelling {rows:,} rows into a temporary folder", file=sys.stderr, flush=True)
-        with redirect_stdout(sys.stderr), ray_session(trial, ["label"], verbose=verbose):
+        say(f"calibrating: labelling {rows:,} rows into a temporary folder")
+        with command_log("plan", verbose=verbose), ray_session(trial, ["label"], verbose=verbose):
             manifest = label(trial)
         source = _source(run, manifest.counts["read"])
         measured = by_labels(manifest, "calibration", source, labels_bytes(Store(folder)))

@@ -8,7 +8,6 @@ Placement groups and resources are Ray's public API. What the autoscaler decided
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from cluster.session.resources import ResourceRequest, amounts, held_by_others, 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.compat.ray import autoscaler_state
 from pipelines.runtime.durations import duration
+from pipelines.runtime.terminal import say
 
 NODES_S = 1800.0
 """Longest wait for nodes: a cloud launches one with a GPU, and pulls its image, in 5 to 15 minutes."""
@@ -156,13 +156,9 @@ def wait_for_nodes(request: ResourceRequest, limit_s: float = NODES_S) -> None:
                 )
             if printed_at is None or now - printed_at >= _LINE_EVERY_S:
                 printed_at = now
-                print(
-                    f"{line}; {duration(round(now - began))} of at most {duration(limit_s)}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"{line}; {duration(round(now - began))} of at most {duration(limit_s)}")
     if printed_at is not None:
-        print(f"nodes: {request} are ready", file=sys.stderr, flush=True)
+        say(f"nodes: {request} are ready")
 
 
 def busy_line(request: ResourceRequest, settle_s: float = 2.0) -> str:

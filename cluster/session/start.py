@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +21,9 @@ from cluster.session.preflight import LISTED, inspect_nodes, nodes_table, refuse
 from cluster.session.resources import check_resources, node_totals, room_for, stage_requests
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError, last_line
+from pipelines.runtime import terminal
 from pipelines.runtime.cpus import usable_cpus
+from pipelines.runtime.terminal import say
 
 _MIN_SLOTS = 8
 _SLOTS_PER_CPU = 4
@@ -74,9 +76,21 @@ def _start(address: str | None, verbose: bool) -> None:
     Raises:
         UserError: the cluster cannot be reached or refuses this process.
     """
-    import ray
 
     level = logging.INFO if verbose else logging.ERROR
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _connect(address, verbose, level)
+    finally:
+        # Ray's own handler would end this process without the ends of its `with` blocks.
+        if on_sigterm is signal.default_int_handler:
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _connect(address: str | None, verbose: bool, level: int) -> None:
+    """Raises as `_start`."""
+    import ray
+
     if address is not None:
         if "://" in address and not address.startswith("ray://"):
             rule = "it must be the address of a head, not a URL"
@@ -88,7 +102,11 @@ def _start(address: str | None, verbose: bool) -> None:
     # Ray's CPUs are slots, not cores. Driver, readers and actors need one each; with too few, a pipeline waits forever.
     slots = max(_MIN_SLOTS, _SLOTS_PER_CPU * int(machine_resources()["CPU"]))
     with own_ray(), _start_errors():  # Ray's processes inherit the environment
-        ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level)
+        context = ray.init(
+            address="local", num_cpus=slots, include_dashboard=False, log_to_driver=verbose, logging_level=level
+        )
+    if terminal.has_log():
+        print(f"Ray's logs, also of workers and engines: {context.address_info['session_dir']}/logs", flush=True)
 
 
 @contextmanager
@@ -174,7 +192,7 @@ def _print_busy(run: RunConfig, stages: Sequence[str]) -> None:
     with suppress(RpcError):  # the head is busy
         for request in stage_requests(run, stages[0]):
             if line := busy_line(request):
-                print(f"{stages[0]}: {line} ({request.key})", file=sys.stderr, flush=True)
+                say(f"{stages[0]}: {line} ({request.key})")
 
 
 def _check_nodes(output: str | None, verbose: bool) -> None:
@@ -184,19 +202,19 @@ def _check_nodes(output: str | None, verbose: bool) -> None:
         UserError: the run would fail on a node.
     """
     import ray
-    from rich.console import Console
 
     if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
     nodes = inspect_nodes(output)
     faulty = any(node.problems for node in nodes)
     if faulty or verbose or len(nodes) <= LISTED:
-        Console(stderr=True, width=None if sys.stderr.isatty() else _TABLE_COLUMNS).print(nodes_table(nodes))
+        width = None if terminal.err().isatty() else _TABLE_COLUMNS
+        terminal.console().print(nodes_table(nodes), width=width)
     if not faulty:
         versions = ", ".join(sorted({node.report.ray for node in nodes if node.report}))
         storage = ", the output is readable and writable" if output is not None else ""
         checked = f"{len(nodes):,} nodes checked: Ray {versions}, the same code{storage}"
-        print(f"{checked}; nodes that join later are not checked", file=sys.stderr)
+        say(f"{checked}; nodes that join later are not checked")
     refuse(nodes)
 
 

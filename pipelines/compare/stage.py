@@ -20,7 +20,6 @@ The search comes first (search.py). Only then do students read the held-out exam
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -48,6 +47,7 @@ from pipelines.reuse import decide
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.stage_metrics import StageGauges
+from pipelines.runtime.terminal import say
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
 from pipelines.scoring.model import REPORT, JsonObject, report_bytes
@@ -113,7 +113,7 @@ class _Comparison:
         # All checks come before the first training, which may take hours.
         check_labelled(self.run, self.task, self.labels, self.labels_at, self.examples)
         for line in (self.budgets.text, power_text(len(self.examples["heldout"]), len(self.run.compare.seeds))):
-            print(f"compare: {line}", file=sys.stderr, flush=True)
+            say(f"compare: {line}")
         with self.live:
             return self._make(trials, identity, began)
 
@@ -258,7 +258,7 @@ class _Comparison:
                     failed[job.cell] = outcome
                 else:
                     self._add(results, job, outcome)
-                print(f"{title}: {job.cell.title}: {_outcome_text(outcome)}", file=sys.stderr, flush=True)
+                say(f"{title}: {job.cell.title}: {_outcome_text(outcome)}")
                 if job.split == "heldout":
                     results.missing |= {cell: failure.reason for cell, failure in failed.items()}
                     self._report(results)

@@ -10,7 +10,6 @@ Held-out rows (`corpus.test`, or validation files) go the same way into `labels/
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from pipelines.config import RunConfig
@@ -40,6 +39,7 @@ from pipelines.label.stored.take_over import StoredLookup, drop_taken_over
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.reuse import Action, Decision, decide
 from pipelines.runtime.stage_metrics import StageGauges
+from pipelines.runtime.terminal import say
 from pipelines.storage.lock import LOCK, folder_lock
 from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
 from pipelines.storage.store import Store
@@ -86,7 +86,7 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         reopened = decision.manifest if decision.action is Action.RESUME else None
         writer = LabelWriter(store, identity, run.labelling, reopened, check_lock)
         if notice := teacher_class(run.teacher.engine).notice(run.teacher):
-            print(f"label: {notice}", file=sys.stderr, flush=True)
+            say(f"label: {notice}")
         manifest = _label(run, store, identity, writer, AnswerKeys.of_run(run, full["teacher"]["model"]))
         _check_engine_errors(run, writer.counts)
         return manifest
@@ -174,4 +174,4 @@ def _check_engine_errors(run: RunConfig, counts: Counts) -> None:
         )
     if errors:
         rule = f"{errors:,} of {counts.done:,} rows could not be answered (engine_error)"
-        print(f"label: {rule}. Run the same command to retry them.", file=sys.stderr, flush=True)
+        say(f"label: {rule}. Run the same command to retry them.")

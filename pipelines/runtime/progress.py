@@ -1,4 +1,5 @@
-"""Progress of a stage on stderr: done, rate, time left. A live bar in a terminal; a line every ten seconds elsewhere.
+"""Progress of a stage on stderr: done, rate, time left. A live bar in a terminal, or a row of the command's board (board.py). Elsewhere a
+line every ten seconds.
 
 Rate and time left come from the last minute. So a slow start is forgotten after a minute, and the rate of stopped work falls to 0.
 Work whose units take minutes sets a longer `window_s`. With a ProgressFile (progress_file.py) the same counts go to the file of the stage,
@@ -12,7 +13,6 @@ RAY_LOGGING_CONFIG_ENCODING=JSON Ray writes each as a JSON object: {"message": "
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from pipelines.runtime import terminal
+from pipelines.runtime.board import current_board
 from pipelines.runtime.durations import duration
 from pipelines.runtime.progress_file import Clock, Counted, ProgressFile
 from pipelines.runtime.stage_progress import counted, phase_text, rate_text
@@ -84,19 +86,24 @@ class Progress:
         self._detail = ""
         self._recent = RecentRate(start, clock, window_s)
         self._last_line = clock()
-        console = console or Console(stderr=True)
+        self._board = None if console else current_board()
+        console = console or terminal.console()
         self._bar: RichProgress | None = None
-        if console.is_terminal:
+        if console.is_terminal and self._board is None:
+            redirect = not terminal.has_log()
             self._bar = RichProgress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
                 TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
                 TextColumn("{task.fields[detail]}", markup=False), console=console, transient=True,
+                redirect_stdout=redirect, redirect_stderr=redirect,
             )  # fmt: skip
             self._task = self._bar.add_task(title, total=total, completed=start, rate="", left="", detail="")
 
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
+        if self._board:
+            self._board.show(self)
         if self._file:
             self._file.show(self)
         return self
@@ -104,6 +111,8 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._file:
             self._file.show(None)
+        if self._board:
+            self._board.show(None)
         if self._bar:
             self._bar.stop()
 
@@ -150,16 +159,21 @@ class Progress:
                 self._bar.update(
                     self._task, total=self.total, completed=self.done, rate=rate, left=left, detail=self._detail
                 )
-            elif self._clock() - self._last_line >= _LINE_EVERY_S:
+            elif self._board is None and self._clock() - self._last_line >= _LINE_EVERY_S:
                 self._last_line = self._clock()
                 if _log.isEnabledFor(logging.INFO):
                     _log.info(self._line(), extra=self._fields())
                 else:
-                    print(self._line(), file=sys.stderr, flush=True)
+                    terminal.say(self._line())
+
+    def text(self) -> str:
+        """Counts, rate or phase, time left and detail."""
+        with self._lock:
+            parts = [counted(self.done, self.total, self.unit), self._rate(), self._left(), self._detail]
+            return ", ".join(part for part in parts if part)
 
     def _line(self) -> str:
-        parts = [counted(self.done, self.total, self.unit), self._rate(), self._left(), self._detail]
-        return f"{self.title}: {', '.join(part for part in parts if part)}"
+        return f"{self.title}: {self.text()}"
 
     def _fields(self) -> dict[str, object]:
         state = self.counted()

@@ -11,7 +11,6 @@ line current as well. Without an error the file is removed at the end; with one 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Protocol, Self
 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.stage_progress import StageName, StageProgress
+from pipelines.runtime.terminal import say
 from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import this_process
 from pipelines.storage.store import PROGRESS, Store
@@ -165,7 +165,7 @@ class ProgressFile:
         except (OSError, UserError) as error:
             if not self._warned:
                 what = f"{self._progress.stage}: {self._store.shown(PROGRESS)} cannot be written ({error})"
-                print(what, file=sys.stderr, flush=True)
+                say(what)
             self._warned = True
 
     def _remove(self) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import sys
 import time
 import uuid
 import warnings
@@ -30,6 +29,7 @@ from pipelines.errors import StageFailedError, last_line
 from pipelines.reports.format import plural
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
+from pipelines.runtime.terminal import say
 from pipelines.scoring.predictor import BATCH, Predictor, Query
 from pipelines.students.decoding import Sampling
 
@@ -112,7 +112,7 @@ def predict(
                 raise collected.failure("each time, the workers died on the same inputs")
             if len(left) < len(batches) or idle_passes:
                 what = f"{plural(len(left), 'batch', 'batches')} lost with their workers; another pool answers"
-                print(f"evaluate: {what}", file=sys.stderr, flush=True)
+                say(f"evaluate: {what}")
             before = collected.answered
             try:
                 with closing(_answers(left, queries, settings)) as tables:

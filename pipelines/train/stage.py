@@ -9,7 +9,6 @@ another run file starts another folder. It is removed when the manifest is writt
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 
@@ -18,6 +17,7 @@ from pipelines.reuse import Attempt, Decision, decide
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.stage_metrics import StageGauges
+from pipelines.runtime.terminal import say
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, library_versions, require_manifest, write_manifest
 from pipelines.storage.store import Store
@@ -82,7 +82,7 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
     earlier = output.child(f"training/{fingerprint(identity_in_0_1(identity))[:12]}")
     if earlier.files():
         rule = "a training that 0.1 began; its steps follow another rule, so that training restarts from the labels"
-        print(f"train: {earlier.shown()} holds {rule}", file=sys.stderr, flush=True)
+        say(f"train: {earlier.shown()} holds {rule}")
     # A student that is to be replaced stays until the new one is exported, so that a refusal or failure below loses nothing.
     settings = check_train(run, labels_at)
     name = fingerprint(identity)[:12]
@@ -98,7 +98,7 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         check_counts(counts, run, settings)
         notices = [*rationale_notices(counts, settings), *budget_warnings(counts, run.training)]
         for warning in (*unwritable_rationales(labels_store, settings), *notices):
-            print(f"train: {warning}", file=sys.stderr, flush=True)
+            say(f"train: {warning}")
         tokenised = time.monotonic()
         live.phase("starting workers")
         result = _run_with_progress(_job(run, settings, output, name), progress, live)

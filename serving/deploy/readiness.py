@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from pipelines.errors import StageFailedError, last_line
+from pipelines.runtime.terminal import say
 from serving.deploy.serve_config import APPLICATION, INGRESS
 from serving.registry import READ_AGAIN_S
 
@@ -45,7 +45,7 @@ def wait_until_ended(applications: Collection[str], deadline: float) -> None:
     """Wait until all have ended or the monotonic clock reaches the deadline. Applications that still run then are printed."""
     while left := set(applications) & set(serve.status().applications):
         if time.monotonic() > deadline:
-            print(f"serve: {', '.join(sorted(left))} did not end in time", file=sys.stderr, flush=True)
+            say(f"serve: {', '.join(sorted(left))} did not end in time")
             return
         time.sleep(_POLL_S)
 

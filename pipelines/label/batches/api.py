@@ -6,7 +6,6 @@ Every call is repeated while the endpoint is out of reach, up to `remote.max_out
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import SecretStr
 from pipelines.config import TeacherConfig
 from pipelines.label.teachers.base import TeacherUnusableError
 from pipelines.label.teachers.http_errors import failure_of, wait_s
+from pipelines.runtime.terminal import say
 
 NAME_KEY = "raystill"
 """Key of the batch's name in its metadata."""
@@ -101,5 +101,5 @@ class BatchApi:
                 raise TeacherUnusableError(f"{self._config.remote.url}: {failure.detail}")
             attempt += 1
             pause = wait_s(attempt, failure.retry_after_s, self._chance)
-            print(f"teacher: {failure.detail}; the next attempt in {pause:.0f} s", file=sys.stderr, flush=True)
+            say(f"teacher: {failure.detail}; the next attempt in {pause:.0f} s")
             time.sleep(pause)

@@ -7,7 +7,6 @@ finds its batches by their records and awaits them; no prompt is sent twice.
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from pipelines.label.teachers.base import BudgetExhaustedError, PromptRefusedErr
 from pipelines.label.teachers.budget import BudgetMeter
 from pipelines.label.teachers.openai import OpenaiTeacher, prompt_tokens
 from pipelines.label.teachers.remote_settings import remote_key
+from pipelines.runtime.terminal import say
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.tasks import load_task, task_spec
 
@@ -145,9 +145,7 @@ class Batches:
                 total = sum(batch.requests for batch, _ in states)
                 self._live.phase(f"waiting for {len(waiting)} batches, {answered:,} of {total:,} requests")
                 if time.monotonic() - began < self._config.remote.batch_poll_s:
-                    print(
-                        f"label: {len(waiting)} batches with {total:,} requests are sent", file=sys.stderr, flush=True
-                    )
+                    say(f"label: {len(waiting)} batches with {total:,} requests are sent")
                 time.sleep(self._config.remote.batch_poll_s)
         if ended and self._answered == answered_before:
             rule = f"{self._config.remote.url} has answered no request of the last batches within their day"

@@ -6,7 +6,6 @@ labelled again. Files that no commit names are removed.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -38,6 +37,7 @@ from pipelines.label.output.parts import (
 )
 from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
 from pipelines.label.stored.sources import set_aside
+from pipelines.runtime.terminal import say
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import UNFINISHED, Store
 
@@ -138,8 +138,8 @@ def _undamaged(store: Store, sizes: Mapping[str, int], commits: list[Commit], da
         rows += commit.counts.done
     if damaged:
         files = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
-        print(f"label: missing or damaged in {store.shown()}: {files}. Their rows are labelled again"
-              f"{f' ({rows:,})' if rows else ''}.", file=sys.stderr, flush=True)  # fmt: skip
+        say(f"label: missing or damaged in {store.shown()}: {files}. Their rows are labelled again"
+              f"{f' ({rows:,})' if rows else ''}.")  # fmt: skip
     return kept
 
 
@@ -153,7 +153,7 @@ def _lost_texts(store: Store, commits: list[Commit], sizes: Mapping[str, int]) -
     if lost:
         files = ", ".join(sorted(lost)[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         rule = f"missing or damaged in {store.shown()}: {files}. Their rows stay labelled, their answers are not stored any more"
-        print(f"label: {rule}.", file=sys.stderr, flush=True)
+        say(f"label: {rule}.")
     return lost
 
 

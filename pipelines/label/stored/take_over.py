@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -43,6 +42,7 @@ from pipelines.label.stored.sources import (
     text_files,
 )
 from pipelines.runtime.progress import Progress
+from pipelines.runtime.terminal import say
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from pipelines.tasks import load_task, task_spec
@@ -86,7 +86,7 @@ class StoredLookup:
         self._commit()
         writer.store.write(_LOOKED_UP, json.dumps(names).encode())
         count, left = writer.counts.stored - before, (writer.total or 0) - writer.finished_rows
-        print(f"label: {count:,} rows take over stored answers, {left:,} are left", file=sys.stderr, flush=True)
+        say(f"label: {count:,} rows take over stored answers, {left:,} are left")
 
     def missing(self) -> Iterator[MissingPrompt]:
         """The prompt that each row without an outcome needs next, and that has no stored answer. Raises as `take_over`."""
@@ -201,4 +201,4 @@ def _without_known(file: TextFile, index: AnswerIndex) -> int | None:
 
 
 def _warn(text: str) -> None:
-    print(f"label: {text}. Its answers are not taken over.", file=sys.stderr, flush=True)
+    say(f"label: {text}. Its answers are not taken over.")

@@ -10,12 +10,12 @@ Failures during an outage are not counted against a row's attempts. A single row
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 
 from pipelines.label.teachers.base import TeacherUnusableError
+from pipelines.runtime.terminal import say
 
 WINDOW = 40
 LEAST_RESULTS = 20
@@ -90,4 +90,4 @@ class CircuitBreaker:
 
 
 def _say(text: str) -> None:
-    print(f"teacher: {text}", file=sys.stderr, flush=True)
+    say(f"teacher: {text}")

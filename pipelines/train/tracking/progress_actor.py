@@ -7,7 +7,6 @@ goes to their logs, so that warnings for the user take the same way.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from pipelines.runtime.nodes import on_this_node
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
+from pipelines.runtime.terminal import say
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -70,7 +70,7 @@ def warn_through(progress: ActorHandle | None) -> Callable[[str], None]:
 
     def warn(text: str) -> None:
         if progress is None:
-            print(f"train: {text}", file=sys.stderr, flush=True)
+            say(f"train: {text}")
         else:
             progress.warn.remote(text)
 
@@ -113,7 +113,7 @@ def _show(
         except ray.exceptions.RayError:
             break  # the cluster is gone: the main thread reports why
         for text in warnings[shown_warnings:]:
-            print(f"{progress.title}: {text}", file=sys.stderr, flush=True)
+            say(f"{progress.title}: {text}")
         shown_warnings = len(warnings)
         if update is not None:
             if not began:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pipelines.runtime.board import Board
 from pipelines.runtime.progress import Progress, RecentRate
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.storage.store import Store
@@ -70,6 +71,28 @@ def test_outside_a_terminal_a_line_appears_every_ten_seconds(clock: Clock, capsy
     assert capsys.readouterr().err.splitlines() == [
         "label: 200/2,000 rows, 20.0 rows/s, 1 min 30 s left, 98.0% accepted",
         "label: 400/2,000 rows, 20.0 rows/s, 1 min 20 s left, 98.0% accepted",
+    ]
+
+
+def test_the_board_shows_what_runs_what_comes_and_the_time_left(clock: Clock) -> None:
+    board = Board(("label", "train", "serve"), {"label": 10, "train": 20, "serve": 5}, clock=clock)
+    board.begin("label")
+    clock.now += 20  # this machine takes twice as long as expected
+    board.finish("label", "600 read")
+    board.begin("train")
+    clock.now += 10
+    assert board.seconds_left() == 30 + 10
+    progress = Progress("train", 200, "tokens", clock=clock, console=Console(file=io.StringIO()))
+    board.show(progress)
+    clock.now += 10
+    progress.advance(50, "loss: label 0.4")
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(board)
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
+        "  label  20 s  600 read",
+        "> train  20 s  ━━━━━───────────────  50/200 tokens, 5.0 tokens/s, 30 s left, loss: label 0.4",
+        "  serve        comes next, about 10 s",
+        "40 s so far, about 40 s left",
     ]
 
 
