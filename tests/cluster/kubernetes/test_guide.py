@@ -17,6 +17,15 @@ from tests.support.k8s.rendering import EXTERNALS, OVERLAYS, ROOT, needs_kustomi
 
 pytestmark = needs_kustomize
 KUBERAY = yaml.safe_load((ROOT / "k8s" / "versions.yaml").read_text())["kuberay"]
+DOCKERFILE = (ROOT / "k8s/image/Dockerfile").read_text()
+NAMESPACE = yaml.safe_load((ROOT / "k8s/platform/namespace.yaml").read_text())
+OTHER_KINDS = (
+    "gateway",
+    "node",
+    "pod",
+    "pods",
+    "secret",
+)  # made by the operator, by Kubernetes, by the cluster's administrator
 KUBECTL = "apply annotate cordon cp create delete describe drain exec get label logs port-forward wait"
 KNOWN = rf"kubectl (-n \S+ )?({KUBECTL.replace(' ', '|')})|helm (install|repo|rollback|upgrade)|docker (build|push)|raystill"
 OTHERS = r"cp -r k8s|curl -s http|export RAY_AUTH_MODE|kind load|make (k8s-teardown|test-full)|python -[cm]|M.from_pretrained"
@@ -36,6 +45,7 @@ def commands(*, prose: bool = True) -> Iterator[str]:
 def test_a_command_of_the_guide_fits(command: str) -> None:
     assert re.match(f"({KNOWN}|{OTHERS})\\b", command)
     program, *words = command.split()
+    assert set(re.findall(r"--build-arg (\w+)=", command)) <= set(re.findall(r"(?m)^ARG (\w+)", DOCKERFILE))
     if program == "raystill" and words[0] != "k8s" and words[1:]:
         parsed_arguments(words[0], shlex.split(command)[2:])
     assert program != "raystill" or words[0] in main.commands
@@ -46,8 +56,10 @@ def test_a_command_of_the_guide_fits(command: str) -> None:
     for name in re.findall(r"raystill-[a-z0-9-]+", command) if program == "kubectl" else ():
         made = re.sub(r"-(serve-svc|head-svc|gateway|0)$", "", name)  # by the operator and by Kubernetes
         assert {name, made} & names, name
-    parts = {found["metadata"].get("labels", {}).get("raystill.io/part") for found in rendered}
-    assert set(re.findall(r"raystill.io/part!?=(\w+)", command)) <= parts
+    for key, value in re.findall(r"([a-z-]+\.[a-z.]+/\w+)!?=(\w+)", command):
+        assert f"'{key}': '{value}'" in str([*rendered, NAMESPACE])
+    (of_kinds,) = re.findall(r"kubectl (?:-n \S+ )?(?:get|delete|describe) (\S+)", command) or [""]
+    assert set(re.split(r"[,|]", of_kinds)) <= {"", *OTHER_KINDS, *(found["kind"].lower() for found in rendered)}
     for folder in re.findall(r"-k (k8s/\S+)", command):
         assert render(ROOT / folder)
     assert set(re.findall(r"ref=v(\S+?)'|--version (\S+)", command)) <= {(KUBERAY, ""), ("", KUBERAY)}

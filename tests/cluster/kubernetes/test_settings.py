@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def leaves(tree: Any, path: str = "") -> list[str]:
 @needs_kustomize
 @each_overlay
 def test_the_namespace_of_a_second_team_moves_every_object(name: str, tmp_path: Path) -> None:
-    objects = overlay(name, edited(tmp_path, name, "namespace: raystill", "namespace: team-b"))
+    root = edited(tmp_path, name, "namespace: raystill", "namespace: team-b")
+    objects = overlay("team-b", Path(shutil.move(root / "overlays" / name, root / "overlays" / "team-b")).parents[1])
     clusterwide = {"ClusterQueue", "ResourceFlavor", "PriorityClass"}
     assert {o["metadata"].get("namespace") for o in objects if o["kind"] not in clusterwide} == {"team-b"}
     assert [s["namespace"] for o in objects if o["kind"] == "RoleBinding" for s in o["subjects"]] == ["team-b"]
