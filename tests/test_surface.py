@@ -7,6 +7,8 @@ import click
 from pydantic import BaseModel
 
 from cluster.cli import main
+from cluster.reference import FOLDER as REFERENCE
+from cluster.reference import pages
 from cluster.schemas import FOLDER, models, schema_text
 from pipelines.config import RunConfig
 
@@ -75,6 +77,7 @@ training.checkpoint_every_steps training.max_failures training.seed
 evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gpus_per_worker
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed evaluation.weights
 evaluation.engine evaluation.constrained
+serving.engine_args
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 serving.max_replicas_per_node serving.engine serving.weights serving.constrained serving.cpu_kv_cache_gib serving.students_per_replica
@@ -82,7 +85,7 @@ serving.ingress_replicas
 serving.delays.up_s serving.delays.down_s serving.delays.to_zero_s
 serving.limits.inputs serving.limits.body_bytes serving.limits.input_characters
 serving.keys.file serving.keys.variable serving.keys.requests_per_minute serving.keys.none
-serving.keys.inputs_per_minute serving.keys.tokens_per_minute
+serving.keys.inputs_per_minute serving.keys.tokens_per_minute serving.tls.certificate serving.tls.key serving.allowed_hosts
 serving.task_code serving.cors_origins serving.access_log serving.log_text
 compare.methods compare.fractions compare.students compare.seeds
 compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight compare.search.steps
@@ -129,6 +132,12 @@ def test_every_command_has_a_summary_and_an_example() -> None:
         assert summary, name
         assert not summary.endswith("..."), f"{name}: {summary}"
         assert "Example" in (command.help or ""), name
+
+
+def test_reference_pages_are_those_of_the_code() -> None:
+    """`python -m cluster.reference` writes them."""
+    found = {file.stem: file.read_text(encoding="utf-8") for file in REFERENCE.glob("*.md")}
+    assert found == pages()
 
 
 def test_schemas_are_those_of_the_models() -> None:

@@ -20,6 +20,7 @@ class RunConfig(Section):
     """One run: a corpus, a teacher, a student, and what is made of them."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    """Letters, digits, `.`, `_` and `-`. Names the endpoint's model, too."""
     output: str
     """Folder or URI of the run's artifacts."""
     task: str

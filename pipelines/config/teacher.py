@@ -14,6 +14,7 @@ class SamplingConfig(Section):
     """How the teacher's answers are sampled."""
 
     n: Annotated[int, Field(ge=1, le=256)] = 1
+    """Answers of each row, of which the most frequent label counts."""
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -22,6 +23,7 @@ class SamplingConfig(Section):
     stop: list[Annotated[str, Field(min_length=1)]] | None = None
     """Stop strings instead of the task's."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Of one answer. A longer one is rejected as `truncated` if it is cut within its statement."""
     seed: int | None = 0
     """Each row draws by a hash of seed and id. None: unseeded draws, which no later run repeats."""
 
@@ -33,11 +35,12 @@ class SamplingConfig(Section):
 
 
 class FiltersConfig(Section):
-    """Which answers are kept. Applied in the order of schema.REJECT_REASONS."""
+    """Which answers are kept. Applied in the order in which docs/reference/artifacts.md lists the reasons."""
 
     gold: Literal["keep", "drop-disagreeing", "rationalise"] = "keep"
     """If the teacher's label is not the gold label: keep the row, reject it, or ask again with the gold label as a hint."""
     min_agreement: Share = 0.0
+    """Reject a row if a smaller share of its samples gave the label."""
     min_rationale_words: Annotated[int, Field(ge=0)] = 0
     max_rationale_words: Annotated[int, Field(ge=1)] | None = None
     drop_giveaways: bool = False
@@ -89,7 +92,9 @@ class RemoteConfig(Section):
     max_concurrent_requests: Annotated[int, Field(ge=1)] = 64
     """Fewer while the endpoint's rate limit refuses requests."""
     max_attempts: Annotated[int, Field(ge=1)] = 8
+    """Of each request."""
     timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
+    """Of one attempt."""
     batch: bool = False
     """Send all prompts through OpenAI's Batch API: answers within a day, for less. What it does not answer is sent as usual."""
     batch_rows: Annotated[int, Field(ge=1, le=50_000)] = 50_000
@@ -130,6 +135,7 @@ class TeacherConfig(Section):
     """Who answers. vllm and openai need `model`, replay needs `outputs`, echo needs neither."""
 
     engine: Literal["vllm", "openai", "replay", "echo"]
+    """vllm: a model on this machine or cluster. openai: a compatible endpoint. replay: recorded outputs. echo: no model, for tests."""
     model: str | None = None
     """Hub id or folder; `embedded`: SmolLM2-135M-Instruct, which needs no hub. openai: the endpoint's name of the model."""
     revision: str | None = None
