@@ -9,17 +9,18 @@ Serve calls `middlewares` if the environment variable RAY_SERVE_HTTP_PROXY_CALLB
 | headers that take longer than 10 s to arrive, or a connection without a request for 10 s | closed |
 | a header that is not ASCII | 400 |
 
-Headers that steer Serve are removed: model ids for multiplexing, which the router keeps for ever, timeouts, and switches of Serve.
+Errors of Serve itself, which are plain text, get OpenAI's shape. Headers that steer Serve are removed: model ids for multiplexing, which
+the router keeps for ever, timeouts, and switches of Serve.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn import config as uvicorn_config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -109,7 +110,36 @@ class EdgeMiddleware:
                 await _refuse(send, *_NOT_ASCII)
                 return
             scope = {**scope, "headers": [header for header in headers if not _steers(header[0])]}
+            send = _shaping(send)
         await self._app(scope, receive, send)
+
+
+_SERVE_ERRORS = {
+    404: ("not_found", "no endpoint runs at this path, or it is ending"),
+    408: ("timeout", "the request timed out"),
+    503: ("overloaded", "the endpoint has no room for the request, or is starting. Send it again later"),
+}
+"""Status -> code and message."""
+_SERVE_FAILURE = ("internal_error", "the server failed while it had the request. It is safe to send it again")
+
+
+def _shaping(send: Send) -> Send:
+    """Sends errors that are not JSON in OpenAI's shape. The API's own are JSON already."""
+    shapes = False
+
+    async def shaped(message: Message) -> None:
+        nonlocal shapes
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+            shapes = not any(name.lower() == b"content-type" and b"json" in value for name, value in headers)
+            if shapes:
+                status = message["status"]
+                kept = [header for header in headers if header[0].lower() not in (b"content-type", b"content-length")]
+                await _refuse(send, status, *_SERVE_ERRORS.get(status, _SERVE_FAILURE), headers=kept)
+        if not shapes:
+            await send(message)
+
+    return shaped
 
 
 def _steers(name: bytes) -> bool:
@@ -118,7 +148,8 @@ def _steers(name: bytes) -> bool:
 
 
 def _body(status: int, code: str, message: str) -> bytes:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": message, "type": kind, "param": None, "code": code}
     return json.dumps({"error": error}).encode()
 
 
@@ -128,8 +159,10 @@ def _raw_response(status: int, code: str, message: str) -> bytes:
     return head.encode() + body
 
 
-async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+async def _refuse(
+    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     body = _body(status, code, message)
-    headers: Any = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
     await send({"type": "http.response.body", "body": body})

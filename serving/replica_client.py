@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from pipelines.config.serving import ServingConfig
+from serving.ability import Ability
 from serving.api.errors import ApiError
 from serving.fair_queue import FairQueue, QueueFullError, Turns
 from serving.messages import Batch, Failed, Piece, Question, Reply, TextRequest, TooLong, UnavailableError
@@ -78,6 +79,7 @@ class ReplicaClient:
         self._engines: dict[str, str] = {}
         self._queues: dict[str, StudentQueue] = {}
         self._poison = Poison()
+        self._ability = Ability()
         self.open_requests: Counter[str] = Counter()
         """Requests in the queues and with the replicas, by student id."""
 
@@ -88,6 +90,10 @@ class ReplicaClient:
     def engine(self, card: StudentCard) -> str | None:
         """See Backend."""
         return self._engines.get(card.id)
+
+    async def any_can_answer(self, cards: Sequence[StudentCard]) -> bool:
+        """See Backend."""
+        return await self._ability.of_any({self._application(card) for card in cards})
 
     async def answer(
         self, card: StudentCard, questions: Sequence[Question], client: str
@@ -181,11 +187,14 @@ class ReplicaClient:
         if card.id not in self._handles:
             shared = self._serving.students_per_replica is not None
             try:
-                handle = serve.get_deployment_handle(STUDENT, SHARED if shared else application_of(card.id))
+                handle = serve.get_deployment_handle(STUDENT, self._application(card))
             except KeyError as error:  # the application does not exist yet, or no longer
                 raise self._api_error(card, error) from error
             self._handles[card.id] = handle.options(multiplexed_model_id=card.id) if shared else handle
         return self._handles[card.id]
+
+    def _application(self, card: StudentCard) -> str:
+        return application_of(card.id) if self._serving.students_per_replica is None else SHARED
 
     def _note_engine(self, card: StudentCard, outcomes: Sequence[Reply | Piece | TooLong | Failed]) -> None:
         for outcome in outcomes:

@@ -78,6 +78,7 @@ evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gp
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed evaluation.weights
 evaluation.engine evaluation.constrained
 serving.engine_args
+serving.engine_args
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 serving.max_replicas_per_node serving.engine serving.weights serving.constrained serving.cpu_kv_cache_gib serving.students_per_replica

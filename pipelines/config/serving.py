@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipelines.config.base import LossyWeights, ReplicasConfig, Section
 
@@ -59,13 +59,22 @@ class KeysConfig(Section):
         return self
 
 
+class TlsConfig(Section):
+    """Files in PEM form on each node with a proxy."""
+
+    certificate: str
+    """With the certificates of its issuers, if clients do not know them."""
+    key: str
+
+
 class ServingConfig(Section):
     """The endpoint."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: ReplicasConfig = ReplicasConfig(min=0, max=4)
-    gpus_per_replica: Literal[0, 1] = 0
+    gpus_per_replica: Annotated[int, Field(ge=0, le=16)] = 0
+    """Above 1: vLLM computes a student on all of them (tensor parallel)."""
     max_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None
     """Of each student and of the ingress: with 1, a lost node takes at most one replica of each. A replica without a node waits, also the
     successor of one on a drained node. None: replicas are spread, and share a node if only one has room."""
@@ -75,6 +84,8 @@ class ServingConfig(Section):
     """bfloat16 and int8 are faster and may change answers; `evaluation.weights` measures it."""
     constrained: bool = False
     """True: labels of a closed set only, never free text; `evaluation.constrained` measures it. Of `/v1/predict`: texts stay free."""
+    engine_args: dict[str, JsonValue] = {}
+    """vllm: more arguments of its engine, such as kv_cache_dtype. `evaluate` does not have them: leave those out that change answers."""
     cpu_kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     """vllm without a GPU: memory of a replica for keys and values."""
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 8
@@ -95,6 +106,10 @@ class ServingConfig(Section):
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     limits: LimitsConfig = LimitsConfig()
     keys: KeysConfig = KeysConfig()
+    tls: TlsConfig | None = None
+    """None: plain HTTP."""
+    allowed_hosts: list[str] = []
+    """Names in the Host header that are answered. Empty: on a loopback host its own names, otherwise all. `*`: all."""
     task_code: bool = False
     """Serve students whose task is a task file. Its code runs in the ingress and in the command."""
     cors_origins: list[str] = []

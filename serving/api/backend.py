@@ -19,6 +19,10 @@ class Backend(Protocol):
         """The engine that answered last for a student; None before its first answer."""
         ...
 
+    async def any_can_answer(self, cards: Sequence[StudentCard]) -> bool:
+        """True if one of the students has a replica that answers, or can get one."""
+        ...
+
     async def answer(
         self, card: StudentCard, questions: Sequence[Question], client: str
     ) -> Sequence[Reply | TooLong | Failed]:

@@ -7,6 +7,8 @@
 | 404 | unknown model or path |
 | 408 | the body did not arrive in time |
 | 413 | too many inputs, or too large a body |
+| 415 | another content type than JSON, or a compressed body |
+| 421 | a host that is not one of serving.allowed_hosts |
 | 422 | a task field is missing or invalid, or an input is too long or refused |
 | 429 | the key's limit is reached |
 | 503 | the queue is full or the student is unavailable; with Retry-After |
@@ -119,9 +121,6 @@ def _invalid_request(error: RequestValidationError) -> ApiError:
     if location:
         param = _param(location)
         return ApiError(400, "invalid_request", f"{param}: {problem['msg']}", param=param)
-    if isinstance(error.body, bytes):
-        message = "the body is not declared as JSON. Send it with the header `Content-Type: application/json`"
-        return ApiError(400, "invalid_request", message)
     if error.body is None:
         return ApiError(400, "invalid_json", "the body is not JSON: it is empty. Send a JSON object")
     return ApiError(400, "invalid_request", "the body must be a JSON object")

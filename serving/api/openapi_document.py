@@ -20,6 +20,7 @@ _ERRORS = {
     404: "Unknown model.",
     408: "The body did not arrive in time.",
     413: "Too many inputs, or too large a body.",
+    415: "Another content type than JSON, or a compressed body.",
     422: "A field is missing or invalid, or an input is too long.",
     429: "The key's limit is reached.",
     503: "The queue is full or the student is unavailable; see Retry-After.",

@@ -34,7 +34,12 @@ class RequestContext:
 
 def request_context(request: Request) -> RequestContext:
     """The context of a request; a new one if RequestMiddleware is not in use."""
-    context: RequestContext = request.scope.setdefault(_SCOPE_KEY, RequestContext(request_id=""))
+    return request_context_of(request.scope)
+
+
+def request_context_of(scope: Scope) -> RequestContext:
+    """As `request_context`, for middleware."""
+    context: RequestContext = scope.setdefault(_SCOPE_KEY, RequestContext(request_id=""))
     return context
 
 

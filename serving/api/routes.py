@@ -22,6 +22,7 @@ from serving.api.body_limit import BodyLimitMiddleware
 from serving.api.errors import ApiError, add_error_handlers
 from serving.api.event_stream import EventStream, events
 from serving.api.guarded_route import guarded_router
+from serving.api.host_check import HostMiddleware, answered_hosts
 from serving.api.middleware import REQUEST_ID, Metrics, RequestMiddleware
 from serving.api.models import Model, ModelList, describe
 from serving.api.openai_requests import (
@@ -112,6 +113,8 @@ def create_app(api: Api, *, sets_request_id: bool = True) -> RequestMiddleware:
     add_chunk_schemas(app)
     timeout_s = min(_BODY_TIMEOUT_S, api.settings.request_timeout_s)
     app.add_middleware(BodyLimitMiddleware, max_bytes=api.settings.limits.body_bytes, timeout_s=timeout_s)
+    if (hosts := answered_hosts(api.settings)) is not None:
+        app.add_middleware(HostMiddleware, hosts=hosts)
     if api.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
@@ -133,11 +136,14 @@ def _open_routes(api: Api) -> APIRouter:
         """Returns 200 while the endpoint takes requests, even if students are scaled to zero."""
         return {"status": "ok"}
 
-    @router.get("/readyz", responses={503: {"description": "No student is known yet."}})
+    @router.get("/readyz", responses={503: {"description": "No student can answer yet, or any more."}})
     async def readyz() -> Response:
-        """Returns 200 once the students are known."""
-        ready = bool(api.registry().cards)
-        return JSONResponse({"status": "ready" if ready else "starting"}, 200 if ready else 503)
+        """Returns 200 while a student has a replica that answers, or can get one."""
+        started = [card for card in api.registry().cards if card.id not in api.registry().starting]
+        if not started:
+            return JSONResponse({"status": "starting"}, 503)
+        able = await api.backend.any_can_answer(started)
+        return JSONResponse({"status": "ready" if able else "failing"}, 200 if able else 503)
 
     return router
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import TYPE_CHECKING
 
-from pipelines.config.serving import ServingConfig
+from pipelines.config.serving import ServingConfig, TlsConfig
 from pipelines.errors import UserError
-from serving.deploy.serve_config import PROXY_GRACE_S
+from serving.deploy.serve_config import PROXY_GRACE_S, tls_options
 
 if TYPE_CHECKING:
     from ray.serve.config import HTTPOptions
@@ -26,10 +27,27 @@ def check_port(host: str, port: int) -> None:
             raise UserError(f"serving.port {port} on {host}", rule, "Set another serving.port.") from error
 
 
+def check_tls(tls: TlsConfig | None) -> None:
+    """Raises UserError if this process cannot use the certificate with its key."""
+    if tls is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        value = f"serving.tls.certificate {tls.certificate} with key {tls.key}"
+        remedy = "Give a certificate and its key in PEM form, without a password."
+        raise UserError(value, f"they cannot be used ({error.strerror or error})", remedy) from error
+
+
 def check_running_proxy(options: HTTPOptions, serving: ServingConfig) -> None:
     """Raises UserError if the running Serve listens elsewhere, or ends requests too early. It changes neither while it runs."""
     remedy = "Set it to that, or end Serve first: `serve shutdown`."
-    for key, found, wanted in (("host", options.host, serving.host), ("port", options.port, serving.port)):
+    certificate = tls_options(serving).get("ssl_certfile")
+    for key, found, wanted in (
+        ("host", options.host, serving.host),
+        ("port", options.port, serving.port),
+        ("tls.certificate", options.ssl_certfile, certificate),
+    ):
         if found != wanted:
             raise UserError(f"serving.{key} {wanted}", f"Serve already runs on this Ray, with {key} {found}", remedy)
     limit_s = options.request_timeout_s

@@ -14,7 +14,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import StageFailedError
 from pipelines.runtime.compat.ray import ServeController, delete_applications, serve_controller
 from serving.app import LOGGING
-from serving.deploy.address import check_port, check_running_proxy
+from serving.deploy.address import check_port, check_running_proxy, check_tls
 from serving.deploy.phases import gone_students, is_ours, phases, restored
 from serving.deploy.readiness import wait_until_answered, wait_until_ended, wait_until_running
 from serving.deploy.serve_config import APPLICATION, as_document, endpoint_config
@@ -79,7 +79,8 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: T
     running = _deployed(controller)
     gone = gone_students(running)
     host = "127.0.0.1" if serving.host in {"0.0.0.0", "::"} else serving.host
-    endpoint = Endpoint(f"http://{host}:{serving.port}", tuple(students), serving.request_timeout_s + _END_S)
+    scheme = "http" if serving.tls is None else "https"
+    endpoint = Endpoint(f"{scheme}://{host}:{serving.port}", tuple(students), serving.request_timeout_s + _END_S)
     try:
         for phase in phases(running, config.applications, gone):
             _deploy(controller, config, phase.applications)
@@ -103,6 +104,7 @@ def _controller(config: ServeDeploySchema, serving: ServingConfig) -> ServeContr
     if controller is not None:
         check_running_proxy(controller.http_config, serving)
         return controller
+    check_tls(serving.tls)
     check_port(serving.host, serving.port)
     serve.start(proxy_location="HeadOnly", http_options=as_document(config)["http_options"], logging_config=LOGGING)
     controller = serve_controller()

@@ -14,9 +14,7 @@ its folder is a change, and all replicas of an application have the same weights
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -25,6 +23,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 from pipelines.config.serving import KeysConfig, ServingConfig
 from pipelines.errors import UserError
 from pipelines.students.decoding.constrained import check_constrained
+from serving.api.host_check import is_loopback
 from serving.app import LOGGING
 from serving.engines.select import engine_name
 from serving.model_card import StudentCard, read_card
@@ -36,7 +35,7 @@ APPLICATION, INGRESS = "raystill", "ingress"
 """The application for HTTP, and its deployment."""
 PROXY_GRACE_S = 5.0
 _INGRESS_SETTINGS = {
-    "host", "port", "keys", "task_code", "cors_origins", "access_log", "log_text", "limits", "ingress_replicas",
+    "host", "port", "keys", "tls", "allowed_hosts", "task_code", "cors_origins", "access_log", "log_text", "limits", "ingress_replicas",
 }  # fmt: skip
 """Settings that only the ingress reads: students are deployed without them, so that a change restarts no student."""
 
@@ -55,12 +54,12 @@ def endpoint_config(
         UserError: a student cannot be served, the split names an unknown version, or no other machine could reach the proxies,
             or everyone could.
     """
-    if every_node and _is_loopback(serving.host):
+    if every_node and is_loopback(serving.host):
         rule = "each node's proxy would be reachable from its own node only"
         remedy = "Give an address that others reach: --set serving.host=0.0.0.0."
         raise UserError(f"serving.host {serving.host}", rule, remedy)
     keys = serving.keys
-    if not (_is_loopback(serving.host) or keys.file or keys.variable or keys.none):
+    if not (is_loopback(serving.host) or keys.file or keys.variable or keys.none):
         rule = "others reach it, and it has no keys"
         remedy = (
             "Set serving.keys.file, made by `raystill key NAME --file keys`, or serving.keys=none if everyone may ask."
@@ -90,6 +89,7 @@ def endpoint_config(
             "host": serving.host,
             "port": serving.port,
             "request_timeout_s": serving.request_timeout_s + PROXY_GRACE_S,
+            **tls_options(serving),
         },
         logging_config=LOGGING,
         applications=[ingress, *_student_applications(cards, settings)],
@@ -104,14 +104,19 @@ def as_document(config: ServeDeploySchema) -> dict[str, JsonValue]:
 
 def with_absolute_file(keys: KeysConfig) -> KeysConfig:
     """The same keys, with the absolute path of their file: the ingress runs in a folder of Ray's."""
-    file = keys.file if keys.file is None else str(Path(keys.file).expanduser().absolute())
+    file = keys.file if keys.file is None else _absolute(keys.file)
     return keys.model_copy(update={"file": file})
 
 
-def _is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+def tls_options(serving: ServingConfig) -> dict[str, str]:
+    """Serve's options for HTTPS; empty for HTTP."""
+    if serving.tls is None:
+        return {}
+    return {"ssl_certfile": _absolute(serving.tls.certificate), "ssl_keyfile": _absolute(serving.tls.key)}
+
+
+def _absolute(file: str) -> str:
+    return str(Path(file).expanduser().absolute())
 
 
 def _student_applications(cards: Sequence[StudentCard], settings: ServingConfig) -> list[ServeApplicationSchema]:

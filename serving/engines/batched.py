@@ -194,6 +194,11 @@ class TransformersEngine(BatchedEngine):
     name = "transformers"
     weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["transformers"].weights
 
+    @classmethod
+    def device_problem(cls, serving: ServingConfig) -> str | None:
+        """See Engine."""
+        return "it computes on one GPU" if serving.gpus_per_replica > 1 else None
+
     @staticmethod
     def _load_student(card: StudentCard, serving: ServingConfig) -> Student:
         import torch

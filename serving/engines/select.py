@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipelines.config.serving import ServingConfig
+from pipelines.errors import UserError
 from pipelines.students.decoding import Family
 from pipelines.students.decoding.engines import EngineChoice, EngineFacts, open_first
 from serving.engines.base import Engine
@@ -21,7 +22,11 @@ ENGINES: dict[str, type[Engine]] = {
 
 def engine_name(family: Family, serving: ServingConfig) -> str:
     """The engine for a family. Raises UserError if the configured engine does not run it, or not with these weights."""
-    return _candidates(family, serving)[0].name
+    name = _candidates(family, serving)[0].name
+    if serving.engine_args and name != "vllm":
+        value = f"serving.engine_args {', '.join(serving.engine_args)}"
+        raise UserError(value, f"{name} runs {family} students, and only vLLM has them", "Remove them.")
+    return name
 
 
 def draws_with_seeds(family: Family, serving: ServingConfig) -> bool:

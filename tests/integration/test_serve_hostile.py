@@ -76,7 +76,7 @@ def raw(client: httpx.Client) -> socket.socket:
 
 
 def request_head(length: int) -> bytes:
-    return f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
+    return f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def test_slow_clients_delay_no_other_client(client: httpx.Client) -> None:

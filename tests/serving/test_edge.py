@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from serving import edge
@@ -29,7 +29,11 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     async def headers(request: Request) -> JSONResponse:
         return JSONResponse([name.decode() for name, _ in request.headers.raw])
 
-    app = Starlette(routes=[Route("/", headers, methods=["GET", "POST"])], middleware=edge.middlewares())
+    async def plain(request: Request) -> Response:
+        return PlainTextResponse("Traceback", request.path_params["status"], {"retry-after": "3"})
+
+    routes = [Route("/", headers, methods=["GET", "POST"]), Route("/{status:int}", plain)]
+    app = Starlette(routes=routes, middleware=edge.middlewares())
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -104,6 +108,17 @@ def test_connections_without_a_request_are_closed(port: int, sent: bytes) -> Non
 def test_headers_that_are_not_ascii_are_refused(port: int) -> None:
     status, body = answer(port, HEAD + b"x: \xff\xfe\r\n\r\n")
     assert (status, ErrorResponse.model_validate(body).error.code) == (400, "invalid_header")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(404, "not_found"), (503, "overloaded"), (500, "internal_error"), (408, "timeout")]
+)
+def test_errors_of_serve_get_the_shape_of_openai(port: int, status: int, code: str) -> None:
+    found, body = answer(port, HEAD.replace(b" / ", f" /{status} ".encode()) + b"\r\n")
+    error = ErrorResponse.model_validate(body).error
+    assert (found, error.code) == (status, code)
+    assert error.type == ("server_error" if status >= 500 else "invalid_request_error")
+    assert "Traceback" not in error.message
 
 
 def test_one_connection_answers_several_requests(port: int) -> None:

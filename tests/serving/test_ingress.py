@@ -14,7 +14,7 @@ async def test_user_config_sets_the_students(tmp_path: Path) -> None:
     folder = write_student(tmp_path / "student", "decoder-only")
     ingress = Ingress(ServingConfig())
     transport = httpx.ASGITransport(ingress.__serve_build_asgi_app__())
-    async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/readyz")).status_code == 503
         await ingress.reconfigure({"students": {"a": str(folder), "b": "/nowhere"}, "fingerprints": {}, "split": {}})
         assert list(ingress.unavailable()) == ["b"]

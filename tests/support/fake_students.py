@@ -74,6 +74,10 @@ class FakeStudents:
     """By text."""
     closed_streams: int = 0
     engines: dict[str, str] = field(default_factory=dict)
+    able: bool = True
+
+    async def any_can_answer(self, students: Sequence[StudentCard]) -> bool:
+        return self.able
 
     def engine(self, student: StudentCard) -> str | None:
         return self.engines.get(student.id)
@@ -168,4 +172,4 @@ def app_of(
 
 
 def client_of(*args: Any, **kwargs: Any) -> TestClient:
-    return TestClient(app_of(*args, **kwargs), raise_server_exceptions=False)
+    return TestClient(app_of(*args, **kwargs), base_url="http://localhost", raise_server_exceptions=False)

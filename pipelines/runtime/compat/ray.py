@@ -15,7 +15,7 @@ from pipelines.runtime.compat import private_name
 if TYPE_CHECKING:
     from ray.data import DataContext
     from ray.job_submission import JobSubmissionClient
-    from ray.train.torch import TorchConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
 
 UPLOAD_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
@@ -144,16 +144,43 @@ async def application_states() -> dict[str, str] | None:
 
     Private: `serve.status` blocks its thread.
     """
-    import ray
     from ray.serve.schema import ApplicationStatus
+
+    applications = await _application_details()
+    if applications is None:
+        return None
+    return {name: ApplicationStatus(details["status"]).value for name, details in applications.items()}
+
+
+async def failing_applications() -> frozenset[str]:
+    """Names of applications of the running Serve that fail: no replica runs, and none could be started. For event loops."""
+    applications = await _application_details() or {}
+    return frozenset(name for name, details in applications.items() if fails(details))
+
+
+def fails(details: Mapping[str, Any]) -> bool:
+    """True if a deployment of an application has no running replica and cannot start one. `details`: Serve's."""
+    from ray.serve.schema import DeploymentStatus, ReplicaState
+
+    failed = {DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED}
+    return any(
+        DeploymentStatus(deployment["status"]) in failed
+        and not any(ReplicaState(replica["state"]) is ReplicaState.RUNNING for replica in deployment["replicas"])
+        for deployment in details["deployments"].values()
+    )
+
+
+async def _application_details() -> dict[str, Any] | None:
+    """Details of the running Serve's applications by name; None if Serve does not run."""
+    import ray
 
     client: Any = serve_controller() if ray.is_initialized() else None
     if client is None:
         return None
     with private_name("ray", "ServeControllerClient._controller.get_serve_instance_details"):
         reply = client._controller.get_serve_instance_details.remote()
-    applications = (await reply)["applications"]
-    return {name: ApplicationStatus(details["status"]).value for name, details in applications.items()}
+    applications: dict[str, Any] = (await reply)["applications"]
+    return applications
 
 
 def delete_applications(names: Collection[str]) -> None:
@@ -204,6 +231,17 @@ def torch_config_with_setup(setup: Callable[[], None]) -> TorchConfig:
             return _with_setup(backend, setup)
 
     return TorchConfigWithSetup()
+
+
+def leave_sigint(trainer: TorchTrainer) -> None:
+    """Make Ctrl-C raise KeyboardInterrupt during `trainer.fit()` and after it.
+
+    Private: Ray Train sets a handler of its own for good. It ends this process with exit code 0, as if the training were finished.
+    """
+    with private_name("ray", "DataParallelTrainer._register_sigint_handler"):
+        registers = trainer._register_sigint_handler
+    if registers:
+        trainer._register_sigint_handler = lambda controller: None
 
 
 def _with_setup(backend: Any, setup: Callable[[], None]) -> type:

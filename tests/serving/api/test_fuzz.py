@@ -26,7 +26,7 @@ PATHS = {
     "models": "/v1/models", "readyz": "/readyz", "healthz": "/healthz",
 }  # fmt: skip
 FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500))
+SETTINGS = ServingConfig(limits=LimitsConfig(inputs=4, body_bytes=10_000, input_characters=500), allowed_hosts=["*"])
 
 
 KEY = "abc"

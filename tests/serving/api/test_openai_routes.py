@@ -37,7 +37,7 @@ def client(students: FakeStudents, metrics: FakeMetrics) -> TestClient:
 
 @pytest.fixture
 def official(client: TestClient) -> openai.OpenAI:
-    return openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
+    return openai.OpenAI(base_url="http://localhost/v1", api_key="none", http_client=client, max_retries=0)
 
 
 def complete(client: TestClient, **body: Any) -> Any:

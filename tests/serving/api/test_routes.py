@@ -140,8 +140,15 @@ def test_other_bodies_are_read_or_explained(client: TestClient, students: FakeSt
     body = b'{"inputs": ["one"], "model": "plain", "inputs": ["two"], "model": "sums"}'
     assert client.post("/v1/predict", content=body).json()["model"] == "sums"
     assert students.questions == [("sums", [Question("two")])]
-    response = client.post("/v1/predict", content=body, headers={"content-type": "text/plain"})
-    assert "Content-Type: application/json" in error_of(response, 400, "invalid_request")
+    for name, value, status in [
+        ("type", "text/plain", 415), ("type", "application/x-www-form-urlencoded", 415), ("type", "", 415),
+        ("encoding", "gzip", 415), ("type", "application/json; charset=utf-8", 200), ("type", "application/ld+json", 200),
+        ("encoding", "identity", 200),
+    ]:  # fmt: skip
+        response = client.post("/v1/predict", content=body, headers={f"content-{name}": value})
+        assert response.status_code == status, (name, value)
+        if status == 415:
+            error_of(response, 415, f"unsupported_{'media_type' if name == 'type' else 'encoding'}")
 
 
 @pytest.mark.parametrize("body", [{"inputs": [1] * 1000}, {str(i): 1 for i in range(1000)}])
@@ -309,6 +316,32 @@ def test_models_show_provenance_and_engine(client: TestClient, students: FakeStu
     assert first["engine"] == "ctranslate2"
     students.engines = {"sums": "transformers"}
     assert client.get("/v1/models/sums").json()["engine"] == "transformers"
+
+
+def test_only_own_names_are_answered(students: FakeStudents) -> None:
+    """A page of a stranger whose name leads to 127.0.0.1 is another host."""
+    for allowed, host, answered in [
+        ([], "127.0.0.1:8000", True), ([], "[::1]:8000", True), ([], "LOCALHOST", True), ([], "evil.example.com", False),
+        ([], "127.0.0.1.evil.com", False), ([], "", False), (["me.example.com"], "Me.example.com:8000", True),
+        (["me.example.com"], "localhost", True), (["*"], "evil.example.com", True),
+    ]:  # fmt: skip
+        client = client_of([card("sums")], students, ServingConfig(allowed_hosts=allowed))
+        response = client.get("/v1/models", headers={"host": host})
+        assert response.status_code == (200 if answered else 421), (allowed, host)
+        assert client.get("/readyz", headers={"host": "10.0.0.7"}).status_code == 200, "probes use addresses"
+        if not answered:
+            error_of(response, 421, "unknown_host")
+    public = ServingConfig(host="0.0.0.0", keys=KeysConfig(none=True))
+    assert client_of([], students, public).get("/", headers={"host": "any"}).status_code == 200
+
+
+def test_ready_means_that_a_student_can_answer(students: FakeStudents) -> None:
+    client = client_of([card("sums")], students)
+    assert client.get("/readyz").json() == {"status": "ready"}
+    students.able = False
+    response = client.get("/readyz")
+    assert (response.status_code, response.json()) == (503, {"status": "failing"})
+    assert client_of([], students).get("/readyz").json() == {"status": "starting"}
 
 
 def test_health_and_request_ids(client: TestClient) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from pipelines.config.serving import KeysConfig, ServingConfig
+from pipelines.config.serving import KeysConfig, ServingConfig, TlsConfig
 from pipelines.errors import StageFailedError, UserError
 from serving.deploy import readiness, rollout
 from serving.deploy import rollout as module
@@ -34,7 +34,7 @@ class FakeController:
         if without_config:
             self.details[without_config] = {"deployed_app_config": None}
         self.deployed: list[list[str]] = []
-        self.http_config = SimpleNamespace(host="127.0.0.1", port=8000, request_timeout_s=125.0)
+        self.http_config = SimpleNamespace(host="127.0.0.1", port=8000, request_timeout_s=125.0, ssl_certfile=None)
 
     def get_serve_details(self) -> dict[str, Any]:
         return {"applications": self.details}
@@ -140,6 +140,7 @@ def test_applications_of_others_stay_and_are_not_awaited(serve_with: Callable[..
     [
         ({"port": 8001}, "serving.port 8001: Serve already runs on this Ray, with port 8000"),
         ({"host": "0.0.0.0", "keys": KeysConfig(none=True)}, "serving.host 0.0.0.0: .* with host 127.0.0.1"),
+        ({"tls": TlsConfig(certificate="/c", key="/k")}, "serving.tls.certificate /c: .* with tls.certificate None"),
         ({"request_timeout_s": 121.0}, "request_timeout_s 121: .* ends requests after 125 s. Set at most 120"),
     ],
 )
@@ -154,7 +155,7 @@ def test_a_running_serve_keeps_its_address(
 
 def test_a_shorter_time_limit_needs_no_other_serve() -> None:
     for limit_s in (None, 125.0, 1000.0):
-        http: Any = SimpleNamespace(host="127.0.0.1", port=8000, request_timeout_s=limit_s)
+        http: Any = SimpleNamespace(host="127.0.0.1", port=8000, request_timeout_s=limit_s, ssl_certfile=None)
         check_running_proxy(http, ServingConfig(request_timeout_s=120.0))
         check_running_proxy(http, ServingConfig(request_timeout_s=5.0))
 
@@ -169,6 +170,12 @@ def test_a_taken_port_or_foreign_host_is_refused(monkeypatch: pytest.MonkeyPatch
             serve_students(STUDENTS, ServingConfig(port=port))
     with pytest.raises(UserError, match="cannot listen on it"):
         serve_students(STUDENTS, ServingConfig(host="192.0.2.1", port=8123, keys=KeysConfig(none=True)))
+
+
+def test_an_unusable_certificate_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "endpoint_config", lambda *_: None)
+    with pytest.raises(UserError, match=r"serving.tls.certificate /nowhere/crt .*No such file"):
+        serve_students(STUDENTS, ServingConfig(tls=TlsConfig(certificate="/nowhere/crt", key="/nowhere/key")))
 
 
 def test_an_unfinished_student_starts_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from pipelines.config.base import ReplicasConfig
-from pipelines.config.serving import AutoscalingDelays, KeysConfig, ServingConfig
+from pipelines.config.serving import AutoscalingDelays, KeysConfig, ServingConfig, TlsConfig
 from pipelines.errors import UserError
 from serving import app
 from serving.deploy.serve_config import as_document, endpoint_config
@@ -52,6 +52,9 @@ def test_each_student_is_an_application(folder: str, t5: str) -> None:
     assert set(found["raystill-student-b"]["args"]) == {"student", "folder", "fingerprint", "serving"}
     assert document["http_options"] == {"host": "127.0.0.1", "port": 8123, "request_timeout_s": 125.0}
     assert document["proxy_location"] == "HeadOnly"
+    tls = ServingConfig(tls=TlsConfig(certificate="/tls/crt", key="/tls/key"))
+    options: Any = as_document(endpoint_config(students, tls))["http_options"]
+    assert (options["ssl_certfile"], options["ssl_keyfile"]) == ("/tls/crt", "/tls/key")
 
 
 def test_students_may_share_an_application(folder: str, t5: str) -> None:

@@ -51,7 +51,7 @@ def start(student: StudentCard, **settings: Any) -> Any:
         ("encoder-decoder", {"weights": "bfloat16"}, "transformers"),
         ("encoder-decoder", {"gpus_per_replica": 1}, "transformers"),
         ("decoder-only", {}, "vllm"),
-        ("decoder-only", {"gpus_per_replica": 1}, "vllm"),
+        *[("decoder-only", {"gpus_per_replica": gpus}, "vllm") for gpus in (1, 4)],
         *[(family, {"engine": name}, name) for name, engine in ENGINES.items() for family in engine.weights],
     ],
 )
@@ -68,6 +68,8 @@ def test_family_device_and_weights_select_the_engine(family: Family, settings: d
         ("encoder-decoder", {"engine": "vllm"}, "does not run encoder-decoder"),
         ("encoder-decoder", {"engine": "ctranslate2", "gpus_per_replica": 1}, "CUDA"),
         ("encoder-decoder", {"gpus_per_replica": 1, "weights": "int8"}, "on GPUs. Set one of bfloat16, float32"),
+        ("encoder-decoder", {"engine": "transformers", "gpus_per_replica": 2}, "it computes on one GPU"),
+        ("encoder-decoder", {"engine_args": {"swap_space": 1}}, "engine_args swap_space: ctranslate2 runs encoder-decoder students"),
     ],
 )  # fmt: skip
 def test_an_impossible_engine_is_refused(family: Family, settings: dict[str, Any], match: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.config.serving import ServingConfig
+from pipelines.errors import UserError
 from pipelines.students.decoding import GenerationRequest, LabelSet
 from serving.engines import vllm as module
 from serving.engines.vllm_settings import engine_arguments, sampling_parameters
@@ -118,6 +119,20 @@ def test_students_of_a_replica_share_its_gpu(students: int | None, share: float)
     assert arguments.gpu_memory_utilization == pytest.approx(share)
     assert (arguments.max_logprobs, arguments.logprobs_mode) == (MAX_LOGPROB_TOKEN_IDS, "raw_logprobs")
     assert (arguments.load_format, arguments.generation_config) == ("safetensors", "vllm")
+
+
+def test_engine_args_and_several_gpus_reach_vllm() -> None:
+    student = card("sums", family="decoder-only")
+    serving = ServingConfig(gpus_per_replica=4, engine_args={"kv_cache_dtype": "fp8"})
+    arguments = engine_arguments(student, serving, "folder")
+    assert (arguments.tensor_parallel_size, arguments.distributed_executor_backend) == (4, "mp")
+    assert arguments.kv_cache_dtype == "fp8"
+    for given, match in [
+        ({"model": "other"}, "engine_args.model: other settings"), ({"tensor_parallel_size": 2}, "other settings"),
+        ({"kv_cache_dtypes": "fp8"}, "vLLM has no such argument. Set kv_cache_dtype"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=match):
+            engine_arguments(student, ServingConfig(engine_args=given), "folder")
 
 
 class ProcessEnds(BaseException):
