@@ -85,7 +85,7 @@ test-full: $(READY) ## tests too long for CI
 test-gpu: $(READY) ## tests that need a GPU
 	$(RAY_PYTEST) -m gpu --timeout 900
 
-# Without network. The warning that is switched off advertises a successor of MkDocs.
+# Without network. The variable silences the notice that Material for MkDocs is maintained until May 2027; its successor is Zensical.
 docs: $(READY) ## build the docs site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "docs: open build/site/index.html"

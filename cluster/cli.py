@@ -69,8 +69,23 @@ class _Group(click.Group):
             raise
 
 
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from cluster.commands.version import version_text
+
+        click.echo(version_text())
+        context.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="raystill")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions of Raystill and of its parts.",
+)
 def main() -> None:
     """Distil a large language model into a small task student: label, train, evaluate, serve.
 

@@ -1,9 +1,11 @@
 """Commands, options, run-file keys and JSON Schemas that users rely on. Add a new one here on purpose; a lost one is a breaking change."""
 
+import re
 from collections.abc import Iterator
 from typing import get_args
 
 import click
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from cluster.cli import main
@@ -78,7 +80,6 @@ evaluation.batch_size evaluation.max_new_tokens evaluation.workers evaluation.gp
 evaluation.samples.n evaluation.samples.temperature evaluation.samples.seed evaluation.weights
 evaluation.engine evaluation.constrained
 serving.engine_args
-serving.engine_args
 serving.host serving.port serving.replicas.min serving.replicas.max serving.gpus_per_replica serving.target_ongoing_requests
 serving.max_batch_size serving.batch_wait_s serving.max_queued_requests serving.request_timeout_s serving.max_new_tokens
 serving.max_replicas_per_node serving.engine serving.weights serving.constrained serving.cpu_kv_cache_gib serving.students_per_replica
@@ -133,6 +134,12 @@ def test_every_command_has_a_summary_and_an_example() -> None:
         assert summary, name
         assert not summary.endswith("..."), f"{name}: {summary}"
         assert "Example" in (command.help or ""), name
+
+
+def test_version_names_every_part() -> None:
+    done = CliRunner().invoke(main, ["--version"])
+    parts = r"raystill \S+, Python 3\.\d+.*\nbase +ray \S+, pyarrow \S+, .*\nlabel .*\ntrain +torch \S+, .*\nserve .*\nk8s .*\n"
+    assert (done.exit_code, bool(re.fullmatch(parts, done.output))) == (0, True), done.output
 
 
 def test_reference_pages_are_those_of_the_code() -> None:
