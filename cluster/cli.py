@@ -143,14 +143,17 @@ def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) 
     "--calibrate", metavar="N", type=click.IntRange(1), help="Label N rows, measure the rate, and discard the labels."
 )
 @click.option("--deadline", metavar="TIME", help="Compute the replicas and GPUs that finish in 90min, 24h or 3d.")
+@click.option(
+    "--config", "with_config", is_flag=True, help="Print the resolved run file, too: every key with its value."
+)
 @run_options
 def plan(
-    run_file: str, prompts: int, calibrate: int | None, deadline: str | None, overrides: tuple[str, ...], as_json: bool,
-    verbose: bool,
+    run_file: str, prompts: int, calibrate: int | None, deadline: str | None, with_config: bool, overrides: tuple[str, ...],
+    as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Estimate what a run takes, and start nothing.
 
-    Prints the resolved config, the first prompts, tokens, time, GPU-hours, storage and cost of each stage, and what exists already.
+    Prints the first prompts, tokens, time, GPU-hours, storage and cost of each stage, and what exists already.
 
     \b
     Examples:
@@ -165,6 +168,7 @@ def plan(
         prompts=prompts,
         calibrate_rows=calibrate,
         deadline=deadline,
+        with_config=with_config,
         as_json=as_json,
         verbose=verbose,
     )

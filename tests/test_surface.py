@@ -17,7 +17,7 @@ from pipelines.config import RunConfig
 COMMANDS = {
     "quickstart": {"--output", "--recipe", "--set", "--json", "--verbose"},
     "init": {"CORPUS", "--output", "--task", "--json"},
-    "plan": {"RUN", "--prompts", "--calibrate", "--deadline", "--set", "--json", "--verbose"},
+    "plan": {"RUN", "--prompts", "--calibrate", "--deadline", "--config", "--set", "--json", "--verbose"},
     "status": {"RUN", "--address", "--follow", "--set", "--json", "--verbose"},
     "label": {"RUN", "--check", "--replace", "--set", "--json", "--verbose"},
     "train": {"RUN", "--replace", "--set", "--json", "--verbose"},

@@ -50,6 +50,7 @@ def run_init(corpus: str | None, output: str | None, *, own_task: bool, as_json:
     teacher, note, problem = _teacher()
     run_file = RunFile(
         name=name,
+        file=target.name,
         corpus=_relative(_train_part(corpus, found.files, found.test), target),
         guess=found.guess,
         teacher=teacher,

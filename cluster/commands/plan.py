@@ -7,7 +7,7 @@ from pipelines.errors import UserError
 
 def run_plan(
     run_file: str, overrides: tuple[str, ...], *, prompts: int, calibrate_rows: int | None, deadline: str | None,
-    as_json: bool, verbose: bool,
+    with_config: bool, as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Print the plan of a run.
 
@@ -28,7 +28,7 @@ def run_plan(
         from cluster.planning.calibrate import calibrate
 
         measured = calibrate(run, calibrate_rows, verbose=verbose)
-    print_plan(make_plan(run, prompts, measured, deadline_s), as_json=as_json)
+    print_plan(make_plan(run, prompts, measured, deadline_s), with_config=with_config, as_json=as_json)
 
 
 def _deadline_s(text: str) -> float:

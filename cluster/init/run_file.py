@@ -22,6 +22,8 @@ class RunFile:
     """What the run file says."""
 
     name: str
+    file: str
+    """Name of the run file."""
     corpus: str
     """Path relative to the run file, or a URI."""
     guess: Guess
@@ -46,7 +48,7 @@ class RunFile:
     def _head(self) -> str:
         return (
             f"# Made by `raystill init`. Paths are relative to this file.\n"
-            f"# Look first: raystill plan {self.name}.yaml. Then try 20 rows: raystill label {self.name}.yaml "
+            f"# Look first: raystill plan {self.file}. Then try 20 rows: raystill label {self.file} "
             f"--set corpus.limit=20 --set output=runs/try\n"
             f"{_line('name: ' + flow(self.name), 'of the run')}"
             f"{_line(f'output: runs/{self.name}', 'labels/, student/ and report/ appear here')}"

@@ -27,17 +27,26 @@ _LABELS_SHOWN = 6
 _INDENT = " " * 12
 
 
-def print_plan(plan: Plan, *, as_json: bool) -> None:
+def print_plan(plan: Plan, *, with_config: bool, as_json: bool) -> None:
     """Print the plan on stdout."""
     if as_json:
         print(plan.model_dump_json(indent=2))
         return
-    import yaml
+    if with_config:
+        import yaml
 
-    print(yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
+        print(yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
     for number, prompt in enumerate(plan.prompts, 1):
         print(f"--- prompt {number}\n{prompt}\n")
     print("\n".join(plan_lines(plan)))
+
+
+def _held_out(plan: Plan) -> str:
+    """The rows of the test set, or the share of train that is scored instead of one."""
+    share = plan.config["corpus"]["validation"]
+    if plan.rows.heldout or not share or isinstance(share, str):
+        return f"{plan.rows.heldout:,} held out"
+    return f"about {share * plan.rows.train:,.0f} of them held out (corpus.validation {share:g})"
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -45,7 +54,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     rows, tokens, prompt = plan.rows, plan.tokens, plan.tokens.prompt
     unreadable = f", {rows.unreadable:,} unreadable for the task" if rows.unreadable else ""
     about = "about " if rows.sample else ""
-    yield f"rows        {about}{rows.train:,} train, {rows.heldout:,} held out{unreadable}"
+    yield f"rows        {about}{rows.train:,} train, {_held_out(plan)}{unreadable}"
     if rows.sample:
         error = "not known" if rows.sample.error is None else f"{rows.sample.error:.1%}"
         yield f"{_INDENT}an estimate from a sample of {rows.sample.read:,} rows; its error is {error} (95% confidence)"

@@ -149,6 +149,7 @@ def test_a_test_file_is_never_trained_on(folder: Path) -> None:
     init("data", "--output", "conf.yaml")
     run = load_run("conf.yaml")
     assert (run.corpus.train, run.corpus.test) == (f"{folder}/data/train.csv", f"{folder}/data/test.csv")
+    assert "raystill plan conf.yaml" in (folder / "conf.yaml").read_text()
 
 
 @pytest.mark.parametrize("made", ["a.yaml", "a_task.py", "test_a_task.py"])

@@ -184,6 +184,10 @@ def test_plan_in_words(run_file: str) -> None:
         "exists      label: to be made; nothing exists yet",
     ):
         assert piece in text, piece
+    assert "near_duplicates: null" not in text
+    alone = invoke(run_file, "--config", "--set", "corpus.test=null", "--set", "corpus.validation=0.2").stdout
+    assert "near_duplicates: null" in alone
+    assert "rows        50 train, about 10 of them held out (corpus.validation 0.2)" in alone
 
 
 @pytest.mark.parametrize("command", ["plan", "status"])
