@@ -15,6 +15,8 @@ for counters, the suffix `_total`.
 raystill_queue_seconds starts when a text reaches a replica. The wait for a replica before that is Serve's
 ray_serve_request_router_fulfillment_time_ms of the student's application; the dashboard shows both.
 
+vLLM's own metrics are exported too, as ray_vllm_..., with the student's id as `model_name`.
+
 raystill_batch_size counts padded batches. vLLM has none: its batches change with every token. Replicas, running and queued requests are
 Ray Serve's metrics, such as ray_serve_deployment_replica_healthy and ray_serve_replica_processing_queries.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -29,6 +30,7 @@ from serving.messages import (
 )
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
+from serving.residency import Residency
 
 _CLOSE_POLL_S = 0.05
 _logger = logging.getLogger(__name__)
@@ -86,8 +88,10 @@ class StudentReplica(_Replica):
 class LoadedEngine:
     """An engine that closes once it has been dropped and no request uses it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, start_s: float = 0.0) -> None:
         self.engine: Engine | None = engine
+        self.start_s = start_s
+        """Seconds that its start took."""
         self.users = 0
         """Requests that use it now."""
         self.closing: asyncio.Task[None] | None = None
@@ -120,6 +124,7 @@ class SharedStudents(_Replica):
         super().__init__()
         self._cards = {card.id: card for card in cards}
         self._serving = serving
+        self._residency = Residency(serving.students_per_replica or len(cards))
         self._loaded: dict[str, LoadedEngine] = {}
         self._starting: dict[str, asyncio.Task[LoadedEngine]] = {}
         """Engines that Serve has not received yet."""
@@ -139,7 +144,7 @@ class SharedStudents(_Replica):
         return loaded
 
     async def _start(self, student_id: str) -> LoadedEngine:
-        metrics = ReplicaMetrics(student_id)
+        metrics, began = ReplicaMetrics(student_id), time.monotonic()
         try:
             engine = await asyncio.to_thread(start_engine, self._cards[student_id], self._serving, metrics)
         except UserError as error:
@@ -151,7 +156,7 @@ class SharedStudents(_Replica):
             _logger.error("%s: %s", student_id, error)
             await engine.close()
             raise UnavailableError(student_id) from error
-        self._loaded[student_id] = LoadedEngine(engine)
+        self._loaded[student_id] = LoadedEngine(engine, time.monotonic() - began)
         return self._loaded[student_id]
 
     async def _make_room(self, student_id: str) -> None:
@@ -171,7 +176,9 @@ class SharedStudents(_Replica):
         student_id = serve.get_multiplexed_model_id()
         if student_id not in self._cards:  # before `load`, which would drop another student
             raise UnavailableError(student_id)
-        loaded = await self.load(student_id)
+        with await self._residency.entered(student_id):
+            loaded = await self.load(student_id)
+            self._residency.note(student_id, loaded.start_s)
         loaded.users += 1
         try:
             if loaded.engine is None:

@@ -5,6 +5,7 @@ If keys are configured, `/v1/*` needs one. `/`, health and the OpenAPI document 
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from pipelines.config.serving import ServingConfig
 from pipelines.tasks.base import Task
+from serving.api import event_stream
 from serving.api.api_keys import KeyRing
 from serving.api.backend import Backend
 from serving.api.body_limit import BodyLimitMiddleware
 from serving.api.errors import ApiError, add_error_handlers
-from serving.api.event_stream import EventStream, events
 from serving.api.guarded_route import guarded_router
 from serving.api.host_check import HostMiddleware, answered_hosts
 from serving.api.middleware import REQUEST_ID, Metrics, RequestMiddleware
@@ -47,7 +48,7 @@ from serving.api.openapi_document import add_chunk_schemas, error_responses, str
 from serving.api.predict import Prediction, PredictRequest, PredictResponse, build_response, read_inputs
 from serving.api.request_context import RequestContext, client_name, request_context
 from serving.engines.select import draws_with_seeds
-from serving.messages import TextRequest, UnavailableError
+from serving.messages import Piece, TextRequest, UnavailableError
 from serving.model_card import StudentCard
 from serving.page import CONTENT_SECURITY_POLICY, page
 from serving.registry import READ_AGAIN_S, Registry
@@ -227,19 +228,27 @@ async def _generate(
         return Response(to_json(builder.whole(pieces)), media_type="application/json")
     started = time.perf_counter()
     source = api.backend.stream(card, texts[0], client)
+
+    async def first() -> Piece:
+        piece = check_answered(card, [await anext(source)], param)[0]
+        api.metrics.first_token(card.id, time.perf_counter() - started)
+        return piece
+
+    begun = asyncio.create_task(first())
     try:
-        first = check_answered(card, [await anext(source)], param)[0]
+        await asyncio.wait([begun], timeout=event_stream.HEARTBEAT_S)
+        if begun.done():
+            begun.result()  # an error so early has a status
     except BaseException:
-        await source.aclose()
-        raise
-    api.metrics.first_token(card.id, time.perf_counter() - started)
+        async with event_stream.closed_after(source, begun):
+            raise
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
 
     async def spend() -> None:
         await api.keys.spend(context.key, context.prompt_tokens + context.output_tokens)
 
-    stream = events(source, first, builder, context, with_usage=with_usage)
-    return EventStream(stream, source, spend)
+    stream = event_stream.events(source, begun, builder, context, with_usage=with_usage)
+    return event_stream.EventStream(stream, source, begun, spend)
 
 
 def _check_seed(api: Api, card: StudentCard, texts: list[TextRequest], body: OpenAIRequest) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError, last_line
-from pipelines.runtime.compat.vllm import engine_dead_error, stat_logger_base
+from pipelines.runtime.compat.vllm import engine_dead_error, ray_stat_logger, stat_logger_base
 from pipelines.runtime.cpus import inherited, vllm_threads
 from pipelines.runtime.durations import duration
 from pipelines.storage.manifest import require_manifest
@@ -112,7 +112,8 @@ class VllmEngine(Engine):
         if serving.constrained and not returns_scores():
             raise ValueError("this version of vLLM cannot decode constrained; 0.29 can")
         arguments = engine_arguments(card, serving, folder)
-        return cls(card, serving, AsyncLLMEngine.from_engine_args(arguments, stat_loggers=[_queue_times(metrics)]))
+        loggers = [_queue_times(metrics), ray_stat_logger()]
+        return cls(card, serving, AsyncLLMEngine.from_engine_args(arguments, stat_loggers=loggers))
 
     async def complete(self, request: GenerationRequest) -> GenerationOutput:
         """See Engine."""

@@ -36,6 +36,7 @@ def engine_arguments(card: StudentCard, serving: ServingConfig, folder: str) -> 
         sequences=serving.max_batch_size or VLLM_BATCH,
         gpu_share=1.0 / (serving.students_per_replica or 1) if serving.gpus_per_replica else None,
     )
+    arguments["served_model_name"] = card.id  # the label of its metrics
     if serving.gpus_per_replica > 1:
         # Worker processes of this replica. By default vLLM would start actors, for which Ray has no GPUs left.
         arguments |= {"tensor_parallel_size": serving.gpus_per_replica, "distributed_executor_backend": "mp"}

@@ -1,5 +1,6 @@
 """The API without Ray: fake students that answer from a table, and fake deployments for the ingress."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,8 @@ class FakeStudents:
     closed_streams: int = 0
     engines: dict[str, str] = field(default_factory=dict)
     able: bool = True
+    starts_after_s: float = 0.0
+    """Until a stream's first piece."""
 
     async def any_can_answer(self, students: Sequence[StudentCard]) -> bool:
         return self.able
@@ -106,6 +109,7 @@ class FakeStudents:
         self.clients.append(client)
         self.requests.append((student.id, request))
         try:
+            await asyncio.sleep(self.starts_after_s)
             if self.failure:
                 raise self.failure
             if too_long := self._too_long(request):

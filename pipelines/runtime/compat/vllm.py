@@ -59,6 +59,16 @@ def stat_logger_base() -> Any:
     return StatLoggerBase
 
 
+def ray_stat_logger() -> Any:
+    """A logger that exports vLLM's own metrics through Ray's, as `ray_vllm_...`.
+
+    Private: vLLM's guide names it for Ray, its API reference does not. Without it, vLLM's default fills a registry that nobody reads.
+    """
+    with _name("vllm.v1.metrics.ray_wrappers.RayPrometheusStatLogger"):
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+    return RayPrometheusStatLogger
+
+
 def cpu_attention_head_sizes() -> Collection[int]:
     """Sizes of attention heads that vLLM computes on CPUs.
 

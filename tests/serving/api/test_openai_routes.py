@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Sampling
+from serving.api import event_stream
 from serving.api.errors import ApiError
 from serving.messages import TextRequest
 from tests.support.asgi import http_scope
@@ -121,6 +122,21 @@ def test_an_error_within_a_stream_is_an_event(
     assert students.closed_streams == 1
 
 
+@pytest.mark.parametrize("failure", [None, ApiError(503, "model_away", "unavailable")])
+def test_a_stream_lives_while_its_student_starts(
+    client: TestClient, students: FakeStudents, monkeypatch: pytest.MonkeyPatch, failure: ApiError | None
+) -> None:
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.05)
+    students.starts_after_s, students.failure = 0.2, failure
+    response = complete(client, stream=True)
+    beats, others = [
+        [e for e in response.text.split("\n\n") if e.startswith(":") == is_beat] for is_beat in (True, False)
+    ]
+    assert (response.status_code, len(beats) >= 2) == (200, True)
+    assert ('"code":"model_away"' in others[0]) == (failure is not None)
+    assert students.closed_streams == 1
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -179,12 +195,16 @@ def test_too_many_prompts_are_refused_unread(client: TestClient) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ending", ["message", "failed send", "cancelled", "early error"])
-@pytest.mark.parametrize("leaves_after", [1, 5])
-async def test_every_end_closes_the_stream_at_once(students: FakeStudents, leaves_after: int, ending: str) -> None:
+@pytest.mark.parametrize(("leaves_after", "starts_after_s"), [(1, 0.0), (5, 0.0), (2, 5.0)])
+async def test_every_end_closes_the_stream_at_once(
+    students: FakeStudents, monkeypatch: pytest.MonkeyPatch, leaves_after: int, starts_after_s: float, ending: str
+) -> None:
     """Not when the garbage collector runs: the student would go on generating.
 
     After a disconnect, servers of ASGI 2.3, such as Serve, send a message and cancel the request; with 2.4 sending fails.
     """
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
+    students.starts_after_s = 0.0 if ending == "early error" else starts_after_s
     text = "x" * 501 if ending == "early error" else "one"
     students.labels = {"one": " ".join(["word"] * 50)}
     body = json.dumps({"prompt": text, "stream": True}).encode()

@@ -15,6 +15,7 @@ MODULES: dict[str, Callable[[], Any]] = {
     "vllm.v1.engine.exceptions": compat.engine_dead_error,
     "vllm.usage.usage_lib": compat.offline_usage,
     "vllm.v1.metrics.loggers": compat.stat_logger_base,
+    "vllm.v1.metrics.ray_wrappers": compat.ray_stat_logger,
     "vllm.v1.attention.backends.cpu_attn": compat.cpu_attention_head_sizes,
 }
 
@@ -42,6 +43,7 @@ def test_every_private_name_is_there() -> None:
     assert issubclass(compat.engine_dead_error(), Exception)
     assert compat.offline_usage().value == "LLM_CLASS"
     assert callable(compat.stat_logger_base().record)
+    assert issubclass(compat.ray_stat_logger(), compat.stat_logger_base())
     assert {64, 128} <= set(compat.cpu_attention_head_sizes())
 
 
