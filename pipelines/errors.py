@@ -28,8 +28,8 @@ class StageFailedError(RaystillError):
     """A stage stopped early. Its finished work is kept; the message says how to resume."""
 
 
-def last_line(error: BaseException) -> str:
-    """Last non-empty line of an error's text: below the worker's traceback in an error of Ray."""
+def last_line(error: BaseException | str) -> str:
+    """Last non-empty line of a text, or of an error's text: below the worker's traceback in an error of Ray."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:_LINE_CHARACTERS] if lines else type(error).__name__
 

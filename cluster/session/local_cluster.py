@@ -25,15 +25,16 @@ import psutil
 
 from cluster.environment import SERVE_EDGE, make_ray_token, wants_token
 from cluster.session.connection import UnreachableError, alive_nodes
-from pipelines.errors import StageFailedError, UserError
+from pipelines.errors import StageFailedError, UserError, last_line
 from pipelines.runtime.compat.ray import start_command
 from pipelines.storage.cache_folder import cache_folder
 
-_START_S = 90.0
+_START_S = 150.0
+_SLOW_START = "timed out during startup"
+"""In the log of a node that Ray gave up: it allows a node 30 s, which a busy machine may exceed."""
 _END_S = 30.0
 _POLL_S = 0.5
 _END_POLL_S = 0.1
-_LOG_CHARACTERS = 2000
 _PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 """Ports with the same default on every machine; this machine has several nodes."""
 _OTHER_CLUSTER = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR")
@@ -83,10 +84,7 @@ def up(nodes: int, cpus: int) -> LocalCluster:
     try:
         for number in range(nodes):
             role = head if number == 0 else [f"--address={cluster.address}"]
-            process = start_node([*role, f"--num-cpus={cpus}"], Path(folder) / f"node-{number}.log", variables)
-            cluster.nodes.append((process.pid, psutil.Process(process.pid).create_time()))
-            _record(cluster)
-            _wait_for_nodes(cluster, process, number + 1)
+            _start_joined(cluster, [*role, f"--num-cpus={cpus}"], variables)
     except BaseException:
         down()
         raise
@@ -140,16 +138,36 @@ def start_node(arguments: Sequence[str], log: Path, variables: Mapping[str, str]
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
 
 
-def _wait_for_nodes(cluster: LocalCluster, process: subprocess.Popen[bytes], count: int) -> None:
-    """Wait until `count` nodes are alive. Raises StageFailedError with the end of the last node's log."""
-    until = time.monotonic() + _START_S
+def _start_joined(cluster: LocalCluster, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Start the cluster's next node and wait until it has joined. A node that Ray gave up too early is started again.
+
+    Raises:
+        StageFailedError: it ended, or has not joined in time. Names the cause by the last line of its log.
+    """
+    number = len(cluster.nodes)
+    log, until = Path(cluster.folder) / f"node-{number}.log", time.monotonic() + _START_S
+    while True:
+        process = start_node(arguments, log, variables)
+        cluster.nodes.append((process.pid, psutil.Process(process.pid).create_time()))
+        _record(cluster)
+        if _joins(cluster, process, number + 1, until):
+            return
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if _SLOW_START not in text or time.monotonic() >= until:
+            cause = last_line(text) if text.strip() else f"no answer in {_START_S:.0f} s"
+            remedy = "If the machine is busy, run `raystill up` again later, or with fewer nodes."
+            raise StageFailedError(f"node {number + 1} of the cluster does not start ({cause}). {remedy}")
+        cluster.nodes.pop()
+
+
+def _joins(cluster: LocalCluster, process: subprocess.Popen[bytes], count: int, until: float) -> bool:
+    """Wait until `count` nodes are alive. False if the process ends first, or at `until`."""
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(UnreachableError):  # the head's dashboard starts last
             if len(alive_nodes(cluster.dashboard)) >= count:
-                return
+                return True
         time.sleep(_POLL_S)
-    log = (Path(cluster.folder) / f"node-{count - 1}.log").read_text(encoding="utf-8", errors="replace")
-    raise StageFailedError(f"node {count} of the cluster does not start:\n{log[-_LOG_CHARACTERS:]}")
+    return False
 
 
 def _end(nodes: Sequence[psutil.Process]) -> None:

@@ -1,16 +1,23 @@
-"""The paper's experiment: `raystill compare` on recorded outputs of PaLM 540B with a pretrained student.
+"""The paper's experiment at equal budgets: `raystill compare` on recorded outputs of PaLM 540B with a pretrained student.
 
-The recordings have no test split. A quarter of the rows, selected by the hash of their ids, is held out from labelling and training.
-A tenth of the rest is the validation split, which selects the settings. The default student is SmolLM2-135M-Instruct.
+The recordings have no test split. A share of the rows, selected by the hash of their ids, is held out from labelling and training. A
+tenth of the rest is the validation split. The default student is SmolLM2-135M-Instruct; every cell takes equally many steps.
 
-    python -m tests.benchmarks.compare_methods DATA OUTPUT --dataset svamp --epochs 5 --set compare.seeds='[0,1,2]'
+    python -m tests.benchmarks.compare_methods DATA OUTPUT --dataset cqa --records RECORDS --set compare.seeds='[0,1,2]'
 
-The same command resumes a killed run. The report is OUTPUT/compare/report.html.
+The same command resumes a killed run. RECORDS keeps the scores of finished cells, without weights: with it, another machine resumes
+too. The report is OUTPUT/compare/report.html.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
 import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +25,15 @@ import yaml
 
 from tests.benchmarks.trained import Dataset, recorded
 
-TEST_SHARE = 0.25
-METHODS = ["finetune", "task-distillation", "step-by-step", "rationale-then-label"]
+TEST_SHARES = {"cqa": 0.125, "svamp": 0.25}
+METHODS = ["finetune", "task-distillation", "step-by-step", "label-then-rationale"]
+RECORD_EVERY_S = 30.0
 
 
-def is_test(example_id: str) -> bool:
+def is_test(example_id: str, share: float) -> bool:
     """True if the hash of its id puts a row into the test split."""
     bucket = int.from_bytes(hashlib.sha256(f"test:{example_id}".encode()).digest()[:8], "big")
-    return bucket < TEST_SHARE * 2**64
+    return bucket < share * 2**64
 
 
 def carve(dataset: Dataset, rows: int | None, folder: Path) -> dict[str, Path]:
@@ -33,10 +41,44 @@ def carve(dataset: Dataset, rows: int | None, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     lines = dataset.corpus.read_text(encoding="utf-8").splitlines()[:rows]
     files = {"train": folder / "train.jsonl", "test": folder / "test.jsonl"}
+    share = TEST_SHARES[dataset.name]
     for name, file in files.items():
-        kept = [line for line in lines if is_test(json.loads(line)["id"]) == (name == "test")]
+        kept = [line for line in lines if is_test(json.loads(line)["id"], share) == (name == "test")]
         file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     return files
+
+
+@contextmanager
+def kept_records(output: Path, records: Path | None) -> Iterator[None]:
+    """Finished scores come from RECORDS before the block, and go there during and after it."""
+    if records is None:
+        yield
+        return
+    _copy_scores(records, output / "compare")
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(RECORD_EVERY_S):
+            _copy_scores(output / "compare", records)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        _copy_scores(output / "compare", records)
+
+
+def _copy_scores(source: Path, target: Path) -> None:
+    """Copy the finished folders of scores that the target lacks. Their manifest goes last, as everywhere."""
+    for manifest in sorted(source.glob("*/**/manifest.json")):
+        folder, copy = manifest.parent, target / manifest.parent.relative_to(source)
+        if (folder / "predictions.parquet").exists() and not (copy / "manifest.json").exists():
+            copy.mkdir(parents=True, exist_ok=True)
+            for name in ("predictions.parquet", "manifest.json"):
+                shutil.copyfile(folder / name, copy / name)
 
 
 def main() -> None:
@@ -46,10 +88,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--dataset", choices=["svamp", "cqa"], default="svamp")
+    parser.add_argument("--dataset", choices=sorted(TEST_SHARES), default="svamp")
     parser.add_argument("--rows", type=int, help="number of rows (default: all)")
     parser.add_argument("--model", help="student: hub id or folder")
-    parser.add_argument("--epochs", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--records", type=Path, help="folder that keeps the scores of finished cells")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -63,19 +106,16 @@ def main() -> None:
         "labelling": {"max_reject_share": 1.0},
         "student": {"model": options.model or str(embedded_teacher()), "labels": "gold"},
         "training": {
-            "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 0, "precision": "bf16", "epochs": options.epochs,
-            "tokens_per_batch": 4096 if options.gpu else 1024, "tokens_per_micro_batch": 16384 if options.gpu else 2048,
-            "learning_rate": 2e-4, "max_input_tokens": 512, "max_target_tokens": 256,
+            "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 0, "precision": "bf16", "steps": options.steps,
+            "tokens_per_batch": 2048, "learning_rate": 3e-4, "max_input_tokens": 256, "max_target_tokens": 128,
         },
-        "evaluation": {"gpus_per_worker": int(options.gpu), "batch_size": 128 if options.gpu else 32},
-        "compare": {
-            "methods": METHODS, "fractions": [0.25, 1.0], "seeds": [0, 1, 2] if options.gpu else [0],
-            "search": {"trials": 2, "fraction": 0.25, "learning_rate": [1e-4, 4e-4], "weight": [0.3, 0.7]},
-        },
+        "evaluation": {"gpus_per_worker": int(options.gpu), "max_new_tokens": 16},
+        "compare": {"methods": METHODS, "fractions": [1.0], "seeds": [0, 1, 2, 3, 4]},
     }  # fmt: skip
     file = output / "run.yaml"
     file.write_text(yaml.safe_dump(run))
-    run_comparison(str(file), tuple(options.overrides), as_json=False, verbose=False)
+    with kept_records(output, options.records):
+        run_comparison(str(file), tuple(options.overrides), as_json=False, verbose=False)
 
 
 if __name__ == "__main__":

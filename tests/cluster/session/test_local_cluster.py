@@ -1,13 +1,14 @@
 """`raystill up`: its nodes, whatever another cluster's variables are in the shell. A real one: integration/test_jobs.py."""
 
+import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.session import local_cluster
-from cluster.session.local_cluster import LocalCluster
 from pipelines.errors import StageFailedError
 
 DEAD = "127.0.0.1:9"
@@ -22,12 +23,38 @@ def _shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAYSTILL_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_node_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
-    (tmp_path / "node-1.log").write_text("why")
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-        with pytest.raises(StageFailedError, match="node 2 of the cluster does not start:\nwhy"):
-            local_cluster._wait_for_nodes(LocalCluster("", f"http://{DEAD}", str(tmp_path)), process, 2)
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Logs of nodes that end before they join, one for each start. With none left, a node joins."""
+    left: list[str] = []
+    alive: list[str] = []
+
+    def start(arguments: Sequence[str], log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        if left:
+            log.write_text(left.pop(0))
+            process = subprocess.Popen(["true"])
+            # Its entry in the process table must stay for create_time().
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            return process
+        alive.append("node")
+        return subprocess.Popen(["sleep", "60"])
+
+    monkeypatch.setattr(local_cluster, "start_node", start)
+    monkeypatch.setattr(local_cluster, "alive_nodes", lambda dashboard: alive)
+    return left
+
+
+def test_a_node_that_does_not_start_names_the_cause(logs: list[str]) -> None:
+    logs[:] = ["Traceback (most recent call last):\nException: why\n\n"]
+    with pytest.raises(StageFailedError, match=r"node 1 of the cluster does not start \(Exception: why\)\. If"):
+        local_cluster.up(1, 1)
+    assert not local_cluster.down(), "the cluster was left recorded"
+
+
+def test_a_node_that_ray_gave_up_is_started_again(logs: list[str]) -> None:
+    logs[:] = ["Exception: The current node timed out during startup."]
+    assert len(local_cluster.up(1, 1).nodes) == 1
+    assert local_cluster.down()
 
 
 class StartedError(Exception):
