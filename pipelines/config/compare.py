@@ -62,10 +62,13 @@ class CompareConfig(Section):
     """The grid: every method with every fraction of the labels, student and seed."""
 
     methods: Annotated[list[MethodName], Field(min_length=1)] = ["finetune", "step-by-step"]
+    """The table of docs/train.md lists them."""
     fractions: Annotated[list[Annotated[float, Field(gt=0.0, le=1.0)]], Field(min_length=1)] = [0.25, 1.0]
+    """Of the training rows. A smaller share is part of a larger one."""
     students: Annotated[list[str], Field(min_length=1)] | None = None
     """Hub ids or folders. None: student.model."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    """At least 3 for a verdict."""
     equal: Literal["steps", "tokens", "epochs"] = "steps"
     """What all cells have in common: optimizer steps, tokens, or epochs. With `training.epochs`, the common steps or tokens are those of
     the method that takes most of them for these epochs, at the largest fraction."""

@@ -24,7 +24,9 @@ class EvaluationConfig(Section):
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Inputs that a worker answers at the same time."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Of an answer. A longer one is cut."""
     workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that answer side by side."""
     gpus_per_worker: Literal[0, 1] = 0
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
     """auto: the engine that serves, if it runs on these devices (`serving.engine`, and the order of docs/serve.md)."""

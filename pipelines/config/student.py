@@ -18,6 +18,7 @@ class InitConfig(Section):
     kind: Literal["pretrained", "first-layers", "random"] = "pretrained"
     """pretrained: the model. first-layers: its first `layers`. random: its config and tokenizer with random weights."""
     layers: Annotated[int, Field(ge=1)] | None = None
+    """first-layers: how many."""
     vocabulary: Annotated[int, Field(ge=300)] | None = None
     """random: train a tokenizer of the model's kind on the texts of the labels, with at most this many entries."""
 
@@ -35,6 +36,7 @@ class LoraConfig(Section):
     """Low-rank adapters on every linear layer. Only they are trained; they are merged into the weights at the end."""
 
     rank: Annotated[int, Field(ge=1)] = 16
+    """Columns of an adapter's two matrices."""
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
     """An adapter's output is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -60,6 +62,7 @@ class StudentConfig(Section):
     lora: LoraConfig | None = None
     """None: all weights are trained."""
     method: MethodName = "step-by-step"
+    """What the student reads and writes: the table of docs/train.md."""
     prompt: Literal["plain", "chat"] = "plain"
     """chat: an input is the user's turn in the tokenizer's chat template, for instruct models."""
     labels: Literal["gold", "teacher", "gold-else-teacher"] | None = None

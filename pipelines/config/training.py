@@ -35,14 +35,18 @@ class TrainingConfig(Section):
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 8192
     """Tokens of one worker's micro-batch with padding. Accumulation steps follow from it. Packed ones may exceed it by a tenth."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
+    """Of AdamW, after warm-up."""
     warmup: Share = 0.05
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How it falls after warm-up: to 0 linearly, along half a cosine, or not at all."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     gradient_clipping: Annotated[float, Field(gt=0.0)] = 1.0
+    """Largest norm of all gradients together."""
     max_input_tokens: Annotated[int, Field(ge=1)] = 1024
+    """A longer sequence is dropped, never cut."""
     max_target_tokens: Annotated[int, Field(ge=1)] = 256
+    """A longer rationale is dropped; a row whose label is longer is left out."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """Kept in CPU memory: the optimizer state (ZeRO 1 to 3), or parameters too (ZeRO 3)."""
     activation_checkpointing: bool = False
@@ -61,6 +65,7 @@ class TrainingConfig(Section):
     max_loss_spike: Annotated[float, Field(gt=1.0)] | None = None
     """Stop if a step's loss exceeds this multiple of the median of the 50 steps before it."""
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 500
+    """A kill loses at most the steps since the last one."""
     checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
     """Also after this many minutes without one."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -70,6 +75,7 @@ class TrainingConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker deaths after which the run resumes from its last checkpoint."""
     seed: int = 0
+    """Decides initial weights, the order of examples and the share of `fraction`."""
 
     @model_validator(mode="before")
     @classmethod
