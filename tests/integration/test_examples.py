@@ -37,6 +37,15 @@ def test_every_run_file_can_be_planned(name: str, teacher_folder: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
+def test_init_prints_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher_folder: Path) -> None:
+    shutil.copy(SOURCE / "05-half-gold/tickets.csv", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page = (SOURCE.parent / "docs/own-corpus.md").read_text()
+    shown = page.partition("$ raystill init tickets.csv\n")[2].partition("```")[0].splitlines()
+    printed = CliRunner().invoke(main, ["init", "tickets.csv"]).output.splitlines()
+    assert [line for line in printed if not line.startswith("estimate: ")] == shown
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
     """A copy of the examples beside the overlays, a command `raystill`, and a cache with the teacher."""
