@@ -1,9 +1,4 @@
-"""Prometheus gauges that every stage exports, on the metrics port of the node on which its driver runs.
-
-| metric               | kind  | labels     |                                                                                  |
-| raystill_stage_done  | gauge | run, stage | units done: rows of label, tokens of train, examples of evaluate, cells of compare |
-| raystill_stage_total | gauge | run, stage | units of the whole stage; missing until they are known                            |
-"""
+"""Prometheus gauges that every stage exports, on the metrics port of the node on which its driver runs."""
 
 from __future__ import annotations
 
@@ -19,8 +14,12 @@ class StageGauges:
         from ray.util.metrics import Gauge
 
         self._series = {"run": run, "stage": stage}
-        self._done = Gauge("raystill_stage_done", "Units done.", _LABELS)
-        self._total = Gauge("raystill_stage_total", "Units of the whole stage.", _LABELS)
+        self._done = Gauge(
+            "raystill_stage_done",
+            "Units done: rows of label, tokens of train, examples of evaluate, cells of compare.",
+            _LABELS,
+        )
+        self._total = Gauge("raystill_stage_total", "Units of the whole stage; missing until they are known.", _LABELS)
 
     def __call__(self, done: int, total: int | None) -> None:
         """Export the state. Call it every few seconds: Ray drops a gauge that is not set for two of its intervals, 20 s."""

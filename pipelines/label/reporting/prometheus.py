@@ -1,13 +1,5 @@
 """Prometheus metrics of labelling. Ray exports them, on the metrics port of the node on which the command runs.
 
-| metric                           | kind    | labels         |                                                                         |
-| raystill_label_rows              | counter | run, outcome   | rows that the teacher answered: `accepted`, or the reason of the reject |
-| raystill_label_rows_left         | gauge   | run            | rows without an outcome; 0 when the stage has ended                     |
-| raystill_label_tokens            | counter | run, direction | of the teacher: read (in) and generated (out)                           |
-| raystill_label_engine_seconds    | counter | run, state     | of all engines together: `starting`, `busy`, `idle`                     |
-| raystill_label_engine_deaths     | counter | run            |                                                                         |
-| raystill_gpu_seconds             | counter | run, stage     | GPUs held by engines x seconds; training counts its own                 |
-
 The rate of raystill_label_engine_seconds is the number of engines. Held-out rows count too. The driver updates the sums when it has
 committed rows, so a single row costs nothing. The manifest has the exact figures.
 """
@@ -32,12 +24,20 @@ class LabelMetrics:
     def __init__(self, run: str, gpus_per_replica: int, before: Counts) -> None:
         """`before`: counts of earlier runs of the stage, which have exported them."""
         self._run, self._gpus = {"run": run}, gpus_per_replica
-        self._rows = Counter("raystill_label_rows", "Rows by outcome.", ("run", "outcome"))
-        self._left = Gauge("raystill_label_rows_left", "Rows without an outcome.", ("run",))
-        self._tokens = Counter("raystill_label_tokens", "Tokens of the teacher.", ("run", "direction"))
-        self._engines = Counter("raystill_label_engine_seconds", "Seconds of engines by state.", ("run", "state"))
+        self._rows = Counter(
+            "raystill_label_rows", "Rows by outcome: `accepted`, or the reason of the reject.", ("run", "outcome")
+        )
+        self._left = Gauge("raystill_label_rows_left", "Rows without an outcome; 0 when the stage has ended.", ("run",))
+        self._tokens = Counter(
+            "raystill_label_tokens", "Tokens that the teacher read (in) and generated (out).", ("run", "direction")
+        )
+        self._engines = Counter(
+            "raystill_label_engine_seconds",
+            "Seconds of all engines together: `starting`, `busy`, `idle`.",
+            ("run", "state"),
+        )
         self._deaths = Counter("raystill_label_engine_deaths", "Engines that died.", ("run",))
-        self._gpu = Counter("raystill_gpu_seconds", "GPUs held x seconds.", ("run", "stage"))
+        self._gpu = Counter("raystill_gpu_seconds", "GPUs held x seconds, by stage.", ("run", "stage"))
         self._exported: dict[_Key, float] = dict(_sums(before))
         self._rows_left: int | None = None
         self._lock = threading.Lock()  # the thread of the progress file calls `engines`

@@ -1,12 +1,4 @@
-"""Prometheus metrics of training. Ray exports them: the steps left on the node of the command, the others on the node of worker 0.
-
-| metric                    | kind    | labels     | value                                                                        |
-| raystill_train_loss       | gauge   | run, term  | `loss`, `label`, `rationale` ... of the last step; `validation/label` ... of |
-|                           |         |            | the last measurement of the validation split                                 |
-| raystill_train_steps_left | gauge   | run        | 0 when training has ended; exported while there is no worker too             |
-| raystill_train_tokens     | counter | run        | unpadded tokens trained on                                                   |
-| raystill_gpu_seconds      | counter | run, stage | GPUs of all workers x seconds of steps; labelling counts its own             |
-"""
+"""Prometheus metrics of training. Ray exports them: the steps left on the node of the command, the others on the node of worker 0."""
 
 from __future__ import annotations
 
@@ -27,7 +19,7 @@ class StepsLeft:
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
-        self._left = Gauge("raystill_train_steps_left", "Steps to go.", ("run",))
+        self._left = Gauge("raystill_train_steps_left", "Steps to go; 0 when training has ended.", ("run",))
 
     def set(self, steps: int) -> None:
         """Call it at least every few seconds, see _REPEAT_S."""
@@ -40,9 +32,13 @@ class TrainMetrics:
     def __init__(self, run: str, gpus: int) -> None:
         """`gpus`: of all workers together."""
         self._run, self._gpus = {"run": run}, gpus
-        self._loss = Gauge("raystill_train_loss", "Loss by term.", ("run", "term"))
-        self._tokens = Counter("raystill_train_tokens", "Tokens learnt.", ("run",))
-        self._gpu_seconds = Counter("raystill_gpu_seconds", "GPUs held x seconds.", ("run", "stage"))
+        self._loss = Gauge(
+            "raystill_train_loss",
+            "Loss by term of the last step: `loss`, `label`, ...; `validation/label`, ... of the last measurement.",
+            ("run", "term"),
+        )
+        self._tokens = Counter("raystill_train_tokens", "Unpadded tokens trained on.", ("run",))
+        self._gpu_seconds = Counter("raystill_gpu_seconds", "GPUs held x seconds, by stage.", ("run", "stage"))
         self._losses: dict[str, float] = {}
         self._closed = threading.Event()
         threading.Thread(target=self._repeat, daemon=True, name="train-metrics").start()
