@@ -162,6 +162,18 @@ def test_it_runs_the_command_as_unprivileged_user(buildah: Buildah, container: s
     assert inside("python", "-c", "import platform; print(platform.python_version())") == platform.python_version()
 
 
+def test_its_bill_of_materials_names_each_package(buildah: Buildah, container: str) -> None:
+    inside = partial(buildah.inside, container)
+    materials = json.loads(inside("cat", "/opt/raystill/sbom.json"))
+    listed = json.loads(
+        inside("uv", "pip", "list", "--quiet", "--format", "json", "--python", "/opt/raystill/bin/python")
+    )
+    assert materials["bomFormat"] == "CycloneDX"
+    found = {(part["name"].lower(), part["version"]) for part in materials["components"]}
+    assert {(one["name"].lower(), one["version"]) for one in listed} <= found
+    assert ("ray", VERSIONS["ray"]) in found
+
+
 def test_a_role_alone_is_smaller(buildah: Buildah, container: str, record_testsuite_property: Record) -> None:
     image = buildah.build("cpu", "serve")
     record_testsuite_property("cpu, serve alone: image, GB", round(buildah.size_gb(image), 1))

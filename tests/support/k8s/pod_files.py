@@ -58,6 +58,8 @@ def mounts(folder: Path, manifest: Object, volumes: Volumes, hosts: Mapping[str,
     _write(folder / "limits", {f"memory.{name}": f"{text}\n" for name, text in limits.items()})
     yield "mount --bind limits root/sys/fs/cgroup"
     yield from _volumes(folder, spec, volumes)
+    if spec["containers"][0]["securityContext"].get("readOnlyRootFilesystem"):
+        yield "mount -o remount,ro root"
 
 
 def _system(folder: Path, context: Object) -> Iterator[str]:
@@ -68,7 +70,6 @@ def _system(folder: Path, context: Object) -> Iterator[str]:
     })  # fmt: skip
     yield "mount -t tmpfs -o mode=0755 root root"
     yield "mkdir -p root/proc root/dev root/sys root/run root/opt/raystill && mkdir -m 1777 root/tmp root/var root/var/tmp"
-    yield f"install -d -o {user} -g {group} root/home/ray"
     for path in _SYSTEM:
         if os.path.islink(path):
             yield f"ln -s {shlex.quote(os.readlink(path))} root{path}"
@@ -89,7 +90,7 @@ def _image(folder: Path, image: Path) -> Iterator[str]:
         folder.joinpath(name).mkdir()
     layers = f"lowerdir={image},upperdir=written,workdir=work"
     yield f"mount -t overlay -o {shlex.quote(layers)} image root"
-    yield "cp etc/hosts etc/resolv.conf root/etc/ && mount -t tmpfs -o mode=1777 tmp root/tmp"
+    yield "cp etc/hosts etc/resolv.conf root/etc/"
 
 
 def _volumes(folder: Path, spec: Object, known: Volumes) -> Iterator[str]:
@@ -101,13 +102,13 @@ def _volumes(folder: Path, spec: Object, known: Volumes) -> Iterator[str]:
         if (empty := volume.get("emptyDir")) and empty.get("medium") == "Memory":
             yield f"mount -t tmpfs -o mode=1777,size={int(quantity(empty['sizeLimit']))} memory {path}"
             continue
-        yield f"mount --bind {shlex.quote(str(_source(folder, volume, spec, known)))} {path}"
+        yield f"mount --bind {shlex.quote(str(_source(folder, volume, spec, known, mount.get('subPath', ''))))} {path}"
         if mount.get("readOnly"):
             yield f"mount -o remount,bind,ro {path}"
 
 
-def _source(folder: Path, volume: Object, spec: Object, known: Volumes) -> Path:
-    """The folder of this machine that stands for a volume."""
+def _source(folder: Path, volume: Object, spec: Object, known: Volumes, part: str = "") -> Path:
+    """The folder of this machine that stands for a volume, or for a part of an empty one."""
     if claim := volume.get("persistentVolumeClaim"):
         return known.claims[str(claim["claimName"])]
     files: Mapping[str, str] = {}
@@ -116,15 +117,15 @@ def _source(folder: Path, volume: Object, spec: Object, known: Volumes) -> Path:
     elif secret := volume.get("secret"):
         name = secret["secretName"]
         files = known.secrets.get(name, {}) if secret.get("optional") else known.secrets[name]
-    source: Path = folder / volume["name"]
+    source: Path = folder / volume["name"] / part
     _write(source, files)
-    os.chown(source, -1, spec["securityContext"]["fsGroup"])
-    source.chmod(0o2775)
+    os.chown(source, -1, spec["securityContext"].get("fsGroup", -1))
+    source.chmod(0o2777)
     return source
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         folder.joinpath(name).write_text(text, encoding="utf-8")
 
