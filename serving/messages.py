@@ -51,6 +51,20 @@ class TextRequest:
     """The text ends before the first of these."""
     bulk: bool = False
     """True: others go first (fair_queue.py)."""
+    choices: tuple[str, ...] = ()
+    """The text is one of these, if there are any. Greedy, and never streamed."""
+    log_probs: bool = False
+    """True: with its tokens. Never streamed."""
+
+
+@dataclass(frozen=True)
+class TextToken:
+    """A token of a text."""
+
+    text: str
+    """The texts of all tokens are the whole text. Empty while a character is incomplete."""
+    log_prob: float
+    """Natural logarithm."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,8 @@ class Piece:
     finish_reason: FinishReason | None = None
     engine: str | None = None
     """The engine that answered; only in the last piece."""
+    tokens: tuple[TextToken, ...] = ()
+    """Of a whole text whose request has `log_probs`, without the end-of-sequence token."""
 
 
 class UnavailableError(Exception):

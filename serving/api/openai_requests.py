@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
@@ -32,6 +33,9 @@ _Zero = Annotated[float, Field(ge=0.0, le=0.0)]
 _Tokens = Annotated[
     int, Field(ge=1, strict=True, description="Upper limit. No text is longer than the student was trained to write.")
 ]
+_Choice = Annotated[str, Field(min_length=1, max_length=200)]
+_Choices = Annotated[list[_Choice], Field(fail_fast=True, min_length=1, max_length=256)]
+_LAST_SEED = 2**63 - 1
 _MIN_TEMPERATURE = 1e-3
 """Below it decoding is greedy: only the likeliest tokens would remain, and logits divided by almost 0 are not finite."""
 
@@ -43,22 +47,36 @@ class StreamOptions(RequestBody):
     """True: a last chunk without choices holds the token counts."""
 
 
+class StructuredOutputs(RequestBody):
+    """vLLM's form of `guided_choice`."""
+
+    choice: _Choices
+
+
 class OpenAIRequest(RequestBody):
     """The parameters that both routes share."""
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=True)] | None = None
-    seed: Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), le=_LAST_SEED)] | None = None
+    n: Annotated[int, Field(ge=1, le=16, strict=True, description="Texts for each prompt.")] | None = None
+    guided_choice: Annotated[_Choices, Field(description="The text is the likeliest of these.")] | None = None
+    """Not in OpenAI's API, but in vLLM's."""
+    structured_outputs: StructuredOutputs | None = None
     stop: _Stop | Annotated[list[_Stop], Field(fail_fast=True, max_length=4)] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = None
     stream_options: StreamOptions | None = None
+    # Not used: they change no answer.
     user: str | None = None
-    """Not used."""
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
     priority: Priority = None
     """Not in OpenAI's API."""
     # Only the value that equals the default.
-    n: Literal[1] | None = None
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -67,8 +85,45 @@ class OpenAIRequest(RequestBody):
         """None: greedy."""
         if self.temperature is None or self.temperature < _MIN_TEMPERATURE:
             return None
-        seed = secrets.randbits(31) if self.seed is None else self.seed
+        # Text i of a prompt is drawn with seed + i.
+        seed = secrets.randbits(31) if self.seed is None else min(self.seed, _LAST_SEED - self.copies() + 1)
         return Sampling(self.temperature, seed, top_p=1.0 if self.top_p is None else self.top_p)
+
+    def copies(self) -> int:
+        """Texts for each prompt."""
+        return self.n or 1
+
+    def choices(self) -> tuple[str, ...]:
+        """The texts of which the answer is one. Raises ApiError 400 with parameters that have no meaning for it."""
+        given = self.guided_choice or (self.structured_outputs and self.structured_outputs.choice)
+        if not given:
+            return ()
+        name = "guided_choice" if self.guided_choice else "structured_outputs"
+        _refuse_with(
+            name,
+            stream=self.stream,
+            temperature=self.sampling(),
+            stop=self.stops(),
+            n=self.copies() > 1,
+            logprobs=self.wants_logprobs,
+        )
+        return tuple(dict.fromkeys(given))
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """True if the answer has the log-probabilities of its tokens."""
+        return False
+
+    @property
+    def num_likeliest(self) -> int:
+        """Likeliest tokens beside each token of the answer: 0, or 1, which in a greedy answer is the token itself."""
+        return 0
+
+    def log_probs(self) -> bool:
+        """`wants_logprobs`. Raises ApiError 400 with parameters with which they are not offered."""
+        if self.wants_logprobs:
+            _refuse_with("logprobs", stream=self.stream, temperature=self.num_likeliest and self.sampling())
+        return self.wants_logprobs
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
@@ -92,8 +147,18 @@ class CompletionRequest(OpenAIRequest):
     max_tokens: _Tokens | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
-    logprobs: None = None
-    suffix: None = None
+    logprobs: Annotated[int, Field(ge=0, le=1, strict=True, description="1: with the likeliest token.")] | None = None
+    suffix: Literal[""] | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """See OpenAIRequest."""
+        return self.logprobs is not None
+
+    @property
+    def num_likeliest(self) -> int:
+        """See OpenAIRequest."""
+        return self.logprobs or 0
 
     def prompts(self) -> list[str]:
         """The prompts as a list."""
@@ -146,7 +211,25 @@ class ChatRequest(OpenAIRequest):
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     response_format: ResponseFormat | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: Annotated[bool, Field(strict=True)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=1, strict=True)] | None = None
+    # Empty, or what a chat without tools means.
+    tools: Annotated[list[JsonValue], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: Annotated[bool, Field(strict=True)] | None = None
+    functions: Annotated[list[JsonValue], Field(max_length=0)] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """See OpenAIRequest."""
+        return bool(self.logprobs)
+
+    @property
+    def num_likeliest(self) -> int:
+        """See OpenAIRequest."""
+        return self.top_logprobs or 0
 
     def token_limit(self) -> int | None:
         """Upper limit of the answer's tokens."""
@@ -158,22 +241,38 @@ def completion_requests(
 ) -> list[TextRequest]:
     """One request per prompt. Raises ApiError 413 for too many prompts, and 422 for an invalid one."""
     prompts = body.prompts()
-    if len(prompts) > max_prompts:
-        message = f"{len(prompts):,} prompts in one request, the limit is {max_prompts:,}"
+    if (number := len(prompts) * body.copies()) > max_prompts:
+        of_each = f", {body.copies()} texts of each" if body.copies() > 1 else ""
+        message = f"{len(prompts):,} prompts in one request{of_each}, the limit is {max_prompts:,}"
         raise ApiError(413, "too_many_inputs", message, param="prompt")
-    sampling, stops = body.sampling(), body.stops()
-    bulk = body.priority == "bulk" or len(prompts) > SMALL_REQUEST
     for i, prompt in enumerate(prompts):
         _check_text(prompt, f"prompt[{i}]", card, serving)
-    return [TextRequest(prompt, True, body.max_tokens, sampling, stops, bulk) for prompt in prompts]
+    bulk = number > SMALL_REQUEST
+    return [text for prompt in prompts for text in _copies(body, TextRequest(prompt, True, body.max_tokens, bulk=bulk))]
 
 
-def chat_request(body: ChatRequest, card: StudentCard, serving: ServingConfig) -> TextRequest:
-    """The request of a chat. Raises ApiError 422 for an invalid message."""
+def chat_requests(body: ChatRequest, card: StudentCard, serving: ServingConfig) -> list[TextRequest]:
+    """The requests of a chat. Raises ApiError 422 for an invalid message."""
     text = body.messages[0].text()
     _check_text(text, "messages[0].content", card, serving)
-    bulk = body.priority == "bulk"
-    return TextRequest(text.strip(), False, body.token_limit(), body.sampling(), body.stops(), bulk)
+    return _copies(body, TextRequest(text.strip(), False, body.token_limit(), bulk=body.copies() > SMALL_REQUEST))
+
+
+def _copies(body: OpenAIRequest, request: TextRequest) -> list[TextRequest]:
+    """The request for each text of a prompt. Raises ApiError 400 for parameters that exclude each other."""
+    request = replace(
+        request, sampling=body.sampling(), stop=body.stops(), bulk=request.bulk or body.priority == "bulk",
+        choices=body.choices(), log_probs=body.log_probs(),
+    )  # fmt: skip
+    if request.sampling is None:
+        return [request] * body.copies()
+    return [replace(request, sampling=replace(request.sampling, draw=draw)) for draw in range(body.copies())]
+
+
+def _refuse_with(name: str, **others: object) -> None:
+    """Raises ApiError 400 if one of the other parameters is used."""
+    if used := [other for other, value in others.items() if value]:
+        raise ApiError(400, "unsupported_parameter", f"{name} cannot be used with {used[0]}. Leave one out", param=name)
 
 
 def _check_text(text: str, param: str, card: StudentCard, serving: ServingConfig) -> None:
@@ -186,11 +285,13 @@ def _check_text(text: str, param: str, card: StudentCard, serving: ServingConfig
         ) from error
 
 
-def check_answered(card: StudentCard, pieces: Sequence[Piece | TooLong | Failed], param: str) -> list[Piece]:
-    """The texts. Raises ApiError for the first prompt without one: a response of OpenAI's API has no errors by prompt."""
+def check_answered(
+    card: StudentCard, pieces: Sequence[Piece | TooLong | Failed], param: str, copies: int = 1
+) -> list[Piece]:
+    """The texts, `copies` of each prompt. Raises ApiError for the first prompt without one: OpenAI's API has no errors by prompt."""
     texts = []
     for i, piece in enumerate(pieces):
         if not isinstance(piece, Piece):
-            raise failed_input(piece, f"{param}[{i}]", card.id)
+            raise failed_input(piece, f"{param}[{i // copies}]", card.id)
         texts.append(piece)
     return texts

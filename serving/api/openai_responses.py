@@ -13,6 +13,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -39,15 +40,26 @@ def _example(kind: str, choice: dict[str, JsonValue], **usage: JsonValue) -> Con
 
 class _Choice(BaseModel):
     index: int
-    logprobs: None
     finish_reason: FinishReason | None
     """Null in every chunk but the last of its text."""
+
+
+class TextLogprobs(BaseModel):
+    """The tokens of a text. Each list has one entry for each."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    """Null unless `logprobs` is 1."""
+    text_offset: list[int]
+    """Characters before the token."""
 
 
 class TextChoice(_Choice):
     """The text for a prompt, or a piece of it."""
 
     text: str
+    logprobs: TextLogprobs | None
 
 
 class ChatMessage(BaseModel):
@@ -57,10 +69,34 @@ class ChatMessage(BaseModel):
     content: str
 
 
+class Likeliest(BaseModel):
+    """A token with its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    """Of the token in UTF-8."""
+
+
+class ChatToken(Likeliest):
+    """A token of an answer."""
+
+    top_logprobs: list[Likeliest]
+    """Empty unless `top_logprobs` is 1."""
+
+
+class ChatLogprobs(BaseModel):
+    """The tokens of an answer."""
+
+    content: list[ChatToken]
+    refusal: None
+
+
 class ChatChoice(_Choice):
     """The answer to a chat."""
 
     message: ChatMessage
+    logprobs: ChatLogprobs | None
 
 
 class Delta(BaseModel):
@@ -75,6 +111,7 @@ class DeltaChoice(_Choice):
     """A piece of the answer to a chat."""
 
     delta: Delta
+    logprobs: None
 
 
 class _Response(BaseModel):
@@ -136,7 +173,13 @@ class ResponseBuilder(ABC):
 
     id_prefix: str
 
-    def __init__(self, card: StudentCard) -> None:
+    def __init__(self, card: StudentCard, *, copies: int = 1, log_probs: bool = False, likeliest: bool = False) -> None:
+        """
+        Args:
+            copies: texts for each prompt.
+            log_probs: with tokens; `likeliest`: and with the likeliest one, which each is in a greedy text.
+        """
+        self._copies, self._log_probs, self._likeliest = copies, log_probs, likeliest
         self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._model = card.id
@@ -164,11 +207,23 @@ class CompletionBuilder(ResponseBuilder):
 
     def whole(self, pieces: Sequence[Piece]) -> Completion:
         """See ResponseBuilder."""
-        choices = [_text_choice(piece, index) for index, piece in enumerate(pieces)]
+        choices = [_text_choice(piece, index, self._text_logprobs(piece)) for index, piece in enumerate(pieces)]
         return Completion(
             id=self._id, created=self._created, model=self._model, object="text_completion", choices=choices,
-            usage=_usage(pieces),
+            usage=_usage(pieces, self._copies),
         )  # fmt: skip
+
+    def _text_logprobs(self, piece: Piece) -> TextLogprobs | None:
+        if not self._log_probs:
+            return None
+        return TextLogprobs(
+            tokens=[token.text for token in piece.tokens],
+            token_logprobs=[token.log_prob for token in piece.tokens],
+            top_logprobs=[{token.text: token.log_prob} for token in piece.tokens] if self._likeliest else None,
+            text_offset=list(accumulate((len(token.text) for token in piece.tokens[:-1]), initial=0))[
+                : len(piece.tokens)
+            ],
+        )
 
     def chunk(self, piece: Piece, *, first: bool) -> CompletionChunk:
         """See ResponseBuilder."""
@@ -186,15 +241,25 @@ class ChatBuilder(ResponseBuilder):
         """See ResponseBuilder."""
         choices = [
             ChatChoice(
-                index=index, logprobs=None, finish_reason=piece.finish_reason,
+                index=index, logprobs=self._chat_logprobs(piece), finish_reason=piece.finish_reason,
                 message=ChatMessage(role="assistant", content=piece.text),
             )
             for index, piece in enumerate(pieces)
         ]  # fmt: skip
         return ChatCompletion(
             id=self._id, created=self._created, model=self._model, object="chat.completion", choices=choices,
-            usage=_usage(pieces),
+            usage=_usage(pieces, self._copies),
         )  # fmt: skip
+
+    def _chat_logprobs(self, piece: Piece) -> ChatLogprobs | None:
+        if not self._log_probs:
+            return None
+        tokens = [
+            Likeliest(token=token.text, logprob=token.log_prob, bytes=list(token.text.encode()))
+            for token in piece.tokens
+        ]
+        content = [ChatToken(**dict(token), top_logprobs=[token] if self._likeliest else []) for token in tokens]
+        return ChatLogprobs(content=content, refusal=None)
 
     def chunk(self, piece: Piece, *, first: bool) -> ChatCompletionChunk:
         """See ResponseBuilder."""
@@ -210,9 +275,12 @@ def to_json(body: BaseModel) -> str:
     return body.model_dump_json(exclude_unset=True)
 
 
-def _text_choice(piece: Piece, index: int = 0) -> TextChoice:
-    return TextChoice(index=index, logprobs=None, finish_reason=piece.finish_reason, text=piece.text)
+def _text_choice(piece: Piece, index: int = 0, logprobs: TextLogprobs | None = None) -> TextChoice:
+    return TextChoice(index=index, logprobs=logprobs, finish_reason=piece.finish_reason, text=piece.text)
 
 
-def _usage(pieces: Sequence[Piece]) -> Usage:
-    return Usage.of(sum(piece.prompt_tokens for piece in pieces), sum(piece.output_tokens for piece in pieces))
+def _usage(pieces: Sequence[Piece], copies: int = 1) -> Usage:
+    """A prompt counts once, whatever the number of its texts."""
+    return Usage.of(
+        sum(piece.prompt_tokens for piece in pieces[::copies]), sum(piece.output_tokens for piece in pieces)
+    )

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -30,7 +31,7 @@ from serving.api.openai_requests import (
     ChatRequest,
     CompletionRequest,
     OpenAIRequest,
-    chat_request,
+    chat_requests,
     check_answered,
     completion_requests,
 )
@@ -189,16 +190,21 @@ def _openai_routes(api: Api) -> APIRouter:
         """Texts that continue the prompts, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
         texts = completion_requests(body, card, api.max_inputs(), api.settings)
-        return await _generate(api, request, card, texts, body, CompletionBuilder(card))
+        return await _generate(api, request, card, texts, body, CompletionBuilder(card, **_shown(body)))
 
     @router.post("/chat/completions", response_model=ChatCompletion, responses=stream_responses(ChatCompletionChunk))
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The student's answer to one message, as in OpenAI's API."""
         card, _ = api.select(body.model, request_context(request))
-        text = chat_request(body, card, api.settings)
-        return await _generate(api, request, card, [text], body, ChatBuilder(card))
+        texts = chat_requests(body, card, api.settings)
+        return await _generate(api, request, card, texts, body, ChatBuilder(card, **_shown(body)))
 
     return router
+
+
+def _shown(body: OpenAIRequest) -> dict[str, Any]:
+    """What the responses have: arguments of ResponseBuilder."""
+    return {"copies": body.copies(), "log_probs": body.wants_logprobs, "likeliest": body.num_likeliest > 0}
 
 
 async def _generate(
@@ -215,11 +221,11 @@ async def _generate(
     param = "prompt" if isinstance(body, CompletionRequest) else "messages"
     _check_seed(api, card, texts, body)
     if body.stream and len(texts) > 1:
-        raise ApiError(400, "unsupported_parameter", "a stream has one prompt", param="stream")
+        raise ApiError(400, "unsupported_parameter", "a stream has one prompt and one text", param="stream")
     await api.keys.admit(context.key, len(texts))
     client = client_name(request)
     if not body.stream:
-        pieces = check_answered(card, await api.backend.write(card, texts, client), param)
+        pieces = check_answered(card, await api.backend.write(card, texts, client), param, body.copies())
         for piece in pieces:
             context.prompt_tokens += piece.prompt_tokens
             context.output_tokens += piece.output_tokens

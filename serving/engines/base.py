@@ -20,7 +20,7 @@ from pipelines.students.decoding import Family, GenerationOutput, GenerationRequ
 from pipelines.students.decoding.engines import EngineUnsuitableError as EngineUnsuitableError
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import after_label, decoded
-from serving.engines.detokenizer import Detokenizer
+from serving.engines.detokenizer import Detokenizer, text_tokens
 from serving.messages import Piece, Question, Reply, TextRequest, TooLong
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
@@ -145,6 +145,12 @@ class Engine(ABC):
         if isinstance(encoded, TooLong):
             return encoded
         [generation] = encoded
+        if request.choices:
+            return await self._choose(
+                generation.with_labels(self._label_set("label", request.choices), constrained=True)
+            )
+        if request.log_probs:
+            return self._with_tokens(await self.complete(generation), request.stop)
         if request.stop:  # as a stream, which ends at the stop string instead of the end of the batch
             pieces = [piece async for piece in self._pieces(generation, request.stop)]
             text = "".join(piece.text for piece in pieces)
@@ -152,6 +158,22 @@ class Engine(ABC):
         output = await self.complete(generation)
         text = output.text(self.tokenizer)
         return Piece(text, output.prompt_tokens, len(output.ids), output.finish_reason, self.name)
+
+    async def _choose(self, request: GenerationRequest) -> Piece:
+        output = await self.complete(request)
+        text = decoded("label", request, output, self.tokenizer).text
+        return Piece(text, output.prompt_tokens, len(output.ids), output.finish_reason, self.name)
+
+    def _with_tokens(self, output: GenerationOutput, stop: tuple[str, ...]) -> Piece:
+        tokens = text_tokens(output.ids, output.log_probs, self.tokenizer)
+        text = "".join(token.text for token in tokens)
+        found = [at for one in stop if (at := text.find(one)) >= 0]
+        if not found:
+            return Piece(text, output.prompt_tokens, len(output.ids), output.finish_reason, self.name, tokens)
+        text, used = text[: min(found)], 0
+        while len("".join(token.text for token in tokens[:used])) < len(text):
+            used += 1
+        return Piece(text, output.prompt_tokens, len(output.ids), "stop", self.name, tokens[:used])
 
     async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
         """One text while it is generated. The last piece has a finish reason."""

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serving.messages import FinishReason
+from serving.messages import FinishReason, TextToken
 
 _INCOMPLETE = "\ufffd"
+
+
+def text_tokens(ids: Sequence[int], log_probs: Sequence[float], tokenizer: Any) -> tuple[TextToken, ...]:
+    """The tokens of a whole text, without the end-of-sequence token."""
+    detokenizer, tokens = Detokenizer(tokenizer), []
+    for token, log_prob in zip(ids, log_probs, strict=True):
+        if token != tokenizer.eos_token_id:
+            tokens.append(TextToken(detokenizer.add(token), log_prob))
+    if tokens:
+        tokens[-1] = TextToken(tokens[-1].text + detokenizer.rest(), tokens[-1].log_prob)
+    return tuple(tokens)
 
 
 class Detokenizer:

@@ -14,7 +14,7 @@ from serving.api.api_keys import KeyRing
 from serving.api.errors import ApiError
 from serving.api.middleware import RequestMiddleware
 from serving.api.routes import Api, create_app
-from serving.messages import Failed, Piece, Question, Reply, TextRequest, TooLong
+from serving.messages import Failed, Piece, Question, Reply, TextRequest, TextToken, TooLong
 from serving.model_card import StudentCard
 from serving.registry import Registry, TrafficSplit
 
@@ -101,7 +101,7 @@ class FakeStudents:
         self.requests += [(student.id, request) for request in requests]
         if self.failure:
             raise self.failure
-        return [self.failed.get(r.text) or self._too_long(r) or Piece(self._text(r), 10, 4, "stop") for r in requests]
+        return [self.failed.get(r.text) or self._too_long(r) or self._piece(r) for r in requests]
 
     async def stream(
         self, student: StudentCard, request: TextRequest, client: str
@@ -123,6 +123,11 @@ class FakeStudents:
                 yield Piece(word if last else f"{word} ", 10, i + 1, "stop" if last else None)
         finally:
             self.closed_streams += 1
+
+    def _piece(self, request: TextRequest) -> Piece:
+        text = request.choices[-1] if request.choices else self._text(request)
+        words = [text[:2], text[2:]] if request.log_probs else []
+        return Piece(text, 10, 4, "stop", tokens=tuple(TextToken(word, -0.25) for word in words))
 
     def _text(self, request: TextRequest) -> str:
         return self.labels.get(request.text, "4 - 1")

@@ -44,8 +44,10 @@ locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
 
 @schema.hook  # type: ignore[untyped-decorator]
 def map_body(context: Any, body: Any) -> Any:
-    """Half of the names are those of a student: by chance alone none would be."""
+    """Half of the names are those of a student, and its streams are possible: by chance alone none would be."""
     if isinstance(body, dict) and isinstance(body.get("model"), str) and len(body["model"]) % 2 == 0:
+        if len(body["model"]) % 4 == 0 and "messages" not in body and "prompt" in body:
+            return {"model": "sums", "prompt": body["prompt"], "stream": True}
         return {**body, "model": "sums"}
     return body
 

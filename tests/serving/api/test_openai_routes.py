@@ -145,8 +145,11 @@ def test_a_stream_lives_while_its_student_starts(
         *[{"seed": value} for value in (2**63, -(2**63) - 1)],
         *[{"stop": value} for value in (["a"] * 5, "")],
         *[{"prompt": value} for value in ([], [1, 2, 3], None)],
-        {"top_p": 0}, {"n": 2}, {"best_of": 3}, {"echo": True}, {"logprobs": 5}, {"suffix": "x"}, {"presence_penalty": 0.5},
+        {"top_p": 0}, {"n": 0}, {"n": 17}, {"best_of": 3}, {"echo": True}, {"logprobs": 5}, {"suffix": "x"}, {"presence_penalty": 0.5},
         {"logit_bias": {"50256": -100}}, {"stream": "yes"}, {"tools": []}, {"stream_options": {"include_usage": "yes"}},
+        {"store": True}, {"guided_choice": []}, {"structured_outputs": {"regex": "a"}},
+        *[{"guided_choice": ["a"], **more} for more in ({"stop": "a"}, {"temperature": 1.0}, {"n": 2}, {"logprobs": 0}, {"stream": True})],
+        {"logprobs": 0, "stream": True}, {"logprobs": 1, "temperature": 1.0}, {"stream": True, "n": 2},
         # CTranslate2 samples without seeds.
         {"seed": 1, "temperature": 1.0},
     ],
@@ -172,6 +175,71 @@ def test_an_unsupported_chat_is_refused(client: TestClient, students: FakeStuden
     response = client.post("/v1/chat/completions", json={"model": "sums", "messages": messages})
     assert response.status_code == status, response.text
     assert students.requests == []
+
+
+def test_several_texts_of_a_prompt(official: openai.OpenAI, students: FakeStudents) -> None:
+    """Each is drawn for itself. A prompt counts once."""
+    made = official.completions.create(model="other", prompt=["a", "b"], n=3, temperature=1.0, seed=2**63 - 1)
+    assert [choice.index for choice in made.choices] == list(range(6))
+    assert made.usage is not None
+    assert (made.usage.prompt_tokens, made.usage.completion_tokens) == (20, 24)
+    drawn = [(request.text, request.sampling) for _, request in students.requests]
+    seed = 2**63 - 1 - 2
+    assert drawn == [(text, Sampling(1.0, seed, draw)) for text in "ab" for draw in range(3)]
+    students.requests.clear()
+    chat = official.chat.completions.create(model="other", messages=CHAT, n=2)
+    assert [choice.message.content for choice in chat.choices] == ["two", "two"]
+    assert [request.sampling for _, request in students.requests] == [None, None]
+    with pytest.raises(openai.APIStatusError, match="20 prompts in one request, 16 texts of each, the limit is 256"):
+        official.completions.create(model="other", prompt=["a"] * 20, n=16)
+
+
+def test_tokens_have_log_probabilities(official: openai.OpenAI, students: FakeStudents) -> None:
+    chat = official.chat.completions.create(model="sums", messages=CHAT, logprobs=True, top_logprobs=1)
+    assert chat.choices[0].logprobs is not None
+    content = chat.choices[0].logprobs.content or []
+    assert [(token.token, token.logprob, bytes(token.bytes or [])) for token in content] == [
+        ("tw", -0.25, b"tw"),
+        ("o", -0.25, b"o"),
+    ]
+    assert [token.top_logprobs[0].token for token in content] == ["tw", "o"]
+    for number, top in ((0, None), (1, [{"tw": -0.25}, {"o": -0.25}])):
+        logprobs = official.completions.create(model="sums", prompt="one", logprobs=number).choices[0].logprobs
+        assert logprobs is not None
+        assert (logprobs.tokens, logprobs.token_logprobs, logprobs.text_offset) == (["tw", "o"], [-0.25] * 2, [0, 2])
+        assert logprobs.top_logprobs == top
+    assert all(request.log_probs for _, request in students.requests)
+
+
+@pytest.mark.parametrize("given", [{"guided_choice": ["a", "b", "a"]}, {"structured_outputs": {"choice": ["a", "b"]}}])
+def test_a_text_is_one_of_the_choices(client: TestClient, students: FakeStudents, given: dict[str, Any]) -> None:
+    assert complete(client, **given).json()["choices"][0]["text"] == "b"
+    assert students.requests[0][1].choices == ("a", "b")
+
+
+def test_harmless_parameters_are_accepted(client: TestClient) -> None:
+    both = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "logit_bias": {},
+        "n": 1,
+        "stop": [],
+    }
+    chat = {
+        "tools": [],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "functions": [],
+        "modalities": ["text"],
+        "logprobs": False,
+    }
+    assert complete(client, **both, suffix="").status_code == 200
+    body = {"model": "sums", "messages": CHAT, **both, **chat}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    assert client.post("/v1/chat/completions", json={**body, "tools": [{}]}).status_code == 400
 
 
 def test_seeds_have_64_bits_and_tiny_temperatures_are_greedy(client: TestClient, students: FakeStudents) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pipelines.students.decoding import Family, GenerationRequest
 from serving.engines import vllm
 from serving.engines.base import Engine
-from serving.messages import Piece, Question, Reply, TextRequest, TooLong
+from serving.messages import Piece, Question, Reply, TextRequest, TextToken, TooLong
 from tests.support.fake_engines import FIRST, LOG_PROBS, Fake, engine_over_fake
 from tests.support.waiting import until
 
@@ -70,6 +70,25 @@ async def test_a_stop_string_ends_the_text_at_once(made: tuple[Engine, Fake]) ->
     assert (piece.text, piece.finish_reason) == ("", "stop")
     assert all(fake.abandoned())
     fake.release()
+
+
+async def test_a_text_has_its_tokens(made: tuple[Engine, Fake]) -> None:
+    """Up to a stop string, and without the end."""
+    engine, fake = made
+    text = fake.tokenizer.decode([FIRST])
+    for stop, tokens in (((), (TextToken(text, LOG_PROBS[0]),)), ((text,), ())):
+        piece = await engine.write(TextRequest("4 apples", raw=False, stop=stop, log_probs=True))
+        assert isinstance(piece, Piece)
+        assert (piece.text, piece.tokens) == ("".join(token.text for token in tokens), tokens)
+
+
+async def test_a_choice_is_a_constrained_label(made: tuple[Engine, Fake]) -> None:
+    engine, fake = made
+    text = fake.tokenizer.decode([FIRST])
+    piece = await engine.write(TextRequest("4 apples", raw=False, choices=(text, f"{text}{text}")))
+    assert isinstance(piece, Piece)
+    assert piece.text == text
+    assert fake.max_tokens[0] == 3, "as long as the longest choice"
 
 
 async def test_an_input_that_is_too_long_is_not_generated(made: tuple[Engine, Fake]) -> None:
