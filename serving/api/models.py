@@ -95,8 +95,17 @@ def describe(card: StudentCard, registry: Registry, serving: ServingConfig, engi
         weights=serving.weights,
         constrained=serving.constrained,
         fingerprint=card.fingerprint,
-        provenance=dict(card.provenance),
+        provenance={key: _without_paths(value) for key, value in card.provenance.items()},
     )
     if card.version is not None:  # otherwise it stays unset, and the response leaves it out
         model.share_percent = registry.shares(card.name)[card.version]
     return model
+
+
+def _without_paths(value: JsonValue) -> JsonValue:
+    """The value with the names of files and folders instead of their absolute paths, which are nobody's business here."""
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(inner) for inner in value]
+    return value.rstrip("/").rpartition("/")[2] if isinstance(value, str) and value.startswith(("/", "~/")) else value
