@@ -1,6 +1,8 @@
 """Versions of a student: traffic split, promotion and rollback under load. Also API keys and shared replicas."""
 
 import math
+import ssl
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipelines.config.serving import KeysConfig
+from pipelines.config.serving import KeysConfig, TlsConfig
 from pipelines.errors import StageFailedError, UserError
 from pipelines.storage.store import MANIFEST
 from serving.api.api_keys import key_line, new_key
@@ -220,7 +222,8 @@ def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dic
     key = new_key()
     file = tmp_path / "keys"
     file.write_text(f"{key_line('team', key)}\n")
-    with endpoint_of({"sums": folders["old"]}, small(keys=KeysConfig(file=str(file), requests_per_minute=5))) as client:
+    keys = KeysConfig(file=str(file), requests_per_minute=5)
+    with endpoint_of({"sums": folders["old"]}, small(keys=keys, ingress_replicas=2)) as client:
 
         def ask(given: str | None, **parameters: str) -> httpx.Response:
             headers = {"authorization": f"Bearer {given}"} if given else {}
@@ -235,6 +238,23 @@ def test_keys_are_revoked_by_a_change_of_their_file(ray_here: None, folders: dic
         assert 1 <= int(limited[-1].headers["retry-after"]) <= 60
         file.write_text("")
         wait_until(lambda: ask(key).status_code == 401, 10.0)
+
+
+@pytest.mark.full
+def test_https_by_files(ray_here: None, folders: dict[str, Path], tmp_path: Path) -> None:
+    from serving.deploy.rollout import serve_students
+
+    tls = TlsConfig(certificate=str(tmp_path / "crt"), key=str(tmp_path / "key"))
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*make.split(), "-keyout", tls.key, "-out", tls.certificate], check=True, capture_output=True)
+    endpoint = serve_students({"sums": str(folders["old"])}, small(tls=tls))
+    try:
+        trusted = ssl.create_default_context(cafile=tls.certificate)
+        with httpx.Client(base_url=endpoint.url, verify=trusted, timeout=60.0) as client:
+            assert client.post("/v1/predict", json={"inputs": [TEXTS[0]]}).status_code == 200
+            assert client.get("/v1/models", headers={"host": "evil.example.com"}).status_code == 421
+    finally:
+        endpoint.shutdown()
 
 
 @pytest.mark.full
