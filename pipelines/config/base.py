@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-LossyWeights = Literal["bfloat16", "int8"]
+LossyWeights = Literal["bfloat16", "float16", "int8"]
 """Smaller and faster than the float32 that a student is scored in. They may change answers."""
 
 

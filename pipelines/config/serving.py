@@ -81,7 +81,7 @@ class ServingConfig(Section):
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
     """auto: the fastest one that keeps the accuracy, by family and device (serving/engines/select.py)."""
     weights: Literal["float32"] | LossyWeights = "float32"
-    """bfloat16 and int8 are faster and may change answers; `evaluation.weights` measures it."""
+    """bfloat16, float16 (decoder-only) and int8 (encoder-decoder) are faster and may change answers; `evaluation.weights` measures it."""
     constrained: bool = False
     """True: labels of a closed set only, never free text; `evaluation.constrained` measures it. Of `/v1/predict`: texts stay free."""
     engine_args: dict[str, JsonValue] = {}

@@ -16,6 +16,9 @@ from pipelines.tasks import Task
 
 def check_weights(settings: EvaluationConfig, family: Family) -> None:
     """Refuse weights that no engine supports for the student. Raises UserError."""
+    if "float16" in settings.weights and family == "encoder-decoder":
+        rule = "activations of encoder-decoder students leave its range"
+        raise UserError("evaluation.weights float16", rule, "Set evaluation.weights: [bfloat16], or remove it.")
     if "int8" not in settings.weights:
         return
     remedy = "Set evaluation.weights: [bfloat16], or remove it"

@@ -163,6 +163,7 @@ def test_the_dashboard_reads_what_the_endpoint_exports(running: Running) -> None
 
     wait_until(lambda: not missing(), 30.0, of=missing)
     wait_until(lambda: total(exported(), "ray_raystill_queue_seconds_count", model="llama") >= 2, 30.0)
+    wait_until(lambda: total(exported(), "ray_vllm_generation_tokens_total", model_name="llama") >= 2, 30.0)
 
 
 def settled() -> Series:
@@ -202,6 +203,13 @@ def test_the_official_client_completes_chats_and_streams(running: Running, name:
     stop = whole.choices[0].text[3:5]
     cut = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", max_tokens=8, stop=[stop])
     assert cut.choices[0].text == whole.choices[0].text.partition(stop)[0]
+    listed = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", max_tokens=8, logprobs=1).choices[0]
+    assert listed.logprobs is not None
+    assert "".join(listed.logprobs.tokens or []) == listed.text == whole.choices[0].text
+    assert all(number <= 0.0 for number in listed.logprobs.token_logprobs or [1.0])
+    choices = {"guided_choice": ["35 + 9", "left", "right"]}
+    chosen = official.completions.create(model=name, prompt=f"{part}{TEXTS[1]}", extra_body=choices)
+    assert chosen.choices[0].text in choices["guided_choice"]
     with pytest.raises(openai.UnprocessableEntityError, match="reads at most 64"):
         official.completions.create(model=name, prompt="apples " * 500)
 

@@ -34,11 +34,14 @@ class EngineFacts:
 
 
 FACTS: dict[str, EngineFacts] = {
-    "vllm": EngineFacts({"decoder-only": ("float32", "bfloat16")}),
+    "vllm": EngineFacts({"decoder-only": ("float32", "bfloat16", "float16")}),
     "ctranslate2": EngineFacts(
         {"encoder-decoder": ("float32", "int8")}, "it is built for CUDA 12, and torch's libraries are of CUDA 13"
     ),
-    "transformers": EngineFacts({"encoder-decoder": ("float32", "bfloat16"), "decoder-only": ("float32", "bfloat16")}),
+    # T5's activations leave the range of float16.
+    "transformers": EngineFacts(
+        {"encoder-decoder": ("float32", "bfloat16"), "decoder-only": ("float32", "bfloat16", "float16")}
+    ),
 }
 """By name, in the order of preference."""
 

@@ -87,7 +87,7 @@ class Student:
     engine: str = "transformers"
     """Name of the engine that computes."""
     weights: str
-    """float32, bfloat16 or int8."""
+    """float32, bfloat16, float16 or int8."""
     schedules: bool = False
     """True: `write` takes any number of requests, and the engine fills each free place at once."""
     returns_scores: bool = True

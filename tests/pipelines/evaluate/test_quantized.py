@@ -42,11 +42,15 @@ def test_int8_is_refused_without_an_engine(family: Family, gpus: int, rule: str)
     with pytest.raises(UserError, match=rule):
         check_weights(settings, family)
     check_weights(EvaluationConfig.model_validate({"weights": ["bfloat16"], "gpus_per_worker": gpus}), family)
+    half = EvaluationConfig.model_validate({"weights": ["float16"]})
+    check_weights(half, "decoder-only")
+    with pytest.raises(UserError, match="leave its range"):
+        check_weights(half, "encoder-decoder")
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"weights": ["int8", "int8"]}, {"weights": ["int8"], "samples": {"n": 3}}, {"weights": ["float16"]}],
+    [{"weights": ["int8", "int8"]}, {"weights": ["int8"], "samples": {"n": 3}}, {"weights": ["float8"]}],
 )
 def test_incomparable_weights_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

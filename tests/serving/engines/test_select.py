@@ -51,6 +51,7 @@ def start(student: StudentCard, **settings: Any) -> Any:
         ("encoder-decoder", {"weights": "bfloat16"}, "transformers"),
         ("encoder-decoder", {"gpus_per_replica": 1}, "transformers"),
         ("decoder-only", {}, "vllm"),
+        ("decoder-only", {"weights": "float16", "gpus_per_replica": 1}, "vllm"),
         *[("decoder-only", {"gpus_per_replica": gpus}, "vllm") for gpus in (1, 4)],
         *[(family, {"engine": name}, name) for name, engine in ENGINES.items() for family in engine.weights],
     ],
@@ -63,6 +64,7 @@ def test_family_device_and_weights_select_the_engine(family: Family, settings: d
     ("family", "settings", "match"),
     [
         ("decoder-only", {"weights": "int8"}, "no engine has these weights for decoder-only students on CPUs"),
+        ("encoder-decoder", {"weights": "float16"}, "no engine has these weights for encoder-decoder students"),
         ("decoder-only", {"engine": "vllm", "weights": "int8"}, "vllm has no such weights.*Set one of float32, bfloat16"),
         ("decoder-only", {"engine": "ctranslate2"}, "does not run decoder-only.*one of vllm, transformers"),
         ("encoder-decoder", {"engine": "vllm"}, "does not run encoder-decoder"),
