@@ -203,7 +203,9 @@ def _batches(requests: Sequence[PredictRequest], settings: EvaluationConfig) -> 
     """Batches in the order of the requests. Within a request the longest inputs come first: little padding, early memory errors."""
     batches = []
     for number, request in enumerate(requests):
-        batch_size = _inputs_per_batch(len(request.inputs), settings)
+        source, batch_size = request.query.source, settings.batch_size
+        if source.schedules:
+            batch_size = _inputs_per_batch(len(request.inputs), settings)
         label_sets = request.label_sets or [()] * len(request.inputs)
         order = sorted(range(len(request.inputs)), key=lambda row: (-len(request.inputs[row]), row))
         for start in range(0, len(order), batch_size):

@@ -17,6 +17,11 @@ from pipelines.students.decoding.engines import EngineChoice, open_student
 class Source(Protocol):
     """A student that a worker can load."""
 
+    @property
+    def schedules(self) -> bool:
+        """True if its engine probably fills each free place at once."""
+        ...
+
     def load(self, device: str) -> Student:
         """Load the student in this process. `device`: cpu or cuda."""
         ...
@@ -35,6 +40,11 @@ class Trained:
     workers: int = 1
     """Workers that may share a machine."""
     max_new_tokens: int = 64
+
+    @property
+    def schedules(self) -> bool:
+        """True for vLLM, and for `auto`: CTranslate2 answers many batches quickly, too."""
+        return self.engine in ("auto", "vllm")
 
     def load(self, device: str) -> Student:
         """Load it in `engine`. `auto` falls back to the next engine for a model that the first one does not know."""
@@ -101,6 +111,7 @@ class Untrained:
     max_target_tokens: int
     tokenizer: str | None = None
     """Folder of the student's own tokenizer (`init.vocabulary`). None: the tokenizer of its model."""
+    schedules = False
 
     def load(self, device: str) -> Student:
         """Initialise the weights as the training does."""

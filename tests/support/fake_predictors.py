@@ -20,6 +20,7 @@ from tests.support.tiny_students import tiny_model, tiny_tokenizer
 class Tiny:
     family: Family = "decoder-only"
     method: str = "step-by-step"
+    schedules: bool = False
 
     def load(self, device: str) -> Student:
         tokenizer = tiny_tokenizer(self.family)

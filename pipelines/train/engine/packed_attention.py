@@ -10,7 +10,8 @@ length serves all layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ _UNSUPPORTED = ("softcap", "s_aux")
 """Arguments by which some architectures change the scores."""
 _TRIED = (TokenSequence([2, 3, 4, 5, 6], [7, 8, 9], 0), TokenSequence([9, 8, 7], [6, 5, 4, 3], 0))
 _TOLERANCE = 1e-4
-"""Of a logit, relative to the largest one. Rounding in float32 is below a hundredth of this."""
+"""Of a logit, relative to the largest one, in float64. In float32 rounding alone reaches 7e-4 (SmolLM2-135M: large activations)."""
 Biases = Mapping[int, Tensor]
 """(heads, length, length) the bias of a sequence's scores, by its length. Empty for T5's cross attention, which has none."""
 
@@ -55,9 +56,10 @@ def packed_attention(
     if repeats > 1:  # torch's CPU kernel has no shared keys
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     # In float32 also beside products in bf16, whose kernels torch compiles for each length.
+    dtype = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
         rows = zip((query, key, value), (queries, keys, keys), strict=True)
-        parts = zip(*(x.float().split(lengths, dim=2) for x, lengths in rows), strict=True)
+        parts = zip(*(x.to(dtype).split(lengths, dim=2) for x, lengths in rows), strict=True)
         if position_bias is None:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             outputs = [_causal(*part, scale=scale, dropout=dropout, window=sliding_window) for part in parts]
@@ -97,14 +99,15 @@ def pack(model: PreTrainedModel) -> bool:
     if not set(getattr(model.config, "layer_types", None) or ()) <= _PLAIN_LAYERS:
         return False
     before = attention_implementation(model)
-    expected = torch.cat([_logits(model, [sequence], packed=False) for sequence in _TRIED])
-    AttentionInterface.register(NAME, packed_attention)
-    _set_attention(model, NAME)
-    hooks = [m.register_forward_pre_hook(_add_biases, with_kwargs=True) for m in model.modules() if _has_bias(m)]
-    try:
-        difference = float((_logits(model, _TRIED, packed=True) - expected).abs().max())
-    except (TypeError, ValueError):  # it does not pass `segments`, or its attention is not this one
-        difference = math.inf
+    with _float64(model):
+        expected = torch.cat([_logits(model, [sequence], packed=False) for sequence in _TRIED])
+        AttentionInterface.register(NAME, packed_attention)
+        _set_attention(model, NAME)
+        hooks = [m.register_forward_pre_hook(_add_biases, with_kwargs=True) for m in model.modules() if _has_bias(m)]
+        try:
+            difference = float((_logits(model, _TRIED, packed=True) - expected).abs().max())
+        except (TypeError, ValueError):  # it does not pass `segments`, or its attention is not this one
+            difference = math.inf
     if difference <= _TOLERANCE * float(expected.abs().max()):
         return True
     _set_attention(model, before)
@@ -115,13 +118,28 @@ def pack(model: PreTrainedModel) -> bool:
 
 def check_padding(model: PreTrainedModel) -> None:
     """Raise StageFailedError if texts that are padded together change each other's logits (UMT5 in transformers 5.19)."""
-    expected = torch.cat([_logits(model, [sequence], packed=False) for sequence in _TRIED])
-    difference = float((_logits(model, _TRIED, packed=False) - expected).abs().max())
+    with _float64(model):
+        expected = torch.cat([_logits(model, [sequence], packed=False) for sequence in _TRIED])
+        difference = float((_logits(model, _TRIED, packed=False) - expected).abs().max())
     if difference > _TOLERANCE * float(expected.abs().max()):
         rule = f"{type(model).__name__} computes other logits for a text that is padded beside a longer one"
         raise StageFailedError(
             f"student.model: {rule}, by up to {difference:.2g}. Give a student of another architecture"
         )
+
+
+@contextmanager
+def _float64(model: PreTrainedModel) -> Iterator[None]:
+    """Weights in float64 during the block, and unchanged after it. They take less memory than Adam's moments will."""
+    tensors = [x for x in (*model.parameters(), *model.buffers()) if x.is_floating_point()]
+    dtypes = [tensor.dtype for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.double()
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
 
 
 def _logits(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, packed: bool) -> Tensor:

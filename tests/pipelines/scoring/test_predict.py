@@ -142,9 +142,10 @@ def test_batches_hold_every_input_once_longest_first() -> None:
 
 @pytest.mark.parametrize(("inputs", "workers", "rows"), [(8, 1, 2), (40, 1, 10), (40, 2, 5), (400, 1, 16)])
 def test_many_inputs_come_in_batches_of_several(inputs: int, workers: int, rows: int) -> None:
-    request = PredictRequest("one", Query(Tiny()), ["a"] * inputs)
-    batches = module._batches([request], EvaluationConfig(batch_size=2, workers=workers))
-    assert {len(batch.rows) for batch in batches} == {rows}
+    for schedules, expected in ((True, rows), (False, 2)):
+        request = PredictRequest("one", Query(Tiny(schedules=schedules)), ["a"] * inputs)
+        batches = module._batches([request], EvaluationConfig(batch_size=2, workers=workers))
+        assert {len(batch.rows) for batch in batches} == {expected}
 
 
 @pytest.mark.parametrize(("schedules", "sizes"), [(False, [2, 1]), (True, [3])])

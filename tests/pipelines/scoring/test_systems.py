@@ -46,6 +46,8 @@ def test_only_a_student_that_reads_rationales_gets_them(tmp_path: Path) -> None:
 class Nowhere:
     """A source that is never loaded."""
 
+    schedules = False
+
     def load(self, device: str) -> Student:
         raise AssertionError("the source was loaded")
 

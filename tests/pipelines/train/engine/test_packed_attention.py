@@ -50,6 +50,21 @@ def test_a_sliding_window_holds_inside_a_sequence() -> None:
     torch.testing.assert_close(logits(model, sequences, "decoder-only", packed=True), alone, rtol=1e-4, atol=1e-5)
 
 
+def test_rounding_in_float32_is_no_leak() -> None:
+    """As large as SmolLM2-135M's, whose activations are large: it was refused."""
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, num_key_value_heads=1)).eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    def rounded(module: Any, inputs: Any, output: Any) -> Any:
+        return output if output.dtype == torch.float64 else output * (1 + 7e-4 * torch.randn_like(output))
+
+    model.model.norm.register_forward_hook(rounded)
+    check_padding(model)
+    assert pack(model)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
 def _bart() -> Any:
     config = transformers.BartConfig(
         d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
