@@ -141,7 +141,7 @@ _TRAINING = """training:
   workers: 1
   gpus_per_worker: 0                # 1 on a machine with GPUs
   zero_stage: 0
-  precision: fp32                   # bf16 on GPUs
+  precision: auto                   # bf16 if the hardware computes in it, else fp32
   epochs: 3
   tokens_per_batch: {batch}
   tokens_per_micro_batch: {batch}
