@@ -6,7 +6,7 @@ from pipelines.evaluate import page_tables
 from pipelines.evaluate.costs import student_facts
 from pipelines.evaluate.model import Change, Report
 from pipelines.evaluate.notes import INTERVALS, system_notes, votes_text
-from pipelines.evaluate.page_figures import accuracy_plot, calibration_plot
+from pipelines.evaluate.page_figures import accuracy_plot, calibration_plots, difference_plot
 from pipelines.methods import METHODS
 from pipelines.reports.format import number, p_text, percent, points, points_range, rounded
 from pipelines.reports.provenance import provenance_tables
@@ -28,17 +28,17 @@ def report_page(report: Report) -> str:
         facts=_facts(report),
         notices=heldout_notices(report.heldout),
         unreadable=unreadable_table(report.heldout),
-        accuracy_plot=accuracy_plot(report),
-        accuracy_caption=f"Accuracy on {report.heldout.scored:,} held-out examples. Lines: Wilson 95% intervals.",
+        accuracy_plots=[accuracy_plot(report), *([difference_plot(report)] if report.comparisons else [])],
+        accuracy_caption=f"Accuracy on {report.heldout.scored:,} held-out examples, and the student's minus that of the other systems. "
+        "Lines: 95% intervals.",
         systems=page_tables.systems_table(report),
         interval_notes=INTERVALS,
         system_notes=system_notes(report),
         comparisons=page_tables.comparisons_table(report),
         weights=page_tables.quantized_table(report),
         calibration_error=f"{report.calibration.error:.3f}",
-        calibration_plot=calibration_plot(report),
-        calibration_caption="Top: accuracy by tenths of confidence; the dashed line is perfect calibration. "
-        "Bottom: number of answers.",
+        calibration_plots=calibration_plots(report),
+        calibration_caption="Accuracy by tenths of confidence, and the number of answers. The dashed line is perfect calibration.",
         calibration=page_tables.calibration_table(report),
         confusion=page_tables.confusion_table(report),
         rationale=_rationale(report.rationale) if report.rationale else [],

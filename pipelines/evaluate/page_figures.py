@@ -1,4 +1,4 @@
-"""Plots of a report's page, as inline SVG: accuracies of the systems, calibration of the student."""
+"""Plots of a report's page, as inline SVG: accuracies of the systems, differences to the student, its calibration."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from markupsafe import Markup
 
 from pipelines.evaluate.model import Report
 from pipelines.reports.figures import Theme, picture
-from pipelines.reports.format import percent, percents
+from pipelines.reports.format import percent, percents, points, points_range
 from pipelines.scoring.system import TITLES
 
 _WIDTH = 4.7
+"""Half of the page, and all of a phone's."""
+_CALIBRATION = (_WIDTH, 2.9)
 
 
 def accuracy_plot(report: Report) -> Markup:
@@ -44,35 +46,72 @@ def accuracy_plot(report: Report) -> Markup:
     return picture(draw, name="accuracy", size=size, text=f"Bar chart of accuracies: {', '.join(texts)}.")
 
 
-def calibration_plot(report: Report) -> Markup:
-    """Reliability diagram (Guo et al. 2017, figure 1): accuracy against confidence, above the number of answers."""
+def difference_plot(report: Report) -> Markup:
+    """The student's accuracy minus that of each other system, with its interval."""
+    pairs = [(one.student_vs, one.difference, one.difference_interval) for one in report.comparisons]
+    texts = [f"{TITLES[name]} {points(gap)} ({points_range(interval)})" for name, gap, interval in pairs]
+
+    def draw(figure: Any, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=theme.muted, linewidth=1.2, linestyle=(0, (4, 3)))
+        for position, (_, gap, interval) in enumerate(pairs):
+            low, high = (100 * bound for bound in interval)
+            axes.hlines(position, low, high, color=theme.series[0], linewidth=1.7)
+            axes.plot([100 * gap], [position], color=theme.series[0], marker="o", markersize=6)
+            axes.text(100 * gap, position - 0.18, points(gap), ha="center", va="bottom", color=theme.ink)
+        axes.set_yticks(range(len(pairs)), [TITLES[name] for name, *_ in pairs], color=theme.ink)
+        axes.set_ylim(len(pairs) - 0.5, -0.6)
+        axes.tick_params(length=0)
+        axes.xaxis.grid(True, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xlabel("student ahead by, in points")
+
+    size = (_WIDTH, 0.75 + 0.42 * len(report.systems))
+    return picture(
+        draw, name="difference", size=size, text=f"Student minus other systems, in points: {', '.join(texts)}."
+    )
+
+
+def calibration_plots(report: Report) -> list[Markup]:
+    """Reliability diagram (Guo et al. 2017, figure 1): accuracy against confidence; and the number of answers."""
     bins = [(tenth, one) for tenth, one in enumerate(report.calibration.bins) if one]
     confidences = [100 * one.confidence for _, one in bins]
     accuracies = [100 * one.accuracy for _, one in bins]
     counts = [one.count for _, one in bins]
     texts = [f"confidence {c:.1f}%, accuracy {a:.1f}%" for c, a in zip(confidences, accuracies, strict=True)]
 
-    def draw(figure: Any, theme: Theme) -> None:
-        upper, lower = figure.subplots(2, sharex=True, height_ratios=(3.2, 1))
-        upper.plot([0, 100], [0, 100], color=theme.muted, linewidth=1.2, linestyle=(0, (4, 3)))
-        upper.plot(
+    def reliability(figure: Any, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        axes.plot([0, 100], [0, 100], color=theme.muted, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.plot(
             confidences, accuracies, color=theme.series[0], linewidth=1.7, marker="o", markersize=5, clip_on=False
         )
-        upper.set_ylim(0, 100)
-        upper.set_ylabel("accuracy")
-        upper.set_yticks(range(0, 101, 25), [f"{tick}%" for tick in range(0, 101, 25)])
-        lower.bar([10 * tenth + 5 for tenth, _ in bins], counts, width=8.6, color=theme.series[0], alpha=0.75)
-        lower.yaxis.get_major_locator().set_params(nbins=2, integer=True)
-        lower.set_ylabel("answers")
-        lower.set_xlim(-2, 102)
-        lower.set_xticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
-        lower.set_xlabel("confidence of the student")
-        figure.align_ylabels()
-        for axes in (upper, lower):
-            axes.tick_params(length=0, pad=5)
-            axes.yaxis.grid(True, linewidth=0.8)
-            axes.set_axisbelow(True)
-            axes.spines["left"].set_visible(False)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("accuracy")
+        axes.set_yticks(range(0, 101, 25), [f"{tick}%" for tick in range(0, 101, 25)])
+        _confidence_axis(axes)
+
+    def answers(figure: Any, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        axes.bar([10 * tenth + 5 for tenth, _ in bins], counts, width=8.6, color=theme.series[0], alpha=0.75)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel("answers")
+        _confidence_axis(axes)
 
     text = f"Reliability diagram of the student's answers in tenths of confidence: {'; '.join(texts)}."
-    return picture(draw, name="calibration", size=(_WIDTH, 3.9), text=text)
+    numbers = f"Answers in the same tenths: {', '.join(map(str, counts))}."
+    return [
+        picture(reliability, name="calibration", size=_CALIBRATION, text=text),
+        picture(answers, name="answers", size=_CALIBRATION, text=numbers),
+    ]
+
+
+def _confidence_axis(axes: Any) -> None:
+    axes.set_xlim(-2, 102)
+    axes.set_xticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
+    axes.set_xlabel("confidence of the student")
+    axes.tick_params(length=0, pad=5)
+    axes.yaxis.grid(True, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.config import RunConfig, StudentConfig
@@ -12,7 +12,7 @@ from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.measure import Measured, Questions
 from pipelines.evaluate.model import FORMAT, Comparison, ErrorExample, Report, Settings, StudentPart, Votes
 from pipelines.evaluate.quantized import quantized_scores
-from pipelines.reports.format import p_text, percent, percents, rounded
+from pipelines.reports.format import percent, rounded, short
 from pipelines.scoring.model import HeldoutPart, Interval, SystemScores, TaskVersion, TrainingSettings
 from pipelines.scoring.settings import filters_of, learned
 from pipelines.scoring.statistics import calibration, difference, paired, verdict
@@ -22,6 +22,7 @@ from pipelines.storage.manifest import Manifest, library_versions, now
 from pipelines.tasks import Example, Task
 
 NUM_ERRORS = 20
+_NAME_CHARACTERS = 40
 _VERDICTS = {
     "better": "the student is better",
     "worse": "the student is worse",
@@ -51,7 +52,7 @@ def build_report(
     return Report(
         format=FORMAT,
         run=run.name,
-        headline=headline(systems, compared, details["parameters"]),
+        headline=headline(systems, compared, details["parameters"], teacher_name(labels)),
         task=TaskVersion(name=task.name, version=task.version),
         heldout=heldout,
         student=StudentPart(
@@ -113,19 +114,38 @@ def comparisons(student: System, others: Sequence[System]) -> list[Comparison]:
     return found
 
 
-def headline(systems: Sequence[SystemScores], compared: Sequence[Comparison], parameters: int) -> str:
-    """One sentence: the student's accuracy, and whether it is better than no training at all."""
+def headline(
+    systems: Sequence[SystemScores], compared: Sequence[Comparison], parameters: int, teacher: str | None
+) -> str:
+    """One sentence of at most 25 words: the student beside its teacher, or beside the label that always wins if it is not better.
+
+    Args:
+        teacher: its model; None if it has none.
+    """
     by_name = {system.name: system for system in systems}
     student = by_name["student"]
-    text = (
-        f"The student ({rounded(parameters)} parameters) is right on {percent(student.accuracy)} "
-        f"({percents(student.interval)}) of {student.total:,} held-out examples"
+    text = f"A student of {rounded(parameters)} parameters is right on {percent(student.accuracy)} of "
+    text += f"{student.total:,} held-out examples"
+    if (other := _rival({one.student_vs: one for one in compared})) is None:
+        return f"{text}."
+    name = f"its teacher {teacher}" if other.student_vs == "teacher" and teacher else f"the {TITLES[other.student_vs]}"
+    return (
+        f"{text}; {name} on {percent(by_name[other.student_vs].accuracy)}: {verdict_text(other.difference_interval)}."
     )
-    for other in compared:
-        if other.student_vs in ("majority", "untrained"):
-            result = f"{verdict_text(other.difference_interval)}, {p_text(other.p_value)}"
-            text += f"; the {TITLES[other.student_vs]} on {percent(by_name[other.student_vs].accuracy)} ({result})"
-    return text + "."
+
+
+def _rival(compared: Mapping[str, Comparison]) -> Comparison | None:
+    """The system that a reader must know of first."""
+    for name in ("majority", "untrained"):
+        if name in compared and verdict(compared[name].difference_interval) != "better":
+            return compared[name]
+    return next((compared[name] for name in ("teacher", "majority", "untrained") if name in compared), None)
+
+
+def teacher_name(labels: Manifest) -> str | None:
+    """The last part of the hub id or folder of the labels' teacher. None without a model (recorded outputs)."""
+    model = labels.config.get("teacher", {}).get("model")
+    return short(model.rstrip("/").rpartition("/")[2], _NAME_CHARACTERS) if model else None
 
 
 def errors(examples: Sequence[Example], student: System, teacher: System) -> list[ErrorExample]:

@@ -110,7 +110,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert 0.0 < systems["student"]["seconds_per_example"] * NUM < systems["student"]["seconds"]
     assert (found["rationale"]["of"], found["rationale"]["examples"]) == ("student", NUM)
     assert found["votes"] is found["baseline"] is None
-    right = "The student (123k parameters) is right on 66.7% (48.8 to 80.8%) of 30 held-out"
+    right = "A student of 123k parameters is right on 66.7% of 30 held-out examples; the majority label on 33.3%: "
     assert found["headline"].startswith(right)
     assert manifest.counts["correct"] == {name: system["correct"] for name, system in systems.items()}
 

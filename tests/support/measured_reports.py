@@ -47,7 +47,7 @@ def made(first: System, others: list[System] = OTHERS, **changes: Any) -> Report
         "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
     }  # fmt: skip
     measured = {
-        "headline": headline(scores, compared, 57_000_000), "systems": scores, "comparisons": compared, "confusion": cells,
+        "headline": headline(scores, compared, 57_000_000, "Qwen2.5"), "systems": scores, "comparisons": compared, "confusion": cells,
         "calibration": calibration(first.confidences, first.right), "confusion_note": note, "weights": [],
         "errors": errors(EXAMPLES, first, teacher), "heldout": heldout,
     }  # fmt: skip

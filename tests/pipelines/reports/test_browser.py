@@ -53,7 +53,7 @@ def test_a_page_of_hostile_texts_loads_silently(name: str, tmp_path: Path) -> No
     assert messages == []
     assert [url for url in requested if url.startswith("http")] == []
     assert page.shape() == Page(html).shape()
-    assert len([tag for tag, _ in page.elements if tag == "svg"]) == (4 if name == "report" else 6)
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == (8 if name == "report" else 6)
 
 
 def test_the_policy_of_a_page_blocks_injected_content(tmp_path: Path) -> None:
