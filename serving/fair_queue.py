@@ -3,7 +3,7 @@
 The ingress admits as many inputs as the replicas compute. The others wait here, because queues of replicas know no clients.
 
     interactive  up to twice what the replicas compute at once: what runs, and what follows
-    bulk         what they compute at once; beside interactive requests only `target_ongoing_requests` of each replica
+    bulk         so many that they take about 1.5 s; beside interactive requests only `target_ongoing_requests` of each replica
     one key      three quarters of the room
 
 Interactive requests get four turns for one of bulk. Within a priority, keys take turns, and the requests of a key take turns. A turn costs
@@ -29,8 +29,40 @@ _INPUT_COST = 100.0
 """Characters that an input costs in addition to its own."""
 
 
+_BULK_S = 1.5
+"""What an interactive request may find before it: replicas end what they have begun."""
+_FEWEST_TIMES = 2.0
+"""If the fewest inputs take longer than half of that, others may take so many times as long: long texts, not many, cost the time."""
+_FIRST_TARGETS = 4
+_FULL_SHARE = 0.7
+_NEW_SHARE = 0.2
+
+
 class QueueFullError(Exception):
     """The request's key already holds its share of the queue."""
+
+
+class BulkRoom:
+    """Bulk inputs that may be under way while no others are: adapted to the time that they take."""
+
+    def __init__(self, target: int) -> None:
+        self._inputs = float(_FIRST_TARGETS * target)
+        self._fewest_took_s = 0.0
+        """Time of the inputs at the least room."""
+
+    def of(self, computed: int, target: int) -> int:
+        """The room. Arguments as of FairQueue.resize."""
+        return max(min(int(self._inputs), computed), target)
+
+    def note(self, took_s: float, computed: int, target: int, *, full: bool) -> None:
+        """Bulk inputs are answered. `full`: as many were under way as may be; otherwise their time says nothing of more."""
+        if self._inputs < target + 1:
+            self._fewest_took_s += _NEW_SHARE * (took_s - self._fewest_took_s)
+        self._fewest_took_s = min(self._fewest_took_s, took_s)
+        wanted = self._inputs * max(_BULK_S, _FEWEST_TIMES * self._fewest_took_s) / max(took_s, 0.001)
+        wanted = min(max(wanted, self._inputs / 2), self._inputs * 2)
+        if full or wanted < self._inputs:
+            self._inputs += _NEW_SHARE * (min(max(wanted, target), max(computed, target)) - self._inputs)
 
 
 class Turns:
@@ -68,9 +100,9 @@ class Turns:
         self.granted.set_result(rows)
         return sum(self._costs[row] + _INPUT_COST for row in rows)
 
-    def done(self, count: int) -> None:
-        """Free the places of this many rows."""
-        self._queue.free(self, count)
+    def done(self, count: int, took_s: float | None = None) -> None:
+        """Free the places of this many rows. `took_s`: until they were answered, if they were."""
+        self._queue.free(self, count, took_s)
 
 
 class FairQueue:
@@ -99,6 +131,7 @@ class FairQueue:
         self._turns: dict[bool, float] = {False: 0.0, True: 0.0}
         """Weighted cost of each priority's turns."""
         self._interactive_at = -_BESIDE_S
+        self._bulk_alone = BulkRoom(target)
         self.resize(computed, target)
 
     def resize(self, computed: int, target: int) -> None:
@@ -142,8 +175,11 @@ class FairQueue:
         line[turns.key].append(turns)
         self._give_turns()
 
-    def free(self, turns: Turns, count: int) -> None:
-        """Places of a request are free."""
+    def free(self, turns: Turns, count: int, took_s: float | None = None) -> None:
+        """Places of a request are free. `took_s`: see Turns.done."""
+        if turns.bulk and took_s is not None and not self._beside:
+            full = self._under_way[True] >= _FULL_SHARE * self._bulk_room()
+            self._bulk_alone.note(took_s, self._computed, self._target, full=full)
         self._under_way[turns.bulk] -= count
         self._by_key[turns.key] -= count
         if not self._by_key[turns.key]:
@@ -197,10 +233,14 @@ class FairQueue:
     def _key_room(self, key: str) -> int:
         return max(int(_KEY_SHARE * 2 * self._computed), 1) - self._by_key[key]
 
-    def _bulk_room(self) -> int:
+    @property
+    def _beside(self) -> bool:
+        """True if bulk has interactive requests beside it, or had a moment ago."""
         interactive = self._under_way[False] or self._waiting[False]
-        beside = interactive or self._clock() - self._interactive_at < _BESIDE_S
-        return self._target if beside else self._computed
+        return bool(interactive) or self._clock() - self._interactive_at < _BESIDE_S
+
+    def _bulk_room(self) -> int:
+        return self._target if self._beside else self._bulk_alone.of(self._computed, self._target)
 
     def _slice(self, bulk: bool) -> int:
         """Inputs of one call: so few that full replicas have twice the calls at which Serve adds a replica."""

@@ -213,10 +213,12 @@ class ReplicaClient:
             return outcomes
 
         async def send(turns: Turns, rows: list[int]) -> None:
+            began, took_s = time.monotonic(), None
             try:
                 found = await self._slice(card, method, [items[row] for row in rows])
+                took_s = time.monotonic() - began
             finally:
-                turns.done(len(rows))
+                turns.done(len(rows), took_s)
             for row, outcome in zip(rows, found, strict=True):
                 outcomes[row] = outcome
 

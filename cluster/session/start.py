@@ -22,6 +22,7 @@ from cluster.session.resources import check_resources, node_totals, room_for, st
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError, UserError, last_line
 from pipelines.runtime import terminal
+from pipelines.runtime.compat.ray import listen_on_loopback
 from pipelines.runtime.cpus import usable_cpus
 from pipelines.runtime.terminal import say
 
@@ -53,6 +54,8 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
         check_output(run.output)
     import ray
 
+    if address is None and stages == ["serve"]:
+        listen_on_loopback()  # its ports would be open for longer than a stage runs
     _start(address, verbose)
     try:
         if address is not None:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from serving.fair_queue import FairQueue, QueueFullError, Turns
+from serving.fair_queue import BulkRoom, FairQueue, QueueFullError, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +72,30 @@ async def test_bulk_leaves_room_for_others() -> None:
     await endpoint.drain()
     assert await bulk == 40
     assert [await task for task in small] == [1, 1, 1]
+
+
+async def test_bulk_alone_takes_about_a_second_and_a_half() -> None:
+    """An interactive request finds it before it. If few take longer by themselves, it is twice their time."""
+    for seconds_each, fixed_s, inputs in (
+        (0.1, 0.0, 15),
+        (0.02, 0.0, 75),
+        (0.1, 1.0, 5),
+        (0.0, 4.0, 200),
+        (0.02, 2.0, 45),
+    ):
+        room = BulkRoom(4)
+        for _ in range(200):
+            under_way = room.of(200, 4)
+            room.note(fixed_s + seconds_each * under_way, 200, 4, full=True)
+        assert room.of(200, 4) == pytest.approx(inputs, rel=0.35), (seconds_each, fixed_s)
+    few = BulkRoom(4)
+    for _ in range(50):
+        few.note(0.01, 200, 4, full=False)
+    assert few.of(200, 4) == 16, "a few quick ones promise nothing for many"
+    for took_s, expected in ((60.0, 6), (0.5, 15)):  # a replica that starts
+        for _ in range(100):
+            few.note(took_s * few.of(200, 4) / 5, 200, 4, full=True)
+        assert few.of(200, 4) == pytest.approx(expected, abs=4)
 
 
 async def test_keys_take_turns() -> None:

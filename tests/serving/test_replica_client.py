@@ -134,7 +134,7 @@ async def test_a_request_is_sent_in_slices(handles: dict[str, FakeHandle]) -> No
     handle = handles["raystill-student-sums"] = FakeHandle(answer)
     found = await client.answer(SUMS, [Question(str(i), bulk=True) for i in range(40)], "a")
     assert [outcome.tokens for outcome in found if isinstance(outcome, TooLong)] == list(range(40))
-    assert [len(call) for call in handle.calls] == [16, 16, 8]
+    assert (len(handle.calls[0]), sum(map(len, handle.calls))) == (2, 40)
     assert (opened, client.open_requests["sums"]) == ({1}, 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -114,6 +115,19 @@ def silence_uploads() -> None:
     """
     for name in UPLOAD_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def listen_on_loopback() -> None:
+    """Let a Ray that this process starts listen on 127.0.0.1 alone, and not on all interfaces of the machine.
+
+    Private: `ray.init` replaces 127.0.0.1 by the machine's address, except on macOS and Windows. This is their switch, which workers read
+    from the environment and this process from the constant, as Ray may be imported already.
+    """
+    with private_name("ray", "ray._private.ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR"):
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+        variable = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    os.environ[variable] = "0"
+    constants.ENABLE_RAY_CLUSTER = False
 
 
 def start_command() -> list[str]:

@@ -21,6 +21,7 @@ MODULES: dict[str, Callable[[], Any]] = {
     "ray.autoscaler.v2.utils": compat.has_autoscaler,
     "ray.core.generated.autoscaler_pb2": compat.autoscaler_state,
     "ray.scripts.scripts": compat.start_command,
+    "ray._private.ray_constants": compat.listen_on_loopback,
     "ray.serve.context": compat.serve_controller,
     "ray.data._internal.execution.execution_callback": lambda: compat.drop_block_stats(SimpleNamespace()),
 }
