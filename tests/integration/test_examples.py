@@ -97,8 +97,6 @@ def test_the_commands_of_each_readme_run(folder: Path, name: str) -> None:
     if name == "06-compare":
         assert json.loads((runs / "tickets/compare/report.json").read_text())["missing"] == []
     if name == "07-serve":
-        assert [
-            len(one["predictions"]) for one in map(json.loads, re.findall(r'^\{"model".*\}$', out, re.MULTILINE))
-        ] == [2]
+        assert out.count('"confidence":') == 2
     if name == "09-growing-corpus":
         assert json.loads((runs / "tickets/labels/manifest.json").read_text())["details"]["stored"]["rows"] == 100
