@@ -46,8 +46,10 @@ locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
 def map_body(context: Any, body: Any) -> Any:
     """Half of the names are those of a student, and its streams are possible: by chance alone none would be."""
     if isinstance(body, dict) and isinstance(body.get("model"), str) and len(body["model"]) % 2 == 0:
-        if len(body["model"]) % 4 == 0 and "messages" not in body and "prompt" in body:
-            return {"model": "sums", "prompt": body["prompt"], "stream": True}
+        texts = {"prompt": "one", "messages": [{"role": "user", "content": "one"}]}
+        given = {key: text for key, text in texts.items() if key in body}
+        if given and len(body["model"]) % 4 == 0:
+            return {"model": "sums", "stream": True, **given}
         return {**body, "model": "sums"}
     return body
 
