@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import RaystillError, StageFailedError, last_line
-from pipelines.runtime.compat.ray import torch_config_with_setup
+from pipelines.runtime.compat.ray import leave_sigint, torch_config_with_setup
 from pipelines.storage.store import Store
 from pipelines.train.engine.job import TrainingFailure, TrainingJob, TrainingResult
 from pipelines.train.engine.loop import train_loop
@@ -30,8 +30,10 @@ def run_training(job: TrainingJob) -> TrainingResult:
     """
     from ray.train import TrainingFailedError
 
+    trainer = _trainer(job)
+    leave_sigint(trainer)
     try:
-        result: TrainingResult | TrainingFailure = _trainer(job).fit().return_value
+        result: TrainingResult | TrainingFailure = trainer.fit().return_value
     except TrainingFailedError as error:
         raise _stopped(_reason(error), job.work) from error
     if isinstance(result, TrainingFailure):
