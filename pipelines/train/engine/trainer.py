@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import RaystillError, StageFailedError, last_line
-from pipelines.runtime.compat.ray import leave_sigint, torch_config_with_setup
+from pipelines.runtime.compat.ray import leave_sigint, torch_config_with_setup, without_datasets
 from pipelines.storage.store import Store
 from pipelines.train.engine.job import TrainingFailure, TrainingJob, TrainingResult
 from pipelines.train.engine.loop import train_loop
@@ -30,10 +30,8 @@ def run_training(job: TrainingJob) -> TrainingResult:
     """
     from ray.train import TrainingFailedError
 
-    trainer = _trainer(job)
-    leave_sigint(trainer)
     try:
-        result: TrainingResult | TrainingFailure = trainer.fit().return_value
+        result: TrainingResult | TrainingFailure = _trainer(job).fit().return_value
     except TrainingFailedError as error:
         raise _stopped(_reason(error), job.work) from error
     if isinstance(result, TrainingFailure):
@@ -47,7 +45,7 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
     from ray.train.torch import TorchTrainer
 
     training, work = job.run.training, job.work
-    return TorchTrainer(
+    trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
         torch_config=torch_config_with_setup(use_node_interface),
@@ -62,6 +60,9 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             worker_runtime_env={} if training.gpus_per_worker else {"env_vars": _KEPT_MEMORY},
         ),
     )
+    leave_sigint(trainer)
+    without_datasets(trainer)
+    return trainer
 
 
 def _scaling_config(training: TrainingConfig) -> ScalingConfig:
