@@ -123,6 +123,7 @@ def _serve_until_signal(
     from serving.deploy.rollout import serve_students
 
     stop = threading.Event()
+    say(f"serve: starting {', '.join(students)}")
     with ray_session(run, ["serve"], verbose=output.verbose):
         endpoint = serve_students(students, run.serving, split)
         try:
