@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from cluster.cli import main
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.label.teachers.base import Prompt, PromptRefusedError
 from pipelines.methods import TrainingRow
@@ -79,10 +81,22 @@ def flat(tree: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
+def missing(words: list[str]) -> set[str]:
+    """Required options that a command with an argument lacks."""
+    command: click.Command | None = main
+    given = list(words)
+    while isinstance(command, click.Group) and given:
+        command = command.commands.get(given.pop(0))
+    if command is None or not given or given[0].startswith("-"):
+        return set()
+    return {one.opts[0] for one in command.params if isinstance(one, click.Option) and one.required} - set(words)
+
+
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_options_and_keys_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for words in commands_of(text):
+        assert not missing(words), words
         name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), "")
         options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert options <= COMMANDS.get(name, set()) | {"--help"}, words
