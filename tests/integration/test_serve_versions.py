@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,23 +78,43 @@ def test_a_split_is_promoted_and_rolled_back_under_load(
         assert shares == {"sums@old": 100.0}
 
 
+BOTH = ("sums@1", "sums@2")
+CANARY = [(("sums@1",), None), (BOTH, 10.0), (BOTH, 100.0), (BOTH, 0.0), (("sums@1",), None)]
+RENAMING = [(("sums",), None), (("sums@1",), None), (BOTH, 50.0), (("sums@2",), None), (("sums",), None)]
+LONG_QUEUES = {"max_batch_size": 1, "target_ongoing_requests": 1}
+
+
 @pytest.mark.full
-def test_a_renamed_student_answers_throughout(
-    ray_here: None, folders: dict[str, Path], record_property: Callable[[str, object], None]
-) -> None:
-    """An unversioned name becomes a version, gets a second one, and loses the first, with two ingress replicas and long queues."""
+@pytest.mark.parametrize(
+    ("family", "steps", "clients", "settings"),
+    [("encoder-decoder", CANARY, 4, {"engine": "auto"}), ("decoder-only", RENAMING, 16, LONG_QUEUES)],
+    ids=["a canary and back", "a name of 0.1 gets versions"],
+)
+def test_changed_students_answer_throughout(
+    family: str, steps: list[tuple[tuple[str, ...], float | None]], clients: int, settings: dict[str, Any], ray_here: None,
+    tmp_path: Path, record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
+    """With two ingress replicas under load."""
     from serving.deploy.rollout import serve_students
 
-    serving = small(ingress_replicas=2, max_batch_size=1, target_ongoing_requests=1)
-    old, new = str(folders["old"]), str(folders["new"])
+    serving = small(ingress_replicas=2, **settings)
     body = {"model": "sums", "inputs": [TEXTS[0]]}
-    with endpoint_of({"sums": folders["old"]}, serving) as client, Load(str(client.base_url), body, clients=16) as load:
+    first, second = (write_student(tmp_path / str(seed), family, seed=seed) for seed in range(2))
+    places = {"sums": first, "sums@1": first, "sums@2": second}
+    with (
+        endpoint_of({name: places[name] for name in steps[0][0]}, serving) as client,
+        Load(str(client.base_url), body, clients) as load,
+    ):
         load.answered(50)
-        for students in ({"sums@1": old}, {"sums@1": old, "sums@2": new}, {"sums@2": new}, {"sums": old}):
-            serve_students(students, serving, {"sums": {"2": 50.0}} if len(students) == 2 else None)
+        for students, share in steps[1:]:
+            before = len(load.responses)
+            split = None if share is None else {"sums": {"2": share}}
+            serve_students({name: str(places[name]) for name in students}, serving, split)
             load.answered(100)
+            found = load.responses[before:]
+            slowest = max(response.elapsed.total_seconds() for response in found)
+            record_property(f"{students} {share}", (Counter(r.json().get("model") for r in found), slowest))
             assert load.responses[-1].json()["model"] in students
-    record_property("longest, s", max(response.elapsed.total_seconds() for response in load.responses))
     assert load.failed == []
 
 

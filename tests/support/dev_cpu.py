@@ -15,7 +15,7 @@ from tests.support.k8s.namespaces import Node
 from tests.support.k8s.pod_files import Volumes
 from tests.support.k8s.rendering import K8S, named, render
 from tests.support.pod_clusters import Cluster, has_ended
-from tests.support.tiny_runs import make_model
+from tests.support.tiny_runs import make_model, make_subword_tokenizer
 from tests.support.tiny_students import write_student
 
 OVERLAY = K8S / "overlays" / "dev-cpu"
@@ -42,7 +42,7 @@ def dev_cpu(folder: Path, image: Path | None = None) -> Iterator[Node]:
     write_student(data / OUTPUT / "student", "encoder-decoder")
     for path in (data, *data.rglob("*")):  # as Kubernetes does for fsGroup
         os.chown(path, USER, USER)
-    make_model("decoder-only", models / "SmolLM2-135M-Instruct")
+    make_model("decoder-only", models / "SmolLM2-135M-Instruct", positions=512, tokenizer=make_subword_tokenizer("bpe"))
     for file in models.rglob("*.safetensors"):  # written for their owner only
         file.chmod(0o644)
     clusters = {part: pods_of(part) for part in _HEADS}
@@ -103,6 +103,6 @@ def small_run(text: str) -> str:
     run["corpus"]["limit"] = ROWS
     run["teacher"] = {"engine": "echo", "replicas": run["teacher"]["replicas"]}
     run["student"]["init"] = {"kind": "first-layers", "layers": 1}
-    run["training"] |= {"epochs": 1, "max_input_tokens": 40, "max_target_tokens": 20}
+    run["training"]["epochs"] = 1
     parse_run(run)
     return yaml.safe_dump(run)

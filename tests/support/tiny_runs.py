@@ -68,12 +68,17 @@ def make_subword_tokenizer(kind: Literal["unigram", "bpe"]) -> Any:
     )  # fmt: skip
 
 
-def make_model(family: str, folder: Path, seed: int = 0, layers: int = 2, positions: int = 64) -> str:
-    """Save a tiny model with random weights and without dropout, and its tokenizer. Returns the folder."""
+def make_model(
+    family: str, folder: Path, seed: int = 0, layers: int = 2, positions: int = 64, tokenizer: Any = None
+) -> str:
+    """Save a tiny model with random weights and without dropout, and its tokenizer. Returns the folder.
+
+    `tokenizer`: by default the one of words, which cannot write numbers of several digits.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer() if tokenizer is None else tokenizer
     torch.manual_seed(seed)
     special = {"pad_token_id": 0, "eos_token_id": 1, "vocab_size": len(tokenizer)}
     if family == "decoder-only":
