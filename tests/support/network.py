@@ -84,7 +84,8 @@ class Network:
         try:
             # Without an address of its own a bridge takes the lowest one of its ports. If that changes, hosts lose it for a minute.
             self.lan = Host(f"{_NETWORK}.1", self._namespace(
-                "ip link set lo up", "ip link add lan address 02:00:00:00:00:01 type bridge", f"ip address add {_NETWORK}.1/24 dev lan", "ip link set lan up",
+                "ip link set lo up", "ip link add lan address 02:00:00:00:00:01 type bridge",
+                f"ip address add {_NETWORK}.1/24 dev lan", "ip link set lan up",
             ))  # fmt: skip
             for number in range(11, 11 + self._count):
                 self.hosts.append(Host(f"{_NETWORK}.{number}", self._host(number), self.lan))
