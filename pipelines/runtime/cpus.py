@@ -16,6 +16,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 """In a container, its own group."""
 _UNLIMITED = ("max", "-1")
 _BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+_SMALL_MACHINE_CORES = 8
 _ENVIRONMENT = threading.RLock()
 
 
@@ -34,10 +35,15 @@ def vllm_threads(engines: int) -> dict[str, str]:
 
     By default it binds a thread to every core of the affinity and ignores quotas and OMP_NUM_THREADS. With `nobind` it respects the latter
     (vllm/utils/ompmultiprocessing.py of 0.29). Without a quota the default stays: one of several engines may run alone.
+
+    For the binding an engine computes in a process of its own, whose imports take 10 s on small machines. These need no binding, so there
+    the engine computes in the process that schedules. That of whole batches (vllm.LLM) then has no other process than this one.
     """
     cores = _physical_cores(os.sched_getaffinity(0))
-    bind = {} if _within_quota(cores) == cores else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return {"OMP_NUM_THREADS": str(threads_of_each(engines)), **bind}
+    usable = _within_quota(cores)
+    small = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if usable <= _SMALL_MACHINE_CORES else {}
+    bind = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if small or usable != cores else {}
+    return {"OMP_NUM_THREADS": str(threads_of_each(engines)), **bind, **small}
 
 
 def computes_bf16() -> bool:

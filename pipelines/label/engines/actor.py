@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -66,6 +67,11 @@ class TeacherSetup:
         """The run's teacher, started in this process."""
         return teacher_class(self.run.teacher.engine).start(self.run.teacher, task, self.access)
 
+    def preload(self) -> None:
+        """Import what `start` needs."""
+        with suppress(ImportError):  # `start` reports it
+            teacher_class(self.run.teacher.engine).preload()
+
     def try_prompt(self, prompt: Prompt) -> None:
         """Raise TeacherUnusableError if the run's teacher cannot take prompts of this form. Loads no weights."""
         teacher_class(self.run.teacher.engine).try_prompt(self.run.teacher, prompt)
@@ -87,6 +93,8 @@ class TeacherActor:
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
         self._clock = EngineClock()
+        self._preloading = threading.Thread(target=setup.preload, daemon=True, name="preload")
+        self._preloading.start()
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Outcomes (outcomes.OUTCOME) of a block of examples, in its order, without the rows that the budget skips."""
@@ -130,6 +138,7 @@ class TeacherActor:
         self._suspects = aiorwlock.RWLock()
         began = time.monotonic()
         log = StartLog()
+        await asyncio.to_thread(self._preloading.join)
         try:
             self._try_prompt(rows)
             teacher = self._setup.start(self._task)

@@ -205,6 +205,11 @@ class Teacher(ABC):
         return
 
     @classmethod
+    def preload(cls) -> None:
+        """Import what `start` needs, in another thread while the corpus is read. An error comes again from `start`."""
+        return
+
+    @classmethod
     @abstractmethod
     def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
         """Start an engine in this process. Any error means that it does not start."""

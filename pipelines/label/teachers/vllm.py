@@ -143,6 +143,11 @@ class VllmTeacher(Teacher):
             raise TeacherUnusableError(f"{where}: its chat template refuses the prompt ({error}). {remedy}") from error
 
     @classmethod
+    def preload(cls) -> None:
+        """The imports of vLLM take 10 s."""
+        from vllm import AsyncEngineArgs, AsyncLLMEngine  # noqa: F401
+
+    @classmethod
     def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
         if not config.gpus_per_replica:
             os.environ.update(cpu_environment(config))  # of this machine, not of the driver's

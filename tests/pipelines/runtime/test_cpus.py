@@ -74,12 +74,16 @@ def test_two_hardware_threads_of_a_core_count_as_one(monkeypatch: pytest.MonkeyP
     assert cpus._physical_cores({0, 1, 2}) == 2
 
 
-def test_vllm_binds_no_threads_under_a_quota(machine: Machine) -> None:
+def test_vllm_binds_no_threads_under_a_quota_or_on_few_cores(machine: Machine) -> None:
     assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "32"}
     machine.limit("9900000")
     assert cpus.vllm_threads(1) == {"OMP_NUM_THREADS": "64"}
+    machine.limit("1600000")
+    assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "8", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     machine.limit("400000")
-    assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    assert cpus.vllm_threads(2) == {
+        "OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }  # fmt: skip
 
 
 def test_concurrent_blocks_restore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
