@@ -371,8 +371,8 @@ def _as_json(arguments: Sequence[str]) -> bool:
 
 
 def _fail(error: ErrorDetail, *, as_json: bool) -> NoReturn:
-    click.echo(f"raystill: {error.message}", err=True)
     _print_log(error)
+    click.echo(f"raystill: {error.message}", err=True)  # the last line
     if as_json:
         _print_error(error)
     sys.exit(error.exit_code)
