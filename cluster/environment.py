@@ -23,8 +23,8 @@ SERVE_EDGE = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.edge:middlewares",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
 }
-"""For Ray's processes: Serve's proxy limits what strangers may send. A dead one is replaced after three health checks: with Serve's period of
-10 s, nobody would answer for half a minute."""
+"""For Ray's processes: Serve's proxy limits what strangers may send. A dead proxy is replaced after three health checks: with Serve's
+period of 10 s nobody would answer for half a minute."""
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entrypoint of a job."""
 _NO_SERVER = "http://127.0.0.1:9"
