@@ -3,7 +3,8 @@
 The ingress admits as many inputs as the replicas compute. The others wait here, because queues of replicas know no clients.
 
     interactive  up to twice what the replicas compute at once: what runs, and what follows
-    bulk         so many that they take about 1.5 s; beside interactive requests only `target_ongoing_requests` of each replica
+    bulk         what they compute at once, of vLLM so many that they take about 1.5 s; beside interactive requests only
+                 `target_ongoing_requests` of each replica
     one key      three quarters of the room
 
 Interactive requests get four turns for one of bulk. Within a priority, keys take turns, and the requests of a key take turns. A turn costs
@@ -134,14 +135,16 @@ class FairQueue:
         self._bulk_alone = BulkRoom(target)
         self.resize(computed, target)
 
-    def resize(self, computed: int, target: int) -> None:
+    def resize(self, computed: int, target: int, *, continuous: bool = True) -> None:
         """Set the room.
 
         Args:
             computed: inputs that all replicas together compute at once.
             target: inputs at which they answer as fast as the settings want.
+            continuous: see Engine. Otherwise fewer inputs would make batches smaller, not faster.
         """
         self._computed, self._target = max(computed, 1), max(min(target, computed), 1)
+        self._continuous = continuous
 
     @contextmanager
     def enter(self, key: str, costs: Sequence[float], *, bulk: bool) -> Iterator[Turns]:
@@ -240,7 +243,9 @@ class FairQueue:
         return bool(interactive) or self._clock() - self._interactive_at < _BESIDE_S
 
     def _bulk_room(self) -> int:
-        return self._target if self._beside else self._bulk_alone.of(self._computed, self._target)
+        if self._beside:
+            return self._target
+        return self._bulk_alone.of(self._computed, self._target) if self._continuous else self._computed
 
     def _slice(self, bulk: bool) -> int:
         """Inputs of one call: so few that full replicas have twice the calls at which Serve adds a replica."""

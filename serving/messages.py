@@ -112,3 +112,5 @@ class Batch(Generic[Outcome]):
     """Random id of the replica."""
     computed: int
     """Inputs that the replica computes at once."""
+    continuous: bool = True
+    """See Engine."""

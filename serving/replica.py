@@ -48,17 +48,17 @@ class _Replica(ABC):
     async def answer(self, questions: Sequence[Question]) -> Batch[Reply]:
         """The answer to each question; see Engine."""
         async with self._engine() as engine:
-            return Batch(await _each(engine.answer, questions), self._id, engine.computed)
+            return Batch(await _each(engine.answer, questions), self._id, engine.computed, engine.continuous)
 
     async def write(self, requests: Sequence[TextRequest]) -> Batch[Piece]:
         """A whole text for each request; see Engine."""
         async with self._engine() as engine:
-            return Batch(await _each(engine.write, requests), self._id, engine.computed)
+            return Batch(await _each(engine.write, requests), self._id, engine.computed, engine.continuous)
 
     async def stream(self, request: TextRequest) -> AsyncGenerator[Batch[Piece] | Piece | TooLong, None]:
         """An empty Batch, then the pieces; see Engine."""
         async with self._engine() as engine:
-            yield Batch((), self._id, engine.computed)
+            yield Batch((), self._id, engine.computed, engine.continuous)
             pieces = engine.stream(request)
             try:
                 async for piece in pieces:

@@ -61,7 +61,7 @@ class StudentQueue:
         self._seen[batch.replica] = now
         self._seen = {replica: at for replica, at in self._seen.items() if now - at < _FORGET_REPLICA_S}
         computed, target = self._room(batch.computed)
-        self.turns.resize(computed, target)
+        self.turns.resize(computed, target, continuous=batch.continuous)
 
     def _room(self, computed: int) -> tuple[int, int]:
         """This ingress' part of what all replicas compute at once, and of their target."""

@@ -35,6 +35,8 @@ class Engine(ABC):
     """The value of `serving.engine`."""
     weights: ClassVar[Mapping[Family, tuple[str, ...]]]
     """Families that it runs, each with the values of `serving.weights` that it takes."""
+    continuous: ClassVar[bool] = False
+    """True if every text slows all others, because they share each step. False: batches, and an express one for short texts."""
     draws_with_seeds: ClassVar[bool] = True
     """True if the same seed gives the same sampled text again."""
 

@@ -50,6 +50,7 @@ class VllmEngine(Engine):
     """One engine with its own worker process."""
 
     name = "vllm"
+    continuous = True
     weights: ClassVar[Mapping[Family, tuple[str, ...]]] = FACTS["vllm"].weights
 
     def __init__(self, card: StudentCard, serving: ServingConfig, engine: Any, *, silent_after_s: float = 60.0) -> None:

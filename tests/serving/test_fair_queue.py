@@ -196,5 +196,7 @@ async def test_more_replicas_give_more_room() -> None:
     assert (await endpoint.settle()).total() == 4
     endpoint.queue.resize(12, 8)
     assert (await endpoint.end()).total() == 12
+    endpoint.queue.resize(30, 8, continuous=False)
+    assert (await endpoint.end()).total() == 30, "a batch is not faster if it is smaller"
     await endpoint.drain()
     assert await request == 40

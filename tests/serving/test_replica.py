@@ -29,7 +29,7 @@ class CountingEngine:
     """An engine that counts its ends. Students named `unhealthy` fail the health check, `broken` ones do not start."""
 
     name = "fake"
-    computed = 4
+    computed, continuous = 4, False
     made: list[weakref.ref[CountingEngine]]
     closed_names: list[str]
     begun: threading.Event
@@ -141,7 +141,7 @@ async def test_a_replica_answers_each_question_and_is_closed(engines: type[Count
     assert [getattr(outcome, "answer", outcome) for outcome in batch.outcomes] == ["one", Failed(), "two"]
     stream = replica.stream(TextRequest("one", raw=False))
     assert [piece async for piece in stream] == [replace(batch, outcomes=()), Piece("one", 3, 1, "stop")]
-    assert batch.computed == 4
+    assert (batch.computed, batch.continuous) == (4, False)
     await unload(replica)
     assert engines.closed_names == ["a"]
     del replica
