@@ -27,15 +27,17 @@ from tests.support.dev_cpu import USER, dev_cpu, run_job
 from tests.support.k8s.namespaces import missing
 from tests.support.k8s.rendering import K8S, ROOT, needs_kustomize
 
-NEEDED = ("buildah", "mmdebstrap")
-ABSENT = [name for name in NEEDED if shutil.which(name) is None]
+HELPERS = "/usr/lib/podman:/usr/libexec/podman:/usr/local/lib/podman:/usr/local/libexec/podman"
+"""Where buildah looks for its network helper, which is a package of its own."""
+NEEDED = {"buildah": None, "mmdebstrap": None, "netavark": HELPERS}
+ABSENT = [name for name, path in NEEDED.items() if shutil.which(name, path=path) is None]
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.full,
     pytest.mark.timeout(1800),
     needs_kustomize,
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
-    pytest.mark.skipif(bool(ABSENT), reason=f"{', '.join(ABSENT)} not installed (Debian: buildah, mmdebstrap)"),
+    pytest.mark.skipif(bool(ABSENT), reason=f"{', '.join(ABSENT)} not installed (Debian packages of these names)"),
 ]
 VERSIONS = yaml.safe_load((K8S / "versions.yaml").read_text(encoding="utf-8"))
 DEBIAN = "trixie"
