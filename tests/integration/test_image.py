@@ -27,10 +27,10 @@ from tests.support.dev_cpu import USER, dev_cpu, run_job
 from tests.support.k8s.namespaces import missing
 from tests.support.k8s.rendering import K8S, ROOT, needs_kustomize
 
-HELPERS = "/usr/lib/podman:/usr/libexec/podman:/usr/local/lib/podman:/usr/local/libexec/podman"
-"""Where buildah looks for its network helper, which is a package of its own."""
-NEEDED = {"buildah": None, "mmdebstrap": None, "netavark": HELPERS}
-ABSENT = [name for name, path in NEEDED.items() if shutil.which(name, path=path) is None]
+NEEDED = ("buildah", "mmdebstrap", "netavark")
+PLACES = f"{os.environ.get('PATH', os.defpath)}:/usr/lib/podman:/usr/libexec/podman"
+"""buildah looks for netavark there."""
+ABSENT = [name for name in NEEDED if shutil.which(name, path=PLACES) is None]
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.full,
