@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from cluster.cli import main
 from tests.support.dev_cpu import USER, dev_cpu, run_job
@@ -171,8 +172,8 @@ def test_its_bill_of_materials_names_each_package(buildah: Buildah, container: s
         inside("uv", "pip", "list", "--quiet", "--format", "json", "--python", "/opt/raystill/bin/python")
     )
     assert materials["bomFormat"] == "CycloneDX"
-    found = {(part["name"].lower(), part["version"]) for part in materials["components"]}
-    assert {(one["name"].lower(), one["version"]) for one in listed} <= found
+    found = {(canonicalize_name(part["name"]), part["version"]) for part in materials["components"]}
+    assert {(canonicalize_name(one["name"]), one["version"]) for one in listed} <= found
     assert ("ray", VERSIONS["ray"]) in found
 
 

@@ -59,7 +59,7 @@ def mounts(folder: Path, manifest: Object, volumes: Volumes, hosts: Mapping[str,
     yield "mount --bind limits root/sys/fs/cgroup"
     yield from _volumes(folder, spec, volumes)
     if spec["containers"][0]["securityContext"].get("readOnlyRootFilesystem"):
-        yield "mount -o remount,ro root"
+        yield "mount -o remount,bind,ro root"  # an overlay cannot be reconfigured, its mount can
 
 
 def _system(folder: Path, context: Object) -> Iterator[str]:
