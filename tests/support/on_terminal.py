@@ -27,6 +27,7 @@ def on_terminal(*arguments: str, env: Mapping[str, str], begun: str, number: int
     """Interrupt a command once it shows `begun`: SIGINT by Ctrl-C, another signal by itself."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored if a shell has started the tests in the background
         os.execve(COMMAND[0], [*COMMAND, *arguments], dict(env))
     written, sent = b"", False
     while part := _read(terminal):
