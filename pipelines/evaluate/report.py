@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.config import RunConfig, StudentConfig
 from pipelines.evaluate.confusion import confusion
@@ -143,9 +144,11 @@ def _rival(compared: Mapping[str, Comparison]) -> Comparison | None:
 
 
 def teacher_name(labels: Manifest) -> str | None:
-    """The last part of the hub id or folder of the labels' teacher. None without a model (recorded outputs)."""
+    """The last part of the hub id or folder of the labels' teacher; of a link, its target's. None without a model (recorded outputs)."""
     model = labels.config.get("teacher", {}).get("model")
-    return short(model.rstrip("/").rpartition("/")[2], _NAME_CHARACTERS) if model else None
+    if not model:
+        return None
+    return short(Path(model).resolve().name if Path(model).is_symlink() else Path(model).name, _NAME_CHARACTERS)
 
 
 def errors(examples: Sequence[Example], student: System, teacher: System) -> list[ErrorExample]:

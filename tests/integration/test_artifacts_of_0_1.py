@@ -150,6 +150,7 @@ def test_begun_labels_of_0_1_are_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.deepspeed
+@pytest.mark.full
 def test_begun_training_of_0_1_restarts(tmp_path: Path) -> None:
     """Its steps follow batch plan 1, in which the weight of an example depends on its length."""
     run = run_with(tmp_path, "labels_finished", "training_begun")

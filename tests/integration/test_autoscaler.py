@@ -154,6 +154,7 @@ def label(cluster: Autoscaled, folder: Path, **teacher: Any) -> subprocess.Compl
     return raystill("label", str(write_run_file(folder, run)), env=cluster.environment)
 
 
+@pytest.mark.full
 def test_a_gpu_node_starts_from_zero_and_ends_when_idle(cluster: Autoscaled, tmp_path: Path) -> None:
     assert not cluster.nodes()
     done = label(cluster, tmp_path)

@@ -15,6 +15,7 @@ from tests.support.tiny_runs import label_rows, make_model, make_run
 pytestmark = [pytest.mark.integration, pytest.mark.deepspeed, pytest.mark.timeout(600)]
 
 
+@pytest.mark.full
 def test_follow_sees_every_stage_of_a_run(tmp_path: Path) -> None:
     rows = [{"id": row["id"], "input": row["input"], "label": row["gold"]} for row in label_rows(80)]
     heldout = [{**row, "id": f"held-{row['id']}", "input": row["input"].replace("Anne", "Tom")} for row in rows[60:]]

@@ -52,6 +52,7 @@ def stopped_inside_a_commit(s3: Bucket, pid: int) -> bool:
     return False
 
 
+@pytest.mark.full
 def test_a_driver_that_slept_past_its_lease_adds_nothing(s3: Bucket, tmp_path: Path) -> None:
     corpus = s3.put("corpus/train.jsonl", jsonl(word_rows(ROWS)))
     teacher = {"engine": "echo", "latency_s": 2.0, "vllm": {"max_num_seqs": 8}}

@@ -1,6 +1,7 @@
 """From answers to the measured parts of report.json, and their forms for readers."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,9 +12,11 @@ from pipelines.evaluate import plots
 from pipelines.evaluate.confusion import confusion
 from pipelines.evaluate.model import Report
 from pipelines.evaluate.predictions import PREDICTION, predictions
+from pipelines.evaluate.report import teacher_name
 from pipelines.evaluate.report_markdown import markdown
 from pipelines.evaluate.terminal_table import report_table
 from pipelines.scoring.system import System
+from pipelines.storage.manifest import Manifest
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 from tests.support.measured_reports import EXAMPLES, OTHERS, made, student, system
@@ -93,6 +96,14 @@ def test_the_headline_names_the_rival_and_its_verdict(first: int, others: list[S
     found = made(student(first), others).headline
     assert found == f"A student of 57M parameters is right on {text}"
     assert len(found.split()) <= 25
+
+
+def test_a_linked_teacher_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    tmp_path.joinpath("SmolLM2").mkdir()
+    tmp_path.joinpath("teacher").symlink_to("SmolLM2")
+    models = (str(tmp_path / "teacher"), f"{tmp_path / 'SmolLM2'}/", "Qwen/Qwen2.5-7B-Instruct", None)
+    manifests = [Manifest.model_construct(config={"teacher": {"model": model}}) for model in models]
+    assert [teacher_name(one) for one in manifests] == ["SmolLM2", "SmolLM2", "Qwen2.5-7B-Instruct", None]
 
 
 def test_a_system_without_answers_is_listed_and_not_compared() -> None:
