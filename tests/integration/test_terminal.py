@@ -26,7 +26,7 @@ TRAINING = {
 
 
 @pytest.mark.parametrize(("command", "number", "begun"), [
-    ("label", signal.SIGTERM, "starting engine"), pytest.param("train", signal.SIGINT, "step ", marks=pytest.mark.deepspeed),
+    pytest.param("label", signal.SIGTERM, "starting engine", marks=pytest.mark.full), pytest.param("train", signal.SIGINT, "step ", marks=pytest.mark.deepspeed),
 ])  # fmt: skip
 def test_a_signal_leaves_our_lines_and_nothing_running(tmp_path: Path, command: str, number: int, begun: str) -> None:
     sections: dict[str, Any] = {"training": TRAINING}

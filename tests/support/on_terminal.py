@@ -46,8 +46,8 @@ def on_terminal(*arguments: str, env: Mapping[str, str], begun: str, number: int
 
 
 def wait_until_gone(variable: str) -> None:
-    """Wait until no process has this text in its environment, such as the folder of a command's Ray. Fails after 20 s."""
-    deadline = time.monotonic() + 20.0
+    """Wait until no process has this text in its environment, such as the folder of a command's Ray. Fails after 60 s."""
+    deadline = time.monotonic() + 60.0
     while left := _with(variable):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
