@@ -25,9 +25,13 @@ TRAINING = {
 }
 
 
-@pytest.mark.parametrize(("command", "number", "begun"), [
-    pytest.param("label", signal.SIGTERM, "starting engine", marks=pytest.mark.full), pytest.param("train", signal.SIGINT, "step ", marks=pytest.mark.deepspeed),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "number", "begun"),
+    [
+        pytest.param("label", signal.SIGTERM, "starting engine", marks=pytest.mark.full),
+        pytest.param("train", signal.SIGINT, "step ", marks=pytest.mark.deepspeed),
+    ],
+)
 def test_a_signal_leaves_our_lines_and_nothing_running(tmp_path: Path, command: str, number: int, begun: str) -> None:
     sections: dict[str, Any] = {"training": TRAINING}
     if command == "train":
