@@ -35,7 +35,8 @@ def _keys(prefix: str, model: type[BaseModel], default: Any) -> str:
         value = getattr(default, name) if isinstance(default, BaseModel) else PydanticUndefined
         if section := nested(field.annotation):
             anchor = f"{prefix}.{name}".replace(".", "").replace(" ", "-")
-            shown = f"[section](#{anchor})" + (", or null" if value is None or field.default is None else "")
+            may_be_null = None in (value, field.default)
+            shown = f"[section](#{anchor}){', or null' if may_be_null else ''}"
             text = explained.get(name) or sentence(section)
             rows.append([f"`{name}`", shown, "", text])
         else:

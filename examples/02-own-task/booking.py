@@ -32,9 +32,9 @@ class Booking(Task):
         if not isinstance(text, str) or not text.strip():
             raise BadRowError("field `text`: must be text")
         example = Example(str(row["id"]), text.strip(), None)
-        return (
-            example if row["gold"] is None else Example(example.id, example.input, self.normalise(row["gold"], example))
-        )
+        if row["gold"] is None:
+            return example
+        return Example(example.id, example.input, self.normalise(row["gold"], example))
 
     def parse(self, text, example):
         rationale, found, stated = text.rpartition("The answer is ")

@@ -127,7 +127,8 @@ def headline(
     student = by_name["student"]
     text = f"A student of {rounded(parameters)} parameters is right on {percent(student.accuracy)} of "
     text += f"{student.total:,} held-out examples"
-    if (other := _rival({one.student_vs: one for one in compared})) is None:
+    other = _rival({one.student_vs: one for one in compared})
+    if not other:
         return f"{text}."
     name = f"its teacher {teacher}" if other.student_vs == "teacher" and teacher else f"the {TITLES[other.student_vs]}"
     return (

@@ -91,8 +91,9 @@ class Board:
     def finish(self, title: str, result: str = "") -> None:
         """A stage has ended. `result`: one line."""
         stage = self._stage(title)
-        stage.seconds = self._clock() - (self._clock() if stage.began is None else stage.began)
-        stage.result = result
+        if stage.began is None:
+            raise ValueError(f"{title} has not begun")
+        stage.seconds, stage.result = self._clock() - stage.began, result
 
     def show(self, counter: Counter | None) -> None:
         """The stage that runs counts here."""
@@ -102,19 +103,23 @@ class Board:
         """Of all stages; None if nothing is known of one of them."""
         left = 0.0
         for stage in self._stages:
-            if stage.seconds is not None:
-                continue
-            expected = None if stage.expected_s is None else stage.expected_s * self._slowness()
-            if stage.began is not None:
-                counted = self._counter.counted().seconds_left if self._counter else None
-                elapsed = self._clock() - stage.began
-                expected = (
-                    counted if counted is not None else None if expected is None else max(expected - elapsed, 0.0)
-                )
-            if expected is None:
-                return None
-            left += expected
+            if stage.seconds is None:
+                seconds = self._seconds_left_of(stage)
+                if seconds is None:
+                    return None
+                left += seconds
         return left
+
+    def _seconds_left_of(self, stage: _Stage) -> float | None:
+        """By its own count if it runs and counts, else by what is expected. None: unknown."""
+        if stage.began is not None and self._counter:
+            counted = self._counter.counted().seconds_left
+            if counted is not None:
+                return counted
+        if stage.expected_s is None:
+            return None
+        elapsed = self._clock() - stage.began if stage.began is not None else 0.0
+        return max(stage.expected_s * self._slowness() - elapsed, 0.0)
 
     def __rich__(self) -> Group:
         from rich.console import Group

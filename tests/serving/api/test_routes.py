@@ -1,7 +1,6 @@
-"""The HTTP API without Ray: statuses, bodies and the OpenAPI document. Fake students answer from a table."""
+"""The HTTP API without Ray: statuses and bodies. Fake students answer from a table."""
 
 import asyncio
-import json
 import re
 from typing import Any
 
@@ -321,23 +320,6 @@ def test_models_show_provenance_and_engine(client: TestClient, students: FakeStu
     assert client.get("/v1/models/sums").json()["engine"] == "transformers"
 
 
-def test_only_own_names_are_answered(students: FakeStudents) -> None:
-    """A page of a stranger whose name leads to 127.0.0.1 is another host."""
-    for allowed, host, answered in [
-        ([], "127.0.0.1:8000", True), ([], "[::1]:8000", True), ([], "LOCALHOST", True), ([], "evil.example.com", False),
-        ([], "127.0.0.1.evil.com", False), ([], "", False), (["me.example.com"], "Me.example.com:8000", True),
-        (["me.example.com"], "localhost", True), (["*"], "evil.example.com", True),
-    ]:  # fmt: skip
-        client = client_of([card("sums")], students, ServingConfig(allowed_hosts=allowed))
-        response = client.get("/v1/models", headers={"host": host})
-        assert response.status_code == (200 if answered else 421), (allowed, host)
-        assert client.get("/readyz", headers={"host": "10.0.0.7"}).status_code == 200, "probes use addresses"
-        if not answered:
-            error_of(response, 421, "unknown_host")
-    public = ServingConfig(host="0.0.0.0", keys=KeysConfig(none=True))
-    assert client_of([], students, public).get("/", headers={"host": "any"}).status_code == 200
-
-
 def test_ready_means_that_a_student_can_answer(students: FakeStudents) -> None:
     client = client_of([card("sums")], students)
     assert client.get("/readyz").json() == {"status": "ready"}
@@ -353,51 +335,3 @@ def test_health_and_request_ids(client: TestClient) -> None:
     for hostile in ("a b", "x" * 65, "<script>", ""):
         made = client.get("/healthz", headers={"x-request-id": hostile}).headers["x-request-id"]
         assert re.fullmatch(r"[0-9a-f]{32}", made)
-
-
-def test_openapi_describes_requests_and_answers(client: TestClient) -> None:
-    """Its examples are valid. test_fuzz.py compares schemas with requests and answers."""
-    document = client.get("/openapi.json").json()
-    schemas = document["components"]["schemas"]
-    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
-    assert references <= set(schemas)
-    confidence = schemas["Prediction"]["properties"]["confidence"]["description"]
-    assert "each token's probability is renormalised" in confidence
-    for path, request, answer in [
-        ("predict", "PredictRequest", "PredictResponse"),
-        ("completions", "CompletionRequest", "Completion"),
-        ("chat/completions", "ChatRequest", "ChatCompletion"),
-        ("models", None, "ModelList"),
-        ("models/{name}", None, "Model"),
-    ]:
-        operation = document["paths"][f"/v1/{path}"]["post" if request else "get"]
-        content = operation["responses"]["200"]["content"]
-        assert content["application/json"]["schema"] == {"$ref": f"#/components/schemas/{answer}"}
-        (example,) = schemas[answer]["examples"]
-        assert set(schemas[answer]["required"]) <= set(example) <= set(schemas[answer]["properties"])
-        assert ("text/event-stream" in content) == ("completions" in path)
-        if request:
-            body = operation["requestBody"]["content"]["application/json"]
-            assert body["schema"] == {"$ref": f"#/components/schemas/{request}"}
-            (example,) = schemas[request]["examples"]
-            assert client.post(f"/v1/{path}", json={**example, "model": "sums"}).status_code == 200
-    streamed = client.post("/v1/completions", json={"model": "sums", "prompt": "one", "stream": True}).text
-    first, *_, last = streamed.strip().split("\n\n")
-    assert last == "data: [DONE]"
-    assert set(json.loads(first.removeprefix("data: "))) == set(schemas["CompletionChunk"]["examples"][0])
-
-
-@pytest.mark.parametrize(("keys", "security"), [({}, None), ({"variable": "KEYS"}, [{"key": []}])])
-def test_openapi_shows_which_routes_need_a_key(
-    students: FakeStudents, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], security: Any
-) -> None:
-    monkeypatch.setenv("KEYS", "team=abc")
-    client = client_of([card("sums")], students, ServingConfig(keys=KeysConfig(**keys)))
-    document = client.get("/openapi.json").json()
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            assert operation.get("security") == (security if path.startswith("/v1/") else None), path
-            if path.startswith("/v1/"):
-                assert {"401", "429"} <= set(operation["responses"])
-    if security:
-        assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
