@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tests.support import network
 from tests.support.k8s.pod_files import Volumes, image_environment, mounts
-from tests.support.k8s.rendering import Object
+from tests.support.k8s.rendering import ROOT, Object
 
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 _NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc")
@@ -39,6 +39,8 @@ def missing() -> str | None:
         return why
     if shutil.which("wget") is None:
         return "wget is not installed. Probes call it."
+    if ROOT.is_relative_to("/tmp"):
+        return f"{ROOT} is below /tmp, which is a volume in pods. Clone it elsewhere."
     trial = ["unshare", *_NAMESPACES, "mount", "-t", "tmpfs", "none", "/mnt"]
     done = subprocess.run(trial, capture_output=True, text=True, check=False)
     return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
