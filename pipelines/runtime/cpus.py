@@ -37,13 +37,15 @@ def vllm_threads(engines: int) -> dict[str, str]:
     (vllm/utils/ompmultiprocessing.py of 0.29). Without a quota the default stays: one of several engines may run alone.
 
     For the binding an engine computes in a process of its own, whose imports take 10 s on small machines. These need no binding, so there
-    the engine computes in the process that schedules. That of whole batches (vllm.LLM) then has no other process than this one.
+    the engine computes in the process that schedules. It is never this one, which would keep the memory of an ended engine.
     """
     cores = _physical_cores(os.sched_getaffinity(0))
     usable = _within_quota(cores)
-    small = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if usable <= _SMALL_MACHINE_CORES else {}
-    bind = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if small or usable != cores else {}
-    return {"OMP_NUM_THREADS": str(threads_of_each(engines)), **bind, **small}
+    binds = usable == cores and usable > _SMALL_MACHINE_CORES
+    return {
+        "OMP_NUM_THREADS": str(threads_of_each(engines)),
+        **({} if binds else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}),
+    }
 
 
 def computes_bf16() -> bool:

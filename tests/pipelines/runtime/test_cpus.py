@@ -81,9 +81,7 @@ def test_vllm_binds_no_threads_under_a_quota_or_on_few_cores(machine: Machine) -
     machine.limit("1600000")
     assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "8", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     machine.limit("400000")
-    assert cpus.vllm_threads(2) == {
-        "OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }  # fmt: skip
+    assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def test_concurrent_blocks_restore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
