@@ -16,7 +16,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 """In a container, its own group."""
 _UNLIMITED = ("max", "-1")
 _BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
-_SMALL_MACHINE_CORES = 8
 _ENVIRONMENT = threading.RLock()
 
 
@@ -27,25 +26,12 @@ def usable_cpus() -> int:
 
 def threads_of_each(processes: int) -> int:
     """Compute threads per process if so many processes share the physical cores."""
-    return max(1, _within_quota(_physical_cores(os.sched_getaffinity(0))) // processes)
+    return max(1, _within_quota(physical_cores()) // processes)
 
 
-def vllm_threads(engines: int) -> dict[str, str]:
-    """Environment variables that set the threads of vLLM's CPU build, for so many engines on this machine.
-
-    By default it binds a thread to every core of the affinity and ignores quotas and OMP_NUM_THREADS. With `nobind` it respects the latter
-    (vllm/utils/ompmultiprocessing.py of 0.29). Without a quota the default stays: one of several engines may run alone.
-
-    For the binding an engine computes in a process of its own, whose imports take 10 s on small machines. These need no binding, so there
-    the engine computes in the process that schedules. It is never this one, which would keep the memory of an ended engine.
-    """
-    cores = _physical_cores(os.sched_getaffinity(0))
-    usable = _within_quota(cores)
-    binds = usable == cores and usable > _SMALL_MACHINE_CORES
-    return {
-        "OMP_NUM_THREADS": str(threads_of_each(engines)),
-        **({} if binds else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}),
-    }
+def physical_cores() -> int:
+    """Cores of this process' CPU affinity, without regard to a quota."""
+    return _physical_cores(os.sched_getaffinity(0))
 
 
 def computes_bf16() -> bool:

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Self
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import UserError, last_line
 from pipelines.runtime.compat.vllm import engine_dead_error, ray_stat_logger, stat_logger_base
-from pipelines.runtime.cpus import inherited, vllm_threads
+from pipelines.runtime.cpus import inherited
 from pipelines.runtime.durations import duration
+from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import checked_copy
@@ -30,7 +31,6 @@ from pipelines.students.decoding.engines import FACTS
 from pipelines.students.decoding.label_scores import Scores
 from pipelines.students.decoding.vllm_settings import (
     check_cpu_attention,
-    cpu_environment,
     parts_of,
     returns_scores,
     sampling_parameters,
@@ -83,7 +83,7 @@ class VllmEngine(Engine):
         store = Store(card.folder)
         check_student_files(store)
         # Counted here: the process that deploys may run on another machine.
-        threads = {} if serving.gpus_per_replica else vllm_threads(replicas_per_machine(serving))
+        threads = {} if serving.gpus_per_replica else engine_threads(replicas_per_machine(serving))
         try:
             with checked_copy(store, require_manifest(store, "student", "train RUN")) as folder, inherited(threads):
                 if not serving.gpus_per_replica:

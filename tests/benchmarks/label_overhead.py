@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from pipelines.config.load import load_run
-from pipelines.label.teachers.vllm import cpu_environment
+from pipelines.label.teachers.vllm import teacher_environment
 from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import median, publish
 
@@ -75,7 +75,7 @@ def run_file(folder: Path, options: argparse.Namespace) -> Path:
 
 def bare(file: Path) -> dict[str, Any]:
     run = load_run(file)
-    environment = {} if run.teacher.gpus_per_replica else cpu_environment(run.teacher)
+    environment = {} if run.teacher.gpus_per_replica else teacher_environment(run.teacher)
     output = _run([sys.executable, "-m", "tests.benchmarks.bare_vllm", str(file)], environment)
     # vLLM logs to standard output too.
     return dict(json.loads(next(line for line in reversed(output.splitlines()) if line.startswith('{"rows"'))))

@@ -41,7 +41,8 @@ from pipelines.label.teachers.label_probabilities import LIKELIEST, AnswerTokens
 from pipelines.label.teachers.lora import lora_rank, lora_request
 from pipelines.label.teachers.vllm_logprobs import cache_single_tokens, decoder, distribution, encoder, likeliest, top_k
 from pipelines.runtime.compat.vllm import engine_dead_error, flat_logprobs, offline_usage
-from pipelines.runtime.cpus import computes_bf16, vllm_threads
+from pipelines.runtime.cpus import computes_bf16
+from pipelines.runtime.vllm_cpu import cpu_arguments, cpu_environment, engine_threads
 from pipelines.students.decoding import check_model
 from pipelines.tasks import Example, Task
 
@@ -69,7 +70,6 @@ _OWN_KEYS = {
 """Arguments of the engine -> keys of the run file."""
 _CONTEXT_TOKENS = 4
 """Prompt tokens that stand before an answer when it is decoded."""
-_CPU_BATCH_TOKENS = 4096
 
 
 class VllmTeacher(Teacher):
@@ -150,7 +150,7 @@ class VllmTeacher(Teacher):
     @classmethod
     def start(cls, config: TeacherConfig, task: Task, access: Access) -> Self:
         if not config.gpus_per_replica:
-            os.environ.update(cpu_environment(config))  # of this machine, not of the driver's
+            os.environ.update(teacher_environment(config))  # of this machine, not of the driver's
         return cls(config, task)
 
     async def answer(self, prompt: Prompt) -> Generation:
@@ -217,16 +217,9 @@ class VllmTeacher(Teacher):
         return self._encode(text, False), opens_thought(text)  # the template has written the special tokens
 
 
-def cpu_environment(config: TeacherConfig) -> dict[str, str]:
-    """Environment variables of vLLM on this machine's CPUs, to be set before it starts.
-
-    By default Ray gives each actor one thread and vLLM leaves one core idle. Both waste a small machine.
-    """
-    return {
-        **vllm_threads(config.replicas.max),
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(config.vllm.cpu_kv_cache_gib),
-    }
+def teacher_environment(config: TeacherConfig) -> dict[str, str]:
+    """Environment variables of vLLM on this machine's CPUs, to be set before it starts. By default Ray gives each actor one thread."""
+    return {**engine_threads(config.replicas.max), **cpu_environment(config.vllm.cpu_kv_cache_gib)}
 
 
 def _start_engine(config: TeacherConfig, logprobs: int) -> Any:
@@ -285,15 +278,9 @@ def engine_arguments(config: TeacherConfig, logprobs: int = 0) -> dict[str, Any]
     if config.constrained:
         arguments["structured_outputs_config"] = {"backend": "xgrammar"}
     if config.gpus_per_replica == 0:
-        # Without chunked prefill: a seeded request whose prompt is prefilled in chunks ends the CPU engine of vLLM 0.29 ("CPU
-        # Generator does not use offset").
-        return {
-            **arguments,
-            "max_num_batched_tokens": max(engine.max_model_len, _CPU_BATCH_TOKENS),
-            **engine.engine_args,
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-        }
+        settings = cpu_arguments(engine.max_model_len)
+        fixed = {name: settings[name] for name in ("enforce_eager", "enable_chunked_prefill")}
+        return {**arguments, **settings, **engine.engine_args, **fixed}
     # vLLM's workers are actors in the replica's placement group (engines/placement.py).
     several = {"pipeline_parallel_size": config.pipeline_parallel, "distributed_executor_backend": "ray"}
     spread = several if config.pipeline_parallel > 1 else {}

@@ -81,6 +81,17 @@ def cpu_attention_head_sizes() -> Collection[int]:
     return sizes
 
 
+def executor_in_scheduler() -> type:
+    """The executor that computes in the process that schedules: argument `distributed_executor_backend` of an engine.
+
+    Private: on CPUs vLLM replaces the public name `uni` by `mp`, whose process only binds threads to cores and imports all once more.
+    """
+    with _name("vllm.v1.executor.uniproc_executor.UniProcExecutor"):
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+    executor: type = UniProcExecutor
+    return executor
+
+
 def flat_logprobs(logprobs: Any) -> FlatLogprobs:
     """The `logprobs` of an answer that was requested with `SamplingParams(flat_logprobs=True)`.
 

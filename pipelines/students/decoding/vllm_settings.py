@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.compat.vllm import cpu_attention_head_sizes
+from pipelines.runtime.vllm_cpu import cpu_arguments
 from pipelines.students.decoding.label_scores import LabelSet, Scores
 from pipelines.students.decoding.requests import GenerationRequest
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 _MEMORY_SHARE = 0.85
 """Of a GPU's memory, for all engines of a replica. Each engine takes its part at the start, whether or not it needs it."""
-_CPU_BATCH_TOKENS = 4096
 _MAX_LOGPROBS = 128
 """Token ids for which one request may ask log-probabilities (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS)."""
 
@@ -47,18 +47,7 @@ def engine_arguments(
     }
     if gpu_share is not None:
         return {**arguments, "gpu_memory_utilization": _MEMORY_SHARE * gpu_share}
-    return {
-        **arguments,
-        "enforce_eager": True,
-        # vLLM 0.29's CPU engine dies of a request with a seed whose prompt is prefilled in chunks.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(max_tokens, _CPU_BATCH_TOKENS),
-    }
-
-
-def cpu_environment(cache_gib: int) -> dict[str, str]:
-    """Environment variables of a process with an engine on CPUs. By default vLLM leaves one core idle."""
-    return {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": str(cache_gib)}
+    return {**arguments, **cpu_arguments(max_tokens)}
 
 
 def sampling_parameters(request: GenerationRequest, kind: str) -> SamplingParams:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
 from pipelines.errors import UserError, last_line
-from pipelines.runtime.cpus import inherited, vllm_threads
+from pipelines.runtime.cpus import inherited
+from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import checked_copy
@@ -18,7 +19,6 @@ from pipelines.students.decoding.sampling import IsCancelled, OnEnd, OnTokens
 from pipelines.students.decoding.transformers_student import Student, StudentLimits, student_limits
 from pipelines.students.decoding.vllm_settings import (
     check_cpu_attention,
-    cpu_environment,
     engine_arguments,
     parts_of,
     returns_scores,
@@ -57,7 +57,7 @@ class VllmStudent(Student):
         manifest = require_manifest(store, "student", "train RUN")
         check_student_files(store)
         limits = student_limits(manifest)
-        environment = {} if gpus else {**cpu_environment(_CACHE_GIB), **vllm_threads(workers)}
+        environment = {} if gpus else {**cpu_environment(_CACHE_GIB), **engine_threads(workers)}
         try:
             with checked_copy(store, manifest) as path, inherited(environment):
                 if not gpus:

@@ -12,7 +12,8 @@ import pytest
 
 from pipelines.config.serving import ServingConfig
 from pipelines.label.engines.actor import TeacherSetup
-from pipelines.runtime import cpus
+from pipelines.runtime import cpus, vllm_cpu
+from pipelines.runtime.compat.vllm import executor_in_scheduler
 from pipelines.tasks import load_task, task_spec
 from serving.engines.select import cpu_environment
 from serving.engines.vllm import VllmEngine
@@ -75,13 +76,14 @@ def test_two_hardware_threads_of_a_core_count_as_one(monkeypatch: pytest.MonkeyP
 
 
 def test_vllm_binds_no_threads_under_a_quota_or_on_few_cores(machine: Machine) -> None:
-    assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "32"}
+    assert vllm_cpu.engine_threads(2) == {"OMP_NUM_THREADS": "32"}
+    assert "distributed_executor_backend" not in vllm_cpu.cpu_arguments(512)
     machine.limit("9900000")
-    assert cpus.vllm_threads(1) == {"OMP_NUM_THREADS": "64"}
-    machine.limit("1600000")
-    assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "8", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    machine.limit("400000")
-    assert cpus.vllm_threads(2) == {"OMP_NUM_THREADS": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    assert vllm_cpu.engine_threads(1) == {"OMP_NUM_THREADS": "64"}
+    for quota, threads in (("1600000", "8"), ("400000", "2")):
+        machine.limit(quota)
+        assert vllm_cpu.engine_threads(2) == {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        assert vllm_cpu.cpu_arguments(512)["distributed_executor_backend"] is executor_in_scheduler()
 
 
 def test_concurrent_blocks_restore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

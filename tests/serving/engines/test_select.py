@@ -33,7 +33,7 @@ def student(folder: Path) -> StudentCard:
 @pytest.fixture
 def vllm_start(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Takes the place of vLLM's start."""
-    monkeypatch.setattr(vllm_module, "vllm_threads", lambda _: {})
+    monkeypatch.setattr(vllm_module, "engine_threads", lambda _: {})
     started = Mock(return_value="started")
     monkeypatch.setattr(VllmEngine, "start", started)
     return started

@@ -17,6 +17,7 @@ MODULES: dict[str, Callable[[], Any]] = {
     "vllm.v1.metrics.loggers": compat.stat_logger_base,
     "vllm.v1.metrics.ray_wrappers": compat.ray_stat_logger,
     "vllm.v1.attention.backends.cpu_attn": compat.cpu_attention_head_sizes,
+    "vllm.v1.executor.uniproc_executor": compat.executor_in_scheduler,
 }
 
 
@@ -45,6 +46,7 @@ def test_every_private_name_is_there() -> None:
     assert callable(compat.stat_logger_base().record)
     assert issubclass(compat.ray_stat_logger(), compat.stat_logger_base())
     assert {64, 128} <= set(compat.cpu_attention_head_sizes())
+    assert callable(compat.executor_in_scheduler().collective_rpc)
 
 
 def test_flat_logprobs_begin_with_the_sampled_token() -> None:
