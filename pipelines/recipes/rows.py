@@ -10,7 +10,7 @@ from typing import TypeVar
 Row = dict[str, str]
 
 SEED = 0
-TRAIN_ROWS = 600
+TRAIN_ROWS = 480
 TEST_ROWS = 120
 
 
