@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -36,7 +37,9 @@ def run_command(
             earlier = (
                 read_earlier(baseline, load_task(task_spec(run.task, run.task_options)).name) if baseline else None
             )
-            with staged.shown(), ray_session(run, work, verbose=verbose):
+            # If everything is reused, nothing needs Ray, whose start and end take 10 s or more.
+            session = ray_session(run, work, verbose=verbose) if work else nullcontext()
+            with staged.shown(), session:
                 staged.run(stages, replace=replace)
             if earlier:
                 from pipelines.evaluate.stage import compare_with

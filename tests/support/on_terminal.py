@@ -5,7 +5,7 @@ import pty
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +23,27 @@ class Shown:
     """Without control sequences, each once."""
 
 
-def on_terminal(*arguments: str, env: Mapping[str, str], begun: str, number: int) -> Shown:
-    """Interrupt a command once it shows `begun`: SIGINT by Ctrl-C, another signal by itself."""
+def on_terminal(
+    *arguments: str, env: Mapping[str, str], number: int = 0, begun: str = "", before: Callable[[str], None] | None = None
+) -> Shown:
+    """Run a command to its end.
+
+    Args:
+        number: interrupt it by this signal once it shows `begun`: SIGINT by Ctrl-C, another signal by itself. 0: do not.
+        before: gets what it shows up to then; called before the signal.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored if a shell has started the tests in the background
         os.execve(COMMAND[0], [*COMMAND, *arguments], dict(env))
-    written, sent = b"", False
+    written, sent = b"", number == 0
     while part := _read(terminal):
         written += part
         if not sent and begun.encode() in written:
             sent = True
             time.sleep(0.5)  # amid the work, rather than at its start
+            if before:
+                before(written.decode(errors="replace"))
             if number == signal.SIGINT:
                 os.write(terminal, b"\x03")
             else:
@@ -48,12 +57,13 @@ def on_terminal(*arguments: str, env: Mapping[str, str], begun: str, number: int
 def wait_until_gone(variable: str) -> None:
     """Wait until no process has this text in its environment, such as the folder of a command's Ray. Fails after 60 s."""
     deadline = time.monotonic() + 60.0
-    while left := _with(variable):
+    while left := running_with(variable):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
 
 
-def _with(variable: str) -> list[str]:
+def running_with(variable: str) -> list[str]:
+    """The command lines of the processes with this text in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
