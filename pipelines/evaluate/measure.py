@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.config import RunConfig
 from pipelines.config.base import LossyWeights
+from pipelines.evaluate.agreement import Unlabelled
 from pipelines.evaluate.validation_split import validation_notes
 from pipelines.methods import METHODS
 from pipelines.runtime.progress_file import ProgressFile
@@ -38,6 +39,7 @@ class Questions:
     """As the student reads them."""
     answers: TeacherAnswers
     majority: Majority | None
+    unlabelled: Unlabelled | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Measured:
     """The student first."""
     rationale: RationaleQuality | None
     quantized: Mapping[LossyWeights, System]
+    unlabelled: System | None
+    """The student's answers to the examples that only the teacher has answered."""
 
     @property
     def student(self) -> System:
@@ -76,9 +80,15 @@ def measure(
     def labels(title: str, source: Source, *, constrained: bool = False) -> PredictRequest:
         return label_request(title, source, run, task, examples, inputs, constrained=constrained)
 
+    left = questions.unlabelled
     requests = [
         labels("student", source),
         *([rationales] if rationales else []),
+        *(
+            [label_request("rows without gold", source, run, task, left.examples, left.inputs, constrained=False)]
+            if left
+            else []
+        ),
         *([labels("student, constrained", source, constrained=True)] if constrained else []),
         labels("untrained student", _untrained(run, student, folder)),
         *(labels(f"student in {w}", trained(run, folder, family, w)) for w in run.evaluation.weights),
@@ -86,6 +96,7 @@ def measure(
     predicted = iter(predict(requests, run.evaluation, live))
     trained_system = student_system(next(predicted), run, task, examples, "student")
     written = student_rationales(next(predicted) if rationales else None, examples, trained_system)
+    imitated = student_system(next(predicted), run, task, left.examples, "student") if left else None
     trained_system = dataclasses.replace(trained_system, note="; ".join(_student_notes(run, task, student, questions)))
     systems = [
         trained_system,
@@ -101,6 +112,7 @@ def measure(
             weights: student_system(next(predicted), run, task, examples, "student")
             for weights in run.evaluation.weights
         },
+        unlabelled=imitated,
     )
 
 

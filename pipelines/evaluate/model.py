@@ -90,6 +90,16 @@ class QuantizedScores(ReportPart):
     seconds_per_example: float
 
 
+class Agreement(ReportPart):
+    """Held-out examples without a gold label, at most 500: how often the student gives the teacher's label. Both may be wrong."""
+
+    same: int
+    total: int
+    """Examples that the teacher answered."""
+    share: float
+    interval: Interval
+
+
 class Votes(ReportPart):
     """Majority vote over several samples (`evaluation.samples`). A confidence is then the share of samples that agree."""
 
@@ -176,6 +186,8 @@ class Report(ReportPart):
     weights: list[QuantizedScores]
     """One per entry of `evaluation.weights`."""
     votes: Votes | None
+    agreement: Agreement | None = None
+    """Null if every held-out example has a gold label, or the teacher answered none of the others."""
     baseline: Change | None
     """Set by `raystill evaluate --baseline`."""
     majority: Majority | None

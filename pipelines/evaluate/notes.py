@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.evaluate.agreement import agreement_text
 from pipelines.evaluate.model import Change, QuantizedScores, Report, Votes
 from pipelines.evaluate.report import verdict_text
 from pipelines.reports.format import duration, one_line, p_text, percent, plural, points, points_range, tenths
@@ -16,8 +17,9 @@ INTERVALS = (
 
 
 def system_notes(report: Report) -> list[str]:
-    """Limits of the systems' accuracies."""
-    notes = [f"{TITLES[system.name]}: {system.note}." for system in report.systems if system.note]
+    """Agreement with the teacher, and limits of the systems' accuracies."""
+    notes = [f"{agreement_text(report.agreement)}."] if report.agreement else []
+    notes += [f"{TITLES[system.name]}: {system.note}." for system in report.systems if system.note]
     for system in report.systems:
         if system.too_long:
             inputs = plural(system.too_long, "input is", "inputs are")

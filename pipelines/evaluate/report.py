@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import RunConfig, StudentConfig
+from pipelines.evaluate.agreement import agreement
 from pipelines.evaluate.confusion import confusion
 from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.measure import Measured, Questions
@@ -77,6 +78,7 @@ def build_report(
             quantized_scores(weights, system, measured.student, task) for weights, system in measured.quantized.items()
         ],
         votes=_votes(run, measured.student),
+        agreement=agreement(measured.unlabelled) if measured.unlabelled else None,
         baseline=None,
         majority=questions.majority,
         cost=student_cost(labels, student, systems[0].seconds_per_example, run.compare.price_per_worker_hour),

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from pipelines.config import RunConfig
 from pipelines.data.heldout import Heldout, heldout_examples, validation_share
 from pipelines.evaluate import plots, report_markdown
+from pipelines.evaluate.agreement import unlabelled
 from pipelines.evaluate.checks import check_belongs
 from pipelines.evaluate.costs import student_cost
 from pipelines.evaluate.measure import Questions, measure
@@ -98,7 +99,7 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         _update_cost(run, student, labels, store)
         return done
     scored = _heldout(run, task, student, heldout, examples)
-    questions = _questions(run, task, student, examples)
+    questions = _questions(run, task, student, heldout, examples)
     # After all checks and before the work: if the work breaks off, no report of another student stays.
     store.clear()
     with ProgressFile(store, "evaluate", "examples", gauges=StageGauges(run.name, "evaluate")) as live:
@@ -167,11 +168,14 @@ def _heldout(
     return heldout_part(run, heldout, len(examples), trained_on, chosen_on(run, student, task, examples))
 
 
-def _questions(run: RunConfig, task: Task, student: Manifest, examples: Sequence[Example]) -> Questions:
+def _questions(
+    run: RunConfig, task: Task, student: Manifest, heldout: Heldout, examples: Sequence[Example]
+) -> Questions:
     labels, share = Store(run.output).child("labels"), validation_share(validation_of(student))
     answers = teacher_answers(labels, run.corpus, examples, task)
     inputs = student_inputs(run, answers, examples)
-    return Questions(examples, inputs, answers, majority_label(labels, share, task))
+    majority, left = majority_label(labels, share, task), unlabelled(run, task, heldout.examples)
+    return Questions(examples, inputs, answers, majority, left)
 
 
 def _update_cost(run: RunConfig, student: Manifest, labels: Manifest, store: Store) -> None:

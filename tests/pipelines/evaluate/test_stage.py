@@ -123,6 +123,22 @@ def test_a_student_that_reads_rationales_gets_them(tmp_path: Path, inputs: list[
         evaluate(run)
 
 
+def test_rows_without_gold_show_the_agreement_with_the_teacher(tmp_path: Path, inputs: list[str]) -> None:
+    run = prepared(tmp_path, [*ROWS, {"id": "h4", "input": "four"}, {"id": "h5", "input": "five"}])
+    heldout = [
+        label_row("h2", "1 + 2", text="two"),
+        label_row("h4", "5", text="four"),
+        label_row("h5", "3", text="old"),
+    ]
+    labels = write_labels(tmp_path / "out" / "labels", TRAINED, heldout)
+    write_student_manifest(tmp_path / "out" / "student", run, labels)
+    found = report_of(run)
+    assert found.agreement and (found.agreement.same, found.agreement.total) == (1, 2), "h5 had another input"
+    assert (found.heldout.scored, found.student_scores.total) == (1, 1)
+    page = (tmp_path / "out/report/report.html").read_text()
+    assert "the student gives the teacher&#39;s label to 1 of 2 examples (50.0%" in page
+
+
 def test_training_rows_are_never_scored_as_held_out(tmp_path: Path, inputs: list[str]) -> None:
     corpus, labels = shares(tmp_path)
     trained = make_run(tmp_path, corpus={**corpus, "validation": 0.1})
