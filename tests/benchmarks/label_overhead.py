@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipelines.recipes.word_problems import train_rows
 from tests.benchmarks.results import median, publish
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder (default: embedded teacher)")
     parser.add_argument("--corpus", help="JSON Lines (default: word problems)")
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--name", default="label_overhead", help="name of the result file")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def run_file(folder: Path, options: argparse.Namespace) -> Path:

@@ -36,9 +36,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def publish(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """Print the rows as a table and write `benchmarks-out/NAME.json`."""
-    table = Table(title=name)
+def publish(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    title: str = "",
+    unprinted: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """Print the rows as a table and write `benchmarks-out/NAME.json`, which also has what is `unprinted`."""
+    table = Table(title=title or name)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -48,7 +55,7 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
     for key, value in more.items():
         print(f"{key}: {_shown(value)}")
     OUT.mkdir(exist_ok=True)
-    record = {"benchmark": name, "when": now(), "machine": machine(), "rows": list(rows), **more}
+    record = {"benchmark": name, "when": now(), "machine": machine(), "rows": list(rows), **more, **(unprinted or {})}
     (OUT / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 

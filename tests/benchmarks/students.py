@@ -2,11 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.manifest import manifest_of, write_manifest
 from pipelines.storage.store import Store
+from pipelines.students.decoding import Family
+from tests.support.tiny_students import tiny_model, tiny_tokenizer
 
 MAX_INPUT_TOKENS = 256
 
@@ -55,20 +60,36 @@ def t5_small_shape(folder: Path) -> Path:
     return finish(folder)
 
 
-def smollm2(folder: Path) -> Path:
-    """The embedded teacher SmolLM2-135M as a student."""
+def smollm2(folder: Path, layers: int | None = None) -> Path:
+    """The embedded teacher SmolLM2-135M as a student, or its first layers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipelines.students.embedded_teacher import embedded_teacher
 
     source = embedded_teacher()
-    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)
+    fewer = {} if layers is None else {"num_hidden_layers": layers}
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **fewer).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return finish(folder)
 
 
-SHAPES = {"t5-small-shape": t5_small_shape, "smollm2-135m": smollm2}
+def tiny(folder: Path, family: Family) -> Path:
+    """A student with random weights, for a dry run."""
+    tokenizer = tiny_tokenizer(family)
+    model = tiny_model(family, len(tokenizer), width=128)
+    model.config.max_position_embeddings = 2048
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return finish(folder)
+
+
+SHAPES: dict[str, Callable[[Path], Path]] = {
+    "t5-small-shape": t5_small_shape,
+    "smollm2-135m": smollm2,
+    "tiny-t5": partial(tiny, family="encoder-decoder"),
+    "tiny-llama": partial(tiny, family="decoder-only"),
+}
 
 
 def student(name: str, root: Path) -> Path:
@@ -81,8 +102,10 @@ def student(name: str, root: Path) -> Path:
     return folder
 
 
-def questions(data: Path, count: int) -> list[str]:
-    """Inputs of SVAMP's train rows."""
+def questions(data: Path | None, count: int) -> list[str]:
+    """Inputs of SVAMP's train rows, or word problems."""
+    if data is None:
+        return [row["input"] for row in train_rows(count, seed=1)]
     lines = (data / "svamp/train.jsonl").read_text(encoding="utf-8").splitlines()[:count]
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [row["input"] for row in rows]

@@ -1,11 +1,11 @@
 """Training speed: unpadded tokens/s of `raystill train` against the reference trainer, same model and data, each in its best setting.
 
 Two regimes: as many examples per step as the reference, and a token budget per step. Results are medians of alternating pairs. Labels
-are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k. Losses are means of the last steps, after as many examples.
+are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k; without DATA they are made up. Losses are means of the last steps, after as many examples.
 On CPUs the reference takes the faster of bf16 and fp32, and we `precision: auto`. MFU: train_flops.py / peak FLOPS.
 
-    python -m tests.benchmarks.train_speed DATA                                    small models on CPUs
-    python -m tests.benchmarks.train_speed DATA --gpu --model FOLDER --model FOLDER --rows 6000 --batch 64 --steps 60 \
+    python -m tests.benchmarks.train_speed [DATA]                                  small models on CPUs
+    python -m tests.benchmarks.train_speed [DATA] --gpu --model FOLDER --shape t5-small-shape --rows 6000 --batch 64 --steps 60 \
         --budget 65536 --micro 65536 --compile --peak-tflops 989
 """
 
@@ -15,14 +15,24 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from tests.benchmarks.results import median, publish
-from tests.benchmarks.students import smollm2
+from tests.benchmarks.students import SHAPES, smollm2, student
 from tests.benchmarks.train_flops import training_flops
-from tests.benchmarks.trained import LEARNING_RATE, command, labels_of, recorded, reference_rows, stage, steps_of
+from tests.benchmarks.trained import (
+    LEARNING_RATE,
+    command,
+    labels_of,
+    made_up,
+    recorded,
+    reference_rows,
+    stage,
+    steps_of,
+)
 
 _VOCABULARY = 32_000
 _LAST_STEPS = 5
@@ -78,10 +88,11 @@ def ours(model: str, labelled: dict[str, Any], options: argparse.Namespace, batc
     return {**steps_of(output), **shares, "losses": [json.loads(line)["loss"] for line in lines]}
 
 
-def main() -> None:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", help="recorded outputs (default: made-up rows)")
     parser.add_argument("--model", action="append", help="folder, repeatable (default: small models)")
+    parser.add_argument("--shape", action="append", choices=sorted(SHAPES), help="model made for this run, repeatable")
     parser.add_argument("--dataset", action="append", choices=["cqa", "gsm8k"], help="repeatable (default: both)")
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16, help="examples per step of the reference")
@@ -92,19 +103,33 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--peak-tflops", type=float, help="of the GPU; adds MFU to the table")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     options.reference_precisions = ["bf16"] if options.gpu else ["bf16", "fp32"]
+    return options
+
+
+def models_of(options: argparse.Namespace, folder: Path, rows: Path) -> dict[str, str]:
+    """Folders by the names of the table."""
+    named = {Path(model).name: model for model in options.model or ()}
+    named |= {shape: str(student(shape, folder)) for shape in options.shape or ()}
+    return named or small_models(folder / f"models of {rows.stem}", _texts(rows))
+
+
+def main() -> None:
+    options = arguments()
     table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for key in options.dataset or ("cqa", "gsm8k"):
-            labelled = labels_of(recorded(options.data)[key], options.rows, folder / key)
+        if options.data:
+            datasets = [recorded(options.data)[key] for key in options.dataset or ("cqa", "gsm8k")]
+        else:
+            datasets = [made_up(folder / "made-up rows", options.rows)]
+        for dataset in datasets:
+            key = dataset.name
+            labelled = labels_of(dataset, options.rows, folder / key)
             rows = folder / f"{key}.jsonl"
             reference_rows(folder / key, rows)
-            models = {Path(m).name: m for m in options.model or ()} or small_models(
-                folder / f"{key} models", _texts(rows)
-            )
-            for shape, model in models.items():
+            for shape, model in models_of(options, folder, rows).items():
                 for pair in range(options.pairs):
                     table.append(
                         {"data": key, "model": shape, "pair": pair + 1, **_pair(model, labelled, rows, options)}
@@ -140,7 +165,10 @@ def _pair(model: str, labelled: dict[str, Any], rows: Path, options: argparse.Na
         targets = theirs["target_tokens_per_example"]
         flops = training_flops(model, theirs["tokens_per_example"] - targets, targets) / theirs["tokens_per_example"]
         share = flops / (options.peak_tflops * 1e12)
-        row |= {"reference MFU": share * theirs["tokens_per_s"], "budget MFU": share * budget["tokens_per_s"]}
+        row |= {
+            f"{who} MFU": share * found["tokens_per_s"]
+            for who, found in (("reference", theirs), ("same step", same), ("budget", budget))
+        }
     return row
 
 

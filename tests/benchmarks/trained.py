@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from pipelines.recipes.rows import Row, write_rows
+from pipelines.recipes.word_problems import train_rows
+
 LEARNING_RATE = 1e-4
 SKIPPED_STEPS = 5
 """Untimed steps at the start, also of the reference."""
+_POOL = 2_000
+_LONGEST = 6
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,23 @@ def recorded(data: Path) -> dict[str, Dataset]:
         ),
         "svamp": Dataset("svamp", "arithmetic", data / "svamp/train.jsonl", data / "svamp/train.palm-540b.jsonl"),
     }
+
+
+def made_up(folder: Path, rows: int) -> Dataset:
+    """Inputs of 1 to 6 word problems, so that their lengths differ, and outputs that solve each. The label is that of the last problem."""
+    draw, pool = random.Random(0), train_rows(_POOL, seed=1)
+    corpus: list[Row] = []
+    outputs: list[Row] = []
+    for number in range(rows):
+        problems = draw.sample(pool, draw.randint(1, _LONGEST))
+        label = problems[-1]["label"]
+        solutions = " ".join(f"{one['input']} That is {one['label']}." for one in problems)
+        corpus.append({"id": f"r{number}", "input": " ".join(one["input"] for one in problems), "label": label})
+        outputs.append({"id": f"r{number}", "output": f"{solutions} The answer is ({label})."})
+    found = Dataset("made-up", "arithmetic", folder / "corpus.jsonl", folder / "outputs.jsonl")
+    write_rows(found.corpus, corpus)
+    write_rows(found.outputs, outputs)
+    return found
 
 
 def command(arguments: Iterable[str], environment: Mapping[str, str] | None = None) -> str:

@@ -1,6 +1,6 @@
 """Reference endpoint: FastAPI around transformers' `generate`, one request at a time.
 
-Computes in bf16 if the CPU has instructions for it, otherwise in float32.
+Computes in bf16 on a GPU, or if the CPU has instructions for it, otherwise in float32.
 
 python -m tests.benchmarks.peers.plain_server STUDENT --port 8001 --max-new-tokens 16
 """
@@ -22,11 +22,11 @@ class TextBody(BaseModel):
     text: str
 
 
-def create(folder: str, max_new_tokens: int) -> FastAPI:
+def create(folder: str, max_new_tokens: int, gpu: bool) -> FastAPI:
     config = AutoConfig.from_pretrained(folder)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    dtype = torch.bfloat16 if computes_bf16() else torch.float32
-    model = kind.from_pretrained(folder, dtype=dtype).eval()
+    dtype = torch.bfloat16 if gpu or computes_bf16() else torch.float32
+    model = kind.from_pretrained(folder, dtype=dtype).to("cuda" if gpu else "cpu").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # Concurrent requests in torch only compete for cores.
     one_at_a_time = threading.Lock()
@@ -34,7 +34,7 @@ def create(folder: str, max_new_tokens: int) -> FastAPI:
 
     @app.post("/generate")
     def generate(body: TextBody) -> dict[str, Any]:
-        inputs = tokenizer(body.text, return_tensors="pt")
+        inputs = tokenizer(body.text, return_tensors="pt").to(model.device)
         with one_at_a_time, torch.inference_mode():
             output = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
@@ -51,5 +51,6 @@ if __name__ == "__main__":
     parser.add_argument("student")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--max-new-tokens", type=int, default=16)
+    parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
-    uvicorn.run(create(options.student, options.max_new_tokens), port=options.port, log_level="warning")
+    uvicorn.run(create(options.student, options.max_new_tokens, options.gpu), port=options.port, log_level="warning")
