@@ -107,7 +107,7 @@ def main() -> None:
         "student": {"model": options.model or str(embedded_teacher()), "labels": "gold"},
         "training": {
             "workers": 1, "gpus_per_worker": int(options.gpu), "zero_stage": 0, "precision": "bf16", "steps": options.steps,
-            "tokens_per_batch": 2048, "learning_rate": 3e-4, "max_input_tokens": 256, "max_target_tokens": 128,
+            "tokens_per_batch": 1024, "learning_rate": 3e-4, "max_input_tokens": 256, "max_target_tokens": 128,
         },
         "evaluation": {"gpus_per_worker": int(options.gpu), "max_new_tokens": 16},
         "compare": {"methods": METHODS, "fractions": [1.0], "seeds": [0, 1, 2, 3, 4]},

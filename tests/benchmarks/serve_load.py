@@ -1,8 +1,8 @@
 """Throughput and latency of the endpoint at 1 to 64 clients, against FastAPI around `generate` and against the bare engine.
 
-The bare engine of a decoder-only student is `vllm serve` with the same settings. For an encoder-decoder student, it is CTranslate2
-called directly with one text per client, and on a GPU transformers. Everything runs on loopback in one run. The load generator is a separate process; the table
-shows the cores that each process uses.
+The bare engine of a decoder-only student is `vllm serve` with the same settings. For an encoder-decoder student, it is the engine
+called directly with one text per client: CTranslate2, on a GPU transformers. Everything runs on loopback in one run. The load generator
+is a separate process; the table shows the cores that each process uses.
 
     python -m tests.benchmarks.serve_load [DATA] OUTPUT --student t5-small-shape --clients 1 8 32 64 --seconds 15
     python -m tests.benchmarks.serve_load OUTPUT --student smollm2-135m --gpu --weights bfloat16 --batch 256
@@ -242,7 +242,6 @@ def main() -> None:
     if "t5" in options.student:
         engine = bare_engine(folder, options)
         rows += [bare(engine, texts, n, options.seconds) for n in options.clients]
-        del engine  # frees the GPU for the next server
     else:
         rows += vllm_serve(folder, texts, options)
     rows += plain(folder, texts, options)

@@ -1,7 +1,8 @@
 """Training speed: unpadded tokens/s of `raystill train` against the reference trainer, same model and data, each in its best setting.
 
 Two regimes: as many examples per step as the reference, and a token budget per step. Results are medians of alternating pairs. Labels
-are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k; without DATA they are made up. Losses are means of the last steps, after as many examples.
+are recorded outputs of real teachers in DATA/cqa and DATA/gsm8k; without DATA they are made up. Losses are means of the last steps,
+after as many examples.
 On CPUs the reference takes the faster of bf16 and fp32, and we `precision: auto`. MFU: train_flops.py / peak FLOPS.
 
     python -m tests.benchmarks.train_speed [DATA]                                  small models on CPUs
