@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pipelines.compare import page_tables
+from pipelines.compare.difference_figure import difference_plots
 from pipelines.compare.model import ComparisonReport, Search
 from pipelines.compare.notices import notices
 from pipelines.compare.page_figures import data_plots, gold_plots, size_plot
@@ -18,11 +19,16 @@ from pipelines.scoring.heldout_notices import unreadable_table
 from pipelines.scoring.model import Overlap
 from pipelines.scoring.settings import settings_facts
 
+_DIFFERENCES = "Differences at the largest share of the labels, with 95% intervals; grey: no difference is shown."
+
 
 def comparison_page(report: ComparisonReport) -> str:
     """The page. The same report gives the same text."""
     measured = bool(report.groups)
     size = size_plot(report) if measured else None
+    data, gaps = data_plots(report) if measured else [], difference_plots(report)
+    # One plot alone would leave half of the page empty.
+    beside, below = (gaps, []) if len(data) == 1 else ([], gaps)
     search, settings = report.search, report.settings.model_dump()
     return render(
         "compare/page.html.j2",
@@ -31,8 +37,10 @@ def comparison_page(report: ComparisonReport) -> str:
         notices=notices(report),
         missing=_missing(report),
         unreadable=unreadable_table(report.heldout),
-        data_plots=data_plots(report) if measured else [],
-        data_caption=_data_caption(report),
+        data_plots=[*data, *beside],
+        data_caption=_data_caption(report, with_differences=bool(beside)),
+        difference_plots=below,
+        difference_caption=_DIFFERENCES,
         accuracy=page_tables.accuracy_tables(report),
         size_plot=size,
         size=page_tables.size_tables(report) if size else [],
@@ -75,7 +83,7 @@ def _missing(report: ComparisonReport) -> Table | None:
     return table("Missing trainings", ["student", "method", "labels", "seed", "reason"], rows) if rows else None
 
 
-def _data_caption(report: ComparisonReport) -> str:
+def _data_caption(report: ComparisonReport, *, with_differences: bool) -> str:
     counts = {len(group.cells) for group in report.groups}
     if not counts or max(counts) == 1:
         seeds = "one seed"
@@ -83,7 +91,7 @@ def _data_caption(report: ComparisonReport) -> str:
         seeds = f"mean of {max(counts)} seeds" if len(counts) == 1 else f"mean of {min(counts)} to {max(counts)} seeds"
     return (
         f"Accuracy on {report.heldout.scored:,} held-out examples ({seeds}) with 95% intervals. "
-        "Grey lines: systems without training on these labels."
+        "Grey lines: systems without training on these labels." + (f" {_DIFFERENCES}" if with_differences else "")
     )
 
 

@@ -83,16 +83,20 @@ def test_the_page_states_settings_intervals_and_limits() -> None:
     assert tree["notes"][0] in caption_of(tree)
 
 
-def test_there_is_a_panel_per_student_and_a_size_plot_for_two() -> None:
-    elements = Page(comparison_page(comparison())).elements
-    labels = [found["aria-label"] for tag, found in elements if tag == "svg" and found["class"] == "dark"]
-    assert [label.split(":")[0] for label in labels] == [
-        "Line plot for SmolLM2-135M", "Line plot for SmolLM2-360M", "Line plot",
-    ]  # fmt: skip
+def plots_of(page: str) -> list[str]:
+    """The text alternatives of the plots."""
+    return [found["aria-label"] for tag, found in Page(page).elements if tag == "svg" and found["class"] == "dark"]
+
+
+def test_there_are_plots_per_student_and_a_size_plot_for_two() -> None:
+    labels, names = plots_of(comparison_page(comparison())), ("SmolLM2-135M", "SmolLM2-360M")
+    lines, gaps = [f"Line plot for {name}" for name in names], [f"Differences for {name}, in points" for name in names]
+    assert [label.split(":")[0] for label in labels] == [*lines, "Line plot", *gaps]
     assert "teacher: 74.0%" in labels[0]
-    one = comparison_page(comparison(students=("SmolLM2-135M",)))
-    assert one.count("<svg") == 2
-    assert "Accuracy by size" not in one
+    page = comparison_page(comparison(students=names[:1]))
+    line, gap = plots_of(page)
+    assert "step-by-step against finetune +5.0 (+0.6 to +9.4), better" in " ".join(gap.split())
+    assert (line.split(":")[0], "Accuracy by size" in page) == (lines[0], False)
 
 
 def test_a_minimal_grid_without_teacher_prices_and_search() -> None:

@@ -133,7 +133,8 @@ def test_rows_without_gold_show_the_agreement_with_the_teacher(tmp_path: Path, i
     labels = write_labels(tmp_path / "out" / "labels", TRAINED, heldout)
     write_student_manifest(tmp_path / "out" / "student", run, labels)
     found = report_of(run)
-    assert found.agreement and (found.agreement.same, found.agreement.total) == (1, 2), "h5 had another input"
+    assert found.agreement is not None
+    assert (found.agreement.same, found.agreement.total) == (1, 2), "h5 had another input"
     assert (found.heldout.scored, found.student_scores.total) == (1, 1)
     page = (tmp_path / "out/report/report.html").read_text()
     assert "the student gives the teacher&#39;s label to 1 of 2 examples (50.0%" in page
