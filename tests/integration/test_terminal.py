@@ -1,10 +1,9 @@
-"""Commands on a terminal: it shows our own lines alone, and no process is left, however a command ends."""
+"""Commands on a terminal: it shows our own lines alone, and no process stays, however a command ends."""
 
-import json
 import re
 import signal
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -18,28 +17,66 @@ from tests.support.run_files import label_run, word_rows, write_run_file
 from tests.support.tiny_runs import label_rows, make_model, write_labels
 from tests.support.tiny_students import write_student
 
-pytestmark = pytest.mark.integration
-TRAINING = {
-    "workers": 1, "gpus_per_worker": 0, "zero_stage": 0, "precision": "fp32", "tokens_per_batch": 512,
-}  # fmt: skip
-UNFINISHED = {"label": "starting engine", "train": "step ", "evaluate": "examples/s", "serve": "starting"}
-"""What a command shows once it does what a signal is to interrupt."""
-CODES = {"done": 0, "failed": 1, "refused": 2, "SIGINT": 130, "SIGTERM": 130}
-OURS = re.compile(r"x")
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+CASES = [
+    ("label", "done", "", 0),
+    ("label", "failed", "", 1),
+    ("label", "SIGINT", "rows/s", 130),
+    ("label", "SIGTERM", "starting engine", 130),
+    ("train", "done", "", 0),
+    ("train", "failed", "", 1),
+    ("train", "refused", "", 2),
+    ("train", "SIGINT", "loss: ", 130),
+    ("train", "SIGTERM", "starting workers", 130),
+    ("evaluate", "done", "", 0),
+    ("evaluate", "failed", "", 1),
+    ("evaluate", "SIGINT", "examples/s", 130),
+    ("evaluate", "SIGTERM", "starting workers", 130),
+    ("serve", "failed", "", 1),
+    ("serve", "SIGINT", "starting", 130),
+    ("serve", "SIGINT", "Stop it with Ctrl-C", 0),
+    ("serve", "SIGTERM", "Stop it with Ctrl-C", 0),
+]
+"""Command, end, what it shows when a signal interrupts it, exit code."""
+IN_CI = ("train", "SIGINT")
+
+DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
+PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
+DETAILS = r"[\d.]+% accepted, [\d.]+% rejected|step \d+/\d+, loss: label [\d.]+, rationale [\d.]+|student|untrained"
+BAR = (
+    rf"[━╸╺ ]{{40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
+    rf" \d:\d\d:\d\d *( {DURATION} left)?( +({DETAILS}))?"
+)
+TABLE = r"[┏┡└][━┳╇─┴]+[┓┩┘]|[┃│].*[┃│]"
+RESUME = r"raystill: Interrupted\. Finished work is kept; run the same command to resume\."
+STAGE = rf"sums: \w+ -> \S+/out|\w+ +{BAR}( *\^C)?|{TABLE}|{RESUME}|log: \S+\.log"
+SCORES = r"sums: 20 held-out examples|A student of .* held-out examples.*|report: \S+/report\.html"
+ADDRESS = r"http://127\.0\.0\.1:\d+"
+ENDPOINT = rf"sums at {ADDRESS}\. Stop it .*|curl -s {ADDRESS}/v1/models|metrics {ADDRESS}/metrics|draining for .*"
+OURS = {
+    "label": rf"{STAGE}|raystill: 10 of the first 10 answers are rejected .*",
+    "train": rf"{STAGE}|train: \d+ optimizer steps are few: .*|raystill: (training stopped: step 1 is not finite|\S+/labels).*",
+    "evaluate": rf"{STAGE}|{SCORES}|raystill: evaluate \w+: failed after 0 of 20 examples .*",
+    "serve": rf"serve: starting sums|{ENDPOINT}|\^C|raystill: (Interrupted\.|the endpoint does not start: .*)|log: \S+\.log",
+}
 
 
 def _label(folder: Path, end: str) -> RunConfig:
-    """Rows of a failing run have no gold label, which the echo teacher then cannot write."""
+    """Rows of a failing run have no gold label; what the echo teacher says instead is no expression."""
     rows = [{key: row[key] for key in row if end != "failed" or key != "label"} for row in word_rows(40)]
     teacher = {"latency_s": 0.5, "vllm": {"max_num_seqs": 1}} if end.startswith("SIG") else {}
-    return label_run(
-        folder, rows, teacher, name="sums", labelling={"first_rows": 10, "max_reject_share": 0.1}
-    )
+    labelling = {"first_rows": 10, "max_reject_share": 0.1}
+    return label_run(folder, rows, teacher, name="sums", labelling=labelling)
 
 
 def _train(folder: Path, end: str) -> RunConfig:
-    write_labels(folder / "out", label_rows(60))
-    training = TRAINING | {"epochs": 5000 if end.startswith("SIG") else 2, "learning_rate": 1e30 if end == "failed" else 1e-3}
+    if end != "refused":
+        write_labels(folder / "out", label_rows(60))
+    rate = 1e30 if end == "failed" else 1e-3
+    training = {
+        "workers": 1, "gpus_per_worker": 0, "zero_stage": 0, "precision": "fp32", "tokens_per_batch": 512, "learning_rate": rate,
+        "epochs": 5000 if end.startswith("SIG") else 2,
+    }  # fmt: skip
     student = {"model": make_model("encoder-decoder", folder / "model"), "init": {"kind": "random"}}
     return label_run(folder, word_rows(40), name="sums", training=training, student=student)
 
@@ -51,11 +88,22 @@ def _evaluate(folder: Path, end: str) -> RunConfig:
     artifacts.write_corpus(folder / "test.jsonl", rows)
     evaluation = {"batch_size": 4, "max_new_tokens": 12, "engine": "transformers"}
     run = artifacts.make_run(folder, model=str(student), evaluation=evaluation, name="sums")
-    labels = artifacts.write_labels(folder / "out" / "labels", [artifacts.label_row(f"t{i}", "1", "3") for i in range(4)])
-    artifacts.write_student_manifest(student, run, labels)
+    labelled = [artifacts.label_row(f"t{i}", "1", "3") for i in range(4)]
+    artifacts.write_student_manifest(student, run, artifacts.write_labels(folder / "out" / "labels", labelled))
     if end == "failed":
         _damage(student)
     return run
+
+
+def _serve(folder: Path, end: str) -> list[str]:
+    student = write_student(folder / "student", "decoder-only")
+    if end == "failed":
+        _damage(student)
+    settings = {"port": free_port(), "engine": "transformers", "replicas.min": 1, "replicas.max": 1}
+    return [
+        f"sums={student}",
+        *(part for key, value in settings.items() for part in ("--set", f"serving.{key}={value}")),
+    ]
 
 
 def _damage(student: Path) -> None:
@@ -63,31 +111,33 @@ def _damage(student: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
 
 
-def _arguments(folder: Path, command: str, end: str) -> list[str]:
-    if command == "serve":
-        student = write_student(folder / "student", "decoder-only")
-        if end == "failed":
-            _damage(student)
-        settings = {"port": free_port(), "engine": "transformers", "replicas.min": 1, "replicas.max": 1}
-        changes = [part for key, value in settings.items() for part in ("--set", f"serving.{key}={value}")]
-        return [command, f"sums={student}", *changes]
-    made = {"label": _label, "train": _train, "evaluate": _evaluate}[command](folder, end)
-    return [command, str(write_run_file(folder, made))]
+def _before_signal(command: str, exit_code: int, ray: str, shown: str) -> None:
+    """Of an endpoint: it has answered, or its replica is starting."""
+    if command == "serve" and exit_code:
+        wait_until(lambda: any("ServeReplica" in process for process in running_with(ray)))
+    elif command == "serve":
+        [url] = re.findall(r"sums at (http://\S+)\. Stop", shown)
+        response = httpx.post(f"{url}/v1/predict", json={"inputs": ["Tom has 3 pears."]}, timeout=60.0)
+        assert response.status_code == 200, response.text
 
 
-def _ask(shown: str) -> None:
-    [url] = re.findall(r"sums at (http://\S+)\. Stop", shown)
-    response = httpx.post(f"{url}/v1/predict", json={"inputs": ["Tom has 3 pears."]}, timeout=60.0)
-    assert response.status_code == 200, response.text
-
-
-@pytest.mark.parametrize("end", list(CODES))
-@pytest.mark.parametrize("command", list(UNFINISHED))
-def test_a_terminal_shows_our_lines_and_nothing_stays(tmp_path: Path, command: str, end: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "end", "begun", "exit_code"),
+    [pytest.param(*case, marks=() if case[:2] == IN_CI else pytest.mark.full) for case in CASES],
+)
+def test_a_terminal_shows_our_lines_and_nothing_stays(
+    tmp_path: Path, command: str, end: str, begun: str, exit_code: int
+) -> None:
     env = environment() | {"RAYSTILL_CACHE": str(tmp_path / "cache")}
-    shown = on_terminal(*_arguments(tmp_path, command, end), env=env, begun=UNFINISHED[command] if end.startswith("SIG") else "", number=getattr(signal, end, 0), before=lambda _: None)
+    if command == "serve":
+        arguments = _serve(tmp_path, end)
+    else:
+        run = {"label": _label, "train": _train, "evaluate": _evaluate}[command](tmp_path, end)
+        arguments = [str(write_run_file(tmp_path, run))]
+    before = partial(_before_signal, command, exit_code, env["RAY_TMPDIR"])
+    number = getattr(signal, end, 0)
+    shown = on_terminal(command, *arguments, env=env, begun=begun, number=number, before=before)
     print(*shown.lines, sep="\n")
-    for log in (tmp_path / "cache" / "logs").glob("*"):
-        print("LOG", log.read_text()[-1500:])
+    foreign = [line for line in shown.lines if not re.fullmatch(OURS[command], line)]
+    assert (shown.exit_code, foreign) == (exit_code, [])
     wait_until_gone(env["RAY_TMPDIR"])
-    assert (shown.exit_code, [line for line in shown.lines if not OURS.fullmatch(line)]) == (CODES[end], [])

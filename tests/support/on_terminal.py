@@ -24,7 +24,11 @@ class Shown:
 
 
 def on_terminal(
-    *arguments: str, env: Mapping[str, str], number: int = 0, begun: str = "", before: Callable[[str], None] | None = None
+    *arguments: str,
+    env: Mapping[str, str],
+    number: int = 0,
+    begun: str = "",
+    before: Callable[[str], None] | None = None,
 ) -> Shown:
     """Run a command to its end.
 
