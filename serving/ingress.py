@@ -18,6 +18,7 @@ from serving.metrics import IngressMetrics
 from serving.registry_reader import EndpointStudents, RegistryReader
 from serving.replica_client import ReplicaClient
 from serving.start_watch import StartWatch
+from serving.tracing import ingress_tracer
 
 
 class Ingress:
@@ -31,7 +32,8 @@ class Ingress:
         self._serving = serving
         self._reader = RegistryReader(task_code=serving.task_code)
         self._starts = StartWatch(serving, self._reader.set_starting)
-        self._replicas = ReplicaClient(serving)
+        self._tracer = ingress_tracer(serving)
+        self._replicas = ReplicaClient(serving, self._tracer)
         self._metrics = IngressMetrics()
         self._keys = KeyRing(serving.keys, None if counter is None else SharedLimits(counter, serving.ingress_replicas))
         if serving.access_log:
@@ -56,7 +58,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> RequestMiddleware:
         """Serve calls it for the HTTP application; see `serve.ingress`."""
         api = Api(lambda: self._reader.registry, self._replicas, self._serving, self._keys, self._metrics)
-        return create_app(api, sets_request_id=False)
+        return create_app(api, sets_request_id=False, tracer=self._tracer)
 
 
 def _log_to_stdout(name: str) -> None:

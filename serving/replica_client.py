@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from typing import Any, Literal
 
+from opentelemetry.trace import Tracer
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
@@ -24,6 +25,7 @@ from serving.fair_queue import FairQueue, QueueFullError, Turns
 from serving.messages import Batch, Failed, Piece, Question, Reply, TextRequest, TooLong, UnavailableError
 from serving.model_card import StudentCard
 from serving.poison import Poison, is_another_death
+from serving.tracing import NO_TRACER
 
 STUDENT = "student"
 """The deployment in each student's application."""
@@ -73,8 +75,8 @@ class StudentQueue:
 class ReplicaClient:
     """Implements `serving.api.backend.Backend`."""
 
-    def __init__(self, serving: ServingConfig) -> None:
-        self._serving = serving
+    def __init__(self, serving: ServingConfig, tracer: Tracer = NO_TRACER) -> None:
+        self._serving, self._tracer = serving, tracer
         self._handles: dict[str, Any] = {}
         self._engines: dict[str, str] = {}
         self._queues: dict[str, StudentQueue] = {}
@@ -119,14 +121,18 @@ class ReplicaClient:
         deadline = time.monotonic() + self._serving.request_timeout_s
         with self._enter(card, [request], client) as turns:
             try:
-                place = await asyncio.wait_for(turns.take(), max(deadline - time.monotonic(), 0.0))
+                with self._tracer.start_as_current_span("queue"):
+                    place = await asyncio.wait_for(turns.take(), max(deadline - time.monotonic(), 0.0))
             except TimeoutError as error:
                 raise self._api_error(card, error) from error
+            # Not the current span: different tasks may await the steps of a generator.
+            span = self._tracer.start_span("replica", attributes={"raystill.inputs": 1})
             try:
                 async with aclosing(self._pieces(card, student, request, deadline)) as pieces:
                     async for piece in pieces:
                         yield piece
             finally:
+                span.end()
                 turns.done(len(place))
 
     async def _pieces(
@@ -227,7 +233,7 @@ class ReplicaClient:
             async with asyncio.timeout(self._serving.request_timeout_s):
                 with self._enter(card, [items[row] for row in sent], client) as turns:
                     async with asyncio.TaskGroup() as group:
-                        while taken := await turns.take():
+                        while taken := await self._turn(turns):
                             group.create_task(send(turns, [sent[i] for i in taken]))
         except TimeoutError as error:
             raise self._api_error(card, error) from error
@@ -238,6 +244,12 @@ class ReplicaClient:
             raise first from group_error
         self._note_engine(card, outcomes)
         return outcomes
+
+    async def _turn(self, turns: Turns) -> range:
+        if not turns.waiting:
+            return range(0)
+        with self._tracer.start_as_current_span("queue"):
+            return await turns.take()
 
     async def _slice(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
         """The outcomes of some inputs. If their replica dies, each is sent once more, alone: one of them may have killed it."""
@@ -265,12 +277,13 @@ class ReplicaClient:
             raise death
 
     async def _call(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
-        response = getattr(self._handle(card), method).remote(items)
-        try:
-            batch: Batch[Any] = await response
-        except asyncio.CancelledError:
-            _cancel(response)
-            raise
+        with self._tracer.start_as_current_span("replica", attributes={"raystill.inputs": len(items)}):
+            response = getattr(self._handle(card), method).remote(items)
+            try:
+                batch: Batch[Any] = await response
+            except asyncio.CancelledError:
+                _cancel(response)
+                raise
         self._queues[card.id].note(batch)
         return batch.outcomes
 

@@ -88,7 +88,7 @@ serving.delays.up_s serving.delays.down_s serving.delays.to_zero_s
 serving.limits.inputs serving.limits.body_bytes serving.limits.input_characters
 serving.keys.file serving.keys.variable serving.keys.requests_per_minute serving.keys.none
 serving.keys.inputs_per_minute serving.keys.tokens_per_minute serving.tls.certificate serving.tls.key serving.allowed_hosts
-serving.task_code serving.cors_origins serving.access_log serving.log_text
+serving.task_code serving.cors_origins serving.access_log serving.log_text serving.traces
 compare.methods compare.fractions compare.students compare.seeds
 compare.search.trials compare.search.fraction compare.search.learning_rate compare.search.weight compare.search.steps
 compare.equal compare.arms compare.gold_fractions

@@ -119,6 +119,9 @@ class ServingConfig(Section):
     log_text: bool = False
     """Add inputs and answers to the access log."""
 
+    traces: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = None
+    """OpenTelemetry collector that takes OTLP over HTTP, such as http://collector:4318; without credentials. None: no traces."""
+
     @model_validator(mode="after")
     def _logs_text_somewhere(self) -> Self:
         if self.log_text and not self.access_log:

@@ -1,4 +1,4 @@
-"""ASGI middleware around the whole API: request ids, metrics, access log.
+"""ASGI middleware around the whole API: request ids, metrics, traces, access log.
 
 A line of the access log:
 
@@ -19,10 +19,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Protocol
 
+from opentelemetry.trace import Tracer
 from pydantic import JsonValue
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api.request_context import RequestContext
+from serving.tracing import NO_TRACER, end_request, request_span
 
 ACCESS_LOG = "raystill.access"
 REQUEST_ID = "x-request-id"
@@ -32,6 +34,7 @@ _MAX_LOGGED_ID = 200
 _STATUS_DISCONNECTED = 499
 """nginx's status for a client that disconnects before the answer."""
 _ROUTES = {"/", "/healthz", "/readyz", "/v1/predict", "/v1/completions", "/v1/chat/completions", "/v1/models"}
+_PROBES = ("/healthz", "/readyz")
 _logger = logging.getLogger(ACCESS_LOG)
 
 
@@ -61,6 +64,7 @@ class RequestMiddleware:
     log_text: bool
     sets_request_id: bool
     """True: this middleware chooses the id and adds it to the response. False: a proxy in front of it does."""
+    tracer: Tracer = NO_TRACER
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the module."""
@@ -81,16 +85,21 @@ class RequestMiddleware:
                     message = {**message, "headers": [own, *message.get("headers", [])]}
             await send(message)
 
-        try:
-            await self.app(scope, receive, observed_send)
-        finally:
-            self._record(scope, context, status, time.perf_counter() - started)
+        route = route_of(scope["path"])
+        # Probes come every few seconds and would hide the requests.
+        tracer = NO_TRACER if route in _PROBES else self.tracer
+        with request_span(tracer, scope, route) as span:
+            try:
+                await self.app(scope, receive, observed_send)
+            finally:
+                self._record(scope, context, status, time.perf_counter() - started)
+                end_request(span, context, status)
 
     def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         route = route_of(scope["path"])
         self.metrics.request(route, context.model, status, seconds, context.code)
         self.metrics.tokens(context.model, context.prompt_tokens, context.output_tokens)
-        if self.access_log and route not in ("/healthz", "/readyz"):
+        if self.access_log and route not in _PROBES:
             _logger.info(self._log_line(scope["method"], route, context, status, seconds))
 
     def _log_line(self, method: str, route: str, context: RequestContext, status: int, seconds: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from opentelemetry.trace import Tracer
 from starlette.middleware.cors import CORSMiddleware
 
 from pipelines.config.serving import ServingConfig
@@ -53,6 +54,7 @@ from serving.messages import Piece, TextRequest, UnavailableError
 from serving.model_card import StudentCard
 from serving.page import CONTENT_SECURITY_POLICY, page
 from serving.registry import READ_AGAIN_S, Registry
+from serving.tracing import NO_TRACER
 
 _RANDOM = random.SystemRandom()
 _BODY_TIMEOUT_S = 10.0
@@ -101,7 +103,7 @@ class Api:
         return describe(card, self.registry(), self.settings, self.backend.engine(card))
 
 
-def create_app(api: Api, *, sets_request_id: bool = True) -> RequestMiddleware:
+def create_app(api: Api, *, sets_request_id: bool = True, tracer: Tracer = NO_TRACER) -> RequestMiddleware:
     """The ASGI application.
 
     Args:
@@ -122,7 +124,8 @@ def create_app(api: Api, *, sets_request_id: bool = True) -> RequestMiddleware:
             CORSMiddleware, allow_origins=api.settings.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", REQUEST_ID], expose_headers=[REQUEST_ID, "retry-after"],
         )  # fmt: skip
-    return RequestMiddleware(app, api.metrics, api.settings.access_log, api.settings.log_text, sets_request_id)
+    settings = api.settings
+    return RequestMiddleware(app, api.metrics, settings.access_log, settings.log_text, sets_request_id, tracer)
 
 
 def _open_routes(api: Api) -> APIRouter:
