@@ -50,14 +50,19 @@ BAR = (
 TABLE = r"[┏┡└][━┳╇─┴]+[┓┩┘]|[┃│].*[┃│]"
 RESUME = r"raystill: Interrupted\. Finished work is kept; run the same command to resume\."
 STAGE = rf"sums: \w+ -> \S+/out|\w+ +{BAR}( *\^C)?|{TABLE}|{RESUME}|log: \S+\.log"
-SCORES = r"sums: 20 held-out examples|A student of .* held-out examples.*|report: \S+/report\.html"
+SCORES = (
+    r"sums: 20 held-out examples|A student of .* held-out examples.*|report: \S+/report\.html"
+    r"|teacher: the labels have none .*|majority label: `3`.*|(untrained )?student: transformers, float32, [\d.]+ m?s per example.*"
+)
 ADDRESS = r"http://127\.0\.0\.1:\d+"
-ENDPOINT = rf"sums at {ADDRESS}\. Stop it .*|curl -s {ADDRESS}/v1/models|metrics {ADDRESS}/metrics|draining for .*"
+ENDPOINT = (
+    rf"sums at {ADDRESS}\. Stop it .*|curl -s {ADDRESS}/v1/models|metrics {ADDRESS}/metrics|draining for at most .*"
+)
 OURS = {
     "label": rf"{STAGE}|raystill: 10 of the first 10 answers are rejected .*",
     "train": rf"{STAGE}|train: \d+ optimizer steps are few: .*|raystill: (training stopped: step 1 is not finite|\S+/labels).*",
     "evaluate": rf"{STAGE}|{SCORES}|raystill: evaluate \w+: failed after 0 of 20 examples .*",
-    "serve": rf"serve: starting sums|{ENDPOINT}|\^C|raystill: (Interrupted\.|the endpoint does not start: .*)|log: \S+\.log",
+    "serve": rf"serve: starting sums|(\^C)?({ENDPOINT}|raystill: (Interrupted\.|the endpoint does not start: .*))|log: \S+\.log",
 }
 
 
@@ -82,16 +87,16 @@ def _train(folder: Path, end: str) -> RunConfig:
 
 
 def _evaluate(folder: Path, end: str) -> RunConfig:
-    student = write_student(folder / "out" / "student", "decoder-only")
+    base, student = (write_student(folder / name, "decoder-only") for name in ("base", "out/student"))
+    if end == "failed":
+        _damage(student)
     count = 5000 if end.startswith("SIG") else 20
     rows = [{"id": f"h{i}", "input": f"Tom has {i} pears.", "label": "4 - 1"} for i in range(count)]
     artifacts.write_corpus(folder / "test.jsonl", rows)
     evaluation = {"batch_size": 4, "max_new_tokens": 12, "engine": "transformers"}
-    run = artifacts.make_run(folder, model=str(student), evaluation=evaluation, name="sums")
+    run = artifacts.make_run(folder, model=str(base), evaluation=evaluation, name="sums")
     labelled = [artifacts.label_row(f"t{i}", "1", "3") for i in range(4)]
     artifacts.write_student_manifest(student, run, artifacts.write_labels(folder / "out" / "labels", labelled))
-    if end == "failed":
-        _damage(student)
     return run
 
 
@@ -138,6 +143,6 @@ def test_a_terminal_shows_our_lines_and_nothing_stays(
     number = getattr(signal, end, 0)
     shown = on_terminal(command, *arguments, env=env, begun=begun, number=number, before=before)
     print(*shown.lines, sep="\n")
+    wait_until_gone(env["RAY_TMPDIR"])
     foreign = [line for line in shown.lines if not re.fullmatch(OURS[command], line)]
     assert (shown.exit_code, foreign) == (exit_code, [])
-    wait_until_gone(env["RAY_TMPDIR"])
