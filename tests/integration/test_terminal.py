@@ -42,7 +42,7 @@ IN_CI = ("train", "SIGINT")
 
 DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
 PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
-DETAILS = r"[\d.]+% accepted, [\d.]+% rejected|step \d+/\d+, loss: label [\d.]+, rationale [\d.]+|student|untrained"
+DETAILS = r"[\d.]+% accepted, [\d.]+% rejected|step \d+/\d+, loss: label [\d.]+, rationale [\d.]+|student('s rationales)?|untrained student"
 BAR = (
     rf"[━╸╺ ]{{40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
     rf" \d:\d\d:\d\d *( {DURATION} left)?( +({DETAILS}))?"
