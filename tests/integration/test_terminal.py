@@ -39,6 +39,8 @@ CASES = [
 ]
 """Command, end, what it shows when a signal interrupts it, exit code."""
 IN_CI = ("train", "SIGINT")
+FULL = [pytest.mark.full]
+MARKS = {"train": [pytest.mark.deepspeed], "serve": [pytest.mark.serve]}
 
 DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
 PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
@@ -117,7 +119,7 @@ def _damage(student: Path) -> None:
 
 
 def _before_signal(command: str, exit_code: int, ray: str, shown: str) -> None:
-    """Of an endpoint: it has answered, or its replica is starting."""
+    """Of an endpoint: it answers, or its replica starts."""
     if command == "serve" and exit_code:
         wait_until(lambda: any("ServeReplica" in process for process in running_with(ray)))
     elif command == "serve":
@@ -128,7 +130,7 @@ def _before_signal(command: str, exit_code: int, ray: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "end", "begun", "exit_code"),
-    [pytest.param(*case, marks=() if case[:2] == IN_CI else pytest.mark.full) for case in CASES],
+    [pytest.param(*case, marks=MARKS.get(case[0], []) + FULL * (case[:2] != IN_CI)) for case in CASES],
 )
 def test_a_terminal_shows_our_lines_and_nothing_stays(
     tmp_path: Path, command: str, end: str, begun: str, exit_code: int
@@ -140,8 +142,7 @@ def test_a_terminal_shows_our_lines_and_nothing_stays(
         run = {"label": _label, "train": _train, "evaluate": _evaluate}[command](tmp_path, end)
         arguments = [str(write_run_file(tmp_path, run))]
     before = partial(_before_signal, command, exit_code, env["RAY_TMPDIR"])
-    number = getattr(signal, end, 0)
-    shown = on_terminal(command, *arguments, env=env, begun=begun, number=number, before=before)
+    shown = on_terminal(command, *arguments, env=env, begun=begun, number=getattr(signal, end, 0), before=before)
     print(*shown.lines, sep="\n")
     wait_until_gone(env["RAY_TMPDIR"])
     foreign = [line for line in shown.lines if not re.fullmatch(OURS[command], line)]
