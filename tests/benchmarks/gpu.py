@@ -50,7 +50,7 @@ def measurements(options: argparse.Namespace, output: Path) -> list[Measurement]
     if options.dry_run:
         llama, t5 = "tiny-llama", "tiny-t5"
         label = "--rows 12 --max-tokens 8 --max-num-seqs 8"
-        train = "--rows 24 --batch 2 --steps 8 --budget 1024 --micro 2048 --peak-tflops 1"
+        train = "--rows 24 --batch 3 --steps 8 --budget 1536 --micro 2048 --peak-tflops 1"
         serve_t5 = serve_llama = "--clients 1 2 --seconds 3 --batch 4"
     else:
         llama, t5 = "smollm2-135m", "t5-small-shape"
