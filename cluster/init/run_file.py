@@ -91,6 +91,8 @@ class RunFile:
         return lines + _line(f"  fields: {flow(self.guess.fields)}", "the task's name of a field: this corpus' column")
 
     def _teacher(self) -> str:
+        closed = self.task_file is None and self.guess.task == "classification" and bool(self.guess.labels)
+        constrained = _line("  constrained: true", "every answer ends with one of the labels") if closed else ""
         return (
             "teacher:\n"
             "  engine: vllm\n"
@@ -99,6 +101,7 @@ class RunFile:
             f"{_line('  gpus_per_replica: 0', '1 on a machine with GPUs')}"
             f"{_line('  replicas: {min: 1, max: 1}', 'of the teacher')}"
             f"  sampling: {{n: 1, temperature: 0.0, max_tokens: {self._answer_tokens()}, seed: 0}}\n"
+            f"{constrained}"
             f"{_line('  filters: {gold: keep}', 'drop-disagreeing keeps only rows whose label is gold')}"
             f"  vllm: {{max_model_len: {self._model_len()}, max_num_seqs: 32}}\n"
         )

@@ -84,7 +84,8 @@ def make_plan(
     Raises:
         UserError: no row of the corpus can be read, or a manifest is damaged.
     """
-    from pipelines.label.answers.prompts import PromptMaker, read_shots
+    from pipelines.data.shots import read_shots
+    from pipelines.label.answers.prompts import PromptMaker
     from pipelines.label.stored.forecast import stored_files
 
     task = load_task(task_spec(run.task, run.task_options))

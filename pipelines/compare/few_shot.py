@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.compare.cells import Scores, details_of_answers, task_of
 from pipelines.config import RunConfig
-from pipelines.label.answers.prompts import PromptMaker, read_shots
+from pipelines.data.shots import read_shots
+from pipelines.label.answers.prompts import PromptMaker
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.predict import Predictions, PredictRequest, predict
 from pipelines.scoring.predictor import Query, Ranking

@@ -17,9 +17,9 @@ from pipelines.data.heldout import heldout_files
 from pipelines.data.label_manifest import LabelDetails
 from pipelines.data.label_parts import damaged_part
 from pipelines.data.reader import DataSplit, check_columns, corpus_files
+from pipelines.data.shots import read_shots
 from pipelines.errors import StageFailedError, UserError
 from pipelines.label.answers.label_set_checks import check_closed_labels
-from pipelines.label.answers.prompts import read_shots
 from pipelines.label.batches.records import forget_batches
 from pipelines.label.batches.run import Batches
 from pipelines.label.driver import label_rows

@@ -37,7 +37,12 @@ def _overlap(overlap: Overlap, scored: int, rest: str) -> str:
 
 
 def _not_scored(heldout: HeldoutPart) -> Iterator[str]:
-    for rows, problem in ((heldout.without_gold, "no gold label"), (heldout.duplicates, "the id of an earlier row")):
+    kinds = (
+        (heldout.without_gold, "no gold label"),
+        (heldout.in_prompt, "its label in the teacher's prompt"),
+        (heldout.duplicates, "the id of an earlier row"),
+    )
+    for rows, problem in kinds:
         if rows.count:
             yield f"Not scored: {plural(rows.count, 'row')} with {problem}: {_listed(rows)}."
     if heldout.unreadable.count:

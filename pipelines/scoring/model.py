@@ -85,6 +85,8 @@ class HeldoutPart(ReportPart):
     scored: int
     """Examples with a gold label. The other fields list rows that are not scored, except the two overlaps."""
     without_gold: ExampleIds
+    in_prompt: ExampleIds = Field(default_factory=lambda: ExampleIds(count=0, ids=[]))
+    """With a gold label, and an example of the teacher's prompt."""
     unreadable: UnreadableRows
     duplicates: ExampleIds
     """Rows with the id of an earlier row."""

@@ -10,7 +10,8 @@ import time
 from pipelines.config import RunConfig
 from pipelines.config.load import load_run
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
-from pipelines.label.answers.prompts import PromptMaker, read_shots
+from pipelines.data.shots import read_shots
+from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.teachers.vllm import engine_arguments, sampling_parameters
 from pipelines.tasks import load_task, task_spec
 

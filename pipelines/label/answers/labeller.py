@@ -55,6 +55,7 @@ class Labeller:
                 if second is None:
                     return None
                 outcome = second_attempt(example, outcome, second, self._task, self.filters)
+        outcome.in_prompt = self.prompts.quotes(example)
         outcome.texts = texts
         outcome.cached_tokens = sum(text.generation.cached_tokens for text in texts)
         outcome.thoughts = outcome.thoughts if self._keeps_thoughts else None

@@ -43,6 +43,7 @@ OUTCOME = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("output", pa.string()),
         pa.field("agrees", pa.bool_()),
+        pa.field("in_prompt", pa.bool_()),
         pa.field("note", pa.string()),
         pa.field("content", pa.uint64()),
         pa.field("node", pa.string()),
@@ -84,6 +85,8 @@ class Outcome:
     output: str | None = None
     agrees: bool | None = None
     """True if the label means the gold label, before any filter and without a hint. None without a gold label or without a label."""
+    in_prompt: bool = False
+    """True if the row is one of the prompt's examples, whose label the teacher reads: its agreement says nothing."""
     note: str | None = None
     """A peculiarity that the parser noted, or RATIONALISED."""
     content: int | None = None

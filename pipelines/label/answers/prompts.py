@@ -6,8 +6,7 @@
     Q: ...
     A:
 
-The few-shot examples are the task's own, or those of `teacher.shots`: JSON Lines of {question, answer}. `question` is in the form in which
-the task asks it (multiple choice: with its `(a) ...` lines), `answer` in the task's answer format.
+The few-shot examples are the task's own, or those of `teacher.shots` (pipelines/data/shots.py).
 
 With a hint the last question ends in a line `(The answer is 4 - 2 - 1.)`. The few-shot questions have no hint, so that answers keep their
 form. Another wording of the hint needs another identity.FORMAT.
@@ -15,19 +14,13 @@ form. Another wording of the hint needs another identity.FORMAT.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pipelines.config import TeacherConfig
-from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.label.teachers.base import Prompt
-from pipelines.storage.filesystems import open_filesystem, shown
 from pipelines.tasks import Example, Shot, Task
-from pipelines.tasks.base import text_field
-
-MAX_SHOTS = 100
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,14 @@ class PromptMaker:
         if self.config.prompt == "plain":
             return Prompt(example, text)
         return Prompt(example, text, (*self._turns, {"role": "user", "content": question}))
+
+    def quotes(self, example: Example) -> bool:
+        """True if the example is one of the few-shot examples of its prompt."""
+        return self.task.question(example) in self._quoted
+
+    @cached_property
+    def _quoted(self) -> frozenset[str]:
+        return frozenset(shot.question for shot in self._shots)
 
     @cached_property
     def _shots(self) -> tuple[Shot, ...]:
@@ -82,43 +83,3 @@ def prompt_text(prompt: Prompt) -> str:
     if not prompt.messages:
         return prompt.text
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt.messages)
-
-
-def read_shots(config: TeacherConfig, task: Task) -> tuple[Shot, ...] | None:
-    """The few-shot examples of `teacher.shots`, None if it is not set.
-
-    Raises:
-        UserError: the file is missing, empty or too long, or a line is no {question, answer} with an answer that the task can parse.
-    """
-    if config.shots is None:
-        return None
-    key = f"teacher.shots {shown(config.shots)}"
-    filesystem, path = open_filesystem(config.shots)
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            lines = stream.read().split(b"\n")
-    except FileNotFoundError as error:
-        raise UserError(key, "there is no such file", "Give the JSON Lines file of {question, answer}.") from error
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not 1 <= len(numbered) <= MAX_SHOTS:
-        rule = f"it holds {len(numbered)} examples, 1 to {MAX_SHOTS} are allowed"
-        raise UserError(key, rule, "Give a file of {question, answer} lines.")
-    return tuple(_shot(line, f"{key}, line {number}", task) for number, line in numbered)
-
-
-def _shot(line: bytes, where: str, task: Task) -> Shot:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(where, "not JSON", "Repair or remove the line.") from error
-    if not isinstance(record, dict) or set(record) != {"question", "answer"}:
-        raise UserError(where, "not an object with `question` and `answer` alone", "Repair or remove the line.")
-    try:
-        shot = Shot(text_field(record, "question"), text_field(record, "answer"))
-        task.parse(shot.answer, task.shot_example(shot.question))
-    except BadRowError as error:
-        raise UserError(where, str(error), "Repair or remove the line.") from error
-    except UnparsableError as error:
-        rule = f"task {task.name} cannot read its answer: {error}"
-        raise UserError(where, rule, "End the answer with `The answer is ...`.") from error
-    return shot

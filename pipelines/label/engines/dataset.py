@@ -23,7 +23,7 @@ import pyarrow as pa
 from pipelines.config import READER_CPUS, RunConfig
 from pipelines.config.base import ReplicasConfig
 from pipelines.data.schema import EXAMPLE
-from pipelines.label.answers.prompts import read_shots
+from pipelines.data.shots import read_shots
 from pipelines.label.engines.actor import TeacherActor, TeacherSetup
 from pipelines.label.engines.placement import remove_groups, replica_arguments
 from pipelines.label.engines.shared_budget import Funds

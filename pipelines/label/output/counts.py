@@ -15,8 +15,8 @@ from pipelines.tasks.failures import RAISED
 
 AGREEMENT_BINS = 10
 _COUNTED = [
-    "split", "gold", "agreement", "prompt_tokens", "output_tokens", "cached_tokens", "stored", "reason", "detail", "agrees", "note",
-    "content", "node", "dtype",
+    "split", "gold", "agreement", "prompt_tokens", "output_tokens", "cached_tokens", "stored", "reason", "detail", "agrees",
+    "in_prompt", "note", "content", "node", "dtype",
 ]  # fmt: skip
 """Columns of outcomes.OUTCOME."""
 TASK_RAISED = "the task raised an error: rejected"
@@ -98,6 +98,7 @@ class Counts:
         train = outcomes.filter(pc.equal(outcomes["split"], "train"))
         heldout = outcomes.filter(pc.equal(outcomes["split"], "heldout"))
         accepted = train.filter(pc.is_null(train["reason"]))
+        asked = train.filter(pc.invert(pc.fill_null(train["in_prompt"], False)))
         stored = outcomes.filter(pc.fill_null(outcomes["stored"], False))
         decided = outcomes.filter(pc.fill_null(pc.not_equal(outcomes["reason"], "engine_error"), True))
         # An agreement is a float32: 0.7 must not fall into [0.6, 0.7).
@@ -107,8 +108,8 @@ class Counts:
             rejected=_counts(train["reason"]),
             heldout_answered=heldout["reason"].null_count,
             heldout_rejected=_counts(heldout["reason"]),
-            with_gold=len(train) - train["gold"].null_count,
-            agreeing=pc.sum(train["agrees"]).as_py() or 0,
+            with_gold=len(asked) - asked["gold"].null_count,
+            agreeing=pc.sum(asked["agrees"]).as_py() or 0,
             prompt_tokens=_total(outcomes["prompt_tokens"]),
             output_tokens=_total(outcomes["output_tokens"]),
             cached_tokens=_total(outcomes["cached_tokens"]),

@@ -17,7 +17,8 @@ from pipelines.config.teacher import FiltersConfig
 from pipelines.data.label_manifest import LabelCounts, LabelDetails
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.data.schema import REJECT_REASONS
-from pipelines.label.answers.prompts import PromptMaker, prompt_text, read_shots
+from pipelines.data.shots import read_shots
+from pipelines.label.answers.prompts import PromptMaker, prompt_text
 from pipelines.label.output.counts import AGREEMENT_BINS
 from pipelines.label.output.parts import RATIONALES_FOLDER
 from pipelines.label.reporting.markdown import code, fenced

@@ -18,7 +18,8 @@ from pipelines.data.label_manifest import (
     Tokens,
 )
 from pipelines.data.reader import DataSplit
-from pipelines.label.answers.prompts import PromptMaker, read_shots
+from pipelines.data.shots import read_shots
+from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.recovery import LabelState
 from pipelines.label.reporting.usage import Work, agreement_histogram, gpu_hours, label_cost, throughput

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.config import RunConfig
-from pipelines.label.answers.prompts import PromptMaker, read_shots
+from pipelines.data.shots import read_shots
+from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.stored.index import stored_keys
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.stored.sources import text_files

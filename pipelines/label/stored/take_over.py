@@ -12,8 +12,8 @@ import pyarrow as pa
 from pipelines.config import READER_CPUS, RunConfig
 from pipelines.data.reader import FileRange
 from pipelines.data.schema import TEXT_PARQUET
+from pipelines.data.shots import read_shots
 from pipelines.errors import StageFailedError
-from pipelines.label.answers.prompts import read_shots
 from pipelines.label.early_stop import FirstRows, TaskFailures
 from pipelines.label.engines.causes import cause_of
 from pipelines.label.engines.dataset import open_examples

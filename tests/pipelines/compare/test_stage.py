@@ -273,7 +273,8 @@ def test_scores_by_other_rules_are_never_mixed(lab: Lab, monkeypatch: pytest.Mon
     elif what == "format":
         monkeypatch.setattr("pipelines.scoring.identity.ANSWERS", 99)
     else:
-        monkeypatch.setattr("pipelines.compare.cells.task_spec", lambda task, options: task_spec(task, {}))
+        for module in ("compare.cells", "scoring.heldout_part"):
+            monkeypatch.setattr(f"pipelines.{module}.task_spec", lambda task, options: task_spec(task, {}))
     again = lab.compare(**({"task_options": {"other": 1}} if what == "options" else {}))
     assert again.fingerprint != made.fingerprint
     assert len(lab.files(SCORES)) == 4

@@ -140,6 +140,12 @@ def test_rows_without_gold_show_the_agreement_with_the_teacher(tmp_path: Path, i
     assert "the student gives the teacher&#39;s label to 1 of 2 examples (50.0%" in page
 
 
+def test_examples_of_the_prompt_are_not_scored(tmp_path: Path, inputs: list[str]) -> None:
+    shot = Arithmetic().shots[0].question
+    found = report_of(prepared(tmp_path, [*ROWS, {"id": "s", "input": shot, "label": "3"}]))
+    assert (found.heldout.in_prompt.ids, found.heldout.scored, inputs) == (["s"], 1, ["one"])
+
+
 def test_training_rows_are_never_scored_as_held_out(tmp_path: Path, inputs: list[str]) -> None:
     corpus, labels = shares(tmp_path)
     trained = make_run(tmp_path, corpus={**corpus, "validation": 0.1})

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from pipelines.config import TeacherConfig
+from pipelines.data.shots import MAX_SHOTS, read_shots
 from pipelines.errors import UserError
-from pipelines.label.answers.prompts import MAX_SHOTS, PromptMaker, prompt_text, read_shots
+from pipelines.label.answers.prompts import PromptMaker, prompt_text
 from pipelines.tasks import Example, Shot, Task, load_task, task_spec
 
 TASK = load_task(task_spec("arithmetic"))
@@ -102,3 +103,9 @@ def test_a_missing_empty_or_long_file_is_refused(tmp_path: Path) -> None:
             read_shots(with_shots(tmp_path, *[LINE] * count), TASK)
     with pytest.raises(UserError, match="no such file"):
         read_shots(TeacherConfig(engine="echo", shots=str(tmp_path / "none.jsonl")), TASK)
+
+
+def test_a_row_that_the_prompt_quotes_is_known() -> None:
+    maker, shot = PromptMaker(TASK, TeacherConfig(engine="echo")), TASK.shots[0]
+    assert maker.quotes(Example("a", shot.question, None))
+    assert not maker.quotes(Example("a", f"{shot.question} Why?", None))

@@ -28,6 +28,16 @@ def test_counts_survive_their_record() -> None:
     assert Counts.from_json(json.loads(json.dumps(counts.as_json()))) == counts
 
 
+def test_examples_of_the_prompt_do_not_count_as_agreement() -> None:
+    rows = [
+        accepted("a", gold="1", agrees=True),
+        accepted("b", gold="1", agrees=True, in_prompt=True),
+        accepted("c", gold="2", agrees=False),
+    ]
+    counts = Counts.of(table(*rows))
+    assert (counts.accepted, counts.with_gold, counts.agreeing) == (3, 2, 1)
+
+
 def test_a_row_counts_for_the_node_that_decided_it() -> None:
     failed, tie = reject("c", "engine_error"), reject("b", "tie")
     failed.node, tie.node = "x", "y"
