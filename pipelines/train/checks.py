@@ -24,6 +24,9 @@ from pipelines.train.data.step_counts import few_steps, planned_steps
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.loss_terms import term_weights
 
+_ENOUGH_GOLD = 20
+"""Rows with a gold label, from which on a share says something."""
+
 
 def token_settings(run: RunConfig) -> TokenSettings:
     """What to tokenise, checked against the model."""
@@ -151,6 +154,19 @@ def budget_warnings(counts: TokenCounts, training: TrainingConfig) -> list[str]:
         rule = f"training.tokens_per_batch {training.tokens_per_batch:,}: all {counts.train:,} examples have {counts.tokens:,} tokens"
         found.append(f"{rule}, so that every step reads all of them. Lower it")
     return found
+
+
+def teacher_warnings(labels: Manifest, run: RunConfig) -> list[str]:
+    """That the student learns labels of a teacher who is right on less than half of the rows with a gold label."""
+    gold = labels.counts.get("gold", {})
+    known, right = gold.get("with_gold", 0), gold.get("agreeing", 0)
+    if run.student.label_column == "gold" or known < _ENOUGH_GOLD or right >= known / 2:
+        return []
+    rule = f"the teacher's label is gold in {right:,} of {known:,} rows ({right / known:.1%}), and the student learns its labels"
+    rule += " of the other rows" if run.student.label_column == "either" else ""
+    return [
+        f"{rule}. Give a better teacher or prompt, or see if gold labels alone do better: `raystill compare`, gold_fractions"
+    ]
 
 
 def rationale_notices(counts: TokenCounts, settings: TokenSettings) -> list[str]:

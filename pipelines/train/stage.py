@@ -32,6 +32,7 @@ from pipelines.train.checks import (
     check_token_logprobs,
     check_validation,
     rationale_notices,
+    teacher_warnings,
     token_settings,
 )
 from pipelines.train.data.sequences import TokenSettings
@@ -96,7 +97,11 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         settings = _with_own_tokenizer(run, settings, labels_store, work)
         counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
         check_counts(counts, run, settings)
-        notices = [*rationale_notices(counts, settings), *budget_warnings(counts, run.training)]
+        notices = [
+            *teacher_warnings(labels, run),
+            *rationale_notices(counts, settings),
+            *budget_warnings(counts, run.training),
+        ]
         for warning in (*unwritable_rationales(labels_store, settings), *notices):
             say(f"train: {warning}")
         tokenised = time.monotonic()

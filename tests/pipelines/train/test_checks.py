@@ -22,6 +22,7 @@ from pipelines.train.checks import (
     check_task,
     check_token_logprobs,
     rationale_notices,
+    teacher_warnings,
     token_settings,
 )
 from pipelines.train.data.token_table import TokenCounts
@@ -179,6 +180,19 @@ def test_few_or_too_large_steps_are_warned_of() -> None:
     assert "3 optimizer steps are few" in few
     assert "tokens_per_batch 1,000: all 9 examples have 900 tokens, so that every step reads all of them" in large
     assert budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=90, steps=300)) == []
+
+
+@pytest.mark.parametrize(
+    ("learns", "agreeing", "warned"),
+    [("gold-else-teacher", 9, "the student learns its labels of the other rows"), ("teacher", 9, "the student learns its labels."),
+     ("teacher", 10, ""), ("gold", 9, "")],
+)  # fmt: skip
+def test_labels_of_a_poor_teacher_are_warned_of(
+    run: Any, labels: Manifest, learns: str, agreeing: int, warned: str
+) -> None:
+    known = labels.model_copy(update={"counts": {"gold": {"with_gold": 20, "agreeing": agreeing}}})
+    found = teacher_warnings(known, run(student={"labels": learns}))
+    assert (bool(found), warned in "".join(found)) == (bool(warned), True)
 
 
 def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models: Any, tmp_path: Path) -> None:
