@@ -102,7 +102,7 @@ def test_the_report_says_what_each_system_answers(tmp_path: Path, ray_here: None
     assert versus["untrained"] == (20, 0)
     problem = "the gold label '?' is not an arithmetic expression: unexpected '?'"
     assert found["heldout"] == {
-        "split": "test", "scored": 30, "without_gold": {"count": 1, "ids": ["open"]},
+        "split": "test", "scored": 30, "without_gold": {"count": 1, "ids": ["open"]}, "in_prompt": {"count": 0, "ids": []},
         "unreadable": {"count": 1, "ids": ["bad"], "problems": [{"id": "bad", "problem": problem}]},
         "duplicates": {"count": 1, "ids": ["h3"]}, "chosen_on": None,
         "trained_on": {"count": 0, "ids": [], "by": {"id": 0, "input": 0, "near": 0}},
