@@ -170,6 +170,9 @@ def _read_input(
         example = _example(task, given, param)
     except BadRowError as error:
         raise ApiError(422, "invalid_field", f"{param}: {error}", param=param) from error
+    except Exception as error:  # the task may be the user's code
+        rule = f"task {card.task.name} cannot read it ({type(error).__name__})"
+        raise ApiError(422, "invalid_field", f"{param}: {rule}", param=param) from error
     check_characters(example.input, param, card, serving)
     labels = written_labels(card.method, task, example)
     if serving.constrained and not labels:
@@ -182,7 +185,7 @@ def _example(task: Task, given: dict[str, JsonValue] | str, example_id: str) -> 
     if isinstance(given, str):
         return Example(id=example_id, input=text_field({"input": given}, "input"), gold=None)
     fields = {key: value for key, value in given.items() if key not in {"id", "gold", task.gold_field}}
-    return task.read({**fields, "id": example_id})
+    return task.read({"gold": None, **fields, "id": example_id})
 
 
 def build_response(

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from pipelines.config.serving import KeysConfig, LimitsConfig, ServingConfig
+from pipelines.tasks import Example
+from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
-from serving.api.predict import PredictRequest
+from serving.api.predict import PredictRequest, read_inputs
 from serving.messages import Failed, Question
 from tests.support.asgi import error_of, post
 from tests.support.fake_students import PAIR_TASK, FakeStudents, app_of, card, client_of
@@ -335,3 +338,15 @@ def test_health_and_request_ids(client: TestClient) -> None:
     for hostile in ("a b", "x" * 65, "<script>", ""):
         made = client.get("/healthz", headers={"x-request-id": hostile}).headers["x-request-id"]
         assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+def test_a_task_file_reads_gold_and_its_errors_are_the_clients() -> None:
+    class Own(Arithmetic):
+        def read(self, row: Mapping[str, Any]) -> Example:
+            return Example(str(row["id"]), str(row["text"]), row["gold"])
+
+    given = PredictRequest.model_validate({"inputs": [{"text": "one", "gold": "secret"}, {"other": "two"}]})
+    read = read_inputs(given, card("sums"), Own(), 9, ServingConfig())
+    assert read.examples == {0: Example("inputs[0]", "one", None)}
+    found = [(i, error.status_code, str(error.detail)) for i, error in read.errors.items()]
+    assert found == [(1, 422, "inputs[1]: task arithmetic cannot read it (KeyError)")]
