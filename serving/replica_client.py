@@ -25,7 +25,7 @@ from serving.fair_queue import FairQueue, QueueFullError, Turns
 from serving.messages import Batch, Failed, Piece, Question, Reply, TextRequest, TooLong, UnavailableError
 from serving.model_card import StudentCard
 from serving.poison import Poison, is_another_death
-from serving.tracing import NO_TRACER
+from serving.tracing import NO_TRACER, part_span
 
 STUDENT = "student"
 """The deployment in each student's application."""
@@ -121,7 +121,7 @@ class ReplicaClient:
         deadline = time.monotonic() + self._serving.request_timeout_s
         with self._enter(card, [request], client) as turns:
             try:
-                with self._tracer.start_as_current_span("queue"):
+                with part_span(self._tracer, "queue"):
                     place = await asyncio.wait_for(turns.take(), max(deadline - time.monotonic(), 0.0))
             except TimeoutError as error:
                 raise self._api_error(card, error) from error
@@ -248,7 +248,7 @@ class ReplicaClient:
     async def _turn(self, turns: Turns) -> range:
         if not turns.waiting:
             return range(0)
-        with self._tracer.start_as_current_span("queue"):
+        with part_span(self._tracer, "queue"):
             return await turns.take()
 
     async def _slice(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
@@ -277,7 +277,7 @@ class ReplicaClient:
             raise death
 
     async def _call(self, card: StudentCard, method: _Method, items: Sequence[_Item]) -> Sequence[Any]:
-        with self._tracer.start_as_current_span("replica", attributes={"raystill.inputs": len(items)}):
+        with part_span(self._tracer, "replica", len(items)):
             response = getattr(self._handle(card), method).remote(items)
             try:
                 batch: Batch[Any] = await response

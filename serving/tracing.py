@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.propagate import extract
@@ -24,6 +25,8 @@ from serving.api.request_context import RequestContext
 
 _NAME = "raystill"
 NO_TRACER: Tracer = trace.NoOpTracer()
+_NO_TEXT: Any = {"record_exception": False, "set_status_on_exception": False}
+"""By default a span holds the message of an exception, in which an engine may quote an input."""
 
 
 def ingress_tracer(serving: ServingConfig) -> Tracer:
@@ -48,9 +51,22 @@ def request_span(tracer: Tracer, scope: Scope, route: str) -> Iterator[Span]:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     attributes = {"http.request.method": scope["method"], "http.route": route}
     with tracer.start_as_current_span(
-        f"{scope['method']} {route}", context=extract(headers), kind=SpanKind.SERVER, attributes=attributes
+        f"{scope['method']} {route}", context=extract(headers), kind=SpanKind.SERVER, attributes=attributes, **_NO_TEXT
     ) as span:
         yield span
+
+
+@contextmanager
+def part_span(tracer: Tracer, name: str, inputs: int | None = None) -> Iterator[None]:
+    """The span of a part of a request. `inputs`: their number."""
+    attributes = {} if inputs is None else {"raystill.inputs": inputs}
+    with tracer.start_as_current_span(name, attributes=attributes, **_NO_TEXT) as span:
+        try:
+            yield
+        except Exception as error:
+            span.set_attribute("error.type", type(error).__name__)
+            span.set_status(StatusCode.ERROR)
+            raise
 
 
 def end_request(span: Span, context: RequestContext, status: int) -> None:

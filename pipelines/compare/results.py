@@ -87,7 +87,7 @@ def references(
         majority_system(task, majority_label(labels, share, task), examples),
     ]
     return References(
-        heldout=heldout_part(run, heldout, len(examples), trained_on, chosen_on),
+        heldout=heldout_part(run, heldout, examples, trained_on, chosen_on),
         lines=[_line(system) for system in systems],
         rationales_read=rationales_read(answers, examples, task) if rationale_readers(run.compare.methods) else None,
         teacher_prompt_tokens=_mean([one.prompt_tokens for one in answers.by_id.values()]),

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 
 from pipelines.config import TeacherConfig
 from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.storage.filesystems import open_filesystem, shown
-from pipelines.tasks import Shot, Task
+from pipelines.tasks import Example, Shot, Task
 from pipelines.tasks.base import text_field
 
 MAX_SHOTS = 100
@@ -20,6 +21,14 @@ def quoted_questions(config: TeacherConfig, task: Task) -> frozenset[str]:
     """The questions whose answers the teacher reads in its prompt. Raises UserError as `read_shots`."""
     shots = read_shots(config, task)
     return frozenset(shot.question for shot in (task.shots if shots is None else shots))
+
+
+def is_quoted(example: Example, task: Task, quoted: Container[str]) -> bool:
+    """True if the prompt has this example. `quoted`: from `quoted_questions`."""
+    try:
+        return task.question(example) in quoted
+    except Exception:  # noqa: BLE001 - the task may be the user's code: labelling rejects such a row, with the reason
+        return False
 
 
 def read_shots(config: TeacherConfig, task: Task) -> tuple[Shot, ...] | None:

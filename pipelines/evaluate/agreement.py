@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipelines.config import RunConfig
 from pipelines.evaluate.model import Agreement
+from pipelines.methods import METHODS
 from pipelines.reports.format import percent, percents
 from pipelines.scoring.reference_systems import teacher_answers
 from pipelines.scoring.statistics import score
@@ -44,10 +45,13 @@ def unlabelled(run: RunConfig, task: Task, examples: Sequence[Example]) -> Unlab
     if not left:
         return None
     answers = teacher_answers(Store(run.output).child("labels"), run.corpus, left, task)
-    answered = sorted((example for example in left if example.id in answers.by_id), key=_hash)[:MOST_ASKED]
+    known = answers.by_id
+    if METHODS[run.student.method].reads_rationale:  # without one there is nothing to read
+        known = {name: answer for name, answer in known.items() if answer.rationale.strip()}
+    answered = sorted((example for example in left if example.id in known), key=_hash)[:MOST_ASKED]
     if not answered:
         return None
-    with_label = [replace(example, gold=answers.by_id[example.id].label) for example in answered]
+    with_label = [replace(example, gold=known[example.id].label) for example in answered]
     return Unlabelled(with_label, student_inputs(run, answers, answered))
 
 

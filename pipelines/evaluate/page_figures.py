@@ -7,8 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from pipelines.evaluate.model import Report
+from pipelines.reports.differences import Gap, differences_picture
 from pipelines.reports.figures import Theme, picture
-from pipelines.reports.format import percent, percents, points, points_range
+from pipelines.reports.format import percent, percents
 from pipelines.scoring.system import TITLES
 
 _WIDTH = 4.7
@@ -48,29 +49,11 @@ def accuracy_plot(report: Report) -> Markup:
 
 def difference_plot(report: Report) -> Markup:
     """The student's accuracy minus that of each other system, with its interval."""
-    pairs = [(one.student_vs, one.difference, one.difference_interval) for one in report.comparisons]
-    texts = [f"{TITLES[name]} {points(gap)} ({points_range(interval)})" for name, gap, interval in pairs]
-
-    def draw(figure: Any, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        axes.axvline(0, color=theme.muted, linewidth=1.2, linestyle=(0, (4, 3)))
-        for position, (_, gap, interval) in enumerate(pairs):
-            low, high = (100 * bound for bound in interval)
-            axes.hlines(position, low, high, color=theme.series[0], linewidth=1.7)
-            axes.plot([100 * gap], [position], color=theme.series[0], marker="o", markersize=6)
-            axes.text(100 * gap, position - 0.18, points(gap), ha="center", va="bottom", color=theme.ink)
-        axes.set_yticks(range(len(pairs)), [TITLES[name] for name, *_ in pairs], color=theme.ink)
-        axes.set_ylim(len(pairs) - 0.5, -0.6)
-        axes.tick_params(length=0)
-        axes.xaxis.grid(True, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines["bottom"].set_visible(False)
-        axes.set_xlabel("student ahead by, in points")
-
-    size = (_WIDTH, 0.75 + 0.42 * len(report.systems))
-    return picture(
-        draw, name="difference", size=size, text=f"Student minus other systems, in points: {', '.join(texts)}."
-    )
+    gaps = [Gap(TITLES[one.student_vs], one.difference, one.difference_interval) for one in report.comparisons]
+    return differences_picture(
+        gaps, name="difference", axis="student ahead by, in points", text="Student minus other systems",
+        height=0.75 + 0.42 * len(report.systems),
+    )  # fmt: skip
 
 
 def calibration_plots(report: Report) -> list[Markup]:

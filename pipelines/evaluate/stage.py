@@ -165,7 +165,7 @@ def _heldout(
 ) -> HeldoutPart:
     labels, share = Store(run.output).child("labels"), validation_share(validation_of(student))
     trained_on = trained_on_part(seen_in_training(labels, share, examples), len(examples), heldout_key(run))
-    return heldout_part(run, heldout, len(examples), trained_on, chosen_on(run, student, task, examples))
+    return heldout_part(run, heldout, examples, trained_on, chosen_on(run, student, task, examples))
 
 
 def _questions(

@@ -27,9 +27,15 @@ def described(error: BaseException) -> str:
     message = " ".join(str(error).split())
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[: _MESSAGE_CHARACTERS - 3] + "..."
+    return (
+        f"{type(error).__name__}: {message}{place_of(error)}" if message else f"{type(error).__name__}{place_of(error)}"
+    )
+
+
+def place_of(error: BaseException) -> str:
+    """` (sentiment.py, line 12, in parse)`: the last frame. Empty without a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {message}{place}" if message else f"{type(error).__name__}{place}"
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
 
 
 def checked_example(example: object) -> Example:

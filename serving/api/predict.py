@@ -11,6 +11,7 @@ first error, with its status.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
@@ -21,6 +22,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
 from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
+from pipelines.tasks.failures import place_of
 from serving.api.errors import ApiError, ErrorDetail, failed_input
 from serving.api.input_limits import check_characters
 from serving.api.request_body import Priority, RequestBody
@@ -28,6 +30,7 @@ from serving.fair_queue import SMALL_REQUEST
 from serving.messages import Failed, Question, Reply, TooLong
 from serving.model_card import StudentCard
 
+_logger = logging.getLogger(__name__)
 _INPUT = "Anne has 4 apples and gives Peter 2 and Thomas 1. How many apples has she left?"
 
 
@@ -171,6 +174,8 @@ def _read_input(
     except BadRowError as error:
         raise ApiError(422, "invalid_field", f"{param}: {error}", param=param) from error
     except Exception as error:  # the task may be the user's code
+        # Without its message, which may quote the input: texts are logged with serving.log_text alone.
+        _logger.warning("model %s: task %s raised %s%s", card.id, card.task.name, type(error).__name__, place_of(error))
         rule = f"task {card.task.name} cannot read it ({type(error).__name__})"
         raise ApiError(422, "invalid_field", f"{param}: {rule}", param=param) from error
     check_characters(example.input, param, card, serving)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 VLLM_BATCH = 256
 """Texts that vLLM generates at the same time by default (its max_num_seqs)."""
+_DEFAULTS = {"block_size"}
+"""Arguments that serving.engine_args replaces."""
 __all__ = ["VLLM_BATCH", "check_cpu_attention", "engine_arguments", "sampling_parameters"]
 
 
@@ -40,9 +42,9 @@ def engine_arguments(card: StudentCard, serving: ServingConfig, folder: str) -> 
     if serving.gpus_per_replica > 1:
         # Worker processes of this replica. By default vLLM would start actors, for which Ray has no GPUs left.
         arguments |= {"tensor_parallel_size": serving.gpus_per_replica, "distributed_executor_backend": "mp"}
-    own = {*arguments, "tensor_parallel_size", "distributed_executor_backend"}
+    own = {*arguments, "tensor_parallel_size", "distributed_executor_backend"} - _DEFAULTS
     check_engine_args(serving.engine_args, own, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
-    return AsyncEngineArgs(**arguments, **serving.engine_args)
+    return AsyncEngineArgs(**{**arguments, **serving.engine_args})
 
 
 def check_engine_args(given: Collection[str], own: Collection[str], known: Sequence[str]) -> None:

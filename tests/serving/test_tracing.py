@@ -24,12 +24,14 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 class Handle:
-    """Serve's handle of a student that answers everything."""
+    """Serve's handle of a student that answers everything but `bad`."""
 
     answer = property(lambda self: self)
 
     def remote(self, items: list[Any]) -> Any:
         async def reply() -> Batch[Reply]:
+            if items[0].text == "bad secret":
+                raise ValueError(f"cannot answer {items[0].text}")
             return Batch([Reply(Decoded("4 - 1", 0.75, 10, 4), engine="transformers")] * len(items), "one", 16)
 
         return reply()
@@ -65,7 +67,7 @@ def client_with(settings: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> Tes
     monkeypatch.setattr(replica_client.serve, "get_deployment_handle", lambda *_: Handle())
     tracer, registry = ingress_tracer(settings), Registry([card("sums")], {}, {})
     api = Api(lambda: registry, ReplicaClient(settings, tracer), settings, KeyRing(settings.keys), FakeMetrics())
-    return TestClient(create_app(api, tracer=tracer), base_url="http://localhost")
+    return TestClient(create_app(api, tracer=tracer), base_url="http://localhost", raise_server_exceptions=False)
 
 
 def test_a_request_is_a_span_with_queue_and_replica(
@@ -88,6 +90,11 @@ def test_a_request_is_a_span_with_queue_and_replica(
         "http.request.method": "POST", "http.route": "/v1/predict", "http.response.status_code": 200, "raystill.request_id": "r1",
         "raystill.inputs": 1, "gen_ai.request.model": "sums", "gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 4,
     }  # fmt: skip
+    arrived.clear()
+    assert client.post("/v1/predict", json={"inputs": ["bad secret"]}).status_code == 500
+    assert arrived.wait(10.0)
+    failed = {span.name: span.status.code for span in spans[3:]}
+    assert failed == {"queue": 0, "replica": 2, "POST /v1/predict": 2}
     assert "secret" not in str(spans)
 
 

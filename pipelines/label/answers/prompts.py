@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipelines.config import TeacherConfig
+from pipelines.data.shots import is_quoted
 from pipelines.label.teachers.base import Prompt
 from pipelines.tasks import Example, Shot, Task
 
@@ -50,7 +51,7 @@ class PromptMaker:
 
     def quotes(self, example: Example) -> bool:
         """True if the example is one of the few-shot examples of its prompt."""
-        return self.task.question(example) in self._quoted
+        return is_quoted(example, self.task, self._quoted)
 
     @cached_property
     def _quoted(self) -> frozenset[str]:

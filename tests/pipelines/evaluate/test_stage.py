@@ -123,6 +123,20 @@ def test_a_student_that_reads_rationales_gets_them(tmp_path: Path, inputs: list[
         evaluate(run)
 
 
+@pytest.mark.parametrize(("rationale", "compared"), [("two is 3.", 1), ("", None)])
+def test_rows_without_rationale_are_no_agreement(
+    tmp_path: Path, inputs: list[str], rationale: str, compared: int | None
+) -> None:
+    """The student reads the teacher's rationale."""
+    run = make_run(tmp_path, student={"model": "none", "method": "rationale-as-input"})
+    write_corpus(tmp_path / "test.jsonl", [{"id": "h1", "input": "one", "label": "3"}, {"id": "h2", "input": "two"}])
+    heldout = [label_row("h1", "3", text="one"), {**label_row("h2", "3", text="two"), "rationale": rationale}]
+    labels = write_labels(tmp_path / "out" / "labels", TRAINED, heldout)
+    write_student_manifest(tmp_path / "out" / "student", run, labels)
+    found = report_of(run).agreement
+    assert (found.total if found else None) == compared
+
+
 def test_rows_without_gold_show_the_agreement_with_the_teacher(tmp_path: Path, inputs: list[str]) -> None:
     run = prepared(tmp_path, [*ROWS, {"id": "h4", "input": "four"}, {"id": "h5", "input": "five"}])
     heldout = [
@@ -144,6 +158,14 @@ def test_examples_of_the_prompt_are_not_scored(tmp_path: Path, inputs: list[str]
     shot = Arithmetic().shots[0].question
     found = report_of(prepared(tmp_path, [*ROWS, {"id": "s", "input": shot, "label": "3"}]))
     assert (found.heldout.in_prompt.ids, found.heldout.scored, inputs) == (["s"], 1, ["one"])
+
+
+def test_a_question_that_raises_costs_no_report(
+    tmp_path: Path, inputs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task's own code runs on rows that labelling has rejected for it."""
+    monkeypatch.setattr(Arithmetic, "question", lambda self, example: {}["none"])
+    assert report_of(prepared(tmp_path)).heldout.scored == 1
 
 
 def test_training_rows_are_never_scored_as_held_out(tmp_path: Path, inputs: list[str]) -> None:

@@ -126,7 +126,7 @@ def test_rows_that_are_not_scored_are_counted_and_listed(tmp_path: Path) -> None
     bad, again = tuple((f"bad{i}", "no label") for i in range(130)), tuple(f"again{i}" for i in range(120))
     heldout = Heldout((*EXAMPLES, Example("open", "four", None)), bad, again)
     overlap = Overlap(count=0, ids=[], by=MatchCounts(id=0, input=0, near=0))
-    found = heldout_part(make_run(tmp_path), heldout, 3, overlap, None)
+    found = heldout_part(make_run(tmp_path), heldout, EXAMPLES, overlap, None)
     assert (found.split, found.scored, found.without_gold.ids) == ("test", 3, ["open"])
     assert (found.duplicates.count, found.duplicates.ids) == (120, [f"again{i}" for i in range(100)])
     assert (found.unreadable.count, found.unreadable.ids) == (130, [f"bad{i}" for i in range(100)])

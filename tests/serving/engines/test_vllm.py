@@ -127,6 +127,7 @@ def test_engine_args_and_several_gpus_reach_vllm() -> None:
     arguments = engine_arguments(student, serving, "folder")
     assert (arguments.tensor_parallel_size, arguments.distributed_executor_backend) == (4, "mp")
     assert arguments.kv_cache_dtype == "fp8"
+    assert engine_arguments(student, ServingConfig(engine_args={"block_size": 64}), "folder").block_size == 64
     for given, match in [
         ({"model": "other"}, "engine_args.model: other settings"), ({"tensor_parallel_size": 2}, "other settings"),
         ({"kv_cache_dtypes": "fp8"}, "vLLM has no such argument. Set kv_cache_dtype"),
