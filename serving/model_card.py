@@ -147,7 +147,10 @@ def check_unchanged(card: StudentCard) -> None:
 
 def _another(store: Store, found: str, expected: str) -> UserError:
     rule = f"it holds another student ({found[:12]}) than the deployed one ({expected[:12]})"
-    remedy = "Deploy the endpoint again to serve it; for a RayService, from a folder with another name."
+    remedy = (
+        "End `raystill serve` and repeat it to serve this one; on a cluster, repeat it with --detach. For a RayService, use a folder with "
+        "another name."
+    )
     return UserError(store.shown(), rule, remedy)
 
 

@@ -118,15 +118,14 @@ def _execute(run: RunConfig, staged: StagedRun, *, verbose: bool) -> tuple[Endpo
     from cluster.session.start import ray_session
     from pipelines.checks import check_run
     from pipelines.run import STAGES
+    from serving.deploy.port import check_port
 
     check_run(run, STAGES)
     work, began = stages_to_execute(run, STAGES), time.monotonic()
+    if ray_address() is None:
+        check_port(run.serving.host, run.serving.port)  # the stages before it take minutes
     with staged.shown(), ray_session(run, [*work, "serve"], verbose=verbose):
-        from serving.deploy.address import check_port
-
         seconds = {"ray_start": time.monotonic() - began}
-        if ray_address() is None:
-            check_port(run.serving.host, run.serving.port)  # the stages before it take minutes
         staged.run(("label", "train"))
         with staged.step("serve"):
             answer = _query_endpoint(run, _QUESTIONS[run.task])

@@ -17,6 +17,7 @@ from pipelines.runtime.extras import require_extra
 from pipelines.runtime.terminal import out, say
 
 if TYPE_CHECKING:
+    from serving.deploy.first_request import FirstRequest
     from serving.deploy.rollout import Endpoint
 
 
@@ -26,10 +27,12 @@ class Output:
 
     as_json: bool
     verbose: bool
+    request: FirstRequest | None = None
 
 
 def named_students(arguments: Sequence[str]) -> dict[str, str]:
-    """{name: folder} of NAME=FOLDER, NAME@VERSION=FOLDER or FOLDER. Without a name, the student is named after its run.
+    """{name: folder} of NAME=FOLDER, NAME@VERSION=FOLDER or FOLDER. Without a name: the name of the folder,
+    or of the one that holds a folder `student`.
 
     Raises:
         UserError: two students have the same name.
@@ -80,10 +83,17 @@ def run_endpoint(
     require_extra("serve")
     from cluster.environment import ray_address
     from cluster.session.command_log import command_log
-    from serving.api.api_keys import KeyRing
-    from serving.deploy.serve_config import as_document, endpoint_config, with_absolute_file
+    from serving.deploy.port import check_port
 
     run = load_run(run_file, overrides) if run_file else _serving_only(overrides)
+    if ray_address() is None and not (
+        print_config or detach
+    ):  # first: what follows takes seconds, and Ray's start more
+        check_port(run.serving.host, run.serving.port)
+    from serving.api.api_keys import KeyRing
+    from serving.deploy.first_request import first_request
+    from serving.deploy.serve_config import as_document, endpoint_config, with_absolute_file
+
     students = named_students(arguments)
     shares = named_split(split, students)
     config = endpoint_config(students, run.serving, shares, every_node=print_config)
@@ -97,7 +107,7 @@ def run_endpoint(
         KeyRing(with_absolute_file(run.serving.keys))
     serve = _serve_detached if detach else _serve_until_signal
     with command_log("serve", verbose=verbose):
-        serve(run, students, shares, Output(as_json, verbose))
+        serve(run, students, shares, Output(as_json, verbose, first_request(students, run.serving)))
 
 
 def _serve_detached(
@@ -147,7 +157,7 @@ def _print_endpoint(endpoint: Endpoint, output: Output, *, stop: str) -> None:
     else:
         lines = [
             f"{', '.join(endpoint.models)} at {endpoint.url}. {stop}. Try it in a browser there, or:",
-            f"  curl -s {endpoint.url}/v1/models",
+            *(f"  {line}" for line in (output.request.lines(endpoint.url) if output.request else ())),
             *([f"  metrics {metrics}"] if metrics else []),
         ]
     print("\n".join(lines), file=out(), flush=True)

@@ -157,6 +157,15 @@ class Task(ABC):
         """Example of a few-shot question, for parsing its answer. Raises BadRowError if the question is malformed."""
         return Example("shot", question, None)
 
+    def sample(self) -> dict[str, object]:
+        """A row that `read` takes, for a first request to an endpoint. Default: the first shot's question in the only field.
+
+        Without shots, or with several required fields, each holds `...`, of lists two.
+        """
+        if len(self.required) == 1 and self.shots and not self.lists:
+            return {self.required[0]: self.shots[0].question}
+        return {name: ["...", "..."] if name in self.lists else "..." for name in self.required}
+
     def render(self, answer: Answer) -> str:
         """The answer in the format of the shots. The echo teacher writes it."""
         return f"{answer.rationale} The answer is {answer.label}."

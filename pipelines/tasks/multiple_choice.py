@@ -133,6 +133,10 @@ class MultipleChoice(Task):
     def gives_away(self, answer: Answer, example: Example) -> bool:
         return says_only(answer.rationale, answer.label, example.input)
 
+    def sample(self) -> dict[str, object]:
+        shot = self.shots[0].question
+        return {"question": shot.partition("\n")[0], "choices": [*self.shot_example(shot).choices]}
+
     def shot_example(self, question: str) -> Example:
         lines = question.split("\n")
         lettered = [line for i, line in enumerate(lines[-MAX_CHOICES:]) if line.startswith("(")]

@@ -81,6 +81,10 @@ class NaturalLanguageInference(Task):
     def shots(self) -> Sequence[Shot]:
         return _SHOTS
 
+    def sample(self) -> dict[str, object]:
+        premise, _, hypothesis = self.shots[0].question.removeprefix("premise: ").partition(" hypothesis: ")
+        return {"premise": premise, "hypothesis": hypothesis}
+
     def read(self, row: Row) -> Example:
         premise, hypothesis = (" ".join(text_field(row, name).split()) for name in self.required)
         gold = optional_gold(row)

@@ -1,8 +1,7 @@
-"""The address of the endpoint: whether this machine, or a Serve that already runs, can listen on it."""
+"""The address of the endpoint: its certificate, and whether a Serve that already runs has the same address."""
 
 from __future__ import annotations
 
-import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -12,19 +11,6 @@ from serving.deploy.serve_config import PROXY_GRACE_S, tls_options
 
 if TYPE_CHECKING:
     from ray.serve.config import HTTPOptions
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises UserError if this process cannot listen on the port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Like Serve's proxy: a port whose old connections only wait to expire is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            rule = f"this process cannot listen on it ({error.strerror})"
-            raise UserError(f"serving.port {port} on {host}", rule, "Set another serving.port.") from error
 
 
 def check_tls(tls: TlsConfig | None) -> None:

@@ -14,8 +14,9 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import StageFailedError
 from pipelines.runtime.compat.ray import ServeController, delete_applications, serve_controller
 from serving.app import LOGGING
-from serving.deploy.address import check_port, check_running_proxy, check_tls
+from serving.deploy.address import check_running_proxy, check_tls
 from serving.deploy.phases import gone_students, is_ours, phases, restored
+from serving.deploy.port import check_port
 from serving.deploy.readiness import wait_until_answered, wait_until_ended, wait_until_running
 from serving.deploy.serve_config import APPLICATION, as_document, endpoint_config
 from serving.registry import TrafficSplit
@@ -79,6 +80,7 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: T
     running = _deployed(controller)
     gone = gone_students(running)
     host = "127.0.0.1" if serving.host in {"0.0.0.0", "::"} else serving.host
+    host = f"[{host}]" if ":" in host else host
     scheme = "http" if serving.tls is None else "https"
     endpoint = Endpoint(f"{scheme}://{host}:{serving.port}", tuple(students), serving.request_timeout_s + _END_S)
     try:

@@ -58,7 +58,8 @@ SCORES = (
 )
 ADDRESS = r"http://127\.0\.0\.1:\d+"
 ENDPOINT = (
-    rf"sums at {ADDRESS}\. Stop it .*|curl -s {ADDRESS}/v1/models|metrics {ADDRESS}/metrics|draining for at most .*"
+    rf"sums at {ADDRESS}\. Stop it .*|curl -s {ADDRESS}/v1/predict -H '[^']+' -d '{{.*}}'"
+    rf"|metrics {ADDRESS}/metrics|draining for at most .*"
 )
 OURS = {
     "label": rf"{STAGE}|raystill: 10 of the first 10 answers are rejected .*",

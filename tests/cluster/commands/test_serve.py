@@ -1,7 +1,9 @@
 """`raystill serve` around Serve itself: what is refused before anything starts, and what is printed."""
 
 import json
+import shlex
 import signal
+import socket
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,8 +16,12 @@ from click.testing import CliRunner, Result
 from cluster.cli import main
 from cluster.commands.serve import Output, _print_endpoint, _serve_until_signal, _serving_only, named_students
 from cluster.session import start
+from pipelines.config.serving import ServingConfig
+from pipelines.tasks import load_task, task_spec
 from serving.api.api_keys import key_line, new_key
+from serving.deploy.first_request import first_request
 from serving.deploy.rollout import Endpoint
+from tests.support.endpoints import free_port
 from tests.support.tiny_students import write_student
 
 RUNS = Endpoint("http://127.0.0.1:8000", ("sums",))
@@ -53,7 +59,19 @@ def test_a_student_is_named_by_the_user_or_after_its_run(argument: str, name: st
 
 
 def serve(folder: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["serve", f"sums={folder}", *arguments])
+    return CliRunner().invoke(main, ["serve", f"sums={folder}", "--set", f"serving.port={free_port()}", *arguments])
+
+
+def test_a_taken_port_is_refused_before_students_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = serve(Path("/nowhere"), "--set", f"serving.port={port}")
+    assert (refused.exit_code, f"serving.port {port} on 127.0.0.1: " in refused.output) == (2, True), refused.output
+    assert f"`--set serving.port={port + 1}`" in refused.output
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # the head's ports are not this machine's
+    assert "/nowhere" in serve(Path("/nowhere"), "--set", f"serving.port={port}").output
 
 
 def test_a_config_for_a_cluster_needs_a_reachable_host(folder: Path) -> None:
@@ -91,16 +109,43 @@ def test_unreadable_keys_are_refused_before_anything_starts(
     assert isinstance(result.exception, StartedError)
 
 
-def test_the_endpoint_is_printed_with_its_metrics_url(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("settings", "others", "header"),
+    [
+        ({}, {}, []),
+        ({"keys": {"file": "keys"}}, {"other": "/nowhere"}, ["-H", "Authorization: Bearer $KEY"]),
+        ({"replicas": {"min": 1}}, {"sums@2": "/nowhere"}, []),
+    ],
+)
+def test_the_first_request_suits_student_and_settings(
+    folder: Path, settings: dict[str, Any], others: dict[str, str], header: list[str]
 ) -> None:
+    serving = ServingConfig.model_validate(settings)
+    lines = first_request({"sums@1": str(folder), **others}, serving).lines("http://127.0.0.1:8000")
+    [curl] = [line for line in lines if line.startswith("curl")]
+    words = shlex.split(curl)
+    content = ["-H", "Content-Type: application/json", "-d"]
+    assert words[:-1] == ["curl", "-s", "http://127.0.0.1:8000/v1/predict", *header, *content]
+    body = json.loads(words[-1])
+    assert load_task(task_spec("arithmetic")).read(body["inputs"][0]).input
+    assert (body["rationale"], body.get("model")) == (True, "sums" if "other" in others else None)
+    assert lines[0].startswith("KEY=...") == bool(header)
+    assert ("half a minute" in lines[-1]) == (serving.replicas.min == 0)
+
+
+def test_the_endpoint_is_printed_with_a_request_and_its_metrics_url(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = first_request({"sums": str(folder)}, ServingConfig())
+
     def printed(*, as_json: bool) -> str:
-        _print_endpoint(RUNS, Output(as_json, verbose=False), stop="Stop it with Ctrl-C")
+        _print_endpoint(RUNS, Output(as_json, verbose=False, request=request), stop="Stop it with Ctrl-C")
         return capsys.readouterr().out
 
     monkeypatch.setattr("ray.nodes", lambda: [{"MetricsExportPort": 40123}])
     text = printed(as_json=False)
     assert "sums at http://127.0.0.1:8000. Stop it with Ctrl-C." in text
+    assert "\n  curl -s http://127.0.0.1:8000/v1/predict -H 'Content-Type: application/json' -d '{" in text
     assert "  metrics http://127.0.0.1:40123/metrics\n" in text
     fields = {"url": "http://127.0.0.1:8000", "students": ["sums"], "metrics": "http://127.0.0.1:40123/metrics"}
     assert json.loads(printed(as_json=True)) == fields

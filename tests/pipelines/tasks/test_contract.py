@@ -112,6 +112,7 @@ def test_shots_are_read_and_give_no_label_away(case: Case) -> None:
         assert shot.answer == case.task.shown(answer, example)
         assert not answer.note
         assert not case.task.gives_away(answer, example)
+    assert case.task.read({"id": "a", **case.task.sample()}).input
 
 
 def test_only_classification_takes_options(case: Case) -> None:
