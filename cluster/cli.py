@@ -51,10 +51,10 @@ class _Group(click.Group):
             from cluster.commands.errors import of_raystill
 
             _fail(of_raystill(error), as_json=as_json)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             from cluster.commands.errors import of_interrupt
 
-            _fail(of_interrupt(ctx.invoked_subcommand), as_json=as_json)
+            _fail(of_interrupt(ctx.invoked_subcommand, str(interrupt)), as_json=as_json)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

@@ -64,9 +64,13 @@ def of_raystill(error: RaystillError) -> ErrorDetail:
     return ErrorDetail(type=kind, exit_code=error.exit_code, message=str(error), log=log)
 
 
-def of_interrupt(command: str | None) -> ErrorDetail:
-    """Ctrl-C or SIGTERM. Only stages have work that a second command resumes."""
-    message = f"Interrupted. {_RESUME}" if command in _RESUMED else "Interrupted."
+def of_interrupt(command: str | None, kept: str = "") -> ErrorDetail:
+    """Ctrl-C or SIGTERM. Only stages have work that a second command resumes.
+
+    Args:
+        kept: what the stage knows of its finished work, as the exception's text.
+    """
+    message = f"Interrupted. {kept or _RESUME}" if command in _RESUMED else "Interrupted."
     return ErrorDetail(type="interrupted", exit_code=130, message=message)
 
 

@@ -66,8 +66,8 @@ class TrainingConfig(Section):
     """Stop if a step's loss exceeds this multiple of the median of the 50 steps before it."""
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 500
     """A kill loses at most the steps since the last one."""
-    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = None
-    """Also after this many minutes without one."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0.0)] | None = 5.0
+    """Also after this many minutes without one; after more if saving one takes over a twentieth of them. null: by steps alone."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Keep this many. If the last one is damaged, training resumes from the previous one."""
     min_workers: Annotated[int, Field(ge=1)] | None = None

@@ -106,6 +106,7 @@ def test_wrong_input_is_one_message(
     [
         (None, "input", 2, "x.yaml: there is no such run file"),
         (KeyboardInterrupt(), "interrupted", 130, "Interrupted. Finished work is kept; run the same command to resume."),
+        (KeyboardInterrupt("Step 3 is kept."), "interrupted", 130, "Interrupted. Step 3 is kept."),
         (OSError(errno.ENOSPC, "No space left on device", "/data/part"), "failed", 1, "/data/part: no space is left."),
         (RuntimeError("worker: OSError: [Errno 28] No space left on device"), "failed", 1, "a disk: no space is left."),
         (PermissionError(errno.EACCES, "Permission denied", "/data/part"), "input", 2, "/data/part: this user may not"),

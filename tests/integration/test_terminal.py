@@ -44,13 +44,17 @@ MARKS = {"train": [pytest.mark.deepspeed], "serve": [pytest.mark.serve]}
 
 DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
 PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
-DETAILS = r"[\d.]+% accepted, [\d.]+% rejected|step \d+/\d+, loss: label [\d.]+, rationale [\d.]+|student('s rationales)?|untrained student"
+CHECKPOINT = r"no checkpoint yet|checkpoint of step [\d,]+"
+DETAILS = rf"[\d.]+% accepted, [\d.]+% rejected|step \d+/\d+, loss: label [\d.]+, rationale [\d.]+(, {CHECKPOINT})?|{CHECKPOINT}|student('s rationales)?|untrained student"
 BAR = (
     rf"[━╸╺ ]{{40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
     rf" \d:\d\d:\d\d *( {DURATION} left)?( +({DETAILS}))?"
 )
 TABLE = r"[┏┡└][━┳╇─┴]+[┓┩┘]|[┃│].*[┃│]"
-RESUME = r"raystill: Interrupted\. Finished work is kept; run the same command to resume\."
+RESUME = (
+    r"raystill: Interrupted\. (Finished work is kept; run the same command to resume"
+    r"|There is no checkpoint yet; the same command starts over from step 0|The last checkpoint is of step [\d,]+; .*)\."
+)
 STAGE = rf"sums: \w+ -> \S+/out|\w+ +{BAR}( *\^C)?|{TABLE}|{RESUME}|log: \S+\.log"
 SCORES = (
     r"sums: 20 held-out examples|A student of .* held-out examples.*|report: \S+/report\.html"

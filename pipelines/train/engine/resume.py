@@ -51,6 +51,10 @@ class TrainingState(BaseModel):
     """Checkpoints that were skipped, with the reason."""
 
 
+_MOST_SAVING = 1 / 20
+"""Share of the time that checkpoints by time may take: those of a large model take minutes."""
+
+
 class CheckpointSaver:
     """Reports checkpoints to Ray Train, which uploads them while training continues.
 
@@ -61,6 +65,7 @@ class CheckpointSaver:
         self._worker, self._training = worker, worker.run.training
         self._uploading: Path | None = None
         self._saved_s = time.monotonic()
+        self._saving_s = 0.0
         self._due = False
 
     def save_if_due(self, state: TrainingState) -> bool:
@@ -68,14 +73,20 @@ class CheckpointSaver:
 
         Every worker must call it after every step. Returns the same on all: whether it saved.
         """
-        minutes, elapsed = self._training.checkpoint_every_minutes, (time.monotonic() - self._saved_s) / 60
-        overdue = minutes is not None and self._worker.any(elapsed >= minutes)
+        overdue = self._training.checkpoint_every_minutes is not None and self._worker.any(self._is_overdue())
         self._due = self._due or overdue or state.step % self._training.checkpoint_every_steps == 0
         if not self._due or state.step >= self._worker.plan.steps or self._is_uploading():
             return False
+        began = time.monotonic()
         self._save(state)
         self._due, self._saved_s = False, time.monotonic()
+        self._saving_s = self._saved_s - began
         return True
+
+    def _is_overdue(self) -> bool:
+        """By this worker's clock. The clocks differ, so that every worker takes the first one's word."""
+        minutes = self._training.checkpoint_every_minutes or 0.0
+        return time.monotonic() - self._saved_s >= max(60 * minutes, self._saving_s / _MOST_SAVING)
 
     def _is_uploading(self) -> bool:
         # Ray removes the folder after its upload.

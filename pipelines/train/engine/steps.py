@@ -26,7 +26,7 @@ def run_steps(worker: Worker, state: TrainingState, job: TrainingJob, trackers: 
         trackers: given on worker 0 only.
     """
     saver, progress = CheckpointSaver(worker), _ProgressReporter(worker, job)
-    progress.report(state)
+    progress.resume(state)
     while state.step < worker.plan.steps and not is_patience_over(state, worker.run.training.patience):
         tokens = worker.plan.tokens(state.step, state.step + 1)
         losses, step_s = _take_step(worker, state)
@@ -63,6 +63,12 @@ class _ProgressReporter:
         self._plan = worker.plan
         self._total = self._plan.tokens() if self._actor else 0
         self._done: int | None = None
+
+    def resume(self, state: TrainingState) -> None:
+        """Report the state that the steps begin with: a new one, or that of a checkpoint."""
+        if self._actor is not None:
+            self._actor.set_checkpoint.remote(state.step)
+        self.report(state)
 
     def report(self, state: TrainingState, tokens: int = 0, losses: Losses | None = None) -> None:
         """Report the state after a step with so many tokens."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TrainingConfig
 from pipelines.errors import RaystillError, StageFailedError, last_line
 from pipelines.runtime.compat.ray import leave_sigint, torch_config_with_setup, without_datasets
-from pipelines.storage.store import Store
 from pipelines.train.engine.job import TrainingFailure, TrainingJob, TrainingResult
 from pipelines.train.engine.loop import train_loop
 from pipelines.train.engine.network_interfaces import use_node_interface
 
 if TYPE_CHECKING:
-    from ray.train import ScalingConfig
+    from ray.actor import ActorHandle
+    from ray.train import ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
 
 
+_ANSWER_S = 5.0
+_RESUMES = "The last checkpoint is of step {step:,}; the same command resumes there."
+_STARTS_OVER = "There is no checkpoint yet; the same command starts over from step 0."
 _KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """glibc keeps memory that is freed. Otherwise it returns large tensors to the kernel, which clears their pages before each new use: a sixth
 of a CPU step's time. They take effect only when a process starts (mallopt(3))."""
@@ -27,15 +30,18 @@ def run_training(job: TrainingJob) -> TrainingResult:
 
     Raises:
         StageFailedError: the training stopped; another call resumes it.
+        KeyboardInterrupt: with what is kept.
     """
     from ray.train import TrainingFailedError
 
     try:
         result: TrainingResult | TrainingFailure = _trainer(job).fit().return_value
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_to_resume(job)) from error
     except TrainingFailedError as error:
-        raise _stopped(_reason(error), job.work) from error
+        raise _stopped(_reason(error), job) from error
     if isinstance(result, TrainingFailure):
-        raise _stopped(result.reason, job.work)
+        raise _stopped(result.reason, job)
     return result
 
 
@@ -57,6 +63,7 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             storage_filesystem=None if work.is_local else work.fs,
             failure_config=FailureConfig(max_failures=training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints),
+            callbacks=[] if job.progress is None else [_checkpoint_callback(job.progress)],
             worker_runtime_env={} if training.gpus_per_worker else {"env_vars": _KEPT_MEMORY},
         ),
     )
@@ -77,12 +84,37 @@ def _scaling_config(training: TrainingConfig) -> ScalingConfig:
     )
 
 
-def _stopped(reason: str, work: Store) -> StageFailedError:
-    return StageFailedError(f"training stopped: {reason}. {_how_to_resume(work)}")
+def _checkpoint_callback(progress: ActorHandle) -> UserCallback:
+    """Reports the step of each checkpoint that Ray Train has committed."""
+    from ray.train import UserCallback
+
+    class ReportCheckpoint(UserCallback):  # type: ignore[misc]
+        """Runs in Ray Train's process, after the parts of all workers are uploaded."""
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if checkpoint is not None:
+                progress.set_checkpoint.remote(metrics[0]["step"])
+
+    return ReportCheckpoint()
 
 
-def _how_to_resume(work: Store) -> str:
-    return f"The same command resumes from the last checkpoint in {work.shown()}."
+def _stopped(reason: str, job: TrainingJob) -> StageFailedError:
+    return StageFailedError(f"training stopped: {reason}. {_how_to_resume(job)}")
+
+
+def _how_to_resume(job: TrainingJob) -> str:
+    """From which step another call resumes."""
+    import ray
+
+    if job.progress is not None:
+        try:
+            step = ray.get(job.progress.checkpoint.remote(), timeout=_ANSWER_S)
+        except ray.exceptions.RayError:
+            pass  # the cluster is gone, and the folder alone knows
+        else:
+            if step is not None:
+                return _RESUMES.format(step=step) if step else _STARTS_OVER
+    return f"The same command resumes from the last checkpoint in {job.work.shown()}, if there is one."
 
 
 def _reason(error: Exception) -> str:

@@ -37,16 +37,25 @@ class ProgressUpdate:
 
 
 class ProgressActor:
-    """Keeps worker 0's last update and warnings, and the error that makes another attempt useless."""
+    """Keeps worker 0's last update and warnings, the last checkpoint, and the error that makes another attempt useless."""
 
     def __init__(self) -> None:
         self._last: ProgressUpdate | None = None
+        self._checkpoint: int | None = None
         self._fatal_error: str | None = None
         self._warnings: dict[str, None] = {}
 
     def update(self, update: ProgressUpdate) -> None:
         """Replace the last update."""
         self._last = update
+
+    def set_checkpoint(self, step: int) -> None:
+        """Keep the step that another attempt resumes from; 0 if there is no checkpoint."""
+        self._checkpoint = step
+
+    def checkpoint(self) -> int | None:
+        """The step of the last checkpoint; 0 without one, None if no worker has looked for one yet."""
+        return self._checkpoint
 
     def warn(self, text: str) -> None:
         """Keep a warning for the user. One that is repeated, as after a restart, is kept once."""
@@ -60,9 +69,9 @@ class ProgressActor:
         """The reported reason, if any."""
         return self._fatal_error
 
-    def read(self) -> tuple[ProgressUpdate | None, list[str]]:
-        """The last update, if any, and all warnings."""
-        return self._last, list(self._warnings)
+    def read(self) -> tuple[ProgressUpdate | None, int | None, list[str]]:
+        """The last update, if any, `checkpoint()`, and all warnings."""
+        return self._last, self._checkpoint, list(self._warnings)
 
 
 def warn_through(progress: ActorHandle | None) -> Callable[[str], None]:
@@ -109,7 +118,7 @@ def _show(
     while True:
         last = finished.wait(_POLL_S)
         try:
-            update, warnings = ray.get(actor.read.remote(), timeout=10)
+            update, checkpoint, warnings = ray.get(actor.read.remote(), timeout=10)
         except ray.exceptions.RayError:
             break  # the cluster is gone: the main thread reports why
         for text in warnings[shown_warnings:]:
@@ -121,7 +130,8 @@ def _show(
                 progress.restart(update.total, update.done)
                 live.phase("first step")
             # May be negative: after a lost worker, training resumes from the checkpoint.
-            progress.advance(update.done - progress.done, update.detail)
+            kept = f"checkpoint of step {checkpoint:,}" if checkpoint else "no checkpoint yet"
+            progress.advance(update.done - progress.done, f"{update.detail}, {kept}" if update.detail else kept)
             if not update.steps_left:
                 live.phase("exporting the student")
             on_steps_left(update.steps_left)

@@ -13,7 +13,7 @@ from pipelines.students.details import BestStep
 from pipelines.train.engine import loop
 from pipelines.train.engine.job import TrainingFailure, TrainingJob
 from pipelines.train.engine.loop import train_loop
-from pipelines.train.engine.resume import TrainingState
+from pipelines.train.engine.resume import CheckpointSaver, TrainingState
 from pipelines.train.engine.steps import check_spike, is_patience_over, validate_if_due
 from pipelines.train.engine.worker import WorkerOutOfMemoryError
 from pipelines.train.tracking.progress_actor import warn_through
@@ -76,6 +76,29 @@ def test_a_spike_stops_with_the_examples_of_its_step() -> None:
     check_spike(worker([]), state, {"loss": 1e9})
     with pytest.raises(StageFailedError, match=r"step 20 is 3\.1, more than 3 times .* Its examples: a, b of step 20"):
         check_spike(worker([], max_loss_spike=3.0), state, {"loss": 3.1})
+
+
+def test_checkpoints_come_by_steps_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a minute. Saving takes as long as `saving_min`: more than a twentieth of the interval puts the next one off."""
+    for settings, saving_min, saved in (
+        ({"checkpoint_every_steps": 7, "checkpoint_every_minutes": None}, 0, [7, 14]),
+        ({}, 0, [5, 10, 15]),
+        ({"checkpoint_every_minutes": 3}, 0.25, [3, 8, 13]),
+        ({"checkpoint_every_steps": 4, "checkpoint_every_minutes": 3}, 0, [3, 4, 7, 8, 11, 12, 15, 16]),
+    ):
+        clock, one = [0.0], worker([], **settings)
+        one.any, one.plan.steps = bool, 17
+
+        def save(saver: CheckpointSaver, state: TrainingState, clock: Any = clock, took: float = saving_min) -> None:
+            clock[0] += 60 * took
+
+        monkeypatch.setattr("pipelines.train.engine.resume.time", SimpleNamespace(monotonic=lambda c=clock: c[0]))
+        monkeypatch.setattr(CheckpointSaver, "_save", save)
+        saver, state, found = CheckpointSaver(one), TrainingState(), []
+        for state.step in range(1, 18):
+            clock[0] += 60
+            found += [state.step] if saver.save_if_due(state) else []
+        assert found == saved, settings
 
 
 def test_state_of_version_0_1_is_read_and_written() -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
 from pipelines.errors import StageFailedError, UserError
 from pipelines.storage.store import Store
@@ -11,19 +12,39 @@ from pipelines.train.engine import trainer
 from pipelines.train.engine.job import TrainingFailure
 
 WORK = Store("s3://bucket/run/training/ab?region=eu-west-1")
-RESUMES = "The same command resumes from the last checkpoint in s3://bucket/run/training/ab?region=eu-west-1."
+IN_FOLDER = "resumes from the last checkpoint in s3://bucket/run/training/ab?region=eu-west-1, if there is one."
 
 
-def stopped(fit: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+def stopped(fit: Any, monkeypatch: pytest.MonkeyPatch, progress: Any = None) -> str:
     monkeypatch.setattr(trainer, "_trainer", lambda job: SimpleNamespace(fit=fit))
-    with pytest.raises(StageFailedError) as caught:
-        trainer.run_training(SimpleNamespace(work=WORK))  # type: ignore[arg-type]
+    with pytest.raises((StageFailedError, KeyboardInterrupt)) as caught:
+        trainer.run_training(SimpleNamespace(work=WORK, progress=progress))  # type: ignore[arg-type]
     return str(caught.value)
 
 
-def test_a_failure_says_how_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("checkpoint", "kept"),
+    [
+        (1200, "The last checkpoint is of step 1,200; the same command resumes there."),
+        (0, "There is no checkpoint yet; the same command starts over from step 0."),
+        (None, f"The same command {IN_FOLDER}"),
+        (RayError("the cluster is gone"), f"The same command {IN_FOLDER}"),
+    ],
+)
+def test_what_is_kept_is_said(checkpoint: Any, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(value: Any, timeout: float) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ray.get", answer)
+    progress = SimpleNamespace(checkpoint=SimpleNamespace(remote=lambda: checkpoint))
     result = SimpleNamespace(return_value=TrainingFailure("step 3 is not finite"))
-    assert stopped(lambda: result, monkeypatch) == f"training stopped: step 3 is not finite. {RESUMES}"
+    assert stopped(lambda: result, monkeypatch, progress) == f"training stopped: step 3 is not finite. {kept}"
+    assert stopped(interrupted, monkeypatch, progress) == kept
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> Any:
     actor = ProgressActor()
     monkeypatch.setattr("ray.get", lambda value, **_: value)
     monkeypatch.setattr(progress_actor, "_POLL_S", 0.01)
-    return SimpleNamespace(**{n: SimpleNamespace(remote=getattr(actor, n)) for n in ("warn", "update", "read")})
+    return SimpleNamespace(
+        **{n: SimpleNamespace(remote=getattr(actor, n)) for n in ("warn", "update", "set_checkpoint", "read")}
+    )
 
 
 def test_a_warning_is_shown_once_in_the_commands_terminal(
@@ -52,21 +54,28 @@ def test_a_warning_is_shown_once_in_the_commands_terminal(
 def test_updates_set_counts_phase_and_steps_left(handle: Any, progress: Progress, live: ProgressFile) -> None:
     steps_left: list[int] = []
     phases: list[str] = []
+    details: list[str] = []
     finished = threading.Event()
     updates = iter([ProgressUpdate(100, 900, 8), ProgressUpdate(200, 900, 7, "step 2/9"), ProgressUpdate(900, 900, 0)])
 
     def on_steps_left(steps: int) -> None:
         steps_left.append(steps)
+        details.append(progress.counted().detail)
         phases.append(live.current_phase()[0])
         if len(steps_left) < 3:
             return
         if update := next(updates, None):
+            handle.set_checkpoint.remote(1200)
             handle.update.remote(update)
         elif steps == 0:
             finished.set()
 
+    handle.set_checkpoint.remote(0)
     handle.update.remote(next(updates))
     _show(handle, progress, live, on_steps_left, finished)
     assert steps_left[:3] == [8, 8, 8], "repeated between updates"
     assert sorted(set(phases)) == ["", "exporting the student", "first step"]
     assert progress.counted().done == progress.total == 900
+    assert list(dict.fromkeys(details)) == [
+        "no checkpoint yet", "step 2/9, checkpoint of step 1,200", "checkpoint of step 1,200"
+    ]  # fmt: skip
