@@ -107,7 +107,7 @@ def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | N
     one_copy = stage == 0 and not whole_bf16  # the optimizer updates the weights in place
     shards = {least: workers if stage >= least else 1 for least in (1, 2, 3)}
     in_memory = {"none": (1, 1), "optimizer": (1, 0), "parameters": (0, 0)}[training.offload]
-    tokens = training.tokens_per_micro_batch
+    tokens = _micro_batch(training)
     whole = _ACTIVATION_BYTES * size // 2 * shape.hidden * tokens
     kept = (
         size * shape.hidden * tokens * shape.layers + whole
@@ -125,12 +125,18 @@ def training_memory(shape: Shape, training: TrainingConfig, lora: LoraConfig | N
     )
 
 
+def _micro_batch(training: TrainingConfig) -> int:
+    """Tokens of a worker's largest micro-batch: a step that is smaller than the limit has no larger one."""
+    longest = training.max_input_tokens + training.max_target_tokens
+    return min(training.tokens_per_micro_batch, training.tokens_per_batch // training.workers + longest)
+
+
 def _attention_cells(shape: Shape, training: TrainingConfig, targets: int) -> int:
     """Numbers that T5's attentions keep, for texts as long as the limits; with activation_checkpointing those of one layer."""
     if not shape.encoder:
         return 0
     longest, target = training.max_input_tokens, training.max_target_tokens
-    encoder = (training.tokens_per_micro_batch - targets) * longest
+    encoder = (_micro_batch(training) - targets) * longest
     decoder = targets * (target + longest)  # of itself, and of the encoder's output
     if training.activation_checkpointing:
         return _KEPT_ATTENTIONS * shape.heads * max(encoder, decoder)

@@ -70,6 +70,9 @@ def test_zero_stages_shard_their_parts() -> None:
     assert of(zero_stage=3, offload="parameters").weights == of(zero_stage=2, offload="optimizer").optimizer == 0
     assert of(precision="fp32").activations == of(gpus_per_worker=0).activations == 2 * of().activations
     assert of(activation_checkpointing=True).activations < of().activations
+    limits = {"max_input_tokens": 256, "max_target_tokens": 128}
+    small, same = of(tokens_per_batch=512, **limits), of(tokens_per_micro_batch=256 + 384, **limits)
+    assert small == same, "a step of 512 tokens on two workers fills no micro-batch of 8,192"
     assert of().total == sum(vars(of()).values())
     assert training_memory(replace(shape, vocabulary=200), TrainingConfig(gpus_per_worker=1)).logits == 2 * of().logits
 
