@@ -35,6 +35,8 @@ class Rotation:
     @cached_property
     def shares(self) -> npt.NDArray[np.float64]:
         """(S,) share of the epochs that have each sequence."""
+        if not self.rotates:
+            return np.broadcast_to(np.float64(1.0), self.turn.shape)  # takes no memory
         return np.where(self.turn == EVERY_EPOCH, 1.0, 1.0 / self._turns[self._example])
 
     @property

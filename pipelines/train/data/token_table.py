@@ -146,29 +146,33 @@ class Tokens:
         batches = table.to_batches()
         # Stable: the sequences of an example keep their order.
         order = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
-        small = table.select(["id", "validation", "part", "tail", "turn", "probability", "top_positions"]).take(order)
+        small = table.select(["validation", "part", "tail", "turn", "probability", "top_positions"]).take(order)
         prompt, target = (_sizes(table[name])[order] for name in ("prompt", "target"))
-        self.lengths = Lengths(prompt, target, _starts(small["id"]), grouped)
+        self.lengths = Lengths(prompt, target, _starts(table["id"].take(order)), grouped)
         self.rotation = Rotation(self.lengths, _turns(small))
         held_out = small["validation"].to_numpy()[self.lengths.starts[:-1]]
         self.train: Ints = np.flatnonzero(~held_out)
         self.validation: Ints = np.flatnonzero(held_out)
-        self._ids = small["id"]
         self._part, self._tail = small["part"].to_numpy(), small["tail"].to_numpy()
         self._probability = small["probability"].to_numpy()
         self._positions = small["top_positions"].to_numpy()
-        self._example = np.repeat(np.arange(len(held_out)), np.diff(self.lengths.starts))
-        self._columns = {name: _ListColumn(batches, name, order) for name in ("prompt", "target", *_TOP_COLUMNS)}
+        # Every worker has its own: 32-bit numbers, and one place in the file for all columns of a sequence.
+        sizes = [batch.num_rows for batch in batches]
+        self._batch = np.repeat(np.arange(len(batches), dtype=np.int32), sizes)[order]
+        self._row = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])[order] if sizes else order
+        self._ids = [batch["id"] for batch in batches]
+        self._columns = {name: _ListColumn(batches, name) for name in ("prompt", "target", *_TOP_COLUMNS)}
 
     def sequence(self, sequence: int) -> TokenSequence:
         """A sequence. Its token ids are views of the mapped file."""
         positions, probability = int(self._positions[sequence]), float(self._probability[sequence])
-        top = [self._columns[name][sequence].reshape(positions, -1) if positions else None for name in _TOP_COLUMNS]
+        at = int(self._batch[sequence]), int(self._row[sequence])
+        top = [self._columns[name].at(*at).reshape(positions, -1) if positions else None for name in _TOP_COLUMNS]
         return TokenSequence(
-            self._columns["prompt"][sequence],
-            self._columns["target"][sequence],
+            self._columns["prompt"].at(*at),
+            self._columns["target"].at(*at),
             int(self._part[sequence]),
-            int(self._example[sequence]),
+            int(np.searchsorted(self.lengths.starts, sequence, side="right")) - 1,
             int(self._tail[sequence]),
             None if np.isnan(probability) else probability,
             *top,
@@ -176,7 +180,8 @@ class Tokens:
 
     def ids(self, examples: Ints) -> list[str]:
         """The ids of examples."""
-        return [str(self._ids[int(first)].as_py()) for first in self.lengths.starts[examples]]
+        firsts = self.lengths.starts[examples]
+        return [str(self._ids[self._batch[first]][int(self._row[first])].as_py()) for first in firsts]
 
     def term_counts(self, examples: Ints) -> dict[str, float]:
         """What each term of the loss (loss_terms.TERMS) counts in these examples in one epoch, as a mean over a whole rotation."""
@@ -196,19 +201,16 @@ class Tokens:
 
 
 class _ListColumn:
-    """A list column in the order of the examples, without a copy of its values."""
+    """A list column, without a copy of its values."""
 
-    def __init__(self, batches: list[pa.RecordBatch], name: str, order: Ints) -> None:
+    def __init__(self, batches: list[pa.RecordBatch], name: str) -> None:
         self._values = [batch[name].values.to_numpy() for batch in batches]
         self._offsets = [batch[name].offsets.to_numpy() for batch in batches]
-        sizes = [batch.num_rows for batch in batches]
-        self._batch = np.repeat(np.arange(len(batches)), sizes)[order]
-        self._row = np.concatenate([np.arange(size) for size in sizes])[order] if sizes else order
 
-    def __getitem__(self, sequence: int) -> npt.NDArray[Any]:
-        batch, row = self._batch[sequence], self._row[sequence]
-        offsets = self._offsets[batch]
-        return np.asarray(self._values[batch][offsets[row] : offsets[row + 1]])
+    def at(self, batch: int, row: int) -> npt.NDArray[Any]:
+        """The list in a row of a batch of the file."""
+        first, end = self._offsets[batch][row : row + 2]
+        return np.asarray(self._values[batch][first:end])
 
 
 def _starts(ids: pa.ChunkedArray) -> Ints:
