@@ -24,6 +24,7 @@ import click
 import psutil
 
 from cluster.environment import SERVE_EDGE, make_ray_token, wants_token
+from cluster.session.command_log import new_log
 from cluster.session.connection import UnreachableError, alive_nodes
 from pipelines.errors import StageFailedError, UserError, last_line
 from pipelines.runtime.compat.ray import start_command
@@ -155,7 +156,9 @@ def _start_joined(cluster: LocalCluster, arguments: Sequence[str], variables: Ma
         text = log.read_text(encoding="utf-8", errors="replace")
         if _SLOW_START not in text or time.monotonic() >= until:
             cause = last_line(text) if text.strip() else f"no answer in {_START_S:.0f} s"
-            remedy = "If the machine is busy, run `raystill up` again later, or with fewer nodes."
+            kept = new_log("up")  # the cluster's folder is removed
+            shutil.copyfile(log, kept)
+            remedy = f"Its log is {kept}. If the machine is busy, run `raystill up` again later, or with fewer nodes."
             raise StageFailedError(f"node {number + 1} of the cluster does not start ({cause}). {remedy}")
         cluster.nodes.pop()
 

@@ -10,6 +10,8 @@ lines of C++ code, and what child processes write. A process without such a bloc
 from __future__ import annotations
 
 import os
+import platform
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -79,6 +81,17 @@ def last_log() -> str | None:
     return str(_last_log[-1]) if _last_log else None
 
 
+def own_log() -> str:
+    """The file with what this process prints, such as a worker of Ray, and its node: for a message. Without a file: `this process' log`."""
+    try:
+        is_file = stat.S_ISREG(os.fstat(_STDERR).st_mode)
+        return (
+            f"{os.readlink(f'/proc/self/fd/{_STDERR}')} on node {platform.node()}" if is_file else "this process' log"
+        )
+    except OSError:  # another system than Linux
+        return "this process' log"
+
+
 @contextmanager
 def foreign_output(log: Path | None) -> Iterator[None]:
     """Inside the block only `say`, `out`, `err` and `console` reach the terminal. None: no log, and stdout is kept for the result alone.
@@ -106,9 +119,9 @@ def foreign_output(log: Path | None) -> Iterator[None]:
         if not kept:
             sys.stdout, sys.stderr = streams.out, streams.err
         written.flush()
-        _last_log[:] = [log] if log.stat().st_size else []
+        _last_log[:] = [log] if log.is_file() and log.stat().st_size else []
         if not _last_log:
-            log.unlink()
+            log.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pipelines.errors import UserError, last_line
 from pipelines.runtime.compat.vllm import engine_dead_error, ray_stat_logger, stat_logger_base
 from pipelines.runtime.cpus import inherited
 from pipelines.runtime.durations import duration
+from pipelines.runtime.terminal import own_log
 from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
@@ -96,7 +97,7 @@ class VllmEngine(Engine):
             lower = "serving.max_batch_size" + (
                 " or serving.students_per_replica" if serving.students_per_replica else ""
             )
-            remedy = f"See this replica's log. If memory is short, lower {lower}, or set serving.engine: transformers."
+            remedy = f"See {own_log()}. If memory is short, lower {lower}, or set serving.engine: transformers."
             raise UserError(store.shown(), rule, remedy) from error
 
     @classmethod
@@ -184,7 +185,7 @@ class VllmEngine(Engine):
             failure = f"fails at its first token ({type(error).__name__}: {error})"
             if isinstance(error, TimeoutError):
                 failure = f"has not generated a token after {duration(_FIRST_TOKEN_S)}"
-            remedy = "See this replica's log, or set serving.engine: transformers."
+            remedy = f"See {own_log()}, or set serving.engine: transformers."
             raise RuntimeError(f"vLLM starts with this student and {failure}. {remedy}") from error
 
     async def _probe(self) -> None:

@@ -45,7 +45,8 @@ MARKS = {"train": [pytest.mark.deepspeed], "serve": [pytest.mark.serve]}
 DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
 PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
 CHECKPOINT = r"no checkpoint yet|checkpoint of step [\d,]+"
-DETAILS = rf"[\d.]+% accepted, [\d.]+% rejected|step \d+/\d+, loss: label [\d.]+, rationale [\d.]+(, {CHECKPOINT})?|{CHECKPOINT}|student('s rationales)?|untrained student"
+STEP = rf"step \d+/\d+, loss: label [\d.]+, rationale [\d.]+(, {CHECKPOINT})?"
+DETAILS = rf"[\d.]+% accepted, [\d.]+% rejected|{STEP}|{CHECKPOINT}|student('s rationales)?|untrained student"
 BAR = (
     rf"[━╸╺ ]{{40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
     rf" \d:\d\d:\d\d *( {DURATION} left)?( +({DETAILS}))?"
@@ -152,3 +153,6 @@ def test_a_terminal_shows_our_lines_and_nothing_stays(
     wait_until_gone(env["RAY_TMPDIR"])
     foreign = [line for line in shown.lines if not re.fullmatch(OURS[command], line)]
     assert (shown.exit_code, foreign) == (exit_code, [])
+    for log in re.findall(r"^log: (\S+)", "\n".join(shown.lines), re.MULTILINE):
+        [of_ray] = re.findall(r"^Ray's logs.*: (\S+)", Path(log).read_text(), re.MULTILINE)
+        assert any(Path(of_ray).iterdir())

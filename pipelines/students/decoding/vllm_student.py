@@ -7,6 +7,7 @@ from typing import Any, Self, Unpack
 
 from pipelines.errors import UserError, last_line
 from pipelines.runtime.cpus import inherited
+from pipelines.runtime.terminal import own_log
 from pipelines.runtime.vllm_cpu import cpu_environment, engine_threads
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
@@ -76,7 +77,8 @@ class VllmStudent(Student):
             raise EngineUnsuitableError(str(error)) from error
         except RuntimeError as error:  # its process failed; that process' log lines say more than this error
             rule = f"vLLM does not start for it ({last_line(error)})"
-            remedy = "See this worker's log. If memory is short, lower evaluation.batch_size, or set evaluation.engine: transformers."
+            lower = "lower evaluation.batch_size, or set evaluation.engine: transformers"
+            remedy = f"See {own_log()}. If memory is short, {lower}."
             raise UserError(store.shown(), rule, remedy) from error
 
     def _generate(

@@ -1,6 +1,7 @@
 """`raystill up`: its nodes, whatever another cluster's variables are in the shell. A real one: integration/test_jobs.py."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,8 +47,11 @@ def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 def test_a_node_that_does_not_start_names_the_cause(logs: list[str]) -> None:
     logs[:] = ["Traceback (most recent call last):\nException: why\n\n"]
-    with pytest.raises(StageFailedError, match=r"node 1 of the cluster does not start \(Exception: why\)\. If"):
+    match = r"node 1 of the cluster does not start \(Exception: why\)\. Its log is (\S+)\. If"
+    with pytest.raises(StageFailedError, match=match) as error:
         local_cluster.up(1, 1)
+    [log] = re.findall(match, str(error.value))
+    assert "Exception: why" in Path(log).read_text()
     assert not local_cluster.down(), "the cluster was left recorded"
 
 
