@@ -40,7 +40,7 @@ from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.train.identity import train_identity
-from pipelines.train.stage import train
+from pipelines.train.stage import train_locked
 
 Split = Literal["validation", "heldout"]
 PREDICTION = pa.schema(
@@ -168,7 +168,7 @@ def score_cell(run: RunConfig, labels_at: str, split: Split, trained_on: str | N
         return done
     answers = answers_of_teacher(run, split, Store(labels_at), examples, task)
     inputs = student_inputs(run, answers, examples)
-    student = train(run, replace=True, labels_at=trained_on)
+    student = train_locked(run, replace=True, labels_at=trained_on)
     source = trained(run, Store(run.output).child("student").uri, student.details["family"])
     with ProgressFile(Store(run.output), "evaluate", "examples") as live:
         [predicted] = predict([label_request("student", source, run, task, examples, inputs)], run.evaluation, live)

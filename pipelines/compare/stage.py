@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipelines.compare import cells, grid
 from pipelines.compare.arms import grid_with_arms
@@ -52,6 +52,7 @@ from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
 from pipelines.scoring.model import REPORT, JsonObject, report_bytes
 from pipelines.scoring.power import power_text
+from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import Example, Task
@@ -63,12 +64,16 @@ def compare(run: RunConfig) -> Manifest:
     Cells of other settings stay. The report covers only the cells of this grid.
 
     Raises:
-        UserError: the labels are not finished, or a cell's run is refused.
+        UserError: the labels are not finished, a cell's run is refused, or another driver compares into the folder.
         StageFailedError: a cell failed. The others are finished and reported; the same command retries it.
     """
     check_compare(run)
     # Cells run in processes with another working directory.
-    return _Comparison(run.model_copy(update={"output": Store(run.output).uri})).make()
+    comparison = _Comparison(run.model_copy(update={"output": Store(run.output).uri}))
+    if done := comparison.finished():
+        return done
+    with folder_lock(comparison.store, run.labelling.lease_s, "compare") as comparison.check_lock:
+        return comparison.make()
 
 
 def is_finished(run: RunConfig) -> bool:
@@ -83,8 +88,10 @@ class _Comparison:
 
     def __init__(self, run: RunConfig) -> None:
         output = Store(run.output)
+        self.check_lock: Callable[[], None] = lambda: None
         self.store, self.labels_at = output.child("compare"), output.child("labels").uri
-        self.live = ProgressFile(self.store, "compare", "cells", gauges=StageGauges(run.name, "compare"))
+        gauges = StageGauges(run.name, "compare")
+        self.live = ProgressFile(self.store, "compare", "cells", check_lock=lambda: self.check_lock(), gauges=gauges)
         self.labels = require_manifest(Store(self.labels_at), "labels", "label RUN")
         self.task: Task = cells.task_of(run)
         self.run, self.arms = grid_with_arms(run, LabelParts.of(Store(self.labels_at)), self.task)
@@ -128,12 +135,14 @@ class _Comparison:
         results.untrained, results.few_shot = self._untrained(), self._few_shot()
         left = self._unfinished(results, jobs)
         self.live.phase("")
+        self.check_lock()
         self.store.delete(MANIFEST)
         if left:
             self._report(results)
         failed = self._run(results, jobs, left, "cells")
         self.live.phase("writing the report")
         self._drop_students(job for job in jobs if job.cell in results.cells)
+        self.check_lock()
         report = self._report(results)
         self.store.child("labels").clear()
         if failed:

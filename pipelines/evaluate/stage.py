@@ -47,6 +47,7 @@ from pipelines.scoring.reference_systems import majority_label, teacher_answers
 from pipelines.scoring.sources import check_engine
 from pipelines.scoring.systems import student_inputs
 from pipelines.storage.fingerprint import fingerprint, model_fingerprint
+from pipelines.storage.lock import LOCK, folder_lock
 from pipelines.storage.manifest import (
     Manifest,
     manifest_of,
@@ -54,7 +55,7 @@ from pipelines.storage.manifest import (
     require_manifest,
     write_manifest,
 )
-from pipelines.storage.store import Store
+from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.decoding.constrained import check_constrained
 from pipelines.tasks import Example, Task, load_task, task_spec
 
@@ -85,12 +86,11 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
 
     Raises:
         UserError: student or labels are not finished or do not belong to the run, no example can be scored, or too many were trained
-            on. The earlier report stays.
+            on, or another driver evaluates into the folder. The earlier report stays.
         StageFailedError: a student failed to answer.
     """
     began = time.monotonic()
-    output = Store(run.output)
-    store = output.child("report")
+    store = Store(run.output).child("report")
     task, student, labels = check_evaluate(run)
     heldout = heldout_examples(run, task)
     examples = scored_examples(run, heldout)
@@ -100,11 +100,16 @@ def evaluate(run: RunConfig, *, replace: bool = False) -> Manifest:
         return done
     scored = _heldout(run, task, student, heldout, examples)
     questions = _questions(run, task, student, heldout, examples)
-    # After all checks and before the work: if the work breaks off, no report of another student stays.
-    store.clear()
-    with ProgressFile(store, "evaluate", "examples", gauges=StageGauges(run.name, "evaluate")) as live:
-        measured = measure(run, task, student, output.child("student").uri, questions, live)
+    gauges = StageGauges(run.name, "evaluate")
+    with (
+        folder_lock(store, run.labelling.lease_s, "evaluate") as check_lock,
+        ProgressFile(store, "evaluate", "examples", check_lock=check_lock, gauges=gauges) as live,
+    ):
+        # After all checks and before the work: if the work breaks off, no report of another student stays.
+        store.clear(LOCK, PROGRESS)
+        measured = measure(run, task, student, Store(run.output).child("student").uri, questions, live)
         live.phase("writing the report")
+        check_lock()
         content = build_report(Evaluated(run, task, student, labels), scored, questions, measured, began)
         store.write(PREDICTIONS, predictions(examples, measured.systems, measured.quantized))
         store.write("accuracy.png", plots.accuracy_png(content))

@@ -31,7 +31,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -43,6 +43,8 @@ from pipelines.storage.manifest import now
 from pipelines.storage.process_identity import is_running, this_process
 from pipelines.storage.store import Store
 
+LockedStage = Literal["label", "train", "evaluate", "compare"]
+_VERBS = {"label": "labelling", "train": "training", "evaluate": "evaluating", "compare": "comparing"}
 FOLDER = ".lock"
 CLAIM_BYTES = 1024
 """Size of every claim, padded with spaces. pyarrow asks for an object's size first and would read a longer claim in part."""
@@ -105,14 +107,14 @@ class Lease:
     another machine, entering waits for the end of its lease and prints a message.
     """
 
-    def __init__(self, store: Store, lease_s: float) -> None:
-        self._store, self._lease_s = store, lease_s
+    def __init__(self, store: Store, lease_s: float, stage: LockedStage = "label") -> None:
+        self._store, self._lease_s, self._stage = store, lease_s, stage
         self._every_s, self._limit_s = lease_s / 6, lease_s * 2 / 3
         self._own = _Claim(uuid.uuid4().hex, _Holder(**this_process(), since=now()), None, 0)
         self._renewed_s = 0.0
         self._last_error = ""
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True, name="label-lease")
+        self._thread = threading.Thread(target=self._renew, daemon=True, name=f"{stage}-lease")
 
     def __enter__(self) -> Self:
         try:
@@ -138,7 +140,7 @@ class Lease:
         if idle_s > self._limit_s:
             raise StageFailedError(
                 f"{self._store.shown()}: the lock could not be renewed for {duration(round(idle_s))}{self._last_error}. Another driver may "
-                "label into the folder by now. Committed rows are kept. Repeat the command to resume."
+                "write into the folder by now. Finished work is kept. Repeat the command to resume."
             )
 
     def _wait(self, number: int) -> list[str]:
@@ -157,7 +159,7 @@ class Lease:
                 if alive and claim.number is not None:
                     raise self._refusal(claim)
             if not reported and _clock() - start_s > _REPORT_AFTER_S:
-                message = f"label: {ahead[0].described()}; waiting for its renewal, at most {self._lease_s:g} s"
+                message = f"{self._stage}: {ahead[0].described()}; waiting for its renewal, at most {self._lease_s:g} s"
                 say(message)
                 reported = True
             time.sleep(pause_s)
@@ -205,14 +207,22 @@ class Lease:
             self._store.delete(_name(self._own.id))
         except (OSError, UserError) as error:
             text = f"cannot be removed ({error}); it lapses in {self._lease_s:g} s"
-            say(f"label: {self._store.shown(_name(self._own.id))} {text}")
+            say(f"{self._stage}: {self._store.shown(_name(self._own.id))} {text}")
 
     def _refusal(self, claim: _Claim) -> UserError:
-        return UserError(
-            self._store.shown(),
-            f"another driver is labelling into it: {claim.described()}",
-            f"Wait for it, or stop it. The lock of a dead driver lapses {self._lease_s:g} s after its last renewal.",
-        )
+        lapses = f"The lock of a dead driver lapses {self._lease_s:g} s after its last renewal."
+        return held_by_another(self._store, self._stage, claim.described(), lapses)
+
+
+def held_by_another(store: Store, stage: LockedStage, holder: str, more: str = "") -> UserError:
+    """The refusal of a folder that another driver holds.
+
+    Args:
+        holder: who holds it; empty if that is not known.
+        more: follows the remedy.
+    """
+    rule = f"another driver is {_VERBS[stage]} into it{': ' if holder else ''}{holder}"
+    return UserError(store.shown(), rule, f"Wait for it, or stop it. {more}".rstrip())
 
 
 def _read(name: str, content: bytes, *, written_ns: int, now_ns: int) -> _Claim:

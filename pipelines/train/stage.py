@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pipelines.config import RunConfig
 from pipelines.reuse import Attempt, Decision, decide
@@ -19,6 +19,7 @@ from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.runtime.terminal import say
 from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, library_versions, require_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.students.content import hash_files
@@ -63,19 +64,36 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     return settings
 
 
-def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None) -> Manifest:
-    """Make `OUTPUT/student`, or reuse it. Ray must be running.
+def train(run: RunConfig, *, replace: bool = False) -> Manifest:
+    """Make `OUTPUT/student` from OUTPUT/labels, or reuse it. Ray must be running.
+
+    Raises:
+        UserError: labels are missing or unfit, the model is unfit, the folder holds another student and `replace` is not set, or another
+            driver trains into it.
+        StageFailedError: the training stopped; the same call resumes from its last checkpoint.
+    """
+    student, labels = Store(run.output).child("student"), require_manifest(_labels(run, None), "labels", "label")
+    decision = train_decision(run, labels, replace=replace)
+    decision.check()
+    if decision.reused:
+        return decision.reused
+    with folder_lock(student, run.labelling.lease_s, "train") as check_lock:
+        return train_locked(run, replace=replace, check_lock=check_lock)
+
+
+def train_locked(
+    run: RunConfig, *, replace: bool = False, labels_at: str | None = None, check_lock: Callable[[], None] = lambda: None
+) -> Manifest:  # fmt: skip
+    """As `train`, for a caller who keeps other drivers out of the output.
 
     Args:
         labels_at: path or URI of the labels artifact; None: OUTPUT/labels.
-
-    Raises:
-        UserError: labels are missing or unfit, the model is unfit, or the folder holds another student and `replace` is not set.
-        StageFailedError: the training stopped; the same call resumes from its last checkpoint.
+        check_lock: raises StageFailedError if another driver may have taken over.
     """
     output, labels_store = Store(run.output), _labels(run, labels_at)
     labels = require_manifest(labels_store, "labels", "label")
     identity = train_identity(run, load_task(task_spec(run.task, run.task_options)), labels)
+    # Another driver may have finished the student since a caller's decision.
     decision = _decide(output, identity, replace=replace)
     decision.check()
     if decision.reused:
@@ -89,7 +107,7 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
     name = fingerprint(identity)[:12]
     work, store = output.child(f"training/{name}"), output.child("student")
     with (
-        ProgressFile(store, "train", "tokens", gauges=StageGauges(run.name, "train")) as live,
+        ProgressFile(store, "train", "tokens", check_lock=check_lock, gauges=StageGauges(run.name, "train")) as live,
         Progress("train", None, "tokens", file=live) as progress,
     ):
         live.phase("tokenising")
@@ -112,6 +130,7 @@ def train(run: RunConfig, *, replace: bool = False, labels_at: str | None = None
         details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
         details = details.model_copy(update={"files": hash_files(store)})
         totals = student_counts(counts, result)
+        check_lock()
         store.write("README.md", model_card(run, details, provenance, totals, library_versions()).encode())
         manifest = student_manifest(run, identity, details, provenance, totals, timings)
         write_manifest(store, manifest)

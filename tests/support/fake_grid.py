@@ -50,7 +50,7 @@ class Lab:
         write_corpus(folder / "test.jsonl", heldout)
         self.corpus = {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")}
         self.label(rows, heldout)
-        monkeypatch.setattr(cells, "train", self._train)
+        monkeypatch.setattr(cells, "train_locked", self._train)
         monkeypatch.setattr(cells, "predict", self._predict)
         monkeypatch.setattr(stage, "run_jobs", self._run_jobs)
         monkeypatch.setattr(checks, "check_train", lambda run, labels_at: None)

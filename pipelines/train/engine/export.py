@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.storage.lock import LOCK
 from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.details import Losses
 from pipelines.train.engine.deepspeed_engine import deepspeed_config
@@ -52,7 +53,7 @@ def export_student(
             Path(folder, "deepspeed.json").write_text(settings + "\n", encoding="utf-8")
             lines = "".join(json.dumps(row) + "\n" for row in history)
             Path(folder, "training.jsonl").write_text(lines, encoding="utf-8")
-            store.clear(PROGRESS)  # the driver writes it meanwhile
+            store.clear(PROGRESS, LOCK)  # the driver holds them meanwhile
             store.put_folder(folder)
     worker.wait_for_all()
     return difference

@@ -16,6 +16,7 @@ from pipelines.evaluate.stage import evaluate
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import REPORT, read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
+from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks.arithmetic import Arithmetic
@@ -294,6 +295,10 @@ def test_a_refusal_leaves_an_earlier_report(tmp_path: Path, inputs: list[str]) -
     write_student_manifest(tmp_path / "out" / "student", reads, labels, other=1)
     with pytest.raises(UserError, match="the labels have none for the 1 held-out examples"):
         evaluate(reads)
+    write_student_manifest(tmp_path / "out" / "student", run, labels, other=2)
+    held = folder_lock(Store(str(folder)), 60.0, "evaluate")
+    with held, pytest.raises(UserError, match="another driver is evaluating into it"):
+        evaluate(run)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
 
 

@@ -1,9 +1,12 @@
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+from io import TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -42,10 +45,25 @@ def test_killed_driver_releases_a_local_folder(tmp_path: Path) -> None:
 
 def test_clearing_a_folder_keeps_its_lock(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "labels"))
-    with folder_lock(store, 60.0):
+    with folder_lock(store, 60.0, "train"):
         store.write("data/part-000000.parquet", b"x")
         store.write("manifest.json", b"{}")
         store.clear(LOCK)
         assert [path.name for path in (tmp_path / "labels").iterdir()] == [LOCK]
-        with pytest.raises(UserError, match="another driver"), folder_lock(store, 60.0):
+        with pytest.raises(UserError, match="another driver is training into it"), folder_lock(store, 60.0, "train"):
             pass
+    assert not any((tmp_path / "labels").iterdir()), "a finished folder keeps no lock"
+
+
+def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first holder ends between the second one's opening of the file and its lock."""
+    store, first, flock = Store(str(tmp_path)), ExitStack(), fcntl.flock
+    first.enter_context(folder_lock(store, 60.0))
+
+    def late(file: TextIOWrapper, how: int) -> None:
+        first.close()
+        flock(file, how)
+
+    monkeypatch.setattr("pipelines.storage.lock.fcntl.flock", late)
+    with folder_lock(store, 60.0) as check:
+        check()

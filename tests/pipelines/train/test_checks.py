@@ -11,6 +11,7 @@ import pytest
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import UserError
 from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, require_manifest
 from pipelines.storage.store import Store
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
@@ -27,7 +28,7 @@ from pipelines.train.checks import (
 )
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.identity import identity_in_0_1, train_identity
-from pipelines.train.stage import check_train
+from pipelines.train.stage import check_train, train
 from pipelines.train.tracking.services import check_trackers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
@@ -227,6 +228,15 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
     elsewhere = train_identity(run(student={"model": str(moved)}), task, labels)
     assert fingerprint(elsewhere) == of(), "the place of the model does not matter"
     assert str(tmp_path) not in str(elsewhere)
+
+
+def test_another_driver_in_the_output_is_refused(run: Any, labels: Manifest, tmp_path: Path) -> None:
+    held = folder_lock(Store(str(tmp_path / "student")), 60.0, "train")
+    with (
+        held,
+        pytest.raises(UserError, match=r"student: another driver is training into it: process \d+ on .*Wait for it"),
+    ):
+        train(run())
 
 
 def test_token_kd_needs_token_logprobs_of_its_tokenizer(run: Any, labels: Manifest, models: dict[str, str]) -> None:
