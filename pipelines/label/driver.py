@@ -15,12 +15,14 @@ from pipelines.config import RunConfig
 from pipelines.data.label_manifest import EngineUsage
 from pipelines.data.reader import FileRange
 from pipelines.errors import StageFailedError
-from pipelines.label.early_stop import FirstRows, TaskFailures, over_budget, while_budget_lasts
+from pipelines.label.early_stop import FirstRows, TaskFailures, budget_used, over_budget, while_budget_lasts
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.causes import cause_of
 from pipelines.label.engines.dataset import outcomes, teacher_setup, together
 from pipelines.label.engines.health import StopReasons, health_actor
+from pipelines.label.interrupt import Interruption, patient_interrupt
 from pipelines.label.output.counts import TASK_RAISED
+from pipelines.label.output.spending import AllSpending, Spending, used_tokens
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.output.written import WrittenParts
 from pipelines.label.reporting.progress_file import EngineProgress, LabelProgressFile
@@ -28,6 +30,7 @@ from pipelines.label.reporting.usage import Work, shares
 from pipelines.label.running_scan import RunningScan, running_scan
 from pipelines.label.shards import Shards, ShardSetup, word
 from pipelines.label.stored.keys import AnswerKeys
+from pipelines.label.teachers.registry import teacher_class
 from pipelines.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -135,7 +138,9 @@ def label_rows(
     """
     import ray
 
-    health = health_actor()
+    is_paid, paid = teacher_class(run.teacher.engine).meters_budget, writer.counts.paid_tokens
+    used, before = used_tokens(writer.store, paid), AllSpending.read(writer.store).missing(paid)
+    health = health_actor(Spending(writer.store, before) if is_paid else None)
     loop = _Loop(run, writer, live, health, failures)
     loop.show(writer.total)
     live.begin(loop.done_before, partial(_engine_progress, health, loop.metrics))
@@ -144,10 +149,13 @@ def label_rows(
             if not writer.is_complete:
                 live.phase("starting engine")
                 progress.refresh()
-                with running_scan(run, ranges, writer, failures) as scan:
-                    setup = teacher_setup(run, writer.counts.paid_tokens, health, keys)
+                with (
+                    running_scan(run, ranges, writer, failures) as scan,
+                    patient_interrupt(health, is_paid=is_paid) as interruption,
+                ):
+                    setup = teacher_setup(run, used, health, keys)
                     label_all = _label_scanned if run.labelling.shards == 1 else _label_in_shards
-                    label_all(setup, writer, health, scan, loop, progress)
+                    label_all(setup, writer, health, scan, loop, progress, interruption)
                     loop.scan_s = scan.seconds
         finally:
             loop.finish(writer.total)
@@ -158,32 +166,47 @@ def label_rows(
 
 
 def _label_scanned(
-    setup: TeacherSetup, writer: LabelWriter, health: Any, scan: RunningScan, loop: _Loop, progress: Progress
-) -> None:
+    setup: TeacherSetup, writer: LabelWriter, health: Any, scan: RunningScan, loop: _Loop, progress: Progress,
+    interruption: Interruption,
+) -> None:  # fmt: skip
     """Label with one dataset, in this process."""
     replicas, tickets = setup.run.teacher.replicas, range(scan.tickets)
     with _causes(scan, health):
         # Closed here, after an error too: closed by the garbage collector after the end of Ray, it would start another one.
         with closing(outcomes(setup, replicas, scan.reader, tickets, health)) as tables:
-            for table in together(while_budget_lasts(setup.run, writer.counts, tables)):
+            answered = interruption.answered(tables)
+            for table in together(while_budget_lasts(setup.run, setup.access.used, answered)):
                 loop.take(table, progress, scan)
+        interruption.finish()
         scan.finish()
     loop.count(0, progress, scan)
 
 
 def _label_in_shards(
-    setup: TeacherSetup, writer: LabelWriter, health: Any, scan: RunningScan, loop: _Loop, progress: Progress
-) -> None:
+    setup: TeacherSetup, writer: LabelWriter, health: Any, scan: RunningScan, loop: _Loop, progress: Progress,
+    interruption: Interruption,
+) -> None:  # fmt: skip
     """Label with several datasets, each in an actor (shards.py)."""
     state = writer.state
     common = ShardSetup(
-        writer.store, setup, scan.reader, scan.tickets, health, writer.counts, state.to_retry, state.next_number, word()
+        writer.store,
+        setup,
+        scan.reader,
+        scan.tickets,
+        health,
+        setup.access.used,
+        state.to_retry,
+        state.next_number,
+        word(),
     )
     with _causes(scan, health), closing(Shards(common, setup.run.labelling.shards)) as shards:
         for written in shards.results():
             scan.poll()
             if written is not None:
                 loop.take_written(written, progress, scan)
+            if interruption.is_over(0 if written is None else written.counts.done):
+                break
+        interruption.finish()
         scan.finish()
     loop.count(0, progress, scan)
 
@@ -210,10 +233,13 @@ def _causes(scan: RunningScan, health: Any) -> Iterator[None]:
 
 
 def _check_budget(run: RunConfig, writer: LabelWriter, stop: StopReasons) -> None:
-    used_up = stop.budget or over_budget(run, writer.counts)
+    """Raise StageFailedError if the budget has left rows without a label."""
+    used = used_tokens(writer.store, writer.counts.paid_tokens)
+    used_up = stop.budget or over_budget(run.teacher, used)
     if used_up and not writer.is_complete:
         left = "the other" if writer.total is None else f"{writer.total - writer.finished_rows:,}"
-        rule = f"{used_up}; {left} rows have no label yet. {_KEPT}"
+        spent = budget_used(run.teacher, used)
+        rule = f"{used_up}{spent and f': {spent}'}; {left} rows have no label yet. {_KEPT}"
         raise StageFailedError(f"{rule} Raise teacher.budget and run the same command to resume.")
 
 

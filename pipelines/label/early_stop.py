@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +10,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import BudgetConfig, LabellingConfig, RunConfig
+from pipelines.config import BudgetConfig, LabellingConfig, RunConfig, TeacherConfig
 from pipelines.errors import StageFailedError
 from pipelines.label.output.counts import TASK_RAISED, Counts
+from pipelines.label.output.spending import plus
 from pipelines.label.reporting.usage import teacher_cost
+from pipelines.label.teachers.base import TokensUsed
 from pipelines.tasks.failures import RAISED
 
 
@@ -97,33 +98,39 @@ class TaskFailures:
         )
 
 
-def over_budget(run: RunConfig, counts: Counts) -> str:
-    """The budget that these counts have used up, as a message; empty without a budget, or if something is left."""
-    budget, used = run.teacher.budget, counts.paid_tokens
-    tokens = used.prompt + used.output
-    if budget.tokens is not None and tokens >= budget.tokens:
-        return f"teacher.budget.tokens {budget.tokens:,} is used up ({tokens:,} tokens)"
-    spent = teacher_cost(run.teacher, used)
+def over_budget(teacher: TeacherConfig, used: TokensUsed) -> str:
+    """The budget that these tokens have used up, as a message; empty without a budget, or if something is left."""
+    budget, spent = teacher.budget, teacher_cost(teacher, used)
+    if budget.tokens is not None and used.prompt + used.output >= budget.tokens:
+        return f"teacher.budget.tokens {budget.tokens:,} is used up"
     if budget.money is not None and spent and spent.amount >= budget.money:
-        return f"teacher.budget.money {budget.money:g} is used up ({spent.basis})"
+        return f"teacher.budget.money {budget.money:g} is used up"
     return ""
 
 
-def while_budget_lasts(run: RunConfig, counts: Counts, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def budget_used(teacher: TeacherConfig, used: TokensUsed) -> str:
+    """What is used, in the unit of the budget: `0.2991 is spent`. Empty without a budget of tokens or money."""
+    budget, spent = teacher.budget, teacher_cost(teacher, used)
+    tokens = f"{used.prompt + used.output:,} tokens are used" if budget.tokens is not None else ""
+    money = f"{spent.amount:.4g} is spent" if budget.money is not None and spent else ""
+    return ", ".join(part for part in (tokens, money) if part)
+
+
+def while_budget_lasts(run: RunConfig, used: TokensUsed, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The tables with rows, until the budget is used up or only empty tables have come for long.
 
     Args:
-        counts: of earlier runs. The writer's own would lag, since they grow with its commits.
+        used: by earlier runs.
         tables: of outcomes. One is empty if the teacher skipped its rows for the budget.
     """
-    last, used = time.monotonic(), copy.deepcopy(counts)
+    last, counts = time.monotonic(), Counts()
     for table in tables:
         if len(table):
             last = time.monotonic()
             if run.teacher.budget != BudgetConfig():
-                used.add(Counts.of(table))
+                counts.add(Counts.of(table))
             yield table
         elif time.monotonic() - last > run.teacher.remote.timeout_s:
             return
-        if over_budget(run, used):
+        if over_budget(run.teacher, plus(used, counts.paid_tokens)):
             return

@@ -27,9 +27,9 @@ from pipelines.errors import StageFailedError, UserError
 from pipelines.label.early_stop import FirstRows, while_budget_lasts
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.dataset import outcomes, together
-from pipelines.label.output.counts import Counts
 from pipelines.label.output.retries import ToRetry
 from pipelines.label.output.written import WrittenParts, take_retried, write_outcomes
+from pipelines.label.teachers.base import TokensUsed
 from pipelines.storage.store import Store
 
 _AHEAD = 4
@@ -48,7 +48,7 @@ class ShardSetup:
     tickets: int
     """Of each shard."""
     health: Any
-    used: Counts
+    used: TokensUsed
     """By earlier runs."""
     to_retry: dict[DataSplit, ToRetry]
     first_number: int

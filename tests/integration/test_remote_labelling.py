@@ -1,6 +1,7 @@
 """The label stage through a remote endpoint on this machine, and its early stops: budget, key, rejects."""
 
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ import pytest
 
 from pipelines.config import RunConfig
 from pipelines.errors import StageFailedError
+from pipelines.label.output.commits import committed_counts
+from pipelines.label.output.spending import used_tokens
 from pipelines.label.stage import label
-from tests.support.run_files import label_run, word_rows
+from pipelines.storage.store import Store
+from tests.support.commands import running
+from tests.support.endpoints import wait_until
+from tests.support.run_files import label_run, word_rows, write_run_file
 from tests.support.teacher_endpoint import KEY, Endpoint, saying
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -50,6 +56,33 @@ def test_a_refused_key_is_a_one_line_error(
         label(make_run(tmp_path, endpoint))
     assert "sk-of-somebody-else" not in str(refused.value)
     assert not (tmp_path / "out/labels/manifest.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
+def test_an_interrupted_run_counts_every_paid_answer(
+    ray_here: None, tmp_path: Path, endpoint: Endpoint, number: signal.Signals
+) -> None:
+    """Ctrl-C loses no answer. SIGKILL may, and then the most that it can have cost is counted."""
+    endpoint.latency_s = 1.0
+    run, labels = make_run(tmp_path, endpoint), Store(str(tmp_path / "out/labels"))
+    with running("label", str(write_run_file(tmp_path, run)), log=tmp_path / "log") as process:
+        wait_until(lambda: len(questions(endpoint)) >= 6)
+        process.send_signal(number)
+        code, answered = process.wait(60), questions(endpoint)
+    used = used_tokens(labels, committed_counts(labels)[0].paid_tokens)
+    paid = answered.total() * (PROMPT_TOKENS + OUTPUT_TOKENS)
+    if number == signal.SIGINT:
+        assert (code, used.prompt + used.output, endpoint.disconnected) == (130, paid, 0), (
+            tmp_path / "log"
+        ).read_text()
+    else:
+        assert used.prompt + used.output >= paid
+    endpoint.latency_s = 0.0
+    manifest = label(run)
+    assert manifest.counts["accepted"] == ROWS
+    if number == signal.SIGINT:
+        assert manifest.details["resumed_at_rows"] == len(answered)
+        assert set(questions(endpoint).values()) == {1}, "no row is paid twice"
 
 
 def test_answers_that_are_nearly_all_rejected_stop_the_run_early(

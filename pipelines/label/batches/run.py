@@ -20,10 +20,11 @@ from pipelines.errors import StageFailedError
 from pipelines.label.batches.answers import Answers, request_line
 from pipelines.label.batches.api import BatchApi, RemoteBatch
 from pipelines.label.batches.records import Batch, read_batches
+from pipelines.label.output.spending import used_tokens
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.progress_file import LabelProgressFile
 from pipelines.label.stored.lookup import MissingPrompt
-from pipelines.label.teachers.base import BudgetExhaustedError, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.base import BudgetExhaustedError, PromptRefusedError, TeacherUnusableError, TokensUsed
 from pipelines.label.teachers.budget import BudgetMeter
 from pipelines.label.teachers.openai import OpenaiTeacher, prompt_tokens
 from pipelines.label.teachers.remote_settings import remote_key
@@ -48,9 +49,8 @@ class Batches:
         self._check_lock, self._writer = writer.check_lock, writer
         key = remote_key(run.teacher)
         self._api = BatchApi(run.teacher, key)
-        self._teacher = OpenaiTeacher(
-            run.teacher, load_task(task_spec(run.task, run.task_options)), key=key, used=writer.counts.paid_tokens
-        )
+        task = load_task(task_spec(run.task, run.task_options))
+        self._teacher = OpenaiTeacher(run.teacher, task, key=key, used=self._used_tokens())
         self._tried = False
         self._failed: set[bytes] = set()
         self._answered = 0
@@ -90,7 +90,7 @@ class Batches:
     def _files(self, prompts: Iterator[MissingPrompt], folder: Path) -> Iterator[_Requests]:
         """Files of requests, each removed when the next one is made. Ends early if the budget has no room for another request."""
         requests, sampling = _Requests(folder / "requests.jsonl"), self._config.sampling
-        meter = BudgetMeter(self._config.budget, self._config.charged, self._writer.counts.paid_tokens)
+        meter = BudgetMeter(self._config.budget, self._config.charged, self._used_tokens())
         with suppress(BudgetExhaustedError):  # the usual requests report it
             for missing in prompts:
                 if missing.key in self._failed or missing.key in requests.keys:
@@ -104,6 +104,9 @@ class Batches:
                     requests = _Requests(folder / "requests.jsonl")
         if requests.count:
             yield requests
+
+    def _used_tokens(self) -> TokensUsed:
+        return used_tokens(self._labels, self._writer.counts.paid_tokens)
 
     def _try(self, missing: MissingPrompt) -> bool:
         """Send one prompt as a usual request: the teacher learns from refusals how this endpoint takes requests. True if it is answered."""

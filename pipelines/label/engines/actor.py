@@ -28,6 +28,7 @@ from pipelines.label.answers.labeller import Labeller
 from pipelines.label.answers.outcomes import Outcome, outcome_table, refused
 from pipelines.label.engines.health import MAX_FAILED_STARTS, MAX_STRIKES, RowKey
 from pipelines.label.engines.shared_budget import WAIT
+from pipelines.label.engines.spending_report import SpendingReport
 from pipelines.label.engines.start_failure import StartLog, start_failure
 from pipelines.label.stored.keys import AnswerKeys
 from pipelines.label.teachers.base import (
@@ -90,6 +91,7 @@ class TeacherActor:
         self._task = load_task(setup.spec)
         self._labeller = Labeller(setup.run, self._task, setup.shots, setup.keys)
         self._teacher: Teacher | None = None
+        self._spending: SpendingReport | None = None
         self._starting: asyncio.Lock | None = None
         self._strikes: dict[RowKey, int] = {}
         self._clock = EngineClock()
@@ -101,7 +103,9 @@ class TeacherActor:
         rows = block.to_pylist()
         try:
             teacher = await self._ready(rows)
-            outcomes = await asyncio.gather(*(self._outcome(teacher, row) for row in rows))
+            assert self._spending is not None
+            outcomes = await self._spending.unless_interrupted([self._outcome(teacher, row) for row in rows])
+            await self._spending.report()
             self._clock.report(self._health)
             made = [outcome for outcome in outcomes if outcome is not None]
             for outcome in made:
@@ -154,6 +158,7 @@ class TeacherActor:
         # After the start, which sets the threads of torch: `dtype` may load torch.
         self._node, self._dtype = node_name(), self._setup.dtype()
         self._clock.started(time.monotonic() - began)
+        self._spending = SpendingReport(teacher, self._clock.name, self._health)
         await self._health.ready.remote()
         return teacher
 
@@ -197,6 +202,8 @@ class TeacherActor:
             except (PromptRefusedError, TeacherUnusableError):
                 raise
             except BudgetExhaustedError as error:
+                if self._spending is not None and self._spending.interrupted:
+                    return None
                 await self._health.budget_exhausted.remote(str(error))
                 return None
             except EngineDeadError as error:

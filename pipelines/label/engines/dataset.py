@@ -154,11 +154,16 @@ def together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The rows of tables that arrive fast, as fewer tables. Counting and reporting take the driver as long for one row as for thousands."""
     waiting: list[pa.Table] = []
     last = -math.inf
-    for table in tables:
-        waiting.append(table)
-        if time.monotonic() - last >= _TOGETHER_S or sum(map(len, waiting)) >= _TOGETHER_ROWS:
+    try:
+        for table in tables:
+            waiting.append(table)
+            if time.monotonic() - last >= _TOGETHER_S or sum(map(len, waiting)) >= _TOGETHER_ROWS:
+                yield pa.concat_tables(waiting)
+                waiting, last = [], time.monotonic()
+    except KeyboardInterrupt:
+        if waiting:
             yield pa.concat_tables(waiting)
-            waiting, last = [], time.monotonic()
+        raise
     if waiting:
         yield pa.concat_tables(waiting)
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from pipelines.data.label_manifest import EngineUsage
 from pipelines.label.engines.shared_budget import Funds, SharedBudget
+from pipelines.label.output.spending import Reserved, Spending
+from pipelines.label.teachers.base import TokensUsed
 from pipelines.runtime.nodes import on_this_node
 
 RowKey = tuple[str, str]
@@ -43,6 +45,8 @@ class StopReasons(NamedTuple):
     """An actor ended with an error that it did not expect, or its engine did not start: the cause and the remedy."""
     budget: str = ""
     """Rows were skipped because the budget is used up."""
+    interrupted: bool = False
+    """The driver has been interrupted: no further request is sent."""
 
 
 @dataclass
@@ -64,6 +68,8 @@ class EngineHealth:
     """Kept here, because Ray Data wraps the text of an actor's error in other texts."""
     first_ready: float | None = None
     budget: SharedBudget | None = None
+    spending: Spending | None = None
+    """Of teachers whose requests are paid."""
 
     def starting(self) -> StartState:
         """An engine is about to start."""
@@ -87,6 +93,20 @@ class EngineHealth:
         """SharedBudget.settle of one row."""
         if self.budget:
             self.budget.settle(reserved, used)
+
+    def spent(self, engine: str, used: TokensUsed, in_flight: Reserved) -> bool:
+        """Spending.add. Returns True if the engine must send no further request."""
+        if self.spending:
+            self.spending.add(engine, used, in_flight)
+        return self.stop.interrupted
+
+    def interrupt(self) -> None:
+        """The driver ends once the requests in flight are answered."""
+        self.stop = self.stop._replace(interrupted=True)
+
+    def in_flight(self) -> bool:
+        """Spending.in_flight."""
+        return self.spending is not None and self.spending.in_flight
 
     def report(self, engine: str, start_s: float, up_s: float, busy_s: float) -> None:
         """An engine has answered a block. Its times so far."""
@@ -127,9 +147,11 @@ class EngineHealth:
         )
 
 
-def health_actor() -> Any:
+def health_actor(spending: Spending | None = None) -> Any:
     """A Ray actor with an EngineHealth, on this node. It needs no CPU of its own."""
     import ray
 
     restarts = {"max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **restarts)(EngineHealth).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), **restarts)(EngineHealth).remote(
+        spending=spending
+    )

@@ -19,7 +19,7 @@ WAIT = "wait"
 
 @dataclass(frozen=True)
 class Funds:
-    """What a run may use, and what its finished rows have used."""
+    """What a run may use, and what earlier runs have used."""
 
     budget: BudgetConfig
     price: PriceConfig
@@ -58,4 +58,6 @@ class SharedBudget:
         """Why the GPU-hours are used up, empty if they are not. `seconds`: of each engine since its start began."""
         limit = self.funds.budget.gpu_hours
         hours = self.funds.gpus * sum(seconds.values()) / 3600
-        return f"budget.gpu_hours {limit:g}: the engines have used {hours:.3f}" if limit and hours >= limit else ""
+        return (
+            f"teacher.budget.gpu_hours {limit:g} is used up ({hours:.3f} GPU-hours)" if limit and hours >= limit else ""
+        )

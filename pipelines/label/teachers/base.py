@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from pydantic import SecretStr
 from pipelines.config import TeacherConfig
 from pipelines.storage.fingerprint_cache import weights_fingerprint
 from pipelines.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from pipelines.label.teachers.budget import BudgetMeter
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,9 @@ class Teacher(ABC):
     """An engine that answers prompts. The class methods answer the driver, before any engine starts."""
 
     meters_budget: ClassVar[bool] = False
-    """True if the teacher keeps `teacher.budget` itself. Otherwise engines/shared_budget.py does."""
+    """True if the teacher keeps `teacher.budget` itself, in `meter`. Otherwise engines/shared_budget.py does."""
+    meter: BudgetMeter
+    """Of a teacher whose requests are paid."""
     answers_by: ClassVar[tuple[str, ...]] = ()
     """Fields of the example that an answer depends on beside the prompt."""
 

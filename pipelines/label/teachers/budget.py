@@ -33,16 +33,16 @@ class BudgetMeter:
     """Admits requests while the budget lasts. After the first refusal it refuses all, since the stage is about to stop."""
 
     def __init__(self, budget: BudgetConfig, price: PriceConfig, used: TokensUsed = NOTHING_USED) -> None:
-        """`used`: by finished rows."""
+        """`used`: by earlier runs."""
         self._budget, self._price = budget, price
         self._prompt, self._output, self._cached = used
         self._reserved_prompt, self._reserved_output = 0, 0
         self._refusal: str | None = None
 
     @property
-    def used(self) -> tuple[int, int]:
-        """(prompt tokens, output tokens) of answered requests and finished rows."""
-        return self._prompt, self._output
+    def used(self) -> TokensUsed:
+        """Of answered requests, and before."""
+        return TokensUsed(self._prompt, self._output, self._cached)
 
     @property
     def reserved(self) -> tuple[int, int]:
@@ -74,17 +74,19 @@ class BudgetMeter:
         """No answer came, so nobody knows what the request used: charge all of the reservation."""
         self.settle(reservation, reservation.prompt_tokens, reservation.output_tokens)
 
+    def stop(self) -> None:
+        """Refuse all further requests: the run is interrupted."""
+        self._refusal = "the run is interrupted"
+
     def excess(self, prompt_tokens: int, output_tokens: int) -> str | None:
         """Why this much more does not fit, None if it does."""
         prompt = self._prompt + self._reserved_prompt + prompt_tokens
         output = self._output + self._reserved_output + output_tokens
-        in_flight = self._reserved_prompt + self._reserved_output
-        request = f"{in_flight:,} tokens are in flight, the next request can use {prompt_tokens + output_tokens:,}"
         if self._budget.tokens is not None and prompt + output > self._budget.tokens:
-            return f"budget.tokens {self._budget.tokens:,}: {self._prompt + self._output:,} are used, {request}"
+            return f"teacher.budget.tokens {self._budget.tokens:,} has no room for a row of up to {prompt_tokens + output_tokens:,} tokens"
         if self._budget.money is not None and self._cost(prompt, output) > self._budget.money:
-            spent = self._cost(self._prompt, self._output)
-            return f"budget.money {self._budget.money:g}: {spent:.4f} is spent, {request}"
+            row = self._cost(prompt, output) - self._cost(prompt - prompt_tokens, output - output_tokens)
+            return f"teacher.budget.money {self._budget.money:g} has no room for a row of up to {row:.4g}"
         return None
 
     def _cost(self, prompt_tokens: int, output_tokens: int) -> float:

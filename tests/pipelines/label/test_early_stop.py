@@ -7,6 +7,7 @@ from pipelines.config import LabellingConfig
 from pipelines.errors import StageFailedError
 from pipelines.label.early_stop import FirstRows, TaskFailures, while_budget_lasts
 from pipelines.label.output.counts import Counts
+from pipelines.label.teachers.base import NOTHING_USED
 from tests.support.corpora import run_config
 from tests.support.outcomes import accepted, reject, table
 
@@ -16,7 +17,7 @@ def test_rows_count_against_the_budget_before_a_commit(tokens: int | None, rows:
     """Each row is of 5 tokens."""
     run = run_config({"engine": "echo", "budget": {"tokens": tokens}})
     tables = (table(accepted(f"row {i}")) for i in range(9))
-    found = list(while_budget_lasts(run, Counts(), tables))
+    found = list(while_budget_lasts(run, NOTHING_USED, tables))
     assert sum(map(len, found)) == rows
 
 

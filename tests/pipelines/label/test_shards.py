@@ -14,6 +14,7 @@ from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.output.written import WrittenParts
 from pipelines.label.shards import Shard, ShardSetup, check_shards
+from pipelines.label.teachers.base import NOTHING_USED
 from pipelines.storage.store import Store
 from pipelines.tasks import task_spec
 from tests.support.corpora import run_config
@@ -31,7 +32,7 @@ def written(
 
     run, state = run_config(labelling={"commit_rows": 1}), writer.state
     teacher, store = TeacherSetup(run, task_spec("arithmetic"), 4), Store(str(folder))
-    setup = ShardSetup(store, teacher, None, 1, None, writer.counts, state.to_retry, state.next_number, word)
+    setup = ShardSetup(store, teacher, None, 1, None, NOTHING_USED, state.to_retry, state.next_number, word)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "outcomes", outcomes)
         return [list(Shard(setup, index, ReplicasConfig()).label()) for index in tables]

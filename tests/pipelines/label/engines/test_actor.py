@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipelines.config import BudgetConfig, PriceConfig
 from pipelines.data.reader import DataSplit
 from pipelines.label.answers.outcomes import RATIONALISED, Outcome, outcome_table
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.shared_budget import Funds, SharedBudget
+from pipelines.label.output.spending import Spending, used_tokens
 from pipelines.label.teachers.base import (
     NOTHING_USED,
     BudgetExhaustedError,
@@ -17,6 +21,8 @@ from pipelines.label.teachers.base import (
     Sample,
     TeacherUnusableError,
 )
+from pipelines.label.teachers.budget import BudgetMeter
+from pipelines.storage.store import Store
 from pipelines.tasks import Example
 from tests.support.corpora import run_config
 from tests.support.teacher_actors import FailingTeacher, HintedTeacher, LocalHealth, actor_of, block, label_apples
@@ -89,7 +95,7 @@ def test_stop_reasons_reach_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asyncio.run(actor_of(health)(block("a", "b")))) == 0, "skipped rows have no outcome"
     with pytest.raises(TeacherUnusableError):
         asyncio.run(actor_of(health)(block("a")))
-    assert health.health.stop_reasons() == ("a wrong key", "", "used up")
+    assert health.health.stop_reasons()[:3] == ("a wrong key", "", "used up")
 
 
 @pytest.mark.parametrize("method", ["question", "parse", "key", "gives_away"])
@@ -168,11 +174,46 @@ def test_a_budget_of_several_engines_is_kept(budget: dict[str, float], price: di
     assert "budget" in health.health.stop.budget
 
 
+class PaidTeacher(HintedTeacher):
+    """Answers `sent` after the interruption, never answers `waits`, and meters what it uses."""
+
+    meters_budget = True
+
+    def __init__(self, health: LocalHealth) -> None:
+        super().__init__()
+        self.meter, self._health = BudgetMeter(BudgetConfig(), PriceConfig()), health
+
+    async def answer(self, prompt: Prompt) -> Generation:
+        if prompt.example.id == "waits":
+            await asyncio.Event().wait()
+        held = self.meter.reserve(50, 50)
+        self._health.health.interrupt()
+        await asyncio.sleep(0.03)
+        self.meter.settle(held, 10, 5)
+        return Generation((Sample("The answer is (4 - 1).", 5, "stop"),), 10)
+
+
+def test_an_interruption_keeps_the_answers_in_flight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    health, store = LocalHealth(), Store(str(tmp_path))
+    health.health.spending = Spending(store, NOTHING_USED)
+    monkeypatch.setattr("pipelines.label.engines.spending_report.EVERY_S", 0.01)
+    monkeypatch.setattr(TeacherSetup, "start", lambda setup, task: PaidTeacher(health))
+
+    async def label() -> tuple[pa.Table, pa.Table]:
+        actor = actor_of(health)
+        return await actor(block("sent", "waits")), await actor(block("late"))
+
+    first, second = asyncio.run(label())
+    assert (first["id"].to_pylist(), len(second)) == (["sent"], 0)
+    assert used_tokens(store, NOTHING_USED) == (10, 5, 0)
+    assert (health.health.in_flight(), health.health.stop.budget) == (False, "")
+
+
 def test_gpu_hours_are_those_of_the_engines() -> None:
     teacher = {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}}
     run = run_config(teacher)
     budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 2))
     assert budget.reserve("a", 1000.0, 1, 1) == budget.reserve("b", 700.0, 1, 1) == ""
-    assert budget.reserve("b", 801.0, 1, 1) == "budget.gpu_hours 1: the engines have used 1.001"
+    assert budget.reserve("b", 801.0, 1, 1) == "teacher.budget.gpu_hours 1 is used up (1.001 GPU-hours)"
     with pytest.raises(ValidationError, match=r"budget.gpu_hours has no effect"):
         run_config({**teacher, "gpus_per_replica": 0})

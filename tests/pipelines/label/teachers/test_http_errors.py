@@ -64,7 +64,7 @@ def test_transient_failures_are_retried(endpoint: Endpoint, failure: str) -> Non
     assert one(teacher, "x" * 30).samples
     assert len(endpoint.seen) == 3
     charged = (0, 0) if failure.isdigit() else (2 * 10, 2 * 30)  # of an unreadable answer nobody knows the tokens
-    assert teacher.meter.used == (charged[0] + 20, charged[1] + 10)
+    assert teacher.meter.used[:2] == (charged[0] + 20, charged[1] + 10)
 
 
 def test_requests_to_a_hanging_endpoint_end_and_close(endpoint: Endpoint) -> None:
@@ -83,7 +83,7 @@ def test_attempts_have_an_end(endpoint: Endpoint, listens: bool, last: str) -> N
     with pytest.raises(PromptRefusedError, match=f"engine_error: 3 attempts failed; the last: {last}"):
         one(teacher)
     assert endpoint.statuses() == [500] * 3 * listens
-    assert teacher.meter.used == (0, 0), "an error of the endpoint costs nothing"
+    assert teacher.meter.used[:2] == (0, 0), "an error of the endpoint costs nothing"
 
 
 def test_cancelled_requests_close(endpoint: Endpoint) -> None:
@@ -149,7 +149,7 @@ def test_a_refused_prompt_is_not_retried(endpoint: Endpoint, status: int, messag
     assert (refused.reason, refused.detail) == (reason, f"HTTP {status}: {message}")
     assert isinstance(fine, Generation)
     assert len(endpoint.seen) == 2
-    assert teacher.meter.used == (20, 10), "refused prompts cost nothing"
+    assert teacher.meter.used[:2] == (20, 10), "refused prompts cost nothing"
 
 
 @pytest.mark.parametrize(
