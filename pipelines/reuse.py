@@ -101,8 +101,7 @@ def decide(
         found, other = "unfinished", attempt.identity
     else:
         return Decision(Action.MAKE, "nothing exists yet")
-    changes = ", ".join(_differences(other, json.loads(json.dumps(identity))))
-    reason = f"made with other settings ({changes})"
+    reason = f"made with other settings ({changes(other, identity)})"
     if replace:
         return Decision(Action.MAKE, reason, manifest, replaces=True)
     rule = f"its {found} {kind} {'were' if kind == 'labels' else 'was'} {reason}"
@@ -114,6 +113,11 @@ def decide(
         )
     refusal = UserError(store.shown(), rule, remedy)
     return Decision(Action.REFUSE, reason, manifest, refusal=refusal)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The leaves that differ between two identities: `teacher.model: "a" -> "b", teacher.sampling.n: 1 -> 5`."""
+    return ", ".join(_differences(old, json.loads(json.dumps(new))))
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

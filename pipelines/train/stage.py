@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from pipelines.config import RunConfig
-from pipelines.reuse import Attempt, Decision, decide
+from pipelines.reuse import Action, Attempt, Decision, decide
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.runtime.stage_metrics import StageGauges
@@ -24,6 +24,7 @@ from pipelines.storage.manifest import Manifest, library_versions, require_manif
 from pipelines.storage.store import Store
 from pipelines.students.content import hash_files
 from pipelines.tasks import load_task, task_spec
+from pipelines.train.begun import notices, others_begun, record_begin, training_folder
 from pipelines.train.checks import (
     budget_warnings,
     check_counts,
@@ -98,33 +99,35 @@ def train_locked(
     decision.check()
     if decision.reused:
         return decision.reused
-    earlier = output.child(f"training/{fingerprint(identity_in_0_1(identity))[:12]}")
+    for notice in notices(decision, output, identity):
+        say(f"train: {notice}")
+    earlier = training_folder(output, identity_in_0_1(identity))
     if earlier.files():
         rule = "a training that 0.1 began; its steps follow another rule, so that training restarts from the labels"
         say(f"train: {earlier.shown()} holds {rule}")
     # A student that is to be replaced stays until the new one is exported, so that a refusal or failure below loses nothing.
     settings = check_train(run, labels_at)
-    name = fingerprint(identity)[:12]
-    work, store = output.child(f"training/{name}"), output.child("student")
+    work, store = training_folder(output, identity), output.child("student")
     with (
         ProgressFile(store, "train", "tokens", check_lock=check_lock, gauges=StageGauges(run.name, "train")) as live,
         Progress("train", None, "tokens", file=live) as progress,
     ):
+        record_begin(output, identity)
         live.phase("tokenising")
         began = time.monotonic()
         settings = _with_own_tokenizer(run, settings, labels_store, work)
         counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
         check_counts(counts, run, settings)
-        notices = [
+        warnings = [
             *teacher_warnings(labels, run),
             *rationale_notices(counts, settings),
             *budget_warnings(counts, run.training),
         ]
-        for warning in (*unwritable_rationales(labels_store, settings), *notices):
+        for warning in (*unwritable_rationales(labels_store, settings), *warnings):
             say(f"train: {warning}")
         tokenised = time.monotonic()
         live.phase("starting workers")
-        result = _run_with_progress(_job(run, settings, output, name), progress, live)
+        result = _run_with_progress(_job(run, settings, output, work), progress, live)
         live.phase("writing the manifest")
         timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result.seconds}
         details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
@@ -150,10 +153,11 @@ def _with_own_tokenizer(run: RunConfig, settings: TokenSettings, labels: Store, 
     return settings
 
 
-def _job(run: RunConfig, settings: TokenSettings, output: Store, name: str) -> TrainingJob:
+def _job(run: RunConfig, settings: TokenSettings, output: Store, work: Store) -> TrainingJob:
+    name = work.path().rpartition("/")[2]
     return TrainingJob(
         with_absolute_model(run),
-        tokens=output.child(f"training/{name}/tokens").uri,
+        tokens=work.child("tokens").uri,
         student=output.child("student").uri,
         name=name,
         tensorboard=output.child(f"tensorboard/{name}").uri,
@@ -171,9 +175,12 @@ def _decide(output: Store, identity: Mapping[str, object], *, replace: bool) -> 
     in_0_1 = decide(output.child("student"), "student", identity_in_0_1(identity), replace=True)
     if in_0_1.reused and not replace:
         return dataclasses.replace(in_0_1, reason="made by 0.1 with the same settings and inputs")
-    name = fingerprint(identity)
-    attempt = Attempt(name, identity) if output.files(f"training/{name[:12]}") else None
-    return decide(output.child("student"), "student", identity, replace=replace, attempt=attempt)
+    begun = training_folder(output, identity).files()
+    attempt = Attempt(fingerprint(identity), identity) if begun else None
+    decision = decide(output.child("student"), "student", identity, replace=replace, attempt=attempt)
+    if decision.action is Action.MAKE and decision.manifest is None and (others := others_begun(output, identity)):
+        return dataclasses.replace(decision, reason=f"an unfinished training of other settings stays in {others[0]}")
+    return decision
 
 
 def _labels(run: RunConfig, labels_at: str | None) -> Store:

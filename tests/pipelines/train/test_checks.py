@@ -1,6 +1,7 @@
 """What the train stage refuses, and what makes two students different."""
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 
 from pipelines.config import RunConfig, TrainingConfig
 from pipelines.errors import UserError
+from pipelines.reuse import Action
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.lock import folder_lock
-from pipelines.storage.manifest import Manifest, require_manifest
+from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import Store
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
+from pipelines.train.begun import notices, record_begin, training_folder
 from pipelines.train.checks import (
     budget_warnings,
     check_counts,
@@ -28,7 +31,7 @@ from pipelines.train.checks import (
 )
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.identity import identity_in_0_1, train_identity
-from pipelines.train.stage import check_train, train
+from pipelines.train.stage import check_train, train, train_decision
 from pipelines.train.tracking.services import check_trackers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
 
@@ -237,6 +240,35 @@ def test_another_driver_in_the_output_is_refused(run: Any, labels: Manifest, tmp
         pytest.raises(UserError, match=r"student: another driver is training into it: process \d+ on .*Wait for it"),
     ):
         train(run())
+
+
+def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_path: Path) -> None:
+    output, task = Store(str(tmp_path)), load_task(task_spec("arithmetic", {}))
+
+    def said(steps: int, *, replace: bool = False) -> tuple[Action, str, list[str]]:
+        wanted = run(training={"steps": steps, "epochs": None})
+        decision = train_decision(wanted, labels, replace=replace)
+        return decision.action, decision.reason, list(notices(decision, output, train_identity(wanted, task, labels)))
+
+    assert said(300) == (Action.MAKE, "nothing exists yet", [])
+    begun = run(training={"steps": 300, "epochs": None})
+    identity = train_identity(begun, task, labels)
+    record_begin(output, identity)
+    assert said(300) == (Action.RESUME, "begun with the same settings and inputs", [])
+    action, reason, lines = said(600)
+    assert (action, "training.steps: 300 -> 600" in reason, len(lines)) == (Action.MAKE, True, 1)
+    assert re.search(
+        r"stays in \S+/training/\w{12} \(training.steps: 300 -> 600\)\. This one begins at step 0", lines[0]
+    )
+
+    made = manifest_of("student", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
+    write_manifest(output.child("student"), made)
+    training_folder(output, identity).clear()
+    assert said(600)[0] is Action.REFUSE
+    assert said(600, replace=True)[2] == [
+        f"{tmp_path}/student was made with other settings (training.steps: 300 -> 600). "
+        "It stays until the new student is exported, which replaces it"
+    ]
 
 
 def test_token_kd_needs_token_logprobs_of_its_tokenizer(run: Any, labels: Manifest, models: dict[str, str]) -> None:
