@@ -60,7 +60,7 @@ class _Loop:
         self.before, self.done_before = copy.deepcopy(writer.counts), writer.finished_rows
         self.metrics = LabelMetrics(run.name, run.teacher.gpus_per_replica, self.before)
         self._writer, self._live, self._health = writer, live, health
-        self._first_rows, self._task_failures = FirstRows(run.labelling), failures
+        self._first_rows, self._task_failures = FirstRows(run.labelling, run.teacher.sampling.max_tokens), failures
         self._rejected = 0
 
     def take(self, table: pa.Table, progress: Progress, scan: RunningScan) -> None:

@@ -12,11 +12,15 @@ import pyarrow.compute as pc
 
 from pipelines.config import BudgetConfig, LabellingConfig, RunConfig, TeacherConfig
 from pipelines.errors import StageFailedError
+from pipelines.label.answers.outcomes import MAX_TOKENS
 from pipelines.label.output.counts import TASK_RAISED, Counts
 from pipelines.label.output.spending import plus
 from pipelines.label.reporting.usage import teacher_cost
 from pipelines.label.teachers.base import TokensUsed
+from pipelines.runtime.terminal import say
 from pipelines.tasks.failures import RAISED
+
+_WARN_ROWS, _WARN_SHARE = 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,10 @@ class _Reject:
 class FirstRows:
     """Fails a run that rejects most of its first answers: then the prompt or the parser is wrong, not the rows."""
 
-    def __init__(self, settings: LabellingConfig) -> None:
-        self._settings = settings
-        self._seen = 0
+    def __init__(self, settings: LabellingConfig, max_tokens: int) -> None:
+        """`max_tokens`: of an answer."""
+        self._settings, self._max_tokens = settings, max_tokens
+        self._seen, self._warns = 0, True
         self._reasons: Counter[str] = Counter()
         self._example: _Reject | None = None
 
@@ -47,18 +52,32 @@ class FirstRows:
         self._reasons.update(rejects["reason"].to_pylist())
         if len(rejects) and self._example is None:
             self._example = _Reject(**rejects.select(["id", "reason", "detail", "output"]).slice(0, 1).to_pylist()[0])
+        self._warn()
         if self._seen == self._settings.first_rows:
             self._decide()
+
+    def _warn(self) -> None:
+        """Say it once if most of the first answers are cut: then the limit is wrong, and each further row is paid for nothing."""
+        cut = self._reasons["truncated"]
+        if self._warns and self._seen >= _WARN_ROWS and cut > _WARN_SHARE * self._seen:
+            self._warns = False
+            say(
+                f"label: {cut} of the first {self._seen} answers are cut at {MAX_TOKENS} {self._max_tokens:,}. "
+                "End with Ctrl-C, raise it, and run again with --replace."
+            )
 
     def _decide(self) -> None:
         rejected, limit, example = self._reasons.total(), self._settings.max_reject_share, self._example
         if example is None or rejected <= limit * self._seen:
             return
         reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(3))
+        remedy = "Check the prompts with `raystill plan`."
+        if self._reasons["truncated"] > rejected / 2:
+            remedy = f"Raise {MAX_TOKENS}, which is {self._max_tokens:,}, and add --replace."
         raise StageFailedError(
             f"{rejected} of the first {self._seen} answers are rejected ({reasons}); labelling.max_reject_share is {limit}. "
             f"For example {example.id}, {example.reason} ({example.detail}): {example.output[:300]!r}. "
-            "Check the prompts with `raystill plan`. To label all the same, add --set labelling.max_reject_share=1."
+            f"{remedy} To label all the same, add --set labelling.max_reject_share=1."
         )
 
 

@@ -67,7 +67,7 @@ class Shard:
     def label(self) -> Iterator[WrittenParts]:
         """What was written, some thousand rows at a time. Raises StageFailedError as the driver's loop does."""
         setup, run = self._setup, self._setup.teacher.run
-        first_rows, number = FirstRows(run.labelling), setup.first_number
+        first_rows, number = FirstRows(run.labelling, run.teacher.sampling.max_tokens), setup.first_number
         tickets = range(self._index * setup.tickets, (self._index + 1) * setup.tickets)
         with closing(outcomes(setup.teacher, self._replicas, setup.reader, tickets, setup.health)) as tables:
             for table in self._commits(together(while_budget_lasts(run, setup.used, tables)), first_rows):

@@ -69,7 +69,7 @@ def loop(count: int) -> dict[str, Any]:
     made, settings = list(tables(count)), LabellingConfig()
     with tempfile.TemporaryDirectory() as folder:
         writer = LabelWriter(Store(folder), {}, settings)
-        first_rows, failures = FirstRows(settings), TaskFailures(settings, Counts())
+        first_rows, failures = FirstRows(settings, 256), TaskFailures(settings, Counts())
         cpu, thread = time.process_time(), time.thread_time()
         for table in together(iter(made)):
             writer.add(table)

@@ -55,6 +55,7 @@ def test_a_refused_key_is_a_one_line_error(
     with pytest.raises(StageFailedError, match="Incorrect API key") as refused:
         label(make_run(tmp_path, endpoint))
     assert "sk-of-somebody-else" not in str(refused.value)
+    assert len(endpoint.seen) == 1
     assert not (tmp_path / "out/labels/manifest.json").exists()
 
 

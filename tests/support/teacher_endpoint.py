@@ -48,7 +48,6 @@ class Endpoint:
     choices_at_most: int = 256
     """Choices per answer, like endpoints that ignore `n`."""
     finish_reason: str = "stop"
-    usage: bool = True
     batch: BatchState = field(default_factory=BatchState)
     seen: list[Seen] = field(default_factory=list)
     working: int = 0
@@ -74,6 +73,11 @@ TRANSIENT = {
     # Promises more than it sends: the connection ends in the middle of the answer.
     "broken off": lambda: Response('{"choices": [', media_type=_JSON, headers={"content-length": "5000"}),
     "empty": lambda: JSONResponse({"choices": [], "error": "upstream failed"}),
+    "no choices": lambda: JSONResponse({"id": "x"}),
+    "null choices": lambda: JSONResponse({"choices": None}),
+    "odd choices": lambda: JSONResponse({"choices": "none"}),
+    "null choice": lambda: JSONResponse({"choices": [None]}),
+    "a list": lambda: JSONResponse([]),
     "not JSON": lambda: Response("<html>a proxy's page</html>", media_type="text/html"),
 }
 """Failures that a later request may not meet."""
@@ -88,8 +92,7 @@ def normal_answer(seen: Seen, endpoint: Endpoint) -> Response:
         content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         choices.append({"index": index, "finish_reason": endpoint.finish_reason, **content})
     body: dict[str, Any] = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
-    if endpoint.usage:
-        body["usage"] = {"prompt_tokens": 20, "completion_tokens": 10 * count, "total_tokens": 20 + 10 * count}
+    body["usage"] = {"prompt_tokens": 20, "completion_tokens": 10 * count, "total_tokens": 20 + 10 * count}
     return JSONResponse(body)
 
 
@@ -129,6 +132,11 @@ def _app(endpoint: Endpoint) -> FastAPI:
             response = normal_answer(seen, endpoint)
         seen.status = response.status_code
         return response
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        is_right = request.headers.get("authorization") == f"Bearer {KEY}"
+        return JSONResponse({"data": []}) if is_right else error(401, "Incorrect API key")
 
     add_batches(app, endpoint.batch, lambda path, body: _batched(endpoint, path, body))
     return app

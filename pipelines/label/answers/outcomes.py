@@ -58,6 +58,8 @@ OUTCOME = pa.schema(
 )
 THOUGHT = "the teacher thought before it answered: cut"
 """The note of a row whose teacher is a reasoning model."""
+MAX_TOKENS = "teacher.sampling.max_tokens"
+"""The key that limits an answer, for messages."""
 RATIONALISED = "rationalised"
 """The note of a row whose label is the gold label and whose rationale was written with that label as a hint."""
 
@@ -131,7 +133,8 @@ def _judge(split: DataSplit, example: Example, generation: Generation, task: Tas
     if consensus is None:
         cut = all(sample.finish_reason == "length" for sample in generation.samples)
         truncated = cut and not problem.startswith(RAISED)
-        row = rejected(split, example.id, "truncated" if truncated else "unparsable", problem, text)
+        detail = f"{problem}. Raise {MAX_TOKENS}" if truncated else problem
+        row = rejected(split, example.id, "truncated" if truncated else "unparsable", detail, text)
         return dataclasses.replace(row, gold=example.gold, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
     row = _accepted(split, example, consensus, generation, answers, task)
     row.note = next((a.note for a in answers if a is not None and a.note), "")
@@ -339,7 +342,12 @@ def _parse_sample(sample: Sample, example: Example, task: Task) -> Answer:
         UnparsableError: the text holds no answer, or only one that may be cut.
     """
     if not sample.thoughts_end:
-        raise UnparsableError("the thoughts do not end")
+        used_up = f": they have used up all {sample.tokens:,} tokens of the answer"
+        raise UnparsableError(f"the thoughts do not end{used_up if sample.finish_reason == 'length' else ''}")
+    if sample.finish_reason == "length" and not sample.text.strip():
+        raise UnparsableError(
+            f"no text after {sample.tokens:,} tokens: thoughts that are not shown may have used them up"
+        )
     answer = checked_answer(task.parse(sample.text, example))
     if sample.finish_reason != "length":
         return answer

@@ -62,8 +62,8 @@ class Answers:
             reply = read_reply(body, chat=chat, prompt_tokens=0)
         except (AttributeError, TypeError, ValueError) as error:
             return f"an answer of another form ({error})"
-        if isinstance(reply, str):
-            return reply
+        if isinstance(reply, str) or reply.problem:
+            return reply if isinstance(reply, str) else reply.problem
         if len(reply.choices) < self._n:
             return f"{len(reply.choices)} choices instead of {self._n}"
         return generation_of([reply], self._n)

@@ -108,7 +108,7 @@ class StoredLookup:
             _warn(f"{problem.file}: {problem.rule}")
 
     def _commit(self) -> None:
-        writer, first_rows = self._writer, FirstRows(self._run.labelling)
+        writer, first_rows = self._writer, FirstRows(self._run.labelling, self._run.teacher.sampling.max_tokens)
         with Progress("reuse", writer.total, "rows", start=writer.finished_rows, file=self._live) as progress:
             try:
                 with self._reading() as scan:

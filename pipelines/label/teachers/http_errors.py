@@ -2,7 +2,7 @@
 
     connection error, timeout, 408, 409, 429, 5xx, unreadable answer      transient: retry, not before Retry-After
     400, 413, 422 and every other 4xx                                     refused: the fault is in this row
-    401, 402, 403, 404, 405, and 429 for lack of credit                   unusable: the fault is in key, account, URL or model
+    401, 402, 403, 404, 405, an unknown model, 429 for lack of credit     unusable: the fault is in key, account, URL or model
 
 Endpoints quote keys in their messages; the texts of a Failure never have the key.
 """
@@ -153,7 +153,7 @@ def _status_failure(error: Any, key: SecretStr) -> Failure:
             return Failure("unusable", f"{detail} (it asks to come back in {pause:,.0f} s)", overloaded=overloaded)
         outage = status == 408 or status >= 500
         return Failure("transient", detail, overloaded=overloaded, retry_after_s=pause, outage=outage)
-    if status in _UNUSABLE:
+    if status in _UNUSABLE or error.param == "model" or error.code == "model_not_found":
         return Failure("unusable", detail)
     too_long = status == 413 or _TOO_LONG.search(f"{error.code} {message}")
     return Failure("refused", detail, "too_long" if too_long else "engine_error", parameter=error.param)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -43,6 +44,8 @@ from pipelines.tasks import Task
 
 _OPTIONAL = ("temperature", "top_p", "seed", "stop")
 """Fields that a request can do without if the endpoint refuses them."""
+FIRST_ALONE_S = 3.0
+"""The others wait so long for the result of the first request. A refusal comes at once, an answer may take long."""
 _TOKENS_PER_MESSAGE = 8
 """Estimate of what a chat template adds to a message."""
 
@@ -68,6 +71,8 @@ class OpenaiTeacher(Teacher):
         self._chance = random.Random()
         self._client: Any = None
         self._unusable: str | None = None
+        self._first: asyncio.Event | None = None
+        """Set once the first request has its result. None before it is sent."""
         # What the endpoint's refusals have shown.
         self._max_choices = config.sampling.n
         self._limit_field = "max_tokens"
@@ -130,6 +135,8 @@ class OpenaiTeacher(Teacher):
             body = self._body(prompt, start, count)
             result = await self._attempt(prompt, body, count)
             if isinstance(result, Reply):
+                if result.problem:
+                    raise PromptRefusedError("engine_error", result.problem)
                 if len(result.choices) < count:
                     self._max_choices = min(self._max_choices, len(result.choices))
                 return result
@@ -166,6 +173,19 @@ class OpenaiTeacher(Teacher):
         return False
 
     async def _attempt(self, prompt: Prompt, body: Body, count: int) -> Reply | Failure:
+        """One request. The first one goes alone: it shows whether key, URL and model are right."""
+        if self._first is None:
+            self._first = asyncio.Event()
+            try:
+                return await self._request_once(prompt, body, count)
+            finally:
+                self._first.set()
+        if not self._first.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._first.wait(), FIRST_ALONE_S)
+        return await self._request_once(prompt, body, count)
+
+    async def _request_once(self, prompt: Prompt, body: Body, count: int) -> Reply | Failure:
         """One request, after it is admitted."""
         while True:
             probe = await self.breaker.admit()

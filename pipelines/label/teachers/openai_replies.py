@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,12 @@ class Reply:
     output_tokens: int
     cached_tokens: int = 0
     """Prompt tokens that the endpoint had in its cache."""
+    problem: str = ""
+    """Why no text can be made of it, although it is paid: a tool call, an image. Empty if there is nothing wrong."""
+
+
+class _NoTextError(ValueError):
+    """A choice is no text."""
 
 
 def read_reply(response: Any, *, chat: bool, prompt_tokens: int) -> Reply | str:
@@ -36,14 +42,68 @@ def read_reply(response: Any, *, chat: bool, prompt_tokens: int) -> Reply | str:
     if not found:
         error = getattr(response, "error", None)  # some gateways answer 200 with the failure inside
         return f"no choices{f', but {error}' if error else ''}"
-    texts = [(c.message.content if chat else c.text) or "" for c in found]
-    thoughts = [_apart(c.message) if chat else "" for c in found]
-    reasons = [c.finish_reason or "unknown" for c in found]
-    choices = tuple(zip(texts, reasons, thoughts, strict=True))
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        return f"choices of type {type(found).__name__}"
+    if any(choice is None or (chat and getattr(choice, "message", None) is None) for choice in found):
+        return "a choice without a message"
+    problem = ""
+    try:
+        choices = tuple(_choice(choice, chat) for choice in found)
+    except _NoTextError as error:
+        choices, problem = (("", "unknown", ""),) * len(found), str(error)
+    written = sum(estimate_tokens([text, thoughts]) for text, _, thoughts in choices)
     usage = getattr(response, "usage", None)
-    if usage is None:
-        return Reply(choices, prompt_tokens, sum(estimate_tokens([text]) for text in (*texts, *thoughts)))
-    return Reply(choices, int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0), _cached(usage))
+    prompt = _tokens(usage, "prompt_tokens", prompt_tokens)
+    return Reply(choices, prompt, _tokens(usage, "completion_tokens", written), _cached(usage, prompt), problem)
+
+
+def _choice(choice: Any, chat: bool) -> tuple[str, str, str]:
+    """An entry of Reply.choices. Raises _NoTextError."""
+    reason = str(getattr(choice, "finish_reason", None) or "unknown")
+    if not chat:
+        text, thoughts = _text(getattr(choice, "text", None))
+        return text, reason, thoughts
+    text, thoughts = _text(getattr(choice.message, "content", None))
+    thoughts = thoughts or _apart(choice.message)
+    if not text and (refusal := getattr(choice.message, "refusal", None)):
+        text = str(refusal)
+    if not text and not thoughts:
+        for name in ("tool_calls", "function_call"):
+            if getattr(choice.message, name, None):
+                raise _NoTextError(f"the answer is no text but `{name}`")
+    return text, reason, thoughts
+
+
+def _text(content: Any) -> tuple[str, str]:
+    """(text, thoughts) of a content: a text, null, or a list of parts, as Mistral and gateways return it."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, Sequence):
+        raise _NoTextError(f"the answer's content is no text but {type(content).__name__}")
+    texts, thoughts = [], []
+    for part in content:
+        kind, found = _field(part, "type"), _field(part, "text")
+        if kind in ("text", "output_text") and isinstance(found, str):
+            texts.append(found)
+        elif kind == "thinking":
+            inner = _field(part, "thinking")
+            thoughts.append(inner if isinstance(inner, str) else "".join(_text(inner)))
+        else:
+            raise _NoTextError(f"the answer has a part that is no text but {kind or type(part).__name__!r}")
+    return "".join(texts), "\n".join(thoughts)
+
+
+def _field(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
+
+
+def _tokens(usage: Any, name: str, estimate: int) -> int:
+    """A count of the usage. The estimate if there is none: some gateways send null or no usage."""
+    try:
+        found = int(getattr(usage, name, None))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return estimate
+    return found if found >= 0 else estimate
 
 
 def generation_of(replies: Sequence[Reply], n: int) -> Generation:
@@ -56,11 +116,10 @@ def generation_of(replies: Sequence[Reply], n: int) -> Generation:
     return Generation(tuple(samples), prompt_tokens, cached)
 
 
-def _cached(usage: Any) -> int:
+def _cached(usage: Any, prompt_tokens: int) -> int:
     """OpenAI, vLLM: `prompt_tokens_details.cached_tokens`. DeepSeek: `prompt_cache_hit_tokens`."""
-    details = getattr(usage, "prompt_tokens_details", None)
-    found = getattr(details, "cached_tokens", None) or getattr(usage, "prompt_cache_hit_tokens", None)
-    return min(int(found), int(usage.prompt_tokens or 0)) if isinstance(found, int) and found > 0 else 0
+    found = _tokens(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)
+    return min(found or _tokens(usage, "prompt_cache_hit_tokens", 0), prompt_tokens)
 
 
 def _apart(message: Any) -> str:
@@ -70,7 +129,7 @@ def _apart(message: Any) -> str:
 
 
 def _sample(text: str, reason: str, thoughts: str, tokens: int) -> Sample:
-    """A sample. If the server has cut the thoughts and nothing is left, they do not end."""
+    """A sample. If the server has cut the thoughts and nothing is left, they do not end. So do thoughts that it does not show."""
     return Sample(text, tokens, reason, thoughts=thoughts, thoughts_end=not thoughts or bool(text.strip()))
 
 

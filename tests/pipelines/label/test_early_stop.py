@@ -23,13 +23,24 @@ def test_rows_count_against_the_budget_before_a_commit(tokens: int | None, rows:
 
 @pytest.mark.parametrize(("rejected", "fails"), [(9, False), (10, True)])
 def test_mostly_rejected_first_rows_fail_the_run(rejected: int, fails: bool) -> None:
-    check = FirstRows(LabellingConfig(first_rows=10, max_reject_share=0.9)).check
+    check = FirstRows(LabellingConfig(first_rows=10, max_reject_share=0.9), 64).check
     rows = [reject(f"r{i}", "unparsable") if i < rejected else accepted("a") for i in range(10)]
     check(table(*rows[:5], accepted("h", "heldout")))
     rule = r"10 of the first 10 answers are rejected \(unparsable 10\).*r0.*'output'"
     with pytest.raises(StageFailedError, match=rule) if fails else nullcontext():
         check(table(*rows[5:]))
     check(pa.concat_tables([table(reject("late", "tie"))] * 20))
+
+
+@pytest.mark.parametrize(("cut", "warns"), [(5, False), (6, True)])
+def test_mostly_cut_first_answers_are_reported_early(cut: int, warns: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    first_rows = FirstRows(LabellingConfig(first_rows=12, max_reject_share=0.4), 64)
+    first_rows.check(table(*(reject(f"r{i}", "truncated") if i < cut else accepted(f"r{i}") for i in range(10))))
+    said = "label: 6 of the first 10 answers are cut at teacher.sampling.max_tokens 64. End with Ctrl-C, raise it,"
+    assert (said in capsys.readouterr().err) == warns
+    with pytest.raises(StageFailedError, match=r"truncated .* Raise teacher.sampling.max_tokens, which is 64, and add"):
+        first_rows.check(table(reject("a", "truncated"), reject("b", "truncated")))
+    assert ("cut at" in capsys.readouterr().err) != warns, "once"
 
 
 @pytest.mark.parametrize(("failed", "fails"), [(1, False), (2, False), (3, True)])

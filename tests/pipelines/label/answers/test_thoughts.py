@@ -53,7 +53,11 @@ def test_no_label_comes_from_a_thought(form: str) -> None:
 @pytest.mark.parametrize(("finish", "reason"), [("length", "truncated"), ("stop", "unparsable")])
 def test_a_thought_without_an_end_leaves_no_answer(form: str, finish: str, reason: str) -> None:
     row = judged(form.format(WRONG), finish)
-    assert (row.reason, row.detail, row.output) == (reason, "the thoughts do not end", form.format(WRONG))
+    assert (row.reason, row.output) == (reason, form.format(WRONG))
+    why = ": they have used up all 9 tokens of the answer. Raise teacher.sampling.max_tokens"
+    assert row.detail == f"the thoughts do not end{why if finish == 'length' else ''}"
+    hidden = judged("", finish).detail or ""
+    assert hidden.endswith("may have used them up. Raise teacher.sampling.max_tokens") == (finish == "length")
 
 
 def test_a_cut_text_is_a_thought_if_the_opening_mark_is_implied() -> None:

@@ -19,9 +19,10 @@ from pipelines.label.teachers.base import (
     row_seed,
 )
 from pipelines.label.teachers.openai import OpenaiTeacher
+from pipelines.label.teachers.reach import check_reachable
 from pipelines.label.teachers.remote_settings import check_remote, remote_key
 from tests.support.remote_teacher import TASK, ask, config, one, prompt, rows, teacher_of
-from tests.support.teacher_endpoint import KEY, Endpoint, Seen, error
+from tests.support.teacher_endpoint import KEY, Endpoint, error
 
 
 def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> None:
@@ -77,14 +78,6 @@ def test_refused_fields_are_learned(endpoint: Endpoint) -> None:
     assert {seen.body["max_completion_tokens"] for seen in endpoint.seen[4:] if seen.status == 200} == {30}
 
 
-def test_without_usage_tokens_are_estimated(endpoint: Endpoint) -> None:
-    endpoint.usage, endpoint.finish_reason = False, "content_filter"
-    generation = one(teacher_of(config(endpoint)), "x" * 300)
-    assert generation.samples[0].finish_reason == "content_filter", "as the endpoint says"
-    assert generation.prompt_tokens == 100
-    assert generation.samples[0].tokens > 100
-
-
 def test_the_budget_stops_within_what_requests_may_use(endpoint: Endpoint) -> None:
     """An answered row uses 30 tokens. A request reserves 2 for its prompt and 30 for its answer."""
     endpoint.latency_s = 0.01
@@ -137,6 +130,17 @@ def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) 
     assert KEY not in str(caught.value)
 
 
+def test_a_wrong_key_is_refused_before_the_start(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in (KEY, ""):  # a missing one is reported later
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        check_reachable(config(endpoint))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+    with pytest.raises(UserError, match=r"key_variable OPENAI_API_KEY: .* refuses its key \(HTTP 401\)") as caught:
+        check_reachable(config(endpoint))
+    assert "sk-wrong" not in str(caught.value)
+    assert not endpoint.seen, "without a prompt"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -169,25 +173,50 @@ def test_a_model_without_a_system_turn_is_learned(endpoint: Endpoint) -> None:
     assert endpoint.seen[-1].body["messages"] == [{"role": "user", "content": "Be brief.\n\nrow"}]
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-def test_thoughts_of_a_server_stay_apart(endpoint: Endpoint, name: str) -> None:
-    def answer(seen: Seen, _: Endpoint) -> JSONResponse:
-        content = None if seen.body["messages"][-1]["content"] == "cut" else "The answer is 3."
-        message = {"role": "assistant", "content": content, name: "The answer is 5? No."}
-        usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
-        choices = [{"index": 0, "finish_reason": "length" if content is None else "stop", "message": message}]
-        return JSONResponse(
-            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
-        )
+def _part(text: str, kind: str = "text") -> dict[str, Any]:
+    return {"type": kind, "thinking" if kind == "thinking" else "text": text}
 
-    endpoint.behaviour = answer
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"content": "A", "reasoning_content": "B"}, ("A", "B", True)),
+        ({"content": "A", "reasoning": "B"}, ("A", "B", True)),
+        ({"content": None, "reasoning_content": "B"}, ("", "B", False)),
+        ({"content": [_part("A"), _part("B")]}, ("AB", "", True)),
+        ({"content": [{"type": "thinking", "thinking": [_part("B")]}, _part("A")]}, ("A", "B", True)),
+        ({"content": [_part("B", "thinking")]}, ("", "B", False)),
+        ({"content": None, "refusal": "I cannot."}, ("I cannot.", "", True)),
+        ({"content": None}, ("", "", True)),
+        ({}, ("", "", True)),
+        ({"content": [{"type": "image_url"}]}, "the answer has a part that is no text but 'image_url'"),
+        ({"content": ["A"]}, "the answer has a part that is no text but 'str'"),
+        ({"content": {"a": 1}}, "the answer's content is no text but dict"),
+        ({"content": None, "tool_calls": [{"id": "c"}]}, "the answer is no text but `tool_calls`"),
+    ],
+)
+def test_every_form_of_an_answer_is_read(endpoint: Endpoint, message: Any, expected: Any) -> None:
+    """(text, thoughts, whether they end), or the problem that the row is rejected with, after one request."""
+    body = {"choices": [{"finish_reason": None, "message": message}]}
+    endpoint.behaviour = lambda *_: JSONResponse(body | {"usage": {"prompt_tokens": "20", "completion_tokens": 9}})
     teacher = teacher_of(config(endpoint, prompt="chat"))
-    [done, cut] = ask(teacher, prompt("row", chat=True), prompt("cut", chat=True))
-    assert isinstance(done, Generation)
-    assert isinstance(cut, Generation)
-    assert (done.samples[0].text, done.samples[0].thoughts) == ("The answer is 3.", "The answer is 5? No.")
-    assert done.samples[0].thoughts_end
-    assert not cut.samples[0].thoughts_end
+    [found] = ask(teacher, prompt("row", chat=True))
+    if isinstance(found, Generation):
+        [sample] = found.samples
+        assert (sample.text, sample.thoughts, sample.thoughts_end) == expected
+        assert (sample.finish_reason, sample.tokens) == ("unknown", 9)
+    else:
+        assert (type(found), str(found)) == (PromptRefusedError, f"engine_error: {expected}")
+    assert (len(endpoint.seen), teacher.meter.used[:2]) == (1, (20, 9))
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}, "none", [1]])
+def test_tokens_without_a_count_are_estimated(endpoint: Endpoint, usage: Any) -> None:
+    choice = {"finish_reason": "content_filter", "text": "y" * 30}
+    endpoint.behaviour = lambda *_: JSONResponse({"choices": [choice], "usage": usage})
+    generation = one(teacher_of(config(endpoint)), "x" * 300)
+    assert (generation.prompt_tokens, generation.samples[0].tokens) == (100, 10)
+    assert generation.samples[0].finish_reason == "content_filter", "as the endpoint says"
 
 
 def test_further_settings_are_sent_in_the_body(endpoint: Endpoint) -> None:
