@@ -65,16 +65,18 @@ def _check_student(run: RunConfig, student: StudentConfig, where: str) -> None:
     if Store(run.output).child("labels").exists():
         return  # what is labelled is paid, and training checks the labels themselves: rows without gold may be rejected
     found = corpus_survey(run)
-    if not found.without_gold:
+    if not found.without_gold or (student.leaves_out_rows and (found.with_gold or not found.whole)):
         return
     fixed = METHODS[student.method].label_column is not None
-    value = where if where != "student" else f"method {student.method}" if fixed else "student.labels gold"
+    value = where if where != "student" else f"method {student.method}" if fixed else "student.labels"
     which = "" if found.whole else "first "
     rule = f"it learns gold labels, and {found.without_gold:,} of the {which}{found.readable:,} rows have none"
-    remedy = "Set student.labels: gold-else-teacher, or teacher."
-    if fixed:
-        remedy = "Add gold labels to the corpus, or choose method step-by-step with labels: gold-else-teacher."
-    raise UserError(value, rule, remedy)
+    others = "choose method step-by-step with labels: " if fixed else "set student.labels: "
+    remedy = f"{others}gold-else-teacher or teacher."
+    if where == "student" and found.with_gold:
+        alone = "set student.labels: gold to learn the rows with gold alone"
+        remedy = f"{alone}, or {others if fixed else ''}gold-else-teacher or teacher to learn all."
+    raise UserError(value, rule, remedy[0].upper() + remedy[1:])
 
 
 def corpus_warnings(run: RunConfig) -> Iterator[str]:

@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 import yaml
 
 from cluster.init.guess import Guess
+from pipelines.train.data.step_counts import FEW_STEPS
 
 _CHARACTERS_PER_TOKEN = 3
 """A careful estimate: English has about 4."""
 _ANSWER_TOKENS = 64
 _TARGET_TOKENS = 128
+_TYPICAL_CHARACTERS_PER_TOKEN = 4
+_RATIONALE_TOKENS = 40
+_EPOCHS = 3
+_MOST_BATCH_TOKENS = 1024
+_MARGIN = 1.5
+"""Steps by epochs are an estimate: so many times those that are few, or a number of steps is written."""
 _WIDTH = 36
 
 
@@ -41,7 +48,7 @@ class RunFile:
     def text(self) -> str:
         """The YAML text."""
         training = _TRAINING.format(
-            batch=self._batch(), input_tokens=self._input_tokens(), target_tokens=_TARGET_TOKENS
+            batch=self._batch(), length=self._length(), input_tokens=self._input_tokens(), target_tokens=_TARGET_TOKENS
         )
         return "".join((self._head(), self._task(), self._corpus(), self._teacher(), self._student(), training, _REST))
 
@@ -111,7 +118,10 @@ class RunFile:
         if not self.with_gold:
             labels, why = "teacher", "no row has a gold label"
         elif self.without_gold:
-            labels, why = "gold-else-teacher", "people labelled some rows, the teacher the others"
+            labels, why = (
+                "gold-else-teacher",
+                "people labelled some rows, the teacher the others. gold: learn those rows alone",
+            )
         return (
             "student:\n"
             f"{_line(f'  model: {flow(self.teacher)}', 'hub id or folder, such as google/t5-v1_1-small')}"
@@ -129,8 +139,28 @@ class RunFile:
         longest = self.guess.input.longest if self.guess.input else 0
         return min(max(256, _rounded(longest / _CHARACTERS_PER_TOKEN, 128)), 1024)
 
+    def _epoch_tokens(self) -> float:
+        """Tokens of one pass over the training rows, about: each input is read twice."""
+        mean = self.guess.input.mean if self.guess.input else 0
+        share = self.validation if isinstance(self.validation, float) else 0.0
+        rows = (self.with_gold + self.without_gold) * (1 - share)
+        return rows * (2 * mean / _TYPICAL_CHARACTERS_PER_TOKEN + _RATIONALE_TOKENS)
+
     def _batch(self) -> int:
-        return max(1024, 2 * (self._input_tokens() + _TARGET_TOKENS))
+        """Tokens of a step: few for a small corpus, whose steps would be few; room for the longest row in any case."""
+        longest = (self.guess.input.longest if self.guess.input else 0) / _CHARACTERS_PER_TOKEN
+        room = 2 * (min(longest, self._input_tokens()) + _TARGET_TOKENS)
+        enough = _EPOCHS * self._epoch_tokens() / (_MARGIN * FEW_STEPS)
+        return _rounded(max(room, min(enough, _MOST_BATCH_TOKENS)), 128)
+
+    def _length(self) -> str:
+        """The training's length: epochs, or for a small corpus as many steps as are not few."""
+        passes = self._epoch_tokens() / self._batch()
+        if _EPOCHS * passes >= FEW_STEPS * _MARGIN:
+            return _line(f"  epochs: {_EPOCHS}", "passes over the rows")
+        return _line(
+            f"  steps: {FEW_STEPS}", f"about {math.ceil(FEW_STEPS / max(passes, 0.01)):,} passes over so few rows"
+        )
 
     def _model_len(self) -> int:
         shots = sum(len(flow(dict(example))) for example in self.examples) + len(self.instruction)
@@ -145,8 +175,7 @@ _TRAINING = """training:
   gpus_per_worker: 0                # 1 on a machine with GPUs
   zero_stage: 0
   precision: auto                   # bf16 if the hardware computes in it, else fp32
-  epochs: 3
-  tokens_per_batch: {batch}
+{length}  tokens_per_batch: {batch}
   tokens_per_micro_batch: {batch}
   learning_rate: 1.0e-3
   max_input_tokens: {input_tokens:<14}  # longer inputs are not learned

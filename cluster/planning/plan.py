@@ -45,8 +45,10 @@ from pipelines.errors import UserError
 from pipelines.reuse import Action, Decision
 from pipelines.run import STAGES, decisions
 from pipelines.status import Finished, NotBegun, StageState, run_status
+from pipelines.storage.manifest import Manifest
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.tasks.failures import failure_detail
+from pipelines.train.checks import teacher_warnings
 
 if TYPE_CHECKING:
     from pipelines.label.answers.prompts import PromptMaker
@@ -121,7 +123,7 @@ def make_plan(
         stages=stages,
         capacity=None if deadline_s is None else capacity(run, stages, text_bytes, throughput, deadline_s),
         exists=exists,
-        corpus=_corpus_rows(run),
+        corpus=_corpus_rows(run, decision.manifest),
         comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus))
         if run.has_student
         else None,
@@ -150,7 +152,7 @@ def _rendered(maker: PromptMaker, example: Example, task: str) -> str:
         raise UserError(f"task {task}", f"{failure_detail(error)} on row {example.id}", "Correct the file.") from error
 
 
-def _corpus_rows(run: RunConfig) -> CorpusRows:
+def _corpus_rows(run: RunConfig, labels: Manifest | None) -> CorpusRows:
     found = corpus_survey(run)
     return CorpusRows(
         checked=found.rows,
@@ -158,7 +160,7 @@ def _corpus_rows(run: RunConfig) -> CorpusRows:
         labels=dict(found.labels.most_common(_LABELS)),
         repeated_ids=found.repeated.rows,
         unreadable={problem: rows.rows for problem, rows in found.unreadable.items()},
-        warnings=list(corpus_warnings(run)),
+        warnings=[*corpus_warnings(run), *(teacher_warnings(labels, run) if labels and run.has_student else [])],
     )
 
 
@@ -247,6 +249,8 @@ def _train_estimate(
     if not run.has_student:
         return TrainEstimate(**_NOT_PLANNED.model_dump(), memory=None)
     rows = corpus.rows["train"]
+    if run.student.leaves_out_rows and (found := corpus_survey(run)).readable:
+        rows = round(rows * found.with_gold / found.readable)
     estimate = train_estimate(run, rows, reused=reused)
     steps = training_steps(run, task, corpus.first, rows, throughput)
     return TrainEstimate(**estimate.model_dump(), memory=_train_memory(run), steps=steps)

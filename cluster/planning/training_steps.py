@@ -22,7 +22,7 @@ def training_steps(
 
     Args:
         examples: some readable rows.
-        rows: all readable rows of the training corpus.
+        rows: all readable rows of the training corpus that are learned from.
         throughput: of the teacher; its tokens per row are the rationale's length.
     """
     training = run.training
@@ -35,7 +35,8 @@ def training_steps(
     seen = per_row * rows * (1 - validation_share(run.corpus.validation)) * training.fraction
     steps = planned_steps(round(seen), training.tokens_per_batch, training.epochs, None)
     return TrainingSteps(
-        steps=steps, source=f"an estimate for {training.epochs:g} epochs, {per_row:,.0f} tokens a row, by {how}"
+        steps=steps,
+        source=f"an estimate for {training.epochs:g} epochs of {rows:,} rows, {per_row:,.0f} tokens a row, by {how}",
     )
 
 

@@ -66,8 +66,9 @@ class StudentConfig(Section):
     prompt: Literal["plain", "chat"] = "plain"
     """chat: an input is the user's turn in the tokenizer's chat template, for instruct models."""
     labels: Literal["gold", "teacher", "gold-else-teacher"] | None = None
-    """Whose label is learned, for methods with rationales. Default: gold. gold-else-teacher: gold if the row has one, also for
-    task-distillation."""
+    """Whose label is learned. gold: a row without one is left out; if the key is not set, gold is learned and such rows are refused.
+    gold-else-teacher: gold if the row has one. A method that learns one of them alone takes only that one, and task-distillation
+    gold-else-teacher too."""
     rationale_weight: Share = 0.5
     """step-by-step and label-then-rationale: w in loss = (1 - w) x label loss + w x rationale loss."""
     rationales: RationalesConfig = RationalesConfig()
@@ -82,10 +83,10 @@ class StudentConfig(Section):
     def _labels_are_read(self) -> Self:
         method = METHODS[self.method]
         fills_gaps = self.labels == "gold-else-teacher" and self.method == "task-distillation"
-        if self.labels is not None and method.label_column is not None and not fills_gaps:
-            raise ValueError(
-                f"`labels` has no effect with method {self.method}, which learns {method.learns}; remove it"
-            )
+        fitting = {"gold": "gold", "label": "teacher"}.get(method.label_column or "")
+        if self.labels not in (None, fitting) and method.label_column is not None and not fills_gaps:
+            rule = f"`labels` {self.labels} has no effect with method {self.method}, which learns {method.learns}"
+            raise ValueError(f"{rule}; remove it")
         return self
 
     @model_validator(mode="after")
@@ -112,10 +113,18 @@ class StudentConfig(Section):
             return "either"
         return METHODS[self.method].label_column or ("label" if self.labels == "teacher" else "gold")
 
+    @property
+    def leaves_out_rows(self) -> bool:
+        """True if rows without a gold label are left out of the training."""
+        return self.labels == "gold"
+
     def with_method(self, method: MethodName, model: str) -> StudentConfig:
-        """This student by another method and from another model, without `labels` if the method leaves no choice."""
+        """This student by another method and from another model, without `labels` if the method leaves no choice.
+
+        No rows are left out: the methods of a grid learn from the same ones.
+        """
         changed = self.model_dump() | {"method": method, "model": model}
-        if METHODS[method].label_column is not None:
+        if METHODS[method].label_column is not None or self.leaves_out_rows:
             changed["labels"] = None
         return StudentConfig.model_validate(changed)
 

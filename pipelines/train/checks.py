@@ -84,8 +84,12 @@ def check_task(labels: Manifest, run: RunConfig, shown: str) -> None:
         raise UserError(shown, rule, "Run `raystill label RUN --replace`, restore the task, or set another output.")
 
 
-def check_gold(labels: Store, settings: TokenSettings) -> None:
-    """Refuse to train on gold labels that are missing."""
+def check_gold(labels: Store, settings: TokenSettings, *, leaves_out: bool = False) -> None:
+    """Refuse to train on gold labels that are missing.
+
+    Args:
+        leaves_out: rows without one are left out, so that some are enough.
+    """
     import pyarrow.dataset as ds
 
     if settings.label_column != "gold" or not {"label", "text"} & set(settings.terms):
@@ -93,13 +97,15 @@ def check_gold(labels: Store, settings: TokenSettings) -> None:
     files = [labels.path(name) for name in LabelParts.of(labels).names("data")]
     rows = ds.dataset(files, filesystem=labels.fs, format="parquet")
     gold = ds.field("gold")
-    missing = rows.count_rows(filter=gold.is_null() | (gold == ""))
-    if missing:
-        fixed = METHODS[settings.method].label_column is not None
-        value = f"method {settings.method}" if fixed else "student.labels gold"
-        rule = f"it learns gold labels, and {missing:,} of {rows.count_rows():,} labelled examples have none"
-        remedy = "Add gold labels to the corpus, or set method: step-by-step with labels: teacher."
-        raise UserError(value, rule, remedy)
+    missing, count = rows.count_rows(filter=gold.is_null() | (gold == "")), rows.count_rows()
+    if missing == 0 or (leaves_out and missing < count):
+        return
+    fixed = METHODS[settings.method].label_column is not None
+    value = f"method {settings.method}" if fixed else "student.labels"
+    rule = f"it learns gold labels, and {missing:,} of {count:,} labelled examples have none"
+    alone = "Set student.labels: gold to learn the rows with gold alone" if missing < count else "Add gold labels"
+    remedy = f"{alone}, or method: step-by-step with labels: gold-else-teacher or teacher to learn all."
+    raise UserError(value, rule, remedy)
 
 
 def check_token_logprobs(labels: Manifest, run: RunConfig) -> None:
@@ -164,9 +170,17 @@ def teacher_warnings(labels: Manifest, run: RunConfig) -> list[str]:
         return []
     rule = f"the teacher's label is gold in {right:,} of {known:,} rows ({right / known:.1%}), and the student learns its labels"
     rule += " of the other rows" if run.student.label_column == "either" else ""
-    return [
-        f"{rule}. Give a better teacher or prompt, or see if gold labels alone do better: `raystill compare`, gold_fractions"
-    ]
+    alone = f"learn the {known:,} rows with gold alone (student.labels: gold)"
+    return [f"{rule}. Give a better teacher or prompt, or {alone}. compare.gold_fractions measures which is better"]
+
+
+def left_out_notices(counts: TokenCounts, run: RunConfig) -> list[str]:
+    """The rows that `student.labels: gold` leaves out."""
+    if not run.student.leaves_out_rows or not counts.nothing_to_learn:
+        return []
+    rows = counts.train + counts.validation + counts.too_long + counts.nothing_to_learn
+    missing = "gold label or no rationale" if METHODS[run.student.method].reads_rationale else "gold label"
+    return [f"student.labels: gold: {counts.nothing_to_learn:,} of {rows:,} rows have no {missing} and are left out"]
 
 
 def rationale_notices(counts: TokenCounts, settings: TokenSettings) -> list[str]:

@@ -33,6 +33,7 @@ from pipelines.train.checks import (
     check_task,
     check_token_logprobs,
     check_validation,
+    left_out_notices,
     rationale_notices,
     teacher_warnings,
     token_settings,
@@ -57,7 +58,7 @@ def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
     check_task(manifest, run, labels.shown())
     settings = token_settings(with_absolute_model(run))
     check_validation(run)
-    check_gold(labels, settings)
+    check_gold(labels, settings, leaves_out=run.student.leaves_out_rows)
     check_token_logprobs(manifest, with_absolute_model(run))
     check_rationales(labels, settings)
     if run.student.init.vocabulary is None:
@@ -120,6 +121,7 @@ def train_locked(
         check_counts(counts, run, settings)
         warnings = [
             *teacher_warnings(labels, run),
+            *left_out_notices(counts, run),
             *rationale_notices(counts, settings),
             *budget_warnings(counts, run.training),
         ]

@@ -118,6 +118,8 @@ def _encode(row: Mapping[str, Any], tokenizer: Any, settings: TokenSettings, tas
     # Held-out rows measure all settings of `student.rationales` alike.
     chosen = LearnedRationales([row["rationale"]]) if held_out else learned_rationales(row, settings)
     read = read_row(row, settings.label_column)
+    if not read.label and {"label", "text"} & set(settings.terms) and not settings.needs_token_logprobs:
+        return [common | {"dropped": "nothing_to_learn"}]  # student.labels: gold, and the row has none
     turns = [sequences_of(replace(read, rationale=text), tokenizer, settings, task) for text in chosen.texts]
     if not turns[0]:
         return [common | {"dropped": "nothing_to_learn"}]

@@ -69,7 +69,8 @@ def test_a_run_that_cannot_end_well_never_begins(
 @pytest.mark.parametrize(
     ("commands", "sections", "message"),
     [
-        ("run plan", HALF_GOLD, "student.labels gold: it learns gold labels, and 3 of the 5 rows have none"),
+        ("run plan", HALF_GOLD, "student.labels: it learns gold labels, and 3 of the 5 rows have none. Set student.labels: gold to learn"),
+        ("run", {**NO_GOLD, "student": {"model": "m", "labels": "gold"}}, "student.labels: it learns gold labels, and 5 of the 5"),
         ("compare", HALF_GOLD, "compare.methods finetune: it learns gold labels, and 3 of the 5 rows have none"),
         ("run", {**NO_GOLD, "student": {"model": "m", "labels": "teacher"}}, "none of its rows has a gold label, and evaluation"),
         ("run label", {"teacher": {"engine": "openai", "model": "m", "remote": {"url": CLOSED}}}, "takes no connection"),

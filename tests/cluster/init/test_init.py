@@ -19,6 +19,8 @@ from click.testing import CliRunner
 
 from cluster.cli import main
 from cluster.init.summary import InitSummary
+from cluster.planning.plan import make_plan
+from cluster.planning.plan_text import plan_lines
 from pipelines.checks import COMMANDS, Needs, check_run
 from pipelines.config.load import load_run
 from pipelines.recipes.word_problems import train_rows
@@ -136,6 +138,7 @@ def test_the_run_file_fits_the_corpus(folder: Path, name: str, content: bytes, f
     assert warning in "\n".join(summary.warnings)
     assert warning or not summary.warnings, summary.warnings
     check_run(run, COMMANDS["label"], Needs.INPUTS)
+    assert "optimizer steps are few" not in "\n".join(plan_lines(make_plan(run, 0)))
     if summary.labels and task == "classification":
         used = load_task(task_spec(run.task, run.task_options))
         assert sorted(used.labels or ()) == sorted(summary.labels)

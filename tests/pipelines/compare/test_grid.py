@@ -91,6 +91,8 @@ def test_a_method_without_a_choice_of_labels_drops_it(tmp_path: Path) -> None:
     run = make_run(tmp_path, "some/model", student={"labels": "teacher"})
     assert run.student.with_method("finetune", "other/model").labels is None
     assert run.student.with_method("rationale-then-label", "other/model").labels == "teacher"
+    gold = make_run(tmp_path, "some/model", student={"labels": "gold"})
+    assert gold.student.with_method("step-by-step", "other/model").labels is None, "a grid leaves out no rows"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Path:
         (changed(teacher={"engine": "echo", "outputs": "x"}), "`outputs` has no effect"),
         (changed(teacher={"engine": "echo", "sampling": {"n": 3}}), "n 3 with temperature 0"),
         (changed(teacher={"engine": "echo", "replicas": {"min": 3, "max": 2}}), "min 3 is above max 2"),
-        (changed(student={"model": "m", "method": "finetune", "labels": "gold"}), "`labels` has no effect with method finetune"),
+        (changed(student={"model": "m", "method": "finetune", "labels": "teacher"}), "`labels` teacher has no effect with method finetune"),
         (changed(student={"model": "m", "method": "finetune", "labels": "gold-else-teacher"}), "finetune, which learns gold labels"),
         (changed(student={"model": "m", "init": {"kind": "pretrained", "layers": 2}}), "`layers` is for kind"),
         (changed(name="a/b"), "`name`"),

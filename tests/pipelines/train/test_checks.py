@@ -25,6 +25,7 @@ from pipelines.train.checks import (
     check_gold,
     check_task,
     check_token_logprobs,
+    left_out_notices,
     rationale_notices,
     teacher_warnings,
     token_settings,
@@ -95,12 +96,19 @@ def test_more_tokens_than_positions_are_refused(run: Any, models: dict[str, str]
 def test_missing_labels_are_refused(run: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Run `raystill label`"):
         check_train(run())
+    write_labels(tmp_path / "none", label_rows(3, gold=False))
+    with pytest.raises(UserError, match=r"student\.labels: .* 3 of 3 labelled examples have none\. Add gold labels"):
+        check_train(run(student={"labels": "gold"}), str(tmp_path / "none" / "labels"))
     write_labels(tmp_path, label_rows(7) + label_rows(3, gold=False))
-    with pytest.raises(UserError, match=r"student\.labels gold: .* 3 of 10 labelled examples have none"):
+    with pytest.raises(
+        UserError, match=r"student\.labels: .* 3 of 10 labelled examples have none\. Set student\.labels: gold to"
+    ):
         check_train(run())
     with pytest.raises(UserError, match=r"method finetune: .* 3 of 10"):
         check_train(run(student={"method": "finetune"}))
     check_train(run(student={"labels": "teacher"}))
+    for method in ("finetune", "step-by-step"):
+        check_train(run(student={"method": method, "labels": "gold"}))
     check_gold(Store(str(tmp_path / "labels")), token_settings(run(student={"rationale_weight": 1.0})))
 
 
@@ -179,6 +187,13 @@ def test_more_rationales_than_the_labels_hold_are_refused(run: Any) -> None:
     ]
 
 
+def test_rows_that_gold_alone_leaves_out_are_said(run: Any) -> None:
+    some = counts(nothing_to_learn=8)
+    expected = "student.labels: gold: 8 of 20 rows have no gold label and are left out"
+    assert left_out_notices(some, run(student={"labels": "gold"})) == [expected]
+    assert left_out_notices(some, run()) == left_out_notices(counts(), run(student={"labels": "gold"})) == []
+
+
 def test_few_or_too_large_steps_are_warned_of() -> None:
     few, large = budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=1000))
     assert "3 optimizer steps are few" in few
@@ -188,7 +203,8 @@ def test_few_or_too_large_steps_are_warned_of() -> None:
 
 @pytest.mark.parametrize(
     ("learns", "agreeing", "warned"),
-    [("gold-else-teacher", 9, "the student learns its labels of the other rows"), ("teacher", 9, "the student learns its labels."),
+    [("gold-else-teacher", 9, "of the other rows. Give a better teacher or prompt, or learn the 20 rows with gold alone"),
+     ("teacher", 9, "the student learns its labels."),
      ("teacher", 10, ""), ("gold", 9, "")],
 )  # fmt: skip
 def test_labels_of_a_poor_teacher_are_warned_of(

@@ -165,10 +165,13 @@ def test_a_method_of_one_answer_learns_one_sequence(
     settings: Any, method: str, part: int, prompt: str, target: str
 ) -> None:
     row = label_rows(1)[0]
-    (found,) = encoded(row, replace(settings, method=method, terms=(PARTS[part],), max_input_tokens=90))
+    settings = replace(settings, method=method, terms=(PARTS[part],), max_input_tokens=90)
+    (found,) = encoded(row, settings)
     assert found["part"] == part
     assert text(found["prompt"]).split() == prompt.format(**row).split()
     assert found["target"] == [*make_tokenizer()(target.format(**row))["input_ids"], EOS]
+    (left_out,) = encoded({**row, "gold": None}, settings)
+    assert left_out["dropped"] == "nothing_to_learn"
 
 
 def test_a_long_rationale_is_dropped_without_its_label(settings: TokenSettings, tmp_path: Path) -> None:
