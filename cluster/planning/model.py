@@ -51,6 +51,18 @@ class CorpusRows(Part):
     """What the labels would suffer from."""
 
 
+class ScoredRows(Part):
+    """Held-out rows: of the test file, or of the share of train that is scored instead."""
+
+    rows: int
+    with_gold: int
+    """Only these are scored."""
+    counted: bool
+    """False: estimated from some of the rows."""
+    half_width: float | None
+    """Half of the 95% interval of an accuracy of 50%. None without a row."""
+
+
 class PromptTokens(Part):
     """Tokens of a prompt, over the rows that were counted; `total` over all rows."""
 
@@ -103,6 +115,19 @@ class LabelStorage(Part):
     token_logprobs: int | None
 
 
+class LabelBudget(Part):
+    """The limit of `teacher.budget` that ends first."""
+
+    key: Literal["tokens", "money", "gpu_hours"]
+    limit: float
+    used: float
+    """By earlier runs on these labels."""
+    estimate: float
+    """Of the rows that are left."""
+    rows: int
+    """Rows that fit, of those that are left."""
+
+
 class LabelEstimate(Part):
     """Labelling with `replicas` replicas of the teacher. `rows` and tokens are those that are left."""
 
@@ -121,6 +146,8 @@ class LabelEstimate(Part):
     gpu_hours: float | None
     storage_bytes: LabelStorage
     cost: Cost | None
+    budget: LabelBudget | None = None
+    """None without a budget."""
 
 
 class StageEstimate(Part):
@@ -238,3 +265,5 @@ class Plan(Part):
     exists: ExistingArtifacts
     comparison: ComparisonPlan | None = None
     corpus: CorpusRows | None = None
+    scored: ScoredRows | None = None
+    """None if the run file has no student."""

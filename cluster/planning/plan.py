@@ -35,6 +35,7 @@ from cluster.planning.model import (
     TrainEstimate,
     TrainMemory,
 )
+from cluster.planning.scored_rows import scored_rows
 from cluster.planning.training_memory import student_shape, training_memory
 from cluster.planning.training_steps import training_steps
 from pipelines.config import RunConfig
@@ -46,12 +47,14 @@ from pipelines.reuse import Action, Decision
 from pipelines.run import STAGES, decisions
 from pipelines.status import Finished, NotBegun, StageState, run_status
 from pipelines.storage.manifest import Manifest
+from pipelines.storage.store import Store
 from pipelines.tasks import Example, Task, load_task, task_spec
 from pipelines.tasks.failures import failure_detail
 from pipelines.train.checks import teacher_warnings
 
 if TYPE_CHECKING:
     from pipelines.label.answers.prompts import PromptMaker
+    from pipelines.label.teachers.base import TokensUsed
 
 _RENDERED_ROWS = 1000
 _LABELS = 100
@@ -108,7 +111,9 @@ def make_plan(
     text_bytes = corpus.text_bytes
     prompt_tokens = round(tokens.prompt.mean * remaining)
     stages = StageEstimates(
-        label=label_estimate(run, remaining, prompt_tokens, text_bytes, throughput, stored=stored),
+        label=label_estimate(
+            run, remaining, prompt_tokens, text_bytes, throughput, stored=stored, used=_used_tokens(run, decision)
+        ),
         train=_train_estimate(run, task, corpus, throughput, reused=exists.train.reused),
         evaluate=evaluate_estimate(run, corpus.rows["heldout"], reused=exists.evaluate.reused)
         if run.has_student
@@ -124,10 +129,25 @@ def make_plan(
         capacity=None if deadline_s is None else capacity(run, stages, text_bytes, throughput, deadline_s),
         exists=exists,
         corpus=_corpus_rows(run, decision.manifest),
+        scored=scored_rows(run, corpus.rows, corpus.examples) if run.has_student else None,
         comparison=comparison_plan(run, corpus.rows["heldout"] or _validation_rows(run, corpus))
         if run.has_student
         else None,
     )
+
+
+def _used_tokens(run: RunConfig, decision: Decision) -> TokensUsed:
+    """What the labels that the run resumes have used of the budget, and calibrations."""
+    from pipelines.label.output.commits import committed_counts
+    from pipelines.label.output.spending import AllSpending, used_tokens
+    from pipelines.label.teachers.base import NOTHING_USED
+
+    labels, budget = Store(run.output).child("labels"), run.teacher.budget
+    if decision.action is Action.REFUSE or (budget.tokens is None and budget.money is None):
+        return NOTHING_USED
+    if decision.replaces:  # labels with a lower corpus.limit, whose rows are taken over
+        return AllSpending.read(labels).used
+    return used_tokens(labels, committed_counts(labels)[0].paid_tokens)
 
 
 def _stored_rows(run: RunConfig, corpus: _Corpus, decision: Decision) -> int:

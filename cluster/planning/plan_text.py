@@ -11,14 +11,16 @@ from cluster.planning.model import (
     ComparisonPlan,
     CorpusRows,
     Histogram,
+    LabelBudget,
     LabelEstimate,
     Plan,
     ReplicaThroughput,
+    ScoredRows,
     StageEstimate,
     TrainingSteps,
     TrainMemory,
 )
-from pipelines.reports.format import one_line
+from pipelines.reports.format import money, one_line
 from pipelines.runtime.durations import duration
 from pipelines.train.data.step_counts import few_steps
 
@@ -60,6 +62,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"{_INDENT}an estimate from a sample of {rows.sample.read:,} rows; its error is {error} (95% confidence)"
     if plan.corpus:
         yield from _corpus_lines(plan.corpus)
+    if plan.scored:
+        yield scored_line(plan.scored)
     yield (
         f"prompts     {prompt.mean:,.0f} tokens on average, {prompt.median:,} median, {prompt.p95:,} at the 95th percentile, "
         f"{prompt.max:,} at most, {prompt.total:,} in all"
@@ -104,6 +108,15 @@ def _corpus_lines(corpus: CorpusRows) -> Iterator[str]:
         yield f"gold        none of {corpus.checked:,} rows has a label"
     for warning in corpus.warnings:
         yield f"{_INDENT}warning: {one_line(warning)}"
+
+
+def scored_line(scored: ScoredRows) -> str:
+    """The held-out rows with gold, and what so many can show."""
+    about = "" if scored.counted else "about "
+    found = f"scored      {about}{scored.with_gold:,} of {scored.rows:,} held-out rows have a gold label"
+    if scored.half_width is None:
+        return f"{found}: nothing can be scored"
+    return f"{found}: an accuracy is known to ±{100 * scored.half_width:.0f} points at worst (95%)"
 
 
 def steps_lines(found: TrainingSteps) -> Iterator[str]:
@@ -175,12 +188,27 @@ def _label_lines(label: LabelEstimate) -> Iterator[str]:
     elif label.replica_hours is not None:
         yield f"{_INDENT}{label.replica_hours:,.2f} CPU-replica-hours"
     if label.cost:
-        yield f"{_INDENT}cost {label.cost.amount:,.2f}: {label.cost.basis}"
+        yield f"{_INDENT}cost {money(label.cost.amount)}: {label.cost.basis}"
+    if label.budget:
+        yield budget_line(label.budget, label.rows)
     storage = label.storage_bytes
     yield f"{_INDENT}storage {size(storage.labels)} of labels, {storage.labels_how}"
     yield f"{_INDENT}storage {size(storage.texts)} of texts, before compression"
     if storage.token_logprobs is not None:
         yield f"{_INDENT}storage {size(storage.token_logprobs)} of token_logprobs, before compression"
+
+
+def budget_line(budget: LabelBudget, rows: int) -> str:
+    """What the rows take of the budget, and how many fit: `budget      cost 0.42 of 0.30: about the first 7,100 of 10,000 rows ...`."""
+    amount = {"money": money, "tokens": lambda count: f"{count:,.0f}", "gpu_hours": lambda hours: f"{hours:,.2f}"}[
+        budget.key
+    ]
+    name = {"money": "cost", "tokens": "tokens", "gpu_hours": "GPU-hours"}[budget.key]
+    used = f", of which {amount(budget.used)} are used" if budget.used else ""
+    end = f"enough for all {rows:,} rows"
+    if budget.rows < rows:
+        end = f"about the first {budget.rows:,} of {rows:,} rows will be labelled; raise teacher.budget.{budget.key} for all"
+    return f"budget      {name} {amount(budget.estimate)} of a budget of {amount(budget.limit)}{used}: {end}"
 
 
 def capacity_lines(found: Capacity) -> Iterator[str]:
@@ -193,7 +221,7 @@ def capacity_lines(found: Capacity) -> Iterator[str]:
     gpus = f", {found.gpus:,} GPUs" if found.gpus else ""
     yield f"deadline    {deadline}: {_replicas(replicas)}{gpus}; set teacher.replicas.max to {replicas}"
     hours = f", {label.gpu_hours:,.1f} GPU-hours" if label.gpu_hours is not None else ""
-    price = f", cost {label.cost.amount:,.2f}" if label.cost else ""
+    price = f", cost {money(label.cost.amount)}" if label.cost else ""
     yield f"{_INDENT}labelling then takes {duration(label.seconds)}{hours}{price}"
     yield f"{_INDENT}assumes that rates of replicas add up, each with {same}"
     if found.rows_per_s and found.rows_per_s > found.driver_rows_per_s:

@@ -12,6 +12,7 @@ from cluster.cli import main
 from cluster.planning.calibrate import calibration_run
 from cluster.planning.model import Plan
 from pipelines.config.load import load_run, parse_run
+from pipelines.data.heldout import is_validation
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.recipes.word_problems import train_rows
 from pipelines.storage.manifest import read_manifest, write_manifest
@@ -175,6 +176,7 @@ def test_plan_in_words(run_file: str) -> None:
         "--- prompt 1\nQ: Anne has 4 apples",
         "rows        50 train, 10 held out, 1 unreadable for the task",
         "█",
+        "scored      10 of 10 held-out rows have a gold label: an accuracy is known to ±26 points at worst (95%)",
         "from a rough guess: 20,639 output tokens/s measured with",
         "3,000 output tokens (50.0 per row, an assumption: 50% of sampling.n x max_tokens)",
         "with 2 replicas, 38 s of it engine start",
@@ -188,6 +190,8 @@ def test_plan_in_words(run_file: str) -> None:
     alone = invoke(run_file, "--config", "--set", "corpus.test=null", "--set", "corpus.validation=0.2").stdout
     assert "near_duplicates: null" in alone
     assert "rows        50 train, about 10 of them held out (corpus.validation 0.2)" in alone
+    held_out = sum(is_validation(row["id"], 0.2) for row in train_rows(50, seed=1))
+    assert f"scored      {held_out} of {held_out} held-out rows have a gold label: an accuracy is known" in alone
 
 
 @pytest.mark.parametrize("command", ["plan", "status"])
