@@ -78,7 +78,7 @@ def check_label_files(run_file: str, overrides: tuple[str, ...]) -> None:
     labels = Store(load_run(run_file, overrides).output).child("labels")
     checked, damaged = set_damaged_aside(labels)
     for found in damaged:
-        click.echo(f"label: {labels.shown(found.name)}: {found.problem}. Moved to damaged/.", err=True)
+        click.echo(f"label: {labels.shown(found.name)}: {found.problem}. Set aside in damaged/.", err=True)
     click.echo(f"label: {checked:,} files checked, {len(damaged):,} damaged", err=True)
 
 

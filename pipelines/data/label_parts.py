@@ -6,19 +6,23 @@ A lost or cut file is noticed when a stage begins, by one listing. An edited fil
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import ValidationError
+
 from pipelines.data.label_manifest import LabelDetails, PartFile
 from pipelines.errors import UserError
-from pipelines.storage.manifest import require_manifest
-from pipelines.storage.store import Store
+from pipelines.storage.manifest import Manifest, require_manifest
+from pipelines.storage.store import MANIFEST, Store
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _READ_ROWS = 8192
+CHANGED = "its content has changed since it was written"
 _REMEDY = "Run `raystill label RUN`: it labels the rows of this file again."
 
 
@@ -43,14 +47,17 @@ class LabelParts:
         """The parts that the manifest names.
 
         Raises:
-            UserError: the labels are not finished, or a part is missing or has another size.
+            UserError: the labels are not finished, a part is missing or has another size, or the manifest counts other rows.
         """
-        found = require_manifest(store, "labels", "label RUN").details
-        # The other keys may be of a version with other rules.
-        details = LabelDetails.model_validate({key: found[key] for key in ("parts", "files") if key in found})
+        manifest = require_manifest(store, "labels", "label RUN")
+        details = label_details(manifest, store)
         damage = damaged_part(details.parts, details.files, store.sizes())
         if damage is not None:
             raise UserError(store.shown(damage.name), damage.problem, _REMEDY)
+        damage = wrong_count(manifest.counts, details.parts)
+        if damage is not None:
+            remedy = "Run `raystill label RUN`: it writes the manifest again from the record of all commits."
+            raise UserError(store.shown(damage.name), damage.problem, remedy)
         return cls(store, details.parts, details.files)
 
     def names(self, folder: str) -> list[str]:
@@ -70,18 +77,20 @@ class LabelParts:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        problem = None
         try:
             data = self.store.read(name)
-            file = pq.ParquetFile(pa.BufferReader(data))
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise UserError(self.store.shown(name), "missing or not Parquet", _REMEDY) from error
+        except FileNotFoundError as error:
+            raise UserError(self.store.shown(name), "missing", _REMEDY) from error
+        remedy = _REMEDY.replace("label RUN", "label RUN --check")
         if name in self.files and hashlib.sha256(data).hexdigest() != self.files[name].sha256:
-            problem = "its content has changed since it was written"
-        elif file.metadata.num_rows != self.rows[name]:
-            problem = f"it has {file.metadata.num_rows:,} rows, the manifest says {self.rows[name]:,}"
-        if problem:
-            raise UserError(self.store.shown(name), problem, _REMEDY.replace("label RUN", "label RUN --check"))
+            raise UserError(self.store.shown(name), CHANGED, remedy)
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data))
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(self.store.shown(name), "not Parquet", remedy) from error
+        if file.metadata.num_rows != self.rows[name]:
+            rule = f"it has {file.metadata.num_rows:,} rows, the manifest says {self.rows[name]:,}"
+            raise UserError(self.store.shown(name), rule, remedy)
         return file
 
     def rationales(self, name: str) -> dict[str, list[str]]:
@@ -133,4 +142,44 @@ def damaged_part(parts: Mapping[str, int], files: Mapping[str, PartFile], sizes:
             return Damage(name, f"missing; it had {parts[name]:,} rows")
         if name in files and sizes[name] != files[name].bytes:
             return Damage(name, f"it has {sizes[name]:,} bytes instead of {files[name].bytes:,}")
+    return None
+
+
+def label_details(manifest: Manifest, store: Store) -> LabelDetails:
+    """The manifest's details that name files. Raises UserError if they are damaged."""
+    # The other keys may be of a version with other rules.
+    found = {key: manifest.details[key] for key in ("parts", "files", "tally") if key in manifest.details}
+    try:
+        return LabelDetails.model_validate(found)
+    except ValidationError as error:
+        rule = "its details are not those of labels"
+        remedy = (
+            "Restore it, or remove this file alone: `raystill label RUN` writes it again from the record beside it."
+        )
+        raise UserError(store.shown(MANIFEST), rule, remedy) from error
+
+
+def wrong_count(counts: Mapping[str, Any], parts: Mapping[str, int]) -> Damage | None:
+    """What a manifest counts and its parts do not have.
+
+    Args:
+        counts: `Manifest.counts`. A count that it lacks is not compared.
+        parts: with their rows.
+    """
+    rows: Counter[str] = Counter()
+    for name, count in parts.items():
+        rows[name.rpartition("/")[0]] += count
+    heldout = counts.get("heldout", {})
+    counted = {
+        "data": counts.get("accepted"),
+        "rejects": counts.get("rejected"),
+        "heldout/data": heldout.get("answered"),
+        "heldout/rejects": heldout.get("unanswered"),
+    }
+    for folder, count in counted.items():
+        if count not in (None, rows[folder]):
+            return Damage(MANIFEST, f"it counts {count} rows in {folder}, its parts have {rows[folder]}")
+    read, total = counts.get("read"), rows["data"] + rows["rejects"]
+    if read not in (None, total):
+        return Damage(MANIFEST, f"it counts {read} rows read, its parts have {total}")
     return None

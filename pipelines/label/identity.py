@@ -73,7 +73,7 @@ def comparable_identity(
     Args:
         model: `teacher.model`, if it may be a folder.
     """
-    if found is None:
+    if not found:  # nothing, or only its fingerprint is left
         return identity
     if "parser" not in found.get("task", {}):
         identity = {**identity, "task": {name: value for name, value in identity["task"].items() if name != "parser"}}

@@ -64,7 +64,12 @@ def read_manifest(store: Store, kind: ArtifactType) -> Manifest | None:
     try:
         manifest = Manifest.model_validate_json(store.read(MANIFEST))
     except ValidationError as error:
-        raise UserError(file, "not a manifest of Raystill", "Restore it, or remove the folder.") from error
+        remedy = "Restore it, or remove the folder."
+        if kind == "labels":
+            remedy = (
+                "Restore it, or remove this file alone: `raystill label RUN` writes it again from the record beside it."
+            )
+        raise UserError(file, "not a manifest of Raystill", remedy) from error
     if manifest.type != kind:
         raise UserError(file, f"it is a {manifest.type} artifact, must be a {kind} artifact", "Name another folder.")
     if manifest.schema_version != SCHEMA_VERSION:

@@ -40,6 +40,18 @@ def is_done(writer: LabelWriter, *ids: str) -> list[bool]:
     return [key in chain.from_iterable(done) for key in id_keys(ids).tolist()]
 
 
+def counts_json(writer: LabelWriter) -> dict[str, Any]:
+    """`counts` of the manifest, without held-out rows."""
+    counts = writer.counts
+    rejects = dict(+counts.rejected)
+    return {
+        "read": counts.train,
+        "accepted": counts.accepted,
+        "rejected": sum(rejects.values()),
+        "rejected_by_reason": rejects,
+    }
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
@@ -75,7 +87,7 @@ def finished_with_engine_errors(folder: Path) -> Manifest:
         files = {name: file.model_dump() for name, file in writer.state.files.items()}
         details = {"parts": writer.state.parts, "files": files, "tally": writer.counts.as_json()}
         manifest = manifest_of(
-            "labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={}, details=details
+            "labels", IDENTITY, config={}, counts=counts_json(writer), timings_s={}, provenance={}, details=details
         )  # fmt: skip
         write_manifest(Store(str(folder)), manifest)
         writer.remove_attempt()

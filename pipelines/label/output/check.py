@@ -1,10 +1,9 @@
-"""`raystill label --check`: read every committed file of labels, finished or not, and compare size, rows and hash."""
+"""`raystill label --check`: read every committed file of labels, finished or not, and compare size, rows and hash. Records too."""
 
 from __future__ import annotations
 
-from pipelines.data.label_manifest import LabelDetails
-from pipelines.data.label_parts import Damage, LabelParts
-from pipelines.label.output.commits import read_commits
+from pipelines.data.label_parts import Damage, LabelParts, label_details
+from pipelines.label.output.commits import damaged_records, read_commits
 from pipelines.runtime.progress import Progress
 from pipelines.storage.manifest import read_manifest
 from pipelines.storage.store import Store
@@ -18,8 +17,11 @@ def set_damaged_aside(store: Store) -> tuple[int, list[Damage]]:
     Returns:
         (files that were read, the damaged ones)
     """
-    parts = _committed(store)
-    damaged = []
+    damaged = [Damage(name, "not the record that was written") for name in damaged_records(store)]
+    parts, lost = _committed(store)
+    damaged += [Damage(name, "missing, or not the record that was written") for name in lost]
+    for record in damaged:
+        _set_aside(store, record.name)
     with Progress("check", total=len(parts.rows), unit="files") as progress:
         for name in parts.rows:
             found = parts.damage(name)
@@ -30,15 +32,18 @@ def set_damaged_aside(store: Store) -> tuple[int, list[Damage]]:
     return len(parts.rows), damaged
 
 
-def _committed(store: Store) -> LabelParts:
+def _committed(store: Store) -> tuple[LabelParts, list[str]]:
+    """The parts that count, and the damaged records of single commits."""
     manifest = read_manifest(store, "labels")
     if manifest is not None:
-        details = LabelDetails.model_validate(manifest.details)
-        return LabelParts(store, details.parts, details.files)
-    commits = read_commits(store).commits
+        details = label_details(manifest, store)
+        return LabelParts(store, details.parts, details.files), []
+    committed = read_commits(store)
+    commits = committed.commits
     removed = {name for commit in commits for name in commit.removed}
     rows = {name: count for commit in commits for name, count in commit.parts.items() if name not in removed}
-    return LabelParts(store, rows, {name: file for commit in commits for name, file in commit.files.items()})
+    files = {name: file for commit in commits for name, file in commit.files.items()}
+    return LabelParts(store, rows, files), committed.damaged
 
 
 def _set_aside(store: Store, name: str) -> None:

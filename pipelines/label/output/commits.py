@@ -7,18 +7,21 @@
     commits/record-k.json    a copy of it until the manifest exists
     commits/base.json        finished labels of 0.1 whose `engine_error` rows are retried
 
+Each record begins with the SHA-256 of the rest, so that an edited one is noticed; those of 0.1 do not.
+
 A part counts if a commit names it. A driver that resumes begins with a record that covers one number more than there are commits. If the
 driver before it sleeps through the loss of its lease, and then writes one more commit, the record covers that commit's number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from pipelines.data.label_manifest import CountsJson, LabelDetails, PartFile
 from pipelines.data.reader import DataSplit, FileRange
@@ -26,6 +29,7 @@ from pipelines.errors import UserError
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.parts import FOLDERS, in_parallel
 from pipelines.reuse import Attempt
+from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import MANIFEST, Store
 
@@ -34,6 +38,7 @@ COMMITS = "commits"
 BASE = f"{COMMITS}/base.json"
 _MERGED = re.compile(r"(commits/)?record-(\d+)\.json")
 _SINGLE = re.compile(r"commits/(\d+)\.json")
+_SEAL = re.compile(rb'\{"sha256":"([0-9a-f]{64})",')
 BASE_NUMBER = -1
 """Of a commit that sums up finished labels of 0.1."""
 _REPLACE = "or label everything again: `raystill label RUN --replace`."
@@ -127,8 +132,8 @@ def read_commits(store: Store) -> Committed:
         number = BASE_NUMBER if name == BASE else part_number(name)
         last = max(last, number)
         try:
-            commit = Commit.model_validate_json(data)
-        except ValidationError:
+            commit = Commit.model_validate_json(unsealed(data))
+        except ValueError:
             damaged.append(name)
         else:
             commits[number] = commit.model_copy(update={"number": number})
@@ -154,7 +159,7 @@ def committed_counts(store: Store) -> tuple[Counts, int | None]:
 
 def write_record(store: Store, commits: list[Commit], last: int) -> None:
     """Write all commits as one record, with a copy. Then remove the records that it covers."""
-    data = Record(last=last, commits=commits).model_dump_json().encode()
+    data = sealed(Record(last=last, commits=commits))
     kept = {f"record-{last:06d}.json", f"{COMMITS}/record-{last:06d}.json"}
     for name in sorted(kept):
         store.write(name, data)
@@ -166,8 +171,8 @@ def write_record(store: Store, commits: list[Commit], last: int) -> None:
 
 
 def has_record(store: Store) -> bool:
-    """True if there is a record of all commits."""
-    return any(_MERGED.fullmatch(name) for name in _record_files(store))
+    """True if a record of all commits can be read."""
+    return len(damaged_records(store)) < sum(1 for name in _record_files(store) if _MERGED.fullmatch(name))
 
 
 def _record_files(store: Store) -> list[str]:
@@ -184,8 +189,12 @@ def read_attempt(store: Store) -> Attempt | None:
     """
     try:
         if store.exists(ATTEMPT):
-            return Attempt(**json.loads(store.read(ATTEMPT)))
-        rule = "missing"
+            attempt = Attempt(**json.loads(store.read(ATTEMPT)))
+            if fingerprint(attempt.identity) == attempt.fingerprint:
+                return attempt
+            rule = "edited"
+        else:
+            rule = "missing"
     except (ValueError, TypeError):
         rule = "not readable"
     if store.exists(MANIFEST):
@@ -202,6 +211,29 @@ def read_attempt(store: Store) -> Attempt | None:
         rule = f"{rule}; no other file has the settings that the {len(names):,} files beside it were made with"
         raise UserError(store.shown(ATTEMPT), rule, f"Restore it, {_REPLACE}")
     return None
+
+
+def sealed(record: BaseModel) -> bytes:
+    """A record as JSON. `unsealed` notices any edit."""
+    data = record.model_dump_json().encode()
+    return b'{"sha256":"%s",' % hashlib.sha256(data).hexdigest().encode() + data[1:]
+
+
+def unsealed(data: bytes) -> bytes:
+    """The JSON of a record, as it was written. Raises ValueError if it was edited."""
+    seal = _SEAL.match(data)
+    if seal is None:
+        return data
+    found = b"{" + data[seal.end() :]
+    if hashlib.sha256(found).hexdigest().encode() != seal[1]:
+        raise ValueError("edited")
+    return found
+
+
+def damaged_records(store: Store) -> list[str]:
+    """Records of all commits that cannot be read, also if a copy can."""
+    merged = [name for name in _record_files(store) if _MERGED.fullmatch(name)]
+    return [name for name in merged if not _is_record(store.read(name))]
 
 
 def record_name(number: int) -> str:
@@ -221,7 +253,15 @@ def _read_record(store: Store, names: list[str]) -> Record | None:
     latest = [name for name, number in merged.items() if number == max(merged.values())]
     for name in latest:
         try:
-            return Record.model_validate_json(store.read(name))
-        except ValidationError as error:
+            return Record.model_validate_json(unsealed(store.read(name)))
+        except ValueError as error:
             cause = error
     raise UserError(store.shown(latest[-1]), "not the record of labels", f"Restore it, {_REPLACE}") from cause
+
+
+def _is_record(data: bytes) -> bool:
+    try:
+        Record.model_validate_json(unsealed(data))
+    except ValueError:
+        return False
+    return True

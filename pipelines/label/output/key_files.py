@@ -122,7 +122,8 @@ def _of_parts(store: Store, commit: Commit, kinds: Sequence[int]) -> KeyRows:
         for name in (name for name in commit.parts if name.rpartition("/")[0] == folder):
             if is_accepted and DONE not in kinds:
                 continue
-            rows = read_part(store, name, ["id"] if is_accepted else ["id", "reason"])
+            columns = ["id"] if is_accepted else ["id", "reason"]
+            rows = read_part(store, name, columns, commit.files.get(name))
             table = pa.table(
                 {
                     "split": pa.array([split] * len(rows)),
@@ -132,7 +133,7 @@ def _of_parts(store: Store, commit: Commit, kinds: Sequence[int]) -> KeyRows:
             )
             found.append(key_rows(commit.number, table, table.slice(0, 0)))
     for name in (name for name in commit.parts if name.startswith(f"{RETRIED_FOLDER}/")):
-        rows = read_part(store, name, ["split", "id"])
+        rows = read_part(store, name, ["split", "id"], commit.files.get(name))
         found += [
             _rows(commit.number, split, RETRIED, rows.filter(pc.equal(rows["split"], split))["id"]) for split in SPLITS
         ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.data.label_manifest import PartFile
 from pipelines.label.output.commits import Commit, part_number
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.parts import parquet_settings, part_name
+from pipelines.label.output.parts import parquet_settings, part_name, read_part
 from pipelines.storage.store import Store
 
 PART_BYTES = 128_000_000
@@ -70,7 +70,8 @@ def _merged(store: Store, commits: Sequence[Commit], number: int) -> Commit:
     first = min(part_number(name) for found in names.values() for name in found) if names else 0
     for folder, found in names.items():
         merged = part_name(folder, first, number)
-        files[merged] = _write(store, merged, found, parquet_settings(folder))
+        written = {name: file for commit in commits for name, file in commit.files.items() if name in found}
+        files[merged] = _write(store, merged, found, written, parquet_settings(folder))
         parts[merged] = files[merged].rows
     return commits[-1].model_copy(
         update={
@@ -84,25 +85,38 @@ def _merged(store: Store, commits: Sequence[Commit], number: int) -> Commit:
     )
 
 
-def _write(store: Store, name: str, parts: Sequence[str], settings: dict[str, Any]) -> PartFile:
-    """Write parts as one."""
+def _write(
+    store: Store, name: str, parts: Sequence[str], written: Mapping[str, PartFile], settings: dict[str, Any]
+) -> PartFile:
+    """Write parts as one. Raises UserError if one has changed since it was written."""
     with store.writing(name) as file:
         hashed, rows = _Hashed(file), 0
         group_rows = settings.pop("row_group_size", _ROW_GROUP_ROWS)
-        schema = pa.unify_schemas([pq.read_schema(store.fs.open_input_file(store.path(part))) for part in parts])
+        schema = _schema(store, parts, written)
         with pq.ParquetWriter(pa.PythonFile(hashed, "w"), schema, **{"compression": "zstd", **settings}) as writer:
-            for table in _row_groups(store, parts, schema, _ROW_GROUP_ROWS):
+            for table in _row_groups(store, parts, written, schema, _ROW_GROUP_ROWS):
                 writer.write_table(table, row_group_size=group_rows)
                 rows += len(table)
     return PartFile(rows=rows, bytes=hashed.size, sha256=hashed.digest.hexdigest())
 
 
-def _row_groups(store: Store, parts: Sequence[str], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+def _schema(store: Store, parts: Sequence[str], written: Mapping[str, PartFile]) -> pa.Schema:
+    """The columns of all parts."""
+    try:
+        return pa.unify_schemas([pq.read_schema(store.fs.open_input_file(store.path(part))) for part in parts])
+    except (OSError, pa.ArrowException):
+        for part in parts:
+            read_part(store, part, None, written.get(part))  # names the one that has changed
+        raise
+
+
+def _row_groups(
+    store: Store, parts: Sequence[str], written: Mapping[str, PartFile], schema: pa.Schema, rows: int
+) -> Iterator[pa.Table]:
     """The rows of parts, some at a time. Columns that a part lacks are null."""
     waiting: list[pa.Table] = []
     for part in parts:
-        with store.fs.open_input_file(store.path(part)) as file:
-            table = pq.read_table(file)
+        table = read_part(store, part, None, written.get(part))
         missing = [field for field in schema if field.name not in table.schema.names]
         for field in missing:
             table = table.append_column(field, pa.nulls(len(table), field.type))

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.data.label_manifest import PartFile
+from pipelines.data.label_parts import CHANGED
 from pipelines.data.reader import DataSplit
 from pipelines.data.schema import LABEL, REJECT, TEXT_PARQUET, TOKEN_LOGPROBS_PARQUET
+from pipelines.errors import UserError
 from pipelines.label.answers.outcomes import rationales_table, texts_table, token_logprobs_table
 from pipelines.storage.parquet import parquet_bytes
 from pipelines.storage.store import Store
@@ -22,6 +24,8 @@ from pipelines.storage.store import Store
 In = TypeVar("In")
 Out = TypeVar("Out")
 _REQUESTS = 16
+_WHOLE_BYTES = 8 << 20
+"""Smaller parts are read at once. Larger ones are read for their hash first, then the wanted columns, so that memory stays small."""
 FOLDERS: dict[tuple[DataSplit, bool], tuple[str, pa.Schema]] = {
     ("train", True): ("data", LABEL),
     ("train", False): ("rejects", REJECT),
@@ -106,7 +110,25 @@ def in_parallel(call: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]
             yield waiting.popleft().result()
 
 
-def read_part(store: Store, name: str, columns: list[str]) -> pa.Table:
-    """Columns of one part."""
+def read_part(store: Store, name: str, columns: list[str] | None, written: PartFile | None) -> pa.Table:
+    """Columns of one part; None: all.
+
+    Args:
+        written: what its record says; None for files of 0.1.
+
+    Raises:
+        UserError: its content has changed.
+    """
     with store.fs.open_input_file(store.path(name)) as file:
-        return pq.read_table(file, columns=columns)
+        source = file
+        if written is not None:
+            data, digest = file.read(_WHOLE_BYTES), hashlib.sha256()
+            is_whole, chunk = len(data) < _WHOLE_BYTES, data
+            while chunk:
+                digest.update(chunk)
+                chunk = b"" if is_whole else file.read(_WHOLE_BYTES)
+            if digest.hexdigest() != written.sha256:
+                remedy = "Run `raystill label RUN --check`: it labels the rows of this file again."
+                raise UserError(store.shown(name), CHANGED, remedy)
+            source = pa.BufferReader(data) if is_whole else file
+        return pq.read_table(source, columns=columns)

@@ -105,14 +105,14 @@ def _without_replaced(store: Store, commit: Commit, retried: Retried, split: Dat
     folder = FOLDERS[split, False][0]
     removed = 0
     for name in [name for name in commit.parts if name.startswith(f"{folder}/")]:
-        rows = read_part(store, name, ["id", "reason"])
+        rows = read_part(store, name, REJECT.names, commit.files.get(name))
         failed = pc.equal(rows["reason"], "engine_error").to_numpy()
         replaced = failed & retried.replaces(id_keys(rows["id"].to_pylist()), commit.number)
         if not replaced.any():
             continue
         removed += int(replaced.sum())
         commit = _without(commit, [name])
-        kept = read_part(store, name, REJECT.names).filter(pa.array(~replaced))
+        kept = rows.filter(pa.array(~replaced))
         if len(kept):
             new = part_name(folder, part_number(name), number)
             file = write_part(store, new, kept)
@@ -123,7 +123,8 @@ def _without_replaced(store: Store, commit: Commit, retried: Retried, split: Dat
 
 def _retries_of(store: Store, commit: Commit, split: str) -> int:
     stones = [name for name in commit.parts if name.startswith(f"{RETRIED_FOLDER}/")]
-    return sum(pc.sum(pc.equal(read_part(store, n, ["split"])["split"], split)).as_py() or 0 for n in stones)
+    tables = (read_part(store, name, ["split"], commit.files.get(name)) for name in stones)
+    return sum(pc.sum(pc.equal(rows["split"], split)).as_py() or 0 for rows in tables)
 
 
 def _with_engine_errors(commit: Commit, split: str, more: int) -> Commit:

@@ -45,6 +45,7 @@ from pipelines.label.output.commits import (
     PieceName,
     ScanSummary,
     record_name,
+    sealed,
     write_record,
 )
 from pipelines.label.output.counts import Counts
@@ -199,7 +200,7 @@ class LabelWriter:
         if self._reopened:
             self.store.delete(MANIFEST)
             self._reopened = None
-        self.store.write(record_name(commit.number), commit.model_dump_json().encode())
+        self.store.write(record_name(commit.number), sealed(commit))
         keys = written.keys.copy()
         keys["commit"] = commit.number
         return commit, keys

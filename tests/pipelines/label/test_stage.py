@@ -8,8 +8,12 @@ import pytest
 from pipelines.config import RunConfig
 from pipelines.errors import UserError
 from pipelines.label.identity import comparable_identity, label_identity
-from pipelines.label.stage import check_label
+from pipelines.label.output.writer import LabelWriter
+from pipelines.label.stage import check_label, label_decision
+from pipelines.reuse import Action
 from pipelines.storage.fingerprint import model_fingerprint
+from pipelines.storage.lock import folder_lock
+from pipelines.storage.store import Store
 from tests.support.corpora import run_config, word_problem_rows, write_jsonl
 
 LINE = {"question": "1 and 1?", "answer": "1 + 1 = 2. The answer is (1 + 1)."}
@@ -58,7 +62,9 @@ def test_another_parser_makes_other_labels_except_of_0_1(tmp_path: Path) -> None
     of_0_1 = {**identity, "task": task}
     assert comparable_identity(identity, of_0_1) == of_0_1
     older = {**identity, "task": {**task, "parser": "1"}}
-    assert comparable_identity(identity, older) == comparable_identity(identity, None) == identity
+    assert all(
+        comparable_identity(identity, found) == identity for found in (older, None, {})
+    )  # {}: attempt.json is lost
 
 
 def test_any_changed_weight_makes_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +81,29 @@ def test_any_changed_weight_makes_other_labels(tmp_path: Path, monkeypatch: pyte
     weights.write_bytes(bytes(4500) + b"x" + bytes(4499))
     assert model_fingerprint(str(weights.parent)) == sampled
     assert label_identity(one)["teacher"]["model"] != before["teacher"]["model"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changes", "action"),
+    [
+        (2, None, {}, Action.MAKE), (2, 3, {}, Action.MAKE), (2, 2, {}, Action.RESUME), (3, 2, {}, Action.REFUSE),
+        (None, 2, {}, Action.REFUSE),
+        (2, None, {"teacher": {"engine": "echo", "sampling": {"max_tokens": 9}}}, Action.REFUSE),
+        (2, None, {"labelling": {"reuse": []}}, Action.REFUSE),
+    ],
+)  # fmt: skip
+def test_labels_of_fewer_rows_are_taken_over(
+    tmp_path: Path, before: int | None, now: int | None, changes: dict[str, Any], action: Action
+) -> None:
+    tree = {**run(tmp_path).model_dump(exclude_unset=True), "output": str(tmp_path / "out")}
+    trial, full = (
+        RunConfig.model_validate({**tree, "corpus": {**tree["corpus"], "limit": limit}, **more})
+        for limit, more in ((before, {}), (now, changes))
+    )
+    with folder_lock(labels := Store(trial.output).child("labels"), 9.0) as check_lock:
+        LabelWriter(labels, label_identity(trial), trial.labelling, None, check_lock)
+    found = label_decision(full)
+    assert (found.action, found.replaces) == (action, action is Action.MAKE)
 
 
 @pytest.mark.parametrize(

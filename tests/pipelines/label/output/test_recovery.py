@@ -19,7 +19,7 @@ from pipelines.label.stored.texts import StoredAnswer
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
-from tests.support.label_writers import IDENTITY, SETTINGS, commit, is_done, open_writer
+from tests.support.label_writers import IDENTITY, SETTINGS, commit, counts_json, is_done, open_writer
 from tests.support.outcomes import accepted, generated, part_ids, reject, table
 
 ROWS = 12
@@ -70,7 +70,7 @@ def finish(folder: Path) -> tuple[list[str], LabelWriter]:
 def _manifest(writer: LabelWriter) -> Manifest:
     details = LabelDetails(parts=writer.state.parts, files=writer.state.files, tally=writer.counts.as_json())
     return manifest_of(
-        "labels", IDENTITY, config={}, counts={}, timings_s={}, provenance={}, details=details.model_dump()
+        "labels", IDENTITY, config={}, counts=counts_json(writer), timings_s={}, provenance={}, details=details.model_dump()
     )  # fmt: skip
 
 
@@ -87,13 +87,16 @@ def damages(folder: Path) -> Iterator[tuple[str, str]]:
     for name in Store(str(folder)).files():
         if name != ".lock":
             yield from ((name, "lost"), (name, "cut"))
+        if name.endswith(".parquet") or "record" in name or name.startswith("commits/0"):
+            yield name, "edited"
 
 
 def damage(path: Path, how: str) -> None:
+    data, middle = path.read_bytes(), path.stat().st_size // 2
     if how == "lost":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        path.write_bytes(data[:middle] + (bytes([data[middle] ^ 4]) + data[middle + 1 :] if how == "edited" else b""))
 
 
 def test_any_damage_to_begun_labels_costs_one_commit(tmp_path: Path) -> None:
@@ -109,7 +112,12 @@ def test_any_damage_to_begun_labels_costs_one_commit(tmp_path: Path) -> None:
         attempt = read_attempt(Store(str(folder)))
         assert attempt is not None, name
         assert attempt.fingerprint == fingerprint(IDENTITY)
-        labelled, writer = finish(folder)
+        try:
+            labelled, writer = finish(folder)
+        except UserError as error:
+            assert (name in error.value, error.remedy[:31], how) == (True, "Run `raystill label RUN --check", "edited")  # noqa: PT017
+            assert [found.name for found in set_damaged_aside(Store(str(folder)))[1]] == [name]
+            labelled, writer = finish(folder)
         assert len(labelled) <= len(expected) + PER_COMMIT, (name, how)
         assert_exact(folder, writer)
 
@@ -125,38 +133,22 @@ def test_any_damage_to_finished_labels_is_found(
         folder = tmp_path / f"{name}.{how}".replace("/", "-")
         shutil.copytree(tmp_path / "done", folder)
         damage(folder / name, how)
+        store = Store(str(folder))
         if name.endswith(".parquet"):
             with pytest.raises(UserError, match=name):
-                LabelParts.of(Store(str(folder)))
+                LabelParts.of(store).open(name)
+        if how == "edited":
+            assert [found.name for found in set_damaged_aside(store)[1]] == [name]
+            assert (folder / "damaged" / name).exists()
         try:
             labelled, writer = finish(folder)
         except UserError as error:
-            assert name in error.value  # noqa: PT017 - what is refused depends on the file
-            assert how == "cut"
+            assert (name in error.value, how) == (True, "cut")  # noqa: PT017 - what is refused depends on the file
             continue
         assert len(labelled) <= PER_COMMIT
         if name.endswith(".parquet"):
             assert name in capsys.readouterr().err
         assert_exact(folder, writer)
-
-
-def test_an_edited_part_is_noticed_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "PART_BYTES", 1)
-    begin(tmp_path)
-    finish(tmp_path)
-    store = Store(str(tmp_path))
-    name = LabelParts.of(store).names("data")[0]
-    data = bytearray((tmp_path / name).read_bytes())
-    data[-60] ^= 1  # in the statistics of the footer: the rows can still be read
-    (tmp_path / name).write_bytes(data)
-    parts = LabelParts.of(store)
-    with pytest.raises(UserError, match="label RUN --check"):
-        parts.open(name)
-    checked, damaged = set_damaged_aside(store)
-    assert (checked, [found.name for found in damaged]) == (len(parts.rows), [name])
-    assert (tmp_path / "damaged" / name).exists()
-    assert len(finish(tmp_path)[0]) == PER_COMMIT
-    assert set_damaged_aside(store)[1] == []
 
 
 def test_labels_without_any_record_are_not_removed(tmp_path: Path) -> None:
@@ -182,7 +174,7 @@ def test_records_are_merged_and_resume_reads_few_files(tmp_path: Path, monkeypat
     ]
     read: list[str] = []
     monkeypatch.setattr(
-        key_files, "read_part", lambda store, name, columns: read.append(name) or read_part(store, name, columns)
+        key_files, "read_part", lambda store, name, *more: read.append(name) or read_part(store, name, *more)
     )
     with open_writer(tmp_path) as writer:
         assert is_done(writer, "r0", "r6", "x") == [True, True, False]
@@ -205,6 +197,18 @@ def test_a_commit_after_the_loss_of_a_lease_counts_nowhere(tmp_path: Path) -> No
     assert sorted(LabelWriter(store, IDENTITY, SETTINGS).state.parts) == sorted(successor.state.parts)
     _, writer = finish(tmp_path)
     assert_exact(tmp_path, writer)
+
+
+@pytest.mark.parametrize("key", ["read", "accepted", "rejected"])
+def test_a_manifest_that_counts_other_rows_is_noticed(tmp_path: Path, key: str) -> None:
+    begin(tmp_path)
+    finish(tmp_path)
+    manifest = read_manifest(Store(str(tmp_path)), "labels")
+    assert manifest is not None
+    manifest.counts[key] += 1
+    write_manifest(Store(str(tmp_path)), manifest)
+    with pytest.raises(UserError, match=r"manifest.json: it counts"):
+        LabelParts.of(Store(str(tmp_path)))
 
 
 def test_labels_of_0_1_name_the_file_that_is_lost() -> None:
