@@ -14,8 +14,8 @@ from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_files
-from pipelines.data.label_manifest import LabelDetails
-from pipelines.data.label_parts import damaged_part
+from pipelines.data.label_manifest import CountsJson, LabelCounts
+from pipelines.data.label_parts import Damage, damaged_part, label_details, wrong_count
 from pipelines.data.reader import DataSplit, check_columns, corpus_files
 from pipelines.data.shots import read_shots
 from pipelines.errors import StageFailedError, UserError
@@ -42,7 +42,7 @@ from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.runtime.terminal import say
 from pipelines.storage.lock import LOCK, folder_lock
 from pipelines.storage.manifest import Manifest, read_manifest, write_manifest
-from pipelines.storage.store import Store
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import load_task, task_spec
 
 
@@ -107,11 +107,13 @@ def _decide(
     """The decision, and the identity of the labels that it leads to."""
 
     def engine_errors(manifest: Manifest) -> int:
-        return Counts.from_json(LabelDetails.model_validate(manifest.details).tally).engine_errors
+        return Counts.from_json(label_details(manifest, store).tally).engine_errors
 
     def damage(manifest: Manifest) -> str | None:
-        details = LabelDetails.model_validate(manifest.details)
-        found = damaged_part(details.parts, details.files, store.sizes())
+        details = label_details(manifest, store)
+        found = damaged_part(details.parts, details.files, store.sizes()) or wrong_count(manifest.counts, details.parts)
+        if found is None and details.tally and not _is_tally_of(details.tally, manifest):
+            found = Damage(MANIFEST, "its tally and its counts differ")
         return None if found is None else f"{found.name}: {found.problem}"
 
     try:
@@ -126,6 +128,15 @@ def _decide(
         if not replace:
             raise
         return Decision(Action.MAKE, error.rule, replaces=True), identity
+
+
+def _is_tally_of(tally: CountsJson, manifest: Manifest) -> bool:
+    try:
+        counts = Counts.from_json(tally)
+    except TypeError:
+        return False
+    found = LabelCounts.model_validate(manifest.counts)
+    return (counts.accepted, dict(+counts.rejected)) == (found.accepted, found.rejected_by_reason)
 
 
 def _label(run: RunConfig, store: Store, identity: dict[str, Any], writer: LabelWriter, keys: AnswerKeys) -> Manifest:
