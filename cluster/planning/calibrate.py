@@ -1,11 +1,15 @@
 """`raystill plan --calibrate N`: label the first N rows with the run's teacher, measure, and discard the labels.
 
-The label stage itself does it, into a temporary folder, with one replica. The engine's start is measured apart.
+The label stage itself does it, into a temporary folder, with one replica. The engine's start is measured apart. Answers that were paid for
+are kept in OUTPUT/labels/earlier, where labelling takes them over, and their tokens count in the budget of OUTPUT.
 """
 
 from __future__ import annotations
 
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cluster.planning.estimate import by_labels
 from cluster.planning.measured import labels_bytes
@@ -31,9 +35,10 @@ def calibrate(run: RunConfig, rows: int, *, verbose: bool = False) -> ReplicaThr
     from cluster.session.start import ray_session
     from pipelines.label.stage import label
 
-    with tempfile.TemporaryDirectory(prefix="raystill-calibrate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="raystill-calibrate-") as folder, _paid_answers_kept(run, folder) as kept:
         trial = calibration_run(run, rows, folder)
-        say(f"calibrating: labelling {rows:,} rows into a temporary folder")
+        where = "; raystill label takes over their answers" if kept else " into a temporary folder"
+        say(f"calibrating: labelling {rows:,} rows{where}")
         with command_log("plan", verbose=verbose), ray_session(trial, ["label"], verbose=verbose):
             manifest = label(trial)
         source = _source(run, manifest.counts["read"])
@@ -41,6 +46,38 @@ def calibrate(run: RunConfig, rows: int, *, verbose: bool = False) -> ReplicaThr
     if measured is None:
         raise StageFailedError("The calibration answered no row and measured nothing. Give it more rows.")
     return measured
+
+
+@contextmanager
+def _paid_answers_kept(run: RunConfig, folder: str) -> Iterator[bool]:
+    """Start the folder's labels with what OUTPUT has used of the budget; give OUTPUT the answers of the block, also after an error.
+
+    Yields:
+        True if the teacher's requests are paid and labelling takes over their answers.
+    """
+    from pipelines.label.output.parts import TEXTS_FOLDER
+    from pipelines.label.output.spending import FOLDER as SPENT
+    from pipelines.label.stored.sources import EARLIER_FOLDER
+    from pipelines.label.teachers.registry import teacher_class
+
+    if not teacher_class(run.teacher.engine).meters_budget:
+        yield False
+        return
+    labels, trial, takes_over = (
+        Store(run.output).child("labels"),
+        Store(folder).child("labels"),
+        run.labelling.reuse != [],
+    )
+    before = labels.files(SPENT, ".json")
+    for name in before:
+        trial.write(name, labels.read(name))
+    try:
+        yield takes_over
+    finally:
+        for name in set(trial.files(SPENT, ".json")) - set(before):
+            labels.write(name, trial.read(name))
+        for name in trial.files(TEXTS_FOLDER, ".parquet") if takes_over else ():
+            labels.write(f"{EARLIER_FOLDER}/{uuid.uuid4().hex}.parquet", trial.read(name))
 
 
 def calibration_run(run: RunConfig, rows: int, folder: str) -> RunConfig:

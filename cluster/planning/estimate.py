@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.planning.model import Basis, Histogram, LabelEstimate, LabelStorage, ReplicaThroughput
+from cluster.planning.model import Basis, Histogram, LabelBudget, LabelEstimate, LabelStorage, ReplicaThroughput
 from pipelines.config import RunConfig, TeacherConfig
 from pipelines.data.label_manifest import LabelCounts, LabelDetails
 from pipelines.data.schema import LABEL
 from pipelines.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pipelines.label.teachers.base import TokensUsed
 
 ConfigJson = Mapping[str, Any]
 """A model's config.json."""
@@ -116,8 +119,9 @@ def by_labels(manifest: Manifest, basis: Basis, source: str, data_bytes: int | N
 
 
 def label_estimate(
-    run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: ReplicaThroughput, *, stored: int = 0
-) -> LabelEstimate:
+    run: RunConfig, rows: int, prompt_tokens: int, text_bytes: float, throughput: ReplicaThroughput, *, stored: int = 0,
+    used: tuple[int, int, int] = (0, 0, 0),
+) -> LabelEstimate:  # fmt: skip
     """What labelling takes with replicas.max replicas.
 
     Args:
@@ -126,6 +130,7 @@ def label_estimate(
         text_bytes: mean size of a row's input, id and gold label.
         throughput: of one replica.
         stored: further rows, which take over stored answers.
+        used: prompt, output and cached tokens that earlier runs have used of the budget.
     """
     from pipelines.label.reporting.usage import teacher_cost
     from pipelines.label.teachers.base import TokensUsed
@@ -155,7 +160,29 @@ def label_estimate(
         gpu_hours=gpu_hours,
         storage_bytes=_storage(run, rows, per_row, text_bytes, throughput),
         cost=charged,
+        budget=_budget(teacher, rows, TokensUsed(prompt_tokens, output_tokens), TokensUsed(*used), gpu_hours),
     )
+
+
+def _budget(
+    teacher: TeacherConfig, rows: int, needed: TokensUsed, used: TokensUsed, gpu_hours: float | None
+) -> LabelBudget | None:
+    """The limit with room for the fewest rows. GPU-hours are those of one run."""
+    from pipelines.label.reporting.usage import teacher_cost
+
+    spent, cost = teacher_cost(teacher, used), teacher_cost(teacher, needed)
+    amounts: list[tuple[Literal["tokens", "money", "gpu_hours"], float | None, float, float | None]] = [
+        ("tokens", teacher.budget.tokens, used.prompt + used.output, needed.prompt + needed.output),
+        ("money", teacher.budget.money, spent.amount if spent else 0.0, cost.amount if cost else None),
+        ("gpu_hours", teacher.budget.gpu_hours, 0.0, gpu_hours),
+    ]
+    found = []
+    for key, limit, before, estimate in amounts:
+        if limit is not None and estimate is not None:
+            share = max(limit - before, 0.0) / estimate if estimate else 1.0
+            fitting = min(math.floor(rows * share + 1e-9), rows)  # 0.3 of 0.1 + 0.2 is all of it
+            found.append(LabelBudget(key=key, limit=limit, used=before, estimate=estimate, rows=fitting))
+    return min(found, key=lambda one: one.rows, default=None)
 
 
 def _millions(parameters: float) -> str:

@@ -25,8 +25,10 @@ from pipelines.label.batches.run import Batches
 from pipelines.label.driver import label_rows
 from pipelines.label.early_stop import TaskFailures
 from pipelines.label.identity import comparable_identity, label_identity
+from pipelines.label.more_rows import only_adds_rows
 from pipelines.label.output.commits import read_attempt
 from pipelines.label.output.counts import Counts
+from pipelines.label.output.spending import FOLDER as SPENT
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.reporting.dataset_card import dataset_card
 from pipelines.label.reporting.manifest import label_manifest
@@ -70,6 +72,8 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
     check_label(run)
     store = Store(run.output).child("labels")
     full = label_identity(run)
+    adds_rows = only_adds_rows(run, store, full)
+    replace = replace or adds_rows
     decision, _ = _decide(store, full, _model_here(run), replace=replace)
     decision.check()
     if decision.reused:
@@ -82,7 +86,8 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
         if decision.reused:
             return decision.reused
         if decision.replaces:
-            replace_labels(store, check_lock, keep_answers=run.labelling.reuse != [], lock=LOCK)
+            kept = [SPENT] if adds_rows else []  # the budget goes on
+            replace_labels(store, check_lock, keep_answers=run.labelling.reuse != [], lock=LOCK, keep=kept)
         reopened = decision.manifest if decision.action is Action.RESUME else None
         writer = LabelWriter(store, identity, run.labelling, reopened, check_lock)
         if notice := teacher_class(run.teacher.engine).notice(run.teacher):
@@ -94,7 +99,9 @@ def label(run: RunConfig, *, replace: bool = False) -> Manifest:
 
 def label_decision(run: RunConfig, *, replace: bool = False) -> Decision:
     """Whether `label` reuses, resumes, makes or refuses OUTPUT/labels. Fingerprints the corpus and the teacher's files."""
-    return _decide(Store(run.output).child("labels"), label_identity(run), _model_here(run), replace=replace)[0]
+    store, identity = Store(run.output).child("labels"), label_identity(run)
+    replace = replace or only_adds_rows(run, store, identity)
+    return _decide(store, identity, _model_here(run), replace=replace)[0]
 
 
 def _model_here(run: RunConfig) -> str | None:

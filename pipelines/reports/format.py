@@ -52,6 +52,11 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
+def money(amount: float) -> str:
+    """An amount in whole cents, or with two significant digits below a cent's tenfold: `1,200.50`, `0.42`, `0.0042`."""
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
+
+
 def tenths(value: float | None) -> str:
     """A mean of counts, with one decimal."""
     return ABSENT if value is None else f"{value:,.1f}"

@@ -81,8 +81,14 @@ def set_aside(labels: Store, names: Iterable[str], check_lock: Callable[[], None
         labels.move(name, f"{EARLIER_FOLDER}/{uuid.uuid4().hex}.parquet")
 
 
-def replace_labels(labels: Store, check_lock: Callable[[], None], *, keep_answers: bool, lock: str) -> None:
-    """Clear the labels folder. A kill at any moment leaves all answers in texts/ or earlier/, and no finished labels."""
+def replace_labels(
+    labels: Store, check_lock: Callable[[], None], *, keep_answers: bool, lock: str, keep: Iterable[str] = ()
+) -> None:
+    """Clear the labels folder. A kill at any moment leaves all answers in texts/ or earlier/, and no finished labels.
+
+    Args:
+        keep: further files and folders that stay, with the answers.
+    """
     check_lock()
     if not keep_answers:
         labels.clear(lock)
@@ -90,7 +96,9 @@ def replace_labels(labels: Store, check_lock: Callable[[], None], *, keep_answer
     labels.delete(MANIFEST)
     paid = [*labels.files(TEXTS_FOLDER, ".parquet"), *labels.files(BATCHES_FOLDER, ".parquet")]
     set_aside(labels, paid, check_lock)
-    labels.clear(lock, EARLIER_FOLDER, BATCHES_FOLDER)  # of batches, the records of those that are not answered yet
+    labels.clear(
+        lock, EARLIER_FOLDER, BATCHES_FOLDER, *keep
+    )  # of batches, the records of those that are not answered yet
 
 
 def _files_of(labels: Store) -> list[TextFile]:

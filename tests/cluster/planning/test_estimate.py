@@ -5,12 +5,13 @@ import pytest
 
 from cluster.planning.estimate import active_parameters, by_labels, by_reference, histogram, label_estimate, share_at
 from cluster.planning.model import Histogram, LabelStorage, ReplicaThroughput
-from cluster.planning.plan_text import histogram_lines, size
+from cluster.planning.plan_text import budget_line, histogram_lines, size
 from pipelines.config import TeacherConfig
 from pipelines.storage.manifest import manifest_of
 from tests.support.corpora import run_config
 from tests.support.planned_runs import QWEN_7B
 
+FIT = "of 1,000 rows will be labelled; raise teacher.budget."
 VLLM = {"engine": "vllm", "model": "some/model"}
 QWEN_1_5B = {
     "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_hidden_layers": 28,
@@ -121,6 +122,24 @@ def test_unknown_time_still_has_tokens_and_their_price() -> None:
     assert (found.seconds, found.replica_hours, found.gpu_hours, found.output_tokens) == (None, None, None, 128_000)
     assert found.cost
     assert found.cost.amount == pytest.approx(2.0 + 1.28)
+
+
+@pytest.mark.parametrize(
+    ("budget", "used", "line"),
+    [
+        ({}, 0, None),
+        ({"money": 9.0}, 0, "cost 3.28 of a budget of 9.00: enough for all 1,000 rows"),
+        ({"money": 3.28}, 0, "cost 3.28 of a budget of 3.28: enough for all 1,000 rows"),
+        ({"money": 2.0}, 360_000, f"cost 3.28 of a budget of 2.00, of which 0.36 are used: about the first 500 {FIT}money for all"),
+        ({"money": 0.05}, 60_000, f"cost 3.28 of a budget of 0.05, of which 0.06 are used: about the first 0 {FIT}money for all"),
+        ({"money": 9.0, "tokens": 1_064_000}, 0, f"tokens 2,128,000 of a budget of 1,064,000: about the first 500 {FIT}tokens for all"),
+    ],
+)  # fmt: skip
+def test_the_rows_that_fit_a_budget(budget: dict[str, float], used: int, line: str | None) -> None:
+    price = {"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 10.0}
+    run = run_config({**VLLM, "price": price, "budget": budget})
+    found = label_estimate(run, 1000, 2_000_000, 200.0, rate("unknown"), used=(used, 0, 0))
+    assert (found.budget and budget_line(found.budget, 1000).removeprefix("budget      ")) == line
 
 
 def test_no_rows_cost_nothing() -> None:

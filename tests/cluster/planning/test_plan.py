@@ -1,7 +1,9 @@
 """`raystill plan`, as the command: its numbers, their sources, and the process that loads nothing heavy."""
 
+import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,21 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
-from cluster.planning.calibrate import calibration_run
+from cluster.planning.calibrate import _paid_answers_kept, calibration_run
 from cluster.planning.model import Plan
+from pipelines.config import RunConfig
 from pipelines.config.load import load_run, parse_run
 from pipelines.data.heldout import is_validation
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
+from pipelines.errors import StageFailedError
+from pipelines.label.output.spending import Spending, used_tokens
+from pipelines.label.teachers.base import NOTHING_USED, TokensUsed
+from pipelines.label.teachers.echo import EchoTeacher
 from pipelines.recipes.word_problems import train_rows
+from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import read_manifest, write_manifest
 from pipelines.storage.store import Store
-from pipelines.tasks import load_task, task_spec
+from pipelines.tasks import Example, load_task, task_spec
 from tests.support.planned_runs import begin_labels, finish_labels, finish_student, write_run
 from tests.support.stored_answers import write_answers
 
@@ -40,6 +48,13 @@ def plan(run_file: str, *changes: str) -> Plan:
     result = invoke(run_file, "--json", *(part for change in changes for part in ("--set", change)))
     assert result.exit_code == 0, result.output
     return Plan.model_validate_json(result.stdout)
+
+
+def rows_of(run: RunConfig) -> list[Example]:
+    """The examples of `corpus.train`."""
+    [split] = corpus_splits(corpus_files(run.corpus.train, "corpus.train"), "train")
+    task = load_task(task_spec(run.task, run.task_options))
+    return [row.example for row in read_split(split, task, {}) if row.example is not None]
 
 
 def test_rows_and_tokens_are_counted(run_file: str) -> None:
@@ -261,11 +276,26 @@ def test_wrong_input_is_one_message(run_file: str, options: list[str], message: 
 def test_rows_with_stored_answers_are_not_sent(run_file: str, tmp_path: Path) -> None:
     """Ten of 50 train rows have an answer, in unfinished labels of other settings."""
     run = load_run(run_file, ["teacher={engine: echo}"])
-    task = load_task(task_spec(run.task, run.task_options))
-    [split] = corpus_splits(corpus_files(run.corpus.train, "corpus.train"), "train")
-    rows = [row.example for row in read_split(split, task, {}) if row.example is not None]
-    write_answers(run, tmp_path / "out/labels", 0, rows[40:])
-    (tmp_path / "out/labels/attempt.json").write_text('{"fingerprint": "other", "identity": {}}')
+    write_answers(run, tmp_path / "out/labels", 0, rows_of(run)[40:])
+    (tmp_path / "out/labels/attempt.json").write_text(json.dumps({"fingerprint": fingerprint({}), "identity": {}}))
     found = plan(run_file, "teacher={engine: echo}").stages.label
     assert (found.rows, found.rows_stored) == (50, 10)
     assert "10 rows take over stored answers" in invoke(run_file, "--set", "teacher={engine: echo}").stdout
+
+
+def test_paid_answers_of_a_calibration_are_taken_over(
+    run_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a calibration that fails. What they used counts in the budget, and so does what was used before."""
+    teacher = "teacher={engine: openai, model: m, remote: {url: http://127.0.0.1:9/v1}, budget: {tokens: 9000}}"
+    run, folder = load_run(run_file, [teacher]), tmp_path / "calibration"
+    labels, trial = Store(str(tmp_path / "out/labels")), Store(str(folder / "labels"))
+    Spending(labels, NOTHING_USED).add("a", TokensUsed(100, 20), (0, 0))
+    with suppress(StageFailedError), _paid_answers_kept(run, str(folder)) as kept:
+        assert (kept, used_tokens(trial, NOTHING_USED)) == (True, (100, 20, 0))
+        rows = rows_of(run)[:10]
+        write_answers(run, folder / "labels", 0, rows, EchoTeacher(run.teacher, load_task(task_spec(run.task))))
+        Spending(trial, NOTHING_USED).add("a", TokensUsed(10, 5), (0, 0))
+        raise StageFailedError("the budget is used up")
+    found = plan(run_file, teacher).stages.label
+    assert (found.rows, found.rows_stored, found.budget and found.budget.used) == (50, 10, 135)
