@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from cluster.init.columns import CorpusLook, look_at
-from cluster.init.encodings import encoding_warnings
+from cluster.init.encodings import encoding_name, encoding_warnings
 from cluster.init.examples import examples, instruction
 from cluster.init.guess import Guess, guess_task
 from cluster.init.run_file import RunFile
@@ -177,9 +177,8 @@ def _format(files: Sequence[str]) -> str:
         return "JSON array"
     if "csv" not in kinds:
         return text
-    dialect = csv_dialect(next(uri for uri in files if file_format(uri) == "csv"))
-    encoding = dialect.encoding.upper().replace("-SIG", "")
-    return f"{text}, separator {dialect.separator_name}, {encoding}"
+    csv_files = [uri for uri in files if file_format(uri) == "csv"]
+    return f"{text}, separator {csv_dialect(csv_files[0]).separator_name}, {encoding_name(csv_files)}"
 
 
 def _teacher() -> tuple[str, str, str | None]:

@@ -20,6 +20,10 @@ _COUNTED_VALUES = 2000
 _SHORT_CHARACTERS = 200
 _MAX_DEPTH = 3
 _IDS = ("id", "uid", "uuid", "guid", "idx", "key", "pairid", "index", "number", "no")
+_ID_ENDS = ("_id", "_no", "_nr", "_num", "_number", "_ref", "_key", "_uuid")
+_SHORT_IDS = ("nr", "num", "ref", "reference", "ticket", "case", "code")
+"""Names of ids, if the values are single words: a column called `ticket` may hold its text."""
+_ID_CHARACTERS = 64
 _GOLDS = (
     "gold_label", "gold", "label", "target", "answer", "answer_key", "answerkey", "class", "category", "intent", "queue", "sentiment",
     "topic", "department", "tag", "output", "completion", "response", "expected", "assistant", "solution", "type", "y",
@@ -77,6 +81,16 @@ class Column:
         return self.lists == 0 and self.values > 0
 
     @property
+    def is_named_gold(self) -> bool:
+        """True if its name says that it holds labels."""
+        return self.plain_name in _GOLDS
+
+    @property
+    def has_words(self) -> bool:
+        """True if a value has several words, or is longer than an id."""
+        return self.longest > _ID_CHARACTERS or any(len(value.split()) > 1 for value in self.counts)
+
+    @property
     def repeats(self) -> bool:
         """True if most values occur several times."""
         return len(self.hashes) <= max(2, self.values // 2)
@@ -121,10 +135,9 @@ def id_column(look: CorpusLook) -> Column | None:
     scalars = [
         one for one in look.columns.values() if one.is_scalar and one.values == look.readable and not one.repeats
     ]
-    named = look.first_of(_IDS, scalars)
-    return named or next(
-        (one for one in scalars if one.plain_name.endswith("_id") and one.longest < _SHORT_CHARACTERS), None
-    )
+    words = [one for one in scalars if not one.has_words]
+    ending = (one for one in words if one.plain_name.endswith(_ID_ENDS))
+    return look.first_of(_IDS, scalars) or next(ending, None) or look.first_of(_SHORT_IDS, words)
 
 
 def gold_column(look: CorpusLook, taken: Iterable[Column | None]) -> Column | None:

@@ -26,7 +26,7 @@ def corpus_warnings(guess: Guess, look: CorpusLook, found: Survey, shots: Sequen
     if found.repeated.rows:
         what = "repeat the id of an earlier row" if "id" in guess.fields else "equal an earlier row"
         yield f"{found.repeated.rows:,} of {found.rows:,} rows {what} (first: {found.repeated.first}). Only the first of them counts"
-    yield from _gold(guess, found)
+    yield from _gold(guess, look, found)
     if guess.task == "classification" and not shots:
         yield (
             "task classification without examples: most teachers will not answer in the expected form. "
@@ -36,7 +36,10 @@ def corpus_warnings(guess: Guess, look: CorpusLook, found: Survey, shots: Sequen
         yield f"the longest input has {guess.input.longest:,} characters: see too_long in `raystill plan`, and training.max_input_tokens"
 
 
-def _gold(guess: Guess, found: Survey) -> Iterator[str]:
+def _gold(guess: Guess, look: CorpusLook, found: Survey) -> Iterator[str]:
+    if guess.gold is not None and not guess.gold.is_named_gold:
+        rule = f"column {guess.gold.name} is taken for the gold label, since its short values repeat; its name does not say so"
+        yield f"{rule}. If it is not, name another in corpus.fields.gold, or remove that: the columns are {', '.join(look.columns)}"
     if not found.with_gold:
         yield "no row has a gold label: the student learns the teacher's, and `raystill evaluate` needs some gold labels"
     elif found.without_gold:

@@ -7,7 +7,7 @@ import codecs
 from pipelines.data.formats.base import compression_of, open_bytes
 from pipelines.storage.filesystems import shown
 
-_HEAD_BYTES = 256 << 10
+HEAD_BYTES = 256 << 10
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -29,10 +29,10 @@ def conversion(uri: str, *, reads_utf_16: bool) -> str | None:
         reads_utf_16: the file's format reads UTF-16, as CSV does.
     """
     with open_bytes(uri) as stream:
-        head = stream.read(_HEAD_BYTES)
+        head = stream.read(HEAD_BYTES)
     encoding = text_encoding(head)
     if encoding == "utf-8-sig":
-        encoding = _one_byte_encoding(head) or ""
+        encoding = one_byte_encoding(head) or ""
     elif reads_utf_16:
         return None
     if not encoding:
@@ -41,7 +41,7 @@ def conversion(uri: str, *, reads_utf_16: bool) -> str | None:
     return f"{name} is {encoding}, not UTF-8. Convert it: iconv -f {encoding} -t utf-8 {name} > utf8-{name}"
 
 
-def _one_byte_encoding(head: bytes) -> str | None:
+def one_byte_encoding(head: bytes) -> str | None:
     """cp1252 or latin-1, if the bytes are not UTF-8."""
     try:
         head.decode()

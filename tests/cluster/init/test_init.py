@@ -65,6 +65,7 @@ SPELLED = each(lambda i, row: row | {"Queue": "late  delivery." if i == 1 else r
 NUMBERS = each(lambda i, row: row | {"Queue": i % 3})
 PAIRS = each(lambda i, row: {"sentence1": f"A {i}", "sentence2": "He", "gold_label": ("neutral", "entailment")[i % 2]})
 CHOICES = each(lambda i, row: {"question": f"{i}?", "choices": {"text": ["red", f"c{i}"]}, "answerKey": "AB"[i % 2]})
+ROUTED = each(lambda i, row: {"Ticket": f"Ticket text {i}", "Message": row["Message"] * 2, "Via": ("mail", "phone")[i % 2]})
 SUMS = each(lambda i, row: {"question": f"Anne has {i} apples and gets {i} more apples. How many?", "answer": f"#### {2 * i}"})
 QUOTED = b'"id";"the, text";"label"\n' + b'7;"Some; text, longer";"a"\n8;"Some, text; longer";"b"\n' * 30
 LATE = [{"Ticket ID": f"U{i}", "Message": f"Message number {i}", "Queue": None} for i in range(160)] + TICKETS
@@ -72,6 +73,7 @@ LATE = [{"Ticket ID": f"U{i}", "Message": f"Message number {i}", "Queue": None} 
 OF_QUOTED = ("classification", {"input": "the, text", "gold": "label"}, "gold")
 TICKET_FIELDS = {"id": "Ticket ID", "input": "Message", "gold": "Queue"}
 CLOSED = ("classification", TICKET_FIELDS, "gold")
+OF_ROUTED = ("classification", {"input": "Message", "gold": "Via"}, "gold")
 OF_NESTED = ("classification", {"id": "meta.id", "input": "data.text", "gold": "data.queue"}, "gold")
 OF_CHAT = ("classification", {"input": "messages.user", "gold": "messages.assistant"}, "gold")
 OF_PAIRS = ("nli", {"premise": "sentence1", "hypothesis": "sentence2", "gold": "gold_label"}, "gold")
@@ -79,6 +81,14 @@ OF_CHOICES = ("multiple-choice", {"question": "question", "choices": "choices.te
 OF_PROBLEMS = ("arithmetic", {"id": "id", "input": "input", "gold": "label"}, "gold")
 OF_SUMS = ("grade-school-math", {"question": "question", "gold": "answer"}, "gold")
 Found = tuple[str, dict[str, str], str]
+
+
+def renamed(name: str) -> list[dict[str, Any]]:
+    return each(lambda i, row: {name: row["Ticket ID"], "Message": row["Message"], "Queue": row["Queue"]})
+
+
+def numbered(name: str) -> Found:
+    return "classification", {"id": name, "input": "Message", "gold": "Queue"}, "gold"
 
 
 @pytest.fixture(autouse=True)
@@ -110,8 +120,10 @@ def init(*arguments: str) -> InitSummary:
         ("a.tsv", table(TICKETS, "\t"), CLOSED, "CSV, separator tab, UTF-8", ""),
         ("a.csv.gz", gzip.compress(table(TICKETS)), CLOSED, "CSV, separator `,`, UTF-8", ""),
         ("a.csv", table(TICKETS).replace(b"Ticket ID,Message,Queue", b"Ticket ID, Message, Queue"), CLOSED, "CSV", ""),
-        ("a.csv", table(PARTLY_LATIN, ";", "cp1252"), CLOSED, "CSV, separator `;`", "a.csv is cp1252, not UTF-8. Convert it: iconv -f"),
+        ("a.csv", table(PARTLY_LATIN, ";", "cp1252"), CLOSED, "CSV, separator `;`, CP1252, which", "a.csv is cp1252, not UTF-8. Convert"),
         ("a.parquet", parquet(TICKETS), CLOSED, "Parquet", ""),
+        *(("a.csv", table(renamed(name)), numbered(name), "CSV", "") for name in ("TicketNo", "Order Nr", "ref", "Ticket", "case_number")),
+        ("a.csv", table(ROUTED), OF_ROUTED, "CSV", "column Via is taken for the gold label, since its short values repeat"),
         ("a.json", json.dumps(TICKETS).encode(), CLOSED, "JSON array", ""),
         ("a.jsonl", lines(NESTED), OF_NESTED, "JSON Lines", ""),
         ("a.jsonl", lines(CHAT), OF_CHAT, "JSON Lines", ""),
