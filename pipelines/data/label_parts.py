@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,6 +120,18 @@ class LabelParts:
         for name in self.names(folder):
             for batch in self.open(name).iter_batches(_READ_ROWS, columns=columns):
                 yield from batch.to_pylist()
+
+    @contextmanager
+    def naming_damage(self, folder: str) -> Iterator[list[str]]:
+        """Paths of a folder's parts, for readers that check no hash. Their error becomes the UserError of the part that has changed."""
+        import pyarrow as pa
+
+        try:
+            yield [self.store.path(name) for name in self.names(folder)]
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            for name in self.names(folder):
+                self.open(name)
+            raise
 
     def damage(self, name: str) -> Damage | None:
         """Read a part. None if it is as it was written."""

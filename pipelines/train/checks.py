@@ -94,10 +94,10 @@ def check_gold(labels: Store, settings: TokenSettings, *, leaves_out: bool = Fal
 
     if settings.label_column != "gold" or not {"label", "text"} & set(settings.terms):
         return
-    files = [labels.path(name) for name in LabelParts.of(labels).names("data")]
-    rows = ds.dataset(files, filesystem=labels.fs, format="parquet")
     gold = ds.field("gold")
-    missing, count = rows.count_rows(filter=gold.is_null() | (gold == "")), rows.count_rows()
+    with LabelParts.of(labels).naming_damage("data") as files:
+        rows = ds.dataset(files, filesystem=labels.fs, format="parquet")
+        missing, count = rows.count_rows(filter=gold.is_null() | (gold == "")), rows.count_rows()
     if missing == 0 or (leaves_out and missing < count):
         return
     fixed = METHODS[settings.method].label_column is not None

@@ -58,9 +58,9 @@ def unwritable_rationales(labels: Store, settings: TokenSettings) -> list[str]:
 def _columns(labels: Store, names: list[str], rows: int | None = None) -> pa.Table:
     import pyarrow.dataset as ds
 
-    files = [labels.path(name) for name in LabelParts.of(labels).names("data")]
-    dataset = ds.dataset(files, filesystem=labels.fs, format="parquet")
-    return dataset.to_table(columns=names) if rows is None else dataset.head(rows, columns=names)
+    with LabelParts.of(labels).naming_damage("data") as files:
+        dataset = ds.dataset(files, filesystem=labels.fs, format="parquet")
+        return dataset.to_table(columns=names) if rows is None else dataset.head(rows, columns=names)
 
 
 def _learned(table: pa.Table, settings: TokenSettings) -> pa.ChunkedArray:

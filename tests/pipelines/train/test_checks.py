@@ -56,6 +56,13 @@ def labels(tmp_path: Path) -> Manifest:
     return require_manifest(Store(str(tmp_path / "labels")), "labels", "label")
 
 
+def test_a_part_that_cannot_be_read_is_named(run: Callable[..., RunConfig], labels: Manifest, tmp_path: Path) -> None:
+    part = tmp_path / "labels/data/part-00001.parquet"
+    part.write_bytes(bytes(part.stat().st_size))
+    with pytest.raises(UserError, match=r"part-00001.parquet: not Parquet"):
+        check_train(run())
+
+
 def counts(**changed: int) -> TokenCounts:
     sizes = {"widest": 50, "largest": 90, "too_long": 1, "nothing_to_learn": 0}
     return TokenCounts(**{"train": 9, "validation": 2, "rationales": 9, "compared": 9, **sizes, **changed})
