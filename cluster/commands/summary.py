@@ -10,10 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cluster.commands.reject_examples import RejectExample, reject_examples
 from pipelines.config import RunConfig
 from pipelines.data.label_distribution import LabelDistribution, label_distribution
 from pipelines.data.label_manifest import LabelCost, LabelCounts, LabelDetails, StoredAnswers, Throughput, Tokens
-from pipelines.reports.format import one_line
+from pipelines.data.label_parts import LabelParts
+from pipelines.errors import RaystillError
+from pipelines.reports.format import money, one_line
 from pipelines.runtime.durations import duration
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
@@ -55,6 +58,8 @@ class LabelSummary(StageSummary):
     gpu_hours: float | None
     cost: LabelCost | None
     timings_s: dict[str, float]
+    reject_examples: dict[str, RejectExample] = {}
+    """By reason. Empty if the rejects or the corpus cannot be read."""
     distribution: LabelDistribution | None = None
     """None: free labels, or files that cannot be read."""
 
@@ -63,14 +68,15 @@ class LabelSummary(StageSummary):
         counts = LabelCounts.model_validate(self.counts)
         yield f"{counts.read:,} read = {counts.accepted:,} accepted + {counts.rejected:,} rejected"
         for reason, count in sorted(counts.rejected_by_reason.items(), key=lambda item: -item[1]):
-            yield f"  {reason} {count:,} ({count / counts.read:.1%})"
+            yield f"  {reason} {count:,} ({count / counts.read:.1%}){_reject(self.reject_examples.get(reason))}"
         if gold := counts.gold.with_gold:
             agreeing = counts.gold.agreeing
             yield f"the teacher's label is gold in {agreeing:,} of {gold:,} ({agreeing / gold:.1%})"
         if self.distribution:
             yield from distribution_lines(self.distribution)
         if self.stored.rows:
-            yield f"{self.stored.rows:,} rows took over stored answers"
+            cost = "" if self.stored.cost is None else f", worth {money(self.stored.cost)}"
+            yield f"{self.stored.rows:,} rows took over stored answers{cost}: not paid again"
         if self.throughput and self.throughput.rows_per_s:
             yield from self._rates(self.throughput)
         yield from _node_lines(self.nodes)
@@ -79,7 +85,7 @@ class LabelSummary(StageSummary):
         if self.gpu_hours is not None:
             yield f"{self.gpu_hours:.2f} GPU-hours"
         if self.cost:
-            yield f"estimated cost {self.cost.amount:,.2f}: {self.cost.basis}"
+            yield f"estimated cost {cost_text(self.cost)}"
 
     def _rates(self, rates: Throughput) -> Iterator[str]:
         yield (
@@ -90,6 +96,12 @@ class LabelSummary(StageSummary):
             yield f"engines busy {rates.engine_busy_share:.1%} of the time, {rates.replicas:.1f} of them on average"
         if self.resumed_at_rows:
             yield f"(rates of the {rates.rows:,} rows of the last run)"
+
+
+def cost_text(cost: LabelCost) -> str:
+    """`0.30, of which 0.05 in this run: 0.12 million prompt tokens at 2.5`."""
+    resumed = cost.this_run is not None and money(cost.this_run) != money(cost.amount)
+    return f"{money(cost.amount)}{f', of which {money(cost.this_run or 0.0)} in this run' if resumed else ''}: {cost.basis}"
 
 
 class TrainSummary(StageSummary):
@@ -131,8 +143,11 @@ def stage_summary(run: RunConfig, stage: str, manifest: Manifest, seconds: float
     if stage == "label":
         details = LabelDetails.model_validate(manifest.details)
         measured = details.model_dump(include=set(LabelSummary.model_fields))
-        distribution = _distribution(Store(run.output).child("labels"), details.parts)
-        return LabelSummary(**summary.model_dump(), **measured, timings_s=manifest.timings_s, distribution=distribution)
+        labels = Store(run.output).child("labels")
+        return LabelSummary(
+            **summary.model_dump(), **measured, timings_s=manifest.timings_s,
+            distribution=_distribution(labels, details.parts), reject_examples=_reject_examples(run, labels, details),
+        )  # fmt: skip
     if stage == "train":
         training = TrainingDetails.model_validate(manifest.details["training"])
         return TrainSummary(
@@ -166,6 +181,21 @@ def _distribution(labels: Store, parts: Mapping[str, int]) -> LabelDistribution 
         return label_distribution(labels, parts)
     except (OSError, pa.ArrowException):
         return None  # the next stage refuses damaged files by their name
+
+
+def _reject_examples(run: RunConfig, labels: Store, details: LabelDetails) -> dict[str, RejectExample]:
+    try:
+        return reject_examples(run, LabelParts(labels, details.parts, details.files))
+    except (RaystillError, OSError):
+        return {}  # the examples are a help: the next stage refuses damaged files, the next labelling a changed corpus
+
+
+def _reject(example: RejectExample | None) -> str:
+    """`, such as tickets.csv, row 17: "Hello, my order ..."`."""
+    if example is None:
+        return ""
+    where = example.place or f"id {one_line(example.id)}"
+    return f", such as {where}: {(example.input or example.detail)!r}"
 
 
 def distribution_lines(found: LabelDistribution) -> Iterator[str]:

@@ -57,7 +57,7 @@ def survey(
         UserError: a file as a whole cannot be read.
     """
     found, ids = Survey(), set[str]()
-    for place, row in _placed(files, task, fields, limit):
+    for place, row in placed_rows(files, task, fields, limit):
         if found.rows == max_rows:
             found.whole = False
             break
@@ -83,9 +83,10 @@ def _note(problems: Problems, place: str) -> None:
     problems.first = problems.first or place
 
 
-def _placed(
+def placed_rows(
     files: Sequence[str], task: Task, fields: Mapping[str, str], limit: int | None
 ) -> Iterator[tuple[str, Row]]:
+    """(`tickets.csv, row 7`, the row) in corpus order. The first data row of a file is 1."""
     uri, number = "", 0
     for split in corpus_splits(files, "train", limit=limit):
         if split.uri != uri:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.commands.summary import print_summary, stage_summary
 from pipelines.storage.manifest import Manifest
-from tests.support.corpora import run_config
+from tests.support.corpora import run_config, word_problem_rows, write_jsonl
 
 MEASURED: dict[str, Any] = {
     "resumed_at_rows": 100,
@@ -81,6 +81,31 @@ def test_collapsed_labels_are_warned_of(
     assert [text for text in found if text.startswith("labels: ")] == ([line] if line else [])
     warnings = [text for text in found if text.startswith("warning: ")]
     assert [warned in text for text in warnings] == ([True] if warned else [])
+
+
+def test_a_reject_of_each_reason_is_shown(tmp_path: Path) -> None:
+    rows = [*word_problem_rows(300), {"id": "late", "input": None}]
+    rows[2]["id"] = "r1"
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    rejects = [
+        ("r250", "unparsable"),
+        ("r17", "unparsable"),
+        ("r1", "duplicate"),
+        ("late", "bad_input"),
+        ("gone", "tie"),
+    ]
+    table = pa.Table.from_pylist([{"id": one, "reason": reason, "detail": "why"} for one, reason in rejects])
+    (tmp_path / "labels" / "rejects").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "labels" / "rejects" / "p.parquet")
+    counts = manifest().counts | {"rejected_by_reason": {"unparsable": 2, "duplicate": 1, "bad_input": 1, "tie": 1}}
+    made = manifest(parts={"rejects/p.parquet": 5}).model_copy(update={"counts": counts})
+    run = run_config(train=corpus, output=str(tmp_path))
+    assert list(stage_summary(run, "label", made, 70.0).lines())[1:5] == [
+        "  unparsable 2 (0.2%), such as c.jsonl, row 251: 'Anne has 250 äpples. How many?'",
+        "  duplicate 1 (0.1%), such as c.jsonl, row 3: 'Anne has 2 äpples. How many?'",
+        """  bad_input 1 (0.1%), such as c.jsonl, row 301: '{"id": "late", "input": null}'""",
+        "  tie 1 (0.1%), such as id gone: 'why'",
+    ]
 
 
 def test_rows_by_node_in_words() -> None:
