@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +18,9 @@ from cluster.commands.stages import run_command
 
 if TYPE_CHECKING:
     from cluster.commands.errors import ErrorDetail
+
+_INTERRUPTED = 130
+_EXIT_S = 5.0
 
 
 class _Group(click.Group):
@@ -39,6 +44,10 @@ class _Group(click.Group):
 
                 _print_error(of_usage(error.format_message(), error.exit_code))
             sys.exit(error.exit_code)
+        except SystemExit as end:
+            if end.code == _INTERRUPTED and args is None:  # otherwise the process is not the command's
+                _exit_soon(_INTERRUPTED)
+            raise
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -67,6 +76,13 @@ class _Group(click.Group):
                 _print_error(bug)
             _print_log(bug)
             raise
+
+
+def _exit_soon(code: int) -> None:
+    """End this process within seconds, even if a thread of a library, for which Python waits, does not end."""
+    timer = threading.Timer(_EXIT_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -161,8 +161,8 @@ def _query_endpoint(run: RunConfig, question: str | dict[str, str]) -> EndpointA
     from cluster.environment import ray_address
     from serving.deploy.rollout import serve_students
 
-    began = time.monotonic()
-    endpoint = serve_students({run.name: join(run.output, "student")}, run.serving)
+    began, ray_ends = time.monotonic(), ray_address() is None
+    endpoint = serve_students({run.name: join(run.output, "student")}, run.serving, ray_ends=ray_ends)
     try:
         ready = time.monotonic() - began
         request = {"inputs": [question], "rationale": METHODS[run.student.method].separates_rationale}
@@ -174,4 +174,4 @@ def _query_endpoint(run: RunConfig, question: str | dict[str, str]) -> EndpointA
                 latency = time.monotonic() - sent
         return EndpointAnswer(endpoint.url, ready, 1000 * latency, request, response.json())
     finally:
-        endpoint.shutdown(ray_ends=ray_address() is None)
+        endpoint.shutdown(ray_ends=ray_ends)

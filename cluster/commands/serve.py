@@ -134,8 +134,9 @@ def _serve_until_signal(
 
     stop = threading.Event()
     say(f"serve: starting {', '.join(students)}")
+    ray_ends = ray_address() is None
     with ray_session(run, ["serve"], verbose=output.verbose):
-        endpoint = serve_students(students, run.serving, split)
+        endpoint = serve_students(students, run.serving, split, ray_ends=ray_ends)
         try:
             # Only now: a signal during the start ends the start.
             before = {
@@ -147,7 +148,7 @@ def _serve_until_signal(
                 signal.signal(number, handler)
             say(f"draining for at most {endpoint.drain_s:g} s; Ctrl-C stops it at once")
         finally:
-            endpoint.shutdown(ray_ends=ray_address() is None)
+            endpoint.shutdown(ray_ends=ray_ends)
 
 
 def _print_endpoint(endpoint: Endpoint, output: Output, *, stop: str) -> None:

@@ -16,6 +16,7 @@ from itertools import chain
 
 from cluster.environment import own_ray, ray_address, wants_token
 from cluster.session.connection import REACH_HEAD, ray_errors, wait_for_head
+from cluster.session.ending import OwnRay
 from cluster.session.output_check import check_output
 from cluster.session.preflight import LISTED, inspect_nodes, nodes_table, refuse
 from cluster.session.resources import check_resources, node_totals, room_for, stage_requests
@@ -52,11 +53,16 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
             check_resources(replace(request, reader_cpus=0), [machine_resources()])
     if _writes_output(stages):
         check_output(run.output)
-    import ray
-
     if address is None and stages == ["serve"]:
         listen_on_loopback()  # its ports would be open for longer than a stage runs
-    _start(address, verbose)
+    own = OwnRay()
+    try:
+        _start(address, verbose)
+    except KeyboardInterrupt:
+        own.started()
+        own.shutdown()
+        raise
+    own.started()
     try:
         if address is not None:
             _check_token(address)
@@ -67,7 +73,7 @@ def ray_session(run: RunConfig, stages: list[str], *, verbose: bool = False) -> 
             _print_busy(run, stages)
         yield
     finally:
-        ray.shutdown()
+        own.shutdown()
 
 
 def _start(address: str | None, verbose: bool) -> None:

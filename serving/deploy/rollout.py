@@ -62,7 +62,9 @@ class Endpoint:
             serve.status()  # its reply shows that the controller has read the call before it, even if this process exits now
 
 
-def serve_students(students: Mapping[str, str], serving: ServingConfig, split: TrafficSplit | None = None) -> Endpoint:
+def serve_students(
+    students: Mapping[str, str], serving: ServingConfig, split: TrafficSplit | None = None, *, ray_ends: bool = False
+) -> Endpoint:
     """Start the endpoint on the connected Ray, or change the one that runs there. Returns when it takes requests.
 
     A change that fails or is interrupted leaves the endpoint as it was.
@@ -70,6 +72,7 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: T
     Args:
         students: NAME or NAME@VERSION -> student folder or URI.
         split: NAME -> version -> percent.
+        ray_ends: this Ray ends if the start fails, and Serve with it, which by itself takes up to half a minute.
 
     Raises:
         UserError: a student cannot be served, the port is taken, or Serve already listens elsewhere. Nothing has started then.
@@ -90,7 +93,8 @@ def serve_students(students: Mapping[str, str], serving: ServingConfig, split: T
             wait_until_answered(phase.ends, time.monotonic() + serving.request_timeout_s)
     except BaseException as error:  # also Ctrl-C
         if APPLICATION not in running:
-            endpoint.discard()
+            if not ray_ends:
+                endpoint.discard()
             raise
         _deploy(controller, config, restored(running, config.applications, gone))
         if not isinstance(error, StageFailedError):

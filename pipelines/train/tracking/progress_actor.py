@@ -101,6 +101,11 @@ def show_progress(
     thread.start()
     try:
         yield actor
+    except KeyboardInterrupt:
+        ray.kill(
+            actor
+        )  # the thread need not wait for its last answer, which takes long while the workers have all cores
+        raise
     finally:
         finished.set()
         thread.join()
@@ -119,6 +124,10 @@ def _show(
         last = finished.wait(_POLL_S)
         try:
             update, checkpoint, warnings = ray.get(actor.read.remote(), timeout=10)
+        except ray.exceptions.GetTimeoutError:
+            if last:
+                break
+            continue  # the machine is busy
         except ray.exceptions.RayError:
             break  # the cluster is gone: the main thread reports why
         for text in warnings[shown_warnings:]:

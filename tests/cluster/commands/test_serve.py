@@ -167,11 +167,11 @@ def test_a_signal_ends_the_start_and_later_drains(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     arguments = _serving_only(()), {"sums": str(folder)}, {}, Output(as_json=True, verbose=False)
     try:
-        monkeypatch.setattr("serving.deploy.rollout.serve_students", lambda *_: signal.raise_signal(number))
+        monkeypatch.setattr("serving.deploy.rollout.serve_students", lambda *_, **__: signal.raise_signal(number))
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             _serve_until_signal(*arguments)
         assert ended == []
-        monkeypatch.setattr("serving.deploy.rollout.serve_students", lambda *_: RUNS)
+        monkeypatch.setattr("serving.deploy.rollout.serve_students", lambda *_, **__: RUNS)
         monkeypatch.setattr("cluster.commands.serve._print_endpoint", lambda *_, **__: signal.raise_signal(number))
         _serve_until_signal(*arguments)
         assert ended == [True]
@@ -184,7 +184,7 @@ def test_a_detached_endpoint_says_how_to_stop_it(folder: Path, monkeypatch: pyte
     refused = serve(folder, "--detach")
     assert (refused.exit_code, "Set RAY_ADDRESS to a cluster" in refused.output) == (2, True)
     monkeypatch.setattr(start, "ray_session", lambda *_, **__: nullcontext())
-    monkeypatch.setattr("serving.deploy.rollout.serve_students", lambda *_: RUNS)
+    monkeypatch.setattr("serving.deploy.rollout.serve_students", lambda *_, **__: RUNS)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     detached = serve(folder, "--detach")
     assert detached.exit_code == 0, detached.output
