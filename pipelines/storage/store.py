@@ -12,7 +12,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,9 +146,8 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove a file if it exists."""
-        if self.exists(name):
-            with object_store_errors(self.uri):
-                self.fs.delete_file(self.path(name))
+        with object_store_errors(self.uri), suppress(FileNotFoundError):
+            self.fs.delete_file(self.path(name))
 
     def move(self, name: str, to: str) -> None:
         """Rename a file; on an object store, copy and delete it. A kill leaves it under one name or both."""

@@ -27,7 +27,7 @@ from pipelines.data.label_manifest import CountsJson, LabelDetails, PartFile
 from pipelines.data.reader import DataSplit, FileRange
 from pipelines.errors import UserError
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.parts import FOLDERS, in_parallel
+from pipelines.label.output.parts import FOLDERS, delete_all, in_parallel
 from pipelines.reuse import Attempt
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest
@@ -163,11 +163,7 @@ def write_record(store: Store, commits: list[Commit], last: int) -> None:
     kept = {f"record-{last:06d}.json", f"{COMMITS}/record-{last:06d}.json"}
     for name in sorted(kept):
         store.write(name, data)
-    for name in _record_files(store):
-        merged = _MERGED.fullmatch(name)
-        number = BASE_NUMBER if name == BASE else int(merged[2]) if merged else part_number(name)
-        if name not in kept and number <= last:
-            store.delete(name)
+    delete_all(store, [name for name in _record_files(store) if name not in kept and _number(name) <= last])
 
 
 def has_record(store: Store) -> bool:
@@ -257,6 +253,12 @@ def _read_record(store: Store, names: list[str]) -> Record | None:
         except ValueError as error:
             cause = error
     raise UserError(store.shown(latest[-1]), "not the record of labels", f"Restore it, {_REPLACE}") from cause
+
+
+def _number(name: str) -> int:
+    """Of the last commit in a record."""
+    merged = _MERGED.fullmatch(name)
+    return BASE_NUMBER if name == BASE else int(merged[2]) if merged else part_number(name)
 
 
 def _is_record(data: bytes) -> bool:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipelines.data.reader import DataSplit
 from pipelines.label.output.commits import COMMITS, Commit
 from pipelines.label.output.id_index import KEY_BYTES, Keys, id_keys
-from pipelines.label.output.parts import FOLDERS, RETRIED_FOLDER, in_parallel, read_part
+from pipelines.label.output.parts import FOLDERS, RETRIED_FOLDER, delete_all, in_parallel, read_part
 from pipelines.storage.store import Store
 
 DONE, FAILED, RETRIED = 0, 1, 2
@@ -33,6 +33,8 @@ NO_ROWS: KeyRows = np.empty(0, _ROW)
 _NAME = re.compile(rf"{COMMITS}/keys-(\d+)-(\d+)\.bin")
 _SCAN_REASONS = ("bad_input", "duplicate", "near_duplicate")
 _DIGEST_BYTES = 32
+_FILES_AT_A_TIME = 4
+"""Twice as many are in memory, each of about 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ def write_keys(store: Store, first: int, last: int, rows: Sequence[KeyRows]) -> 
 
 def remove_keys(store: Store) -> None:
     """Remove all files. The rows are then read from parts."""
-    for file in _files(store):
-        store.delete(file.name)
+    delete_all(store, [file.name for file in _files(store)])
 
 
 def committed_keys(
@@ -85,8 +86,10 @@ def committed_keys(
     """(split, kind, rows) of these commits and kinds, some thousand at a time, in no order."""
     numbers, covered = np.array(sorted(commit.number for commit in commits)), set[int]()
     wanted = list(kinds)
-    for file in _files(store):
-        rows = _read(store, file.name)
+    files = _files(store)
+    for file, rows in zip(
+        files, in_parallel(lambda file: _read(store, file.name), files, _FILES_AT_A_TIME), strict=True
+    ):
         if rows is None:
             continue
         covered.update(range(file.first, file.last + 1))

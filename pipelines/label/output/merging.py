@@ -21,13 +21,16 @@ import pyarrow.parquet as pq
 from pipelines.data.label_manifest import PartFile
 from pipelines.label.output.commits import Commit, part_number
 from pipelines.label.output.counts import Counts
-from pipelines.label.output.parts import parquet_settings, part_name, read_part
+from pipelines.label.output.parts import in_parallel, parquet_settings, part_name, read_part
 from pipelines.storage.store import Store
 
 PART_BYTES = 128_000_000
 """Of a folder's part, at most, unless one commit alone has more."""
 _ROW_GROUP_ROWS = 65_536
 _AT_THE_SAME_TIME = 4
+_REQUESTS = 16
+_AHEAD_BYTES = 4_000_000
+"""Of small parts, read at the same time. An object store takes as long for each as for a large one."""
 
 
 def merge(store: Store, commits: Sequence[Commit], number: int) -> list[Commit]:
@@ -103,11 +106,16 @@ def _write(
 def _schema(store: Store, parts: Sequence[str], written: Mapping[str, PartFile]) -> pa.Schema:
     """The columns of all parts."""
     try:
-        return pa.unify_schemas([pq.read_schema(store.fs.open_input_file(store.path(part))) for part in parts])
+        return pa.unify_schemas(list(in_parallel(lambda part: _schema_of(store, part), parts)))
     except (OSError, pa.ArrowException):
         for part in parts:
             read_part(store, part, None, written.get(part))  # names the one that has changed
         raise
+
+
+def _schema_of(store: Store, part: str) -> pa.Schema:
+    with store.fs.open_input_file(store.path(part)) as file:
+        return pq.read_schema(file)
 
 
 def _row_groups(
@@ -115,8 +123,9 @@ def _row_groups(
 ) -> Iterator[pa.Table]:
     """The rows of parts, some at a time. Columns that a part lacks are null."""
     waiting: list[pa.Table] = []
-    for part in parts:
-        table = read_part(store, part, None, written.get(part))
+    largest = max((file.bytes for file in written.values()), default=_AHEAD_BYTES)
+    requests = min(max(_AHEAD_BYTES // max(largest, 1), 1), _REQUESTS)
+    for table in in_parallel(lambda part: read_part(store, part, None, written.get(part)), parts, requests):
         missing = [field for field in schema if field.name not in table.schema.names]
         for field in missing:
             table = table.append_column(field, pa.nulls(len(table), field.type))

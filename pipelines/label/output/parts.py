@@ -98,16 +98,26 @@ def write_part(store: Store, name: str, table: pa.Table, **settings: object) -> 
     return PartFile(rows=len(table), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def in_parallel(call: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """Results of a call that waits for the store, in order. Some are made ahead, so that memory stays small."""
+def in_parallel(call: Callable[[In], Out], items: Iterable[In], requests: int = _REQUESTS) -> Iterator[Out]:
+    """Results of a call that waits for the store, in order. Some are made ahead, so that memory stays small.
+
+    Args:
+        requests: at the same time; twice as many results wait.
+    """
     waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with ThreadPoolExecutor(requests) as pool:
         for item in items:
             waiting.append(pool.submit(call, item))
-            if len(waiting) > 2 * _REQUESTS:
+            if len(waiting) > 2 * requests:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def delete_all(store: Store, names: Iterable[str]) -> None:
+    """Remove files. An object store takes several requests for each."""
+    for _ in in_parallel(store.delete, names):
+        pass
 
 
 def read_part(store: Store, name: str, columns: list[str] | None, written: PartFile | None) -> pa.Table:

@@ -34,6 +34,7 @@ from pipelines.label.output.parts import (
     RETRIED_FOLDER,
     TEXTS_FOLDER,
     TOKEN_LOGPROBS_FOLDER,
+    delete_all,
 )
 from pipelines.label.output.retries import Retried, ToRetry, add_engine_errors
 from pipelines.label.stored.sources import set_aside
@@ -169,8 +170,7 @@ def _remove_leftovers(
     ]
     # After the records are read: a driver that slept since would remove what its successor has committed.
     check_lock()
-    for name in leftovers:
-        store.delete(name)
+    delete_all(store, leftovers)
     texts = [name for name in unnamed if name.startswith(f"{TEXTS_FOLDER}/") and name not in leftovers]
     set_aside(store, texts, check_lock)
 

@@ -51,6 +51,7 @@ from pipelines.label.output.commits import (
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.key_files import KeyRows, remove_keys, write_keys
 from pipelines.label.output.merging import merge
+from pipelines.label.output.parts import delete_all
 from pipelines.label.output.recovery import LabelState, recover
 from pipelines.label.output.retries import compact
 from pipelines.label.output.written import WrittenParts, take_retried, write_outcomes
@@ -219,15 +220,13 @@ class LabelWriter:
         self._write_record()
         named = self.state.parts
         self.check_lock()
-        for name in {*before, *(name for commit in replaced for name in commit.parts)}:
-            if name not in named:
-                self.store.delete(name)
+        delete_all(self.store, {*before, *(name for commit in replaced for name in commit.parts)} - set(named))
 
     def remove_attempt(self) -> None:
         """Remove what the manifest replaces. Call it when the manifest is written."""
         self.check_lock()
-        for name in [*self.store.files(COMMITS), ATTEMPT]:
-            self.store.delete(name)
+        delete_all(self.store, self.store.files(COMMITS))
+        self.store.delete(ATTEMPT)
 
     def _write_record(self) -> None:
         write_record(self.store, self.state.commits, self.state.next_number - 1)
