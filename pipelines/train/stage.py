@@ -39,7 +39,8 @@ from pipelines.train.checks import (
     token_settings,
 )
 from pipelines.train.data.sequences import TokenSettings
-from pipelines.train.data.tokenise import tokenise
+from pipelines.train.data.token_table import TokenCounts
+from pipelines.train.data.tokenise import rows_to_tokenise, tokenise
 from pipelines.train.data.tokenizer_training import train_tokenizer
 from pipelines.train.data.validation_set import validation_tokens
 from pipelines.train.engine.job import TrainingJob, TrainingResult
@@ -109,15 +110,13 @@ def train_locked(
     # A student that is to be replaced stays until the new one is exported, so that a refusal or failure below loses nothing.
     settings = check_train(run, labels_at)
     work, store = training_folder(output, identity), output.child("student")
-    with (
-        ProgressFile(store, "train", "tokens", check_lock=check_lock, gauges=StageGauges(run.name, "train")) as live,
-        Progress("train", None, "tokens", file=live) as progress,
-    ):
+    gauges = StageGauges(run.name, "train")
+    with ProgressFile(store, "train", "tokens", check_lock=check_lock, gauges=gauges) as live:
         record_begin(output, identity)
         live.phase("tokenising")
         began = time.monotonic()
         settings = _with_own_tokenizer(run, settings, labels_store, work)
-        counts = tokenise(labels_store, settings, work.child("tokens"), validation_tokens(run.corpus, settings))
+        counts = _tokenise(run, settings, labels_store, work.child("tokens"), live)
         check_counts(counts, run, settings)
         warnings = [
             *teacher_warnings(labels, run),
@@ -129,7 +128,7 @@ def train_locked(
             say(f"train: {warning}")
         tokenised = time.monotonic()
         live.phase("starting workers")
-        result = _run_with_progress(_job(run, settings, output, work), progress, live)
+        result = _run_with_progress(_job(run, settings, output, work), live)
         live.phase("writing the manifest")
         timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result.seconds}
         details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
@@ -142,6 +141,12 @@ def train_locked(
     work.clear()
     earlier.clear()
     return manifest
+
+
+def _tokenise(run: RunConfig, settings: TokenSettings, labels: Store, target: Store, live: ProgressFile) -> TokenCounts:
+    with Progress("tokenise", rows_to_tokenise(labels, settings), "rows", file=live) as progress:
+        extra = validation_tokens(run.corpus, settings)
+        return tokenise(labels, settings, target, extra, on_rows=progress.advance)
 
 
 def _with_own_tokenizer(run: RunConfig, settings: TokenSettings, labels: Store, work: Store) -> TokenSettings:
@@ -189,11 +194,14 @@ def _labels(run: RunConfig, labels_at: str | None) -> Store:
     return Store(run.output).child("labels") if labels_at is None else Store(labels_at)
 
 
-def _run_with_progress(job: TrainingJob, progress: Progress, live: ProgressFile) -> TrainingResult:
+def _run_with_progress(job: TrainingJob, live: ProgressFile) -> TrainingResult:
     from pipelines.train.tracking.prometheus import StepsLeft
 
     steps_left = StepsLeft(job.run.name)
-    with show_progress(progress, live, steps_left.set) as actor:
+    with (
+        Progress("train", None, "tokens", file=live) as progress,
+        show_progress(progress, live, steps_left.set) as actor,
+    ):
         result = run_training(dataclasses.replace(job, progress=actor))
     steps_left.set(0)
     return result

@@ -8,7 +8,7 @@ a part of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pipelines.data.heldout import is_validation
 from pipelines.data.label_parts import LabelParts
 from pipelines.data.schema import TOKEN_LOGPROBS
+from pipelines.runtime.cpus import usable_cpus
 from pipelines.storage.store import Store
 from pipelines.students.chat_prompt import PromptKind
 from pipelines.students.init import student_tokenizer
@@ -46,11 +47,15 @@ _BATCH_ROWS, _BATCH_ROWS_WITH_TOKENS = 8192, 512
 _COLUMNS = ["id", "input", "gold", "label", "rationale", "soft_label"]
 
 
-def tokenise(labels: Store, settings: TokenSettings, target: Store, extra: Iterable[pa.Table] = ()) -> TokenCounts:
+def tokenise(
+    labels: Store, settings: TokenSettings, target: Store, extra: Iterable[pa.Table] = (),
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> TokenCounts:  # fmt: skip
     """Tokenise all rows of a labels artifact into `target`. Reuses the tokens that an earlier run has finished there.
 
     Args:
         extra: rows in `SCHEMA` to add: validation examples that are not among the labels.
+        on_rows: gets the number of rows of each table that is written, `extra` aside.
     """
     if target.exists(COUNTS):
         return TokenCounts(**json.loads(target.read(COUNTS)))
@@ -58,14 +63,37 @@ def tokenise(labels: Store, settings: TokenSettings, target: Store, extra: Itera
     names = parts.names("data")
     if parts.num_rows("data") <= _LOCAL_ROWS:
         local = (table for name in names for table in encode_part(parts, name, settings))
-        return write_tokens(chain(local, extra), target, settings.family, grouped=settings.compares_labels)
+        tables = chain(_counted(local, on_rows), extra)
+        return write_tokens(tables, target, settings.family, grouped=settings.compares_labels)
     import ray
 
     # By file rather than by Ray's reader, because a part of labels/token_logprobs belongs to the part of labels/data with its name.
     items = ray.data.from_items([{"part": name} for name in names], override_num_blocks=len(names))
-    encoded = items.map_batches(_EncodeParts(parts, settings), batch_size=1, batch_format="numpy")
-    tables = encoded.iter_batches(batch_format="pyarrow", batch_size=None)
-    return write_tokens(chain(tables, extra), target, settings.family, grouped=settings.compares_labels)
+    encoded = items.map_batches(
+        _EncodeParts(parts, settings), batch_size=1, batch_format="numpy", concurrency=_tasks_at_once()
+    )
+    tables = chain(_counted(encoded.iter_batches(batch_format="pyarrow", batch_size=None), on_rows), extra)
+    return write_tokens(tables, target, settings.family, grouped=settings.compares_labels)
+
+
+def _tasks_at_once() -> int | None:
+    """On one node its cores: Ray's CPUs may be more (cluster/session/start.py), and the process of each task imports transformers."""
+    import ray
+
+    alone = sum(node["Alive"] for node in ray.nodes()) == 1
+    return usable_cpus() if alone else None
+
+
+def _counted(tables: Iterable[pa.Table], on_rows: Callable[[int], None]) -> Iterator[pa.Table]:
+    for table in tables:
+        yield table
+        on_rows(int(pc.count_distinct(table["id"]).as_py()))  # a row has several sequences
+
+
+def rows_to_tokenise(labels: Store, settings: TokenSettings) -> int:
+    """About how many rows `tokenise` will count: those outside `settings.fraction` are skipped."""
+    held_out = settings.validation_share
+    return round(LabelParts.of(labels).num_rows("data") * (held_out + (1 - held_out) * settings.fraction))
 
 
 class _EncodeParts:

@@ -21,7 +21,7 @@ from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.sequences import TokenSettings
 from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
-from pipelines.train.data.tokenise import encode_part, encode_table, tokenise
+from pipelines.train.data.tokenise import encode_part, encode_table, rows_to_tokenise, tokenise
 from pipelines.train.loss_terms import PARTS, TERMS
 from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, name_parts, write_labels
 
@@ -228,8 +228,10 @@ def test_tokens_read_what_was_written_by_sorted_id(settings: TokenSettings, tmp_
 def test_finished_tokens_are_reused(settings: TokenSettings, tmp_path: Path) -> None:
     write_labels(tmp_path, label_rows(30), files=3)
     labels, target = Store(str(tmp_path / "labels")), Store(str(tmp_path / "tokens"))
-    counts = tokenise(labels, settings, target)
-    assert counts.train + counts.validation == 30
+    read: list[int] = []
+    counts = tokenise(labels, settings, target, on_rows=read.append)
+    assert counts.train + counts.validation == 30 == sum(read) == rows_to_tokenise(labels, settings)
+    assert rows_to_tokenise(labels, replace(settings, validation_share=0.1, fraction=0.5)) == round(30 * 0.55)
     assert counts.rationales == counts.train
     kept = TokenCounts(1, 2, 3, 4, 5, 6, 7, 8)
     target.write(COUNTS, json.dumps(asdict(kept)).encode())
