@@ -291,4 +291,4 @@ class LabellingConfig(Section):
     """Outputs of other runs, whose stored answers to the same prompts, of the same teacher and sampling, are taken over. `--replace` takes
     those of the labels that it replaces, too. []: no answer is taken over, and `--replace` discards them."""
     lease_s: Annotated[float, Field(ge=3.0)] = 60.0
-    """Object store: how long a silent driver on another machine keeps the next one from labelling."""
+    """Object store: how long a silent driver on another machine keeps the next one out of the folder of the stage."""
