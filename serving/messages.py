@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from pipelines.students.chat_prompt import Role
 from pipelines.students.decoding import Decoded, Sampling
 
 FinishReason = Literal["stop", "length"]
@@ -22,6 +23,11 @@ class Question:
     """Its closed label set, from methods.written_labels."""
     bulk: bool = False
     """True: others go first (fair_queue.py)."""
+
+    @property
+    def whole(self) -> str:
+        """All that the student reads of it."""
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ class TextRequest:
     """The text is one of these, if there are any. Greedy, and never streamed."""
     log_probs: bool = False
     """True: with its tokens. Never streamed."""
+    turns: tuple[tuple[Role, str], ...] = ()
+    """Of a conversation, before `text`, which is an input then; for students with a chat template."""
+
+    @property
+    def whole(self) -> str:
+        """All that the student reads of it."""
+        return "\0".join([text for _, text in self.turns] + [self.text]) if self.turns else self.text
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,8 @@ class Failed:
 
     kills: bool = False
     """True: replicas died of it, and none gets it again."""
+    refused: str | None = None
+    """Why the student cannot read it."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pipelines.errors import UserError
 from pipelines.methods import METHODS
 from pipelines.storage.manifest import require_manifest
 from pipelines.storage.store import Store
+from pipelines.students.chat_prompt import PromptKind
 from pipelines.students.content import content_id, student_files
 from pipelines.students.decoding import Family, check_student_files
 from pipelines.tasks.base import TaskSpec
@@ -47,6 +48,8 @@ class StudentCard:
     created_s: int
     """Seconds since 1970."""
     provenance: Mapping[str, Any]
+    prompt: PromptKind = "plain"
+    """chat: it reads conversations (students/chat_prompt.py)."""
 
     @property
     def id(self) -> str:
@@ -131,6 +134,7 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
         content=content_id(student_files(store, manifest)),
         created_s=int(datetime.datetime.fromisoformat(manifest.created).timestamp()),
         provenance=manifest.provenance,
+        prompt="chat" if manifest.config.get("student", {}).get("prompt") == "chat" else "plain",
     )
     if not card.is_expected(fingerprint):
         raise _another(store, card.content, str(fingerprint))

@@ -55,7 +55,7 @@ class _Replica(ABC):
         async with self._engine() as engine:
             return Batch(await _each(engine.write, requests), self._id, engine.computed, engine.continuous)
 
-    async def stream(self, request: TextRequest) -> AsyncGenerator[Batch[Piece] | Piece | TooLong, None]:
+    async def stream(self, request: TextRequest) -> AsyncGenerator[Batch[Piece] | Piece | TooLong | Failed, None]:
         """An empty Batch, then the pieces; see Engine."""
         async with self._engine() as engine:
             yield Batch((), self._id, engine.computed, engine.continuous)

@@ -114,7 +114,7 @@ class ReplicaClient:
     ) -> AsyncGenerator[Piece | TooLong | Failed, None]:
         """See Backend. Closing the generator cancels the text. If a replica dies before the first piece, another one is called."""
         student = self._handle(card).options(stream=True)
-        if self._poison.refuses(card.content, request.text):
+        if self._poison.refuses(card.content, request.whole):
             yield Failed(kills=True)
             return
         # One deadline instead of asyncio.timeout: different tasks may await the steps of a generator.
@@ -161,7 +161,7 @@ class ReplicaClient:
                     if started or delay is None or not isinstance(error, RayActorError):
                         raise self._api_error(card, error) from error
                     if death is not None and is_another_death(error, death):
-                        self._poison.refuse(card.content, request.text)
+                        self._poison.refuse(card.content, request.whole)
                         yield Failed(kills=True)
                         return
                     first, death = death is None, error
@@ -176,7 +176,7 @@ class ReplicaClient:
         """The request's place in the student's queue. Raises ApiError 503 if the queue is full."""
         if card.id not in self._queues:
             self._queues[card.id] = StudentQueue(self._serving)
-        costs = [float(len(item.text)) for item in items]
+        costs = [float(len(item.whole)) for item in items]
         bulk = bool(items) and items[0].bulk
         self.open_requests[card.id] += 1
         try:
@@ -211,7 +211,7 @@ class ReplicaClient:
         outcomes: list[Any] = [None] * len(items)
         sent = []
         for row, item in enumerate(items):
-            if self._poison.refuses(card.content, item.text):
+            if self._poison.refuses(card.content, item.whole):
                 outcomes[row] = Failed(kills=True)
             else:
                 sent.append(row)
@@ -261,18 +261,18 @@ class ReplicaClient:
     async def _send_alone(self, card: StudentCard, method: _Method, item: _Item, death: RayActorError) -> Any:
         async with self._poison.alone(card.id):
             for delay in _RETRY_DELAYS_S:
-                if self._poison.refuses(card.content, item.text):
+                if self._poison.refuses(card.content, item.whole):
                     return Failed(kills=True)
                 await asyncio.sleep(delay)
                 try:
                     [outcome] = await self._call(card, method, [item])
                 except RayActorError as error:
                     if is_another_death(error, death):
-                        self._poison.refuse(card.content, item.text)
+                        self._poison.refuse(card.content, item.whole)
                     death = error
                 else:
                     return outcome
-            if self._poison.refuses(card.content, item.text):
+            if self._poison.refuses(card.content, item.whole):
                 return Failed(kills=True)
             raise death
 

@@ -81,6 +81,9 @@ def failed_input(outcome: TooLong | Failed, param: str, model: str) -> ApiError:
     if isinstance(outcome, TooLong):
         message = f"{param} has {outcome.tokens:,} tokens, model {model} reads at most {outcome.limit:,}"
         return ApiError(422, "input_too_long", message, param=param)
+    if outcome.refused:
+        message = f"model {model} does not read these messages: {outcome.refused}. Send one user message"
+        return ApiError(400, "unsupported_messages", message, param="messages")
     if outcome.kills:
         message = f"{param} is refused: replicas of model {model} died of it. Send the other inputs without it"
         return ApiError(422, "input_refused", message, param=param)

@@ -1,8 +1,8 @@
 """Requests of OpenAI's completions and chat completions, as its official clients send them.
 
 A completion's prompt is all that the student reads: `[label] Anne has 4 apples ...` for a step-by-step student. A chat is one user
-message, which is an input of the student's task, as in `/v1/predict`: students know no conversations. The default temperature is 0,
-because students are trained for greedy decoding.
+message, which is an input of the student's task, as in `/v1/predict`. A student with a chat template also reads a system message and
+several turns. The default temperature is 0, because students are trained for greedy decoding.
 
 Parameters of OpenAI that would change the answer and are not supported are refused, never ignored.
 https://platform.openai.com/docs/api-reference
@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
+from pipelines.students.chat_prompt import Role
 from pipelines.students.decoding import Sampling
 from pipelines.tasks.base import text_field
 from serving.api.errors import ApiError, failed_input
@@ -35,6 +36,9 @@ _Tokens = Annotated[
 ]
 _Choice = Annotated[str, Field(min_length=1, max_length=200)]
 _Choices = Annotated[list[_Choice], Field(fail_fast=True, min_length=1, max_length=256)]
+_MAX_MESSAGES = 64
+_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_BY_TURNS: list[Role] = ["user", "assistant"] * (_MAX_MESSAGES // 2)
 _LAST_SEED = 2**63 - 1
 _MIN_TEMPERATURE = 1e-3
 """Below it decoding is greedy: only the likeliest tokens would remain, and logits divided by almost 0 are not finite."""
@@ -173,9 +177,10 @@ class TextPart(RequestBody):
 
 
 class Message(RequestBody):
-    """The input of a chat."""
+    """A turn of a chat. The last one is the input."""
 
-    role: Literal["user"]
+    role: Literal["system", "developer", "user", "assistant"]
+    """developer: OpenAI's newer name of system."""
     content: str | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
     name: str | None = None
 
@@ -206,8 +211,9 @@ class ChatRequest(OpenAIRequest):
         }
     )
 
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=1)]
-    """One message of the user: students read one input, no conversation and no system message."""
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
+    """One message of the user. A student that was trained with `student.prompt: chat` also reads turns before it: a system message, then
+    the user's and the assistant's by turns."""
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     response_format: ResponseFormat | None = None
@@ -252,10 +258,28 @@ def completion_requests(
 
 
 def chat_requests(body: ChatRequest, card: StudentCard, serving: ServingConfig) -> list[TextRequest]:
-    """The requests of a chat. Raises ApiError 422 for an invalid message."""
-    text = body.messages[0].text()
-    _check_text(text, "messages[0].content", card, serving)
-    return _copies(body, TextRequest(text.strip(), False, body.token_limit(), bulk=body.copies() > SMALL_REQUEST))
+    """The requests of a chat. Raises ApiError 422 for an invalid message, and 400 for turns that the student does not read."""
+    roles = [_ROLES[message.role] for message in body.messages]
+    _check_roles(roles, card)
+    texts = [message.text() for message in body.messages]
+    check_characters(texts, "messages", card, serving)
+    for i, text in enumerate(texts):
+        _check_text(text, f"messages[{i}].content", card, serving)
+    *before, text = (text.strip() for text in texts)
+    turns = tuple(zip(roles[:-1], before, strict=True))
+    bulk = body.copies() > SMALL_REQUEST
+    return _copies(body, TextRequest(text, False, body.token_limit(), bulk=bulk, turns=turns))
+
+
+def _check_roles(roles: Sequence[Role], card: StudentCard) -> None:
+    """Raises ApiError 400 `unsupported_messages`."""
+    if len(roles) > 1 and card.prompt != "chat":
+        rule = f"model {card.id} was trained on single inputs (student.prompt: plain). Send one user message"
+    elif list(roles[roles[0] == "system" :]) != _BY_TURNS[: len(roles) - (roles[0] == "system")] or roles[-1] != "user":
+        rule = "the messages must be one of the system, if any, then the user's and the assistant's by turns, and end with the user's"
+    else:
+        return
+    raise ApiError(400, "unsupported_messages", rule, param="messages")
 
 
 def _copies(body: OpenAIRequest, request: TextRequest) -> list[TextRequest]:

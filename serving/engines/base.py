@@ -16,12 +16,14 @@ from typing import Any, ClassVar, Self
 
 from pipelines.config.serving import ServingConfig
 from pipelines.methods import METHODS, Part, prompt_of
+from pipelines.students.chat_prompt import NoSuchConversationError, Role
 from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
 from pipelines.students.decoding.engines import EngineUnsuitableError as EngineUnsuitableError
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import after_label, decoded
+from pipelines.students.decoding.tokens import encode_conversation
 from serving.engines.detokenizer import Detokenizer, text_tokens
-from serving.messages import Piece, Question, Reply, TextRequest, TooLong
+from serving.messages import Failed, Piece, Question, Reply, TextRequest, TooLong
 from serving.metrics import ReplicaMetrics
 from serving.model_card import StudentCard
 
@@ -141,10 +143,10 @@ class Engine(ABC):
             answers.append(decoded("rationale", follows, await self.complete(follows), self.tokenizer))
         return Reply(answers[0], answers[1] if len(answers) > 1 else None, self.name)
 
-    async def write(self, request: TextRequest) -> Piece | TooLong:
+    async def write(self, request: TextRequest) -> Piece | TooLong | Failed:
         """One whole text."""
-        encoded = await self._encoded([self._text_request(request)])
-        if isinstance(encoded, TooLong):
+        encoded = await self._encoded_text(request)
+        if isinstance(encoded, TooLong | Failed):
             return encoded
         [generation] = encoded
         if request.choices:
@@ -177,10 +179,10 @@ class Engine(ABC):
             used += 1
         return Piece(text, output.prompt_tokens, len(output.ids), "stop", self.name, tokens[:used])
 
-    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong, None]:
+    async def stream(self, request: TextRequest) -> AsyncGenerator[Piece | TooLong | Failed, None]:
         """One text while it is generated. The last piece has a finish reason."""
-        encoded = await self._encoded([self._text_request(request)])
-        if isinstance(encoded, TooLong):
+        encoded = await self._encoded_text(request)
+        if isinstance(encoded, TooLong | Failed):
             yield encoded
             return
         [generation] = encoded
@@ -218,18 +220,29 @@ class Engine(ABC):
         max_tokens = default if text.max_tokens is None else min(text.max_tokens, self._max_text_tokens)
         return GenerationRequest(prompt, max_tokens, text.sampling, bulk=text.bulk)
 
-    async def _encoded(self, requests: list[GenerationRequest]) -> list[GenerationRequest] | TooLong:
-        """The requests with their token ids. Encoded once, outside of the event loop."""
+    async def _encoded_text(self, request: TextRequest) -> list[GenerationRequest] | TooLong | Failed:
+        """As `_encoded`. Failed: the student's chat template has no such turns."""
+        try:
+            return await self._encoded([self._text_request(request)], request.turns)
+        except NoSuchConversationError as error:
+            return Failed(refused=str(error))
+
+    async def _encoded(
+        self, requests: list[GenerationRequest], turns: Sequence[tuple[Role, str]] = ()
+    ) -> list[GenerationRequest] | TooLong:
+        """The requests with their token ids. Encoded once, outside of the event loop. `turns`: those before each prompt."""
         loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._tokenizing, self._encode, requests)
+        encoded = await loop.run_in_executor(self._tokenizing, self._encode, requests, turns)
         tokens = max(len(request.ids or ()) for request in encoded)
         return TooLong(tokens, self._max_input_tokens) if tokens > self._max_input_tokens else encoded
 
-    def _encode(self, requests: list[GenerationRequest]) -> list[GenerationRequest]:
-        return [
-            replace(request, ids=tuple(encode_prompt(self.tokenizer, self._family, request.prompt)))
-            for request in requests
-        ]
+    def _encode(self, requests: list[GenerationRequest], turns: Sequence[tuple[Role, str]]) -> list[GenerationRequest]:
+        return [replace(request, ids=tuple(self._prompt_ids(request.prompt, turns))) for request in requests]
+
+    def _prompt_ids(self, prompt: str, turns: Sequence[tuple[Role, str]]) -> list[int]:
+        if turns:
+            return encode_conversation(self.tokenizer, [*turns, ("user", prompt)])
+        return encode_prompt(self.tokenizer, self._family, prompt)
 
 
 def replicas_per_machine(serving: ServingConfig) -> int:

@@ -31,7 +31,10 @@ def test_a_card_holds_the_facts_of_the_manifest(folder: Path, tmp_path: Path) ->
     versioned = read_card("sums@2", str(folder))
     assert (versioned.name, versioned.version, versioned.id) == ("sums", "2", "sums@2")
     assert read_card("sums", folder.as_uri()).fingerprint == card.fingerprint
-    assert not read_card("sums", copy_with_details(folder, tmp_path / "s", method="finetune")).has_rationale
+    other = copy_with_details(folder, tmp_path / "s", method="finetune")
+    edit_manifest(Path(other), config={"student": {"prompt": "chat"}})
+    assert (read_card("sums", other).has_rationale, read_card("sums", other).prompt) == (False, "chat")
+    assert card.prompt == "plain"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_an_invalid_name_is_refused(folder: Path, name: str) -> None:
         read_card(name, str(folder))
 
 
-def edit_manifest(student: Path, **fields: str) -> None:
+def edit_manifest(student: Path, **fields: object) -> None:
     (student / MANIFEST).write_text(json.dumps(json.loads((student / MANIFEST).read_text()) | fields))
 
 

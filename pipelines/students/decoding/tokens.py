@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from pipelines.students.chat_prompt import chat_prompt
+from pipelines.students.chat_prompt import Role, chat_prompt, conversation_texts
 
 Family = Literal["encoder-decoder", "decoder-only"]
 
@@ -24,6 +24,16 @@ def encode_prompt(tokenizer: Any, family: Family, prompt: str) -> list[int]:
         return [*before, *encode_texts(tokenizer, [prompt], add_special_tokens=False)[0], *after]
     text = prompt if family == "encoder-decoder" else prompt + "\n"
     return encode_texts(tokenizer, [text], add_special_tokens=True)[0]
+
+
+def encode_conversation(tokenizer: Any, turns: Sequence[tuple[Role, str]]) -> list[int]:
+    """Token ids of a conversation, whose last turn is a prompt, in the student's chat template.
+
+    Raises NoSuchConversationError.
+    """
+    around = _template_ids(tokenizer, conversation_texts(tokenizer, [role for role, _ in turns]))
+    texts = encode_texts(tokenizer, [text for _, text in turns], add_special_tokens=False)
+    return [*around[0], *(token for ids in zip(texts, around[1:], strict=True) for part in ids for token in part)]
 
 
 @lru_cache(maxsize=8)

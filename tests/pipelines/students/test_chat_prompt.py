@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from pipelines.errors import UserError
-from pipelines.students.chat_prompt import KEY, chat_prompt, set_prompt
-from pipelines.students.decoding.tokens import encode_prompt, encode_target
+from pipelines.students.chat_prompt import KEY, NoSuchConversationError, Role, chat_prompt, set_prompt
+from pipelines.students.decoding.tokens import encode_conversation, encode_prompt, encode_target
 from tests.support.tiny_runs import make_subword_tokenizer
 
 TEMPLATE = (
@@ -46,6 +46,45 @@ def test_an_input_inside_the_template_is_text(tmp_path: Path) -> None:
     loaded.init_kwargs[KEY] = ["two", 4]
     with pytest.raises(UserError, match="must be a list of two texts"):
         chat_prompt(loaded)
+
+
+CONVERSATIONS: list[list[Role]] = [
+    ["user"], ["system", "user"], ["user", "assistant", "user"], ["system", *["user", "assistant"] * 3, "user"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "refused"),
+    [
+        (TEMPLATE, []),
+        (
+            TEMPLATE.replace(
+                "{% for", "{% if messages[0].role == 'system' %}{{ raise_exception('') }}{% endif %}{% for"
+            ),
+            [1, 3],
+        ),
+        # One that shortens earlier answers, as reasoning models' do.
+        (TEMPLATE.replace("m.content | trim", "m.content if m.role != 'assistant' else 'x'"), [2, 3]),
+    ],
+    ids=["all", "no system", "no turns"],
+)
+def test_a_conversation_is_encoded_as_the_template_writes_it(template: str, refused: list[int]) -> None:
+    tokenizer = tokenizer_with(template)
+    set_prompt(tokenizer, "chat", "m")
+    for number, roles in enumerate(CONVERSATIONS):
+        turns = [(role, f"text {i} <|im_end|>") for i, role in enumerate(roles)]
+        if number in refused:
+            with pytest.raises(NoSuchConversationError, match="its chat template has no"):
+                encode_conversation(tokenizer, turns)
+            continue
+        messages = [{"role": role, "content": text} for role, text in turns]
+        whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = encode_conversation(tokenizer, turns)
+        assert tokenizer.decode(ids) == tokenizer.decode(tokenizer(whole, add_special_tokens=False)["input_ids"])
+        assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == len(turns), "those of the template alone"
+    set_prompt(tokenizer, "plain", "m")
+    with pytest.raises(NoSuchConversationError, match="without a chat template"):
+        encode_conversation(tokenizer, [("system", "a"), ("user", "b")])
 
 
 def test_a_template_with_the_date_is_the_same_every_day() -> None:

@@ -14,8 +14,8 @@ from pipelines.config.serving import ServingConfig
 from pipelines.students.decoding import Sampling
 from serving.api import event_stream
 from serving.api.errors import ApiError
-from serving.messages import TextRequest
-from tests.support.asgi import http_scope
+from serving.messages import Failed, TextRequest
+from tests.support.asgi import error_of, http_scope
 from tests.support.fake_students import FakeMetrics, FakeStudents, app_of, card, client_of
 
 CHAT: Any = [{"role": "user", "content": "one"}]
@@ -161,12 +161,41 @@ def test_an_unsupported_parameter_is_refused(client: TestClient, students: FakeS
     assert students.requests == []
 
 
+TURNS = ["system user", "user assistant user", "developer user assistant user"]
+OTHER_TURNS = [
+    "assistant",
+    "system",
+    "user user",
+    "user system user",
+    "user assistant",
+    "user assistant system",
+    "tool user",
+]
+
+
+@pytest.mark.parametrize("roles", [*TURNS, *OTHER_TURNS])
+def test_a_student_with_a_chat_template_reads_turns(students: FakeStudents, roles: str) -> None:
+    """The system's first, then the user's and the assistant's; no others."""
+    messages = [{"role": role, "content": f" {i} "} for i, role in enumerate(roles.split())]
+    with_template = client_of([card("sums", prompt="chat")], students, ServingConfig(), FakeMetrics())
+    response = with_template.post("/v1/chat/completions", json={"messages": messages})
+    if roles in OTHER_TURNS:
+        assert response.status_code == 400, response.text
+        return
+    turns = [(role.replace("developer", "system"), str(i)) for i, role in enumerate(roles.split())]
+    assert students.requests == [("sums", TextRequest(turns[-1][1], False, turns=tuple(turns[:-1])))]  # type: ignore[arg-type]
+    students.failed = {turns[-1][1]: Failed(refused="its chat template has no system turn")}
+    error = error_of(
+        with_template.post("/v1/chat/completions", json={"messages": messages}), 400, "unsupported_messages", "messages"
+    )
+    assert "has no system turn. Send one user message" in error
+
+
 @pytest.mark.parametrize(
     ("messages", "status"),
     [
         ([], 400),
-        ([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], 400),
-        ([{"role": "assistant", "content": "a"}], 400),
+        *[([{"role": role, "content": "a"} for role in roles.split()], 400) for roles in TURNS + OTHER_TURNS],
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], 400),
         *[([{"role": "user", "content": content}], 422) for content in ("", "a\x00", "a" * 100_001)],
     ],

@@ -8,7 +8,7 @@ import pytest
 from pipelines.students.decoding import Family, GenerationRequest
 from serving.engines import vllm
 from serving.engines.base import Engine
-from serving.messages import Piece, Question, Reply, TextRequest, TextToken, TooLong
+from serving.messages import Failed, Piece, Question, Reply, TextRequest, TextToken, TooLong
 from tests.support.fake_engines import FIRST, LOG_PROBS, Fake, engine_over_fake
 from tests.support.waiting import until
 
@@ -49,6 +49,13 @@ async def test_a_stream_sends_the_text_of_write(made: tuple[Engine, Fake]) -> No
     for last in (pieces[-1], whole):
         assert isinstance(last, Piece)
         assert (last.finish_reason, last.engine, last.output_tokens) == ("stop", engine.name, 2)
+
+
+async def test_turns_need_a_chat_template(made: tuple[Engine, Fake]) -> None:
+    turns = TextRequest("4 apples", raw=False, turns=(("system", "Be short."),))
+    refused = Failed(refused="it was trained without a chat template")
+    assert await made[0].write(turns) == refused
+    assert [piece async for piece in made[0].stream(turns)] == [refused]
 
 
 async def test_a_stream_sends_each_piece_at_once(made: tuple[Engine, Fake]) -> None:
