@@ -20,6 +20,7 @@ from pipelines.label.output.commits import (
     COMMITS,
     Commit,
     PieceName,
+    damaged_records,
     has_record,
     part_number,
     read_commits,
@@ -96,8 +97,7 @@ def recover(
     """
     if reopened and not has_record(store):
         check_lock()
-        for name in store.files(COMMITS):
-            store.delete(name)
+        delete_all(store, {*store.files(COMMITS), *damaged_records(store)})
         commits, last, damaged = [Commit.of_manifest(reopened)], BASE_NUMBER, []
     else:
         committed = read_commits(store)

@@ -19,7 +19,15 @@ from pipelines.label.stored.texts import StoredAnswer
 from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import Store
-from tests.support.label_writers import IDENTITY, SETTINGS, commit, counts_json, is_done, open_writer
+from tests.support.label_writers import (
+    IDENTITY,
+    SETTINGS,
+    commit,
+    counts_json,
+    finished_with_engine_errors,
+    is_done,
+    open_writer,
+)
 from tests.support.outcomes import accepted, generated, part_ids, reject, table
 
 ROWS = 12
@@ -197,6 +205,16 @@ def test_a_commit_after_the_loss_of_a_lease_counts_nowhere(tmp_path: Path) -> No
     assert sorted(LabelWriter(store, IDENTITY, SETTINGS).state.parts) == sorted(successor.state.parts)
     _, writer = finish(tmp_path)
     assert_exact(tmp_path, writer)
+
+
+def test_a_damaged_record_is_made_again_from_the_manifest(tmp_path: Path) -> None:
+    manifest = finished_with_engine_errors(tmp_path)
+    [record] = tmp_path.glob("record-*.json")
+    record.rename(tmp_path / "record-000099.json").write_bytes(b"{")
+    for retried in ("e1", "e2"):
+        with open_writer(tmp_path, manifest if retried == "e1" else None) as writer:
+            commit(writer, accepted(retried))
+    assert (writer.counts.accepted, writer.counts.engine_errors) == (3, 1)
 
 
 @pytest.mark.parametrize("key", ["read", "accepted", "rejected"])
