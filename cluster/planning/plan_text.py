@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cluster.planning.model import (
     NO_STUDENT,
@@ -200,9 +200,12 @@ def _label_lines(label: LabelEstimate) -> Iterator[str]:
 
 def budget_line(budget: LabelBudget, rows: int) -> str:
     """What the rows take of the budget, and how many fit: `budget      cost 0.42 of 0.30: about the first 7,100 of 10,000 rows ...`."""
-    amount = {"money": money, "tokens": lambda count: f"{count:,.0f}", "gpu_hours": lambda hours: f"{hours:,.2f}"}[
-        budget.key
-    ]
+    shown: dict[str, Callable[[float], str]] = {
+        "money": money,
+        "tokens": lambda count: f"{count:,.0f}",
+        "gpu_hours": lambda hours: f"{hours:,.2f}",
+    }
+    amount = shown[budget.key]
     name = {"money": "cost", "tokens": "tokens", "gpu_hours": "GPU-hours"}[budget.key]
     used = f", of which {amount(budget.used)} are used" if budget.used else ""
     end = f"enough for all {rows:,} rows"

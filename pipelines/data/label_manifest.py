@@ -75,6 +75,8 @@ class StoredAnswers(BaseModel):
     prompt_tokens: int = 0
     """Part of `tokens`, and not charged again, as the next."""
     output_tokens: int = 0
+    cost: float | None = None
+    """Of these tokens at the prices of this run: what was not paid again. None without a price of tokens."""
 
 
 class EngineUsage(BaseModel):
@@ -114,9 +116,11 @@ class Cost(BaseModel):
 
 
 class LabelCost(Cost):
-    """The cost of labels. GPU-hours cover the rows of `rows`; tokens are charged for all rows."""
+    """The cost of labels. GPU-hours cover the rows of `rows`; tokens are those of all runs, without stored answers."""
 
     rows: int = 0
+    this_run: float | None = None
+    """Part of `amount`: of the last run. None if its tokens are not known, or GPU-hours are charged."""
 
 
 class PartFile(FileHash):

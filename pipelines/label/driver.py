@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -22,7 +23,7 @@ from pipelines.label.engines.dataset import outcomes, teacher_setup, together
 from pipelines.label.engines.health import StopReasons, health_actor
 from pipelines.label.interrupt import Interruption, patient_interrupt
 from pipelines.label.output.counts import TASK_RAISED
-from pipelines.label.output.spending import AllSpending, Spending, used_tokens
+from pipelines.label.output.spending import AllSpending, Spending, plus, used_tokens
 from pipelines.label.output.writer import LabelWriter
 from pipelines.label.output.written import WrittenParts
 from pipelines.label.reporting.progress_file import EngineProgress, LabelProgressFile
@@ -139,8 +140,9 @@ def label_rows(
     import ray
 
     is_paid, paid = teacher_class(run.teacher.engine).meters_budget, writer.counts.paid_tokens
-    used, before = used_tokens(writer.store, paid), AllSpending.read(writer.store).missing(paid)
-    health = health_actor(Spending(writer.store, before) if is_paid else None)
+    spending, used = AllSpending.read(writer.store), used_tokens(writer.store, paid)
+    paid_before = plus(spending.answered, spending.missing(paid))
+    health = health_actor(Spending(writer.store, spending.missing(paid)) if is_paid else None)
     loop = _Loop(run, writer, live, health, failures)
     loop.show(writer.total)
     live.begin(loop.done_before, partial(_engine_progress, health, loop.metrics))
@@ -162,7 +164,11 @@ def label_rows(
     _check_budget(run, writer, ray.get(health.stop_reasons.remote()))
     usage: EngineUsage = ray.get(health.usage.remote())
     loop.metrics.engines(usage)
-    return loop.work(usage), usage
+    work = loop.work(usage)
+    if is_paid:
+        found, rows = AllSpending.read(writer.store), writer.counts.paid_tokens
+        work = dataclasses.replace(work, paid=plus(found.answered, found.missing(rows)), paid_before=paid_before)
+    return work, usage
 
 
 def _label_scanned(

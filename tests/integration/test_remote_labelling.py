@@ -48,6 +48,22 @@ def test_a_larger_budget_resumes_without_repeated_requests(ray_here: None, tmp_p
     assert KEY not in (tmp_path / "out/labels/manifest.json").read_text()
 
 
+def test_a_trial_is_taken_over_and_counts_in_the_budget(ray_here: None, tmp_path: Path, endpoint: Endpoint) -> None:
+    price = {"per_million_prompt_tokens": 1000.0, "per_million_output_tokens": 1000.0}
+    teacher = {"price": price, "budget": {"money": 1.5}}
+    label(make_run(tmp_path, endpoint, teacher=teacher, corpus={"limit": 10}))
+    run = make_run(tmp_path, endpoint, teacher=teacher)
+    with pytest.raises(
+        StageFailedError, match=r"money 1.5 has no room for a row of .*: \d\.\d+ is spent; \d+ rows have no"
+    ):
+        label(run)
+    assert sum(questions(endpoint).values()) * (PROMPT_TOKENS + OUTPUT_TOKENS) <= 1500
+    details = label(make_run(tmp_path, endpoint, teacher={"price": price})).details
+    assert set(questions(endpoint).values()) == {1}
+    assert (details["cost"]["amount"], details["stored"]["cost"]) == (pytest.approx(1.8), pytest.approx(0.3))
+    assert 0.3 < details["cost"]["this_run"] < 1.5
+
+
 def test_a_refused_key_is_a_one_line_error(
     ray_here: None, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

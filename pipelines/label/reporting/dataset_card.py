@@ -22,6 +22,7 @@ from pipelines.label.answers.prompts import PromptMaker, prompt_text
 from pipelines.label.output.counts import AGREEMENT_BINS
 from pipelines.label.output.parts import RATIONALES_FOLDER
 from pipelines.label.reporting.markdown import code, fenced
+from pipelines.reports.format import money
 from pipelines.runtime.durations import duration
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -224,7 +225,8 @@ def _usage(details: LabelDetails, timings_s: dict[str, float]) -> list[str]:
     lines = []
     if details.stored.rows:
         tokens = f"{details.stored.prompt_tokens:,} prompt and {details.stored.output_tokens:,} output tokens"
-        lines.append(f"- {details.stored.rows:,} rows took over stored answers, with {tokens}")
+        cost = "" if details.stored.cost is None else f", worth {money(details.stored.cost)}"
+        lines.append(f"- {details.stored.rows:,} rows took over stored answers, with {tokens}{cost}")
     rates = details.throughput
     if rates and rates.rows_per_s:
         lines.append(
@@ -238,7 +240,7 @@ def _usage(details: LabelDetails, timings_s: dict[str, float]) -> list[str]:
         lines.append(f"- {details.gpu_hours:.2f} GPU-hours, engine start included")
     if details.cost:
         amount, basis = details.cost.amount, details.cost.basis
-        lines.append(f"- estimated cost {amount:,.2f} (in the currency of the prices): {basis}")
+        lines.append(f"- estimated cost {money(amount)} (in the currency of the prices): {basis}")
     return lines + [f"- {name.replace('_', ' ')}: {duration(seconds)}" for name, seconds in timings_s.items()]
 
 

@@ -12,7 +12,6 @@ from pipelines.data.label_manifest import (
     HeldoutCounts,
     LabelCounts,
     LabelDetails,
-    StoredAnswers,
     TaskVersion,
     TeacherUsed,
     Tokens,
@@ -22,7 +21,7 @@ from pipelines.data.shots import read_shots
 from pipelines.label.answers.prompts import PromptMaker
 from pipelines.label.output.counts import Counts
 from pipelines.label.output.recovery import LabelState
-from pipelines.label.reporting.usage import Work, agreement_histogram, gpu_hours, label_cost, throughput
+from pipelines.label.reporting.usage import Work, agreement_histogram, gpu_hours, label_cost, stored_answers, throughput
 from pipelines.label.teachers.registry import teacher_class
 from pipelines.storage.manifest import Manifest, manifest_of
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
@@ -85,11 +84,7 @@ def _details(run: RunConfig, state: LabelState, work: Work, usage: EngineUsage) 
         ),
         tokens=Tokens(prompt=counts.prompt_tokens, output=counts.output_tokens),
         cached_tokens=counts.cached_tokens,
-        stored=StoredAnswers(
-            rows=counts.stored,
-            prompt_tokens=counts.stored_prompt_tokens,
-            output_tokens=counts.stored_output_tokens,
-        ),
+        stored=stored_answers(counts, teacher),
         nodes=_sorted(counts.nodes),
         dtypes=_sorted(counts.dtypes),
         parts=_sorted(state.parts),

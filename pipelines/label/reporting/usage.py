@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.config import PriceConfig, TeacherConfig
-from pipelines.data.label_manifest import Cost, LabelCost, Throughput
+from pipelines.data.label_manifest import Cost, LabelCost, StoredAnswers, Throughput
 from pipelines.label.output.counts import AGREEMENT_BINS, Counts
-from pipelines.label.teachers.base import TokensUsed
+from pipelines.label.teachers.base import NOTHING_USED, TokensUsed
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Work:
     """From its readiness to its end."""
     busy_s: float = 0.0
     """Part of up_s with at least one row in the engine."""
+    paid: TokensUsed | None = None
+    """Of answers that all runs on these labels paid for, also of those that were lost. None: those of the rows alone are known."""
+    paid_before: TokensUsed = NOTHING_USED
+    """Of earlier runs."""
 
 
 def throughput(work: Work) -> Throughput:
@@ -63,8 +67,21 @@ def label_cost(work: Work, counts: Counts, teacher: TeacherConfig) -> LabelCost 
         counts: of all rows. Tokens of stored answers are not charged again.
     """
     hours = gpu_hours(work, teacher) or 0.0
-    charged = teacher_cost(teacher, counts.paid_tokens, gpu_hours=hours)
-    return LabelCost(amount=charged.amount, basis=charged.basis, rows=work.rows) if charged else None
+    paid = counts.paid_tokens if work.paid is None else work.paid
+    charged, before = teacher_cost(teacher, paid, gpu_hours=hours), teacher_cost(teacher, work.paid_before)
+    if charged is None:
+        return None
+    by_tokens = work.paid is not None and not hours
+    this_run = charged.amount - before.amount if by_tokens and before else None
+    return LabelCost(amount=charged.amount, basis=charged.basis, rows=work.rows, this_run=this_run)
+
+
+def stored_answers(counts: Counts, teacher: TeacherConfig) -> StoredAnswers:
+    """What rows took over, and what it would have cost at the teacher's prices of tokens."""
+    prompt, output = counts.stored_prompt_tokens, counts.stored_output_tokens
+    found = teacher_cost(teacher, TokensUsed(prompt, output)) if counts.stored else None
+    cost_of = found.amount if found else None
+    return StoredAnswers(rows=counts.stored, prompt_tokens=prompt, output_tokens=output, cost=cost_of)
 
 
 def agreement_histogram(counts: Counts, teacher: TeacherConfig) -> list[int] | None:

@@ -17,7 +17,7 @@ MEASURED: dict[str, Any] = {
                    "output_tokens_per_s": 500.4, "engine_busy_share": 0.973},
     "agreement_histogram": [0, 0, 1, 0, 0, 0, 40, 0, 0, 120],
     "gpu_hours": 0.25,
-    "cost": {"amount": 1.0, "basis": "0.25 GPU-hours at 4", "rows": 900},
+    "cost": {"amount": 1.0, "basis": "0.25 GPU-hours at 4", "rows": 900, "this_run": None},
 }  # fmt: skip
 TRAINING: dict[str, Any] = {
     "world_size": 2, "zero_stage": 2, "precision": "fp32", "optimizer_bytes_per_rank": [1, 1],

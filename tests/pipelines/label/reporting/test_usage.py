@@ -6,7 +6,7 @@ from pipelines.config import PriceConfig, TeacherConfig
 from pipelines.config.teacher import RemoteConfig
 from pipelines.label.output.counts import Counts
 from pipelines.label.reporting import usage
-from pipelines.label.reporting.usage import Work, cost, gpu_hours, label_cost, shares, throughput
+from pipelines.label.reporting.usage import Work, cost, gpu_hours, label_cost, shares, stored_answers, throughput
 from pipelines.label.teachers.base import TokensUsed
 
 # Two replicas on a GPU each: 20 s and 30 s of engine start, then 100 s and 90 s of work, of which 95 s and 81 s busy.
@@ -42,7 +42,8 @@ def test_without_gpus_the_tokens_of_all_rows_are_charged() -> None:
     assert gpu_hours(WORK, config) is None
     charged = label_cost(WORK, Counts(prompt_tokens=3_000_000), config)
     assert charged is not None
-    assert charged.model_dump() == {"amount": 3.0, "basis": "3.00 million prompt tokens at 1", "rows": 1000}
+    basis = "3.00 million prompt tokens at 1"
+    assert charged.model_dump() == {"amount": 3.0, "basis": basis, "rows": 1000, "this_run": None}
     assert label_cost(WORK, Counts(), teacher()) is None, "without a price"
 
 
@@ -69,6 +70,12 @@ def test_cached_and_stored_tokens_cost_less() -> None:
     assert charged is not None
     assert charged.amount == pytest.approx(1.0 + 0.25)
     assert "1.00 million cached prompt tokens at 0.25" in charged.basis
+    taken_over = stored_answers(Counts(stored=9, stored_prompt_tokens=1_000_000), teacher(price=price))
+    assert (taken_over.rows, taken_over.cost) == (9, 1.0)
+    paid = Work(paid=TokensUsed(4_000_000, 0), paid_before=TokensUsed(1_000_000, 0))
+    charged = label_cost(paid, counts, teacher(gpus_per_replica=0, price=price))
+    assert charged is not None
+    assert (charged.amount, charged.this_run) == (4.0, 3.0), "answers that no row has are paid too"
     batches = TeacherConfig(engine="openai", model="m", remote=RemoteConfig(url="http://h/v1", batch=True), price=price)
     half = cost(batches.charged, TokensUsed(2_000_000, 1_000_000))
     assert half is not None
