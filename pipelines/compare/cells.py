@@ -150,12 +150,15 @@ class Scores:
         return manifest
 
 
-def score_cell(run: RunConfig, labels_at: str, split: Split, trained_on: str | None = None) -> Manifest:
+def score_cell(
+    run: RunConfig, labels_at: str, split: Split, trained_on: str | None = None, tokens_at: str | None = None
+) -> Manifest:
     """Train the cell's student, unless it is trained, and score it on a split, unless it is scored.
 
     Args:
         labels_at: the run's labels, with the teacher's answers to held-out examples.
         trained_on: labels to train on; None: the run's.
+        tokens_at: folder that keeps token tables for other cells.
 
     Raises:
         UserError, StageFailedError: from the train stage, or a student failed to answer.
@@ -168,7 +171,8 @@ def score_cell(run: RunConfig, labels_at: str, split: Split, trained_on: str | N
         return done
     answers = answers_of_teacher(run, split, Store(labels_at), examples, task)
     inputs = student_inputs(run, answers, examples)
-    student = train_locked(run, replace=True, labels_at=trained_on)
+    tokens = None if tokens_at is None else Store(tokens_at)
+    student = train_locked(run, replace=True, labels_at=trained_on, tokens_at=tokens)
     source = trained(run, Store(run.output).child("student").uri, student.details["family"])
     with ProgressFile(Store(run.output), "evaluate", "examples") as live:
         [predicted] = predict([label_request("student", source, run, task, examples, inputs)], run.evaluation, live)

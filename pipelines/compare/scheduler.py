@@ -30,6 +30,8 @@ class CellJob:
     split: Split
     trained_on: str | None = None
     """Labels that a treatment has changed; None: the run's."""
+    tokens_at: str | None = None
+    """Folder that keeps token tables for all cells; None: each cell makes its own."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def run_jobs(jobs: Sequence[CellJob], labels_at: str, on_done: OnDone, on_poll: 
     while waiting or running:
         while waiting and len(running) < parallel:
             job = waiting.pop(0)
-            running[score.remote(job.run, labels_at, job.split, job.trained_on)] = job
+            running[score.remote(job.run, labels_at, job.split, job.trained_on, job.tokens_at)] = job
         on_poll(list(running.values()))
         ready, _ = ray.wait(list(running), timeout=_POLL_S)
         for reference in ready:

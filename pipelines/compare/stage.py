@@ -4,6 +4,7 @@ In: OUTPUT/labels, the corpus, the run file's `compare`. Out: OUTPUT/compare:
 
     compare/cells/NAME/          one per cell (cells.py)
     compare/labels/NAME/         labels of cells with a treatment (treated_labels.py), until all cells are finished
+    compare/tokens/NAME/         token tables, each for all cells that learn from the same tokens, until all cells are finished
     compare/untrained/NAME/      students before any training
     compare/few-shot/NAME/       the same with the teacher's prompt
     compare/budgets/             tokens of an epoch of each cell
@@ -144,7 +145,8 @@ class _Comparison:
         self._drop_students(job for job in jobs if job.cell in results.cells)
         self.check_lock()
         report = self._report(results)
-        self.store.child("labels").clear()
+        for name in ("labels", "tokens"):
+            self.store.child(name).clear()
         if failed:
             raise _error_of(failed, "The report shows the other cells; run the same command to retry.")
         manifest = manifest_of(
@@ -203,7 +205,7 @@ class _Comparison:
     def _job(self, cell: Cell, split: Split) -> CellJob:
         made, treatment = grid.run_of(self.run, cell, self.task, self.labels, self.budgets), cell.treated(self.run)
         trained_on = None if treatment is None else self.store.child(f"labels/{treatment.name}").uri
-        return CellJob(cell, made, split, trained_on)
+        return CellJob(cell, made, split, trained_on, self.store.child("tokens").uri)
 
     def _write_treated(self, jobs: Iterable[CellJob]) -> None:
         """Write the changed labels of cells that are to be trained."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipelines.data.heldout import validation_identity
 from pipelines.storage.fingerprint import model_fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.tasks import Task
+from pipelines.train.data.sequences import TokenSettings
 
 FORMAT = 3
 """Raised when this stage makes another student from the same input. 3: a student's own tokenizer learns from the training rows only."""
@@ -56,6 +58,13 @@ def train_identity(run: RunConfig, task: Task, labels: Manifest) -> dict[str, An
         "corpus": {"validation": validation_identity(run.corpus)},
         "labels": {"fingerprint": labels.fingerprint, "content": labels.details.get("content")},
     }
+
+
+def tokens_identity(identity: Mapping[str, Any], settings: TokenSettings) -> dict[str, Any]:
+    """What decides the token table of a training with this identity, as JSON. Methods, fractions and some seeds differ in it."""
+    chooses = settings.fraction < 1.0 or settings.rationale_share < 1.0
+    kept = {**asdict(settings), "model": identity["student"]["model"], "seed": settings.seed if chooses else None}
+    return {"settings": kept, **{name: identity[name] for name in ("format", "task", "corpus", "labels")}}
 
 
 def identity_in_0_1(identity: Mapping[str, Any]) -> dict[str, Any]:

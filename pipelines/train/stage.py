@@ -45,7 +45,7 @@ from pipelines.train.data.tokenizer_training import train_tokenizer
 from pipelines.train.data.validation_set import validation_tokens
 from pipelines.train.engine.job import TrainingJob, TrainingResult
 from pipelines.train.engine.trainer import run_training
-from pipelines.train.identity import identity_in_0_1, train_identity, with_absolute_model
+from pipelines.train.identity import identity_in_0_1, tokens_identity, train_identity, with_absolute_model
 from pipelines.train.model_card import model_card
 from pipelines.train.student_manifest import labels_provenance, student_counts, student_details, student_manifest
 from pipelines.train.tracking.progress_actor import show_progress
@@ -85,12 +85,14 @@ def train(run: RunConfig, *, replace: bool = False) -> Manifest:
 
 
 def train_locked(
-    run: RunConfig, *, replace: bool = False, labels_at: str | None = None, check_lock: Callable[[], None] = lambda: None
+    run: RunConfig, *, replace: bool = False, labels_at: str | None = None, tokens_at: Store | None = None,
+    check_lock: Callable[[], None] = lambda: None,
 ) -> Manifest:  # fmt: skip
     """As `train`, for a caller who keeps other drivers out of the output.
 
     Args:
         labels_at: path or URI of the labels artifact; None: OUTPUT/labels.
+        tokens_at: keeps token tables for other trainings that learn from the same tokens; None: a table for this one alone.
         check_lock: raises StageFailedError if another driver may have taken over.
     """
     output, labels_store = Store(run.output), _labels(run, labels_at)
@@ -116,7 +118,10 @@ def train_locked(
         live.phase("tokenising")
         began = time.monotonic()
         settings = _with_own_tokenizer(run, settings, labels_store, work)
-        counts = _tokenise(run, settings, labels_store, work.child("tokens"), live)
+        tokens = work.child("tokens")
+        if tokens_at is not None and settings.tokenizer is None:
+            tokens = tokens_at.child(fingerprint(tokens_identity(identity, settings))[:12])
+        counts = _tokenise(run, settings, labels_store, tokens, live)
         check_counts(counts, run, settings)
         warnings = [
             *teacher_warnings(labels, run),
@@ -128,7 +133,7 @@ def train_locked(
             say(f"train: {warning}")
         tokenised = time.monotonic()
         live.phase("starting workers")
-        result = _run_with_progress(_job(run, settings, output, work), live)
+        result = _run_with_progress(_job(run, settings, output, work, tokens), live)
         live.phase("writing the manifest")
         timings = {"tokenise": tokenised - began, "train": time.monotonic() - tokenised, "steps": result.seconds}
         details, provenance = student_details(run, settings, counts, result), labels_provenance(labels)
@@ -160,11 +165,11 @@ def _with_own_tokenizer(run: RunConfig, settings: TokenSettings, labels: Store, 
     return settings
 
 
-def _job(run: RunConfig, settings: TokenSettings, output: Store, work: Store) -> TrainingJob:
+def _job(run: RunConfig, settings: TokenSettings, output: Store, work: Store, tokens: Store) -> TrainingJob:
     name = work.path().rpartition("/")[2]
     return TrainingJob(
         with_absolute_model(run),
-        tokens=work.child("tokens").uri,
+        tokens=tokens.uri,
         student=output.child("student").uri,
         name=name,
         tensorboard=output.child(f"tensorboard/{name}").uri,

@@ -95,13 +95,14 @@ class Lab:
         for job in jobs:
             on_poll([job])
             try:
-                manifest = cells.score_cell(job.run, labels_at, job.split, job.trained_on)
+                manifest = cells.score_cell(job.run, labels_at, job.split, job.trained_on, job.tokens_at)
             except RaystillError as error:
                 on_done(job, cell_failure(error))
             else:
                 on_done(job, manifest)
 
-    def _train(self, run: RunConfig, *, replace: bool, labels_at: str) -> Manifest:
+    def _train(self, run: RunConfig, *, replace: bool, labels_at: str, tokens_at: Store | None) -> Manifest:
+        assert tokens_at is not None, "cells share token tables"
         self.trained.append(run)
         if error := self.fails(run):
             raise error

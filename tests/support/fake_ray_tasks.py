@@ -35,7 +35,7 @@ class FakeRay:
         self.options = options
         return lambda function: SimpleNamespace(remote=self.start)
 
-    def start(self, run: Any, labels_at: str, split: str, trained_on: str | None) -> int:
+    def start(self, run: Any, labels_at: str, split: str, trained_on: str | None, tokens_at: str | None) -> int:
         self.started.append(run.training.seed)
         return int(run.training.seed)
 

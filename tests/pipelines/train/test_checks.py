@@ -31,7 +31,7 @@ from pipelines.train.checks import (
     token_settings,
 )
 from pipelines.train.data.token_table import TokenCounts
-from pipelines.train.identity import identity_in_0_1, train_identity
+from pipelines.train.identity import identity_in_0_1, tokens_identity, train_identity
 from pipelines.train.stage import check_train, train, train_decision
 from pipelines.train.tracking.services import check_trackers
 from tests.support.tiny_runs import label_rows, make_model, make_run, write_labels
@@ -254,6 +254,20 @@ def test_identity_is_what_decides_the_student(run: Any, labels: Manifest, models
     elsewhere = train_identity(run(student={"model": str(moved)}), task, labels)
     assert fingerprint(elsewhere) == of(), "the place of the model does not matter"
     assert str(tmp_path) not in str(elsewhere)
+
+
+def test_cells_of_a_grid_share_tokens(run: Any, labels: Manifest) -> None:
+    task = load_task(task_spec("arithmetic"))
+
+    def of(method: str, **training: object) -> str:
+        made = run(student={"method": method}, training=training)
+        return fingerprint(tokens_identity(train_identity(made, task, labels), token_settings(made)))
+
+    grid = [of(method, seed=seed) for method in ("finetune", "step-by-step") for seed in range(4)]
+    assert len(set(grid)) == 2, "one table for each method"
+    assert of("finetune", learning_rate=1e-5, epochs=7) == of("finetune")
+    assert of("finetune", fraction=0.5) != of("finetune", fraction=0.5, seed=1), "another share of the rows"
+    assert of("finetune", max_input_tokens=9) != of("finetune")
 
 
 def test_another_driver_in_the_output_is_refused(run: Any, labels: Manifest, tmp_path: Path) -> None:
