@@ -119,7 +119,7 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
     _check_servable(store, details.method)
     if details.task.source is not None and not task_code:
         rule = "its task is code, which would run here"
-        raise UserError(store.shown(), rule, "Set serving.task_code: true if you trust it.")
+        raise UserError(store.shown(), rule, "If you trust it, add --set serving.task_code=true.")
     card = StudentCard(
         name=name,
         version=version if sign else None,

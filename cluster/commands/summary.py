@@ -18,6 +18,7 @@ from pipelines.data.label_parts import LabelParts
 from pipelines.errors import RaystillError
 from pipelines.reports.format import money, one_line
 from pipelines.runtime.durations import duration
+from pipelines.runtime.nodes import by_address
 from pipelines.storage.filesystems import join, shown
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
@@ -219,6 +220,7 @@ def agreement_lines(bins: Sequence[int]) -> Iterator[str]:
 
 def _node_lines(rows: Mapping[str, int]) -> Iterator[str]:
     """Each node's share of the rows, the largest first, if there are several nodes."""
+    rows = by_address(rows)
     if len(rows) > 1:
         most = sorted(rows.items(), key=lambda item: -item[1])[:_NODES_SHOWN]
         listed = ", ".join(f"{node} {count / sum(rows.values()):.1%}" for node, count in most)

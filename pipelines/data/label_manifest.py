@@ -143,7 +143,7 @@ class LabelDetails(BaseModel):
     """Prompt tokens that an endpoint had in its cache."""
     stored: StoredAnswers = StoredAnswers()
     nodes: dict[str, int] = {}
-    """Rows by the node that answered them."""
+    """Rows by the address of the node that answered them."""
     dtypes: dict[str, int] = {}
     """The same rows by the dtype that vLLM computed in."""
     parts: dict[str, int] = {}

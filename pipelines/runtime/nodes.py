@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +15,14 @@ def node_name() -> str:
     import ray
 
     return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
+
+
+def by_address(rows: Mapping[str, int]) -> dict[str, int]:
+    """Counts by `node_name` as counts by address: a machine has another id in each Ray, so in each run of a command."""
+    found: Counter[str] = Counter()
+    for name, count in rows.items():
+        found[name.partition(" (")[0]] += count
+    return dict(sorted(found.items()))
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:

@@ -110,7 +110,9 @@ def test_unknown_details_are_refused(folder: Path, tmp_path: Path, details: dict
 def test_a_task_with_code_must_be_accepted(folder: Path, tmp_path: Path) -> None:
     task = {"name": "mine.py", "source": "raise SystemExit"}
     coded = copy_with_details(folder, tmp_path / "coded", task=task)
-    with pytest.raises(UserError, match=r"its task is code, which would run here\. Set serving\.task_code"):
+    with pytest.raises(
+        UserError, match=r"its task is code, which would run here\. If you trust it, add --set serving\.task_code=true"
+    ):
         read_card("sums", coded)
     assert read_card("sums", coded, task_code=True).task.source == "raise SystemExit"
 

@@ -23,6 +23,7 @@ from pipelines.label.output.counts import Counts
 from pipelines.label.output.recovery import LabelState
 from pipelines.label.reporting.usage import Work, agreement_histogram, gpu_hours, label_cost, stored_answers, throughput
 from pipelines.label.teachers.registry import teacher_class
+from pipelines.runtime.nodes import by_address
 from pipelines.storage.manifest import Manifest, manifest_of
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
@@ -85,7 +86,7 @@ def _details(run: RunConfig, state: LabelState, work: Work, usage: EngineUsage) 
         tokens=Tokens(prompt=counts.prompt_tokens, output=counts.output_tokens),
         cached_tokens=counts.cached_tokens,
         stored=stored_answers(counts, teacher),
-        nodes=_sorted(counts.nodes),
+        nodes=by_address(counts.nodes),
         dtypes=_sorted(counts.dtypes),
         parts=_sorted(state.parts),
         files=dict(sorted(state.files.items())),
