@@ -8,6 +8,7 @@ import sys
 import time
 
 from cluster.cli import main
+from cluster.session import start
 from pipelines.label.output.commits import COMMITS
 from pipelines.storage.store import Store
 
@@ -37,4 +38,5 @@ def slow_down(*, reverse: bool) -> None:
 
 if __name__ == "__main__":
     slow_down(reverse=sys.argv.pop(1) == "reversed")
+    start.machine_resources = lambda: {"CPU": 4.0, "GPU": 0.0}  # also on two cores: a replica of `echo` needs none
     main()
