@@ -78,8 +78,10 @@ def check_label_files(run_file: str, overrides: tuple[str, ...]) -> None:
     labels = Store(load_run(run_file, overrides).output).child("labels")
     checked, damaged = set_damaged_aside(labels)
     for found in damaged:
-        click.echo(f"label: {labels.shown(found.name)}: {found.problem}. Set aside in damaged/.", err=True)
-    click.echo(f"label: {checked:,} files checked, {len(damaged):,} damaged", err=True)
+        click.echo(f"label: {labels.shown(found.name)}: {found.problem}.", err=True)
+    click.echo(
+        f"label: {checked:,} files checked, {len(damaged):,} damaged{', now in damaged/' if damaged else ''}", err=True
+    )
 
 
 def stages_to_execute(run: RunConfig, stages: Sequence[Stage], *, replace: bool = False) -> list[str]:
