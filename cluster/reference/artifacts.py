@@ -22,6 +22,24 @@ A stage writes one folder below the run's `output`. It is finished when `manifes
 | `compare/` | `comparison`; each cell has `student` and `scores` | compare |
 
 """
+_LABELS = """### labels
+
+| path | content |
+| --- | --- |
+| `data/`, `rejects/` | accepted and rejected rows of `corpus.train`; rows of a share in `corpus.validation` are among them |
+| `heldout/data/`, `heldout/rejects/` | the same for `corpus.test`, else for the files that `corpus.validation` names; filters do not apply |
+| `rationales/` | of train rows that have several |
+| `texts/` | what the teacher wrote for rows of both |
+| `token_logprobs/` | with `teacher.token_logprobs` |
+| `earlier/`, `batches/` | answers and batches that no row has taken over yet |
+| `spent/` | what each run with a remote teacher has used of `teacher.budget` |
+| `record-*.json` | the commits, with their files |
+| `README.md` | a dataset card |
+
+A folder without rows does not exist. With `teacher.keep_thoughts` the rows in `data/` and `heldout/data/` have a further column `thoughts`:
+those of the sample whose rationale is kept, empty if it has none. `texts/` has the thoughts in any case.
+
+"""
 
 
 def artifacts_page() -> str:
@@ -34,7 +52,7 @@ def artifacts_page() -> str:
     explained = meanings(Manifest)
     fields = Manifest.model_fields.items()
     rows = [[f"`{name}`", type_text(one.annotation, one.metadata), explained.get(name, "")] for name, one in fields]
-    text += table(["field", "value", "meaning"], rows) + "\n## Parquet files\n\n"
+    text += table(["field", "value", "meaning"], rows) + f"\n## Parquet files\n\n{_LABELS}"
     for title, module, name in (
         ("labels/data", schema, "LABEL"),
         ("labels/rejects", schema, "REJECT"),
