@@ -27,7 +27,7 @@ _LABELS = """### labels
 | path | content |
 | --- | --- |
 | `data/`, `rejects/` | accepted and rejected rows of `corpus.train`; rows of a share in `corpus.validation` are among them |
-| `heldout/data/`, `heldout/rejects/` | the same for `corpus.test`, else for the files that `corpus.validation` names; filters do not apply |
+| `heldout/data/`, `heldout/rejects/` | the same for `corpus.test`, else for the files that `corpus.validation` names; without filters |
 | `rationales/` | of train rows that have several |
 | `texts/` | what the teacher wrote for rows of both |
 | `token_logprobs/` | with `teacher.token_logprobs` |
