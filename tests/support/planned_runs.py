@@ -62,11 +62,14 @@ def write_run(folder: Path) -> str:
 def finish_labels(run: RunConfig, *, engine_errors: int = 0, **details: Any) -> Manifest:
     """Finished labels of this run, of 4,000 bytes."""
     store = Store(run.output).child("labels")
-    store.write("data/part-000000.parquet", b"x" * 4000)
-    counts = {"read": 51, "accepted": 40, "rejected": 11, "rejected_by_reason": {"tie": 11}}
-    tally = Counts(rejected=Counter(engine_error=engine_errors)).as_json()
+    parts = {"data/part-000000.parquet": 40, "rejects/part-000000.parquet": 11}
+    for name in parts:
+        store.write(name, b"x" * 4000)
+    rejected = Counter(tie=11 - engine_errors, engine_error=engine_errors)
+    counts = {"read": 51, "accepted": 40, "rejected": 11, "rejected_by_reason": dict(+rejected)}
+    details = {"content": "0", "tally": Counts(accepted=40, rejected=rejected).as_json(), "parts": parts, **details}
     manifest = manifest_of("labels", label_identity(run), config=run.model_dump(), counts=counts, provenance={},
-                           timings_s={"engine_start": 40.0}, details={"content": "0", "tally": tally, **details})  # fmt: skip
+                           timings_s={"engine_start": 40.0}, details=details)  # fmt: skip
     write_manifest(store, manifest)
     return manifest
 
