@@ -6,6 +6,8 @@ Serve calls `middlewares` if the environment variable RAY_SERVE_HTTP_PROXY_CALLB
 | limit | refusal |
 | --- | --- |
 | request line and headers above 32 KiB | 431 |
+| chunk extensions and trailers above 32 KiB without a byte of the body | 431 |
+| a request that is no HTTP | 400 |
 | headers that take longer than 10 s to arrive, or a connection without a request for 10 s | closed |
 | a header that is not ASCII | 400 |
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +37,7 @@ _STEERING = {
 }
 _STEERING_PREFIX = b"x-serve-"
 _TOO_LARGE = (431, "headers_too_large", f"The request line and the headers have more than {MAX_HEAD_BYTES} bytes.")
+_NO_HTTP = (400, "invalid_http", "This is no valid HTTP/1.1 request.")
 _NOT_ASCII = (400, "invalid_header", "Names and values of headers must be ASCII.")
 
 
@@ -48,6 +52,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     """Of the request that arrives; -1 while its body arrives or is answered."""
+    _framing_bytes = 0
+    """Received since the last byte of a body. uvicorn stops reading a body that nobody reads, but not what surrounds its chunks."""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -63,15 +69,31 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         reads_head = self._head_bytes >= 0
+        self._framing_bytes += len(data)
         super().data_received(data)
         if reads_head and self._head_bytes >= 0:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(_raw_response(*_TOO_LARGE))
-                self.transport.close()
+        too_large = self._head_bytes > MAX_HEAD_BYTES or (not reads_head and self._framing_bytes > MAX_HEAD_BYTES)
+        if too_large and not self.transport.is_closing():
+            self._end(*_TOO_LARGE)
+
+    def send_400_response(self, msg: str) -> None:
+        """See HttpToolsProtocol, which answers in plain text."""
+        self._end(*_NO_HTTP)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools. A trailer is no header."""
+        if self._head_bytes >= 0:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._framing_bytes = 0
+        super().on_body(body)
 
     def on_message_begin(self) -> None:
         """See httptools."""
+        self._framing_bytes = 0
         super().on_message_begin()
         self._expect_head()
 
@@ -90,6 +112,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _end(self, status: int, code: str, message: str) -> None:
+        self.transport.write(_raw_response(status, code, message))
+        self.transport.close()
 
     def _close(self) -> None:
         if not self.transport.is_closing():
@@ -155,7 +181,8 @@ def _body(status: int, code: str, message: str) -> bytes:
 
 def _raw_response(status: int, code: str, message: str) -> bytes:
     body = _body(status, code, message)
-    head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    phrase = HTTPStatus(status).phrase
+    head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
     return head.encode() + body
 
 

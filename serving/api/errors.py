@@ -30,6 +30,7 @@ from serving.api.request_context import request_context
 from serving.messages import Failed, TooLong
 
 _JITTER_S = 5
+_SHOWN_CHARACTERS = 200
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -102,9 +103,8 @@ def add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, ApiError):
             return respond(request, error)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        response = respond(
-            request, ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
-        )
+        place = f"{request.method} {request.url.path[:_SHOWN_CHARACTERS]}"
+        response = respond(request, ApiError(error.status_code, code, f"{place}: {error.detail}"))
         response.headers.update(error.headers or {})
         return response
 

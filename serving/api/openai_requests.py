@@ -24,7 +24,7 @@ from pipelines.students.decoding import Sampling
 from pipelines.tasks.base import text_field
 from serving.api.errors import ApiError, failed_input
 from serving.api.input_limits import check_characters
-from serving.api.request_body import Priority, RequestBody
+from serving.api.request_body import Priority, RequestBody, few
 from serving.fair_queue import SMALL_REQUEST
 from serving.messages import Failed, Piece, TextRequest, TooLong
 from serving.model_card import StudentCard
@@ -37,6 +37,10 @@ _Tokens = Annotated[
 _Choice = Annotated[str, Field(min_length=1, max_length=200)]
 _Choices = Annotated[list[_Choice], Field(fail_fast=True, min_length=1, max_length=256)]
 _MAX_MESSAGES = 64
+_MAX_PARTS = 64
+"""Of a message."""
+_MAX_METADATA = 16
+"""OpenAI's limit."""
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _BY_TURNS: list[Role] = ["user", "assistant"] * (_MAX_MESSAGES // 2)
 _LAST_SEED = 2**63 - 1
@@ -73,7 +77,7 @@ class OpenAIRequest(RequestBody):
     stream_options: StreamOptions | None = None
     # Not used: they change no answer.
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], few(_MAX_METADATA)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: str | None = None
@@ -83,7 +87,7 @@ class OpenAIRequest(RequestBody):
     # Only the value that equals the default.
     presence_penalty: _Zero | None = None
     frequency_penalty: _Zero | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0), few(0)] | None = None
 
     def sampling(self) -> Sampling | None:
         """None: greedy."""
@@ -181,7 +185,7 @@ class Message(RequestBody):
 
     role: Literal["system", "developer", "user", "assistant"]
     """developer: OpenAI's newer name of system."""
-    content: str | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=_MAX_PARTS)]
     name: str | None = None
 
     def text(self) -> str:

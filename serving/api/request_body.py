@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import from_json
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError, from_json
 
 from serving.api.errors import ApiError
 
@@ -29,6 +29,17 @@ class JsonRequest(Request):
         except ValueError as error:
             raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from error
         return value
+
+
+def few(entries: int) -> BeforeValidator:
+    """Refuses larger objects before their entries are read: each wrong one would be an error of its own."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > entries:
+            raise PydanticCustomError("too_long", "Object should have at most {most} entries", {"most": entries})
+        return value
+
+    return BeforeValidator(check)
 
 
 class RequestBody(BaseModel):

@@ -27,6 +27,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(edge, "HEAD_TIMEOUT_S", 0.5)
 
     async def headers(request: Request) -> JSONResponse:
+        await request.body()
         return JSONResponse([name.decode() for name, _ in request.headers.raw])
 
     async def plain(request: Request) -> Response:
@@ -86,6 +87,34 @@ def test_large_headers_are_refused_while_they_arrive(port: int) -> None:
     status, body = answer(port, HEAD, b"x: " + b"a" * (edge.MAX_HEAD_BYTES + 1))
     assert (status, ErrorResponse.model_validate(body).error.code) == (431, "headers_too_large")
     assert answer(port, HEAD, b"x: " + b"a" * 30_000 + b"\r\n\r\n")[0] == 200
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"5;", b"0\r\nx: "])
+def test_what_surrounds_a_body_has_a_limit(port: int, begun: bytes) -> None:
+    """Extensions of chunks, and trailers: a client could send them for as long as a body may take to arrive."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(CHUNKED + b"1\r\nb\r\n")
+        time.sleep(0.1)  # what is read together with bytes of the body does not count
+        client.sendall(begun + b"a" * 40_000)
+        assert client.recv(65536).startswith(b"HTTP/1.1 431")
+    status, names = answer(port, CHUNKED + b"1\r\nb\r\n0\r\nx-trailer: 1\r\n\r\n")
+    assert (status, names) == (200, ["host", "transfer-encoding"])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"G\x00T / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01",
+     CHUNKED + b"zz\r\n", CHUNKED + b"-1\r\n",
+     *[b"POST / HTTP/1.1\r\nhost: x\r\n" + lengths + b"\r\n\r\n" for lengths in (
+        b"content-length: 1\r\ncontent-length: 1", b"content-length: +1", b"content-length: 0x1", b"content-length: " + b"9" * 30,
+        b"content-length: 1\r\ntransfer-encoding: chunked", b"transfer-encoding: chunked\r\ntransfer-encoding: identity")]],
+)  # fmt: skip
+def test_what_is_no_http_is_refused(port: int, sent: bytes) -> None:
+    status, body = answer(port, sent)
+    assert (status, ErrorResponse.model_validate(body).error.code) == (400, "invalid_http")
 
 
 def test_a_large_body_is_no_large_header(port: int) -> None:

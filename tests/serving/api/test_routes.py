@@ -1,6 +1,7 @@
 """The HTTP API without Ray: statuses and bodies. Fake students answer from a table."""
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
+from serving.api.openai_requests import ChatRequest, CompletionRequest
 from serving.api.predict import PredictRequest, read_inputs
 from serving.messages import Failed, Question
 from tests.support.asgi import error_of, post
@@ -153,12 +155,59 @@ def test_other_bodies_are_read_or_explained(client: TestClient, students: FakeSt
             error_of(response, 415, f"unsupported_{'media_type' if name == 'type' else 'encoding'}")
 
 
-@pytest.mark.parametrize("body", [{"inputs": [1] * 1000}, {str(i): 1 for i in range(1000)}])
+MANY = {str(i): 1 for i in range(1000)}
+CHAT = {"role": "user", "content": "one"}
+SPACES, DEEP = " " * 1_000_000, json.loads("[" * 150 + "]" * 150)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [1] * 1000}, MANY,
+        *[{"prompt": [1] * 1000, name: value} for name, value in {
+            "prompt": [1] * 1000, "metadata": MANY, "logit_bias": dict.fromkeys(MANY, "x"), "stop": [1] * 1000, "guided_choice": [1] * 1000,
+            "stream_options": MANY, "structured_outputs": {"choice": [1] * 1000}}.items()],
+        *[{"messages": [CHAT], name: value} for name, value in {
+            "metadata": MANY, "tools": [1] * 1000, "functions": [1] * 1000, "modalities": [1] * 1000, "response_format": MANY}.items()],
+        *[{"messages": messages} for messages in (
+            [CHAT] * 1000, [{"role": "x"}] * 1000, [{**CHAT, "content": [1] * 1000}], [{**CHAT, **MANY}],
+            [{**CHAT, "content": [{"type": "text", "text": "a"}] * 1000}], [{**CHAT, "content": [{"type": "text", "text": "a", **MANY}]}])],
+    ],
+)  # fmt: skip
 def test_a_body_full_of_errors_reports_few_of_them(body: dict[str, Any]) -> None:
     """Otherwise a body of 4 MiB would block the ingress for a minute and fill gigabytes."""
+    kind = CompletionRequest if "prompt" in body else ChatRequest if "messages" in body else PredictRequest
     with pytest.raises(ValidationError) as caught:
-        PredictRequest.model_validate(body)
-    assert caught.value.error_count() == 2
+        kind.model_validate(body)
+    assert caught.value.error_count() <= 4
+
+
+STRANGE = {
+    "a million spaces": {"prompt": SPACES, "messages": [{**CHAT, "content": SPACES}], "inputs": [SPACES]},
+    "huge numbers": {"prompt": "a", "messages": [CHAT], "inputs": [{"input": 10**400}], "n": 10**400, "temperature": 10**400},
+    "a deep value": {"prompt": DEEP, "messages": [{**CHAT, "content": DEEP}], "inputs": [{"input": DEEP}], "tools": DEEP},
+    "fields of others": {"inputs": [{"id": [1], "gold": {"a": 1}, "label": [2], "input": "a", "x": [DEEP] * 100}], "prompt": "a"},
+    "a long name": {"model": "a" * 9_000, "inputs": ["a"], "prompt": "a", "messages": [CHAT]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("path", ["predict", "completions", "chat/completions"])
+def test_a_strange_body_is_answered_in_few_words(students: FakeStudents, path: str, name: str) -> None:
+    """Each route gets the keys that it knows."""
+    known = {"predict": PredictRequest, "completions": CompletionRequest}.get(path, ChatRequest).model_fields
+    body = {key: value for key, value in STRANGE[name].items() if key in known}
+    response = client_of([card("sums")], students).post(f"/v1/{path}", json=body)
+    assert response.status_code in (200, 400, 404, 422), response.text
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "CONNECT", "PROPFIND"])
+def test_other_methods_are_refused(client: TestClient, method: str) -> None:
+    for path in ("/", "/healthz", "/v1/predict", "/v1/models"):
+        assert client.request(method, path).status_code == 405
+    long = client.request(method, "/" + "a" * 20_000)
+    assert (long.status_code, len(long.content) < 1000) == (404, True)
 
 
 @pytest.mark.parametrize(
