@@ -13,7 +13,8 @@ def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     health = SimpleNamespace(
         interrupt=SimpleNamespace(remote=lambda: None), in_flight=SimpleNamespace(remote=lambda: in_flight[0])
     )
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background starts processes without it
+    # A process that a shell starts in the background has none.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("ray.get", lambda found, **_: found)
     monkeypatch.setattr(interrupt.time, "monotonic", lambda: clock[0])
     with patient_interrupt(health, is_paid=True) as interruption:
