@@ -7,7 +7,7 @@ import gc
 import inspect
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -76,6 +76,14 @@ class CountingEngine:
 
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("error")]
+
+
+@pytest.fixture(autouse=True)
+def own_garbage() -> Iterator[None]:
+    """Collections below find what a test here leaves, and not the connections that others have left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
