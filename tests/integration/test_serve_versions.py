@@ -230,6 +230,7 @@ def test_an_ending_endpoint_answers_open_requests(ray_here: None, folders: dict[
         client.post("/v1/predict", json={"inputs": [TEXTS[0]]})  # the route is known now
         request = pool.submit(client.post, "/v1/predict", json={"inputs": [TEXTS[0]] * 60})
         time.sleep(0.3)
+        client.post("/v1/predict", json={"inputs": [TEXTS[0]]})  # came later, so that the other one is under way
         too_fast = request.done()
         endpoint.shutdown()
         assert not too_fast

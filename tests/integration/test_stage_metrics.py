@@ -36,7 +36,7 @@ def labelled(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Labell
     folder = tmp_path_factory.mktemp("labelled")
     seen: set[str] = set()
     with watching(seen):
-        done = label(folder, "kept", ROWS, latency_s=2.0, vllm={"max_num_seqs": 64})
+        done = label(folder, "kept", ROWS, latency_s=2.0, vllm={"max_num_seqs": 32})
     label(folder, "dropped", 40, filters={"min_rationale_words": 50})
     return Labelled(done.details, seen)
 

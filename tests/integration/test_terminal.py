@@ -44,17 +44,18 @@ MARKS = {"train": [pytest.mark.deepspeed], "serve": [pytest.mark.serve]}
 
 DURATION = r"[\d.]+ (ms|s|min|h)( \d\d (s|min))?"
 PHASES = "starting engine|tokenising|starting workers|first step|exporting the student|writing the (manifest|report)"
-CHECKPOINT = r"no checkpoint yet|checkpoint of step [\d,]+"
+CHECKPOINT = r"checkpoint of step [\d,]+"
 STEP = rf"step \d+/\d+, loss: label [\d.]+, rationale [\d.]+(, {CHECKPOINT})?"
 DETAILS = rf"[\d.]+% accepted, [\d.]+% rejected|{STEP}|{CHECKPOINT}|student('s rationales)?|untrained student"
 BAR = (
-    rf"[━╸╺ ]{{40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
+    rf"[━╸╺ ]{{20,40}} +\d+/(\d+|\?) (rows|tokens|examples) *( [\d.]+ \w+/s| ({PHASES}), {DURATION})?"
     rf" \d:\d\d:\d\d *( {DURATION} left)?( +({DETAILS}))?"
 )
 TABLE = r"[┏┡└][━┳╇─┴]+[┓┩┘]|[┃│].*[┃│]"
 RESUME = (
     r"raystill: Interrupted\. (Finished work is kept; run the same command to resume"
-    r"|There is no checkpoint yet; the same command starts over from step 0|The last checkpoint is of step [\d,]+; .*)\."
+    r"|There is no checkpoint yet; the same command starts over from step 0|The last checkpoint is of step [\d,]+; .*"
+    r"|The same command resumes from the last checkpoint in \S+, if there is one)\."
 )
 STAGE = rf"sums: \w+ -> \S+/out|\w+ +{BAR}( *\^C)?|{TABLE}|{RESUME}|log: \S+\.log"
 SCORES = (

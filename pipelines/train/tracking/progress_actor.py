@@ -139,8 +139,9 @@ def _show(
                 progress.restart(update.total, update.done)
                 live.phase("first step")
             # May be negative: after a lost worker, training resumes from the checkpoint.
-            kept = f"checkpoint of step {checkpoint:,}" if checkpoint else "no checkpoint yet"
-            progress.advance(update.done - progress.done, f"{update.detail}, {kept}" if update.detail else kept)
+            kept = f"checkpoint of step {checkpoint:,}" if checkpoint else ""
+            detail = ", ".join(part for part in (update.detail, kept) if part)
+            progress.advance(update.done - progress.done, detail)
             if not update.steps_left:
                 live.phase("exporting the student")
             on_steps_left(update.steps_left)
