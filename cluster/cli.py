@@ -2,87 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
-
 import click
 
+from cluster.commands.group import CommandGroup
 from cluster.commands.jobs import logs, stop, submit
 from cluster.commands.k8s import k8s
 from cluster.commands.local import down, up
 from cluster.commands.options import replace_option, run_options
 from cluster.commands.stages import run_command
-
-if TYPE_CHECKING:
-    from cluster.commands.errors import ErrorDetail
-
-_INTERRUPTED = 130
-_EXIT_S = 5.0
-
-
-class _Group(click.Group):
-    """Ends a command that does not succeed with one message and its exit code (cluster/commands/errors.py)."""
-
-    def main(
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
-        standalone_mode: bool = True, **extra: Any,
-    ) -> Any:  # fmt: skip
-        """Also reports what click refuses as JSON."""
-        arguments = list(sys.argv[1:] if args is None else args)
-        extra = {"args": arguments, "prog_name": prog_name, "complete_var": complete_var, **extra}
-        if not standalone_mode:
-            return super().main(standalone_mode=False, **extra)
-        try:
-            code = super().main(standalone_mode=False, obj=_as_json(arguments), **extra)
-        except click.ClickException as error:
-            error.show()
-            if _as_json(arguments):
-                from cluster.commands.errors import of_usage
-
-                _print_error(of_usage(error.format_message(), error.exit_code))
-            sys.exit(error.exit_code)
-        except SystemExit as end:
-            if end.code == _INTERRUPTED and args is None:  # otherwise the process is not the command's
-                _exit_soon(_INTERRUPTED)
-            raise
-        sys.exit(code if isinstance(code, int) else 0)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from pipelines.errors import RaystillError
-
-        as_json = bool(ctx.obj)
-        try:
-            return super().invoke(ctx)
-        except RaystillError as error:
-            from cluster.commands.errors import of_raystill
-
-            _fail(of_raystill(error), as_json=as_json)
-        except KeyboardInterrupt as interrupt:
-            from cluster.commands.errors import of_interrupt
-
-            _fail(of_interrupt(ctx.invoked_subcommand, str(interrupt)), as_json=as_json)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            from cluster.commands.errors import explained, of_bug, of_raystill
-
-            if known := explained(error, ctx.invoked_subcommand):
-                _fail(of_raystill(known), as_json=as_json)
-            bug = of_bug(error)
-            if as_json:
-                _print_error(bug)
-            _print_log(bug)
-            raise
-
-
-def _exit_soon(code: int) -> None:
-    """End this process within seconds, even if a thread of a library, for which Python waits, does not end."""
-    timer = threading.Timer(_EXIT_S, os._exit, [code])
-    timer.daemon = True
-    timer.start()
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -93,7 +20,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
         context.exit()
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--version",
     is_flag=True,
@@ -156,7 +83,10 @@ def init(corpus: str | None, output: str | None, own_task: bool, as_json: bool) 
 @click.argument("run_file", metavar="RUN")
 @click.option("--prompts", default=2, show_default=True, type=click.IntRange(0, 100), help="Rendered prompts to print.")
 @click.option(
-    "--calibrate", metavar="N", type=click.IntRange(1), help="Label N rows, measure the rate, and discard the labels."
+    "--calibrate",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Label N rows and measure the rate. Only answers of an endpoint are kept.",
 )
 @click.option("--deadline", metavar="TIME", help="Compute the replicas and GPUs that finish in 90min, 24h or 3d.")
 @click.option(
@@ -380,26 +310,3 @@ def key(name: str, file: str | None, requests_per_minute: int | None, as_json: b
 
 for _command in (up, down, submit, logs, stop, k8s):
     main.add_command(_command)
-
-
-def _as_json(arguments: Sequence[str]) -> bool:
-    return "--json" in arguments
-
-
-def _fail(error: ErrorDetail, *, as_json: bool) -> NoReturn:
-    _print_log(error)
-    click.echo(f"raystill: {error.message}", err=True)  # the last line
-    if as_json:
-        _print_error(error)
-    sys.exit(error.exit_code)
-
-
-def _print_log(error: ErrorDetail) -> None:
-    if error.log:
-        click.echo(f"log: {error.log}", err=True)
-
-
-def _print_error(error: ErrorDetail) -> None:
-    from cluster.commands.errors import CommandError
-
-    click.echo(CommandError(error=error).model_dump_json())  # one line, also after the lines of --follow

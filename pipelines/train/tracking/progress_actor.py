@@ -102,9 +102,8 @@ def show_progress(
     try:
         yield actor
     except KeyboardInterrupt:
-        ray.kill(
-            actor
-        )  # the thread need not wait for its last answer, which takes long while the workers have all cores
+        # Then the thread does not wait for its last answer, which takes long while the workers have all cores.
+        ray.kill(actor)
         raise
     finally:
         finished.set()

@@ -41,13 +41,14 @@ def test_no_process_of_an_own_ray_outlives_its_shutdown(monkeypatch: pytest.Monk
 HANGING = """
 import sys, threading, time
 from cluster import cli
+from cluster.commands import group
 
 @cli.main.command()
 def hang():
     threading.Thread(target=time.sleep, args=(600,)).start()
     raise KeyboardInterrupt
 
-cli._EXIT_S = 0.2
+group._EXIT_S = 0.2
 sys.argv = ["raystill", "hang"]
 cli.main()
 """

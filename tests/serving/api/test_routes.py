@@ -1,14 +1,12 @@
 """The HTTP API without Ray: statuses and bodies. Fake students answer from a table."""
 
 import asyncio
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
 
 from pipelines.config.serving import KeysConfig, LimitsConfig, ServingConfig
 from pipelines.tasks import Example
@@ -16,7 +14,6 @@ from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
-from serving.api.openai_requests import ChatRequest, CompletionRequest
 from serving.api.predict import PredictRequest, read_inputs
 from serving.messages import Failed, Question
 from tests.support.asgi import error_of, post
@@ -111,95 +108,6 @@ def test_task_fields_become_the_input_of_training(client: TestClient, students: 
     body = predict(client, model="pairs", inputs=[fields]).json()
     assert body["predictions"] == [{"label": "yes", "confidence": 0.75, "readable": True}]
     assert students.questions == [("pairs", [Question("left: a right: b")])]
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "param"),
-    [
-        *[
-            (body, "invalid_json", None)
-            for body in (b"{not json", b"", b"null", b'{"inputs": ["\xff\xfe"]}', b'{"inputs": ["\\ud800"]}',
-                         b'{"inputs": [{"\\ud800": 1}]}', b'{"inputs": [NaN]}', b'{"inputs": [{"input": Infinity}]}',
-                         b'{"inputs": ' + b"[" * 5000, b'{"inputs": ' + b"[" * 4000 + b"]" * 4000 + b"}")
-        ],
-        *[(body, "invalid_request", None) for body in (b'["a"]', b'"text"')],
-        *[(body, "invalid_request", "inputs") for body in (b'{"rationale": false}', b'{"inputs": "one"}', b'{"inputs": []}')],
-        (b'{"inputs": ["one", 2]}', "invalid_request", "inputs[1]"),
-        (b'{"inputs": ["one"], "rationale": "yes"}', "invalid_request", "rationale"),
-        (b'{"inputs": ["one"], "model": 3}', "invalid_request", "model"),
-        (b'{"inputs": ["one"], "modell": "sums"}', "invalid_request", "modell"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("path", ["predict", "completions", "chat/completions"])
-def test_an_invalid_body_gets_400(
-    client: TestClient, students: FakeStudents, path: str, body: bytes, code: str, param: str | None
-) -> None:
-    if path == "predict" or code == "invalid_json":
-        error_of(client.post(f"/v1/{path}", content=body), 400, code, param)
-    assert students.questions == students.requests == []
-
-
-def test_other_bodies_are_read_or_explained(client: TestClient, students: FakeStudents) -> None:
-    """The last of duplicate keys counts. A body of another content type is not read."""
-    body = b'{"inputs": ["one"], "model": "plain", "inputs": ["two"], "model": "sums"}'
-    assert client.post("/v1/predict", content=body).json()["model"] == "sums"
-    assert students.questions == [("sums", [Question("two")])]
-    for name, value, status in [
-        ("type", "text/plain", 415), ("type", "application/x-www-form-urlencoded", 415), ("type", "", 415),
-        ("encoding", "gzip", 415), ("type", "application/json; charset=utf-8", 200), ("type", "application/ld+json", 200),
-        ("encoding", "identity", 200),
-    ]:  # fmt: skip
-        response = client.post("/v1/predict", content=body, headers={f"content-{name}": value})
-        assert response.status_code == status, (name, value)
-        if status == 415:
-            error_of(response, 415, f"unsupported_{'media_type' if name == 'type' else 'encoding'}")
-
-
-MANY = {str(i): 1 for i in range(1000)}
-CHAT = {"role": "user", "content": "one"}
-SPACES, DEEP = " " * 1_000_000, json.loads("[" * 150 + "]" * 150)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"inputs": [1] * 1000}, MANY,
-        *[{"prompt": [1] * 1000, name: value} for name, value in {
-            "prompt": [1] * 1000, "metadata": MANY, "logit_bias": dict.fromkeys(MANY, "x"), "stop": [1] * 1000, "guided_choice": [1] * 1000,
-            "stream_options": MANY, "structured_outputs": {"choice": [1] * 1000}}.items()],
-        *[{"messages": [CHAT], name: value} for name, value in {
-            "metadata": MANY, "tools": [1] * 1000, "functions": [1] * 1000, "modalities": [1] * 1000, "response_format": MANY}.items()],
-        *[{"messages": messages} for messages in (
-            [CHAT] * 1000, [{"role": "x"}] * 1000, [{**CHAT, "content": [1] * 1000}], [{**CHAT, **MANY}],
-            [{**CHAT, "content": [{"type": "text", "text": "a"}] * 1000}], [{**CHAT, "content": [{"type": "text", "text": "a", **MANY}]}])],
-    ],
-)  # fmt: skip
-def test_a_body_full_of_errors_reports_few_of_them(body: dict[str, Any]) -> None:
-    """Otherwise a body of 4 MiB would block the ingress for a minute and fill gigabytes."""
-    kind = CompletionRequest if "prompt" in body else ChatRequest if "messages" in body else PredictRequest
-    with pytest.raises(ValidationError) as caught:
-        kind.model_validate(body)
-    assert caught.value.error_count() <= 4
-
-
-STRANGE = {
-    "a million spaces": {"prompt": SPACES, "messages": [{**CHAT, "content": SPACES}], "inputs": [SPACES]},
-    "huge numbers": {"prompt": "a", "messages": [CHAT], "inputs": [{"input": 10**400}], "n": 10**400, "temperature": 10**400},
-    "a deep value": {"prompt": DEEP, "messages": [{**CHAT, "content": DEEP}], "inputs": [{"input": DEEP}], "tools": DEEP},
-    "fields of others": {"inputs": [{"id": [1], "gold": {"a": 1}, "label": [2], "input": "a", "x": [DEEP] * 100}], "prompt": "a"},
-    "a long name": {"model": "a" * 9_000, "inputs": ["a"], "prompt": "a", "messages": [CHAT]},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", STRANGE)
-@pytest.mark.parametrize("path", ["predict", "completions", "chat/completions"])
-def test_a_strange_body_is_answered_in_few_words(students: FakeStudents, path: str, name: str) -> None:
-    """Each route gets the keys that it knows."""
-    known = {"predict": PredictRequest, "completions": CompletionRequest}.get(path, ChatRequest).model_fields
-    body = {key: value for key, value in STRANGE[name].items() if key in known}
-    response = client_of([card("sums")], students).post(f"/v1/{path}", json=body)
-    assert response.status_code in (200, 400, 404, 422), response.text
-    assert len(response.content) < 1000
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "CONNECT", "PROPFIND"])
