@@ -35,7 +35,7 @@ from pipelines.train.data.sequences import (
     read_row,
     sequences_of,
 )
-from pipelines.train.data.token_table import COUNTS, SCHEMA, TokenCounts, write_tokens
+from pipelines.train.data.token_table import COUNTS, FILE, SCHEMA, TokenCounts, write_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def tokenise(
         extra: rows in `SCHEMA` to add: validation examples that are not among the labels.
         on_rows: gets the number of rows of each table that is written, `extra` aside.
     """
-    if target.exists(COUNTS):
+    if target.exists(COUNTS) and target.exists(FILE):
         return TokenCounts(**json.loads(target.read(COUNTS)))
     parts = LabelParts.of(labels)
     names = parts.names("data")

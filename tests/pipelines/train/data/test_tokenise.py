@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 from pipelines.storage.store import Store
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.data.sequences import TokenSettings
-from pipelines.train.data.token_table import COUNTS, TokenCounts, Tokens, write_tokens
+from pipelines.train.data.token_table import COUNTS, FILE, TokenCounts, Tokens, write_tokens
 from pipelines.train.data.tokenise import encode_part, encode_table, rows_to_tokenise, tokenise
 from pipelines.train.loss_terms import PARTS, TERMS
 from tests.support.tiny_runs import label_rows, make_token_settings, make_tokenizer, name_parts, write_labels
@@ -236,6 +236,9 @@ def test_finished_tokens_are_reused(settings: TokenSettings, tmp_path: Path) -> 
     kept = TokenCounts(1, 2, 3, 4, 5, 6, 7, 8)
     target.write(COUNTS, json.dumps(asdict(kept)).encode())
     assert tokenise(labels, settings, target) == kept
+    target.delete(FILE)
+    assert tokenise(labels, settings, target) == counts, "a table that was lost is made again"
+    assert len(Tokens(target, tmp_path).train) == counts.train
 
 
 def test_counts_that_differ_from_the_manifest_are_refused(settings: TokenSettings, tmp_path: Path) -> None:
