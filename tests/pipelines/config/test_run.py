@@ -33,10 +33,7 @@ def file(tmp_path: Path) -> Path:
         (changed(training={"epoch": 1}), "unknown key `training.epoch` (did you mean `epochs`?"),
         (changed(student={"model": "m", "lora": {"rnk": 8}}), "unknown key `student.lora.rnk` (did you mean `rank`?"),
         (changed(corpus={"train": "c.jsonl", "validation": 5}), "`corpus.validation`: must be a share from 0 to 1, such as 0.1, or a file"),
-        (changed(teacher={"engine": "echo", "constrained": 7}), "`teacher.constrained`: Input should be a valid boolean"),
         (changed(training={"workers": "two"}), "`training.workers`: Input should be a valid integer (it is 'two')"),
-        (changed(training={"workers": 0}), "`training.workers`: Input should be greater than or equal to 1 (it is 0)"),
-        (changed(training={"precision": "fp16"}), "`training.precision`"),
         (changed(training={"steps": 500, "epochs": 3}), "`training`: epochs 3 and steps 500 are both set; remove one of them"),
         (changed(training={"epochs": None}), "neither epochs nor steps is set"),
         (changed(teacher={"engine": "vllm"}), "engine vllm needs `model`"),
@@ -48,7 +45,6 @@ def file(tmp_path: Path) -> Path:
         (changed(student={"model": "m", "method": "finetune", "labels": "teacher"}), "`labels` teacher has no effect with method finetune"),
         (changed(student={"model": "m", "method": "finetune", "labels": "gold-else-teacher"}), "finetune, which learns gold labels"),
         (changed(student={"model": "m", "init": {"kind": "pretrained", "layers": 2}}), "`layers` is for kind"),
-        (changed(name="a/b"), "`name`"),
         ({k: v for k, v in MINIMAL.items() if k != "corpus"}, "`corpus` is missing"),
     ],
 )  # fmt: skip
@@ -56,18 +52,6 @@ def test_a_wrong_run_names_key_and_rule(tree: dict[str, Any], message: str) -> N
     with pytest.raises(UserError) as caught:
         parse_run(tree)
     assert message in str(caught.value)
-
-
-def test_duplicate_keys_of_an_override_are_refused(file: Path) -> None:
-    with pytest.raises(UserError, match="the key `train` is given twice"):
-        load_run(file, ["corpus={train: a, train: b}"])
-
-
-def test_a_merged_mapping_may_override_its_keys(file: Path) -> None:
-    tree = {key: value for key, value in MINIMAL.items() if key != "teacher"}
-    teacher = "teacher: {engine: echo, replicas: {<<: {min: 1, max: 2}, max: 4}}"
-    file.write_text(f"{yaml.safe_dump(tree)}{teacher}\n")
-    assert load_run(file).teacher.replicas.max == 4
 
 
 def test_a_run_without_a_student_is_enough_for_label() -> None:
@@ -80,14 +64,16 @@ def test_a_run_without_a_student_is_enough_for_label() -> None:
 
 def test_one_message_has_every_problem() -> None:
     with pytest.raises(UserError, match=r"`name`.*`task`"):
-        parse_run(changed(name="", task=3))
+        parse_run(changed(name="a/b", task=3))
 
 
 def test_overrides_reach_their_section(file: Path) -> None:
     overrides = ["training.learning_rate=1e-4", "corpus.limit=5", "output=elsewhere"]
-    run = load_run(file, [*overrides, "teacher.replicas={min: 1, max: 2}"])
+    run = load_run(file, [*overrides, "teacher.replicas={<<: {min: 1, max: 2}, max: 4}"])
     found = (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output)
-    assert found == (1e-4, 5, 2, str(Path("elsewhere").absolute()))
+    assert found == (1e-4, 5, 4, str(Path("elsewhere").absolute()))
+    with pytest.raises(UserError, match="the key `train` is given twice"):
+        load_run(file, ["corpus={train: a, train: b}"])
 
 
 def test_malformed_overrides_and_files_are_refused(file: Path) -> None:
@@ -136,12 +122,8 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.
     assert (run.corpus.validation, run.corpus.test) == (0.1, str(Path.home() / "t.csv"))
     assert (run.teacher.model, run.teacher.shots) == ("Qwen/Qwen2.5-7B-Instruct", f"{tmp_path}/shots.jsonl")
     assert run.student.model == f"{here}/student"
-    assert run.compare.students == [
-        f"{here}/student",
-        f"{here}/other",
-        "google/t5-v1_1-base",
-        str(embedded_model_folder()),
-    ]
+    others = ["google/t5-v1_1-base", str(embedded_model_folder())]
+    assert run.compare.students == [f"{here}/student", f"{here}/other", *others]
     assert (run.output, run.serving.keys.file) == (f"{here}/out", f"{here}/keys.txt")
     overridden = load_run("conf/run.yaml", ["corpus={train: a.csv}", "student.model=./m"])
     assert (overridden.corpus.train, overridden.student.model) == (f"{tmp_path}/a.csv", f"{tmp_path}/m")
@@ -149,16 +131,13 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("made", "key", "value"),
-    [
-        ("train.jsonl", "corpus.train", "train.jsonl"),
-        ("out/labels/x", "output", "out"),
-        ("m/config.json", "student.model", "m"),
-    ],
+    ("made", "key"),
+    [("train.jsonl", "corpus.train"), ("out/labels/x", "output"), ("m/config.json", "student.model")],
 )
 def test_a_path_that_only_0_1_would_find_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, key: str, value: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, key: str
 ) -> None:
+    value = made.partition("/")[0]
     for folder in (tmp_path / made).parent, tmp_path / "conf":
         folder.mkdir(parents=True, exist_ok=True)
     (tmp_path / made).touch()
@@ -197,4 +176,3 @@ def test_steps_replace_the_default_epochs() -> None:
     training = parse_run(changed(training={"steps": 500})).training
     assert (training.steps, training.epochs) == (500, None)
     assert TrainingConfig.model_validate(training.model_dump()) == training
-    assert (TrainingConfig().steps, TrainingConfig().epochs) == (None, 3)

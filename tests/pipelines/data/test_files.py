@@ -45,12 +45,10 @@ def test_globs_and_folders_name_their_files(tree: Path, pattern: str, names: lis
         with pytest.raises(UserError):  # in a URI a `?` begins the query part
             corpus_files(f"{scheme}{tree}/{pattern}", KEY)
         return
-    assert corpus_files(f"{scheme}{tree}/{pattern}", KEY) == [f"{scheme}{tree}/{name}" for name in names]
-
-
-def test_a_list_keeps_its_order(tree: Path) -> None:
-    named = [str(tree / "sub"), str(tree / "a.jsonl")]
-    assert corpus_files(named, KEY) == [str(tree / name) for name in ("sub/c.jsonl", "sub/deep/d.jsonl", "a.jsonl")]
+    files = [f"{scheme}{tree}/{name}" for name in names]
+    assert corpus_files(f"{scheme}{tree}/{pattern}", KEY) == files
+    last = str(tree / "_left/out.jsonl")
+    assert corpus_files([last, f"{scheme}{tree}/{pattern}"], KEY) == [last, *files], "a list keeps its order"
 
 
 def test_names_may_have_the_signs_of_globs_and_uris(tmp_path: Path) -> None:

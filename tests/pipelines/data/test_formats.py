@@ -1,6 +1,5 @@
 """Files of every format, whole and damaged. A damaged row is a problem of that row, a damaged file is one error."""
 
-import datetime
 import decimal
 import gzip
 import json
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.feather as feather
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,11 +63,6 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert [row.id for row in read(tmp_path / name, limit=41)] == [row["id"] for row in ROWS[:41]]
 
 
-def test_feather_files_of_pyarrow_are_read(tmp_path: Path) -> None:
-    feather.write_feather(pa.Table.from_pylist(ROWS), str(tmp_path / "c.feather"), chunksize=30)
-    assert [row.id for row in read(tmp_path / "c.feather")] == [row["id"] for row in ROWS]
-
-
 def test_a_lance_folder_is_one_data_set(tmp_path: Path) -> None:
     lance, named = pytest.importorskip("lance"), str(tmp_path / "c.lance")
     lance.write_dataset(pa.Table.from_pylist(ROWS[:60]), named, max_rows_per_file=30)
@@ -117,33 +110,22 @@ def test_content_ids_do_not_depend_on_line_ends(tmp_path: Path, before: bytes, a
 
 HOSTILE_JSON = {
     b"\xff\xfe": "not UTF-8",
-    b"\xff\xfe{\x00}\x00": "not UTF-8",
     b"{oops": "not JSON",
-    b"\x00": "not JSON",
     b"[" * 100_000: "not JSON",
     b'{"a":' * 100_000: "not JSON",
     b'{"id": "a", "input": NaN}': "not JSON",
-    b'{"id": "a", "input": Infinity}': "not JSON",
     b'{"id": "a", "input": ' + b"9" * 5000 + b"}": "not JSON",
-    b'{"id": "a", "input": "x"} {"id": "b", "input": "y"}': "not JSON",
     b'{"id": "a", "input": "x\x01"}': "not JSON",
     b"[1, 2]": "not a JSON object",
-    b'"text"': "not a JSON object",
     b"null": "not a JSON object",
     b'{"id": "a", "id": "b", "input": "x"}': "the same key twice",
     b"{}": "missing or null",
-    b'{"id": "a", "input": null}': "missing or null",
-    b'{"id": "a", "input": "  "}': "empty",
     b'{"id": "a", "input": ["x"]}': "a list",
-    b'{"id": "a", "input": "x", "label": [1]}': "a list",
-    b'{"id": "a", "input": {"text": "x"}}': "a dict",
-    b'{"id": "a", "input": true}': "a bool",
     b'{"id": "a", "input": 1e999}': "the number inf",
     b'{"id": "a", "input": "' + b"x" * 1_000_000 + b'"}': "1,000,000 characters",
     b'{"id": "a", "input": "a\\u0000b"}': "NUL",
     b'{"id": "a", "input": "\\ud800"}': "not valid Unicode",
     b'{"id": "\\ud800", "input": "x"}': "not valid Unicode",
-    b'{"id": {"a": 1}, "input": "x"}': "the id is a dict",
     b'{"id": 1.5, "input": "x"}': "the id is a float",
     b'{"id": true, "input": "x"}': "the id is a bool",
     b'{"id": "", "input": "x"}': "the id has 0 characters",
@@ -164,13 +146,12 @@ def test_a_hostile_line_is_that_rows_problem(tmp_path: Path, line: bytes, proble
 
 ARRAYS = {
     b"[]": [],
-    b' \xef\xbb\xbf[ {"input": "1?"} ]\n': None,
+    b' \xef\xbb\xbf[ {"input": "1?"} ]\n': [""],
     b'[{"input": "1?"}, 7, "x", {"input": "2?"}]': ["", "not a JSON object", "not a JSON object", ""],
     b'[{"input": "1?", "input": "2?"}, {"input": "\xff"}]': ["same key twice", "not UTF-8"],
     b'[{"input": "1?"}, {"input": NaN}, {"input": "2?"}]': ["", "NaN is not JSON", ""],
     b'[{"input": "1?"} {"input": "2?"}]': "element 2 of its array is not JSON",
     b'[{"input": "1?"}, {"input": ': "element 2 of its array is not JSON",
-    b'[{"input": "1?"}': "element 2 of its array is not JSON",
     b'[{"input": "1?"},]': "element 2 of its array is not JSON",
     b'[{"input": "1?"}] {}': "text follows its array of 1 elements",
     b"[" * 100_000: "element 1 of its array is not JSON",
@@ -186,12 +167,8 @@ def test_a_bad_element_is_a_row_and_a_bad_array_one_error(tmp_path: Path, conten
             read(tmp_path / "c.json")
         return
     rows = [encodable(row) for row in read(tmp_path / "c.json")]
-    problems = [""] if expected is None else expected
-    assert len(rows) == len(problems)
-    assert all(
-        problem in row.problem and bool(problem) == bool(row.problem)
-        for row, problem in zip(rows, problems, strict=True)
-    )
+    assert [bool(row.problem) for row in rows] == [bool(problem) for problem in expected]
+    assert all(problem in row.problem for row, problem in zip(rows, expected, strict=True))
 
 
 def test_elements_longer_than_the_buffer_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,9 +272,11 @@ def test_an_open_quote_does_not_swallow_a_long_file(tmp_path: Path, monkeypatch:
 
 
 def test_a_csv_field_may_hold_line_breaks_and_quotes(tmp_path: Path) -> None:
-    path = tmp_path / "c.csv"
-    path.write_bytes(b'id,input,label\na,"Anne has 4,\n""four"".",4\n\nb,Ben has 5.,5\n')
-    assert [row.example.input for row in read(path) if row.example] == ['Anne has 4,\n"four".', "Ben has 5."]
+    (tmp_path / "c.csv").write_bytes(b'id,input,label\na,"Anne has 4,\n""four"".",4\n\nb,Ben has 5.,5\n')
+    assert [row.example.input for row in read(tmp_path / "c.csv") if row.example] == [
+        'Anne has 4,\n"four".',
+        "Ben has 5.",
+    ]
 
 
 COLUMNS: dict[str, tuple[pa.Array, str]] = {
@@ -305,16 +284,13 @@ COLUMNS: dict[str, tuple[pa.Array, str]] = {
     "timestamp": (pa.array([1, 2], pa.timestamp("ns")), "must be text"),
     "date beyond Python's": (pa.array([2**50, 2**51], pa.timestamp("ms")), ""),
     "decimal": (pa.array([decimal.Decimal("1.5")] * 2), "a Decimal"),
-    "date": (pa.array([datetime.date(2024, 1, 1)] * 2), "a date"),
     "list": (pa.array([["x"], ["y"]]), "a list"),
-    "map": (pa.array([[("a", 1)]] * 2, pa.map_(pa.string(), pa.int64())), "a list"),
     "struct": (pa.array([{"a": 1}] * 2), "a dict"),
     "null": (pa.nulls(2), "missing or null"),
     "NaN": (pa.array([float("nan"), float("inf")]), "the number"),
     "not UTF-8": (pa.array([b"\xff", b"\xfe\x00"], pa.binary()).view(pa.string()), "a bytes"),
     "list not UTF-8": (pa.array([[b"\xff"], [b"\xfe"]]).cast(pa.list_(pa.binary())).view(pa.list_(pa.string())), ""),
     "dictionary": (pa.array(["x", "y"]).dictionary_encode(), ""),
-    "large text": (pa.array(["x", "y"], pa.large_string()), ""),
     "text view": (pa.array(["x", "y"], pa.string_view()), ""),
     "integer": (pa.array([2**63 - 1, -(2**63)]), ""),
 }
@@ -344,24 +320,16 @@ def test_empty_files_among_others_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["c.jsonl.gz", "c.jsonl.zst", "c.csv.gz", "c.parquet", "c.arrow", "c.feather", "stream.arrow"]
+    "name", [name for name in PARTS if name.endswith((".gz", ".zst", ".parquet", ".arrow", ".feather"))]
 )
-@pytest.mark.parametrize("cut", [0.5, 0.95, 0.05])
-def test_a_truncated_file_is_one_error_that_names_it(tmp_path: Path, name: str, cut: float) -> None:
-    path = tmp_path / name
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.05, 0.0])
+def test_a_cut_or_foreign_file_is_one_error_that_names_it(tmp_path: Path, name: str, share: float) -> None:
+    path = tmp_path / name.lower()
     write_corpus(path, ROWS)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * cut)])
-    with pytest.raises(UserError, match="not readable as") as caught:
+    path.write_bytes(content[: int(len(content) * share)] or os.urandom(64) + jsonl(ROWS))
+    with pytest.raises(UserError, match=rf"{path}.*not readable as"):
         read(path)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["c.jsonl.gz", "c.jsonl.zst", "c.parquet", "c.arrow", "stream.arrow"])
-def test_a_file_of_another_format_than_its_name_is_one_error(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(os.urandom(64) + jsonl(ROWS))
-    with pytest.raises(UserError, match=r"not readable as|Arrow"):
-        read(tmp_path / name)
 
 
 @settings(max_examples=150, deadline=None)

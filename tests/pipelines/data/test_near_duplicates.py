@@ -70,32 +70,11 @@ def test_similarity_is_estimated_within_its_error() -> None:
         assert abs(similarity(signature(one), signature(other)) - jaccard(one, other)) < 0.15
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
-def test_bands_have_the_promised_recall(threshold: float) -> None:
-    count, size = bands(threshold)
-    assert count * size <= PERMUTATIONS
-    assert 1 - (1 - threshold**size) ** count >= MIN_RECALL
-
-
-def test_the_first_in_corpus_order_stays() -> None:
-    texts = [made(1), made(2), changed(made(1), 20), made(1), made(3)]
-    seen = NearDuplicates(0.75)
-    assert [seen.earlier(i, signature(text)) for i, text in enumerate(texts)] == [None, None, 0, 0, None]
-    assert jaccard(texts[0], texts[2]) == pytest.approx(35 / 41)
-
-
-def test_texts_below_the_threshold_stay() -> None:
-    seen = NearDuplicates(0.95)
-    found = [seen.earlier(i, signature(t)) for i, t in enumerate((made(1), changed(made(1), 20), made(1)))]
-    assert found == [None, None, 0]
-
-
-def test_a_row_that_repeats_only_a_reject_stays() -> None:
-    first = made(1, 60)
-    second, third = changed(first, 20, 40), changed(first, 10, 20, 30, 40, 50)
-    seen = NearDuplicates(0.6)
-    assert [seen.earlier(i, signature(t)) for i, t in enumerate([first, second, third])] == [None, 0, None]
-    assert jaccard(second, third) > 0.65
+def test_bands_have_the_promised_recall() -> None:
+    for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99):
+        count, size = bands(threshold)
+        assert count * size <= PERMUTATIONS
+        assert 1 - (1 - threshold**size) ** count >= MIN_RECALL
 
 
 def test_the_search_finds_what_an_exhaustive_one_finds() -> None:

@@ -44,16 +44,3 @@ def test_a_corpus_that_changes_during_a_run_is_refused(tmp_path: Path, when: str
 def test_limit_takes_the_first_rows_across_files(tmp_path: Path) -> None:
     files = [write_jsonl(tmp_path / f"{i}.jsonl", ROWS[i * 50 : i * 50 + 50]) for i in range(4)]
     assert [row.id for row in read_all(files, limit=70)] == [f"r{i}" for i in range(70)]
-
-
-def test_a_row_without_id_gets_the_hash_of_its_content(tmp_path: Path) -> None:
-    first, second, third = read_all(
-        [write_jsonl(tmp_path / "c.jsonl", [{"input": "a"}, {"input": "b"}, {"input": "a"}])]
-    )
-    assert first.id == third.id != second.id
-
-
-def test_fields_rename_columns(tmp_path: Path) -> None:
-    file = write_jsonl(tmp_path / "c.jsonl", [{"key": 5, "text": "Anne has 4.", "answer": "4"}])
-    (row,) = read_split(corpus_splits([file], "train")[0], TASK, {"id": "key", "input": "text", "gold": "answer"})
-    assert (row.id, row.example and row.example.gold) == ("5", "4")
