@@ -38,12 +38,11 @@ def check_gold(run: RunConfig) -> None:
 
 
 def check_grid_gold(run: RunConfig) -> None:
-    """The same for each method of a grid. Shares of gold labels choose their own rows."""
+    """The same for each method of a grid, also beside `compare.gold_fractions`, whose cells are further ones."""
     from pipelines.compare.grid import student_of
 
-    if not run.compare.gold_fractions:
-        for method in run.compare.methods:
-            _check_student(run, student_of(run, method, run.student.model), f"compare.methods {method}")
+    for method in run.compare.methods:
+        _check_student(run, student_of(run, method, run.student.model), f"compare.methods {method}")
 
 
 def check_scored(run: RunConfig) -> None:
@@ -58,6 +57,7 @@ def check_scored(run: RunConfig) -> None:
 
 
 def _check_student(run: RunConfig, student: StudentConfig, where: str) -> None:
+    from pipelines.train.checks import METHOD_WITHOUT_GOLD
     from pipelines.train.loss_terms import term_weights
 
     if student.label_column != "gold" or not {"label", "text"} & set(term_weights(student)):
@@ -73,6 +73,8 @@ def _check_student(run: RunConfig, student: StudentConfig, where: str) -> None:
     rule = f"it learns gold labels, and {found.without_gold:,} of the {which}{found.readable:,} rows have none"
     others = "choose method step-by-step with labels: " if fixed else "set student.labels: "
     remedy = f"{others}gold-else-teacher or teacher."
+    if where != "student" and fixed:
+        remedy = METHOD_WITHOUT_GOLD
     if where == "student" and found.with_gold:
         alone = "set student.labels: gold to learn the rows with gold alone"
         remedy = f"{alone}, or {others if fixed else ''}gold-else-teacher or teacher to learn all."

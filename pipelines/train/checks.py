@@ -24,6 +24,8 @@ from pipelines.train.data.step_counts import few_steps, planned_steps
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.loss_terms import term_weights
 
+METHOD_WITHOUT_GOLD = "Remove it from compare.methods; compare.gold_fractions compares finetune on the rows with gold."
+"""Remedy for a method of a grid that learns gold labels alone, and rows lack them."""
 _ENOUGH_GOLD = 20
 """Rows with a gold label, from which on a share says something."""
 
@@ -84,11 +86,12 @@ def check_task(labels: Manifest, run: RunConfig, shown: str) -> None:
         raise UserError(shown, rule, "Run `raystill label RUN --replace`, restore the task, or set another output.")
 
 
-def check_gold(labels: Store, settings: TokenSettings, *, leaves_out: bool = False) -> None:
+def check_gold(labels: Store, settings: TokenSettings, *, leaves_out: bool = False, in_grid: bool = False) -> None:
     """Refuse to train on gold labels that are missing.
 
     Args:
         leaves_out: rows without one are left out, so that some are enough.
+        in_grid: the message is for `raystill compare`, which leaves out no rows.
     """
     import pyarrow.dataset as ds
 
@@ -105,6 +108,8 @@ def check_gold(labels: Store, settings: TokenSettings, *, leaves_out: bool = Fal
     rule = f"it learns gold labels, and {missing:,} of {count:,} labelled examples have none"
     alone = "Set student.labels: gold to learn the rows with gold alone" if missing < count else "Add gold labels"
     remedy = f"{alone}, or method: step-by-step with labels: gold-else-teacher or teacher to learn all."
+    if in_grid:
+        remedy = METHOD_WITHOUT_GOLD if fixed else "Set student.labels: gold-else-teacher or teacher."
     raise UserError(value, rule, remedy)
 
 

@@ -53,13 +53,17 @@ from pipelines.train.writable import check_labels_writable, unwritable_rationale
 
 
 def check_train(run: RunConfig, labels_at: str | None = None) -> TokenSettings:
-    """Check the input of this stage before Ray starts. Raises UserError."""
+    """Check the input of this stage before Ray starts. Raises UserError.
+
+    Args:
+        labels_at: as in `train_locked`, for a cell of a grid.
+    """
     labels = _labels(run, labels_at)
     manifest = require_manifest(labels, "labels", "label")
     check_task(manifest, run, labels.shown())
     settings = token_settings(with_absolute_model(run))
     check_validation(run)
-    check_gold(labels, settings, leaves_out=run.student.leaves_out_rows)
+    check_gold(labels, settings, leaves_out=run.student.leaves_out_rows, in_grid=labels_at is not None)
     check_token_logprobs(manifest, with_absolute_model(run))
     check_rationales(labels, settings)
     if run.student.init.vocabulary is None:

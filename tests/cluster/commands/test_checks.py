@@ -71,7 +71,8 @@ def test_a_run_that_cannot_end_well_never_begins(
     [
         ("run plan", HALF_GOLD, "student.labels: it learns gold labels, and 3 of the 5 rows have none. Set student.labels: gold to learn"),
         ("run", {**NO_GOLD, "student": {"model": "m", "labels": "gold"}}, "student.labels: it learns gold labels, and 5 of the 5"),
-        ("compare", HALF_GOLD, "compare.methods finetune: it learns gold labels, and 3 of the 5 rows have none"),
+        ("compare", {**HALF_GOLD, "compare": {"gold_fractions": [0.5]}}, "Remove it from compare.methods; compare.gold_fractions"),
+        ("compare", {**HALF_GOLD, "compare": {"methods": ["step-by-step"]}}, "compare.methods step-by-step: it learns gold labels, and 3"),
         ("run", {**NO_GOLD, "student": {"model": "m", "labels": "teacher"}}, "none of its rows has a gold label, and evaluation"),
         ("run label", {"teacher": {"engine": "openai", "model": "m", "remote": {"url": CLOSED}}}, "takes no connection"),
         ("run label", {"teacher": {"engine": "vllm", "model": "a/b"}}, "teacher.model a/b: it is not in the hub's cache"),

@@ -104,8 +104,11 @@ def test_missing_labels_are_refused(run: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Run `raystill label`"):
         check_train(run())
     write_labels(tmp_path / "none", label_rows(3, gold=False))
+    without = Store(str(tmp_path / "none" / "labels"))
     with pytest.raises(UserError, match=r"student\.labels: .* 3 of 3 labelled examples have none\. Add gold labels"):
-        check_train(run(student={"labels": "gold"}), str(tmp_path / "none" / "labels"))
+        check_gold(without, token_settings(run(student={"labels": "gold"})), leaves_out=True)
+    with pytest.raises(UserError, match=r"method finetune: .* 3 of 3 .* Remove it from compare\.methods"):
+        check_train(run(student={"method": "finetune"}), without.uri)
     write_labels(tmp_path, label_rows(7) + label_rows(3, gold=False))
     with pytest.raises(
         UserError, match=r"student\.labels: .* 3 of 10 labelled examples have none\. Set student\.labels: gold to"
