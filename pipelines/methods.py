@@ -16,6 +16,7 @@ computation in `train/engine/losses.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Part = Literal["label", "rationale", "text"]
 LabelColumn = Literal["gold", "label", "either"]
 WeightKey = Literal["rationale_weight", "soft_weight"]
+_logger = logging.getLogger(__name__)
 MAX_CANDIDATES = 8
 """Labels of an example that soft-label compares: the one to learn, and the likeliest others of the teacher."""
 
@@ -249,15 +251,20 @@ def written_labels(method: str, task: Task, example: Example) -> tuple[str, ...]
 
 
 def read_answer(method: str, text: str, task: Task, example: Example) -> Answer | None:
-    """Label and rationale in the text of a student's answer part; None if it holds no label.
+    """Label and rationale in the text of a student's answer part; None if it holds no label, or if the user's task fails on it.
 
     The rationale is empty if the method writes it as a separate part, or not at all.
     """
     from pipelines.tasks.base import Answer
+    from pipelines.tasks.failures import checked_answer, place_of
 
     try:
         if METHODS[method].answer == "text":
-            return task.parse(text, example)
-        return Answer(task.normalise(text, example), "")
+            return checked_answer(task.parse(text, example))
+        return checked_answer(Answer(task.normalise(text, example), ""))
     except UnparsableError:
+        return None
+    except Exception as error:  # noqa: BLE001 the task may be the user's code
+        # Without its message, which may quote the text.
+        _logger.warning("task %s raised %s%s on a student's answer", task.name, type(error).__name__, place_of(error))
         return None

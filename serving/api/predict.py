@@ -22,7 +22,7 @@ from pipelines.config.serving import ServingConfig
 from pipelines.errors import BadRowError
 from pipelines.methods import read_answer, written_labels
 from pipelines.tasks.base import Example, Task, text_field
-from pipelines.tasks.failures import place_of
+from pipelines.tasks.failures import checked_example, place_of
 from serving.api.errors import ApiError, ErrorDetail, failed_input
 from serving.api.input_limits import check_characters
 from serving.api.request_body import Priority, RequestBody
@@ -170,7 +170,8 @@ def _read_input(
     # Before the task reads it: a refusal of a long text costs nothing.
     check_characters(given if isinstance(given, str) else given.values(), param, card, serving)
     try:
-        example = _example(task, given, param)
+        example = checked_example(_example(task, given, param))
+        labels = written_labels(card.method, task, example)
     except BadRowError as error:
         raise ApiError(422, "invalid_field", f"{param}: {error}", param=param) from error
     except Exception as error:  # the task may be the user's code
@@ -179,7 +180,6 @@ def _read_input(
         rule = f"task {card.task.name} cannot read it ({type(error).__name__})"
         raise ApiError(422, "invalid_field", f"{param}: {rule}", param=param) from error
     check_characters(example.input, param, card, serving)
-    labels = written_labels(card.method, task, example)
     if serving.constrained and not labels:
         message = f"{param} names no labels to choose from; send the fields of task {card.task.name} instead of a text"
         raise ApiError(422, "no_label_set", message, param=param)
@@ -228,9 +228,17 @@ def _prediction(card: StudentCard, task: Task, example: Example, reply: Reply, *
     in_answer = parsed.rationale or None if parsed and rationale else None
     return Prediction(
         label=reply.answer.text if parsed is None else parsed.label,  # not parsable: the raw text
-        value=None if parsed is None else task.value(parsed.label),
+        value=None if parsed is None else _value(card, task, parsed.label),
         confidence=reply.answer.confidence,
         in_set=reply.answer.in_set,
         readable=parsed is not None,
         rationale=reply.rationale.text if reply.rationale else in_answer,
     )
+
+
+def _value(card: StudentCard, task: Task, label: str) -> str | None:
+    try:
+        return task.value(label)
+    except Exception as error:  # noqa: BLE001 the task may be the user's code. A label without its value is an answer
+        _logger.warning("model %s: task %s raised %s%s", card.id, task.name, type(error).__name__, place_of(error))
+        return None

@@ -9,13 +9,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipelines.config.serving import KeysConfig, LimitsConfig, ServingConfig
+from pipelines.students.decoding import Decoded
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
-from serving.api.predict import PredictRequest, read_inputs
-from serving.messages import Failed, Question
+from serving.api.predict import Prediction, PredictRequest, build_response, read_inputs
+from serving.messages import Failed, Question, Reply
 from tests.support.asgi import error_of, post
 from tests.support.fake_students import PAIR_TASK, FakeStudents, app_of, card, client_of
 
@@ -297,13 +298,30 @@ def test_health_and_request_ids(client: TestClient) -> None:
         assert re.fullmatch(r"[0-9a-f]{32}", made)
 
 
-def test_a_task_file_reads_gold_and_its_errors_are_the_clients() -> None:
+def test_an_error_of_a_task_file_costs_its_own_answer() -> None:
+    """A task file reads gold. What fails on a student's answer leaves its text; what fails on an input is the client's error."""
+
     class Own(Arithmetic):
         def read(self, row: Mapping[str, Any]) -> Example:
-            return Example(str(row["id"]), str(row["text"]), row["gold"])
+            return Example(str(row["id"]), row["text"], row["gold"])
 
-    given = PredictRequest.model_validate({"inputs": [{"text": "one", "gold": "secret"}, {"other": "two"}]})
-    read = read_inputs(given, card("sums"), Own(), 9, ServingConfig())
-    assert read.examples == {0: Example("inputs[0]", "one", None)}
-    found = [(i, error.status_code, str(error.detail)) for i, error in read.errors.items()]
-    assert found == [(1, 422, "inputs[1]: task arithmetic cannot read it (KeyError)")]
+        def label_set(self, example: Example) -> tuple[str, ...]:
+            return (str(1 / (example.input != "broken")),)
+
+        def normalise(self, label: str, example: Example) -> str:
+            return {"1": "one", "2": "two", "3": None}[label]  # type: ignore[return-value]
+
+        def value(self, label: str) -> str:
+            return {"one": "1"}[label]
+
+    inputs = [*[{"text": text, "gold": "secret"} for text in "abcd"], {"other": "two"}, {"text": 5}, {"text": "broken"}]
+    read = read_inputs(PredictRequest.model_validate({"inputs": inputs}), card("sums"), Own(), 9, ServingConfig())
+    assert read.examples[0] == Example("inputs[0]", "a", None)
+    kinds = {4: "KeyError", 5: "TypeError", 6: "ZeroDivisionError"}
+    found = {i: (error.status_code, str(error.detail)) for i, error in read.errors.items()}
+    assert found == {i: (422, f"inputs[{i}]: task arithmetic cannot read it ({kind})") for i, kind in kinds.items()}
+    replies = [Reply(Decoded(text, 0.5, 1, 1)) for text in "1234"]
+    answered = build_response(card("sums"), Own(), read, replies, rationale=False).predictions[:4]
+    assert [(p.label, p.value, p.readable) for p in answered if isinstance(p, Prediction)] == [
+        ("one", "1", True), ("two", None, True), ("3", None, False), ("4", None, False)
+    ]  # fmt: skip
