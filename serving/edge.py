@@ -8,6 +8,7 @@ Serve calls `middlewares` if the environment variable RAY_SERVE_HTTP_PROXY_CALLB
 | request line and headers above 32 KiB | 431 |
 | chunk extensions and trailers above 32 KiB without a byte of the body | 431 |
 | a request that is no HTTP | 400 |
+| more than 100 requests that are sent before the answer to the first | closed |
 | headers that take longer than 10 s to arrive, or a connection without a request for 10 s | closed |
 | a header that is not ASCII | 400 |
 
@@ -29,6 +30,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 32 << 10
 HEAD_TIMEOUT_S = 10.0
+_SLICE_BYTES = 4096
+_MAX_PIPELINED = 100
 _STEERING = {
     b"serve-multiplexed-model-id",
     b"x-request-timeout-seconds",
@@ -68,6 +71,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        # In slices: one read, of up to 256 KiB, would bring a head of any length as a whole, or 14,000 requests.
+        for start in range(0, len(data), _SLICE_BYTES):
+            self._take(data[start : start + _SLICE_BYTES])
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:
+                return
+            if len(self.pipeline) > _MAX_PIPELINED:
+                self._close()
+                return
+
+    def _take(self, data: bytes) -> None:
         reads_head = self._head_bytes >= 0
         self._framing_bytes += len(data)
         super().data_received(data)
@@ -133,7 +146,10 @@ class EdgeMiddleware:
         if scope["type"] in ("http", "websocket"):
             headers: list[tuple[bytes, bytes]] = list(scope["headers"])
             if not all(name.isascii() and value.isascii() for name, value in headers):
-                await _refuse(send, *_NOT_ASCII)
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close"})
+                else:
+                    await _refuse(send, *_NOT_ASCII)
                 return
             scope = {**scope, "headers": [header for header in headers if not _steers(header[0])]}
             send = _shaping(send)

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -65,6 +66,17 @@ def answer(port: int, *pieces: bytes) -> tuple[int, Any]:
     return int(received.split()[1]), json.loads(received.partition(b"\r\n\r\n")[2])
 
 
+def received(port: int, sent: bytes) -> bytes:
+    """All that the server answers until it closes the connection."""
+    found = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(sent)
+        with suppress(ConnectionError):
+            while data := client.recv(65536):
+                found += data
+    return found
+
+
 def _length(received: bytes) -> int:
     lines = received.lower().split(b"\r\n")
     return next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), 0)
@@ -86,6 +98,8 @@ def test_large_headers_are_refused_while_they_arrive(port: int) -> None:
     assert status in (431, 0), "a client that still sends may see the connection end first"
     status, body = answer(port, HEAD, b"x: " + b"a" * (edge.MAX_HEAD_BYTES + 1))
     assert (status, ErrorResponse.model_validate(body).error.code) == (431, "headers_too_large")
+    for head in (HEAD + b"x: " + b"a" * 40_000, b"GET /?" + b"a" * 40_000 + b" HTTP/1.1\r\nhost: x"):
+        assert answer(port, head + b"\r\n\r\n")[0] == 431, "also if it is read as a whole"
     assert answer(port, HEAD, b"x: " + b"a" * 30_000 + b"\r\n\r\n")[0] == 200
 
 
@@ -137,6 +151,12 @@ def test_connections_without_a_request_are_closed(port: int, sent: bytes) -> Non
 def test_headers_that_are_not_ascii_are_refused(port: int) -> None:
     status, body = answer(port, HEAD + b"x: \xff\xfe\r\n\r\n")
     assert (status, ErrorResponse.model_validate(body).error.code) == (400, "invalid_header")
+    upgrade = (
+        b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: "
+        + b"a" * 22
+        + b"==\r\n"
+    )
+    assert received(port, HEAD + upgrade + b"x: \xff\r\n\r\n").startswith(b"HTTP/1.1 403")
 
 
 @pytest.mark.parametrize(
@@ -156,3 +176,11 @@ def test_one_connection_answers_several_requests(port: int) -> None:
             client.sendall(HEAD + b"\r\n")
             assert client.recv(65536).startswith(b"HTTP/1.1 200")
             time.sleep(0.2)  # less than the limit, and more in total
+
+
+def test_few_requests_wait_for_the_answer_to_another(port: int) -> None:
+    """A read may hold 14,000 of them, which would take 6 MB until they are answered."""
+    last = HEAD + b"connection: close\r\n\r\n"
+    answered = {n: received(port, (HEAD + b"\r\n") * (n - 1) + last).count(b"HTTP/1.1 200") for n in (50, 5000)}
+    assert answered[50] == 50
+    assert answered[5000] < 2 * edge._MAX_PIPELINED + edge._SLICE_BYTES // len(HEAD)
