@@ -44,8 +44,3 @@ def test_rows_are_distinct_and_readable_by_the_task(corpus: ModuleType, task: st
         seen |= {example.input for example in examples}
     assert len(seen) == 600, "training and test share no input"
     assert not seen & {shot.question for shot in reader.shots}
-
-
-def test_command_requires_a_folder(corpus: ModuleType) -> None:
-    with pytest.raises(SystemExit):
-        corpus.main([])

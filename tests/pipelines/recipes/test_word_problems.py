@@ -10,7 +10,6 @@ from pipelines.recipes.word_problems import TEST_TEMPLATES, TRAIN_TEMPLATES, Tem
 from pipelines.tasks.parsing.expressions import evaluate_expression
 
 SHIPPED = Path(word_problems.__file__).parent / "corpora" / "word_problems"
-FILES = ("train.jsonl", "test.jsonl")
 
 
 def _rows(name: str) -> list[dict[str, str]]:
@@ -22,9 +21,8 @@ def _pattern(template: Template) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{[a-zA-Z]+\\}", r"[A-Za-z0-9]+", re.escape(template.text)))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_labels_fit_the_numbers_of_their_problem(name: str) -> None:
-    for row in _rows(name):
+def test_labels_fit_the_numbers_of_their_problem() -> None:
+    for row in (*_rows("train.jsonl"), *_rows("test.jsonl")):
         value = evaluate_expression(row["label"])
         assert value.denominator == 1
         assert value >= 0
@@ -42,7 +40,7 @@ def test_training_and_test_share_no_template() -> None:
         assert not any(pattern.fullmatch(row["input"]) for row in _rows("train.jsonl")), template
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl"])
 def test_operations_are_balanced_and_operands_vary_in_order(name: str) -> None:
     rows = _rows(name)
     assert set(Counter(row["label"].split()[1] for row in rows).values()) == {len(rows) // 4}
@@ -50,11 +48,6 @@ def test_operations_are_balanced_and_operands_vary_in_order(name: str) -> None:
         same = [row for row in rows if row["label"].split()[1] == operation]
         in_order = sum(re.findall(r"[0-9]+", row["input"]) == row["label"].split()[::2] for row in same)
         assert 0.3 * len(same) < in_order < 0.9 * len(same), (operation, in_order)
-
-
-def test_each_operation_has_enough_templates() -> None:
-    assert min(Counter(t.operation for t in TRAIN_TEMPLATES).values()) >= 8
-    assert min(Counter(t.operation for t in TEST_TEMPLATES).values()) >= 3
 
 
 def test_request_for_too_many_rows_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,9 +54,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         ("", {}, CORES),
     ],
 )  # fmt: skip
-def test_a_containers_quota_limits_its_affinity(
-    machine: Machine, quota: str, files: Mapping[str, str], usable: int
-) -> None:
+def test_a_quota_limits_the_affinity(machine: Machine, quota: str, files: Mapping[str, str], usable: int) -> None:
     machine.limit(quota, files)
     assert cpus.usable_cpus() == cpus.threads_of_each(1) == usable
 
@@ -122,9 +120,7 @@ class RecordingEngine:
 
 
 @pytest.mark.parametrize(("gpus", "threads"), [(0, "2"), (1, "of the driver")])
-def test_a_teacher_uses_the_threads_of_its_own_machine(
-    gpus: int, threads: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_fits_its_machine(gpus: int, threads: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.limit("400000")
     engine = RecordingEngine(monkeypatch)
     monkeypatch.setattr("pipelines.label.teachers.vllm.VllmTeacher.__init__", engine.start)
@@ -138,7 +134,7 @@ def test_a_teacher_uses_the_threads_of_its_own_machine(
     ("serving", "threads"),
     [({}, "1"), ({"max_replicas_per_node": 2}, "2"), ({"gpus_per_replica": 1}, "of the driver")],
 )
-def test_a_replica_uses_the_threads_of_its_own_machine(
+def test_a_replica_fits_its_machine(
     serving: dict[str, Any], threads: str, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.limit("400000")

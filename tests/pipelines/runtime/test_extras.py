@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 from pipelines.errors import UserError
 from pipelines.runtime import extras
+from pipelines.runtime.compat.vllm import engine_dead_error
 from pipelines.runtime.extras import Role, require_extra, require_vllm
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
@@ -35,8 +36,9 @@ def test_a_missing_package_names_the_line_that_installs_it(monkeypatch: pytest.M
 
 def test_a_missing_vllm_names_both_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "vllm")
-    with pytest.raises(UserError, match=r"raystill\[gpu\].*raystill\[cpu\]"):
-        require_vllm()
+    for call in (require_vllm, engine_dead_error):
+        with pytest.raises(UserError, match=r"raystill\[gpu\].*raystill\[cpu\]"):
+            call()
 
 
 @pytest.mark.parametrize("role", get_args(Role))

@@ -1,8 +1,8 @@
 """`progress.json` of any stage: what the driver writes, and what readers make of any file."""
 
+import itertools
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def read(store: Store) -> StageProgress:
-    progress = read_progress(store, StageProgress)
-    assert progress is not None
-    return progress
+    return read_progress(store, StageProgress)  # type: ignore[return-value]
 
 
 def test_phases_and_counts_are_written_and_removed(store: Store) -> None:
@@ -55,7 +53,12 @@ def test_phases_and_counts_are_written_and_removed(store: Store) -> None:
     assert gauges[-1] == (300, 900)
 
 
-def test_an_error_leaves_a_file_that_says_so(store: Store) -> None:
+def test_an_error_leaves_a_file_that_says_so_if_the_lock_is_held(store: Store) -> None:
+    def check_lock() -> None:
+        raise StageFailedError("the lock is lost")
+
+    with ProgressFile(store, "label", "rows", check_lock=check_lock):
+        assert not store.exists(PROGRESS)
     with pytest.raises(KeyboardInterrupt), ProgressFile(store, "evaluate", "examples"):
         raise KeyboardInterrupt
     assert read(store).ended
@@ -91,28 +94,16 @@ def test_a_failed_write_is_shown_once(store: Store, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.count("compare: ") == 1
 
 
-def test_a_lost_lock_ends_the_writes(store: Store) -> None:
-    def check_lock() -> None:
-        raise StageFailedError("the lock is lost")
-
-    with ProgressFile(store, "label", "rows", check_lock=check_lock):
-        assert not store.exists(PROGRESS)
-
-
-def test_leftovers_of_a_killed_writer_are_removed(store: Store) -> None:
-    store.write(f".{PROGRESS}.abc.tmp", b"{")
-    with ProgressFile(store, "train", "tokens"):
-        pass
-    assert os.listdir(store.root) == []
-
-
-def test_clearing_a_folder_leaves_the_writer_alone(store: Store) -> None:
+def test_clearing_a_folder_keeps_the_file_and_a_new_writer_no_leftovers(store: Store) -> None:
     """Worker 0 clears the student's folder for its export while the driver writes."""
     ours = {PROGRESS, f".{PROGRESS}.abc.tmp"}
     for name in (*ours, "model.safetensors"):
         store.write(name, b"{}")
     store.clear(PROGRESS)
     assert set(os.listdir(store.root)) == ours
+    with ProgressFile(store, "train", "tokens"):
+        pass
+    assert os.listdir(store.root) == []
 
 
 def content(**changed: Any) -> bytes:
@@ -151,20 +142,8 @@ def test_a_driver_lives_by_process_or_by_age(changed: dict[str, Any], age_s: flo
 
 def test_the_thread_draws_a_waiting_phase(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """Without it a log would be silent while an engine starts."""
-    seconds = iter(range(0, 10**6, 6))
-    lock = threading.Lock()
-
-    def clock() -> float:
-        with lock:
-            return float(next(seconds))
-
+    clock = itertools.count(0.0, 6.0).__next__
     with ProgressFile(store, "label", "rows", every_s=0.01, clock=clock) as live:
         live.phase("starting engine")
         with Progress("label", 1000, "rows", file=live, clock=clock):
-            shown: list[str] = []
-
-            def is_shown() -> bool:
-                shown.append(capsys.readouterr().err)
-                return "label: 0/1,000 rows, starting engine, " in "".join(shown)
-
-            wait_until(is_shown, 10)
+            wait_until(lambda: "label: 0/1,000 rows, starting engine, " in capsys.readouterr().err, 10)

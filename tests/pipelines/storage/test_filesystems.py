@@ -15,7 +15,6 @@ from pipelines.storage.store import Store
         ("nonsense://a.jsonl", "no filesystem opens it"),
         ("s3://KEY:hidden@bucket/a.jsonl", "s3://bucket/a.jsonl: credentials in a URI"),
         ("s3://KEY@bucket/a.jsonl", "credentials in a URI"),
-        ("gs://KEY:hidden@bucket/a.jsonl", "credentials in a URI"),
         ("hdfs://user:hidden@host/a.jsonl", "credentials in a URI"),
     ],
 )

@@ -29,7 +29,6 @@ def test_killed_driver_releases_a_local_folder(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "labels"))
     command = [sys.executable, "-c", HOLDER, store.root]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
         host = re.escape(os.uname().nodename)
         named = f"another driver is labelling into it: process {holder.pid} on {host} since 2"

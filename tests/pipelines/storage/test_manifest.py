@@ -24,31 +24,26 @@ def test_manifest_makes_an_artifact_finished(tmp_path: Path, scheme: str) -> Non
     store = finished(f"{scheme}{tmp_path}/labels", {"a": 1})
     assert store.files() == [MANIFEST]
     manifest = read_manifest(store, "labels")
-    assert manifest is not None
     assert manifest.fingerprint == fingerprint({"a": 1})
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"type": "labels"}'])
-def test_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / MANIFEST).write_text(content)
-    with pytest.raises(UserError, match="not a manifest"):
-        read_manifest(Store(str(tmp_path)), "labels")
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"created": ""}, "not a manifest"),
+        ("", "not a manifest"),
+        ("{}", "not a manifest"),
+        ("[]", "not a manifest"),
         ({"created": "yesterday"}, "not a manifest"),
-        ({"created": "2026-13-01T00:00:00+00:00"}, "not a manifest"),
         ({"created": "2026-01-01T00:00:00"}, "not a manifest"),
         ({"type": "student"}, "it is a student artifact, must be a labels artifact"),
         ({"schema_version": 99}, "schema version 99, must be 1"),
     ],
 )
-def test_manifest_with_a_wrong_field_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_a_damaged_manifest_is_refused(tmp_path: Path, changed: str | dict[str, Any], message: str) -> None:
+    """`changed`: fields of a manifest, or the whole file."""
     store = finished(str(tmp_path), {})
-    store.write(MANIFEST, json.dumps({**json.loads(store.read(MANIFEST)), **changed}).encode())
+    text = changed if isinstance(changed, str) else json.dumps({**json.loads(store.read(MANIFEST)), **changed})
+    store.write(MANIFEST, text.encode())
     with pytest.raises(UserError, match=message):
         read_manifest(store, "labels")
 

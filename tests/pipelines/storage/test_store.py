@@ -14,13 +14,8 @@ def test_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write("a", b"before")
 
-    def fail() -> None:
-        with store.writing("a") as file:
-            file.write(b"after")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
+    with pytest.raises(AttributeError), store.writing("a") as file:
+        file.writelines(one.encode() for one in ("after", None))  # type: ignore[union-attr]
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"before")]
 
 
@@ -41,7 +36,6 @@ def test_killed_writer_leaves_nothing_that_readers_see(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "data/part-1.parquet")
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
         assert writer.stdout.readline() == b"begun\n"
         writer.send_signal(signal.SIGKILL)
     assert len(list((tmp_path / "data").iterdir())) == 2

@@ -58,9 +58,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(("stored", "expected"), [(b"1", True), (None, False)])
-def test_the_head_says_whether_the_cluster_autoscales(
-    head: SimpleNamespace, stored: bytes | None, expected: bool
-) -> None:
+def test_the_head_says_if_the_cluster_autoscales(head: SimpleNamespace, stored: bytes | None, expected: bool) -> None:
     head.internal_kv_get = lambda key, namespace: stored
     assert compat.has_autoscaler() is expected
 

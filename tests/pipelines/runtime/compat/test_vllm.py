@@ -1,6 +1,5 @@
 """vLLM's private names: each is there, and each that is gone is one clear error."""
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -32,12 +31,6 @@ def test_a_module_that_vllm_dropped_is_one_clear_error(module: str, monkeypatch:
 def test_an_attribute_that_vllm_dropped_is_one_clear_error() -> None:
     with pytest.raises(UserError, match=r"it has no vllm\.logprobs\.FlatLogprobs\.token_ids"):
         compat.flat_logprobs(SimpleNamespace())
-
-
-def test_vllm_that_is_not_installed_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"vllm: it is not installed\. Run `pip install 'raystill\[gpu\]'`"):
-        compat.engine_dead_error()
 
 
 def test_every_private_name_is_there() -> None:
