@@ -78,7 +78,7 @@ def check_content(copy: Store, files: Mapping[str, FileHash], shown: str) -> Non
     Raises:
         UserError: a file is missing, has another content, or belongs to another student.
     """
-    remedy = "Restore the file, or train the student again."
+    remedy = "Restore the file, or train again: `raystill train RUN --replace`."
     sizes = copy.sizes()
     for name, file in files.items():
         if name not in sizes:
@@ -88,6 +88,22 @@ def check_content(copy: Store, files: Mapping[str, FileHash], shown: str) -> Non
     for name in sizes:
         if "/" not in name and name not in files and name not in _BESIDE and name.endswith(_READ_BY_ENGINES):
             raise UserError(f"{shown}: {name}", "the file does not belong to this student", "Remove it.")
+
+
+def damage(store: Store, manifest: Manifest, *, read: bool) -> str | None:
+    """What is wrong with the files of a finished student; None if nothing is, or if its manifest names no files, as in 0.1.
+
+    Args:
+        read: compare the content of the files too, not their sizes alone.
+    """
+    files = {name: FileHash.model_validate(file) for name, file in manifest.details.get("files", {}).items()}
+    sizes = store.sizes(recursive=False) if files else {}
+    for name, file in files.items():
+        if name not in sizes:
+            return f"damaged ({name} is missing)"
+        if sizes[name] != file.bytes or (read and _hash(store, name) != file):
+            return f"damaged ({name} has another content)"
+    return None
 
 
 @contextmanager

@@ -34,13 +34,20 @@ def others_begun(output: Store, identity: Mapping[str, Any]) -> list[str]:
     for name in output.files("training", f"/{_IDENTITY}"):
         folder = output.child(name.removesuffix(f"/{_IDENTITY}"))
         if folder.root != own.root:
-            found.append(f"{folder.shown()} ({changes(json.loads(folder.read(_IDENTITY)), identity)})")
+            found.append(f"{folder.shown()} ({_differences(folder, identity)})")
     return found
+
+
+def _differences(folder: Store, identity: Mapping[str, Any]) -> str:
+    try:
+        return changes(json.loads(folder.read(_IDENTITY)), identity)
+    except ValueError:  # not JSON, or not UTF-8
+        return f"unknown ones, its {_IDENTITY} is damaged"
 
 
 def notices(decision: Decision, output: Store, identity: Mapping[str, Any]) -> Iterator[str]:
     """What a training that begins leaves behind, for the user."""
-    if decision.manifest is not None and decision.replaces:
+    if decision.manifest is not None and not decision.reused:
         student = output.child("student").shown()
         yield f"{student} was {decision.reason}. It stays until the new student is exported, which replaces it"
     if decision.action is Action.MAKE:

@@ -22,7 +22,7 @@ from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, library_versions, require_manifest, write_manifest
 from pipelines.storage.store import Store
-from pipelines.students.content import hash_files
+from pipelines.students.content import damage, hash_files
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.begun import notices, others_begun, record_begin, training_folder
 from pipelines.train.checks import (
@@ -193,7 +193,12 @@ def _decide(output: Store, identity: Mapping[str, object], *, replace: bool) -> 
         return dataclasses.replace(in_0_1, reason="made by 0.1 with the same settings and inputs")
     begun = training_folder(output, identity).files()
     attempt = Attempt(fingerprint(identity), identity) if begun else None
-    decision = decide(output.child("student"), "student", identity, replace=replace, attempt=attempt)
+    student = output.child("student")
+    # Only --replace reads the weights, 1 s per GB: it is the remedy for a file whose size is right.
+    decision = decide(
+        student, "student", identity, replace=replace, attempt=attempt,
+        damage=lambda manifest: damage(student, manifest, read=replace),
+    )  # fmt: skip
     if decision.action is Action.MAKE and decision.manifest is None and (others := others_begun(output, identity)):
         return dataclasses.replace(decision, reason=f"an unfinished training of other settings stays in {others[0]}")
     return decision

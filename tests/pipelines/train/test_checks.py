@@ -16,6 +16,7 @@ from pipelines.storage.fingerprint import fingerprint
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import Store
+from pipelines.students.content import hash_files
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
 from pipelines.train.begun import notices, record_begin, training_folder
@@ -301,6 +302,9 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
         r"stays in \S+/training/\w{12} \(training.steps: 300 -> 600\)\. This one begins at step 0", lines[0]
     )
 
+    training_folder(output, identity).write("identity.json", b"{")
+    assert "its identity.json is damaged" in said(600)[2][0]
+
     made = manifest_of("student", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
     write_manifest(output.child("student"), made)
     training_folder(output, identity).clear()
@@ -309,6 +313,34 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
         f"{tmp_path}/student was made with other settings (training.steps: 300 -> 600). "
         "It stays until the new student is exported, which replaces it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "replace", "action"),
+    [
+        (None, False, Action.RESUME),
+        (b"cut", False, Action.RESUME),
+        (b"WEIGHTS", False, Action.REUSE),
+        (b"WEIGHTS", True, Action.MAKE),
+        (b"weights", True, Action.REUSE),
+    ],
+)
+def test_a_damaged_student_is_trained_again(
+    run: Any, labels: Manifest, tmp_path: Path, content: bytes | None, replace: bool, action: Action
+) -> None:
+    student, task = Store(str(tmp_path / "student")), load_task(task_spec("arithmetic", {}))
+    student.write("model.safetensors", b"weights")
+    files = {name: file.model_dump() for name, file in hash_files(student).items()}
+    identity = train_identity(run(), task, labels)
+    made = manifest_of("student", identity, config={}, counts={}, timings_s={}, details={"files": files}, provenance={})
+    write_manifest(student, made)
+    student.delete("model.safetensors")
+    if content is not None:
+        student.write("model.safetensors", content)
+    decision = train_decision(run(), labels, replace=replace)
+    assert decision.action is action
+    lines = list(notices(decision, Store(str(tmp_path)), identity))
+    assert ["was damaged (model.safetensors" in line for line in lines] == [True] * (action is not Action.REUSE)
 
 
 def test_token_kd_needs_token_logprobs_of_its_tokenizer(run: Any, labels: Manifest, models: dict[str, str]) -> None:
