@@ -101,10 +101,12 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class TooLong:
-    """The outcome of an input that is longer than the student reads."""
+    """The outcome of an input that is longer than the student reads, or whose choices are longer than it writes."""
 
     tokens: int
     limit: int
+    written: bool = False
+    """True: of the longest label or choice."""
 
 
 @dataclass(frozen=True)

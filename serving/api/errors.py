@@ -80,7 +80,9 @@ def internal_error() -> ApiError:
 def failed_input(outcome: TooLong | Failed, param: str, model: str) -> ApiError:
     """The error of an input that was not answered. `param`: the input, such as `inputs[2]`."""
     if isinstance(outcome, TooLong):
-        message = f"{param} has {outcome.tokens:,} tokens, model {model} reads at most {outcome.limit:,}"
+        what = "a choice of " if outcome.written else ""
+        verb = "writes" if outcome.written else "reads"
+        message = f"{param} has {what}{outcome.tokens:,} tokens, model {model} {verb} at most {outcome.limit:,}"
         return ApiError(422, "input_too_long", message, param=param)
     if outcome.refused:
         message = f"model {model} does not read these messages: {outcome.refused}. Send one user message"

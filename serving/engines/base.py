@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 from pipelines.config.serving import ServingConfig
 from pipelines.methods import METHODS, Part, prompt_of
 from pipelines.students.chat_prompt import NoSuchConversationError, Role
-from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, encode_prompt
+from pipelines.students.decoding import Family, GenerationOutput, GenerationRequest, LabelSet, encode_prompt
 from pipelines.students.decoding.engines import EngineUnsuitableError as EngineUnsuitableError
 from pipelines.students.decoding.label_scores import label_sets
 from pipelines.students.decoding.requests import after_label, decoded
@@ -131,10 +131,12 @@ class Engine(ABC):
         )
         if isinstance(requests, TooLong):
             return requests
-        with_labels = [
-            request.with_labels(self._label_set(part, question.labels), constrained=self._constrained)
-            for request, part in zip(requests, parts, strict=True)
-        ]
+        with_labels = []
+        for request, part in zip(requests, parts, strict=True):
+            labelled = await self._with_labels(request, part, question.labels, constrained=self._constrained)
+            if isinstance(labelled, TooLong):
+                return labelled
+            with_labels.append(labelled)
         outputs = await asyncio.gather(*(self.complete(request) for request in with_labels))
         self._check_numbers([number for output in outputs for number in output.log_probs] or [0.0])
         answers = [decoded(*of, self.tokenizer) for of in zip(parts, with_labels, outputs, strict=True)]
@@ -150,9 +152,7 @@ class Engine(ABC):
             return encoded
         [generation] = encoded
         if request.choices:
-            return await self._choose(
-                generation.with_labels(self._label_set("label", request.choices), constrained=True)
-            )
+            return await self._choose(generation, request.choices)
         if request.log_probs:
             return self._with_tokens(await self.complete(generation), request.stop)
         if request.stop:  # as a stream, which ends at the stop string instead of the end of the batch
@@ -163,10 +163,32 @@ class Engine(ABC):
         text = output.text(self.tokenizer)
         return Piece(text, output.prompt_tokens, len(output.ids), output.finish_reason, self.name)
 
-    async def _choose(self, request: GenerationRequest) -> Piece:
-        output = await self.complete(request)
-        text = decoded("label", request, output, self.tokenizer).text
+    async def _choose(self, request: GenerationRequest, choices: tuple[str, ...]) -> Piece | TooLong:
+        chosen = await self._with_labels(request, "label", choices, constrained=True)
+        if isinstance(chosen, TooLong):
+            return chosen
+        output = await self.complete(chosen)
+        assert chosen.labels is not None
+        text = chosen.labels.text_of(output.ids)  # as given: decoded, it may lack spaces at its ends
         return Piece(text, output.prompt_tokens, len(output.ids), output.finish_reason, self.name)
+
+    async def _with_labels(
+        self, request: GenerationRequest, part: Part, labels: tuple[str, ...], *, constrained: bool
+    ) -> GenerationRequest | TooLong:
+        """The request with a closed label set. TooLong: the answer must be a label, and one is longer than the student writes."""
+        if not labels:
+            return request
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._tokenizing, self._read_labels, part, labels)
+        if found and constrained and not found.at_end and found.longest > self._max_text_tokens:
+            return TooLong(found.longest, self._max_text_tokens, written=True)
+        return request.with_labels(found, constrained=constrained)
+
+    def _read_labels(self, part: Part, labels: tuple[str, ...]) -> LabelSet | None:
+        found = self._label_set(part, labels)
+        if found:
+            _ = found.watched  # kept: for hundreds of labels it takes 0.1 s
+        return found
 
     def _with_tokens(self, output: GenerationOutput, stop: tuple[str, ...]) -> Piece:
         tokens = text_tokens(output.ids, output.log_probs, self.tokenizer)

@@ -71,7 +71,7 @@ class FakeStudents:
     questions: list[tuple[str, list[Question]]] = field(default_factory=list)
     requests: list[tuple[str, TextRequest]] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)
-    failed: dict[str, Failed] = field(default_factory=dict)
+    failed: dict[str, Failed | TooLong] = field(default_factory=dict)
     """By text."""
     closed_streams: int = 0
     engines: dict[str, str] = field(default_factory=dict)

@@ -44,11 +44,11 @@ locked = schemathesis.openapi.from_asgi("/openapi.json", locked_app())
 
 @schema.hook  # type: ignore[untyped-decorator]
 def map_body(context: Any, body: Any) -> Any:
-    """Half of the names are those of a student, whose streams are possible, and whose chats have one user message: by chance few would."""
-    if isinstance(body, dict) and isinstance(body.get("model"), str) and len(body["model"]) % 2 == 0:
+    """Half of the requests name a student. Its streams are possible, and its chats have one user message: by chance few would."""
+    if isinstance(body, dict) and (size := len(repr(body))) % 2 == 0:
         texts = {"prompt": "one", "messages": [{"role": "user", "content": "one"}]}
         given = {key: text for key, text in texts.items() if key in body}
-        if given and len(body["model"]) % 4 == 0:
+        if given and size % 4 == 0:
             return {"model": "sums", "stream": True, **given}
         messages = body.get("messages")
         if isinstance(messages, list) and messages and isinstance(messages[-1], dict):

@@ -16,7 +16,7 @@ from pipelines.tasks.base import TaskSpec
 from serving.api import routes
 from serving.api.errors import ApiError
 from serving.api.predict import Prediction, PredictRequest, build_response, read_inputs
-from serving.messages import Failed, Question, Reply
+from serving.messages import Failed, Question, Reply, TooLong
 from tests.support.asgi import error_of, post
 from tests.support.fake_students import PAIR_TASK, FakeStudents, app_of, card, client_of
 
@@ -169,12 +169,14 @@ def test_a_bad_input_costs_only_its_own_answer(client: TestClient, students: Fak
 
 
 def test_an_input_that_failed_in_the_engine_has_an_error(client: TestClient, students: FakeStudents) -> None:
-    students.failed = {"a": Failed(), "b": Failed(kills=True)}
+    students.failed = {"a": Failed(), "b": Failed(kills=True), "d": TooLong(41, 32, written=True)}
     body = predict(client, model="sums", inputs=["a", "b", "c"]).json()
     codes = [prediction.get("error", {}).get("code") for prediction in body["predictions"]]
     assert codes == ["internal_error", "input_refused", None]
     error_of(predict(client, model="sums", inputs=["b"]), 422, "input_refused", "inputs[0]")
     error_of(predict(client, model="sums", inputs=["a"]), 500, "internal_error", "inputs[0]")
+    too_long = error_of(predict(client, model="sums", inputs=["d"]), 422, "input_too_long", "inputs[0]")
+    assert too_long == "inputs[0] has a choice of 41 tokens, model sums writes at most 32"
     refused = client.post("/v1/completions", json={"model": "sums", "prompt": ["c", "b"]})
     error_of(refused, 422, "input_refused", "prompt[1]")
 

@@ -90,12 +90,19 @@ async def test_a_text_has_its_tokens(made: tuple[Engine, Fake]) -> None:
 
 
 async def test_a_choice_is_a_constrained_label(made: tuple[Engine, Fake]) -> None:
+    """It is returned as given, and the student can write it: its text has at most 32 tokens."""
     engine, fake = made
     text = fake.tokenizer.decode([FIRST])
-    piece = await engine.write(TextRequest("4 apples", raw=False, choices=(text, f"{text}{text}")))
-    assert isinstance(piece, Piece)
-    assert piece.text == text
+    # The fake student writes no other label than FIRST.
+    for choice in (text, f" {text}") if isinstance(engine, vllm.VllmEngine) else (text,):
+        piece = await engine.write(TextRequest("4 apples", raw=False, choices=(choice, f"{choice}{text}")))
+        assert isinstance(piece, Piece)
+        assert piece.text.startswith(choice)
     assert fake.max_tokens[0] == 3, "as long as the longest choice"
+    fake.max_tokens.clear()
+    long = TextRequest("4 apples", raw=False, choices=("no", "\u00e9" * 20))
+    assert await engine.write(long) == TooLong(41, 32, written=True)
+    assert fake.max_tokens == []
 
 
 async def test_an_input_that_is_too_long_is_not_generated(made: tuple[Engine, Fake]) -> None:
