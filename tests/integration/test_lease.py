@@ -124,27 +124,20 @@ def test_drivers_wait_for_a_claim_without_a_number(
     assert ended == [holds]
 
 
-def test_a_driver_killed_on_this_machine_gives_way_at_once(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
-    with driver(s3, 1000.0) as dead:
-        dead.send_signal(signal.SIGKILL)
+@pytest.mark.parametrize(("elsewhere", "lease_s"), [(False, 1000.0), (True, LEASE_S)])
+def test_a_killed_driver_gives_way_at_once_or_after_its_lease(
+    s3: Bucket, capsys: pytest.CaptureFixture[str], elsewhere: bool, lease_s: float
+) -> None:
+    with driver(s3, lease_s) as dead:
+        dead.kill()
         dead.wait()
-        with folder_lock(Store(s3.uri("labels")), 1000.0) as check:
+        if elsewhere:
+            move_claims(s3, "labels")
+        with folder_lock(Store(s3.uri("labels")), lease_s) as check:
             check()
             assert len(s3.keys()) == 1, "files of the dead driver remain"
-    assert "waiting" not in capsys.readouterr().err
-
-
-def test_a_driver_killed_elsewhere_gives_way_after_its_lease(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
-    with driver(s3) as dead:
-        dead.send_signal(signal.SIGKILL)
-        dead.wait()
-        move_claims(s3, "labels")
-        with folder_lock(Store(s3.uri("labels")), LEASE_S) as check:
-            check()
-            assert len(s3.keys()) == 1
-    output = capsys.readouterr().err
-    assert f"process {dead.pid} on node-7 since 2" in output
-    assert "waiting for its renewal, at most 3 s" in output
+    waits = f"process {dead.pid} on node-7 since 2" in (said := capsys.readouterr().err)
+    assert (waits, "waiting for its renewal, at most 3 s" in said, "waiting" in said) == (elsewhere,) * 3
 
 
 def test_a_driver_alive_elsewhere_is_recognised(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,38 +16,34 @@ import pytest
 
 from pipelines.data.reader import corpus_files, corpus_splits, read_split
 from pipelines.errors import UserError
-from pipelines.reuse import Action, decide
 from pipelines.storage import filesystems
 from pipelines.storage.filesystems import open_filesystem
-from pipelines.storage.manifest import manifest_of, read_manifest, write_manifest
 from pipelines.storage.store import MANIFEST, Store
 from pipelines.tasks import load_task, task_spec
+from tests.support.corpora import jsonl
 from tests.support.object_store import Bucket
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 TASK = load_task(task_spec("arithmetic"))
-PARTS: dict[str, Any] = {"config": {}, "counts": {}, "timings_s": {}, "details": {}, "provenance": {}}
 
 
 def lines(first: int, count: int) -> bytes:
-    rows = [{"id": f"r{i}", "input": f"Anne has {i} apples.", "label": f"{i}"} for i in range(first, first + count)]
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return jsonl(
+        {"id": f"r{i}", "input": f"Anne has {i} apples.", "label": f"{i}"} for i in range(first, first + count)
+    )
 
 
 def test_a_store_writes_reads_lists_and_deletes(s3: Bucket) -> None:
     store = Store(s3.uri("out/labels"))
-    assert not store.is_local
-    assert not store.exists()
-    assert store.files() == []
+    assert (store.is_local, store.exists(), store.files()) == (False, False, [])
     store.write("data/part-1.parquet", b"one")
     store.child("data").write("part 2?.parquet", b"two")
     assert s3.keys() == ["out/labels/data/part 2?.parquet", "out/labels/data/part-1.parquet"]
     assert store.files() == ["data/part 2?.parquet", "data/part-1.parquet"]
     assert store.files("data", "1.parquet") == ["data/part-1.parquet"]
     assert store.read("data/part 2?.parquet") == b"two"
-    assert store.exists("data")
-    assert store.exists("data/part-1.parquet")
+    assert store.exists("data") and store.exists("data/part-1.parquet")  # noqa: PT018
     store.write("data/part-1.parquet", b"replaced")
     assert store.read("data/part-1.parquet") == b"replaced"
     store.delete("data/part-1.parquet")
@@ -64,6 +59,8 @@ def test_the_query_part_stays_with_children_and_files(s3: Bucket) -> None:
     s3.put("corpus/a.jsonl", lines(0, 1))
     for named in ("corpus", "corpus/*.jsonl", "corpus/a.jsonl", "**/a.jsonl"):
         assert corpus_files(s3.uri(named), "corpus.train") == [s3.uri("corpus/a.jsonl")]
+    assert open_filesystem(s3.uri("a"))[0] is open_filesystem(s3.uri("b/c"))[0], "made once per bucket and options"
+    assert open_filesystem(s3.uri("a"))[0] is not open_filesystem(s3.uri("a") + "&anonymous=true")[0]
 
 
 def test_put_and_clear_affect_only_their_folder(s3: Bucket, tmp_path: Path) -> None:
@@ -84,20 +81,13 @@ def test_put_and_clear_affect_only_their_folder(s3: Bucket, tmp_path: Path) -> N
     bucket.write("a", b"the bucket is still there")
 
 
-def test_a_manifest_makes_an_artifact_finished(s3: Bucket) -> None:
-    store = Store(s3.uri("labels"))
-    assert read_manifest(store, "labels") is None
-    write_manifest(store, manifest_of("labels", {"a": 1}, **PARTS))
-    assert [decide(store, "labels", {"a": a}).action for a in (1, 2)] == [Action.REUSE, Action.REFUSE]
-    store.clear()
-    assert s3.keys() == []
-
-
-def test_a_small_file_is_one_request(s3: Bucket) -> None:
+def test_small_files_are_one_request_and_failed_ones_leave_none(s3: Bucket) -> None:
     store = Store(s3.uri("one"))
     with store.writing(MANIFEST) as file:
         file.write(b"x" * 100_000)
         assert s3.uploads() == []
+    with pytest.raises(TypeError), store.writing("part") as file:
+        file.writelines([b"n" * (12 << 20), None])  # type: ignore[list-item]
     assert s3.keys() == [f"one/{MANIFEST}"]
 
 
@@ -115,8 +105,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("way", ["write", "writing"])
-@pytest.mark.parametrize("before", [None, b"what was there"])
+@pytest.mark.parametrize(("way", "before"), [("write", b"what was there"), ("writing", None)])
 def test_a_writer_killed_during_an_upload_leaves_no_file(s3: Bucket, way: str, before: bytes | None) -> None:
     if before is not None:
         s3.put("labels/data/part.parquet", before)
@@ -147,17 +136,6 @@ def _parts(s3: Bucket) -> int:
     return sum(len(parts.get("Parts", [])) for parts in listed)
 
 
-def test_an_error_while_writing_leaves_no_file(s3: Bucket) -> None:
-    def fail() -> None:
-        with Store(s3.uri("labels")).writing("part") as file:
-            file.write(b"n" * (12 << 20))
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert s3.keys() == []
-
-
 def test_a_corpus_of_several_files_is_read_in_order(s3: Bucket) -> None:
     s3.put("corpus/a.jsonl", lines(0, 3000))
     s3.put("corpus/b.jsonl.gz", gzip.compress(lines(3000, 100)))
@@ -176,11 +154,6 @@ def test_a_corpus_of_several_files_is_read_in_order(s3: Bucket) -> None:
     assert not [row.problem for row in rows if row.problem]
 
 
-def test_filesystems_are_made_once_per_bucket_and_options(s3: Bucket) -> None:
-    assert open_filesystem(s3.uri("a"))[0] is open_filesystem(s3.uri("b/c"))[0]
-    assert open_filesystem(s3.uri("a"))[0] is not open_filesystem(s3.uri("a") + "&anonymous=true")[0]
-
-
 def refused(uri: str) -> str:
     """The message of both writing and reading."""
     with pytest.raises(UserError) as writing:
@@ -191,14 +164,11 @@ def refused(uri: str) -> str:
     return str(writing.value)
 
 
-def test_a_missing_bucket_is_one_error(s3: Bucket) -> None:
-    assert "the bucket does not exist" in refused(s3.uri("x").replace(s3.name, "no-such-bucket"))
-
-
 @pytest.mark.parametrize("key", ["AKIAWRONG", ""])
 def test_wrong_credentials_are_one_error_that_does_not_show_them(
     s3: Bucket, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
+    assert "the bucket does not exist" in refused(s3.uri("x").replace(s3.name, "no-such-bucket"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key or s3.server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not/the-secret")
     message = refused(s3.uri("x") + "&allow_bucket_creation=" + ("true" if key else "false"))  # each another client

@@ -1,7 +1,6 @@
 """Hostile clients get the right status and a clear message, and the server keeps running."""
 
 import json
-import random
 import socket
 import time
 from collections import Counter
@@ -20,7 +19,6 @@ from tests.support.local_ray import local_ray
 from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [pytest.mark.integration, pytest.mark.serve, pytest.mark.timeout(600)]
-PATHS = ("/v1/predict", "/v1/completions", "/v1/chat/completions")
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +55,10 @@ def test_enormous_and_strange_inputs(client: httpx.Client) -> None:
     def predict(*inputs: Any) -> tuple[int, str]:
         return code(client.post("/v1/predict", json={"inputs": list(inputs)}))
 
-    assert predict("a" * 200_000) == (422, "input_too_long")
-    assert predict("apples " * 5_000) == (422, "input_too_long")
-    assert predict("") == (422, "invalid_field")
-    assert predict("a\x00b") == (422, "invalid_field")
-    assert predict({"input": {"a": 1}}) == (422, "invalid_field")
+    assert [predict(text) for text in ("a" * 200_000, "apples " * 5_000)] == [(422, "input_too_long")] * 2
+    assert [predict(text) for text in ("", "a\x00b", {"input": {"a": 1}})] == [(422, "invalid_field")] * 3
     for text in ("\x01\x02\x1b[31m", "\u202eabc", "🙂" * 5, "</s>", "<pad> <s>"):
         assert client.post("/v1/predict", json={"inputs": [text]}).status_code == 200, text
-
-
-def test_unknown_paths_are_refused(client: httpx.Client) -> None:
     for path in ("/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/%00", "/../../etc/passwd", "/v1//predict", "/%ff"):
         assert client.get(path).status_code in (400, 404)
 
@@ -111,29 +103,6 @@ def test_streams_that_the_client_cuts(client: httpx.Client) -> None:
         sent = json.dumps({"inputs": [TEXTS[0]]}).encode()
         connection.sendall(request_head(len(sent)) + sent[:cut])
         connection.close()
-
-
-def test_corrupted_bytes_never_fail_the_server(client: httpx.Client) -> None:
-    """300 valid requests with changed bytes get an answer or a clear refusal, never a server error."""
-    chance = random.Random(7)
-    valid = {
-        "/v1/predict": {"inputs": [TEXTS[0], {"input": TEXTS[1]}], "rationale": True, "model": "sums"},
-        "/v1/completions": {"prompt": TEXTS[0], "max_tokens": 2, "temperature": 0.5, "stop": ["\n"]},
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": TEXTS[0]}], "max_tokens": 2},
-    }
-    statuses: Counter[int] = Counter()
-    for _ in range(300):
-        path = chance.choice(PATHS)
-        body = bytearray(json.dumps(valid[path]).encode())
-        for _ in range(chance.choice([1, 1, 2, 5])):
-            body[chance.randrange(len(body))] = chance.randrange(256)
-        response = client.post(path, content=bytes(body), headers={"content-type": "application/json"})
-        statuses[response.status_code] += 1
-        if response.status_code != 200:
-            code(response)
-    assert set(statuses) <= {200, 400, 404, 422}, statuses
-    assert statuses[200] > 20
-    assert statuses[400] > 50
 
 
 @pytest.mark.full
