@@ -134,9 +134,7 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.
     ("made", "key"),
     [("train.jsonl", "corpus.train"), ("out/labels/x", "output"), ("m/config.json", "student.model")],
 )
-def test_a_path_that_only_0_1_would_find_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, key: str
-) -> None:
+def test_a_path_of_0_1_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, key: str) -> None:
     value = made.partition("/")[0]
     for folder in (tmp_path / made).parent, tmp_path / "conf":
         folder.mkdir(parents=True, exist_ok=True)

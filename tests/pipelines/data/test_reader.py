@@ -20,9 +20,7 @@ def read_all(files: list[str], **options: Any) -> list[reader.Row]:
 
 
 @pytest.mark.parametrize("step", [1, 7, 64, 1000, 10**6])
-def test_cutting_a_file_anywhere_loses_and_doubles_no_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def test_cutting_anywhere_loses_and_doubles_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     rows = [{**row, "input": row["input"] + "é" * (i % 13)} for i, row in enumerate(ROWS[:60])]
     file = write_jsonl(tmp_path / "c.jsonl", rows)
     monkeypatch.setattr(reader, "_MIN_RANGE_BYTES", step)

@@ -5,6 +5,7 @@ import pytest
 from pipelines.errors import UnparsableError, UserError
 from pipelines.tasks import load_task, task_spec
 from pipelines.tasks.base import Answer, Example, Task
+from tests.support.parsed import parsed
 
 OPTIONS: dict[str, object] = {
     "labels": ["spam", "not spam", "no reply"],
@@ -35,18 +36,11 @@ def test_options_define_the_prompt_and_the_input_field() -> None:
     [
         ("A. The answer is spam.", "spam"), ("A. The answer is Not Spam.", "not spam"),
         ("A. The answer is (no reply).", "no reply"), ("A. The answer is that it is not spam.", "not spam"), ("spam", "spam"),
+        ("This is spam.", None), ("The answer is ham.", None), ("The answer is spam or no reply.", None), ("The answer is spammer.", None),
     ],
 )  # fmt: skip
-def test_label_is_read(text: str, label: str) -> None:
-    assert _task().parse(text, EXAMPLE).label == label
-
-
-@pytest.mark.parametrize(
-    "text", ["This is spam.", "The answer is ham.", "The answer is spam or no reply.", "The answer is spammer."]
-)
-def test_text_without_one_label_is_unparsable(text: str) -> None:
-    with pytest.raises(UnparsableError):
-        _task().parse(text, EXAMPLE)
+def test_one_label_is_read(text: str, label: str | None) -> None:
+    assert getattr(parsed(_task(), text, EXAMPLE), "label", None) == label
 
 
 def test_labels_are_free_without_a_label_set() -> None:

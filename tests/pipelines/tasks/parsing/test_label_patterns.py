@@ -96,7 +96,6 @@ def test_free_labels_have_no_pattern_and_no_place() -> None:
 )  # fmt: skip
 def test_place_of_a_label_is_found(text: str, stands: str, spellings: tuple[str, ...]) -> None:
     place = TASKS[0][0].label_place(text, TASKS[0][1])
-    assert place is not None
     assert text[place.start :] == stands
     assert tuple(spelling for spelling, _ in place.spellings) == spellings
     assert place.label == stands.strip(".*").lower()
@@ -115,7 +114,6 @@ def test_place_of_a_label_is_found(text: str, stands: str, spellings: tuple[str,
 def test_place_of_a_choice_is_found(text: str, stands: str, label: str, spelling: str) -> None:
     task, example = TASKS[1][0], Example("a", "x", None, ("basket", "river", "Basket", "cloud"))
     place = task.label_place(text, example)
-    assert place is not None
     assert (text[place.start :], place.label) == (stands, label)
     assert dict(place.spellings)[spelling] == label
     assert {name for _, name in place.spellings} == {"basket", "river", "cloud"}
