@@ -17,6 +17,7 @@ from cluster.init.run_file import RunFile
 from cluster.init.summary import FoundColumn, InitSummary
 from cluster.init.task_file import task_text, test_of_task
 from cluster.init.warnings import corpus_warnings
+from cluster.session.command_log import command_log
 from pipelines.data.files import corpus_files, file_format
 from pipelines.data.formats import FORMATS
 from pipelines.data.formats.csv_dialect import csv_dialect
@@ -187,7 +188,8 @@ def _teacher() -> tuple[str, str, str | None]:
     from pipelines.students.embedded_teacher import embedded_teacher
 
     try:
-        embedded_teacher()
+        with command_log("init", verbose=False):  # what its conversion prints is no summary
+            embedded_teacher()
     except (RaystillError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         return (
