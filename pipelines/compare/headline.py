@@ -147,10 +147,9 @@ def _without_differences(report: ComparisonReport) -> str:
     """The headline of a grid with a single method, or of one that has just begun."""
     sizes = {student.name: student.parameters for student in report.students}
     methods = {one.method for one in [*report.groups, *report.missing] if one.treatment is None}
-    if report.groups and len(methods) == 1:
-        one = max(
-            (g for g in report.groups if g.treatment is None), key=lambda group: (group.fraction, sizes[group.student])
-        )
+    # A control may be finished before the method that it belongs to.
+    if (plain := [group for group in report.groups if group.treatment is None]) and len(methods) == 1:
+        one = max(plain, key=lambda group: (group.fraction, sizes[group.student]))
         interval = percents(one.interval) + (_ONE_SEED if len(one.cells) == 1 else "")
         return (
             f"With {fraction(one.fraction)} of the labels {one.method} is right on {percent(one.accuracy)} "

@@ -44,6 +44,8 @@ def data_plots(report: ComparisonReport) -> list[Markup]:
             found.append(
                 (student, _curves(report, groups, lambda group: group.fraction), _levels(report, student.name))
             )
+    if not found:  # controls alone are finished
+        return []
     span = span_of(
         [curve for _, curves, _ in found for curve in curves], [one for *_, levels in found for one in levels]
     )

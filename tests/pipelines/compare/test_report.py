@@ -1,5 +1,6 @@
 """report.json of a grid: means over seeds, differences, costs, headline and notes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipelines.compare.grid import Cell, cells, trials, without_search
 from pipelines.compare.model import Group
+from pipelines.compare.page import comparison_page
 from pipelines.compare.report import comparison_report
 from pipelines.compare.results import GridResults, references
 from pipelines.config import FiltersConfig, SearchConfig
@@ -78,6 +80,17 @@ def test_only_seeds_of_both_methods_are_compared(grid: GridResults) -> None:
     assert headline in report.headline
     drop(grid, cell_of(grid, "finetune", 0))
     assert comparison_report(grid).differences == []
+
+
+def test_a_control_may_be_finished_first(grid: GridResults) -> None:
+    configure(grid, methods=["step-by-step"], arms=["shuffled-rationales"], seeds=[0])
+    plain = cell_of(grid, "step-by-step", 0)
+    shuffled = replace(plain, treatment="shuffled-rationales")
+    grid.cells, grid.rights = {shuffled: grid.cells[plain]}, {shuffled: grid.rights[plain]}
+    grid.missing = {plain: "not finished yet"}
+    report = comparison_report(grid)
+    assert report.headline == "No method can be compared with step-by-step yet: 1 of 2 trainings is finished."
+    assert "step-by-step, shuffled rationales" in comparison_page(report)
 
 
 def test_costs_follow_from_workers_time_and_price(grid: GridResults) -> None:
