@@ -33,11 +33,11 @@ import psutil
 import pyarrow as pa
 
 from pipelines.config import RunConfig
-from pipelines.config.load import parse_run
 from pipelines.label.answers.outcomes import OUTCOME
 from pipelines.label.engines.actor import TeacherActor
 from pipelines.recipes.word_problems import train_rows
-from tests.benchmarks.results import OUT, publish
+from tests.benchmarks.results import publish
+from tests.support.corpora import run_config, write_jsonl
 
 SECONDS = 40.0
 MOST_ROWS = 200_000
@@ -63,28 +63,16 @@ def stub_outcomes(block: pa.Table) -> pa.Table:
     """Accepted outcomes of a block: each row's gold label and a rationale of typical length."""
     rows = len(block)
     constant = {
-        "rationale": "The label of this example is known, and this text is as long as a rationale often is.",
-        "votes": 1,
-        "agreement": 1.0,
-        "prompt_tokens": 400,
-        "output_tokens": 30,
-        "finish_reason": "stop",
-        "agrees": True,
-        "note": "",
-        "content": 1,
-        "node": "stub",
-        "dtype": None,
-    }
-    columns = []
-    for field in OUTCOME:
-        if field.name in ("split", "id", "input", "gold"):
-            columns.append(block[field.name].combine_chunks().cast(field.type))
-        elif field.name == "label":
-            columns.append(block["gold"].combine_chunks().cast(field.type))
-        elif field.name in constant:
-            columns.append(pa.repeat(pa.scalar(constant[field.name], field.type), rows))
-        else:
-            columns.append(pa.nulls(rows, field.type))
+        "rationale": "The label of this example is known, and this text is as long as a rationale often is.", "votes": 1, "agreement": 1.0,
+        "prompt_tokens": 400, "output_tokens": 30, "finish_reason": "stop", "agrees": True, "note": "", "content": 1, "node": "stub",
+    }  # fmt: skip
+    taken = {"split": "split", "id": "id", "input": "input", "gold": "gold", "label": "gold"}
+    columns = [
+        block[taken[field.name]].combine_chunks().cast(field.type)
+        if field.name in taken
+        else pa.repeat(pa.scalar(constant.get(field.name), field.type), rows)
+        for field in OUTCOME
+    ]
     return pa.table(columns, schema=OUTCOME)
 
 
@@ -120,26 +108,14 @@ def one_run(settings: dict[str, Any]) -> dict[str, Any]:
 def run_of(settings: dict[str, Any]) -> RunConfig:
     """The run. Writes its corpus."""
     folder = Path(settings["folder"])
-    corpus = folder / "corpus.jsonl"
-    with corpus.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in corpus_rows(settings["rows"]))
-    return parse_run(
-        {
-            "name": "capacity",
-            "output": str(folder / "out"),
-            "task": "arithmetic",
-            "corpus": {"train": str(corpus)},
-            "teacher": {
-                "engine": "echo",
-                # Several nodes per process: the same batch, answered faster. A larger batch would be thousands of concurrent calls, and
-                # Ray starts a thread for each.
-                "latency_s": settings["latency"] / settings["per process"],
-                "vllm": {"max_num_seqs": settings["batch"]},
-                "replicas": {"min": settings["processes"], "max": settings["processes"]},
-            },
-            "student": {"model": "none"},
-        }
-    )
+    corpus = write_jsonl(folder / "corpus.jsonl", corpus_rows(settings["rows"]))
+    # Several nodes per process: the same batch, answered faster. A larger batch would be thousands of concurrent calls, and Ray starts a
+    # thread for each.
+    teacher = {
+        "engine": "echo", "latency_s": settings["latency"] / settings["per process"], "vllm": {"max_num_seqs": settings["batch"]},
+        "replicas": {"min": settings["processes"], "max": settings["processes"]},
+    }  # fmt: skip
+    return run_config(teacher, train=corpus, output=str(folder / "out"))
 
 
 @contextmanager
@@ -178,13 +154,10 @@ class DriverSampler:
         while self._driver.poll() is None:
             if len(self.samples) % 10 == 0:
                 self._find(process)
-            sample = {
-                "at": time.monotonic(),
-                "driver": 0.0,
-                "ray": 0.0,
-                "workers": 0.0,
-                "driver MiB": private_mib(process),
-            }
+            sample = {"at": time.monotonic(), "driver": 0.0, "ray": 0.0, "workers": 0.0, "driver MiB": 0.0}
+            with contextlib.suppress(psutil.NoSuchProcess):
+                memory = process.memory_info()
+                sample["driver MiB"] = float(memory.rss - memory.shared) / 2**20
             for kind, member in self._known.values():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     sample[kind] += sum(member.cpu_times()[:2])
@@ -251,30 +224,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="duration at the offered rate")
     parser.add_argument("--most-rows", type=int, default=MOST_ROWS)
     parser.add_argument("--store-mib", type=int, default=1024)
-    parser.add_argument("--add", action="store_true", help="append to the earlier result")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one_run(json.loads(options.one))))
         return
-    before = json.loads((OUT / "capacity_simulation.json").read_text())["rows"] if options.add else []
-    table = before or [point(1, 1, None, options)]
+    table = [point(1, 1, None, options)]
     print(json.dumps(table[0]), file=sys.stderr, flush=True)
     shares = options.per_process * len(options.nodes) if len(options.per_process) == 1 else options.per_process
     for nodes, per_process in zip(options.nodes, shares, strict=True):
         table.append(point(nodes, per_process, table[0]["rows/s"], options))
         print(json.dumps(table[-1]), file=sys.stderr, flush=True)
-        publish("capacity_simulation", table, assumptions=assumptions(options))
-
-
-def assumptions(options: argparse.Namespace) -> list[str]:
-    """Assumptions behind the figures."""
-    return [
-        f"a node has a batch of {options.batch} rows and answers each after {options.latency} s; line 1 is the real echo teacher",
-        "head, driver, readers and stubs share the cores of this machine; on a cluster, only head and driver share",
-        "if `nodes` exceeds `processes`, a process stands for several nodes",
-        "a row is a word problem of typical length; a block is a quarter of a batch, 16 to 64 rows",
-    ]
+        publish("capacity_simulation", table)
 
 
 def corpus_rows(count: int) -> Iterator[dict[str, str]]:
@@ -282,15 +243,6 @@ def corpus_rows(count: int) -> Iterator[dict[str, str]]:
     rows = train_rows(DISTINCT, seed=1)
     for index in range(count):
         yield {**rows[index % DISTINCT], "id": f"w-{index:08d}"}
-
-
-def private_mib(process: psutil.Process) -> float:
-    """Private memory of a process. 0 after its end."""
-    try:
-        memory = process.memory_info()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return float(memory.rss - memory.shared) / 2**20
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 The recordings have no test split. A share of the rows, selected by the hash of their ids, is held out from labelling and training. A
 tenth of the rest is the validation split. The default student is SmolLM2-135M-Instruct; every cell takes equally many steps.
 
-    python -m tests.benchmarks.compare_methods DATA OUTPUT --dataset cqa --records RECORDS --set compare.seeds='[0,1,2]'
+    python -m tests.benchmarks.compare_methods DATA OUTPUT --dataset cqa --set compare.seeds='[0,1,2]'
 
-The same command resumes a killed run. RECORDS keeps the scores of finished cells, without weights: with it, another machine resumes
-too. The report is OUTPUT/compare/report.html.
+The same command resumes a killed run. The report is OUTPUT/compare/report.html.
 """
 
 from __future__ import annotations
@@ -14,10 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +22,6 @@ from tests.benchmarks.trained import Dataset, recorded
 
 TEST_SHARES = {"cqa": 0.125, "svamp": 0.25}
 METHODS = ["finetune", "task-distillation", "step-by-step", "label-then-rationale"]
-RECORD_EVERY_S = 30.0
 
 
 def is_test(example_id: str, share: float) -> bool:
@@ -48,39 +42,6 @@ def carve(dataset: Dataset, rows: int | None, folder: Path) -> dict[str, Path]:
     return files
 
 
-@contextmanager
-def kept_records(output: Path, records: Path | None) -> Iterator[None]:
-    """Finished scores come from RECORDS before the block, and go there during and after it."""
-    if records is None:
-        yield
-        return
-    _copy_scores(records, output / "compare")
-    ended = threading.Event()
-
-    def keep() -> None:
-        while not ended.wait(RECORD_EVERY_S):
-            _copy_scores(output / "compare", records)
-
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        _copy_scores(output / "compare", records)
-
-
-def _copy_scores(source: Path, target: Path) -> None:
-    """Copy the finished folders of scores that the target lacks. Their manifest goes last, as everywhere."""
-    for manifest in sorted(source.glob("*/**/manifest.json")):
-        folder, copy = manifest.parent, target / manifest.parent.relative_to(source)
-        if (folder / "predictions.parquet").exists() and not (copy / "manifest.json").exists():
-            copy.mkdir(parents=True, exist_ok=True)
-            for name in ("predictions.parquet", "manifest.json"):
-                shutil.copyfile(folder / name, copy / name)
-
-
 def main() -> None:
     from cluster.commands.compare import run_comparison
     from pipelines.students.embedded_teacher import embedded_teacher
@@ -92,7 +53,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="number of rows (default: all)")
     parser.add_argument("--model", help="student: hub id or folder")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--records", type=Path, help="folder that keeps the scores of finished cells")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -114,8 +74,7 @@ def main() -> None:
     }  # fmt: skip
     file = output / "run.yaml"
     file.write_text(yaml.safe_dump(run))
-    with kept_records(output, options.records):
-        run_comparison(str(file), tuple(options.overrides), as_json=False, verbose=False)
+    run_comparison(str(file), tuple(options.overrides), as_json=False, verbose=False)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 
-from tests.benchmarks.results import OUT, median, publish
+from tests.benchmarks.results import OUT, publish
 
 NAMES = ("label", "train", "serve-t5", "serve-llama")
 _STOP_S = 60.0

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,32 +17,17 @@ OUT = Path("benchmarks-out")
 
 def machine() -> dict[str, Any]:
     """The machine and library versions."""
-    gpus: list[str] = []
-    instructions = ""
-    try:
-        import torch
+    import torch
 
-        instructions = torch.backends.cpu.get_cpu_capability()
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    except ImportError:
-        pass
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "instructions": instructions,
-        "gpus": gpus,
-        "python": platform.python_version(),
-        **library_versions(),
-    }
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cpus, instructions = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
+    found = {"cpus": cpus, "instructions": instructions, "gpus": gpus, "python": platform.python_version()}
+    return found | library_versions()
 
 
 def publish(
-    name: str,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    title: str = "",
-    unprinted: Mapping[str, Any] | None = None,
-    **more: Any,
-) -> None:
+    name: str, rows: Sequence[Mapping[str, Any]], *, title: str = "", unprinted: Mapping[str, Any] | None = None, **more: Any
+) -> None:  # fmt: skip
     """Print the rows as a table and write `benchmarks-out/NAME.json`, which also has what is `unprinted`."""
     table = Table(title=title or name)
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -59,15 +43,7 @@ def publish(
     (OUT / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def median(values: Sequence[float]) -> float:
-    return float(statistics.median(values))
-
-
 def _shown(value: Any) -> str:
-    return (
-        f"{value:,.3g}"
-        if isinstance(value, float) and abs(value) < 1000
-        else f"{value:,.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"

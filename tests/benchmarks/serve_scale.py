@@ -14,13 +14,14 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
 
 from pipelines.config.base import ReplicasConfig
 from pipelines.config.serving import AutoscalingDelays, ServingConfig
-from tests.benchmarks.results import median, publish
+from tests.benchmarks.results import publish
 from tests.benchmarks.students import SHAPES, student
 from tests.support.endpoints import free_port
 from tests.support.local_ray import local_ray

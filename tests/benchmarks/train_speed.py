@@ -18,10 +18,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
-from tests.benchmarks.results import median, publish
+from tests.benchmarks.results import publish
 from tests.benchmarks.students import SHAPES, smollm2, student
 from tests.benchmarks.train_flops import training_flops
 from tests.benchmarks.trained import (
