@@ -49,8 +49,12 @@ class Folder:
             yield MissingPrompt(key, prompt(f"row {key[-1]}", self._chat))
 
 
-def answer(folder: Folder, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, **teacher: Any) -> set[bytes]:
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def answer(folder: Folder, endpoint: Endpoint, **teacher: Any) -> set[bytes]:
     remote = {"url": endpoint.url, "batch": True, "batch_rows": 4, "batch_poll_s": 0.01}
     run = run_config({"engine": "openai", "model": "m", "remote": remote, "sampling": {"max_tokens": 30}, **teacher})
     Batches(run, folder, folder).answer(lambda: None, folder.missing)  # type: ignore[arg-type]
@@ -58,11 +62,9 @@ def answer(folder: Folder, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_every_prompt_is_sent_once_and_answered(
-    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, chat: bool
-) -> None:
+def test_every_prompt_is_sent_once(tmp_path: Path, endpoint: Endpoint, chat: bool) -> None:
     folder, sampling = Folder(tmp_path, 10, chat), {"n": 2, "temperature": 1.0, "top_k": 5}
-    assert len(answer(folder, endpoint, monkeypatch, prompt="chat" if chat else "plain", sampling=sampling)) == 10
+    assert len(answer(folder, endpoint, prompt="chat" if chat else "plain", sampling=sampling)) == 10
     requests = endpoint.batch.requests()
     assert len(endpoint.seen) == 1, "the first prompt is a usual request"
     assert len(requests) == len({request["custom_id"] for request in requests}) == 9
@@ -84,27 +86,23 @@ def test_a_kill_at_any_write_sends_no_prompt_twice(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "write", killed_after(calls))
         with pytest.raises(Killed):
-            answer(folder, endpoint, monkeypatch)
-    assert len(answer(folder, endpoint, monkeypatch)) == 8
+            answer(folder, endpoint)
+    assert len(answer(folder, endpoint)) == 8
     sent = [request["custom_id"] for request in endpoint.batch.requests()]
     assert len(sent) == len(set(sent)) <= 7
 
 
-def test_expired_requests_are_sent_again_and_failed_ones_not(
-    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_expired_requests_are_sent_again_and_failed_ones_not(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.batch.answered_share = 0.5
-    assert len(answer(Folder(tmp_path / "half", 9), endpoint, monkeypatch)) == 9
+    assert len(answer(Folder(tmp_path / "half", 9), endpoint)) == 9
     endpoint.batch.broken, endpoint.batch.answered_share = frozenset({1}), 1.0
     folder = Folder(tmp_path / "broken", 9)
-    assert len(answer(folder, endpoint, monkeypatch)) == 7, "one of each batch is left to usual requests"
-    assert {(batch.failed, batch.problem) for batch in read_batches(folder.store)} == {
-        (0, ""),
-        (1, "content is refused"),
-    }
-    assert 1 < len(answer(Folder(tmp_path / "budget", 9), endpoint, monkeypatch, budget={"tokens": 160})) < 9
+    assert len(answer(folder, endpoint)) == 7, "one of each batch is left to usual requests"
+    found = {(batch.failed, batch.problem) for batch in read_batches(folder.store)}
+    assert found == {(0, ""), (1, "content is refused")}
+    assert 1 < len(answer(Folder(tmp_path / "budget", 9), endpoint, budget={"tokens": 160})) < 9
     endpoint.batch.room = 1
-    assert len(answer(Folder(tmp_path / "queue", 13), endpoint, monkeypatch)) == 10, "a full queue is awaited"
+    assert len(answer(Folder(tmp_path / "queue", 13), endpoint)) == 10, "a full queue is awaited"
 
 
 @pytest.mark.parametrize(
@@ -115,12 +113,10 @@ def test_expired_requests_are_sent_again_and_failed_ones_not(
         ({"broken": frozenset(range(3))}, r"3 of 4 requests of batch .* failed, the first with: content is refused"),
     ],
 )
-def test_an_endpoint_that_answers_no_batch_is_named(
-    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
-) -> None:
+def test_a_silent_endpoint_is_named(tmp_path: Path, endpoint: Endpoint, changes: dict[str, Any], message: str) -> None:
     vars(endpoint.batch).update(changes)
     with pytest.raises(StageFailedError, match=message):
-        answer(Folder(tmp_path, 9), endpoint, monkeypatch)
+        answer(Folder(tmp_path, 9), endpoint)
 
 
 def test_hostile_lines_are_skipped_or_fail_their_request(tmp_path: Path) -> None:

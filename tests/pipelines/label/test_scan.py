@@ -124,9 +124,7 @@ def test_a_damaged_file_is_named_by_the_scan(tmp_path: Path) -> None:
     reader = ExampleReader(splits, task_spec("arithmetic", {}), {}, scan)
     with pytest.raises(UserError):
         list(reader.blocks(0))
-    damage = scan.take().damage
-    assert damage is not None
-    assert damage[0].endswith("train.jsonl.gz")
+    assert scan.take().damage[0].endswith("train.jsonl.gz")
 
 
 def test_an_id_table_grows_and_keeps_every_id() -> None:

@@ -22,10 +22,8 @@ from tests.support.label_writers import commit, finished_with_engine_errors, is_
 from tests.support.outcomes import accepted, part_ids, reject, table
 
 
-def written(
-    folder: Path, writer: LabelWriter, word: str, tables: dict[int, list[pa.Table]]
-) -> list[list[WrittenParts]]:
-    """What each shard writes of its tables."""
+def written(folder: Path, writer: LabelWriter, word: str, tables: dict[int, Any]) -> list[list[WrittenParts]]:
+    """What each shard writes of its tables, {index: list of tables}."""
 
     def outcomes(setup: Any, replicas: Any, reader: Any, tickets: range, health: Any) -> Generator[pa.Table]:
         yield from tables[tickets.start]

@@ -62,9 +62,8 @@ def test_another_parser_makes_other_labels_except_of_0_1(tmp_path: Path) -> None
     of_0_1 = {**identity, "task": task}
     assert comparable_identity(identity, of_0_1) == of_0_1
     older = {**identity, "task": {**task, "parser": "1"}}
-    assert all(
-        comparable_identity(identity, found) == identity for found in (older, None, {})
-    )  # {}: attempt.json is lost
+    for found in (older, None, {}):  # {}: attempt.json is lost
+        assert comparable_identity(identity, found) == identity
 
 
 def test_any_changed_weight_makes_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +109,7 @@ def test_labels_of_fewer_rows_are_taken_over(
     ("reuse", "message"), [("nowhere", "holds no stored answers"), ("out", "the output of this run")]
 )
 def test_outputs_without_texts_are_refused_at_once(tmp_path: Path, reuse: str, message: str) -> None:
-    tree = {
-        **run(tmp_path).model_dump(),
+    tree = run(tmp_path).model_dump() | {
         "output": str(tmp_path / "out"),
         "labelling": {"reuse": [str(tmp_path / reuse)]},
     }

@@ -34,7 +34,6 @@ def test_records_and_models_keep_every_key_of_0_1() -> None:
     for model, tree in ((LabelDetails, MANIFEST["details"]), (LabelCounts, MANIFEST["counts"])):
         assert known_to_0_1(model.model_validate(tree).model_dump(), tree) == tree
     progress = read_progress(Store(str(BEGUN)), LabelProgress)
-    assert progress is not None
     written = json.loads((BEGUN / "progress.json").read_text())
     assert written.items() <= progress.model_dump().items()
     assert progress.per_second == written["rows_per_s"]
@@ -47,7 +46,6 @@ def test_begun_labels_are_resumed_and_finished_as_before(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     run, store = load_run(tmp_path / "run.yaml"), Store("out/labels")
     attempt = read_attempt(store)
-    assert attempt is not None
     identity = comparable_identity(label_identity(run), attempt.identity)
     assert fingerprint(identity) == attempt.fingerprint == MANIFEST["fingerprint"]
     expected = committed_rows(store)

@@ -130,8 +130,7 @@ def test_a_second_answer_that_means_gold_is_accepted(first: str, agrees: bool | 
     assert (row.votes, row.agreement, row.soft_label) == (1, 1.0, None)
     assert (row.prompt_tokens, row.output_tokens) == (200, 10)
     assert row.agrees is agrees, "the hint does not raise the teacher's accuracy"
-    same = judge("train", APPLES, generated("She keeps 4 - 1 = 3. The answer is (4 - 1)."), ARITHMETIC, FiltersConfig())
-    assert row.content == same.content is not None
+    assert row.content == outcome("train", generated("She keeps 4 - 1 = 3. The answer is (4 - 1).")).content is not None
 
 
 @pytest.mark.parametrize("second", [WRONG, "I do not know."])
@@ -149,11 +148,8 @@ def test_another_wrong_answer_leaves_the_first_reject(first: tuple[str, ...], re
 @pytest.mark.parametrize(
     ("second", "filters", "reason"),
     [
-        (["The answer is 3."], {}, None),
         (["The answer is 3."], {"drop_giveaways": True}, "gives_label_away"),
-        (["As the hint says, 4 - 1 = 3. The answer is 3."], {}, None),
         (["As the hint says, 4 - 1 = 3. The answer is 3."], {"drop_giveaways": True}, "gives_label_away"),
-        (["Given that the answer is 3, 4 - 1 = 3."], {"drop_giveaways": True}, "gives_label_away"),
         ([RIGHT], {"drop_giveaways": True}, None),
         ([RIGHT], {"min_rationale_words": 20}, "rationale_length"),
         ([RIGHT, WRONG, RIGHT], {"min_agreement": 0.9}, "low_agreement"),
@@ -173,9 +169,7 @@ def test_label_probabilities_make_the_soft_label() -> None:
     three = Generation((*one.samples, *one.samples, said("maybe")), 100)
     row = judge("train", PAIR, three, NLI, FiltersConfig())
     assert row.votes == 3
-    assert dict(row.soft_label or ()) == pytest.approx(
-        {"neutral": 2.5 / 3, "entailment": 0.5 / 3, "contradiction": 0.0}
-    )
+    assert dict(row.soft_label) == pytest.approx({"neutral": 2.5 / 3, "entailment": 0.5 / 3, "contradiction": 0.0})
 
 
 def test_token_logprobs_are_those_of_accepted_train_rows() -> None:

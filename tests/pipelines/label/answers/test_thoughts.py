@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.config import FiltersConfig
 from pipelines.label.answers.outcomes import THOUGHT, Outcome, judge, outcome_table
-from pipelines.label.answers.thoughts import TAGS, Split, ThoughtCutter, opens_thought
+from pipelines.label.answers.thoughts import Split, ThoughtCutter, opens_thought
 from pipelines.label.output.parts import part_tables
 from pipelines.label.teachers.base import Generation, Sample
 from pipelines.tasks import load_task, task_spec
@@ -68,17 +68,11 @@ def test_a_cut_text_is_a_thought_if_the_opening_mark_is_implied() -> None:
     assert cutter.split(RIGHT).answer == RIGHT
     assert ThoughtCutter("think").split(WRONG, is_cut=True).ends is False
     assert ThoughtCutter("auto").split(WRONG, opened=True).ends is False
-
-
-def test_reasoning_none_cuts_nothing() -> None:
-    generation = written(f"<think>{WRONG}</think>{RIGHT}")
-    assert ThoughtCutter("none").cut(generation) is generation
-    assert ThoughtCutter("mistral").cut(generation) == generation
-
-
-def test_a_prompt_may_open_a_thought() -> None:
     prompts = ("<|im_start|>assistant\n<think>\n", "<think>\n\n</think>\n\n", "assistant\n", "[THINK]")
     assert [opens_thought(prompt) for prompt in prompts] == [True, False, False, True]
+    generation = written(f"<think>{WRONG}</think>{RIGHT}")
+    assert ThoughtCutter("none").cut(generation) is generation
+    assert ThoughtCutter("mistral").cut(generation) == generation, "of another teacher"
 
 
 def test_thoughts_are_a_column_only_if_kept() -> None:
@@ -108,7 +102,3 @@ def test_recorded_answers_keep_their_labels_behind_thoughts(test_data: Path, tas
             assert (found.label, found.reason) == (wanted.label, wanted.reason), (form, text)
             kept += found.label is not None
     assert kept > 1000
-
-
-def test_marks_differ() -> None:
-    assert len({mark for tags in TAGS.values() for mark in tags}) == 2 * len(TAGS)

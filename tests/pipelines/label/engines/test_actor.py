@@ -118,16 +118,12 @@ def test_an_unexpected_error_of_a_teacher_rejects_its_row() -> None:
     assert (row.reason, str(row.detail).split(" (")[0]) == ("engine_error", "KeyError: 'usage'")
 
 
-class UnstartableTeacher(HintedTeacher):
-    """Does not start."""
-
-    @classmethod
-    def start(cls, *_: object) -> UnstartableTeacher:
+def test_the_cause_of_a_failed_start_reaches_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> None:
         raise RuntimeError("wrapped") from ValueError("max_model_len (100000) is greater than 8192")
 
-
-def test_the_cause_of_a_failed_start_reaches_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.label.engines.actor.teacher_class", lambda _: UnstartableTeacher)
+    monkeypatch.setattr(HintedTeacher, "start", start)
+    monkeypatch.setattr("pipelines.label.engines.actor.teacher_class", lambda _: HintedTeacher)
     health = LocalHealth()
     with pytest.raises(TeacherUnusableError, match="did not start"):
         asyncio.run(actor_of(health)(block("a", "b")))
@@ -156,10 +152,9 @@ class FrugalTeacher(HintedTeacher):
 
 
 @pytest.mark.parametrize("budget", [{"tokens": 20_000}, {"money": 0.02}])
-@pytest.mark.parametrize("price", [{"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 1.0}])
-def test_a_budget_of_several_engines_is_kept(budget: dict[str, float], price: dict[str, float]) -> None:
+def test_a_budget_of_several_engines_is_kept(budget: dict[str, float]) -> None:
     """2,000 rows use 15 tokens each and reserve about 70. Two engines may use 20,000 tokens together, in either unit."""
-    health, used = LocalHealth(), 0
+    health, price = LocalHealth(), {"per_million_prompt_tokens": 1.0, "per_million_output_tokens": 1.0}
     run = run_config({"engine": "echo", "budget": budget, "price": price, "sampling": {"max_tokens": 40}})
     health.health.fund(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 0))
 
@@ -210,8 +205,7 @@ def test_an_interruption_keeps_the_answers_in_flight(monkeypatch: pytest.MonkeyP
 
 
 def test_gpu_hours_are_those_of_the_engines() -> None:
-    teacher = {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}}
-    run = run_config(teacher)
+    run = run_config(teacher := {"engine": "vllm", "model": "m", "gpus_per_replica": 2, "budget": {"gpu_hours": 1.0}})
     budget = SharedBudget(Funds(run.teacher.budget, run.teacher.price, NOTHING_USED, 2))
     assert budget.reserve("a", 1000.0, 1, 1) == budget.reserve("b", 700.0, 1, 1) == ""
     assert budget.reserve("b", 801.0, 1, 1) == "teacher.budget.gpu_hours 1 is used up (1.001 GPU-hours)"

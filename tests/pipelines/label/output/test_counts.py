@@ -11,31 +11,22 @@ def test_content_depends_on_labels_and_not_on_their_order() -> None:
     split.add(Counts.of(table(one)))
     assert Counts.of(table(one, two)).content == split.content
     assert Counts.of(table(one, accepted("b", label="2"))).content != split.content
-
-
-def test_content_of_heldout_rows_is_counted_apart() -> None:
-    before = Counts.of(table(accepted("a"), reject("h", "engine_error", "heldout")))
-    after = Counts.of(table(accepted("a"), accepted("h", "heldout")))
+    before = Counts.of(table(one, reject("h", "engine_error", "heldout")))
+    after = Counts.of(table(one, accepted("h", "heldout")))
     assert (before.content, before.heldout_content) == (after.content, 0)
     assert after.heldout_content == content_of("h", "1")
 
 
 def test_counts_survive_their_record() -> None:
-    counts = Counts.of(
-        table(accepted("a"), accepted("b", agreement=0.3), accepted("c", agreement=0.7), reject("d", "tie"))
-    )
-    assert counts.agreements == {"9": 1, "3": 1, "7": 1}
-    assert Counts.from_json(json.loads(json.dumps(counts.as_json()))) == counts
-
-
-def test_examples_of_the_prompt_do_not_count_as_agreement() -> None:
-    rows = [
+    """Agreement with gold leaves out the examples of the prompt."""
+    right, quoted = (
         accepted("a", gold="1", agrees=True),
-        accepted("b", gold="1", agrees=True, in_prompt=True),
-        accepted("c", gold="2", agrees=False),
-    ]
-    counts = Counts.of(table(*rows))
+        accepted("b", agreement=0.3, gold="1", agrees=True, in_prompt=True),
+    )
+    counts = Counts.of(table(right, quoted, accepted("c", agreement=0.7, gold="2", agrees=False), reject("d", "tie")))
+    assert counts.agreements == {"9": 1, "3": 1, "7": 1}
     assert (counts.accepted, counts.with_gold, counts.agreeing) == (3, 2, 1)
+    assert Counts.from_json(json.loads(json.dumps(counts.as_json()))) == counts
 
 
 def test_a_row_counts_for_the_node_that_decided_it() -> None:

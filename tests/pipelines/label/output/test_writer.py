@@ -25,6 +25,7 @@ def test_parts_have_the_schemas_and_counts_add_up(tmp_path: Path) -> None:
     rows = {"data": 2, "rejects": 1, "heldout/data": 1, "heldout/rejects": 1}
     assert writer.state.parts == {f"{folder}/part-000000.parquet": count for folder, count in rows.items()}
     assert pq.read_schema(tmp_path / "data/part-000000.parquet").equals(LABEL)
+    assert pq.read_metadata(tmp_path / "data/part-000000.parquet").row_group(0).column(0).compression == "ZSTD"
     assert pq.read_schema(tmp_path / "rejects/part-000000.parquet").equals(REJECT)
     counts = writer.counts
     assert (counts.accepted, counts.rejected, counts.heldout_answered) == (2, {"tie": 1}, 1)
@@ -69,9 +70,7 @@ def test_recovery_removes_uncommitted_parts_and_knows_the_rest(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("writes", range(12))
-def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
+def test_a_kill_between_two_writes_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
     rows = [accepted(f"r{i}", rationales=["r", "s"]) if i % 3 else reject(f"r{i}", "tie") for i in range(12)]
 
     def label_all() -> None:
@@ -128,9 +127,7 @@ def test_engine_errors_are_retried_and_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("calls", range(14))
-def test_a_kill_during_a_replacement_loses_and_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
+def test_a_kill_during_a_replacement_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     store = Store(str(tmp_path))
     label_writers.finished_with_engine_errors(tmp_path)
 

@@ -33,18 +33,18 @@ def test_gpu_hours_include_engine_starts_and_all_gpus() -> None:
     config, hours = teacher(gpus_per_replica=4, price=PriceConfig(per_gpu_hour=3.0)), 4 * 240 / 3600
     assert gpu_hours(WORK, config) == pytest.approx(hours)
     charged = label_cost(WORK, Counts(), config)
-    assert charged is not None
     assert (charged.amount, charged.basis, charged.rows) == (pytest.approx(3 * hours), "0.27 GPU-hours at 3", 1000)
 
 
 def test_without_gpus_the_tokens_of_all_rows_are_charged() -> None:
-    config = teacher(gpus_per_replica=0, price=PriceConfig(per_million_prompt_tokens=1.0))
+    price = PriceConfig(per_million_prompt_tokens=1.0, per_million_output_tokens=2.0, per_gpu_hour=9.0)
+    config = teacher(gpus_per_replica=0, price=price)
     assert gpu_hours(WORK, config) is None
-    charged = label_cost(WORK, Counts(prompt_tokens=3_000_000), config)
-    assert charged is not None
-    basis = "3.00 million prompt tokens at 1"
-    assert charged.model_dump() == {"amount": 3.0, "basis": basis, "rows": 1000, "this_run": None}
+    charged = label_cost(WORK, Counts(prompt_tokens=3_000_000, output_tokens=250_000), config)
+    basis = "3.00 million prompt tokens at 1 + 0.25 million output tokens at 2"
+    assert charged.model_dump() == {"amount": 3.5, "basis": basis, "rows": 1000, "this_run": None}
     assert label_cost(WORK, Counts(), teacher()) is None, "without a price"
+    assert cost(PriceConfig(per_gpu_hour=9.0), TokensUsed(1_000_000, 1_000_000)) is None
 
 
 def test_agreement_has_a_histogram_with_several_samples() -> None:
@@ -54,31 +54,19 @@ def test_agreement_has_a_histogram_with_several_samples() -> None:
     assert usage.agreement_histogram(counts, teacher()) is None
 
 
-def test_tokens_are_charged_if_there_are_no_gpu_hours() -> None:
-    price = PriceConfig(per_million_prompt_tokens=0.5, per_million_output_tokens=2.0, per_gpu_hour=9.0)
-    charged = cost(price, TokensUsed(3_000_000, 250_000))
-    assert charged is not None
-    assert charged.amount == pytest.approx(2.0)
-    assert charged.basis == "3.00 million prompt tokens at 0.5 + 0.25 million output tokens at 2"
-    assert cost(PriceConfig(per_gpu_hour=9.0), TokensUsed(1_000_000, 1_000_000)) is None
-
-
 def test_cached_and_stored_tokens_cost_less() -> None:
     price = PriceConfig(per_million_prompt_tokens=1.0, per_million_cached_tokens=0.25, per_million_output_tokens=2.0)
     counts = Counts(prompt_tokens=3_000_000, cached_tokens=1_000_000, stored_prompt_tokens=1_000_000)
     charged = label_cost(WORK, counts, teacher(gpus_per_replica=0, price=price))
-    assert charged is not None
     assert charged.amount == pytest.approx(1.0 + 0.25)
     assert "1.00 million cached prompt tokens at 0.25" in charged.basis
     taken_over = stored_answers(Counts(stored=9, stored_prompt_tokens=1_000_000), teacher(price=price))
     assert (taken_over.rows, taken_over.cost) == (9, 1.0)
     paid = Work(paid=TokensUsed(4_000_000, 0), paid_before=TokensUsed(1_000_000, 0))
     charged = label_cost(paid, counts, teacher(gpus_per_replica=0, price=price))
-    assert charged is not None
     assert (charged.amount, charged.this_run) == (4.0, 3.0), "answers that no row has are paid too"
     batches = TeacherConfig(engine="openai", model="m", remote=RemoteConfig(url="http://h/v1", batch=True), price=price)
     half = cost(batches.charged, TokensUsed(2_000_000, 1_000_000))
-    assert half is not None
     assert half.amount == pytest.approx(2.0)
 
 

@@ -41,11 +41,7 @@ def test_rows_with_a_stored_prompt_take_the_answer_over(tmp_path: Path) -> None:
 
 def test_a_lookup_reads_only_row_groups_with_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(parts.TEXT_PARQUET, "row_group_size", 4)  # type: ignore[arg-type]
-    file, read, original = (
-        write_answers(RUN, tmp_path, 0, examples(*range(40))),
-        list[int](),
-        pq.ParquetFile.read_row_group,
-    )
+    file, read, original = write_answers(RUN, tmp_path, 0, examples(*range(40))), [], pq.ParquetFile.read_row_group
 
     def counted(self: Any, group: int, **settings: Any) -> Any:
         read.append(group)

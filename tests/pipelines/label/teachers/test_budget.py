@@ -25,11 +25,6 @@ def test_reservations_count_until_they_are_settled() -> None:
     assert (type(again), str(again)) == (BudgetExhaustedError, str(caught.value))
 
 
-def test_tokens_of_finished_rows_count() -> None:
-    with pytest.raises(BudgetExhaustedError):
-        meter_of(1000, used=TokensUsed(600, 300)).reserve(51, 50)
-
-
 def test_after_the_first_refusal_all_are_refused() -> None:
     meter = meter_of(1000)
     held = meter.reserve(500, 400)
@@ -42,6 +37,8 @@ def test_after_the_first_refusal_all_are_refused() -> None:
     meter = meter_of(1000)
     meter.forfeit(meter.reserve(30, 60))
     assert (meter.used[:2], meter.reserved) == ((30, 60), (0, 0)), "one without an answer costs its reservation"
+    with pytest.raises(BudgetExhaustedError):
+        meter_of(1000, used=TokensUsed(600, 300)).reserve(51, 50)  # tokens of finished rows count
 
 
 def test_money_is_counted_at_the_price_of_each_kind() -> None:
@@ -54,9 +51,6 @@ def test_money_is_counted_at_the_price_of_each_kind() -> None:
     assert BudgetMeter(BudgetConfig(), price).reserve(10**12, 10**12), "without a budget everything fits"
 
 
-@pytest.mark.parametrize(
-    ("texts", "tokens"),
-    [(["Anne has 4 apples", " and gives 2"], 10), (["安妮有四个苹果"], 7), ([], 0), (["\ud800"], 1)],
-)
-def test_the_estimate_is_not_low_for_any_script(texts: list[str], tokens: int) -> None:
-    assert estimate_tokens(texts) == tokens
+def test_the_estimate_is_not_low_for_any_script() -> None:
+    texts = ["Anne has 4 apples", " and gives 2"], ["安妮有四个苹果"], [], ["\ud800"]
+    assert [estimate_tokens(one) for one in texts] == [10, 7, 0, 1]

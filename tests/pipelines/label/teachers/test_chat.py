@@ -20,25 +20,16 @@ class Tokenizer:
         return "".join(f"<{m['role']}>{m['content']}" for m in kept) + str(options.get("enable_thinking", ""))
 
 
-@pytest.mark.parametrize(
-    ("system", "text"),
-    [
-        ("renders", "<system>Be brief.<user>1 + 1?"),
-        ("raises", "<user>Be brief.\n\n1 + 1?"),
-        ("drops", "<user>Be brief.\n\n1 + 1?"),
-    ],
-)
-def test_the_system_text_always_reaches_the_model(system: str, text: str) -> None:
+@pytest.mark.parametrize("system", ["renders", "raises", "drops"])
+def test_the_system_text_always_reaches_the_model(system: str) -> None:
     template = ChatTemplate(Tokenizer(system))
+    text = "<system>Be brief.<user>1 + 1?" if system == "renders" else "<user>Be brief.\n\n1 + 1?"
     assert [template.render([SYSTEM, USER]) for _ in range(2)] == [text, text]
+    assert folded([SYSTEM]) == [{"role": "user", "content": "Be brief."}]
+    assert folded([USER]) == [USER]
 
 
 def test_template_options_and_errors_pass_through() -> None:
     assert ChatTemplate(Tokenizer("renders"), {"enable_thinking": False}).render([USER]).endswith("False")
     with pytest.raises(TemplateError, match="IndexError"):
         ChatTemplate(Tokenizer("renders")).render([])
-
-
-def test_folding_without_a_user_turn_makes_one() -> None:
-    assert folded([SYSTEM]) == [{"role": "user", "content": "Be brief."}]
-    assert folded([USER]) == [USER]

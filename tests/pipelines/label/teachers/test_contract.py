@@ -40,13 +40,9 @@ def test_a_refused_prompt_stops_no_other(config: TeacherConfig) -> None:
     long = " word" * 20 if config.engine == "vllm" else ""
     bad = Prompt(Example("unknown", "", None), f"unanswerable{long}")
     first, refused, last = answers(started(config), [*word_problems(1), bad, *word_problems(1)])
-    assert isinstance(first, Generation)
-    assert isinstance(last, Generation)
-    if config.engine == "echo":  # it answers everything
-        assert isinstance(refused, Generation)
-        return
-    assert isinstance(refused, PromptRefusedError)
-    assert refused.reason in REJECT_REASONS
+    assert type(first) is type(last) is Generation
+    assert type(refused) is (Generation if config.engine == "echo" else PromptRefusedError)
+    assert getattr(refused, "reason", "unparsable") in REJECT_REASONS
 
 
 def test_the_driver_learns_what_it_needs(config: TeacherConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,5 +72,4 @@ def test_a_further_teacher_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None
     kind.check(config)
     assert (kind, kind.load(config), kind.key(config), kind.dtype(config)) == (UpperTeacher, None, None, None)
     [answer] = answers(kind.start(config, TASK, Access()), word_problems(1))
-    assert isinstance(answer, Generation)
     assert answer.samples[0].text == "ANNE HAS 0 APPLES. HOW MANY? A:"

@@ -25,8 +25,7 @@ def test_a_storm_of_429_loses_and_doubles_no_row(endpoint: Endpoint) -> None:
     texts = [r.samples[0].text for r in results if isinstance(r, Generation)]
     assert texts == [f"answer 0 with seed None to row {number}" for number in range(100)]
     answered = Counter(seen.question for seen in endpoint.seen if seen.status == 200)
-    assert len(answered) == 100
-    assert set(answered.values()) == {1}
+    assert (len(answered), set(answered.values())) == (100, {1})
     assert Counter(endpoint.statuses())[429] == len(endpoint.seen) - 100 > 20
     assert teacher.admission.limit.lowest < 4
 
@@ -52,9 +51,7 @@ def test_retry_after_pauses_the_whole_teacher(endpoint: Endpoint) -> None:
 
     asyncio.run(run())
     assert len(endpoint.seen) == 7
-    waits = [seen.at_s - refused_at[0] for seen in endpoint.seen[1:]]
-    assert min(waits) >= 0.98
-    assert max(waits) < 4
+    assert all(0.98 <= seen.at_s - refused_at[0] < 4 for seen in endpoint.seen[1:])
 
 
 @pytest.mark.parametrize("failure", TRANSIENT)
@@ -134,7 +131,6 @@ def test_waits_grow_to_a_ceiling_with_full_jitter() -> None:
     ("status", "message", "code", "reason"),
     [
         (400, "bad prompt", None, "engine_error"),
-        (422, "no such field", None, "engine_error"),
         (400, "whatever", "context_length_exceeded", "too_long"),
         (400, "This model's maximum context length is 512 tokens, you requested 600.", None, "too_long"),
         (400, "prompt is too long: 210000 tokens > 200000 maximum", None, "too_long"),
@@ -145,10 +141,8 @@ def test_a_refused_prompt_is_not_retried(endpoint: Endpoint, status: int, messag
     endpoint.behaviour = lambda seen, _: error(status, message, code) if seen.question == "bad" else None
     teacher = teacher_of(config(endpoint))
     refused, fine = ask(teacher, prompt("bad"), prompt("good"))
-    assert isinstance(refused, PromptRefusedError)
-    assert (refused.reason, refused.detail) == (reason, f"HTTP {status}: {message}")
-    assert isinstance(fine, Generation)
-    assert len(endpoint.seen) == 2
+    assert (type(refused), refused.reason, refused.detail) == (PromptRefusedError, reason, f"HTTP {status}: {message}")
+    assert (type(fine), len(endpoint.seen)) == (Generation, 2)
     assert teacher.meter.used[:2] == (20, 10), "refused prompts cost nothing"
 
 
@@ -167,9 +161,9 @@ def test_a_fault_of_no_row_stops_the_teacher(
 ) -> None:
     endpoint.behaviour = lambda seen, _: error(status, message, code, headers)
     results = ask(teacher_of(config(endpoint, remote={"max_concurrent_requests": 3})), *rows(20))
-    assert {type(result) for result in results} == {TeacherUnusableError}
-    assert message in str(results[0])
-    assert endpoint.url in str(results[-1])
+    assert all(
+        type(one) is TeacherUnusableError and message in str(one) and endpoint.url in str(one) for one in results
+    )
     assert len(endpoint.seen) == 1, "the others wait for the first result"
     again = pickle.loads(pickle.dumps(results[0]))  # noqa: S301
     assert (type(again), str(again)) == (TeacherUnusableError, str(results[0]))

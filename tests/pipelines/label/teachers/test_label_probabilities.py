@@ -25,7 +25,6 @@ def test_likeliest_tokens_give_the_distribution(
     task = load_task(task_spec(name, {"labels": labels} if labels else {}))
     example = CHOICES if name == "multiple-choice" else EXAMPLE
     found = distribution("".join(pieces), answer(tokenizer, pieces, at), task, example)
-    assert found is not None
     assert dict(found) == pytest.approx({label: mass / sum(masses.values()) for label, mass in masses.items()})
     assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
 
@@ -73,7 +72,6 @@ def test_samples_are_averaged_and_votes_count_in_full() -> None:
     first = Sample("", 1, "stop", None, (("neutral", 0.7), ("contradiction", 0.3), ("entailment", 0.0)))
     answers = [Answer("neutral", ""), None, Answer("entailment", "")]
     mean = mean_distribution([first, first, WITHOUT], answers, NLI)
-    assert mean is not None
     assert dict(mean) == pytest.approx({"neutral": 0.35, "entailment": 0.5, "contradiction": 0.15})
     assert mean[0][0] == "entailment"
     assert mean_distribution([first, WITHOUT, WITHOUT], [None, *answers[1:]], NLI) is None

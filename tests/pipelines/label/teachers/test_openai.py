@@ -36,18 +36,15 @@ def test_plain_prompts_go_to_completions_with_the_stops(endpoint: Endpoint) -> N
 
 
 def test_chat_prompts_go_to_chat_completions(endpoint: Endpoint) -> None:
-    sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "seed": 5, "max_tokens": 30}
-    generation = one(teacher_of(config(endpoint, prompt="chat", sampling=sampling)), chat=True)
-    assert [s.text for s in generation.samples] == [
-        f"answer {i} with seed {row_seed(5, 'row')} to row" for i in range(3)
-    ]
+    sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "top_k": 20, "stop": ["END"], "seed": 5, "max_tokens": 30}
+    further, seed = {"chat_template_kwargs": {"enable_thinking": False}}, row_seed(5, "row")
+    generation = one(teacher_of(config(endpoint, prompt="chat", sampling=sampling, **further)), chat=True)
+    assert [s.text for s in generation.samples] == [f"answer {i} with seed {seed} to row" for i in range(3)]
     assert generation.output_tokens == 30
     [seen] = endpoint.seen
     assert seen.path == "/v1/chat/completions"
-    assert seen.body == {
-        "model": "m", "max_tokens": 30, "temperature": 0.7, "top_p": 0.9, "seed": row_seed(5, "row"), "n": 3,
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "row"}],
-    }  # fmt: skip
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "row"}]
+    assert seen.body == {"model": "m", "messages": messages, **sampling, **further, "seed": seed}
 
 
 @pytest.mark.parametrize("choices", [1, 2, 3])
@@ -217,14 +214,3 @@ def test_tokens_without_a_count_are_estimated(endpoint: Endpoint, usage: Any) ->
     generation = one(teacher_of(config(endpoint)), "x" * 300)
     assert (generation.prompt_tokens, generation.samples[0].tokens) == (100, 10)
     assert generation.samples[0].finish_reason == "content_filter", "as the endpoint says"
-
-
-def test_further_settings_are_sent_in_the_body(endpoint: Endpoint) -> None:
-    sampling = {"top_k": 20, "stop": ["END"], "max_tokens": 30}
-    one(
-        teacher_of(config(endpoint, prompt="chat", sampling=sampling, chat_template_kwargs={"enable_thinking": False})),
-        chat=True,
-    )
-    [seen] = endpoint.seen
-    assert (seen.body["top_k"], seen.body["stop"]) == (20, ["END"])
-    assert seen.body["chat_template_kwargs"] == {"enable_thinking": False}

@@ -20,9 +20,7 @@ from tests.support.remote_teacher import hold, settle, simulate_endpoint
         (3, [("overloaded", 0, 1), ("succeeded", 1, 100)], 3),
     ],
 )
-def test_refusals_halve_the_limit_and_successes_raise_it(
-    maximum: int, reports: list[tuple[str, int, int]], value: int
-) -> None:
+def test_refusals_halve_and_successes_raise_it(maximum: int, reports: list[tuple[str, int, int]], value: int) -> None:
     limit = AdaptiveLimit(maximum)
     for report, epoch, times in reports:
         for _ in range(times):

@@ -10,7 +10,7 @@ from pipelines.errors import UserError
 from pipelines.label.engines.actor import TeacherSetup
 from pipelines.label.engines.placement import replica_arguments, replica_bundles
 from pipelines.label.teachers import vllm
-from pipelines.label.teachers.base import EngineDeadError, Generation, Prompt, PromptRefusedError, TeacherUnusableError
+from pipelines.label.teachers.base import EngineDeadError, Prompt, PromptRefusedError, TeacherUnusableError
 from pipelines.label.teachers.vllm import VllmTeacher, check_engine_args, engine_arguments
 from pipelines.runtime.compat.vllm import engine_dead_error
 from pipelines.tasks import task_spec
@@ -37,11 +37,6 @@ def test_dtype_suits_the_hardware_and_is_reported(
     assert TeacherSetup(run_config(settings.model_dump()), task_spec("arithmetic"), 4).dtype() == expected
 
 
-def test_a_prompt_without_room_is_refused_before_the_start() -> None:
-    with pytest.raises(UserError, match=r"max_model_len 64 less sampling.max_tokens 64 leaves 0 tokens for the prompt"):
-        VllmTeacher.check(config(vllm={"max_model_len": 64}, sampling={"max_tokens": 64}))
-
-
 @pytest.mark.parametrize(
     ("engine", "error", "message"),
     [
@@ -60,24 +55,20 @@ def test_failures_of_the_engine_have_their_errors(engine: Any, error: type[Excep
 @pytest.mark.parametrize(("prompt", "stops"), [("plain", list(TASK.stops)), ("chat", [])])
 def test_requests_follow_the_run_file(prompt: str, stops: list[str]) -> None:
     engine = FakeEngine()
-    sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 30, "seed": 5}
+    further = {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
+    sampling = {"n": 3, "temperature": 0.7, "top_p": 0.9, "max_tokens": 30, "seed": 5, **further}
     teacher = VllmTeacher(config(prompt=prompt, sampling=sampling), TASK, engine)
     [first, _] = answers(teacher, word_problems(2))
-    assert isinstance(first, Generation)
     assert len(first.samples) == 3
     one, two = engine.parameters
     assert one.seed != two.seed, "rows do not share draws"
     assert (one.n, one.temperature, one.top_p, one.max_tokens) == (3, 0.7, 0.9, 30)
-    assert (one.stop or []) == stops
-
-
-def test_further_sampling_settings_reach_the_engine() -> None:
-    engine = FakeEngine()
-    further = {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ["END"], "seed": None}
-    sampling = {"temperature": 0.7, "max_tokens": 4, **further}
-    answers(VllmTeacher(config(sampling=sampling), TASK, engine), word_problems(1))
-    [found] = engine.parameters
-    assert (found.top_k, found.min_p, found.repetition_penalty, found.stop, found.seed) == (20, 0.1, 1.1, ["END"], None)
+    assert ((one.stop or []), {name: getattr(one, name) for name in further}) == (stops, further)
+    answers(
+        VllmTeacher(config(prompt=prompt, sampling={"temperature": 0.7, "seed": None, "stop": ["END"]}), TASK, engine),
+        word_problems(1),
+    )
+    assert (engine.parameters[-1].stop, engine.parameters[-1].seed) == (["END"], None)
 
 
 def test_engine_arguments_pass_through_and_are_checked() -> None:
@@ -87,6 +78,8 @@ def test_engine_arguments_pass_through_and_are_checked() -> None:
         check_engine_args(settings, ["quantization", "model"])
     with pytest.raises(UserError, match=r"engine_args.seed: .*Set teacher.sampling.seed"):
         VllmTeacher.check(config(vllm={"engine_args": {"seed": 1}}))
+    with pytest.raises(UserError, match=r"max_model_len 64 less sampling.max_tokens 64 leaves 0 tokens for the prompt"):
+        VllmTeacher.check(config(vllm={"max_model_len": 64}, sampling={"max_tokens": 64}))
 
 
 def test_plain_prompts_for_a_chat_model_are_warned_of(tmp_path: Path) -> None:
@@ -104,7 +97,6 @@ def test_a_template_that_opens_a_thought_is_seen(opening: str, ends: bool, monke
     messages = ({"role": "user", "content": "How many?"},)
     prompts = [Prompt(prompt.example, prompt.text, messages) for prompt in word_problems(1)]
     [found] = answers(VllmTeacher(config(prompt="chat", sampling={"max_tokens": 4}), TASK, FakeEngine()), prompts)
-    assert isinstance(found, Generation)
     assert found.samples[0].thoughts_end is ends
     assert ("(9 + 9)" in found.samples[0].text) is ends
 
