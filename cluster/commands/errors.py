@@ -24,6 +24,7 @@ from pipelines.errors import RaystillError, StageFailedError, UserError, last_li
 from pipelines.runtime.terminal import last_log
 
 ErrorType = Literal["failed", "bug", "input", "interrupted"]
+_INTERRUPTED = 130
 _RESUMED = ("label", "train", "evaluate", "run", "compare", "quickstart")
 _SPACE = "No space left on device"
 _RESUME = "Finished work is kept; run the same command to resume."
@@ -59,7 +60,8 @@ def of_raystill(error: RaystillError) -> ErrorDetail:
     if isinstance(error, UserError):
         parts = {"value": error.value, "rule": error.rule, "remedy": error.remedy}
         return ErrorDetail(type="input", exit_code=error.exit_code, message=str(error), **parts)
-    kind: ErrorType = "input" if error.exit_code == UserError.exit_code else "failed"
+    kinds: dict[int, ErrorType] = {UserError.exit_code: "input", _INTERRUPTED: "interrupted"}
+    kind = kinds.get(error.exit_code, "failed")
     log = last_log() if kind == "failed" else None
     return ErrorDetail(type=kind, exit_code=error.exit_code, message=str(error), log=log)
 
@@ -71,7 +73,7 @@ def of_interrupt(command: str | None, kept: str = "") -> ErrorDetail:
         kept: what the stage knows of its finished work, as the exception's text.
     """
     message = f"Interrupted. {kept or _RESUME}" if command in _RESUMED else "Interrupted."
-    return ErrorDetail(type="interrupted", exit_code=130, message=message)
+    return ErrorDetail(type="interrupted", exit_code=_INTERRUPTED, message=message)
 
 
 def of_usage(message: str, exit_code: int) -> ErrorDetail:

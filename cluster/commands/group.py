@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -30,7 +32,8 @@ class CommandGroup(click.Group):
         if not standalone_mode:
             return super().main(standalone_mode=False, **extra)
         try:
-            code = super().main(standalone_mode=False, obj=_as_json(arguments), **extra)
+            with _sigterm_as_ctrl_c():
+                code = super().main(standalone_mode=False, obj=_as_json(arguments), **extra)
         except click.ClickException as error:
             error.show()
             if _as_json(arguments):
@@ -70,6 +73,19 @@ class CommandGroup(click.Group):
                 _print_error(bug)
             _print_log(bug)
             raise
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside the block, so that what a command has begun is ended or said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit_soon(code: int) -> None:

@@ -1,11 +1,9 @@
-"""The frame of a command that works on Ray: a log for what others print, and SIGTERM as Ctrl-C."""
+"""The frame of a command that works on Ray: a log for what others print."""
 
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,21 +22,13 @@ _KEPT_LOGS = 20
 
 @contextmanager
 def command_log(command: str, *, verbose: bool) -> Iterator[None]:
-    """Only Raystill's own lines reach the terminal. SIGTERM raises KeyboardInterrupt. With `verbose`, and in a Ray job, nothing is hidden.
+    """Only Raystill's own lines reach the terminal. With `verbose`, and in a Ray job, nothing is hidden.
 
     The log is CACHE/logs/TIME-COMMAND-PID.log. An error that ends the command adds its traceback with those of workers, unless it is the
     user's. The last 20 logs are kept, and those of commands that run.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with foreign_output(None if verbose or is_ray_job() else new_log(command)), _traceback_in_log():
-            yield
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+    with foreign_output(None if verbose or is_ray_job() else new_log(command)), _traceback_in_log():
+        yield
 
 
 @contextmanager

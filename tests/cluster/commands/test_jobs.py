@@ -1,6 +1,7 @@
 """The commands for jobs, on a stand-in for the cluster: which job is meant, what is refused, what Ctrl-C leaves."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,18 @@ def test_a_failed_attempt_is_followed_by_another(
     assert sent["runtime_env"]["env_vars"] == {"HERE": "value", "A": "b=c", "EMPTY": ""}
 
 
-@pytest.mark.parametrize("arguments", [["submit", "RUN", *PLACE], ["logs", "RUN", *PLACE, "-f"]])
-def test_after_ctrl_c_the_job_keeps_running(
-    server: FakeJobServer, run_file: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+@pytest.mark.parametrize(
+    ("number", "arguments"), [("SIGTERM", ["submit", "RUN", *PLACE]), ("SIGINT", ["logs", "RUN", *PLACE, "-f"])]
+)
+def test_an_interrupted_command_leaves_the_job(
+    server: FakeJobServer, run_file: str, monkeypatch: pytest.MonkeyPatch, number: str, arguments: list[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cluster.jobs.follow.follow", interrupted)
+    monkeypatch.setattr("cluster.jobs.follow.follow", lambda *_: signal.raise_signal(signal.Signals[number]))
     name = put(server, TREE["output"])
-    result = command(*(run_file if argument == "RUN" else argument for argument in arguments))
-    assert result.exit_code == 130
-    assert f"The job keeps running. Follow it: `raystill logs {name} --address http://head:8265 -f`." in result.output
-    assert f"Stop it: `raystill stop {name} --address http://head:8265`" in result.output
+    result = command(*(run_file if argument == "RUN" else argument for argument in arguments), "--json")
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["type"], error["exit_code"]) == (130, "interrupted", 130)
+    assert (
+        f"The job keeps running. Follow it: `raystill logs {name} --address http://head:8265 -f`." in error["message"]
+    )
+    assert f"Stop it: `raystill stop {name} --address http://head:8265`" in result.stderr
