@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.storage.store import Store
+from tests.support import commands
 from tests.support.commands import COMMAND
 from tests.support.endpoints import wait_until
 from tests.support.label_kills import sigkill, title_of
@@ -45,14 +46,7 @@ def raystill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raystill]:
     }  # fmt: skip
 
     def run(*arguments: str, command: Sequence[str] = COMMAND, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *arguments],
-            capture_output=True,
-            text=True,
-            env={**cleared, **own, **environment},
-            cwd=folder,
-            check=False,
-        )
+        return commands.raystill(*arguments, command=command, env={**cleared, **own, **environment}, cwd=folder)
 
     try:
         yield run

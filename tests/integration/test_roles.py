@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.commands import environment, running, url_of
+from tests.support.commands import environment, raystill, running, succeed, url_of
 from tests.support.endpoints import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(1200)]
@@ -38,6 +38,7 @@ class Role:
 
     def __init__(self, name: str | None, wheel: Path, folder: Path) -> None:
         self.python, self.run = folder / "env" / "bin" / "python", folder / "run"
+        self.line = [str(self.python), "-m", "cluster"]
         subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder / "env"], check=True)
         what = f"{wheel}[{name}]" if name else str(wheel)
         pins = ("--constraint", ROOT / "constraints/cpu.txt", "--override", ROOT / "constraints/overrides.txt")
@@ -50,19 +51,13 @@ class Role:
             shutil.copytree(ARTIFACTS / part, self.run, dirs_exist_ok=True)
 
     def command(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.python, "-m", "cluster", *arguments], capture_output=True, text=True, check=False, cwd=self.run,
-            env={**self.variables(), **variables},
-        )  # fmt: skip
+        return raystill(*arguments, command=self.line, env={**self.variables(), **variables}, cwd=self.run)
+
+    def json(self, *arguments: str, **variables: str) -> dict[str, Any]:
+        return succeed(*arguments, command=self.line, env={**self.variables(), **variables}, cwd=self.run)
 
     def variables(self) -> dict[str, str]:
         return {name: value for name, value in environment().items() if name != "PYTHONPATH"}
-
-    def json(self, *arguments: str, **variables: str) -> dict[str, Any]:
-        done = self.command(*arguments, "--json", **variables)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
 
     def modules(self, *names: str) -> set[str]:
         """Those of the modules that are installed."""
@@ -94,17 +89,14 @@ def test_the_command_line_alone_plans_and_submits(role: Callable[[str | None], R
         done = base.command(stage, "run.yaml")
         assert (done.returncode, f"pip install 'raystill[{extra}]'" in done.stderr) == (2, True), done.stderr[-2000:]
     cluster = {"RAYSTILL_CACHE": str(tmp_path / "cache"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    here = [sys.executable, "-m", "cluster"]
     variables = {**environment(), **cluster, "PYTHONPATH": str(ROOT)}
     try:
-        up = subprocess.run(
-            [*here, "up", "--nodes", "1", "--json"], capture_output=True, text=True, check=True, env=variables
-        )
-        submit = ("submit", "run.yaml", "--stage", "label", "--address", json.loads(up.stdout)["dashboard"])
+        up = succeed("up", "--nodes", "1", env=variables)
+        submit = ("submit", "run.yaml", "--stage", "label", "--address", up["dashboard"])
         shared = ("--shared", str(base.run), "--set", f"output={base.run / 'elsewhere'}")
         job = base.json(*submit, *shared, **cluster)
     finally:
-        subprocess.run([*here, "down"], check=True, env=variables, capture_output=True)
+        raystill("down", env=variables)
     assert (job["status"], job["exit_code"]) == ("succeeded", 0)
     assert (base.run / "elsewhere" / "labels" / "manifest.json").exists()
 
@@ -130,8 +122,8 @@ def test_the_serve_role_answers(role: Callable[[str | None], Role]) -> None:
     assert serve.modules("deepspeed", "vllm", "matplotlib", "peft", "openai") == set()
     serve.has("student_finished")
     arguments = ("serve", "sums=out/student", "--run", "run.yaml", "--set", f"serving.port={free_port()}", "--json")
-    log, command = serve.run / "log", [str(serve.python), "-m", "cluster"]
-    with running(*arguments, log=log, command=command, env=serve.variables(), cwd=serve.run) as process:
+    log = serve.run / "log"
+    with running(*arguments, log=log, command=serve.line, env=serve.variables(), cwd=serve.run) as process:
         url = url_of(process, log)
         answer = httpx.post(f"{url}/v1/predict", json={"inputs": ["a word"]}, timeout=120.0)
         assert answer.status_code == 200, answer.text

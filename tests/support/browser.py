@@ -8,11 +8,12 @@ import os
 import select
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.endpoints import wait_until
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_BROWSER = [
@@ -97,10 +98,8 @@ class Tab:
         return result["result"].get("value")
 
     def until(self, code: str, timeout_s: float = 20.0) -> None:
-        end = time.monotonic() + timeout_s
-        while not self.js(f"Boolean({code})"):
-            assert time.monotonic() < end, f"never true: {code}; the page shows: {self.js('document.body.innerText')}"
-            time.sleep(0.03)
+        shown = lambda: f"{code}; the page shows: {self.js('document.body.innerText')}"  # noqa: E731
+        wait_until(lambda: bool(self.js(f"Boolean({code})")), timeout_s, 0.03, of=shown)
 
     def text(self, name: str) -> str:
         return str(self.of(name, "innerText"))

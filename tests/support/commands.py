@@ -28,25 +28,20 @@ def sockets_folder() -> str:
 def environment() -> dict[str, str]:
     """The environment of a command: its own RAY_TMPDIR, no cluster, no hub."""
     cleared = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return {
-        **cleared,
-        "RAY_TMPDIR": sockets_folder(),
-        "HF_HUB_OFFLINE": "1",
-        "COLUMNS": "160",
-    }
+    return {**cleared, "RAY_TMPDIR": sockets_folder(), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
 
 
 def raystill(
-    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    *arguments: str, command: Sequence[str] = COMMAND, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     env = env or environment()
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=env, cwd=cwd, check=False)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=env, cwd=cwd, check=False)
 
 
-def succeed(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> dict[str, Any]:
-    """The JSON of a command, which must succeed."""
-    done = raystill(*arguments, "--json", env=env, cwd=cwd)
+def succeed(*arguments: str, **options: Any) -> dict[str, Any]:
+    """The JSON of a command, which must succeed. Options as of `raystill`."""
+    done = raystill(*arguments, "--json", **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout))
 

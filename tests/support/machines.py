@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ import httpx
 import psutil
 
 from cluster.session.local_cluster import start_node
-from tests.support.commands import COMMAND
+from tests.support.commands import raystill, running
 from tests.support.endpoints import running_replicas
 from tests.support.label_kills import sigkill, title_of
 from tests.support.network import Host
@@ -146,7 +146,8 @@ class Machines:
             process = start_node(arguments, log, own_variables)
         self.machines[number] = Machine(number, host, process, log)
         if wait:  # the head may still consider the replaced machine alive
-            self.until(lambda: self._has_joined(host.address, before), f"machine {number}")
+            joined = lambda: any(ip == host.address and node not in before for ip, node in self._alive())  # noqa: E731
+            self.until(joined, f"machine {number}")
         return self.machines[number]
 
     def environment(self) -> dict[str, str]:
@@ -158,33 +159,16 @@ class Machines:
 
     def raystill(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         with self._hosts[0].entered():
-            return subprocess.run(
-                [*COMMAND, *arguments],
-                capture_output=True,
-                text=True,
-                env=self.environment(),
-                cwd=self._folder,
-                check=False,
-            )
+            return raystill(*arguments, env=self.environment(), cwd=self._folder)
 
     @contextmanager
     def running(self, *arguments: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A running command on the head. Its remaining processes are killed after the block."""
-        with self._hosts[0].entered(), log.open("ab") as output:
-            process = subprocess.Popen(
-                [*COMMAND, *arguments],
-                stdout=output,
-                stderr=output,
-                env=self.environment() | variables,
-                cwd=self._folder,
-                start_new_session=True,
-            )
-        try:
+        """A running command on the head. The rest of its session is killed after the block."""
+        with ExitStack() as stack:
+            with self._hosts[0].entered():
+                command = running(*arguments, log=log, env=self.environment() | variables, cwd=self._folder)
+                process = stack.enter_context(command)
             yield process
-        finally:
-            if process.poll() is None:
-                sigkill([process_of(process), *process_of(process).children(recursive=True)])
-            process.wait()
 
     def ask(self, path: str) -> Any:
         """JSON from the head's dashboard. Raises httpx.HTTPError."""
@@ -206,10 +190,6 @@ class Machines:
         """Address -> id of the nodes that the head considers alive."""
         return dict(self._alive())
 
-    def _has_joined(self, address: str, before: set[str]) -> bool:
-        """True if a node with this address is alive that is not in `before`."""
-        return any(ip == address and node not in before for ip, node in self._alive())
-
     def _alive(self) -> list[tuple[str, str]]:
         """(address, id) of live nodes. After a replacement, two may share an address for a while."""
         try:
@@ -221,8 +201,8 @@ class Machines:
 
     def replicas(self) -> dict[str, list[str]]:
         """Application -> addresses of the machines with its running replicas."""
-        running = running_replicas(self.ask("/api/serve/applications/"))
-        return {name: [replica["node_ip"] for replica in found] for name, found in running.items()}
+        there = running_replicas(self.ask("/api/serve/applications/"))
+        return {name: [replica["node_ip"] for replica in found] for name, found in there.items()}
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = GIVE_UP_S) -> float:
         """Wait for a condition. Returns the seconds; raises AssertionError with the machines' logs after `seconds`."""
@@ -234,7 +214,3 @@ class Machines:
 
     def _logs(self) -> str:
         return "\n".join(m.log.read_text(errors="replace")[-1000:] for m in self.machines.values())
-
-
-def process_of(process: subprocess.Popen[bytes]) -> psutil.Process:
-    return psutil.Process(process.pid)

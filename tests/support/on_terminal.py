@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.commands import COMMAND
+from tests.support.endpoints import wait_until
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -24,11 +25,7 @@ class Shown:
 
 
 def on_terminal(
-    *arguments: str,
-    env: Mapping[str, str],
-    number: int = 0,
-    begun: str = "",
-    before: Callable[[str], None] | None = None,
+    *arguments: str, env: Mapping[str, str], number: int, begun: str, before: Callable[[str], None]
 ) -> Shown:
     """Run a command to its end.
 
@@ -46,8 +43,7 @@ def on_terminal(
         if not sent and begun.encode() in written:
             sent = True
             time.sleep(0.5)  # amid the work, rather than at its start
-            if before:
-                before(written.decode(errors="replace"))
+            before(written.decode(errors="replace"))
             if number == signal.SIGINT:
                 os.write(terminal, b"\x03")
             else:
@@ -59,11 +55,8 @@ def on_terminal(
 
 
 def wait_until_gone(variable: str) -> None:
-    """Wait until no process has this text in its environment, such as the folder of a command's Ray. Fails after 60 s."""
-    deadline = time.monotonic() + 60.0
-    while left := running_with(variable):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    """Wait until no process has this text in its environment, such as the folder of a command's Ray."""
+    wait_until(lambda: not running_with(variable), every_s=0.2, of=lambda: running_with(variable))
 
 
 def running_with(variable: str) -> list[str]:

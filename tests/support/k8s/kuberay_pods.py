@@ -117,13 +117,8 @@ class RayPods:
             f"ray job submit {job} --no-wait --submission-id {self.job_id} -- {entrypoint} ; fi ; "
             f"ray job logs {job} --follow {self.job_id}"
         ]
-        container["env"] = [
-            *container.get("env", ()),
-            {"name": "PYTHONUNBUFFERED", "value": "1"},
-            {"name": "RAY_DASHBOARD_ADDRESS", "value": host},
-            {"name": "RAY_JOB_SUBMISSION_ID", "value": self.job_id},
-            *self._token_variables(),
-        ]
+        own = _values(PYTHONUNBUFFERED="1", RAY_DASHBOARD_ADDRESS=host, RAY_JOB_SUBMISSION_ID=self.job_id)
+        container["env"] = [*container.get("env", ()), *own, *self._token_variables()]
         metadata = {**template["metadata"], "name": self.job_id, "namespace": self.namespace}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
@@ -132,15 +127,9 @@ class RayPods:
     ) -> Object:
         template = copy.deepcopy(group["template"])
         container = template["spec"]["containers"][0]
-        params = {
-            "metrics-export-port": "8080",
-            "dashboard-agent-listen-port": str(AGENT_PORT),
-            **start_sizes(container),
-            **params,
-            "block": "true",
-            **self._redis_params(role),
-        }
-        start = start_command(role, params)
+        ports = {"metrics-export-port": "8080", "dashboard-agent-listen-port": str(AGENT_PORT)}
+        redis = {"redis-password": "$REDIS_PASSWORD"} if role == "head" and self._has_redis_password() else {}
+        start = start_command(role, {**ports, **start_sizes(container), **params, "block": "true", **redis})
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert {"/dev/shm", "/tmp/ray"} <= mounted, "the operator would add missing volumes"
         container["command"] = ["/bin/bash", "-c", "--"]
@@ -148,52 +137,43 @@ class RayPods:
         container["env"] = self._variables(container.get("env", []), role, start, host)
         add_probes(container, role, serves=self.owner["kind"] == "RayService")
         name = f"{self.cluster}-head" if role == "head" else f"{self.cluster}-{group_name}-worker"
-        labels = {
-            **template["metadata"]["labels"],
-            "ray.io/cluster": self.cluster,
-            "ray.io/node-type": role,
-            "ray.io/group": group_name,
-        }
+        own = {"ray.io/cluster": self.cluster, "ray.io/node-type": role, "ray.io/group": group_name}
+        labels = {**template["metadata"]["labels"], **own}
         metadata = {"name": f"{name}-{number}", "namespace": self.namespace, "labels": labels}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
-    def _redis_params(self, role: str) -> dict[str, str]:
-        options = cluster_of(self.owner).get("gcsFaultToleranceOptions") or {}
-        return {"redis-password": "$REDIS_PASSWORD"} if role == "head" and "redisPassword" in options else {}
+    def _has_redis_password(self) -> bool:
+        return "redisPassword" in (cluster_of(self.owner).get("gcsFaultToleranceOptions") or {})
 
     def _token_variables(self) -> list[Object]:
         if cluster_of(self.owner).get("authOptions") != {"mode": "token"}:
             return []
         token = {"secretKeyRef": {"name": self.cluster, "key": TOKEN_KEY}}
-        return [{"name": "RAY_AUTH_MODE", "value": "token"}, {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
+        return [*_values(RAY_AUTH_MODE="token"), {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
 
     def _variables(self, own: list[Object], role: str, start: str, host: str) -> list[Object]:
         """The manifest's variables, and the operator's. A variable of the manifest is never replaced."""
-
-        def field(name: str, path: str) -> Object:
-            return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-        added = [*self._cluster_variables(role), *self._token_variables()]
-        if role == "worker":
-            added += _head_variables(host)
-        added += [
-            field("RAY_CLUSTER_NAME", "metadata.labels['ray.io/cluster']"),
-            field("RAY_CLUSTER_NAMESPACE", "metadata.namespace"),
-            field("RAY_CLOUD_INSTANCE_ID", "metadata.name"),
-            field("RAY_NODE_TYPE_NAME", "metadata.labels['ray.io/group']"),
-            {"name": "KUBERAY_GEN_RAY_START_CMD", "value": start},
-            {"name": "RAY_PORT", "value": str(GCS_PORT)},
-        ]
-        if self.owner["kind"] == "RayService":
-            added += [
-                {"name": "RAY_timeout_ms_task_wait_for_death_info", "value": "0"},
-                {"name": "RAY_gcs_server_request_timeout_seconds", "value": "5"},
-                {"name": "RAY_SERVE_KV_TIMEOUT_S", "value": "5"},
-            ]
-        added += [
-            {"name": "RAY_ADDRESS", "value": f"{host}:{GCS_PORT}"},
-            {"name": "RAY_USAGE_STATS_KUBERAY_IN_USE", "value": "1"},
-            {"name": "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "value": "1"},
+        fields = {
+            "RAY_CLUSTER_NAME": "metadata.labels['ray.io/cluster']", "RAY_CLUSTER_NAMESPACE": "metadata.namespace",
+            "RAY_CLOUD_INSTANCE_ID": "metadata.name", "RAY_NODE_TYPE_NAME": "metadata.labels['ray.io/group']",
+        }  # fmt: skip
+        served = {
+            "RAY_timeout_ms_task_wait_for_death_info": "0",
+            "RAY_gcs_server_request_timeout_seconds": "5",
+            "RAY_SERVE_KV_TIMEOUT_S": "5",
+        }
+        added = [
+            *self._cluster_variables(role),
+            *self._token_variables(),
+            *(_head_variables(host) if role == "worker" else ()),
+            *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+            *_values(KUBERAY_GEN_RAY_START_CMD=start, RAY_PORT=str(GCS_PORT)),
+            *(_values(**served) if self.owner["kind"] == "RayService" else ()),
+            *_values(
+                RAY_ADDRESS=f"{host}:{GCS_PORT}",
+                RAY_USAGE_STATS_KUBERAY_IN_USE="1",
+                RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE="1",
+            ),
         ]
         given = {entry["name"] for entry in own}
         return [*own, *(entry for entry in added if entry["name"] not in given)]
@@ -203,21 +183,24 @@ class RayPods:
         spec = cluster_of(self.owner)
         redis = spec.get("gcsFaultToleranceOptions")
         if role == "worker":
-            return [{"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "600"}] if redis else []
+            return _values(RAY_gcs_rpc_server_reconnect_timeout_s="600") if redis else []
         found: list[Object] = []
         if spec.get("enableInTreeAutoscaling"):
             version = spec.get("autoscalerOptions", {}).get("version")
-            found.append({"name": "RAY_enable_autoscaler_v2", "value": str(version == "v2").lower()})
+            found += _values(RAY_enable_autoscaler_v2=str(version == "v2").lower())
         if redis:
             namespace = redis.get("externalStorageNamespace", "uid-of-the-cluster")
-            found.append({"name": "RAY_external_storage_namespace", "value": namespace})
-            found.append({"name": "RAY_REDIS_ADDRESS", "value": redis["redisAddress"]})
+            found += _values(RAY_external_storage_namespace=namespace, RAY_REDIS_ADDRESS=redis["redisAddress"])
             found.append({"name": "REDIS_PASSWORD", **redis["redisPassword"]})
         return found
 
 
+def _values(**variables: str) -> list[Object]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
 def _head_variables(host: str) -> list[Object]:
-    return [{"name": "FQ_RAY_IP", "value": host}, {"name": "RAY_IP", "value": host.partition(".")[0]}]
+    return _values(FQ_RAY_IP=host, RAY_IP=host.partition(".")[0])
 
 
 def start_sizes(container: Object) -> dict[str, str]:
