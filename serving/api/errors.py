@@ -121,11 +121,17 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _invalid_request(error: RequestValidationError) -> ApiError:
     """The first problem of a body. It names the key and the rule."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    # Of a list that may be a text too, the problem is in the list.
+    texts = [problem for problem in problems if problem["type"] == "string_type" and isinstance(problem["input"], list)]
+    problem = next((problem for problem in problems if problem not in texts), problems[0])
     location = problem["loc"][1:]  # without "body"
     if location:
         param = _param(location)
-        return ApiError(400, "invalid_request", f"{param}: {problem['msg']}", param=param)
+        unknown = f"unknown key `{location[-1]}`. Remove it" if problem["type"] == "extra_forbidden" else ""
+        return ApiError(
+            400, "invalid_request", f"{param}: {unknown[:_SHOWN_CHARACTERS] or problem['msg']}", param=param
+        )
     if error.body is None:
         return ApiError(400, "invalid_json", "the body is not JSON: it is empty. Send a JSON object")
     return ApiError(400, "invalid_request", "the body must be a JSON object")

@@ -51,8 +51,9 @@ _MIN_TEMPERATURE = 1e-3
 class StreamOptions(RequestBody):
     """Options of a stream."""
 
-    include_usage: Annotated[bool, Field(strict=True)] = False
+    include_usage: Annotated[bool, Field(strict=True)] | None = False
     """True: a last chunk without choices holds the token counts."""
+    include_obfuscation: Literal[False] | None = None
 
 
 class StructuredOutputs(RequestBody):
@@ -129,6 +130,9 @@ class OpenAIRequest(RequestBody):
 
     def log_probs(self) -> bool:
         """`wants_logprobs`. Raises ApiError 400 with parameters with which they are not offered."""
+        if self.num_likeliest and not self.wants_logprobs:
+            message = "top_logprobs needs logprobs: true. Set it, or leave top_logprobs out"
+            raise ApiError(400, "unsupported_parameter", message, param="top_logprobs")
         if self.wants_logprobs:
             _refuse_with("logprobs", stream=self.stream, temperature=self.num_likeliest and self.sampling())
         return self.wants_logprobs
@@ -187,6 +191,14 @@ class Message(RequestBody):
     """developer: OpenAI's newer name of system."""
     content: str | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=_MAX_PARTS)]
     name: str | None = None
+    # What answers of OpenAI's API and of vLLM have, if a client sends them back. Only empty ones.
+    refusal: None = None
+    annotations: Annotated[list[JsonValue], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[JsonValue], Field(max_length=0)] | None = None
+    reasoning: None = None
+    reasoning_content: None = None
 
     def text(self) -> str:
         """The parts as one text."""
@@ -230,6 +242,12 @@ class ChatRequest(OpenAIRequest):
     functions: Annotated[list[JsonValue], Field(max_length=0)] | None = None
     function_call: Literal["none", "auto"] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    # Only null: some clients send every parameter.
+    audio: None = None
+    prediction: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
 
     @property
     def wants_logprobs(self) -> bool:

@@ -67,6 +67,8 @@ class ChatMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str
+    refusal: None
+    """As in OpenAI's API."""
 
 
 class Likeliest(BaseModel):
@@ -148,7 +150,7 @@ class ChatCompletion(_Response):
     """The answer of `POST /v1/chat/completions`."""
 
     model_config = _example(
-        "chat.completion", {"message": {"role": "assistant", "content": "4 - 2"}}, usage=_EXAMPLE_USAGE
+        "chat.completion", {"message": {"role": "assistant", "content": "4 - 2", "refusal": None}}, usage=_EXAMPLE_USAGE
     )
 
     object: Literal["chat.completion"]
@@ -242,7 +244,7 @@ class ChatBuilder(ResponseBuilder):
         choices = [
             ChatChoice(
                 index=index, logprobs=self._chat_logprobs(piece), finish_reason=piece.finish_reason,
-                message=ChatMessage(role="assistant", content=piece.text),
+                message=ChatMessage(role="assistant", content=piece.text, refusal=None),
             )
             for index, piece in enumerate(pieces)
         ]  # fmt: skip

@@ -63,7 +63,8 @@ def test_a_chat_is_an_input_of_the_task(official: openai.OpenAI, students: FakeS
     assert (made.choices[0].message.role, made.choices[0].message.content) == ("assistant", "two")
     parts: Any = [{"role": "user", "content": [{"type": "text", "text": "o"}, {"type": "text", "text": "ne"}]}]
     again = official.chat.completions.create(model="other", messages=parts, max_completion_tokens=6)
-    assert again.choices[0].message.content == "two"
+    message = again.choices[0].message
+    assert (message.content, message.refusal) == ("two", None)
     sampled = TextRequest("one", False, 5, Sampling(0.5, 3, top_p=0.9))
     assert students.requests == [("other", sampled), ("other", TextRequest("one", False, 6))]
 
@@ -127,7 +128,7 @@ def test_a_stream_lives_while_its_student_starts(
     client: TestClient, students: FakeStudents, monkeypatch: pytest.MonkeyPatch, failure: ApiError | None
 ) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.05)
-    students.starts_after_s, students.failure = 0.2, failure
+    students.starts_after_s, students.failure = 0.5, failure
     response = complete(client, stream=True)
     beats, others = [
         [e for e in response.text.split("\n\n") if e.startswith(":") == is_beat] for is_beat in (True, False)
@@ -246,7 +247,7 @@ def test_a_text_is_one_of_the_choices(client: TestClient, students: FakeStudents
     assert students.requests[0][1].choices == ("a", "b")
 
 
-def test_harmless_parameters_are_accepted(client: TestClient) -> None:
+def test_harmless_parameters_are_accepted(client: TestClient, students: FakeStudents) -> None:
     both = {
         "user": "u",
         "metadata": {"a": "b"},
@@ -263,12 +264,27 @@ def test_harmless_parameters_are_accepted(client: TestClient) -> None:
         "functions": [],
         "modalities": ["text"],
         "logprobs": False,
+        "top_logprobs": 0,
+        "stream_options": {"include_usage": None, "include_obfuscation": False},
+        **dict.fromkeys(["audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"]),
     }
     assert complete(client, **both, suffix="").status_code == 200
-    body = {"model": "sums", "messages": CHAT, **both, **chat}
-    response = client.post("/v1/chat/completions", json=body)
+    assert complete(client, stream_options=chat["stream_options"]).status_code == 200
+    empty = dict.fromkeys(["refusal", "audio", "function_call", "reasoning", "reasoning_content"])
+    answer = {"role": "assistant", "content": "two", "annotations": [], "tool_calls": [], **empty}
+    templated = client_of([card("sums", prompt="chat")], students, ServingConfig(), FakeMetrics())
+    body = {"model": "sums", "messages": [*CHAT, answer, *CHAT], **both, **chat}
+    response = templated.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
-    assert client.post("/v1/chat/completions", json={**body, "tools": [{}]}).status_code == 400
+    for name, value, rule in [
+        ("tools", [{}], "tools: List should have at most 0 items"), ("stop", ["a"] * 5, "stop: List should have at most 4 items"),
+        ("top_logprobs", 1, "top_logprobs needs logprobs: true"), ("best_of", 1, "best_of: unknown key `best_of`. Remove it"),
+        ("messages", [{**answer, "tool_calls": [{}]}], "messages[0]: List should have at most 0 items"),
+        ("messages", [{"role": "user", "content": [{"type": "image_url"}]}], "messages[0]: Input should be 'text'"),
+        ("messages", [{**answer, "x": 1}], "messages[0]: unknown key `x`. Remove it"),
+    ]:  # fmt: skip
+        refused = templated.post("/v1/chat/completions", json={**body, name: value})
+        assert error_of(refused, 400, refused.json()["error"]["code"], rule.split(":")[0].split()[0]).startswith(rule)
 
 
 def test_seeds_have_64_bits_and_tiny_temperatures_are_greedy(client: TestClient, students: FakeStudents) -> None:
