@@ -21,7 +21,7 @@ from pipelines.data.heldout import validation_share
 from pipelines.data.label_parts import LabelParts
 from pipelines.errors import UserError
 from pipelines.reports.format import fraction as share_text
-from pipelines.storage.fingerprint import fingerprint
+from pipelines.storage.fingerprint import fingerprint, model_fingerprint
 from pipelines.storage.manifest import Manifest
 from pipelines.storage.store import Store
 from pipelines.train.checks import token_settings
@@ -147,6 +147,7 @@ def _epochs(
         settings = token_settings(runs[next(iter(own))])
         decides = {
             **asdict(settings),
+            "model": model_fingerprint(student),
             "fraction": None,
             "seed": None,
             "validation": validation_share(run.corpus.validation),
@@ -158,8 +159,8 @@ def _epochs(
             "keys": sorted(own),
         }
         name = f"{fingerprint(identity)[:16]}.json"
-        if cache.exists(name):
-            found |= {key: Epoch(**size) for key, size in json.loads(cache.read(name)).items()}
+        if (known := _counted(cache, name)) is not None:
+            found |= known
             continue
         tokens = row_tokens(LabelParts.of(Store(labels_at)), settings)
         if with_gold is None and any(cell.treatment == "gold-only" for cell in own.values()):
@@ -170,6 +171,16 @@ def _epochs(
         cache.write(name, json.dumps({key: asdict(size) for key, size in sizes.items()}).encode())
         found |= sizes
     return found
+
+
+def _counted(cache: Store, name: str) -> dict[str, Epoch] | None:
+    """The sizes that an earlier run has counted; None if there are none, or if they are damaged."""
+    if not cache.exists(name):
+        return None
+    try:
+        return {key: Epoch(**size) for key, size in json.loads(cache.read(name)).items()}
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _epoch(cell: Cell, tokens: Tokens, with_gold: set[str]) -> Epoch:

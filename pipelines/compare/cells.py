@@ -120,16 +120,24 @@ class Scores:
         return cls(folder.child(f"{name}-{fingerprint(identity)[:12]}"), identity)
 
     def finished(self) -> Manifest | None:
-        """Their manifest; None if they are not finished. Changes nothing on disk."""
-        return decide(self.store, "scores", self.identity, replace=True).reused
+        """Their manifest; None if they are not finished, or damaged. Changes nothing on disk."""
+        return decide(self.store, "scores", self.identity, replace=True, damage=self._damage).reused
 
     def rights(self) -> list[bool]:
         """For each example, True if the answer is right."""
         import pyarrow.parquet as pq
 
-        with self.store.fs.open_input_file(self.store.path("predictions.parquet")) as file:
-            found: list[bool] = pq.read_table(file, columns=["right"])["right"].to_pylist()
+        file = pa.BufferReader(self.store.read("predictions.parquet"))
+        found: list[bool] = pq.read_table(file, columns=["right"])["right"].to_pylist()
         return found
+
+    def _damage(self, manifest: Manifest) -> str | None:
+        content = None if not self.store.exists("predictions.parquet") else self.rights
+        try:
+            same = content is not None and len(content()) == manifest.counts["total"]
+        except (pa.ArrowException, OSError, KeyError):  # of Parquet: the store's own errors are UserErrors
+            same = False
+        return None if same else "its predictions.parquet is lost or damaged"
 
     def write(self, run: RunConfig, examples: Sequence[Example], system: System, details: AnswerDetails) -> Manifest:
         """Finish the scores."""

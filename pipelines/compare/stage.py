@@ -51,7 +51,7 @@ from pipelines.runtime.stage_metrics import StageGauges
 from pipelines.runtime.terminal import say
 from pipelines.scoring.heldout_part import scored_examples
 from pipelines.scoring.identity import labels_identity
-from pipelines.scoring.model import REPORT, JsonObject, report_bytes
+from pipelines.scoring.model import REPORT, JsonObject, missing_file, report_bytes
 from pipelines.scoring.power import power_text
 from pipelines.storage.lock import folder_lock
 from pipelines.storage.manifest import Manifest, manifest_of, read_manifest, require_manifest, write_manifest
@@ -161,7 +161,8 @@ class _Comparison:
 
     def _finished(self, identity: JsonObject) -> Manifest | None:
         """The comparison of exactly this grid with these prices, if it is finished. Changes nothing on disk."""
-        manifest = decide(self.store, "comparison", identity, replace=True).reused
+        lost = missing_file(self.store, (REPORT, "report.html"))
+        manifest = decide(self.store, "comparison", identity, replace=True, damage=lambda manifest: lost).reused
         if manifest is None:
             return None
         same_price = manifest.config["compare"]["price_per_worker_hour"] == self.run.compare.price_per_worker_hour

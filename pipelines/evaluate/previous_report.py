@@ -84,7 +84,9 @@ def read_earlier(location: str, task: str) -> Earlier:
         raise UserError(key, f"its {REPORT} is not a report of `raystill evaluate`", "Give another report.")
     if report.task.name != task:
         raise UserError(key, f"its task is {report.task.name}, the run's is {task}", "Give a report of the same task.")
-    return Earlier(report, *report.student, _earlier_answers(store, key) if store.exists(PREDICTIONS) else None)
+    remedy = "Restore it, give another report, or remove the file to compare only the accuracies."
+    answers = _readable_answers(store, key, remedy) if store.exists(PREDICTIONS) else None
+    return Earlier(report, *report.student, answers)
 
 
 def change_since(earlier: Earlier, report: Report, store: Store) -> Change:
@@ -95,7 +97,7 @@ def change_since(earlier: Earlier, report: Report, store: Store) -> Change:
     Args:
         store: the folder of `report`.
     """
-    now = _answers(store)
+    now = _readable_answers(store, store.shown(), f"Remove {PREDICTIONS}; the same command makes the report again.")
     reason = _why_unpaired(earlier, report, now)
     change = Change(
         run=earlier.report.run,
@@ -132,14 +134,13 @@ def _why_unpaired(earlier: Earlier, report: Report, now: _Answers) -> str:
     return f"{changed:,} examples have another input or gold label" if changed else ""
 
 
-def _earlier_answers(store: Store, key: str) -> _Answers:
+def _readable_answers(store: Store, value: str, remedy: str) -> _Answers:
     """Raises UserError if the file is damaged or lacks a column."""
     try:
         return _answers(store)
     except (pa.ArrowException, OSError, KeyError) as error:
         rule = f"its {PREDICTIONS} cannot be read ({short(last_line(error), _REASON_CHARACTERS)})"
-        remedy = "Restore it, give another report, or remove the file to compare only the accuracies."
-        raise UserError(key, rule, remedy) from error
+        raise UserError(value, rule, remedy) from error
 
 
 def _answers(store: Store) -> _Answers:

@@ -40,6 +40,7 @@ from pipelines.scoring.model import (
     REPORT,
     HeldoutPart,
     JsonObject,
+    missing_file,
     read_report,
     report_bytes,
 )
@@ -58,6 +59,8 @@ from pipelines.storage.manifest import (
 from pipelines.storage.store import PROGRESS, Store
 from pipelines.students.decoding.constrained import check_constrained
 from pipelines.tasks import Example, Task, load_task, task_spec
+
+FILES = (REPORT, "report.md", "report.html", "accuracy.png", PREDICTIONS)
 
 
 def check_evaluate(run: RunConfig) -> tuple[Task, Manifest, Manifest]:
@@ -144,7 +147,7 @@ def _decide(store: Store, identity: JsonObject, heldout: Heldout) -> Decision:
         counts = {"unreadable": len(heldout.unreadable), "duplicates": len(heldout.duplicates)}
         if counts.items() <= done.counts.items():
             identity = {**identity, "unreadable": done.identity.get("unreadable")}
-    return decide(store, "report", identity, replace=True)
+    return decide(store, "report", identity, replace=True, damage=lambda manifest: missing_file(store, FILES))
 
 
 def report_identity(run: RunConfig, task: Task, student: Manifest, labels: Manifest, heldout: Heldout) -> JsonObject:

@@ -6,6 +6,7 @@ Shares lie between 0 and 1, times are in seconds, money is in the currency of th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -187,6 +188,12 @@ def report_bytes(report: ReportPart) -> bytes:
     return (json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def missing_file(store: Store, names: Iterable[str]) -> str | None:
+    """What a finished report lacks: the first of its files that is lost. None if all are there."""
+    there = set(store.files(recursive=False))
+    return next((f"its {name} is missing" for name in names if name not in there), None)
+
+
 def read_report(store: Store, model: type[AnyPart]) -> AnyPart:
     """The report.json of a folder.
 
@@ -200,4 +207,4 @@ def read_report(store: Store, model: type[AnyPart]) -> AnyPart:
         rule = (
             f"not a report that this version of Raystill reads ({'.'.join(map(str, problem['loc']))}: {problem['msg']})"
         )
-        raise UserError(store.shown(REPORT), rule, "Remove the folder and run the command again.") from error
+        raise UserError(store.shown(REPORT), rule, "Remove this file and run the command again.") from error

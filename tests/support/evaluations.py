@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_examples
 from pipelines.evaluate.costs import student_cost
-from pipelines.evaluate.stage import report_identity
+from pipelines.evaluate.stage import FILES, report_identity
 from pipelines.scoring.model import REPORT, report_bytes
 from pipelines.storage.manifest import Manifest, manifest_of, require_manifest, write_manifest
 from pipelines.storage.store import Store
@@ -53,6 +53,8 @@ def finish(run: RunConfig) -> Manifest:
     store, made = output.child("report"), report()
     cost = student_cost(labels, student, made.student_scores.seconds_per_example, None)
     store.write(REPORT, report_bytes(made.model_copy(update={"cost": cost})))
+    for name in {*FILES} - {REPORT}:
+        store.write(name, b"")
     manifest = manifest_of("report", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
     write_manifest(store, manifest)
     return manifest

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipelines.config import RunConfig
 from pipelines.data.heldout import heldout_examples
-from pipelines.evaluate.stage import report_identity
+from pipelines.evaluate.stage import FILES, report_identity
 from pipelines.label.identity import label_identity
 from pipelines.label.output.commits import Commit
 from pipelines.label.output.counts import Counts
@@ -103,5 +103,7 @@ def finish_report(run: RunConfig) -> Manifest:
     counts = {"scored": 9, "unreadable": 0, "duplicates": 0}
     manifest = manifest_of("report", identity, config=run.model_dump(mode="json"), counts=counts, timings_s={"total": 9.0},
                            details={}, provenance={})  # fmt: skip
+    for name in FILES:
+        output.child("report").write(name, b"")
     write_manifest(output.child("report"), manifest)
     return manifest

@@ -144,6 +144,22 @@ def test_a_failed_cell_is_reported_and_retried(lab: Lab) -> None:
     assert lab.report().missing == []
 
 
+@pytest.mark.parametrize("content", [b"", b"no Parquet", None])
+def test_what_is_lost_or_damaged_is_made_again(lab: Lab, content: bytes | None) -> None:
+    epochs: dict[str, Any] = {"training": {"steps": None, "epochs": 2}}
+    lab.compare(**epochs)
+    [answers, *_] = sorted(lab.files("cells/*/heldout-*/predictions.parquet"))
+    reports = ("report.json", "report.html") if content is None else ()  # a damaged one is named by who reads it
+    for name in (answers, *lab.files("budgets/*"), *reports):
+        lab.path(name).unlink() if content is None else lab.path(name).write_bytes(content)
+        if name not in reports:
+            lab.path(MANIFEST).unlink()
+        lab.compare(**epochs)
+        assert (name, len(lab.trained)) == (name, int(name == answers))
+        assert lab.path(name).read_bytes() != content
+    assert len(lab.report().groups) == 2
+
+
 def test_only_user_errors_make_a_user_error(lab: Lab) -> None:
     wrong = UserError("training.tokens_per_micro_batch 16", "it is below the 50 tokens of the longest", "Raise it")
     lab.fails = lambda run: wrong

@@ -104,6 +104,9 @@ def test_unreadable_answers_are_refused(tmp_path: Path, how: str) -> None:
     rule = r"--baseline .*before: its predictions\.parquet cannot be read \(.*remove the file"
     with pytest.raises(UserError, match=rule):
         read_earlier(str(tmp_path / "before"), "arithmetic")
+    earlier, now = write_report(tmp_path / "now", 20), tmp_path / "before"
+    with pytest.raises(UserError, match=r"before: its predictions\.parquet cannot be read .*makes the report again"):
+        change_since(read_earlier(str(tmp_path / "now"), "arithmetic"), earlier, Store(str(now)))
 
 
 def test_only_a_report_of_the_task_can_be_compared(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipelines.data.heldout import is_validation
 from pipelines.errors import UserError
 from pipelines.evaluate import measure
 from pipelines.evaluate.model import Report
-from pipelines.evaluate.stage import evaluate
+from pipelines.evaluate.stage import FILES, evaluate
 from pipelines.runtime.progress_file import ProgressFile
 from pipelines.scoring.model import REPORT, read_report
 from pipelines.scoring.predict import Prediction, Predictions, PredictRequest
@@ -326,6 +326,10 @@ def test_a_damaged_finished_report_is_refused(tmp_path: Path, inputs: list[str])
     (tmp_path / "out" / "report" / REPORT).write_text('{"format": 6}')
     with pytest.raises(UserError, match=r"report\.json: not a report that this version of Raystill reads \(format: "):
         evaluate(run)
+    for name in FILES:  # a lost file costs minutes, and the report is made again
+        (tmp_path / "out" / "report" / name).unlink()
+        evaluate(run)
+        assert (tmp_path / "out" / "report" / name).exists()
 
 
 def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
