@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.errors import UserError
 from pipelines.methods import METHODS
+from pipelines.storage.fingerprint import FileHash
 from pipelines.storage.manifest import require_manifest
-from pipelines.storage.store import Store
+from pipelines.storage.store import MANIFEST, Store
 from pipelines.students.chat_prompt import PromptKind
 from pipelines.students.content import content_id, student_files
 from pipelines.students.decoding import Family, check_student_files
@@ -85,6 +86,7 @@ class _Details(BaseModel):
     max_input_tokens: int
     max_target_tokens: int
     task: _TaskDetails
+    files: dict[str, FileHash] = {}
 
 
 def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerprint: str | None = None) -> StudentCard:
@@ -110,16 +112,22 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
     store = Store(folder)
     if not store.exists():
         raise UserError(store.shown(), "the folder does not exist", "Give the folder of a student: OUTPUT/student.")
+    if not store.exists(MANIFEST) and store.exists(f"student/{MANIFEST}"):
+        rule = "it is the output of a run, which holds the student in a folder"
+        raise UserError(store.shown(), rule, f"Give that folder: {store.shown('student')}.")
     manifest = require_manifest(store, "student", "train RUN")
     try:
         details = _Details.model_validate(manifest.details)
     except ValidationError as error:
         missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-        raise UserError(store.shown(), f"its manifest's details lack {missing}", "Train the student again.") from error
+        raise UserError(
+            store.shown(), f"its manifest's details lack a valid {missing}", "Train the student again."
+        ) from error
     _check_servable(store, details.method)
     if details.task.source is not None and not task_code:
         rule = "its task is code, which would run here"
         raise UserError(store.shown(), rule, "If you trust it, add --set serving.task_code=true.")
+    student = manifest.config.get("student")
     card = StudentCard(
         name=name,
         version=version if sign else None,
@@ -134,7 +142,7 @@ def read_card(student_id: str, folder: str, *, task_code: bool = False, fingerpr
         content=content_id(student_files(store, manifest)),
         created_s=int(datetime.datetime.fromisoformat(manifest.created).timestamp()),
         provenance=manifest.provenance,
-        prompt="chat" if manifest.config.get("student", {}).get("prompt") == "chat" else "plain",
+        prompt="chat" if isinstance(student, dict) and student.get("prompt") == "chat" else "plain",
     )
     if not card.is_expected(fingerprint):
         raise _another(store, card.content, str(fingerprint))

@@ -10,7 +10,7 @@ from pipelines.config.base import LossyWeights, ReplicasConfig, Section
 
 INGRESS_CPUS = 0.1
 """CPUs that Ray reserves for a replica of the ingress."""
-_Seconds = Annotated[float, Field(ge=0.0)]
+_Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class AutoscalingDelays(Section):
@@ -80,7 +80,7 @@ class ServingConfig(Section):
     successor of one on a drained node. None: replicas are spread, and share a node if only one has room."""
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
     """auto: the fastest one that keeps the accuracy, by family and device (serving/engines/select.py)."""
-    weights: Literal["float32"] | LossyWeights = "float32"
+    weights: Literal["float32", LossyWeights] = "float32"
     """bfloat16, float16 (decoder-only) and int8 (encoder-decoder) are faster and may change answers; `evaluation.weights` measures it."""
     constrained: bool = False
     """True: labels of a closed set only, never free text; `evaluation.constrained` measures it. Of `/v1/predict`: texts stay free."""
@@ -96,7 +96,7 @@ class ServingConfig(Section):
     batch_wait_s: _Seconds = 0.01
     max_queued_requests: Annotated[int, Field(ge=1)] = 256
     """Inputs that wait in each ingress for a student's replicas, of interactive and of bulk requests each."""
-    request_timeout_s: Annotated[float, Field(gt=0.0)] = 120.0
+    request_timeout_s: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 120.0
     """Limit for one answer, including a replica's start from zero."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     delays: AutoscalingDelays = AutoscalingDelays()

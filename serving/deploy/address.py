@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.config.serving import ServingConfig, TlsConfig
 from pipelines.errors import UserError
-from serving.deploy.serve_config import PROXY_GRACE_S, tls_options
+from serving.deploy.serve_config import PROXY_GRACE_S, absolute, tls_options
 
 if TYPE_CHECKING:
     from ray.serve.config import HTTPOptions
@@ -17,8 +17,10 @@ def check_tls(tls: TlsConfig | None) -> None:
     """Raises UserError if this process cannot use the certificate with its key."""
     if tls is None:
         return
+    files = [absolute(tls.certificate), absolute(tls.key)]
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tls.certificate, tls.key)
+        # With a password, which is wrong: OpenSSL would ask the terminal for that of an encrypted key.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*files, password="-")
     except OSError as error:  # ssl.SSLError is one
         value = f"serving.tls.certificate {tls.certificate} with key {tls.key}"
         remedy = "Give a certificate and its key in PEM form, without a password."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from pipelines.errors import UserError
@@ -16,6 +17,11 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                rule = f"it is no address of this machine ({error.strerror})"
+                raise UserError(
+                    f"serving.host {host}", rule, "Set one of its addresses, or 0.0.0.0 for all."
+                ) from error
             rule = f"this process cannot listen on it ({error.strerror})"
             remedy = (
                 f"Set another one: `--set serving.port={port % 65535 + 1}`. Or press Ctrl-C in the shell of an earlier "

@@ -104,7 +104,7 @@ def as_document(config: ServeDeploySchema) -> dict[str, JsonValue]:
 
 def with_absolute_file(keys: KeysConfig) -> KeysConfig:
     """The same keys, with the absolute path of their file: the ingress runs in a folder of Ray's."""
-    file = keys.file if keys.file is None else _absolute(keys.file)
+    file = keys.file if keys.file is None else absolute(keys.file)
     return keys.model_copy(update={"file": file})
 
 
@@ -112,10 +112,11 @@ def tls_options(serving: ServingConfig) -> dict[str, str]:
     """Serve's options for HTTPS; empty for HTTP."""
     if serving.tls is None:
         return {}
-    return {"ssl_certfile": _absolute(serving.tls.certificate), "ssl_keyfile": _absolute(serving.tls.key)}
+    return {"ssl_certfile": absolute(serving.tls.certificate), "ssl_keyfile": absolute(serving.tls.key)}
 
 
-def _absolute(file: str) -> str:
+def absolute(file: str) -> str:
+    """The path from `/` on, with the home folder for `~`."""
     return str(Path(file).expanduser().absolute())
 
 

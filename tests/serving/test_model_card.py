@@ -32,8 +32,9 @@ def test_a_card_holds_the_facts_of_the_manifest(folder: Path, tmp_path: Path) ->
     assert (versioned.name, versioned.version, versioned.id) == ("sums", "2", "sums@2")
     assert read_card("sums", folder.as_uri()).fingerprint == card.fingerprint
     other = copy_with_details(folder, tmp_path / "s", method="finetune")
-    edit_manifest(Path(other), config={"student": {"prompt": "chat"}})
-    assert (read_card("sums", other).has_rationale, read_card("sums", other).prompt) == (False, "chat")
+    for student, prompt in (({"prompt": "chat"}, "chat"), (None, "plain")):
+        edit_manifest(Path(other), config={"student": student})
+        assert (read_card("sums", other).has_rationale, read_card("sums", other).prompt) == (False, prompt)
     assert card.prompt == "plain"
 
 
@@ -95,7 +96,8 @@ def test_only_safetensors_without_code_are_served(
 @pytest.mark.parametrize(
     ("details", "match"),
     [
-        ({"parameters": None, "task": {}}, "details lack parameters, task.name"),
+        ({"parameters": None, "task": {}}, "details lack a valid parameters, task.name"),
+        ({"files": {"config.json": 5}}, "lack a valid files.config.json"),
         ({"method": "rationale-as-input"}, "reads the teacher's rationale"),
         ({"method": "of-tomorrow"}, "this version does not know its method of-tomorrow"),
     ],
@@ -105,6 +107,8 @@ def test_unknown_details_are_refused(folder: Path, tmp_path: Path, details: dict
         read_card("sums", copy_with_details(folder, tmp_path / "student", **details))
     with pytest.raises(UserError, match="the folder does not exist"):
         read_card("sums", str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"it is the output of a run.*Give that folder: .*/student"):
+        read_card("sums", str(tmp_path))
 
 
 def test_a_task_with_code_must_be_accepted(folder: Path, tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ class EngineChoice:
         usable = {name: one for name, one in facts.items() if family in one.weights and self._problem(one) is None}
         if found := [name for name, one in usable.items() if self.weights in one.weights[family]]:
             return found
+        if not usable:
+            rule = f"no engine computes {family} students on {self.gpus} GPUs"
+            raise UserError(f"{self._gpus_key} {self.gpus}", rule, f"Set {self._gpus_key}: 1.")
         weights = sorted({weights for one in usable.values() for weights in one.weights[family]})
         rule = f"no engine has these weights for {family} students on {'GPUs' if self.gpus else 'CPUs'}"
         raise UserError(f"serving.weights {self.weights}", rule, f"Set one of {', '.join(weights)}.")
@@ -81,6 +84,10 @@ class EngineChoice:
         names = self.candidates(family)
         return open_first(names, load, f"{self.section}.engine")
 
+    @property
+    def _gpus_key(self) -> str:
+        return f"{self.section}.{'gpus_per_replica' if self.section == 'serving' else 'gpus_per_worker'}"
+
     def _problem(self, facts: EngineFacts) -> str | None:
         return facts.gpu_problem if self.gpus else None
 
@@ -90,8 +97,7 @@ class EngineChoice:
             others = ", ".join(name for name, other in facts.items() if family in other.weights)
             raise UserError(key, f"it does not run {family} students", f"Set auto, or one of {others}.")
         if problem := self._problem(engine):
-            gpus = "gpus_per_replica" if self.section == "serving" else "gpus_per_worker"
-            raise UserError(key, problem, f"Set auto, or {gpus}: 0.")
+            raise UserError(key, problem, f"Set auto, or {self._gpus_key}: 0.")
         if self.weights not in engine.weights[family]:
             rule = f"{self.engine} has no such weights for {family} students"
             remedy = f"Set one of {', '.join(engine.weights[family])}."

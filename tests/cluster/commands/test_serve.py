@@ -70,6 +70,8 @@ def test_a_taken_port_is_refused_before_students_are_read(monkeypatch: pytest.Mo
         refused = serve(Path("/nowhere"), "--set", f"serving.port={port}")
     assert (refused.exit_code, f"serving.port {port} on 127.0.0.1: " in refused.output) == (2, True), refused.output
     assert f"`--set serving.port={port + 1}`" in refused.output
+    elsewhere = serve(Path("/nowhere"), "--set", "serving.host=192.0.2.1")
+    assert "serving.host 192.0.2.1: it is no address of this machine" in elsewhere.output
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # the head's ports are not this machine's
     assert "/nowhere" in serve(Path("/nowhere"), "--set", f"serving.port={port}").output
 

@@ -1,6 +1,7 @@
 """Start, change and end of an endpoint, with a fake Serve."""
 
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipelines.config.serving import KeysConfig, ServingConfig, TlsConfig
 from pipelines.errors import StageFailedError, UserError
 from serving.deploy import readiness, rollout
 from serving.deploy import rollout as module
-from serving.deploy.address import check_running_proxy
+from serving.deploy.address import check_running_proxy, check_tls
 from serving.deploy.readiness import wait_until_answered, wait_until_running
 from serving.deploy.rollout import Endpoint, serve_students
 from tests.support.serve_applications import OTHER, applications
@@ -168,14 +169,22 @@ def test_a_taken_port_or_foreign_host_is_refused(monkeypatch: pytest.MonkeyPatch
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"serving.port {port}"):
             serve_students(STUDENTS, ServingConfig(port=port))
-    with pytest.raises(UserError, match="cannot listen on it"):
+    with pytest.raises(UserError, match="it is no address of this machine"):
         serve_students(STUDENTS, ServingConfig(host="192.0.2.1", port=8123, keys=KeysConfig(none=True)))
 
 
-def test_an_unusable_certificate_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_certificate_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encrypted key is refused too: OpenSSL would ask the terminal for its password."""
     monkeypatch.setattr(module, "endpoint_config", lambda *_: None)
     with pytest.raises(UserError, match=r"serving.tls.certificate /nowhere/crt .*No such file"):
         serve_students(STUDENTS, ServingConfig(tls=TlsConfig(certificate="/nowhere/crt", key="/nowhere/key")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, passwords in (("open", "-nodes"), ("closed", "-passout pass:secret")):
+        make = f"openssl req -x509 -newkey rsa:2048 {passwords} -subj /CN=a -keyout {name}.key -out {name}.crt"
+        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    check_tls(TlsConfig(certificate="~/open.crt", key="~/open.key"))
+    with pytest.raises(UserError, match="without a password"):
+        check_tls(TlsConfig(certificate="~/closed.crt", key="~/closed.key"))
 
 
 def test_an_unfinished_student_starts_nothing(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_family_device_and_weights_select_the_engine(family: Family, settings: d
         ("encoder-decoder", {"engine": "vllm"}, "does not run encoder-decoder"),
         ("encoder-decoder", {"engine": "ctranslate2", "gpus_per_replica": 1}, "CUDA"),
         ("encoder-decoder", {"gpus_per_replica": 1, "weights": "int8"}, "on GPUs. Set one of bfloat16, float32"),
+        ("encoder-decoder", {"gpus_per_replica": 2}, "gpus_per_replica 2: no engine .* on 2 GPUs. Set serving.gpus_per_replica: 1"),
         ("encoder-decoder", {"engine": "transformers", "gpus_per_replica": 2}, "it computes on one GPU"),
         ("encoder-decoder", {"engine_args": {"swap_space": 1}}, "engine_args swap_space: ctranslate2 runs encoder-decoder students"),
     ],
