@@ -1,5 +1,3 @@
-"""What the train stage refuses, and what makes two students different."""
-
 import importlib.util
 import re
 import shutil
@@ -19,18 +17,9 @@ from pipelines.storage.store import Store
 from pipelines.students.content import hash_files
 from pipelines.students.tokenizer_fingerprint import tokenizer_fingerprint
 from pipelines.tasks import load_task, task_spec
+from pipelines.train import checks
 from pipelines.train.begun import notices, record_begin, training_folder
-from pipelines.train.checks import (
-    budget_warnings,
-    check_counts,
-    check_gold,
-    check_task,
-    check_token_logprobs,
-    left_out_notices,
-    rationale_notices,
-    teacher_warnings,
-    token_settings,
-)
+from pipelines.train.checks import check_counts, check_gold, check_task, token_settings
 from pipelines.train.data.token_table import TokenCounts
 from pipelines.train.identity import identity_in_0_1, tokens_identity, train_identity
 from pipelines.train.stage import check_train, train, train_decision
@@ -46,13 +35,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def run(models: dict[str, str], tmp_path: Path) -> Callable[..., RunConfig]:
-    """Makes a run of the decoder-only model in `tmp_path`; `student` and the other sections are merged into it."""
     return lambda **sections: make_run(tmp_path, models["decoder-only"], **sections)
 
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Manifest:
-    """The manifest of five labels of the run."""
     write_labels(tmp_path, label_rows(5))
     return require_manifest(Store(str(tmp_path / "labels")), "labels", "label")
 
@@ -65,8 +52,8 @@ def test_a_part_that_cannot_be_read_is_named(run: Callable[..., RunConfig], labe
 
 
 def counts(**changed: int) -> TokenCounts:
-    sizes = {"widest": 50, "largest": 90, "too_long": 1, "nothing_to_learn": 0}
-    return TokenCounts(**{"train": 9, "validation": 2, "rationales": 9, "compared": 9, **sizes, **changed})
+    sizes = {"train": 9, "validation": 2, "rationales": 9, "compared": 9, "widest": 50, "largest": 90, "too_long": 1}
+    return TokenCounts(**{**sizes, "nothing_to_learn": 0, **changed})
 
 
 @pytest.mark.parametrize(
@@ -81,20 +68,16 @@ def counts(**changed: int) -> TokenCounts:
     ],
 )
 def test_token_settings_follow_from_the_run(run: Any, student: Any, terms: Any, column: str) -> None:
-    settings = token_settings(run(student=student))
-    assert (settings.family, settings.terms, settings.label_column) == ("decoder-only", terms, column)
-    assert settings.validation_share == 0.2
+    made = token_settings(run(student=student))
+    assert (made.family, made.terms, made.label_column, made.validation_share) == ("decoder-only", terms, column, 0.2)
     assert token_settings(run(corpus={"validation": "b.jsonl"})).validation_share == 0.0
 
 
-def test_a_chat_prompt_needs_a_template_and_a_decoder(run: Any, models: dict[str, str]) -> None:
+def test_a_prompt_that_the_model_cannot_read_is_refused(run: Any, models: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"prompt chat: the chat template of .*: missing\. Set student.prompt: plain"):
         token_settings(run(student={"prompt": "chat"}))
     with pytest.raises(UserError, match="is an encoder-decoder, and only decoder-only models read chats"):
         token_settings(run(student={"prompt": "chat", "model": models["encoder-decoder"]}))
-
-
-def test_more_tokens_than_positions_are_refused(run: Any, models: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"the sum of both is 65, .* has 64 positions"):
         token_settings(run(training={"max_input_tokens": 50, "max_target_tokens": 15}))
     relative = run(student={"model": models["encoder-decoder"]}, training={"max_input_tokens": 5000})
@@ -111,12 +94,8 @@ def test_missing_labels_are_refused(run: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"method finetune: .* 3 of 3 .* Remove it from compare\.methods"):
         check_train(run(student={"method": "finetune"}), without.uri)
     write_labels(tmp_path, label_rows(7) + label_rows(3, gold=False))
-    with pytest.raises(
-        UserError, match=r"student\.labels: .* 3 of 10 labelled examples have none\. Set student\.labels: gold to"
-    ):
+    with pytest.raises(UserError, match=r"student\.labels: .* 3 of 10 .* have none\. Set student\.labels: gold to"):
         check_train(run())
-    with pytest.raises(UserError, match=r"method finetune: .* 3 of 10"):
-        check_train(run(student={"method": "finetune"}))
     check_train(run(student={"labels": "teacher"}))
     for method in ("finetune", "step-by-step"):
         check_train(run(student={"method": method, "labels": "gold"}))
@@ -177,20 +156,20 @@ UNSPLIT = {"corpus": {"train": "x", "validation": 0.0}, "training": {"validate_e
 )  # fmt: skip
 def test_unusable_token_counts_are_refused(run: Any, sections: Any, changed: Any, message: str) -> None:
     given = run(**sections)
-    settings = token_settings(given)
-    check_counts(counts(), given, settings)
+    check_counts(counts(), given, token_settings(given))
     with pytest.raises(UserError, match=message):
-        check_counts(counts(**changed), given, settings)
+        check_counts(counts(**changed), given, token_settings(given))
 
 
 @pytest.mark.usefixtures("labels")
 def test_more_rationales_than_the_labels_hold_are_refused(run: Any) -> None:
-    several = {"rationales": {"per_row": 3, "max_words": 9}}
+    several: Any = {"rationales": {"per_row": 3, "max_words": 9}}
     with pytest.raises(UserError, match=r"per_row 3: .* has one rationale for each row\. Label with .*n: 3 or more"):
         check_train(run(student=several))
-    settings = check_train(run(student={**several, "method": "finetune"}))
-    assert rationale_notices(counts(), settings) == []
-    found = rationale_notices(counts(unshared=2, long_rationales=4, rotating=1), token_settings(run(student=several)))
+    assert checks.rationale_notices(counts(), check_train(run(student={**several, "method": "finetune"}))) == []
+    found = checks.rationale_notices(
+        counts(unshared=2, long_rationales=4, rotating=1), token_settings(run(student=several))
+    )
     assert [notice.partition(": ")[2] for notice in found] == [
         "2 of 9 training rows teach their label alone",
         "4 rationales have more than 9 words and are not learned",
@@ -198,18 +177,15 @@ def test_more_rationales_than_the_labels_hold_are_refused(run: Any) -> None:
     ]
 
 
-def test_rows_that_gold_alone_leaves_out_are_said(run: Any) -> None:
-    some = counts(nothing_to_learn=8)
+def test_rows_left_out_and_few_or_large_steps_are_said(run: Any) -> None:
+    some, gold = counts(nothing_to_learn=8), run(student={"labels": "gold"})
     expected = "student.labels: gold: 8 of 20 rows have no gold label and are left out"
-    assert left_out_notices(some, run(student={"labels": "gold"})) == [expected]
-    assert left_out_notices(some, run()) == left_out_notices(counts(), run(student={"labels": "gold"})) == []
-
-
-def test_few_or_too_large_steps_are_warned_of() -> None:
-    few, large = budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=1000))
+    assert checks.left_out_notices(some, gold) == [expected]
+    assert checks.left_out_notices(some, run()) == checks.left_out_notices(counts(), gold) == []
+    few, large = checks.budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=1000))
     assert "3 optimizer steps are few" in few
     assert "tokens_per_batch 1,000: all 9 examples have 900 tokens, so that every step reads all of them" in large
-    assert budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=90, steps=300)) == []
+    assert checks.budget_warnings(counts(tokens=900), TrainingConfig(tokens_per_batch=90, steps=300)) == []
 
 
 @pytest.mark.parametrize(
@@ -218,11 +194,9 @@ def test_few_or_too_large_steps_are_warned_of() -> None:
      ("teacher", 9, "the student learns its labels."),
      ("teacher", 10, ""), ("gold", 9, "")],
 )  # fmt: skip
-def test_labels_of_a_poor_teacher_are_warned_of(
-    run: Any, labels: Manifest, learns: str, agreeing: int, warned: str
-) -> None:
+def test_labels_of_a_poor_teacher_are_warned_of(run: Any, labels: Any, learns: str, agreeing: int, warned: str) -> None:
     known = labels.model_copy(update={"counts": {"gold": {"with_gold": 20, "agreeing": agreeing}}})
-    found = teacher_warnings(known, run(student={"labels": learns}))
+    found = checks.teacher_warnings(known, run(student={"labels": learns}))
     assert (bool(found), warned in "".join(found)) == (bool(warned), True)
 
 
@@ -276,10 +250,7 @@ def test_cells_of_a_grid_share_tokens(run: Any, labels: Manifest) -> None:
 
 def test_another_driver_in_the_output_is_refused(run: Any, labels: Manifest, tmp_path: Path) -> None:
     held = folder_lock(Store(str(tmp_path / "student")), 60.0, "train")
-    with (
-        held,
-        pytest.raises(UserError, match=r"student: another driver is training into it: process \d+ on .*Wait for it"),
-    ):
+    with held, pytest.raises(UserError, match=r"student: another driver is training .*: process \d+ on .*Wait for it"):
         train(run())
 
 
@@ -292,8 +263,7 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
         return decision.action, decision.reason, list(notices(decision, output, train_identity(wanted, task, labels)))
 
     assert said(300) == (Action.MAKE, "nothing exists yet", [])
-    begun = run(training={"steps": 300, "epochs": None})
-    identity = train_identity(begun, task, labels)
+    identity = train_identity(run(training={"steps": 300, "epochs": None}), task, labels)
     record_begin(output, identity)
     assert said(300) == (Action.RESUME, "begun with the same settings and inputs", [])
     action, reason, lines = said(600)
@@ -301,10 +271,8 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
     assert re.search(
         r"stays in \S+/training/\w{12} \(training.steps: 300 -> 600\)\. This one begins at step 0", lines[0]
     )
-
     training_folder(output, identity).write("identity.json", b"{")
     assert "its identity.json is damaged" in said(600)[2][0]
-
     made = manifest_of("student", identity, config={}, counts={}, timings_s={}, details={}, provenance={})
     write_manifest(output.child("student"), made)
     training_folder(output, identity).clear()
@@ -318,15 +286,15 @@ def test_other_settings_leave_what_has_begun(run: Any, labels: Manifest, tmp_pat
 @pytest.mark.parametrize(
     ("content", "replace", "action"),
     [
-        (None, False, Action.RESUME),
-        (b"cut", False, Action.RESUME),
-        (b"WEIGHTS", False, Action.REUSE),
-        (b"WEIGHTS", True, Action.MAKE),
-        (b"weights", True, Action.REUSE),
+        (None, 0, "resume"),
+        (b"cut", 0, "resume"),
+        (b"CHANGED", 0, "reuse"),
+        (b"CHANGED", 1, "make"),
+        (b"weights", 1, "reuse"),
     ],
 )
 def test_a_damaged_student_is_trained_again(
-    run: Any, labels: Manifest, tmp_path: Path, content: bytes | None, replace: bool, action: Action
+    run: Any, labels: Manifest, tmp_path: Path, content: bytes | None, replace: bool, action: str
 ) -> None:
     student, task = Store(str(tmp_path / "student")), load_task(task_spec("arithmetic", {}))
     student.write("model.safetensors", b"weights")
@@ -338,9 +306,9 @@ def test_a_damaged_student_is_trained_again(
     if content is not None:
         student.write("model.safetensors", content)
     decision = train_decision(run(), labels, replace=replace)
-    assert decision.action is action
+    assert decision.action.value == action
     lines = list(notices(decision, Store(str(tmp_path)), identity))
-    assert ["was damaged (model.safetensors" in line for line in lines] == [True] * (action is not Action.REUSE)
+    assert ["was damaged (model.safetensors" in line for line in lines] == [True] * (action != "reuse")
 
 
 def test_token_kd_needs_token_logprobs_of_its_tokenizer(run: Any, labels: Manifest, models: dict[str, str]) -> None:
@@ -349,20 +317,19 @@ def test_token_kd_needs_token_logprobs_of_its_tokenizer(run: Any, labels: Manife
         check_train(kd)
     labels.details["tokenizer"] = "another"
     with pytest.raises(UserError, match="its tokenizer is not that of the teacher"):
-        check_token_logprobs(labels, kd)
+        checks.check_token_logprobs(labels, kd)
     labels.details["tokenizer"] = tokenizer_fingerprint(models["decoder-only"])
-    check_token_logprobs(labels, kd)
+    checks.check_token_logprobs(labels, kd)
 
 
 @pytest.mark.usefixtures("labels")
 def test_a_validation_file_must_fit_the_method(run: Any) -> None:
-    measured = {"validate_every_steps": 5}
+    measured: Any = {"validate_every_steps": 5}
     with pytest.raises(UserError, match=r"validate_every_steps: corpus\.validation is a file, .*rationale-then-label"):
         check_train(run(student={"method": "rationale-then-label"}, training=measured, **FILE))
     check_train(run(student={"method": "rationale-then-label"}, **FILE))
-    by_accuracy = {"validate_every_steps": 5, "choose_by": "accuracy"}
     with pytest.raises(UserError, match=r"choose_by accuracy: method rationale-then-label writes no label of its own"):
-        check_train(run(student={"method": "rationale-then-label"}, training=by_accuracy))
+        check_train(run(student={"method": "rationale-then-label"}, training={**measured, "choose_by": "accuracy"}))
     check_train(run(training=measured, **FILE))
 
 
