@@ -17,10 +17,10 @@ def check_tls(tls: TlsConfig | None) -> None:
     """Raises UserError if this process cannot use the certificate with its key."""
     if tls is None:
         return
-    files = [absolute(tls.certificate), absolute(tls.key)]
+    certificate, key = absolute(tls.certificate), absolute(tls.key)
     try:
         # With a password, which is wrong: OpenSSL would ask the terminal for that of an encrypted key.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*files, password="-")
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="-")
     except OSError as error:  # ssl.SSLError is one
         value = f"serving.tls.certificate {tls.certificate} with key {tls.key}"
         remedy = "Give a certificate and its key in PEM form, without a password."
