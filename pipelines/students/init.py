@@ -20,6 +20,7 @@ from pipelines.config import StudentConfig
 from pipelines.errors import UserError
 from pipelines.students.chat_prompt import PromptKind, set_prompt
 from pipelines.students.decoding import check_model, model_family
+from pipelines.students.decoding.transformers_student import check_generates
 
 # Config fields of the number of layers. In decoder-only models transformers maps `num_hidden_layers` to the model's own name.
 _ENCODER_LAYERS = ("num_layers", "encoder_layers")
@@ -89,6 +90,7 @@ def student_config(student: StudentConfig) -> Any:
     check_model(model, "student.model")
     with _quiet(), _loading_errors(model):
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        check_generates(config.to_dict(), f"student.model {model}")
         if student.init.layers is None:
             return config
         return AutoConfig.from_pretrained(

@@ -208,7 +208,10 @@ def _check_training_split(counts: TokenCounts, run: RunConfig, settings: TokenSe
         raise UserError(method, rule, METHODS[settings.method].remedy)
     if not counts.train:
         rule = f"no example is left to train on ({counts.validation:,} held out, {counts.too_long:,} too long)"
-        raise UserError(Store(run.output).shown("labels"), rule, "Label more examples, or lower corpus.validation.")
+        low = ["training.max_input_tokens, training.max_target_tokens"] if counts.too_long else []
+        low += [f"training.fraction {settings.fraction:g}"] if settings.fraction < 1.0 else []
+        remedy = f"Raise {', '.join(low)}." if low else "Label more examples, or lower corpus.validation."
+        raise UserError(Store(run.output).shown("labels"), rule, remedy)
     if "rationale" in settings.terms and not counts.rationales:
         rule = f"none of {counts.train:,} examples has a rationale"
         raise UserError(method, rule, "Label with a prompt that asks for one, or set method: finetune.")

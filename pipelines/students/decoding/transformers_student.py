@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -39,7 +39,8 @@ def check_model(model: str, key: str) -> None:
         key: run file key, for messages.
 
     Raises:
-        UserError: the path does not exist, the folder lacks a readable config.json, or it holds pickled weights only.
+        UserError: the path does not exist, the folder lacks a readable config.json, its model only encodes, or it holds pickled weights
+            only.
     """
     path = Path(model).expanduser()
     if not path.exists():
@@ -56,9 +57,19 @@ def check_model(model: str, key: str) -> None:
     if not isinstance(config, dict):
         rule = "its config.json is no object of settings"
         raise UserError(f"{key} {model}", rule, "Download or export the model again.")
+    check_generates(config, f"{key} {model}")
     if any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
         rule = "its weights are pickled (*.bin), which can run code when loaded"
         raise UserError(f"{key} {model}", rule, "Convert them to safetensors.")
+
+
+def check_generates(config: Mapping[str, Any], value: str) -> None:
+    """Refuse an encoder such as BERT, by the settings of its config.json. Raises UserError; `value` begins its message."""
+    names = config.get("architectures") or []
+    encoders = [name for name in names if str(name).endswith("ForMaskedLM")]
+    if encoders and not config.get("is_encoder_decoder"):
+        rule = f"{encoders[0]} only encodes, must be a model that generates text"
+        raise UserError(value, rule, "Give an encoder-decoder such as T5, or a decoder such as SmolLM2 or Qwen.")
 
 
 class StudentLimits(TypedDict):

@@ -121,6 +121,11 @@ def without_one_weight(folder: Path) -> None:
     [
         (lambda folder: None, {"kind": "first-layers", "layers": 5}, r"student.init.layers 5: .* has 4 layers"),
         (lambda folder: edit(folder / "tokenizer_config.json", eos_token=None), {}, "no end-of-sequence token"),
+        (
+            lambda folder: edit(folder / "config.json", architectures=["BertForMaskedLM"], is_encoder_decoder=False),
+            {},
+            "BertForMaskedLM only encodes",
+        ),
         (shutil.rmtree, {}, "the folder does not exist"),
         (pickled, {}, "pickled"),
         (lambda folder: (folder / "model.safetensors").unlink(), {}, "it cannot be opened"),

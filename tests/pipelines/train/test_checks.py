@@ -141,7 +141,9 @@ UNSPLIT = {"corpus": {"train": "x", "validation": 0.0}, "training": {"validate_e
 @pytest.mark.parametrize(
     ("sections", "changed", "message"),
     [
-        ({}, {"train": 0}, "no example is left to train on .2 held out, 1 too long"),
+        ({}, {"train": 0}, r"no example is left to train on .2 held out, 1 too long.\. Raise training\.max_input_tokens, "),
+        ({}, {"train": 0, "too_long": 0}, r"Label more examples, or lower corpus\.validation"),
+        ({"training": {"fraction": 0.01}}, {"train": 0, "too_long": 0}, r"Raise training\.fraction 0\.01"),
         ({}, {"validation": 0}, "corpus.validation 0.2: of 9 examples none is held out"),
         (FILE, {"validation": 0}, "corpus.validation v.jsonl: it has no readable row with a gold label"),
         (UNSPLIT, {"validation": 0}, "validate_every_steps: no example is held out for validation"),
