@@ -4,9 +4,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ray.serve.exceptions import RayServeException
@@ -14,7 +16,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from pipelines.config.serving import KeysConfig, ServingConfig, TlsConfig
 from pipelines.errors import StageFailedError, UserError
-from serving.deploy import readiness, rollout
+from serving.deploy import readiness
 from serving.deploy import rollout as module
 from serving.deploy.address import check_running_proxy, check_tls
 from serving.deploy.readiness import wait_until_answered, wait_until_running
@@ -50,9 +52,9 @@ class EndingServe:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int, *names: str) -> None:
         self.left, self.after, self.calls = dict.fromkeys(names, 0), after, list[list[str]]()
         self._deleted: set[str] = set()
-        monkeypatch.setattr(rollout.serve, "status", self.status)
-        monkeypatch.setattr(rollout.serve, "shutdown", lambda: self.calls.append(["all of Serve"]))
-        monkeypatch.setattr(rollout, "delete_applications", self.delete)
+        monkeypatch.setattr(module.serve, "status", self.status)
+        monkeypatch.setattr(module.serve, "shutdown", lambda: self.calls.append(["all of Serve"]))
+        monkeypatch.setattr(module, "delete_applications", self.delete)
         monkeypatch.setattr(readiness, "_POLL_S", 0.0)
 
     def status(self) -> Any:
@@ -66,25 +68,13 @@ class EndingServe:
         self._deleted |= names
 
 
-def ingress_replies(
-    monkeypatch: pytest.MonkeyPatch, *replies: Sequence[Reply] | Exception, wait_s: float = 0.0
-) -> None:
-    """A running ingress whose replicas reply with the students that they cannot read."""
+def ingress_replies(monkeypatch: pytest.MonkeyPatch, *replies: Any, wait_s: float = 0.0) -> None:
+    """A running ingress whose replicas reply with the students that they cannot read. The last reply stays."""
     status = SimpleNamespace(applications={"raystill": SimpleNamespace(status=SimpleNamespace(value="RUNNING"))})
-    remaining = list(replies)
-
-    def results(**_: Any) -> Sequence[Reply]:
-        reply = remaining.pop(0) if len(remaining) > 1 else remaining[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    def broadcast(method: str) -> Any:
-        assert method == "unavailable"
-        return SimpleNamespace(results=results)
-
-    monkeypatch.setattr(rollout.serve, "status", lambda: status)
-    monkeypatch.setattr(rollout.serve, "get_deployment_handle", lambda *_: SimpleNamespace(broadcast=broadcast))
+    results = Mock(side_effect=[*replies, *[replies[-1]] * 1000])
+    handle = SimpleNamespace(broadcast=lambda method: {"unavailable": SimpleNamespace(results=results)}[method])
+    monkeypatch.setattr(module.serve, "status", lambda: status)
+    monkeypatch.setattr(module.serve, "get_deployment_handle", lambda *_: handle)
     monkeypatch.setattr(readiness, "READ_AGAIN_S", wait_s)
     monkeypatch.setattr(readiness, "_INGRESS_POLL_S", 0.01)
 
@@ -111,16 +101,10 @@ def serve_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeController]
     return start
 
 
-@pytest.mark.parametrize(
-    "error", [StageFailedError("raystill-student-b: its weights lack lm_head"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [StageFailedError("student-b: its weights lack lm_head"), KeyboardInterrupt()])
 def test_a_failed_change_restores_the_endpoint(serve_with: Callable[..., FakeController], error: BaseException) -> None:
-    """Also one that Ctrl-C interrupts."""
 
-    def fail(_: list[str]) -> None:
-        raise error
-
-    controller = serve_with(*applications("a"), without_config="shop", wait=fail)
+    controller = serve_with(*applications("a"), without_config="shop", wait=Mock(side_effect=error))
     match = "student-b: its weights lack lm_head; the endpoint runs as before" if str(error) else None
     with pytest.raises(type(error), match=match):
         serve_students(STUDENTS, SERVING)
@@ -161,23 +145,8 @@ def test_a_shorter_time_limit_needs_no_other_serve() -> None:
         check_running_proxy(http, ServingConfig(request_timeout_s=5.0))
 
 
-def test_a_taken_port_or_foreign_host_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "endpoint_config", lambda *_: None)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"serving.port {port}"):
-            serve_students(STUDENTS, ServingConfig(port=port))
-    with pytest.raises(UserError, match="it is no address of this machine"):
-        serve_students(STUDENTS, ServingConfig(host="192.0.2.1", port=8123, keys=KeysConfig(none=True)))
-
-
-def test_an_unusable_certificate_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encrypted key is refused too: OpenSSL would ask the terminal for its password."""
-    monkeypatch.setattr(module, "endpoint_config", lambda *_: None)
-    with pytest.raises(UserError, match=r"serving.tls.certificate /nowhere/crt .*No such file"):
-        serve_students(STUDENTS, ServingConfig(tls=TlsConfig(certificate="/nowhere/crt", key="/nowhere/key")))
+def test_an_encrypted_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL would ask the terminal for its password."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, passwords in (("open", "-nodes"), ("closed", "-passout pass:secret")):
         make = f"openssl req -x509 -newkey rsa:2048 {passwords} -subj /CN=a -keyout {name}.key -out {name}.crt"
@@ -187,41 +156,43 @@ def test_an_unusable_certificate_starts_nothing(tmp_path: Path, monkeypatch: pyt
         check_tls(TlsConfig(certificate="~/closed.crt", key="~/closed.key"))
 
 
-def test_an_unfinished_student_starts_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished student"):
-        serve_students({"a": str(tmp_path)}, SERVING)
+def test_what_cannot_start_is_refused_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(match: str, students: dict[str, str] = STUDENTS, **settings: Any) -> None:
+        with pytest.raises(UserError, match=match):
+            serve_students(students, ServingConfig(**settings))
+
+    refused("no finished student", {"a": str(tmp_path)})
+    monkeypatch.setattr(module, "endpoint_config", lambda *_: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused(f"serving.port {(port := taken.getsockname()[1])}", port=port)
+    refused("it is no address of this machine", host="192.0.2.1", port=8123, keys=KeysConfig(none=True))
+    nowhere = TlsConfig(certificate="/nowhere/crt", key="/nowhere/key")
+    refused(r"serving.tls.certificate /nowhere/crt .*No such file", tls=nowhere)
 
 
 INGRESS, *REPLICAS = APPLICATIONS
 
 
 @pytest.mark.parametrize(
-    ("others", "after", "calls"),
-    [
-        ([], 3, [[INGRESS], REPLICAS, ["all of Serve"]]),
-        (["shop"], 3, [[INGRESS], REPLICAS]),
-        ([], 10**9, [[INGRESS], REPLICAS, ["all of Serve"]]),
-    ],
-    ids=["alone", "beside others", "late"],
+    ("others", "after"), [([], 3), (["shop"], 3), ([], 10**9)], ids=["alone", "beside others", "late"]
 )
 def test_the_ingress_ends_before_the_students(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: list[str], after: int,
-    calls: list[list[str]],
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: list[str], after: int
+) -> None:
     """An application that does not end in time is printed, and delays nothing."""
     serve = EndingServe(monkeypatch, after, *APPLICATIONS, *others)
     Endpoint("http://x", ("a", "b"), drain_s=0.01 if after > 3 else 60.0).shutdown()
-    assert serve.calls == calls
+    assert serve.calls == [[INGRESS], REPLICAS, *([] if others else [["all of Serve"]])]
     assert ("serve: raystill did not end in time" in capsys.readouterr().err) == (after > 3)
 
 
 def test_an_unused_endpoint_is_discarded_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    serve = EndingServe(monkeypatch, 10**9, *APPLICATIONS)
-    Endpoint("http://x", ("a", "b")).discard()
-    assert serve.calls == [["all of Serve"]]
-    serve = EndingServe(monkeypatch, 10**9, *APPLICATIONS, "shop")
-    Endpoint("http://x", ("a", "b")).discard()
-    assert serve.calls == [APPLICATIONS]
+    for others, calls in (([], [["all of Serve"]]), (["shop"], [APPLICATIONS])):
+        serve = EndingServe(monkeypatch, 10**9, *APPLICATIONS, *others)
+        Endpoint("http://x", ("a", "b")).discard()
+        assert serve.calls == calls
 
 
 UNREADABLE = {"a": "/s/a: the folder does not exist. Give the folder of a student."}
@@ -232,7 +203,6 @@ NO_REPLICA = RayServeException("no replica")
     ("replies", "problem"),
     [
         ([UNREADABLE], "cannot read /s/a: the folder does not"),
-        ([{}, UNREADABLE, {}], "cannot read /s/a: the folder does not"),
         ([TimeoutError(), NO_REPLICA, UNREADABLE], "cannot read /s/a: the folder does not"),
         (NO_REPLICA, r"does not answer \(no replica\)"),
         ([{}, NO_REPLICA], r"does not answer \(no replica\)"),
@@ -247,10 +217,8 @@ def test_every_ingress_replica_must_read_the_students(
 ) -> None:
     """Each runs on a node that may not see the folder."""
     ingress_replies(monkeypatch, replies)
-    if problem is None:
-        wait_until_running(["raystill"])
-        return
-    with pytest.raises(StageFailedError, match=f"does not start: its ingress {problem}"):
+    match = f"does not start: its ingress {problem}"
+    with pytest.raises(StageFailedError, match=match) if problem else nullcontext():
         wait_until_running(["raystill"])
 
 
