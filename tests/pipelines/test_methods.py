@@ -2,18 +2,9 @@
 
 import pytest
 
+from pipelines import methods
 from pipelines.config import StudentConfig
-from pipelines.methods import (
-    MAX_CANDIDATES,
-    METHOD_KEYS,
-    METHODS,
-    Method,
-    TeacherTokens,
-    TrainingRow,
-    prompt_of,
-    rationale_readers,
-    read_answer,
-)
+from pipelines.methods import METHODS, Method, TeacherTokens, TrainingRow, prompt_of, read_answer
 from pipelines.tasks import Example
 from pipelines.tasks.arithmetic import Arithmetic
 from pipelines.train.loss_terms import PARTS, TERMS, term_weights
@@ -24,6 +15,8 @@ TASK = Arithmetic()
 ROW = TrainingRow(
     "a", TEXT, "4 - 1", "Anne gives 1 away.", [("4 - 1", 0.75), ("4 + 1", 0.25)], TeacherTokens([5], [[5]], [[0.0]])
 )
+WRITERS = {"step-by-step", "label-then-rationale", "rationale-then-label", "token-kd"}
+NEEDY = {"rationale-then-label", "rationale-as-input", "token-kd"}
 EMPTY = TrainingRow("a", TEXT, "4 - 1", "")
 
 
@@ -32,8 +25,7 @@ def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
     targets = method.targets(ROW, TASK)
     assert targets
     for target in targets:
-        prompt = prompt_of(name, target.part, TEXT if target.input is None else target.input)
-        assert TEXT in prompt
+        assert TEXT in prompt_of(name, target.part, TEXT if target.input is None else target.input)
         assert (target.probability is not None) == method.compares_labels
         assert (target.text is None) == method.learns_teacher_tokens
     assert method.answer in {target.part for target in targets}
@@ -48,24 +40,20 @@ def test_every_method_keeps_the_contract(name: str, method: Method) -> None:
     assert list(weights) == list(method.terms)
     assert set(weights) <= set(TERMS)
     parts = {part for target in targets for part in (target.part, *(["rationale"] if target.rationale else []))}
-    assert parts == set(method.terms) & set(PARTS)
-    assert sum(weights.values()) == pytest.approx(1.0)
-    assert method.student_keys <= METHOD_KEYS <= StudentConfig.model_fields.keys()
+    assert (parts, sum(weights.values())) == (set(method.terms) & set(PARTS), pytest.approx(1.0))
+    assert (method.writes_rationales, method.needs_teacher_text) == (name in WRITERS, name in NEEDY)
+    assert method.student_keys <= methods.METHOD_KEYS <= StudentConfig.model_fields.keys()
     assert (method.label_column is None) == (not method.learns), "a fixed label column is explained in an error"
 
     written = TASK.render(TASK.parse("Anne gives 1 away. The answer is (4 - 1).", EXAMPLE))
     read = read_answer(name, "(4 - 1)" if method.answer == "label" else written, TASK, EXAMPLE)
-    assert read is not None
     assert (read.label, read.rationale) == ("4 - 1", "" if method.answer == "label" else "Anne gives 1 away.")
     assert read_answer(name, "no idea", TASK, EXAMPLE) is None
 
 
-def test_step_by_step_selects_the_answer_by_prefix() -> None:
+def test_prompts_of_both_parts() -> None:
     assert prompt_of("step-by-step", "label", TEXT) == f"[label] {TEXT}"
     assert prompt_of("step-by-step", "rationale", TEXT) == f"[rationale] {TEXT}"
-
-
-def test_label_then_rationale_reads_the_same_input_for_both() -> None:
     (target,) = METHODS["label-then-rationale"].targets(ROW, TASK)
     assert (target.text, target.rationale) == ("4 - 1", "Anne gives 1 away.")
     assert prompt_of("label-then-rationale", "rationale", TEXT) == prompt_of("finetune", "label", TEXT) == TEXT
@@ -76,21 +64,15 @@ def test_label_then_rationale_reads_the_same_input_for_both() -> None:
 def test_a_rationale_follows_the_input() -> None:
     (target,) = METHODS["rationale-as-input"].targets(ROW, TASK)
     assert target.input == f"{TEXT} [rationale] Anne gives 1 away."
-    assert rationale_readers() == rationale_readers(["finetune", "rationale-as-input"]) == ["rationale-as-input"]
-
-
-def test_methods_that_write_rationales_or_need_teacher_text() -> None:
-    writers = {name for name, method in METHODS.items() if method.writes_rationales}
-    assert writers == {"step-by-step", "label-then-rationale", "rationale-then-label", "token-kd"}
-    needy = {name for name, method in METHODS.items() if method.needs_teacher_text}
-    assert needy == {"rationale-then-label", "rationale-as-input", "token-kd"}
+    readers = methods.rationale_readers
+    assert readers() == readers(["finetune", "rationale-as-input"]) == ["rationale-as-input"]
 
 
 def test_the_learned_label_comes_first_among_at_most_8() -> None:
     others = [(f"{i} + 1", 0.05 + i / 1000) for i in range(10)]
     row = TrainingRow("a", TEXT, "7 + 7", "", [*others, ("( 9 + 1 )", 0.1)])
     targets = METHODS["soft-label"].targets(row, TASK)
-    assert len(targets) == MAX_CANDIDATES
+    assert len(targets) == methods.MAX_CANDIDATES
     assert [(t.text, t.probability, t.in_part_loss) for t in targets[:2]] == [
         ("7 + 7", 0.0, True), ("9 + 1", pytest.approx(0.159), False)
     ]  # fmt: skip

@@ -49,4 +49,4 @@ def test_finished_rows_may_be_retried(tmp_path: Path) -> None:
     write_manifest(store, manifest_of("labels", MINE, **PARTS))
     found = decide(store, "labels", MINE, rows_to_retry=lambda manifest: 3)
     assert (found.action, found.rows_retried, found.reused) == (Action.RESUME, 3, None)
-    assert found.manifest is not None
+    assert found.manifest

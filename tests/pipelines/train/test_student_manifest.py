@@ -35,22 +35,18 @@ def test_details_are_written_as_they_were_read() -> None:
 
 
 def test_a_card_equals_that_of_version_0_1(tmp_path: Path) -> None:
-    model = tmp_path / "private" / "model"
-    model.mkdir(parents=True)
-    config = MANIFEST["config"]
+    config, model = MANIFEST["config"], tmp_path / "model"
+    model.mkdir()
     text = card(parse_run(config | {"student": config["student"] | {"model": str(model)}}))
     assert text == (STUDENT / "README.md").read_text(), "also without the path of the model's folder"
 
 
-def test_provenance_repeats_the_labels_filters(tmp_path: Path) -> None:
+def test_a_card_shows_the_filters_of_the_labels(tmp_path: Path) -> None:
     write_labels(tmp_path, label_rows(4))
     labels = require_manifest(Store(str(tmp_path / "labels")), "labels", "label")
     assert labels_provenance(labels).filters is None, "labels that do not record them"
     labels.identity["teacher"] = {"filters": {"gold": "drop-disagreeing"}}
     assert labels_provenance(labels).filters == {"gold": "drop-disagreeing"}
-
-
-def test_a_card_shows_the_filters_of_the_labels(tmp_path: Path) -> None:
     run = make_run(tmp_path, "org/student")
     filters = FiltersConfig(gold="drop-disagreeing", min_agreement=0.4).model_dump()
     assert "Filters: gold `drop-disagreeing`, min_agreement `0.4`." in card(run, filters=filters)

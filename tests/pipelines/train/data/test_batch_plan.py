@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.train.data import batch_plan
 from pipelines.train.data.batch_plan import BatchPlan, epoch_steps
 from pipelines.train.data.lengths import Lengths, padded_tokens
 from pipelines.train.data.micro_batching import Cost, _sort_orders, pack_micro_batches, plan_micro_batches
@@ -140,6 +141,16 @@ def test_micro_batches_fit_and_are_as_many_on_each_worker(family: Any, workers: 
     planned = micro_batches(lengths, examples, workers, limit, family)
     assert (flat(planned), len({len(worker) for worker in planned})) == (list(range(len(lengths.real))), 1)
     assert max(padded_tokens(lengths, np.array(b, int), family) for worker in planned for b in worker) <= limit
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_validation_split_is_planned_in_chunks(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    monkeypatch.setattr(batch_plan, "_CHUNK_EXAMPLES", 16)
+    lengths, examples = random_lengths(90, seed=90), np.arange(40, 90)
+    plan = make_plan(lengths, np.arange(40), packed=packed)
+    planned = plan.many_micro_batches(examples)
+    found = flat([[batch.tolist() for batch in worker] for worker in planned])
+    assert (found, len({len(worker) for worker in planned})) == (lengths.of(examples).tolist(), 1)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -12,13 +12,9 @@ def test_decoder_only_rows_are_prompt_and_target() -> None:
     assert {name: array.tolist() for name, array in batch.inputs.items()} == {"input_ids": [[7, 8, 3], [5, 4, 6]]}
     assert batch.rows.tolist() == [0, 0, 1, 1, 1]
     assert batch.positions.tolist() == [1, 2, 3, 4, 5], "the position before a target token predicts it"
-    assert batch.targets.tolist() == [3, 1, 4, 6, 1]
-    assert batch.parts.tolist() == [0, 0, 1, 1, 1]
-
-
-def test_the_tail_of_a_target_counts_as_rationale() -> None:
+    assert (batch.targets.tolist(), batch.parts.tolist()) == ([3, 1, 4, 6, 1], [0, 0, 1, 1, 1])
     batch = collate([TokenSequence([7], [3, 1, 8, 9, 1], 0, tail=3), *TWO], family="decoder-only", pad=0, start=None)
-    assert batch.parts.tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 1, 1]
+    assert batch.parts.tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 1, 1], "the tail of a target counts as rationale"
 
 
 def test_every_array_is_pinned_for_a_gpu() -> None:

@@ -1,5 +1,3 @@
-"""The loader gives the plan's micro-batches in order, from any step."""
-
 from pathlib import Path
 
 import pytest
@@ -28,8 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, BatchPlan]:
 
 
 def loader(made: tuple[Tokens, BatchPlan], rank: int = 0, gpu: bool = False) -> Loader:
-    tokens, plan = made
-    return Loader(plan, tokens, rank, pad=0, start=None, gpu=gpu)
+    return Loader(made[1], made[0], rank, pad=0, start=None, gpu=gpu)
 
 
 def targets(batches: list[MicroBatch]) -> list[list[int]]:

@@ -16,18 +16,16 @@ from pipelines.train.engine.deepspeed_engine import clip_gradients, compile_laye
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_settings_follow_from_the_run(stage: Any, precision: Any, gpus: Any) -> None:
-    training = TrainingConfig(
-        zero_stage=stage, precision=precision, gpus_per_worker=gpus, gradient_clipping=0.7, weight_decay=0.2
-    )
+    given: Any = {"gradient_clipping": 0.7, "weight_decay": 0.2}
+    training = TrainingConfig(zero_stage=stage, precision=precision, gpus_per_worker=gpus, **given)
     settings, whole_bf16 = deepspeed_config(training), precision == "bf16" and gpus == 1
-    adam = settings["optimizer"]["params"]
     assert settings["zero_optimization"]["stage"] == stage
     assert settings["gradient_clipping"] == (0.7 if stage or whole_bf16 else 0.0), "the worker clips and has the norm"
     assert (settings["bf16"], "fp16" in settings) == ({"enabled": whole_bf16}, False)
     accumulated = settings.get("data_types", {}).get("grad_accum_dtype")
     assert accumulated == ("fp32" if whole_bf16 and stage >= 2 else None)
-    assert (adam["weight_decay"], adam["torch_adam"]) == (0.2, True)
-    assert json.loads(json.dumps(settings)) == settings
+    adam = settings["optimizer"]["params"]
+    assert (adam["weight_decay"], adam["torch_adam"], json.loads(json.dumps(settings))) == (0.2, True, settings)
 
 
 @pytest.mark.parametrize("largest", [0.5, 50.0])
@@ -65,10 +63,8 @@ def test_layers_of_an_unknown_architecture_are_not_compiled() -> None:
 
 
 def test_a_schedule_rises_and_falls() -> None:
-    linear, cosine, constant = (
-        [learning_rate(step, 100, 2.0, 0.1, schedule) for step in range(100)]
-        for schedule in ("linear", "cosine", "constant")
-    )
+    names = ("linear", "cosine", "constant")
+    linear, cosine, constant = ([learning_rate(step, 100, 2.0, 0.1, one) for step in range(100)] for one in names)
     assert max(linear) == linear[9] == 2.0
     assert all(a < b for a, b in itertools.pairwise(linear[:10]))
     for falling in (linear, cosine):

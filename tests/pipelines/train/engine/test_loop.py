@@ -41,23 +41,20 @@ def test_patience_counts_from_the_best_measurement() -> None:
     for state.step in range(1, 51):
         best += [state.step] if validate_if_due(one, state) else []
         over += [state.step] if is_patience_over(state, 2) else []
-    assert best == [10, 20, 50]
-    assert state.best == BestStep(step=50, objective=1.9, terms={"label": 1.9})
+    assert (best, state.best) == ([10, 20, 50], BestStep(step=50, objective=1.9, terms={"label": 1.9}))
     assert [row["objective"] for row in state.validation] == [3.0, 2.0, 2.5, 2.0, 1.9]
     assert over == list(range(40, 50)), "an equal measurement is no better one"
 
 
 def test_one_criterion_chooses_for_all_methods() -> None:
     """By its own objective step-by-step would take the first measurement."""
-    measured = iter(
-        [{"label": 2.0, "rationale": 1.0, "accuracy": 0.5}, {"label": 1.0, "rationale": 9.0, "accuracy": 0.4}] * 2
-    )
+    terms = ("label", "rationale", "accuracy")
+    measured = iter([dict(zip(terms, values, strict=True)) for values in ((2.0, 1.0, 0.5), (1.0, 9.0, 0.4))] * 2)
     for choose_by, step, value in (("label-loss", 20, 1.0), ("accuracy", 10, 0.5)):
         state, one = TrainingState(), worker([], validate_every_steps=10, choose_by=choose_by)
         one.weights, one.validate = {"label": 0.5, "rationale": 0.5}, lambda: next(measured)
         for state.step in (10, 20):
             validate_if_due(one, state)
-        assert state.best is not None
         assert (state.best.step, state.best.objective) == (step, value)
 
 
@@ -135,24 +132,18 @@ def test_out_of_memory_ends_the_next_attempt(monkeypatch: pytest.MonkeyPatch, tm
     assert train_loop({"job": job}) == TrainingFailure(reasons[0]), "another attempt would fail in the same way"
 
 
-@pytest.mark.parametrize(
-    ("precision", "gpus", "computes_bf16", "warns"),
-    [("bf16", 0, False, True), ("bf16", 0, True, False), ("bf16", 1, False, False), ("fp32", 0, False, False)],
-)
-def test_bf16_on_a_cpu_without_it_is_a_warning(
-    precision: Any, gpus: Any, computes_bf16: bool, warns: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_bf16_on_a_cpu_without_it_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(loop, "node_name", lambda: "10.0.0.1 (abcdef12)")
-    monkeypatch.setattr(loop, "computes_bf16", lambda: computes_bf16)
-    training = TrainingConfig(precision=precision, gpus_per_worker=gpus, workers=1)
-    loop._warn_of_slow_bf16(training, warn_through(None))
-    assert ("CPU of 10.0.0.1 (abcdef12)" in capsys.readouterr().err) == warns
+    for precision, gpus, able in (("bf16", 0, False), ("bf16", 0, True), ("bf16", 1, False), ("fp32", 0, False)):
+        monkeypatch.setattr(loop, "computes_bf16", lambda able=able: able)
+        training = TrainingConfig.model_validate({"precision": precision, "gpus_per_worker": gpus, "workers": 1})
+        loop._warn_of_slow_bf16(training, warn_through(None))
+        warns = (precision, gpus, able) == ("bf16", 0, False)
+        assert ("CPU of 10.0.0.1 (abcdef12)" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize(("others", "chosen"), [(1, "bf16"), (0, "fp32")])
-def test_auto_precision_is_one_that_every_worker_computes_in(
-    others: int, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_precision_suits_every_worker(others: int, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "has_bf16_instructions", lambda: True)
     monkeypatch.setattr("torch.distributed.all_reduce", lambda able, operation: able.mul_(others))
     assert loop.with_precision(TrainingConfig(precision="auto")).precision == chosen

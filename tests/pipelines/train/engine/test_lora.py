@@ -29,24 +29,30 @@ def logits(model: Any) -> Any:
         return model(input_ids=torch.tensor([[5, 6, 7, 8]]), **more).logits
 
 
+def train(model: Any, std: float) -> None:
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=std)
+
+
 @pytest.mark.parametrize("family", ["decoder-only", "encoder-decoder"])
 def test_a_merged_model_answers_as_the_adapted_one(family: str, tmp_path: Path) -> None:
     folder = make_model(family, tmp_path / "model")
-    plain, adapted = load(family, folder), load(family, folder)
+    plain, adapted, same, other = (load(family, folder) for _ in range(4))
     state = plain.state_dict()
     assert merge_adapters(plain, state) == state, "unchanged without adapters"
-    add_adapters(adapted, LoraConfig(rank=4, alpha=12.0), seed=0)
+    for model, seed in ((adapted, 0), (same, 0), (other, 1)):
+        add_adapters(model, LoraConfig(rank=4, alpha=12.0), seed=seed)
     torch.testing.assert_close(logits(adapted), logits(plain))
-
-    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     assert trained
     assert all(".lora_" in name for name in trained)
     assert not any(head in name for name in trained for head in ("lm_head", "shared", "embed_tokens"))
-
-    torch.manual_seed(1)
-    for name, parameter in adapted.named_parameters():
-        if name in trained:
-            torch.nn.init.normal_(parameter, std=0.3)
+    first = next(name for name in trained if ".lora_A." in name)
+    assert torch.equal(trained[first], same.get_parameter(first))
+    assert not torch.equal(trained[first], other.get_parameter(first)), "the seed decides the adapters"
+    train(adapted, std=0.3)
     expected = logits(adapted)
     assert (expected - logits(plain)).abs().max() > 0.01
     merged = str(tmp_path / "merged")
@@ -58,10 +64,7 @@ def test_a_merged_model_answers_as_the_adapted_one(family: str, tmp_path: Path) 
 def test_a_student_of_adapters_in_bf16_has_the_trained_logits(family: Any, tmp_path: Path) -> None:
     lora, model = LoraConfig(rank=4, alpha=12.0), load(family, make_model(family, tmp_path / "model"))
     add_adapters(model, lora, seed=0)
-    torch.manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=1.0)
+    train(model, std=1.0)
     model.to(torch.bfloat16)
     state = model.state_dict()
     sequences = [TokenSequence([5, 6, 7, 8], [9, 10], 0), TokenSequence([5, 6], [9, 1], 0)]
@@ -77,14 +80,3 @@ def test_a_student_of_adapters_in_bf16_has_the_trained_logits(family: Any, tmp_p
     for wrong in (differences[1], math.nan):
         with pytest.raises(StageFailedError, match=r"its logits differ by up to .* from those of the trained one"):
             check_difference(wrong)
-
-
-def test_the_seed_decides_the_adapters(tmp_path: Path) -> None:
-    folder = make_model("decoder-only", tmp_path / "model")
-    models = [load("decoder-only", folder) for _ in range(3)]
-    for model, seed in zip(models, (0, 0, 1), strict=True):
-        add_adapters(model, LoraConfig(rank=2), seed)
-    name = next(n for n, _ in models[0].named_parameters() if ".lora_A." in n)
-    first, same, other = (model.get_parameter(name) for model in models)
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)

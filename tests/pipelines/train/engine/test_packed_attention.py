@@ -65,32 +65,22 @@ def test_rounding_in_float32_is_no_leak() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def _bart() -> Any:
-    config = transformers.BartConfig(
-        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=40, pad_token_id=0,
-    )  # fmt: skip
-    return transformers.BartForConditionalGeneration(config), "encoder-decoder"
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("BartForConditionalGeneration", {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "pad_token_id": 0}),
+    ("Gemma2ForCausalLM", {"num_key_value_heads": 1, "head_dim": 8, "attn_logit_softcapping": 1.0}),
+    ("MambaForCausalLM", {"state_size": 4}),
+]
 
 
-def _gemma2() -> Any:
-    sizes = {**SIZES, "num_key_value_heads": 1, "head_dim": 8}
-    return transformers.Gemma2ForCausalLM(
-        transformers.Gemma2Config(**sizes, attn_logit_softcapping=1.0)
-    ), "decoder-only"
-
-
-def _mamba() -> Any:
-    config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=40, state_size=4)
-    return transformers.MambaForCausalLM(config), "decoder-only"
-
-
-@pytest.mark.parametrize("make", [_bart, _gemma2, _mamba])
-def test_other_architectures_stay_padded_and_unchanged(make: Any) -> None:
+@pytest.mark.parametrize(("name", "more"), OTHERS, ids=[name for name, _ in OTHERS])
+def test_other_architectures_stay_padded_and_unchanged(name: str, more: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model, family = make()
+    kind = getattr(transformers, name)
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2} if "d_model" in more else SIZES
+    model = kind(kind.config_class(**{"vocab_size": 40, **heads, **more})).eval()
+    family: Any = "encoder-decoder" if "d_model" in more else "decoder-only"
     sequences = [TokenSequence([3, 4, 5], [6, 7], 0)]
-    before = logits(model.eval(), sequences, family, packed=False)
+    before = logits(model, sequences, family, packed=False)
     assert not pack(model)
     check_padding(model)
     torch.testing.assert_close(logits(model, sequences, family, packed=False), before, rtol=0, atol=0)
@@ -98,12 +88,9 @@ def test_other_architectures_stay_padded_and_unchanged(make: Any) -> None:
 
 def test_a_model_that_mixes_padded_texts_is_refused() -> None:
     torch.manual_seed(0)
-    config = transformers.UMT5Config(
-        d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=40, decoder_start_token_id=0
-    )
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 40}
+    config = transformers.UMT5Config(**sizes, decoder_start_token_id=0)
     model = transformers.UMT5ForConditionalGeneration(config).eval()
     assert not pack(model)
-    with pytest.raises(
-        StageFailedError, match="UMT5ForConditionalGeneration computes other logits for a text that is padded"
-    ):
+    with pytest.raises(StageFailedError, match="UMT5ForConditionalGeneration computes other logits for a text that is"):
         check_padding(model)

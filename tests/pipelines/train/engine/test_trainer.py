@@ -15,6 +15,10 @@ WORK = Store("s3://bucket/run/training/ab?region=eu-west-1")
 IN_FOLDER = "resumes from the last checkpoint in s3://bucket/run/training/ab?region=eu-west-1, if there is one."
 
 
+def fails(error: BaseException) -> Any:
+    raise error
+
+
 def stopped(fit: Any, monkeypatch: pytest.MonkeyPatch, progress: Any = None) -> str:
     monkeypatch.setattr(trainer, "_trainer", lambda job: SimpleNamespace(fit=fit))
     with pytest.raises((StageFailedError, KeyboardInterrupt)) as caught:
@@ -33,18 +37,13 @@ def stopped(fit: Any, monkeypatch: pytest.MonkeyPatch, progress: Any = None) -> 
 )
 def test_what_is_kept_is_said(checkpoint: Any, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(value: Any, timeout: float) -> Any:
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+        return fails(value) if isinstance(value, Exception) else value
 
     monkeypatch.setattr("ray.get", answer)
     progress = SimpleNamespace(checkpoint=SimpleNamespace(remote=lambda: checkpoint))
     result = SimpleNamespace(return_value=TrainingFailure("step 3 is not finite"))
     assert stopped(lambda: result, monkeypatch, progress) == f"training stopped: step 3 is not finite. {kept}"
-    assert stopped(interrupted, monkeypatch, progress) == kept
+    assert stopped(lambda: fails(KeyboardInterrupt()), monkeypatch, progress) == kept
 
 
 @pytest.mark.parametrize(
@@ -55,12 +54,8 @@ def test_what_is_kept_is_said(checkpoint: Any, kept: str, monkeypatch: pytest.Mo
         ([], "Training failed due to worker errors:"),
     ],
 )  # fmt: skip
-def test_a_lost_worker_is_reported_by_its_own_error(
-    errors: list[Exception], reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_worker_is_reported_by_its_own_error(errors: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train import WorkerGroupError
 
-    def fit() -> None:
-        raise WorkerGroupError("", {rank: SimpleNamespace(cause=error) for rank, error in enumerate(errors)})
-
-    assert stopped(fit, monkeypatch).startswith(f"training stopped: {reason}")
+    error = WorkerGroupError("", {rank: SimpleNamespace(cause=error) for rank, error in enumerate(errors)})
+    assert stopped(lambda: fails(error), monkeypatch).startswith(f"training stopped: {reason}")

@@ -1,5 +1,3 @@
-"""Progress and warnings of workers reach the command's terminal."""
-
 import io
 import threading
 from pathlib import Path
@@ -32,14 +30,11 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> Any:
     actor = ProgressActor()
     monkeypatch.setattr("ray.get", lambda value, **_: value)
     monkeypatch.setattr(progress_actor, "_POLL_S", 0.01)
-    return SimpleNamespace(
-        **{n: SimpleNamespace(remote=getattr(actor, n)) for n in ("warn", "update", "set_checkpoint", "read")}
-    )
+    methods = ("warn", "update", "set_checkpoint", "read")
+    return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(actor, name)) for name in methods})
 
 
-def test_a_warning_is_shown_once_in_the_commands_terminal(
-    handle: Any, progress: Progress, live: ProgressFile, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_warning_is_shown_once_in_the_commands_terminal(handle: Any, progress: Any, live: Any, capsys: Any) -> None:
     warn, finished = warn_through(handle), threading.Event()
     for text in ("mlflow is left out", "this CPU is slow", "mlflow is left out"):
         warn(text)
@@ -52,10 +47,7 @@ def test_a_warning_is_shown_once_in_the_commands_terminal(
 
 
 def test_updates_set_counts_phase_and_steps_left(handle: Any, progress: Progress, live: ProgressFile) -> None:
-    steps_left: list[int] = []
-    phases: list[str] = []
-    details: list[str] = []
-    finished = threading.Event()
+    steps_left, phases, details, finished = list[int](), list[str](), list[str](), threading.Event()
     updates = iter([ProgressUpdate(100, 900, 8), ProgressUpdate(200, 900, 7, "step 2/9"), ProgressUpdate(900, 900, 0)])
 
     def on_steps_left(steps: int) -> None:
