@@ -81,7 +81,7 @@ def main() -> None:
         )  # fmt: skip
         plan.step(0)
         measured("first step of the plan")
-        plan.micro_batches(tokens.validation)
+        plan.many_micro_batches(tokens.validation)
         measured("validation split")
         tokens.term_counts(plan.examples)
         measured("counts of the loss")

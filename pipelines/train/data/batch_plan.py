@@ -31,6 +31,7 @@ _BANDS = 8
 _LENGTH_NOISE = 1.05
 """Random factor on lengths before sorting. Without it a small corpus would repeat the same groups in every epoch."""
 _SAMPLED_STEPS = 200
+_CHUNK_EXAMPLES = 4096
 
 
 def epoch_steps(lengths: Lengths, examples: Ints, steps: int, seed: int, epoch: int) -> list[Ints]:
@@ -105,6 +106,16 @@ class BatchPlan:
         else:
             parts = plan_micro_batches(lengths, examples, self.workers, limit, self.family, self._cost)
         return parts if numbers is None else [[numbers[part] for part in worker] for worker in parts]
+
+    def many_micro_batches(self, examples: Ints) -> list[list[Ints]]:
+        """As `micro_batches` for any number of examples, such as a validation split: in chunks of like lengths.
+
+        The time for one plan grows with the square of its size.
+        """
+        by_length = examples[np.argsort(self.lengths.per_example[examples], kind="stable")]
+        chunks = np.array_split(by_length, -(-len(by_length) // _CHUNK_EXAMPLES) or 1)
+        parts = [self.micro_batches(np.sort(chunk)) for chunk in chunks]
+        return [[part for worker in parts for part in worker[rank]] for rank in range(self.workers)]
 
     def tokens(self, first: int = 0, last: int | None = None) -> int:
         """Unpadded tokens of the steps from `first` to before `last`."""

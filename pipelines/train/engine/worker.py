@@ -187,7 +187,7 @@ class Worker:
         if not len(examples):
             return {}
         if self._validation is None:
-            self._validation = self.plan.micro_batches(examples)[self.rank]
+            self._validation = self.plan.many_micro_batches(examples)[self.rank]
         self.engine.eval()
         sums = torch.zeros(2, len(self._measured), dtype=torch.float64, device=self.engine.device)
         no_scales = self._on_device([0.0] * len(TERMS))
