@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import RunConfig, TrainingConfig
+from pipelines.config import TrainingConfig
 from pipelines.config.load import apply_overrides, load_run, parse_run
 from pipelines.errors import UserError
 from pipelines.storage.cache_folder import embedded_model_folder
@@ -54,10 +54,14 @@ def test_a_wrong_run_names_key_and_rule(tree: dict[str, Any], message: str) -> N
     assert message in str(caught.value)
 
 
-def test_a_run_without_a_student_is_enough_for_label() -> None:
+def test_a_resolved_run_is_the_same_run() -> None:
+    """As a manifest records it."""
+    training = parse_run(changed(training={"steps": 500})).training
+    assert (training.steps, training.epochs) == (500, None), "steps replace the default epochs"
+    assert TrainingConfig.model_validate(training.model_dump()) == training
     run = parse_run({key: value for key, value in MINIMAL.items() if key != "student"})
-    assert not run.has_student
-    assert parse_run(run.model_dump()) == run, "as the resolved config of a manifest"
+    assert not run.has_student, "enough for label"
+    assert parse_run(run.model_dump()) == run
     with pytest.raises(UserError, match=r"`student.model` is missing"):
         parse_run(changed(student={"method": "finetune"}))
 
@@ -72,6 +76,11 @@ def test_overrides_reach_their_section(file: Path) -> None:
     run = load_run(file, [*overrides, "teacher.replicas={<<: {min: 1, max: 2}, max: 4}"])
     found = (run.training.learning_rate, run.corpus.limit, run.teacher.replicas.max, run.output)
     assert found == (1e-4, 5, 4, str(Path("elsewhere").absolute()))
+    file.write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 1e-3}\n")
+    assert load_run(file).training.learning_rate == 1e-3
+    compare = "compare={methods: [finetune], search: {learning_rate: [5e-5, 2E-4], weight: [0.3, .7]}}"
+    tree = apply_overrides(MINIMAL, [compare, "name=1e-4b"])
+    assert (tree["compare"]["search"]["learning_rate"], tree["name"]) == ([5e-5, 2e-4], "1e-4b")
     with pytest.raises(UserError, match="the key `train` is given twice"):
         load_run(file, ["corpus={train: a, train: b}"])
 
@@ -86,18 +95,9 @@ def test_malformed_overrides_and_files_are_refused(file: Path) -> None:
             load_run(file)
 
 
-def test_numbers_may_have_exponents(file: Path) -> None:
-    file.write_text(yaml.safe_dump(MINIMAL) + "training: {learning_rate: 1e-3}\n")
-    assert load_run(file).training.learning_rate == 1e-3
-    compare = "compare={methods: [finetune], search: {learning_rate: [5e-5, 2E-4], weight: [0.3, .7]}}"
-    tree = apply_overrides(MINIMAL, [compare, "name=1e-4b"])
-    assert tree["compare"]["search"]["learning_rate"] == [5e-5, 2e-4]
-    assert tree["name"] == "1e-4b"
-
-
 @pytest.mark.parametrize("recipe", [file.stem for file in sorted(RECIPES.glob("*.yaml"))])
 def test_shipped_recipes_are_valid(recipe: str) -> None:
-    assert isinstance(load_run(RECIPES / f"{recipe}.yaml"), RunConfig)
+    assert load_run(RECIPES / f"{recipe}.yaml").name
 
 
 def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +131,7 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("made", "key"),
-    [("train.jsonl", "corpus.train"), ("out/labels/x", "output"), ("m/config.json", "student.model")],
+    ("made", "key"), [("train.jsonl", "corpus.train"), ("out/labels/x", "output"), ("m/x", "student.model")]
 )
 def test_a_path_of_0_1_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, key: str) -> None:
     value = made.partition("/")[0]
@@ -168,9 +167,3 @@ def test_an_endpoints_model_name_is_no_path(tmp_path: Path, monkeypatch: pytest.
 def test_a_cpu_node_has_one_worker_without_zero(training: Any, workers: int, zero_stage: int) -> None:
     found = parse_run(changed(training=training)).training
     assert (found.workers, found.zero_stage) == (workers, zero_stage)
-
-
-def test_steps_replace_the_default_epochs() -> None:
-    training = parse_run(changed(training={"steps": 500})).training
-    assert (training.steps, training.epochs) == (500, None)
-    assert TrainingConfig.model_validate(training.model_dump()) == training

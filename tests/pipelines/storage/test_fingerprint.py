@@ -6,12 +6,9 @@ from pipelines.errors import UserError
 from pipelines.storage.fingerprint import file_fingerprint, fingerprint, model_fingerprint
 
 
-def test_identity_is_hashed_as_canonical_json() -> None:
+def test_fingerprints_follow_content_not_path(tmp_path: Path) -> None:
     expected = "13d9a822ad32e5e212330efcac0a1d999dfc0508cee708a8a0cdbe2802a26cf1"
     assert fingerprint({"b": ["é", None], "a": 1}) == fingerprint({"a": 1, "b": ["é", None]}) == expected
-
-
-def test_fingerprints_follow_content_not_path(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()

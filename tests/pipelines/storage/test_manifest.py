@@ -21,6 +21,8 @@ def finished(uri: str, identity: dict[str, object]) -> Store:
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_manifest_makes_an_artifact_finished(tmp_path: Path, scheme: str) -> None:
     assert read_manifest(Store(f"{scheme}{tmp_path}/labels"), "labels") is None
+    with pytest.raises(UserError, match="raystill label RUN"):
+        require_manifest(Store(f"{scheme}{tmp_path}/labels"), "labels", "label RUN")
     store = finished(f"{scheme}{tmp_path}/labels", {"a": 1})
     assert store.files() == [MANIFEST]
     manifest = read_manifest(store, "labels")
@@ -46,8 +48,3 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, changed: str | dict[str, 
     store.write(MANIFEST, text.encode())
     with pytest.raises(UserError, match=message):
         read_manifest(store, "labels")
-
-
-def test_missing_input_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="raystill label RUN"):
-        require_manifest(Store(str(tmp_path)), "labels", "label RUN")

@@ -59,9 +59,6 @@ def test_scores_compare_values() -> None:
     assert TASK.same("2 * 3", "3 * 2", EXAMPLE)
     assert not TASK.same("4 - 2", "4 - 2 - 1", EXAMPLE)
     assert TASK.value("10 / 4") == "2.5"
-
-
-def test_shots_compute_their_label() -> None:
     for shot in TASK.shots:
         label = TASK.parse(shot.answer, EXAMPLE).label
         assert f"{label} = {TASK.value(label)}." in shot.answer

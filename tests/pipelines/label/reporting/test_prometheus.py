@@ -39,20 +39,17 @@ def test_a_reject_that_is_answered_later_lowers_no_counter(recorded: Recorded) -
 
 def test_engine_and_gpu_seconds_are_those_of_the_manifest(recorded: Recorded) -> None:
     live = LabelMetrics("svamp", 2, Counts())
+    live.engines(usage())
+    assert recorded == {}
+    live.rows(Counts(accepted=4), 10)
+    recorded.clear()
     live.engines(usage(start_s=40.0, up_s=50.0, busy_s=30.0))
+    assert recorded["raystill_label_rows_left", "svamp"] == 6, "set again while nothing is committed"
     live.engines(usage(start_s=40.0, up_s=150.0, busy_s=120.0, deaths=1))
     seconds = [recorded["raystill_label_engine_seconds", "svamp", state] for state in ("starting", "busy", "idle")]
     assert seconds == [40.0, 120.0, 30.0]
     assert recorded["raystill_gpu_seconds", "svamp", "label"] == 2 * (40.0 + 150.0)
     assert recorded["raystill_label_engine_deaths", "svamp"] == 1
-
-
-def test_rows_left_are_set_again_while_nothing_is_committed(recorded: Recorded) -> None:
-    live = LabelMetrics("svamp", 0, Counts())
-    live.engines(usage())
-    assert recorded == {}
-    live.rows(Counts(accepted=4), 10)
     recorded.clear()
-    live.engines(usage(start_s=40.0))
-    assert recorded["raystill_label_rows_left", "svamp"] == 6
+    LabelMetrics("svamp", 0, Counts()).engines(usage(start_s=40.0))
     assert not any(name == "raystill_gpu_seconds" for name, *_ in recorded), "engines on CPUs hold no GPU"

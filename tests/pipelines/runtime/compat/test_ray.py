@@ -1,11 +1,8 @@
-"""Ray's private names: each is there, and each that is gone is one clear error."""
+"""Ray's private names. Those that are gone: test_private_names.py."""
 
 import importlib
 import logging
-import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,37 +12,7 @@ from pipelines.errors import UserError
 from pipelines.runtime.compat import ray as compat
 from pipelines.runtime.compat.ray import AutoscalerState
 
-ROOT = Path(__file__).parents[4]
 GROUP = "8964fd73859a7ff86855ae7f0fce01000000"
-MODULES: dict[str, Callable[[], Any]] = {
-    "ray.autoscaler.v2.utils": compat.has_autoscaler,
-    "ray.core.generated.autoscaler_pb2": compat.autoscaler_state,
-    "ray.scripts.scripts": compat.start_command,
-    "ray._private.ray_constants": compat.listen_on_loopback,
-    "ray.serve.context": compat.serve_controller,
-    "ray.data._internal.execution.execution_callback": lambda: compat.drop_block_stats(SimpleNamespace()),
-}
-
-
-def test_no_other_module_names_what_ray_keeps_private() -> None:
-    private = re.compile(
-        r"\bray\.(_[a-z]|[\w.]*\._[a-z]|core\.|dashboard|experimental|autoscaler\.v2|scripts|serve\.context)"
-    )
-    files = [file for package in ("cluster", "pipelines", "serving") for file in (ROOT / package).rglob("*.py")]
-    found = [file for file in files if private.search(file.read_text(encoding="utf-8")) and "compat" not in file.parts]
-    assert found == []
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_that_ray_dropped_is_one_clear_error(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
-    with pytest.raises(UserError, match=rf"ray 2\.[\d.]+: it has no {module}.*, which Raystill needs\. Install the"):
-        MODULES[module]()
-
-
-def test_an_attribute_that_ray_dropped_is_one_clear_error() -> None:
-    with pytest.raises(UserError, match=r"it has no JobSubmissionClient\._server_ray_version"):
-        compat.server_version(SimpleNamespace())  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_statement_and_rationale_are_found(text: str, stated: str, rationale: st
     assert read_answer(text, _word) == (stated, rationale)
 
 
-def test_box_counts_if_no_statement_is_readable() -> None:
+def test_a_box_or_a_negation_may_be_the_statement() -> None:
     def number(statement: Statement) -> str:
         if "3" not in statement.stated:
             raise UnparsableError(statement.stated)
@@ -49,6 +49,10 @@ def test_box_counts_if_no_statement_is_readable() -> None:
     assert read_answer("We get \\boxed{3}. The answer is (", number)[0] == "3"
     with pytest.raises(UnparsableError, match="twelve"):
         read_answer("We get \\boxed{4}. The answer is twelve.", number)
+    for text in ("", " \n ", "I do not know.", "Let us\nthink.", "Q: 1 + 1?"):
+        with pytest.raises(UnparsableError):
+            read_answer(text, _word)
+    assert read_answer("The answer is not spam.", _word, negations=True) == ("not spam", "")
 
 
 @pytest.mark.parametrize(
@@ -74,13 +78,3 @@ def test_conclusion_is_a_statement_if_requested(text: str, stated: str | None) -
         assert read_answer(text, concluding, conclusions=True) == (stated, text)
     with pytest.raises(UnparsableError):
         read_answer(text, concluding)
-
-
-def test_label_may_be_a_negation() -> None:
-    assert read_answer("The answer is not spam.", _word, negations=True) == ("not spam", "")
-
-
-@pytest.mark.parametrize("text", ["", " \n ", "I do not know.", "Let us\nthink.", "Q: 1 + 1?"])
-def test_text_without_a_statement_is_unparsable(text: str) -> None:
-    with pytest.raises(UnparsableError):
-        read_answer(text, _word)

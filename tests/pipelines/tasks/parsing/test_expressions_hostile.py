@@ -1,9 +1,12 @@
 """The evaluator against exact arithmetic on random expressions, and against hostile texts."""
 
+import ast
 import contextlib
 import json
 import math
+import operator
 import random
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -18,67 +21,49 @@ from pipelines.tasks.parsing.expressions import (
     normalise_expression,
 )
 
-NUM = 2000
-SPACES = ("", "", " ", "  ", "\t")
-SUM, PRODUCT, SIGNED, ATOM = range(4)
-"""Precedence of a text, lowest first."""
+COUNT = 2000
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-class _DivisionByZeroError(Exception):
-    pass
-
-
-def _number(generator: random.Random) -> tuple[str, Fraction]:
-    whole, decimals = (
-        str(generator.choice((0, 1, 2, 7, 10, 84, 1000, generator.randrange(10**6)))),
-        generator.randrange(1000),
+def _tree(generator: random.Random, depth: int) -> ast.expr:
+    """A random expression, whose names are the texts of numbers."""
+    kind: Any = generator.choice((None, ast.USub, *OPERATORS)) if depth else None
+    if kind is ast.USub:
+        return ast.UnaryOp(kind(), _tree(generator, depth - 1))
+    if kind is not None:
+        return ast.BinOp(_tree(generator, depth - 1), kind(), _tree(generator, depth - 1))
+    whole = str(generator.choice((0, 1, 2, 7, 10, 84, 1000, generator.randrange(10**6))))
+    decimals = f".{generator.randrange(1000)}"
+    return ast.Name(
+        generator.choice((whole, whole, whole + decimals, decimals, f"{whole}.", f"00{whole}", f"{whole}.50"))
     )
-    text = generator.choice(
-        (whole, whole, f"{whole}.{decimals}", f".{decimals}", f"{whole}.", f"00{whole}", f"{whole}.50")
-    )
-    return text, Fraction(f"0{text}0" if text.endswith(".") else f"0{text}")
 
 
-def _expression(generator: random.Random, depth: int) -> tuple[str, int, Fraction]:
-    """(text, precedence, value) of a random tree. The value is computed from the tree, without a parser."""
-    kind = "number" if depth == 0 else generator.choice(("number", "minus", "+", "-", "*", "/"))
-    if kind == "number":
-        text, value = _number(generator)
-        return text, ATOM, value
-    if kind == "minus":
-        text, value = _operand(generator, depth - 1, SIGNED)
-        return f"-{generator.choice(SPACES)}{text}", SIGNED, -value
-    binds = SUM if kind in "+-" else PRODUCT
-    left, first = _operand(generator, depth - 1, binds)
-    right, second = _operand(generator, depth - 1, binds + 1)
-    text = f"{left}{generator.choice(SPACES)}{kind}{generator.choice(SPACES)}{right}"
-    if kind == "/" and second == 0:
-        raise _DivisionByZeroError(text)
-    value = {"+": first + second, "-": first - second, "*": first * second, "/": first / (second or 1)}[kind]
-    return text, binds, value
-
-
-def _operand(generator: random.Random, depth: int, at_least: int) -> tuple[str, Fraction]:
-    """An operand: in parentheses if its precedence is too low, and at random."""
-    text, binds, value = _expression(generator, depth)
-    while binds < at_least or generator.random() < 0.1:
-        text, binds = f"({generator.choice(SPACES)}{text}{generator.choice(SPACES)})", ATOM
-    return text, value
+def _value(tree: Any) -> Fraction:
+    """The value, computed from the tree without a parser."""
+    if isinstance(tree, ast.Name):
+        return Fraction(f"0{tree.id}0" if "." in tree.id else tree.id)
+    if isinstance(tree, ast.UnaryOp):
+        return -_value(tree.operand)
+    return Fraction(OPERATORS[type(tree.op)](_value(tree.left), _value(tree.right)))
 
 
 def test_random_expressions_have_their_exact_value() -> None:
     generator = random.Random(2026)
     valued = rendered = refused = 0
-    while valued + refused < NUM:
-        try:
-            text, _, value = _expression(generator, generator.randrange(1, 6))
-        except _DivisionByZeroError as error:
-            if len(str(error)) <= MAX_CHARACTERS:
-                with pytest.raises(ExpressionError, match="division by zero"):
-                    evaluate_expression(str(error))
-                refused += 1
-            continue
+    while valued + refused < COUNT:
+        tree = _tree(generator, generator.randrange(1, 6))
+        text = re.sub(
+            "[ ()]", lambda sign: sign[0].strip() + generator.choice(("", "", " ", "  ", "\t")), ast.unparse(tree)
+        )
         if len(text) > MAX_CHARACTERS:
+            continue
+        try:
+            value = _value(tree)
+        except ZeroDivisionError:
+            with pytest.raises(ExpressionError, match="division by zero"):
+                evaluate_expression(text)
+            refused += 1
             continue
         assert evaluate_expression(text) == value, text
         with contextlib.suppress(ExpressionError):  # the canonical text of a long expression may be too long
@@ -87,7 +72,7 @@ def test_random_expressions_have_their_exact_value() -> None:
             assert normalise_expression(canonical) == canonical, text
             rendered += 1
         valued += 1
-    assert rendered > 0.99 * valued > 0.8 * NUM
+    assert rendered > 0.99 * valued > 0.8 * COUNT
     assert refused > 20
 
 

@@ -32,23 +32,18 @@ def sampled_answer(task: Task, example: Example, generator: random.Random) -> st
     """A text that matches: traps and random characters as rationale, then one of the statements."""
 
     def word() -> str:
-        characters = (
-            chr(generator.choice([generator.randint(33, 126), generator.randint(161, 0x2FFF)])) for _ in range(4)
-        )
-        return generator.choice(
-            [generator.choice(TRAPS), generator.choice(TRAPS), re.sub(r"[:#<\\]", "x", "".join(characters))]
-        )
+        if generator.random() < 0.67:
+            return generator.choice(TRAPS)
+        numbers = (generator.choice([generator.randint(33, 126), generator.randint(161, 0x2FFF)]) for _ in range(4))
+        return re.sub(r"[:#<\\]", "x", "".join(map(chr, numbers)))
 
     def words() -> str:
         return " ".join(word() for _ in range(generator.randint(1, MAX_WORDS)))
 
-    mentions = "".join(
-        f"answer {generator.choice(['was', 'is,', 'to', '=', '(a)'])} {words()} "
-        for _ in range(generator.randint(0, 2))
-    )
-    text = (
-        f"{generator.choice(['', ' '])}{words()} {mentions}answer is {generator.choice(statements(task, example))[0]}"
-    )
+    asides = ["was", "is,", "to", "=", "(a)"]
+    mentions = "".join(f"answer {generator.choice(asides)} {words()} " for _ in range(generator.randint(0, 2)))
+    begin, (statement, _) = generator.choice(["", " "]), generator.choice(statements(task, example))
+    text = f"{begin}{words()} {mentions}answer is {statement}"
     assert re.fullmatch(task.answer_pattern(example) or "", text), text
     return text
 
@@ -59,10 +54,6 @@ def test_parser_reads_every_text_that_matches(task: Task, example: Example) -> N
     for _ in range(1500):
         text = sampled_answer(task, example, generator)
         assert task.key(task.parse(text, example).label) in {task.key(label) for label in task.label_set(example)}, text
-
-
-@pytest.mark.parametrize(("task", "example"), TASKS, ids=lambda value: getattr(value, "name", ""))
-def test_each_label_matches_the_pattern(task: Task, example: Example) -> None:
     for statement, label in statements(task, example):
         text = f" It must be so. The answer is {statement}"
         assert re.fullmatch(task.answer_pattern(example) or "", text)
@@ -79,44 +70,27 @@ def test_other_texts_do_not_match(text: str) -> None:
     assert not re.fullmatch(TASKS[0][0].answer_pattern(TASKS[0][1]) or "", text)
 
 
-def test_free_labels_have_no_pattern_and_no_place() -> None:
-    for task in (load_task(task_spec("arithmetic")), load_task(task_spec("classification", {"instruction": "Say."}))):
-        example = Example("a", "x", None)
-        assert (task.is_closed, task.label_set(example), task.answer_pattern(example)) == (False, (), None)
-        assert task.label_place("It is 3. The answer is (3).", example) is None
-
-
 @pytest.mark.parametrize(
-    ("text", "stands", "spellings"),
+    ("text", "stands", "label"),
     [
-        ("It is neutral to me. The answer is Neutral.", "Neutral.", ("entailment", "neutral", "contradiction")),
-        ("\n The answer: **contradiction**", "contradiction**", ("entailment", "neutral", "contradiction")),
-        ("One is neutral. Not entailment, so the answer is\n\n neutral", "neutral", ("entailment", "neutral", "contradiction")),
+        ("It is neutral to me. The answer is Neutral.", "Neutral.", "neutral"),
+        ("\n The answer: **contradiction**", "contradiction**", "contradiction"),
+        ("One is neutral. Not entailment, so the answer is\n\n neutral", "neutral", "neutral"),
+        ("It is so. So the answer is (B) river.", "B) river.", "river b"), ("The answer is b. A river.", "b. A river.", "river b"),
+        ("Of the choices (a) is best, so the answer is (c).", "c).", "basket c"), ("The answer is the river.", "river.", "river river"),
+        ("The answer is option (d).", "d).", "cloud d"),
     ],
 )  # fmt: skip
-def test_place_of_a_label_is_found(text: str, stands: str, spellings: tuple[str, ...]) -> None:
-    place = TASKS[0][0].label_place(text, TASKS[0][1])
-    assert text[place.start :] == stands
-    assert tuple(spelling for spelling, _ in place.spellings) == spellings
-    assert place.label == stands.strip(".*").lower()
-
-
-@pytest.mark.parametrize(
-    ("text", "stands", "label", "spelling"),
-    [
-        ("It is so. So the answer is (B) river.", "B) river.", "river", "b"),
-        ("Of the choices (a) is best, so the answer is (c).", "c).", "basket", "c"),
-        ("The answer is b. A river.", "b. A river.", "river", "b"),
-        ("The answer is the river.", "river.", "river", "river"),
-        ("The answer is option (d).", "d).", "cloud", "d"),
-    ],
-)
-def test_place_of_a_choice_is_found(text: str, stands: str, label: str, spelling: str) -> None:
-    task, example = TASKS[1][0], Example("a", "x", None, ("basket", "river", "Basket", "cloud"))
+def test_the_place_of_a_label_is_found(text: str, stands: str, label: str) -> None:
+    """`label`: the label, and the spelling of a choice."""
+    label, _, spelling = label.partition(" ")
+    choices = ("basket", "river", "Basket", "cloud")
+    task, example = (TASKS[1][0], Example("a", "x", None, choices)) if spelling else TASKS[0]
     place = task.label_place(text, example)
     assert (text[place.start :], place.label) == (stands, label)
-    assert dict(place.spellings)[spelling] == label
-    assert {name for _, name in place.spellings} == {"basket", "river", "cloud"}
+    assert dict(place.spellings)[spelling or label] == label
+    labels = {"basket", "river", "cloud"} if spelling else {"entailment", "neutral", "contradiction"}
+    assert {name for _, name in place.spellings} == labels
 
 
 def test_answer_in_other_words_has_no_place() -> None:
@@ -125,3 +99,6 @@ def test_answer_in_other_words_has_no_place() -> None:
     assert task.label_place("It cannot be. The answer is no.", example) is None
     with pytest.raises(UnparsableError):
         task.label_place("It cannot be", example)
+    for free in (load_task(task_spec("arithmetic")), load_task(task_spec("classification", {"instruction": "Say."}))):
+        assert (free.is_closed, free.label_set(example), free.answer_pattern(example)) == (False, (), None)
+        assert free.label_place("It is 3. The answer is (3).", example) is None
