@@ -6,25 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.chain import Note
-from tests.support.endpoints import Counted, Load
 from tests.support.network import Network
 from tests.support.object_store import Server, running_server
-
-
-@pytest.fixture
-def counted(record_property: Callable[[str, object], None]) -> Counted:
-    """Records the outcomes of a load's requests in the test result (--junit-xml)."""
-
-    def record(load: Load) -> None:
-        failed = len(load.failed)
-        for name, count in (
-            ("answered", len(load.responses) - failed),
-            ("failed", failed),
-            ("sent again", load.retried),
-        ):
-            record_property(name, count)
-
-    return record
 
 
 @pytest.fixture(scope="module")

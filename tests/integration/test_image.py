@@ -13,8 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +48,6 @@ CORPORA = ROOT / "pipelines" / "recipes" / "corpora"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 TRUST = ("SSL_CERT_FILE", "PIP_CERT")
 INDEX = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")
-Record = Callable[[str, object], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Buildah:
         """`localhost/base:1`: Debian and Python, with this machine's certificates and package index."""
         archive = self.folder / "base.tar"
         query = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-        mirrors = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        mirrors = subprocess.check_output(query, text=True).split()
         mirror = next(uri for uri in mirrors if re.search(r"/debian/?$", uri))
         packages = f"--include=ca-certificates,{PYTHON_NEEDS}"
         command = ["mmdebstrap", "--quiet", "--variant=minbase", packages, DEBIAN, str(archive), mirror]
@@ -89,9 +87,7 @@ class Buildah:
         """Build the Dockerfile. Returns the name of the image."""
         index = {name: os.environ[name] for name in INDEX if name in os.environ}
         arguments = {"BASE": "localhost/base:1", "VARIANT": variant, "ROLES": roles, "UV_NO_CACHE": "0", **index}
-        cache = subprocess.run(
-            [sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        cache = subprocess.check_output([sys.executable, "-m", "uv", "cache", "dir"], text=True).strip()
         self.run(
             "bud", "--isolation=chroot", *_limits(), "--pull-never", "--network=host", f"--volume={cache}:/root/.cache/uv",
             *(f"--build-arg={name}={value}" for name, value in arguments.items()),
@@ -99,13 +95,9 @@ class Buildah:
         )  # fmt: skip
         return f"localhost/raystill:{variant}"
 
-    def started(self, variant: str, record: Record) -> str:
+    def started(self, variant: str) -> str:
         """A container of a built image."""
-        began = time.monotonic()
-        image = self.build(variant)
-        record(f"{variant}: image is built, s", round(time.monotonic() - began, 1))
-        record(f"{variant}: image, GB", round(self.size_gb(image), 1))
-        return self.run("from", "--pull-never", *_limits(), image)
+        return self.run("from", "--pull-never", *_limits(), self.build(variant))
 
     def size_gb(self, image: str) -> float:
         (details,) = json.loads(self.run("images", "--json", image))
@@ -143,8 +135,8 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
 
 
 @pytest.fixture(scope="module")
-def container(buildah: Buildah, record_testsuite_property: Record) -> str:
-    return buildah.started("cpu", record_testsuite_property)
+def container(buildah: Buildah) -> str:
+    return buildah.started("cpu")
 
 
 def test_an_unknown_variant_ends_the_build(buildah: Buildah) -> None:
@@ -168,42 +160,41 @@ def test_it_runs_the_command_as_unprivileged_user(buildah: Buildah, container: s
 def test_its_bill_of_materials_names_each_package(buildah: Buildah, container: str) -> None:
     inside = partial(buildah.inside, container)
     materials = json.loads(inside("cat", "/opt/raystill/sbom.json"))
-    listed = json.loads(
-        inside("uv", "pip", "list", "--quiet", "--format", "json", "--python", "/opt/raystill/bin/python")
-    )
+    query = ("uv", "pip", "list", "--quiet", "--format", "json", "--python", "/opt/raystill/bin/python")
+    listed = json.loads(inside(*query))
     assert materials["bomFormat"] == "CycloneDX"
     found = {(canonicalize_name(part["name"]), part["version"]) for part in materials["components"]}
     assert {(canonicalize_name(one["name"]), one["version"]) for one in listed} <= found
     assert ("ray", VERSIONS["ray"]) in found
 
 
-def test_a_role_alone_is_smaller(buildah: Buildah, container: str, record_testsuite_property: Record) -> None:
+def test_a_role_alone_is_smaller(buildah: Buildah, container: str) -> None:
+    whole = buildah.size_gb("localhost/raystill:cpu")
     image = buildah.build("cpu", "serve")
-    record_testsuite_property("cpu, serve alone: image, GB", round(buildah.size_gb(image), 1))
+    assert buildah.size_gb(image) < whole
     inside = partial(buildah.inside, buildah.run("from", "--pull-never", *_limits(), image))
     assert inside("python", "-c", "import serving.app, vllm; print('serves')").splitlines()[-1] == "serves"
     absent = inside("python", "-c", "import importlib.util; print(importlib.util.find_spec('deepspeed'))")
     assert absent.splitlines()[-1] == "None", "training is another role"
 
 
-def test_pods_run_it(buildah: Buildah, container: str, tmp_path: Path, record_property: Record) -> None:
+def test_pods_run_it(buildah: Buildah, container: str, tmp_path: Path) -> None:
     image = Path(buildah.run("mount", container))
     with dev_cpu(tmp_path, image) as node:
         shutil.rmtree(tmp_path / "data" / "runs")
         tmp_path.joinpath("data").chmod(0o777)
         for stage in ("label", "train", "evaluate"):
-            for name, seconds in run_job(stage, node, tmp_path / "data").items():
-                record_property(name, seconds)
+            run_job(stage, node, tmp_path / "data")
 
 
 @pytest.mark.timeout(2400)
-def test_the_gpu_variant_has_cuda_and_runs_the_command(buildah: Buildah, record_testsuite_property: Record) -> None:
+def test_the_gpu_variant_has_cuda_and_runs_the_command(buildah: Buildah) -> None:
     """Runs without a GPU, and last: the disk may not hold both variants."""
     buildah.forget("raystill")
     free = shutil.disk_usage(buildah.folder).free / 1e9
     if free < GPU_DISK_GB:
         pytest.skip(f"{free:.0f} GB of disk are free, {GPU_DISK_GB} are needed")
-    inside = partial(buildah.inside, buildah.started("gpu", record_testsuite_property))
+    inside = partial(buildah.inside, buildah.started("gpu"))
     assert inside("id", "--user") == str(USER)
     shown = inside("raystill", "--help")
     assert all(name in shown for name in main.commands)
@@ -213,7 +204,5 @@ def test_the_gpu_variant_has_cuda_and_runs_the_command(buildah: Buildah, record_
     # As Triton compiles its launchers.
     inside("bash", "-c", "printf '#include <Python.h>\\nint main() { return 0; }' > /tmp/launcher.c")
     headers = inside("python", "-c", "import sysconfig; print(sysconfig.get_path('include'))")
-    assert (
-        inside("bash", "-c", f"gcc -I{headers} /tmp/launcher.c -o /tmp/launcher && /tmp/launcher && echo runs")
-        == "runs"
-    )
+    build = f"gcc -I{headers} /tmp/launcher.c -o /tmp/launcher && /tmp/launcher && echo runs"
+    assert inside("bash", "-c", build) == "runs"

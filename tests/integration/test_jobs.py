@@ -173,20 +173,5 @@ def test_a_failed_job_gives_its_exit_code_and_log(raystill: Raystill, address: s
     assert "attempt 2" not in done.stderr, "a user error was retried"
     logs = raystill("logs", str(run), "--stage", "label", "--address", address, "-f")
     assert logs.returncode == 2
-
-
-def test_a_wrong_cluster_is_one_line(raystill: Raystill, address: str, tmp_path: Path) -> None:
-    run = write_run(tmp_path)
-    for target, token, message in (
-        (address, "wrong", "it needs a token"),
-        ("http://127.0.0.1:9", TOKEN, "no Ray answers there"),
-    ):
-        done = raystill("submit", str(run), "--stage", "label", "--address", target, RAY_AUTH_TOKEN=token)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
-    for follow in ([], ["-f"]):
-        done = raystill("logs", "raystill-none-label-00000000", "--address", address, *follow)
-        assert (done.returncode, "no such job" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
-    done = raystill("up", "--nodes", "1")
-    assert (done.returncode, "a cluster runs at" in done.stderr) == (2, True)
+    again = raystill("up", "--nodes", "1")
+    assert (again.returncode, "a cluster runs at" in again.stderr) == (2, True)

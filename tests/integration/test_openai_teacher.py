@@ -1,14 +1,13 @@
 """The remote teacher against vLLM's OpenAI server, and its errors and key on Ray."""
 
 import os
-import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
@@ -38,74 +37,57 @@ def served(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
                 "--api-key", KEY, "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16"]  # fmt: skip
     on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
     log = tmp_path_factory.mktemp("vllm") / "log"
+
+    def is_healthy() -> bool:
+        assert process.poll() is None, log.read_text()[-3000:]
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5.0).is_success
+        return False
+
     with running(*settings, log=log, command=command, env=environment() | on_cpu) as process:
-        wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}/health", process, log), 240.0, of=log.read_text)
+        wait_until(is_healthy, 240.0, of=log.read_text)
         yield f"http://127.0.0.1:{port}/v1"
 
 
-def is_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
-    assert process.poll() is None, log.read_text()[-3000:]
-    with suppress(OSError), urllib.request.urlopen(url, timeout=5):
-        return True
-    return False
-
-
-def teacher_config(url: str, **changes: Any) -> TeacherConfig:
+def answers(url: str, prompts: int | str, key: str = KEY, **changes: Any) -> list[Any]:
+    """Answers to so many word problems, with their examples, or the answer to one text."""
     values = {"engine": "openai", "model": "teacher", "remote": {"url": url}, "sampling": {"max_tokens": 48}, **changes}
-    return TeacherConfig.model_validate(values)
-
-
-def answers(config: TeacherConfig, prompts: list[Prompt], key: str = KEY) -> list[Generation | BaseException]:
-    return ask(teacher_of(config, key=SecretStr(key)), *prompts)
-
-
-def word_problems(config: TeacherConfig, count: int) -> list[Prompt]:
-    examples = [TASK.read({"gold": row["label"], **row}) for row in train_rows(count, seed=3)]
-    return [PromptMaker(TASK, config).render(example) for example in examples]
-
-
-def parses(text: str, example: Example) -> bool:
-    try:
-        return bool(TASK.parse(text, example).label)
-    except UnparsableError:
-        return False
+    config = TeacherConfig.model_validate(values)
+    teacher = teacher_of(config, key=SecretStr(key))
+    if isinstance(prompts, str):
+        return ask(teacher, Prompt(Example("long", "x", None), prompts))
+    examples = [TASK.read({"gold": row["label"], **row}) for row in train_rows(prompts, seed=3)]
+    found = ask(teacher, *(PromptMaker(TASK, config).render(example) for example in examples))
+    return list(zip(found, examples, strict=True))
 
 
 @pytest.mark.full
 @pytest.mark.vllm
 def test_word_problems_are_labelled_through_vllm_serve(served: str) -> None:
-    config = teacher_config(served)
-    prompts = word_problems(config, 12)
-    generations = answers(config, prompts)
-    assert [type(g) for g in generations] == [Generation] * 12
-    pairs = [(g.samples[0], p.example) for g, p in zip(generations, prompts, strict=True) if isinstance(g, Generation)]
-    assert sum(parses(sample.text, example) for sample, example in pairs) >= 6
-    assert all(0 < sample.tokens <= 48 for sample, _ in pairs)
-    assert {sample.finish_reason for sample, _ in pairs} <= {"stop", "length"}
-    assert all("\nQ:" not in sample.text for sample, _ in pairs), "an answer exceeds the task's stops"
-    assert min(g.prompt_tokens for g in generations if isinstance(g, Generation)) > 100
-
-
-@pytest.mark.full
-@pytest.mark.vllm
-def test_samples_differ_and_chat_works_on_vllm_serve(served: str) -> None:
-    config = teacher_config(served, prompt="chat", sampling={"n": 4, "temperature": 1.0, "seed": 1, "max_tokens": 24})
-    [generation] = answers(config, word_problems(config, 1))
-    assert isinstance(generation, Generation)
-    assert len({sample.text for sample in generation.samples}) > 1
-    assert len(generation.samples) == 4
+    parsed = 0
+    for generation, example in answers(served, 12):
+        assert isinstance(generation, Generation)
+        (sample,) = generation.samples
+        with suppress(UnparsableError):
+            parsed += bool(TASK.parse(sample.text, example).label)
+        assert 0 < sample.tokens <= 48
+        assert sample.finish_reason in ("stop", "length")
+        assert "\nQ:" not in sample.text, "an answer exceeds the task's stops"
+        assert generation.prompt_tokens > 100
+    assert parsed >= 6
+    sampling = {"n": 4, "temperature": 1.0, "seed": 1, "max_tokens": 24}
+    [(drawn, _)] = answers(served, 1, prompt="chat", sampling=sampling)
+    assert len(drawn.samples) == 4
+    assert len({sample.text for sample in drawn.samples}) > 1
 
 
 @pytest.mark.full
 @pytest.mark.vllm
 def test_what_vllm_serve_refuses(served: str) -> None:
-    config = teacher_config(served)
-    long = Prompt(Example("long", "x", None), "apples and pears " * 400)
-    [too_long], [wrong_key] = answers(config, [long]), answers(config, word_problems(config, 1), key="sk-wrong")
-    assert isinstance(too_long, PromptRefusedError)
-    assert too_long.reason == "too_long", too_long.detail
+    [too_long] = answers(served, "apples and pears " * 400)
+    assert (type(too_long), too_long.reason) == (PromptRefusedError, "too_long"), too_long
+    [(wrong_key, _)], [(no_model, _)] = answers(served, 1, key="sk-wrong"), answers(served, 1, model="nobody")
     assert isinstance(wrong_key, TeacherUnusableError)
-    [no_model] = answers(teacher_config(served, model="nobody"), word_problems(config, 1))
     assert isinstance(no_model, TeacherUnusableError)
     assert "nobody" in str(no_model)
 
@@ -130,13 +112,8 @@ def test_on_ray_the_error_arrives_and_the_key_stands_in_no_log() -> None:
         actor = ray.remote(KeyHolder).remote(SecretStr(KEY))
         with pytest.raises(TeacherUnusableError, match=message) as direct:
             ray.get(actor.__call__.remote())
-        data = ray.data.range(4).map_batches(
-            KeyHolder,
-            fn_constructor_args=(SecretStr(KEY),),
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=1),
-            num_cpus=1,
-        )
+        settings = {"batch_format": "pyarrow", "compute": ActorPoolStrategy(size=1), "num_cpus": 1}
+        data = ray.data.range(4).map_batches(KeyHolder, fn_constructor_args=(SecretStr(KEY),), **settings)
         with pytest.raises(ray.exceptions.RayError, match=f"TeacherUnusableError: {message}") as through_data:
             data.materialize()
         assert KEY not in str(direct.value) + str(through_data.value)

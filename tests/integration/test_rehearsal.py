@@ -7,10 +7,8 @@ the operator, drains a worker under load like a deletion, and runs the entrypoin
 import json
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from tests.support.dev_cpu import ARTIFACTS, OUTPUT, OVERLAY, ROWS, TOKEN, USER,
 from tests.support.endpoints import wait_until
 from tests.support.k8s.namespaces import Node, RunningPod, missing
 from tests.support.k8s.rendering import needs_kustomize
-from tests.support.pod_clusters import Cluster, Service, ServiceLoad, has_ended
+from tests.support.pod_clusters import Cluster, Service, ServiceLoad
 from tests.support.tiny_students import TEXTS, write_student
 
 pytestmark = [
@@ -52,10 +50,8 @@ def endpoint(node: Node) -> Cluster:
     return cluster_of("students", node)
 
 
-def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: Record) -> None:
+def test_head_and_worker_pass_their_probes(endpoint: Cluster) -> None:
     (worker,) = endpoint.workers
-    for name, seconds in endpoint.seconds.items():
-        record_property(name, seconds)
     assert endpoint.head.probe("livenessProbe")
     assert "GCS is ready." in worker.tail()
     assert not worker.ready(), "a worker is ready only with its proxy, and nothing is deployed yet"
@@ -67,8 +63,7 @@ def test_head_and_worker_pass_their_probes(endpoint: Cluster, record_property: R
     assert len(raylet) > 2
     assert all({"asctime", "levelname", "message"} <= json.loads(line).keys() for line in raylet)
     # The volume holds Ray's object store.
-    logs = (endpoint.head, worker)
-    assert not [pod.name for pod in logs if "object store is using" in pod.tail(20_000)]
+    assert not [pod.name for pod in (endpoint.head, worker) if "object store is using" in pod.tail(20_000)]
 
 
 def test_the_dashboard_requires_the_token_probes_do_not(endpoint: Cluster) -> None:
@@ -82,13 +77,10 @@ def test_the_dashboard_requires_the_token_probes_do_not(endpoint: Cluster) -> No
     assert metrics.status_code == 200
 
 
-def test_the_rayservices_config_is_served(endpoint: Cluster, record_property: Record) -> None:
+def test_the_rayservices_config_is_served(endpoint: Cluster) -> None:
     endpoint.deploy(yaml.safe_load(endpoint.pods.owner["spec"]["serveConfigV2"]))
     (worker,) = endpoint.workers
-    began = time.monotonic()
-    endpoint.wait(worker.ready, began, "worker is ready")
-    for name in ("worker is ready", *(name for name in endpoint.seconds if name.startswith("deployed"))):
-        record_property(name, endpoint.seconds[name])
+    endpoint.wait(worker.ready, "worker is ready")
     with endpoint.node.entered():
         answer = httpx.post(f"http://{worker.address}:8000/v1/predict", json=BODY, timeout=60.0)
     assert answer.status_code == 200, answer.text
@@ -105,7 +97,7 @@ def test_a_canary_fails_no_request(endpoint: Cluster, folder: Path, record_prope
     endpoint.deploy(shipped)
     service = Service([pod for pod in endpoint.workers if not pod.terminating])
     with service.probed():
-        endpoint.wait(service.all_ready, time.monotonic(), "all workers are ready")
+        endpoint.wait(service.all_ready, "all workers are ready")
         with ServiceLoad(service, endpoint.node, BODY) as load:
             load.answered(40)
             for share, config in steps.items():
@@ -140,34 +132,24 @@ def with_two_ingresses(text: str) -> dict[str, Any]:
 
 
 def test_a_worker_is_drained_under_load(endpoint: Cluster, record_property: Record) -> None:
-    began = time.monotonic()
     leaving, staying = scaled_to_two(endpoint)
     service = Service([leaving, staying])
     with service.probed():
-        endpoint.wait(service.all_ready, began, "both workers are ready")
+        endpoint.wait(service.all_ready, "both workers are ready")
         with ServiceLoad(service, endpoint.node, BODY) as load:
             load.answered(40)
-            began = time.monotonic()
             leaving.terminate()
-            endpoint.wait(partial(has_ended, leaving), began, "drained", leaving.grace_s)
+            endpoint.wait(leaving.has_ended, "drained", leaving.grace_s)
             load.answered(40)
-    record_property("both workers are ready", endpoint.seconds["both workers are ready"])
-    record_property("drained", endpoint.seconds["drained"])
     record_property("answered", len(load.responses))
-    record_property("failed", len(load.failed))
     assert load.failed == []
     assert "did not finish draining" not in leaving.tail()
 
 
 def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
     """A second worker and two replicas, one per worker: the first has no room for both."""
-    there = {f"node:{endpoint.workers[0].address}": 0.01}
-    job = {
-        "submission_id": "no-room",
-        "entrypoint": "sleep 600",
-        "entrypoint_num_cpus": 2.5,
-        "entrypoint_resources": there,
-    }
+    there = {"entrypoint_num_cpus": 2.5, "entrypoint_resources": {f"node:{endpoint.workers[0].address}": 0.01}}
+    job = {"submission_id": "no-room", "entrypoint": "sleep 600", **there}
     assert endpoint.request("POST", "/api/jobs/", json=job).status_code == 200
     endpoint.add_worker()
     wait_until(lambda: endpoint.request("GET", "/api/jobs/no-room").json()["status"] == "RUNNING")
@@ -180,9 +162,8 @@ def scaled_to_two(endpoint: Cluster) -> list[RunningPod]:
 
 
 @pytest.mark.timeout(900)
-def test_all_rayjobs_one_after_the_other(node: Node, folder: Path, record_property: Record) -> None:
+def test_all_rayjobs_one_after_the_other(node: Node, folder: Path) -> None:
     shutil.rmtree(folder / "data" / OUTPUT / "student")  # the endpoint's student, without training
     for stage in ARTIFACTS:
-        for name, seconds in run_job(stage, node, folder / "data").items():
-            record_property(name, seconds)
+        run_job(stage, node, folder / "data")
     assert pq.read_table(folder / "data" / OUTPUT / "labels" / "data").num_rows == ROWS

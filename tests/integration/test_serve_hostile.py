@@ -92,19 +92,6 @@ def test_slow_clients_delay_no_other_client(client: httpx.Client) -> None:
             connection.close()
 
 
-def test_streams_that_the_client_cuts(client: httpx.Client) -> None:
-    body = {"prompt": TEXTS[0], "stream": True}
-    for _ in range(20):
-        with client.stream("POST", "/v1/completions", json=body) as response:
-            assert response.status_code == 200
-            next(response.iter_lines())
-    for cut in (0, 10, 60):
-        connection = raw(client)
-        sent = json.dumps({"inputs": [TEXTS[0]]}).encode()
-        connection.sendall(request_head(len(sent)) + sent[:cut])
-        connection.close()
-
-
 @pytest.mark.full
 def test_a_full_ingress_requests_a_retry(client: httpx.Client, folder: Path, settings: ServingConfig) -> None:
     """Eight requests in the ingress and eight in its queue: the others are refused, except a few in transit.

@@ -1,10 +1,8 @@
 """The overlay dev-cpu as tests rehearse it: its clusters, its volumes with tiny models, and its jobs on a small run."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -14,7 +12,7 @@ from tests.support.k8s.kuberay_pods import TOKEN_KEY, RayPods
 from tests.support.k8s.namespaces import Node
 from tests.support.k8s.pod_files import Volumes
 from tests.support.k8s.rendering import K8S, named, render
-from tests.support.pod_clusters import Cluster, has_ended
+from tests.support.pod_clusters import Cluster
 from tests.support.tiny_runs import make_model, make_subword_tokenizer
 from tests.support.tiny_students import write_student
 
@@ -73,28 +71,25 @@ def cluster_of(part: str, node: Node) -> Cluster:
     return cluster
 
 
-def run_job(stage: str, node: Node, data: Path) -> dict[str, float]:
+def run_job(stage: str, node: Node, data: Path) -> None:
     """Run a RayJob on its own cluster, from its submitter's start until its idle workers have ended.
 
-    It kills all other pods first: two cores have no room for two clusters. Returns the seconds that each step took.
+    It kills all other pods first: two cores have no room for two clusters.
     """
     for pod in node.pods:
         pod.kill()
     cluster = cluster_of(stage, node)
-    began = time.monotonic()
     submitter = node.start(cluster.pods.submitter(), _HEADS[stage] + 10)
-    cluster.wait(partial(has_ended, submitter), began, "the job has ended", _JOB_S)
+    cluster.wait(submitter.has_ended, "the job has ended", _JOB_S)
     assert submitter.process.returncode == 0, submitter.tail()
     (job,) = cluster.request("GET", "/api/jobs/").json()
     assert (job["submission_id"], job["status"]) == (cluster.pods.job_id, "SUCCEEDED"), f"{job}\n{submitter.tail()}"
     artifact = data / OUTPUT / ARTIFACTS[stage] / "manifest.json"
     assert artifact.stat().st_uid == USER
-    began = time.monotonic()
     for worker in cluster.workers:
         worker.terminate()
     for worker in cluster.workers:
-        cluster.wait(partial(has_ended, worker), began, f"{worker.name} has ended", worker.grace_s)
-    return {f"{stage}: {name}": seconds for name, seconds in cluster.seconds.items()}
+        cluster.wait(worker.has_ended, f"{worker.name} has ended", worker.grace_s)
 
 
 def small_run(text: str) -> str:

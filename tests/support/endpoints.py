@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 import time
@@ -31,15 +30,9 @@ def free_port() -> int:
 
 def small(**changes: Any) -> ServingConfig:
     """Settings for tiny students: transformers, which starts fastest, and one permanent replica."""
-    return ServingConfig(
-        **{
-            "port": free_port(),
-            "replicas": ReplicasConfig(min=1, max=1),
-            "max_new_tokens": 8,
-            "engine": "transformers",
-            **changes,
-        }
-    )
+    replicas = ReplicasConfig(min=1, max=1)
+    settings = {"port": free_port(), "replicas": replicas, "max_new_tokens": 8, "engine": "transformers", **changes}
+    return ServingConfig(**settings)
 
 
 @contextmanager
@@ -81,11 +74,9 @@ class Load:
     def __init__(self, url: str, body: dict[str, Any], clients: int = 4, *, retry: bool = False) -> None:
         """`retry`: send a request again if its connection breaks."""
         self.clients, self.retried = clients, 0
-        self._retry = retry
         self.responses: list[httpx.Response] = []
         self.errors: list[httpx.HTTPError] = []
-        self._url, self._body = url, body
-        self._stop = threading.Event()
+        self._url, self._body, self._retry, self._stop = url, body, retry, threading.Event()
         self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
 
     def _send(self) -> None:
@@ -120,38 +111,19 @@ class Load:
             thread.join()
 
 
-Counted = Callable[[Load], None]
-"""Records the outcomes of a load's requests (a fixture of tests/faults)."""
-
-
 def processes(part: str) -> list[psutil.Process]:
     """Processes of this test's Ray whose command line contains `part`. Ray names workers after their actors."""
-    found = []
-    for process in psutil.Process().children(recursive=True) + _of_raylet():
-        try:
-            if part in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return list({process.pid: process for process in found}.values())
-
-
-def _of_raylet() -> list[psutil.Process]:
-    """Workers of this Ray. They are children of its raylet, which has no parent here."""
-    session = os.environ["RAY_TMPDIR"]
-    raylets = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if f"{session}/ray" in " ".join(p.info["cmdline"] or [])
-        and "raylet/raylet" in " ".join(p.info["cmdline"] or [])
-    ]
-    return [child for raylet in raylets for child in raylet.children(recursive=True)]
+    titles = [(p, " ".join(p.info["cmdline"] or [])) for p in psutil.process_iter(["cmdline"])]
+    # The raylet has no parent here.
+    raylets = [p for p, title in titles if f"{os.environ['RAY_TMPDIR']}/ray" in title and "raylet/raylet" in title]
+    own = {child.pid for p in (psutil.Process(), *raylets) for child in p.children(recursive=True)}
+    return [p for p, title in titles if p.pid in own and part in title]
 
 
 def kill(part: str) -> int:
     """Kill -9 one process; returns its id."""
     victim = processes(part)[0]
-    victim.send_signal(signal.SIGKILL)
+    victim.kill()
     return int(victim.pid)
 
 

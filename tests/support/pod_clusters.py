@@ -33,17 +33,15 @@ class Cluster:
     token: str
     head: RunningPod = field(init=False)
     workers: list[RunningPod] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def start(self, workers: int) -> None:
         """Start head and workers at once, as the operator does. Workers wait for the head in their init container."""
-        began = time.monotonic()
         self.head = self.node.start(self.pods.head(), self.number)
         for _ in range(workers):
             self.add_worker()
-        self.wait(self.head.ready, began, "head is ready")
+        self.wait(self.head.ready, "head is ready")
         for worker in self.workers:
-            self.wait(partial(worker.probe, "livenessProbe"), began, f"{worker.name} is alive")
+            self.wait(partial(worker.probe, "livenessProbe"), f"{worker.name} is alive")
 
     def add_worker(self) -> RunningPod:
         """Start one more worker, as the autoscaler does."""
@@ -51,13 +49,10 @@ class Cluster:
         self.workers.append(self.node.start(self.pods.worker(number=count), self.number + 1 + count))
         return self.workers[-1]
 
-    def wait(self, condition: Callable[[], bool], began: float, what: str, seconds: float = START_S) -> None:
-        """Wait for a condition, and record after how many seconds it held."""
-        wait_until(condition, seconds, of=lambda: f"{what}: {self.tails()}")
-        self.seconds[what] = round(time.monotonic() - began, 1)
-
-    def tails(self) -> str:
-        return "\n".join(f"--- {pod.name}\n{pod.tail()}" for pod in (self.head, *self.workers))
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = START_S) -> None:
+        """Wait for a condition. A failure shows the pods' logs."""
+        logs = lambda: "\n".join(f"--- {pod.name}\n{pod.tail()}" for pod in (self.head, *self.workers))  # noqa: E731
+        wait_until(condition, seconds, of=lambda: f"{what}: {logs()}")
 
     def request(self, method: str, path: str, token: str | None = "", **arguments: Any) -> httpx.Response:
         """Request the dashboard with the operator's header. `token` replaces the cluster's; None sends none."""
@@ -69,11 +64,10 @@ class Cluster:
 
     def deploy(self, config: dict[str, Any]) -> None:
         """Put a Serve config, and wait until all its applications run with their first number of replicas."""
-        began = time.monotonic()
         done = self.request("PUT", "/api/serve/applications/", json=config)
         assert done.status_code == 200, done.text
         wanted = {app["name"]: first_replicas(app) for app in config["applications"]}
-        self.wait(lambda: self.replicas() == wanted, began, f"deployed {wanted}", DEPLOY_S)
+        self.wait(lambda: self.replicas() == wanted, f"deployed {wanted}", DEPLOY_S)
 
     def replicas(self) -> dict[str, int]:
         """Running replicas of each running application."""
@@ -83,10 +77,6 @@ class Cluster:
         assert not failed, failed
         running = running_replicas(status)
         return {name: len(running[name]) for name, app in applications.items() if app["status"] == "RUNNING"}
-
-
-def has_ended(pod: RunningPod) -> bool:
-    return pod.process.poll() is not None
 
 
 def first_replicas(application: dict[str, Any]) -> int:

@@ -66,6 +66,9 @@ class RunningPod:
     def grace_s(self) -> float:
         return float(self.manifest["spec"]["terminationGracePeriodSeconds"])
 
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
     def ready(self) -> bool:
         return self.probe("readinessProbe")
 
@@ -97,10 +100,6 @@ class RunningPod:
         """Send SIGTERM to process 1, as a deletion does. The kernel drops it if process 1 has no handler."""
         self.terminating = True
         os.kill(self.first, signal.SIGTERM)
-
-    def wait(self, seconds: float) -> int:
-        """Wait for the end. Returns process 1's exit code, or raises subprocess.TimeoutExpired."""
-        return self.process.wait(seconds)
 
     def kill(self) -> None:
         """Kill the pod with all that it started: a pid namespace ends with its process 1."""
@@ -189,9 +188,8 @@ class Node:
             source = entry.get("valueFrom", {})
             if path := source.get("fieldRef", {}).get("fieldPath"):
                 label = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
-                found[entry["name"]] = (
-                    metadata["labels"][label[1]] if label else metadata[path.removeprefix("metadata.")]
-                )
+                field = metadata["labels"][label[1]] if label else metadata[path.removeprefix("metadata.")]
+                found[entry["name"]] = field
             elif reference := source.get("secretKeyRef"):
                 found[entry["name"]] = self._volumes.secrets[reference["name"]][reference["key"]]
             else:
