@@ -122,12 +122,19 @@ def _untrained(run: RunConfig, student: Manifest, folder: str) -> Untrained:
     return Untrained(run.student, run.training.seed, *limits, own_tokenizer)
 
 
+def is_served_otherwise(run: RunConfig) -> bool:
+    """True if the endpoint limits answers to the closed label set, and no line of the report has such answers."""
+    return run.serving.constrained and not run.evaluation.constrained
+
+
 def _student_notes(run: RunConfig, task: Task, student: Manifest, questions: Questions) -> list[str]:
     """Limits of the student's accuracy."""
     notes = validation_notes(run, student)
     weights, scored = run.serving.weights, scored_weights(run, student.details["family"])
     if weights != scored:
         notes.append(f"scored in {scored}, and serving.weights is {weights}")
+    if is_served_otherwise(run):
+        notes.append("scored with free answers, and serving.constrained is true; set evaluation.constrained: true")
     if METHODS[run.student.method].reads_rationale:
         read = rationales_read(questions.answers, questions.examples, task)
         notes.append(f"it {rationales_read_text(read)}")

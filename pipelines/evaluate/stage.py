@@ -23,7 +23,7 @@ from pipelines.evaluate import plots, report_markdown
 from pipelines.evaluate.agreement import unlabelled
 from pipelines.evaluate.checks import check_belongs
 from pipelines.evaluate.costs import student_cost
-from pipelines.evaluate.measure import Questions, measure
+from pipelines.evaluate.measure import Questions, is_served_otherwise, measure
 from pipelines.evaluate.model import FORMAT, Report
 from pipelines.evaluate.predictions import PREDICTIONS, predictions
 from pipelines.evaluate.previous_report import Earlier, change_since
@@ -165,6 +165,7 @@ def report_identity(run: RunConfig, task: Task, student: Manifest, labels: Manif
             "seed": run.training.seed,
         },
         "labels": labels_identity(labels),
+        **({"served_constrained": True} if is_served_otherwise(run) else {}),
     }
 
 

@@ -45,15 +45,21 @@ def validation_notes(run: RunConfig, student: Manifest) -> list[str]:
     if not _chose_weights(student):
         return []
     if _scores_validation(run, student):
-        return ["its weights were chosen by their loss on these examples, which raises its accuracy"]
+        return [f"its weights were chosen by their {_criterion(student)} on these examples, which raises its accuracy"]
     if _validation_corpus(run, student) is None:
         file = validation_of(student)
-        return [f"its weights were chosen by their loss on {file}, which is missing: it may share examples with these"]
+        chosen = f"its weights were chosen by their {_criterion(student)} on {file}"
+        return [f"{chosen}, which is missing: it may share examples with these"]
     return []
 
 
 def _chose_weights(student: Manifest) -> bool:
     return student.config["training"]["validate_every_steps"] is not None
+
+
+def _criterion(student: Manifest) -> str:
+    """What a better measurement has: less loss, also in 0.1, or a higher accuracy."""
+    return "accuracy" if student.config["training"].get("choose_by") == "accuracy" else "loss"
 
 
 def _scores_validation(run: RunConfig, student: Manifest) -> bool:

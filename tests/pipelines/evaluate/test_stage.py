@@ -58,21 +58,23 @@ OTHERS = [f"another text {i}" for i in range(9)]
 @pytest.mark.parametrize(
     ("corpus", "training", "noted"),
     [
-        ({"validation": 0.5}, {"validate_every_steps": 5}, True),
-        ({"validation": 0.5}, {}, False),
-        ({"test": "test.jsonl"}, {"validate_every_steps": 5}, False),
+        ({"validation": 0.5}, {"validate_every_steps": 5}, "loss"),
+        ({"validation": 0.5}, {"validate_every_steps": 5, "choose_by": "accuracy"}, "accuracy"),
+        ({"validation": 0.5}, {}, ""),
+        ({"test": "test.jsonl"}, {"validate_every_steps": 5}, ""),
     ],
 )
 def test_weights_chosen_on_the_scored_examples_are_noted(
-    tmp_path: Path, inputs: list[str], corpus: dict[str, Any], training: dict[str, Any], noted: bool
+    tmp_path: Path, inputs: list[str], corpus: dict[str, Any], training: dict[str, Any], noted: str
 ) -> None:
     train, labels = shares(tmp_path)
     heldout_file(tmp_path / "test.jsonl", OTHERS)
     paths = {key: str(tmp_path / value) if key == "test" else value for key, value in corpus.items()}
-    run = make_run(tmp_path, corpus={**train, **paths}, training=training)
+    run = make_run(tmp_path, corpus={**train, **paths}, training=training, serving={"constrained": True})
     write_student_manifest(tmp_path / "out" / "student", run, labels)
     note = report_of(run).student_scores.note
-    assert ("its weights were chosen by their loss on these examples" in note) == noted
+    assert (f"its weights were chosen by their {noted} on these examples" in note) == bool(noted)
+    assert "scored with free answers, and serving.constrained is true" in note
 
 
 def test_free_and_constrained_answers_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +349,7 @@ def test_batches_and_workers_do_not_change_the_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["max_new_tokens", "samples", "gold", "input", "student", "seed", "content", "heldout"]
+    "what", ["max_new_tokens", "samples", "gold", "input", "student", "seed", "content", "heldout", "served"]
 )
 def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> None:
     run = prepared(tmp_path)
@@ -358,6 +360,8 @@ def test_what_decides_a_report_is_in_its_identity(tmp_path: Path, what: str) -> 
         run = make_run(tmp_path, evaluation={**evaluation, "max_new_tokens": 13})
     elif what == "samples":
         run = make_run(tmp_path, evaluation={**evaluation, "samples": {"n": 2}})
+    elif what == "served":
+        run = make_run(tmp_path, serving={"constrained": True})
     elif what == "seed":
         run = make_run(tmp_path, training={"seed": 5})
     elif what == "student":
