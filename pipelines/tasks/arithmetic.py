@@ -31,7 +31,7 @@ from pipelines.tasks.parsing.expressions import (
     value_key,
 )
 from pipelines.tasks.parsing.giveaways import calculates_nothing
-from pipelines.tasks.parsing.quantities import check_after, plain_numbers
+from pipelines.tasks.parsing.quantities import NEGATIVE, SPELLED, check_after, plain_numbers
 
 _SHOTS = (
     Shot(
@@ -55,8 +55,14 @@ _SHOTS = (
 _EQUALS = re.compile(r"=|≈|\\approx")
 _WRAPPED_EQUATION = re.compile(r"\s*\(([^()]*=[^()]*)\)[\s.]*")
 _UNKNOWN = re.compile(r"(?<![A-Za-z])[xyzXYZ](?![A-Za-z])")
+_SEVERAL = re.compile(r"[0-9)]\s*,\s*[(0-9]")
 _ARITHMETIC = re.compile(r"[-+*/().,%0-9 ]*[0-9][-+*/().,%0-9 ]*")
 _WORDS = re.compile(r"[A-Za-z_'’²³]+")
+_UNIT = re.compile(r"(?<=[A-Za-z])/[A-Za-z]+|(?<=[0-9A-Za-z]) ?\([A-Za-z_ ]+\)")  # `apples/box`, `700 (girls)`
+# A word instead of an operand: `some - 18`, `54 - (some - 28)`, `5 + some`. A hyphen within a word is no sign.
+_WORD_AS_OPERAND = re.compile(
+    r"(?:\A|[+*/(])[\s(]*(?:[A-Za-z_]+\s+)+(?:[+*/]|-(?=\s))|(?:[+*/]|(?<=\s)-(?=\s))[\s(]*[A-Za-z_]+(?:\s+[A-Za-z_]+)*\s*(?:[-+*/)=]|\Z)"
+)
 _EDGES = re.compile(r"\A(?:[ ,:]|\.(?![0-9]))+|[ .,:]+\Z")  # `.5` keeps its point
 _ENDS_WORKED = re.compile(r"[-+*/().0-9 ]*[0-9][-+*/().0-9 ]*\Z")
 _RESULT = re.compile(r" *([0-9][0-9.,]*)")
@@ -164,6 +170,8 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
         raise UnparsableError("no `answer is` in the text" if bare else f"{stated[:60]!r} holds an unknown")
     read = [_side(side, bare) for side in sides]
     found = [side for side in read if isinstance(side, str)]
+    if len({value_key(evaluate_expression(side)) for side in found if " " in side}) > 1:
+        raise UnparsableError(f"{stated[:60]!r} states several expressions")
     if bare and len(found) < len(read):
         raise UnparsableError("no `answer is` in the text")
     if not found:
@@ -172,14 +180,17 @@ def read_expression(stated: str, *, bare: bool = False) -> str:
 
 
 def _plain(text: str) -> str:
-    """Numbers in other forms as plain ones (quantities.py). Powers are no part of the task's expressions."""
+    """Numbers in other forms as plain ones (quantities.py). Powers and words are no part of the task's expressions."""
     if "^" in text or "**" in text:
         raise UnparsableError(f"{text.strip()[:60]!r} holds a power")
-    return plain_numbers(text)
+    text = _UNIT.sub(" ", plain_numbers(NEGATIVE.sub("-", text)))
+    if SPELLED.search(text) or _WORD_AS_OPERAND.search(text):
+        raise UnparsableError(f"{text.strip()[:60]!r} holds a number in words, or an unknown")
+    return text
 
 
 def _side(text: str, bare: bool) -> str | ExpressionError:
-    """Read one side of an equation. Units may stand between or after the numbers."""
+    """Read one side of an equation. Units may stand between or after the numbers. Raises UnparsableError for two numbers."""
     try:
         return normalise_expression(_EDGES.sub("", text if bare else _WORDS.sub(" ", text)))
     except ExpressionError as error:
@@ -189,10 +200,9 @@ def _side(text: str, bare: bool) -> str | ExpressionError:
         return ExpressionError("it has no number")
     if bare:
         return reason
-    try:
-        check_after(text[match.end() :], text)
-    except UnparsableError:
-        return ExpressionError("it names two numbers")
+    check_after(text[match.end() :], text)
+    if _SEVERAL.search(match[0]):
+        raise UnparsableError(f"{text.strip()[:60]!r} names two numbers")
     try:
         return normalise_expression(match[0].rstrip(" .,-+*/("))
     except ExpressionError:

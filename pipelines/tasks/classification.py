@@ -25,9 +25,12 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.errors import BadRowError, UnparsableError, UserError
 from pipelines.tasks.base import Answer, Example, Options, Row, Shot, Task, optional_gold, text_field
-from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, Statement, plain_text, read_answer
+from pipelines.tasks.parsing.answers import MAX_STATED_CHARACTERS, NEGATED, Statement, plain_text, read_answer
 
 OPTIONS = ("labels", "instruction", "examples", "input_field")
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$|[*\"'”])")
+_ABBREVIATION = re.compile(r"(?:\b(?:St|Mt|Ft|Dr|Mr|Mrs|Ms|Prof|vs)|\.\s?[A-Z])\Z")
+_INITIALS = re.compile(r"\. ?[A-Z]\.")
 _EDGES = " \t\r\n.,;:!?\"'“”()[]*_`"
 
 
@@ -94,7 +97,7 @@ class Classification(Task):
     def _stated(self, statement: Statement) -> str:
         """Read the label of a statement. Raises UnparsableError unless it names exactly one."""
         if not self._labels:
-            free = plain_text(statement.stated).strip(" \t\r\n*_").removesuffix(".").rstrip()
+            free = plain_text(_first_sentence(statement.onwards)).strip(' \t\r\n*_"“”').removesuffix(".").rstrip()
             if statement.bare or not free:
                 raise UnparsableError("no `answer is` in the text")
             return free
@@ -131,13 +134,25 @@ class Classification(Task):
         return Shot(_text(fields["input"], f"{key}.input"), self.render(Answer(label, rationale)).lstrip())
 
 
+def _first_sentence(text: str) -> str:
+    """The first line up to its first full stop that ends no abbreviation: `St. Louis. It is ...` -> `St. Louis`."""
+    line = text.partition("\n")[0]
+    for end in _SENTENCE_END.finditer(line):
+        abbreviates = _ABBREVIATION.search(line, 0, end.start()) or _INITIALS.match(line, end.start())
+        if end[0] != "." or not abbreviates:
+            return line[: end.start()]
+    return line
+
+
 def _named(phrase: str, labels: Sequence[str]) -> list[str]:
-    """Labels in a phrase. Longer labels match first, so that `not spam` does not also name `spam`."""
+    """Labels in a phrase that it does not deny. Longer labels match first, so that `not spam` does not also name `spam`."""
     rest, found = phrase.casefold(), []
     for label in sorted(labels, key=len, reverse=True):
-        pattern = r"(?<!\w)" + re.escape(label.casefold()) + r"(?!\w)"
-        if re.search(pattern, rest):
+        pattern = rf"(?P<negated>{NEGATED})?(?<!\w){re.escape(label.casefold())}(?!\w)"
+        matches = list(re.finditer(pattern, rest))
+        if any(match["negated"] is None for match in matches):
             found.append(label)
+        if matches:
             rest = re.sub(pattern, " ", rest)
     return found
 

@@ -56,6 +56,10 @@ _STEP = re.compile(
     r"\bsuppose\b|\?|\A(?:[-*•]|[0-9]+[.)])\s",
     re.IGNORECASE,
 )
+_REFUSES = re.compile(
+    r"\b(?:(?:(?:not|n['’]t) (?:\w+ )?(?:enough|sufficient)|insufficient) information|(?:cannot|can't|impossible to) (?:be )?determine)",
+    re.IGNORECASE,
+)
 _BARE = re.compile(r"[-+*/(). 0-9,$€£%=<>]*[0-9][-+*/(). 0-9,$€£%=<>]*")
 
 
@@ -107,7 +111,7 @@ class GradeSchoolMath(Task):
 def _stated_number(statement: Statement, question: str) -> str:
     stated = statement.stated
     if statement.concluding:
-        if not statement.marked and _STEP.search(stated):
+        if (not statement.marked and _STEP.search(stated)) or _REFUSES.search(statement.rationale):
             raise UnparsableError("no `answer is` in the text")
         return read_quantity(stated, question, sentence=True)
     if statement.bare and _BARE.fullmatch(spell_signs(plain_text(stated)).strip()) is None:

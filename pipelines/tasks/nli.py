@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from pipelines.errors import BadRowError, UnparsableError
 from pipelines.tasks.base import Answer, Example, Row, Shot, Task, optional_gold, text_field
-from pipelines.tasks.parsing.answers import Statement, plain_text, read_answer
+from pipelines.tasks.parsing.answers import NEGATED, Statement, plain_text, read_answer
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -35,8 +35,9 @@ _SYNONYMS = {
 }
 """Phrases that teachers write instead of the label."""
 _WORD = re.compile(
-    r"(?P<negated>\b(?:not|no|neither|nor|n't)\s+(?:an?\s+)?)?"
-    r"\b(?:(?P<entailment>entail(?:ment|ed|s))|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|ed|s|ory)))\b",
+    r"(?P<negated>"
+    + NEGATED
+    + r")?\b(?:(?P<entailment>entail(?:ment|ed|s))|(?P<neutral>neutral)|(?P<contradiction>contradict(?:ion|ed|s|ory)))\b",
     re.IGNORECASE,
 )
 

@@ -54,11 +54,13 @@ _CORRECTION = re.compile(
     r"let me (?:re|correct|double|fix|try)|sorry|apologi[sz]e)\b",
     re.IGNORECASE,
 )
+_VERB = re.compile(r"answer\s*[:=].*", re.IGNORECASE)
 _CLOSING = re.compile(
     r"(?:I hope|Hope (?:this|that)|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need)|Would you like|Is there anything)\b",
     re.IGNORECASE,
 )
 _LEAST_WORDS = 3
+_END_DECORATION = re.compile(r"[\s*_`\u2600-\u27bf\ufe0f\U0001f300-\U0001faff]+\Z")  # also emoji
 _PAIRS = (("\\[", "\\]"), ("\\(", "\\)"))
 _BOLD_LINE = re.compile(r"(?:\A|\n)[ \t]*\*\*([^*\n]{1,200})\*\*[ \t.]*\Z")
 # Beginning of a statement. Searched only before each word `answer`, so that the rest of the text costs nothing.
@@ -74,8 +76,13 @@ _BOX = re.compile(r"\\boxed[ \t]*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 # A box that never closes was truncated, perhaps in the middle of its number.
 _CUT_OFF = re.compile(r"\\boxed[ \t]*\{[^{}]*\Z")
 _NEGATION = re.compile(r"not\b", re.IGNORECASE)
+NEGATED = (
+    r"(?:\b(?:not|no|never|neither|nor|cannot|hardly|anything but)|n['’]t)\s+(?:be\s+)?(?:an?\s+|the\s+)?"
+    r"(?:\w+ly\s+|(?:clear|direct|strict|logical)\s+)?|\bnon-"
+)
+"""Pattern of what stands directly before a label that a phrase denies: `not a clear`, `isn't`. Case does not matter."""
 _OPENERS = re.compile(r"(?:[\s:*_`]|\\\[|\\\(|\$\$)*")
-_SENTENCE_END = re.compile(r"\n|[.!?;](?=\s|$|[*\"'”])")
+_SENTENCE_END = re.compile(r"\n|[.!?;](?=\s|$|[*\"'”])(?! ?=)")
 _FINISHED = re.compile(r"[.!?](?=\s)|\n")
 _SENTENCE_ENDS = re.compile(r"[.!?:](?=\s)|\n")
 
@@ -103,6 +110,8 @@ class Statement:
     """The text has no `answer is`. This is its last sentence: the answer, or an intermediate step."""
     start: int = 0
     """Offset of the statement in the text."""
+    doubted: bool = False
+    """The sentence is a question: `Is the answer 5? No.`"""
     marked: bool = False
     """With `concluding`: the sentence has `so`, and only what follows it is here."""
 
@@ -130,6 +139,8 @@ def read_answer(
     statements = _statements(text, conclusions)
     for statement in statements:
         if not negations and _NEGATION.match(statement.stated):
+            continue
+        if statement.doubted and statement.onwards[len(statement.stated) + 1 :].strip():
             continue
         try:
             found = read(statement)
@@ -244,6 +255,8 @@ def _statement_at(text: str, at: int, opening: re.Match[str] | None) -> re.Match
         heading = _HEADING.match(text, at)
         is_heading = heading and _HEADING_OPENING.search(text, max(0, at - _OPENING_CHARACTERS), at)
         return heading if is_heading else None
+    if text[max(0, at - 3) : at].lower() == "to " and _VERB.fullmatch(match[0]):
+        return None  # a verb: `not enough to answer: 3 numbers`
     if text[at] in "oOcC" and not (opening and any(word in opening[0].lower() for word in _CHOSEN)):
         return None
     return match
@@ -253,7 +266,7 @@ def _conclusions(text: str) -> Iterator[Statement]:
     """The last sentence from its last `so` on, then the whole of it. None if the text does not end with a full stop: it may be cut."""
     tail = text[-MAX_CONCLUSION_CHARACTERS:]
     while True:
-        tail = tail.rstrip(" \t\n*_`")
+        tail = _END_DECORATION.sub("", tail)
         if not tail.endswith((".", "!", ".\\]", ".$", ".)")) or tail.endswith("..."):
             return
         ends = [match.end() for match in _SENTENCE_ENDS.finditer(tail[:-1])]
@@ -284,6 +297,7 @@ def _statement(text: str, start: int, end: int, is_clause: bool) -> Statement:
         (onwards[: stop.start()] if stop else onwards).strip(),
         onwards,
         start=start,
+        doubted=stop is not None and stop[0] == "?",
     )
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
@@ -21,8 +22,11 @@ SEVERAL = "several choices named: the first counts"
 
 LETTERED = re.compile(r"(?<!\w)\(\s*([A-Za-z])\s*\)[\s:]*")
 NAMED = re.compile(
-    r"(?:(?:option|choice|letter|answer)\s+\(?)?([A-Za-z])(?:\s*[).:,\"*]|\s*\Z|\s+[-–]\s)[\s:]*", re.IGNORECASE
+    r"(?:(?:option|choice|letter|answer)\s+\(?)?([A-Za-z])"
+    r"(?:\s*[).:,\"*]|\s*\Z|\s+[-–]\s|\s+(?=(?:because|since)\b))[\s:]*",
+    re.IGNORECASE,
 )
+_QUOTED = re.compile(r"[\"'“‘\[<]([A-Za-z])[\"'”’\]>][\s:.]*")
 _WITH_WORD = re.compile(r"\b(?:option|choice|letter)\s+([A-Za-z])\b[).:,]?[\s:]*", re.IGNORECASE)
 # `(a) soccer or b) hockey`, `(a) / (b)`: letters after the first. `(b), not (a)` names one.
 _FURTHER = re.compile(
@@ -51,6 +55,18 @@ def stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, st
     Raises:
         UnparsableError: the statement names no choice, a letter that the row lacks, or a letter and the text of something else.
     """
+    plain = [plain_text(choice) for choice in choices]
+    if plain != [*choices] and len(set(map(comparable, plain))) == len(set(map(comparable, choices))) and all(plain):
+        # The statement is read without `$`, braces and so on, so its choices are too: `(b) $2,000`.
+        exact = None if statement.concluding else with_text(statement.stated, choices)
+        if exact is not None:
+            return exact, ""
+        label, note = _stated_choice(dataclasses.replace(statement, stated=plain_text(statement.stated)), plain)
+        return choices[plain.index(label)], note
+    return _stated_choice(statement, choices)
+
+
+def _stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, str]:
     onwards = plain_text(statement.onwards).strip()
     if statement.concluding:
         return _concluded(onwards, choices, statement.marked), ""
@@ -75,7 +91,8 @@ def stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, st
         text = _starting_with(onwards, choices)
         if text is not None:
             return text, SEVERAL if either or _continues(onwards, text, choices) else ""
-        text = _only_one_in(statement.stated, choices)
+        stated = statement.stated
+        text = _only_one_in(stated, choices) or _only_one_in(_REJECTED.sub("", stated), choices)
         if text is None:
             raise UnparsableError(f"{statement.stated[:60]!r} is not one of the choices")
         return text, ""
@@ -83,10 +100,11 @@ def stated_choice(statement: Statement, choices: Sequence[str]) -> tuple[str, st
     first = _starting_with(onwards, choices) if letter.start() else None
     if first is not None and comparable(first) != comparable(label):
         raise UnparsableError(f"{statement.stated[:60]!r}: choice ({letter[1].lower()}) is {label[:60]!r}")
-    rest = _REJECTED.sub("", onwards[letter.end() :])
+    whole = onwards[letter.end() :]
+    rest = _REJECTED.sub("", whole)
     if either or _further_letters(rest, letter[1]):
         return label, SEVERAL
-    if not _agrees(rest, label, choices):
+    if not _agrees(rest, label, choices) and not _agrees(whole, label, choices):
         raise UnparsableError(f"{statement.stated[:60]!r}: choice ({letter[1].lower()}) is {label[:60]!r}")
     return label, SEVERAL if _continues(rest, label, choices) else ""
 
@@ -123,7 +141,11 @@ def _bare_letter(text: str, choices: Sequence[str]) -> re.Match[str] | None:
 
 def _find_letter(onwards: str, *, bare: bool) -> re.Match[str] | None:
     """Find `(c)`, `c` or `C.` at the start, else `option c` or `(c)` later in the sentence."""
-    found = LETTERED.match(onwards) or (NAMED.fullmatch(onwards) if bare else NAMED.match(onwards))
+    found = (
+        LETTERED.match(onwards)
+        or _QUOTED.match(onwards)
+        or (NAMED.fullmatch(onwards) if bare else NAMED.match(onwards))
+    )
     if found is not None or bare:
         return found
     sentence = onwards.split("\n")[0]

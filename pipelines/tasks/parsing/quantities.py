@@ -34,6 +34,10 @@ _CLOCK = re.compile(r"[0-9] ?: ?[0-9]")
 _POWER = re.compile(rf"(?<![A-Za-z0-9.])({_PLAIN}|\({_PLAIN}\)) ?(?:\^|\*\*) ?[({{]?(-?[0-9]{{1,3}})(?![0-9.])[)}}]?")
 _SCIENTIFIC = re.compile(rf"(?<![A-Za-z0-9.])({_PLAIN})[eE]([+-]?[0-9]{{1,3}})(?![A-Za-z0-9.])")
 _MIXED = re.compile(r"(?<![0-9./])([0-9]+)(?: and)? ([0-9]+) ?/ ?([0-9]+)(?![0-9./])")
+_MIXED_LATEX = re.compile(r"(?<![0-9./])([0-9]+) ?\(\(([0-9]+)\) / \(([0-9]+)\)\)")
+_UNIT_POWER = re.compile(
+    r"(?<=[0-9a-z] )((?:mm|cm|m|km|in|ft|yd|mi|inch|inches|feet|meters?|metres?|units?) ?)\^ ?[({]?[23][)}]?(?![0-9])"
+)
 _MAGNITUDE = re.compile(rf"({_PLAIN})[ -]?(hundred|thousand|million|billion|trillion)s?\b", re.IGNORECASE)
 _THOUSANDS = re.compile(rf"(?<![A-Za-z0-9.])({_PLAIN})[kK]\b")
 _ABBREVIATED = re.compile(rf"(?:{_PLAIN}) ?(?:mil|mn|mln|bn|MM)\b|(?<=[0-9])[MB]\b")
@@ -68,12 +72,12 @@ def plain_numbers(text: str, question: str = "") -> str:
     for groups, separators in _GROUPS:
         text = groups.sub(lambda m, s=separators: _ungrouped(m[0], s), text)  # type: ignore[misc]
     _refuse(_BROKEN_GROUPS, text, "a comma within a number")
+    text = _UNIT_POWER.sub(r"\1", text)
     text = _SCIENTIFIC.sub(lambda m: _power(m[1], 10, int(m[2])), text)
     text = _POWER.sub(lambda m: _power("1", m[1].strip("()"), int(m[2])), text)
     _refuse(re.compile(r"\^|\*\*"), text, "a power of something else than a number")
     text = _magnitudes(text, question)
-    text = _MIXED.sub(r"(\1 + \2/\3)", text)
-    return text
+    return _MIXED_LATEX.sub(r"(\1 + \2/\3)", _MIXED.sub(r"(\1 + \2/\3)", text))
 
 
 def _magnitudes(text: str, question: str) -> str:
@@ -115,7 +119,7 @@ _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _WORKED = re.compile(rf"-?[( ]*-?{_NUMBER}(?:[-+*/() ]+{_NUMBER}\)*)*\)*(?![0-9])")
 _EQUALS = re.compile(r"=|≈|\\approx")
 _ANGLES = re.compile(r"<([^<>]*[0-9][^<>]*)>")
-_NEGATIVE = re.compile(r"\b(?:negative|minus) (?=[$]?[0-9])", re.IGNORECASE)
+NEGATIVE = re.compile(r"\b(?:negative|minus) (?=[$]?[0-9])", re.IGNORECASE)
 # `... is 1,200 dollars` at the end of a sentence, whatever stands before it.
 _RESULT = re.compile(
     r".*\b(?:is|are|was|were|be|equals|totals)\s+((?:now |only |about |approximately |exactly |a total of )?[-$€£(]*[0-9][^=]*)\Z",
@@ -133,18 +137,25 @@ _COMPARED = re.compile(
 _ASKS_DIFFERENCE = re.compile(
     r"\bhow (?:many|much)\b.{0,40}?\b(?:more|less|fewer|higher|lower|greater|times)\b", re.IGNORECASE | re.DOTALL
 )
+_CENTS = re.compile(r"[0-9] ?(?:cents?\b|¢)", re.IGNORECASE)
+_ASKS_DOLLARS = re.compile(r"\b(?:how many|in) dollars\b", re.IGNORECASE)
 _RANGE = re.compile(r"\s*([0-9.]+)-([0-9.]+)\s*\Z")
-_AFTERTHOUGHT = re.compile(r"(?<=[0-9A-Za-z%])\s+\([^()]*\)\s*\Z")
-_UNKNOWN = re.compile(r"[0-9)] ?\*? ?[a-z] ?[-+*/=] ?[0-9(]|(?<![A-Za-z])[0-9]+[xyzn]\b|\b[xyzn] ?[-+*/=] ?[0-9]")
-_SPELLED = (
-    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
-    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million|dozen|half|twice|double|triple)\b"
+_AFTERTHOUGHT = re.compile(r"(?<=[0-9A-Za-z%])\s+\((?!or\b)[^()]*\)\s*\Z")
+_UNKNOWN = re.compile(
+    r"[0-9)] ?\*? ?[a-z] ?[-+*/=] ?[0-9(]|(?<![A-Za-z])[0-9]+[xyzn]\b|\b[xyzn] ?[-+*/=] ?[0-9]|[0-9)] ?\*? ?(?:π|\\pi\b|pi\b)|√|\\sqrt"
 )
-_ANY_NUMBER = re.compile(rf"{_NUMBER}|{_SPELLED}", re.IGNORECASE)
-_JOINS = re.compile(
-    r"\b(?:and|or|plus|but|versus|vs|then|out of|of|minus|times|with|containing|at)\b|[,;&/:+*-]|\b(?:to|per|every)\s*[$(]*\s*\Z",
+SPELLED = re.compile(
+    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million|dozen|half|twice|double|triple)\b",
     re.IGNORECASE,
 )
+_ANY_NUMBER = re.compile(rf"{_NUMBER}|{SPELLED.pattern}", re.IGNORECASE)
+_JOINS = re.compile(
+    r"\b(?:and|or|plus|but|versus|vs|then|out of|of|minus|times|with|containing|at|divided|multiplied|"
+    r"(?:more|less|fewer) than)\b|[,;&/:+*-]|\b(?:to|per|every)\s*[$(]*\s*\Z",
+    re.IGNORECASE,
+)
+_ANOTHER = re.compile(r"\b(?:and|or|but|plus) (?:[a-z]+ ){0,2}[$€£]?[0-9]", re.IGNORECASE)
 _PREPOSITION = re.compile(
     r"\b(?:for|to|after|on|in|at|per|each|every|if|when|because|since|before|by|until|with|from|so|more|as|during|"
     r"over|left|compared|than|that|who|which|while|given)\b",
@@ -156,7 +167,7 @@ _BEFORE_REFUSED = re.compile(
     re.IGNORECASE,
 )
 _TOTAL_OF = re.compile(
-    r"\b(?:total|sum|average|profit|cost|price|amount|number|value|distance|result|change|equal|savings?)\s+(?:of|to)\s*[$(]*\s*\Z",
+    r"\b(?:total|sum|average|profit|cost|price|amount|number|value|distance|result|change|equal|savings?|loss|gain)\s+(?:of|to)\s*[$(]*\s*\Z",
     re.IGNORECASE,
 )
 _OF = re.compile(r"\b(?:of|half|twice|double|triple|third|quarter|minus|negative)\s*(?:the )?[$(]*\s*\Z", re.IGNORECASE)
@@ -186,7 +197,9 @@ def read_quantity(stated: str, question: str = "", *, sentence: bool = False) ->
     marked = _ANGLES.findall(stated)
     stated = marked[0] if len(marked) == 1 else stated
     text = _EQUALS.split(plain_text(spell_signs(plain_text(stated))))[-1]
-    text = _NEGATIVE.sub("-", _NAME.sub("", _ORDINAL.sub("", text)))
+    text = NEGATIVE.sub("-", _NAME.sub("", _ORDINAL.sub("", text)))
+    if _CENTS.search(text) and question and ("cent" not in question.casefold() or _ASKS_DOLLARS.search(question)):
+        raise UnparsableError(f"{stated[:_SHOWN]!r} states cents, which the question does not ask for")
     result = _RESULT.search(text) if sentence and len(_IS_NUMBER.findall(text)) == 1 else None
     text = plain_numbers(result[1] if result else text, question)
     text = _AFTERTHOUGHT.sub("", text)
@@ -237,5 +250,10 @@ def check_after(words: str, stated: str) -> None:
     if further is None:
         return
     between = words[: further.start()]
-    if _JOINS.search(between) or not _PREPOSITION.search(between):
+    is_reason = re.search(r"\b(?:because|since)\b", between)
+    if (
+        _JOINS.search(between)
+        or not _PREPOSITION.search(between)
+        or (_ANOTHER.search(words, further.end()) and not is_reason)
+    ):
         raise UnparsableError(f"{stated[:_SHOWN]!r} names two numbers")

@@ -37,6 +37,8 @@ def test_options_define_the_prompt_and_the_input_field() -> None:
         ("A. The answer is spam.", "spam"), ("A. The answer is Not Spam.", "not spam"),
         ("A. The answer is (no reply).", "no reply"), ("A. The answer is that it is not spam.", "not spam"), ("spam", "spam"),
         ("This is spam.", None), ("The answer is ham.", None), ("The answer is spam or no reply.", None), ("The answer is spammer.", None),
+        ("The answer is not a clear no reply.", None), ("The answer isn't spam.", None), ("The answer is not no reply but spam.", "spam"),
+        ("The answer is anything but spam.", None),
     ],
 )  # fmt: skip
 def test_one_label_is_read(text: str, label: str | None) -> None:
@@ -48,6 +50,10 @@ def test_labels_are_free_without_a_label_set() -> None:
     assert task.labels is None
     assert task.instruction == "Name the capital."
     assert task.parse("France's capital. The answer is Paris.", EXAMPLE) == Answer("Paris", "France's capital.")
+    for label in ("St. Louis", "U.S. Steel", "J. K. Rowling", "3.5"):
+        assert task.parse(task.render(Answer(label, "R.")), EXAMPLE) == Answer(label, "R.")
+    assert task.parse('The answer is "Paris." It is in France.', EXAMPLE).label == "Paris"
+    assert task.parse("The answer is vitamin C. It is in fruit.", EXAMPLE).label == "vitamin C"
     assert task.same("paris", "Paris", EXAMPLE)
     assert not task.same("London", "Paris", EXAMPLE)
     assert task.read({"id": "m", "input": "France", "gold": "Paris."}).gold == "Paris"

@@ -79,22 +79,16 @@ def test_invalid_fields_are_bad_rows(case: Case, value: object) -> None:
             case.task.read({"id": "a", **case.row, **wrong})
 
 
-def test_rendered_answers_are_read_again(case: Case) -> None:
+def test_rendered_answers_are_read_again_and_equal_no_other(case: Case) -> None:
     for label in case.labels:
         for answer in (Answer(label, "Because."), Answer(label, "")):
             for text in (case.task.render(answer), case.task.shown(answer, case.example)):
                 assert case.task.parse(text, case.example) == answer
+        for other in (*case.labels, "gibberish", ""):
+            assert case.task.same(other, label, case.example) is (other == label)
 
 
-def test_labels_equal_themselves_and_no_other_text(case: Case) -> None:
-    for label in case.labels:
-        assert case.task.same(label, label, case.example)
-        assert not case.task.same("gibberish", label, case.example)
-        assert not case.task.same("", label, case.example)
-        assert sum(case.task.same(other, label, case.example) for other in case.labels) == 1
-
-
-def test_shots_are_read_and_give_no_label_away(case: Case) -> None:
+def test_shots_give_no_label_away_and_options_are_checked(case: Case) -> None:
     for shot in case.task.shots:
         example = case.task.shot_example(shot.question)
         answer = case.task.parse(shot.answer, example)
@@ -102,9 +96,6 @@ def test_shots_are_read_and_give_no_label_away(case: Case) -> None:
         assert not answer.note
         assert not case.task.gives_away(answer, example)
     assert case.task.read({"id": "a", **case.task.sample()}).input
-
-
-def test_only_classification_takes_options(case: Case) -> None:
     with pytest.raises(UserError, match=r"task_options"):
         load_task(task_spec(case.name, {"colour": "red"}))
 
@@ -125,7 +116,7 @@ def test_text_without_an_answer_is_unparsable(case: Case, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "folder", "teacher", "examples", "right", "unparsable"),
     [
-        ("arithmetic", "svamp", "palm-540b", 800, 0.746, 1.0), ("arithmetic", "svamp", "qwen2.5-coder-1.5b", 800, 0.63, 1.0),
+        ("arithmetic", "svamp", "palm-540b", 800, 0.745, 1.0), ("arithmetic", "svamp", "qwen2.5-coder-1.5b", 800, 0.63, 1.0),
         ("multiple-choice", "cqa", "palm-540b", 9741, 0.753, 0.032), ("multiple-choice", "cqa", "qwen2.5-coder-1.5b", 9741, 0.562, 0.032),
         ("grade-school-math", "gsm8k", "qwen2.5-coder-1.5b", 7473, 0.5, 1.0),
     ],

@@ -11,7 +11,9 @@ from tests.support.parsed import parsed
 TASK = load_task(task_spec("multiple-choice"))
 CHOICES = ("bus depot", "beach", "train station", "bridge", "bridge")
 EXAMPLE = Example("q", "", None, CHOICES)
-PUNCTUATED = Example("q", "", None, ("u.s", "to defend itself.", "Dr. Smith", "sea", "sea shore", "not sure"))
+PUNCTUATED = Example(
+    "q", "", None, ("u.s", "to defend itself.", "Dr. Smith", "sea", "sea shore", "not sure", "did not go")
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,8 @@ def test_invalid_choices_and_gold_labels_are_bad_rows(row: dict[str, object]) ->
         ("A. The answer is (b), not (c).", "beach"), ("A. <answer>b</answer>", "beach"), ("b) beach", "beach"),
         ("A.\n\n**Final Answer**\n(b)", "beach"), ("A. The correct option is (b) beach.", "beach"),
         ("A. The answer is (b) beach, since a bridge is dry.", "beach"),
+        ("A. The answer is B because it is wet.", "beach"), ('A. {"answer": "B"}', "beach"),
+        ("A. The answer is a beach, not a bridge.", "beach"),
         ("A. The answer is beach (b), not bridge (d).", "beach"), ("A. The answer is (b), as (a) and (c) have no water.", "beach"),
         *((text, None) for text in (
             "a bus goes to the beach", "It is late, so they took (a)", "It is late, so they took (a) beach.",
@@ -103,22 +107,16 @@ def test_a_letter_with_another_text_is_unparsable(text: str) -> None:
         ("The answer is (b) to defend itself.", "to defend itself."), ("The answer is (c) Dr. Smith.", "Dr. Smith"),
         ("The answer is Dr. Smith.", "Dr. Smith"), ("The answer is sea shore.", "sea shore"),
         ("The answer is not sure.", "not sure"), ("The answer is (f) not sure.", "not sure"),
+        ("The answer is (g) did not go.", "did not go"),
         ("The answer is to go to the sea shore.", "sea shore"),
     ],
 )  # fmt: skip
 def test_choices_may_contain_stops_and_each_other(text: str, label: str) -> None:
     assert TASK.parse(text, PUNCTUATED) == Answer(label, "")
-
-
-def test_conclusion_with_letter_and_text_is_an_answer() -> None:
-    text = "It is late, so they were at the (a) bus depot."
-    assert TASK.parse(text, EXAMPLE) == Answer("bus depot", text)
-
-
-def test_choices_of_punctuation_stay_different() -> None:
-    signs = Example("q", "", None, (".", "!", "-5", "5"))
-    assert TASK.normalise("!", signs) == "!"
-    assert len({TASK.key(choice) for choice in signs.choices}) == 4
+    for answer, choice in (("(b) $2,000.", "$2,000"), ("$2,000.", "$2,000"), ("(a) $x^{2}$.", "$x^{2}$")):
+        assert TASK.parse(f"The answer is {answer}", Example("q", "", None, ("$x^{2}$", "$2,000"))).label == choice
+    conclusion = "It is late, so they were at the (a) bus depot."
+    assert TASK.parse(conclusion, EXAMPLE) == Answer("bus depot", conclusion), "a letter with its text"
 
 
 def test_equal_texts_are_the_same_answer() -> None:
@@ -126,3 +124,6 @@ def test_equal_texts_are_the_same_answer() -> None:
     assert TASK.same("(e) bridge", "bridge", EXAMPLE)
     assert TASK.same("Bridge.", "bridge", EXAMPLE)
     assert not TASK.same("beach", "bridge", EXAMPLE)
+    signs = Example("q", "", None, (".", "!", "-5", "5"))
+    assert TASK.normalise("!", signs) == "!"
+    assert len({TASK.key(choice) for choice in signs.choices}) == 4, "choices of punctuation stay different"

@@ -35,6 +35,7 @@ def test_gold_labels_have_several_codings(gold: Any, label: str) -> None:
         ("Entailment.", "entailment"),
         *((text, None) for text in (
             "Entailment would need more.", "The answer is entailment or neutral.", "The answer is perhaps not a contradiction.",
+            "The answer is that it isn't contradicted.", "The answer is non-contradiction.", "The answer is not clearly entailed.",
             "The answer is neutrality.", "The answer is neutral. Wait, the answer is entailment.", "entailment " * 100_000)),
     ],
     ids=lambda value: str(value)[:40],

@@ -20,7 +20,7 @@ EXAMPLE = Example("a", "How much?", None)
         ("2½", "2.5"), ("5 m²", "5"), ("-5", "-5"), ("negative 5", "-5"), ("<1200>", "1200"), ("24 (12 + 12)", "24"),
         ("\\boxed{10}\\) meters after the 3rd turn", "10"), ("6 miles on the 13th day to finish", "6"), ("9 a.m", "9"),
         ("24 since 48/2 = 24", "24"), ("a total of 24", "24"), ("7 + 5 = 12 apples", "12"), ("about 36", "36"), ("5 (five)", "5"),
-        ("6 weeks to drink 12 cups", "6"), ("x = 5", "5"),
+        ("6 weeks to drink 12 cups", "6"), ("x = 5", "5"), ("$2\\frac{1}{2}$ hours", "2.5"), ("25 ft^2", "25"), ("4! = 24", "24"),
     ],
 )  # fmt: skip
 def test_forms_of_numbers_are_read(stated: str, value: str) -> None:
@@ -33,7 +33,8 @@ def test_forms_of_numbers_are_read(stated: str, value: str) -> None:
      "5 to 6", "between 5 and 6", "5 or 6", "88, 44", "5 out of 20", "half of 12", "twice 6", "less than 5", "4h + 2", "10x + 120",
      "the cost after 3 days", "the savings during 2 years", "3 players and 12 cheerleaders", "3 boxes with 4 pens", "5M", "5 mil", "3rd",
      "9^99", "x^2", "50 more than last year", "5 apples per 2 days", "five", "<number>", "x", "3 million 400 thousand",
-     ">5", "up to 5", "5+", "5 ± 1", "Room 12", "June 5", "10 times 5", "17 dollars and 3 cents"],
+     ">5", "up to 5", "5+", "5 ± 1", "Room 12", "June 5", "10 times 5", "17 dollars and 3 cents",
+     "10 (or 12 with Anne)", "2π", "84 divided by 2", "$50 in week 1 and $60 in week 2"],
 )  # fmt: skip
 def test_forms_with_two_meanings_are_refused(stated: str) -> None:
     with pytest.raises(UnparsableError):
@@ -43,6 +44,9 @@ def test_forms_with_two_meanings_are_refused(stated: str) -> None:
 def test_the_question_decides_what_a_unit_means() -> None:
     assert read_quantity("2 dozen", "How many dozen eggs has she?") == "2"
     assert read_quantity("5 more than Anne", "How many more has Peter?") == "5"
+    assert read_quantity("50 cents", "How many cents is that?") == "50"
+    with pytest.raises(UnparsableError, match="states cents"):
+        read_quantity("50 cents", "How many dollars are ten times 5 cents?")
     with pytest.raises(UnparsableError, match="the question asks for millions"):
         read_quantity("3 million", "How many million people live there?")
 
@@ -59,6 +63,9 @@ def test_the_question_decides_what_a_unit_means() -> None:
         ("5 * 3 = 15.\nNext, we multiply by 2.", None), ("We divide both sides:\n\\[ V = 117.", None), ("A.\n\n5.", None),
         ("The answer is 12. Wait, that is wrong. The answer is 15.", None), ("Step 2:\n- The dinner cost $36.", None),
         ("In 2 years, he pays.", None), ("Half of the 30 boys left.", None),
+        ("4 + 4 = 8.\n\nSo she has **8** apples. 🍎", "8"), ("To answer: take 4 from 10. The answer = 6", "6"),
+        ("So the answer is 10? No, 2 are gone. The answer is 12.", "12"), ("There is not enough information. Anne has 3 boxes.", None),
+        ("The hotel made a loss of $25.", "25"),
     ],
 )  # fmt: skip
 def test_conclusions_are_read_and_steps_are_not(text: str, label: str | None) -> None:
@@ -72,6 +79,11 @@ def test_conclusions_are_read_and_steps_are_not(text: str, label: str | None) ->
         ("Jake has 16 - 7 = 9 pears.", "16 - 7"), ("**Final Answer**\n(24 - 3)", "24 - 3"), ("The answer is 4:30.", None),
         ("The answer is (20 / 4) for 3 boxes.", "20 / 4"), ("The answer is 10^3.", None), ("The answer is 5 feet 6 inches.", None),
         ("The answer is 12,5.", None), ("The answer is 3 apples and 4 pears.", None),
+        *((f"The answer is {stated}.", None) for stated in (
+            "(some - 18)", "(54 - (some - 28))", "(apples + 5)", "5 + some", "half of 84", "twenty-four (24)", "84 divided by 2",
+            "10 - 4 = 6 and 6 - 2 = 4", "10 - 4 = 6, 6 - 2 = 4", "8 + 4 = 12 + 3 = 15")),
+        ("The answer is negative 5.", "-5"), ("The answer is 12 apples/box × 3 boxes = 36 apples.", "12 * 3"),
+        ("The answer is 700 (girls) + 142 (boys).", "700 + 142"), ("The answer is 12 t-shirts.", "12"),
     ],
 )  # fmt: skip
 def test_arithmetic_shares_these_rules(text: str, label: str | None) -> None:
