@@ -118,11 +118,12 @@ versions: $(READY) ## list versions of the main libraries
 wheel: $(READY) ## build dist/raystill-*.whl
 	$(BIN)/uv build --quiet --wheel --out-dir dist
 
-NAMESPACE ?= raystill
+# The overlay's own: another namespace may be another team's.
+NAMESPACE ?= $(shell sed -n 's/^  namespace: *"*\([a-z0-9-]*\).*/\1/p' k8s/overlays/$(OVERLAY)/settings/settings.yaml 2>/dev/null)
 RAY_KINDS := rayservice,raycronjob,rayjob,raycluster
 # A drain would wait up to 330 s for successors that never come, so pods get 10 s.
 k8s-teardown: ## remove OVERLAY from Kubernetes, in an order that ends (docs/kubernetes.md)
-	@test -n "$(OVERLAY)" || { echo "k8s-teardown: name the overlay: make k8s-teardown OVERLAY=prod-gpu" >&2; exit 2; }
+	@test -n "$(OVERLAY)" -a -n "$(NAMESPACE)" || { echo "k8s-teardown: name a folder of k8s/overlays: make k8s-teardown OVERLAY=prod-gpu" >&2; exit 2; }
 	kubectl -n $(NAMESPACE) delete $(RAY_KINDS) --all --wait=false
 	kubectl -n $(NAMESPACE) delete pod -l raystill.io/node --grace-period=10
 	kubectl -n $(NAMESPACE) wait --for=delete $(RAY_KINDS) --all --timeout=120s

@@ -47,10 +47,12 @@ def parse_resources(options: Sequence[str]) -> dict[str, float]:
 
 
 def parse_variables(options: Sequence[str]) -> dict[str, str]:
-    """{"A": "b"} of ["A=b"]; NAME alone takes this shell's value. Raises UserError if the shell has none."""
+    """{"A": "b"} of ["A=b"]; NAME alone takes this shell's value. Raises UserError if there is no name, or the shell has none."""
     variables = {}
     for option in options:
         name, separator, value = option.partition("=")
+        if not name:
+            raise UserError(f"--env {option}", "it has no name", "Write --env NAME=VALUE.")
         if not separator and name not in os.environ:
             remedy = f"Write --env {name}=VALUE, or export it."
             raise UserError(f"--env {option}", "this shell has no such variable", remedy)

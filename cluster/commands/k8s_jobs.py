@@ -119,7 +119,7 @@ def _find(api: Api, job: str, stage: str | None, overrides: tuple[str, ...], nam
         for option in (f"--set {overrides[0]}" if overrides else "", f"--stage {stage}" if stage else ""):
             if option:
                 raise UserError(option, "has no effect with a job's name", "Leave it out, or give the run file.")
-    found = api.get(RAYJOB, namespace, name)
+    found = api.get(RAYJOB, namespace, name) if name else None  # without a name the server lists all
     if found is None:
         names = [name_of(one) for one in api.list(RAYJOB, namespace, labels=OURS)]
         remedy = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster.kubernetes.objects import CONFIG_MAP, RAYJOB, Object, named
+from cluster.kubernetes.objects import CONFIG_MAP, RAYJOB, Object, name_of, named
 from pipelines.errors import UserError, last_line
 
 RUN_KEY = "run.yaml"
@@ -86,5 +86,8 @@ def stage_objects(overlay: Path, stage: str) -> StageObjects:
     maps = [found for found in named(objects, CONFIG_MAP.name) if RUN_KEY in found.get("data", {})]
     if len(jobs) != 1 or len(maps) != 1:
         rule = f"it renders {len(jobs)} RayJobs and {len(maps)} ConfigMaps with {RUN_KEY}; a stage has one of each"
+        raise UserError(f"overlay {folder}", rule, f"Compare it with k8s/overlays/prod-gpu/{stage}.")
+    if "rayClusterSpec" not in jobs[0]["spec"]:
+        rule = f"its RayJob {name_of(jobs[0])} has no rayClusterSpec; a stage runs on a cluster of its own"
         raise UserError(f"overlay {folder}", rule, f"Compare it with k8s/overlays/prod-gpu/{stage}.")
     return StageObjects(jobs[0], str(maps[0]["metadata"]["name"]))

@@ -68,18 +68,24 @@ def test_the_teardown_ends_ray_before_its_operator(tmp_path: Path) -> None:
         tmp_path.joinpath(program).write_text(f'#!/bin/sh\necho "{program} $*" >> {tmp_path}/calls\n')
         tmp_path.joinpath(program).chmod(0o755)
 
+    settings = tmp_path / "k8s/overlays/team-b/settings/settings.yaml"
+    settings.parent.mkdir(parents=True)
+    shipped = (K8S / "overlays/prod-gpu/settings/settings.yaml").read_text(encoding="utf-8")
+    settings.write_text(shipped.replace("namespace: raystill", "namespace: team-b"), encoding="utf-8")
+
     def teardown(*variables: str) -> tuple[int, list[str]]:
         tmp_path.joinpath("calls").write_text("")
         environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
         done = subprocess.run(
-            ["make", "k8s-teardown", *variables], cwd=ROOT, env=environment, capture_output=True, check=False
-        )
+            ["make", "-f", str(ROOT / "Makefile"), "k8s-teardown", *variables],
+            cwd=tmp_path, env=environment, capture_output=True, check=False,
+        )  # fmt: skip
         return done.returncode, tmp_path.joinpath("calls").read_text().splitlines()
 
-    assert teardown() == (2, [])
-    status, calls = teardown("OVERLAY=prod-gpu")
+    assert teardown() == teardown("OVERLAY=absent") == (2, [])
+    status, calls = teardown("OVERLAY=team-b")
     assert (status, [call.split()[3] for call in calls]) == (2, ["delete", "delete", "wait"])
-    status, calls = teardown("OVERLAY=prod-gpu", "DELETE_DATA=yes", "NAMESPACE=team-b")
+    status, calls = teardown("OVERLAY=team-b", "DELETE_DATA=yes")
     assert status == 0
     ray = "rayservice,raycronjob,rayjob,raycluster"
     found = re.findall(rf"{ray}|delete pod|-k|uninstall|delete namespace team-b", "\n".join(calls))

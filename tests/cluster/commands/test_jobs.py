@@ -100,6 +100,7 @@ def test_options_of_status_without_effect_are_refused(server: FakeJobServer, run
         (["--stage", "label", "--driver-cpus", "-1"], "--driver-cpus -1.0: must be a number of CPUs"),
         (["--stage", "label", "--driver-cpus", "nan"], "--driver-cpus nan: must be a number of CPUs"),
         (["--stage", "label", "--env", "NOWHERE_TO_BE_FOUND"], "this shell has no such variable"),
+        (["--stage", "label", "--env", "=x"], "--env =x: it has no name"),
         *(
             (["--stage", "label", "--driver-resource", text], f"--driver-resource {text}: must be NAME=NUMBER above 0")
             for text in ("head=0", "head=nan", "head=one", "head", "=1")

@@ -72,7 +72,7 @@ def test_a_job_that_is_unknown_or_has_no_log_is_said_so(server: FakeKubernetes) 
     run("--no-wait")
     assert "it waits for the operator, which has not seen it. Add -f" in k8s("logs", *LABEL).stderr
     for arguments, message in (
-        (["absent"], "namespace raystill has no RayJob of this name. Name one of raystill-word-problems-label-"),
+        *(([one], "has no RayJob of this name. Name one of raystill-word-problems-label-") for one in ("absent", "")),
         ([RUN_FILE], "is a run file with several stages. Name one: --stage label."),
         (["absent", "--stage", "label"], "has no effect with a job's name"),
     ):

@@ -83,7 +83,9 @@ def test_a_run_that_does_not_fit_reaches_no_server(setting: str, message: str, s
     assert (refused.exit_code, message in refused.stderr, server.requests) == (2, True, []), refused.stderr
 
 
-def test_a_missing_pull_secret_is_named_and_never_read(server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pull_secret_is_never_read_and_a_cluster_is_needed(
+    server: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objects = overlay.render(Path(DEV, "label"))
     objects[-1]["spec"]["submitterPodTemplate"]["spec"]["imagePullSecrets"] = [{"name": "registry"}]
     monkeypatch.setattr(overlay, "render", lambda folder: objects)
@@ -93,6 +95,8 @@ def test_a_missing_pull_secret_is_named_and_never_read(server: FakeKubernetes, m
     assert run("--no-wait").exit_code == 0
     (accept,) = {headers["Accept"] for path, headers in server.requests if "secrets/registry" in path}
     assert accept.startswith("application/json;as=PartialObjectMetadata")
+    objects[-1]["spec"].pop("rayClusterSpec")  # with a clusterSelector
+    assert "has no rayClusterSpec; a stage runs on a cluster of its own" in run().stderr
 
 
 @pytest.mark.parametrize("words", ["exceeded quota: team", 'admission webhook "x" does not support dry run'])
